@@ -1,0 +1,59 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+]
+
+let package = Package(
+  name: "regispay",
+  products: [
+    .library(name: "LogStore", targets: ["LogStore"]),
+    .executable(name: "logstore", targets: ["LogStoreCommand"]),
+    .executable(name: "regispay", targets: ["RegisPayCommand"]),
+    .executable(name: "bench", targets: ["Bench"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+    .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+  ],
+  targets: [
+    // The CRC-32C instruction and its portable twin.
+    .target(name: "CChecksum"),
+    // The system's liblz4.
+    .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+    .target(name: "LogStore", dependencies: ["CChecksum", "CLZ4"], swiftSettings: strict),
+    .executableTarget(
+      name: "LogStoreCommand",
+      dependencies: ["LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      swiftSettings: strict),
+    .target(
+      name: "RegisPay",
+      dependencies: [
+        "LogStore",
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+      ],
+      swiftSettings: strict),
+    .executableTarget(
+      name: "RegisPayCommand",
+      dependencies: ["RegisPay", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      swiftSettings: strict),
+    .executableTarget(
+      name: "Bench",
+      dependencies: ["LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      swiftSettings: strict),
+    .testTarget(name: "LogStoreTests", dependencies: ["LogStore"], swiftSettings: strict),
+    .testTarget(name: "RegisPayTests", dependencies: ["RegisPay"], swiftSettings: strict),
+    // Real processes, real files, real `kill -9`.
+    .testTarget(
+      name: "EndToEndTests",
+      dependencies: ["LogStoreCommand", "RegisPayCommand", "Bench"],
+      exclude: ["Support"],
+      swiftSettings: strict),
+  ]
+)

@@ -1,0 +1,105 @@
+/// An event to be appended. Nothing is checked here; ``LogStore/append(_:)`` checks against ``Limits``.
+public struct NewEvent: Sendable, Hashable {
+  /// The stream's id, 1…255 bytes of UTF-8. Two ids are the same when their bytes are.
+  public var stream: String
+  /// The event's type, 1…255 bytes of UTF-8.
+  public var type: String
+  public var payload: [UInt8]
+  public var metadata: [UInt8]
+  /// Makes the append repeatable. Without one the event gets an id derived from its place.
+  public var id: EventID?
+
+  public init(stream: String, type: String, payload: [UInt8], metadata: [UInt8] = [], id: EventID? = nil) {
+    self.stream = stream
+    self.type = type
+    self.payload = payload
+    self.metadata = metadata
+    self.id = id
+  }
+}
+
+/// An event as it was read: a copy that may be kept and sent anywhere. ``EventView`` is the borrowed form.
+public struct Event: Sendable, Hashable {
+  /// Place in the whole log, from 0, without gaps.
+  public var offset: UInt64
+  public var stream: String
+  /// Place in the stream, from 1, without gaps.
+  public var version: UInt64
+  public var type: String
+  public var id: EventID
+  /// Microseconds since 1970-01-01 UTC; never less than that of an earlier offset.
+  public var timestampMicroseconds: UInt64
+  public var metadata: [UInt8]
+  public var payload: [UInt8]
+}
+
+/// What a stream's last version must be for an append to happen.
+public enum StreamCondition: Sendable, Hashable {
+  case any
+  case noStream
+  case streamExists
+  /// The last event's version; 0 is the same as ``noStream``.
+  case version(UInt64)
+}
+
+/// One atomic append: all of it becomes durable, or none.
+public struct Append: Sendable {
+  /// Events in order; for any number of streams. May be empty if ``cursors`` is not.
+  public var events: [NewEvent]
+  /// Conditions on streams, each stream named once. Streams without one are appended to at any version.
+  /// A stream may be named that gets no event.
+  public var conditions: [String: StreamCondition]
+  /// Places of consumers, committed together with the events.
+  public var cursors: [CursorCommit]
+
+  public init(_ events: [NewEvent], conditions: [String: StreamCondition] = [:], cursors: [CursorCommit] = []) {
+    self.events = events
+    self.conditions = conditions
+    self.cursors = cursors
+  }
+
+  /// One event for one stream.
+  public init(_ event: NewEvent, expecting condition: StreamCondition = .any, cursors: [CursorCommit] = []) {
+    self.init([event], conditions: [event.stream: condition], cursors: cursors)
+  }
+}
+
+/// A consumer's durable place: the offset that it reads next.
+public struct CursorCommit: Sendable, Hashable {
+  /// 1…255 bytes of UTF-8.
+  public var name: String
+  /// The offset to read next; at most the end of the log as it is after this append.
+  public var place: UInt64
+  /// Without it, a place at or behind the cursor's present one changes nothing: a cursor only moves forward.
+  public var isReset: Bool
+
+  public init(name: String, place: UInt64, isReset: Bool = false) {
+    self.name = name
+    self.place = place
+    self.isReset = isReset
+  }
+}
+
+/// Where an append's events are.
+public struct Appended: Sendable, Hashable {
+  /// The events' offsets, in the order given.
+  public var offsets: Range<UInt64>
+  /// The events' versions in their streams, in the order given.
+  public var versions: [UInt64]
+  /// The same append was made before; these are the first one's places, and nothing was written now.
+  public var isRepeat: Bool
+}
+
+/// Bounds that protect memory and the format; an append over one of them is refused before anything is written.
+public enum Limits {
+  /// Bytes of a stream id, an event type or a cursor's name.
+  public static let nameBytes = 255
+  /// Bytes of metadata and payload together.
+  public static let eventBytes = 16 << 20
+  /// Bytes of one append on disk.
+  public static let frameBytes = 64 << 20
+  /// Cursors in a store; every new segment begins with a copy of all.
+  public static let cursors = 1024
+  /// Bytes of a segment file, smallest and largest.
+  public static let segmentBytes = (64 << 10)...(1 << 30)
+}

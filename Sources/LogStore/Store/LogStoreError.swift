@@ -1,0 +1,85 @@
+/// What can go wrong, each case with what a person needs to act on it. `description` is one line.
+public enum LogStoreError: Error, Sendable, Hashable {
+  /// An argument the caller could have known to be wrong; nothing was written.
+  case invalidArgument(String)
+  /// A value is over one of the ``Limits``; nothing was written.
+  case limitExceeded(what: String, actual: UInt64, limit: UInt64)
+  /// A condition of the append does not hold; nothing was written. `actual` is the stream's last version, 0 if it is new.
+  case conflict(stream: String, expected: StreamCondition, actual: UInt64)
+  /// Some of the append's event ids are in the stream already, but not as the one append that is being repeated.
+  case eventIDReused(id: EventID, stream: String, version: UInt64)
+  /// There is no store in this directory.
+  case notAStore(directory: String)
+  /// Another process, or another part of this one, has the store open for writing.
+  case locked(directory: String, holder: String)
+  /// Bytes that were acknowledged are not what was written. Nothing has been changed.
+  case damaged(Damage)
+  /// The file was written by a newer program.
+  case unsupportedFormat(file: String, version: UInt32, supported: UInt32)
+  /// No space left. What was acknowledged is untouched, and reading goes on.
+  case diskFull(operation: String, path: String)
+  /// The operating system refused; `code` is its `errno`.
+  case inputOutput(operation: String, path: String, code: Int32)
+  /// An earlier write or sync failed, so nothing more is acknowledged until the store is opened anew.
+  case stopped(cause: String)
+  /// The store or reader was closed.
+  case closed
+}
+
+/// Where a file is not what was written, and why that is known.
+public struct Damage: Sendable, Hashable, CustomStringConvertible {
+  /// The file's path.
+  public var file: String
+  /// Bytes from the file's start.
+  public var position: UInt64
+  /// What was found, against what was expected.
+  public var reason: String
+
+  public init(file: String, position: UInt64, reason: String) {
+    self.file = file
+    self.position = position
+    self.reason = reason
+  }
+
+  public var description: String { "damaged \(file) @\(position): \(reason)" }
+}
+
+extension LogStoreError: CustomStringConvertible {
+  public var description: String {
+    switch self {
+    case .invalidArgument(let reason):
+      return reason
+    case .limitExceeded(let what, let actual, let limit):
+      return "\(what) is \(actual), the limit is \(limit)"
+    case .conflict(let stream, let expected, let actual):
+      let expectation =
+        switch expected {
+        case .any: "any"
+        case .noStream: "no stream"
+        case .streamExists: "an existing stream"
+        case .version(let version): "\(version)"
+        }
+      return actual == 0
+        ? "conflict: stream \(stream) does not exist, expected \(expectation)"
+        : "conflict: stream \(stream) is at version \(actual), expected \(expectation)"
+    case .eventIDReused(let id, let stream, let version):
+      return "event id \(id) is already used by version \(version) of stream \(stream), in a different append"
+    case .notAStore(let directory):
+      return "\(directory) holds no LogStore; name a store's directory, or append to create one"
+    case .locked(let directory, let holder):
+      return "\(directory) is already open for writing by \(holder); stop that writer first, or only read"
+    case .damaged(let damage):
+      return "\(damage); nothing was changed, run `logstore verify` for all findings and restore from a copy"
+    case .unsupportedFormat(let file, let version, let supported):
+      return "\(file) has format version \(version), this program knows up to \(supported); use a newer program"
+    case .diskFull(let operation, let path):
+      return "disk full: \(operation) \(path); free some space, what was acknowledged is safe"
+    case .inputOutput(let operation, let path, let code):
+      return "\(operation) \(path) failed: \(systemMessage(code))"
+    case .stopped(let cause):
+      return "stopped after an earlier failure (\(cause)); close the store and open it again"
+    case .closed:
+      return "the store is closed"
+    }
+  }
+}
