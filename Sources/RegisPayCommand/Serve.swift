@@ -21,7 +21,8 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("The PSP's base URL; without it the simulator is used.", valueName: "url"))
   var pspURL: String?
 
-  @Option(help: ArgumentHelp("The notification service's base URL; without it the simulator is used.", valueName: "url"))
+  @Option(
+    help: ArgumentHelp("The notification service's base URL; without it the simulator is used.", valueName: "url"))
   var notificationsURL: String?
 
   @Option(help: "How much to log: trace, debug, info, notice, warning, error or critical.")

@@ -43,7 +43,8 @@ final class EventRoutes: Sendable {
       withExtendedLifetime(slot) {}
     }
     return Response(
-      status: .ok, headers: [.contentType: "text/event-stream", .cacheControl: "no-store", .xContentTypeOptions: "nosniff"],
+      status: .ok,
+      headers: [.contentType: "text/event-stream", .cacheControl: "no-store", .xContentTypeOptions: "nosniff"],
       body: body)
   }
 

@@ -31,7 +31,8 @@ struct Problem: HTTPResponseError, Hashable {
 
   static func unavailable(_ detail: String) -> Problem {
     Problem(
-      status: .serviceUnavailable, name: "unavailable", detail: detail, headers: [Header(name: .retryAfter, value: "1")])
+      status: .serviceUnavailable, name: "unavailable", detail: detail, headers: [Header(name: .retryAfter, value: "1")]
+    )
   }
 
   var json: JSONValue {

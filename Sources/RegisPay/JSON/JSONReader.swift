@@ -67,7 +67,9 @@ public struct JSONReader {
       guard next == UInt8(ascii: "\"") else { throw error("a key in quotation marks is expected") }
       let keyPosition = position
       let key = try string()
-      guard keys.insert(key).inserted else { throw error("the key \(key.debugDescription) occurs twice", at: keyPosition) }
+      guard keys.insert(key).inserted else {
+        throw error("the key \(key.debugDescription) occurs twice", at: keyPosition)
+      }
       skipWhiteSpace()
       guard next == UInt8(ascii: ":") else { throw error("a colon is expected") }
       position += 1

@@ -56,7 +56,10 @@ extension PaymentEvent {
     let value: JSONValue =
       switch self {
       case .initiated(let id, let money):
-        ["paymentId": .string(id.description), "amount": .number(money.decimal), "currency": .string(money.currency.code)]
+        [
+          "paymentId": .string(id.description), "amount": .number(money.decimal),
+          "currency": .string(money.currency.code),
+        ]
       case .created(let reference): ["paymentReference": .string(reference)]
       case .settled, .completed: [:]
       case .failed(let step, let reason): ["step": .string(step.rawValue), "reason": .string(reason)]
@@ -78,7 +81,9 @@ extension PaymentEvent {
     }
     switch type {
     case TypeName.initiated:
-      guard let id = PaymentID(try text("paymentId")) else { throw .unreadable(type: type, reason: "no UUID paymentId") }
+      guard let id = PaymentID(try text("paymentId")) else {
+        throw .unreadable(type: type, reason: "no UUID paymentId")
+      }
       self = .initiated(id, try Self.money(data, type: type, currency: try text("currency")))
     case TypeName.created: self = .created(reference: try text("paymentReference"))
     case TypeName.settled: self = .settled
