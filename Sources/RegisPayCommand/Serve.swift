@@ -25,6 +25,9 @@ struct Serve: AsyncParsableCommand {
     help: ArgumentHelp("The notification service's base URL; without it the simulator is used.", valueName: "url"))
   var notificationsURL: String?
 
+  @Option(help: ArgumentHelp("The size of a new segment file of the logs.", valueName: "bytes"))
+  var segmentBytes: Int?
+
   @Option(help: "How much to log: trace, debug, info, notice, warning, error or critical.")
   var logLevel = Logger.Level.info
 
@@ -50,6 +53,8 @@ struct Serve: AsyncParsableCommand {
     var options = ServerOptions(directory: dir)
     options.host = host
     options.port = Int(port)
+    options.segmentBytes = segmentBytes ?? options.segmentBytes
+    options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
     do throws(ServerError) {

@@ -23,16 +23,25 @@ public struct Server: Sendable {
       throw .directory(options.directory, reason: (error as NSError).localizedDescription)
     }
     do throws(LogStoreError) {
-      let store = try LogStore.open(options.directory + "/payments")
-      let simulatorStore = try LogStore.open(options.directory + "/simulator")
-      for (name, opened) in [("payments", store), ("simulator", simulatorStore)] {
-        logger.info("log opened", metadata: ["log": "\(name)", "recovery": "\(opened.recovery)"])
-      }
+      let store = try open("payments", segmentBytes: options.segmentBytes, options, logger)
+      let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
       return Server(
         options: options, log: PaymentLog(store), simulator: Simulator(store: simulatorStore), logger: logger)
     } catch {
       throw .store(error)
     }
+  }
+
+  private static func open(
+    _ name: String, segmentBytes: Int, _ options: ServerOptions, _ logger: Logger
+  ) throws(LogStoreError) -> LogStore {
+    var storeOptions = LogStore.Options()
+    storeOptions.segmentBytes = segmentBytes
+    let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
+    logger.log(
+      level: store.recovery.tornTail == nil ? .info : .warning, "log opened",
+      metadata: ["log": "\(name)", "recovery": "\(store.recovery)"])
+    return store
   }
 
   /// Serves until it is told to stop by one of these signals, or its task's service group is; then requests under way
