@@ -33,6 +33,8 @@ struct Window<Item: Sendable>: Sendable {
   var isFull: Bool { unfinished.count >= limit }
   var unfinishedCount: Int { unfinished.count }
   var waitingCount: Int { waiting.count }
+  /// Offsets held in memory, finished ones that are not swept out yet included.
+  var rememberedCount: Int { order.count + ready.count }
   var hasReadyWork: Bool { !ready.isEmpty }
 
   /// The lowest unfinished offset: where the cursor may stand.
