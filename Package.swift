@@ -62,13 +62,23 @@ let package = Package(
       dependencies: ["LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       swiftSettings: strict),
     .testTarget(name: "LogStoreTests", dependencies: ["LogStore"], swiftSettings: strict),
-    .testTarget(name: "RegisPayTests", dependencies: ["RegisPay"], swiftSettings: strict),
+    .testTarget(
+      name: "RegisPayTests",
+      dependencies: [
+        "RegisPay",
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "NIOCore", package: "swift-nio"),
+      ],
+      swiftSettings: strict),
     // Real processes, real files, real `kill -9`.
     .testTarget(
       name: "EndToEndTests",
       dependencies: [
         "LogStoreCommand", "RegisPayCommand", "Bench",
         .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "NIOCore", package: "swift-nio"),
       ],
       exclude: ["Support"],
       swiftSettings: strict),
