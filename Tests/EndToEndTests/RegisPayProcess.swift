@@ -3,7 +3,7 @@ import Foundation
 import NIOCore
 import Synchronization
 
-/// A `regispay` process of the built program, in a directory of its own. It is killed when the test ends, if it still
+/// A process of a program, the built `regispay` unless another is named. It is killed when the test ends, if it still
 /// runs then.
 final class RegisPayProcess: Sendable {
   struct Exit: Sendable, Hashable {
@@ -26,10 +26,17 @@ final class RegisPayProcess: Sendable {
   }
 
   /// Starts the program; its standard error goes to a file in `folder`.
-  init(_ arguments: [String], folder: String) throws {
+  ///
+  /// - Parameter program: one on the path, instead of `regispay`.
+  init(program: String? = nil, _ arguments: [String], folder: String) throws {
     let process = Process()
-    process.executableURL = Self.buildFolder.appendingPathComponent("regispay")
-    process.arguments = arguments
+    if let program {
+      process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+      process.arguments = [program] + arguments
+    } else {
+      process.executableURL = Self.buildFolder.appendingPathComponent("regispay")
+      process.arguments = arguments
+    }
     errorFile = folder + "/stderr-\(UUID().uuidString).txt"
     _ = FileManager.default.createFile(atPath: errorFile, contents: nil)
     process.standardError = FileHandle(forWritingAtPath: errorFile)

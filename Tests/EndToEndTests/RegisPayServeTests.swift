@@ -47,6 +47,37 @@ struct RegisPayServeTests {
     }
   }
 
+  @Test("an open event stream does not hold up the stop, and is gone on with where it was")
+  func eventStream() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let first = try await server.createPayment("1")
+      try await server.wait(for: first, status: "Completed", within: .seconds(5))
+      let stream = Task { try await server.get("/api/v1/events?from=0") }
+      let second = try await server.createPayment("2")
+      try await server.wait(for: second, status: "Completed", within: .seconds(5))
+      let before = ContinuousClock.now
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      #expect(before.duration(to: .now) < .seconds(5))
+      let text = String(decoding: try await stream.value.body, as: UTF8.self)
+      #expect(offsets(text) == Array(0..<8))
+
+      let restarted = try await RunningServer.start(directory: folder)
+      let rest = Task {
+        try await restarted.get("/api/v1/events?type=PaymentCompleted", headers: [("Last-Event-ID", "3")])
+      }
+      let third = try await restarted.createPayment("3")
+      try await restarted.wait(for: third, status: "Completed", within: .seconds(5))
+      #expect(try await restarted.stopGracefully() == .init(code: 0, isSignal: false))
+      #expect(offsets(String(decoding: try await rest.value.body, as: UTF8.self)) == [7, 11])
+    }
+  }
+
+  /// The ids of a stream of server-sent events.
+  private func offsets(_ text: String) -> [Int] {
+    text.split(separator: "\n").compactMap { $0.hasPrefix("id: ") ? Int($0.dropFirst(4)) : nil }
+  }
+
   @Test("while errors are switched on payments wait, and go on when they are switched off")
   func outage() async throws {
     try await withTemporaryFolder { folder in

@@ -9,6 +9,8 @@ extension Page {
     const parse = (text) => JSON.parse(text, (key, value, context) =>
       key === "amount" && typeof value === "number" ? context?.source ?? String(value) : value);
 
+    const rawAmount = (key, value) => key === "amount" && JSON.rawJSON ? JSON.rawJSON(value) : value;
+
     function element(tag, properties, ...children) {
       const made = Object.assign(document.createElement(tag), properties);
       made.append(...children);
@@ -82,7 +84,7 @@ extension Page {
         const list = element("ol", {});
         for (const event of parse(await answer.text()).events) {
           list.append(element("li", {}, `${event.type}, ${new Date(event.timestamp).toLocaleTimeString()}`,
-            element("pre", {}, JSON.stringify(event.data, null, 2))));
+            element("pre", {}, JSON.stringify(event.data, rawAmount, 2))));
         }
         cell.replaceChildren(list);
       } catch {

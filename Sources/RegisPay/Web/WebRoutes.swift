@@ -26,7 +26,7 @@ struct WebRoutes: Sendable {
     response.headers[.vary] = "Accept"
     // Nothing from elsewhere and nothing inline runs, whatever text a payment carries.
     response.headers[.contentSecurityPolicy] =
-      "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; "
+      "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
       + "form-action 'self'; frame-ancestors 'none'"
     return response
   }
