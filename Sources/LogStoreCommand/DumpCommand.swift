@@ -47,11 +47,21 @@ struct DumpCommand: AsyncParsableCommand {
     var version = try firstVersion(of: stream, in: reader)
     var left = limit
     while left > 0 {
-      let events = try reader.stream(stream, from: version, limit: Int(min(left, 1000)))
-      for event in events { try output.add(event, as: format) }
-      guard let last = events.last else { return }
-      version = last.version + 1
-      left -= UInt64(events.count)
+      var failure: OutputError?
+      let first = version
+      // In pieces, so that an output that is gone ends a long stream soon.
+      try reader.forEach(inStream: stream, from: first, limit: Int(min(left, 1000))) { event in
+        version = event.version + 1
+        guard failure == nil else { return }
+        do throws(OutputError) {
+          try output.add { $0.append(event, as: format) }
+        } catch {
+          failure = error
+        }
+      }
+      if let failure { throw failure }
+      guard version > first else { return }
+      left -= version - first
     }
   }
 
@@ -79,9 +89,9 @@ extension Output {
     guard limit > 0, offset < reader.endOffset else { return offset }
     var left = limit
     var failure: OutputError?
-    let next = try reader.forEach(from: offset) { view in
+    let next = try reader.forEach(from: offset) { event in
       do throws(OutputError) {
-        try add { bytes in view.withRow { bytes.append($0, as: format) } }
+        try add { $0.append(event, as: format) }
       } catch {
         failure = error
         return false

@@ -27,6 +27,12 @@ extension [UInt8] {
     }
   }
 
+  /// As above, from borrowed memory.
+  @inline(__always)
+  mutating func append(escaping span: RawSpan) {
+    span.withUnsafeBytes { append(escaping: $0) }
+  }
+
   /// Appends the decimal digits of `number`.
   mutating func append(decimal number: UInt64) {
     if number < 10 {

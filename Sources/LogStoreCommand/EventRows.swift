@@ -7,64 +7,52 @@ enum RowFormat: String, ExpressibleByArgument, CaseIterable {
   case json
 }
 
-/// What is printed of an event, borrowed from where it lies.
-struct EventRow {
-  var offset: UInt64
-  var version: UInt64
-  var timestampMicroseconds: UInt64
-  var id: EventID
-  var stream: UnsafeRawBufferPointer
-  var type: UnsafeRawBufferPointer
-  var metadata: UnsafeRawBufferPointer
-  var payload: UnsafeRawBufferPointer
-}
-
 extension [UInt8] {
   /// Appends one event and a newline. The TSV form is the hot path of `dump`: copies only, no allocation.
   @inline(__always)
-  mutating func append(_ row: EventRow, as format: RowFormat) {
+  mutating func append(_ event: borrowing EventView, as format: RowFormat) {
     switch format {
-    case .tsv: append(tsv: row)
-    case .json: append(json: row)
+    case .tsv: append(tsv: event)
+    case .json: append(json: event.copy())
     }
     append(UInt8(ascii: "\n"))
   }
 
   @inline(__always)
-  private mutating func append(tsv row: EventRow) {
+  private mutating func append(tsv event: borrowing EventView) {
     let tab = UInt8(ascii: "\t")
-    append(decimal: row.offset)
+    append(decimal: event.offset)
     append(tab)
-    append(escaping: row.stream)
+    append(escaping: event.stream)
     append(tab)
-    append(decimal: row.version)
+    append(decimal: event.version)
     append(tab)
-    append(escaping: row.type)
+    append(escaping: event.type)
     append(tab)
-    append(escaping: row.payload)
+    append(escaping: event.payload)
   }
 
-  private mutating func append(json row: EventRow) {
+  private mutating func append(json event: Event) {
     append(contentsOf: #"{"offset":"#.utf8)
-    append(decimal: row.offset)
+    append(decimal: event.offset)
     append(contentsOf: #","stream":"#.utf8)
-    append(jsonString: String(decoding: row.stream, as: UTF8.self))
+    append(jsonString: event.stream)
     append(contentsOf: #","version":"#.utf8)
-    append(decimal: row.version)
+    append(decimal: event.version)
     append(contentsOf: #","type":"#.utf8)
-    append(jsonString: String(decoding: row.type, as: UTF8.self))
+    append(jsonString: event.type)
     append(contentsOf: #","id":""#.utf8)
-    append(contentsOf: row.id.description.utf8)
+    append(contentsOf: event.id.description.utf8)
     append(contentsOf: #"","timestamp":""#.utf8)
-    append(timestamp: row.timestampMicroseconds)
+    append(timestamp: event.timestampMicroseconds)
     append(UInt8(ascii: "\""))
-    append(json: "payload", row.payload)
-    if !row.metadata.isEmpty { append(json: "metadata", row.metadata) }
+    append(json: "payload", event.payload)
+    if !event.metadata.isEmpty { append(json: "metadata", event.metadata) }
     append(UInt8(ascii: "}"))
   }
 
   /// `,"NAME":"text"` when the bytes are UTF-8, `,"NAME_base64":"…"` when not.
-  private mutating func append(json name: String, _ bytes: UnsafeRawBufferPointer) {
+  private mutating func append(json name: String, _ bytes: [UInt8]) {
     append(contentsOf: #",""#.utf8)
     append(contentsOf: name.utf8)
     if let text = String(validating: bytes, as: UTF8.self) {
@@ -102,7 +90,7 @@ extension [UInt8] {
   }
 
   /// RFC 4648, section 4.
-  mutating func append(base64 bytes: UnsafeRawBufferPointer) {
+  mutating func append(base64 bytes: [UInt8]) {
     let alphabet = StaticString("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
     alphabet.withUTF8Buffer { alphabet in
       var index = 0
@@ -159,27 +147,4 @@ private func civilDate(daysSince1970 days: UInt64) -> (year: UInt64, month: UInt
   let day = dayOfYear - (153 * monthFromMarch + 2) / 5 + 1
   let month = monthFromMarch < 10 ? monthFromMarch + 3 : monthFromMarch - 9
   return (era * 400 + yearOfEra + (month <= 2 ? 1 : 0), month, day)
-}
-
-extension Output {
-  /// Prints a copied event.
-  func add(_ event: Event, as format: RowFormat) throws(OutputError) {
-    try add { bytes in
-      var (stream, type) = (event.stream, event.type)
-      stream.withUTF8 { stream in
-        type.withUTF8 { type in
-          event.metadata.withUnsafeBytes { metadata in
-            event.payload.withUnsafeBytes { payload in
-              bytes.append(
-                EventRow(
-                  offset: event.offset, version: event.version, timestampMicroseconds: event.timestampMicroseconds,
-                  id: event.id, stream: UnsafeRawBufferPointer(stream), type: UnsafeRawBufferPointer(type),
-                  metadata: metadata, payload: payload),
-                as: format)
-            }
-          }
-        }
-      }
-    }
-  }
 }

@@ -17,7 +17,8 @@ struct StatCommand: AsyncParsableCommand {
     let statistics = try reader.statistics()
     let cursors = try reader.cursors().map { cursor in
       // A cursor is never behind the end that was read after it.
-      CursorLag(name: cursor.name, place: cursor.place, lag: statistics.endOffset - min(cursor.place, statistics.endOffset))
+      let behind = statistics.endOffset - min(cursor.place, statistics.endOffset)
+      return CursorLag(name: cursor.name, place: cursor.place, lag: behind)
     }
     let output = Output()
     try output.add { bytes in

@@ -59,7 +59,8 @@ private struct Found {
 extension [UInt8] {
   fileprivate mutating func append(lines found: Found) {
     if found.findings.isEmpty {
-      append(contentsOf: "sound: \(found.events) events in \(found.segments) segments, \(found.bytes) bytes read\n".utf8)
+      let summary = "sound: \(found.events) events in \(found.segments) segments, \(found.bytes) bytes read\n"
+      append(contentsOf: summary.utf8)
     }
     for finding in found.findings {
       var line = finding.description
