@@ -25,7 +25,11 @@ let package = Package(
     .target(name: "CChecksum"),
     // The system's liblz4.
     .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
-    .target(name: "LogStore", dependencies: ["CChecksum", "CLZ4"], swiftSettings: strict),
+    .target(
+      name: "LogStore",
+      dependencies: ["CChecksum", "CLZ4"],
+      // Lifetimes: borrowed reads hand out spans that the compiler keeps from outliving the event.
+      swiftSettings: strict + [.enableExperimentalFeature("Lifetimes")]),
     .executableTarget(
       name: "LogStoreCommand",
       dependencies: ["LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],

@@ -100,3 +100,11 @@ uint32_t cchecksum_crc32c(uint32_t crc, const void *bytes, size_t length) {
 #endif
   return hardware(crc, bytes, length);
 }
+
+uint32_t cchecksum_crc32c_placed(uint32_t crc, uint64_t place, const void *bytes, size_t length) {
+  uint8_t encoded[8];
+  for (int i = 0; i < 8; i++) {
+    encoded[i] = (uint8_t)(place >> (8 * i));
+  }
+  return cchecksum_crc32c(cchecksum_crc32c(crc, encoded, 8), bytes, length);
+}

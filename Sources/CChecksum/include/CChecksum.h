@@ -17,4 +17,7 @@ int cchecksum_has_hardware(void);
 /// Updates `crc` with `length` bytes, by the instruction where there is one.
 uint32_t cchecksum_crc32c(uint32_t crc, const void *bytes, size_t length);
 
+/// As `cchecksum_crc32c` over the eight bytes of `place`, little-endian, and then `length` bytes.
+uint32_t cchecksum_crc32c_placed(uint32_t crc, uint64_t place, const void *bytes, size_t length);
+
 #endif

@@ -1,0 +1,142 @@
+import Synchronization
+
+/// Everything that the committing thread starts with, handed over to it.
+struct CommitStart: Sendable {
+  private let directory: String
+  private let options: LogStore.Options
+  private let disk: any Disk
+  private let lock: any FileLock
+  private let durable: Durable
+  private let file: any File
+  private let end: FrameExpectation
+  private let tail: Handover<TailFile>
+
+  init(_ opened: consuming Opening.Opened, directory: String, options: LogStore.Options, disk: any Disk) {
+    self.directory = directory
+    self.options = options
+    self.disk = disk
+    lock = opened.lock
+    durable = opened.durable
+    file = opened.file
+    end = opened.end
+    tail = Handover(opened.tail)
+  }
+
+  /// The life of the committing thread.
+  func run(_ mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing) {
+    let segments = durable.segments
+    let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
+    let sealer = Sealer(segments: segments, disk: disk)
+    for base in segments.bases.dropLast() where !hasIndex(base) { sealer.build(base) }
+    var loop = CommitLoop(
+      durable: durable, tail: tail.take(), health: health,
+      writer: LogWriter(
+        disk: disk, directory: directory, segments: segments, file: file, end: end, cursors: durable.cursors,
+        maker: maker, sealer: sealer))
+    do throws(LogStoreError) {
+      try loop.announce()
+    } catch {
+      health.fail(error)
+    }
+    let end = loop.run(mailbox)
+    maker.stop()
+    sealer.finish()
+    closing.finish(with: Result { () throws(LogStoreError) in
+      if closing.isAbandoned { return }
+      if let failure = health.failure { throw .stopped(cause: failure.description) }
+      guard let end else { return }
+      try recordEnd(end.end, chain: end.chain)
+      try loop.announce(.closed)
+    }) {
+      // The lock goes before anyone hears that the store is closed, so that it can be opened again at once.
+      lock.release()
+    }
+  }
+
+  private func hasIndex(_ baseOffset: UInt64) -> Bool {
+    (try? disk.exists(join(directory, FileName.index(baseOffset)))) ?? false
+  }
+
+  private func recordEnd(_ end: DurableEnd, chain: UInt32) throws(LogStoreError) {
+    let clean = CleanEnd(
+      storeID: durable.segments.storeID, endOffset: end.offset, baseOffset: end.baseOffset,
+      endPosition: UInt64(end.position), chain: chain)
+    try disk.replace(join(directory, FileName.clean), with: clean.encoded())
+  }
+}
+
+/// Hands a value that can't be copied to another thread, once.
+final class Handover<Value: ~Copyable & Sendable>: Sendable {
+  private let value: Mutex<Value?>
+
+  init(_ value: consuming sending Value) {
+    self.value = Mutex(value)
+  }
+
+  /// Traps the second time.
+  func take() -> Value {
+    let taken = value.withLock { value -> Value? in
+      var taken: Value? = nil
+      swap(&taken, &value)
+      return taken
+    }
+    guard let taken else { preconditionFailure("taken twice") }
+    return taken
+  }
+}
+
+/// The end of a store's life: who waits for it, and how it went.
+final class Closing: Sendable {
+  private enum State {
+    case open
+    case waiting(UnsafeContinuation<Result<Void, LogStoreError>, Never>)
+    case abandoned
+    case finished(Result<Void, LogStoreError>)
+    case told
+  }
+
+  private let state = Mutex(State.open)
+
+  /// Nobody will ever wait.
+  func abandon() {
+    state.withLock { if case .open = $0 { $0 = .abandoned } }
+  }
+
+  var isAbandoned: Bool {
+    state.withLock { if case .abandoned = $0 { true } else { false } }
+  }
+
+  /// Begins to close, and returns how it went; to the second caller that it is closed.
+  func wait(_ begin: () -> Void) async -> Result<Void, LogStoreError> {
+    await withUnsafeContinuation { continuation in
+      // Resumed exactly once: here, or by `finish` out of `waiting`.
+      let answer: Result<Void, LogStoreError>? = state.withLock { state in
+        switch state {
+        case .open:
+          state = .waiting(continuation)
+          return nil
+        case .finished(let result):
+          state = .told
+          return result
+        case .waiting, .abandoned, .told:
+          return .failure(.closed)
+        }
+      }
+      if let answer { continuation.resume(returning: answer) }
+      begin()
+    }
+  }
+
+  func finish(with result: Result<Void, LogStoreError>, release: () -> Void) {
+    release()
+    let waiter = state.withLock { state -> UnsafeContinuation<Result<Void, LogStoreError>, Never>? in
+      if case .waiting(let continuation) = state {
+        state = .told
+        return continuation
+      }
+      state = .finished(result)
+      return nil
+    }
+    waiter?.resume(returning: result)
+  }
+}

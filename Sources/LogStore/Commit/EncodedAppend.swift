@@ -1,0 +1,144 @@
+/// An append as the caller's task has encoded it, so that the one committing thread has little left to do: records back
+/// to back, complete but for what only their place decides (version, offset, checksum).
+struct EncodedAppend: Sendable {
+  struct Event: Sendable {
+    var start: Int
+    var byteCount: Int
+    /// Index in ``streams``.
+    var stream: Int
+    var id: EventID?
+  }
+
+  struct Stream: Sendable {
+    var key: StreamKey
+    var condition: StreamCondition
+  }
+
+  struct Cursor: Sendable {
+    var start: Int
+    var byteCount: Int
+    var name: [UInt8]
+    var place: UInt64
+    var isReset: Bool
+  }
+
+  var bytes: [UInt8] = []
+  var events: [Event] = []
+  /// Each stream once.
+  var streams: [Stream] = []
+  var cursors: [Cursor] = []
+
+  /// Checks an append against the limits and encodes it.
+  init(_ append: Append) throws(LogStoreError) {
+    guard !append.events.isEmpty || !append.cursors.isEmpty else {
+      throw .invalidArgument("an append without events and cursors")
+    }
+    var byteCount = 0
+    for event in append.events {
+      byteCount += Record.byteCount + Record.idByteCount + event.stream.utf8.count + event.type.utf8.count
+      byteCount += event.metadata.count + event.payload.count
+    }
+    guard byteCount <= Limits.frameBytes else { throw Self.tooLarge(byteCount) }
+    bytes.reserveCapacity(byteCount)
+    // By bytes: strings that Unicode calls equal may be different streams.
+    var conditions: [[UInt8]: StreamCondition] = [:]
+    for (name, condition) in append.conditions { conditions[Array(name.utf8)] = condition }
+    var byName: [[UInt8]: Int] = [:]
+    for event in append.events {
+      try encode(event, &byName, conditions)
+    }
+    for (name, condition) in conditions where byName[name] == nil {
+      try Self.check(name.count, "the stream id's length in bytes")
+      streams.append(Stream(key: StreamKey(name), condition: condition))
+    }
+    for cursor in append.cursors { try encode(cursor) }
+    guard bytes.count + FrameHeader.byteCount + 8 <= Limits.frameBytes else { throw Self.tooLarge(bytes.count) }
+  }
+
+  private mutating func encode(
+    _ event: NewEvent, _ byName: inout [[UInt8]: Int], _ conditions: [[UInt8]: StreamCondition]
+  ) throws(LogStoreError) {
+    let name = Array(event.stream.utf8)
+    try Self.check(name.count, "the stream id's length in bytes")
+    try Self.check(event.type.utf8.count, "the event type's length in bytes")
+    let content = event.metadata.count + event.payload.count
+    guard content <= Limits.eventBytes else {
+      throw .limitExceeded(
+        what: "the size of metadata and payload in bytes", actual: UInt64(content), limit: UInt64(Limits.eventBytes))
+    }
+    let stream: Int
+    if let known = byName[name] {
+      stream = known
+    } else {
+      stream = streams.count
+      byName[name] = stream
+      streams.append(Stream(key: StreamKey(name), condition: conditions[name] ?? .any))
+    }
+    let start = bytes.count
+    appendHeader(
+      .event, nameLength: name.count, typeLength: event.type.utf8.count, metadataLength: event.metadata.count,
+      hasID: event.id != nil)
+    if let id = event.id {
+      bytes.append(integer: id.high.byteSwapped)
+      bytes.append(integer: id.low.byteSwapped)
+    }
+    bytes.append(contentsOf: name)
+    bytes.append(contentsOf: event.type.utf8)
+    bytes.append(contentsOf: event.metadata)
+    bytes.append(contentsOf: event.payload)
+    finishLength(from: start)
+    events.append(Event(start: start, byteCount: bytes.count - start, stream: stream, id: event.id))
+  }
+
+  private mutating func encode(_ cursor: CursorCommit) throws(LogStoreError) {
+    let name = Array(cursor.name.utf8)
+    try Self.check(name.count, "the cursor name's length in bytes")
+    let start = bytes.count
+    bytes.append(contentsOf: Self.cursorRecord(name: name, isReset: cursor.isReset))
+    cursors.append(
+      Cursor(
+        start: start, byteCount: bytes.count - start, name: name, place: cursor.place, isReset: cursor.isReset))
+  }
+
+  /// A cursor's record without its place; also for snapshots.
+  static func cursorRecord(name: [UInt8], isReset: Bool) -> [UInt8] {
+    var encoded = EncodedAppend()
+    encoded.appendHeader(
+      isReset ? .cursorReset : .cursor, nameLength: name.count, typeLength: 0, metadataLength: 0, hasID: false)
+    encoded.bytes.append(contentsOf: name)
+    encoded.finishLength(from: 0)
+    return encoded.bytes
+  }
+
+  private init() {}
+
+  private mutating func appendHeader(
+    _ kind: RecordKind, nameLength: Int, typeLength: Int, metadataLength: Int, hasID: Bool
+  ) {
+    bytes.append(integer: UInt64(0))  // checksum and length
+    bytes.append(kind.rawValue)
+    bytes.append(hasID ? Record.idFlag : 0)
+    bytes.append(UInt8(nameLength))
+    bytes.append(UInt8(typeLength))
+    bytes.append(integer: UInt32(metadataLength))
+    bytes.append(integer: UInt64(0))  // version or place
+    bytes.append(integer: UInt64(0))  // relative offset and distance
+  }
+
+  private mutating func finishLength(from start: Int) {
+    let length = UInt32(bytes.count - start)
+    bytes.withUnsafeMutableBytes { $0.set(length, at: start + 4) }
+  }
+
+  private static func check(_ length: Int, _ what: String) throws(LogStoreError) {
+    guard length > 0 else { throw .invalidArgument("\(what) is 0, at least 1 is needed") }
+    guard length <= Limits.nameBytes else {
+      throw .limitExceeded(what: what, actual: UInt64(length), limit: UInt64(Limits.nameBytes))
+    }
+  }
+
+  private static func tooLarge(_ byteCount: Int) -> LogStoreError {
+    .limitExceeded(
+      what: "the size of the append in bytes", actual: UInt64(byteCount), limit: UInt64(Limits.frameBytes))
+  }
+}

@@ -1,0 +1,291 @@
+/// The end of the log as its one writer knows it: builds frames, writes and syncs them, and begins new segments.
+/// Not for more than one thread.
+struct LogWriter: ~Copyable {
+  private let disk: any Disk
+  private let directory: String
+  private let segments: SegmentSet
+  private let maker: SegmentMaker
+  private let sealer: Sealer
+
+  private(set) var index: OpenIndex
+  private var file: any File
+  /// Where the next frame goes and what it continues; includes what is written but not synced.
+  private(set) var next: FrameExpectation
+  /// Everything before it in this segment is known to be on disk.
+  private(set) var syncedPosition: Int
+  /// As written.
+  private(set) var cursors: CursorPlaces
+
+  /// The frame being built: header space, then records.
+  private var buffer: FrameBuffer
+  private var bodyChecksum = RunningChecksum()
+  private var eventCount = 0
+  private var recordCount = 0
+  private var added: [Added] = []
+
+  private struct Added {
+    var position: Int
+    var hash: UInt64
+  }
+
+  init(
+    disk: any Disk, directory: String, segments: SegmentSet, file: any File, end: FrameExpectation,
+    cursors: CursorPlaces, maker: SegmentMaker, sealer: Sealer
+  ) {
+    self.disk = disk
+    self.directory = directory
+    self.segments = segments
+    self.maker = maker
+    self.sealer = sealer
+    self.file = file
+    self.cursors = cursors
+    index = segments.open
+    next = end
+    syncedPosition = end.position
+    buffer = FrameBuffer()
+  }
+
+  var durableEnd: DurableEnd {
+    DurableEnd(offset: next.offset, baseOffset: index.segment.baseOffset, position: next.position)
+  }
+  var isSynced: Bool { syncedPosition == next.position }
+  /// The offset that the next event gets, those of the frame being built counted.
+  var nextOffset: UInt64 { next.offset + UInt64(eventCount) }
+  var isFrameEmpty: Bool { recordCount == 0 }
+  var frameByteCount: Int { buffer.count }
+
+  /// Whether so many more bytes of records fit into this segment with the frame being built.
+  func fits(_ byteCount: Int) -> Bool {
+    (buffer.count + byteCount).roundedUp(to: 8) <= Int(index.segment.header.fileByteCount) - next.position
+  }
+
+  // MARK: - Building a frame
+
+  /// Adds an event's record at its version; returns its offset.
+  mutating func add(event record: UnsafeRawBufferPointer, stream: StreamKey, version: UInt64) -> UInt64 {
+    let offset = nextOffset
+    let position = finish(record, version: version)
+    added.append(Added(position: position, hash: stream.hash))
+    eventCount += 1
+    return offset
+  }
+
+  /// Adds a cursor's record, if it moves the cursor.
+  mutating func add(cursor record: UnsafeRawBufferPointer, name: [UInt8], place: UInt64, isReset: Bool) {
+    if !isReset, let present = cursors[name], present >= place { return }
+    cursors[name] = place
+    _ = finish(record, version: place)
+  }
+
+  private mutating func finish(_ record: UnsafeRawBufferPointer, version: UInt64) -> Int {
+    let segment = index.segment
+    let start = buffer.count
+    let position = next.position + start
+    let relativeOffset = UInt32(nextOffset - segment.baseOffset)
+    let placed = buffer.append(record)
+    bodyChecksum.add(
+      segment.place.finishRecord(
+        placed, at: position, framePosition: next.position, version: version, relativeOffset: relativeOffset))
+    recordCount += 1
+    return position
+  }
+
+  /// Writes the frame that was built, if there is one. Durable after ``sync()``.
+  mutating func writeFrame() throws(LogStoreError) {
+    guard recordCount > 0 else { return }
+    let position = next.position
+    let timestamp = max(disk.now(), next.timestamp)
+    let frame = finishFrame(
+      place: index.segment.place, position: position, timestamp: timestamp, chain: next.chain,
+      syncedPosition: syncedPosition, isSnapshot: false)
+    try file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(position))
+    // The mapping shows what was written: both are the page cache.
+    note(frame, at: position)
+    next.advance(past: frame)
+    reset()
+    if next.position > Int(index.segment.header.fileByteCount) / 2 { maker.prepare() }
+  }
+
+  private mutating func finishFrame(
+    place: Place, position: Int, timestamp: UInt64, chain: UInt32, syncedPosition: Int, isSnapshot: Bool
+  ) -> FrameHeader {
+    let padding = buffer.pad(to: 8)
+    bodyChecksum.add(UnsafeRawBufferPointer(padding))
+    let checksum = FrameHeader.finish(
+      buffer.bytes, at: position, place: place, firstOffset: next.offset, timestamp: timestamp,
+      eventCount: eventCount, recordCount: recordCount, syncedPosition: syncedPosition, chain: chain,
+      bodyChecksum: bodyChecksum.value, isSnapshot: isSnapshot)
+    return FrameHeader(
+      checksum: checksum, byteCount: buffer.count, firstOffset: next.offset, timestamp: timestamp,
+      eventCount: eventCount, recordCount: recordCount, syncedPosition: syncedPosition, chain: chain,
+      bodyChecksum: bodyChecksum.value, flags: isSnapshot ? FrameHeader.snapshotFlag : 0)
+  }
+
+  private func note(_ frame: FrameHeader, at position: Int) {
+    let segment = index.segment
+    index.state.withLock { state in
+      for event in added {
+        let record = Record(trusted: segment.bytes, at: event.position)
+        let continues = OpenIndex.add(record, hash: event.hash, to: &state, in: segment)
+        precondition(continues, "a version was assigned that does not continue its stream")
+      }
+      OpenIndex.addFrame(frame, at: position, to: &state, in: segment)
+    }
+  }
+
+  private mutating func reset() {
+    buffer.reset()
+    bodyChecksum = RunningChecksum()
+    eventCount = 0
+    recordCount = 0
+    added.removeAll(keepingCapacity: true)
+  }
+
+  mutating func sync() throws(LogStoreError) {
+    if isSynced { return }
+    try file.sync()
+    syncedPosition = next.position
+  }
+
+  // MARK: - Segments
+
+  /// Begins the next segment. The frame being built must be empty, and everything before synced, so that the new
+  /// segment's being there proves that the old one is whole.
+  ///
+  /// - Parameter needed: bytes of the records that are to follow.
+  /// An error in `unchanged` came before anything of the log was touched: the writer may go on.
+  mutating func beginSegment(for needed: Int) throws(BeginFailure) {
+    precondition(isFrameEmpty && isSynced)
+    let old = index.segment
+    buildSnapshot(base: next.offset)
+    let frameBytes = buffer.count.roundedUp(to: 8)
+    let made: SegmentMaker.Made
+    do throws(LogStoreError) {
+      made = try maker.take(
+        atLeast: SegmentHeader.byteCount + frameBytes + (FrameHeader.byteCount + needed).roundedUp(to: 8))
+    } catch {
+      reset()
+      throw .unchanged(error)
+    }
+    // A segment without an event would have its successor's name. It holds nothing that the successor's snapshot doesn't,
+    // so it is replaced by it, in its place behind the segment before.
+    let replaces = next.offset == old.baseOffset
+    let header = SegmentHeader(
+      storeID: segments.storeID, baseOffset: next.offset,
+      previousBaseOffset: replaces ? old.header.previousBaseOffset : old.baseOffset,
+      fileByteCount: UInt64(made.byteCount), createdMicroseconds: disk.now(),
+      chain: replaces ? old.header.chain : next.chain)
+    let opened: (index: OpenIndex, oldEnd: FrameExpectation)
+    do throws(LogStoreError) {
+      opened = try finishSegment(header, made)
+    } catch {
+      throw .broken(error)
+    }
+    if !replaces { sealer.seal(index, end: opened.oldEnd) }
+    file = made.file
+    index = opened.index
+  }
+
+  private mutating func buildSnapshot(base: UInt64) {
+    reset()
+    let place = Place(storeID: segments.storeID, baseOffset: base)
+    for (name, position) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
+      let bytes = EncodedAppend.cursorRecord(name: name, isReset: false)
+      let at = SegmentHeader.byteCount + buffer.count
+      let placed = bytes.withUnsafeBytes { buffer.append($0) }
+      bodyChecksum.add(
+        place.finishRecord(
+          placed, at: at, framePosition: SegmentHeader.byteCount, version: position, relativeOffset: 0))
+      recordCount += 1
+    }
+  }
+
+  private mutating func finishSegment(
+    _ header: SegmentHeader, _ made: SegmentMaker.Made
+  ) throws(LogStoreError) -> (index: OpenIndex, oldEnd: FrameExpectation) {
+    let oldEnd = next
+    let frame = finishFrame(
+      place: Place(storeID: header.storeID, baseOffset: header.baseOffset), position: SegmentHeader.byteCount,
+      timestamp: max(disk.now(), next.timestamp), chain: header.chain, syncedPosition: SegmentHeader.byteCount,
+      isSnapshot: true)
+    try made.file.write(header.encoded())
+    try made.file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(SegmentHeader.byteCount))
+    try made.file.sync()
+    let path = join(directory, FileName.segment(header.baseOffset))
+    try disk.rename(maker.path, to: path)
+    try disk.syncDirectory(directory)
+    reset()
+    let segment = try Segment.open(
+      path, baseOffset: header.baseOffset, storeID: header.storeID, disk: disk)
+    next = segment.start
+    next.timestamp = oldEnd.timestamp
+    next.advance(past: frame)
+    syncedPosition = next.position
+    let index = OpenIndex(segment)
+    segments.append(index)
+    return (index, oldEnd)
+  }
+}
+
+/// Why a new segment could not be begun.
+enum BeginFailure: Error {
+  /// Nothing of the log was touched.
+  case unchanged(LogStoreError)
+  /// It isn't known how far it got.
+  case broken(LogStoreError)
+}
+
+/// Memory for one frame, kept from one to the next. The first bytes are left for the header.
+struct FrameBuffer: ~Copyable {
+  /// What is kept between frames; a larger frame's memory is given back.
+  static let keptByteCount = 8 << 20
+
+  private var memory: UnsafeMutableRawBufferPointer
+  private(set) var count = FrameHeader.byteCount
+
+  init() {
+    memory = .allocate(byteCount: 64 << 10, alignment: 4096)
+  }
+
+  deinit {
+    memory.deallocate()
+  }
+
+  var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(rebasing: memory[..<count]) }
+
+  /// The place of the copy in the buffer; good until the next call.
+  mutating func append(_ bytes: UnsafeRawBufferPointer) -> UnsafeMutableRawBufferPointer {
+    reserve(bytes.count + 8)
+    let placed = UnsafeMutableRawBufferPointer(rebasing: memory[count..<count + bytes.count])
+    placed.copyMemory(from: bytes)
+    count += bytes.count
+    return placed
+  }
+
+  /// Adds zeros up to a multiple of `unit`, at most 8; returns them.
+  mutating func pad(to unit: Int) -> UnsafeMutableRawBufferPointer {
+    let padded = count.roundedUp(to: unit)
+    reserve(padded - count)
+    let padding = UnsafeMutableRawBufferPointer(rebasing: memory[count..<padded])
+    for index in padding.indices { padding[index] = 0 }
+    count = padded
+    return padding
+  }
+
+  mutating func reset() {
+    count = FrameHeader.byteCount
+    if memory.count > Self.keptByteCount {
+      memory.deallocate()
+      memory = .allocate(byteCount: 64 << 10, alignment: 4096)
+    }
+  }
+
+  private mutating func reserve(_ more: Int) {
+    guard count + more > memory.count else { return }
+    let larger = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: max(memory.count * 2, (count + more).roundedUp(to: 4096)), alignment: 4096)
+    larger.copyMemory(from: UnsafeRawBufferPointer(bytes))
+    memory.deallocate()
+    memory = larger
+  }
+}

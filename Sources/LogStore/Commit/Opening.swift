@@ -1,0 +1,156 @@
+import Glibc
+
+/// Opens a store for writing: locks it, finds the end of the log, and makes all before it durable and all behind it
+/// zero. See docs/FORMAT.md, *What a writer does when it opens*.
+struct Opening {
+  let directory: String
+  let options: LogStore.Options
+  let disk: any Disk
+
+  struct Opened: ~Copyable {
+    var lock: any FileLock
+    var durable: Durable
+    var file: any File
+    var end: FrameExpectation
+    var tail: TailFile
+    var recovery: RecoveryReport
+  }
+
+  func open() throws(LogStoreError) -> Opened {
+    let isNew = try !disk.exists(join(directory, FileName.store))
+    if isNew {
+      if !options.createIfMissing, try !disk.exists(directory) { throw .notAStore(directory: directory) }
+      try disk.makeDirectories(directory)
+    }
+    let lock = try takeLock()
+    // Looked for again: another process may have made it before the lock was ours.
+    if isNew, try !disk.exists(join(directory, FileName.store)) {
+      guard options.createIfMissing else { throw .notAStore(directory: directory) }
+      try create()
+    }
+    let catalog = try Catalog.read(directory, disk: disk)
+    let header = catalog.lastSegment
+    let segment = try Segment.open(
+      catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
+      mayBeShort: catalog.clean == nil)
+    let found = try FoundTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
+
+    // Everything is sound; from here on files are changed.
+    let tail = try TailFile(directory: directory, disk: disk)
+    for name in try disk.list(directory) where name.hasSuffix(FileName.aside) {
+      try disk.remove(join(directory, name))
+    }
+    let file = try disk.open(segment.path, .readWrite)
+    var open = found.index
+    if catalog.clean == nil {
+      open = try settle(found, file, storeID: catalog.storeID)
+    } else {
+      try disk.remove(catalog.cleanPath)
+      try disk.syncDirectory(directory)
+    }
+    let durable = Durable(
+      segments: SegmentSet(
+        directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
+        open: open, writesIndexes: true),
+      end: found.end, cursors: found.walk.cursors)
+    return Opened(
+      lock: lock, durable: durable, file: file, end: found.walk.next, tail: tail,
+      recovery: RecoveryReport(
+        wasClosedCleanly: catalog.clean != nil || isNew, tornTail: found.torn, endOffset: found.end.offset))
+  }
+
+  private func takeLock() throws(LogStoreError) -> any FileLock {
+    let path = join(directory, FileName.lock)
+    var attemptsLeft = 2500
+    while true {
+      if let lock = try disk.lock(path, exclusive: true) {
+        try lock.describe("process \(getpid())\n")
+        return lock
+      }
+      // A reader that settles the end of a dead writer's log holds a shared lock, for a moment.
+      let heldByWriter = try disk.lock(path, exclusive: false) == nil
+      attemptsLeft -= heldByWriter ? 100 : 1
+      guard attemptsLeft > 0 else {
+        let text = try disk.contents(path, limit: 256) ?? []
+        let holder = String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
+        throw .locked(directory: directory, holder: holder.isEmpty ? "another process" : holder)
+      }
+      usleep(2000)
+    }
+  }
+
+  /// Makes a store: the first segment, then the file `store`, so that a directory with that file has a segment. What is
+  /// left of an earlier attempt that did not come so far is replaced.
+  private func create() throws(LogStoreError) {
+    for name in try disk.list(directory) {
+      if name.hasSuffix(FileName.aside) { try disk.remove(join(directory, name)) }
+      guard let base = FileName.baseOffset(name, suffix: ".log") else { continue }
+      guard base == 0, try isUnfinished(join(directory, name)) else {
+        throw .damaged(
+          Damage(
+            file: join(directory, FileName.store), position: 0,
+            reason: "the file is missing, though the directory holds segments"))
+      }
+      try disk.remove(join(directory, name))
+    }
+    let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
+    defer { maker.stop() }
+    let made = try maker.take(atLeast: 2 * SegmentHeader.byteCount)
+    let storeID = StoreID.random()
+    let now = disk.now()
+    let header = SegmentHeader(
+      storeID: storeID, baseOffset: 0, previousBaseOffset: SegmentHeader.noPrevious,
+      fileByteCount: UInt64(made.byteCount), createdMicroseconds: now, chain: 0)
+    var snapshot = [UInt8](repeating: 0, count: FrameHeader.byteCount)
+    snapshot.withUnsafeMutableBytes { frame in
+      _ = FrameHeader.finish(
+        frame, at: SegmentHeader.byteCount, place: Place(storeID: storeID, baseOffset: 0), firstOffset: 0,
+        timestamp: now, eventCount: 0, recordCount: 0, syncedPosition: SegmentHeader.byteCount, chain: 0,
+        bodyChecksum: RunningChecksum().value, isSnapshot: true)
+    }
+    try made.file.write(header.encoded() + snapshot)
+    try made.file.sync()
+    try disk.rename(maker.path, to: join(directory, FileName.segment(0)))
+    try disk.syncDirectory(directory)
+    try disk.replace(
+      join(directory, FileName.store),
+      with: StoreHeader(storeID: storeID, createdMicroseconds: now).encoded())
+  }
+
+  /// A first segment that no event was ever written to.
+  private func isUnfinished(_ path: String) throws(LogStoreError) -> Bool {
+    let file = try disk.open(path, .read)
+    let behind = SegmentHeader.byteCount + FrameHeader.byteCount
+    return try file.read(count: FrameHeader.byteCount, at: UInt64(behind)).allSatisfy { $0 == 0 }
+  }
+
+  /// Writes again what is not proven to be on disk, zeroes what stands behind the end, and syncs. Returns the open
+  /// segment's index, over a mapping of the whole file.
+  private func settle(_ found: FoundTail, _ file: any File, storeID: StoreID) throws(LogStoreError) -> OpenIndex {
+    let segment = found.segment
+    let end = found.walk.next.position
+    let proven = found.walk.provenPosition
+    let isShort = segment.bytes.count < Int(segment.header.fileByteCount)
+    try file.write(segment.bytes.part(proven, end - proven), at: UInt64(proven))
+    let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
+    try zero(file, from: end, to: isShort ? Int(segment.header.fileByteCount) : end + behind)
+    try file.sync()
+    guard isShort else { return found.index }
+    // The file has its size again; the mapping was made of what was left.
+    let whole = try Segment.open(segment.path, baseOffset: segment.baseOffset, storeID: storeID, disk: disk)
+    let index = OpenIndex(whole)
+    var walk = Walk(whole)
+    if let fault = walk.go(to: .position(end), in: whole, adding: index) { throw whole.damage(fault) }
+    return index
+  }
+
+  private func zero(_ file: any File, from start: Int, to end: Int) throws(LogStoreError) {
+    let zeros = [UInt8](repeating: 0, count: min(max(end - start, 0), 1 << 20))
+    var position = start
+    while position < end {
+      let count = min(zeros.count, end - position)
+      try file.write(count == zeros.count ? zeros : Array(zeros[..<count]), at: UInt64(position))
+      position += count
+    }
+  }
+}

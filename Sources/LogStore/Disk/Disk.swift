@@ -1,0 +1,158 @@
+import Glibc
+
+/// The operating system, as far as a store needs it. Everything that LogStore does to the outside goes through here, so
+/// that a simulated disk can stand in its place and tear, drop, reorder and fail.
+///
+/// Every method may be called from any thread. Errors are ``LogStoreError/inputOutput(operation:path:code:)`` or
+/// ``LogStoreError/diskFull(operation:path:)``, naming the operation and the path.
+protocol Disk: Sendable {
+  /// Opens a file that is there (`.read`, `.readWrite`), or makes an empty one in place of any other (`.create`).
+  func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File
+  func exists(_ path: String) throws(LogStoreError) -> Bool
+  /// The names in a directory, in no order.
+  func list(_ directory: String) throws(LogStoreError) -> [String]
+  /// Makes one directory; one that is there already is no error. Tells whether it was made.
+  func makeDirectory(_ path: String) throws(LogStoreError) -> Bool
+  /// Replaces `new` if it is there. Durable after ``syncDirectory(_:)``.
+  func rename(_ old: String, to new: String) throws(LogStoreError)
+  /// A file that is not there is no error. Durable after ``syncDirectory(_:)``.
+  func remove(_ path: String) throws(LogStoreError)
+  /// Makes the names in a directory durable.
+  func syncDirectory(_ path: String) throws(LogStoreError)
+  /// Locks a file (made if missing) until the lock is released or the process dies; nil if someone else's lock forbids.
+  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)?
+  /// Wakes a thread when a file is written by any process.
+  func watch(_ path: String) throws(LogStoreError) -> any FileWatch
+  /// Microseconds since 1970-01-01 UTC.
+  func now() -> UInt64
+}
+
+enum FileMode: Sendable {
+  case read, readWrite, create
+}
+
+/// An open file; closed when the last reference goes.
+protocol File: AnyObject, Sendable {
+  var path: String { get }
+  func byteCount() throws(LogStoreError) -> UInt64
+  /// Reads until the buffer is full or the file ends; returns how much it read.
+  func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int
+  /// Writes all of it, or fails with an unknown part written.
+  func write(_ bytes: UnsafeRawBufferPointer, at position: UInt64) throws(LogStoreError)
+  /// Returns once the file's bytes and its size are on disk. After a failure nothing is known of what was written since
+  /// the last success, and trying again proves nothing: the kernel may have dropped the pages.
+  func sync() throws(LogStoreError)
+  /// Cuts the file or lengthens it with zeros.
+  func resize(to byteCount: UInt64) throws(LogStoreError)
+  /// Maps the first bytes of the file for reading. The file must have them (see ``byteCount()``): touching a mapping
+  /// behind the end of its file ends the process.
+  func map(byteCount: Int) throws(LogStoreError) -> Mapping
+}
+
+/// A held lock; released with the last reference at the latest.
+protocol FileLock: AnyObject, Sendable {
+  func release()
+  /// Replaces the lock file's text, for whoever is refused to read.
+  func describe(_ holder: String) throws(LogStoreError)
+}
+
+/// Waits for another process to write a file.
+protocol FileWatch: AnyObject, Sendable {
+  /// Blocks until the file was written since the last call, ``interrupt()`` was called, or the time is over.
+  func wait(timeoutMilliseconds: Int32)
+  /// Ends one present or coming wait.
+  func interrupt()
+}
+
+/// Bytes of a file, mapped for reading for as long as the object lives.
+///
+/// Sendable though it holds a pointer: the memory is never written through it, and stays until `deinit`, which can only
+/// run when no reference is left.
+final class Mapping: @unchecked Sendable {
+  let bytes: UnsafeRawBufferPointer
+  private let release: (UnsafeRawBufferPointer) -> Void
+
+  init(bytes: UnsafeRawBufferPointer, release: @escaping (UnsafeRawBufferPointer) -> Void) {
+    self.bytes = bytes
+    self.release = release
+  }
+
+  /// A copy of bytes in memory, for what is not in a file.
+  convenience init(copying source: [UInt8]) {
+    let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(source.count, 1), alignment: 16)
+    source.withUnsafeBytes { memory.copyMemory(from: $0) }
+    self.init(bytes: UnsafeRawBufferPointer(rebasing: memory[..<source.count])) { _ in memory.deallocate() }
+  }
+
+  deinit {
+    release(bytes)
+  }
+}
+
+/// Joins a directory's path and a name in it.
+func join(_ directory: String, _ name: String) -> String {
+  directory.hasSuffix("/") ? directory + name : directory + "/" + name
+}
+
+/// The directory that a path is in.
+func parent(of path: String) -> String {
+  var path = path[...]
+  while path.count > 1, path.last == "/" { path.removeLast() }
+  guard let slash = path.lastIndex(of: "/") else { return "." }
+  return slash == path.startIndex ? "/" : String(path[..<slash])
+}
+
+extension Disk {
+  /// Makes a directory and the ones above it that are missing, and makes their names durable.
+  func makeDirectories(_ path: String) throws(LogStoreError) {
+    if try exists(path) { return }
+    let above = parent(of: path)
+    if above != path { try makeDirectories(above) }
+    if try makeDirectory(path) { try syncDirectory(above) }
+  }
+
+  /// Makes a file appear under its name with all of its bytes, or not at all.
+  func replace(_ path: String, with bytes: [UInt8]) throws(LogStoreError) {
+    let aside = path + ".tmp"
+    let file = try open(aside, .create)
+    try file.write(bytes)
+    try file.sync()
+    try rename(aside, to: path)
+    try syncDirectory(parent(of: path))
+  }
+
+  /// All of a small file; nil if it is not there.
+  func contents(_ path: String, limit: Int) throws(LogStoreError) -> [UInt8]? {
+    let file: any File
+    do throws(LogStoreError) {
+      file = try open(path, .read)
+    } catch .inputOutput(_, _, ENOENT) {
+      return nil
+    }
+    return try file.read(count: min(limit, Int(clamping: file.byteCount())), at: 0)
+  }
+}
+
+extension File {
+  func write(_ bytes: [UInt8], at position: UInt64 = 0) throws(LogStoreError) {
+    // A closure of `withUnsafeBytes` can't throw a typed error of ours before it is one, hence the result.
+    let result = bytes.withUnsafeBytes { buffer in
+      Result { () throws(LogStoreError) in try self.write(buffer, at: position) }
+    }
+    try result.get()
+  }
+
+  /// Up to `count` bytes; fewer where the file ends.
+  func read(count: Int, at position: UInt64) throws(LogStoreError) -> [UInt8] {
+    var failure: LogStoreError?
+    let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+      do throws(LogStoreError) {
+        initialized = try self.read(into: UnsafeMutableRawBufferPointer(buffer), at: position)
+      } catch {
+        failure = error
+      }
+    }
+    if let failure { throw failure }
+    return bytes
+  }
+}

@@ -1,0 +1,248 @@
+import Glibc
+
+/// The machine's own disk.
+struct RealDisk: Disk {
+  func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
+    let flags =
+      switch mode {
+      case .read: O_RDONLY
+      case .readWrite: O_RDWR
+      case .create: O_RDWR | O_CREAT | O_TRUNC
+      }
+    let descriptor = try Descriptor(path, flags, operation: mode == .create ? "create" : "open")
+    return RealFile(descriptor: descriptor, path: path)
+  }
+
+  func exists(_ path: String) throws(LogStoreError) -> Bool {
+    if access(path, F_OK) == 0 { return true }
+    let code = errno
+    if code == ENOENT { return false }
+    throw failure("look for", path, code)
+  }
+
+  func list(_ directory: String) throws(LogStoreError) -> [String] {
+    guard let stream = opendir(directory) else { throw failure("list", directory, errno) }
+    defer { closedir(stream) }
+    var names: [String] = []
+    while true {
+      errno = 0
+      guard let entry = readdir(stream) else {
+        if errno != 0 { throw failure("list", directory, errno) }
+        return names
+      }
+      let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+        String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      if name != ".", name != ".." { names.append(name) }
+    }
+  }
+
+  func makeDirectory(_ path: String) throws(LogStoreError) -> Bool {
+    if mkdir(path, 0o755) == 0 { return true }
+    let code = errno
+    if code == EEXIST { return false }
+    throw failure("make directory", path, code)
+  }
+
+  func rename(_ old: String, to new: String) throws(LogStoreError) {
+    if Glibc.rename(old, new) != 0 { throw failure("rename \(old) to", new, errno) }
+  }
+
+  func remove(_ path: String) throws(LogStoreError) {
+    if unlink(path) != 0 {
+      let code = errno
+      if code != ENOENT { throw failure("remove", path, code) }
+    }
+  }
+
+  func syncDirectory(_ path: String) throws(LogStoreError) {
+    let descriptor = try Descriptor(path, O_RDONLY | O_DIRECTORY, operation: "open directory")
+    if fsync(descriptor.number) != 0 { throw failure("sync directory", path, errno) }
+  }
+
+  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    let descriptor: Descriptor
+    if exclusive {
+      descriptor = try Descriptor(path, O_RDWR | O_CREAT, operation: "open")
+    } else {
+      // A reader makes nothing: without the file nobody has ever locked it.
+      descriptor = try Descriptor(path, O_RDONLY, operation: "open")
+    }
+    while flock(descriptor.number, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 {
+      switch errno {
+      case EINTR: continue
+      case EWOULDBLOCK: return nil
+      case let code: throw failure("lock", path, code)
+      }
+    }
+    return RealLock(descriptor: descriptor, path: path)
+  }
+
+  func watch(_ path: String) throws(LogStoreError) -> any FileWatch {
+    try RealWatch(path)
+  }
+
+  func now() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
+  }
+}
+
+func failure(_ operation: String, _ path: String, _ code: Int32) -> LogStoreError {
+  code == ENOSPC || code == EDQUOT
+    ? .diskFull(operation: operation, path: path)
+    : .inputOutput(operation: operation, path: path, code: code)
+}
+
+/// A file descriptor, closed with its last reference.
+final class Descriptor: Sendable {
+  let number: Int32
+
+  init(_ path: String, _ flags: Int32, operation: String) throws(LogStoreError) {
+    var opened: Int32
+    repeat {
+      opened = Glibc.open(path, flags | O_CLOEXEC, 0o644)
+    } while opened < 0 && errno == EINTR
+    let code = errno
+    number = opened
+    if opened < 0 { throw failure(operation, path, code) }
+  }
+
+  init(adopting number: Int32) {
+    self.number = number
+  }
+
+  deinit {
+    // Nothing is lost if closing fails: what must last was synced, and the descriptor is gone either way.
+    if number >= 0 { close(number) }
+  }
+}
+
+private final class RealFile: File {
+  let descriptor: Descriptor
+  let path: String
+
+  init(descriptor: Descriptor, path: String) {
+    self.descriptor = descriptor
+    self.path = path
+  }
+
+  func byteCount() throws(LogStoreError) -> UInt64 {
+    var status = stat()
+    if fstat(descriptor.number, &status) != 0 { throw failure("get the size of", path, errno) }
+    return UInt64(status.st_size)
+  }
+
+  func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int {
+    var done = 0
+    while done < buffer.count {
+      let start = buffer.baseAddress.map { $0 + done }
+      let count = pread(descriptor.number, start, buffer.count - done, off_t(position) + off_t(done))
+      if count > 0 {
+        done += count
+      } else if count == 0 {
+        break
+      } else {
+        let code = errno
+        if code != EINTR { throw failure("read", path, code) }
+      }
+    }
+    return done
+  }
+
+  func write(_ bytes: UnsafeRawBufferPointer, at position: UInt64) throws(LogStoreError) {
+    var done = 0
+    while done < bytes.count {
+      let start = bytes.baseAddress.map { $0 + done }
+      let count = pwrite(descriptor.number, start, bytes.count - done, off_t(position) + off_t(done))
+      if count > 0 {
+        done += count
+      } else {
+        // A write of nothing would go on for ever; the kernel gives it for a full device at most.
+        let code = count == 0 ? ENOSPC : errno
+        if code != EINTR { throw failure("write", path, code) }
+      }
+    }
+  }
+
+  func sync() throws(LogStoreError) {
+    // Not even EINTR is tried again: whether the pages were marked clean meanwhile can't be known.
+    if fdatasync(descriptor.number) != 0 { throw failure("sync", path, errno) }
+  }
+
+  func resize(to byteCount: UInt64) throws(LogStoreError) {
+    while ftruncate(descriptor.number, off_t(byteCount)) != 0 {
+      let code = errno
+      if code != EINTR { throw failure("resize", path, code) }
+    }
+  }
+
+  func map(byteCount: Int) throws(LogStoreError) -> Mapping {
+    if byteCount == 0 { return Mapping(bytes: UnsafeRawBufferPointer(start: nil, count: 0)) { _ in } }
+    let memory = mmap(nil, byteCount, PROT_READ, MAP_SHARED, descriptor.number, 0)
+    guard let memory, memory != MAP_FAILED else { throw failure("map", path, errno) }
+    return Mapping(bytes: UnsafeRawBufferPointer(start: memory, count: byteCount)) { bytes in
+      munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count)
+    }
+  }
+}
+
+private final class RealLock: FileLock {
+  let descriptor: Descriptor
+  let path: String
+
+  init(descriptor: Descriptor, path: String) {
+    self.descriptor = descriptor
+    self.path = path
+  }
+
+  func release() {
+    flock(descriptor.number, LOCK_UN)
+  }
+
+  func describe(_ holder: String) throws(LogStoreError) {
+    let file = RealFile(descriptor: descriptor, path: path)
+    try file.resize(to: 0)
+    try file.write(Array(holder.utf8))
+  }
+}
+
+/// inotify on one file, and a pipe to be interrupted through.
+private final class RealWatch: FileWatch {
+  private let notifications: Descriptor
+  private let interruption: Descriptor
+  private let interrupter: Descriptor
+
+  init(_ path: String) throws(LogStoreError) {
+    var ends: [Int32] = [-1, -1]
+    if pipe(&ends) != 0 { throw failure("make a pipe for", path, errno) }
+    interruption = Descriptor(adopting: ends[0])
+    interrupter = Descriptor(adopting: ends[1])
+    for end in ends {
+      _ = fcntl(end, F_SETFD, FD_CLOEXEC)
+      _ = fcntl(end, F_SETFL, O_NONBLOCK)
+    }
+    let notifications = inotify_init1(O_CLOEXEC | O_NONBLOCK)
+    if notifications < 0 { throw failure("watch (see fs.inotify.max_user_instances)", path, errno) }
+    self.notifications = Descriptor(adopting: notifications)
+    if inotify_add_watch(notifications, path, UInt32(IN_MODIFY)) < 0 { throw failure("watch", path, errno) }
+  }
+
+  func wait(timeoutMilliseconds: Int32) {
+    var sources = [
+      pollfd(fd: notifications.number, events: Int16(POLLIN), revents: 0),
+      pollfd(fd: interruption.number, events: Int16(POLLIN), revents: 0),
+    ]
+    poll(&sources, 2, timeoutMilliseconds)
+    withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 8) { buffer in
+      _ = read(notifications.number, buffer.baseAddress, buffer.count)
+      _ = read(interruption.number, buffer.baseAddress, buffer.count)
+    }
+  }
+
+  func interrupt() {
+    // It can only fail when the pipe is full of interruptions, and then one is waiting.
+    _ = Glibc.write(interrupter.number, [1], 1)
+  }
+}

@@ -1,0 +1,97 @@
+import Glibc
+
+/// A queue from many threads to one, which sleeps while there is nothing.
+///
+/// Sendable: `elements` and the flags are touched only between `lock` and `unlock`. The pthread objects live at a fixed
+/// address until `deinit`, which can only run when no thread holds a reference.
+final class Mailbox<Element: Sendable>: @unchecked Sendable {
+  private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+  private let arrival = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+  private var elements: [Element] = []
+  private var isWaiting = false
+  private var isClosed = false
+
+  init() {
+    pthread_mutex_init(mutex, nil)
+    pthread_cond_init(arrival, nil)
+  }
+
+  deinit {
+    pthread_cond_destroy(arrival)
+    pthread_mutex_destroy(mutex)
+    arrival.deallocate()
+    mutex.deallocate()
+  }
+
+  /// False if the mailbox is closed; the element was not taken then.
+  func send(_ element: Element) -> Bool {
+    pthread_mutex_lock(mutex)
+    let accepted = !isClosed
+    if accepted { elements.append(element) }
+    let wake = isWaiting && accepted
+    if wake { isWaiting = false }
+    pthread_mutex_unlock(mutex)
+    if wake { pthread_cond_signal(arrival) }
+    return accepted
+  }
+
+  /// Waits for something to arrive and moves all of it into `taken`, in order. False once closed and empty.
+  func receive(into taken: inout [Element]) -> Bool {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    while elements.isEmpty {
+      if isClosed { return false }
+      isWaiting = true
+      pthread_cond_wait(arrival, mutex)
+    }
+    isWaiting = false
+    if taken.isEmpty {
+      // Swapped, so that both arrays keep their memory from one group to the next.
+      swap(&taken, &elements)
+    } else {
+      taken.append(contentsOf: elements)
+      elements.removeAll(keepingCapacity: true)
+    }
+    return true
+  }
+
+  /// As ``receive(into:)`` without waiting.
+  func receiveReady(into taken: inout [Element]) {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    taken.append(contentsOf: elements)
+    elements.removeAll(keepingCapacity: true)
+  }
+
+  /// Nothing more is accepted; the receiver gets what is there and then the end. Calling it again does nothing.
+  func close() {
+    pthread_mutex_lock(mutex)
+    isClosed = true
+    isWaiting = false
+    pthread_mutex_unlock(mutex)
+    pthread_cond_broadcast(arrival)
+  }
+}
+
+/// Runs `body` on a thread of its own: file I/O must not block the threads that run tasks.
+func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
+  final class Box {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) {
+      self.body = body
+    }
+  }
+  var thread = pthread_t()
+  let box = Unmanaged.passRetained(Box(body))
+  let code = pthread_create(
+    &thread, nil,
+    { argument in
+      // Proof for the unwrap: it is the pointer that `pthread_create` was given below, never null.
+      let box = Unmanaged<Box>.fromOpaque(argument!).takeRetainedValue()
+      box.body()
+      return nil
+    }, box.toOpaque())
+  // Out of threads: the process can't go on in any sensible way, and the caller could have known its limits.
+  precondition(code == 0, "could not start thread \(name): \(systemMessage(code))")
+  pthread_detach(thread)
+}

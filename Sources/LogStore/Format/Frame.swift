@@ -1,0 +1,206 @@
+// Frames and records of docs/FORMAT.md: bytes ↔ values, no I/O, no state.
+
+/// The first 48 bytes of a frame.
+///
+/// ```
+///  0 header checksum  u32     8 first offset  u64    24 events   u32    36 chain          u32
+///  4 frame length     u32    16 timestamp     u64    28 records  u32    40 body checksum  u32
+///                                                    32 synced   u32    44 flags          u32
+/// ```
+struct FrameHeader: Equatable, Sendable {
+  static let byteCount = 48
+  static let snapshotFlag: UInt32 = 1
+
+  var checksum: UInt32
+  var byteCount: Int
+  var firstOffset: UInt64
+  var timestamp: UInt64
+  var eventCount: Int
+  var recordCount: Int
+  var syncedPosition: Int
+  var chain: UInt32
+  var bodyChecksum: UInt32
+  var flags: UInt32
+
+  init(
+    checksum: UInt32, byteCount: Int, firstOffset: UInt64, timestamp: UInt64, eventCount: Int, recordCount: Int,
+    syncedPosition: Int, chain: UInt32, bodyChecksum: UInt32, flags: UInt32
+  ) {
+    self.checksum = checksum
+    self.byteCount = byteCount
+    self.firstOffset = firstOffset
+    self.timestamp = timestamp
+    self.eventCount = eventCount
+    self.recordCount = recordCount
+    self.syncedPosition = syncedPosition
+    self.chain = chain
+    self.bodyChecksum = bodyChecksum
+    self.flags = flags
+  }
+
+  var endOffset: UInt64 { firstOffset &+ UInt64(eventCount) }
+  var isSnapshot: Bool { flags & Self.snapshotFlag != 0 }
+
+  /// Reads a header and checks it by itself: its checksum, and that the frame lies in `bytes` (the whole segment).
+  /// Says nothing about the records.
+  @inline(__always)
+  init?(in bytes: UnsafeRawBufferPointer, at position: Int, place: Place) {
+    guard position >= SegmentHeader.byteCount, position <= bytes.count - Self.byteCount else { return nil }
+    let length: UInt32 = bytes.integer(at: position + 4)
+    guard length >= UInt32(Self.byteCount), length % 8 == 0, Int(length) <= bytes.count - position else { return nil }
+    checksum = bytes.integer(at: position)
+    guard checksum == place.checksum(of: bytes.part(position + 4, Self.byteCount - 4), at: position) else { return nil }
+    byteCount = Int(length)
+    firstOffset = bytes.integer(at: position + 8)
+    timestamp = bytes.integer(at: position + 16)
+    eventCount = Int(bytes.integer(at: position + 24, as: UInt32.self))
+    recordCount = Int(bytes.integer(at: position + 28, as: UInt32.self))
+    syncedPosition = Int(bytes.integer(at: position + 32, as: UInt32.self))
+    chain = bytes.integer(at: position + 36)
+    bodyChecksum = bytes.integer(at: position + 40)
+    flags = bytes.integer(at: position + 44)
+    guard firstOffset >= place.baseOffset, firstOffset &- place.baseOffset <= UInt64(UInt32.max) else { return nil }
+  }
+
+  /// Finishes a frame whose records stand in `frame` from byte 48 on with their checksums in place: writes the header
+  /// and returns its checksum.
+  static func finish(
+    _ frame: UnsafeMutableRawBufferPointer, at position: Int, place: Place, firstOffset: UInt64, timestamp: UInt64,
+    eventCount: Int, recordCount: Int, syncedPosition: Int, chain: UInt32, bodyChecksum: UInt32, isSnapshot: Bool
+  ) -> UInt32 {
+    frame.set(UInt32(frame.count), at: 4)
+    frame.set(firstOffset, at: 8)
+    frame.set(timestamp, at: 16)
+    frame.set(UInt32(eventCount), at: 24)
+    frame.set(UInt32(recordCount), at: 28)
+    frame.set(UInt32(syncedPosition), at: 32)
+    frame.set(chain, at: 36)
+    frame.set(bodyChecksum, at: 40)
+    frame.set(isSnapshot ? snapshotFlag : 0, at: 44)
+    let checksum = place.checksum(of: UnsafeRawBufferPointer(frame).part(4, byteCount - 4), at: position)
+    frame.set(checksum, at: 0)
+    return checksum
+  }
+}
+
+enum RecordKind: UInt8, Sendable {
+  case event = 1
+  case cursor = 2
+  case cursorReset = 3
+}
+
+/// The fixed part of a record and where its other parts are. Holds no memory: positions are relative to the segment.
+///
+/// ```
+///  0 checksum u32   8 kind u8   10 name length u8   12 metadata length u32   24 relative offset u32
+///  4 length   u32   9 flags u8  11 type length u8   16 version or place u64  28 distance from the frame's start u32
+///                                                                           32 [id] name type metadata payload
+/// ```
+struct Record: Sendable {
+  static let byteCount = 32
+  static let idFlag: UInt8 = 1
+  static let idByteCount = 16
+
+  var position: Int
+  var checksum: UInt32
+  var byteCount: Int
+  var kind: RecordKind
+  var hasID: Bool
+  var nameLength: Int
+  var typeLength: Int
+  var metadataLength: Int
+  /// An event's version, or a cursor's place.
+  var version: UInt64
+  var relativeOffset: UInt32
+  /// Where the frame begins that the record is part of.
+  var framePosition: Int
+
+  @inline(__always) var namePosition: Int { position + Self.byteCount + (hasID ? Self.idByteCount : 0) }
+  @inline(__always) var typePosition: Int { namePosition + nameLength }
+  @inline(__always) var metadataPosition: Int { typePosition + typeLength }
+  @inline(__always) var payloadPosition: Int { metadataPosition + metadataLength }
+  @inline(__always) var payloadLength: Int { position + byteCount - payloadPosition }
+  @inline(__always) var end: Int { position + byteCount }
+
+  /// Reads and fully checks the record at a position, which must end at or before `limit`; nil if it isn't sound.
+  ///
+  /// This is called once for each event scanned: it must not allocate.
+  @inline(__always)
+  init?(in bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: Place) {
+    guard position >= 0, limit <= bytes.count, position <= limit - Self.byteCount else { return nil }
+    let length = Int(bytes.integer(at: position + 4, as: UInt32.self))
+    guard length >= Self.byteCount, length <= limit - position else { return nil }
+    checksum = bytes.integer(at: position)
+    guard checksum == place.checksum(of: bytes.part(position + 4, length - 4), at: position) else { return nil }
+    guard let kind = RecordKind(rawValue: bytes[position + 8]) else { return nil }
+    let flags = bytes[position + 9]
+    guard flags & ~Self.idFlag == 0 else { return nil }
+    self.kind = kind
+    self.position = position
+    byteCount = length
+    hasID = flags & Self.idFlag != 0
+    nameLength = Int(bytes[position + 10])
+    typeLength = Int(bytes[position + 11])
+    metadataLength = Int(bytes.integer(at: position + 12, as: UInt32.self))
+    version = bytes.integer(at: position + 16)
+    relativeOffset = bytes.integer(at: position + 24)
+    let distance = Int(bytes.integer(at: position + 28, as: UInt32.self))
+    framePosition = position - distance
+    guard distance >= FrameHeader.byteCount, distance <= position else { return nil }
+    // The parts lie in the record; in that case none of the sums above can overflow either.
+    guard nameLength > 0, payloadPosition <= position + length else { return nil }
+    if kind == .event {
+      guard typeLength > 0, version > 0 else { return nil }
+    } else {
+      guard typeLength == 0, payloadPosition == position + length, !hasID, metadataLength == 0 else { return nil }
+    }
+  }
+
+  /// Reads a record that this process has just written and checked itself.
+  init(trusted bytes: UnsafeRawBufferPointer, at position: Int) {
+    self.position = position
+    checksum = bytes.integer(at: position)
+    byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
+    // Proof: it was written from one of the three cases.
+    kind = RecordKind(rawValue: bytes[position + 8])!
+    hasID = bytes[position + 9] & Self.idFlag != 0
+    nameLength = Int(bytes[position + 10])
+    typeLength = Int(bytes[position + 11])
+    metadataLength = Int(bytes.integer(at: position + 12, as: UInt32.self))
+    version = bytes.integer(at: position + 16)
+    relativeOffset = bytes.integer(at: position + 24)
+    framePosition = position - Int(bytes.integer(at: position + 28, as: UInt32.self))
+  }
+
+  /// The stored id, or the one made of the event's place.
+  func id(in bytes: UnsafeRawBufferPointer, place: Place) -> EventID {
+    guard hasID else {
+      return EventID(
+        high: place.storeID.first.byteSwapped, low: place.baseOffset &+ UInt64(relativeOffset))
+    }
+    let start = position + Self.byteCount
+    return EventID(
+      high: bytes.integer(at: start, as: UInt64.self).byteSwapped,
+      low: bytes.integer(at: start + 8, as: UInt64.self).byteSwapped)
+  }
+
+  @inline(__always)
+  func name(in bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer { bytes.part(namePosition, nameLength) }
+}
+
+extension Place {
+  /// Completes a record whose other fields are in place: where it stands decides its offset and checksum.
+  /// Returns the checksum.
+  @inline(__always)
+  func finishRecord(
+    _ record: UnsafeMutableRawBufferPointer, at position: Int, framePosition: Int, version: UInt64,
+    relativeOffset: UInt32
+  ) -> UInt32 {
+    record.set(version, at: 16)
+    record.set(relativeOffset, at: 24)
+    record.set(UInt32(position - framePosition), at: 28)
+    let value = checksum(of: UnsafeRawBufferPointer(record).part(4, record.count - 4), at: position)
+    record.set(value, at: 0)
+    return value
+  }
+}

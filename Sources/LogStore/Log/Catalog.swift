@@ -1,0 +1,81 @@
+/// What is in a store's directory, read and checked, before the log itself is.
+struct Catalog: Sendable {
+  var directory: String
+  var storeID: StoreID
+  /// In order; never empty.
+  var segments: [SegmentHeader]
+  var clean: CleanEnd?
+
+  var lastSegment: SegmentHeader {
+    // Proof: the only initialiser throws when there is none.
+    segments[segments.count - 1]
+  }
+  var cleanPath: String { join(directory, FileName.clean) }
+
+  func path(of segment: SegmentHeader) -> String { join(directory, FileName.segment(segment.baseOffset)) }
+
+  /// Reads the small files and every segment's first page; cost is one `open` and one page a segment.
+  static func read(_ directory: String, disk: any Disk) throws(LogStoreError) -> Catalog {
+    guard try disk.exists(directory) else { throw .notAStore(directory: directory) }
+    let names = try disk.list(directory)
+    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.sorted()
+    let storePath = join(directory, FileName.store)
+    guard let storeBytes = try disk.contents(storePath, limit: StoreHeader.byteCount) else {
+      guard !bases.isEmpty else { throw .notAStore(directory: directory) }
+      throw .damaged(
+        Damage(file: storePath, position: 0, reason: "the file is missing, though the directory holds segments"))
+    }
+    let store = try decode(storeBytes, of: storePath, StoreHeader.init)
+
+    var segments: [SegmentHeader] = []
+    var expectedPrevious = SegmentHeader.noPrevious
+    for (index, base) in bases.enumerated() {
+      let path = join(directory, FileName.segment(base))
+      let file = try disk.open(path, .read)
+      let header = try Segment.readHeader(of: file, baseOffset: base, storeID: store.storeID)
+      guard header.previousBaseOffset == expectedPrevious else {
+        throw .damaged(missing(before: header, path: path, directory: directory))
+      }
+      let byteCount = try file.byteCount()
+      if byteCount < header.fileByteCount, index < bases.count - 1 {
+        throw .damaged(
+          Damage(
+            file: path, position: byteCount,
+            reason: "the file ends here, its header says after \(header.fileByteCount) bytes"))
+      }
+      expectedPrevious = base
+      segments.append(header)
+    }
+    guard let last = segments.last else {
+      throw .damaged(
+        Damage(
+          file: join(directory, FileName.segment(0)), position: 0,
+          reason: "the file is missing: the store has no segment at all"))
+    }
+    if names.contains(FileName.index(last.baseOffset)) {
+      throw .damaged(
+        Damage(
+          file: join(directory, FileName.segment(last.baseOffset)), position: last.fileByteCount,
+          reason: "the segment after this one is missing: this one's index was made after it had begun"))
+    }
+
+    var catalog = Catalog(directory: directory, storeID: store.storeID, segments: segments, clean: nil)
+    if let bytes = try disk.contents(catalog.cleanPath, limit: CleanEnd.byteCount) {
+      let clean = try decode(bytes, of: catalog.cleanPath, CleanEnd.init)
+      guard clean.storeID == store.storeID else {
+        throw .damaged(Damage(file: catalog.cleanPath, position: 16, reason: "the file belongs to another store"))
+      }
+      catalog.clean = clean
+    }
+    return catalog
+  }
+
+  private static func missing(before header: SegmentHeader, path: String, directory: String) -> Damage {
+    if header.previousBaseOffset == SegmentHeader.noPrevious {
+      return Damage(file: path, position: 40, reason: "a first segment behind another segment")
+    }
+    return Damage(
+      file: join(directory, FileName.segment(header.previousBaseOffset)), position: 0,
+      reason: "the segment is missing or out of order: the segment of offset \(header.baseOffset) follows it")
+  }
+}

@@ -1,0 +1,249 @@
+import Glibc
+import Synchronization
+
+/// Follows a log that another process writes, or nobody: reads how far it is durable from the file `tail`, checks and
+/// indexes the frames up to there, and publishes them. One thread of its own does that; everything it changes is in
+/// ``Durable``.
+final class Follower: Sendable {
+  /// How long a reader waits for a writer that is still opening the store.
+  static let openingTimeoutMilliseconds = 30_000
+  /// How often the file is looked at anew in case its notice was missed, or it was replaced.
+  static let checkMilliseconds: Int32 = 1000
+
+  private let directory: String
+  private let disk: any Disk
+  private let durable: Durable
+  /// The writer that wrote `tail` and was dead when this follower began; what it says is not news.
+  private let deadWriter: UInt64?
+  private let watch: Mutex<(any FileWatch)?> = Mutex(nil)
+  private let isStopped = Atomic(false)
+
+  private init(directory: String, disk: any Disk, durable: Durable, deadWriter: UInt64?) {
+    self.directory = directory
+    self.disk = disk
+    self.durable = durable
+    self.deadWriter = deadWriter
+  }
+
+  /// Opens a store for reading.
+  static func open(
+    _ directory: String, disk: any Disk
+  ) throws(LogStoreError) -> (follower: Follower, durable: Durable, recovery: RecoveryReport) {
+    var attemptsLeft = 5
+    while true {
+      // First, so that a directory without a store is named as such.
+      let catalog: Catalog
+      var lock: (any FileLock)?
+      do throws(LogStoreError) {
+        catalog = try Catalog.read(directory, disk: disk)
+        lock = try sharedLock(directory, disk: disk)
+        let wasEverWritten = try disk.exists(join(directory, FileName.lock))
+        if lock != nil || !wasEverWritten {
+          return try openUnwritten(directory, disk: disk)
+        }
+        return try openBesideWriter(catalog, disk: disk)
+      } catch {
+        // A writer at work may have begun a segment or taken back the record of a clean end between two looks.
+        attemptsLeft -= 1
+        guard lock == nil, attemptsLeft > 0, try isWritten(directory, disk: disk) else { throw error }
+        usleep(10_000)
+      }
+    }
+  }
+
+  private static func sharedLock(_ directory: String, disk: any Disk) throws(LogStoreError) -> (any FileLock)? {
+    do throws(LogStoreError) {
+      return try disk.lock(join(directory, FileName.lock), exclusive: false)
+    } catch .inputOutput(_, _, ENOENT) {
+      return nil
+    }
+  }
+
+  private static func isWritten(_ directory: String, disk: any Disk) throws(LogStoreError) -> Bool {
+    guard try disk.exists(join(directory, FileName.lock)) else { return false }
+    return try sharedLock(directory, disk: disk) == nil
+  }
+
+  private static func notice(_ directory: String, disk: any Disk) throws(LogStoreError) -> TailNotice? {
+    guard let bytes = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount) else { return nil }
+    return bytes.withUnsafeBytes { TailNotice($0) }
+  }
+
+  /// Nobody writes, and while the shared lock is held nobody begins to.
+  private static func openUnwritten(
+    _ directory: String, disk: any Disk
+  ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
+    let catalog = try Catalog.read(directory, disk: disk)
+    let header = catalog.lastSegment
+    let segment = try Segment.open(
+      catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
+      mayBeShort: catalog.clean == nil)
+    var found = try FoundTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
+    if catalog.clean == nil, !(try settle(found, disk: disk)) {
+      // What can't be written again, for it is not ours to write, can't be made certain either.
+      let proven = found.walk.provenPosition
+      let index = OpenIndex(segment)
+      var walk = Walk(segment)
+      if let fault = walk.go(to: .position(proven), in: segment, adding: index) { throw segment.damage(fault) }
+      found = FoundTail(
+        index: index, walk: walk,
+        torn: found.torn
+          ?? Damage(
+            file: segment.path, position: UInt64(walk.next.position),
+            reason: "what stands behind is not proven to be on disk, and could not be synced without leave to write"))
+    }
+    let durable = Durable(
+      segments: SegmentSet(
+        directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
+        open: found.index, writesIndexes: false),
+      end: found.end, cursors: found.walk.cursors)
+    let follower = Follower(
+      directory: directory, disk: disk, durable: durable, deadWriter: try notice(directory, disk: disk)?.writer)
+    follower.start()
+    return (
+      follower, durable,
+      RecoveryReport(
+        wasClosedCleanly: catalog.clean != nil, tornTail: found.torn, endOffset: found.end.offset)
+    )
+  }
+
+  /// Makes the end of the log that was found durable, by writing the same bytes again and syncing. False without the
+  /// right to write.
+  private static func settle(_ found: FoundTail, disk: any Disk) throws(LogStoreError) -> Bool {
+    let proven = found.walk.provenPosition
+    let count = found.walk.next.position - proven
+    if count == 0 { return true }
+    let file: any File
+    do throws(LogStoreError) {
+      file = try disk.open(found.segment.path, .readWrite)
+    } catch .inputOutput(_, _, let code) where code == EROFS || code == EACCES || code == EPERM {
+      return false
+    }
+    try file.write(found.segment.bytes.part(proven, count), at: UInt64(proven))
+    try file.sync()
+    return true
+  }
+
+  private static func openBesideWriter(
+    _ catalog: Catalog, disk: any Disk
+  ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
+    var waited = 0
+    var notice = try notice(catalog.directory, disk: disk)
+    while notice == nil || notice?.state == .opening {
+      guard waited < openingTimeoutMilliseconds, try isWritten(catalog.directory, disk: disk) else { break }
+      usleep(2000)
+      waited += 2
+      notice = try Self.notice(catalog.directory, disk: disk)
+    }
+    guard let notice, notice.state != .opening else {
+      throw .locked(directory: catalog.directory, holder: "a writer that has not finished opening it; try again")
+    }
+    let bases = catalog.segments.map(\.baseOffset).filter { $0 <= notice.end.baseOffset }
+    guard bases.last == notice.end.baseOffset else {
+      throw .damaged(
+        Damage(
+          file: join(catalog.directory, FileName.segment(notice.end.baseOffset)), position: 0,
+          reason: "the segment that is being written is missing"))
+    }
+    let segment = try Segment.open(
+      join(catalog.directory, FileName.segment(notice.end.baseOffset)), baseOffset: notice.end.baseOffset,
+      storeID: catalog.storeID, disk: disk)
+    let index = OpenIndex(segment)
+    var walk = Walk(segment)
+    if let fault = walk.go(to: .position(notice.end.position), in: segment, adding: index) {
+      throw segment.damage(fault)
+    }
+    let durable = Durable(
+      segments: SegmentSet(
+        directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases, open: index,
+        writesIndexes: false),
+      end: DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position),
+      cursors: walk.cursors)
+    let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
+    follower.start(from: walk)
+    return (
+      follower, durable, RecoveryReport(wasClosedCleanly: true, tornTail: nil, endOffset: walk.next.offset)
+    )
+  }
+
+  // MARK: - The thread
+
+  private func start(from walk: Walk? = nil) {
+    startThread("log follower") { [self] in
+      do throws(LogStoreError) {
+        try follow(from: walk)
+      } catch {
+        durable.close(failure: error)
+      }
+    }
+  }
+
+  func stop() {
+    isStopped.store(true, ordering: .releasing)
+    watch.withLock { $0?.interrupt() }
+  }
+
+  private func follow(from start: Walk?) throws(LogStoreError) {
+    var walk = start
+    while !isStopped.load(ordering: .acquiring) {
+      // The watch is set before the notice is read, so none falls between.
+      let current = currentWatch()
+      if let notice = try Self.notice(directory, disk: disk), notice.state != .opening, notice.writer != deadWriter,
+        notice.end != durable.end
+      {
+        try advance(&walk, to: notice.end)
+        continue
+      }
+      if let current {
+        current.wait(timeoutMilliseconds: Self.checkMilliseconds)
+      } else {
+        // No file to watch yet, or no inotify instance left: look often enough for a tail to feel live.
+        usleep(2000)
+      }
+    }
+  }
+
+  private func currentWatch() -> (any FileWatch)? {
+    watch.withLock { watch in
+      if watch == nil { watch = try? disk.watch(join(directory, FileName.tail)) }
+      return watch
+    }
+  }
+
+  private func advance(_ walk: inout Walk?, to end: DurableEnd) throws(LogStoreError) {
+    let known = durable.segments.open
+    if let going = walk, known.segment.baseOffset == end.baseOffset, going.next.position <= end.position {
+      var going = going
+      if going.go(to: .position(end.position), in: known.segment, adding: known) == nil,
+        going.next.offset == end.offset
+      {
+        walk = going
+        durable.publish(end, cursors: going.cursors)
+        return
+      }
+    }
+    // Another segment; or another file under the same name, which happens to a segment without events; or this follower
+    // began without a writer, and walks its segment a second time, once.
+    let segment = try Segment.open(
+      join(directory, FileName.segment(end.baseOffset)), baseOffset: end.baseOffset,
+      storeID: durable.segments.storeID, disk: disk)
+    let index = OpenIndex(segment)
+    var going = Walk(segment)
+    if let fault = going.go(to: .position(end.position), in: segment, adding: index) {
+      throw segment.damage(fault)
+    }
+    guard going.next.offset == end.offset else {
+      throw segment.damage(
+        Fault(
+          position: going.next.position,
+          reason: "the log ends with offset \(going.next.offset) here, its writer says \(end.offset)"))
+    }
+    let newBases = try disk.list(directory)
+      .compactMap { FileName.baseOffset($0, suffix: ".log") }
+      .filter { $0 > known.segment.baseOffset && $0 <= end.baseOffset }
+      .sorted()
+    durable.segments.advance(over: newBases, to: index)
+    walk = going
+    durable.publish(end, cursors: going.cursors)
+  }
+}

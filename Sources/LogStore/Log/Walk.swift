@@ -1,0 +1,152 @@
+/// The places of all cursors, by name.
+typealias CursorPlaces = [[UInt8]: UInt64]
+
+extension CursorPlaces {
+  /// Applies a cursor's record, by the rule of the format: forward only, unless it is a reset.
+  mutating func apply(_ record: Record, in bytes: UnsafeRawBufferPointer) {
+    let name = Array(record.name(in: bytes))
+    self[name] = record.kind == .cursorReset ? record.version : Swift.max(self[name] ?? 0, record.version)
+  }
+}
+
+/// What a walk over a segment's frames has gathered so far.
+struct Walk: Sendable {
+  /// Where the next frame must stand.
+  var next: FrameExpectation
+  var cursors: CursorPlaces = [:]
+  /// The greatest synced position in the frames so far: what lies before it is proven to have been on disk.
+  var provenPosition: Int
+
+  init(_ segment: Segment) {
+    next = segment.start
+    provenPosition = SegmentHeader.byteCount
+  }
+
+  enum End: Sendable {
+    /// Where the next segment begins.
+    case successor(baseOffset: UInt64, chain: UInt32)
+    /// Frames before this position, all of which must be there.
+    case position(Int)
+    /// As far as frames are valid.
+    case firstInvalid
+  }
+
+  /// Checks frame after frame and adds them to the index, up to an end. The fault says why it stopped before.
+  ///
+  /// Reads every byte on the way; about 70 ns an event of 256 bytes.
+  mutating func go(to end: End, in segment: Segment, adding index: OpenIndex) -> Fault? {
+    index.state.withLock { state in
+      var records: [Record] = []
+      while true {
+        switch end {
+        case .successor(let baseOffset, let chain):
+          if next.offset == baseOffset && next.chain == chain { return nil }
+        case .position(let position):
+          if next.position >= position { return nil }
+        case .firstInvalid:
+          break
+        }
+        do throws(Fault) {
+          records.removeAll(keepingCapacity: true)
+          let header = try segment.checkFrame(next) { records.append($0) }
+          if next.position == SegmentHeader.byteCount {
+            guard header.isSnapshot, header.eventCount == 0 else {
+              throw Fault(position: next.position + 44, reason: "the segment does not begin with a cursor snapshot")
+            }
+          }
+          for record in records {
+            if record.kind == .event {
+              let hash = streamHash(record.name(in: segment.bytes))
+              guard OpenIndex.add(record, hash: hash, to: &state, in: segment) else {
+                throw Fault(position: record.position + 16, reason: "the event's version does not continue its stream")
+              }
+            } else {
+              cursors.apply(record, in: segment.bytes)
+            }
+          }
+          OpenIndex.addFrame(header, at: next.position, to: &state, in: segment)
+          provenPosition = max(provenPosition, header.syncedPosition)
+          next.advance(past: header)
+        } catch {
+          return error
+        }
+      }
+    }
+  }
+}
+
+/// What was found at the end of the log.
+struct FoundTail: Sendable {
+  var index: OpenIndex
+  var walk: Walk
+  /// An unfinished write behind the end, to be cut off.
+  var torn: Damage?
+
+  var segment: Segment { index.segment }
+  var end: DurableEnd {
+    DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position)
+  }
+}
+
+extension FoundTail {
+  /// Reads the last segment and decides where the log ends, by the rules of docs/FORMAT.md. Changes nothing.
+  static func find(in segment: Segment, clean: CleanEnd?, cleanPath: String) throws(LogStoreError) -> FoundTail {
+    let index = OpenIndex(segment)
+    var walk = Walk(segment)
+    if let clean {
+      guard clean.baseOffset == segment.baseOffset else {
+        throw .damaged(
+          Damage(
+            file: cleanPath, position: 40,
+            reason: "the log was closed in the segment of offset \(clean.baseOffset), but the last segment there is"
+              + " begins with \(segment.baseOffset)"))
+      }
+      if let fault = walk.go(to: .position(Int(clamping: clean.endPosition)), in: segment, adding: index) {
+        throw segment.damage(
+          Fault(
+            position: fault.position,
+            reason: "\(fault.reason); the log was closed cleanly at byte \(clean.endPosition), offset \(clean.endOffset)"))
+      }
+      guard walk.next.offset == clean.endOffset, walk.next.chain == clean.chain,
+        UInt64(walk.next.position) == clean.endPosition
+      else {
+        throw segment.damage(
+          Fault(
+            position: walk.next.position,
+            reason: "the log ends with offset \(walk.next.offset) here, but was closed at offset \(clean.endOffset)"))
+      }
+      if FrameHeader(in: segment.bytes, at: walk.next.position, place: segment.place) != nil {
+        throw segment.damage(
+          Fault(position: walk.next.position, reason: "a frame behind the end at which the log was closed cleanly"))
+      }
+      return FoundTail(index: index, walk: walk, torn: nil)
+    }
+
+    // Without a recorded end the walk always stops at something.
+    guard let fault = walk.go(to: .firstInvalid, in: segment, adding: index) else {
+      preconditionFailure("a walk without an end ended without a fault")
+    }
+    let end = walk.next.position
+    if end == SegmentHeader.byteCount {
+      throw segment.damage(
+        Fault(position: fault.position, reason: "\(fault.reason); this frame was synced before the segment got its name"))
+    }
+    if let proof = segment.proofThatSynced(end) {
+      throw segment.damage(
+        Fault(
+          position: fault.position,
+          reason: "\(fault.reason); the frame at byte \(proof) was written after this one had been synced"))
+    }
+    let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
+    let missing = Int(segment.header.fileByteCount) - segment.bytes.count
+    var torn: Damage?
+    if behind > 0 || missing > 0 {
+      torn = Damage(
+        file: segment.path, position: UInt64(end),
+        reason: missing > 0
+          ? "an unfinished write ends the log here, and the file is \(missing) bytes short (\(fault.reason))"
+          : "an unfinished write of \(behind) bytes ends the log here (\(fault.reason))")
+    }
+    return FoundTail(index: index, walk: walk, torn: torn)
+  }
+}

@@ -1,0 +1,177 @@
+/// One segment file, mapped for reading. May be used from any thread.
+final class Segment: Sendable {
+  let path: String
+  let header: SegmentHeader
+  let place: Place
+  /// Bytes of the file as it was when it was mapped; shorter than the header says only if that was allowed.
+  let mapping: Mapping
+
+  var baseOffset: UInt64 { header.baseOffset }
+  var bytes: UnsafeRawBufferPointer { mapping.bytes }
+  /// Where the first frame is looked for, with what it must continue.
+  var start: FrameExpectation {
+    FrameExpectation(
+      position: SegmentHeader.byteCount, offset: header.baseOffset, chain: header.chain, timestamp: 0)
+  }
+
+  private init(path: String, header: SegmentHeader, mapping: Mapping) {
+    self.path = path
+    self.header = header
+    self.mapping = mapping
+    place = Place(storeID: header.storeID, baseOffset: header.baseOffset)
+  }
+
+  /// - Parameter mayBeShort: the last segment after an unclean end may have lost its end with its unfinished writes.
+  static func open(
+    _ path: String, baseOffset: UInt64, storeID: StoreID, disk: any Disk, mayBeShort: Bool = false
+  ) throws(LogStoreError) -> Segment {
+    let file = try disk.open(path, .read)
+    let header = try readHeader(of: file, baseOffset: baseOffset, storeID: storeID)
+    let byteCount = try file.byteCount()
+    if byteCount < header.fileByteCount, !mayBeShort {
+      throw .damaged(
+        Damage(
+          file: path, position: byteCount,
+          reason: "the file ends here, its header says after \(header.fileByteCount) bytes"))
+    }
+    if byteCount > header.fileByteCount {
+      throw .damaged(
+        Damage(
+          file: path, position: header.fileByteCount,
+          reason: "the file should end here, it goes on to \(byteCount) bytes"))
+    }
+    return Segment(path: path, header: header, mapping: try file.map(byteCount: Int(byteCount)))
+  }
+
+  /// Reads and checks the first page.
+  static func readHeader(
+    of file: any File, baseOffset: UInt64, storeID: StoreID
+  ) throws(LogStoreError) -> SegmentHeader {
+    let header = try decode(try file.read(count: SegmentHeader.byteCount, at: 0), of: file.path, SegmentHeader.init)
+    guard header.storeID == storeID else {
+      throw .damaged(Damage(file: file.path, position: 16, reason: "the segment belongs to another store"))
+    }
+    guard header.baseOffset == baseOffset else {
+      throw .damaged(
+        Damage(
+          file: file.path, position: 32,
+          reason: "the segment begins with offset \(header.baseOffset), its name says \(baseOffset)"))
+    }
+    return header
+  }
+
+  func damage(_ fault: Fault) -> LogStoreError {
+    .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
+  }
+}
+
+/// Turns a header's fault into the error that names its file.
+func decode<Value>(
+  _ bytes: [UInt8], of path: String, _ read: (UnsafeRawBufferPointer) throws(HeaderFault) -> Value
+) throws(LogStoreError) -> Value {
+  let result = bytes.withUnsafeBytes { buffer in
+    Result { () throws(HeaderFault) in try read(buffer) }
+  }
+  switch result {
+  case .success(let value): return value
+  case .failure(.newerVersion(let version)):
+    throw .unsupportedFormat(file: path, version: version, supported: formatVersion)
+  case .failure(.fault(let fault)):
+    throw .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
+  }
+}
+
+/// Where the next frame must stand and what it must continue.
+struct FrameExpectation: Equatable, Sendable {
+  var position: Int
+  var offset: UInt64
+  var chain: UInt32
+  var timestamp: UInt64
+
+  mutating func advance(past header: FrameHeader) {
+    position += header.byteCount
+    offset = header.endOffset
+    chain = header.checksum
+    timestamp = header.timestamp
+  }
+}
+
+extension Segment {
+  /// Checks everything about the frame at the expected position and visits its records in order, before the last of
+  /// the checks is done: use what was visited only after this has returned.
+  func checkFrame(
+    _ expected: FrameExpectation, visit: (Record) throws(Fault) -> Void
+  ) throws(Fault) -> FrameHeader {
+    let position = expected.position
+    guard let header = FrameHeader(in: bytes, at: position, place: place) else {
+      let zeros = position < bytes.count && bytes.part(position, min(FrameHeader.byteCount, bytes.count - position)).isZero
+      throw Fault(
+        position: position,
+        reason: position >= bytes.count
+          ? "the file ends where a frame should begin"
+          : zeros ? "zeros where a frame should begin" : "no frame header that matches its checksum and place")
+    }
+    guard header.firstOffset == expected.offset else {
+      throw Fault(
+        position: position + 8, reason: "the frame begins with offset \(header.firstOffset), expected \(expected.offset)")
+    }
+    guard header.chain == expected.chain else {
+      throw Fault(position: position + 36, reason: "the frame does not follow on from the frame before it")
+    }
+    guard header.timestamp >= expected.timestamp else {
+      throw Fault(position: position + 16, reason: "the frame is older than the frame before it")
+    }
+    guard header.syncedPosition <= position else {
+      throw Fault(position: position + 32, reason: "the frame claims that bytes behind it were synced before it")
+    }
+    let frameEnd = position + header.byteCount
+    var next = position + FrameHeader.byteCount
+    var events = 0
+    var body = RunningChecksum()
+    for _ in 0..<header.recordCount {
+      guard let record = Record(in: bytes, at: next, limit: frameEnd, place: place) else {
+        throw Fault(position: next, reason: "no record that matches its checksum and place")
+      }
+      guard record.framePosition == position else {
+        throw Fault(position: next + 28, reason: "the record belongs to another frame")
+      }
+      guard UInt64(record.relativeOffset) == header.firstOffset - baseOffset + UInt64(events) else {
+        throw Fault(position: next + 24, reason: "the record's offset does not continue the one before it")
+      }
+      try visit(record)
+      body.add(record.checksum)
+      if record.kind == .event { events += 1 }
+      next = record.end
+    }
+    guard events == header.eventCount else {
+      throw Fault(position: position + 24, reason: "\(events) events in a frame that should have \(header.eventCount)")
+    }
+    let padding = bytes.part(next, frameEnd - next)
+    guard padding.count < 8, padding.isZero else {
+      throw Fault(position: next, reason: "bytes behind the frame's last record that are not padding")
+    }
+    body.add(padding)
+    guard body.value == header.bodyChecksum else {
+      throw Fault(position: position + 40, reason: "the frame's body checksum does not match its records")
+    }
+    return header
+  }
+
+  /// A position behind `torn` that proves that the bytes at `torn` had been on disk: a frame header that was written
+  /// after they were known to be. Only the header is checked, so the cost is at most one checksum of 48 bytes for every
+  /// 8 bytes of the segment, whatever they hold.
+  func proofThatSynced(_ torn: Int) -> Int? {
+    var position = torn + 8
+    while position <= bytes.count - FrameHeader.byteCount {
+      // Cheap tests first: most of what is looked at is zeros or payload.
+      if bytes.integer(at: position + 32, as: UInt32.self) > UInt32(torn),
+        let header = FrameHeader(in: bytes, at: position, place: place),
+        header.syncedPosition > torn, header.syncedPosition <= position
+      {
+        return position
+      }
+      position += 8
+    }
+    return nil
+  }
+}

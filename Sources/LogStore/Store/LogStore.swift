@@ -1,0 +1,128 @@
+import Synchronization
+
+/// A durable, ordered log of events in a directory, open for writing. It is event store and change feed at once.
+///
+/// One process at a time, and one `LogStore` in it, may have a store open for writing; any number may read
+/// (``LogReader/open(_:)``). A `LogStore` may be used from any thread and any number of tasks at once: appends that wait
+/// at the same time share one sync. Nothing it does blocks the threads that tasks run on, but for ``open(_:options:)``.
+///
+/// ```swift
+/// let store = try LogStore.open("orders.log")
+/// let done = try await store.append(
+///   Append(NewEvent(stream: "order-1", type: "Placed", payload: Array("{}".utf8)), expecting: .noStream))
+/// for event in try store.reader.events(from: 0, limit: 100) { print(event.offset, event.stream, event.version) }
+/// try await store.close()
+/// ```
+public final class LogStore: Sendable {
+  public struct Options: Sendable {
+    /// Bytes of a segment file, from 64 KiB to 1 GiB; rounded up to 4 KiB. It holds for segments made from now on.
+    public var segmentBytes = 64 << 20
+    /// Make the store, and its directory, if there is none.
+    public var createIfMissing = true
+
+    public init() {}
+  }
+
+  /// Reads this store. It sees an append as soon as it is acknowledged.
+  public let reader: LogReader
+  private let mailbox: Mailbox<CommitRequest>
+  private let health: Health
+  private let closing: Closing
+
+  /// What opening found and did.
+  public var recovery: RecoveryReport { reader.recovery }
+
+  /// The failure of a write or sync after which nothing more is acknowledged, until the store is opened anew.
+  public var failure: LogStoreError? { health.failure }
+
+  private init(reader: LogReader, mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing) {
+    self.reader = reader
+    self.mailbox = mailbox
+    self.health = health
+    self.closing = closing
+  }
+
+  deinit {
+    // Without `close` the log is whole, but its end is not recorded: the next opening looks for it.
+    closing.abandon()
+    mailbox.close()
+  }
+
+  /// Opens a store for writing, after a crash too: then the end of the log is found by reading its last segment, an
+  /// unfinished write is cut off (see ``recovery``), and damage is refused.
+  ///
+  /// Blocks while it reads the last segment (some 20 ms for 64 MiB), or makes the first.
+  ///
+  /// - Throws: ``LogStoreError/locked(directory:holder:)``, ``LogStoreError/damaged(_:)``,
+  ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/notAStore(directory:)``,
+  ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``.
+  public static func open(_ directory: String, options: Options = Options()) throws(LogStoreError) -> LogStore {
+    try open(directory, options: options, disk: RealDisk())
+  }
+
+  static func open(_ directory: String, options: Options, disk: any Disk) throws(LogStoreError) -> LogStore {
+    var options = options
+    options.segmentBytes = options.segmentBytes.roundedUp(to: SegmentHeader.byteCount)
+    guard Limits.segmentBytes.contains(options.segmentBytes) else {
+      throw .invalidArgument(
+        "a segment size of \(options.segmentBytes) bytes; it must be \(Limits.segmentBytes.lowerBound) to"
+          + " \(Limits.segmentBytes.upperBound)")
+    }
+    let opened = try Opening(directory: directory, options: options, disk: disk).open()
+    let durable = opened.durable
+    let reader = LogReader(durable: durable, follower: nil, recovery: opened.recovery)
+    let mailbox = Mailbox<CommitRequest>()
+    let health = Health()
+    let closing = Closing()
+    let start = CommitStart(opened, directory: directory, options: options, disk: disk)
+    // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
+    startThread("log commit") {
+      start.run(mailbox, health: health, closing: closing)
+    }
+    return LogStore(reader: reader, mailbox: mailbox, health: health, closing: closing)
+  }
+
+  /// Appends atomically, and returns once all of it is durable: its bytes, its file's size and its file's name.
+  ///
+  /// With event ids and a condition on the stream's version, or with event ids alone, the same append may be sent again
+  /// and gives the first one's places. A refused append has written nothing. Cancelling the task does not take it back.
+  ///
+  /// - Throws: ``LogStoreError/conflict(stream:expected:actual:)``, ``LogStoreError/eventIDReused(id:stream:version:)``,
+  ///   ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/limitExceeded(what:actual:limit:)``,
+  ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``,
+  ///   ``LogStoreError/stopped(cause:)``, ``LogStoreError/closed``.
+  public func append(_ append: Append) async throws(LogStoreError) -> Appended {
+    try await send(.append(try EncodedAppend(append)))
+  }
+
+  /// For imports: appends atomically, and returns once it is written, but *before it is durable*. A crash may undo it;
+  /// nobody reads it before it is durable. ``flush()`` makes everything before it durable, and so does any ``append(_:)``.
+  public func appendBuffered(_ append: Append) async throws(LogStoreError) -> Appended {
+    try await send(.appendBuffered(try EncodedAppend(append)))
+  }
+
+  /// Returns once everything that was appended before is durable.
+  public func flush() async throws(LogStoreError) {
+    _ = try await send(.flush)
+  }
+
+  /// Finishes what was asked for, makes it durable, and records the end of the log, so that from now on anything that
+  /// is missing there counts as damage. Later calls on the store throw ``LogStoreError/closed``.
+  ///
+  /// - Throws: ``LogStoreError/stopped(cause:)`` after a failure: what was acknowledged is safe, but the end could not be
+  ///   recorded. ``LogStoreError/closed`` if it was closed before.
+  public func close() async throws(LogStoreError) {
+    let result = await closing.wait { mailbox.close() }
+    reader.close()
+    try result.get()
+  }
+
+  private func send(_ kind: CommitRequest.Kind) async throws(LogStoreError) -> Appended {
+    let answer = await withUnsafeContinuation { (continuation: UnsafeContinuation<CommitRequest.Answer, Never>) in
+      if !mailbox.send(CommitRequest(kind: kind, continuation: continuation)) {
+        continuation.resume(returning: .failure(.closed))
+      }
+    }
+    return try answer.get()
+  }
+}

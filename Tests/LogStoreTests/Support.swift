@@ -1,0 +1,48 @@
+import Foundation
+import Testing
+
+@testable import LogStore
+
+/// A directory of a test's own, removed at its end.
+final class TemporaryDirectory: Sendable {
+  let path: String
+
+  init() {
+    path = FileManager.default.temporaryDirectory.appendingPathComponent("logstore-\(UUID().uuidString)").path
+  }
+
+  deinit {
+    try? FileManager.default.removeItem(atPath: path)
+  }
+
+  func file(_ name: String) -> String { path + "/" + name }
+
+  func names(_ suffix: String) -> [String] {
+    ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).filter { $0.hasSuffix(suffix) }.sorted()
+  }
+}
+
+func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
+
+func event(_ stream: String, _ payload: String = "{}", type: String = "Happened", id: EventID? = nil) -> NewEvent {
+  NewEvent(stream: stream, type: type, payload: bytes(payload), id: id)
+}
+
+/// A small segment, so that tests cross many.
+func smallSegments(_ byteCount: Int = 64 << 10) -> LogStore.Options {
+  var options = LogStore.Options()
+  options.segmentBytes = byteCount
+  return options
+}
+
+func expectThrows<Value>(
+  _ matches: (LogStoreError) -> Bool, sourceLocation: SourceLocation = #_sourceLocation,
+  _ body: () async throws(LogStoreError) -> Value
+) async {
+  do throws(LogStoreError) {
+    _ = try await body()
+    Issue.record("nothing was thrown", sourceLocation: sourceLocation)
+  } catch {
+    #expect(matches(error), "\(error)", sourceLocation: sourceLocation)
+  }
+}
