@@ -58,14 +58,13 @@ final class LogStoreProcess: Sendable {
     if let inputFile {
       posix_spawn_file_actions_addopen(&actions, 0, inputFile, O_RDONLY, 0)
     } else {
-      // Close-on-exec, or a child that another test starts meanwhile would keep our pipes open.
-      guard pipe2(&inputEnds, Int32(O_CLOEXEC)) == 0 else { throw HarnessError("pipe2 failed: \(errno)") }
+      inputEnds = try makePipe(scratch)
       posix_spawn_file_actions_adddup2(&actions, inputEnds[0], 0)
     }
     if let outputFile {
       posix_spawn_file_actions_addopen(&actions, 1, outputFile, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
     } else {
-      guard pipe2(&outputEnds, Int32(O_CLOEXEC)) == 0 else { throw HarnessError("pipe2 failed: \(errno)") }
+      outputEnds = try makePipe(scratch)
       posix_spawn_file_actions_adddup2(&actions, outputEnds[1], 1)
     }
     posix_spawn_file_actions_addopen(&actions, 2, errorsPath, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
@@ -221,6 +220,19 @@ final class LogStoreProcess: Sendable {
     }
     return state.withLock { $0.pending }
   }
+}
+
+/// A pipe whose ends are close-on-exec from the start, or a child that another test starts meanwhile would keep it open.
+/// (`pipe2` would do this, but isn't seen from Swift.) Reading end first.
+private func makePipe(_ scratch: TemporaryDirectory) throws -> [Int32] {
+  let path = scratch.newPath("pipe")
+  guard mkfifo(path, 0o600) == 0 else { throw HarnessError("mkfifo failed: \(errno)") }
+  defer { unlink(path) }
+  // Non-blocking, so that opening doesn't wait for the other end.
+  let reading = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+  let writing = open(path, O_WRONLY | O_CLOEXEC)
+  guard reading >= 0, writing >= 0, fcntl(reading, F_SETFL, 0) == 0 else { throw HarnessError("open failed: \(errno)") }
+  return [reading, writing]
 }
 
 /// Runs what blocks on a thread of its own, so that tests waiting for processes don't hold up the others.

@@ -25,13 +25,9 @@ final class StoreUnderTest: Sendable {
 
   /// The built `logstore`, beside the bundle of these tests.
   static let command: String = {
-    var info = Dl_info()
-    // The handle of the image this very code is in; dladdr knows its path.
-    guard dladdr(#dsohandle, &info) != 0, let name = info.dli_fname, let path = realpath(name, nil) else {
-      return "logstore"
-    }
-    defer { free(path) }
-    let directory = (String(cString: path) as NSString).deletingLastPathComponent
+    // The tests' own executable is the bundle.
+    let bundle = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? CommandLine.arguments[0]
+    let directory = (bundle as NSString).deletingLastPathComponent
     return directory + "/logstore"
   }()
 

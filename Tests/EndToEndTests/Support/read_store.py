@@ -16,7 +16,7 @@ import time
 
 HEADER_BYTES = 4096
 FRAME_HEADER = struct.Struct("<IIQQIIIIII")
-RECORD_HEADER = struct.Struct("<IIBBBBIQI")
+RECORD_HEADER = struct.Struct("<IIBBBBIQII")
 NONE = (1 << 64) - 1
 EVENT, CURSOR, CURSOR_RESET = 1, 2, 3
 
@@ -131,7 +131,10 @@ class Reader:
         self.lock = None
 
     def durable_end(self):
-        """The durable end that a living writer tells; None when there is no writer, which is then kept out."""
+        """The durable end that a living writer tells, as (offset, base offset of its segment, position in it).
+
+        None when there is no writer; one is then kept out while this process lives.
+        """
         path = os.path.join(self.directory, "lock")
         deadline = time.monotonic() + 10
         try:
@@ -148,10 +151,10 @@ class Reader:
                 data = read_file(os.path.join(self.directory, "tail"))
             except FileNotFoundError:
                 data = b""
-            if len(data) >= 32:
-                end, _, state, version, _, checksum = struct.unpack_from("<QQIIII", data)
-                if crc32c(data[:28]) == checksum and version == 1 and state == 2:
-                    return end
+            if len(data) >= 40:
+                end, _, base, position, state, version, checksum = struct.unpack_from("<QQQIIII", data)
+                if crc32c(data[:36]) == checksum and version == 1 and state == 2:
+                    return end, base, position
             if time.monotonic() > deadline:
                 raise Damaged(os.path.join(self.directory, "tail"), 0, "a writer lives, and tells no durable end")
             time.sleep(0.001)
@@ -172,32 +175,33 @@ class Reader:
                 raise Damaged(segment.path, 40, "the segment before this one is missing")
             if segment.base != self.offset or segment.chain != chain:
                 raise Damaged(segment.path, 32, "does not follow on from the segment before")
-            if durable is not None and segment.base > durable:
-                return
-            clean = None if successor or durable is not None else self.clean()
+            clean = None if successor or durable else self.clean()
             if clean and clean[2] != segment.base:
                 raise Damaged(segment.path, 32, f"the last segment was {clean[2]} at the clean close")
-            if successor is None and durable is None and os.path.exists(segment.path[:-4] + ".idx"):
+            if successor is None and not durable and os.path.exists(segment.path[:-4] + ".idx"):
                 raise Damaged(segment.path, len(segment.data), "has an index, but the segment after it is missing")
-            if len(segment.data) < segment.size and (successor or clean or durable is not None):
+            if len(segment.data) < segment.size and (successor or clean or durable):
                 raise Damaged(segment.path, len(segment.data), f"shorter than the {segment.size} bytes in its header")
             position = HEADER_BYTES
             chain = segment.chain
             while True:
                 if successor and self.offset == successor.base and chain == successor.chain and position > HEADER_BYTES:
+                    self.expect_zeros(segment, position)
                     break
-                if durable is not None and self.offset >= durable:
+                if durable and segment.base == durable[1] and position == durable[2]:
+                    if self.offset != durable[0]:
+                        raise Damaged(segment.path, position, f"offset {self.offset} at the durable end {durable[0]}")
                     return
                 if clean and position == clean[3]:
                     if self.offset != clean[1] or chain != clean[0]:
                         raise Damaged(segment.path, position, "another end than at the clean close")
-                    if self.is_frame(segment, position, chain):
-                        raise Damaged(segment.path, position, "a frame behind the end of the clean close")
+                    self.expect_zeros(segment, position)
                     return
                 try:
                     events, cursors, length, timestamp = self.frame(segment, position, chain)
                 except Invalid as reason:
-                    if successor or clean or durable is not None or segment.has_proof_behind(position):
+                    first = position == HEADER_BYTES
+                    if first or successor or clean or durable or segment.has_proof_behind(position):
                         raise Damaged(segment.path, position, str(reason)) from None
                     if segment.data[position:].strip(b"\0"):
                         self.torn = f"{segment.path} @{position}: {reason}"
@@ -229,12 +233,10 @@ class Reader:
         end, base, position = struct.unpack_from("<QQQ", data, 32)
         return chain, end, base, position
 
-    def is_frame(self, segment, position, chain):
-        try:
-            self.frame(segment, position, chain)
-            return True
-        except Invalid:
-            return False
+    def expect_zeros(self, segment, position):
+        rest = segment.data[position:].lstrip(b"\0")
+        if rest:
+            raise Damaged(segment.path, len(segment.data) - len(rest), "not zero behind the last frame")
 
     def frame(self, segment, position, chain):
         """Checks one frame; returns its events and cursors, and nothing of it counts before all of it is checked."""
@@ -258,11 +260,10 @@ class Reader:
         for _ in range(record_count):
             if at + RECORD_HEADER.size > end:
                 raise Invalid("a record crosses the end of its frame")
-            checksum, size, kind, record_flags, name_length, type_length, metadata_length, number, relative = (
-                RECORD_HEADER.unpack_from(data, at)
-            )
+            fields = RECORD_HEADER.unpack_from(data, at)
+            checksum, size, kind, record_flags, name_length, type_length, metadata_length, number, relative, back = fields
             place = at + RECORD_HEADER.size + (16 if record_flags & 1 else 0)
-            if size > end - at or place - at + name_length + type_length + metadata_length > size:
+            if back != at - position or size > end - at or place - at + name_length + type_length + metadata_length > size:
                 raise Invalid("record length")
             if checksum != crc32c(segment.prefix, struct.pack("<Q", at), data[at + 4 : at + size]):
                 raise Invalid(f"record checksum at {at}")
