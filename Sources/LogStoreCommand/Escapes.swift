@@ -99,29 +99,29 @@ private func isSpecial(_ byte: UInt8, _ escaping: Escaping) -> Bool {
 func unescape(
   _ field: Slice<UnsafeBufferPointer<UInt8>>, lineStart: Int
 ) throws(LineRefusal) -> [UInt8] {
-  guard field.contains(UInt8(ascii: "\\")) else { return Array(field) }
+  let backslash = UInt8(ascii: "\\")
+  guard var escape = field.firstPlace(of: backslash) else { return Array(UnsafeBufferPointer(rebasing: field)) }
   var bytes: [UInt8] = []
   bytes.reserveCapacity(field.count)
-  var index = field.startIndex
-  while index < field.endIndex {
-    let byte = field[index]
-    guard byte == UInt8(ascii: "\\") else {
-      bytes.append(byte)
-      index += 1
-      continue
+  var rest = field
+  while true {
+    bytes.append(contentsOf: UnsafeBufferPointer(rebasing: rest[..<escape]))
+    guard escape + 1 < field.endIndex else {
+      throw LineRefusal("invalid escape: a backslash ends the field at byte \(escape - lineStart)")
     }
-    guard index + 1 < field.endIndex else {
-      throw LineRefusal("invalid escape: a backslash ends the field at byte \(index - lineStart)")
-    }
-    switch field[index + 1] {
+    switch field[escape + 1] {
     case UInt8(ascii: "t"): bytes.append(UInt8(ascii: "\t"))
     case UInt8(ascii: "n"): bytes.append(UInt8(ascii: "\n"))
     case UInt8(ascii: "r"): bytes.append(UInt8(ascii: "\r"))
-    case UInt8(ascii: "\\"): bytes.append(UInt8(ascii: "\\"))
+    case backslash: bytes.append(backslash)
     default:
-      throw LineRefusal("invalid escape at byte \(index - lineStart): only \\t, \\n, \\r and \\\\ are known")
+      throw LineRefusal("invalid escape at byte \(escape - lineStart): only \\t, \\n, \\r and \\\\ are known")
     }
-    index += 2
+    rest = rest[(escape + 2)...]
+    guard let next = rest.firstPlace(of: backslash) else {
+      bytes.append(contentsOf: UnsafeBufferPointer(rebasing: rest))
+      return bytes
+    }
+    escape = next
   }
-  return bytes
 }

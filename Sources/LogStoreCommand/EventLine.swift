@@ -1,3 +1,4 @@
+import Glibc
 import LogStore
 
 /// Why a line is not an event; `reason` is what `err` prints behind it.
@@ -16,7 +17,7 @@ enum EventLine {
   /// take down the atomic append around it.
   static func parse(_ line: Slice<UnsafeBufferPointer<UInt8>>) throws(LineRefusal) -> NewEvent {
     let tab = UInt8(ascii: "\t")
-    guard let first = line.firstIndex(of: tab), let second = line[(first + 1)...].firstIndex(of: tab) else {
+    guard let first = line.firstPlace(of: tab), let second = line[(first + 1)...].firstPlace(of: tab) else {
       throw LineRefusal("expected STREAM, TYPE and PAYLOAD separated by tabs")
     }
     let start = line.startIndex
@@ -55,7 +56,7 @@ struct LineSplitter {
   /// the rest, when `body` says false.
   mutating func feed(_ chunk: UnsafeBufferPointer<UInt8>, _ body: (Line) -> Bool) {
     var rest = chunk[...]
-    while let newline = rest.firstIndex(of: UInt8(ascii: "\n")) {
+    while let newline = rest.firstPlace(of: UInt8(ascii: "\n")) {
       let piece = rest[..<newline]
       rest = rest[(newline + 1)...]
       let goesOn: Bool
@@ -95,5 +96,14 @@ struct LineSplitter {
     } else {
       partial.append(contentsOf: piece)
     }
+  }
+}
+
+extension Slice<UnsafeBufferPointer<UInt8>> {
+  /// As `firstIndex(of:)`, by `memchr`: large payloads come through here byte by byte.
+  func firstPlace(of byte: UInt8) -> Int? {
+    let bytes = UnsafeBufferPointer(rebasing: self)
+    guard let start = bytes.baseAddress, let found = memchr(start, Int32(byte), bytes.count) else { return nil }
+    return startIndex + (UnsafeRawPointer(found) - UnsafeRawPointer(start))
   }
 }

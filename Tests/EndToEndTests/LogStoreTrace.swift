@@ -58,8 +58,8 @@ struct SystemCallTrace {
       let words = line.split(separator: " ", maxSplits: 2, omittingEmptySubsequences: true)
       guard words.count == 3, let time = Double(words[1]) else { continue }
       let rest = words[2]
-      if rest.hasSuffix("<unfinished ...>") {
-        unfinished[words[0]] = (index, time, rest.dropLast("<unfinished ...>".count))
+      if rest.hasSuffix(" <unfinished ...>") {
+        unfinished[words[0]] = (index, time, rest.dropLast(" <unfinished ...>".count))
       } else if rest.hasPrefix("<... "), let resumed = rest.range(of: " resumed>") {
         guard let (start, startTime, first) = unfinished.removeValue(forKey: words[0]) else { continue }
         add(String(first) + rest[resumed.upperBound...], start, index, startTime, time)
