@@ -45,7 +45,7 @@ struct CommitStart: Sendable {
       if closing.isAbandoned { return }
       if let failure = health.failure { throw .stopped(cause: failure.description) }
       guard let end else { return }
-      try recordEnd(end.end, chain: end.chain)
+      try Self.recordEnd(durable, end.end, chain: end.chain, directory: directory, disk: disk)
       try loop.announce(.closed)
     }) {
       // The lock goes before anyone hears that the store is closed, so that it can be opened again at once.
@@ -57,7 +57,10 @@ struct CommitStart: Sendable {
     (try? disk.exists(join(directory, FileName.index(baseOffset)))) ?? false
   }
 
-  private func recordEnd(_ end: DurableEnd, chain: UInt32) throws(LogStoreError) {
+  static func recordEnd(
+    _ durable: Durable, _ end: DurableEnd? = nil, chain: UInt32, directory: String, disk: any Disk
+  ) throws(LogStoreError) {
+    let end = end ?? durable.end
     let clean = CleanEnd(
       storeID: durable.segments.storeID, endOffset: end.offset, baseOffset: end.baseOffset,
       endPosition: UInt64(end.position), chain: chain)

@@ -33,6 +33,8 @@ protocol SegmentIndex: Sendable {
   func candidates(for id: EventID) throws(LogStoreError) -> [UInt32]
   /// The position of a frame whose first event is at or before an offset, as near to it as is known.
   func framePosition(atOrBefore relativeOffset: UInt32) throws(LogStoreError) -> Int
+  /// How many streams begin in this segment: have their version 1 there.
+  func newStreamCount(in segment: Segment) throws(LogStoreError) -> UInt64
 }
 
 /// Consecutive events of one stream in one segment.
@@ -163,6 +165,15 @@ final class OpenIndex: SegmentIndex {
     state.withLock { state in
       let after = state.frames.partitionPoint { $0.relativeOffset > relativeOffset }
       return after == 0 ? SegmentHeader.byteCount : Int(state.frames[after - 1].position)
+    }
+  }
+
+  func newStreamCount(in segment: Segment) -> UInt64 {
+    state.withLock { state in
+      state.streams.values.reduce(into: 0) { count, stream in
+        // Streams that readers may not see yet are told by their first event's place: not worth keeping for each.
+        if stream.firstVersion == 1 { count += 1 }
+      }
     }
   }
 

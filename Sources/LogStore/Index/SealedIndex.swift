@@ -151,6 +151,21 @@ final class SealedIndex: SegmentIndex {
     }
   }
 
+  func newStreamCount(in segment: Segment) throws(LogStoreError) -> UInt64 {
+    do throws(Fault) {
+      var count: UInt64 = 0
+      for block in streamBlocks {
+        try forEachEntry(of: try read(block), block) { _, firstVersion, _ in
+          if firstVersion == 1 { count += 1 }
+          return true
+        }
+      }
+      return count
+    } catch {
+      throw damage(error)
+    }
+  }
+
   func damage(_ fault: Fault) -> LogStoreError {
     .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
   }
@@ -161,28 +176,37 @@ final class SealedIndex: SegmentIndex {
   ) throws(Fault) {
     for block in blocks(streamBlocks, from: hash) {
       if firstKey(block) > hash { return }
-      let raw = try read(block)
-      let goesOn = raw.withUnsafeBytes { raw in
-        Result { () throws(Fault) in
-          var position = 0
-          while position + 20 <= raw.count {
-            let entryHash: UInt64 = raw.integer(at: position)
-            let count = Int(raw.integer(at: position + 16, as: UInt32.self))
-            guard count > 0, position + 20 + 4 * count <= raw.count else {
-              throw Fault(position: entry(block).position, reason: "a stream entry of the index does not fit its block")
-            }
-            if entryHash > hash { return false }
-            if entryHash == hash {
-              let firstVersion: UInt64 = raw.integer(at: position + 8)
-              if try !visit(firstVersion, raw.part(position + 20, 4 * count)) { return false }
-            }
-            position += 20 + 4 * count
-          }
-          return true
-        }
+      let goesOn = try forEachEntry(of: try read(block), block) { entryHash, firstVersion, positions throws(Fault) in
+        if entryHash > hash { return false }
+        return entryHash < hash ? true : try visit(firstVersion, positions)
       }
-      if try !goesOn.get() { return }
+      if !goesOn { return }
     }
+  }
+
+  /// Visits the stream entries of a block until `visit` returns false, and tells whether it got to the end.
+  @discardableResult
+  private func forEachEntry(
+    of raw: [UInt8], _ block: Int,
+    _ visit: (_ hash: UInt64, _ firstVersion: UInt64, _ positions: UnsafeRawBufferPointer) throws(Fault) -> Bool
+  ) throws(Fault) -> Bool {
+    let result = raw.withUnsafeBytes { raw in
+      Result { () throws(Fault) in
+        var position = 0
+        while position + 20 <= raw.count {
+          let count = Int(raw.integer(at: position + 16, as: UInt32.self))
+          guard count > 0, position + 20 + 4 * count <= raw.count else {
+            throw Fault(position: entry(block).position, reason: "a stream entry of the index does not fit its block")
+          }
+          let goesOn = try visit(
+            raw.integer(at: position), raw.integer(at: position + 8), raw.part(position + 20, 4 * count))
+          if !goesOn { return false }
+          position += 20 + 4 * count
+        }
+        return true
+      }
+    }
+    return try result.get()
   }
 
   private func nameMatches(_ stream: StreamKey, at position: UInt32, in segment: Segment) throws(Fault) -> Bool {

@@ -43,7 +43,11 @@ public final class LogStore: Sendable {
   }
 
   deinit {
-    // Without `close` the log is whole, but its end is not recorded: the next opening looks for it.
+    abandon()
+  }
+
+  /// Lets go without `close`: the log is whole, but its end is not recorded, so the next opening looks for it.
+  func abandon() {
     closing.abandon()
     mailbox.close()
   }

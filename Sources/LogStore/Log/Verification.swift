@@ -1,0 +1,164 @@
+/// Reads a whole store, going on past what is damaged as far as that is possible.
+struct Verification {
+  let directory: String
+  let disk: any Disk
+  let progress: Progress?
+  private(set) var report = VerificationReport()
+  private var bytesTotal: UInt64 = 0
+
+  init(directory: String, disk: any Disk, progress: Progress?) {
+    self.directory = directory
+    self.disk = disk
+    self.progress = progress
+  }
+
+  mutating func run() throws(LogStoreError) {
+    // Whatever opening refuses is the first finding; the segments are then read one by one, by their names.
+    var durable: Durable?
+    var follower: Follower?
+    defer { follower?.stop() }
+    do throws(LogStoreError) {
+      let opened = try Follower.open(directory, disk: disk)
+      (durable, follower) = (opened.durable, opened.follower)
+      report.tornTail = opened.recovery.tornTail
+    } catch {
+      guard case .damaged(let damage) = error else { throw error }
+      add(damage)
+    }
+    let names = try disk.list(directory)
+    let end = durable?.end
+    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.sorted()
+      .filter { $0 <= end?.baseOffset ?? .max }
+    let indexes = Set(names.compactMap { FileName.baseOffset($0, suffix: ".idx") })
+    guard let storeID = try storeID() else { return }
+    for base in bases { bytesTotal += (try? disk.open(path(base), .read).byteCount()) ?? 0 }
+    for (number, base) in bases.enumerated() {
+      let successor = number + 1 < bases.count ? bases[number + 1] : nil
+      try verify(base, successor: successor, end: end, storeID: storeID, hasIndex: indexes.contains(base))
+      progress?(report.bytes, bytesTotal)
+    }
+    for base in indexes where !bases.contains(base) && base <= end?.baseOffset ?? .max {
+      add(
+        Damage(
+          file: join(directory, FileName.index(base)), position: 0, reason: "an index whose segment is not there"))
+    }
+  }
+
+  private mutating func add(_ damage: Damage) {
+    if !report.findings.contains(where: { $0.file == damage.file && $0.position == damage.position }) {
+      report.findings.append(damage)
+    }
+  }
+
+  private func path(_ base: UInt64) -> String { join(directory, FileName.segment(base)) }
+
+  private mutating func storeID() throws(LogStoreError) -> StoreID? {
+    let path = join(directory, FileName.store)
+    do throws(LogStoreError) {
+      guard let bytes = try disk.contents(path, limit: StoreHeader.byteCount) else {
+        add(Damage(file: path, position: 0, reason: "the file is missing"))
+        return nil
+      }
+      return try decode(bytes, of: path, StoreHeader.init).storeID
+    } catch .damaged(let damage) {
+      add(damage)
+      return nil
+    }
+  }
+
+  private mutating func verify(
+    _ base: UInt64, successor: UInt64?, end: DurableEnd?, storeID: StoreID, hasIndex: Bool
+  ) throws(LogStoreError) {
+    report.segments += 1
+    let segment: Segment
+    do throws(LogStoreError) {
+      segment = try Segment.open(
+        path(base), baseOffset: base, storeID: storeID, disk: disk, mayBeShort: successor == nil)
+    } catch .damaged(let damage) {
+      add(damage)
+      return
+    }
+    report.bytes += UInt64(segment.bytes.count)
+    let isLive = end?.baseOffset == base
+    let index = OpenIndex(segment)
+    var walk = Walk(segment)
+    var fault: Fault?
+    if let successor {
+      let next = try? Segment.readHeader(of: disk.open(path(successor), .read), baseOffset: successor, storeID: storeID)
+      if let next, next.previousBaseOffset == base {
+        fault = walk.go(to: .successor(baseOffset: successor, chain: next.chain), in: segment, adding: index)
+      } else {
+        // Where this one ends is not known without the one after it, whose damage or absence is a finding already; every
+        // frame that is there is checked.
+        _ = walk.go(to: .firstInvalid, in: segment, adding: index)
+        report.events += walk.next.offset - base
+        addFurther(in: segment, after: walk.next.position)
+        return
+      }
+    } else if let end, isLive {
+      fault = walk.go(to: .position(end.position), in: segment, adding: index)
+    } else {
+      // Opening has named what is wrong with the last segment.
+      _ = walk.go(to: .firstInvalid, in: segment, adding: index)
+    }
+    report.events += walk.next.offset - base
+    if let fault {
+      add(Damage(file: segment.path, position: UInt64(fault.position), reason: fault.reason))
+      addFurther(in: segment, after: fault.position)
+      return
+    }
+    if successor != nil {
+      let rest = segment.bytes.part(walk.next.position, segment.bytes.count - walk.next.position)
+      if let position = rest.firstNonZero {
+        add(
+          Damage(
+            file: segment.path, position: UInt64(walk.next.position + position),
+            reason: "a byte that is not zero behind the segment's last frame"))
+      }
+    } else if isLive, report.tornTail == nil, let end, try disk.exists(join(directory, FileName.clean)) {
+      let rest = segment.bytes.part(end.position, segment.bytes.count - end.position)
+      if let position = rest.firstNonZero {
+        add(
+          Damage(
+            file: segment.path, position: UInt64(end.position + position),
+            reason: "a byte that is not zero behind the end of the log"))
+      }
+    }
+    if successor != nil, hasIndex { try verifyIndex(of: segment, endOffset: walk.next.offset) }
+  }
+
+  /// Looks for more damage behind the first: finds the next frame that is sound by itself and goes on from there.
+  private mutating func addFurther(in segment: Segment, after position: Int) {
+    var position = position.roundedUp(to: 8)
+    while position <= segment.bytes.count - FrameHeader.byteCount {
+      guard let header = FrameHeader(in: segment.bytes, at: position, place: segment.place) else {
+        position += 8
+        continue
+      }
+      let expected = FrameExpectation(
+        position: position, offset: header.firstOffset, chain: header.chain, timestamp: header.timestamp)
+      do throws(Fault) {
+        _ = try segment.checkFrame(expected) { _ in }
+        report.events += UInt64(header.eventCount)
+      } catch {
+        add(Damage(file: segment.path, position: UInt64(error.position), reason: error.reason))
+      }
+      position += header.byteCount
+    }
+  }
+
+  private mutating func verifyIndex(of segment: Segment, endOffset: UInt64) throws(LogStoreError) {
+    let path = join(directory, FileName.index(segment.baseOffset))
+    let file = try disk.open(path, .read)
+    let mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
+    report.bytes += UInt64(mapping.bytes.count)
+    do throws(Fault) {
+      try SealedIndex(mapping, path: path, segment: segment, endOffset: endOffset).check()
+    } catch {
+      add(
+        Damage(
+          file: path, position: UInt64(error.position),
+          reason: "\(error.reason) (the log is not affected; `logstore reindex` makes the index anew)"))
+    }
+  }
+}
