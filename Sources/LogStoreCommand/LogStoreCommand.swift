@@ -1,4 +1,5 @@
 import ArgumentParser
+import CMalloc
 import Glibc
 import LogStore
 
@@ -26,6 +27,9 @@ enum Entry {
   static func main() async {
     // A reader of our output that goes away is an ordinary end, told by EPIPE and not by a signal.
     signal(SIGPIPE, SIG_IGN)
+    // Large payloads give their memory back to the system when they are done with. By default the threshold adapts to
+    // 32 MiB, and what was freed lies about in the arenas of several threads: 500 MiB in place of 80, measured with 8 MiB.
+    mallopt(M_MMAP_THRESHOLD, 1 << 20)
     if let argument = firstMalformedArgument() {
       complain("argument \(argument) is not valid UTF-8; send such bytes to `logstore append` on standard input")
       exit(ExitCode.validationFailure.rawValue)

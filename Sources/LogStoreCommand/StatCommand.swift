@@ -15,40 +15,28 @@ struct StatCommand: AsyncParsableCommand {
     let reader = try LogReader.open(location.directory)
     reportTornTail(reader.recovery.tornTail)
     let statistics = try reader.statistics()
-    let cursors = try reader.cursors().map { cursor in
-      // A cursor is never behind the end that was read after it.
-      let behind = statistics.endOffset - min(cursor.place, statistics.endOffset)
-      return CursorLag(name: cursor.name, place: cursor.place, lag: behind)
-    }
     let output = Output()
     try output.add { bytes in
       if json {
-        bytes.append(json: statistics, cursors)
+        bytes.append(json: statistics)
       } else {
-        bytes.append(table: statistics, cursors)
+        bytes.append(table: statistics)
       }
     }
     try output.flush()
   }
 }
 
-/// A consumer's place, and how many events it has still to read.
-private struct CursorLag {
-  var name: String
-  var place: UInt64
-  var lag: UInt64
-}
-
 extension [UInt8] {
-  fileprivate mutating func append(table statistics: StoreStatistics, _ cursors: [CursorLag]) {
+  fileprivate mutating func append(table statistics: StoreStatistics) {
     let rows: [(String, UInt64)] = [
-      ("events", UInt64(statistics.events)),
-      ("streams", UInt64(statistics.streams)),
+      ("events", statistics.events),
+      ("streams", statistics.streams),
       ("end offset", statistics.endOffset),
       ("segments", UInt64(statistics.segments)),
-      ("log bytes", UInt64(statistics.logBytes)),
-      ("index bytes", UInt64(statistics.indexBytes)),
-      ("cursors", UInt64(cursors.count)),
+      ("log bytes", statistics.logBytes),
+      ("index bytes", statistics.indexBytes),
+      ("cursors", UInt64(statistics.cursors.count)),
     ]
     for (name, value) in rows {
       append(contentsOf: name.utf8)
@@ -56,21 +44,21 @@ extension [UInt8] {
       append(decimal: value)
       append(UInt8(ascii: "\n"))
     }
-    for cursor in cursors {
+    for cursor in statistics.cursors {
       append(contentsOf: "cursor ".utf8)
       append(contentsOf: "\(cursor.name): at \(cursor.place), \(cursor.lag) behind".escapedOnOneLine)
       append(UInt8(ascii: "\n"))
     }
   }
 
-  fileprivate mutating func append(json statistics: StoreStatistics, _ cursors: [CursorLag]) {
+  fileprivate mutating func append(json statistics: StoreStatistics) {
     append(
       contentsOf: """
         {"events":\(statistics.events),"streams":\(statistics.streams),"end_offset":\(statistics.endOffset),\
         "segments":\(statistics.segments),"log_bytes":\(statistics.logBytes),"index_bytes":\(statistics.indexBytes),\
         "cursors":[
         """.utf8)
-    for (index, cursor) in cursors.enumerated() {
+    for (index, cursor) in statistics.cursors.enumerated() {
       if index > 0 { append(UInt8(ascii: ",")) }
       append(contentsOf: #"{"name":"#.utf8)
       append(jsonString: cursor.name)

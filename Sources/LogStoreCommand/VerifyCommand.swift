@@ -22,9 +22,9 @@ struct VerifyCommand: AsyncParsableCommand {
       let report = try LogStore.verify(location.directory) { progress.show($0, of: $1) }
       found.findings = report.findings
       found.tornTail = report.tornTail
-      found.events = UInt64(report.events)
+      found.events = report.events
       found.segments = UInt64(report.segments)
-      found.bytes = UInt64(report.bytes)
+      found.bytes = report.bytes
     } catch {
       // Damage that keeps the rest from being looked at is a finding like any other.
       guard case .damaged(let damage) = error else {

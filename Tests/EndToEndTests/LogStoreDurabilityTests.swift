@@ -86,7 +86,8 @@ extension LogStoreCommandTests {
         #expect(try await tail.line() == "\(number)\ts\t\(number)\tT\t\(number)")
       }
       _ = try await append.end()
-      tail.signal(SIGTERM)
+      // To the group: strace would only let go of it.
+      tail.signalAll(SIGTERM)
       _ = try await tail.end()
       let writer = try SystemCallTrace(log: appendLog)
       let seen = try SystemCallTrace(log: tailLog).calls.filter { $0.name == "write" && $0.arguments.hasPrefix("1<") }

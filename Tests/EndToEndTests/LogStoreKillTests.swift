@@ -11,9 +11,12 @@ extension LogStoreCommandTests {
       var random = SeededGenerator("kill at random moments, batches of \(batch)")
       var round = KillRounds(batch: batch)
       var killed = 0
+      // How long a round takes when it isn't killed: the moments are spread over that.
+      var whole = KillRounds(batch: batch, store: try StoreUnderTest())
+      let duration = try await ContinuousClock().measure { _ = try await whole.append(using: &random) }
       for number in 0..<max(1, Self.rounds / 6) {
         if number % 8 == 0 { round = KillRounds(batch: batch, store: try StoreUnderTest()) }
-        let moment = Duration.microseconds(Int64.random(in: 2_000...250_000, using: &random))
+        let moment = duration * Double.random(in: 0..<1, using: &random)
         let finished = try await round.append(killAfter: moment, using: &random)
         if finished.signal == SIGKILL { killed += 1 }
         try await round.check("round \(number), killed after \(moment)")

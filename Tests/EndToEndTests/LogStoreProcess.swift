@@ -115,9 +115,9 @@ final class LogStoreProcess: Sendable {
     state.withLock { if $0.ending == nil { _ = Foundation.kill(pid, number) } }
   }
 
-  /// Kills the process and those that it started.
-  func killAll() {
-    state.withLock { if $0.ending == nil { _ = Foundation.kill(-pid, SIGKILL) } }
+  /// Sends a signal to the process and those that it started.
+  func signalAll(_ number: Int32) {
+    state.withLock { if $0.ending == nil { _ = Foundation.kill(-pid, number) } }
   }
 
   /// Writes to the standard input of the process.
@@ -193,7 +193,7 @@ final class LogStoreProcess: Sendable {
       let rest = self.outputPath == nil ? try self.drain(within: limit) : []
       let seconds = Double(limit.components.seconds) + Double(limit.components.attoseconds) / 1e18
       if self.ended.wait(timeout: .now() + seconds) == .timedOut {
-        self.killAll()
+        self.signalAll(SIGKILL)
         throw HarnessError("the process did not end within \(limit); standard error: \(self.errorsSoFar)")
       }
       self.ended.signal()
@@ -211,7 +211,7 @@ final class LogStoreProcess: Sendable {
     while true {
       var waiting = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
       guard poll(&waiting, 1, Int32(limit.components.seconds * 1000)) > 0 else {
-        killAll()
+        signalAll(SIGKILL)
         throw HarnessError("the process did not end within \(limit); standard error: \(errorsSoFar)")
       }
       let count = chunk.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
