@@ -15,8 +15,6 @@ struct Finished: Sendable {
   var signal: Int32?
   var output: [UInt8]
   var errors: String
-  /// The most memory it had, in KiB.
-  var memoryPeakKiB: Int
 
   var text: String { String(decoding: output, as: UTF8.self) }
   /// Complete lines only: a killed process may leave a piece of one.
@@ -99,13 +97,12 @@ final class LogStoreProcess: Sendable {
 
   private func reap() {
     var status: Int32 = 0
-    var usage = rusage()
-    while wait4(pid, &status, 0, &usage) < 0 && errno == EINTR {}
+    while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
     let signal = status & 0x7F
     state.withLock {
       $0.ending = Finished(
         exitCode: signal == 0 ? (status >> 8) & 0xFF : nil, signal: signal == 0 ? nil : signal,
-        output: [], errors: "", memoryPeakKiB: usage.ru_maxrss)
+        output: [], errors: "")
     }
     ended.signal()
   }
