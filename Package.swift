@@ -30,9 +30,11 @@ let package = Package(
       dependencies: ["CChecksum", "CLZ4"],
       // Lifetimes: borrowed reads hand out spans that the compiler keeps from outliving the event.
       swiftSettings: strict + [.enableExperimentalFeature("Lifetimes")]),
+    // The settings of glibc's allocator, which Swift's own overlay leaves out.
+    .systemLibrary(name: "CMalloc"),
     .executableTarget(
       name: "LogStoreCommand",
-      dependencies: ["LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: ["CMalloc", "LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       swiftSettings: strict),
     .target(
       name: "RegisPay",
