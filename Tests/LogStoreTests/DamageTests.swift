@@ -144,7 +144,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     #expect(try content(segment0) == before)
   }
 
-  @Test("an unfinished write with a hole and a valid frame behind it ends the log before the hole, and never comes back")
+  @Test(
+    "an unfinished write with a hole and a valid frame behind it ends the log before the hole, and never comes back")
   func holeWithIsland() async throws {
     // Two frames written without a sync between them: what a power cut leaves of them is any subset.
     let store = try LogStore.open(directory.path, options: smallSegments())
@@ -160,7 +161,9 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     // A frame of the same length over the hole: the island behind it must not follow on from it.
     _ = try await reopened.append(Append(event("s", "x")))
     try await abandon(reopened)
-    #expect(try LogReader.open(directory.path).events(from: 0, limit: 99).map { String(decoding: $0.payload, as: UTF8.self) } == ["0", "1", "2", "3", "4", "x"])
+    #expect(
+      try LogReader.open(directory.path).events(from: 0, limit: 99).map { String(decoding: $0.payload, as: UTF8.self) }
+        == ["0", "1", "2", "3", "4", "x"])
   }
 
   /// Leaves the store with its buffered frames written, as a process that is killed before the sync.
@@ -238,7 +241,9 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     #expect(damage { () throws(LogStoreError) in try LogStore.open(directory.path) } != nil)
   }
 
-  @Test("a deleted, emptied or garbled index loses nothing, and reindex restores it", arguments: ["deleted", "emptied", "garbled", "flipped"])
+  @Test(
+    "a deleted, emptied or garbled index loses nothing, and reindex restores it",
+    arguments: ["deleted", "emptied", "garbled", "flipped"])
   func indexes(how: String) async throws {
     try await makeStore(events: 1000, closed: true)
     var generator = SystemRandomNumberGenerator()

@@ -84,7 +84,8 @@ struct CommitLoop: ~Copyable {
       switch request.kind {
       case .flush:
         needsSync = true
-        answer(request, .success(Appended(offsets: writer.nextOffset..<writer.nextOffset, versions: [], isRepeat: false)))
+        answer(
+          request, .success(Appended(offsets: writer.nextOffset..<writer.nextOffset, versions: [], isRepeat: false)))
         continue
       case .append(let encoded):
         append = encoded
