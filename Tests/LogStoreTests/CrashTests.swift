@@ -278,6 +278,8 @@ final class History: Sendable {
     }
     try? await store.close()
     let killed = disk.afterKill()
+    // Making the old segment's index would sync the directory too, sooner or later.
+    killed.setFault { _, _, path in path.hasSuffix(".idx.tmp") ? .error(EIO) : nil }
     let served: UInt64
     if byReader {
       let (follower, durable, _) = try Follower.open("d", disk: killed)
