@@ -13,8 +13,8 @@ struct AppendWorkload: Sendable {
   private static let poolEvents = 1 << 16
 
   private var name: String {
-    let how = isSynced ? "append synced" : "append buffered, flushed"
-    return "\(how) ×\(batch) by \(writers)"
+    let how = isSynced ? "append synced" : "append buffered"
+    return "\(how), \(batch) by \(writers)"
   }
 
   /// Appends in one turn of one writer.
@@ -26,7 +26,9 @@ struct AppendWorkload: Sendable {
   func run(in directory: BenchDirectory, _ reporter: Reporter) async throws {
     reporter.progress("\(name): preparing")
     let store = try LogStore.open(directory.file("store"))
-    let raw = try RawFile(directory.file("raw"), byteCount: 64 << 20)
+    // Room for a whole turn: writing the same pages again before they are synced would be less work than LogStore's.
+    let turnBytes = appendsPerTurn * writers * shape.frameBytes(batch)
+    let raw = try RawFile(directory.file("raw"), byteCount: min(max(64 << 20, turnBytes), 4 << 30))
     // Made beforehand: making an event is the caller's work, and the limit doesn't make any.
     let pool = (0..<max(1, min(Self.poolEvents / batch, appendsPerTurn * writers))).map { number in
       Append(

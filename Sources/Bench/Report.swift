@@ -62,7 +62,7 @@ final class Reporter: Sendable {
     #endif
     guard !asJSON else { return }
     printLine(
-      column("workload", -34) + column("system", -10) + column("events/s", 13) + column("MiB/s", 10)
+      column("workload", -32) + column("system", -10) + column("events/s", 13) + column("MiB/s", 10)
         + column("p50 µs", 11) + column("p99 µs", 11) + column("limit/s", 13) + column("ratio", 8))
   }
 
@@ -73,7 +73,7 @@ final class Reporter: Sendable {
       return
     }
     printLine(
-      column(measurement.workload, -34) + column(measurement.system, -10)
+      column(measurement.workload, -32) + column(measurement.system, -10)
         + column(grouped(measurement.eventsPerSecond), 13) + column(fixed(measurement.mebibytesPerSecond, 1), 10)
         + column(measurement.p50.map { fixed($0, 1) } ?? "", 11)
         + column(measurement.p99.map { fixed($0, 1) } ?? "", 11) + column(grouped(measurement.limit), 13)

@@ -19,7 +19,8 @@ struct TailWorkload {
       var seconds = (store: 0.0, raw: 0.0)
       // One reader for all turns: that is how they are used.
       let first = store.reader.endOffset
-      let sights = try await start(isOtherProcess, store.reader, directory.file("store"), first, perTurn * (Self.turns + 1))
+      let sights = try await start(
+        isOtherProcess, store.reader, directory.file("store"), first, perTurn * (Self.turns + 1))
       var acknowledged: [UInt64] = []
       for turn in 0...Self.turns {
         reporter.progress("\(name): turn \(turn) of \(Self.turns)")

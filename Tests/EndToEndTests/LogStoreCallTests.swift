@@ -4,15 +4,17 @@ import Testing
 extension LogStoreCommandTests {
   /// The contract of the calls: what goes in, what comes out, the exit codes.
   @Suite struct Calls {
-    @Test("wrong usage exits with 64", arguments: [
-      ["append"], ["append", "--dir", "x", "--batch", "0"], ["append", "--dir", "x", "--stream", "s"],
-      ["append", "--dir", "x", "--expect", "3"], ["append", "--dir", "x", "--segment-size", "1"],
-      ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--expect", "sometimes"],
-      ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--id", "no-uuid"],
-      ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--batch", "2"],
-      ["dump", "--dir", "x", "--from", "-1"], ["dump", "--dir", "x", "--format", "xml"], ["dump", "--dir", ""],
-      ["tail", "--dir", "x", "--from", "start"], ["frobnicate"], ["stat", "--dir", "x", "--yaml"],
-    ])
+    @Test(
+      "wrong usage exits with 64",
+      arguments: [
+        ["append"], ["append", "--dir", "x", "--batch", "0"], ["append", "--dir", "x", "--stream", "s"],
+        ["append", "--dir", "x", "--expect", "3"], ["append", "--dir", "x", "--segment-size", "1"],
+        ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--expect", "sometimes"],
+        ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--id", "no-uuid"],
+        ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--batch", "2"],
+        ["dump", "--dir", "x", "--from", "-1"], ["dump", "--dir", "x", "--format", "xml"], ["dump", "--dir", ""],
+        ["tail", "--dir", "x", "--from", "start"], ["frobnicate"], ["stat", "--dir", "x", "--yaml"],
+      ])
     func wrongUsage(arguments: [String]) async throws {
       let scratch = try TemporaryDirectory()
       let process = try LogStoreProcess(StoreUnderTest.command, arguments, scratch: scratch)
@@ -26,22 +28,27 @@ extension LogStoreCommandTests {
       let store = try StoreUnderTest()
       var random = SeededGenerator("round trip")
       let allBytes = Array(UInt8.min...UInt8.max)
-      let names = ["plain", "tab\tnewline\nreturn\rback\\slash", "zero\0byte", "ünïcode 🐟", String(repeating: "n", count: 255)]
+      let names = [
+        "plain", "tab\tnewline\nreturn\rback\\slash", "zero\0byte", "ünïcode 🐟", String(repeating: "n", count: 255),
+      ]
       var events: [(name: String, payload: [UInt8])] = [
         ("empty payload", []), ("all bytes", allBytes), ("crlf", Array("line\r\n".utf8)),
       ]
       for _ in 0..<40 {
         events.append(
           (
-            names.randomElement(using: &random) ?? "", (0..<Int.random(in: 0...600, using: &random)).map { _ in
+            names.randomElement(using: &random) ?? "",
+            (0..<Int.random(in: 0...600, using: &random)).map { _ in
               // Specials are likely, alone and side by side.
-              Bool.random(using: &random) ? UInt8.random(in: 0...255, using: &random) : [9, 10, 13, 92, 116].randomElement(using: &random) ?? 0
+              Bool.random(using: &random)
+                ? UInt8.random(in: 0...255, using: &random) : [9, 10, 13, 92, 116].randomElement(using: &random) ?? 0
             }
           ))
       }
       var input: [UInt8] = []
       for event in events {
-        input += escaped(Array(event.name.utf8)) + [9] + escaped(Array(event.name.utf8)) + [9] + escaped(event.payload) + [10]
+        input +=
+          escaped(Array(event.name.utf8)) + [9] + escaped(Array(event.name.utf8)) + [9] + escaped(event.payload) + [10]
       }
       let result = try await store.run(["append"], input: input)
       #expect(result.text == events.indices.map { "ok \($0)\n" }.joined(), "\(result.errors)")
@@ -64,11 +71,15 @@ extension LogStoreCommandTests {
     func refusedLines() async throws {
       let store = try StoreUnderTest()
       let long = String(repeating: "x", count: 256)
-      let input = "a\tT\tone\nno tabs\na\tonly one tab\n\tT\tempty stream\na\t\tempty type\na\tT\tbad \\x escape\n"
+      let input =
+        "a\tT\tone\nno tabs\na\tonly one tab\n\tT\tempty stream\na\t\tempty type\na\tT\tbad \\x escape\n"
         + "a\tT\tends in \\\n\(long)\tT\tlong\na\tT\ta raw\ttab is data\na\tT\tcarriage\r\na\tT\tno newline at the end"
-      let result = try await store.run(["append"], input: Array(input.utf8) )
+      let result = try await store.run(["append"], input: Array(input.utf8))
       #expect(result.exitCode == 1)
-      #expect(result.lines.map { $0.prefix(3) } == ["ok ", "err", "err", "err", "err", "err", "err", "err", "ok ", "ok ", "ok "])
+      #expect(
+        result.lines.map { $0.prefix(3) } == [
+          "ok ", "err", "err", "err", "err", "err", "err", "err", "ok ", "ok ", "ok ",
+        ])
       #expect(result.lines[3] == "err stream is empty")
       #expect(result.lines[7] == "err stream is 256 bytes, the limit is 255")
       #expect(result.errors.split(separator: "\n").count == 1 && result.errors.hasPrefix("logstore: "))
@@ -86,7 +97,8 @@ extension LogStoreCommandTests {
       let result = try await store.run(
         ["append", "--batch", "3"], input: Array("s\tT\t0\ns\tT\t1\nbad\ns\tT\t2\ns\tT\t3\n".utf8),
         under: SystemCallTrace.tracer(log: log))
-      #expect(result.lines == ["ok 0", "ok 1", "err expected STREAM, TYPE and PAYLOAD separated by tabs", "ok 2", "ok 3"])
+      #expect(
+        result.lines == ["ok 0", "ok 1", "err expected STREAM, TYPE and PAYLOAD separated by tabs", "ok 2", "ok 3"])
       let frames = try SystemCallTrace(log: log).frames
       #expect(frames.contains { $0.firstOffset == 0 && $0.endOffset >= 3 }, "the three are not in one frame")
     }
@@ -120,7 +132,9 @@ extension LogStoreCommandTests {
       // 192 MiB went through; a few in flight, and what the log has mapped, may be seen.
       let peak = try #require(
         String(contentsOfFile: "/proc/\(process.pid)/status", encoding: .utf8)
-          .split(separator: "\n").first { $0.hasPrefix("VmHWM:") }?.split(separator: " ").dropFirst().first.flatMap { Int($0) })
+          .split(separator: "\n").first { $0.hasPrefix("VmHWM:") }?.split(separator: " ").dropFirst().first.flatMap {
+            Int($0)
+          })
       #expect(peak < 320 << 10, "\(peak) KiB")
       #expect(try await process.end().exitCode == 1)
     }
@@ -167,7 +181,8 @@ extension LogStoreCommandTests {
       let repeated = try await append("d", "--expect", "3", "--id", id)
       #expect(repeated.text == "ok 3\n" && repeated.exitCode == 0)
       #expect(try await append("e", "--expect", "any").text == "ok 4\n")
-      #expect(try await store.dump().map { String(decoding: $0.payload, as: UTF8.self) } == ["a\tb\\n", "b", "c", "d", "e"])
+      #expect(
+        try await store.dump().map { String(decoding: $0.payload, as: UTF8.self) } == ["a\tb\\n", "b", "c", "d", "e"])
     }
 
     @Test("a second writer is refused and told who holds the store; readers aren't")
@@ -224,7 +239,8 @@ extension LogStoreCommandTests {
     @Test("JSON: one object a line, bytes that are no text in base64")
     func json() async throws {
       let store = try StoreUnderTest()
-      try await store.run(["append"], input: Array("a \"q\"\tT\t{\"x\": 1}\\n\na\tT\t".utf8) + [0xFF, 0x00, 0x01] + [10])
+      try await store.run(
+        ["append"], input: Array("a \"q\"\tT\t{\"x\": 1}\\n\na\tT\t".utf8) + [0xFF, 0x00, 0x01] + [10])
       let lines = try await store.run("dump", "--format", "json").outputLines
       let objects = try lines.map { try JSONSerialization.jsonObject(with: Data($0)) as? [String: Any] ?? [:] }
       try #require(objects.count == 2)

@@ -4,7 +4,9 @@ import Testing
 extension LogStoreCommandTests {
   /// Files that are not what was written.
   @Suite struct Damaged {
-    @Test("a flipped byte in the middle of the last segment: dump and append refuse with file and byte, and leave it", arguments: [true, false])
+    @Test(
+      "a flipped byte in the middle of the last segment: dump and append refuse with file and byte, and leave it",
+      arguments: [true, false])
     func flippedByte(closedCleanly: Bool) async throws {
       let store = try StoreUnderTest()
       if closedCleanly { try await store.fill(40) } else { try await store.fillAndKill(40) }
@@ -43,7 +45,8 @@ extension LogStoreCommandTests {
       let end = try store.lastFrame(of: segment).upperBound
       for flip in 0..<24 {
         // The header page in one case of six: most of it is zeros, which count as well.
-        let position = flip % 6 == 0 ? Int.random(in: 0..<4096, using: &random) : Int.random(in: 4096..<end, using: &random)
+        let position =
+          flip % 6 == 0 ? Int.random(in: 0..<4096, using: &random) : Int.random(in: 4096..<end, using: &random)
         try store.flip(segment, at: position)
         let dumped = try await store.run("dump")
         let verified = try await store.run("verify")
@@ -54,7 +57,9 @@ extension LogStoreCommandTests {
       try await store.expectSound()
     }
 
-    @Test("the last frame cut off after kill -9 is left out, reported, and written over", arguments: ["truncated", "zeroed", "flipped"])
+    @Test(
+      "the last frame cut off after kill -9 is left out, reported, and written over",
+      arguments: ["truncated", "zeroed", "flipped"])
     func tornTail(how: String) async throws {
       let store = try StoreUnderTest()
       try await store.fillAndKill(12)
@@ -94,7 +99,9 @@ extension LogStoreCommandTests {
       try await store.expectFinding(segment)
     }
 
-    @Test("an index that is deleted, emptied, cut or garbled costs nothing, and reindex restores it", arguments: ["deleted", "emptied", "cut", "garbled"])
+    @Test(
+      "an index that is deleted, emptied, cut or garbled costs nothing, and reindex restores it",
+      arguments: ["deleted", "emptied", "cut", "garbled"])
     func index(how: String) async throws {
       let store = try StoreUnderTest()
       try await store.fill(1200)
@@ -124,7 +131,9 @@ extension LogStoreCommandTests {
       #expect(appended.text == "ok 1200\n", "\(appended.errors)")
     }
 
-    @Test("tail and lock files that are deleted, emptied or garbled cost nothing", arguments: ["tail", "lock"], ["deleted", "emptied", "garbled"])
+    @Test(
+      "tail and lock files that are deleted, emptied or garbled cost nothing", arguments: ["tail", "lock"],
+      ["deleted", "emptied", "garbled"])
     func helperFiles(name: String, how: String) async throws {
       let store = try StoreUnderTest()
       try await store.fill(10)

@@ -48,7 +48,9 @@ extension LogStoreCommandTests {
       #expect(synced < frame.call.start)
     }
 
-    @Test("after kill -9 the tail is written again and synced before it is served or added to", arguments: ["dump", "append"])
+    @Test(
+      "after kill -9 the tail is written again and synced before it is served or added to",
+      arguments: ["dump", "append"])
     func tailIsProvenAgain(verb: String) async throws {
       let store = try StoreUnderTest()
       try await store.fillAndKill(20)

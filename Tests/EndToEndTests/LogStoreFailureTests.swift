@@ -22,7 +22,8 @@ extension LogStoreCommandTests {
       Fault(calls: "unlink,unlinkat", code: "EIO", places: [1, 2]),
     ]
 
-    @Test("a call that fails stops the store: a typed error, exit 1, nothing lost, and it opens again", arguments: faults)
+    @Test(
+      "a call that fails stops the store: a typed error, exit 1, nothing lost, and it opens again", arguments: faults)
     func injected(fault: Fault) async throws {
       for place in fault.places {
         let store = try StoreUnderTest()
@@ -39,7 +40,8 @@ extension LogStoreCommandTests {
 
         // What was acknowledged is a prefix of the lines, and what follows is refused.
         let acknowledged = result.lines.prefix { $0.hasPrefix("ok ") }
-        #expect(!result.lines.dropFirst(acknowledged.count).contains { $0.hasPrefix("ok ") }, "\(comment): ok after err")
+        #expect(
+          !result.lines.dropFirst(acknowledged.count).contains { $0.hasPrefix("ok ") }, "\(comment): ok after err")
         if result.exitCode == 0 {
           #expect(acknowledged.count == 900, comment)
         } else {
@@ -49,7 +51,9 @@ extension LogStoreCommandTests {
           #expect(result.errors.contains(store.path), "\(comment): no file in \(result.errors)")
         }
         // A failed sync of the log is never survived: the kernel may have dropped the pages.
-        if trace.calls.contains(where: { $0.isInjected && $0.name == "fdatasync" && $0.path()?.hasSuffix(".log") == true }) {
+        if trace.calls.contains(where: {
+          $0.isInjected && $0.name == "fdatasync" && $0.path()?.hasSuffix(".log") == true
+        }) {
           #expect(result.exitCode == 1, "\(comment): went on after a failed sync")
         }
         let events = try await store.dump()

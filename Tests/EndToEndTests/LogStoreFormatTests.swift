@@ -12,7 +12,9 @@ extension LogStoreCommandTests {
         var input: [UInt8] = []
         for _ in 0..<Int.random(in: 1...700, using: &random) {
           let stream = "s\(Int.random(in: 0..<40, using: &random))"
-          let payload = (0..<Int.random(in: 0...300, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) }
+          let payload = (0..<Int.random(in: 0...300, using: &random)).map { _ in
+            UInt8.random(in: 0...255, using: &random)
+          }
           input += Array("\(stream)\tT\(session)\\n\t".utf8) + escaped(payload) + [10]
         }
         let batch = "\(Int.random(in: 1...20, using: &random))"
@@ -69,7 +71,8 @@ extension LogStoreCommandTests {
         let dumped = try await store.run("dump")
         try store.flip(name, at: 9000)
         #expect(read.exitCode == 1 && dumped.exitCode == 1)
-        #expect(read.errors.contains("\(name) @") && dumped.errors.contains("\(name) @"), "\(read.errors) \(dumped.errors)")
+        #expect(
+          read.errors.contains("\(name) @") && dumped.errors.contains("\(name) @"), "\(read.errors) \(dumped.errors)")
       }
       try await Self.expectAgreement(store)
     }
@@ -87,7 +90,8 @@ extension LogStoreCommandTests {
     ) async throws {
       let read = try await read(store)
       let dumped = try await store.run("dump")
-      #expect(read.exitCode == 0 && dumped.exitCode == 0, "\(read.errors) \(dumped.errors)", sourceLocation: sourceLocation)
+      #expect(
+        read.exitCode == 0 && dumped.exitCode == 0, "\(read.errors) \(dumped.errors)", sourceLocation: sourceLocation)
       #expect(read.output == dumped.output, "they print different events", sourceLocation: sourceLocation)
       #expect(!read.output.isEmpty, sourceLocation: sourceLocation)
     }

@@ -92,7 +92,8 @@ private struct KillRounds {
         // Marked with its round and batch; the filler has lengths and bytes that a parser could stumble over.
         var payload = Array("r\(round)/b\(number)/\(index)/".utf8)
         payload.append(
-          contentsOf: (0..<Int.random(in: 0...120, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) })
+          contentsOf: (0..<Int.random(in: 0...120, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random)
+          })
         payloads.append(payload)
         input.append(contentsOf: "s\(number % 5)-\(index % 3)\tMarked\t".utf8)
         input.append(contentsOf: escaped(payload))
@@ -144,6 +145,7 @@ private struct KillRounds {
 
   /// `r1/b2`, which a batch's events share.
   private func mark(_ event: DumpedEvent) -> [UInt8] {
-    Array(event.payload.split(separator: UInt8(ascii: "/"), maxSplits: 2).prefix(2).joined(separator: [UInt8(ascii: "/")]))
+    Array(
+      event.payload.split(separator: UInt8(ascii: "/"), maxSplits: 2).prefix(2).joined(separator: [UInt8(ascii: "/")]))
   }
 }

@@ -26,7 +26,8 @@ final class StoreUnderTest: Sendable {
   /// The built `logstore`, beside the bundle of these tests.
   static let command: String = {
     // The tests' own executable is the bundle.
-    let bundle = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? CommandLine.arguments[0]
+    let bundle =
+      (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? CommandLine.arguments[0]
     let directory = (bundle as NSString).deletingLastPathComponent
     return directory + "/logstore"
   }()
@@ -76,7 +77,8 @@ final class StoreUnderTest: Sendable {
 
   /// Appends `count` events of a few streams, with segments of 64 KiB, and closes cleanly.
   func fill(_ count: Int, payloadBytes: Int = 200, from first: Int = 0) async throws {
-    let result = try await run(["append", "--segment-size", "64KiB"], input: Self.lines(count, payloadBytes, from: first))
+    let result = try await run(
+      ["append", "--segment-size", "64KiB"], input: Self.lines(count, payloadBytes, from: first))
     try #require(result.exitCode == 0, "filling failed: \(result.errors)")
     try #require(result.lines.count == count)
   }

@@ -23,7 +23,9 @@ struct SystemCallTrace {
     /// The path behind a descriptor argument, `3</path>`.
     func path(_ index: Int = 0) -> String? {
       let words = arguments.components(separatedBy: ", ")
-      guard index < words.count, let open = words[index].firstIndex(of: "<"), words[index].hasSuffix(">") else { return nil }
+      guard index < words.count, let open = words[index].firstIndex(of: "<"), words[index].hasSuffix(">") else {
+        return nil
+      }
       return String(decoding: hexadecimal(words[index][words[index].index(after: open)...].dropLast()), as: UTF8.self)
     }
 
