@@ -17,6 +17,7 @@ let package = Package(
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
@@ -33,9 +34,11 @@ let package = Package(
       dependencies: ["CChecksum", "CLZ4"],
       // Lifetimes: borrowed reads hand out spans that the compiler keeps from outliving the event.
       swiftSettings: strict + [.enableExperimentalFeature("Lifetimes")]),
+    // The settings of glibc's allocator, which Swift's own overlay leaves out.
+    .systemLibrary(name: "CMalloc"),
     .executableTarget(
       name: "LogStoreCommand",
-      dependencies: ["LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: ["CMalloc", "LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       swiftSettings: strict),
     .target(
       name: "RegisPay",
@@ -59,7 +62,11 @@ let package = Package(
       swiftSettings: strict),
     .executableTarget(
       name: "Bench",
-      dependencies: ["LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: [
+        "CChecksum", "LogStore",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Histogram", package: "hdrhistogram-swift"),
+      ],
       swiftSettings: strict),
     .testTarget(name: "LogStoreTests", dependencies: ["LogStore"], swiftSettings: strict),
     .testTarget(

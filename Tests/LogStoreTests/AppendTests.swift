@@ -141,7 +141,9 @@ import Testing
       let results = await withTaskGroup(of: Result<Appended, LogStoreError>.self) { group in
         for _ in 0..<8 {
           group.addTask {
-            do throws(LogStoreError) { return .success(try await store.append(append)) } catch { return .failure(error) }
+            do throws(LogStoreError) { return .success(try await store.append(append)) } catch {
+              return .failure(error)
+            }
           }
         }
         return await group.reduce(into: []) { $0.append($1) }
@@ -272,9 +274,11 @@ import Testing
   func closed() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     try await store.close()
-    await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try await store.append(Append(event("a"))) }
+    await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try await store.append(Append(event("a")))
+    }
     await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try await store.close() }
-    await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try store.reader.events(from: 0, limit: 1) }
+    await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try store.reader.events(from: 0, limit: 1)
+    }
   }
 
   @Test("a second writer is told who holds the store")

@@ -144,7 +144,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     #expect(try content(segment0) == before)
   }
 
-  @Test("an unfinished write with a hole and a valid frame behind it ends the log before the hole, and never comes back")
+  @Test(
+    "an unfinished write with a hole and a valid frame behind it ends the log before the hole, and never comes back")
   func holeWithIsland() async throws {
     // Two frames written without a sync between them: what a power cut leaves of them is any subset.
     let store = try LogStore.open(directory.path, options: smallSegments())
@@ -160,7 +161,9 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     // A frame of the same length over the hole: the island behind it must not follow on from it.
     _ = try await reopened.append(Append(event("s", "x")))
     try await abandon(reopened)
-    #expect(try LogReader.open(directory.path).events(from: 0, limit: 99).map { String(decoding: $0.payload, as: UTF8.self) } == ["0", "1", "2", "3", "4", "x"])
+    #expect(
+      try LogReader.open(directory.path).events(from: 0, limit: 99).map { String(decoding: $0.payload, as: UTF8.self) }
+        == ["0", "1", "2", "3", "4", "x"])
   }
 
   /// Leaves the store with its buffered frames written, as a process that is killed before the sync.
@@ -238,7 +241,9 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     #expect(damage { () throws(LogStoreError) in try LogStore.open(directory.path) } != nil)
   }
 
-  @Test("a deleted, emptied or garbled index loses nothing, and reindex restores it", arguments: ["deleted", "emptied", "garbled", "flipped"])
+  @Test(
+    "a deleted, emptied or garbled index loses nothing, and reindex restores it",
+    arguments: ["deleted", "emptied", "garbled", "flipped"])
   func indexes(how: String) async throws {
     try await makeStore(events: 1000, closed: true)
     var generator = SystemRandomNumberGenerator()
@@ -265,6 +270,37 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
       try await store.append(Append(event("s1"), expecting: .version(249)))
     }
     _ = try await store.append(Append(event("s1"), expecting: .version(250)))
+    try await store.close()
+  }
+
+  @Test("an index that is sound by its checksums and leads to other events is found out, and replaced")
+  func lyingIndex() async throws {
+    try await makeStore(events: 600, closed: true)
+    let name = try #require(directory.names(".idx").first)
+    do {
+      let reader = try LogReader.open(directory.path)
+      let segment = try reader.durable.segments.segment(0)
+      let end = try #require(try reader.durable.segments.end(of: 0))
+      let index = OpenIndex(segment)
+      var walk = Walk(segment)
+      #expect(walk.go(to: .successor(baseOffset: end.offset, chain: end.chain), in: segment, adding: index) == nil)
+      let bytes = index.state.withLock { state in
+        // Events 0…3 are the first of four streams; each is now said to be where another is.
+        state.positions.swapAt(0, 1)
+        state.positions.swapAt(2, 3)
+        state.frames.swapAt(4, 20)
+        return IndexFile.encode(state, of: segment, end: walk.next)
+      }
+      try edit(directory.file(name)) { $0 = bytes }
+      reader.close()
+    }
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for stream in 0..<4 {
+      let events = try store.reader.stream("s\(stream)")
+      #expect(events.map(\.version) == Array(1...150))
+      #expect(events.allSatisfy { $0.stream == "s\(stream)" && $0.offset % 4 == UInt64(stream) })
+    }
+    #expect(try store.reader.events(from: 4, limit: 1).map(\.offset) == [4])
     try await store.close()
   }
 

@@ -19,8 +19,8 @@ struct CommitRequest: Sendable {
 /// The one thread that owns the end of the log. It takes everything that waits, checks conditions, gives out offsets and
 /// versions, writes one frame, syncs once, publishes, and answers; meanwhile the next group gathers.
 ///
-/// Nothing is answered from a state that a crash could undo: a request whose answer depends on what the present group
-/// is about to write waits for the next group.
+/// Nothing is answered from a state that a crash could undo: every answer of a group, a refusal too, is given after the
+/// group's sync, and a request that may repeat one of the same group waits for the next.
 struct CommitLoop: ~Copyable {
   /// A group is written when it has this many bytes, whatever else waits.
   static let groupByteCount = 4 << 20
@@ -84,7 +84,8 @@ struct CommitLoop: ~Copyable {
       switch request.kind {
       case .flush:
         needsSync = true
-        answer(request, .success(Appended(offsets: writer.nextOffset..<writer.nextOffset, versions: [], isRepeat: false)))
+        answer(
+          request, .success(Appended(offsets: writer.nextOffset..<writer.nextOffset, versions: [], isRepeat: false)))
         continue
       case .append(let encoded):
         append = encoded
@@ -225,13 +226,11 @@ struct CommitLoop: ~Copyable {
       var versions: [UInt64] = []
       versions.reserveCapacity(append.streams.count)
       var unmet: LogStoreError?
-      var touchesGroup = false
       for stream in append.streams {
         let pending = pendingVersions[stream.key.name]
         let version: UInt64
         if let pending { version = pending } else { version = try self.version(of: stream.key) }
         versions.append(version)
-        if pending != nil { touchesGroup = true }
         if unmet == nil, !stream.condition.isMet(by: version) {
           unmet = .conflict(
             stream: String(decoding: stream.key.name, as: UTF8.self), expected: stream.condition, actual: version)
@@ -241,13 +240,10 @@ struct CommitLoop: ~Copyable {
         event.id != nil && !append.streams[event.stream].condition.namesVersion
       }
       if unmet == nil, !mayRepeatByID { return .accept(versions) }
-      if unmet != nil {
-        if touchesGroup { return .dependsOnGroup }
-        if !writer.isSynced {
-          // Refused for what buffered appends have written: not before that is durable.
-          needsSync = true
-          return .dependsOnGroup
-        }
+      if unmet != nil, !writer.isSynced {
+        // Whether it repeats what buffered appends have written can be looked up once that is durable.
+        needsSync = true
+        return .dependsOnGroup
       }
       for event in append.events {
         if let id = event.id, pendingIDs.contains(id) { return .dependsOnGroup }

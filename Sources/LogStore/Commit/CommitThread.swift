@@ -27,6 +27,7 @@ struct CommitStart: Sendable {
     let segments = durable.segments
     let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
     let sealer = Sealer(segments: segments, disk: disk)
+    segments.whenIndexIsMissing { [weak sealer] base in sealer?.build(base) }
     for base in segments.bases.dropLast() where !hasIndex(base) { sealer.build(base) }
     var loop = CommitLoop(
       durable: durable, tail: tail.take(), health: health,
@@ -41,13 +42,15 @@ struct CommitStart: Sendable {
     let end = loop.run(mailbox)
     maker.stop()
     sealer.finish()
-    closing.finish(with: Result { () throws(LogStoreError) in
-      if closing.isAbandoned { return }
-      if let failure = health.failure { throw .stopped(cause: failure.description) }
-      guard let end else { return }
-      try Self.recordEnd(durable, end.end, chain: end.chain, directory: directory, disk: disk)
-      try loop.announce(.closed)
-    }) {
+    closing.finish(
+      with: Result { () throws(LogStoreError) in
+        if closing.isAbandoned { return }
+        if let failure = health.failure { throw .stopped(cause: failure.description) }
+        guard let end else { return }
+        try Self.recordEnd(durable, end.end, chain: end.chain, directory: directory, disk: disk)
+        try loop.announce(.closed)
+      }
+    ) {
       // The lock goes before anyone hears that the store is closed, so that it can be opened again at once.
       lock.release()
     }

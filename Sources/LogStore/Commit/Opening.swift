@@ -46,12 +46,14 @@ struct Opening {
       open = try settle(found, file, storeID: catalog.storeID)
     } else {
       try disk.remove(catalog.cleanPath)
-      try disk.syncDirectory(directory)
     }
+    // Takes back the record of the clean end, and makes durable what a writer that died may have renamed without coming
+    // to this.
+    try disk.syncDirectory(directory)
     let durable = Durable(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
-        open: open, writesIndexes: true),
+        open: open),
       end: found.end, cursors: found.walk.cursors)
     return Opened(
       lock: lock, durable: durable, file: file, end: found.walk.next, tail: tail,

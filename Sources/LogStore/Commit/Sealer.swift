@@ -35,7 +35,7 @@ final class Sealer: Sendable {
     _ = jobs.send(.seal(index, end))
   }
 
-  /// Builds the missing index of a finished segment.
+  /// Makes the missing index file of a finished segment.
   func build(_ baseOffset: UInt64) {
     _ = jobs.send(.build(baseOffset))
   }
@@ -68,7 +68,7 @@ final class Sealer: Sendable {
         let bytes = index.state.withLock { IndexFile.encode($0, of: index.segment, end: end) }
         try disk.replace(join(segments.directory, FileName.index(base)), with: bytes)
       case .build(let base):
-        try segments.buildIndex(of: try segments.segment(base))
+        if try !segments.hasIndexFile(base) { _ = try segments.writeIndex(of: base) }
       }
     } catch {
       lastFailure.withLock { $0 = error }

@@ -103,12 +103,18 @@ func parent(of path: String) -> String {
 }
 
 extension Disk {
-  /// Makes a directory and the ones above it that are missing, and makes their names durable.
+  /// Makes a directory and the ones above it that are missing, and makes all of their names durable: also of those that
+  /// are there already, since whoever made them may have died before that.
   func makeDirectories(_ path: String) throws(LogStoreError) {
-    if try exists(path) { return }
     let above = parent(of: path)
-    if above != path { try makeDirectories(above) }
-    if try makeDirectory(path) { try syncDirectory(above) }
+    if above != path, above != "." { try makeDirectories(above) }
+    var isNew = false
+    if try !exists(path) { isNew = try makeDirectory(path) }
+    do throws(LogStoreError) {
+      if above != path { try syncDirectory(above) }
+    } catch .inputOutput(_, _, let code) where !isNew && (code == EACCES || code == EROFS) {
+      // A directory that is not ours to open was not made by us either.
+    }
   }
 
   /// Makes a file appear under its name with all of its bytes, or not at all.

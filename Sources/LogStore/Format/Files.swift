@@ -33,7 +33,8 @@ private func checkEnvelope(_ bytes: UnsafeRawBufferPointer, magic: StaticString,
   }
 }
 
-private func envelope(_ magic: StaticString, byteCount: Int, _ fill: (UnsafeMutableRawBufferPointer) -> Void) -> [UInt8] {
+private func envelope(_ magic: StaticString, byteCount: Int, _ fill: (UnsafeMutableRawBufferPointer) -> Void) -> [UInt8]
+{
   var bytes = [UInt8](repeating: 0, count: byteCount)
   bytes.withUnsafeMutableBytes { buffer in
     magic.withUTF8Buffer { buffer.copyBytes(from: $0) }

@@ -18,7 +18,9 @@ struct StreamKey: Sendable {
 
 @inline(__always)
 func equal(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> Bool {
-  guard left.count == right.count, let a = left.baseAddress, let b = right.baseAddress else { return left.count == right.count }
+  guard left.count == right.count, let a = left.baseAddress, let b = right.baseAddress else {
+    return left.count == right.count
+  }
   return memcmp(a, b, left.count) == 0
 }
 
@@ -26,7 +28,8 @@ func equal(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> B
 protocol SegmentIndex: Sendable {
   /// Positions of a stream's events in the segment at versions from `version` on, ascending, at most `limit`.
   /// nil when the segment has none of the stream's events at all.
-  func run(of stream: StreamKey, from version: UInt64, limit: Int, in segment: Segment) throws(LogStoreError) -> StreamRun?
+  func run(of stream: StreamKey, from version: UInt64, limit: Int, in segment: Segment) throws(LogStoreError)
+    -> StreamRun?
   /// The last version of a stream in this segment.
   func lastVersion(of stream: StreamKey, in segment: Segment) throws(LogStoreError) -> UInt64?
   /// Positions of records that may have a stored event id.

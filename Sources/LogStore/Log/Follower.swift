@@ -95,7 +95,7 @@ final class Follower: Sendable {
     let durable = Durable(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
-        open: found.index, writesIndexes: false),
+        open: found.index),
       end: found.end, cursors: found.walk.cursors)
     let follower = Follower(
       directory: directory, disk: disk, durable: durable, deadWriter: try notice(directory, disk: disk)?.writer)
@@ -112,9 +112,11 @@ final class Follower: Sendable {
   private static func settle(_ found: FoundTail, disk: any Disk) throws(LogStoreError) -> Bool {
     let proven = found.walk.provenPosition
     let count = found.walk.next.position - proven
-    if count == 0 { return true }
     let file: any File
     do throws(LogStoreError) {
+      // The segment's name may not be durable yet either.
+      try disk.syncDirectory(parent(of: found.segment.path))
+      if count == 0 { return true }
       file = try disk.open(found.segment.path, .readWrite)
     } catch .inputOutput(_, _, let code) where code == EROFS || code == EACCES || code == EPERM {
       return false
@@ -155,8 +157,7 @@ final class Follower: Sendable {
     }
     let durable = Durable(
       segments: SegmentSet(
-        directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases, open: index,
-        writesIndexes: false),
+        directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases, open: index),
       end: DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position),
       cursors: walk.cursors)
     let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)

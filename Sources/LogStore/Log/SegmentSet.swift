@@ -25,16 +25,20 @@ final class SegmentSet: Sendable {
   let directory: String
   let disk: any Disk
   let storeID: StoreID
-  /// Writes index files that are missing; only the writer may.
-  let writesIndexes: Bool
   private let state: Mutex<State>
+  /// Told of a finished segment that has no sound index file. Reading never writes one: it must go on when the disk is
+  /// full or not ours to write.
+  private let missing: Mutex<(@Sendable (UInt64) -> Void)?> = Mutex(nil)
 
-  init(directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], open: OpenIndex, writesIndexes: Bool) {
+  init(directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], open: OpenIndex) {
     self.directory = directory
     self.disk = disk
     self.storeID = storeID
-    self.writesIndexes = writesIndexes
     state = Mutex(State(bases: bases, open: open))
+  }
+
+  func whenIndexIsMissing(_ tell: @escaping @Sendable (UInt64) -> Void) {
+    missing.withLock { $0 = tell }
   }
 
   var bases: [UInt64] { state.withLock { $0.bases } }
@@ -88,7 +92,8 @@ final class SegmentSet: Sendable {
       state.withLock { $0.indexes.keep(sealed, baseOffset) }
       return sealed
     }
-    return try buildIndex(of: segment)
+    missing.withLock { $0 }?(baseOffset)
+    return try buildIndex(of: segment).index
   }
 
   /// Does what `look` does with a segment's index, and once more with an index built anew if the first one was damaged
@@ -116,9 +121,25 @@ final class SegmentSet: Sendable {
       mapping, path: path, segment: segment, endOffset: successor(of: segment.baseOffset))
   }
 
-  /// Reads all of a finished segment and makes its index, as a file if that is ours to do.
-  @discardableResult
-  func buildIndex(of segment: Segment) throws(LogStoreError) -> SealedIndex {
+  /// Whether a segment has an index file that opens; its blocks are checked as they are read.
+  func hasIndexFile(_ baseOffset: UInt64) throws(LogStoreError) -> Bool {
+    try readIndex(of: try segment(baseOffset)) != nil
+  }
+
+  /// Writes the index file of a finished segment, from the segment alone; gives back its length in bytes. One thread at
+  /// a time, and only the writer's process.
+  func writeIndex(of baseOffset: UInt64) throws(LogStoreError) -> Int {
+    let bytes = try buildIndex(of: try segment(baseOffset)).bytes
+    try disk.replace(join(directory, FileName.index(baseOffset)), with: bytes)
+    state.withLock { state in
+      state.indexes.forget(baseOffset)
+      state.builtIndexes.forget(baseOffset)
+    }
+    return bytes.count
+  }
+
+  /// Reads all of a finished segment and makes its index in memory.
+  private func buildIndex(of segment: Segment) throws(LogStoreError) -> (index: SealedIndex, bytes: [UInt8]) {
     guard let end = try end(of: segment.baseOffset) else {
       preconditionFailure("the last segment's index is the open one")
     }
@@ -130,20 +151,16 @@ final class SegmentSet: Sendable {
       throw segment.damage(fault)
     }
     let bytes = index.state.withLock { IndexFile.encode($0, of: segment, end: walk.next) }
-    let path = join(directory, FileName.index(segment.baseOffset))
-    if writesIndexes { try disk.replace(path, with: bytes) }
     let sealed: SealedIndex
     do throws(Fault) {
       sealed = try SealedIndex(
-        Mapping(copying: bytes), path: path, segment: segment, endOffset: end.offset)
+        Mapping(copying: bytes), path: join(directory, FileName.index(segment.baseOffset)), segment: segment,
+        endOffset: end.offset, isBuilt: true)
     } catch {
       preconditionFailure("an index that was just made is not sound: \(error.reason)")
     }
-    state.withLock { state in
-      state.indexes.forget(segment.baseOffset)
-      state.builtIndexes.keep(sealed, segment.baseOffset)
-    }
-    return sealed
+    state.withLock { $0.builtIndexes.keep(sealed, segment.baseOffset) }
+    return (sealed, bytes)
   }
 
   /// Makes a new last segment known. The one before keeps its index in memory until ``sealed(_:)``, or is gone if it had

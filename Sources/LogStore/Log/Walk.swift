@@ -105,7 +105,8 @@ extension FoundTail {
         throw segment.damage(
           Fault(
             position: fault.position,
-            reason: "\(fault.reason); the log was closed cleanly at byte \(clean.endPosition), offset \(clean.endOffset)"))
+            reason:
+              "\(fault.reason); the log was closed cleanly at byte \(clean.endPosition), offset \(clean.endOffset)"))
       }
       guard walk.next.offset == clean.endOffset, walk.next.chain == clean.chain,
         UInt64(walk.next.position) == clean.endPosition
@@ -129,7 +130,8 @@ extension FoundTail {
     let end = walk.next.position
     if end == SegmentHeader.byteCount {
       throw segment.damage(
-        Fault(position: fault.position, reason: "\(fault.reason); this frame was synced before the segment got its name"))
+        Fault(
+          position: fault.position, reason: "\(fault.reason); this frame was synced before the segment got its name"))
     }
     if let proof = segment.proofThatSynced(end) {
       throw segment.damage(

@@ -104,7 +104,8 @@ extension Segment {
   ) throws(Fault) -> FrameHeader {
     let position = expected.position
     guard let header = FrameHeader(in: bytes, at: position, place: place) else {
-      let zeros = position < bytes.count && bytes.part(position, min(FrameHeader.byteCount, bytes.count - position)).isZero
+      let zeros =
+        position < bytes.count && bytes.part(position, min(FrameHeader.byteCount, bytes.count - position)).isZero
       throw Fault(
         position: position,
         reason: position >= bytes.count
@@ -113,7 +114,8 @@ extension Segment {
     }
     guard header.firstOffset == expected.offset else {
       throw Fault(
-        position: position + 8, reason: "the frame begins with offset \(header.firstOffset), expected \(expected.offset)")
+        position: position + 8,
+        reason: "the frame begins with offset \(header.firstOffset), expected \(expected.offset)")
     }
     guard header.chain == expected.chain else {
       throw Fault(position: position + 36, reason: "the frame does not follow on from the frame before it")

@@ -49,7 +49,7 @@ extension EventID: LosslessStringConvertible {
     for nibble in 0..<32 {
       if nibble == 8 || nibble == 12 || nibble == 16 || nibble == 20 { text.append(UInt8(ascii: "-")) }
       let word = nibble < 16 ? high : low
-      text.append(digits[Int(word >> UInt64(60 - 4 * (nibble % 16)) & 0xF)])
+      text.append(digits[Int(truncatingIfNeeded: word >> UInt64(60 - 4 * (nibble % 16))) & 0xF])
     }
     return String(decoding: text, as: UTF8.self)
   }

@@ -49,7 +49,8 @@ extension LogStore {
   ///
   /// - Throws: what stands in the way of reading at all, ``LogStoreError/notAStore(directory:)`` for one. Damage is not
   ///   thrown but listed.
-  public static func verify(_ directory: String, progress: Progress? = nil) throws(LogStoreError) -> VerificationReport {
+  public static func verify(_ directory: String, progress: Progress? = nil) throws(LogStoreError) -> VerificationReport
+  {
     var verification = Verification(directory: directory, disk: RealDisk(), progress: progress)
     try verification.run()
     return verification.report
@@ -66,9 +67,8 @@ extension LogStore {
     var report = ReindexReport()
     let total = UInt64(finished.count)
     for base in finished {
-      try segments.buildIndex(of: try segments.segment(base))
+      report.indexBytes += UInt64(try segments.writeIndex(of: base))
       report.segments += 1
-      report.indexBytes += try disk.open(join(directory, FileName.index(base)), .read).byteCount()
       progress?(UInt64(report.segments), total)
     }
     // The record of a clean end was taken back by opening; nothing was appended since, so it is put back the same.

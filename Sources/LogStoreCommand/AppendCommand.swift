@@ -1,0 +1,180 @@
+import ArgumentParser
+import LogStore
+
+struct AppendCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "append",
+    abstract: "Append events, and print `ok OFFSET` for each once it is durable.",
+    discussion: """
+      Reads STREAM⇥TYPE⇥PAYLOAD lines from standard input, with \\t, \\n, \\r and \\\\ for a tab, newline, carriage \
+      return and backslash. The payload is the rest of the line and may be any bytes. Answers come in the order of the \
+      lines: `ok OFFSET` once the event is durable, or `err REASON` for a line that was refused; the exit code is 1 \
+      when there was one.
+
+      With --batch N, N good lines are one atomic append: all of them are there after a crash, or none. A line that is \
+      no event is answered with `err` and is not part of any batch, so the batch around it goes on to the next line. \
+      The last batch may be shorter. An append that the store refuses is answered with `err` for each of its lines. On \
+      SIGINT or SIGTERM nothing more is read, complete batches are finished, and an incomplete one is answered with `err`.
+
+      With --stream, --type and --data one event is appended, its data taken as it is, without escapes.
+      """)
+
+  @OptionGroup var location: StoreLocation
+
+  @Option(help: ArgumentHelp("Append N lines at a time, atomically.", valueName: "n"))
+  var batch: Int?
+
+  @Option(help: "Append one event, to this stream.")
+  var stream: String?
+
+  @Option(help: "The one event's type.")
+  var type: String?
+
+  @Option(help: "The one event's payload.")
+  var data: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "What the stream must be for the one event to be appended: any, none (no stream), exists, or its last version.",
+      valueName: "any|none|exists|N"))
+  var expect: Expectation?
+
+  @Option(help: "The one event's id, a UUID; appending it again changes nothing and prints the first one's offset.")
+  var id: EventID?
+
+  @Option(help: "The size of new segment files in bytes, or with KiB, MiB or GiB behind the number.")
+  var segmentSize: ByteCount?
+
+  func validate() throws {
+    let isSingle = stream != nil || type != nil || data != nil
+    if isSingle {
+      guard stream != nil, type != nil, data != nil else {
+        throw ValidationError("one event needs all of --stream, --type and --data")
+      }
+      if batch != nil { throw ValidationError("--batch is for events from standard input") }
+    } else if expect != nil || id != nil {
+      throw ValidationError("--expect and --id are for one event; give --stream, --type and --data")
+    }
+    if let batch, batch < 1 { throw ValidationError("--batch must be at least 1") }
+    if let segmentSize, !Limits.segmentBytes.contains(segmentSize.bytes) {
+      throw ValidationError(
+        "--segment-size must be \(Limits.segmentBytes.lowerBound) to \(Limits.segmentBytes.upperBound) bytes")
+    }
+  }
+
+  func run() async throws {
+    var options = LogStore.Options()
+    if let segmentSize { options.segmentBytes = segmentSize.bytes }
+    if let stream, let type, let data {
+      try await appendOne(
+        NewEvent(stream: stream, type: type, payload: Array(data.utf8), id: id), options: options)
+    } else {
+      // Before the store is opened, so that a signal at any moment after that closes it cleanly.
+      let interrupted = try Interruption.descriptor()
+      let store = try LogStore.open(location.directory, options: options)
+      reportTornTail(store.recovery.tornTail)
+      try await appendLines(to: store, interrupted: interrupted)
+    }
+  }
+
+  private func appendOne(_ event: NewEvent, options: LogStore.Options) async throws {
+    let store = try LogStore.open(location.directory, options: options)
+    reportTornTail(store.recovery.tornTail)
+    var line: [UInt8] = []
+    var refusal: LogStoreError?
+    do throws(LogStoreError) {
+      let appended = try await store.append(Append(event, expecting: expect?.condition ?? .any))
+      line.append(ok: appended.offsets.lowerBound)
+    } catch {
+      guard error.isRefusal else { throw error }
+      line.append(err: error.description)
+      refusal = error
+    }
+    // The answer first: closing can fail, and the event is durable all the same.
+    let answer = Result { () throws(OutputError) in try writeAll(line, to: 1) }
+    try await store.close()
+    try answer.get()
+    if let refusal { throw refusal }
+  }
+
+  private func appendLines(to store: LogStore, interrupted: Int32) async throws {
+    let pipeline = AppendPipeline(store: store, onStop: Interruption.wake)
+    let input = AppendInput(pipeline: pipeline, batchSize: batch ?? 1, interrupted: interrupted)
+    startThread { pipeline.runOutput() }
+    startThread { input.run() }
+    let outcome = await pipeline.finished()
+    if let failure = outcome.failure {
+      // The store has stopped; closing only gives back what it holds.
+      try? await store.close()
+      throw failure
+    }
+    try await store.close()
+    if let inputFailure = outcome.inputFailure { throw inputFailure }
+    if let outputFailure = outcome.outputFailure { throw outputFailure }
+    if outcome.refusedLines > 0 {
+      let lines = outcome.refusedLines == 1 ? "1 line was" : "\(outcome.refusedLines) lines were"
+      throw CommandFailure(message: "\(lines) refused; the err lines say why")
+    }
+  }
+}
+
+/// `--expect`.
+struct Expectation: ExpressibleByArgument {
+  var condition: StreamCondition
+
+  init?(argument: String) {
+    switch argument {
+    case "any": condition = .any
+    case "none": condition = .noStream
+    case "exists": condition = .streamExists
+    default:
+      guard let version = UInt64(argument) else { return nil }
+      condition = .version(version)
+    }
+  }
+}
+
+extension EventID: ExpressibleByArgument {
+  public init?(argument: String) { self.init(argument) }
+}
+
+/// A number of bytes: `1048576`, `1024KiB` or `1MiB`.
+struct ByteCount: ExpressibleByArgument {
+  var bytes: Int
+
+  init?(argument: String) {
+    var digits = argument[...]
+    var shift = 0
+    for (suffix, bits) in [("KiB", 10), ("MiB", 20), ("GiB", 30)] where argument.hasSuffix(suffix) {
+      digits = argument.dropLast(suffix.count)
+      shift = bits
+    }
+    guard let number = Int(digits), number >= 0, number <= Int.max >> shift else { return nil }
+    bytes = number << shift
+  }
+}
+
+extension LogStoreError {
+  /// The one append was refused, and the store goes on; any other error has stopped the store.
+  var isRefusal: Bool {
+    switch self {
+    case .invalidArgument, .limitExceeded, .conflict, .eventIDReused: true
+    default: false
+    }
+  }
+}
+
+extension [UInt8] {
+  mutating func append(ok offset: UInt64) {
+    append(contentsOf: "ok ".utf8)
+    append(decimal: offset)
+    append(UInt8(ascii: "\n"))
+  }
+
+  mutating func append(err reason: String) {
+    append(contentsOf: "err ".utf8)
+    var reason = reason
+    reason.withUTF8 { append(escaping: UnsafeRawBufferPointer($0), only: .lineBreaks) }
+    append(UInt8(ascii: "\n"))
+  }
+}

@@ -1,0 +1,94 @@
+import ArgumentParser
+import LogStore
+
+struct TailCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "tail",
+    abstract: "Print events as dump does, and go on as they are appended, until interrupted.",
+    discussion: """
+      Prints an event as soon as it is durable, whichever process appends it. With --cursor it begins at that durable \
+      cursor and moves it past events once they were written out; an event may be printed again after a crash, none is \
+      left out. The cursor is kept in the store, so this opens the store for writing and fails while another process \
+      writes to it. --from then says where a new cursor begins.
+      """)
+
+  @OptionGroup var location: StoreLocation
+
+  @Option(help: ArgumentHelp("Begin at this offset, or at the end.", valueName: "offset|end"))
+  var from: Start = .offset(0)
+
+  @Option(help: "Begin at this durable cursor, and commit it.")
+  var cursor: String?
+
+  @Option(help: "tsv or json, one object a line.")
+  var format: RowFormat = .tsv
+
+  enum Start: ExpressibleByArgument {
+    case offset(UInt64)
+    case end
+
+    init?(argument: String) {
+      if argument == "end" {
+        self = .end
+      } else {
+        guard let offset = UInt64(argument) else { return nil }
+        self = .offset(offset)
+      }
+    }
+
+    func offset(in reader: LogReader) -> UInt64 {
+      switch self {
+      case .offset(let offset): offset
+      case .end: reader.endOffset
+      }
+    }
+  }
+
+  /// Events between two commits of the cursor while there is much to catch up with.
+  private static let eventsPerCommit: UInt64 = 1000
+
+  func run() async throws {
+    let command = self
+    let following = Task { try await command.follow() }
+    try Interruption.watch { following.cancel() }
+    try await following.value
+  }
+
+  private func follow() async throws {
+    guard let cursor else {
+      let reader = try LogReader.open(location.directory)
+      reportTornTail(reader.recovery.tornTail)
+      try await follow(reader, from: from.offset(in: reader), limit: .max) { _ in }
+      reader.close()
+      return
+    }
+    var options = LogStore.Options()
+    options.createIfMissing = false
+    let store = try LogStore.open(location.directory, options: options)
+    reportTornTail(store.recovery.tornTail)
+    let start = try store.reader.cursor(cursor) ?? from.offset(in: store.reader)
+    do {
+      try await follow(store.reader, from: start, limit: Self.eventsPerCommit) { next in
+        _ = try await store.append(Append([], cursors: [CursorCommit(name: cursor, place: next)]))
+      }
+    } catch {
+      try? await store.close()
+      throw error
+    }
+    try await store.close()
+  }
+
+  /// Prints and flushes what is there, then waits for more; `printed` is told the next offset after each flush.
+  private func follow(
+    _ reader: LogReader, from start: UInt64, limit: UInt64, printed: (_ next: UInt64) async throws -> Void
+  ) async throws {
+    let output = Output()
+    var next = start
+    while try await reader.waitForEvents(at: next) {
+      next = try output.add(eventsOf: reader, from: next, limit: limit, as: format)
+      try output.flush()
+      try await printed(next)
+      if Task.isCancelled { return }
+    }
+  }
+}

@@ -1,0 +1,97 @@
+import ArgumentParser
+import LogStore
+
+struct VerifyCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "verify",
+    abstract: "Read and check every byte of the store.",
+    discussion: """
+      Changes nothing. Prints a summary and exits with 0 when all is sound; otherwise prints one line for each finding, \
+      `damaged FILE @BYTE: reason`, and exits with 1. A last write that a crash cut short is no finding.
+      """)
+
+  @OptionGroup var location: StoreLocation
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  func run() async throws {
+    let progress = Progress("verifying")
+    var found = Found()
+    do throws(LogStoreError) {
+      let report = try LogStore.verify(location.directory) { progress.show($0, of: $1) }
+      found.findings = report.findings
+      found.tornTail = report.tornTail
+      found.events = report.events
+      found.segments = UInt64(report.segments)
+      found.bytes = report.bytes
+    } catch {
+      // Damage that keeps the rest from being looked at is a finding like any other.
+      guard case .damaged(let damage) = error else {
+        progress.clear()
+        throw error
+      }
+      found.findings = [damage]
+    }
+    progress.clear()
+    reportTornTail(found.tornTail)
+    let output = Output()
+    try output.add { bytes in
+      if json { bytes.append(json: found) } else { bytes.append(lines: found) }
+    }
+    try output.flush()
+    if !found.findings.isEmpty {
+      let count = found.findings.count == 1 ? "1 place is" : "\(found.findings.count) places are"
+      throw CommandFailure(
+        message: "\(count) damaged in \(location.directory); nothing was changed, restore the files from a copy")
+    }
+  }
+}
+
+private struct Found {
+  var findings: [Damage] = []
+  var tornTail: Damage?
+  var events: UInt64 = 0
+  var segments: UInt64 = 0
+  var bytes: UInt64 = 0
+}
+
+extension [UInt8] {
+  fileprivate mutating func append(lines found: Found) {
+    if found.findings.isEmpty {
+      let summary = "sound: \(found.events) events in \(found.segments) segments, \(found.bytes) bytes read\n"
+      append(contentsOf: summary.utf8)
+    }
+    for finding in found.findings {
+      var line = finding.description
+      line.withUTF8 { append(escaping: UnsafeRawBufferPointer($0), only: .lineBreaks) }
+      append(UInt8(ascii: "\n"))
+    }
+  }
+
+  fileprivate mutating func append(json found: Found) {
+    append(
+      contentsOf: """
+        {"sound":\(found.findings.isEmpty),"events":\(found.events),"segments":\(found.segments),\
+        "bytes":\(found.bytes),"findings":[
+        """.utf8)
+    for (index, finding) in found.findings.enumerated() {
+      if index > 0 { append(UInt8(ascii: ",")) }
+      append(json: finding)
+    }
+    append(UInt8(ascii: "]"))
+    if let tornTail = found.tornTail {
+      append(contentsOf: #","torn_tail":"#.utf8)
+      append(json: tornTail)
+    }
+    append(contentsOf: "}\n".utf8)
+  }
+
+  private mutating func append(json damage: Damage) {
+    append(contentsOf: #"{"file":"#.utf8)
+    append(jsonString: damage.file)
+    append(contentsOf: #","byte":\#(damage.position),"reason":"#.utf8)
+    append(jsonString: damage.reason)
+    append(UInt8(ascii: "}"))
+  }
+}

@@ -1,0 +1,118 @@
+import Foundation
+import Testing
+
+extension LogStoreCommandTests {
+  @Suite struct Tail {
+    @Test("tail prints what is there and goes on while another process appends, across segments")
+    func follows() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(30)
+      let tail = try store.start("tail")
+      for number in 0..<30 { #expect(try await tail.line()?.hasPrefix("\(number)\t") == true) }
+      let append = try store.start("append", "--segment-size", "64KiB")
+      let lines = StoreUnderTest.lines(800, 200, from: 30)
+      let sending = Task { try await append.send(lines) }
+      for number in 30..<830 {
+        let line = try await tail.line()
+        #expect(line?.hasPrefix("\(number)\t") == true, "expected \(number), got \(line?.prefix(20) ?? "the end")")
+      }
+      try await sending.value
+      // A writer that dies doesn't end the reader; the next one's events are seen as well.
+      append.signal(SIGKILL)
+      _ = try await append.end()
+      try await store.run("append", input: "s\tT\tafter\n")
+      #expect(try await tail.line()?.hasSuffix("\tafter") == true)
+      tail.signal(SIGINT)
+      let finished = try await tail.end()
+      #expect(finished.exitCode == 0 && finished.errors.isEmpty, "\(finished.errors)")
+    }
+
+    @Test("tail begins at an offset, also one that is not there yet, or at the end")
+    func begins() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(10)
+      let fromSeven = try store.start("tail", "--from", "7")
+      let fromTwelve = try store.start("tail", "--from", "12")
+      let fromEnd = try store.start("tail", "--from", "end")
+      for number in 7..<10 { #expect(try await fromSeven.line()?.hasPrefix("\(number)\t") == true) }
+      // Only when it waits is it known to have opened the store at the end.
+      try await onThread { try waitUntilAsleep(fromEnd.pid) }
+      try await store.fill(5, from: 10)
+      #expect(try await fromSeven.line()?.hasPrefix("10\t") == true)
+      #expect(try await fromEnd.line()?.hasPrefix("10\t") == true)
+      #expect(try await fromTwelve.line()?.hasPrefix("12\t") == true)
+      for tail in [fromSeven, fromTwelve, fromEnd] {
+        tail.signal(SIGTERM)
+        #expect(try await tail.end().exitCode == 0)
+      }
+    }
+
+    @Test("a waiting tail burns no core")
+    func waitsQuietly() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(10)
+      let append = try store.start("append")
+      try await append.send("s\tT\tx\n")
+      #expect(try await append.line() == "ok 10")
+      let tail = try store.start("tail")
+      for _ in 0..<11 { #expect(try await tail.line() != nil) }
+      let before = try cpuTicks(tail.pid)
+      // The time itself is what is measured over.
+      try await Task.sleep(for: .seconds(2))
+      let used = try cpuTicks(tail.pid) - before
+      #expect(used <= 20, "\(used) of 200 hundredths of a second")
+      tail.signal(SIGTERM)
+      _ = try await tail.end()
+      _ = try await append.end()
+    }
+
+    @Test("a durable cursor goes on where it was, also after kill -9, and stat tells its lag")
+    func cursor() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(20)
+      let first = try store.start("tail", "--cursor", "c")
+      for number in 0..<20 { #expect(try await first.line()?.hasPrefix("\(number)\t") == true) }
+      first.signal(SIGTERM)
+      #expect(try await first.end().exitCode == 0)
+      #expect(try await store.run("stat").text.contains("cursor c: at 20, 0 behind\n"))
+      try await store.fill(5, from: 20)
+      #expect(try await store.run("stat").text.contains("cursor c: at 20, 5 behind\n"))
+      let second = try store.start("tail", "--cursor", "c")
+      for number in 20..<25 { #expect(try await second.line()?.hasPrefix("\(number)\t") == true) }
+      second.signal(SIGKILL)
+      _ = try await second.end()
+      let third = try store.start("tail", "--cursor", "c")
+      third.signal(SIGTERM)
+      let rest = try await third.end()
+      // At least once: what was printed when the process died may come again, but never anything before it.
+      #expect(rest.lines.allSatisfy { (UInt64($0.prefix { $0 != "\t" }) ?? 0) >= 20 })
+      // The cursors are in the log, and other events around them are untouched.
+      #expect(try await store.dump().count == 25)
+      let events = try await store.run("tail", "--cursor", "other", "--from", "nonsense")
+      #expect(events.exitCode == 64)
+    }
+  }
+}
+
+/// User and system time of a process in hundredths of a second.
+private func cpuTicks(_ pid: pid_t) throws -> Int {
+  let fields = try String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8).split(separator: " ")
+  return (Int(fields[13]) ?? 0) + (Int(fields[14]) ?? 0)
+}
+
+/// Waits until every thread of a process has slept for some looks in a row.
+func waitUntilAsleep(_ pid: pid_t) throws {
+  let deadline = Date().addingTimeInterval(20)
+  var asleep = 0
+  while asleep < 20 {
+    guard Date() < deadline else { throw HarnessError("process \(pid) does not come to rest") }
+    let threads = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")
+    let states = threads.map { thread in
+      (try? String(contentsOfFile: "/proc/\(pid)/task/\(thread)/stat", encoding: .utf8))
+        .flatMap { $0.split(separator: " ").dropFirst(2).first } ?? "?"
+    }
+    // More than the first thread: the command has started its watchers by then.
+    asleep = threads.count > 1 && states.allSatisfy { $0 == "S" } ? asleep + 1 : 0
+    usleep(5_000)
+  }
+}

@@ -1,0 +1,150 @@
+import Foundation
+import Synchronization
+import Testing
+
+@testable import LogStore
+
+/// Reading while it is written: in this process, and as another process does.
+@Suite struct FollowTests {
+  let directory = TemporaryDirectory()
+
+  /// Reads on from an offset until there are `count` events.
+  func tail(_ reader: LogReader, from offset: UInt64, count: Int) async throws -> [UInt64] {
+    var offsets: [UInt64] = []
+    var next = offset
+    while offsets.count < count, try await reader.waitForEvents(at: next) {
+      next = try reader.forEach(from: next) { event in
+        offsets.append(event.offset)
+        return true
+      }
+    }
+    return offsets
+  }
+
+  @Test(
+    "readers that begin at any moment see every event once and in order, across segments", arguments: [false, true])
+  func following(asOtherProcess: Bool) async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    let count = 3000
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      let path = directory.path
+      for reader in 0..<6 {
+        group.addTask {
+          // Each at another moment of the load.
+          _ = try await store.reader.waitForEvents(at: UInt64(reader * 400))
+          let other = asOtherProcess ? try LogReader.open(path) : store.reader
+          let start = UInt64(reader * 300)
+          let seen = try await tail(other, from: start, count: count - Int(start))
+          #expect(seen == Array(start..<UInt64(count)))
+          if asOtherProcess { other.close() }
+        }
+      }
+      for writer in 0..<3 {
+        group.addTask {
+          for index in 0..<count / 3 {
+            _ = try await store.append(Append(event("w\(writer)", String(repeating: "z", count: 150) + "\(index)")))
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    #expect(directory.names(".log").count > 5)
+    try await store.close()
+  }
+
+  @Test("another process's reader never sees what is not synced")
+  func nothingBeforeTheSync() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event("s", "durable")))
+    _ = try await store.appendBuffered(Append(event("s", "written")))
+    let other = try LogReader.open(directory.path)
+    #expect(other.endOffset == 1)
+    #expect(try other.events(from: 0, limit: 9).count == 1)
+    #expect(try other.stream("s").count == 1)
+    #expect(try store.reader.stream("s").count == 1)
+    try await store.flush()
+    #expect(try await other.waitForEvents(at: 1))
+    #expect(try other.stream("s").map { String(decoding: $0.payload, as: UTF8.self) } == ["durable", "written"])
+    other.close()
+    try await store.close()
+  }
+
+  @Test("a reader that began without a writer goes on with the next, and the one after")
+  func writersComeAndGo() async throws {
+    var store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event("s")))
+    try await store.close()
+    let other = try LogReader.open(directory.path)
+    for round in 1...3 {
+      store = try LogStore.open(directory.path, options: smallSegments())
+      for _ in 0..<200 { _ = try await store.append(Append(event("s", String(repeating: "r", count: 300)))) }
+      #expect(try await other.waitForEvents(at: UInt64(round * 200)))
+      #expect(other.endOffset == UInt64(round * 200 + 1))
+      #expect(try other.stream("s").count == round * 200 + 1)
+      if round == 2 {
+        store.abandon()
+        while (try? RealDisk().lock(directory.file("lock"), exclusive: true)) == nil { await Task.yield() }
+      } else {
+        try await store.close()
+      }
+    }
+    #expect(try other.events(from: 0, limit: .max).map(\.offset) == Array(0...600))
+    other.close()
+  }
+
+  @Test("cursors reach other readers too")
+  func cursors() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    let other = try LogReader.open(directory.path)
+    _ = try await store.append(Append(event("s"), cursors: [CursorCommit(name: "c", place: 1)]))
+    #expect(try await other.waitForEvents(at: 0))
+    #expect(try other.cursor("c") == 1)
+    // A segment full of cursors alone is replaced under the reader's eyes.
+    for place in 0..<1500 {
+      _ = try await store.append(
+        Append([], cursors: [CursorCommit(name: "c", place: UInt64(place % 2), isReset: true)]))
+    }
+    _ = try await store.append(Append(event("s")))
+    #expect(try await other.waitForEvents(at: 1))
+    #expect(try other.cursor("c") == 1)
+    #expect(try other.events(from: 0, limit: 9).count == 2)
+    other.close()
+    try await store.close()
+  }
+
+  @Test("waiting ends with the task's cancellation, and with the reader's or the store's close")
+  func waitingEnds() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    let cancelled = Task { try await store.reader.waitForEvents(at: 5) }
+    cancelled.cancel()
+    #expect(try await cancelled.value == false)
+    let other = try LogReader.open(directory.path)
+    let closed = Task { try await other.waitForEvents(at: 5) }
+    other.close()
+    #expect(try await closed.value == false)
+    let storeClosed = Task { try await store.reader.waitForEvents(at: 5) }
+    try await store.close()
+    #expect(try await storeClosed.value == false)
+  }
+
+  @Test("a directory without a store is told from an empty log, and reading makes nothing")
+  func nothingThere() async throws {
+    await expectThrows({ $0 == .notAStore(directory: directory.path) }) { () async throws(LogStoreError) in
+      try LogReader.open(directory.path)
+    }
+    var options = LogStore.Options()
+    options.createIfMissing = false
+    await expectThrows({ $0 == .notAStore(directory: directory.path) }) { () async throws(LogStoreError) in
+      try LogStore.open(directory.path, options: options)
+    }
+    #expect(!FileManager.default.fileExists(atPath: directory.path))
+    try await LogStore.open(directory.path, options: smallSegments()).close()
+    let names = try FileManager.default.contentsOfDirectory(atPath: directory.path).sorted()
+    let reader = try LogReader.open(directory.path)
+    #expect(reader.endOffset == 0)
+    #expect(try reader.events(from: 0, limit: 1).isEmpty)
+    #expect(try reader.events(from: 77, limit: 1).isEmpty)
+    reader.close()
+    #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).sorted() == names)
+  }
+}
