@@ -273,8 +273,9 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     try await store.close()
   }
 
-  @Test("an index that is sound by its checksums and leads to other events is found out, and replaced")
-  func lyingIndex() async throws {
+  @Test(
+    "an index that is sound by its checksums and leads to other events is found out, and replaced", arguments: [0, 102])
+  func lyingIndex(first: Int) async throws {
     try await makeStore(events: 600, closed: true)
     let name = try #require(directory.names(".idx").first)
     do {
@@ -285,9 +286,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
       var walk = Walk(segment)
       #expect(walk.go(to: .successor(baseOffset: end.offset, chain: end.chain), in: segment, adding: index) == nil)
       let bytes = index.state.withLock { state in
-        // Events 0…3 are the first of four streams; each is now said to be where another is.
-        state.positions.swapAt(0, 1)
-        state.positions.swapAt(2, 3)
+        // Four streams take turns; two of them are now said to be in each other's place.
+        state.positions.swapAt(first, first + 1)
         state.frames.swapAt(4, 20)
         return IndexFile.encode(state, of: segment, end: walk.next)
       }

@@ -33,13 +33,13 @@ struct CommitLoop: ~Copyable {
   private var writer: LogWriter
 
   /// Versions that streams get with the group being built.
-  private var pendingVersions: [[UInt8]: UInt64] = [:]
+  private var pendingVersions: [StreamKey: UInt64] = [:]
   private var pendingIDs: Set<EventID> = []
   private var answers: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
   /// Someone in the group waits for durability.
   private var needsSync = false
   /// Last versions of streams that have no event in the open segment.
-  private var sealedVersions: [[UInt8]: UInt64] = [:]
+  private var sealedVersions: [StreamKey: UInt64] = [:]
 
   init(durable: Durable, tail: consuming TailFile, health: Health, writer: consuming LogWriter) {
     self.durable = durable
@@ -162,7 +162,7 @@ struct CommitLoop: ~Copyable {
       }
     }
     for (index, stream) in append.streams.enumerated() where versions[index] != baseVersions[index] {
-      pendingVersions[stream.key.name] = versions[index]
+      pendingVersions[stream.key] = versions[index]
     }
     return Appended(offsets: first..<writer.nextOffset, versions: given, isRepeat: false)
   }
@@ -227,7 +227,7 @@ struct CommitLoop: ~Copyable {
       versions.reserveCapacity(append.streams.count)
       var unmet: LogStoreError?
       for stream in append.streams {
-        let pending = pendingVersions[stream.key.name]
+        let pending = pendingVersions[stream.key]
         let version: UInt64
         if let pending { version = pending } else { version = try self.version(of: stream.key) }
         versions.append(version)
@@ -260,10 +260,10 @@ struct CommitLoop: ~Copyable {
 
   private mutating func version(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
     if let version = writer.index.lastWrittenVersion(of: stream) { return version }
-    if let version = sealedVersions[stream.name] { return version }
+    if let version = sealedVersions[stream] { return version }
     let version = try durable.segments.lastSealedVersion(of: stream)
     if sealedVersions.count >= Self.versionsKept { sealedVersions.removeAll(keepingCapacity: true) }
-    sealedVersions[stream.name] = version
+    sealedVersions[stream] = version
     return version
   }
 
