@@ -35,8 +35,7 @@ struct Serve: AsyncParsableCommand {
   var insecure = false
 
   func validate() throws {
-    let isLoopback = host == "localhost" || host == "::1" || host.hasPrefix("127.")
-    guard isLoopback || insecure else {
+    guard Self.isLoopback(host) || insecure else {
       throw ValidationError(
         "\(host) may be reached from elsewhere, and there is no authentication yet; add --insecure if that is meant")
     }
@@ -66,6 +65,13 @@ struct Serve: AsyncParsableCommand {
     } catch {
       fail("\(error)")
     }
+  }
+
+  /// Only what can't be another machine's: a name that begins with 127 could be one.
+  private static func isLoopback(_ host: String) -> Bool {
+    var address = in_addr()
+    guard inet_pton(AF_INET, host, &address) == 1 else { return host == "localhost" || host == "::1" }
+    return UInt32(bigEndian: address.s_addr) >> 24 == 127
   }
 
   private static func withoutSlash(_ url: String) -> String {

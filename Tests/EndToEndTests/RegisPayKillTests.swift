@@ -36,7 +36,7 @@ struct RegisPayKillTests {
 
   @Test("killed in the middle of a load, every answered payment completes with one charge, and none is invented")
   func killRounds() async throws {
-    var generator = SeededGenerator(for: "kill rounds")
+    var generator = SeededGenerator("kill rounds")
     let asked = Asked()
     try await withTemporaryFolder { folder in
       for round in 1...Self.rounds {

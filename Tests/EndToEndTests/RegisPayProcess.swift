@@ -1,7 +1,6 @@
 import AsyncHTTPClient
 import Foundation
 import NIOCore
-import Synchronization
 
 /// A process of a program, the built `regispay` unless another is named. It is killed when the test ends, if it still
 /// runs then.
@@ -27,16 +26,14 @@ final class RegisPayProcess: Sendable {
 
   /// Starts the program; its standard error goes to a file in `folder`.
   ///
-  /// - Parameter program: one on the path, instead of `regispay`.
-  init(program: String? = nil, _ arguments: [String], folder: String) throws {
+  /// - Parameters:
+  ///   - program: one on the path, instead of `regispay`.
+  ///   - wrapper: a program on the path with its arguments, which gets all this as further arguments.
+  init(program: String? = nil, under wrapper: [String] = [], _ arguments: [String], folder: String) throws {
     let process = Process()
-    if let program {
-      process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-      process.arguments = [program] + arguments
-    } else {
-      process.executableURL = Self.buildFolder.appendingPathComponent("regispay")
-      process.arguments = arguments
-    }
+    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+    process.arguments =
+      wrapper + [program ?? Self.buildFolder.appendingPathComponent("regispay").path] + arguments
     errorFile = folder + "/stderr-\(UUID().uuidString).txt"
     _ = FileManager.default.createFile(atPath: errorFile, contents: nil)
     process.standardError = FileHandle(forWritingAtPath: errorFile)
@@ -104,10 +101,13 @@ struct RunningServer: Sendable {
 
   /// Starts `regispay serve` on a free port and waits until it says that it is ready. Segments are small, so that a
   /// new log is quick to make and a load crosses from one to the next.
-  static func start(directory: String, extra: [String] = []) async throws -> RunningServer {
+  ///
+  /// - Parameter wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
+  static func start(directory: String, under wrapper: [String] = []) async throws -> RunningServer {
     let process = try RegisPayProcess(
-      ["serve", "--dir", directory + "/data", "--port", "0", "--log-level", "warning", "--segment-bytes", "1048576"]
-        + extra, folder: directory)
+      under: wrapper,
+      ["serve", "--dir", directory + "/data", "--port", "0", "--log-level", "warning", "--segment-bytes", "1048576"],
+      folder: directory)
     guard let line = try await process.nextLine(), let url = line.split(separator: " ").last, url.hasPrefix("http://")
     else { throw RegisPayProcess.Failure(description: "no address was printed; on stderr: \(process.errorText)") }
     return RunningServer(process: process, url: String(url))
@@ -208,25 +208,4 @@ func withTemporaryFolder<Value>(_ work: (String) async throws -> Value) async th
   try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
   defer { try? FileManager.default.removeItem(atPath: folder) }
   return try await work(folder)
-}
-
-/// Random numbers that can be had again: the seed is printed, and taken from `REGISPAY_SEED` if that is set.
-struct SeededGenerator: RandomNumberGenerator {
-  private var state: UInt64
-
-  init(for test: String) {
-    let seed =
-      ProcessInfo.processInfo.environment["REGISPAY_SEED"].flatMap(UInt64.init) ?? UInt64.random(in: 0...UInt64.max)
-    print("\(test): REGISPAY_SEED=\(seed)")
-    state = seed
-  }
-
-  // SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var mixed = state
-    mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-    return mixed ^ (mixed >> 31)
-  }
 }

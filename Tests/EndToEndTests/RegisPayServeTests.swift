@@ -108,6 +108,64 @@ struct RegisPayServeTests {
     }
   }
 
+  @Test("a damaged log is refused with the file, in one line, and left as it is")
+  func damaged() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let id = try await server.createPayment("1")
+      try await server.wait(for: id, status: "Completed", within: .seconds(5))
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      let payments = folder + "/data/payments"
+      let segment = try #require(
+        try FileManager.default.contentsOfDirectory(atPath: payments).filter { $0.hasSuffix(".log") }.sorted().first)
+      let path = payments + "/" + segment
+      var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+      // The id of the payment is in its first event.
+      let place = try #require(bytes.range(of: Data(id.utf8))?.lowerBound)
+      bytes[place] ^= 1
+      try bytes.write(to: URL(fileURLWithPath: path))
+      let second = try RegisPayProcess(["serve", "--dir", folder + "/data", "--port", "0"], folder: folder)
+      #expect(try await second.waitForExit() == .init(code: 1, isSignal: false))
+      #expect(second.errorText.split(separator: "\n").count == 1)
+      #expect(second.errorText.contains(segment), "\(second.errorText)")
+      #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == bytes)
+    }
+  }
+
+  @Test("once a sync fails nothing more is taken, health is red, and what was taken is there after a restart")
+  func failedSync() async throws {
+    try await withTemporaryFolder { folder in
+      // Made before, so that the failing sync is one of the running server's.
+      #expect(try await RunningServer.start(directory: folder).stopGracefully().code == 0)
+      let server = try await RunningServer.start(
+        directory: folder, under: ["strace", "-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=40+"])
+      var taken: [String] = []
+      var refusal: RunningServer.Answer?
+      for amount in 1...200 where refusal == nil {
+        let answer = try await server.post("/api/payment/create", "{\"amount\":\(amount),\"currency\":\"GBP\"}")
+        if answer.status == 200 {
+          taken.append(try #require(try answer.object()["paymentId"] as? String))
+        } else {
+          refusal = answer
+        }
+      }
+      #expect(refusal?.status == 503)
+      #expect(!taken.isEmpty)
+      let health = try await server.get("/health")
+      #expect(health.status == 503)
+      #expect(String(decoding: health.body, as: UTF8.self).contains("can't write"))
+      #expect(try await server.get("/alive").status == 200)
+      #expect(try await server.get("/api/v1/payments/\(taken[0])").status == 200, "reading goes on")
+      try await server.killHard()
+      let restarted = try await RunningServer.start(directory: folder)
+      for id in taken { try await restarted.wait(for: id, status: "Completed", within: .seconds(20)) }
+      let charges = try await restarted.get("/psp/api/ledger").object()["charges"] as? [[String: Any]] ?? []
+      let charged = charges.compactMap { $0["paymentId"] as? String }
+      #expect(Set(charged).count == charged.count)
+      #expect(Set(charged).isSuperset(of: taken))
+    }
+  }
+
   @Test("a port in use is said in one line")
   func portInUse() async throws {
     try await withTemporaryFolder { folder in
@@ -121,7 +179,12 @@ struct RegisPayServeTests {
     }
   }
 
-  @Test("wrong usage ends with 64", arguments: [["serve", "--port", "x"], ["load"], ["serve", "--host", "0.0.0.0"]])
+  @Test(
+    "wrong usage ends with 64",
+    arguments: [
+      ["serve", "--port", "x"], ["load"], ["serve", "--host", "0.0.0.0"], ["serve", "--host", "127.example.org"],
+      ["serve", "--host", "::"], ["load", "--rate", "0", "--seconds", "1"], ["unknown"],
+    ])
   func wrongUsage(_ arguments: [String]) async throws {
     try await withTemporaryFolder { folder in
       let process = try RegisPayProcess(arguments, folder: folder)

@@ -50,20 +50,15 @@ func eventually(
   }
 }
 
-struct TooLate: Error {}
-
-/// Runs `work`, and fails when it takes longer than `limit`.
-func withDeadline<Value: Sendable>(
-  _ limit: Duration = .seconds(10), _ work: @escaping @Sendable () async throws -> Value
-) async throws -> Value {
-  try await withThrowingTaskGroup(of: Value.self) { group in
-    group.addTask { try await work() }
-    group.addTask {
-      try await Task.sleep(for: limit)
-      throw TooLate()
-    }
-    defer { group.cancelAll() }
-    guard let value = try await group.next() else { throw CancellationError() }
-    return value
+/// Waits for a task to end, and cancels it when it takes longer than `limit`.
+///
+/// - Returns: whether it ended by itself.
+func endsByItself(_ task: Task<Void, any Error>, within limit: Duration = .seconds(10)) async throws -> Bool {
+  let watchdog = Task {
+    try await Task.sleep(for: limit)
+    task.cancel()
   }
+  defer { watchdog.cancel() }
+  try await task.value
+  return !task.isCancelled
 }

@@ -28,12 +28,15 @@ public struct PaymentID: Sendable, Hashable, LosslessStringConvertible {
   /// The stream with this payment's events.
   public var stream: String { Self.streamPrefix + description }
 
-  /// The id of the payment's event of this type at this version: the same whenever the same step is appended again,
-  /// and another for another type, so that two different decisions are never taken for one that is repeated.
-  func eventID(version: UInt64, type: String) -> EventID {
-    // FNV-1a, 64 bits (http://www.isthe.com/chongo/tech/comp/fnv/): only to tell a handful of types apart.
+  /// The id of the payment's event with this content at this version: the same whenever the same is appended again, and
+  /// another for other content, so that two different decisions are never taken for one that is repeated.
+  func eventID(version: UInt64, type: String, payload: [UInt8]) -> EventID {
+    // FNV-1a, 64 bits (http://www.isthe.com/chongo/tech/comp/fnv/): only to tell the few apart that race for a version.
     var hash: UInt64 = 0xCBF2_9CE4_8422_2325
-    for byte in type.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+    func add(_ byte: UInt8) { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+    for byte in type.utf8 { add(byte) }
+    add(0)
+    for byte in payload { add(byte) }
     return EventID(high: uuid.high, low: uuid.low ^ (hash &+ version))
   }
 }

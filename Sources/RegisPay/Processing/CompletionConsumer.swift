@@ -35,7 +35,11 @@ public struct CompletionConsumer: Sendable {
           (committed, lastCommit) = (place, .now)
         }
         health.report(Self.cursorName, fault: nil)
-        guard events.isEmpty else { continue }
+        guard events.isEmpty else {
+          // Behind a long log others want to run as well.
+          await Task.yield()
+          continue
+        }
         if place > committed {
           // Caught up with a place to commit: look again when that is due.
           try? await Task.sleep(until: lastCommit + cursorInterval)

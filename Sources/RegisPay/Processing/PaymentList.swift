@@ -61,7 +61,12 @@ public final class PaymentList: Sendable {
         let events = try log.reader.events(from: place, limit: 256)
         for event in events { take(event) }
         place += UInt64(events.count)
-        if events.isEmpty { _ = try await log.reader.waitForEvents(at: place) }
+        if events.isEmpty {
+          _ = try await log.reader.waitForEvents(at: place)
+        } else {
+          // Behind a long log others want to run as well.
+          await Task.yield()
+        }
       } catch {
         if case .closed = error { return }
         logger.error("the list can't follow the log", metadata: ["offset": "\(place)", "error": "\(error)"])

@@ -80,8 +80,10 @@ public struct PaymentLog: Sendable {
   }
 
   private func newEvent(_ event: PaymentEvent, of id: PaymentID, version: UInt64) -> NewEvent {
-    NewEvent(
-      stream: id.stream, type: event.type, payload: event.payload, id: id.eventID(version: version, type: event.type))
+    let payload = event.payload
+    return NewEvent(
+      stream: id.stream, type: event.type, payload: payload,
+      id: id.eventID(version: version, type: event.type, payload: payload))
   }
 }
 

@@ -39,6 +39,8 @@ public actor StepConsumer {
     case abandoned
   }
 
+  private static let batchesAtOnce = 16
+
   private let step: PaymentStep
   private let eventType: String
   private let cursorName: String
@@ -56,6 +58,7 @@ public actor StepConsumer {
   private var committedPlace: UInt64 = 0
   private var callCount = 0
   private var isWatching = false
+  private var isReadable = true
   private var isStopping = false
   private var timer: ContinuousClock.Instant?
 
@@ -169,11 +172,11 @@ public actor StepConsumer {
     }
   }
 
-  /// Takes in all events that fit.
+  /// Takes in events that fit, a bounded number at a time: behind a long log there are calls that want to end.
   private func read() {
     guard !isStopping else { return }
     do {
-      while !window.isFull {
+      for _ in 0..<Self.batchesAtOnce where !window.isFull {
         // Bounded, as each event is copied out of the log.
         let events = try log.reader.events(from: window.readPlace, limit: 256)
         guard !events.isEmpty else { break }
@@ -190,8 +193,10 @@ public actor StepConsumer {
           }
         }
       }
+      isReadable = true
       health.report(cursorName, fault: nil)
     } catch {
+      isReadable = false
       health.report(cursorName, fault: "can't read the log: \(error)")
       logger.error("can't read the log", metadata: ["offset": "\(window.readPlace)", "error": "\(error)"])
     }
@@ -231,7 +236,8 @@ public actor StepConsumer {
   }
 
   private func watch(in group: inout DiscardingTaskGroup) {
-    guard !isWatching, !isStopping, !window.isFull else { return }
+    // What can't be read now is tried again with the next tick; waiting for more would return at once.
+    guard isReadable, !isWatching, !isStopping, !window.isFull else { return }
     isWatching = true
     group.addTask { [mailbox, reader = log.reader, place = window.readPlace] in
       do {

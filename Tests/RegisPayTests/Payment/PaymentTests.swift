@@ -136,15 +136,14 @@ struct PaymentIDTests {
     #expect(PaymentID(id.description.uppercased()) == id)
   }
 
-  @Test("an event's id is the same when the step is repeated, and another for another type, version or payment")
+  @Test("an event's id is the same when it is repeated, and another for other content, version or payment")
   func eventIDs() {
-    let (id, other) = (PaymentID.random(), PaymentID.random())
     var seen: Set<EventID> = []
-    for payment in [id, other] {
-      for type in ["PaymentCreated", "PaymentSettled", "PaymentFailed"] {
+    for payment in [PaymentID.random(), PaymentID.random()] {
+      for event in events {
         for version in 1...100 as ClosedRange<UInt64> {
-          let eventID = payment.eventID(version: version, type: type)
-          #expect(eventID == payment.eventID(version: version, type: type))
+          let eventID = payment.eventID(version: version, type: event.type, payload: event.payload)
+          #expect(eventID == payment.eventID(version: version, type: event.type, payload: event.payload))
           #expect(seen.insert(eventID).inserted)
         }
       }

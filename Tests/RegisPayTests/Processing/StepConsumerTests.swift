@@ -46,16 +46,17 @@ struct StepConsumerTests {
       let consumer = StepConsumer(
         .create, log: log, provider: provider, breaker: breaker, board: board, health: health, options: options,
         logger: silent)
-      async let run: Void = consumer.run()
+      let run = Task { try await consumer.run() }
+      let result: Result<Void, any Error>
       do {
-        try await work(consumer)
+        result = .success(try await work(consumer))
       } catch {
-        consumer.stop()
-        try? await run
-        throw error
+        result = .failure(error)
       }
       consumer.stop()
-      try await run
+      let didStop = try await endsByItself(run)
+      #expect(didStop, "told to stop, the consumer stops")
+      try result.get()
     }
   }
 
