@@ -137,8 +137,9 @@ struct RegisPayServeTests {
     try await withTemporaryFolder { folder in
       // Made before, so that the failing sync is one of the running server's.
       #expect(try await RunningServer.start(directory: folder).stopGracefully().code == 0)
+      // With -D the process started is the server itself, so that killing it kills no tracer in its stead.
       let server = try await RunningServer.start(
-        directory: folder, under: ["strace", "-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=40+"])
+        directory: folder, under: ["strace", "-D", "-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=40+"])
       var taken: [String] = []
       var refusal: RunningServer.Answer?
       for amount in 1...200 where refusal == nil {

@@ -14,6 +14,7 @@ public struct Server: Sendable {
   private let log: PaymentLog
   private let simulator: Simulator
   private let logger: Logger
+  private let stops = AsyncStream<Void>.makeStream()
 
   /// Opens the logs. Blocks while their tails are read.
   public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
@@ -44,8 +45,13 @@ public struct Server: Sendable {
     return store
   }
 
-  /// Serves until it is told to stop by one of these signals, or its task's service group is; then requests under way
-  /// are answered, calls under way end or are left for the next start, and the logs are closed.
+  /// Ends ``run(stopSignals:onReady:)`` as a signal does. May be called from anywhere, at any time.
+  public func stop() { stops.continuation.yield() }
+
+  /// Serves until it is told to stop by one of these signals or by ``stop()``; then requests under way are answered,
+  /// calls under way end or are left for the next start, and the logs are closed. To be called once. Don't cancel its
+  /// task: connections are then cut in the middle of being accepted, which the network library takes for an error of
+  /// ours.
   ///
   /// - Parameter onReady: called once with the address, such as `http://127.0.0.1:8080`, as soon as it answers.
   public func run(
@@ -105,8 +111,11 @@ public struct Server: Sendable {
         options: options, log: log, client: client, board: board, health: health, address: address.stream,
         logger: logger),
     ]
+    let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
     var configuration = ServiceGroupConfiguration(
-      services: services, gracefulShutdownSignals: stopSignals, logger: quietLogger)
+      services: services.map { .init(service: $0) }
+        + [.init(service: stopSwitch, successTerminationBehavior: .gracefullyShutdownGroup)],
+      gracefulShutdownSignals: stopSignals, logger: quietLogger)
     configuration.maximumGracefulShutdownDuration = options.stopLimit
     var failure: ServerError?
     do {

@@ -31,16 +31,21 @@ struct TestServer: Sendable {
       change(&options)
       let server = try Server.open(options, logger: silent)
       let addresses = AsyncStream<String>.makeStream()
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await server.run { addresses.continuation.yield($0) } }
-        group.addTask {
-          // Ends without one when the server could not start, which the other task then throws.
-          guard let url = await addresses.stream.first(where: { _ in true }) else { return }
-          try await work(TestServer(url: url))
-        }
-        defer { group.cancelAll() }
-        try await group.next()
+      let run = Task {
+        defer { addresses.continuation.finish() }
+        try await server.run { addresses.continuation.yield($0) }
       }
+      let result: Result<Void, any Error>
+      do {
+        // Without one the server could not start, which its task then throws.
+        if let url = await addresses.stream.first(where: { _ in true }) { try await work(TestServer(url: url)) }
+        result = .success(())
+      } catch {
+        result = .failure(error)
+      }
+      server.stop()
+      try await run.value
+      try result.get()
     }
   }
 

@@ -126,14 +126,18 @@ struct StepConsumerTests {
   func concurrency() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
-      let underWay = Mutex(0)
+      let isOpen = Mutex(false)
       let provider = FakeProvider { _, _ in
-        underWay.withLock { $0 += 1 }
-        while underWay.withLock({ $0 < 256 }), !Task.isCancelled { await Task.yield() }
+        // All wait until the test has seen as many as may be under way.
+        while !isOpen.withLock({ $0 }), !Task.isCancelled { try? await Task.sleep(for: .milliseconds(2)) }
         return .created
       }
       let ids = try await parts.initiate(400)
-      try await parts.consuming(provider) { _ in try await parts.wait(for: ids, .created) }
+      try await parts.consuming(provider) { _ in
+        try await eventually("the limit is reached") { provider.callCount == 256 }
+        isOpen.withLock { $0 = true }
+        try await parts.wait(for: ids, .created)
+      }
       #expect(provider.mostUnderWay == 256)
     }
   }
