@@ -6,7 +6,8 @@ extension LogStoreCommandTests {
     @Test(
       "bench prints JSON with the agreed fields, LogStore beside its limit, and removes its data",
       arguments: [
-        ["append", "--writers", "3"], ["append", "--durability", "buffered", "--batch", "20"], ["load"], ["tail"], ["scan"],
+        ["append", "--writers", "3"], ["append", "--durability", "buffered", "--batch", "20"], ["load"], ["tail"],
+        ["scan"],
       ])
     func json(arguments: [String]) async throws {
       let scratch = try TemporaryDirectory()
