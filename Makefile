@@ -26,7 +26,7 @@ test: test-dependencies lint
 soak: test-dependencies
 	swift build --build-tests
 	LOGSTORE_SIMULATIONS=200000 swift test --skip-build --filter LogStoreTests
-	LOGSTORE_KILL_ROUNDS=200 REGISPAY_KILL_ROUNDS=10 swift test --skip-build --no-parallel --filter EndToEndTests
+	LOGSTORE_KILL_ROUNDS=2000 REGISPAY_KILL_ROUNDS=10 swift test --skip-build --no-parallel --filter EndToEndTests
 
 bench: build-dependencies
 	swift build -c release --product bench

@@ -20,6 +20,9 @@ let package = Package(
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
   ],
   targets: [
     // The CRC-32C instruction and its portable twin.
@@ -44,11 +47,18 @@ let package = Package(
         .product(name: "Logging", package: "swift-log"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "HTTPTypes", package: "swift-http-types"),
       ],
       swiftSettings: strict),
     .executableTarget(
       name: "RegisPayCommand",
-      dependencies: ["RegisPay", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: [
+        "RegisPay",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
       swiftSettings: strict),
     .executableTarget(
       name: "Bench",
@@ -59,11 +69,24 @@ let package = Package(
       ],
       swiftSettings: strict),
     .testTarget(name: "LogStoreTests", dependencies: ["LogStore"], swiftSettings: strict),
-    .testTarget(name: "RegisPayTests", dependencies: ["RegisPay"], swiftSettings: strict),
+    .testTarget(
+      name: "RegisPayTests",
+      dependencies: [
+        "RegisPay",
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "NIOCore", package: "swift-nio"),
+      ],
+      swiftSettings: strict),
     // Real processes, real files, real `kill -9`.
     .testTarget(
       name: "EndToEndTests",
-      dependencies: ["LogStoreCommand", "RegisPayCommand", "Bench"],
+      dependencies: [
+        "LogStoreCommand", "RegisPayCommand", "Bench",
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "NIOCore", package: "swift-nio"),
+      ],
       exclude: ["Support"],
       swiftSettings: strict),
   ]

@@ -2,9 +2,9 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// `kill -9` whenever and wherever. LOGSTORE_KILL_ROUNDS sets how often (200 for a soak).
+  /// `kill -9` whenever and wherever. LOGSTORE_KILL_ROUNDS sets how often.
   @Suite struct Kill {
-    static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_KILL_ROUNDS"].flatMap(Int.init) ?? 48
+    static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_KILL_ROUNDS"].flatMap(Int.init) ?? 200
 
     @Test("killed at a random moment, every ok is there and no batch is half there", arguments: [1, 4, 16])
     func atRandomMoments(batch: Int) async throws {

@@ -240,10 +240,11 @@ final class History: Sendable {
   func failedSyncThenReopened() async throws {
     let disk = SimulatedDisk()
     let store = try LogStore.open("d", options: smallSegments(), disk: disk)
-    _ = try await store.append(Append(event("s", "kept")))
+    // Longer than a sector, so that no later write takes their bytes along.
+    _ = try await store.append(Append(event("s", String(repeating: "kept ", count: 400))))
     disk.setFault { _, operation, _ in operation == "sync" ? .error(EIO) : nil }
     await expectThrows({ if case .inputOutput = $0 { true } else { false } }) { () async throws(LogStoreError) in
-      try await store.append(Append(event("s", "unknown")))
+      try await store.append(Append(event("s", String(repeating: "unknown ", count: 400))))
     }
     try? await store.close()
     // The frame is in the cache, clean, and not on the disk. A writer that trusted it would build on nothing.
@@ -278,6 +279,8 @@ final class History: Sendable {
     }
     try? await store.close()
     let killed = disk.afterKill()
+    // Making the old segment's index would sync the directory too, sooner or later.
+    killed.setFault { _, _, path in path.hasSuffix(".idx.tmp") ? .error(EIO) : nil }
     let served: UInt64
     if byReader {
       let (follower, durable, _) = try Follower.open("d", disk: killed)
@@ -317,6 +320,49 @@ final class History: Sendable {
     disk.setFault(nil)
     #expect(try await store.append(Append(event("s"))).offsets == count..<count + 1)
     try await store.close()
+  }
+
+  @Test("nobody sees an event before its sync, and a refusal that rests on it falls with it")
+  func nothingBeforeTheSync() async throws {
+    let disk = SimulatedDisk()
+    let store = try LogStore.open("d", options: smallSegments(), disk: disk)
+    let reader = store.reader
+    let seenAtSync = Mutex<[UInt64]>([])
+    disk.setFault { _, operation, path in
+      if operation == "sync", path.hasSuffix(".log") { seenAtSync.withLock { $0.append(reader.endOffset) } }
+      return nil
+    }
+    for _ in 0..<5 { _ = try await store.append(Append(event("s"))) }
+    #expect(seenAtSync.withLock { $0 } == [0, 1, 2, 3, 4])
+
+    // Both wait while a first append's sync takes its time, and so are in one group, whose sync fails.
+    let syncs = Atomic(0)
+    disk.setFault { _, operation, path in
+      guard operation == "sync", path.hasSuffix(".log") else { return nil }
+      if syncs.wrappingAdd(1, ordering: .relaxed).newValue > 1 { return .error(EIO) }
+      usleep(100_000)
+      return nil
+    }
+    let outcomes = await withTaskGroup(of: String.self) { group in
+      group.addTask { (try? await store.append(Append(event("first")))) == nil ? "lost" : "there" }
+      while syncs.load(ordering: .relaxed) == 0 { await Task.yield() }
+      for _ in 0..<2 {
+        group.addTask {
+          do throws(LogStoreError) {
+            _ = try await store.append(Append(event("contended"), expecting: .noStream))
+            return "acknowledged"
+          } catch .conflict {
+            return "refused"
+          } catch {
+            return "failed"
+          }
+        }
+      }
+      return await group.reduce(into: []) { $0.append($1) }.sorted()
+    }
+    #expect(outcomes == ["failed", "failed", "there"])
+    #expect(store.reader.endOffset == 6)
+    try? await store.close()
   }
 
   @Test("no append is answered before its bytes are synced, and none in a new segment before its name is")

@@ -273,6 +273,37 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     try await store.close()
   }
 
+  @Test(
+    "an index that is sound by its checksums and leads to other events is found out, and replaced", arguments: [0, 102])
+  func lyingIndex(first: Int) async throws {
+    try await makeStore(events: 600, closed: true)
+    let name = try #require(directory.names(".idx").first)
+    do {
+      let reader = try LogReader.open(directory.path)
+      let segment = try reader.durable.segments.segment(0)
+      let end = try #require(try reader.durable.segments.end(of: 0))
+      let index = OpenIndex(segment)
+      var walk = Walk(segment)
+      #expect(walk.go(to: .successor(baseOffset: end.offset, chain: end.chain), in: segment, adding: index) == nil)
+      let bytes = index.state.withLock { state in
+        // Four streams take turns; two of them are now said to be in each other's place.
+        state.positions.swapAt(first, first + 1)
+        state.frames.swapAt(4, 20)
+        return IndexFile.encode(state, of: segment, end: walk.next)
+      }
+      try edit(directory.file(name)) { $0 = bytes }
+      reader.close()
+    }
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for stream in 0..<4 {
+      let events = try store.reader.stream("s\(stream)")
+      #expect(events.map(\.version) == Array(1...150))
+      #expect(events.allSatisfy { $0.stream == "s\(stream)" && $0.offset % 4 == UInt64(stream) })
+    }
+    #expect(try store.reader.events(from: 4, limit: 1).map(\.offset) == [4])
+    try await store.close()
+  }
+
   @Test("a newer format version is refused by name, in every file that has one")
   func newerVersion() async throws {
     try await makeStore(events: 5, closed: true)

@@ -19,8 +19,8 @@ struct CommitRequest: Sendable {
 /// The one thread that owns the end of the log. It takes everything that waits, checks conditions, gives out offsets and
 /// versions, writes one frame, syncs once, publishes, and answers; meanwhile the next group gathers.
 ///
-/// Nothing is answered from a state that a crash could undo: a request whose answer depends on what the present group
-/// is about to write waits for the next group.
+/// Nothing is answered from a state that a crash could undo: every answer of a group, a refusal too, is given after the
+/// group's sync, and a request that may repeat one of the same group waits for the next.
 struct CommitLoop: ~Copyable {
   /// A group is written when it has this many bytes, whatever else waits.
   static let groupByteCount = 4 << 20
@@ -33,13 +33,13 @@ struct CommitLoop: ~Copyable {
   private var writer: LogWriter
 
   /// Versions that streams get with the group being built.
-  private var pendingVersions: [[UInt8]: UInt64] = [:]
+  private var pendingVersions: [StreamKey: UInt64] = [:]
   private var pendingIDs: Set<EventID> = []
   private var answers: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
   /// Someone in the group waits for durability.
   private var needsSync = false
   /// Last versions of streams that have no event in the open segment.
-  private var sealedVersions: [[UInt8]: UInt64] = [:]
+  private var sealedVersions: [StreamKey: UInt64] = [:]
 
   init(durable: Durable, tail: consuming TailFile, health: Health, writer: consuming LogWriter) {
     self.durable = durable
@@ -162,7 +162,7 @@ struct CommitLoop: ~Copyable {
       }
     }
     for (index, stream) in append.streams.enumerated() where versions[index] != baseVersions[index] {
-      pendingVersions[stream.key.name] = versions[index]
+      pendingVersions[stream.key] = versions[index]
     }
     return Appended(offsets: first..<writer.nextOffset, versions: given, isRepeat: false)
   }
@@ -226,13 +226,11 @@ struct CommitLoop: ~Copyable {
       var versions: [UInt64] = []
       versions.reserveCapacity(append.streams.count)
       var unmet: LogStoreError?
-      var touchesGroup = false
       for stream in append.streams {
-        let pending = pendingVersions[stream.key.name]
+        let pending = pendingVersions[stream.key]
         let version: UInt64
         if let pending { version = pending } else { version = try self.version(of: stream.key) }
         versions.append(version)
-        if pending != nil { touchesGroup = true }
         if unmet == nil, !stream.condition.isMet(by: version) {
           unmet = .conflict(
             stream: String(decoding: stream.key.name, as: UTF8.self), expected: stream.condition, actual: version)
@@ -242,13 +240,10 @@ struct CommitLoop: ~Copyable {
         event.id != nil && !append.streams[event.stream].condition.namesVersion
       }
       if unmet == nil, !mayRepeatByID { return .accept(versions) }
-      if unmet != nil {
-        if touchesGroup { return .dependsOnGroup }
-        if !writer.isSynced {
-          // Refused for what buffered appends have written: not before that is durable.
-          needsSync = true
-          return .dependsOnGroup
-        }
+      if unmet != nil, !writer.isSynced {
+        // Whether it repeats what buffered appends have written can be looked up once that is durable.
+        needsSync = true
+        return .dependsOnGroup
       }
       for event in append.events {
         if let id = event.id, pendingIDs.contains(id) { return .dependsOnGroup }
@@ -265,10 +260,10 @@ struct CommitLoop: ~Copyable {
 
   private mutating func version(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
     if let version = writer.index.lastWrittenVersion(of: stream) { return version }
-    if let version = sealedVersions[stream.name] { return version }
+    if let version = sealedVersions[stream] { return version }
     let version = try durable.segments.lastSealedVersion(of: stream)
     if sealedVersions.count >= Self.versionsKept { sealedVersions.removeAll(keepingCapacity: true) }
-    sealedVersions[stream.name] = version
+    sealedVersions[stream] = version
     return version
   }
 

@@ -40,23 +40,22 @@ struct EncodedAppend: Sendable {
     }
     guard byteCount <= Limits.frameBytes else { throw Self.tooLarge(byteCount) }
     bytes.reserveCapacity(byteCount)
-    // By bytes: strings that Unicode calls equal may be different streams.
-    var conditions: [[UInt8]: StreamCondition] = [:]
-    for (name, condition) in append.conditions { conditions[Array(name.utf8)] = condition }
-    var byName: [[UInt8]: Int] = [:]
+    var conditions: [StreamKey: StreamCondition] = [:]
+    for (name, condition) in append.conditions { conditions[StreamKey(Array(name.utf8))] = condition }
+    var known: [StreamKey: Int] = [:]
     for event in append.events {
-      try encode(event, &byName, conditions)
+      try encode(event, &known, conditions)
     }
-    for (name, condition) in conditions where byName[name] == nil {
-      try Self.check(name.count, "the stream id's length in bytes")
-      streams.append(Stream(key: StreamKey(name), condition: condition))
+    for (key, condition) in conditions where known[key] == nil {
+      try Self.check(key.name.count, "the stream id's length in bytes")
+      streams.append(Stream(key: key, condition: condition))
     }
     for cursor in append.cursors { try encode(cursor) }
     guard bytes.count + FrameHeader.byteCount + 8 <= Limits.frameBytes else { throw Self.tooLarge(bytes.count) }
   }
 
   private mutating func encode(
-    _ event: NewEvent, _ byName: inout [[UInt8]: Int], _ conditions: [[UInt8]: StreamCondition]
+    _ event: NewEvent, _ known: inout [StreamKey: Int], _ conditions: [StreamKey: StreamCondition]
   ) throws(LogStoreError) {
     let name = Array(event.stream.utf8)
     try Self.check(name.count, "the stream id's length in bytes")
@@ -66,13 +65,11 @@ struct EncodedAppend: Sendable {
       throw .limitExceeded(
         what: "the size of metadata and payload in bytes", actual: UInt64(content), limit: UInt64(Limits.eventBytes))
     }
-    let stream: Int
-    if let known = byName[name] {
-      stream = known
-    } else {
-      stream = streams.count
-      byName[name] = stream
-      streams.append(Stream(key: StreamKey(name), condition: conditions[name] ?? .any))
+    let key = StreamKey(name)
+    let stream = known[key] ?? streams.count
+    if stream == streams.count {
+      known[key] = stream
+      streams.append(Stream(key: key, condition: conditions[key] ?? .any))
     }
     let start = bytes.count
     appendHeader(

@@ -2,13 +2,23 @@ import Glibc
 import Synchronization
 
 /// A stream id with its hash, made once for all the look-ups of a request.
-struct StreamKey: Sendable {
+struct StreamKey: Sendable, Hashable {
   let hash: UInt64
   let name: [UInt8]
 
   init(_ name: [UInt8]) {
     self.name = name
     hash = name.withUnsafeBytes(streamHash)
+  }
+
+  /// By bytes: strings that Unicode calls equal may be different streams.
+  static func == (left: StreamKey, right: StreamKey) -> Bool {
+    left.hash == right.hash && left.name == right.name
+  }
+
+  func hash(into hasher: inout Hasher) {
+    // One word, mixed with the process's own seed, instead of all the bytes again.
+    hasher.combine(hash)
   }
 
   func matches(_ record: Record, in bytes: UnsafeRawBufferPointer) -> Bool {

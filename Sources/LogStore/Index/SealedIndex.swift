@@ -5,6 +5,8 @@ import CLZ4
 final class SealedIndex: SegmentIndex {
   let path: String
   let byteCount: Int
+  /// Made by this process from the segment, not read from a file.
+  private let isBuilt: Bool
   private let mapping: Mapping
   private let tableStart = IndexFile.headerByteCount
   private let streamBlocks: Range<Int>
@@ -16,8 +18,11 @@ final class SealedIndex: SegmentIndex {
 
   /// - Parameter segment: the index must belong to it.
   /// - Parameter end: where the segment ends, if that is known; the index must agree.
-  init(_ mapping: Mapping, path: String, segment: Segment, endOffset: UInt64?) throws(Fault) {
+  init(
+    _ mapping: Mapping, path: String, segment: Segment, endOffset: UInt64?, isBuilt: Bool = false
+  ) throws(Fault) {
     self.mapping = mapping
+    self.isBuilt = isBuilt
     self.path = path
     let bytes = mapping.bytes
     byteCount = bytes.count
@@ -81,7 +86,7 @@ final class SealedIndex: SegmentIndex {
     do throws(Fault) {
       var found: StreamRun?
       try forEachEntry(hash: stream.hash) { firstVersion, positions throws(Fault) in
-        guard try nameMatches(stream, at: positions.integer(at: 0, as: UInt32.self), in: segment) else { return true }
+        guard try leads(to: stream, positions, entry: 0, version: firstVersion, in: segment) else { return true }
         if found == nil {
           found = StreamRun(
             firstVersionInSegment: firstVersion, firstVersion: max(version, firstVersion), positions: [])
@@ -105,9 +110,9 @@ final class SealedIndex: SegmentIndex {
     do throws(Fault) {
       var last: UInt64?
       try forEachEntry(hash: stream.hash) { firstVersion, positions throws(Fault) in
-        if try nameMatches(stream, at: positions.integer(at: 0, as: UInt32.self), in: segment) {
-          last = firstVersion + UInt64(positions.count / 4) - 1
-        }
+        let entry = positions.count / 4 - 1
+        let version = firstVersion + UInt64(entry)
+        if try leads(to: stream, positions, entry: entry, version: version, in: segment) { last = version }
         return true
       }
       return last
@@ -209,13 +214,22 @@ final class SealedIndex: SegmentIndex {
     return try result.get()
   }
 
-  private func nameMatches(_ stream: StreamKey, at position: UInt32, in segment: Segment) throws(Fault) -> Bool {
+  /// Whether an entry's position has this stream's event of this version. Another stream there means that two streams
+  /// share a hash, or that the file lies; the first is so rare that the file is not believed, but one made here is.
+  private func leads(
+    to stream: StreamKey, _ positions: UnsafeRawBufferPointer, entry: Int, version: UInt64, in segment: Segment
+  ) throws(Fault) -> Bool {
+    let position: UInt32 = positions.integer(at: 4 * entry)
     guard
-      let record = Record(in: segment.bytes, at: Int(position), limit: segment.bytes.count, place: segment.place)
+      let record = Record(in: segment.bytes, at: Int(position), limit: segment.bytes.count, place: segment.place),
+      record.kind == .event, record.version == version
     else {
-      throw Fault(position: 0, reason: "the index leads to byte \(position) of its segment, where no record is")
+      throw Fault(position: 0, reason: "the index leads to byte \(position) of its segment, where its event is not")
     }
-    return stream.matches(record, in: segment.bytes)
+    if stream.matches(record, in: segment.bytes) { return true }
+    if isBuilt { return false }
+    throw Fault(
+      position: 0, reason: "the index leads to byte \(position) of its segment, where another stream's event is")
   }
 
   /// The blocks of a kind in which a key can be, and those after them.

@@ -155,7 +155,7 @@ final class SegmentSet: Sendable {
     do throws(Fault) {
       sealed = try SealedIndex(
         Mapping(copying: bytes), path: join(directory, FileName.index(segment.baseOffset)), segment: segment,
-        endOffset: end.offset)
+        endOffset: end.offset, isBuilt: true)
     } catch {
       preconditionFailure("an index that was just made is not sound: \(error.reason)")
     }

@@ -1,0 +1,19 @@
+import Hummingbird
+
+/// Whether the process lives, and whether it can do its work.
+struct HealthRoutes: Sendable {
+  let health: Health
+
+  func add(to router: Routes) {
+    router.answer("/alive", [.get: { _, _ in Response(text: "Healthy") }])
+    router.answer(
+      "/health",
+      [
+        .get: { _, _ in
+          let problems = health.problems
+          guard !problems.isEmpty else { return Response(text: "Healthy") }
+          return Response(text: "Unhealthy\n" + problems.joined(separator: "\n"), status: .serviceUnavailable)
+        }
+      ])
+  }
+}

@@ -1,0 +1,80 @@
+import HTTPTypes
+import Hummingbird
+
+/// An error as `application/problem+json` (RFC 9457). `type` is stable, for programs; `detail` is for people.
+struct Problem: HTTPResponseError, Hashable {
+  var status: HTTPResponse.Status
+  /// The last part of `type`.
+  var name: String
+  var detail: String
+  var headers: [Header] = []
+  /// What is wrong with which member of the body.
+  var errors: [FieldError] = []
+
+  struct Header: Sendable, Hashable {
+    var name: HTTPField.Name
+    var value: String
+  }
+
+  static func notFound(_ detail: String) -> Problem { Problem(status: .notFound, name: "not-found", detail: detail) }
+
+  static func badRequest(_ detail: String) -> Problem {
+    Problem(status: .badRequest, name: "bad-request", detail: detail)
+  }
+
+  static func methodNotAllowed(_ allowed: [HTTPRequest.Method]) -> Problem {
+    let names = allowed.map(\.rawValue).joined(separator: ", ")
+    return Problem(
+      status: .methodNotAllowed, name: "method-not-allowed", detail: "This resource answers \(names).",
+      headers: [Header(name: .allow, value: names)])
+  }
+
+  static func unavailable(_ detail: String) -> Problem {
+    Problem(
+      status: .serviceUnavailable, name: "unavailable", detail: detail, headers: [Header(name: .retryAfter, value: "1")]
+    )
+  }
+
+  var json: JSONValue {
+    var members: [JSONValue.Member] = [
+      .init("type", .string("/problems/\(name)")), .init("title", .string(status.reasonPhrase)),
+      .init("status", .integer(status.code)), .init("detail", .string(detail)),
+    ]
+    if !errors.isEmpty { members.append(.init("errors", FieldError.json(errors))) }
+    return .object(members)
+  }
+
+  func response(from request: Request, context: some RequestContext) throws -> Response {
+    var response = Response(json: json, status: status, contentType: "application/problem+json")
+    for header in headers { response.headers[header.name] = header.value }
+    return response
+  }
+}
+
+/// What is wrong with one member of a request's body.
+struct FieldError: Sendable, Hashable {
+  var field: String
+  var messages: [String]
+
+  static func json(_ errors: [FieldError]) -> JSONValue {
+    .object(errors.map { .init($0.field, .array($0.messages.map(JSONValue.string))) })
+  }
+}
+
+extension Response {
+  init(json: JSONValue, status: HTTPResponse.Status = .ok, contentType: String = "application/json; charset=utf-8") {
+    self.init(bytes: json.bytes, status: status, contentType: contentType)
+  }
+
+  init(bytes: [UInt8], status: HTTPResponse.Status = .ok, contentType: String) {
+    self.init(
+      status: status,
+      // Nothing here may be guessed to be something else, or kept by a cache.
+      headers: [.contentType: contentType, .xContentTypeOptions: "nosniff", .cacheControl: "no-store"],
+      body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
+  }
+
+  init(text: String, status: HTTPResponse.Status = .ok) {
+    self.init(bytes: Array(text.utf8), status: status, contentType: "text/plain; charset=utf-8")
+  }
+}

@@ -1,0 +1,84 @@
+import HTTPTypes
+import Hummingbird
+import Logging
+
+typealias Routes = Router<BasicRequestContext>
+typealias Handler = @Sendable (Request, BasicRequestContext) async throws -> Response
+
+extension RouterMethods<BasicRequestContext> {
+  /// Answers a path: these methods with their handlers, HEAD as GET (by the router's option), all others with 405.
+  func answer(_ path: RouterPath, _ handlers: [HTTPRequest.Method: Handler]) {
+    var allowed = handlers.keys.sorted { $0.rawValue < $1.rawValue }
+    if allowed.contains(.get) { allowed.append(.head) }
+    for (method, handler) in handlers { on(path, method: method, use: handler) }
+    let methods: [HTTPRequest.Method] = [.get, .head, .post, .put, .patch, .delete, .options]
+    for method in methods where !allowed.contains(method) {
+      on(path, method: method) { [allowed] _, _ -> Response in throw Problem.methodNotAllowed(allowed) }
+    }
+  }
+}
+
+/// Turns every error into `application/problem+json`: an unknown route, and what no handler foresaw.
+struct ProblemMiddleware: RouterMiddleware {
+  func handle(
+    _ request: Request, context: BasicRequestContext, next: (Request, BasicRequestContext) async throws -> Response
+  ) async throws -> Response {
+    do {
+      return try await next(request, context)
+    } catch let problem as Problem {
+      return try problem.response(from: request, context: context)
+    } catch let error as HTTPError {
+      let problem =
+        error.status == .notFound
+        ? Problem.notFound("There is nothing at \(request.uri.path).")
+        : Problem(status: error.status, name: "http-\(error.status.code)", detail: error.body ?? "")
+      return try problem.response(from: request, context: context)
+    } catch {
+      // Not told to the client: it may hold what is none of its business.
+      context.logger.error(
+        "a request failed", metadata: ["path": "\(request.uri.path)", "error": "\(String(reflecting: error))"])
+      return try Problem(
+        status: .internalServerError, name: "internal", detail: "Something went wrong here; the log says what."
+      ).response(from: request, context: context)
+    }
+  }
+}
+
+extension Request {
+  /// The body as JSON.
+  ///
+  /// - Throws: ``Problem`` 415 or 413, or ``JSONError``.
+  func readJSON(limit: Int) async throws -> JSONValue {
+    try requireJSON()
+    return try JSONReader.read(try await readBody(limit: limit))
+  }
+
+  /// The body's bytes.
+  ///
+  /// - Throws: ``Problem`` 413 when there are more than `limit`.
+  func readBody(limit: Int) async throws -> [UInt8] {
+    let tooLarge = Problem(
+      status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
+    if let length = headers[.contentLength].flatMap(Int.init), length > limit { throw tooLarge }
+    var bytes: [UInt8] = []
+    for try await buffer in body {
+      guard bytes.count + buffer.readableBytes <= limit else { throw tooLarge }
+      bytes.append(contentsOf: buffer.readableBytesView)
+    }
+    return bytes
+  }
+
+  private func requireJSON() throws(Problem) {
+    let unsupported = Problem(
+      status: .unsupportedMediaType, name: "unsupported-media-type",
+      detail: headers[.contentType].map { "The body must be application/json in UTF-8, not \($0)." }
+        ?? "The Content-Type field is missing; the body must be application/json.")
+    guard let field = headers[.contentType] else { throw unsupported }
+    let parts = field.lowercased().split(separator: ";", omittingEmptySubsequences: false)
+      .map { $0.filter { $0 != " " && $0 != "\t" && $0 != "\"" } }
+    guard let type = parts.first,
+      type == "application/json" || (type.hasPrefix("application/") && type.hasSuffix("+json"))
+    else { throw unsupported }
+    for part in parts.dropFirst() where part.hasPrefix("charset=") && part != "charset=utf-8" { throw unsupported }
+  }
+}

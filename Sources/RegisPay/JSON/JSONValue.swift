@@ -1,0 +1,43 @@
+/// A JSON value as it was written: a number keeps its text, so that no digit of an amount passes through binary
+/// floating point.
+public indirect enum JSONValue: Sendable, Hashable {
+  case null
+  case bool(Bool)
+  /// The number's text, exactly as it stood; a legal JSON number.
+  case number(String)
+  case string(String)
+  case array([JSONValue])
+  /// Members in the order written; no key occurs twice.
+  case object([Member])
+
+  public struct Member: Sendable, Hashable {
+    public var key: String
+    public var value: JSONValue
+
+    public init(_ key: String, _ value: JSONValue) {
+      self.key = key
+      self.value = value
+    }
+  }
+
+  /// The member of an object with this key; nil when there is none, or when this is no object.
+  /// Linear in the number of members.
+  public subscript(key: String) -> JSONValue? {
+    guard case .object(let members) = self else { return nil }
+    return members.first { $0.key == key }?.value
+  }
+
+  /// The text of a string; nil for any other value.
+  public var text: String? {
+    if case .string(let text) = self { text } else { nil }
+  }
+}
+
+/// Why bytes are not JSON, and where.
+public struct JSONError: Error, Sendable, Hashable, CustomStringConvertible {
+  /// Bytes from the start.
+  public var position: Int
+  public var reason: String
+
+  public var description: String { "not valid JSON at byte \(position): \(reason)" }
+}

@@ -1,0 +1,148 @@
+import Synchronization
+
+/// What a load has seen so far. Safe to use from any task; memory grows with the payments sent, 8 bytes for a latency
+/// and an id for each that is under way.
+final class LoadTally: Sendable {
+  typealias Instant = ContinuousClock.Instant
+
+  private struct Inside {
+    var sent = 0
+    var underWay = 0
+    /// Accepted and not seen completed, with the time at which each should have been sent.
+    var open: [PaymentID: Instant] = [:]
+    /// Seen completed before its answer was.
+    var early: [PaymentID: Instant] = [:]
+    var toAccepted: [Duration] = []
+    var toCompleted: [Duration] = []
+    var errors: [String: Int] = [:]
+  }
+
+  private let inside = Mutex(Inside())
+
+  struct Counts: Sendable {
+    var sent: Int
+    /// Requests without an answer yet.
+    var underWay: Int
+    var accepted: Int
+    var completed: Int
+  }
+
+  var counts: Counts {
+    inside.withLock {
+      Counts(
+        sent: $0.sent, underWay: $0.underWay, accepted: $0.toAccepted.count, completed: $0.toCompleted.count)
+    }
+  }
+
+  /// Accepted payments that were not seen completed.
+  var open: [PaymentID] { inside.withLock { Array($0.open.keys) } }
+
+  func begin() {
+    inside.withLock {
+      $0.sent += 1
+      $0.underWay += 1
+    }
+  }
+
+  func accepted(_ id: PaymentID, intended: Instant, at now: Instant) {
+    inside.withLock { inside in
+      inside.underWay -= 1
+      inside.toAccepted.append(intended.duration(to: now))
+      if let completed = inside.early.removeValue(forKey: id) {
+        inside.toCompleted.append(intended.duration(to: completed))
+      } else {
+        inside.open[id] = intended
+      }
+    }
+  }
+
+  func failed(_ reason: String) {
+    inside.withLock {
+      $0.underWay -= 1
+      $0.errors[reason, default: 0] += 1
+    }
+  }
+
+  /// Counts a request that was never sent.
+  func notSent(_ reason: String) { inside.withLock { $0.errors[reason, default: 0] += 1 } }
+
+  func completed(_ id: PaymentID, at now: Instant) {
+    inside.withLock { inside in
+      if let intended = inside.open.removeValue(forKey: id) {
+        inside.toCompleted.append(intended.duration(to: now))
+      } else if inside.underWay > 0 {
+        inside.early[id] = now
+      }
+    }
+  }
+
+  func report() -> LoadReport {
+    inside.withLock {
+      LoadReport(
+        sent: $0.sent, errors: $0.errors, incomplete: $0.open.count, toAccepted: Latencies($0.toAccepted),
+        toCompleted: Latencies($0.toCompleted))
+    }
+  }
+}
+
+/// How a load went.
+public struct LoadReport: Sendable, CustomStringConvertible {
+  /// Requests made.
+  public var sent: Int
+  /// How often each error happened.
+  public var errors: [String: Int]
+  /// Accepted payments that were not completed within the limit.
+  public var incomplete: Int
+  /// From when a request should have been sent to its answer.
+  public var toAccepted: Latencies
+  /// From when a request should have been sent to the payment's completion.
+  public var toCompleted: Latencies
+
+  /// Something was accepted, and all of that completed.
+  public var isGood: Bool { incomplete == 0 && toAccepted.count > 0 }
+
+  public var description: String {
+    func padded(_ text: String, _ width: Int) -> String {
+      String(repeating: " ", count: max(0, width - text.count)) + text
+    }
+    func row(_ name: String, _ latencies: Latencies) -> String {
+      let columns = [50, 90, 99, 99.9, 100].map { padded(latencies.percentile($0).map(milliseconds) ?? "-", 10) }
+      return name + columns.joined()
+    }
+    var lines = [
+      "sent \(sent), accepted \(toAccepted.count), completed \(toCompleted.count), "
+        + "errors \(errors.values.reduce(0, +)), not completed \(incomplete)",
+      "milliseconds         p50       p90       p99     p99.9       max",
+      row("to accepted   ", toAccepted), row("to completed  ", toCompleted),
+    ]
+    for (error, count) in errors.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }).prefix(10) {
+      lines.append("error, \(count) times: \(error)")
+    }
+    return lines.joined(separator: "\n")
+  }
+
+  /// With two decimals.
+  private func milliseconds(_ duration: Duration) -> String {
+    let hundredths = Int64(duration / .microseconds(10))
+    let decimals = hundredths % 100
+    return "\(hundredths / 100).\(decimals < 10 ? "0" : "")\(decimals)"
+  }
+}
+
+/// Latencies, for exact percentiles.
+public struct Latencies: Sendable {
+  private let sorted: [Duration]
+
+  init(_ values: [Duration]) { sorted = values.sorted() }
+
+  public var count: Int { sorted.count }
+
+  /// The smallest latency that at least this part of all are not over; nil for none at all.
+  ///
+  /// - Parameter percent: over 0, up to 100.
+  public func percentile(_ percent: Double) -> Duration? {
+    guard !sorted.isEmpty else { return nil }
+    let rank = Int((percent / 100 * Double(sorted.count)).rounded(.up))
+    return sorted[min(max(rank, 1), sorted.count) - 1]
+  }
+}

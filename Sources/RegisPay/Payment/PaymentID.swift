@@ -1,0 +1,42 @@
+import LogStore
+
+/// A payment's identity: a UUID, and with it the name of its stream.
+public struct PaymentID: Sendable, Hashable, LosslessStringConvertible {
+  private let uuid: EventID
+
+  private static let streamPrefix = "pay:"
+
+  private init(_ uuid: EventID) { self.uuid = uuid }
+
+  public static func random() -> PaymentID { PaymentID(.random()) }
+
+  /// Reads a UUID's usual form, in either case; nil for anything else.
+  public init?(_ text: String) {
+    guard let uuid = EventID(text) else { return nil }
+    self.uuid = uuid
+  }
+
+  /// The payment that a stream belongs to; nil for a stream of something else.
+  public init?(stream: String) {
+    guard stream.hasPrefix(Self.streamPrefix) else { return nil }
+    self.init(String(stream.dropFirst(Self.streamPrefix.count)))
+  }
+
+  /// The UUID in lower case.
+  public var description: String { uuid.description }
+
+  /// The stream with this payment's events.
+  public var stream: String { Self.streamPrefix + description }
+
+  /// The id of the payment's event with this content at this version: the same whenever the same is appended again, and
+  /// another for other content, so that two different decisions are never taken for one that is repeated.
+  func eventID(version: UInt64, type: String, payload: [UInt8]) -> EventID {
+    // FNV-1a, 64 bits (http://www.isthe.com/chongo/tech/comp/fnv/): only to tell the few apart that race for a version.
+    var hash: UInt64 = 0xCBF2_9CE4_8422_2325
+    func add(_ byte: UInt8) { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+    for byte in type.utf8 { add(byte) }
+    add(0)
+    for byte in payload { add(byte) }
+    return EventID(high: uuid.high, low: uuid.low ^ (hash &+ version))
+  }
+}

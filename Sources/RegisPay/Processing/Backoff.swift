@@ -1,0 +1,24 @@
+/// How long to wait before the next try: doubling from `base` up to `cap`, half of it at random, so that many payments
+/// that failed together do not come back together.
+public struct Backoff: Sendable {
+  public var base: Duration
+  public var cap: Duration
+
+  public init(base: Duration = .milliseconds(500), cap: Duration = .seconds(60)) {
+    self.base = base
+    self.cap = cap
+  }
+
+  /// - Parameters:
+  ///   - attempts: how many tries have failed, from 1.
+  ///   - atLeast: what the other side asked for.
+  ///   - randomness: 0…1; 0 gives the shortest delay, half of the longest.
+  func delay(attempts: Int, atLeast: Duration? = nil, randomness: Double = .random(in: 0...1)) -> Duration {
+    var longest = base
+    // Stops doubling at the cap, so that no number of attempts overflows.
+    for _ in 1..<max(1, min(attempts, 64)) where longest < cap { longest *= 2 }
+    longest = min(longest, cap)
+    let delay = longest / 2 + longest * (randomness / 2)
+    return max(delay, atLeast ?? .zero)
+  }
+}

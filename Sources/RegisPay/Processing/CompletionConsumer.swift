@@ -1,0 +1,72 @@
+import LogStore
+import Logging
+
+/// Logs every completed payment, once (twice at most after a crash), and every event that can't be read. It reads all
+/// of the log by its own durable cursor, so it is also where what others skip is counted.
+public struct CompletionConsumer: Sendable {
+  private static let cursorName = "payment-completed"
+
+  private let store: LogStore
+  private let health: Health
+  private let cursorInterval: Duration
+  private let logger: Logger
+
+  /// - Parameter cursorInterval: how often at most the cursor is moved.
+  public init(store: LogStore, health: Health, cursorInterval: Duration = .seconds(1), logger: Logger) {
+    self.store = store
+    self.health = health
+    self.cursorInterval = cursorInterval
+    self.logger = logger
+  }
+
+  /// Works until its task is cancelled.
+  public func run() async throws(LogStoreError) {
+    var place = try store.reader.cursor(Self.cursorName) ?? 0
+    var committed = place
+    var lastCommit = ContinuousClock.now
+    while !Task.isCancelled {
+      do {
+        let events = try store.reader.events(from: place, limit: 256)
+        for event in events { handle(event) }
+        place += UInt64(events.count)
+        let isDue = lastCommit.duration(to: .now) >= cursorInterval
+        if place > committed && isDue {
+          try await commit(place)
+          (committed, lastCommit) = (place, .now)
+        }
+        health.report(Self.cursorName, fault: nil)
+        guard events.isEmpty else {
+          // Behind a long log others want to run as well.
+          await Task.yield()
+          continue
+        }
+        if place > committed {
+          // Caught up with a place to commit: look again when that is due.
+          try? await Task.sleep(until: lastCommit + cursorInterval)
+        } else {
+          _ = try await store.reader.waitForEvents(at: place)
+        }
+      } catch {
+        if case .closed = error { return }
+        health.report(Self.cursorName, fault: "\(error)")
+        logger.error("can't follow the log", metadata: ["offset": "\(place)", "error": "\(error)"])
+        try? await Task.sleep(for: .seconds(5))
+      }
+    }
+    if place > committed { try await commit(place) }
+  }
+
+  private func commit(_ place: UInt64) async throws(LogStoreError) {
+    _ = try await store.append(Append([], cursors: [CursorCommit(name: Self.cursorName, place: place)]))
+  }
+
+  private func handle(_ event: Event) {
+    do {
+      guard case .completed = try PaymentEvent(type: event.type, payload: event.payload) else { return }
+      logger.info("payment completed", metadata: ["payment": "\(event.stream)", "offset": "\(event.offset)"])
+    } catch {
+      health.countSkippedEvent()
+      logger.warning("skipped an event", metadata: ["offset": "\(event.offset)", "reason": "\(error)"])
+    }
+  }
+}

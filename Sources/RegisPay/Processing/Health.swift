@@ -1,0 +1,30 @@
+import LogStore
+import Synchronization
+
+/// Whether the server can do its work, and what is in the way if it can't.
+///
+/// Safe to use from any task.
+public final class Health: Sendable {
+  private let stores: [(name: String, store: LogStore)]
+  private let faults = Mutex<[String: String]>([:])
+  private let skippedEvents = Atomic<UInt64>(0)
+
+  /// - Parameter stores: the logs that must be able to write.
+  public init(stores: [(name: String, store: LogStore)]) { self.stores = stores }
+
+  /// One line each; empty when all is well.
+  public var problems: [String] {
+    let failures = stores.compactMap { entry in
+      entry.store.failure.map { "the \(entry.name) log can't write: \($0)" }
+    }
+    return failures + faults.withLock { $0.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } }
+  }
+
+  /// Events that were passed over because they could not be read.
+  public var skippedEventCount: UInt64 { skippedEvents.load(ordering: .relaxed) }
+
+  /// A part can't go on until something changes; `nil` when it can again.
+  func report(_ part: String, fault: String?) { faults.withLock { $0[part] = fault } }
+
+  func countSkippedEvent() { skippedEvents.add(1, ordering: .relaxed) }
+}

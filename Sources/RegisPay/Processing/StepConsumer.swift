@@ -1,0 +1,321 @@
+import LogStore
+import Logging
+
+/// Carries out one step of every payment: reads the log from its own durable cursor, calls the provider for each event
+/// that asks for its step, and appends what came of it together with its place.
+///
+/// Delivery is at least once: after a crash the calls from the cursor on are made again with the same keys, unless the
+/// payment's stream says that the step is done. One payment that fails waits without a call slot; the others go on.
+public actor StepConsumer {
+  public struct Options: Sendable {
+    /// Calls out at once.
+    public var callLimit = 256
+    /// Payments read and not finished, waiting for a retry included; with that many no further ones are read.
+    public var unfinishedLimit = 10_000
+    public var backoff = Backoff()
+    /// How often at most the cursor is moved without an event of ours.
+    public var cursorInterval = Duration.seconds(1)
+    /// How long calls under way may take to end when the server stops. Their payments go on at the next start.
+    public var stopLimit = Duration.seconds(5)
+
+    public init() {}
+  }
+
+  private enum Message: Sendable {
+    /// The log has grown past what was read.
+    case readable
+    /// A time that was waited for has come.
+    case due(ContinuousClock.Instant)
+    case tick
+    case ended(UInt64, PaymentID, Ending)
+    case stop
+    case stopNow
+  }
+
+  private enum Ending: Sendable {
+    case finished
+    case retry(reason: String, after: Duration?)
+    /// Not tried, or not to the end; it stays unfinished.
+    case abandoned
+  }
+
+  private static let batchesAtOnce = 16
+
+  private let step: PaymentStep
+  private let eventType: String
+  private let cursorName: String
+  private let log: PaymentLog
+  private let provider: any StepProvider
+  private let breaker: Breaker
+  private let board: WaitingBoard
+  private let health: Health
+  private let options: Options
+  private let logger: Logger
+  private let clock = ContinuousClock()
+  private let mailbox = AsyncStream<Message>.makeStream()
+
+  private var window: Window<PaymentID>
+  private var committedPlace: UInt64 = 0
+  private var callCount = 0
+  private var isWatching = false
+  private var isReadable = true
+  private var isStopping = false
+  private var timer: ContinuousClock.Instant?
+
+  /// - Parameters:
+  ///   - step: what is done; it decides which events are answered and the cursor's name.
+  ///   - breaker: shared by all that call the same dependency.
+  public init(
+    _ step: PaymentStep, log: PaymentLog, provider: any StepProvider, breaker: Breaker, board: WaitingBoard,
+    health: Health, options: Options = .init(), logger: Logger
+  ) {
+    self.step = step
+    self.eventType =
+      switch step {
+      case .create: PaymentEvent.TypeName.initiated
+      case .settle: PaymentEvent.TypeName.created
+      case .notify: PaymentEvent.TypeName.settled
+      }
+    self.cursorName = "payment-\(step.rawValue)"
+    self.log = log
+    self.provider = provider
+    self.breaker = breaker
+    self.board = board
+    self.health = health
+    self.options = options
+    var logger = logger
+    logger[metadataKey: "consumer"] = "\(cursorName)"
+    self.logger = logger
+    self.window = Window(place: 0, limit: options.unfinishedLimit)
+  }
+
+  /// How far the consumer is, for people to see.
+  public struct Progress: Sendable {
+    public var name: String
+    /// The lowest unfinished offset.
+    public var place: UInt64
+    public var callsUnderWay: Int
+    /// Payments whose last try failed.
+    public var waiting: Int
+  }
+
+  public var progress: Progress {
+    Progress(name: cursorName, place: window.place, callsUnderWay: callCount, waiting: window.waitingCount)
+  }
+
+  /// Ends ``run()`` once the calls under way have ended, or after the stop limit. May be called from anywhere, also
+  /// before ``run()``.
+  public nonisolated func stop() { mailbox.continuation.yield(.stop) }
+
+  /// Works until ``stop()`` or until its task is cancelled. To be called once.
+  ///
+  /// - Throws: when its place can't be read at the start.
+  public func run() async throws(LogStoreError) {
+    let place = try log.reader.cursor(cursorName) ?? 0
+    window = Window(place: place, limit: options.unfinishedLimit)
+    committedPlace = place
+    let interval = options.cursorInterval
+    await withDiscardingTaskGroup { group in
+      group.addTask { [mailbox] in
+        while !Task.isCancelled {
+          try? await Task.sleep(for: interval)
+          mailbox.continuation.yield(.tick)
+        }
+      }
+      mailbox.continuation.yield(.readable)
+      for await message in mailbox.stream {
+        await handle(message, in: &group)
+        if isStopping && callCount == 0 { break }
+        read()
+        startCalls(in: &group)
+        watch(in: &group)
+      }
+      group.cancelAll()
+    }
+    await commitCursor()
+  }
+
+  private func handle(_ message: Message, in group: inout DiscardingTaskGroup) async {
+    switch message {
+    case .readable: isWatching = false
+    case .due(let instant): if timer == instant { timer = nil }
+    case .tick: await commitCursor()
+    case .ended(let offset, let id, let ending):
+      callCount -= 1
+      end(offset, id, ending)
+    case .stop:
+      isStopping = true
+      group.addTask { [mailbox, limit = options.stopLimit] in
+        try? await Task.sleep(for: limit)
+        mailbox.continuation.yield(.stopNow)
+      }
+    // What is under way is cancelled, and still reports its end.
+    case .stopNow: group.cancelAll()
+    }
+  }
+
+  private func end(_ offset: UInt64, _ id: PaymentID, _ ending: Ending) {
+    switch ending {
+    case .finished:
+      window.finish(offset)
+      board.clear(id)
+    case .retry(let reason, let after):
+      let backoff = options.backoff
+      let attempts = window.retry(
+        offset, after: { backoff.delay(attempts: $0, atLeast: after) }, now: clock.now)
+      board.set(id, .init(step: step, attempts: attempts, reason: reason))
+      logger.warning(
+        "a step failed and will be tried again",
+        metadata: ["payment": "\(id)", "attempts": "\(attempts)", "reason": "\(reason)"])
+    case .abandoned:
+      window.putBack(offset)
+    }
+  }
+
+  /// Takes in events that fit, a bounded number at a time: behind a long log there are calls that want to end.
+  private func read() {
+    guard !isStopping else { return }
+    do {
+      for _ in 0..<Self.batchesAtOnce where !window.isFull {
+        // Bounded, as each event is copied out of the log.
+        let events = try log.reader.events(from: window.readPlace, limit: 256)
+        guard !events.isEmpty else { break }
+        for event in events {
+          guard !window.isFull else { break }
+          if event.type != eventType {
+            window.skip()
+          } else if let id = PaymentID(stream: event.stream) {
+            window.admit(id)
+          } else {
+            health.countSkippedEvent()
+            logger.warning("skipped an event outside a payment's stream", metadata: ["offset": "\(event.offset)"])
+            window.skip()
+          }
+        }
+      }
+      isReadable = true
+      health.report(cursorName, fault: nil)
+    } catch {
+      isReadable = false
+      health.report(cursorName, fault: "can't read the log: \(error)")
+      logger.error("can't read the log", metadata: ["offset": "\(window.readPlace)", "error": "\(error)"])
+    }
+  }
+
+  private func startCalls(in group: inout DiscardingTaskGroup) {
+    while !isStopping, callCount < options.callLimit {
+      let now = clock.now
+      guard window.hasReadyWork || window.nextDue.map({ $0 <= now }) ?? false else { break }
+      switch breaker.admit(now: now) {
+      case .wait(let until):
+        wake(at: until, in: &group)
+        return
+      case .pass(let pass):
+        guard let (offset, id) = window.next(now: now) else {
+          breaker.abandoned(pass, now: now)
+          return
+        }
+        callCount += 1
+        group.addTask { [mailbox] in
+          let ending = await self.carryOut(offset, id, pass)
+          mailbox.continuation.yield(.ended(offset, id, ending))
+        }
+      }
+    }
+    if let due = window.nextDue { wake(at: due, in: &group) }
+  }
+
+  private func wake(at instant: ContinuousClock.Instant, in group: inout DiscardingTaskGroup) {
+    // A timer that is earlier already wakes us, and then the next is set.
+    if let timer, timer <= instant { return }
+    timer = instant
+    group.addTask { [mailbox, clock] in
+      try? await clock.sleep(until: instant)
+      mailbox.continuation.yield(.due(instant))
+    }
+  }
+
+  private func watch(in group: inout DiscardingTaskGroup) {
+    // What can't be read now is tried again with the next tick; waiting for more would return at once.
+    guard isReadable, !isWatching, !isStopping, !window.isFull else { return }
+    isWatching = true
+    group.addTask { [mailbox, reader = log.reader, place = window.readPlace] in
+      do {
+        if try await reader.waitForEvents(at: place) { mailbox.continuation.yield(.readable) }
+      } catch {
+        // Closed or damaged: the next tick reads again and reports it.
+      }
+    }
+  }
+
+  /// One try, outside the actor: hundreds of them run at once.
+  private nonisolated func carryOut(_ offset: UInt64, _ id: PaymentID, _ pass: Breaker.Pass) async -> Ending {
+    let payment: Payment
+    do throws(PaymentLogError) {
+      guard let loaded = try log.load(id) else { throw PaymentLogError.missing(id) }
+      payment = loaded.payment
+    } catch {
+      breaker.abandoned(pass, now: clock.now)
+      if case .store(let cause) = error { return .retry(reason: "can't read the payment: \(cause)", after: nil) }
+      health.countSkippedEvent()
+      logger.error("skipped a payment that can't be read", metadata: ["payment": "\(id)", "error": "\(error)"])
+      return .finished
+    }
+    guard payment.nextStep == step else {
+      breaker.abandoned(pass, now: clock.now)
+      return .finished
+    }
+    let outcome = await provider.perform(step, for: payment)
+    if Task.isCancelled, case .retry = outcome {
+      breaker.abandoned(pass, now: clock.now)
+      return .abandoned
+    }
+    switch outcome {
+    case .retry(let reason, let after, let isOutage):
+      if !isOutage {
+        breaker.succeeded(pass)
+      } else if breaker.failed(pass, now: clock.now) {
+        logger.error("calls are held back for a while", metadata: ["to": "\(breaker.name)", "reason": "\(reason)"])
+      }
+      return .retry(reason: reason, after: after)
+    case .done(let command):
+      breaker.succeeded(pass)
+      return await record(command, of: id, offset)
+    case .impossible(let reason):
+      breaker.succeeded(pass)
+      logger.error("gave a payment up", metadata: ["payment": "\(id)", "reason": "\(reason)"])
+      return await record(.giveUp(step, reason: reason), of: id, offset)
+    }
+  }
+
+  private nonisolated func record(_ command: PaymentCommand, of id: PaymentID, _ offset: UInt64) async -> Ending {
+    let place = await place(finishing: offset)
+    do {
+      switch try await log.execute(command, on: id, cursor: CursorCommit(name: cursorName, place: place)) {
+      case .appended: await noteCommitted(place)
+      case .alreadyDone(let state):
+        logger.notice("a payment had moved on", metadata: ["payment": "\(id)", "state": "\(state)"])
+      }
+      return .finished
+    } catch {
+      // The call is made again with the same key, and has no second effect.
+      return .retry(reason: "can't append: \(error)", after: nil)
+    }
+  }
+
+  private func place(finishing offset: UInt64) -> UInt64 { window.place(finishing: offset) }
+
+  private func noteCommitted(_ place: UInt64) { committedPlace = max(committedPlace, place) }
+
+  /// Moves the cursor past what was skipped or done already.
+  private func commitCursor() async {
+    let place = window.place
+    guard place > committedPlace else { return }
+    do {
+      _ = try await log.store.append(Append([], cursors: [CursorCommit(name: cursorName, place: place)]))
+      noteCommitted(place)
+    } catch {
+      logger.error("can't move the cursor", metadata: ["error": "\(error)"])
+    }
+  }
+}

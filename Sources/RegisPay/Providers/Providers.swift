@@ -1,0 +1,99 @@
+import AsyncHTTPClient
+
+/// The payment service provider: creates and settles payments by HTTP.
+public struct PSPClient: StepProvider {
+  private let caller: Caller
+  private let baseURL: String
+
+  /// Bytes of a reference that we keep; a provider's id is far shorter.
+  private static let referenceLimit = 200
+
+  /// - Parameters:
+  ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
+  ///   - timeLimit: for one try.
+  public init(client: HTTPClient, baseURL: String, timeLimit: Duration) {
+    self.caller = Caller(client: client, timeLimit: timeLimit)
+    self.baseURL = baseURL
+  }
+
+  public func perform(_ step: PaymentStep, for payment: Payment) async -> CallOutcome {
+    switch (step, payment.state) {
+    case (.create, _): await create(payment)
+    case (.settle, .created(let reference)): await settle(payment, reference)
+    default: .impossible(reason: "the PSP has no part in step \(step.rawValue) of state \(payment.status.rawValue)")
+    }
+  }
+
+  private func create(_ payment: Payment) async -> CallOutcome {
+    let verdict = Verdict(
+      await caller.post(
+        "\(baseURL)/api/payments/create", key: idempotencyKey(payment.id, .create),
+        ["amount": .number(payment.money.decimal), "currency": .string(payment.money.currency.code)]),
+      from: "the PSP")
+    switch verdict {
+    case .outcome(let outcome): return outcome
+    case .accepted(let body):
+      guard let reference = (try? JSONReader.read(body))?["paymentId"]?.text, !reference.isEmpty,
+        reference.utf8.count <= Self.referenceLimit
+      else { return .impossible(reason: "the PSP accepted the payment without a readable paymentId") }
+      return .done(.recordCreated(reference: reference))
+    }
+  }
+
+  private func settle(_ payment: Payment, _ reference: String) async -> CallOutcome {
+    let url = "\(baseURL)/api/payments/\(percentEncoded(reference))/settle"
+    switch Verdict(await caller.post(url, key: idempotencyKey(payment.id, .settle), [:]), from: "the PSP") {
+    case .outcome(let outcome): return outcome
+    case .accepted: return .done(.recordSettled)
+    }
+  }
+}
+
+/// Tells the customer, by HTTP, that the payment went through.
+public struct NotificationClient: StepProvider {
+  private let caller: Caller
+  private let baseURL: String
+
+  /// - Parameters:
+  ///   - baseURL: what `/api/send` is appended to, such as `http://127.0.0.1:8080/notifications`.
+  ///   - timeLimit: for one try.
+  public init(client: HTTPClient, baseURL: String, timeLimit: Duration) {
+    self.caller = Caller(client: client, timeLimit: timeLimit)
+    self.baseURL = baseURL
+  }
+
+  public func perform(_ step: PaymentStep, for payment: Payment) async -> CallOutcome {
+    let message: JSONValue = [
+      "paymentId": .string(payment.id.description), "amount": .number(payment.money.decimal),
+      "currency": .string(payment.money.currency.code), "status": .string(payment.status.rawValue),
+    ]
+    let verdict = Verdict(
+      await caller.post(
+        "\(baseURL)/api/send", key: idempotencyKey(payment.id, step),
+        [
+          "id": .string(payment.id.description),
+          "jsonPayload": .string(String(decoding: message.bytes, as: UTF8.self)),
+        ]), from: "the notification service")
+    switch verdict {
+    case .outcome(let outcome): return outcome
+    case .accepted: return .done(.recordCompleted)
+    }
+  }
+}
+
+/// Text for one segment of a path: all but RFC 3986's unreserved characters as `%XX`, so that no reference can lead to
+/// another route.
+func percentEncoded(_ text: String) -> String {
+  var encoded = ""
+  for byte in text.utf8 {
+    switch byte {
+    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+      UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "~"):
+      encoded.unicodeScalars.append(Unicode.Scalar(byte))
+    default:
+      let digits = String(byte, radix: 16, uppercase: true)
+      encoded += digits.count == 1 ? "%0\(digits)" : "%\(digits)"
+    }
+  }
+  return encoded
+}

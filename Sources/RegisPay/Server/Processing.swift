@@ -1,0 +1,46 @@
+import AsyncHTTPClient
+import LogStore
+import Logging
+import ServiceLifecycle
+
+/// The four consumers as one service.
+struct Processing: Service {
+  let options: ServerOptions
+  let log: PaymentLog
+  let client: HTTPClient
+  let board: WaitingBoard
+  let health: Health
+  /// Tells the server's own address once it listens; the simulators are there.
+  let address: AsyncStream<String>
+  let logger: Logger
+
+  func run() async throws {
+    // Ends without one when the server could not start.
+    guard let ownURL = await address.first(where: { _ in true }) else { return }
+    let psp = PSPClient(client: client, baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit)
+    let notifications = NotificationClient(
+      client: client, baseURL: options.notificationsURL ?? ownURL + "/notifications", timeLimit: options.callTimeLimit)
+    let pspBreaker = Breaker(name: "the PSP", options: options.breaker)
+    let consumers = [
+      consumer(.create, psp, pspBreaker), consumer(.settle, psp, pspBreaker),
+      consumer(.notify, notifications, Breaker(name: "the notification service", options: options.breaker)),
+    ]
+    let completion = CompletionConsumer(
+      store: log.store, health: health, cursorInterval: options.consumer.cursorInterval, logger: logger)
+    try await withGracefulShutdownHandler {
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for consumer in consumers { group.addTask { try await consumer.run() } }
+        group.addTask { try await cancelWhenGracefulShutdown { try await completion.run() } }
+        try await group.waitForAll()
+      }
+    } onGracefulShutdown: {
+      for consumer in consumers { consumer.stop() }
+    }
+  }
+
+  private func consumer(_ step: PaymentStep, _ provider: any StepProvider, _ breaker: Breaker) -> StepConsumer {
+    StepConsumer(
+      step, log: log, provider: provider, breaker: breaker, board: board, health: health, options: options.consumer,
+      logger: logger)
+  }
+}

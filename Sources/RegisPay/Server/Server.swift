@@ -1,0 +1,170 @@
+import AsyncHTTPClient
+import Foundation
+import Hummingbird
+import HummingbirdCore
+import LogStore
+import Logging
+import NIOCore
+import ServiceLifecycle
+import UnixSignals
+
+/// Everything on one node: HTTP API, page, consumers and simulators on two logs in one directory.
+public struct Server: Sendable {
+  private let options: ServerOptions
+  private let log: PaymentLog
+  private let simulator: Simulator
+  private let logger: Logger
+
+  /// Opens the logs. Blocks while their tails are read.
+  public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
+    do {
+      try FileManager.default.createDirectory(atPath: options.directory, withIntermediateDirectories: true)
+    } catch {
+      throw .directory(options.directory, reason: (error as NSError).localizedDescription)
+    }
+    do throws(LogStoreError) {
+      let store = try open("payments", segmentBytes: options.segmentBytes, options, logger)
+      let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
+      return Server(
+        options: options, log: PaymentLog(store), simulator: Simulator(store: simulatorStore), logger: logger)
+    } catch {
+      throw .store(error)
+    }
+  }
+
+  private static func open(
+    _ name: String, segmentBytes: Int, _ options: ServerOptions, _ logger: Logger
+  ) throws(LogStoreError) -> LogStore {
+    var storeOptions = LogStore.Options()
+    storeOptions.segmentBytes = segmentBytes
+    let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
+    logger.log(
+      level: store.recovery.tornTail == nil ? .info : .warning, "log opened",
+      metadata: ["log": "\(name)", "recovery": "\(store.recovery)"])
+    return store
+  }
+
+  /// Serves until it is told to stop by one of these signals, or its task's service group is; then requests under way
+  /// are answered, calls under way end or are left for the next start, and the logs are closed.
+  ///
+  /// - Parameter onReady: called once with the address, such as `http://127.0.0.1:8080`, as soon as it answers.
+  public func run(
+    stopSignals: [UnixSignal] = [], onReady: @escaping @Sendable (String) -> Void
+  ) async throws(ServerError) {
+    var failure: ServerError?
+    do throws(ServerError) {
+      try await serve(stopSignals: stopSignals, onReady: onReady)
+    } catch {
+      failure = error
+    }
+    for store in [log.store, simulator.store] {
+      do {
+        try await store.close()
+      } catch {
+        failure = failure ?? .store(error)
+      }
+    }
+    if let failure { throw failure }
+  }
+
+  private func serve(
+    stopSignals: [UnixSignal], onReady: @escaping @Sendable (String) -> Void
+  ) async throws(ServerError) {
+    let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
+    let list = PaymentList(log: log, logger: logger)
+    let ledger = Ledger(reader: simulator.store.reader)
+    let board = WaitingBoard()
+    let client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: clientConfiguration)
+    let address = AsyncStream<String>.makeStream()
+
+    let routes = Routes(options: .autoGenerateHeadEndpoints)
+    routes.add(middleware: ProblemMiddleware())
+    WebRoutes().add(to: routes)
+    HealthRoutes(health: health).add(to: routes)
+    PaymentRoutes(log: log, list: list, board: board).add(to: routes)
+    EventRoutes(reader: log.reader).add(to: routes)
+    SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
+    // Hummingbird's own messages are about connections and of use only when something is wrong with them.
+    var quietLogger = logger
+    quietLogger.logLevel = max(logger.logLevel, .warning)
+    let application = Application(
+      router: routes, server: .http1(configuration: .init(idleTimeout: .seconds(75))),
+      configuration: .init(address: .hostname(options.host, port: options.port)),
+      onServerRunning: { channel in
+        let url = Self.url(host: options.host, port: channel.localAddress?.port ?? options.port)
+        address.continuation.yield(url)
+        onReady(url)
+      }, logger: quietLogger)
+
+    // Stopped from the last to the first: consumers while the simulators still answer, then the requests, and last what
+    // requests look at.
+    let services: [any Service] = [
+      PartService { try await Self.runProjections(list: list, ledger: ledger, logger: logger) },
+      application,
+      Processing(
+        options: options, log: log, client: client, board: board, health: health, address: address.stream,
+        logger: logger),
+    ]
+    var configuration = ServiceGroupConfiguration(
+      services: services, gracefulShutdownSignals: stopSignals, logger: quietLogger)
+    configuration.maximumGracefulShutdownDuration = options.stopLimit
+    var failure: ServerError?
+    do {
+      try await ServiceGroup(configuration: configuration).run()
+    } catch {
+      failure = serverError(error)
+    }
+    try? await client.shutdown()
+    if let failure { throw failure }
+  }
+
+  private var clientConfiguration: HTTPClient.Configuration {
+    var configuration = HTTPClient.Configuration()
+    // Every consumer's calls at once, each on a connection of its own.
+    configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 3 * options.consumer.callLimit
+    // Less than the server's, which would otherwise close a connection while a call is on its way to it.
+    configuration.connectionPool.idleTimeout = .seconds(30)
+    configuration.timeout.connect = TimeAmount(options.callTimeLimit)
+    // A redirected payment would go where nobody configured it to.
+    configuration.redirectConfiguration = .disallow
+    return configuration
+  }
+
+  private static func runProjections(list: PaymentList, ledger: Ledger, logger: Logger) async throws {
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { try await list.run() }
+      group.addTask { await ledger.run(logger: logger) }
+      try await group.waitForAll()
+    }
+  }
+
+  /// An address to open: one that listens everywhere is reached on this machine.
+  private static func url(host: String, port: Int) -> String {
+    switch host {
+    case "0.0.0.0": "http://127.0.0.1:\(port)"
+    case "::": "http://[::1]:\(port)"
+    case let host where host.contains(":"): "http://[\(host)]:\(port)"
+    default: "http://\(host):\(port)"
+    }
+  }
+
+  private func serverError(_ error: any Error) -> ServerError? {
+    switch error {
+    case let error as IOError where error.errnoCode == EADDRINUSE:
+      .addressInUse(host: options.host, port: options.port)
+    case let error as IOError: .listen(host: options.host, port: options.port, reason: error.description)
+    case let error as LogStoreError: .store(error)
+    case is CancellationError: nil
+    default: .stopped(reason: "\(error)")
+    }
+  }
+}
+
+/// A part that runs until the service group stops it.
+struct PartService: Service {
+  let work: @Sendable () async throws -> Void
+
+  func run() async throws {
+    try await cancelWhenGracefulShutdown { try await work() }
+  }
+}

@@ -1,0 +1,46 @@
+import LogStore
+
+/// What a server is to be; every duration and limit may be changed, so that tests need not wait.
+public struct ServerOptions: Sendable {
+  /// Holds the payments' log in `payments` and the simulator's in `simulator`; made if it is missing.
+  public var directory: String
+  public var host = "127.0.0.1"
+  /// 0 lets the system choose one.
+  public var port = 8080
+  /// Where the PSP is; nil for the simulator in this server.
+  public var pspURL: String?
+  /// Where the notification service is; nil for the simulator in this server.
+  public var notificationsURL: String?
+  /// For one try of a call out.
+  public var callTimeLimit = Duration.seconds(10)
+  public var breaker = Breaker.Options()
+  public var consumer = StepConsumer.Options()
+  /// How long requests under way may take to end when the server stops; what is not done then is cut off.
+  public var stopLimit = Duration.seconds(15)
+  /// Size of the payments log's segment files, in bytes. A new log takes as long as writing two of them.
+  public var segmentBytes = 64 << 20
+  /// Size of the simulator log's segment files, in bytes.
+  public var simulatorSegmentBytes = 16 << 20
+
+  public init(directory: String) { self.directory = directory }
+}
+
+/// Why a server could not start or go on. `description` is one line and says what to do.
+public enum ServerError: Error, Sendable, CustomStringConvertible {
+  case store(LogStoreError)
+  case directory(String, reason: String)
+  case addressInUse(host: String, port: Int)
+  case listen(host: String, port: Int, reason: String)
+  case stopped(reason: String)
+
+  public var description: String {
+    switch self {
+    case .store(let error): error.description
+    case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
+    case .addressInUse(let host, let port):
+      "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"
+    case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"
+    case .stopped(let reason): "stopped: \(reason)"
+    }
+  }
+}

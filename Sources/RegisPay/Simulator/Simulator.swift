@@ -1,0 +1,133 @@
+import LogStore
+import Synchronization
+
+/// A payment service provider and a notification service to try things with. It keeps what it did on a log of its own,
+/// so that a killed and restarted simulator still knows every key and every charge.
+///
+/// Each idempotency key has a stream, written in the same append as its effect and only if the stream is new: the
+/// first of many equal requests wins, also when they come at once. Safe to use from any task.
+public final class Simulator: Sendable {
+  public struct Answer: Sendable, Hashable {
+    public var status: Int
+    public var body: JSONValue
+  }
+
+  let store: LogStore
+  private let isFailing = Atomic<Bool>(false)
+
+  /// Bytes of a key, so that its stream's name fits.
+  private static let keyLimit = 200
+
+  public init(store: LogStore) { self.store = store }
+
+  /// Makes every call fail with 500, or ends that.
+  ///
+  /// - Returns: whether calls fail now.
+  func toggleErrors() -> Bool {
+    // Flipped atomically, so that two toggles at once are two.
+    var seen = isFailing.load(ordering: .relaxed)
+    while true {
+      let (exchanged, original) = isFailing.weakCompareExchange(expected: seen, desired: !seen, ordering: .relaxed)
+      if exchanged { return !seen }
+      seen = original
+    }
+  }
+
+  /// Non-nil while every call fails.
+  var outage: Answer? {
+    isFailing.load(ordering: .relaxed) ? Answer(status: 500, body: ["error": "errors are switched on"]) : nil
+  }
+
+  /// `POST /psp/api/payments/create`: makes a payment, and with it a charge.
+  func createPayment(key: String?, body: JSONValue) async throws(LogStoreError) -> Answer {
+    guard let code = body["currency"]?.text, let currency = Currency.named(code),
+      case .number(let text) = body["amount"], let number = DecimalText(text),
+      let money = try? Money(number, currency: currency), money.minorUnits > 0
+    else { return Answer(status: 400, body: ["error": "amount and currency are required"]) }
+    return try await answerOnce(key: key, request: "create \(money)") { () throws(LogStoreError) in
+      let reference = EventID.random().description
+      let charge = Charge(reference: reference, idempotencyKey: key, money: money, status: .created)
+      return Effect(
+        answer: Answer(status: 202, body: ["paymentId": .string(reference)]),
+        events: [NewEvent(stream: Charge.stream(reference), type: Charge.createdType, payload: charge.json.bytes)],
+        conditions: [Charge.stream(reference): .noStream])
+    }
+  }
+
+  /// `POST /psp/api/payments/{reference}/settle`.
+  func settlePayment(reference: String, key: String?) async throws(LogStoreError) -> Answer {
+    guard let id = EventID(reference), id.description == reference else { return Self.unknownPayment }
+    return try await answerOnce(key: key, request: "settle \(reference)") { () throws(LogStoreError) in
+      switch try self.store.reader.streamVersion(Charge.stream(reference)) {
+      case 0: return Effect(answer: Self.unknownPayment)
+      case 1:
+        return Effect(
+          answer: Answer(status: 202, body: [:]),
+          events: [NewEvent(stream: Charge.stream(reference), type: Charge.settledType, payload: Array("{}".utf8))],
+          conditions: [Charge.stream(reference): .version(1)])
+      default: return Effect(answer: Answer(status: 409, body: ["error": "the payment is settled already"]))
+      }
+    }
+  }
+
+  /// `POST /notifications/api/send`.
+  func sendNotification(key: String?, body: JSONValue) async throws(LogStoreError) -> Answer {
+    guard let id = body["id"]?.text, let payload = body["jsonPayload"]?.text else {
+      return Answer(status: 400, body: ["error": "id and jsonPayload are required"])
+    }
+    return try await answerOnce(key: key, request: "notify \(id) \(payload)") { () throws(LogStoreError) in
+      Effect(answer: Answer(status: 202, body: [:]))
+    }
+  }
+
+  private static let unknownPayment = Answer(status: 404, body: ["error": "there is no such payment"])
+
+  /// What a request does, decided from what is on the log.
+  private struct Effect {
+    var answer: Answer
+    var events: [NewEvent] = []
+    var conditions: [String: StreamCondition] = [:]
+  }
+
+  /// Answers a key's first request by `effect`, and every later one as that; another request with the key gets a 422.
+  private func answerOnce(
+    key: String?, request: String, effect: () throws(LogStoreError) -> Effect
+  ) async throws(LogStoreError) -> Answer {
+    guard key.map({ (1...Self.keyLimit).contains($0.utf8.count) }) ?? true else {
+      return Answer(status: 400, body: ["error": .string("a key has 1 to \(Self.keyLimit) bytes")])
+    }
+    while true {
+      if let key, let first = try store.reader.stream("key:\(key)", limit: 1).first {
+        return Self.repeated(first, request: request)
+      }
+      let effect = try effect()
+      // A refusal has no effect to be remembered: the same request may be right later.
+      guard (200..<300).contains(effect.answer.status) else { return effect.answer }
+      var append = Append(effect.events, conditions: effect.conditions)
+      if let key {
+        let record: JSONValue = [
+          "request": .string(request), "status": .integer(effect.answer.status), "body": effect.answer.body,
+        ]
+        append.events.append(NewEvent(stream: "key:\(key)", type: "Answered", payload: record.bytes))
+        append.conditions["key:\(key)"] = .noStream
+      }
+      do {
+        if !append.events.isEmpty { _ = try await store.append(append) }
+        return effect.answer
+      } catch {
+        // Another request with this key, or for this payment, was first: see what it did.
+        guard case .conflict = error else { throw error }
+      }
+    }
+  }
+
+  private static func repeated(_ record: Event, request: String) -> Answer {
+    guard let json = try? JSONReader.read(record.payload), case .number(let status) = json["status"],
+      let status = Int(status), let body = json["body"]
+    else { return Answer(status: 500, body: ["error": "the record of this key can't be read"]) }
+    guard json["request"] == .string(request) else {
+      return Answer(status: 422, body: ["error": "this idempotency key was used for another request"])
+    }
+    return Answer(status: status, body: body)
+  }
+}

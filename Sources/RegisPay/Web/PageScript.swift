@@ -1,0 +1,188 @@
+extension Page {
+  // Everything from the server is set as text, never as HTML. Amounts keep the digits they were sent with: they are
+  // taken from the JSON text where the browser tells it, and never computed with.
+  static let script = #"""
+    "use strict";
+    const shownLimit = 50;
+    const rows = new Map();
+    const byId = (id) => document.getElementById(id);
+    const parse = (text) => JSON.parse(text, (key, value, context) =>
+      key === "amount" && typeof value === "number" ? context?.source ?? String(value) : value);
+
+    const rawAmount = (key, value) => key === "amount" && JSON.rawJSON ? JSON.rawJSON(value) : value;
+
+    function element(tag, properties, ...children) {
+      const made = Object.assign(document.createElement(tag), properties);
+      made.append(...children);
+      return made;
+    }
+
+    function money(amount, currency) {
+      try {
+        return new Intl.NumberFormat(undefined, { style: "currency", currency }).format(amount);
+      } catch {
+        return `${amount} ${currency}`;
+      }
+    }
+
+    function showState(row, status, note) {
+      row.state.dataset.state = status;
+      row.state.textContent = status;
+      if (note) row.state.append(element("span", { className: "note" }, note));
+    }
+
+    function addRow(payment, atEnd) {
+      if (rows.has(payment.paymentId)) return;
+      const id = payment.paymentId;
+      const state = element("td", { className: "state" });
+      const more = element("button", { type: "button", className: "quiet" }, "Events");
+      more.setAttribute("aria-expanded", "false");
+      more.setAttribute("aria-label", `Events of payment ${id}`);
+      const created = new Date(payment.createdAt);
+      const line = element("tr", {},
+        element("td", { className: "id", title: id }, id.slice(0, 8)),
+        element("td", { className: "amount" }, money(payment.amount, payment.currency)),
+        state,
+        element("td", {}, element("time", { dateTime: payment.createdAt }, created.toLocaleTimeString())),
+        element("td", {}, more));
+      line.dataset.payment = id;
+      const row = { line, state, more, detail: null };
+      more.addEventListener("click", () => toggleEvents(id, row));
+      rows.set(id, row);
+      showState(row, payment.status, payment.failure?.reason ?? payment.waiting?.reason);
+      if (atEnd) byId("payments").append(line); else byId("payments").prepend(line);
+      byId("empty").hidden = true;
+      while (rows.size > shownLimit) {
+        removeRow([...byId("payments").querySelectorAll("tr[data-payment]")].at(-1).dataset.payment);
+      }
+    }
+
+    function removeRow(id) {
+      const row = rows.get(id);
+      row.line.remove();
+      row.detail?.remove();
+      rows.delete(id);
+    }
+
+    async function toggleEvents(id, row) {
+      const open = row.detail === null;
+      row.more.setAttribute("aria-expanded", String(open));
+      if (!open) {
+        row.detail.remove();
+        row.detail = null;
+        return;
+      }
+      const cell = element("td", { colSpan: 5 }, "Loading…");
+      row.detail = element("tr", {}, cell);
+      row.line.after(row.detail);
+      await showEvents(id, cell);
+    }
+
+    async function showEvents(id, cell) {
+      try {
+        const answer = await fetch(`/api/v1/payments/${encodeURIComponent(id)}/events`);
+        const list = element("ol", {});
+        for (const event of parse(await answer.text()).events) {
+          list.append(element("li", {}, `${event.type}, ${new Date(event.timestamp).toLocaleTimeString()}`,
+            element("pre", {}, JSON.stringify(event.data, rawAmount, 2))));
+        }
+        cell.replaceChildren(list);
+      } catch {
+        cell.textContent = "The events can't be loaded now.";
+      }
+    }
+
+    const states = { PaymentInitiated: "Initiated", PaymentCreated: "Created", PaymentSettled: "Settled",
+      PaymentCompleted: "Completed", PaymentFailed: "Failed" };
+
+    function take(event) {
+      const status = states[event.type];
+      if (!status || !event.stream.startsWith("pay:")) return;
+      const id = event.stream.slice(4);
+      if (status === "Initiated") {
+        addRow({ paymentId: id, amount: event.data.amount, currency: event.data.currency, status,
+          createdAt: event.timestamp }, false);
+      } else if (rows.has(id)) {
+        const row = rows.get(id);
+        showState(row, status, event.data?.reason);
+        if (row.detail) showEvents(id, row.detail.firstChild);
+      }
+    }
+
+    // Events are shown in bunches, so that a load of hundreds a second stays calm.
+    let pending = [];
+    function enqueue(event) {
+      pending.push(event);
+      if (pending.length > 1) return;
+      setTimeout(() => {
+        const events = pending;
+        pending = [];
+        events.forEach(take);
+      }, 50);
+    }
+
+    function showLive(state) {
+      byId("live").dataset.state = state;
+      byId("live").textContent = state;
+    }
+
+    async function start() {
+      try {
+        const answer = await fetch(`/api/v1/payments?limit=${shownLimit}`);
+        if (!answer.ok) throw new Error(answer.statusText);
+        const page = parse(await answer.text());
+        [...rows.keys()].forEach(removeRow);
+        page.payments.forEach((payment) => addRow(payment, true));
+        byId("empty").hidden = rows.size > 0;
+        const source = new EventSource(`/api/v1/events?from=${page.asOf}`);
+        source.onopen = () => showLive("live");
+        source.onmessage = (message) => enqueue(parse(message.data));
+        source.onerror = () => {
+          showLive("reconnecting");
+          if (source.readyState === EventSource.CLOSED) setTimeout(start, 1000);
+        };
+      } catch {
+        showLive("reconnecting");
+        setTimeout(start, 1000);
+      }
+    }
+
+    function showErrors(errors) {
+      for (const field of ["amount", "currency"]) {
+        const messages = errors[field] ?? [];
+        byId(`${field}-error`).textContent = messages.join(". ");
+        byId(field).setAttribute("aria-invalid", String(messages.length > 0));
+      }
+      const first = ["amount", "currency"].find((field) => errors[field]);
+      if (first) byId(first).focus();
+    }
+
+    async function create(submit) {
+      submit.preventDefault();
+      const amount = byId("amount").value.trim();
+      const currency = JSON.stringify(byId("currency").value);
+      // The digits go out as they were typed.
+      const number = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?$/.test(amount) ? amount : amount ? JSON.stringify(amount) : "null";
+      byId("result").textContent = "";
+      try {
+        const answer = await fetch("/api/v1/payments", { method: "POST",
+          headers: { "Content-Type": "application/json" }, body: `{"amount":${number},"currency":${currency}}` });
+        const body = parse(await answer.text());
+        showErrors(body.errors ?? {});
+        if (answer.ok) {
+          byId("result").textContent = `Payment ${body.paymentId} is on its way.`;
+          byId("amount").value = "";
+        } else if (!body.errors) {
+          byId("result").textContent = body.detail ?? "The payment was not taken.";
+        }
+      } catch {
+        byId("result").textContent =
+          "The server did not answer. Look at the list before you try again: the payment may have been taken.";
+      }
+    }
+
+    byId("create").addEventListener("submit", create);
+    start();
+
+    """#
+}

@@ -1,0 +1,50 @@
+import ArgumentParser
+import Foundation
+import RegisPay
+
+/// `regispay load`: drives a server and says how it did.
+struct Load: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Send payments to a server at a constant rate, and report how long they took.",
+    discussion: "Ends with exit code 1 when a payment that was accepted did not complete in time.")
+
+  @Option(help: "Payments a second.")
+  var rate: Int
+
+  @Option(help: "How long to send.")
+  var seconds: Int
+
+  @Option(help: "The server's address.")
+  var url = "http://127.0.0.1:8080"
+
+  @Option(help: "Seconds to wait for the last payments to complete.")
+  var wait = 60
+
+  func validate() throws {
+    guard (1...100_000).contains(rate) else { throw ValidationError("--rate is 1 to 100000") }
+    guard (1...86_400).contains(seconds) else { throw ValidationError("--seconds is 1 to 86400") }
+    guard rate * seconds <= 20_000_000 else { throw ValidationError("at most 20,000,000 payments at a time") }
+    guard wait >= 0 else { throw ValidationError("--wait is 0 or more") }
+  }
+
+  func run() async throws {
+    var options = LoadDriver.Options(
+      url: url.hasSuffix("/") ? String(url.dropLast()) : url, rate: rate, duration: .seconds(seconds))
+    options.completionLimit = .seconds(wait)
+    let isTerminal = isatty(STDERR_FILENO) == 1
+    do {
+      let report = try await LoadDriver(options).run { progress in
+        guard isTerminal else { return }
+        let line = "sent \(progress.sent)  accepted \(progress.accepted)  completed \(progress.completed)"
+        FileHandle.standardError.write(Data("\r\u{1B}[K\(line)".utf8))
+      }
+      if isTerminal { FileHandle.standardError.write(Data("\r\u{1B}[K".utf8)) }
+      print(report)
+      if !report.isGood { throw ExitCode(1) }
+    } catch let code as ExitCode {
+      throw code
+    } catch {
+      fail("can't load \(options.url): \(error)")
+    }
+  }
+}

@@ -1,0 +1,88 @@
+import ArgumentParser
+import Foundation
+import Logging
+import RegisPay
+
+/// `regispay serve`: configuration to a running server.
+struct Serve: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Serve the API, the page, the consumers and the simulators from one data directory.",
+    discussion: "Stops on SIGTERM or SIGINT: requests and calls under way are ended, and the logs are closed.")
+
+  @Option(help: ArgumentHelp("Where the logs are kept; made if it is missing.", valueName: "directory"))
+  var dir = "./data"
+
+  @Option(help: "The address to listen on.")
+  var host = "127.0.0.1"
+
+  @Option(help: "The port to listen on; 0 takes a free one.")
+  var port: UInt16 = 8080
+
+  @Option(help: ArgumentHelp("The PSP's base URL; without it the simulator is used.", valueName: "url"))
+  var pspURL: String?
+
+  @Option(
+    help: ArgumentHelp("The notification service's base URL; without it the simulator is used.", valueName: "url"))
+  var notificationsURL: String?
+
+  @Option(help: ArgumentHelp("The size of a new segment file of the logs.", valueName: "bytes"))
+  var segmentBytes: Int?
+
+  @Option(help: "How much to log: trace, debug, info, notice, warning, error or critical.")
+  var logLevel = Logger.Level.info
+
+  @Flag(help: "Listen on other addresses than this machine's own, though anybody who reaches them can pay.")
+  var insecure = false
+
+  func validate() throws {
+    guard Self.isLoopback(host) || insecure else {
+      throw ValidationError(
+        "\(host) may be reached from elsewhere, and there is no authentication yet; add --insecure if that is meant")
+    }
+    for url in [pspURL, notificationsURL].compactMap({ $0 }) {
+      guard url.hasPrefix("http://") || url.hasPrefix("https://") else {
+        throw ValidationError("\(url) is no URL that begins with http:// or https://")
+      }
+    }
+  }
+
+  func run() async throws {
+    var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
+    logger.logLevel = logLevel
+    var options = ServerOptions(directory: dir)
+    options.host = host
+    options.port = Int(port)
+    options.segmentBytes = segmentBytes ?? options.segmentBytes
+    options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
+    options.pspURL = pspURL.map(Self.withoutSlash)
+    options.notificationsURL = notificationsURL.map(Self.withoutSlash)
+    do throws(ServerError) {
+      try await Server.open(options, logger: logger).run(stopSignals: [.sigterm, .sigint]) { url in
+        print("RegisPay is ready: open \(url)")
+        // Seen at once, also through a pipe.
+        fflush(nil)
+      }
+    } catch {
+      fail("\(error)")
+    }
+  }
+
+  /// Only what can't be another machine's: a name that begins with 127 could be one.
+  private static func isLoopback(_ host: String) -> Bool {
+    var address = in_addr()
+    guard inet_pton(AF_INET, host, &address) == 1 else { return host == "localhost" || host == "::1" }
+    return UInt32(bigEndian: address.s_addr) >> 24 == 127
+  }
+
+  private static func withoutSlash(_ url: String) -> String {
+    url.hasSuffix("/") ? String(url.dropLast()) : url
+  }
+}
+
+/// Says what went wrong in one line, and ends the process with exit code 1.
+func fail(_ message: String) -> Never {
+  FileHandle.standardError.write(Data("regispay: \(message)\n".utf8))
+  exit(1)
+}
+
+extension Logger.Level: @retroactive ExpressibleByArgument {}

@@ -1,0 +1,157 @@
+import Testing
+
+@testable import RegisPay
+
+@Suite("The HTTP routes")
+struct RouteTests {
+  private func create(_ server: TestServer, _ count: Int) async throws -> [String] {
+    var ids: [String] = []
+    for index in 1...count {
+      let answer = try await server.create(#"{"amount":\#(index),"currency":"GBP"}"#)
+      ids.append(try #require(try answer.json()["paymentId"]?.text))
+    }
+    return ids
+  }
+
+  private func waitForCompletion(_ server: TestServer, _ ids: [String]) async throws {
+    for id in ids {
+      try await eventually("\(id) completes") {
+        try await server.get("/api/v1/payments/\(id)").json()["status"] == "Completed"
+      }
+    }
+  }
+
+  @Test("requests that make no sense get a 4xx problem that says what is wrong")
+  func malformed() async throws {
+    let cases: [(method: String, path: String, status: Int)] = [
+      ("GET", "/nothing", 404), ("POST", "/nothing", 404), ("GET", "/api", 404), ("GET", "/api/v1/payments/x", 404),
+      ("GET", "/api/v1/payments/00000000-0000-4000-8000-000000000000", 404),
+      ("GET", "/api/v1/payments/00000000-0000-4000-8000-000000000000/events", 404),
+      ("GET", "/api/v1/payments/%00", 404), ("GET", "/api/v1/payments/..%2F..%2Fetc", 404),
+      ("GET", "/api/v1/payments/\(String(repeating: "x", count: 5_000))", 404),
+      ("GET", "/api/payment/create", 405), ("DELETE", "/api/v1/payments", 405), ("PUT", "/api/payment/create", 405),
+      ("POST", "/", 405), ("POST", "/health", 405), ("GET", "/toggle-errors", 405), ("PATCH", "/psp/api/ledger", 405),
+      ("GET", "/api/v1/payments?limit=0", 400), ("GET", "/api/v1/payments?limit=201", 400),
+      ("GET", "/api/v1/payments?limit=x", 400), ("GET", "/api/v1/payments?limit=99999999999999999999", 400),
+      ("GET", "/api/v1/payments?limit=", 400), ("GET", "/api/v1/payments?after=-1", 400),
+      ("GET", "/api/v1/payments?after=x", 400), ("GET", "/api/v1/payments?status=completed", 400),
+      ("GET", "/api/v1/payments?status=", 400), ("GET", "/api/v1/events?from=x", 400),
+      ("GET", "/api/v1/events?from=-1", 400),
+    ]
+    try await TestServer.run { server in
+      for (method, path, status) in cases {
+        let answer = try await server.send(method, path)
+        #expect(answer.status == status, "\(method) \(path)")
+        #expect(answer.headers["content-type"] == "application/problem+json", "\(method) \(path)")
+        let json = try answer.json()
+        #expect(json["status"] == .number("\(status)"), "\(method) \(path)")
+        #expect(json["detail"]?.text?.isEmpty == false, "\(method) \(path)")
+        #expect((answer.headers["allow"] != nil) == (status == 405), "\(method) \(path)")
+      }
+    }
+  }
+
+  @Test("a payment is told by its id, with its events")
+  func payment() async throws {
+    try await TestServer.run { server in
+      let ids = try await create(server, 1)
+      try await waitForCompletion(server, ids)
+      let payment = try await server.get("/api/v1/payments/\(ids[0])").json()
+      #expect(payment["paymentId"]?.text == ids[0])
+      #expect(payment["version"] == .number("4"))
+      #expect(payment["paymentReference"]?.text?.isEmpty == false)
+      #expect(payment["createdAt"]?.text?.hasSuffix("Z") == true)
+      let events = try await server.get("/api/v1/payments/\(ids[0])/events").json()
+      guard case .array(let list)? = events["events"] else {
+        Issue.record("no events")
+        return
+      }
+      #expect(list.map { $0["version"] } == (1...4).map { .number("\($0)") })
+      #expect(list[0]["data"]?["amount"] == .number("1.00"))
+      #expect(list[1]["data"]?["paymentReference"] == payment["paymentReference"])
+      let upper = try await server.get("/api/v1/payments/\(ids[0].uppercased())")
+      #expect(upper.status == 200)
+    }
+  }
+
+  @Test("the list is newest first, and its pages hold every payment once, also while others are created")
+  func pages() async throws {
+    try await TestServer.run { server in
+      let ids = try await create(server, 25)
+      try await waitForCompletion(server, ids)
+      var seen: [String] = []
+      var after = ""
+      repeat {
+        let page = try await server.get("/api/v1/payments?limit=4\(after)").json()
+        guard case .array(let payments)? = page["payments"] else { break }
+        seen += payments.compactMap { $0["paymentId"]?.text }
+        _ = try await create(server, 1)
+        after = page["next"]?.text.map { "&after=\($0)" } ?? ""
+      } while !after.isEmpty
+      #expect(seen == ids.reversed())
+    }
+  }
+
+  @Test("the list shows only those in a state")
+  func statusFilter() async throws {
+    try await TestServer.run { server in
+      let done = try await create(server, 3)
+      try await waitForCompletion(server, done)
+      _ = try await server.send("POST", "/toggle-errors")
+      let waiting = try await create(server, 2)
+      try await eventually("the list shows them") {
+        let page = try await server.get("/api/v1/payments?status=Initiated").json()
+        guard case .array(let payments)? = page["payments"] else { return false }
+        return payments.compactMap { $0["paymentId"]?.text } == waiting.reversed()
+      }
+      let completed = try await server.get("/api/v1/payments?status=Completed&limit=2").json()
+      guard case .array(let payments)? = completed["payments"] else { return }
+      #expect(payments.compactMap { $0["paymentId"]?.text } == [done[2], done[1]])
+      _ = try await server.send("POST", "/toggle-errors")
+      try await waitForCompletion(server, waiting)
+    }
+  }
+
+  @Test("a browser gets the page, whose every part comes from here; others get a line of text")
+  func page() async throws {
+    try await TestServer.run { server in
+      let page = try await server.get("/", accept: "text/html,application/xhtml+xml,*/*;q=0.8")
+      #expect(page.status == 200)
+      #expect(page.headers["content-type"] == "text/html; charset=utf-8")
+      #expect(page.headers["content-security-policy"]?.hasPrefix("default-src 'none'") == true)
+      #expect(!page.text.contains("http://") && !page.text.contains("https://"))
+      for path in ["/assets/page.css", "/assets/page.js"] {
+        #expect(page.text.contains(path))
+        #expect(try await server.get(path).status == 200)
+      }
+      for accept in [nil, "*/*", "application/json"] {
+        let hello = try await server.get("/", accept: accept)
+        #expect(hello.headers["content-type"] == "text/plain; charset=utf-8")
+        #expect(hello.text.hasPrefix("Hello"))
+      }
+      #expect(try await server.send("HEAD", "/health").status == 200)
+    }
+  }
+
+  @Test("the simulators answer on the reference's routes")
+  func simulators() async throws {
+    try await TestServer.run { server in
+      let json = [("Content-Type", "application/json"), ("Idempotency-Key", "a:create")]
+      let created = try await server.send(
+        "POST", "/psp/api/payments/create", headers: json, body: Array(#"{"amount":5,"currency":"USD"}"#.utf8))
+      #expect(created.status == 202)
+      let reference = try #require(try created.json()["paymentId"]?.text)
+      #expect(try await server.send("POST", "/psp/api/payments/\(reference)/settle").status == 202)
+      let sent = try await server.send(
+        "POST", "/notifications/api/send", body: Array(#"{"id":"1","jsonPayload":"{}"}"#.utf8))
+      #expect(sent.status == 202)
+      let ledger = try await server.get("/psp/api/ledger").json()
+      #expect(ledger["count"] == .number("1"))
+      #expect(try await server.send("POST", "/toggle-errors").json()["errors"] == .bool(true))
+      #expect(try await server.send("POST", "/psp/api/payments/create", body: Array("{}".utf8)).status == 500)
+      #expect(try await server.send("POST", "/notifications/api/send", body: Array("{}".utf8)).status == 500)
+      #expect(try await server.send("POST", "/toggle-errors").json()["errors"] == .bool(false))
+      #expect(try await server.send("POST", "/psp/api/payments/create", body: Array("{".utf8)).status == 400)
+    }
+  }
+}

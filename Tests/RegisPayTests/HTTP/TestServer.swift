@@ -1,0 +1,71 @@
+import AsyncHTTPClient
+import NIOCore
+import Testing
+
+@testable import RegisPay
+
+/// A server in this process, on a free port, spoken to over real HTTP.
+struct TestServer: Sendable {
+  let url: String
+
+  struct Answer: Sendable {
+    var status: Int
+    var headers: [String: String]
+    var text: String
+
+    /// The body as JSON, its numbers as text.
+    func json() throws -> JSONValue { try JSONReader.read(Array(text.utf8)) }
+  }
+
+  /// Runs a server while `work` runs.
+  static func run(
+    _ change: (inout ServerOptions) -> Void = { _ in }, _ work: @escaping @Sendable (TestServer) async throws -> Void
+  ) async throws {
+    try await withTemporaryFolder { folder in
+      var options = ServerOptions(directory: folder + "/data")
+      options.port = 0
+      options.segmentBytes = 1 << 20
+      options.simulatorSegmentBytes = 1 << 20
+      options.consumer.backoff = Backoff(base: .milliseconds(10), cap: .milliseconds(50))
+      options.breaker = .init(failureLimit: 5, openDuration: .milliseconds(50))
+      change(&options)
+      let server = try Server.open(options, logger: silent)
+      let addresses = AsyncStream<String>.makeStream()
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { try await server.run { addresses.continuation.yield($0) } }
+        group.addTask {
+          // Ends without one when the server could not start, which the other task then throws.
+          guard let url = await addresses.stream.first(where: { _ in true }) else { return }
+          try await work(TestServer(url: url))
+        }
+        defer { group.cancelAll() }
+        try await group.next()
+      }
+    }
+  }
+
+  func send(
+    _ method: String, _ path: String, headers: [(String, String)] = [], body: [UInt8]? = nil
+  ) async throws -> Answer {
+    var request = HTTPClientRequest(url: url + path)
+    request.method = .RAW(value: method)
+    for (name, value) in headers { request.headers.add(name: name, value: value) }
+    if let body { request.body = .bytes(ByteBuffer(bytes: body)) }
+    let response = try await HTTPClient.shared.execute(request, timeout: .seconds(20))
+    let bytes = try await response.body.collect(upTo: 16 << 20)
+    return Answer(
+      status: Int(response.status.code),
+      headers: Dictionary(response.headers.map { ($0.name.lowercased(), $0.value) }, uniquingKeysWith: { $1 }),
+      text: String(decoding: bytes.readableBytesView, as: UTF8.self))
+  }
+
+  func get(_ path: String, accept: String? = nil) async throws -> Answer {
+    try await send("GET", path, headers: accept.map { [("Accept", $0)] } ?? [])
+  }
+
+  func create(
+    _ body: String, path: String = "/api/payment/create", contentType: String? = "application/json"
+  ) async throws -> Answer {
+    try await send("POST", path, headers: contentType.map { [("Content-Type", $0)] } ?? [], body: Array(body.utf8))
+  }
+}

@@ -1,0 +1,25 @@
+import Testing
+
+@testable import RegisPay
+
+@Suite("A time on the wire")
+struct TimestampTests {
+  @Test(
+    "is RFC 3339 in UTC with microseconds",
+    arguments: [
+      (0, "1970-01-01T00:00:00.000000Z"), (951_782_399_999_999, "2000-02-28T23:59:59.999999Z"),
+      (951_782_400_000_000, "2000-02-29T00:00:00.000000Z"), (951_868_800_000_001, "2000-03-01T00:00:00.000001Z"),
+      (1_795_488_693_000_000, "2026-11-24T02:51:33.000000Z"), (4_107_542_400_000_000, "2100-03-01T00:00:00.000000Z"),
+      (4_107_542_399_000_000, "2100-02-28T23:59:59.000000Z"), (1_735_689_599_500_000, "2024-12-31T23:59:59.500000Z"),
+    ])
+  func known(_ microseconds: UInt64, _ text: String) {
+    #expect(timestamp(microseconds: microseconds) == text)
+  }
+
+  @Test("no number of microseconds makes it crash")
+  func extremes() {
+    for microseconds: UInt64 in [.max, .max - 1, 1 << 63] {
+      #expect(timestamp(microseconds: microseconds).hasSuffix("Z"))
+    }
+  }
+}

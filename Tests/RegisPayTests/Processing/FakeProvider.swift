@@ -1,0 +1,42 @@
+import Synchronization
+
+@testable import RegisPay
+
+/// A provider that answers as a test says, and remembers who was asked for.
+final class FakeProvider: StepProvider {
+  typealias Answer = @Sendable (_ payment: Payment, _ attempt: Int) async -> CallOutcome
+
+  private struct Inside {
+    var calls: [PaymentID: Int] = [:]
+    var underWay = 0
+    var mostUnderWay = 0
+  }
+
+  private let inside = Mutex(Inside())
+  private let answer: Answer
+
+  /// - Parameter answer: by the payment and the number of the try, from 1.
+  init(_ answer: @escaping Answer) { self.answer = answer }
+
+  var calls: [PaymentID: Int] { inside.withLock { $0.calls } }
+  var callCount: Int { calls.values.reduce(0, +) }
+  var mostUnderWay: Int { inside.withLock { $0.mostUnderWay } }
+
+  func perform(_ step: PaymentStep, for payment: Payment) async -> CallOutcome {
+    let attempt = inside.withLock { inside in
+      inside.calls[payment.id, default: 0] += 1
+      inside.underWay += 1
+      inside.mostUnderWay = max(inside.mostUnderWay, inside.underWay)
+      return inside.calls[payment.id, default: 0]
+    }
+    let outcome = await answer(payment, attempt)
+    inside.withLock { $0.underWay -= 1 }
+    return outcome
+  }
+}
+
+extension CallOutcome {
+  static let created = CallOutcome.done(.recordCreated(reference: "r"))
+  static let outage = CallOutcome.retry(reason: "down", after: nil, isOutage: true)
+  static let busy = CallOutcome.retry(reason: "busy", after: nil, isOutage: false)
+}

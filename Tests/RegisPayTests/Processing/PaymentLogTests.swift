@@ -1,0 +1,86 @@
+import LogStore
+import Testing
+
+@testable import RegisPay
+
+@Suite("Payments on the log")
+struct PaymentLogTests {
+  private static let nowhere = CursorCommit(name: "test", place: 0)
+  private static let pound = Money(minorUnits: 100, currency: Currency.supported[0])
+
+  @Test("of different decisions made at once, one is appended and the others are told what is so")
+  func oneDecision() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      for _ in 0..<20 {
+        let id = try await log.initiate(Self.pound)
+        let commands =
+          (0..<10).map { PaymentCommand.recordCreated(reference: "r\($0)") } + [.giveUp(.create, reason: "no")]
+        let appended = try await withThrowingTaskGroup(of: PaymentLog.Executed.self) { group in
+          for command in commands.shuffled() {
+            group.addTask { try await log.execute(command, on: id, cursor: Self.nowhere) }
+          }
+          return try await group.reduce(into: [PaymentEvent]()) {
+            if case .appended(let event) = $1 { $0.append(event) }
+          }
+        }
+        #expect(appended.count == 1)
+        let events = try store.reader.stream(id.stream)
+        #expect(events.map(\.type) == ["PaymentInitiated", appended[0].type])
+        #expect(events[1].payload == appended[0].payload)
+      }
+    }
+  }
+
+  @Test("when others append to the stream in between, the decision is read again and made, however often")
+  func conflicts() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      for _ in 0..<20 {
+        let id = try await log.initiate(Self.pound)
+        let executed = try await withThrowingTaskGroup(of: PaymentLog.Executed?.self) { group in
+          for _ in 0..<50 {
+            group.addTask {
+              _ = try await store.append(Append(NewEvent(stream: id.stream, type: "NoteAdded", payload: [])))
+              return nil
+            }
+          }
+          group.addTask { try await log.execute(.recordCreated(reference: "r"), on: id, cursor: Self.nowhere) }
+          return try await group.reduce(into: [PaymentLog.Executed]()) { if let executed = $1 { $0.append(executed) } }
+        }
+        #expect(executed == [.appended(.created(reference: "r"))])
+        #expect(try log.load(id)?.payment.state == .created(reference: "r"))
+      }
+    }
+  }
+
+  @Test("a cursor is committed with the event, and not without it")
+  func cursor() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.pound)
+      let place = CursorCommit(name: "c", place: 1)
+      let refused = try await log.execute(.recordSettled, on: id, cursor: place)
+      #expect(refused == .alreadyDone(.initiated))
+      #expect(try store.reader.cursor("c") == nil)
+      _ = try await log.execute(.recordCreated(reference: "r"), on: id, cursor: place)
+      #expect(try store.reader.cursor("c") == 1)
+    }
+  }
+
+  @Test("a payment that is not there is none, and a stream that tells no payment is an error that names it")
+  func missing() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = PaymentID.random()
+      #expect(try log.load(id) == nil)
+      await #expect(throws: PaymentLogError.self) {
+        try await log.execute(.recordSettled, on: id, cursor: Self.nowhere)
+      }
+      let event = PaymentEvent.completed
+      _ = try await store.append(Append(NewEvent(stream: id.stream, type: event.type, payload: event.payload)))
+      let error = #expect(throws: PaymentLogError.self) { try log.load(id) }
+      #expect(error?.description.contains(id.description) == true)
+    }
+  }
+}

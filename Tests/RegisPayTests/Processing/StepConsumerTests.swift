@@ -1,0 +1,335 @@
+import LogStore
+import Synchronization
+import Testing
+
+@testable import RegisPay
+
+/// The consumer of `PaymentInitiated` on a real log, with a provider that does as it is told.
+@Suite("A consumer")
+struct StepConsumerTests {
+  private static let cursor = "payment-create"
+
+  private static var quick: StepConsumer.Options {
+    var options = StepConsumer.Options()
+    options.backoff = Backoff(base: .milliseconds(2), cap: .milliseconds(10))
+    options.cursorInterval = .milliseconds(20)
+    options.stopLimit = .milliseconds(100)
+    return options
+  }
+
+  private struct Parts {
+    var log: PaymentLog
+    var board = WaitingBoard()
+    var health = Health(stores: [])
+    var breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(50)))
+
+    func states(_ ids: [PaymentID]) throws -> [PaymentStatus?] { try ids.map { try log.load($0)?.payment.status } }
+
+    /// Waits until all of these are in a state.
+    func wait(for ids: [PaymentID], _ status: PaymentStatus) async throws {
+      try await eventually("the payments are \(status)") { try states(ids).allSatisfy { $0 == status } }
+    }
+
+    func initiate(_ count: Int) async throws -> [PaymentID] {
+      try await withThrowingTaskGroup(of: PaymentID.self) { group in
+        for index in 1...count {
+          group.addTask { try await log.initiate(Money(minorUnits: Int64(index), currency: Currency.supported[0])) }
+        }
+        return try await group.reduce(into: []) { $0.append($1) }
+      }
+    }
+
+    /// Runs a consumer while `work` runs, and then stops it.
+    func consuming(
+      _ provider: FakeProvider, _ options: StepConsumer.Options = quick, _ work: (StepConsumer) async throws -> Void
+    ) async throws {
+      let consumer = StepConsumer(
+        .create, log: log, provider: provider, breaker: breaker, board: board, health: health, options: options,
+        logger: silent)
+      let run = Task { try await consumer.run() }
+      let result: Result<Void, any Error>
+      do {
+        result = .success(try await work(consumer))
+      } catch {
+        result = .failure(error)
+      }
+      consumer.stop()
+      let didStop = try await endsByItself(run)
+      #expect(didStop, "told to stop, the consumer stops")
+      try result.get()
+    }
+  }
+
+  @Test("carries its step out once for each payment and moves its cursor to the end")
+  func carriesOut() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let provider = FakeProvider { _, _ in .created }
+      let before = try await parts.initiate(20)
+      try await parts.consuming(provider) { _ in
+        let after = try await parts.initiate(20)
+        try await parts.wait(for: before + after, .created)
+        try await eventually("the cursor is at the end") {
+          try store.reader.cursor(Self.cursor) == store.reader.endOffset
+        }
+      }
+      #expect(provider.calls.count == 40)
+      #expect(provider.callCount == 40)
+    }
+  }
+
+  @Test("a payment that fails is tried again until it goes through, and is shown waiting")
+  func retries() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let provider = FakeProvider { _, attempt in attempt < 8 ? .busy : .created }
+      let ids = try await parts.initiate(3)
+      try await parts.consuming(provider) { _ in
+        try await eventually("it is shown") { parts.board[ids[0]]?.reason == "busy" }
+        try await parts.wait(for: ids, .created)
+        try await eventually("it is not shown any more") { ids.allSatisfy { parts.board[$0] == nil } }
+      }
+      #expect(provider.calls == Dictionary(uniqueKeysWithValues: ids.map { ($0, 8) }))
+    }
+  }
+
+  @Test("payments that fail hold up neither others nor call slots, and keep the cursor where they are")
+  func failuresHoldUpNobody() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let failing = try await parts.initiate(10)
+      let others = try await parts.initiate(200)
+      let provider = FakeProvider { payment, _ in failing.contains(payment.id) ? .busy : .created }
+      var options = Self.quick
+      options.callLimit = 2
+      options.backoff = Backoff(base: .seconds(60))
+      try await parts.consuming(provider, options) { consumer in
+        try await parts.wait(for: others, .created)
+        #expect(await consumer.progress.waiting == 10)
+        #expect(await consumer.progress.place == 0)
+      }
+      #expect(provider.mostUnderWay <= 2)
+      #expect(try store.reader.cursor(Self.cursor) ?? 0 == 0)
+      // The next start calls for those that are not done, and only for those.
+      let again = FakeProvider { _, _ in .created }
+      try await parts.consuming(again) { _ in
+        try await parts.wait(for: failing, .created)
+        try await eventually("the cursor is at the end") {
+          try store.reader.cursor(Self.cursor) == store.reader.endOffset
+        }
+      }
+      #expect(Set(again.calls.keys) == Set(failing))
+    }
+  }
+
+  @Test("hundreds of calls are under way at once, but no more than the limit")
+  func concurrency() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let underWay = Mutex(0)
+      let provider = FakeProvider { _, _ in
+        underWay.withLock { $0 += 1 }
+        while underWay.withLock({ $0 < 256 }), !Task.isCancelled { await Task.yield() }
+        return .created
+      }
+      let ids = try await parts.initiate(400)
+      try await parts.consuming(provider) { _ in try await parts.wait(for: ids, .created) }
+      #expect(provider.mostUnderWay == 256)
+    }
+  }
+
+  @Test("its cursor moves past events that ask nothing of it")
+  func skips() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      try await parts.consuming(FakeProvider { _, _ in .created }) { _ in
+        for round in 1...3 {
+          let events = (1...500).map { NewEvent(stream: "other:\(round):\($0)", type: "Other", payload: []) }
+          _ = try await store.append(Append(events))
+          try await eventually("the cursor is at the end") {
+            try store.reader.cursor(Self.cursor) == UInt64(500 * round)
+          }
+        }
+      }
+    }
+  }
+
+  @Test("what can't succeed ends in a failed state with its reason, and the rest goes on")
+  func impossible() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let ids = try await parts.initiate(20)
+      let refused = ids[3]
+      let provider = FakeProvider { payment, _ in payment.id == refused ? .impossible(reason: "no") : .created }
+      try await parts.consuming(provider) { _ in
+        try await parts.wait(for: ids.filter { $0 != refused }, .created)
+        try await parts.wait(for: [refused], .failed)
+      }
+      #expect(try parts.log.load(refused)?.payment.state == .failed(step: .create, reason: "no", reference: nil))
+      #expect(provider.callCount == 20)
+    }
+  }
+
+  @Test("when somebody else appends during the call, it is read again and the step is still recorded")
+  func conflictRetried() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let provider = FakeProvider { payment, _ in
+        let note = NewEvent(stream: payment.id.stream, type: "NoteAdded", payload: Array("{}".utf8))
+        _ = try? await store.append(Append(note))
+        return .created
+      }
+      let ids = try await parts.initiate(5)
+      try await parts.consuming(provider) { _ in try await parts.wait(for: ids, .created) }
+      for id in ids {
+        #expect(try store.reader.stream(id.stream).map(\.type) == ["PaymentInitiated", "NoteAdded", "PaymentCreated"])
+      }
+      #expect(provider.callCount == 5)
+    }
+  }
+
+  @Test("when somebody else recorded the step during the call, it is not recorded twice")
+  func conflictDone() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let log = parts.log
+      let provider = FakeProvider { payment, _ in
+        _ = try? await log.execute(
+          .recordCreated(reference: "other"), on: payment.id, cursor: CursorCommit(name: "other", place: 0))
+        return .created
+      }
+      let ids = try await parts.initiate(5)
+      try await parts.consuming(provider) { _ in
+        try await eventually("the cursor is at the end") {
+          try store.reader.cursor(Self.cursor) == store.reader.endOffset
+        }
+      }
+      for id in ids {
+        #expect(try store.reader.stream(id.stream).map(\.type) == ["PaymentInitiated", "PaymentCreated"])
+        #expect(try log.load(id)?.payment.reference == "other")
+      }
+    }
+  }
+
+  @Test("an outage opens the breaker: calls stop, payments wait, and all go through when it is over")
+  func outage() async throws {
+    try await withStore { store in
+      var parts = Parts(log: PaymentLog(store))
+      parts.breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(500)))
+      let isDown = Mutex(true)
+      let provider = FakeProvider { _, _ in isDown.withLock { $0 } ? .outage : .created }
+      let ids = try await parts.initiate(50)
+      var options = Self.quick
+      options.callLimit = 1
+      try await parts.consuming(provider, options) { [parts] _ in
+        try await eventually("the breaker opens") { parts.breaker.state != .closed }
+        #expect(provider.callCount <= 6, "five failures and one trial at most")
+        isDown.withLock { $0 = false }
+        try await parts.wait(for: ids, .created)
+      }
+      #expect(parts.breaker.state == .closed)
+    }
+  }
+
+  @Test("one trial at a time goes out while the breaker is open")
+  func trials() async throws {
+    try await withStore { store in
+      var parts = Parts(log: PaymentLog(store))
+      parts.breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(20)))
+      let isOpen = Mutex(false)
+      let most = Mutex((now: 0, most: 0))
+      let provider = FakeProvider { [breaker = parts.breaker] _, _ in
+        guard breaker.state == .trying else { return .outage }
+        isOpen.withLock { $0 = true }
+        most.withLock { $0 = ($0.now + 1, max($0.most, $0.now + 1)) }
+        await Task.yield()
+        most.withLock { $0.now -= 1 }
+        return .outage
+      }
+      _ = try await parts.initiate(50)
+      try await parts.consuming(provider) { _ in
+        let before = provider.callCount
+        try await eventually("several trials are made") { provider.callCount >= before + 60 && isOpen.withLock { $0 } }
+      }
+      #expect(most.withLock { $0.most } == 1)
+    }
+  }
+
+  @Test("events it can't make sense of are counted and passed over; nothing after them is lost")
+  func nonsense() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let nonsense = [
+        NewEvent(stream: "no payment", type: "PaymentInitiated", payload: []),
+        NewEvent(stream: PaymentID.random().stream, type: "PaymentInitiated", payload: Array("garbage".utf8)),
+        NewEvent(stream: PaymentID.random().stream, type: "PaymentInitiated", payload: Array("{}".utf8)),
+        NewEvent(stream: PaymentID.random().stream, type: "Unheard of", payload: [0xFF]),
+      ]
+      _ = try await store.append(Append(nonsense))
+      let ids = try await parts.initiate(3)
+      try await parts.consuming(FakeProvider { _, _ in .created }) { _ in
+        try await parts.wait(for: ids, .created)
+        try await eventually("the cursor is at the end") {
+          try store.reader.cursor(Self.cursor) == store.reader.endOffset
+        }
+      }
+      #expect(parts.health.skippedEventCount == 3, "the unknown type is not its business")
+    }
+  }
+
+  @Test("the completion consumer counts every event that nobody can read, once")
+  func completion() async throws {
+    try await withStore { store in
+      let health = Health(stores: [])
+      let consumer = CompletionConsumer(
+        store: store, health: health, cursorInterval: .milliseconds(10), logger: silent)
+      let events = (0..<10).map { NewEvent(stream: "s\($0)", type: "Unheard of", payload: []) }
+      _ = try await store.append(Append(events))
+      for round in 1...2 {
+        let run = Task { try await consumer.run() }
+        try await eventually("the cursor is at the end") { try store.reader.cursor("payment-completed") == 10 }
+        run.cancel()
+        try await run.value
+        #expect(health.skippedEventCount == 10, "round \(round)")
+      }
+    }
+  }
+
+  @Test("told to stop, it cuts a call that does not end, and the next start makes it again")
+  func stops() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let ids = try await parts.initiate(3)
+      let stuck = FakeProvider { _, _ in
+        try? await Task.sleep(for: .seconds(3_600))
+        return .outage
+      }
+      try await parts.consuming(stuck) { _ in
+        try await eventually("the calls are under way") { stuck.callCount == 3 }
+      }
+      #expect(try parts.states(ids) == [.initiated, .initiated, .initiated])
+      #expect(parts.breaker.state == .closed, "what we cut off says nothing about them")
+      let again = FakeProvider { _, _ in .created }
+      try await parts.consuming(again) { _ in try await parts.wait(for: ids, .created) }
+      #expect(again.callCount == 3)
+    }
+  }
+
+  @Test("a window that is full stops the reading, and goes on when there is room")
+  func fullWindow() async throws {
+    try await withStore { store in
+      let parts = Parts(log: PaymentLog(store))
+      let ids = try await parts.initiate(100)
+      let isDown = Mutex(true)
+      let provider = FakeProvider { _, _ in isDown.withLock { $0 } ? .busy : .created }
+      var options = Self.quick
+      options.unfinishedLimit = 10
+      try await parts.consuming(provider, options) { consumer in
+        try await eventually("ten wait") { await consumer.progress.waiting == 10 }
+        #expect(provider.calls.count == 10)
+        isDown.withLock { $0 = false }
+        try await parts.wait(for: ids, .created)
+      }
+    }
+  }
+}

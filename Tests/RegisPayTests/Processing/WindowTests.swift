@@ -1,0 +1,196 @@
+import Testing
+
+@testable import RegisPay
+
+private let start = ContinuousClock.now
+
+@Suite("A consumer's window")
+struct WindowTests {
+  private func window(_ count: Int, limit: Int = 100) -> Window<String> {
+    var window = Window<String>(place: 10, limit: limit)
+    for index in 0..<count { window.admit("work \(index)") }
+    return window
+  }
+
+  @Test("the place is the lowest unfinished offset, whatever finishes first")
+  func place() {
+    var window = window(3)
+    #expect(window.place == 10)
+    window.finish(11)
+    #expect(window.place == 10)
+    window.finish(10)
+    #expect(window.place == 12)
+    window.finish(12)
+    #expect(window.place == 13)
+  }
+
+  @Test("skipped events move the place along, but never past unfinished work")
+  func skipping() {
+    var window = Window<String>(place: 0, limit: 10)
+    window.skip()
+    window.skip()
+    #expect(window.place == 2)
+    window.admit("work")
+    window.skip()
+    #expect(window.place == 2)
+    window.finish(2)
+    #expect(window.place == 4)
+  }
+
+  @Test("the place to commit with an effect is the one that holds once it is finished, for every order of finishing")
+  func placeFinishing() {
+    var generator = SystemRandomNumberGenerator()
+    for _ in 0..<200 {
+      var window = Window<Int>(place: 0, limit: 100)
+      for index in 0..<20 { if Bool.random(using: &generator) { window.admit(index) } else { window.skip() } }
+      var offsets: [UInt64] = []
+      while let work = window.next(now: start) { offsets.append(work.offset) }
+      for offset in offsets.shuffled(using: &generator) {
+        let promised = window.place(finishing: offset)
+        window.finish(offset)
+        #expect(window.place == promised)
+      }
+      #expect(window.place == 20)
+    }
+  }
+
+  @Test("work is handed out once, in order")
+  func order() {
+    var window = window(3)
+    #expect((0..<3).map { _ in window.next(now: start)?.offset } == [10, 11, 12])
+    #expect(window.next(now: start) == nil)
+    #expect(!window.hasReadyWork)
+  }
+
+  @Test("what waits for a retry is handed out when it is due, the earliest first")
+  func retries() {
+    var window = window(3)
+    while window.next(now: start) != nil {}
+    #expect(window.retry(10, after: { _ in .seconds(3) }, now: start) == 1)
+    #expect(window.retry(11, after: { _ in .seconds(1) }, now: start) == 1)
+    #expect(window.retry(12, after: { _ in .seconds(2) }, now: start) == 1)
+    #expect(window.waitingCount == 3)
+    #expect(window.nextDue == start + .seconds(1))
+    #expect(window.next(now: start) == nil)
+    #expect(window.next(now: start + .seconds(2))?.offset == 11)
+    #expect(window.next(now: start + .seconds(2))?.offset == 12)
+    #expect(window.next(now: start + .seconds(2)) == nil)
+    #expect(window.retry(11, after: { .seconds($0) }, now: start) == 2, "attempts add up")
+    #expect(window.place == 10)
+  }
+
+  @Test("what was put back untried is handed out first and counts no attempt")
+  func putBack() {
+    var window = window(2)
+    #expect(window.next(now: start)?.offset == 10)
+    window.putBack(10)
+    #expect(window.next(now: start)?.offset == 10)
+    #expect(window.retry(10, after: { _ in .zero }, now: start) == 1)
+  }
+
+  @Test("it is full at its limit and has room again when something finishes")
+  func full() {
+    var window = window(5, limit: 5)
+    #expect(window.isFull)
+    window.finish(12)
+    #expect(!window.isFull)
+  }
+
+  @Test("a payment that stays unfinished while a million others pass takes no more memory than itself")
+  func bounded() {
+    var window = window(1)
+    for _ in 0..<1_000_000 {
+      let offset = window.readPlace
+      window.admit("other")
+      _ = window.next(now: start)
+      window.finish(offset)
+    }
+    #expect(window.unfinishedCount == 1)
+    #expect(window.place == 10)
+    #expect(window.rememberedCount < 1_000)
+  }
+}
+
+@Suite("Delays between tries")
+struct BackoffTests {
+  @Test("they double up to the cap, half of them at random")
+  func doubling() {
+    let backoff = Backoff(base: .milliseconds(500), cap: .seconds(60))
+    #expect(
+      (1...9).map { backoff.delay(attempts: $0, randomness: 1) } == [0.5, 1, 2, 4, 8, 16, 32, 60, 60].map(seconds))
+    #expect(
+      (1...9).map { backoff.delay(attempts: $0, randomness: 0) } == [0.25, 0.5, 1, 2, 4, 8, 16, 30, 30].map(seconds))
+    #expect(backoff.delay(attempts: .max, randomness: 1) == .seconds(60))
+    #expect(backoff.delay(attempts: 0, randomness: 1) == .milliseconds(500))
+  }
+
+  @Test("what the other side asks for is kept, also over the cap")
+  func asked() {
+    let backoff = Backoff(base: .milliseconds(500), cap: .seconds(60))
+    #expect(backoff.delay(attempts: 1, atLeast: .seconds(120)) == .seconds(120))
+    #expect(backoff.delay(attempts: 9, atLeast: .seconds(1), randomness: 1) == .seconds(60))
+  }
+
+  private func seconds(_ value: Double) -> Duration { .milliseconds(Int(value * 1_000)) }
+}
+
+@Suite("A circuit breaker")
+struct BreakerTests {
+  private let breaker = Breaker(name: "test", options: .init(failureLimit: 5, openDuration: .seconds(30)))
+
+  private func pass(_ now: ContinuousClock.Instant) throws -> Breaker.Pass {
+    guard case .pass(let pass) = breaker.admit(now: now) else { throw Refused() }
+    return pass
+  }
+
+  private struct Refused: Error {}
+
+  @Test("five failures in a row open it, fewer or with a success between do not")
+  func opening() throws {
+    for _ in 0..<4 { #expect(!breaker.failed(try pass(start), now: start)) }
+    breaker.succeeded(try pass(start))
+    for _ in 0..<4 { #expect(!breaker.failed(try pass(start), now: start)) }
+    #expect(breaker.state == .closed)
+    #expect(breaker.failed(try pass(start), now: start))
+    #expect(breaker.admit(now: start + .seconds(29)) == .wait(until: start + .seconds(30)))
+  }
+
+  @Test("after its time one trial passes and the others wait; its success closes it")
+  func trialSucceeds() throws {
+    for _ in 0..<5 { _ = breaker.failed(try pass(start), now: start) }
+    let later = start + .seconds(30)
+    let trial = try pass(later)
+    #expect(throws: Refused.self) { try pass(later) }
+    breaker.succeeded(trial)
+    #expect(breaker.state == .closed)
+    _ = try pass(later)
+  }
+
+  @Test("a failed trial opens it again at once")
+  func trialFails() throws {
+    for _ in 0..<5 { _ = breaker.failed(try pass(start), now: start) }
+    let later = start + .seconds(31)
+    #expect(breaker.failed(try pass(later), now: later))
+    #expect(breaker.admit(now: later) == .wait(until: later + .seconds(30)))
+  }
+
+  @Test("a trial that was given up leaves its place to another call")
+  func trialAbandoned() throws {
+    for _ in 0..<5 { _ = breaker.failed(try pass(start), now: start) }
+    let later = start + .seconds(31)
+    breaker.abandoned(try pass(later), now: later)
+    _ = try pass(later)
+    #expect(breaker.state == .trying)
+  }
+
+  @Test("calls that began before it opened have no say in it any more")
+  func stragglers() throws {
+    let early = try (0..<10).map { _ in try pass(start) }
+    for pass in early.prefix(5) { _ = breaker.failed(pass, now: start) }
+    let later = start + .seconds(10)
+    for pass in early[5..<8] { #expect(!breaker.failed(pass, now: later)) }
+    breaker.succeeded(early[8])
+    breaker.abandoned(early[9], now: later)
+    #expect(breaker.state == .open(until: start + .seconds(30)))
+  }
+}

@@ -1,0 +1,166 @@
+import Hummingbird
+import LogStore
+import Logging
+import NIOCore
+import Synchronization
+import Testing
+
+@testable import RegisPay
+
+/// What goes wrong with one request.
+private enum Fault: Sendable {
+  /// Carried out, and the answer never comes.
+  case silenceAfter
+  /// Carried out, and answered as if it had not been.
+  case errorAfter
+  case errorBefore
+  case tooManyRequests
+  case silenceBefore
+}
+
+/// Lets the first requests of each idempotency key go wrong, one fault after another, and then answers them.
+private struct FaultMiddleware: RouterMiddleware {
+  final class Attempts: Sendable {
+    private let counts = Mutex<[String: Int]>([:])
+
+    func next(_ key: String) -> Int {
+      counts.withLock {
+        $0[key, default: 0] += 1
+        return $0[key, default: 1] - 1
+      }
+    }
+
+    var all: [String: Int] { counts.withLock { $0 } }
+  }
+
+  let faults: [Fault]
+  let attempts: Attempts
+
+  func handle(
+    _ request: Request, context: BasicRequestContext, next: (Request, BasicRequestContext) async throws -> Response
+  ) async throws -> Response {
+    guard let key = request.headers[.idempotencyKey] else { return try await next(request, context) }
+    let attempt = attempts.next(key)
+    guard attempt < faults.count else { return try await next(request, context) }
+    switch faults[attempt] {
+    case .silenceAfter:
+      _ = try await next(request, context)
+      try await Task.sleep(for: .seconds(1))
+      return Response(status: .accepted)
+    case .silenceBefore:
+      try await Task.sleep(for: .seconds(1))
+      return Response(status: .internalServerError)
+    case .errorAfter:
+      _ = try await next(request, context)
+      return Response(status: .internalServerError)
+    case .errorBefore: return Response(status: .serviceUnavailable)
+    case .tooManyRequests: return Response(status: .tooManyRequests, headers: [.retryAfter: "0"])
+    }
+  }
+}
+
+@Suite("A PSP with faults, over real HTTP")
+struct FaultyPSPTests {
+  /// Runs a PSP of its own, with a ledger, while `work` runs.
+  private func withPSP(
+    _ faults: [Fault], _ work: @escaping @Sendable (String, Ledger, FaultMiddleware.Attempts) async throws -> Void
+  ) async throws {
+    try await withStore { store in
+      let ledger = Ledger(reader: store.reader)
+      let attempts = FaultMiddleware.Attempts()
+      let router = Router()
+      router.add(middleware: FaultMiddleware(faults: faults, attempts: attempts))
+      SimulatorRoutes(simulator: Simulator(store: store), ledger: ledger).add(to: router)
+      let ports = AsyncStream<Int>.makeStream()
+      let application = Application(
+        router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)),
+        onServerRunning: { ports.continuation.yield($0.localAddress?.port ?? 0) }, logger: silent)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { try await application.run() }
+        group.addTask {
+          guard let port = await ports.stream.first(where: { _ in true }) else { return }
+          try await work("http://127.0.0.1:\(port)", ledger, attempts)
+        }
+        defer { group.cancelAll() }
+        try await group.next()
+      }
+    }
+  }
+
+  @Test("whatever goes wrong before and after it has charged, every payment completes and is charged once")
+  func oneCharge() async throws {
+    try await withPSP([.silenceAfter, .errorBefore, .tooManyRequests, .errorAfter, .silenceBefore]) {
+      url, ledger, attempts in
+      let change: (inout ServerOptions) -> Void = { options in
+        options.pspURL = url + "/psp"
+        options.notificationsURL = url + "/notifications"
+        options.callTimeLimit = .milliseconds(200)
+      }
+      try await TestServer.run(change) { server in
+        var ids: [String] = []
+        for amount in 1...8 {
+          let answer = try await server.create(#"{"amount":\#(amount),"currency":"GBP"}"#)
+          ids.append(try #require(try answer.json()["paymentId"]?.text))
+        }
+        for id in ids {
+          try await eventually(within: .seconds(30), "\(id) completes") {
+            try await server.get("/api/v1/payments/\(id)").json()["status"] == "Completed"
+          }
+        }
+        let charges = try await ledger.all()
+        #expect(charges.map { $0.idempotencyKey ?? "" }.sorted() == ids.map { "\($0):create" }.sorted())
+        #expect(charges.allSatisfy { $0.status == .settled })
+        let keys = Set(ids.flatMap { id in PaymentStep.allCases.map { "\(id):\($0.rawValue)" } })
+        #expect(Set(attempts.all.keys) == keys, "one key for each step, whatever the number of tries")
+        #expect(attempts.all.values.allSatisfy { $0 >= 6 })
+      }
+    }
+  }
+
+  @Test("an answer that can't be read parks the payment where it is seen, and the others go on")
+  func unreadable() async throws {
+    let router = Router()
+    router.post("/psp/api/payments/create") { _, _ in
+      Response(status: .accepted, body: .init(byteBuffer: .init(string: "?")))
+    }
+    let ports = AsyncStream<Int>.makeStream()
+    let application = Application(
+      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)),
+      onServerRunning: { ports.continuation.yield($0.localAddress?.port ?? 0) }, logger: silent)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { try await application.run() }
+      group.addTask {
+        guard let port = await ports.stream.first(where: { _ in true }) else { return }
+        try await TestServer.run({ $0.pspURL = "http://127.0.0.1:\(port)/psp" }) { server in
+          let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
+          let id = try #require(try answer.json()["paymentId"]?.text)
+          try await eventually("it fails") {
+            try await server.get("/api/v1/payments/\(id)").json()["status"] == "Failed"
+          }
+          let payment = try await server.get("/api/v1/payments/\(id)").json()
+          #expect(payment["failure"]?["step"] == "create")
+          #expect(payment["failure"]?["reason"]?.text?.contains("readable paymentId") == true)
+        }
+      }
+      defer { group.cancelAll() }
+      try await group.next()
+    }
+  }
+
+  @Test("a PSP that nobody listens at is an outage")
+  func nobody() async throws {
+    let change: (inout ServerOptions) -> Void = { options in
+      // A port that the system keeps for nobody.
+      options.pspURL = "http://127.0.0.1:1/psp"
+      options.callTimeLimit = .milliseconds(200)
+    }
+    try await TestServer.run(change) { server in
+      let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
+      let id = try #require(try answer.json()["paymentId"]?.text)
+      try await eventually("it is seen to wait") {
+        let payment = try await server.get("/api/v1/payments/\(id)").json()
+        return payment["status"] == "Initiated" && payment["waiting"]?["step"] == "create"
+      }
+    }
+  }
+}

@@ -1,0 +1,135 @@
+import LogStore
+import Testing
+
+@testable import RegisPay
+
+private let ten: JSONValue = ["amount": .number("10"), "currency": "GBP"]
+private let eleven: JSONValue = ["amount": .number("11"), "currency": "GBP"]
+
+@Suite("The PSP simulator")
+struct SimulatorTests {
+  @Test("the same key and body get the same answer and one charge, also when they come at once and after a restart")
+  func idempotent() async throws {
+    try await withTemporaryFolder { folder in
+      let key = "\(PaymentID.random()):create"
+      var answers: Set<Simulator.Answer> = []
+      for _ in 1...2 {
+        let store = try openStore(folder)
+        let simulator = Simulator(store: store)
+        try await withThrowingTaskGroup(of: Simulator.Answer.self) { group in
+          for _ in 0..<50 { group.addTask { try await simulator.createPayment(key: key, body: ten) } }
+          for try await answer in group { answers.insert(answer) }
+        }
+        let charges = try await Ledger(reader: store.reader).all()
+        #expect(charges.map(\.idempotencyKey) == [key])
+        try await store.close()
+      }
+      #expect(answers.count == 1)
+      #expect(answers.first?.status == 202)
+    }
+  }
+
+  @Test("the same key with another body is refused with 422 and charges nothing")
+  func anotherBody() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      let first = try await simulator.createPayment(key: "k", body: ten)
+      #expect(try await simulator.createPayment(key: "k", body: eleven).status == 422)
+      #expect(try await simulator.sendNotification(key: "k", body: ["id": "x", "jsonPayload": "{}"]).status == 422)
+      #expect(try await simulator.createPayment(key: "k", body: ten) == first)
+      // The same amount, written otherwise, is the same request.
+      #expect(
+        try await simulator.createPayment(key: "k", body: ["amount": .number("1e1"), "currency": "GBP"]) == first)
+      #expect(try await Ledger(reader: store.reader).all().count == 1)
+    }
+  }
+
+  @Test("without a key every request is a charge, as the reference has it")
+  func noKey() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      for _ in 0..<3 { _ = try await simulator.createPayment(key: nil, body: ten) }
+      let charges = try await Ledger(reader: store.reader).all()
+      #expect(charges.count == 3)
+    }
+  }
+
+  @Test("a payment is settled once: the same key again is the same answer, another key is refused")
+  func settles() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      let ledger = Ledger(reader: store.reader)
+      let created = try await simulator.createPayment(key: "p:create", body: ten)
+      let reference = try #require(created.body["paymentId"]?.text)
+      #expect(try await ledger.all().map(\.status) == [.created])
+      let answers = try await withThrowingTaskGroup(of: Int.self) { group in
+        for key in ["p:settle", "p:settle", "other", "p:settle"] {
+          group.addTask { try await simulator.settlePayment(reference: reference, key: key).status }
+        }
+        return try await group.reduce(into: []) { $0.append($1) }.sorted()
+      }
+      #expect(answers == [202, 202, 202, 409] || answers == [202, 409, 409, 409], "one key wins")
+      #expect(try await ledger.all().map(\.status) == [.settled])
+      let settlements = try store.reader.stream(Charge.stream(reference)).map(\.type)
+      #expect(settlements == [Charge.createdType, Charge.settledType])
+    }
+  }
+
+  @Test("an unknown payment can't be settled", arguments: ["", "x", "../x", EventID.random().description])
+  func unknown(_ reference: String) async throws {
+    try await withStore { store in
+      let answer = try await Simulator(store: store).settlePayment(reference: reference, key: "k")
+      #expect(answer.status == 404)
+    }
+  }
+
+  @Test(
+    "what is no payment is refused and not remembered",
+    arguments: [
+      [:], ["amount": .number("0"), "currency": "GBP"], ["amount": .number("-1"), "currency": "GBP"],
+      ["amount": "1", "currency": "GBP"], ["amount": .number("1"), "currency": "XXX"],
+      ["amount": .number("1.001"), "currency": "GBP"],
+    ] as [JSONValue])
+  func refused(_ body: JSONValue) async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      let refusal = try await simulator.createPayment(key: "k", body: body)
+      let answer = try await simulator.createPayment(key: "k", body: ten)
+      #expect([refusal.status, answer.status] == [400, 202])
+    }
+  }
+
+  @Test("a key of no or too many bytes is refused", arguments: [0, 201, 100_000])
+  func keys(_ length: Int) async throws {
+    try await withStore { store in
+      let key = String(repeating: "k", count: length)
+      let answer = try await Simulator(store: store).createPayment(key: key, body: ten)
+      #expect(answer.status == 400)
+    }
+  }
+
+  @Test("the ledger tells whose a charge is by its key")
+  func ledger() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      let id = PaymentID.random()
+      for key in ["\(id):create", "strange"] { _ = try await simulator.createPayment(key: key, body: ten) }
+      let charges = try await Ledger(reader: store.reader).all().map(\.json)
+      #expect(charges.map { $0["paymentId"] } == [.string(id.description), .null])
+      #expect(charges.allSatisfy { $0["amount"] == .number("10.00") && $0["currency"] == "GBP" })
+    }
+  }
+
+  @Test("toggled at once from many tasks, it ends as the number of toggles says")
+  func toggles() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      await withDiscardingTaskGroup { group in
+        for _ in 0..<101 { group.addTask { _ = simulator.toggleErrors() } }
+      }
+      #expect(simulator.outage?.status == 500)
+      #expect(!simulator.toggleErrors())
+      #expect(simulator.outage == nil)
+    }
+  }
+}
