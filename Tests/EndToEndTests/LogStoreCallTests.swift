@@ -163,6 +163,20 @@ extension LogStoreCommandTests {
       #expect(try store.files().contains("clean"))
     }
 
+    @Test("interrupted within a batch, its lines are refused and nothing of it is appended")
+    func interruptedBatch() async throws {
+      let store = try StoreUnderTest()
+      let process = try store.start("append", "--batch", "3")
+      try await process.send("s\tT\t0\ns\tT\t1\ns\tT\t2\ns\tT\tpending\n")
+      for number in 0..<3 { #expect(try await process.line() == "ok \(number)") }
+      try await onThread { try waitUntilAsleep(process.pid) }
+      process.signal(SIGTERM)
+      let finished = try await process.endByItself()
+      #expect(finished.text == "err interrupted before the batch was complete\n" && finished.exitCode == 1)
+      #expect(try await store.dump().count == 3)
+      #expect(try store.files().contains("clean"))
+    }
+
     @Test("one event: its condition, its id, and the exit codes")
     func oneEvent() async throws {
       let store = try StoreUnderTest()

@@ -131,6 +131,33 @@ extension LogStoreCommandTests {
       #expect(appended.text == "ok 1200\n", "\(appended.errors)")
     }
 
+    @Test("one wrong byte anywhere in an index, or another segment's index in its place, is noticed and costs nothing")
+    func indexNotTrusted() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(900)
+      let names = try store.files().filter { $0.hasSuffix(".idx") }
+      try #require(names.count >= 2)
+      let events = try await store.dump()
+      let (index, other) = (try store.bytes(names[0]), try store.bytes(names[1]))
+      // Blocks stand at the end: the last bytes are in one of them, the first in the header.
+      for position in stride(from: 0, to: index.count, by: max(1, index.count / 12)) + [index.count - 1] {
+        try store.flip(names[0], at: position)
+        for stream in ["s0", "s3", "s6"] {
+          #expect(
+            try await store.dump("--stream", stream) == events.filter { $0.stream == Array(stream.utf8) },
+            "byte \(position) of \(index.count)")
+        }
+        #expect(try await store.dump("--from", "100", "--limit", "2") == Array(events[100..<102]), "byte \(position)")
+        let verified = try await store.run("verify")
+        #expect(verified.exitCode == 1 && verified.text.contains("\(names[0]) @"), "verify, byte \(position)")
+        try store.flip(names[0], at: position)
+      }
+      try store.write(names[0], other)
+      #expect(try await store.dump("--stream", "s3") == events.filter { $0.stream == Array("s3".utf8) })
+      #expect(try await store.run("reindex").exitCode == 0)
+      #expect(try store.bytes(names[0]) == index)
+    }
+
     @Test(
       "tail and lock files that are deleted, emptied or garbled cost nothing", arguments: ["tail", "lock"],
       ["deleted", "emptied", "garbled"])
