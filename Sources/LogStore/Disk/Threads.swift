@@ -55,14 +55,6 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     return true
   }
 
-  /// As ``receive(into:)`` without waiting.
-  func receiveReady(into taken: inout [Element]) {
-    pthread_mutex_lock(mutex)
-    defer { pthread_mutex_unlock(mutex) }
-    taken.append(contentsOf: elements)
-    elements.removeAll(keepingCapacity: true)
-  }
-
   /// Nothing more is accepted; the receiver gets what is there and then the end. Calling it again does nothing.
   func close() {
     pthread_mutex_lock(mutex)
