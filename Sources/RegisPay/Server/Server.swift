@@ -40,7 +40,7 @@ public struct Server: Sendable {
     storeOptions.segmentBytes = segmentBytes
     let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
     logger.log(
-      level: store.recovery.tornTail == nil ? .info : .warning, "log opened",
+      level: store.recovery.wasClosedCleanly ? .info : .warning, "log opened",
       metadata: ["log": "\(name)", "recovery": "\(store.recovery)"])
     return store
   }
