@@ -44,6 +44,7 @@ struct AppendWorkload: Sendable {
       reporter.progress("\(name): turn \(turn) of \(Self.turns)")
       let isCounted = turn > 0
       let storeTime = try await time { try await append(pool, to: store, isCounted ? latencies.store : nil) }
+      if !isSynced { try raw.empty() }
       let rawTime = try await time { try await append(frame, to: raw, isCounted ? latencies.raw : nil) }
       if isCounted {
         seconds.store += storeTime

@@ -13,7 +13,7 @@ struct BenchCommand: AsyncParsableCommand {
       something else slows both. The limits:
         synced append   pwrite and fdatasync of the same encoded bytes into a file that was written before, by one \
       thread for each writer, each for itself
-        buffered append the same without the syncs, and one fdatasync at the end
+        buffered append the same without the syncs into a new file, and one fdatasync at the end
         scan            a mapped file of the same frames, every record's and header's checksum, one after the other
         load            the same records at places known beforehand, in a mapped file, with their checksums
         tail            the synced append of one writer; its latency is from the acknowledgement to when it is seen

@@ -23,6 +23,12 @@ final class RawFile: Sendable {
 
   deinit { close(descriptor) }
 
+  /// Gives the space back: what is written next goes to new space, as in a log that grows by an import.
+  func empty() throws {
+    guard ftruncate(descriptor, 0) == 0 else { throw BenchError("ftruncate failed: \(errno)") }
+    position.store(0, ordering: .relaxed)
+  }
+
   /// Writes a frame behind the one before.
   func append(_ frame: [UInt8]) throws {
     // Of several threads each gets a place of its own; a frame that would cross the end goes to the start.
