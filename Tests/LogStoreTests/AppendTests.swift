@@ -53,6 +53,20 @@ import Testing
     }
   }
 
+  @Test("a long stream is read whole and in parts, over pages and segments")
+  func longStream() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for start in stride(from: 0, to: 5000, by: 100) {
+      _ = try await store.append(Append((start..<start + 100).flatMap { [event("long", "\($0)"), event("o\($0)")] }))
+    }
+    #expect(try store.reader.stream("long").map(\.version) == Array(1...5000))
+    #expect(try store.reader.stream("long", from: 1025, limit: 2048).map(\.version) == Array(1025...3072))
+    #expect(try store.reader.stream("long", from: 4999, limit: 9).map(\.version) == [4999, 5000])
+    #expect(try store.reader.stream("long", from: 5001).isEmpty)
+    #expect(try store.reader.stream("long", limit: 1).map { String(decoding: $0.payload, as: UTF8.self) } == ["0"])
+    try await store.close()
+  }
+
   @Test("a failed condition writes nothing and tells stream, expected and actual")
   func conditions() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())

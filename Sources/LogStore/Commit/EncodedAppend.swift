@@ -40,6 +40,8 @@ struct EncodedAppend: Sendable {
     }
     guard byteCount <= Limits.frameBytes else { throw Self.tooLarge(byteCount) }
     bytes.reserveCapacity(byteCount)
+    events.reserveCapacity(append.events.count)
+    streams.reserveCapacity(append.events.count)
     var conditions: [StreamKey: StreamCondition] = [:]
     for (name, condition) in append.conditions { conditions[StreamKey(Array(name.utf8))] = condition }
     var known: [StreamKey: Int] = [:]
@@ -74,16 +76,11 @@ struct EncodedAppend: Sendable {
     let start = bytes.count
     appendHeader(
       .event, nameLength: name.count, typeLength: event.type.utf8.count, metadataLength: event.metadata.count,
-      hasID: event.id != nil)
-    if let id = event.id {
-      bytes.append(integer: id.high.byteSwapped)
-      bytes.append(integer: id.low.byteSwapped)
-    }
+      payloadLength: event.payload.count, id: event.id)
     bytes.append(contentsOf: name)
     bytes.append(contentsOf: event.type.utf8)
-    bytes.append(contentsOf: event.metadata)
+    if !event.metadata.isEmpty { bytes.append(contentsOf: event.metadata) }
     bytes.append(contentsOf: event.payload)
-    finishLength(from: start)
     events.append(Event(start: start, byteCount: bytes.count - start, stream: stream, id: event.id))
   }
 
@@ -101,30 +98,33 @@ struct EncodedAppend: Sendable {
   static func cursorRecord(name: [UInt8], isReset: Bool) -> [UInt8] {
     var encoded = EncodedAppend()
     encoded.appendHeader(
-      isReset ? .cursorReset : .cursor, nameLength: name.count, typeLength: 0, metadataLength: 0, hasID: false)
+      isReset ? .cursorReset : .cursor, nameLength: name.count, typeLength: 0, metadataLength: 0, payloadLength: 0,
+      id: nil)
     encoded.bytes.append(contentsOf: name)
-    encoded.finishLength(from: 0)
     return encoded.bytes
   }
 
   private init() {}
 
+  /// Checksum, version, offset and distance stay zero: only the record's place decides them.
   private mutating func appendHeader(
-    _ kind: RecordKind, nameLength: Int, typeLength: Int, metadataLength: Int, hasID: Bool
+    _ kind: RecordKind, nameLength: Int, typeLength: Int, metadataLength: Int, payloadLength: Int, id: EventID?
   ) {
-    bytes.append(integer: UInt64(0))  // checksum and length
-    bytes.append(kind.rawValue)
-    bytes.append(hasID ? Record.idFlag : 0)
-    bytes.append(UInt8(nameLength))
-    bytes.append(UInt8(typeLength))
-    bytes.append(integer: UInt32(metadataLength))
-    bytes.append(integer: UInt64(0))  // version or place
-    bytes.append(integer: UInt64(0))  // relative offset and distance
-  }
-
-  private mutating func finishLength(from start: Int) {
-    let length = UInt32(bytes.count - start)
-    bytes.withUnsafeMutableBytes { $0.set(length, at: start + 4) }
+    let byteCount = Record.byteCount + (id == nil ? 0 : Record.idByteCount)
+    withUnsafeTemporaryAllocation(byteCount: byteCount, alignment: 8) { header in
+      header.initializeMemory(as: UInt8.self, repeating: 0)
+      header.set(UInt32(byteCount + nameLength + typeLength + metadataLength + payloadLength), at: 4)
+      header[8] = kind.rawValue
+      header[9] = id == nil ? 0 : Record.idFlag
+      header[10] = UInt8(nameLength)
+      header[11] = UInt8(typeLength)
+      header.set(UInt32(metadataLength), at: 12)
+      if let id {
+        header.set(id.high.byteSwapped, at: Record.byteCount)
+        header.set(id.low.byteSwapped, at: Record.byteCount + 8)
+      }
+      bytes.append(contentsOf: UnsafeRawBufferPointer(header))
+    }
   }
 
   private static func check(_ length: Int, _ what: String) throws(LogStoreError) {

@@ -104,8 +104,9 @@ final class SegmentMaker: Sendable {
       let count = min(zeros.count, byteCount - position)
       try file.write(count == zeros.count ? zeros : Array(zeros[..<count]), at: UInt64(position))
       position += count
+      // Little by little: one sync of the whole file would hold up the syncs of the appends that go on meanwhile.
+      try file.sync()
     }
-    try file.sync()
     return Made(file: file, byteCount: byteCount)
   }
 }

@@ -5,7 +5,7 @@ enum IndexFile {
   static let headerByteCount = 64
   static let blockEntryByteCount = 32
   /// What a block holds before it is compressed, about. Small, since a look-up decompresses one whole.
-  static let blockTargetByteCount = 8 << 10
+  static let blockTargetByteCount = 2 << 10
   static let eventsPerEntry = 1024
 
   enum BlockKind: UInt32 {

@@ -76,7 +76,7 @@ final class SealedIndex: SegmentIndex {
 
   /// Reads every block; for `verify`.
   func check() throws(Fault) {
-    for block in 0..<idBlocks.upperBound { _ = try read(block) }
+    for block in 0..<idBlocks.upperBound { try withBlock(block) { _ in } }
   }
 
   func run(
@@ -127,8 +127,7 @@ final class SealedIndex: SegmentIndex {
       var positions: [UInt32] = []
       for block in blocks(idBlocks, from: id.low) {
         if firstKey(block) > id.low { break }
-        let raw = try read(block)
-        raw.withUnsafeBytes { raw in
+        try withBlock(block) { raw in
           var position = 0
           while position + 12 <= raw.count {
             if raw.integer(at: position, as: UInt64.self) == id.low { positions.append(raw.integer(at: position + 8)) }
@@ -146,8 +145,7 @@ final class SealedIndex: SegmentIndex {
     do throws(Fault) {
       let after = frameBlocks.partitionPoint { firstKey($0) > UInt64(relativeOffset) }
       guard after > frameBlocks.lowerBound else { return SegmentHeader.byteCount }
-      let raw = try read(after - 1)
-      return raw.withUnsafeBytes { raw in
+      return try withBlock(after - 1) { raw in
         let next = (0..<raw.count / 8).partitionPoint { raw.integer(at: 8 * $0, as: UInt32.self) > relativeOffset }
         return next == 0 ? SegmentHeader.byteCount : Int(raw.integer(at: 8 * (next - 1) + 4, as: UInt32.self))
       }
@@ -160,7 +158,7 @@ final class SealedIndex: SegmentIndex {
     do throws(Fault) {
       var count: UInt64 = 0
       for block in streamBlocks {
-        try forEachEntry(of: try read(block), block) { _, firstVersion, _ in
+        try forEachEntry(of: block) { _, firstVersion, _ in
           if firstVersion == 1 { count += 1 }
           return true
         }
@@ -181,7 +179,7 @@ final class SealedIndex: SegmentIndex {
   ) throws(Fault) {
     for block in blocks(streamBlocks, from: hash) {
       if firstKey(block) > hash { return }
-      let goesOn = try forEachEntry(of: try read(block), block) { entryHash, firstVersion, positions throws(Fault) in
+      let goesOn = try forEachEntry(of: block) { entryHash, firstVersion, positions throws(Fault) in
         if entryHash > hash { return false }
         return entryHash < hash ? true : try visit(firstVersion, positions)
       }
@@ -192,26 +190,23 @@ final class SealedIndex: SegmentIndex {
   /// Visits the stream entries of a block until `visit` returns false, and tells whether it got to the end.
   @discardableResult
   private func forEachEntry(
-    of raw: [UInt8], _ block: Int,
+    of block: Int,
     _ visit: (_ hash: UInt64, _ firstVersion: UInt64, _ positions: UnsafeRawBufferPointer) throws(Fault) -> Bool
   ) throws(Fault) -> Bool {
-    let result = raw.withUnsafeBytes { raw in
-      Result { () throws(Fault) in
-        var position = 0
-        while position + 20 <= raw.count {
-          let count = Int(raw.integer(at: position + 16, as: UInt32.self))
-          guard count > 0, position + 20 + 4 * count <= raw.count else {
-            throw Fault(position: entry(block).position, reason: "a stream entry of the index does not fit its block")
-          }
-          let goesOn = try visit(
-            raw.integer(at: position), raw.integer(at: position + 8), raw.part(position + 20, 4 * count))
-          if !goesOn { return false }
-          position += 20 + 4 * count
+    try withBlock(block) { raw throws(Fault) in
+      var position = 0
+      while position + 20 <= raw.count {
+        let count = Int(raw.integer(at: position + 16, as: UInt32.self))
+        guard count > 0, position + 20 + 4 * count <= raw.count else {
+          throw Fault(position: entry(block).position, reason: "a stream entry of the index does not fit its block")
         }
-        return true
+        let goesOn = try visit(
+          raw.integer(at: position), raw.integer(at: position + 8), raw.part(position + 20, 4 * count))
+        if !goesOn { return false }
+        position += 20 + 4 * count
       }
+      return true
     }
-    return try result.get()
   }
 
   /// Whether an entry's position has this stream's event of this version. Another stream there means that two streams
@@ -250,7 +245,10 @@ final class SealedIndex: SegmentIndex {
       rawByteCount: Int(bytes.integer(at: start + 24, as: UInt32.self)), checksum: bytes.integer(at: start + 28))
   }
 
-  private func read(_ block: Int) throws(Fault) -> [UInt8] {
+  /// Checks a block and hands out its content, decompressed on the stack where it is small enough: no allocation.
+  private func withBlock<Value>(
+    _ block: Int, _ body: (UnsafeRawBufferPointer) throws(Fault) -> Value
+  ) throws(Fault) -> Value {
     let entry = entry(block)
     // A segment has at most 2^32 bytes, so no honest block comes near this; a dishonest one can't ask for more.
     guard entry.rawByteCount <= 64 << 10, entry.position <= bytes.count,
@@ -262,18 +260,18 @@ final class SealedIndex: SegmentIndex {
     guard checksum(stored) == entry.checksum else {
       throw Fault(position: entry.position, reason: "the checksum of a block of the index does not match")
     }
-    if entry.byteCount == entry.rawByteCount { return Array(stored) }
-    let raw = [UInt8](unsafeUninitializedCapacity: entry.rawByteCount) { output, count in
-      let written = output.withMemoryRebound(to: CChar.self) { output in
-        LZ4_decompress_safe(
-          stored.bindMemory(to: CChar.self).baseAddress, output.baseAddress, Int32(stored.count),
-          Int32(output.count))
+    if entry.byteCount == entry.rawByteCount { return try body(stored) }
+    let result = withUnsafeTemporaryAllocation(byteCount: entry.rawByteCount, alignment: 8) { raw in
+      Result { () throws(Fault) in
+        let written = LZ4_decompress_safe(
+          stored.bindMemory(to: CChar.self).baseAddress, raw.bindMemory(to: CChar.self).baseAddress,
+          Int32(stored.count), Int32(raw.count))
+        guard written == raw.count else {
+          throw Fault(position: entry.position, reason: "a block of the index does not decompress")
+        }
+        return try body(UnsafeRawBufferPointer(raw))
       }
-      count = max(0, Int(written))
     }
-    guard raw.count == entry.rawByteCount else {
-      throw Fault(position: entry.position, reason: "a block of the index does not decompress")
-    }
-    return raw
+    return try result.get()
   }
 }

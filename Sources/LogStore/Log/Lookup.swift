@@ -29,33 +29,25 @@ extension SegmentSet {
   ) throws(LogStoreError) {
     guard limit > 0 else { return }
     // Newest first: which segments have events of the stream that are asked for?
-    var runs: [(base: UInt64, run: StreamRun)] = []
+    var parts: [(segment: Segment, records: [Record])] = []
     for base in bases.reversed() {
-      let run = try withIndex(base) { index, segment throws(LogStoreError) -> StreamRun? in
-        let run = try index.run(of: stream, from: version, limit: limit, in: segment)
-        if let run { try Self.check(run, of: stream, index: index, segment: segment) }
-        return run
+      let part = try withIndex(base) { index, segment throws(LogStoreError) -> (Segment, [Record], UInt64)? in
+        guard let run = try index.run(of: stream, from: version, limit: limit, in: segment) else { return nil }
+        return (segment, try Self.records(of: run, stream, index: index, segment: segment), run.firstVersionInSegment)
       }
-      guard let run else { continue }
-      runs.append((base, run))
-      if run.firstVersionInSegment <= version { break }
+      guard let (segment, records, firstVersion) = part else { continue }
+      if !records.isEmpty { parts.append((segment, records)) }
+      if firstVersion <= version { break }
     }
     var left = limit
     var expected = max(version, 1)
-    for (base, run) in runs.reversed() where left > 0 && !run.positions.isEmpty {
-      let segment = try segment(base)
-      guard run.firstVersion == expected else {
-        throw segment.damage(
-          Fault(
-            position: Int(run.positions[0]),
-            reason: "the stream goes on with version \(run.firstVersion) here, expected \(expected)"))
-      }
-      for position in run.positions.prefix(left) {
-        guard
-          let record = Record(in: segment.bytes, at: Int(position), limit: segment.bytes.count, place: segment.place)
-        else {
+    for (segment, records) in parts.reversed() {
+      for record in records.prefix(left) {
+        guard record.version == expected else {
           throw segment.damage(
-            Fault(position: Int(position), reason: "no record that matches its checksum and place"))
+            Fault(
+              position: record.position,
+              reason: "the stream goes on with version \(record.version) here, expected \(expected)"))
         }
         guard let header = FrameHeader(in: segment.bytes, at: record.framePosition, place: segment.place) else {
           throw segment.damage(
@@ -64,14 +56,17 @@ extension SegmentSet {
         visit(record, header, segment)
         expected += 1
       }
-      left -= min(left, run.positions.count)
+      left -= min(left, records.count)
+      if left == 0 { return }
     }
   }
 
-  /// An index is only believed as far as the records that it leads to say the same.
-  private static func check(
-    _ run: StreamRun, of stream: StreamKey, index: any SegmentIndex, segment: Segment
-  ) throws(LogStoreError) {
+  /// The records that a run leads to. An index is only believed as far as they say the same.
+  private static func records(
+    of run: StreamRun, _ stream: StreamKey, index: any SegmentIndex, segment: Segment
+  ) throws(LogStoreError) -> [Record] {
+    var records: [Record] = []
+    records.reserveCapacity(run.positions.count)
     for (ordinal, position) in run.positions.enumerated() {
       guard
         let record = Record(in: segment.bytes, at: Int(position), limit: segment.bytes.count, place: segment.place),
@@ -81,7 +76,9 @@ extension SegmentSet {
         let fault = Fault(position: Int(position), reason: "no record that matches its checksum, place and stream")
         throw (index as? SealedIndex)?.damage(fault) ?? segment.damage(fault)
       }
+      records.append(record)
     }
+    return records
   }
 
   /// The place of the event with this stored id in this stream; nil if there is none.

@@ -101,8 +101,22 @@ final class SegmentSet: Sendable {
   func withIndex<Value>(
     _ baseOffset: UInt64, _ look: (any SegmentIndex, Segment) throws(LogStoreError) -> Value
   ) throws(LogStoreError) -> Value {
-    let segment = try segment(baseOffset)
-    let index = try index(baseOffset)
+    // Both are known as a rule: one lock for the two.
+    let known: (segment: Segment, index: any SegmentIndex)? = state.withLock { state in
+      if state.open.segment.baseOffset == baseOffset { return (state.open.segment, state.open) }
+      guard let segment = state.segments.value(baseOffset), let index = state.indexes.value(baseOffset) else {
+        return nil
+      }
+      return (segment, index)
+    }
+    let segment: Segment
+    let index: any SegmentIndex
+    if let known {
+      (segment, index) = known
+    } else {
+      segment = try self.segment(baseOffset)
+      index = try self.index(baseOffset)
+    }
     do throws(LogStoreError) {
       return try look(index, segment)
     } catch .damaged(let damage) {

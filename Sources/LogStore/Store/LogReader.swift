@@ -4,6 +4,9 @@
 /// May be used from any thread and task. Reads go to mapped memory, so they don't wait for anything but a page that has
 /// to come from the disk. Damage that a read meets is thrown, with file and byte, and never served.
 public final class LogReader: Sendable {
+  /// Events of a stream that are looked up at once.
+  private static let streamPage = 1024
+
   let durable: Durable
   let follower: Follower?
   /// What was found when the store was opened.
@@ -124,9 +127,20 @@ public final class LogReader: Sendable {
     inStream id: String, from version: UInt64 = 1, limit: Int = .max, _ body: (borrowing EventView) -> Void
   ) throws(LogStoreError) {
     try durable.check()
-    try durable.segments.forEachRecord(of: StreamKey(Array(id.utf8)), from: version, limit: limit) {
-      record, header, segment in
-      body(EventView(record, in: segment.bytes, place: segment.place, timestampMicroseconds: header.timestamp))
+    let stream = StreamKey(Array(id.utf8))
+    var next = max(version, 1)
+    var left = limit
+    // In pages, so that memory doesn't grow with the stream.
+    while left > 0 {
+      let page = min(left, Self.streamPage)
+      var count = 0
+      try durable.segments.forEachRecord(of: stream, from: next, limit: page) { record, header, segment in
+        body(EventView(record, in: segment.bytes, place: segment.place, timestampMicroseconds: header.timestamp))
+        count += 1
+      }
+      if count < page { return }
+      next += UInt64(count)
+      left -= count
     }
   }
 
