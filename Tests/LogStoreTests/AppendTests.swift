@@ -284,6 +284,17 @@ import Testing
     try await store.close()
   }
 
+  @Test("a closed store leaves no file that was made ahead")
+  func nothingLeftBehind() async throws {
+    for _ in 0..<10 {
+      let store = try LogStore.open(directory.path, options: smallSegments())
+      // More than half a segment, so that the next one is being made when the store is closed.
+      for _ in 0..<9 { _ = try await store.append(Append(event("s", String(repeating: "x", count: 5000)))) }
+      try await store.close()
+      #expect(directory.names(".tmp") == [])
+    }
+  }
+
   @Test("after closing, everything says that it is closed")
   func closed() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())

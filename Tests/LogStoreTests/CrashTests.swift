@@ -5,23 +5,6 @@ import Testing
 
 @testable import LogStore
 
-/// A generator that gives the same numbers for the same seed (SplitMix64, by Sebastiano Vigna).
-struct SeededGenerator: RandomNumberGenerator {
-  private var state: UInt64
-
-  init(_ seed: UInt64) {
-    state = seed
-  }
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var mixed = state
-    mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-    mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-    return mixed ^ mixed >> 31
-  }
-}
-
 /// What was asked of a log, and what it answered.
 final class History: Sendable {
   struct Attempt: Sendable {
@@ -99,7 +82,6 @@ final class History: Sendable {
 
 @Suite struct CrashTests {
   static let simulations = Int(ProcessInfo.processInfo.environment["LOGSTORE_SIMULATIONS"] ?? "") ?? 150
-  static let seed = UInt64(ProcessInfo.processInfo.environment["LOGSTORE_SEED"] ?? "")
 
   /// Appends from several tasks at once until the disk dies.
   func work(_ store: LogStore, _ history: History, seed: UInt64, appends: Int) async {
@@ -145,7 +127,7 @@ final class History: Sendable {
   func crashes() async throws {
     var seeds = SystemRandomNumberGenerator()
     for _ in 0..<Self.simulations {
-      let seed = Self.seed ?? seeds.next()
+      let seed = SeededGenerator.givenSeed ?? seeds.next()
       if let problem = await crash(seed) {
         Issue.record("LOGSTORE_SEED=\(seed): \(problem)")
         return
@@ -204,7 +186,7 @@ final class History: Sendable {
   func failures(code: Int32) async throws {
     var seeds = SystemRandomNumberGenerator()
     for _ in 0..<max(50, Self.simulations / 8) {
-      let seed = Self.seed ?? seeds.next()
+      let seed = SeededGenerator.givenSeed ?? seeds.next()
       var generator = SeededGenerator(seed)
       let history = History()
       let disk = SimulatedDisk()
@@ -254,7 +236,7 @@ final class History: Sendable {
     let done = try await reopened.append(Append(event("s", "built on it")))
     #expect(done.offsets == 2..<3)
     reopened.abandon()
-    var generator = SystemRandomNumberGenerator()
+    var generator = SeededGenerator.printed()
     for _ in 0..<20 {
       reopened = try LogStore.open("d", options: smallSegments(), disk: disk.afterPowerCut(&generator))
       #expect(try reopened.reader.stream("s").map(\.version) == [1, 2, 3])
@@ -291,7 +273,7 @@ final class History: Sendable {
       served = try await reopened.append(Append(event("s"))).offsets.upperBound
       reopened.abandon()
     }
-    var generator = SystemRandomNumberGenerator()
+    var generator = SeededGenerator.printed()
     for _ in 0..<10 {
       let after = try LogStore.open("d", options: smallSegments(), disk: killed.afterPowerCut(&generator))
       #expect(after.reader.endOffset >= served)

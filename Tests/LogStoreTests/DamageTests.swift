@@ -65,9 +65,11 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     try await makeStore(events: 20, closed: true)
     let sound = try content(segment0)
     let used = sound.withUnsafeBytes { $0.countWithoutTrailingZeros }
-    var generator = SystemRandomNumberGenerator()
+    var generator = SeededGenerator.printed()
     for _ in 0..<200 {
       let position = Int.random(in: 0..<used, using: &generator)
+      // A flipped version is refused as a newer one; that has a test of its own.
+      if (8..<12).contains(position) { continue }
       let bit = UInt8(1) << UInt8.random(in: 0..<8, using: &generator)
       try edit(segment0) { $0[position] ^= bit }
       let damaged = try content(segment0)
@@ -246,7 +248,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     arguments: ["deleted", "emptied", "garbled", "flipped"])
   func indexes(how: String) async throws {
     try await makeStore(events: 1000, closed: true)
-    var generator = SystemRandomNumberGenerator()
+    var generator = SeededGenerator.printed()
     for name in directory.names(".idx") {
       let path = directory.file(name)
       switch how {

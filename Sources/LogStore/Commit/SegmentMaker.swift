@@ -25,6 +25,7 @@ final class SegmentMaker: Sendable {
   private let disk: any Disk
   private let byteCount: Int
   private let jobs = Mailbox<Job>()
+  private let done = Mailbox<Void>()
   private let isStopped = Atomic(false)
 
   init(directory: String, disk: any Disk, byteCount: Int) {
@@ -51,9 +52,13 @@ final class SegmentMaker: Sendable {
   /// Where the file stands until it gets its name.
   var path: String { join(directory, "next" + FileName.aside) }
 
+  /// Ends the thread, waits for that, and removes what it has made ahead. To be called before the store's lock is
+  /// released: the next writer uses the same name.
   func stop() {
     isStopped.store(true, ordering: .releasing)
     jobs.close()
+    var taken: [Void] = []
+    _ = done.receive(into: &taken)
   }
 
   private func run() {
@@ -76,6 +81,9 @@ final class SegmentMaker: Sendable {
       }
       taken.removeAll()
     }
+    // Left behind by a process that dies, and removed by the next writer; what can't be removed here is too.
+    try? disk.remove(path)
+    done.close()
   }
 
   /// Writes a file of the set size; more if one frame needs it, less if the disk has no more but it still suffices.
