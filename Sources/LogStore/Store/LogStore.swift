@@ -95,12 +95,14 @@ public final class LogStore: Sendable {
   ///   ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/limitExceeded(what:actual:limit:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``,
   ///   ``LogStoreError/stopped(cause:)``, ``LogStoreError/closed``.
+  @discardableResult
   public func append(_ append: Append) async throws(LogStoreError) -> Appended {
     try await send(.append(try EncodedAppend(append)))
   }
 
   /// For imports: appends atomically, and returns once it is written, but *before it is durable*. A crash may undo it;
   /// nobody reads it before it is durable. ``flush()`` makes everything before it durable, and so does any ``append(_:)``.
+  @discardableResult
   public func appendBuffered(_ append: Append) async throws(LogStoreError) -> Appended {
     try await send(.appendBuffered(try EncodedAppend(append)))
   }
