@@ -3,7 +3,7 @@ struct CommitRequest: Sendable {
   enum Kind: Sendable {
     /// Answered once it is durable.
     case append(EncodedAppend)
-    /// Answered once it is written.
+    /// Answered once it has its place.
     case appendBuffered(EncodedAppend)
     /// Answered once everything before it is durable.
     case flush
@@ -20,26 +20,22 @@ struct CommitRequest: Sendable {
 /// versions, writes one frame, syncs once, publishes, and answers; meanwhile the next group gathers.
 ///
 /// Nothing is answered from a state that a crash could undo: every answer of a group, a refusal too, is given after the
-/// group's sync, and a request that may repeat one of the same group waits for the next.
+/// group's sync, and a request that may repeat one of the same group waits for the next. A buffered append alone is
+/// answered at once, so that its caller makes the next while this one is written.
 struct CommitLoop: ~Copyable {
   /// A group is written when it has this many bytes, whatever else waits.
   static let groupByteCount = 4 << 20
-  /// Stream versions remembered from finished segments.
-  static let versionsKept = 1 << 16
 
   private let durable: Durable
   private var tail: TailFile
   private let health: Health
   private var writer: LogWriter
 
-  /// Versions that streams get with the group being built.
-  private var pendingVersions: [StreamKey: UInt64] = [:]
-  private var pendingIDs: Set<EventID> = []
+  /// The streams of the append that is looked at, as they stand with the group being built.
+  private var streams: [StreamPlace] = []
   private var answers: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
   /// Someone in the group waits for durability.
   private var needsSync = false
-  /// Last versions of streams that have no event in the open segment.
-  private var sealedVersions: [StreamKey: UInt64] = [:]
 
   init(durable: Durable, tail: consuming TailFile, health: Health, writer: consuming LogWriter) {
     self.durable = durable
@@ -93,7 +89,7 @@ struct CommitLoop: ~Copyable {
       case .appendBuffered(let encoded):
         append = encoded
       }
-      if !writer.isFrameEmpty, writer.frameByteCount + append.bytes.count > Self.groupByteCount { return index }
+      if !writer.isFrameEmpty, writer.frameByteCount + append.recordByteCount > Self.groupByteCount { return index }
       switch decide(append) {
       case .dependsOnGroup:
         return index
@@ -103,18 +99,23 @@ struct CommitLoop: ~Copyable {
         // The first one may have been buffered.
         needsSync = true
         answer(request, .success(appended))
-      case .accept(let versions):
-        if !writer.fits(append.bytes.count) {
+      case .accept:
+        if !writer.fits(append.recordByteCount) {
           if !writer.isFrameEmpty || !writer.isSynced {
             needsSync = true
             return index
           }
-          if let failure = beginSegment(for: append.bytes.count) {
+          if let failure = beginSegment(for: append.recordByteCount) {
             answer(request, .failure(failure))
             continue
           }
         }
-        answer(request, .success(add(append, versions)))
+        let appended = add(append)
+        if case .appendBuffered = request.kind {
+          request.continuation.resume(returning: .success(appended))
+        } else {
+          answer(request, .success(appended))
+        }
       }
     }
     return requests.count
@@ -127,8 +128,8 @@ struct CommitLoop: ~Copyable {
   private mutating func beginSegment(for byteCount: Int) -> LogStoreError? {
     do throws(BeginFailure) {
       try writer.beginSegment(for: byteCount)
-      // Streams of the segment that has ended have moved on from what is remembered.
-      sealedVersions.removeAll(keepingCapacity: true)
+      // No stream has an event in the new segment yet.
+      for index in streams.indices { streams[index].head = nil }
       return nil
     } catch {
       switch error {
@@ -141,30 +142,19 @@ struct CommitLoop: ~Copyable {
     }
   }
 
-  private mutating func add(_ append: EncodedAppend, _ baseVersions: [UInt64]) -> Appended {
-    var versions = baseVersions
-    var given: [UInt64] = []
-    given.reserveCapacity(append.events.count)
+  private mutating func add(_ append: EncodedAppend) -> Appended {
     let first = writer.nextOffset
-    append.bytes.withUnsafeBytes { bytes in
-      for event in append.events {
-        versions[event.stream] += 1
-        given.append(versions[event.stream])
-        _ = writer.add(
-          event: bytes.part(event.start, event.byteCount), stream: append.streams[event.stream].key,
-          version: versions[event.stream])
-        if let id = event.id { pendingIDs.insert(id) }
-      }
-      for cursor in append.cursors {
-        writer.add(
-          cursor: bytes.part(cursor.start, cursor.byteCount), name: cursor.name, place: cursor.place,
-          isReset: cursor.isReset)
+    let versions = append.eventCount == 0 ? [] : writer.add(events: append, &streams)
+    if !append.cursors.isEmpty {
+      append.bytes.withUnsafeBytes { bytes in
+        for cursor in append.cursors {
+          writer.add(
+            cursor: bytes.part(cursor.start, cursor.byteCount), name: cursor.name, place: cursor.place,
+            isReset: cursor.isReset)
+        }
       }
     }
-    for (index, stream) in append.streams.enumerated() where versions[index] != baseVersions[index] {
-      pendingVersions[stream.key] = versions[index]
-    }
-    return Appended(offsets: first..<writer.nextOffset, versions: given, isRepeat: false)
+    return Appended(offsets: first..<writer.nextOffset, versions: versions, isRepeat: false)
   }
 
   /// Writes the group, syncs it if someone waits for that, publishes and answers.
@@ -192,16 +182,14 @@ struct CommitLoop: ~Copyable {
       }
     }
     answers.removeAll(keepingCapacity: true)
-    pendingVersions.removeAll(keepingCapacity: true)
-    pendingIDs.removeAll(keepingCapacity: true)
     needsSync = false
   }
 
   // MARK: - Conditions
 
   private enum Decision {
-    /// With the versions that the append's streams are at.
-    case accept([UInt64])
+    /// The append's streams are in ``streams``.
+    case accept
     case refuse(LogStoreError)
     case repeated(Appended)
     case dependsOnGroup
@@ -209,7 +197,7 @@ struct CommitLoop: ~Copyable {
 
   private mutating func decide(_ append: EncodedAppend) -> Decision {
     do throws(LogStoreError) {
-      let end = writer.nextOffset + UInt64(append.events.count)
+      let end = writer.nextOffset + UInt64(append.eventCount)
       for cursor in append.cursors {
         guard cursor.place <= end else {
           return .refuse(
@@ -223,48 +211,64 @@ struct CommitLoop: ~Copyable {
               what: "the number of cursors", actual: UInt64(writer.cursors.count + 1), limit: UInt64(Limits.cursors)))
         }
       }
-      var versions: [UInt64] = []
-      versions.reserveCapacity(append.streams.count)
+      try find(append)
       var unmet: LogStoreError?
-      for stream in append.streams {
-        let pending = pendingVersions[stream.key]
-        let version: UInt64
-        if let pending { version = pending } else { version = try self.version(of: stream.key) }
-        versions.append(version)
-        if unmet == nil, !stream.condition.isMet(by: version) {
-          unmet = .conflict(
-            stream: String(decoding: stream.key.name, as: UTF8.self), expected: stream.condition, actual: version)
-        }
+      for (index, stream) in append.streams.enumerated() where !stream.condition.isMet(by: streams[index].version) {
+        unmet = .conflict(
+          stream: append.name(of: index), expected: stream.condition, actual: streams[index].version)
+        break
       }
-      let mayRepeatByID = append.events.contains { event in
-        event.id != nil && !append.streams[event.stream].condition.namesVersion
-      }
-      if unmet == nil, !mayRepeatByID { return .accept(versions) }
+      if unmet == nil, !(append.hasIDs && mayRepeatByID(append)) { return .accept }
       if unmet != nil, !writer.isSynced {
         // Whether it repeats what buffered appends have written can be looked up once that is durable.
         needsSync = true
         return .dependsOnGroup
       }
-      for event in append.events {
-        if let id = event.id, pendingIDs.contains(id) { return .dependsOnGroup }
-      }
-      switch try earlier(append, versions) {
+      let ids = append.ids
+      for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) { return .dependsOnGroup }
+      switch try earlier(append, ids) {
       case .same(let appended): return .repeated(appended)
       case .different(let error): return .refuse(unmet ?? error)
-      case .none: return unmet.map { .refuse($0) } ?? .accept(versions)
+      case .none: return unmet.map { .refuse($0) } ?? .accept
       }
     } catch {
       return .refuse(error)
     }
   }
 
-  private mutating func version(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
-    if let version = writer.index.lastWrittenVersion(of: stream) { return version }
-    if let version = sealedVersions[stream] { return version }
-    let version = try durable.segments.lastSealedVersion(of: stream)
-    if sealedVersions.count >= Self.versionsKept { sealedVersions.removeAll(keepingCapacity: true) }
-    sealedVersions[stream] = version
-    return version
+  /// Fills ``streams``: looks in the open segment, then in the one before, which is in memory too, then in the indexes of
+  /// all.
+  private mutating func find(_ append: EncodedAppend) throws(LogStoreError) {
+    streams.removeAll(keepingCapacity: true)
+    let names = writer.names
+    var missing = 0
+    append.bytes.withUnsafeBytes { bytes in
+      writer.index.state.withLock { table in
+        for stream in append.streams {
+          let head = table.find(stream.hash, bytes.part(stream.namePosition, stream.nameLength), names)
+          if head == nil { missing += 1 }
+          streams.append(StreamPlace(version: head.map { table.heads[$0].lastVersion } ?? 0, head: head))
+        }
+      }
+      guard missing > 0, let previous = writer.previousIndex else { return }
+      for (index, stream) in append.streams.enumerated() where streams[index].head == nil {
+        let name = bytes.part(stream.namePosition, stream.nameLength)
+        guard let version = previous.lastVersion(hash: stream.hash, name: name) else { continue }
+        streams[index].version = version
+        missing -= 1
+      }
+    }
+    guard missing > 0 else { return }
+    for index in streams.indices where streams[index].version == 0 {
+      streams[index].version = try durable.segments.lastSealedVersion(of: append.key(of: index))
+    }
+  }
+
+  private func mayRepeatByID(_ append: EncodedAppend) -> Bool {
+    for (event, id) in append.ids.enumerated() where id != nil {
+      if !append.streams[append.stream(of: event)].condition.namesVersion { return true }
+    }
+    return false
   }
 
   private enum Earlier {
@@ -274,52 +278,52 @@ struct CommitLoop: ~Copyable {
   }
 
   /// Looks for the same append made before: the same ids for the same streams, one after the other.
-  private func earlier(_ append: EncodedAppend, _ versions: [UInt64]) throws(LogStoreError) -> Earlier {
-    var found: (event: EncodedAppend.Event, record: Record, segment: Segment)?
-    for event in append.events {
-      guard let id = event.id else { continue }
-      let stream = append.streams[event.stream]
-      if let (record, segment) = try place(of: id, stream, version: versions[event.stream]) {
-        found = (event, record, segment)
+  private func earlier(_ append: EncodedAppend, _ ids: [EventID?]) throws(LogStoreError) -> Earlier {
+    var found: (event: Int, id: EventID, record: Record, segment: Segment)?
+    for (event, id) in ids.enumerated() {
+      guard let id else { continue }
+      let stream = append.stream(of: event)
+      if let (record, segment) = try place(of: id, append, stream) {
+        found = (event, id, record, segment)
         break
       }
     }
-    guard let found, let first = append.events.first, let id = found.event.id else { return .none }
+    guard let found else { return .none }
     let different = LogStoreError.eventIDReused(
-      id: id, stream: String(decoding: append.streams[found.event.stream].key.name, as: UTF8.self),
-      version: found.record.version)
+      id: found.id, stream: append.name(of: append.stream(of: found.event)), version: found.record.version)
     // The first event has to be the one found, and an append lies within one frame.
-    guard found.event.start == first.start,
+    guard found.event == 0,
       let header = FrameHeader(in: found.segment.bytes, at: found.record.framePosition, place: found.segment.place)
     else { return .different(different) }
     let bytes = found.segment.bytes
     let frameEnd = found.record.framePosition + header.byteCount
     var position = found.record.position
     var given: [UInt64] = []
-    for event in append.events {
-      guard event.id != nil,
+    for (event, id) in ids.enumerated() {
+      guard id != nil,
         let record = Record(in: bytes, at: position, limit: frameEnd, place: found.segment.place),
-        record.kind == .event, record.hasID, record.id(in: bytes, place: found.segment.place) == event.id,
-        append.streams[event.stream].key.matches(record, in: bytes)
+        record.kind == .event, record.hasID, record.id(in: bytes, place: found.segment.place) == id,
+        append.key(of: append.stream(of: event)).matches(record, in: bytes)
       else { return .different(different) }
       given.append(record.version)
       position = record.end
     }
     let offset = found.segment.baseOffset + UInt64(found.record.relativeOffset)
     return .same(
-      Appended(offsets: offset..<offset + UInt64(append.events.count), versions: given, isRepeat: true))
+      Appended(offsets: offset..<offset + UInt64(append.eventCount), versions: given, isRepeat: true))
   }
 
   /// Where an event with this id is: at the version that the condition names, or anywhere in the stream.
   private func place(
-    of id: EventID, _ stream: EncodedAppend.Stream, version: UInt64
+    of id: EventID, _ append: EncodedAppend, _ stream: Int
   ) throws(LogStoreError) -> (Record, Segment)? {
-    guard let base = stream.condition.namedVersion else {
-      return try durable.segments.find(id: id, stream: stream.key)
+    let key = append.key(of: stream)
+    guard let base = append.streams[stream].condition.namedVersion else {
+      return try durable.segments.find(id: id, stream: key)
     }
-    guard version > base else { return nil }
+    guard streams[stream].version > base else { return nil }
     var found: (Record, Segment)?
-    try durable.segments.forEachRecord(of: stream.key, from: base + 1, limit: 1) { record, _, segment in
+    try durable.segments.forEachRecord(of: key, from: base + 1, limit: 1) { record, _, segment in
       if record.hasID, record.id(in: segment.bytes, place: segment.place) == id { found = (record, segment) }
     }
     return found

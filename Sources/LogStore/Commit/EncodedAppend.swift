@@ -1,16 +1,13 @@
 /// An append as the caller's task has encoded it, so that the one committing thread has little left to do: records back
-/// to back, complete but for what only their place decides (version, offset, checksum).
+/// to back, complete but for what only their place decides (version, offset, distance, checksum).
+///
+/// Two allocations, and one more for several events or for cursors: keep it so.
 struct EncodedAppend: Sendable {
-  struct Event: Sendable {
-    var start: Int
-    var byteCount: Int
-    /// Index in ``streams``.
-    var stream: Int
-    var id: EventID?
-  }
-
   struct Stream: Sendable {
-    var key: StreamKey
+    var hash: UInt64
+    /// Where its name is in ``bytes``.
+    var namePosition: Int
+    var nameLength: Int
     var condition: StreamCondition
   }
 
@@ -22,109 +19,106 @@ struct EncodedAppend: Sendable {
     var isReset: Bool
   }
 
-  var bytes: [UInt8] = []
-  var events: [Event] = []
-  /// Each stream once.
-  var streams: [Stream] = []
-  var cursors: [Cursor] = []
+  /// The names of streams with conditions, then the events' records, then the cursors'.
+  private(set) var bytes: [UInt8]
+  private(set) var eventsStart = 0
+  private(set) var eventsByteCount = 0
+  private(set) var eventCount: Int
+  /// Each stream once, those without events too.
+  private(set) var streams: [Stream] = []
+  /// For each event the index of its stream; empty if there is just one stream with events, the last one.
+  private(set) var streamOfEvent: [UInt32] = []
+  private(set) var cursors: [Cursor] = []
+  private(set) var hasIDs = false
 
   /// Checks an append against the limits and encodes it.
   init(_ append: Append) throws(LogStoreError) {
+    let sizes = try Self.check(append)
+    eventCount = append.events.count
+    var encoder = Encoder(eventCount: append.events.count, conditionCount: append.conditions.count)
+    bytes = [UInt8](unsafeUninitializedCapacity: sizes.byteCount) { buffer, initialized in
+      encoder.encode(append, into: UnsafeMutableRawBufferPointer(buffer))
+      initialized = encoder.position
+    }
+    eventsStart = encoder.eventsStart
+    eventsByteCount = encoder.eventsEnd - encoder.eventsStart
+    streams = encoder.streams
+    streamOfEvent = encoder.streamOfEvent
+    cursors = encoder.cursors
+    hasIDs = sizes.hasIDs
+  }
+
+  /// Bytes of all records.
+  var recordByteCount: Int { bytes.count - eventsStart }
+
+  /// The events' ids as they were given; an allocation.
+  var ids: [EventID?] {
+    bytes.withUnsafeBytes { bytes in
+      var position = eventsStart
+      return (0..<eventCount).map { _ in
+        let start = position
+        position += Int(bytes.integer(at: start + 4, as: UInt32.self))
+        return Record.storedID(in: bytes, at: start)
+      }
+    }
+  }
+
+  /// The stream of an event.
+  @inline(__always)
+  func stream(of event: Int) -> Int {
+    streamOfEvent.isEmpty ? streams.count - 1 : Int(streamOfEvent[event])
+  }
+
+  func key(of stream: Int) -> StreamKey {
+    StreamKey(Array(nameBytes(of: stream)), hash: streams[stream].hash)
+  }
+
+  func name(of stream: Int) -> String { String(decoding: nameBytes(of: stream), as: UTF8.self) }
+
+  private func nameBytes(of stream: Int) -> ArraySlice<UInt8> {
+    bytes[streams[stream].namePosition..<streams[stream].namePosition + streams[stream].nameLength]
+  }
+
+  // MARK: - Limits
+
+  private struct Sizes {
+    var byteCount = 0
+    var hasIDs = false
+  }
+
+  private static func check(_ append: Append) throws(LogStoreError) -> Sizes {
     guard !append.events.isEmpty || !append.cursors.isEmpty else {
       throw .invalidArgument("an append without events and cursors")
     }
-    var byteCount = 0
-    for event in append.events {
-      byteCount += Record.byteCount + Record.idByteCount + event.stream.utf8.count + event.type.utf8.count
-      byteCount += event.metadata.count + event.payload.count
-    }
-    guard byteCount <= Limits.frameBytes else { throw Self.tooLarge(byteCount) }
-    bytes.reserveCapacity(byteCount)
-    events.reserveCapacity(append.events.count)
-    streams.reserveCapacity(append.events.count)
-    var conditions: [StreamKey: StreamCondition] = [:]
-    for (name, condition) in append.conditions { conditions[StreamKey(Array(name.utf8))] = condition }
-    var known: [StreamKey: Int] = [:]
-    for event in append.events {
-      try encode(event, &known, conditions)
-    }
-    for (key, condition) in conditions where known[key] == nil {
-      try Self.check(key.name.count, "the stream id's length in bytes")
-      streams.append(Stream(key: key, condition: condition))
-    }
-    for cursor in append.cursors { try encode(cursor) }
-    guard bytes.count + FrameHeader.byteCount + 8 <= Limits.frameBytes else { throw Self.tooLarge(bytes.count) }
-  }
-
-  private mutating func encode(
-    _ event: NewEvent, _ known: inout [StreamKey: Int], _ conditions: [StreamKey: StreamCondition]
-  ) throws(LogStoreError) {
-    let name = Array(event.stream.utf8)
-    try Self.check(name.count, "the stream id's length in bytes")
-    try Self.check(event.type.utf8.count, "the event type's length in bytes")
-    let content = event.metadata.count + event.payload.count
-    guard content <= Limits.eventBytes else {
-      throw .limitExceeded(
-        what: "the size of metadata and payload in bytes", actual: UInt64(content), limit: UInt64(Limits.eventBytes))
-    }
-    let key = StreamKey(name)
-    let stream = known[key] ?? streams.count
-    if stream == streams.count {
-      known[key] = stream
-      streams.append(Stream(key: key, condition: conditions[key] ?? .any))
-    }
-    let start = bytes.count
-    appendHeader(
-      .event, nameLength: name.count, typeLength: event.type.utf8.count, metadataLength: event.metadata.count,
-      payloadLength: event.payload.count, id: event.id)
-    bytes.append(contentsOf: name)
-    bytes.append(contentsOf: event.type.utf8)
-    if !event.metadata.isEmpty { bytes.append(contentsOf: event.metadata) }
-    bytes.append(contentsOf: event.payload)
-    events.append(Event(start: start, byteCount: bytes.count - start, stream: stream, id: event.id))
-  }
-
-  private mutating func encode(_ cursor: CursorCommit) throws(LogStoreError) {
-    let name = Array(cursor.name.utf8)
-    try Self.check(name.count, "the cursor name's length in bytes")
-    let start = bytes.count
-    bytes.append(contentsOf: Self.cursorRecord(name: name, isReset: cursor.isReset))
-    cursors.append(
-      Cursor(
-        start: start, byteCount: bytes.count - start, name: name, place: cursor.place, isReset: cursor.isReset))
-  }
-
-  /// A cursor's record without its place; also for snapshots.
-  static func cursorRecord(name: [UInt8], isReset: Bool) -> [UInt8] {
-    var encoded = EncodedAppend()
-    encoded.appendHeader(
-      isReset ? .cursorReset : .cursor, nameLength: name.count, typeLength: 0, metadataLength: 0, payloadLength: 0,
-      id: nil)
-    encoded.bytes.append(contentsOf: name)
-    return encoded.bytes
-  }
-
-  private init() {}
-
-  /// Checksum, version, offset and distance stay zero: only the record's place decides them.
-  private mutating func appendHeader(
-    _ kind: RecordKind, nameLength: Int, typeLength: Int, metadataLength: Int, payloadLength: Int, id: EventID?
-  ) {
-    let byteCount = Record.byteCount + (id == nil ? 0 : Record.idByteCount)
-    withUnsafeTemporaryAllocation(byteCount: byteCount, alignment: 8) { header in
-      header.initializeMemory(as: UInt8.self, repeating: 0)
-      header.set(UInt32(byteCount + nameLength + typeLength + metadataLength + payloadLength), at: 4)
-      header[8] = kind.rawValue
-      header[9] = id == nil ? 0 : Record.idFlag
-      header[10] = UInt8(nameLength)
-      header[11] = UInt8(typeLength)
-      header.set(UInt32(metadataLength), at: 12)
-      if let id {
-        header.set(id.high.byteSwapped, at: Record.byteCount)
-        header.set(id.low.byteSwapped, at: Record.byteCount + 8)
+    var sizes = Sizes()
+    for index in append.events.indices {
+      let name = append.events[index].stream.utf8.count
+      let type = append.events[index].type.utf8.count
+      let content = append.events[index].metadata.count + append.events[index].payload.count
+      try check(name, "the stream id's length in bytes")
+      try check(type, "the event type's length in bytes")
+      guard content <= Limits.eventBytes else {
+        throw .limitExceeded(
+          what: "the size of metadata and payload in bytes", actual: UInt64(content), limit: UInt64(Limits.eventBytes))
       }
-      bytes.append(contentsOf: UnsafeRawBufferPointer(header))
+      let hasID = append.events[index].id != nil
+      sizes.hasIDs = sizes.hasIDs || hasID
+      sizes.byteCount += Record.byteCount + (hasID ? Record.idByteCount : 0) + name + type + content
     }
+    for index in append.cursors.indices {
+      try check(append.cursors[index].name.utf8.count, "the cursor name's length in bytes")
+      sizes.byteCount += Record.byteCount + append.cursors[index].name.utf8.count
+    }
+    // What one frame has to hold; names of conditions are not written.
+    guard sizes.byteCount + FrameHeader.byteCount + 8 <= Limits.frameBytes else {
+      throw .limitExceeded(
+        what: "the size of the append in bytes", actual: UInt64(sizes.byteCount), limit: UInt64(Limits.frameBytes))
+    }
+    for name in append.conditions.keys {
+      try check(name.utf8.count, "the stream id's length in bytes")
+      sizes.byteCount += name.utf8.count
+    }
+    return sizes
   }
 
   private static func check(_ length: Int, _ what: String) throws(LogStoreError) {
@@ -134,8 +128,181 @@ struct EncodedAppend: Sendable {
     }
   }
 
-  private static func tooLarge(_ byteCount: Int) -> LogStoreError {
-    .limitExceeded(
-      what: "the size of the append in bytes", actual: UInt64(byteCount), limit: UInt64(Limits.frameBytes))
+  /// A cursor's record without its place, for snapshots.
+  static func cursorRecord(name: [UInt8]) -> [UInt8] {
+    [UInt8](unsafeUninitializedCapacity: Record.byteCount + name.count) { buffer, initialized in
+      let bytes = UnsafeMutableRawBufferPointer(buffer)
+      Record.begin(
+        bytes, .cursor, nameLength: name.count, typeLength: 0, metadataLength: 0, payloadLength: 0, id: nil)
+      UnsafeMutableRawBufferPointer(rebasing: bytes[Record.byteCount...]).copyBytes(from: name)
+      initialized = buffer.count
+    }
   }
+}
+
+/// Writes an append's bytes, whose number is known and whose limits are checked.
+private struct Encoder {
+  /// Over this many streams they are looked up in a table.
+  private static let fewStreams = 8
+
+  private(set) var position = 0
+  private(set) var eventsStart = 0
+  private(set) var eventsEnd = 0
+  private(set) var streams: [EncodedAppend.Stream] = []
+  private(set) var streamOfEvent: [UInt32] = []
+  private(set) var cursors: [EncodedAppend.Cursor] = []
+
+  init(eventCount: Int, conditionCount: Int) {
+    streams.reserveCapacity(max(conditionCount, min(eventCount, Self.fewStreams)))
+  }
+
+  mutating func encode(_ append: Append, into bytes: UnsafeMutableRawBufferPointer) {
+    // A condition on the only event's stream, as most have, needs no name of its own.
+    if append.conditions.count == 1, append.events.count == 1,
+      let (name, condition) = append.conditions.first, sameBytes(name, append.events[0].stream)
+    {
+      encodeEvents(append, into: bytes)
+      streams[0].condition = condition
+    } else {
+      for (name, condition) in append.conditions {
+        let start = position
+        put(name, into: bytes)
+        streams.append(
+          EncodedAppend.Stream(
+            hash: streamHash(UnsafeRawBufferPointer(bytes).part(start, position - start)), namePosition: start,
+            nameLength: position - start, condition: condition))
+      }
+      encodeEvents(append, into: bytes)
+    }
+    eventsEnd = position
+    if append.events.isEmpty { eventsStart = position }
+    for index in append.cursors.indices { encode(append.cursors[index], into: bytes) }
+  }
+
+  private mutating func encodeEvents(_ append: Append, into bytes: UnsafeMutableRawBufferPointer) {
+    eventsStart = position
+    let count = append.events.count
+    if count > 1 { streamOfEvent.reserveCapacity(count) }
+    // Twice as many slots as there can be streams.
+    let slotCount = count + streams.count > Self.fewStreams ? powerOfTwo(atLeast: 2 * (count + streams.count)) : 0
+    withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(slotCount, 1)) { slots in
+      let slots = UnsafeMutableBufferPointer(rebasing: slots[..<slotCount])
+      slots.initialize(repeating: 0)
+      for index in streams.indices where slotCount > 0 { slots[free(streams[index].hash, slots)] = UInt32(index) + 1 }
+      for index in append.events.indices {
+        let stream = encode(append.events[index], into: bytes, slots)
+        if count > 1 {
+          streamOfEvent.append(UInt32(stream))
+        } else if stream != streams.count - 1 {
+          // The last stream is the only event's, where none is named for it.
+          streams.swapAt(stream, streams.count - 1)
+        }
+      }
+    }
+  }
+
+  /// Returns the event's stream.
+  @inline(__always)
+  private mutating func encode(
+    _ event: NewEvent, into bytes: UnsafeMutableRawBufferPointer, _ slots: UnsafeMutableBufferPointer<UInt32>
+  ) -> Int {
+    let start = position
+    position += Record.byteCount + (event.id == nil ? 0 : Record.idByteCount)
+    let namePosition = position
+    put(event.stream, into: bytes)
+    let nameLength = position - namePosition
+    let typePosition = position
+    put(event.type, into: bytes)
+    let typeLength = position - typePosition
+    put(event.metadata, into: bytes)
+    put(event.payload, into: bytes)
+    Record.begin(
+      UnsafeMutableRawBufferPointer(rebasing: bytes[start..<position]), .event, nameLength: nameLength,
+      typeLength: typeLength, metadataLength: event.metadata.count, payloadLength: event.payload.count, id: event.id)
+    return stream(UnsafeRawBufferPointer(bytes), namePosition, nameLength, slots)
+  }
+
+  private mutating func encode(_ cursor: CursorCommit, into bytes: UnsafeMutableRawBufferPointer) {
+    let start = position
+    position += Record.byteCount
+    put(cursor.name, into: bytes)
+    let name = UnsafeRawBufferPointer(bytes).part(start + Record.byteCount, position - start - Record.byteCount)
+    Record.begin(
+      UnsafeMutableRawBufferPointer(rebasing: bytes[start..<position]), cursor.isReset ? .cursorReset : .cursor,
+      nameLength: name.count, typeLength: 0, metadataLength: 0, payloadLength: 0, id: nil)
+    cursors.append(
+      EncodedAppend.Cursor(
+        start: start, byteCount: position - start, name: Array(name), place: cursor.place, isReset: cursor.isReset))
+  }
+
+  /// The index of the stream with this name, added if it is new.
+  @inline(__always)
+  private mutating func stream(
+    _ bytes: UnsafeRawBufferPointer, _ namePosition: Int, _ nameLength: Int, _ slots: UnsafeMutableBufferPointer<UInt32>
+  ) -> Int {
+    let name = bytes.part(namePosition, nameLength)
+    let hash = streamHash(name)
+    if slots.isEmpty {
+      for index in streams.indices where isStream(index, hash, name, bytes) { return index }
+    } else {
+      var slot = Int(truncatingIfNeeded: hash) & (slots.count - 1)
+      while slots[slot] != 0 {
+        let index = Int(slots[slot]) - 1
+        if isStream(index, hash, name, bytes) { return index }
+        slot = (slot + 1) & (slots.count - 1)
+      }
+      slots[slot] = UInt32(streams.count) + 1
+    }
+    streams.append(
+      EncodedAppend.Stream(hash: hash, namePosition: namePosition, nameLength: nameLength, condition: .any))
+    return streams.count - 1
+  }
+
+  @inline(__always)
+  private func isStream(
+    _ index: Int, _ hash: UInt64, _ name: UnsafeRawBufferPointer, _ bytes: UnsafeRawBufferPointer
+  ) -> Bool {
+    streams[index].hash == hash && equal(name, bytes.part(streams[index].namePosition, streams[index].nameLength))
+  }
+
+  private func free(_ hash: UInt64, _ slots: UnsafeMutableBufferPointer<UInt32>) -> Int {
+    var slot = Int(truncatingIfNeeded: hash) & (slots.count - 1)
+    while slots[slot] != 0 { slot = (slot + 1) & (slots.count - 1) }
+    return slot
+  }
+
+  @inline(__always)
+  private mutating func put(_ text: String, into bytes: UnsafeMutableRawBufferPointer) {
+    let start = position
+    let count: Int? = text.utf8.withContiguousStorageIfAvailable { source in
+      copy(UnsafeRawBufferPointer(source), to: bytes, at: start)
+      return source.count
+    }
+    if let count {
+      position += count
+    } else {
+      put(Array(text.utf8), into: bytes)
+    }
+  }
+
+  @inline(__always)
+  private mutating func put(_ content: [UInt8], into bytes: UnsafeMutableRawBufferPointer) {
+    let start = position
+    content.withUnsafeBytes { copy($0, to: bytes, at: start) }
+    position += content.count
+  }
+
+  @inline(__always)
+  private func copy(_ source: UnsafeRawBufferPointer, to bytes: UnsafeMutableRawBufferPointer, at position: Int) {
+    UnsafeMutableRawBufferPointer(rebasing: bytes[position..<position + source.count]).copyMemory(from: source)
+  }
+}
+
+/// Whether two strings are the same stream id: by bytes, since strings that Unicode calls equal may differ in them.
+private func sameBytes(_ left: String, _ right: String) -> Bool {
+  left.utf8.count == right.utf8.count && left.utf8.elementsEqual(right.utf8)
+}
+
+private func powerOfTwo(atLeast count: Int) -> Int {
+  count <= 1 ? 1 : 1 << (Int.bitWidth - (count - 1).leadingZeroBitCount)
 }

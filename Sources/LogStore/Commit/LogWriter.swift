@@ -8,6 +8,8 @@ struct LogWriter: ~Copyable {
   private let sealer: Sealer
 
   private(set) var index: OpenIndex
+  /// That of the segment before, if this writer has written it: most streams that go on were there a moment ago.
+  private(set) var previousIndex: OpenIndex?
   private var file: any File
   /// Where the next frame goes and what it continues; includes what is written but not synced.
   private(set) var next: FrameExpectation
@@ -21,12 +23,6 @@ struct LogWriter: ~Copyable {
   private var bodyChecksum = RunningChecksum()
   private var eventCount = 0
   private var recordCount = 0
-  private var added: [Added] = []
-
-  private struct Added {
-    var position: Int
-    var hash: UInt64
-  }
 
   init(
     disk: any Disk, directory: String, segments: SegmentSet, file: any File, end: FrameExpectation,
@@ -61,33 +57,78 @@ struct LogWriter: ~Copyable {
 
   // MARK: - Building a frame
 
-  /// Adds an event's record at its version; returns its offset.
-  mutating func add(event record: UnsafeRawBufferPointer, stream: StreamKey, version: UInt64) -> UInt64 {
-    let offset = nextOffset
-    let position = finish(record, version: version)
-    added.append(Added(position: position, hash: stream.hash))
-    eventCount += 1
-    return offset
+  /// Where the names of the open segment's records are, those of the frame being built too; good until the next change.
+  var names: RecordNames {
+    RecordNames(mapped: index.segment.bytes, frame: UnsafeRawBufferPointer(buffer.bytes), at: next.position)
+  }
+
+  /// Whether the frame being built has an event that may have an id with this low half.
+  func mayAwaitID(withLowHalf key: UInt64) -> Bool {
+    index.state.withLock { table in
+      let firstOrdinal = table.positions.count - eventCount
+      var found = false
+      table.forEachOrdinal(withIDKey: key) { found = found || $0 >= firstOrdinal }
+      return found
+    }
+  }
+
+  /// Adds an append's events, and notes them in the index, where readers don't see them before they are durable.
+  /// Returns their versions.
+  ///
+  /// - Parameter streams: what is known of the append's streams; goes on with the events.
+  mutating func add(events append: EncodedAppend, _ streams: inout [StreamPlace]) -> [UInt64] {
+    let segment = index.segment
+    let start = append.bytes.withUnsafeBytes {
+      buffer.append($0.part(append.eventsStart, append.eventsByteCount))
+    }
+    let records = buffer.bytes
+    let framePosition = next.position
+    var relativeOffset = UInt32(nextOffset - segment.baseOffset)
+    // Everything but the index first: readers wait for that.
+    let versions = [UInt64](unsafeUninitializedCapacity: append.eventCount) { versions, initialized in
+      var position = start
+      for event in 0..<append.eventCount {
+        let stream = append.stream(of: event)
+        streams[stream].version += 1
+        versions[event] = streams[stream].version
+        let byteCount = Int(UnsafeRawBufferPointer(records).integer(at: position + 4, as: UInt32.self))
+        let record = UnsafeMutableRawBufferPointer(rebasing: records[position..<position + byteCount])
+        bodyChecksum.add(
+          segment.place.finishRecord(
+            record, at: framePosition + position, framePosition: framePosition, version: versions[event],
+            relativeOffset: relativeOffset))
+        relativeOffset += 1
+        position += byteCount
+      }
+      initialized = append.eventCount
+    }
+    index.state.withLock { table in
+      let bytes = UnsafeRawBufferPointer(records)
+      var position = start
+      for event in 0..<append.eventCount {
+        let stream = append.stream(of: event)
+        table.add(
+          position: UInt32(framePosition + position), to: &streams[stream].head, hash: append.streams[stream].hash,
+          version: versions[event], idKey: Record.storedID(in: bytes, at: position)?.low)
+        position += Int(bytes.integer(at: position + 4, as: UInt32.self))
+      }
+    }
+    eventCount += append.eventCount
+    recordCount += append.eventCount
+    return versions
   }
 
   /// Adds a cursor's record, if it moves the cursor.
   mutating func add(cursor record: UnsafeRawBufferPointer, name: [UInt8], place: UInt64, isReset: Bool) {
     if !isReset, let present = cursors[name], present >= place { return }
     cursors[name] = place
-    _ = finish(record, version: place)
-  }
-
-  private mutating func finish(_ record: UnsafeRawBufferPointer, version: UInt64) -> Int {
-    let segment = index.segment
-    let start = buffer.count
-    let position = next.position + start
-    let relativeOffset = UInt32(nextOffset - segment.baseOffset)
-    let placed = buffer.append(record)
+    let start = buffer.append(record)
+    let placed = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + record.count])
     bodyChecksum.add(
-      segment.place.finishRecord(
-        placed, at: position, framePosition: next.position, version: version, relativeOffset: relativeOffset))
+      index.segment.place.finishRecord(
+        placed, at: next.position + start, framePosition: next.position, version: place,
+        relativeOffset: UInt32(nextOffset - index.segment.baseOffset)))
     recordCount += 1
-    return position
   }
 
   /// Writes the frame that was built, if there is one. Durable after ``sync()``.
@@ -99,8 +140,9 @@ struct LogWriter: ~Copyable {
       place: index.segment.place, position: position, timestamp: timestamp, chain: next.chain,
       syncedPosition: syncedPosition, isSnapshot: false)
     try file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(position))
-    // The mapping shows what was written: both are the page cache.
-    note(frame, at: position)
+    // The mapping shows what was written, since both are the page cache; but it is not touched here: a page that is
+    // mapped costs more to sync.
+    index.state.withLock { OpenIndex.addFrame(frame, at: position, to: &$0, in: index.segment) }
     next.advance(past: frame)
     reset()
     if next.position > Int(index.segment.header.fileByteCount) / 2 { maker.prepare() }
@@ -121,24 +163,11 @@ struct LogWriter: ~Copyable {
       bodyChecksum: bodyChecksum.value, flags: isSnapshot ? FrameHeader.snapshotFlag : 0)
   }
 
-  private func note(_ frame: FrameHeader, at position: Int) {
-    let segment = index.segment
-    index.state.withLock { state in
-      for event in added {
-        let record = Record(trusted: segment.bytes, at: event.position)
-        let continues = OpenIndex.add(record, hash: event.hash, to: &state, in: segment)
-        precondition(continues, "a version was assigned that does not continue its stream")
-      }
-      OpenIndex.addFrame(frame, at: position, to: &state, in: segment)
-    }
-  }
-
   private mutating func reset() {
     buffer.reset()
     bodyChecksum = RunningChecksum()
     eventCount = 0
     recordCount = 0
-    added.removeAll(keepingCapacity: true)
   }
 
   mutating func sync() throws(LogStoreError) {
@@ -181,7 +210,10 @@ struct LogWriter: ~Copyable {
     } catch {
       throw .broken(error)
     }
-    if !replaces { sealer.seal(index, end: opened.oldEnd) }
+    if !replaces {
+      sealer.seal(index, end: opened.oldEnd)
+      previousIndex = index
+    }
     file = made.file
     index = opened.index
   }
@@ -190,12 +222,12 @@ struct LogWriter: ~Copyable {
     reset()
     let place = Place(storeID: segments.storeID, baseOffset: base)
     for (name, position) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
-      let bytes = EncodedAppend.cursorRecord(name: name, isReset: false)
-      let at = SegmentHeader.byteCount + buffer.count
-      let placed = bytes.withUnsafeBytes { buffer.append($0) }
+      let bytes = EncodedAppend.cursorRecord(name: name)
+      let start = bytes.withUnsafeBytes { buffer.append($0) }
       bodyChecksum.add(
         place.finishRecord(
-          placed, at: at, framePosition: SegmentHeader.byteCount, version: position, relativeOffset: 0))
+          UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...]), at: SegmentHeader.byteCount + start,
+          framePosition: SegmentHeader.byteCount, version: position, relativeOffset: 0))
       recordCount += 1
     }
   }
@@ -227,6 +259,14 @@ struct LogWriter: ~Copyable {
   }
 }
 
+/// What the writer knows of one stream of an append.
+struct StreamPlace {
+  /// Its last version; 0 if it is new.
+  var version: UInt64
+  /// Where it is in the open segment's table, if it has events there.
+  var head: Int?
+}
+
 /// Why a new segment could not be begun.
 enum BeginFailure: Error {
   /// Nothing of the log was touched.
@@ -253,13 +293,13 @@ struct FrameBuffer: ~Copyable {
 
   var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(rebasing: memory[..<count]) }
 
-  /// The place of the copy in the buffer; good until the next call.
-  mutating func append(_ bytes: UnsafeRawBufferPointer) -> UnsafeMutableRawBufferPointer {
+  /// Returns where in the buffer the copy begins.
+  mutating func append(_ bytes: UnsafeRawBufferPointer) -> Int {
     reserve(bytes.count + 8)
-    let placed = UnsafeMutableRawBufferPointer(rebasing: memory[count..<count + bytes.count])
-    placed.copyMemory(from: bytes)
+    let start = count
+    UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + bytes.count]).copyMemory(from: bytes)
     count += bytes.count
-    return placed
+    return start
   }
 
   /// Adds zeros up to a multiple of `unit`, at most 8; returns them.

@@ -188,6 +188,39 @@ struct Record: Sendable {
   func name(in bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer { bytes.part(namePosition, nameLength) }
 }
 
+extension Record {
+  /// The id that a whole record has with it.
+  static func storedID(in bytes: UnsafeRawBufferPointer, at position: Int) -> EventID? {
+    guard bytes[position + 9] & idFlag != 0 else { return nil }
+    return EventID(
+      high: bytes.integer(at: position + byteCount, as: UInt64.self).byteSwapped,
+      low: bytes.integer(at: position + byteCount + 8, as: UInt64.self).byteSwapped)
+  }
+
+  /// Writes the header of a record whose other parts stand in `record` already; what only its place decides stays zero
+  /// until ``Place/finishRecord(_:at:framePosition:version:relativeOffset:)``.
+  @inline(__always)
+  static func begin(
+    _ record: UnsafeMutableRawBufferPointer, _ kind: RecordKind, nameLength: Int, typeLength: Int, metadataLength: Int,
+    payloadLength: Int, id: EventID?
+  ) {
+    let idByteCount = id == nil ? 0 : Self.idByteCount
+    record.set(UInt32(0), at: 0)
+    record.set(UInt32(byteCount + idByteCount + nameLength + typeLength + metadataLength + payloadLength), at: 4)
+    record[8] = kind.rawValue
+    record[9] = id == nil ? 0 : idFlag
+    record[10] = UInt8(nameLength)
+    record[11] = UInt8(typeLength)
+    record.set(UInt32(metadataLength), at: 12)
+    record.set(UInt64(0), at: 16)
+    record.set(UInt64(0), at: 24)
+    if let id {
+      record.set(id.high.byteSwapped, at: byteCount)
+      record.set(id.low.byteSwapped, at: byteCount + 8)
+    }
+  }
+}
+
 extension Place {
   /// Completes a record whose other fields are in place: where it stands decides its offset and checksum.
   /// Returns the checksum.

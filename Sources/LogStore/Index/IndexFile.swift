@@ -26,7 +26,7 @@ enum IndexFile {
   }
 
   /// Encodes what an ``OpenIndex`` knows of a segment that has ended at `end`. About 60 ns an event.
-  static func encode(_ state: borrowing OpenIndex.State, of segment: Segment, end: FrameExpectation) -> [UInt8] {
+  static func encode(_ state: borrowing SegmentTable, of segment: Segment, end: FrameExpectation) -> [UInt8] {
     var blocks = Blocks()
     blocks.begin(.frames)
     for frame in state.frames {
@@ -36,9 +36,9 @@ enum IndexFile {
       }
     }
 
-    var filter = Filter(keyCount: state.streams.count + state.ids.count)
+    var filter = Filter(keyCount: state.heads.count + state.ids.count)
     blocks.begin(.streams)
-    let streams = state.streams.values.sorted {
+    let streams = state.heads.sorted {
       ($0.hash, $0.firstVersion, $0.lastOrdinal) < ($1.hash, $1.firstVersion, $1.lastOrdinal)
     }
     var positions: [UInt32] = []
@@ -67,8 +67,8 @@ enum IndexFile {
     }
 
     blocks.begin(.eventIDs)
-    let ids = state.ids.values.map { ordinal -> (key: UInt64, position: UInt32) in
-      let position = state.positions[Int(ordinal)]
+    let ids = state.ids.map { id -> (key: UInt64, position: UInt32) in
+      let position = state.positions[Int(id.ordinal)]
       // The key in memory may be a neighbour of the id; the record has the id itself.
       return (segment.bytes.integer(at: Int(position) + Record.byteCount + 8, as: UInt64.self).byteSwapped, position)
     }

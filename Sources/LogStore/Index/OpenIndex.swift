@@ -7,8 +7,13 @@ struct StreamKey: Sendable, Hashable {
   let name: [UInt8]
 
   init(_ name: [UInt8]) {
+    self.init(name, hash: name.withUnsafeBytes(streamHash))
+  }
+
+  /// - Parameter hash: the name's.
+  init(_ name: [UInt8], hash: UInt64) {
     self.name = name
-    hash = name.withUnsafeBytes(streamHash)
+    self.hash = hash
   }
 
   /// By bytes: strings that Unicode calls equal may be different streams.
@@ -61,69 +66,31 @@ struct StreamRun: Sendable {
 
 /// The index of the segment that is being written, in memory, and of a finished one until its file is made.
 ///
-/// Bounded by the segment's size. One thread adds; any thread reads, and sees only what lies before the bound given with
-/// ``publish(endOffset:)``.
+/// Bounded by the segment's size: at most 40 bytes an event, 8 where a stream has many. One thread adds; any thread reads,
+/// and sees only what lies before the bound given with ``publish(endOffset:)``.
 final class OpenIndex: SegmentIndex {
-  struct StreamTail {
-    var hash: UInt64
-    /// The stream's newest event, counted from the segment's first.
-    var lastOrdinal: UInt32
-    var lastVersion: UInt64
-    /// That of the stream's first event in this segment.
-    var firstVersion: UInt64
-  }
-
-  struct State {
-    /// By ordinal: where the event's record is, and the ordinal + 1 of the stream's event before it (0: none).
-    var positions: [UInt32] = []
-    var previous: [UInt32] = []
-    /// By stream hash. Streams with equal hashes stand at the next free keys: see `key(of:)`.
-    var streams: [UInt64: StreamTail] = [:]
-    /// Stored event ids by their low half, with the same rule; values are ordinals.
-    var ids: [UInt64: UInt32] = [:]
-    /// Frames with events: relative offset of the first, position.
-    var frames: [(relativeOffset: UInt32, position: UInt32)] = []
-    /// Events that readers may see.
-    var durableCount: UInt32 = 0
-  }
-
   let segment: Segment
-  let state = Mutex(State())
+  let state = Mutex(SegmentTable())
 
   init(_ segment: Segment) {
     self.segment = segment
   }
 
-  /// Notes the record of the segment's next event. False if its version does not continue its stream here.
-  static func add(_ record: Record, hash: UInt64, to state: inout State, in segment: Segment) -> Bool {
-    let bytes = segment.bytes
-    let ordinal = UInt32(state.positions.count)
-    var key = hash
-    var previous: UInt32 = 0
-    var firstVersion = record.version
-    let name = record.name(in: bytes)
-    while let tail = state.streams[key] {
-      if equal(name, recordName(at: Int(state.positions[Int(tail.lastOrdinal)]), in: bytes)) {
-        guard record.version == tail.lastVersion &+ 1 else { return false }
-        previous = tail.lastOrdinal + 1
-        firstVersion = tail.firstVersion
-        break
-      }
-      key &+= 1
+  /// Notes the record of the segment's next event, which stands in the mapping. False if its version does not continue
+  /// its stream here.
+  static func add(_ record: Record, hash: UInt64, to state: inout SegmentTable, in segment: Segment) -> Bool {
+    let names = RecordNames(mapped: segment.bytes)
+    var stream = state.find(hash, record.name(in: segment.bytes), names)
+    if let known = stream {
+      guard record.version == state.heads[known].lastVersion &+ 1 else { return false }
     }
-    state.streams[key] = StreamTail(
-      hash: hash, lastOrdinal: ordinal, lastVersion: record.version, firstVersion: firstVersion)
-    state.positions.append(UInt32(record.position))
-    state.previous.append(previous)
-    if record.hasID {
-      var idKey = record.id(in: bytes, place: segment.place).low
-      while state.ids[idKey] != nil { idKey &+= 1 }
-      state.ids[idKey] = ordinal
-    }
+    state.add(
+      position: UInt32(record.position), to: &stream, hash: hash, version: record.version,
+      idKey: record.hasID ? record.id(in: segment.bytes, place: segment.place).low : nil)
     return true
   }
 
-  static func addFrame(_ header: FrameHeader, at position: Int, to state: inout State, in segment: Segment) {
+  static func addFrame(_ header: FrameHeader, at position: Int, to state: inout SegmentTable, in segment: Segment) {
     guard header.eventCount > 0 else { return }
     state.frames.append((UInt32(header.firstOffset - segment.baseOffset), UInt32(position)))
   }
@@ -157,18 +124,18 @@ final class OpenIndex: SegmentIndex {
     state.withLock { Self.newestDurable(of: stream, in: $0, segment)?.version }
   }
 
-  /// As ``lastVersion(of:in:)``, with what readers may not see yet: for the writer.
-  func lastWrittenVersion(of stream: StreamKey) -> UInt64? {
-    state.withLock { Self.tail(of: stream, in: $0, segment)?.lastVersion }
+  /// As ``lastVersion(of:in:)`` by the parts of a key, for a segment all of which is written.
+  func lastVersion(hash: UInt64, name: UnsafeRawBufferPointer) -> UInt64? {
+    state.withLock { state in
+      state.find(hash, name, RecordNames(mapped: segment.bytes)).map { state.heads[$0].lastVersion }
+    }
   }
 
   func candidates(for id: EventID) -> [UInt32] {
     state.withLock { state in
       var positions: [UInt32] = []
-      var key = id.low
-      while let ordinal = state.ids[key] {
-        positions.append(state.positions[Int(ordinal)])
-        key &+= 1
+      state.forEachOrdinal(withIDKey: id.low) { ordinal in
+        if ordinal < state.durableCount { positions.append(state.positions[Int(ordinal)]) }
       }
       return positions
     }
@@ -183,43 +150,27 @@ final class OpenIndex: SegmentIndex {
 
   func newStreamCount(in segment: Segment) -> UInt64 {
     state.withLock { state in
-      state.streams.values.reduce(into: 0) { count, stream in
-        // Streams that readers may not see yet are told by their first event's place: not worth keeping for each.
-        if stream.firstVersion == 1 { count += 1 }
+      state.heads.reduce(into: 0) { count, stream in
+        if stream.firstVersion == 1, stream.firstOrdinal < state.durableCount { count += 1 }
       }
     }
   }
 
-  private static func tail(of stream: StreamKey, in state: State, _ segment: Segment) -> StreamTail? {
-    var key = stream.hash
-    while let tail = state.streams[key] {
-      let name = recordName(at: Int(state.positions[Int(tail.lastOrdinal)]), in: segment.bytes)
-      if stream.name.withUnsafeBytes({ equal($0, name) }) { return tail }
-      key &+= 1
-    }
-    return nil
-  }
-
   private static func newestDurable(
-    of stream: StreamKey, in state: State, _ segment: Segment
+    of stream: StreamKey, in state: borrowing SegmentTable, _ segment: Segment
   ) -> (ordinal: UInt32, version: UInt64, firstVersion: UInt64)? {
-    guard let tail = tail(of: stream, in: state, segment) else { return nil }
-    var ordinal = tail.lastOrdinal
-    var version = tail.lastVersion
+    let names = RecordNames(mapped: segment.bytes)
+    guard let found = stream.name.withUnsafeBytes({ state.find(stream.hash, $0, names, below: state.durableCount) })
+    else { return nil }
+    let head = state.heads[found]
+    var ordinal = head.lastOrdinal
+    var version = head.lastVersion
+    // Ends: the stream's first event here is durable.
     while ordinal >= state.durableCount {
-      let before = state.previous[Int(ordinal)]
-      if before == 0 { return nil }
-      ordinal = before - 1
+      ordinal = state.previous[Int(ordinal)] - 1
       version -= 1
     }
-    return (ordinal, version, tail.firstVersion)
-  }
-
-  /// The name of a record that was checked, or written by this process, before it was added.
-  private static func recordName(at position: Int, in bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-    let hasID = bytes[position + 9] & Record.idFlag != 0
-    return bytes.part(
-      position + Record.byteCount + (hasID ? Record.idByteCount : 0), Int(bytes[position + 10]))
+    return (ordinal, version, head.firstVersion)
   }
 }
 
