@@ -27,11 +27,13 @@ let package = Package(
   targets: [
     // The CRC-32C instruction and its portable twin.
     .target(name: "CChecksum"),
+    // System calls that Swift's own view of glibc leaves out.
+    .target(name: "CLinux"),
     // The system's liblz4.
     .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
     .target(
       name: "LogStore",
-      dependencies: ["CChecksum", "CLZ4"],
+      dependencies: ["CChecksum", "CLinux", "CLZ4"],
       // Lifetimes: borrowed reads hand out spans that the compiler keeps from outliving the event.
       swiftSettings: strict + [.enableExperimentalFeature("Lifetimes")]),
     // The settings of glibc's allocator, which Swift's own overlay leaves out.

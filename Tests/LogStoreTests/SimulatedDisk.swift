@@ -206,6 +206,17 @@ final class SimulatedFile: File {
     }
   }
 
+  func allocate(byteCount: UInt64) throws(LogStoreError) -> Bool {
+    try disk.withState { state throws(LogStoreError) in
+      try disk.begin("allocate", path, &state)
+      precondition(Int(byteCount) <= SimulatedDisk.capacityBytes, "\(path) outgrows the simulated disk")
+      inode.byteCount = max(inode.byteCount, Int(byteCount))
+      return true
+    }
+  }
+
+  func startWriteback(at position: UInt64, byteCount: UInt64) {}
+
   func resize(to byteCount: UInt64) throws(LogStoreError) {
     try disk.withState { state throws(LogStoreError) in
       try disk.begin("resize", path, &state)

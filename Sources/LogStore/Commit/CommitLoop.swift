@@ -159,6 +159,7 @@ struct CommitLoop: ~Copyable {
 
   /// Writes the group, syncs it if someone waits for that, publishes and answers.
   private mutating func commit() {
+    let frameByteCount = writer.isFrameEmpty ? 0 : writer.frameByteCount
     if health.failure == nil {
       do throws(LogStoreError) {
         try writer.writeFrame()
@@ -181,6 +182,7 @@ struct CommitLoop: ~Copyable {
         health.fail(error)
       }
     }
+    if health.failure == nil { writer.prepareAhead(syncedFrameByteCount: needsSync ? frameByteCount : 0) }
     answers.removeAll(keepingCapacity: true)
     needsSync = false
   }

@@ -1,6 +1,9 @@
 /// The end of the log as its one writer knows it: builds frames, writes and syncs them, and begins new segments.
 /// Not for more than one thread.
 struct LogWriter: ~Copyable {
+  /// Unsynced bytes that the disk is asked to begin with.
+  private static let writebackByteCount = 1 << 20
+
   private let disk: any Disk
   private let directory: String
   private let segments: SegmentSet
@@ -15,6 +18,12 @@ struct LogWriter: ~Copyable {
   private(set) var next: FrameExpectation
   /// Everything before it in this segment is known to be on disk.
   private(set) var syncedPosition: Int
+  /// What lies before it was synced, or asked to be written to disk.
+  private var writebackPosition: Int
+  /// From here on there is something to do for the next segment.
+  private var preparedPosition = 0
+  /// Frames of the open segment that were written to be synced at once, and their bytes.
+  private var syncedFrames = (count: 0, byteCount: 0)
   /// As written.
   private(set) var cursors: CursorPlaces
 
@@ -38,6 +47,7 @@ struct LogWriter: ~Copyable {
     index = segments.open
     next = end
     syncedPosition = end.position
+    writebackPosition = end.position
     buffer = FrameBuffer()
   }
 
@@ -145,7 +155,29 @@ struct LogWriter: ~Copyable {
     index.state.withLock { OpenIndex.addFrame(frame, at: position, to: &$0, in: index.segment) }
     next.advance(past: frame)
     reset()
-    if next.position > Int(index.segment.header.fileByteCount) / 2 { maker.prepare() }
+  }
+
+  /// Sees to it that the next segment's file is ready in time, and that what is not synced is under way to the disk.
+  /// To be called when nobody waits.
+  ///
+  /// - Parameter frameByteCount: the bytes of a frame that was written and synced just now; 0 without one.
+  mutating func prepareAhead(syncedFrameByteCount frameByteCount: Int) {
+    let position = next.position
+    if frameByteCount > 0 {
+      syncedFrames.count += 1
+      syncedFrames.byteCount += frameByteCount
+    }
+    if position - writebackPosition >= Self.writebackByteCount {
+      file.startWriteback(at: UInt64(writebackPosition), byteCount: UInt64(position - writebackPosition))
+      writebackPosition = position
+    }
+    guard position >= preparedPosition else { return }
+    preparedPosition = position + max(Int(index.segment.header.fileByteCount) / 128, SegmentHeader.byteCount)
+    let average = syncedFrames.byteCount / max(syncedFrames.count, 1)
+    var unit = SegmentMaker.Zeros.smallest
+    while unit < average, unit < SegmentMaker.Zeros.largest { unit *= 2 }
+    // A little faster than this segment is filled, so that the next one is done before this one is full.
+    maker.prepare(SegmentMaker.Zeros(byteCount: syncedFrames.byteCount / 4 * 5, unitByteCount: unit))
   }
 
   private mutating func finishFrame(
@@ -174,6 +206,7 @@ struct LogWriter: ~Copyable {
     if isSynced { return }
     try file.sync()
     syncedPosition = next.position
+    writebackPosition = next.position
   }
 
   // MARK: - Segments
@@ -253,6 +286,9 @@ struct LogWriter: ~Copyable {
     next.timestamp = oldEnd.timestamp
     next.advance(past: frame)
     syncedPosition = next.position
+    writebackPosition = next.position
+    preparedPosition = 0
+    syncedFrames = (0, 0)
     let index = OpenIndex(segment)
     segments.append(index)
     return (index, oldEnd)

@@ -97,6 +97,8 @@ struct Opening {
     }
     let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
     defer { maker.stop() }
+    maker.prepare(
+      SegmentMaker.Zeros(byteCount: options.segmentBytes, unitByteCount: SegmentMaker.Zeros.smallest))
     let made = try maker.take(atLeast: 2 * SegmentHeader.byteCount)
     let storeID = StoreID.random()
     let now = disk.now()

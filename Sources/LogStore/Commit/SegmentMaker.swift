@@ -1,8 +1,10 @@
 import Synchronization
 
-/// Makes the file of the next segment ahead of the writer, on a thread of its own: written full of zeros and synced, so
-/// that no append waits for that, and every later write goes to space that is written already (on ext4 a synced write
-/// into space that is only allocated costs nearly twice as much).
+/// Makes the file of the next segment ahead of the writer, on a thread of its own: reserved as a whole, and written full
+/// of zeros little by little, since on ext4 a synced write into space that is only reserved costs up to twice as much.
+///
+/// How far it is written is the writer's to say: about as fast as the writer fills the segment before, so that neither
+/// waits for the other's syncs; and not at all for buffered appends, which gain nothing by it.
 final class SegmentMaker: Sendable {
   struct Made: Sendable {
     var file: any File
@@ -10,9 +12,26 @@ final class SegmentMaker: Sendable {
   }
 
   private enum Job: Sendable {
-    case prepare
+    case prepare(Zeros)
     /// The writer waits: with at least this many bytes.
     case hand(Int, Slot)
+  }
+
+  /// How much of the next file is to be written full of zeros.
+  struct Zeros: Sendable {
+    var byteCount: Int
+    /// Bytes of one write. The kernel keeps what was written together as one unit of its cache, and handles all of that
+    /// for every part that is written anew: it should be about as large as the frames will be.
+    var unitByteCount: Int
+
+    static let smallest = 4 << 10
+    static let largest = 256 << 10
+  }
+
+  /// A file as far as it is made.
+  private struct Ready {
+    var made: Made
+    var zeroByteCount = 0
   }
 
   /// Where the answer for a waiting writer goes.
@@ -20,6 +39,8 @@ final class SegmentMaker: Sendable {
 
   /// Less than this isn't worth a file.
   static let smallestByteCount = 1 << 20
+  /// Zeros are handed to the disk in pieces of this size, so that a sync of the writer never waits for many of them.
+  private static let writebackByteCount = 256 << 10
 
   private let directory: String
   private let disk: any Disk
@@ -35,9 +56,9 @@ final class SegmentMaker: Sendable {
     startThread("segment maker") { [self] in run() }
   }
 
-  /// Begins to make the next file, if there is none yet.
-  func prepare() {
-    _ = jobs.send(.prepare)
+  /// Goes on with the next file, as far as is said. Returns at once.
+  func prepare(_ zeros: Zeros) {
+    _ = jobs.send(.prepare(zeros))
   }
 
   /// The next file, of at least so many bytes, under the name ``path``; waits for it if it isn't ready.
@@ -62,18 +83,27 @@ final class SegmentMaker: Sendable {
   }
 
   private func run() {
-    var ready: Made?
+    var ready: Ready?
     var taken: [Job] = []
     while jobs.receive(into: &taken) {
-      for job in taken {
+      for (number, job) in taken.enumerated() {
         switch job {
-        case .prepare:
+        case .prepare(let zeros):
+          if number + 1 < taken.count, case .prepare = taken[number + 1] { continue }
           // A failure here is no one's error yet: the writer meets it again when it needs the file.
-          if ready == nil { ready = try? make(atLeast: 0) }
+          do throws(LogStoreError) {
+            var going: Ready
+            if let ready { going = ready } else { going = try make(atLeast: 0) }
+            ready = nil
+            try write(zeros, to: &going)
+            ready = going
+          } catch {
+            ready = nil
+          }
         case .hand(let needed, let slot):
           let result = Result { () throws(LogStoreError) -> Made in
-            if let made = ready, made.byteCount >= needed { return made }
-            return try make(atLeast: needed)
+            if let ready, ready.made.byteCount >= needed { return ready.made }
+            return try make(atLeast: needed).made
           }
           if case .success = result { ready = nil }
           _ = slot.send(result)
@@ -86,12 +116,18 @@ final class SegmentMaker: Sendable {
     done.close()
   }
 
-  /// Writes a file of the set size; more if one frame needs it, less if the disk has no more but it still suffices.
-  private func make(atLeast needed: Int) throws(LogStoreError) -> Made {
+  /// Makes a file of the set size; larger if one frame needs it, smaller if the disk has no more but it still suffices.
+  private func make(atLeast needed: Int) throws(LogStoreError) -> Ready {
     var byteCount = max(byteCount, needed.roundedUp(to: SegmentHeader.byteCount))
     while true {
       do throws(LogStoreError) {
-        return try prewrite(byteCount)
+        let file = try disk.open(path, .create)
+        var ready = Ready(made: Made(file: file, byteCount: byteCount))
+        if try !file.allocate(byteCount: UInt64(byteCount)) {
+          // Only by writing it can the space be had for certain.
+          try write(Zeros(byteCount: byteCount, unitByteCount: Zeros.largest), to: &ready)
+        }
+        return ready
       } catch .diskFull(let operation, let path) {
         try disk.remove(self.path)
         let smaller = (byteCount / 2).roundedUp(to: SegmentHeader.byteCount)
@@ -103,19 +139,23 @@ final class SegmentMaker: Sendable {
     }
   }
 
-  private func prewrite(_ byteCount: Int) throws(LogStoreError) -> Made {
-    let file = try disk.open(path, .create)
-    let zeros = [UInt8](repeating: 0, count: min(byteCount, 1 << 20))
-    var position = 0
-    while position < byteCount {
+  private func write(_ zeros: Zeros, to ready: inout Ready) throws(LogStoreError) {
+    let end = min(zeros.byteCount, ready.made.byteCount)
+    guard ready.zeroByteCount < end else { return }
+    let unit = [UInt8](repeating: 0, count: zeros.unitByteCount)
+    var started = ready.zeroByteCount
+    while ready.zeroByteCount < end {
       if isStopped.load(ordering: .acquiring) { throw .closed }
-      let count = min(zeros.count, byteCount - position)
-      try file.write(count == zeros.count ? zeros : Array(zeros[..<count]), at: UInt64(position))
-      position += count
-      // Little by little: one sync of the whole file would hold up the syncs of the appends that go on meanwhile.
-      try file.sync()
+      let count = min(unit.count, ready.made.byteCount - ready.zeroByteCount)
+      try ready.made.file.write(count == unit.count ? unit : Array(unit[..<count]), at: UInt64(ready.zeroByteCount))
+      ready.zeroByteCount += count
+      if ready.zeroByteCount - started >= Self.writebackByteCount || ready.zeroByteCount >= end {
+        ready.made.file.startWriteback(at: UInt64(started), byteCount: UInt64(ready.zeroByteCount - started))
+        started = ready.zeroByteCount
+      }
     }
-    return Made(file: file, byteCount: byteCount)
+    // What is left for the sync that begins the segment is its header.
+    if ready.zeroByteCount == ready.made.byteCount { try ready.made.file.sync() }
   }
 }
 

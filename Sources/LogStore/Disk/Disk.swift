@@ -42,6 +42,12 @@ protocol File: AnyObject, Sendable {
   /// Returns once the file's bytes and its size are on disk. After a failure nothing is known of what was written since
   /// the last success, and trying again proves nothing: the kernel may have dropped the pages.
   func sync() throws(LogStoreError)
+  /// Reserves space for so many bytes, which read as zeros where nothing was written, and makes the file that long.
+  /// False where the file system can't reserve.
+  func allocate(byteCount: UInt64) throws(LogStoreError) -> Bool
+  /// Asks the kernel to begin writing a part of the file to disk, so that a later ``sync()`` has less to wait for.
+  /// Promises nothing.
+  func startWriteback(at position: UInt64, byteCount: UInt64)
   /// Cuts the file or lengthens it with zeros.
   func resize(to byteCount: UInt64) throws(LogStoreError)
   /// Maps the first bytes of the file for reading. The file must have them (see ``byteCount()``): touching a mapping

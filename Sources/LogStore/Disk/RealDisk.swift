@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// The machine's own disk.
@@ -169,6 +170,22 @@ private final class RealFile: File {
   func sync() throws(LogStoreError) {
     // Not even EINTR is tried again: whether the pages were marked clean meanwhile can't be known.
     if fdatasync(descriptor.number) != 0 { throw failure("sync", path, errno) }
+  }
+
+  func allocate(byteCount: UInt64) throws(LogStoreError) -> Bool {
+    while true {
+      switch clinux_allocate(descriptor.number, byteCount) {
+      case 0: return true
+      case EINTR: continue
+      case EOPNOTSUPP, ENOSYS: return false
+      case let code: throw failure("reserve space for", path, code)
+      }
+    }
+  }
+
+  func startWriteback(at position: UInt64, byteCount: UInt64) {
+    // A failure shows in the sync that follows.
+    _ = clinux_start_writeback(descriptor.number, position, byteCount)
   }
 
   func resize(to byteCount: UInt64) throws(LogStoreError) {

@@ -1,0 +1,13 @@
+// System calls of Linux that Swift's own view of glibc leaves out. Each returns 0, or an errno value.
+#ifndef CLINUX_H
+#define CLINUX_H
+
+#include <stdint.h>
+
+/// fallocate(2): reserves space for the first `length` bytes of a file and makes it at least that long.
+int clinux_allocate(int descriptor, uint64_t length);
+
+/// sync_file_range(2) with SYNC_FILE_RANGE_WRITE: asks the kernel to begin writing a range of a file to disk.
+int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length);
+
+#endif
