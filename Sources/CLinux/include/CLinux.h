@@ -10,4 +10,7 @@ int clinux_allocate(int descriptor, uint64_t length);
 /// sync_file_range(2) with SYNC_FILE_RANGE_WRITE: asks the kernel to begin writing a range of a file to disk.
 int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length);
 
+/// pthread_setname_np(3) for the calling thread: how tools call it; at most 15 bytes.
+int clinux_name_thread(const char *name);
+
 #endif

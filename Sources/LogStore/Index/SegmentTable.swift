@@ -11,6 +11,8 @@ struct SegmentTable: Sendable {
     var firstVersion: UInt64
     /// Events in this segment; at least 1.
     var count: UInt32
+    /// Where the record of its first event is; names the stream.
+    var firstPosition: UInt32
     /// Events are numbered by their order in the segment.
     var firstOrdinal: UInt32
     var lastOrdinal: UInt32
@@ -43,7 +45,7 @@ struct SegmentTable: Sendable {
     streamSlots.find(hash) { index in
       let head = heads[index]
       return head.hash == hash && head.firstOrdinal < bound
-        && equal(name, names.name(at: Int(positions[Int(head.firstOrdinal)])))
+        && equal(name, names.name(at: Int(head.firstPosition)))
     }
   }
 
@@ -60,7 +62,10 @@ struct SegmentTable: Sendable {
     } else {
       previous.append(0)
       stream = heads.count
-      heads.append(Head(hash: hash, firstVersion: version, count: 1, firstOrdinal: ordinal, lastOrdinal: ordinal))
+      heads.append(
+        Head(
+          hash: hash, firstVersion: version, count: 1, firstPosition: position, firstOrdinal: ordinal,
+          lastOrdinal: ordinal))
       streamSlots.add(heads.count - 1, hash) { heads[$0].hash }
     }
     if let idKey {
