@@ -112,15 +112,18 @@ struct LogWriter: ~Copyable {
       }
       initialized = append.eventCount
     }
-    index.state.withLock { table in
-      let bytes = UnsafeRawBufferPointer(records)
-      var position = start
-      for event in 0..<append.eventCount {
-        let stream = append.stream(of: event)
-        table.add(
-          position: UInt32(framePosition + position), to: &streams[stream].head, hash: append.streams[stream].hash,
-          version: versions[event], idKey: Record.storedID(in: bytes, at: position)?.low)
-        position += Int(bytes.integer(at: position + 4, as: UInt32.self))
+    append.bytes.withUnsafeBytes { encoded in
+      index.state.withLock { table in
+        var position = start
+        for event in 0..<append.eventCount {
+          let stream = append.stream(of: event)
+          let source = position - start + append.eventsStart
+          table.add(
+            position: UInt32(framePosition + position), to: &streams[stream].head, hash: append.streams[stream].hash,
+            name: encoded.part(append.streams[stream].namePosition, append.streams[stream].nameLength),
+            version: versions[event], idKey: Record.storedID(in: encoded, at: source)?.low)
+          position += Int(encoded.integer(at: source + 4, as: UInt32.self))
+        }
       }
     }
     eventCount += append.eventCount

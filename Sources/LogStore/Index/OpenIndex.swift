@@ -80,12 +80,13 @@ final class OpenIndex: SegmentIndex {
   /// its stream here.
   static func add(_ record: Record, hash: UInt64, to state: inout SegmentTable, in segment: Segment) -> Bool {
     let names = RecordNames(mapped: segment.bytes)
-    var stream = state.find(hash, record.name(in: segment.bytes), names)
+    let name = record.name(in: segment.bytes)
+    var stream = state.find(hash, name, names)
     if let known = stream {
       guard record.version == state.heads[known].lastVersion &+ 1 else { return false }
     }
     state.add(
-      position: UInt32(record.position), to: &stream, hash: hash, version: record.version,
+      position: UInt32(record.position), to: &stream, hash: hash, name: name, version: record.version,
       idKey: record.hasID ? record.id(in: segment.bytes, place: segment.place).low : nil)
     return true
   }

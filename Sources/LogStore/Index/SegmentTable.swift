@@ -11,8 +11,10 @@ struct SegmentTable: Sendable {
     var firstVersion: UInt64
     /// Events in this segment; at least 1.
     var count: UInt32
-    /// Where the record of its first event is; names the stream.
+    /// Where the record of its first event is, which names the stream.
     var firstPosition: UInt32
+    /// Where its name is among the names kept; nil if it is too long for that.
+    var nameStart: UInt32?
     /// Events are numbered by their order in the segment.
     var firstOrdinal: UInt32
     var lastOrdinal: UInt32
@@ -33,6 +35,10 @@ struct SegmentTable: Sendable {
   /// Events that readers may see.
   var durableCount: UInt32 = 0
 
+  /// A name that is kept here is compared without going to the segment, whose pages are many and far apart.
+  private static let keptNameByteCount = 48
+  /// Names kept, each behind a byte with its length.
+  private var keptNames: [UInt8] = []
   private var streamSlots = SlotTable()
   private var idSlots = SlotTable()
 
@@ -44,15 +50,21 @@ struct SegmentTable: Sendable {
   ) -> Int? {
     streamSlots.find(hash) { index in
       let head = heads[index]
-      return head.hash == hash && head.firstOrdinal < bound
-        && equal(name, names.name(at: Int(head.firstPosition)))
+      guard head.hash == hash, head.firstOrdinal < bound else { return false }
+      guard let start = head.nameStart else { return equal(name, names.name(at: Int(head.firstPosition))) }
+      return keptNames.withUnsafeBytes { kept in
+        Int(kept[Int(start)]) == name.count && equal(name, kept.part(Int(start) + 1, name.count))
+      }
     }
   }
 
   /// Adds the segment's next event.
   ///
   /// - Parameter stream: its stream's place in ``heads``, as ``find(_:_:_:below:)`` gave it; set if it was nil.
-  mutating func add(position: UInt32, to stream: inout Int?, hash: UInt64, version: UInt64, idKey: UInt64?) {
+  /// - Parameter name: the stream's, only looked at if that was nil.
+  mutating func add(
+    position: UInt32, to stream: inout Int?, hash: UInt64, name: UnsafeRawBufferPointer, version: UInt64, idKey: UInt64?
+  ) {
     let ordinal = UInt32(positions.count)
     positions.append(position)
     if let known = stream {
@@ -64,8 +76,8 @@ struct SegmentTable: Sendable {
       stream = heads.count
       heads.append(
         Head(
-          hash: hash, firstVersion: version, count: 1, firstPosition: position, firstOrdinal: ordinal,
-          lastOrdinal: ordinal))
+          hash: hash, firstVersion: version, count: 1, firstPosition: position, nameStart: keep(name),
+          firstOrdinal: ordinal, lastOrdinal: ordinal))
       streamSlots.add(heads.count - 1, hash) { heads[$0].hash }
     }
     if let idKey {
@@ -74,6 +86,14 @@ struct SegmentTable: Sendable {
       ids.append((idKey, ordinal, UInt32((before ?? -1) + 1)))
       if before == nil { idSlots.add(ids.count - 1, idKey) { ids[$0].key } }
     }
+  }
+
+  private mutating func keep(_ name: UnsafeRawBufferPointer) -> UInt32? {
+    guard name.count <= Self.keptNameByteCount else { return nil }
+    let start = UInt32(keptNames.count)
+    keptNames.append(UInt8(name.count))
+    keptNames.append(contentsOf: name)
+    return start
   }
 
   /// Visits the events that may have an id with this low half.
