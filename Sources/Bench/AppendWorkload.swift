@@ -28,7 +28,7 @@ struct AppendWorkload: Sendable {
     let store = try LogStore.open(directory.file("store"))
     // Room for a whole turn: writing the same pages again before they are synced would be less work than LogStore's.
     let turnBytes = appendsPerTurn * writers * shape.frameBytes(batch)
-    var raw = try RawFile(directory.file("raw"), byteCount: min(max(64 << 20, turnBytes), 4 << 30))
+    let raw = try RawFile(directory.file("raw"), byteCount: min(max(64 << 20, turnBytes), 4 << 30))
     // Made beforehand: making an event is the caller's work, and the limit doesn't make any.
     let pool = (0..<max(1, min(Self.poolEvents / batch, appendsPerTurn * writers))).map { number in
       Append(
@@ -44,9 +44,7 @@ struct AppendWorkload: Sendable {
       reporter.progress("\(name): turn \(turn) of \(Self.turns)")
       let isCounted = turn > 0
       let storeTime = try await time { try await append(pool, to: store, isCounted ? latencies.store : nil) }
-      // New files that stay, as a log's do: the pages of one that is emptied would be used again, and no growing log
-      // finds its memory that warm.
-      if !isSynced { raw = try RawFile(new: directory.file("raw-\(turn)"), byteCount: turnBytes) }
+      if !isSynced { try raw.empty() }
       let rawTime = try await time { try await append(frame, to: raw, isCounted ? latencies.raw : nil) }
       if isCounted {
         seconds.store += storeTime
