@@ -6,6 +6,8 @@ final class Cleanup: Sendable {
   static let shared = Cleanup()
 
   private let paths = Mutex<(directories: [String], parents: [String])>(([], []))
+  /// Processes that write into the directories.
+  private let children = Mutex<Set<pid_t>>([])
 
   private init() {
     // Blocked here and in every thread that is started from now on, and taken by one that waits for nothing else.
@@ -40,11 +42,28 @@ final class Cleanup: Sendable {
     for parent in Set(parents) { rmdir(parent) }
   }
 
+  func add(child: pid_t) {
+    children.withLock { _ = $0.insert(child) }
+  }
+
+  func remove(child: pid_t) {
+    children.withLock { _ = $0.remove(child) }
+  }
+
   private func removeAll() {
+    // Whoever still writes would bring back what is removed. Those that were waited for are not among them, so no number
+    // can have been given to another process.
+    children.withLock { children in
+      for child in children { kill(child, SIGKILL) }
+      for child in children {
+        var status: Int32 = 0
+        waitpid(child, &status, 0)
+      }
+    }
     for directory in paths.withLock({ $0.directories }) { remove(directory) }
   }
 
-  /// Removes a directory of files; there are no directories in it but the stores'.
+  /// Removes a directory of files and of the systems' directories.
   private func removeTree(_ path: String) {
     guard let directory = opendir(path) else { return }
     while let entry = readdir(directory) {
