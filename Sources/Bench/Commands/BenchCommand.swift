@@ -71,6 +71,13 @@ struct OutputOptions: ParsableArguments {
 
   func reporter() -> Reporter { Reporter(asJSON: json, out: out) }
   func directory() throws -> BenchDirectory { try BenchDirectory(in: dir) }
+  /// On the same file system as the data, and there when the data is gone.
+  var directoryAbove: String {
+    var path = dir[...]
+    while path.count > 1, path.last == "/" { path.removeLast() }
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
+  }
 }
 
 struct PeerOptions: ParsableArguments {
@@ -197,5 +204,13 @@ extension BenchOptions {
     reporter.printHeading()
     try await body(reporter)
     reporter.printVerdicts()
+    let measurements = reporter.measurements
+    try reporter.write(
+      Document(
+        title: "LogStore beside the machine\u{2019}s limit" + (peers.isEmpty ? "" : " and its peers"),
+        verdicts: reporter.verdicts, warnings: reporter.warnings, sections: WorkloadReport.sections(measurements),
+        machine: Machine(directory: output.directoryAbove), settings: WorkloadReport.settings(measurements),
+        method: WorkloadReport.method(runs: runs, payloadBytes: payload)
+      ).source)
   }
 }

@@ -19,6 +19,8 @@ struct Measurement: Sendable {
   var limit: Double
   /// Rate by the limit's rate in the same run.
   var ratio: Spread
+  /// Only of LogStore, and where there is one.
+  var bar: Bar?
   var verdict: Verdict?
   var disk: DiskUse?
   var busyness: Busyness
@@ -33,7 +35,7 @@ struct Measurement: Sendable {
     var verdict: Verdict?
   }
 
-  private var mebibytesPerSecond: Double { rate.median * Double(payloadBytes) / 1_048_576 }
+  var mebibytesPerSecond: Double { rate.median * Double(payloadBytes) / 1_048_576 }
 
   var json: String {
     var line = JSONLine()
@@ -102,6 +104,7 @@ struct WorkloadResult {
     else { return all }
     if let bar {
       let (value, isReached) = bar.judge(all[index], among: all)
+      all[index].bar = bar
       all[index].verdict = Verdict(workload: name, bar: bar.text, value: value, isReached: isReached)
     }
     if let overhead = all[index].disk?.overheadPerEvent {
