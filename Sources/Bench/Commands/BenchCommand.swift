@@ -30,7 +30,8 @@ struct BenchCommand: AsyncParsableCommand {
       of all cores), settings.
       """,
     subcommands: [
-      AppendBench.self, TailBench.self, LoadBench.self, ScanBench.self, AllBench.self, TailReader.self,
+      AppendBench.self, TailBench.self, LoadBench.self, ScanBench.self, AllBench.self, ScaleBench.self, MixedBench.self,
+      TailReader.self, ScaleWorker.self, ScaleOpener.self,
     ])
 }
 

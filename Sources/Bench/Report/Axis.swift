@@ -63,7 +63,7 @@ struct Axis: Sendable {
 
 /// Numbers as they stand in charts.
 enum Unit: Sendable {
-  case perSecond, microseconds, milliseconds, bytes, plain
+  case perSecond, microseconds, milliseconds, bytes, ratio, plain
 
   func text(_ value: Double) -> String {
     switch self {
@@ -77,6 +77,7 @@ enum Unit: Sendable {
       return "\(short(value)) µs"
     case .milliseconds: return value >= 1e3 ? "\(short(value / 1e3)) s" : "\(short(value)) ms"
     case .bytes: return Bench.bytes(value)
+    case .ratio: return fixed(value, 2)
     }
   }
 

@@ -51,4 +51,16 @@ struct Verdict: Sendable {
     case nil: "not known"
     }
   }
+
+  /// For works whose verdicts are lines of their own.
+  func json(workload: String) -> String {
+    var line = JSONLine()
+    line.put("workload", workload)
+    line.put("system", Contender.logstore)
+    line.put("what", self.workload)
+    line.put("bar", bar)
+    line.put("value", value)
+    line.put("reached", isReached)
+    return line.text
+  }
 }

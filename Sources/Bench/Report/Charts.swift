@@ -48,7 +48,7 @@ struct LatencyChart {
   var rows: [(system: String, percentiles: Percentiles)]
   var mark: (microseconds: Double, name: String)?
 
-  private static let (left, right, rowHeight) = (70.0, 14.0, 30.0)
+  private static let (left, right, rowHeight) = (70.0, 28.0, 30.0)
   /// Shorter times than this many microseconds are drawn here.
   private static let floor = 0.1
 
@@ -113,7 +113,7 @@ struct LineChart {
   var mark: (value: Double, name: String)?
   var isAlwaysLinear = false
 
-  private static let (left, right, height) = (62.0, 14.0, 150.0)
+  private static let (left, right, height) = (66.0, 22.0, 150.0)
 
   var svg: HTML {
     let values = series.flatMap { $0.values.compactMap { $0 } } + (mark.map { [$0.value] } ?? [])

@@ -18,7 +18,7 @@ struct Document {
       \(bars)
       \(HTML(sections.map { "<section><h2>\($0.heading)</h2>\n\($0.body)</section>" }))
       <section><h2>The machine</h2>
-      \(HTML.table(["", ""], machine.facts.map { ["\($0.name)", "\($0.value)"] }))</section>
+      \(HTML.table(["", ""], machine.facts.map { ["\($0.name)", "\($0.value)"] }, ofWords: true))</section>
       \(systems)
       <section><h2>How it was measured</h2>
       \(HTML(method.map { "<p>\($0)</p>" }))</section>
@@ -56,7 +56,7 @@ struct Document {
     }
     return """
       <section><h2>What LogStore has to reach</h2>
-      \(HTML.table(["work", "bar", "measured", ""], rows))</section>
+      \(HTML.table(["work", "bar", "measured", ""], rows, ofWords: true))</section>
       """
   }
 
@@ -80,7 +80,7 @@ private enum Style {
     --good:#5fd38d;--bad:#ff8a90;--caution:#3a3115;--caution-rule:#a8842a}}
     *{box-sizing:border-box}
     body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-    main{max-width:72rem;margin:0 auto;padding:1.5rem 1rem 4rem}
+    main{max-width:80rem;margin:0 auto;padding:1.5rem 1rem 4rem}
     h1{font-size:1.7rem;line-height:1.25;margin:0 0 .5rem}
     h2{font-size:1.2rem;margin:2.5rem 0 .75rem;padding-top:.75rem;border-top:1px solid var(--rule)}
     h3{font-size:1rem;margin:1.25rem 0 .5rem}
@@ -88,15 +88,15 @@ private enum Style {
     .quiet{color:var(--soft)}
     .warning{background:var(--caution);border-left:4px solid var(--caution-rule);padding:.75rem 1rem;border-radius:4px}
     .warning ul{margin:.25rem 0 0;padding-left:1.25rem}
-    .charts{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}
+    .charts{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr))}
     figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:.75rem}
     figcaption{font-weight:600;font-size:.9rem;margin-bottom:.25rem}
     svg{display:block;width:100%;height:auto}
-    svg text{font:13px system-ui,sans-serif;fill:var(--ink)}
+    svg text{font:14px system-ui,sans-serif;fill:var(--ink)}
     svg .name{text-anchor:end}
     svg .value{font-weight:600}
-    svg .tick{fill:var(--soft);font-size:12px;text-anchor:middle}
-    svg .marked{fill:var(--alarm);font-size:12px;text-anchor:middle}
+    svg .tick{fill:var(--soft);font-size:13px;text-anchor:middle}
+    svg .marked{fill:var(--alarm);font-size:13px;text-anchor:middle}
     svg .start{text-anchor:start}
     svg .end{text-anchor:end}
     .grid{stroke:var(--rule);fill:none}
@@ -117,7 +117,7 @@ private enum Style {
     thead th{color:var(--soft)}
     th:first-child{text-align:left;padding-left:0}
     .words td,.words th{text-align:left}
-    .words td{white-space:normal}
+    .words td{white-space:normal;min-width:6rem}
     .good{color:var(--good);font-weight:600}
     .bad{color:var(--bad);font-weight:600}
     .open{color:var(--soft)}

@@ -38,8 +38,8 @@ struct HTML: Sendable, ExpressibleByStringInterpolation {
     }
   }
 
-  /// A table: the first column and the headings to the left, numbers to the right.
-  static func table(_ headings: [String], _ rows: [[HTML]]) -> HTML {
+  /// A table: the first column to the left and numbers to the right, or of words, which are all to the left and wrap.
+  static func table(_ headings: [String], _ rows: [[HTML]], ofWords: Bool = false) -> HTML {
     let head = HTML(headings.map { "<th scope=\"col\">\($0)</th>" })
     let body = HTML(
       rows.map { row in
@@ -47,7 +47,7 @@ struct HTML: Sendable, ExpressibleByStringInterpolation {
         return "<tr>\(cells)</tr>"
       })
     return """
-      <div class="wide"><table><thead><tr>\(head)</tr></thead>
+      <div class="wide"><table class="\(ofWords ? "words" : "numbers")"><thead><tr>\(head)</tr></thead>
       <tbody>\(body)</tbody></table></div>
       """
   }

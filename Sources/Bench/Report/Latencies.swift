@@ -24,6 +24,17 @@ final class Latencies: Sendable {
     histogram.withLock { $0.add(added) }
   }
 
+  /// All that was counted since the last call.
+  func drain() -> Latencies {
+    let drained = Latencies()
+    histogram.withLock { histogram in
+      drained.histogram.withLock { swap(&$0, &histogram) }
+    }
+    return drained
+  }
+
+  var count: Int { histogram.withLock { Int($0.totalCount) } }
+
   var percentiles: Percentiles? {
     histogram.withLock { histogram in
       guard histogram.totalCount > 0 else { return nil }

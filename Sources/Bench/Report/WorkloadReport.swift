@@ -70,7 +70,7 @@ enum WorkloadReport {
       title: "ratio to the limit of the same run",
       bars: measurements.filter { $0.system != Contender.limit }.map {
         BarChart.Bar(system: $0.system, spread: $0.ratio)
-      }, unit: .plain, mark: mark, isAlwaysLinear: true
+      }, unit: .ratio, mark: mark, isAlwaysLinear: true
     ).svg
   }
 
