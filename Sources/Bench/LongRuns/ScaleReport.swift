@@ -16,7 +16,7 @@ enum ScaleReport {
         title: "load of a stream", places: places,
         series: [
           series("p50", "logstore") { $0.loadP50 }, series("p99", "lmdb") { $0.loadP99 },
-          series("first p50", "rocksdb") { $0.firstLoadP50 }, series("p99", "limit") { $0.firstLoadP99 },
+          series("first p50", "rocksdb") { $0.firstLoadP50 }, series("first p99", "limit") { $0.firstLoadP99 },
         ], unit: .microseconds),
       LineChart(
         title: "open after kill -9", places: places,

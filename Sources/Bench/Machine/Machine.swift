@@ -84,7 +84,10 @@ struct Machine: Sendable {
       let fields = line.split(separator: " ")
       guard fields.count > 6, fields[2] == number, let dash = fields.firstIndex(of: "-"), dash + 3 < fields.count
       else { continue }
-      return (String(fields[dash + 1]), "\(fields[5]),\(fields[dash + 3])", number)
+      // Those of the mount, then those of the file system; some are both.
+      var options = fields[5].split(separator: ",")
+      for option in fields[dash + 3].split(separator: ",") where !options.contains(option) { options.append(option) }
+      return (String(fields[dash + 1]), options.joined(separator: ","), number)
     }
     return nil
   }
@@ -105,9 +108,8 @@ struct Machine: Sendable {
     if let sectors = contents("\(path)/size").flatMap({ Double($0.prefix { $0 != "\n" }) }) {
       parts.append("\(fixed(sectors * 512 / 1_073_741_824, 0)) GiB")
     }
-    if let rotational = contents("\(path)/queue/rotational") {
-      parts.append(rotational.hasPrefix("1") ? "rotating" : "not rotating")
-    }
+    // A virtual disk says that it rotates, whatever is below it.
+    if contents("\(path)/queue/rotational")?.hasPrefix("0") == true { parts.append("not rotating") }
     if let cache = contents("\(path)/queue/write_cache") { parts.append(trimmed(cache.prefix { $0 != "\n" })) }
     return parts.joined(separator: ", ")
   }

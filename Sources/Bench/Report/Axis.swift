@@ -8,11 +8,11 @@ struct Axis: Sendable {
   /// Values with a line and a label.
   let ticks: [Double]
 
-  /// From 0 to beyond the greatest value.
-  init(linearTo greatest: Double) {
+  /// From 0 to beyond the greatest value, in round numbers of `size`.
+  init(linearTo greatest: Double, of size: Double = 1) {
     isLogarithmic = false
     low = 0
-    let step = Self.step(greatest / 4)
+    let step = Self.step(greatest / 4 / size) * size
     high = max(step, (greatest / step).rounded(.up) * step)
     ticks = stride(from: 0, through: high + step / 2, by: step).map { $0 }
   }
@@ -65,6 +65,9 @@ struct Axis: Sendable {
 enum Unit: Sendable {
   case perSecond, microseconds, milliseconds, bytes, ratio, plain
 
+  /// What round numbers are made of.
+  var size: Double { self == .bytes ? 1_048_576 : 1 }
+
   func text(_ value: Double) -> String {
     switch self {
     case .perSecond, .plain:
@@ -76,7 +79,8 @@ enum Unit: Sendable {
       if value >= 1e3 { return "\(short(value / 1e3)) ms" }
       return "\(short(value)) µs"
     case .milliseconds: return value >= 1e3 ? "\(short(value / 1e3)) s" : "\(short(value)) ms"
-    case .bytes: return Bench.bytes(value)
+    case .bytes:
+      return value == (value / size).rounded() * size ? "\(fixed(value / size, 0)) MiB" : Bench.bytes(value)
     case .ratio: return fixed(value, 2)
     }
   }

@@ -117,8 +117,8 @@ struct LineChart {
 
   var svg: HTML {
     let values = series.flatMap { $0.values.compactMap { $0 } } + (mark.map { [$0.value] } ?? [])
-    let axis = isAlwaysLinear ? Axis(linearTo: values.max() ?? 1) : Axis(fitting: values, floor: 0)
-    let plot = Plot(left: Self.left, right: Self.right, top: 8, height: Self.height, below: 22)
+    let axis = isAlwaysLinear ? Axis(linearTo: values.max() ?? 1, of: unit.size) : Axis(fitting: values, floor: 0)
+    let plot = Plot(left: Self.left, right: Self.right, top: mark == nil ? 8 : 22, height: Self.height, below: 22)
     var drawing = HTML("")
     for tick in axis.ticks {
       let y = plot.bottom - axis.place(tick) * plot.height
