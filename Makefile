@@ -8,9 +8,11 @@ ARGUMENTS ?=
 
 # What building needs, and what the tests need beside it.
 BUILD_PACKAGES = liblz4-dev pkg-config
-TEST_PACKAGES = $(BUILD_PACKAGES) strace chromium python3
+# The engines that the benchmark runs beside LogStore; the tests build it too.
+BENCH_PACKAGES = $(BUILD_PACKAGES) libsqlite3-dev liblmdb-dev librocksdb-dev
+TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3
 
-.PHONY: run test soak bench format lint clean build-dependencies test-dependencies
+.PHONY: run test soak bench format lint clean build-dependencies bench-dependencies test-dependencies
 
 run: build-dependencies
 	swift build -c release --product regispay
@@ -28,9 +30,9 @@ soak: test-dependencies
 	LOGSTORE_SIMULATIONS=200000 swift test --skip-build --filter LogStoreTests
 	LOGSTORE_KILL_ROUNDS=2000 REGISPAY_KILL_ROUNDS=10 swift test --skip-build --no-parallel --filter EndToEndTests
 
-bench: build-dependencies
+bench: bench-dependencies
 	swift build -c release --product bench
-	.build/release/bench all $(ARGUMENTS)
+	.build/release/bench all --peers sqlite,lmdb,rocksdb --out bench-report.html $(ARGUMENTS)
 
 format:
 	swift format --in-place --recursive --parallel Package.swift Sources Tests
@@ -43,6 +45,9 @@ clean:
 
 build-dependencies:
 	@.ci/install $(BUILD_PACKAGES)
+
+bench-dependencies:
+	@.ci/install $(BENCH_PACKAGES)
 
 test-dependencies:
 	@.ci/install $(TEST_PACKAGES)

@@ -62,10 +62,14 @@ let package = Package(
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: strict),
+    // The engines that the benchmark runs beside LogStore; Debian's libraries.
+    .systemLibrary(name: "CSQLite", providers: [.apt(["libsqlite3-dev"])]),
+    .systemLibrary(name: "CLMDB", providers: [.apt(["liblmdb-dev"])]),
+    .systemLibrary(name: "CRocksDB", providers: [.apt(["librocksdb-dev"])]),
     .executableTarget(
       name: "Bench",
       dependencies: [
-        "CChecksum", "LogStore",
+        "CChecksum", "CLMDB", "CRocksDB", "CSQLite", "LogStore",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Histogram", package: "hdrhistogram-swift"),
       ],

@@ -17,7 +17,7 @@ struct EventShape: Sendable {
     NewEvent(stream: Self.stream(stream), type: Self.type, payload: payload(number))
   }
 
-  private func payload(_ number: Int) -> [UInt8] {
+  func payload(_ number: Int) -> [UInt8] {
     var bytes = [UInt8](repeating: UInt8(truncatingIfNeeded: number &* 31), count: payloadBytes)
     for index in 0..<min(8, payloadBytes) { bytes[index] = UInt8(truncatingIfNeeded: number >> (8 * index)) }
     return bytes

@@ -1,25 +1,34 @@
 import Glibc
 import Synchronization
 
+/// Where the signals' handler tells the thread that cleans up; a handler may hardly do more than write.
+private let wakingEnd = Atomic<Int32>(-1)
+
 /// Removes what the benchmarks wrote, at the end or on SIGINT and SIGTERM.
 final class Cleanup: Sendable {
   static let shared = Cleanup()
 
   private let paths = Mutex<(directories: [String], parents: [String])>(([], []))
+  /// Processes that write into the directories.
+  private let children = Mutex<Set<pid_t>>([])
 
   private init() {
-    // Blocked here and in every thread that is started from now on, and taken by one that waits for nothing else.
-    var signals = sigset_t()
-    sigemptyset(&signals)
-    sigaddset(&signals, SIGINT)
-    sigaddset(&signals, SIGTERM)
-    pthread_sigmask(SIG_BLOCK, &signals, nil)
-    startThread { [signals] in
-      var signals = signals
-      var number: Int32 = 0
-      sigwait(&signals, &number)
+    var ends: [Int32] = [-1, -1]
+    guard pipe(&ends) == 0 else { return }
+    for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+    wakingEnd.store(ends[1], ordering: .releasing)
+    // A handler and no mask: threads that were started before have masks of their own.
+    var action = sigaction()
+    action.__sigaction_handler.sa_handler = { number in
+      var byte = UInt8(truncatingIfNeeded: number)
+      write(wakingEnd.load(ordering: .acquiring), &byte, 1)
+    }
+    for number in [SIGINT, SIGTERM] { sigaction(number, &action, nil) }
+    startThread { [wakened = ends[0]] in
+      var number: UInt8 = 0
+      while read(wakened, &number, 1) != 1 {}
       Cleanup.shared.removeAll()
-      _exit(128 + number)
+      _exit(128 + Int32(number))
     }
   }
 
@@ -40,11 +49,43 @@ final class Cleanup: Sendable {
     for parent in Set(parents) { rmdir(parent) }
   }
 
-  private func removeAll() {
-    for directory in paths.withLock({ $0.directories }) { remove(directory) }
+  func add(child: pid_t) {
+    children.withLock { _ = $0.insert(child) }
   }
 
-  /// Removes a directory of files; there are no directories in it but the stores'.
+  func remove(child: pid_t) {
+    children.withLock { _ = $0.remove(child) }
+  }
+
+  private func removeAll() {
+    // What is at work fails when its files go. It has nobody to tell that, and must not end the process before all is
+    // removed.
+    let silent = open("/dev/null", O_WRONLY)
+    dup2(silent, STDERR_FILENO)
+    atexit { while true { pause() } }
+    // Whoever still writes would bring back what is removed. Those that were waited for are not among them, so no number
+    // can have been given to another process.
+    let running = children.withLock { $0 }
+    for child in running { kill(child, SIGKILL) }
+    for child in running {
+      var status: Int32 = 0
+      waitpid(child, &status, 0)
+    }
+    for directory in paths.withLock({ $0.directories }) {
+      // Threads of this process may still make files in it.
+      for _ in 0..<Self.attempts {
+        removeTree(directory)
+        if access(directory, F_OK) != 0 { break }
+        usleep(Self.pauseMicroseconds)
+      }
+      remove(directory)
+    }
+  }
+
+  private static let attempts = 500
+  private static let pauseMicroseconds: UInt32 = 2000
+
+  /// Removes a directory of files and of the systems' directories.
   private func removeTree(_ path: String) {
     guard let directory = opendir(path) else { return }
     while let entry = readdir(directory) {

@@ -16,7 +16,9 @@ final class RawFile: Sendable {
     guard descriptor >= 0 else { throw BenchError("open \(path) failed: \(String(cString: strerror(errno)))") }
     let zeros = [UInt8](repeating: 0, count: 1 << 20)
     for at in stride(from: 0, to: byteCount, by: zeros.count) {
-      try write(zeros, at: at, count: min(zeros.count, byteCount - at))
+      try zeros.withUnsafeBytes {
+        try write(UnsafeRawBufferPointer(rebasing: $0[..<min(zeros.count, byteCount - at)]), at: at)
+      }
     }
     guard fsync(descriptor) == 0 else { throw BenchError("fsync \(path) failed: \(errno)") }
   }
@@ -31,24 +33,31 @@ final class RawFile: Sendable {
 
   /// Writes a frame behind the one before.
   func append(_ frame: [UInt8]) throws {
+    try frame.withUnsafeBytes { try append($0) }
+  }
+
+  func append(_ frame: UnsafeRawBufferPointer) throws {
     // Of several threads each gets a place of its own; a frame that would cross the end goes to the start.
     var at = position.add(frame.count, ordering: .relaxed).oldValue % byteCount
     if at + frame.count > byteCount { at = 0 }
-    try write(frame, at: at, count: frame.count)
+    try write(frame, at: at)
   }
 
   func sync() throws {
     guard fdatasync(descriptor) == 0 else { throw BenchError("fdatasync failed: \(errno)") }
   }
 
-  private func write(_ bytes: [UInt8], at position: Int, count: Int) throws {
-    let written = bytes.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, count, off_t(position)) }
-    guard written == count else { throw BenchError("pwrite failed: \(String(cString: strerror(errno)))") }
+  private func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws {
+    let written = pwrite(descriptor, bytes.baseAddress, bytes.count, off_t(position))
+    guard written == bytes.count else { throw BenchError("pwrite failed: \(String(cString: strerror(errno)))") }
   }
 }
 
 /// A file in memory, read-only.
-final class RawMapping {
+///
+/// Sendable though it holds a pointer: the memory is never written through it, and stays until `deinit`, which can only
+/// run when no reference is left.
+final class RawMapping: @unchecked Sendable {
   let bytes: UnsafeRawBufferPointer
 
   init(_ path: String) throws {

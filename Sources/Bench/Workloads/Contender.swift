@@ -1,0 +1,89 @@
+import LogStore
+
+/// One system in a workload, ready to take its turns.
+struct Contender: Sendable {
+  var system: String
+  /// How it is set, for whoever reads the numbers.
+  var settings: String
+  var eventsPerTurn: Int
+  /// One turn; gives back the seconds that it took, without what isn't the system's own work. Notes the times of single
+  /// calls where there are any.
+  var turn: @Sendable (_ run: Int, _ latencies: Latencies) async throws -> Double
+
+  static let limit = "limit"
+  static let logstore = "logstore"
+}
+
+/// What a contender did in all of its turns but the first, which doesn't count.
+struct Turns: Sendable {
+  var system: String
+  var settings: String
+  var eventsPerTurn: Int
+  var seconds: [Double] = []
+  var latencies = Latencies()
+
+  var rates: [Double] { seconds.map { Double(eventsPerTurn) / $0 } }
+}
+
+/// Lets every contender take its turn in each run, the order moving on by one from run to run, so that a machine that is
+/// slow for a while slows all of them and none always has the same one before it. A first round of all isn't counted.
+func interleave(
+  _ contenders: [Contender], runs: Int, workload: String, _ reporter: Reporter
+) async throws -> [Turns] {
+  var results = contenders.map {
+    Turns(system: $0.system, settings: $0.settings, eventsPerTurn: $0.eventsPerTurn)
+  }
+  for run in 0...runs {
+    for place in contenders.indices {
+      let index = (place + run) % contenders.count
+      let contender = contenders[index]
+      reporter.progress("\(workload): run \(run) of \(runs), \(contender.system)")
+      let latencies = Latencies()
+      let seconds = try await contender.turn(run, latencies)
+      guard run > 0 else { continue }
+      results[index].seconds.append(seconds)
+      results[index].latencies.add(latencies)
+    }
+  }
+  return results
+}
+
+/// Median and spread of one value over the runs.
+struct Spread: Sendable {
+  var median: Double
+  var min: Double
+  var max: Double
+
+  init(_ values: [Double]) {
+    let sorted = values.sorted()
+    precondition(!sorted.isEmpty, "a spread of nothing")
+    let middle = sorted.count / 2
+    median = sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+    min = sorted[0]
+    max = sorted[sorted.count - 1]
+  }
+}
+
+/// Seconds that `body` took.
+func time(_ body: () async throws -> Void) async rethrows -> Double {
+  let start = nowNanoseconds()
+  try await body()
+  return Double(nowNanoseconds() - start) / 1e9
+}
+
+/// Runs `body` once for each writer, each on a thread of its own, waits for all, then runs `last`, on a thread too. Gives
+/// back the seconds of all that. `body` gives back the times of its calls, which are noted afterwards.
+func onThreads(
+  _ writers: Int, _ latencies: Latencies, _ body: @escaping @Sendable (_ writer: Int) throws -> [UInt64],
+  then last: @escaping @Sendable () throws -> Void = {}
+) async throws -> Double {
+  let start = nowNanoseconds()
+  let times = try await withThrowingTaskGroup(of: [UInt64].self) { group in
+    for writer in 0..<writers { group.addTask { try await onThread { try body(writer) } } }
+    return try await group.reduce(into: []) { $0.append($1) }
+  }
+  try await onThread(last)
+  let seconds = Double(nowNanoseconds() - start) / 1e9
+  for times in times { latencies.record(times) }
+  return seconds
+}
