@@ -2,6 +2,7 @@ import Synchronization
 
 /// What readers of a log go by: how far it is durable, and whoever waits for it to go on. The writer, or the follower of
 /// another process's writer, publishes; any thread reads.
+@usableFromInline
 final class Durable: Sendable {
   private struct State {
     var end: DurableEnd
@@ -25,6 +26,7 @@ final class Durable: Sendable {
   var cursors: CursorPlaces { state.withLock { $0.cursors } }
 
   /// Throws once the reader is closed, or its follower has found damage.
+  @usableFromInline
   func check() throws(LogStoreError) {
     let (isClosed, failure) = state.withLock { ($0.isClosed, $0.failure) }
     if let failure { throw failure }
