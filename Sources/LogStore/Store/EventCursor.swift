@@ -75,8 +75,7 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// Looks how far the log is durable by now, and where the next event is. False if it isn't there yet.
   private mutating func goOn() throws(LogStoreError) -> Bool {
-    try durable.check()
-    let last = durable.end
+    let last = try durable.checkedEnd()
     guard nextOffset < last.offset else { return false }
     let segments = durable.segments
     let base = segments.baseOffset(holding: nextOffset)
