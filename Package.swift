@@ -74,7 +74,7 @@ let package = Package(
         .product(name: "Histogram", package: "hdrhistogram-swift"),
       ],
       swiftSettings: strict),
-    .testTarget(name: "LogStoreTests", dependencies: ["LogStore"], swiftSettings: strict),
+    .testTarget(name: "LogStoreTests", dependencies: ["CChecksum", "LogStore"], swiftSettings: strict),
     .testTarget(
       name: "RegisPayTests",
       dependencies: [

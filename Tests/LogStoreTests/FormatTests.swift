@@ -1,4 +1,5 @@
 import CChecksum
+import Glibc
 import Testing
 
 @testable import LogStore
@@ -12,10 +13,28 @@ import Testing
     let data = (0..<4096).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 3) }
     data.withUnsafeBytes { data in
       for start in 0..<16 {
-        for count in [0, 1, 7, 8, 9, 63, 300, 1000] {
+        for count in Array(0..<700) + [1000, 1023, 1024, 1025, 4000] {
           let part = data.baseAddress! + start
-          #expect(cchecksum_crc32c(~0, part, count) == cchecksum_crc32c_portable(~0, part, count))
+          let expected = cchecksum_crc32c_portable(77, part, count)
+          #expect(cchecksum_crc32c(77, part, count) == expected)
+          #expect(cchecksum_crc32c_instruction(77, part, count) == expected)
         }
+      }
+    }
+  }
+
+  @Test("a checksum reads nothing in front of its bytes and nothing behind them")
+  func crc32cAtWalls() throws {
+    let page = Int(getpagesize())
+    let memory = try #require(mmap(nil, 3 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+    defer { munmap(memory, 3 * page) }
+    for index in 0..<3 * page {
+      memory.storeBytes(of: UInt8(truncatingIfNeeded: index &* 7), toByteOffset: index, as: UInt8.self)
+    }
+    #expect(mprotect(memory, page, PROT_NONE) == 0 && mprotect(memory + 2 * page, page, PROT_NONE) == 0)
+    for count in 0...600 {
+      for part in [memory + page, memory + 2 * page - count] {
+        #expect(cchecksum_crc32c(~0, part, count) == cchecksum_crc32c_portable(~0, part, count))
       }
     }
   }

@@ -269,7 +269,10 @@ final class SimulatedLock: FileLock {
 }
 
 final class SimulatedWatch: FileWatch {
-  func wait(timeoutMilliseconds: Int32) { usleep(200) }
+  func wait(timeoutMilliseconds: Int32) -> Bool {
+    usleep(200)
+    return true
+  }
   func interrupt() {}
 }
 

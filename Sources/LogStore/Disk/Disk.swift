@@ -64,8 +64,9 @@ protocol FileLock: AnyObject, Sendable {
 
 /// Waits for another process to write a file.
 protocol FileWatch: AnyObject, Sendable {
-  /// Blocks until the file was written since the last call, ``interrupt()`` was called, or the time is over.
-  func wait(timeoutMilliseconds: Int32)
+  /// Blocks until the file was written since the last call, ``interrupt()`` was called, or the time is over. False in the
+  /// last case.
+  func wait(timeoutMilliseconds: Int32) -> Bool
   /// Ends one present or coming wait.
   func interrupt()
 }

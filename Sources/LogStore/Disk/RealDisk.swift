@@ -246,15 +246,18 @@ private final class RealWatch: FileWatch {
     if inotify_add_watch(notifications, path, UInt32(IN_MODIFY)) < 0 { throw failure("watch", path, errno) }
   }
 
-  func wait(timeoutMilliseconds: Int32) {
-    var sources = [
+  func wait(timeoutMilliseconds: Int32) -> Bool {
+    var sources = (
       pollfd(fd: notifications.number, events: Int16(POLLIN), revents: 0),
-      pollfd(fd: interruption.number, events: Int16(POLLIN), revents: 0),
-    ]
-    poll(&sources, 2, timeoutMilliseconds)
-    withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 8) { buffer in
-      _ = read(notifications.number, buffer.baseAddress, buffer.count)
-      _ = read(interruption.number, buffer.baseAddress, buffer.count)
+      pollfd(fd: interruption.number, events: Int16(POLLIN), revents: 0)
+    )
+    return withUnsafeMutableBytes(of: &sources) { bytes in
+      let sources = bytes.bindMemory(to: pollfd.self)
+      guard poll(sources.baseAddress, 2, timeoutMilliseconds) > 0 else { return false }
+      withUnsafeTemporaryAllocation(byteCount: 1024, alignment: 8) { buffer in
+        for source in sources where source.revents != 0 { _ = read(source.fd, buffer.baseAddress, buffer.count) }
+      }
+      return true
     }
   }
 

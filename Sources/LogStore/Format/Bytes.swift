@@ -96,7 +96,8 @@ struct StoreID: Hashable, Sendable {
 struct Place: Sendable {
   let storeID: StoreID
   let baseOffset: UInt64
-  private let register: UInt32
+  /// The checksum's register after both.
+  let register: UInt32
 
   init(storeID: StoreID, baseOffset: UInt64) {
     self.storeID = storeID

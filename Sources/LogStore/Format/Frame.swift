@@ -1,4 +1,7 @@
-// Frames and records of docs/FORMAT.md: bytes ↔ values, no I/O, no state.
+import CChecksum
+
+// Frames and records of docs/FORMAT.md: bytes ↔ values, no I/O, no state. What makes a header or a record sound is
+// decided in one place, CFrame.h, for single ones here and for whole runs in ``FrameWalk``.
 
 /// The first 48 bytes of a frame.
 ///
@@ -43,14 +46,19 @@ struct FrameHeader: Equatable, Sendable {
 
   /// Reads a header and checks it by itself: its checksum, and that the frame lies in `bytes` (the whole segment).
   /// Says nothing about the records.
-  @inline(__always)
   init?(in bytes: UnsafeRawBufferPointer, at position: Int, place: Place) {
-    guard position >= SegmentHeader.byteCount, position <= bytes.count - Self.byteCount else { return nil }
-    let length: UInt32 = bytes.integer(at: position + 4)
-    guard length >= UInt32(Self.byteCount), length % 8 == 0, Int(length) <= bytes.count - position else { return nil }
+    guard position >= SegmentHeader.byteCount,
+      cframe_is_header(
+        bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(bytes.count), UInt64(position),
+        place.baseOffset, place.register) != 0
+    else { return nil }
+    self.init(trusted: bytes, at: position)
+  }
+
+  /// Reads a header that was checked.
+  init(trusted bytes: UnsafeRawBufferPointer, at position: Int) {
     checksum = bytes.integer(at: position)
-    guard checksum == place.checksum(of: bytes.part(position + 4, Self.byteCount - 4), at: position) else { return nil }
-    byteCount = Int(length)
+    byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
     firstOffset = bytes.integer(at: position + 8)
     timestamp = bytes.integer(at: position + 16)
     eventCount = Int(bytes.integer(at: position + 24, as: UInt32.self))
@@ -59,7 +67,6 @@ struct FrameHeader: Equatable, Sendable {
     chain = bytes.integer(at: position + 36)
     bodyChecksum = bytes.integer(at: position + 40)
     flags = bytes.integer(at: position + 44)
-    guard firstOffset >= place.baseOffset, firstOffset &- place.baseOffset <= UInt64(UInt32.max) else { return nil }
   }
 
   /// Finishes a frame whose records stand in `frame` from byte 48 on with their checksums in place: writes the header
@@ -123,45 +130,23 @@ struct Record: Sendable {
   @inline(__always) var end: Int { position + byteCount }
 
   /// Reads and fully checks the record at a position, which must end at or before `limit`; nil if it isn't sound.
-  ///
-  /// This is called once for each event scanned: it must not allocate.
-  @inline(__always)
   init?(in bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: Place) {
-    guard position >= 0, limit <= bytes.count, position <= limit - Self.byteCount else { return nil }
-    let length = Int(bytes.integer(at: position + 4, as: UInt32.self))
-    guard length >= Self.byteCount, length <= limit - position else { return nil }
-    checksum = bytes.integer(at: position)
-    guard checksum == place.checksum(of: bytes.part(position + 4, length - 4), at: position) else { return nil }
-    guard let kind = RecordKind(rawValue: bytes[position + 8]) else { return nil }
-    let flags = bytes[position + 9]
-    guard flags & ~Self.idFlag == 0 else { return nil }
-    self.kind = kind
-    self.position = position
-    byteCount = length
-    hasID = flags & Self.idFlag != 0
-    nameLength = Int(bytes[position + 10])
-    typeLength = Int(bytes[position + 11])
-    metadataLength = Int(bytes.integer(at: position + 12, as: UInt32.self))
-    version = bytes.integer(at: position + 16)
-    relativeOffset = bytes.integer(at: position + 24)
-    let distance = Int(bytes.integer(at: position + 28, as: UInt32.self))
-    framePosition = position - distance
+    guard position >= 0, limit <= bytes.count,
+      cframe_is_record(
+        bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(clamping: limit), UInt64(position),
+        place.register) != 0
+    else { return nil }
+    self.init(trusted: bytes, at: position)
+    let distance = position - framePosition
     guard distance >= FrameHeader.byteCount, distance <= position else { return nil }
-    // The parts lie in the record; in that case none of the sums above can overflow either.
-    guard nameLength > 0, payloadPosition <= position + length else { return nil }
-    if kind == .event {
-      guard typeLength > 0, version > 0 else { return nil }
-    } else {
-      guard typeLength == 0, payloadPosition == position + length, !hasID, metadataLength == 0 else { return nil }
-    }
   }
 
-  /// Reads a record that this process has just written and checked itself.
+  /// Reads a record that was checked, or that this process has just written.
   init(trusted bytes: UnsafeRawBufferPointer, at position: Int) {
     self.position = position
     checksum = bytes.integer(at: position)
     byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
-    // Proof: it was written from one of the three cases.
+    // Proof: it was found to be one of the three, or written from one of them.
     kind = RecordKind(rawValue: bytes[position + 8])!
     hasID = bytes[position + 9] & Self.idFlag != 0
     nameLength = Int(bytes[position + 10])

@@ -2,12 +2,25 @@ import Synchronization
 
 /// What readers of a log go by: how far it is durable, and whoever waits for it to go on. The writer, or the follower of
 /// another process's writer, publishes; any thread reads.
+@usableFromInline
 final class Durable: Sendable {
+  private struct Waiter {
+    var id: UInt64
+    /// The event that it waits for.
+    var offset: UInt64
+    var continuation: UnsafeContinuation<Bool, Never>
+  }
+
   private struct State {
     var end: DurableEnd
     var cursors: CursorPlaces
-    var waiters: [UInt64: (offset: UInt64, continuation: UnsafeContinuation<Bool, Never>)] = [:]
+    /// Few as a rule, in no order; as a list, since it keeps its memory.
+    var waiters: [Waiter] = []
+    /// The lowest of their offsets: while the end has not come to it nobody is due.
+    var firstAwaited = UInt64.max
     var lastWaiter: UInt64 = 0
+    /// Memory of a list of those that were woken, kept from one time to the next.
+    var spare: [Waiter] = []
     var isClosed = false
     var failure: LogStoreError?
   }
@@ -25,32 +38,50 @@ final class Durable: Sendable {
   var cursors: CursorPlaces { state.withLock { $0.cursors } }
 
   /// Throws once the reader is closed, or its follower has found damage.
+  @usableFromInline
   func check() throws(LogStoreError) {
-    let (isClosed, failure) = state.withLock { ($0.isClosed, $0.failure) }
+    _ = try checkedEnd()
+  }
+
+  /// The durable end; throws as ``check()`` does.
+  func checkedEnd() throws(LogStoreError) -> DurableEnd {
+    let (end, isClosed, failure) = state.withLock { ($0.end, $0.isClosed, $0.failure) }
     if let failure { throw failure }
     if isClosed { throw .closed }
+    return end
   }
 
   /// Everything before `end` is on disk, and its events are in the open index.
+  ///
+  /// On the way of every append: with nobody to wake it is one lock that hardly anyone holds, and it never allocates.
   func publish(_ end: DurableEnd, cursors: CursorPlaces) {
     segments.open.publish(endOffset: end.offset)
-    let woken = state.withLock { state in
-      let advanced = end.offset > state.end.offset
+    var due = state.withLock { state -> [Waiter] in
       state.end = end
       state.cursors = cursors
-      return advanced && !state.waiters.isEmpty ? Self.take(from: &state) { $0 < end.offset } : []
+      guard end.offset > state.firstAwaited else { return [] }
+      var due: [Waiter] = []
+      swap(&due, &state.spare)
+      Self.take(from: &state, into: &due) { $0.offset < end.offset }
+      return due
     }
-    for waiter in woken { waiter.resume(returning: true) }
+    if due.isEmpty { return }
+    // Outside the lock, since a waiter may run at once, and read.
+    for waiter in due { waiter.continuation.resume(returning: true) }
+    due.removeAll(keepingCapacity: true)
+    state.withLock { $0.spare = due }
   }
 
   /// Ends all waiting, now and later.
   func close(failure: LogStoreError? = nil) {
-    let woken = state.withLock { state in
+    let due = state.withLock { state in
       state.isClosed = true
       if state.failure == nil { state.failure = failure }
-      return Self.take(from: &state) { _ in true }
+      var due: [Waiter] = []
+      Self.take(from: &state, into: &due) { _ in true }
+      return due
     }
-    for waiter in woken { waiter.resume(returning: false) }
+    for waiter in due { waiter.continuation.resume(returning: false) }
   }
 
   /// Returns true as soon as the event at `offset` is durable, false when the task is cancelled or the reader closed.
@@ -67,13 +98,17 @@ final class Durable: Sendable {
           if state.end.offset > offset { return true }
           // Under the lock, after the handler is set: a cancellation is seen here, or finds the waiter.
           if state.isClosed || Task.isCancelled { return false }
-          state.waiters[id] = (offset, continuation)
+          state.waiters.append(Waiter(id: id, offset: offset, continuation: continuation))
+          state.firstAwaited = min(state.firstAwaited, offset)
           return nil
         }
         if let answer { continuation.resume(returning: answer) }
       }
     } onCancel: {
-      let waiter = state.withLock { $0.waiters.removeValue(forKey: id) }
+      let waiter = state.withLock { state in
+        // `firstAwaited` may stay too low: then the next event is one look for nobody.
+        state.waiters.firstIndex { $0.id == id }.map { state.waiters.remove(at: $0) }
+      }
       waiter?.continuation.resume(returning: false)
     }
     if !arrived { try checkFailure() }
@@ -84,14 +119,19 @@ final class Durable: Sendable {
     if let failure = state.withLock({ $0.failure }) { throw failure }
   }
 
-  private static func take(
-    from state: inout State, where isDue: (UInt64) -> Bool
-  ) -> [UnsafeContinuation<Bool, Never>] {
-    var woken: [UnsafeContinuation<Bool, Never>] = []
-    for (id, waiter) in state.waiters where isDue(waiter.offset) {
-      woken.append(waiter.continuation)
-      state.waiters[id] = nil
+  private static func take(from state: inout State, into due: inout [Waiter], where isDue: (Waiter) -> Bool) {
+    state.firstAwaited = .max
+    var kept = 0
+    for index in state.waiters.indices {
+      let waiter = state.waiters[index]
+      if isDue(waiter) {
+        due.append(waiter)
+      } else {
+        state.waiters[kept] = waiter
+        kept += 1
+        state.firstAwaited = min(state.firstAwaited, waiter.offset)
+      }
     }
-    return woken
+    state.waiters.removeLast(state.waiters.count - kept)
   }
 }

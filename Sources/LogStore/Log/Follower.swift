@@ -186,19 +186,23 @@ final class Follower: Sendable {
 
   private func follow(from start: Walk?) throws(LogStoreError) {
     var walk = start
+    var file: (any File)?
     while !isStopped.load(ordering: .acquiring) {
       // The watch is set before the notice is read, so none falls between.
       let current = currentWatch()
-      if let notice = try Self.notice(directory, disk: disk), notice.state != .opening, notice.writer != deadWriter,
+      if file == nil { file = try openNotice() }
+      if let file, let notice = try Self.notice(in: file), notice.state != .opening, notice.writer != deadWriter,
         notice.end != durable.end
       {
         try advance(&walk, to: notice.end)
         continue
       }
-      if let current {
-        current.wait(timeoutMilliseconds: Self.checkMilliseconds)
+      if let current, file != nil {
+        // The file is kept open, and opened anew now and then, in case that it was replaced.
+        if !current.wait(timeoutMilliseconds: Self.checkMilliseconds) { file = nil }
       } else {
         // No file to watch yet, or no inotify instance left: look often enough for a tail to feel live.
+        file = nil
         usleep(2000)
       }
     }
@@ -209,6 +213,26 @@ final class Follower: Sendable {
       if watch == nil { watch = try? disk.watch(join(directory, FileName.tail)) }
       return watch
     }
+  }
+
+  private func openNotice() throws(LogStoreError) -> (any File)? {
+    do throws(LogStoreError) {
+      return try disk.open(join(directory, FileName.tail), .read)
+    } catch .inputOutput(_, _, ENOENT) {
+      return nil
+    }
+  }
+
+  /// One system call, and no allocation: this is on the way of every event that is followed.
+  private static func notice(in file: any File) throws(LogStoreError) -> TailNotice? {
+    var words: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
+    let result = withUnsafeMutableBytes(of: &words) { buffer in
+      Result { () throws(LogStoreError) in
+        let count = try file.read(into: buffer, at: 0)
+        return TailNotice(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+      }
+    }
+    return try result.get()
   }
 
   private func advance(_ walk: inout Walk?, to end: DurableEnd) throws(LogStoreError) {

@@ -1,3 +1,5 @@
+import CChecksum
+
 /// One segment file, mapped for reading. May be used from any thread.
 final class Segment: Sendable {
   let path: String
@@ -97,21 +99,22 @@ struct FrameExpectation: Equatable, Sendable {
 }
 
 extension Segment {
-  /// Checks everything about the frame at the expected position and visits its records in order, before the last of
-  /// the checks is done: use what was visited only after this has returned.
+  /// Checks everything about the frame at the expected position, and visits its records in order when that is done.
   func checkFrame(
     _ expected: FrameExpectation, visit: (Record) throws(Fault) -> Void
   ) throws(Fault) -> FrameHeader {
     let position = expected.position
-    guard let header = FrameHeader(in: bytes, at: position, place: place) else {
+    var walk = cframe_walk(bytes, at: position, limit: bytes.count, place: place)
+    do throws(Fault) {
+      try walk.enter()
+    } catch {
       let zeros =
         position < bytes.count && bytes.part(position, min(FrameHeader.byteCount, bytes.count - position)).isZero
-      throw Fault(
-        position: position,
-        reason: position >= bytes.count
-          ? "the file ends where a frame should begin"
-          : zeros ? "zeros where a frame should begin" : "no frame header that matches its checksum and place")
+      throw position >= bytes.count
+        ? Fault(position: position, reason: "the file ends where a frame should begin")
+        : zeros ? Fault(position: position, reason: "zeros where a frame should begin") : error
     }
+    let header = FrameHeader(trusted: bytes, at: position)
     guard header.firstOffset == expected.offset else {
       throw Fault(
         position: position + 8,
@@ -126,35 +129,12 @@ extension Segment {
     guard header.syncedPosition <= position else {
       throw Fault(position: position + 32, reason: "the frame claims that bytes behind it were synced before it")
     }
-    let frameEnd = position + header.byteCount
+    try walk.checkFrame()
     var next = position + FrameHeader.byteCount
-    var events = 0
-    var body = RunningChecksum()
     for _ in 0..<header.recordCount {
-      guard let record = Record(in: bytes, at: next, limit: frameEnd, place: place) else {
-        throw Fault(position: next, reason: "no record that matches its checksum and place")
-      }
-      guard record.framePosition == position else {
-        throw Fault(position: next + 28, reason: "the record belongs to another frame")
-      }
-      guard UInt64(record.relativeOffset) == header.firstOffset - baseOffset + UInt64(events) else {
-        throw Fault(position: next + 24, reason: "the record's offset does not continue the one before it")
-      }
+      let record = Record(trusted: bytes, at: next)
       try visit(record)
-      body.add(record.checksum)
-      if record.kind == .event { events += 1 }
       next = record.end
-    }
-    guard events == header.eventCount else {
-      throw Fault(position: position + 24, reason: "\(events) events in a frame that should have \(header.eventCount)")
-    }
-    let padding = bytes.part(next, frameEnd - next)
-    guard padding.count < 8, padding.isZero else {
-      throw Fault(position: next, reason: "bytes behind the frame's last record that are not padding")
-    }
-    body.add(padding)
-    guard body.value == header.bodyChecksum else {
-      throw Fault(position: position + 40, reason: "the frame's body checksum does not match its records")
     }
     return header
   }

@@ -1,56 +1,59 @@
-/// An event as it stands in the mapped log: borrowed, checked, not copied. It can't be kept beyond the closure that it is
-/// given to; ``copy()`` can.
-public struct EventView: ~Copyable {
-  @usableFromInline let bytes: UnsafeRawBufferPointer
-  let record: Record
-  let place: Place
+/// An event as it stands in the mapped log: borrowed, checked, not copied. The compiler keeps it, and every span that it
+/// gives, from being used after whoever lent it goes on; ``copy()`` may be kept.
+///
+/// Every property is read from the log when it is asked for, without a call: what isn't asked for costs nothing.
+public struct EventView: ~Copyable, ~Escapable {
+  @usableFromInline let record: SoundRecord
+  @usableFromInline let baseOffset: UInt64
+  @usableFromInline let storeIDFirst: UInt64
   /// Microseconds since 1970-01-01 UTC.
   public let timestampMicroseconds: UInt64
 
-  init(_ record: Record, in bytes: UnsafeRawBufferPointer, place: Place, timestampMicroseconds: UInt64) {
-    self.bytes = bytes
+  /// The memory of `record` must outlive the view: the caller says by whose lifetime that is so.
+  @inlinable
+  @_lifetime(immortal)
+  init(_ record: SoundRecord, baseOffset: UInt64, storeIDFirst: UInt64, timestampMicroseconds: UInt64) {
     self.record = record
-    self.place = place
+    self.baseOffset = baseOffset
+    self.storeIDFirst = storeIDFirst
     self.timestampMicroseconds = timestampMicroseconds
   }
 
   /// Place in the whole log, from 0.
-  public var offset: UInt64 { place.baseOffset &+ UInt64(record.relativeOffset) }
+  @inlinable public var offset: UInt64 { baseOffset &+ UInt64(record.relativeOffset) }
   /// Place in the stream, from 1.
-  public var version: UInt64 { record.version }
-  public var id: EventID { record.id(in: bytes, place: place) }
+  @inlinable public var version: UInt64 { record.version }
+  /// The stored id, or the one made of the event's place.
+  public var id: EventID { record.id ?? EventID(high: storeIDFirst.byteSwapped, low: offset) }
   /// The stream's id in UTF-8.
-  public var stream: RawSpan {
-    @_lifetime(borrow self) get { span(record.namePosition, record.nameLength) }
+  @inlinable public var stream: RawSpan {
+    @_lifetime(borrow self) get { span(record.name) }
   }
   /// The event's type in UTF-8.
-  public var type: RawSpan {
-    @_lifetime(borrow self) get { span(record.typePosition, record.typeLength) }
+  @inlinable public var type: RawSpan {
+    @_lifetime(borrow self) get { span(record.type) }
   }
-  public var metadata: RawSpan {
-    @_lifetime(borrow self) get { span(record.metadataPosition, record.metadataLength) }
+  @inlinable public var metadata: RawSpan {
+    @_lifetime(borrow self) get { span(record.metadata) }
   }
-  public var payload: RawSpan {
-    @_lifetime(borrow self) get { span(record.payloadPosition, record.payloadLength) }
+  @inlinable public var payload: RawSpan {
+    @_lifetime(borrow self) get { span(record.payload) }
   }
 
+  @inlinable
+  @inline(__always)
   @_lifetime(borrow self)
-  private func span(_ position: Int, _ byteCount: Int) -> RawSpan {
-    // Proof: `bytes` is a mapping that whoever made this view holds until the view is gone, and the view can't be copied
-    // out of the closure that borrows it; so the memory outlives the borrow, which is all the span may live.
-    _overrideLifetime(RawSpan(_unsafeBytes: bytes.part(position, byteCount)), borrowing: self)
+  func span(_ bytes: UnsafeRawBufferPointer) -> RawSpan {
+    // Proof: the record lies in a mapping that whoever made this view holds until the view is gone; so the memory
+    // outlives the borrow, which is all the span may live.
+    _overrideLifetime(RawSpan(_unsafeBytes: bytes), borrowing: self)
   }
 
   /// A copy that may be kept; four allocations.
   public func copy() -> Event {
     Event(
-      offset: offset,
-      stream: String(decoding: bytes.part(record.namePosition, record.nameLength), as: UTF8.self),
-      version: version,
-      type: String(decoding: bytes.part(record.typePosition, record.typeLength), as: UTF8.self),
-      id: id,
-      timestampMicroseconds: timestampMicroseconds,
-      metadata: Array(bytes.part(record.metadataPosition, record.metadataLength)),
-      payload: Array(bytes.part(record.payloadPosition, record.payloadLength)))
+      offset: offset, stream: String(decoding: record.name, as: UTF8.self), version: version,
+      type: String(decoding: record.type, as: UTF8.self), id: id, timestampMicroseconds: timestampMicroseconds,
+      metadata: Array(record.metadata), payload: Array(record.payload))
   }
 }

@@ -7,7 +7,7 @@ public final class LogReader: Sendable {
   /// Events of a stream that are looked up at once.
   private static let streamPage = 1024
 
-  let durable: Durable
+  @usableFromInline let durable: Durable
   let follower: Follower?
   /// What was found when the store was opened.
   public let recovery: RecoveryReport
@@ -25,79 +25,27 @@ public final class LogReader: Sendable {
   /// The offset after the last durable event: what the next one will get. 0 for an empty log.
   public var endOffset: UInt64 { durable.end.offset }
 
+  /// A place to take events from one by one, beginning with the one at an offset: see ``EventCursor``. From behind the
+  /// end of the log it gives nothing until the log has grown to there.
+  @inlinable
+  public func cursor(from offset: UInt64) -> EventCursor { EventCursor(durable, from: offset) }
+
   /// Visits events in order from an offset to the durable end as it is now, or until `body` returns false. Returns the
   /// offset to go on with. From behind the end it visits nothing.
   ///
-  /// Every byte is checked on the way. No allocation and no reference counting per event: keep it so.
+  /// An ``EventCursor`` in a loop, made for the call: to follow the log, keep one.
+  @inlinable
   @discardableResult
   public func forEach(
     from offset: UInt64, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
     try durable.check()
-    let end = durable.end
-    var next = offset
-    while next < end.offset {
-      let base = durable.segments.baseOffset(holding: next)
-      let segment = try durable.segments.segment(base)
-      // Everything in a finished segment is durable; in the last one, all before the durable end's position.
-      let limit = base == end.baseOffset ? end.position : segment.bytes.count
-      guard limit <= segment.bytes.count else {
-        throw segment.damage(
-          Fault(position: segment.bytes.count, reason: "the file ends before byte \(limit), which was durable"))
-      }
-      let segmentEnd = base == end.baseOffset ? end.offset : durable.segments.successor(of: base) ?? end.offset
-      let start = try durable.segments.framePosition(holding: next, in: segment, end: limit)
-      let goesOn = try visit(segment, from: start, next: &next, to: min(segmentEnd, end.offset), limit: limit, body)
-      if !goesOn { return next }
+    var cursor = cursor(from: offset)
+    let end = endOffset
+    while cursor.offset < end, let event = try cursor.next() {
+      if !body(event) { break }
     }
-    return next
-  }
-
-  /// Visits a segment's events from the frame at `position` on, those before `next` left out.
-  private func visit(
-    _ segment: Segment, from position: Int, next: inout UInt64, to endOffset: UInt64, limit: Int,
-    _ body: (borrowing EventView) -> Bool
-  ) throws(LogStoreError) -> Bool {
-    let bytes = segment.bytes
-    let place = segment.place
-    var position = position
-    while next < endOffset {
-      guard let header = FrameHeader(in: bytes, at: position, place: place), position + header.byteCount <= limit else {
-        throw segment.damage(
-          Fault(position: position, reason: "no frame header that matches its checksum and place"))
-      }
-      guard header.firstOffset <= next, header.endOffset >= next else {
-        throw segment.damage(
-          Fault(position: position + 8, reason: "the frame begins with offset \(header.firstOffset), expected \(next)"))
-      }
-      let frameEnd = position + header.byteCount
-      var recordPosition = position + FrameHeader.byteCount
-      var offset = header.firstOffset
-      var bodyChecksum = RunningChecksum()
-      for _ in 0..<header.recordCount {
-        guard let record = Record(in: bytes, at: recordPosition, limit: frameEnd, place: place),
-          UInt64(record.relativeOffset) == offset &- place.baseOffset
-        else {
-          throw segment.damage(
-            Fault(position: recordPosition, reason: "no record that matches its checksum and place"))
-        }
-        bodyChecksum.add(record.checksum)
-        recordPosition = record.end
-        guard record.kind == .event else { continue }
-        offset &+= 1
-        if offset <= next { continue }
-        next = offset
-        let view = EventView(record, in: bytes, place: place, timestampMicroseconds: header.timestamp)
-        if !body(view) { return false }
-      }
-      bodyChecksum.add(bytes.part(recordPosition, frameEnd - recordPosition))
-      guard offset == header.endOffset, bodyChecksum.value == header.bodyChecksum else {
-        throw segment.damage(
-          Fault(position: position + 40, reason: "the frame's body checksum does not match its records"))
-      }
-      position = frameEnd
-    }
-    return true
+    return cursor.offset
   }
 
   /// Copies of at most `limit` events from an offset on; empty at the end of the log.
@@ -135,7 +83,10 @@ public final class LogReader: Sendable {
       let page = min(left, Self.streamPage)
       var count = 0
       try durable.segments.forEachRecord(of: stream, from: next, limit: page) { record, header, segment in
-        body(EventView(record, in: segment.bytes, place: segment.place, timestampMicroseconds: header.timestamp))
+        body(
+          EventView(
+            SoundRecord(record, in: segment.bytes), baseOffset: segment.baseOffset,
+            storeIDFirst: segment.place.storeID.first, timestampMicroseconds: header.timestamp))
         count += 1
       }
       if count < page { return }

@@ -1,0 +1,247 @@
+#include "CFrame.h"
+
+#include "crc32c.h"
+
+enum {
+  HEADER_BYTES = 48,
+  RECORD_BYTES = 32,
+  ID_BYTES = 16,
+  KIND_EVENT = 1,
+  KIND_CURSOR_RESET = 3,
+  FLAG_ID = 1,
+};
+
+ALWAYS_INLINE uint32_t placed(
+    crc_function crc, uint32_t place, uint64_t position, const uint8_t *bytes, size_t length) {
+  return ~crc(crc(place, (const uint8_t *)&position, 8), bytes, length);
+}
+
+/// Whether the fields of a record of `length` bytes, at least those of its fixed part, are possible.
+ALWAYS_INLINE int has_possible_fields(const uint8_t *record, uint64_t length) {
+  uint32_t kinds = load32(record + 8);
+  uint64_t kind = kinds & 0xFF;
+  uint64_t flags = kinds >> 8 & 0xFF;
+  uint64_t name = kinds >> 16 & 0xFF;
+  uint64_t type = kinds >> 24;
+  uint64_t metadata = load32(record + 12);
+  // Sums of few bits: none can overflow.
+  if (kind == KIND_EVENT) {
+    return (flags <= FLAG_ID) & (name > 0) & (type > 0) & (load64(record + 16) > 0) &
+           (RECORD_BYTES + flags * ID_BYTES + name + type + metadata <= length);
+  }
+  return kind > KIND_EVENT && kind <= KIND_CURSOR_RESET && flags == 0 && name > 0 && type == 0 && metadata == 0 &&
+         RECORD_BYTES + name == length;
+}
+
+ALWAYS_INLINE int is_header(
+    const uint8_t *bytes, uint64_t limit, uint64_t position, uint64_t base_offset, uint32_t place, crc_function crc) {
+  if (position > limit || limit - position < HEADER_BYTES) {
+    return 0;
+  }
+  const uint8_t *header = bytes + position;
+  uint32_t length = load32(header + 4);
+  if (length < HEADER_BYTES || length % 8 != 0 || length > limit - position) {
+    return 0;
+  }
+  uint64_t first_offset = load64(header + 8);
+  return load32(header) == placed(crc, place, position, header + 4, HEADER_BYTES - 4) && first_offset >= base_offset &&
+         first_offset - base_offset <= UINT32_MAX;
+}
+
+ALWAYS_INLINE int is_record(
+    const uint8_t *bytes, uint64_t limit, uint64_t position, uint32_t place, crc_function crc) {
+  if (position > limit || limit - position < RECORD_BYTES) {
+    return 0;
+  }
+  const uint8_t *record = bytes + position;
+  uint32_t length = load32(record + 4);
+  if (length < RECORD_BYTES || length > limit - position) {
+    return 0;
+  }
+  return load32(record) == placed(crc, place, position, record + 4, length - 4) && has_possible_fields(record, length);
+}
+
+ALWAYS_INLINE cframe_fault enter(cframe_walk *walk, crc_function crc) {
+  uint64_t position = walk->position;
+  if (!is_header(walk->bytes, walk->limit, position, walk->base_offset, walk->place, crc)) {
+    walk->fault_position = position;
+    return CFRAME_NO_HEADER;
+  }
+  const uint8_t *header = walk->bytes + position;
+  walk->frame_position = position;
+  walk->frame_end = position + load32(header + 4);
+  walk->position = position + HEADER_BYTES;
+  walk->relative_offset = load64(header + 8) - walk->base_offset;
+  walk->timestamp = load64(header + 16);
+  walk->events_left = load32(header + 24);
+  walk->records_left = load32(header + 28);
+  walk->body = ~0u;
+  walk->body_expected = load32(header + 40);
+  return CFRAME_SOUND;
+}
+
+#define FAULT(what, at)                                                                                                \
+  do {                                                                                                                 \
+    walk->fault_position = (at);                                                                                       \
+    return (what);                                                                                                     \
+  } while (0)
+
+ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_function crc) {
+  const uint8_t *bytes = walk->bytes;
+  const uint32_t place = walk->place;
+  const uint64_t frame_position = walk->frame_position;
+  const uint64_t frame_end = walk->frame_end;
+  const uint64_t start = walk->position;
+  const uint64_t run_end = byte_count < frame_end - start ? start + byte_count : frame_end;
+  uint64_t position = start;
+  uint64_t relative_offset = walk->relative_offset;
+  uint32_t records_left = walk->records_left;
+  uint32_t body = walk->body;
+  if (records_left > 0) {
+    do {
+      // Holds at every turn: position <= frame_end <= limit.
+      if (!is_record(bytes, frame_end, position, place, crc)) {
+        FAULT(CFRAME_NO_RECORD, position);
+      }
+      const uint8_t *record = bytes + position;
+      // Both fields at once, as a rule the same word; an offset of more than 32 bits is found below.
+      if (load64(record + 24) != (relative_offset | (position - frame_position) << 32)) {
+        if (load32(record + 28) != position - frame_position) {
+          FAULT(CFRAME_OTHER_FRAME, position + 28);
+        }
+        FAULT(CFRAME_WRONG_OFFSET, position + 24);
+      }
+      relative_offset += record[8] == KIND_EVENT;
+      body = crc(body, record, 4);
+      position += load32(record + 4);
+      records_left--;
+    } while (records_left > 0 && position < run_end);
+  }
+  if (relative_offset > UINT32_MAX + 1ull) {
+    FAULT(CFRAME_WRONG_OFFSET, start + 24);
+  }
+  uint64_t events = relative_offset - walk->relative_offset;
+  if (events > walk->events_left) {
+    FAULT(CFRAME_WRONG_COUNT, frame_position + 24);
+  }
+  uint32_t events_left = walk->events_left - (uint32_t)events;
+  if (records_left == 0) {
+    if (events_left != 0) {
+      FAULT(CFRAME_WRONG_COUNT, frame_position + 24);
+    }
+    if (frame_end - position >= 8) {
+      FAULT(CFRAME_WRONG_PADDING, position);
+    }
+    for (uint64_t padding = position; padding < frame_end; padding++) {
+      if (bytes[padding] != 0) {
+        FAULT(CFRAME_WRONG_PADDING, position);
+      }
+    }
+    if (~crc(body, bytes + position, frame_end - position) != walk->body_expected) {
+      FAULT(CFRAME_WRONG_BODY, frame_position + 40);
+    }
+    position = frame_end;
+  }
+  walk->run_records = walk->records_left - records_left;
+  walk->run_position = start;
+  walk->position = position;
+  walk->relative_offset = relative_offset;
+  walk->records_left = records_left;
+  walk->events_left = events_left;
+  walk->body = body;
+  return CFRAME_SOUND;
+}
+
+ALWAYS_INLINE cframe_fault advance(cframe_walk *walk, uint64_t byte_count, crc_function crc) {
+  if (walk->records_left > 0) {
+    return check(walk, byte_count, crc);
+  }
+  cframe_walk before = *walk;
+  cframe_fault fault = enter(walk, crc);
+  if (fault == CFRAME_SOUND && walk->relative_offset != before.relative_offset) {
+    walk->fault_position = before.position + 8;
+    fault = CFRAME_WRONG_OFFSET;
+  }
+  if (fault == CFRAME_SOUND) {
+    fault = check(walk, byte_count, crc);
+  }
+  if (fault != CFRAME_SOUND) {
+    before.fault_position = walk->fault_position;
+    *walk = before;
+  }
+  return fault;
+}
+
+ALWAYS_INLINE uint32_t finish_records(
+    uint8_t *records, uint32_t count, uint64_t position, uint32_t place, uint32_t body, crc_function crc) {
+  while (count--) {
+    uint32_t length = load32(records + 4);
+    uint32_t checksum = placed(crc, place, position, records + 4, length - 4);
+    memcpy(records, &checksum, 4);
+    body = crc(body, (const uint8_t *)&checksum, 4);
+    records += length;
+    position += length;
+  }
+  return body;
+}
+
+// Each way once, with its checksum inlined, and the choice between them.
+
+#define WAY(name, target, crc)                                                                                         \
+  target static int is_header_##name(                                                                                  \
+      const uint8_t *bytes, uint64_t limit, uint64_t position, uint64_t base_offset, uint32_t place) {                 \
+    return is_header(bytes, limit, position, base_offset, place, crc);                                                 \
+  }                                                                                                                    \
+  target static int is_record_##name(const uint8_t *bytes, uint64_t limit, uint64_t position, uint32_t place) {        \
+    return is_record(bytes, limit, position, place, crc);                                                              \
+  }                                                                                                                    \
+  target static cframe_fault enter_##name(cframe_walk *walk) { return enter(walk, crc); }                              \
+  target static cframe_fault check_##name(cframe_walk *walk, uint64_t byte_count) {                                    \
+    return check(walk, byte_count, crc);                                                                               \
+  }                                                                                                                    \
+  target static cframe_fault advance_##name(cframe_walk *walk, uint64_t byte_count) {                                  \
+    return advance(walk, byte_count, crc);                                                                             \
+  }                                                                                                                    \
+  target static uint32_t finish_records_##name(                                                                        \
+      uint8_t *records, uint32_t count, uint64_t position, uint32_t place, uint32_t body) {                            \
+    return finish_records(records, count, position, place, body, crc);                                                 \
+  }
+
+static uint32_t crc_anyhow(uint32_t crc, const uint8_t *bytes, size_t length) {
+  return cchecksum_crc32c_instruction(crc, bytes, length);
+}
+
+WAY(anyhow, , crc_anyhow)
+
+#if defined(__x86_64__)
+
+WAY(by_instruction, INSTRUCTION_TARGET, crc_by_instruction)
+WAY(by_folding, FOLDING_TARGET, crc_by_folding)
+
+#define CHOOSE(name, ...)                                                                                              \
+  (crc32c_can_fold ? name##_by_folding(__VA_ARGS__)                                                                    \
+                   : crc32c_has_instruction ? name##_by_instruction(__VA_ARGS__) : name##_anyhow(__VA_ARGS__))
+
+#else
+
+#define CHOOSE(name, ...) name##_anyhow(__VA_ARGS__)
+
+#endif
+
+int cframe_is_header(const uint8_t *bytes, uint64_t limit, uint64_t position, uint64_t base_offset, uint32_t place) {
+  return CHOOSE(is_header, bytes, limit, position, base_offset, place);
+}
+
+int cframe_is_record(const uint8_t *bytes, uint64_t limit, uint64_t position, uint32_t place) {
+  return CHOOSE(is_record, bytes, limit, position, place);
+}
+
+cframe_fault cframe_enter(cframe_walk *walk) { return CHOOSE(enter, walk); }
+
+cframe_fault cframe_check(cframe_walk *walk, uint64_t byte_count) { return CHOOSE(check, walk, byte_count); }
+
+cframe_fault cframe_advance(cframe_walk *walk, uint64_t byte_count) { return CHOOSE(advance, walk, byte_count); }
+
+uint32_t cframe_finish_records(uint8_t *records, uint32_t count, uint64_t position, uint32_t place, uint32_t body) {
+  return CHOOSE(finish_records, records, count, position, place, body);
+}

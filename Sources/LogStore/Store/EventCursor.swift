@@ -1,0 +1,106 @@
+/// A place in the log from which events are taken one by one: ``next()`` gives the next durable event, or nil at the end
+/// of what is durable, and goes on from there when there is more. The same calls catch up and tail:
+///
+/// ```swift
+/// var cursor = try store.reader.cursor(from: 0)
+/// repeat {
+///   while let event = try cursor.next() { print(event.offset, event.payload.byteCount) }
+/// } while try await cursor.waitForMore()
+/// ```
+///
+/// An event is borrowed from the cursor until the next call. Nothing is allocated and nothing reference-counted for an
+/// event: keep it so; a test counts. Every byte is checked before it is handed out. For one task at a time; any number
+/// of cursors may read at once, and none waits for the writer. A cursor keeps the segment that it is in mapped, and one
+/// at a time.
+public struct EventCursor: ~Copyable, Sendable {
+  private let durable: Durable
+  @usableFromInline var walk = FrameWalk()
+  @usableFromInline var nextOffset: UInt64
+  /// Events from here on are not known to be durable, or in another segment than the one that the walk is in.
+  private var end: UInt64 = 0
+  @usableFromInline var baseOffset: UInt64 = 0
+  @usableFromInline let storeIDFirst: UInt64
+
+  @usableFromInline
+  init(_ durable: Durable, from offset: UInt64) {
+    self.durable = durable
+    nextOffset = offset
+    storeIDFirst = durable.segments.storeID.first
+  }
+
+  /// The offset of the event that ``next()`` gives next.
+  @inlinable public var offset: UInt64 { nextOffset }
+
+  /// The next event; nil at the end of what is durable at the time of the call.
+  ///
+  /// - Throws: ``LogStoreError/damaged(_:)``, also when called again; ``LogStoreError/closed``;
+  ///   ``LogStoreError/inputOutput(operation:path:code:)`` if a segment can't be opened.
+  @inlinable
+  @inline(__always)
+  @_lifetime(&self)
+  public mutating func next() throws(LogStoreError) -> EventView? {
+    while true {
+      if let record = walk.nextEvent() {
+        nextOffset &+= 1
+        let event = EventView(
+          record, baseOffset: baseOffset, storeIDFirst: storeIDFirst, timestampMicroseconds: walk.timestamp)
+        // Proof: the record lies in the segment that the walk holds, and the walk lets go of it, if at all, in a later
+        // call, which can't be made while this one's event is in use.
+        return _overrideLifetime(event, mutating: &self)
+      }
+      if try !readOn() { return nil }
+    }
+  }
+
+  /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is
+  /// closed. Costs nothing while it waits.
+  public nonisolated(nonsending) func waitForMore() async throws(LogStoreError) -> Bool {
+    try await durable.wait(for: nextOffset)
+  }
+
+  /// Checks more of the log, until there is an event to give. False at the durable end.
+  @usableFromInline
+  mutating func readOn() throws(LogStoreError) -> Bool {
+    while true {
+      if nextOffset >= end, try !goOn() { return false }
+      do throws(Fault) {
+        try walk.readRun(from: nextOffset, to: end)
+      } catch {
+        // Proof: `goOn` has begun a segment.
+        throw walk.segment!.damage(error)
+      }
+      if walk.recordsLeft > 0 { return true }
+    }
+  }
+
+  /// Looks how far the log is durable by now, and where the next event is. False if it isn't there yet.
+  private mutating func goOn() throws(LogStoreError) -> Bool {
+    let last = try durable.checkedEnd()
+    guard nextOffset < last.offset else { return false }
+    let segments = durable.segments
+    let base = segments.baseOffset(holding: nextOffset)
+    let segment = try segments.segment(base)
+    let isLast = base == last.baseOffset
+    // Everything in a finished segment is durable; in the last one, all before the durable end's position.
+    let limit = isLast ? last.position : segment.bytes.count
+    guard limit <= segment.bytes.count else {
+      throw segment.damage(
+        Fault(position: segment.bytes.count, reason: "the file ends before byte \(limit), which was durable"))
+    }
+    if walk.segment === segment {
+      walk.extend(to: limit)
+    } else {
+      let position =
+        nextOffset == base
+        ? SegmentHeader.byteCount : try segments.framePosition(holding: nextOffset, in: segment, end: limit)
+      do throws(Fault) {
+        try walk.begin(segment, at: position, limit: limit, offset: nextOffset)
+      } catch {
+        throw segment.damage(error)
+      }
+    }
+    baseOffset = base
+    end = isLast ? last.offset : segments.successor(of: base) ?? last.offset
+    return true
+  }
+}
