@@ -1,4 +1,5 @@
-// System calls of Linux that Swift's own view of glibc leaves out. Each returns 0, or an errno value.
+// What Swift's own view of the machine leaves out: some system calls of Linux, each of which returns 0 or an errno value,
+// and a hint to the processor.
 #ifndef CLINUX_H
 #define CLINUX_H
 
@@ -12,5 +13,8 @@ int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length);
 
 /// pthread_setname_np(3) for the calling thread: how tools call it; at most 15 bytes.
 int clinux_name_thread(const char *name);
+
+/// Asks the processor for the cache line at an address; touches nothing, so any address will do.
+static inline void clinux_prefetch(const void *address) { __builtin_prefetch(address); }
 
 #endif

@@ -246,6 +246,7 @@ struct CommitLoop: ~Copyable {
     var missing = 0
     append.bytes.withUnsafeBytes { bytes in
       writer.index.state.withLock { table in
+        if append.streams.count > 4 { table.prefetch(count: append.streams.count) { append.streams[$0].hash } }
         for stream in append.streams {
           let head = table.find(stream.hash, bytes.part(stream.namePosition, stream.nameLength), names)
           if head == nil { missing += 1 }

@@ -102,16 +102,18 @@ struct LogWriter: ~Copyable {
         streams[stream].version += 1
         versions[event] = streams[stream].version
         let byteCount = Int(UnsafeRawBufferPointer(records).integer(at: position + 4, as: UInt32.self))
-        let record = UnsafeMutableRawBufferPointer(rebasing: records[position..<position + byteCount])
-        bodyChecksum.add(
-          segment.place.finishRecord(
-            record, at: framePosition + position, framePosition: framePosition, version: versions[event],
-            relativeOffset: relativeOffset))
+        Record.place(
+          UnsafeMutableRawBufferPointer(rebasing: records[position..<position + byteCount]),
+          at: framePosition + position, framePosition: framePosition, version: versions[event],
+          relativeOffset: relativeOffset)
         relativeOffset += 1
         position += byteCount
       }
       initialized = append.eventCount
     }
+    segment.place.finish(
+      UnsafeMutableRawBufferPointer(rebasing: records[start...]), count: append.eventCount, at: framePosition + start,
+      body: &bodyChecksum)
     append.bytes.withUnsafeBytes { encoded in
       index.state.withLock { table in
         var position = start
@@ -137,10 +139,10 @@ struct LogWriter: ~Copyable {
     cursors[name] = place
     let start = buffer.append(record)
     let placed = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + record.count])
-    bodyChecksum.add(
-      index.segment.place.finishRecord(
-        placed, at: next.position + start, framePosition: next.position, version: place,
-        relativeOffset: UInt32(nextOffset - index.segment.baseOffset)))
+    Record.place(
+      placed, at: next.position + start, framePosition: next.position, version: place,
+      relativeOffset: UInt32(nextOffset - index.segment.baseOffset))
+    index.segment.place.finish(placed, count: 1, at: next.position + start, body: &bodyChecksum)
     recordCount += 1
   }
 
@@ -260,10 +262,10 @@ struct LogWriter: ~Copyable {
     for (name, position) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
       let bytes = EncodedAppend.cursorRecord(name: name)
       let start = bytes.withUnsafeBytes { buffer.append($0) }
-      bodyChecksum.add(
-        place.finishRecord(
-          UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...]), at: SegmentHeader.byteCount + start,
-          framePosition: SegmentHeader.byteCount, version: position, relativeOffset: 0))
+      let record = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...])
+      let at = SegmentHeader.byteCount + start
+      Record.place(record, at: at, framePosition: SegmentHeader.byteCount, version: position, relativeOffset: 0)
+      place.finish(record, count: 1, at: at, body: &bodyChecksum)
       recordCount += 1
     }
   }

@@ -65,7 +65,8 @@ func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
 
 /// A CRC-32C that is taken piece by piece.
 struct RunningChecksum {
-  private var register: UInt32 = ~0
+  /// Before the final inversion.
+  var register: UInt32 = ~0
 
   @inline(__always)
   mutating func add(_ value: UInt32) {

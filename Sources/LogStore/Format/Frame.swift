@@ -183,7 +183,7 @@ extension Record {
   }
 
   /// Writes the header of a record whose other parts stand in `record` already; what only its place decides stays zero
-  /// until ``Place/finishRecord(_:at:framePosition:version:relativeOffset:)``.
+  /// until it is placed.
   @inline(__always)
   static func begin(
     _ record: UnsafeMutableRawBufferPointer, _ kind: RecordKind, nameLength: Int, typeLength: Int, metadataLength: Int,
@@ -206,19 +206,31 @@ extension Record {
   }
 }
 
-extension Place {
-  /// Completes a record whose other fields are in place: where it stands decides its offset and checksum.
-  /// Returns the checksum.
+extension Record {
+  /// Sets what only a record's place decides, but for its checksum.
   @inline(__always)
-  func finishRecord(
+  static func place(
     _ record: UnsafeMutableRawBufferPointer, at position: Int, framePosition: Int, version: UInt64,
     relativeOffset: UInt32
-  ) -> UInt32 {
+  ) {
     record.set(version, at: 16)
     record.set(relativeOffset, at: 24)
     record.set(UInt32(position - framePosition), at: 28)
-    let value = checksum(of: UnsafeRawBufferPointer(record).part(4, record.count - 4), at: position)
-    record.set(value, at: 0)
-    return value
+  }
+}
+
+extension Place {
+  /// Writes the checksums of records that stand one after the other and are complete but for them.
+  ///
+  /// - Parameter count: how many they are; their lengths must add up to the buffer's.
+  /// - Parameter position: where the first is to stand in the segment.
+  /// - Parameter body: goes on with theirs.
+  func finish(
+    _ records: UnsafeMutableRawBufferPointer, count: Int, at position: Int, body: inout RunningChecksum
+  ) {
+    // Proof: the caller has made the records in this buffer, and with them the lengths by which they are walked.
+    guard let start = records.baseAddress else { return }
+    body.register = cframe_finish_records(
+      start.assumingMemoryBound(to: UInt8.self), UInt32(count), UInt64(position), register, body.register)
   }
 }

@@ -1,3 +1,5 @@
+import CLinux
+
 /// Where the records of one segment are, by stream, event id and offset: the content of an ``OpenIndex``, which locks it.
 ///
 /// Two open-addressing tables with linear probing over dense arrays (D. E. Knuth, TAOCP 3, 6.4): a look-up costs one
@@ -54,6 +56,20 @@ struct SegmentTable: Sendable {
       guard let start = head.nameStart else { return equal(name, names.name(at: Int(head.firstPosition))) }
       return keptNames.withUnsafeBytes { kept in
         Int(kept[Int(start)]) == name.count && equal(name, kept.part(Int(start) + 1, name.count))
+      }
+    }
+  }
+
+  /// Asks for the memory that looking up so many streams will need, for all at once, where one after the other would
+  /// wait for each.
+  func prefetch(count: Int, hash: (Int) -> UInt64) {
+    if heads.isEmpty { return }
+    for stream in 0..<count { streamSlots.prefetch(hash(stream)) }
+    heads.withUnsafeBufferPointer { heads in
+      for stream in 0..<count {
+        guard let index = streamSlots.home(hash(stream)), let start = heads.baseAddress else { continue }
+        // Proof: the table holds indexes of heads.
+        clinux_prefetch(start + index)
       }
     }
   }
@@ -149,6 +165,19 @@ private struct SlotTable: Sendable {
   @inline(__always)
   func find(_ hash: UInt64, where isIt: (Int) -> Bool) -> Int? {
     slot(of: hash, where: isIt).map { Int(slots[$0]) - 1 }
+  }
+
+  func prefetch(_ hash: UInt64) {
+    slots.withUnsafeBufferPointer { slots in
+      // Proof: a home is the number of a slot, and asking for memory touches nothing.
+      if let start = slots.baseAddress { clinux_prefetch(start + home(of: hash)) }
+    }
+  }
+
+  /// The index in the first slot where a hash can be.
+  func home(_ hash: UInt64) -> Int? {
+    let slot = slots[home(of: hash)]
+    return slot == 0 ? nil : Int(slot) - 1
   }
 
   /// Puts another index in the place of one that is there; returns that.
