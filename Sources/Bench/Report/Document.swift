@@ -117,7 +117,7 @@ private enum Style {
     thead th{color:var(--soft)}
     th:first-child{text-align:left;padding-left:0}
     .words td,.words th{text-align:left}
-    .words td{white-space:normal;min-width:6rem}
+    .words td{white-space:normal;min-width:6rem;overflow-wrap:anywhere}
     .good{color:var(--good);font-weight:600}
     .bad{color:var(--bad);font-weight:600}
     .open{color:var(--soft)}
