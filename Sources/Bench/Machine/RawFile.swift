@@ -25,10 +25,11 @@ final class RawFile: Sendable {
 
   deinit { close(descriptor) }
 
-  /// Gives the space back: what is written next goes to new space, as in a log that grows by an import.
-  func empty() throws {
-    guard ftruncate(descriptor, 0) == 0 else { throw BenchError("ftruncate failed: \(errno)") }
-    position.store(0, ordering: .relaxed)
+  /// Makes an empty file that grows, for an import of so many bytes.
+  init(growing path: String, byteCount: Int) throws {
+    self.byteCount = byteCount
+    descriptor = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    guard descriptor >= 0 else { throw BenchError("open \(path) failed: \(String(cString: strerror(errno)))") }
   }
 
   /// Writes a frame behind the one before.
