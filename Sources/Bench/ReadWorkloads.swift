@@ -1,3 +1,4 @@
+import Foundation
 import LogStore
 
 /// All events in order, borrowed, everything checked; hot.
@@ -80,7 +81,16 @@ struct LoadWorkload {
     let streams = max(1, events / Self.eventsPerStream)
     let total = streams * Self.eventsPerStream
     let store = try await fill(directory.file("store"), shape, events: total, reporter: reporter) { $0 % streams }
-    let places = try writeFrames(shape, events: total, batch: 1000, to: directory.file("raw"))
+    func anonymous() -> String { (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8))?.split(separator: "\n").filter { $0.hasPrefix("RssAnon") || $0.hasPrefix("VmHWM") }.joined(separator: " ") ?? "" }
+    print("filled", anonymous())
+    let indexTime = try await time { try await store.waitUntilIndexed() }
+    let s = try store.reader.statistics()
+    print("indexed after", indexTime, "index bytes an event", Double(s.indexBytes) / Double(s.events), "streams", s.streams, anonymous())
+    let openTime = try await time { let r = try LogReader.open(directory.file("store")); _ = try r.streamVersion("nobody"); r.close() }
+    print("open", openTime)
+    let unknown = try await time { for i in 0..<100_000 { guard try store.reader.streamVersion("nobody-\(i)") == 0 else { throw BenchError("x") } } }
+    print("unknown stream ns", unknown * 1e4)
+    let places = try writeFrames(shape, events: min(total, 2_000_000), batch: 1000, to: directory.file("raw"))
     let raw = try RawMapping(directory.file("raw"))
     // The same for both, and on every run.
     var order = SplitMix(state: 42)
@@ -106,7 +116,7 @@ struct LoadWorkload {
         for stream in chosen {
           let start = nowNanoseconds()
           for version in 0..<Self.eventsPerStream {
-            let place = places[version * streams + stream]
+            let place = places[(version * streams + stream) % places.count]
             let length = Int(raw.number(at: place + 4))
             guard crc32c(raw.bytes, place + 4, length - 4) == raw.number(at: place) else {
               throw BenchError("the limit's own file is damaged")
