@@ -22,6 +22,20 @@ final class TemporaryDirectory: Sendable {
   }
 }
 
+extension TemporaryDirectory {
+  /// Offsets that each index file covers, by name; from the first one on.
+  var indexRanges: [Range<UInt64>] {
+    names(".idx").compactMap(FileName.indexRange).sorted { $0.lowerBound < $1.lowerBound }
+  }
+
+  /// Whether index files cover every finished segment.
+  var isIndexed: Bool {
+    var end: UInt64 = 0
+    for range in indexRanges where range.lowerBound <= end { end = max(end, range.upperBound) }
+    return names(".log").last.flatMap { FileName.baseOffset($0, suffix: ".log") } == end
+  }
+}
+
 func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
 
 func event(_ stream: String, _ payload: String = "{}", type: String = "Happened", id: EventID? = nil) -> NewEvent {

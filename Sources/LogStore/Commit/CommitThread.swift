@@ -10,6 +10,7 @@ struct CommitStart: Sendable {
   private let file: any File
   private let end: FrameExpectation
   private let tail: Handover<TailFile>
+  let sealer: Sealer
 
   init(_ opened: consuming Opening.Opened, directory: String, options: LogStore.Options, disk: any Disk) {
     self.directory = directory
@@ -20,15 +21,13 @@ struct CommitStart: Sendable {
     file = opened.file
     end = opened.end
     tail = Handover(opened.tail)
+    sealer = Sealer(segments: durable.segments, disk: disk)
   }
 
   /// The life of the committing thread.
   func run(_ mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing) {
     let segments = durable.segments
     let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
-    let sealer = Sealer(segments: segments, disk: disk)
-    segments.whenIndexIsMissing { [weak sealer] base in sealer?.build(base) }
-    for base in segments.bases.dropLast() where !hasIndex(base) { sealer.build(base) }
     var loop = CommitLoop(
       durable: durable, tail: tail.take(), health: health,
       writer: LogWriter(
@@ -54,10 +53,6 @@ struct CommitStart: Sendable {
       // The lock goes before anyone hears that the store is closed, so that it can be opened again at once.
       lock.release()
     }
-  }
-
-  private func hasIndex(_ baseOffset: UInt64) -> Bool {
-    (try? disk.exists(join(directory, FileName.index(baseOffset)))) ?? false
   }
 
   static func recordEnd(

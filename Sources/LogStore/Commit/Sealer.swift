@@ -1,14 +1,20 @@
 import Synchronization
 
-/// Writes the index files of finished segments, behind the writer, on a thread of its own.
+/// Writes the index files of finished segments, behind the writer, on a thread of its own, and merges them when nothing
+/// else waits.
 final class Sealer: Sendable {
   private enum Job: Sendable {
     case seal(OpenIndex, FrameExpectation)
-    case build(UInt64)
+    /// Some index file is missing or not sound.
+    case look
+    /// Someone waits until there is nothing left to do.
+    case tell(UnsafeContinuation<Result<Void, LogStoreError>, Never>)
   }
 
   /// Finished segments whose index is still in memory; the writer waits at this many, so that memory stays bounded.
   static let limit = 4
+  /// What is merged though the store is being closed: more waits for the next opening.
+  static let closingSegments = MergePlan.fanOut
 
   private let segments: SegmentSet
   private let disk: any Disk
@@ -17,10 +23,12 @@ final class Sealer: Sendable {
   private let room = Mailbox<Void>()
   private let lastFailure: Mutex<LogStoreError?> = Mutex(nil)
 
+  /// Begins with what an earlier writer has left to do.
   init(segments: SegmentSet, disk: any Disk) {
     self.segments = segments
     self.disk = disk
     for _ in 0..<Self.limit { _ = room.send(()) }
+    segments.whenIndexIsMissing { [weak self] in self?.look() }
     startThread("index sealer") { [self] in run() }
   }
 
@@ -35,9 +43,19 @@ final class Sealer: Sendable {
     _ = jobs.send(.seal(index, end))
   }
 
-  /// Makes the missing index file of a finished segment.
-  func build(_ baseOffset: UInt64) {
-    _ = jobs.send(.build(baseOffset))
+  /// Looks for index files that are missing or not sound, and makes them.
+  func look() {
+    _ = jobs.send(.look)
+  }
+
+  /// Returns once every segment that has ended has its index file, and those are merged as far as they should be. Throws
+  /// what stands in the way, or `closed`.
+  func waitUntilDone() async throws(LogStoreError) {
+    let result = await withUnsafeContinuation {
+      (continuation: UnsafeContinuation<Result<Void, LogStoreError>, Never>) in
+      if !jobs.send(.tell(continuation)) { continuation.resume(returning: .failure(.closed)) }
+    }
+    try result.get()
   }
 
   /// Finishes what was asked for, and ends.
@@ -48,30 +66,108 @@ final class Sealer: Sendable {
   }
 
   private func run() {
-    var taken: [Job] = []
-    while jobs.receive(into: &taken) {
-      for job in taken { perform(job) }
-      taken.removeAll()
-    }
+    Worker(self).run()
     done.close()
   }
 
-  private func perform(_ job: Job) {
-    do throws(LogStoreError) {
-      switch job {
-      case .seal(let index, let end):
-        let base = index.segment.baseOffset
-        defer {
-          segments.sealed(base)
-          _ = room.send(())
-        }
-        let bytes = index.state.withLock { IndexFile.encode($0, of: index.segment, end: end) }
-        try disk.replace(join(segments.directory, FileName.index(base)), with: bytes)
-      case .build(let base):
-        if try !segments.hasIndexFile(base) { _ = try segments.writeIndex(of: base) }
+  /// What the thread does.
+  private final class Worker {
+    private let sealer: Sealer
+    private let maker: IndexMaker
+    private var taken: [Job] = []
+    private var waiting: [UnsafeContinuation<Result<Void, LogStoreError>, Never>] = []
+    private var mustLook = true
+    private var isOpen = true
+
+    init(_ sealer: Sealer) {
+      self.sealer = sealer
+      maker = IndexMaker(segments: sealer.segments, disk: sealer.disk)
+    }
+
+    func run() {
+      while true {
+        takeJobs()
+        if step() { continue }
+        answer()
+        guard isOpen else { return }
+        // Asleep until there is something, or the end.
+        isOpen = sealer.jobs.receive(into: &taken)
       }
-    } catch {
-      lastFailure.withLock { $0 = error }
+    }
+
+    /// Does what waits: sealing goes before all else, since the writer waits for it in the end.
+    private func takeJobs() {
+      isOpen = sealer.jobs.receiveWaiting(into: &taken)
+      let jobs = taken
+      taken.removeAll(keepingCapacity: true)
+      for job in jobs {
+        switch job {
+        case .seal(let index, let end): seal(index, end)
+        case .look:
+          mustLook = true
+          maker.forgetFailures()
+        case .tell(let continuation): waiting.append(continuation)
+        }
+      }
+    }
+
+    private func seal(_ index: OpenIndex, _ end: FrameExpectation) {
+      defer { _ = sealer.room.send(()) }
+      maker.forgetFailures()
+      do throws(LogStoreError) {
+        try maker.seal(index, end: end)
+      } catch {
+        sealer.segments.giveUp(index.segment.baseOffset)
+        note(error)
+      }
+    }
+
+    private func note(_ error: LogStoreError) {
+      sealer.lastFailure.withLock { $0 = error }
+    }
+
+    /// Does one thing that is left to do when no job waits. False if there is none.
+    private func step() -> Bool {
+      let step: IndexMaker.Step
+      do throws(LogStoreError) {
+        if mustLook {
+          mustLook = false
+          try maker.clean()
+        }
+        guard let next = try maker.nextStep(), isOpen || next.segmentCount <= Sealer.closingSegments else {
+          return false
+        }
+        step = next
+      } catch {
+        note(error)
+        return false
+      }
+      do throws(IndexFailure) {
+        try maker.perform(step) { [self] () throws(IndexFailure) in
+          takeJobs()
+          if !isOpen, step.segmentCount > Sealer.closingSegments { throw .stopped }
+        }
+      } catch {
+        switch error {
+        case .log(let error): note(error)
+        case .index(let file, let fault, _): note(file.damage(fault))
+        case .sharedKey, .stopped: break
+        }
+      }
+      return true
+    }
+
+    private func answer() {
+      guard !waiting.isEmpty else { return }
+      var result = Result<Void, LogStoreError>.success(())
+      do throws(LogStoreError) {
+        if maker.hasFailed, let failure = sealer.failure { throw failure }
+        if try maker.nextStep() != nil { throw .closed }
+      } catch {
+        result = .failure(error)
+      }
+      for continuation in waiting { continuation.resume(returning: result) }
+      waiting.removeAll()
     }
   }
 }

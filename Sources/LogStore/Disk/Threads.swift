@@ -56,6 +56,15 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     return true
   }
 
+  /// Moves what is there into `taken`, without waiting. False once closed, though something may have been taken.
+  func receiveWaiting(into taken: inout [Element]) -> Bool {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    taken.append(contentsOf: elements)
+    elements.removeAll(keepingCapacity: true)
+    return !isClosed
+  }
+
   /// Nothing more is accepted; the receiver gets what is there and then the end. Calling it again does nothing.
   func close() {
     pthread_mutex_lock(mutex)

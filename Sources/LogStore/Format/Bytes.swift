@@ -123,7 +123,13 @@ func streamHash(_ bytes: UnsafeRawBufferPointer) -> UInt64 {
   for byte in bytes {
     hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3
   }
-  hash ^= hash >> 32
-  hash = hash &* 0x9E37_79B9_7F4A_7C15
-  return hash ^ hash >> 29
+  return mixed(hash)
+}
+
+/// Spreads a number's differences over all of its bits.
+@inline(__always)
+func mixed(_ value: UInt64) -> UInt64 {
+  var value = value ^ value >> 32
+  value = value &* 0x9E37_79B9_7F4A_7C15
+  return value ^ value >> 29
 }

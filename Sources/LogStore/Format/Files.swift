@@ -234,12 +234,27 @@ enum FileName {
   static let aside = ".tmp"
 
   static func segment(_ baseOffset: UInt64) -> String { digits(baseOffset) + ".log" }
-  static func index(_ baseOffset: UInt64) -> String { digits(baseOffset) + ".idx" }
+  static func index(_ range: Range<UInt64>) -> String {
+    digits(range.lowerBound) + "-" + digits(range.upperBound) + indexSuffix
+  }
+  static let indexSuffix = ".idx"
 
-  /// The base offset in a segment's or an index's name; nil for any other name.
+  /// The base offset in a segment's name; nil for any other name.
   static func baseOffset(_ name: String, suffix: String) -> UInt64? {
     guard name.hasSuffix(suffix), name.utf8.count == 20 + suffix.utf8.count else { return nil }
-    let digits = name.utf8.prefix(20)
+    return number(name.utf8.prefix(20))
+  }
+
+  /// The offsets in an index file's name; nil for any other name.
+  static func indexRange(_ name: String) -> Range<UInt64>? {
+    guard name.hasSuffix(indexSuffix), name.utf8.count == 41 + indexSuffix.utf8.count,
+      name.utf8.dropFirst(20).first == UInt8(ascii: "-"),
+      let base = number(name.utf8.prefix(20)), let end = number(name.utf8.dropFirst(21).prefix(20)), base < end
+    else { return nil }
+    return base..<end
+  }
+
+  private static func number(_ digits: Substring.UTF8View) -> UInt64? {
     guard digits.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }) else { return nil }
     return UInt64(String(decoding: digits, as: UTF8.self))
   }

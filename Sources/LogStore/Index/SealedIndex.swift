@@ -1,171 +1,32 @@
-import CLZ4
-
-/// An index file, opened. Everything in it is checked before it is used: the header, table and filter when it is opened,
-/// each block when it is read. May be used from any thread.
-final class SealedIndex: SegmentIndex {
+/// An index file of one or more finished segments, opened. Everything in it is checked before it is used: the header when
+/// it is opened, blocks and filter lines when they are read. What it says is a claim, to be checked against the record that
+/// it leads to. May be used from any thread.
+final class SealedIndex: Sendable {
   let path: String
-  let byteCount: Int
-  /// Made by this process from the segment, not read from a file.
-  private let isBuilt: Bool
+  let header: IndexHeader
+  /// Made by this process from a segment, not read from a file.
+  let isBuilt: Bool
+  private let place: IndexPlace
   private let mapping: Mapping
-  private let tableStart = IndexFile.headerByteCount
-  private let streamBlocks: Range<Int>
-  private let idBlocks: Range<Int>
-  private let frameBlocks: Range<Int>
-  private let filterRange: Range<Int>
 
-  private var bytes: UnsafeRawBufferPointer { mapping.bytes }
+  var bytes: UnsafeRawBufferPointer { mapping.bytes }
+  var baseOffset: UInt64 { header.baseOffset }
+  var endOffset: UInt64 { header.endOffset }
+  var segmentCount: Int { header.segments.count }
 
-  /// - Parameter segment: the index must belong to it.
-  /// - Parameter end: where the segment ends, if that is known; the index must agree.
   init(
-    _ mapping: Mapping, path: String, segment: Segment, endOffset: UInt64?, isBuilt: Bool = false
+    _ mapping: Mapping, path: String, storeID: StoreID, baseOffset: UInt64, endOffset: UInt64, isBuilt: Bool = false
   ) throws(Fault) {
+    header = try IndexHeader(mapping.bytes)
     self.mapping = mapping
-    self.isBuilt = isBuilt
     self.path = path
-    let bytes = mapping.bytes
-    byteCount = bytes.count
-    guard bytes.count >= IndexFile.headerByteCount + 4 else {
-      throw Fault(position: bytes.count, reason: "the index ends before its header does")
+    self.isBuilt = isBuilt
+    place = header.place
+    guard header.storeID == storeID else {
+      throw Fault(position: 16, reason: "the index belongs to another store")
     }
-    guard bytes.prefix(8).elementsEqual("LSINDEX1".utf8) else {
-      throw Fault(position: 0, reason: "the index does not begin with LSINDEX1")
-    }
-    guard bytes.integer(at: 8, as: UInt32.self) == formatVersion else {
-      throw Fault(position: 8, reason: "index version \(bytes.integer(at: 8, as: UInt32.self)) is not \(formatVersion)")
-    }
-    let blockCount = Int(bytes.integer(at: 52, as: UInt32.self))
-    let filterByteCount = Int(bytes.integer(at: 56, as: UInt32.self))
-    let tableEnd = IndexFile.headerByteCount + blockCount * IndexFile.blockEntryByteCount
-    guard tableEnd + filterByteCount + 4 <= bytes.count else {
-      throw Fault(position: 52, reason: "the index is too short for its table and filter")
-    }
-    guard bytes.integer(at: tableEnd + filterByteCount, as: UInt32.self) == checksum(bytes.part(0, tableEnd)) else {
-      throw Fault(position: 0, reason: "the checksum of the index's header and table does not match")
-    }
-    guard filterByteCount & (filterByteCount - 1) == 0,
-      bytes.integer(at: 60, as: UInt32.self) == checksum(bytes.part(tableEnd, filterByteCount))
-    else {
-      throw Fault(position: tableEnd, reason: "the checksum of the index's filter does not match")
-    }
-    guard StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24)) == segment.header.storeID,
-      bytes.integer(at: 32, as: UInt64.self) == segment.baseOffset
-    else {
-      throw Fault(position: 16, reason: "the index belongs to another segment")
-    }
-    if let endOffset, bytes.integer(at: 40, as: UInt64.self) != endOffset {
-      throw Fault(position: 40, reason: "the index ends at another offset than its segment")
-    }
-    filterRange = tableEnd..<tableEnd + filterByteCount
-    var kindStarts = [0, 0, 0, 0]
-    var previousKind: UInt32 = 1
-    for block in 0..<blockCount {
-      let kind: UInt32 = bytes.integer(at: IndexFile.headerByteCount + block * IndexFile.blockEntryByteCount)
-      guard kind >= previousKind, kind <= 3 else {
-        throw Fault(
-          position: IndexFile.headerByteCount + block * IndexFile.blockEntryByteCount, reason: "blocks out of order")
-      }
-      previousKind = kind
-      kindStarts[Int(kind)] = block + 1
-    }
-    frameBlocks = 0..<kindStarts[1]
-    streamBlocks = frameBlocks.upperBound..<max(kindStarts[2], frameBlocks.upperBound)
-    idBlocks = streamBlocks.upperBound..<max(kindStarts[3], streamBlocks.upperBound)
-  }
-
-  /// Reads every block; for `verify`.
-  func check() throws(Fault) {
-    for block in 0..<idBlocks.upperBound { try withBlock(block) { _ in } }
-  }
-
-  func run(
-    of stream: StreamKey, from version: UInt64, limit: Int, in segment: Segment
-  ) throws(LogStoreError) -> StreamRun? {
-    guard Filter.mayContain(stream.hash, in: UnsafeRawBufferPointer(rebasing: bytes[filterRange])) else { return nil }
-    do throws(Fault) {
-      var found: StreamRun?
-      try forEachEntry(hash: stream.hash) { firstVersion, positions throws(Fault) in
-        guard try leads(to: stream, positions, entry: 0, version: firstVersion, in: segment) else { return true }
-        if found == nil {
-          found = StreamRun(
-            firstVersionInSegment: firstVersion, firstVersion: max(version, firstVersion), positions: [])
-        }
-        let count = positions.count / 4
-        let skipped = version > firstVersion ? Int(clamping: version - firstVersion) : 0
-        for entry in min(skipped, count)..<count {
-          if found!.positions.count == limit { return false }  // Proof: set three lines above.
-          found!.positions.append(positions.integer(at: 4 * entry))
-        }
-        return true
-      }
-      return found
-    } catch {
-      throw damage(error)
-    }
-  }
-
-  func lastVersion(of stream: StreamKey, in segment: Segment) throws(LogStoreError) -> UInt64? {
-    guard Filter.mayContain(stream.hash, in: UnsafeRawBufferPointer(rebasing: bytes[filterRange])) else { return nil }
-    do throws(Fault) {
-      var last: UInt64?
-      try forEachEntry(hash: stream.hash) { firstVersion, positions throws(Fault) in
-        let entry = positions.count / 4 - 1
-        let version = firstVersion + UInt64(entry)
-        if try leads(to: stream, positions, entry: entry, version: version, in: segment) { last = version }
-        return true
-      }
-      return last
-    } catch {
-      throw damage(error)
-    }
-  }
-
-  func candidates(for id: EventID) throws(LogStoreError) -> [UInt32] {
-    guard Filter.mayContain(id.low, in: UnsafeRawBufferPointer(rebasing: bytes[filterRange])) else { return [] }
-    do throws(Fault) {
-      var positions: [UInt32] = []
-      for block in blocks(idBlocks, from: id.low) {
-        if firstKey(block) > id.low { break }
-        try withBlock(block) { raw in
-          var position = 0
-          while position + 12 <= raw.count {
-            if raw.integer(at: position, as: UInt64.self) == id.low { positions.append(raw.integer(at: position + 8)) }
-            position += 12
-          }
-        }
-      }
-      return positions
-    } catch {
-      throw damage(error)
-    }
-  }
-
-  func framePosition(atOrBefore relativeOffset: UInt32) throws(LogStoreError) -> Int {
-    do throws(Fault) {
-      let after = frameBlocks.partitionPoint { firstKey($0) > UInt64(relativeOffset) }
-      guard after > frameBlocks.lowerBound else { return SegmentHeader.byteCount }
-      return try withBlock(after - 1) { raw in
-        let next = (0..<raw.count / 8).partitionPoint { raw.integer(at: 8 * $0, as: UInt32.self) > relativeOffset }
-        return next == 0 ? SegmentHeader.byteCount : Int(raw.integer(at: 8 * (next - 1) + 4, as: UInt32.self))
-      }
-    } catch {
-      throw damage(error)
-    }
-  }
-
-  func newStreamCount(in segment: Segment) throws(LogStoreError) -> UInt64 {
-    do throws(Fault) {
-      var count: UInt64 = 0
-      for block in streamBlocks {
-        try forEachEntry(of: block) { _, firstVersion, _ in
-          if firstVersion == 1 { count += 1 }
-          return true
-        }
-      }
-      return count
-    } catch {
-      throw damage(error)
+    guard header.baseOffset == baseOffset, header.endOffset == endOffset else {
+      throw Fault(position: 32, reason: "the index is of other segments than its name says")
     }
   }
 
@@ -173,105 +34,336 @@ final class SealedIndex: SegmentIndex {
     .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
   }
 
-  /// Visits a hash's entries in order until `visit` returns false.
-  private func forEachEntry(
-    hash: UInt64, _ visit: (_ firstVersion: UInt64, _ positions: UnsafeRawBufferPointer) throws(Fault) -> Bool
-  ) throws(Fault) {
-    for block in blocks(streamBlocks, from: hash) {
-      if firstKey(block) > hash { return }
-      let goesOn = try forEachEntry(of: block) { entryHash, firstVersion, positions throws(Fault) in
-        if entryHash > hash { return false }
-        return entryHash < hash ? true : try visit(firstVersion, positions)
+  /// An address's segment, by its number in the file, and position.
+  func split(_ address: UInt64) throws(Fault) -> (segment: Int, position: Int) {
+    let shift = UInt64(header.addressShift)
+    guard address >> shift < UInt64(segmentCount) else {
+      throw Fault(position: 0, reason: "the index leads to a segment that it does not cover")
+    }
+    return (Int(address >> shift), Int(address & ((1 as UInt64) << shift - 1)))
+  }
+
+  // MARK: - Filters
+
+  /// Where a section's filter is, to be probed without coming here.
+  func filter(_ section: IndexSection) -> FilterProbe {
+    let found = header.sections[section.rawValue]
+    let start = found.lineCount == 0 ? nil : bytes.baseAddress.map { $0 + found.filterPosition }
+    return FilterProbe(
+      lines: start, lineCount: found.lineCount, position: found.filterPosition, kind: section.lineKind, place: place)
+  }
+
+  /// Whether a filter line is as it was written.
+  func isSound(line: Int, _ section: IndexSection) -> Bool {
+    let at = header.sections[section.rawValue].filterPosition + line * IndexFilter.lineByteCount
+    return bytes.integer(at: at + IndexFilter.bitsByteCount, as: UInt32.self)
+      == place.checksum(of: bytes.part(at, IndexFilter.bitsByteCount), kind: section.lineKind, at: at)
+  }
+
+  /// For whoever can't go on with a filter that is damaged.
+  func filterFault(_ section: IndexSection, key: UInt64) -> Fault {
+    let found = header.sections[section.rawValue]
+    return Fault(
+      position: found.filterPosition + IndexFilter.line(key, lineCount: found.lineCount) * IndexFilter.lineByteCount,
+      reason: "the checksum of a filter line of the index does not match")
+  }
+
+  // MARK: - Streams and ids
+
+  /// What the file says of a stream's newest event in it. Not to be believed beyond the record at the address, and not at
+  /// all unless `isOrdered`.
+  struct LastClaim {
+    var address: UInt64
+    var version: UInt64
+    /// The entries follow one on another in versions and addresses, so that the last address is the greatest.
+    var isOrdered: Bool
+  }
+
+  func last(_ key: UInt64) throws(Fault) -> LastClaim? {
+    var claim: LastClaim?
+    try forEachEntry(.streams, key) { firstVersion, count, addresses throws(Fault) in
+      var addresses = addresses
+      let first = try Self.next(&addresses)
+      var last = first
+      for _ in 1..<count { last &+= try Self.next(&addresses) }
+      let isOrdered = claim.map { $0.isOrdered && firstVersion == $0.version + 1 && first > $0.address } ?? true
+      claim = LastClaim(address: last, version: firstVersion + UInt64(count - 1), isOrdered: isOrdered)
+    }
+    return claim
+  }
+
+  /// What the file says of a run of a stream's events.
+  struct RunClaim {
+    /// The stream's first version in the file.
+    var firstVersion: UInt64
+    /// The version at the first of the addresses that were added.
+    var startVersion: UInt64
+    var isOrdered: Bool
+  }
+
+  /// Adds the addresses of a stream's events from a version on, at most `limit`. nil if there is no entry at all.
+  func run(
+    _ key: UInt64, from version: UInt64, limit: Int, into places: inout ContiguousArray<UInt64>
+  ) throws(Fault) -> RunClaim? {
+    var claim: RunClaim?
+    var next: UInt64 = 0
+    var lastAddress: UInt64 = 0
+    var left = limit
+    try forEachEntry(.streams, key) { firstVersion, count, addresses throws(Fault) in
+      if claim == nil {
+        claim = RunClaim(firstVersion: firstVersion, startVersion: max(version, firstVersion), isOrdered: true)
+      } else if firstVersion != next {
+        claim?.isOrdered = false
       }
-      if !goesOn { return }
+      next = firstVersion + UInt64(count)
+      let skipped = version > firstVersion ? min(Int(clamping: version - firstVersion), count) : 0
+      var addresses = addresses
+      var address: UInt64 = 0
+      for ordinal in 0..<count {
+        address &+= try Self.next(&addresses)
+        if address <= lastAddress { claim?.isOrdered = false }
+        lastAddress = address
+        if ordinal >= skipped, left > 0 {
+          places.append(address)
+          left -= 1
+        }
+      }
+    }
+    return claim
+  }
+
+  /// Every address listed under a key, in the order of the entries.
+  func addresses(_ section: IndexSection, _ key: UInt64) throws(Fault) -> [UInt64] {
+    var found: [UInt64] = []
+    try forEachEntry(section, key) { _, count, addresses throws(Fault) in
+      var addresses = addresses
+      var address: UInt64 = 0
+      for _ in 0..<count {
+        address &+= try Self.next(&addresses)
+        found.append(address)
+      }
+    }
+    return found
+  }
+
+  @inline(__always)
+  private static func next(_ addresses: inout VarintReader) throws(Fault) -> UInt64 {
+    guard let value = addresses.read() else {
+      throw Fault(position: 0, reason: "the addresses of an entry of the index do not fit its block")
+    }
+    return value
+  }
+
+  /// Visits the entries of a key in order. Ids have no versions: one address each.
+  private func forEachEntry(
+    _ section: IndexSection, _ key: UInt64,
+    _ visit: (_ firstVersion: UInt64, _ count: Int, _ addresses: VarintReader) throws(Fault) -> Void
+  ) throws(Fault) {
+    let found = header.sections[section.rawValue]
+    guard found.blockCount > 0 else { return }
+    var number = block(section, before: key, limit: 1 << 48)
+    var isFirst = true
+    while true {
+      let at = tablePosition(section, number)
+      var upperBound: UInt64 = 0
+      try withBlock(section, at: at) { block throws(Fault) in
+        upperBound = block.upperBound
+        guard isFirst ? block.lowerBound < key || block.lowerBound == 0 : block.lowerBound == key, key <= upperBound
+        else { throw Fault(position: at, reason: "the index's table leads to the wrong block") }
+        try Self.forEachEntry(of: block, section, key, at: at, visit)
+      }
+      if upperBound != key { return }
+      isFirst = false
+      number += 1
+      guard number < found.blockCount else {
+        throw Fault(position: at, reason: "the index's section of \(section.name) does not end where it should")
+      }
     }
   }
 
-  /// Visits the stream entries of a block until `visit` returns false, and tells whether it got to the end.
-  @discardableResult
-  private func forEachEntry(
-    of block: Int,
-    _ visit: (_ hash: UInt64, _ firstVersion: UInt64, _ positions: UnsafeRawBufferPointer) throws(Fault) -> Bool
-  ) throws(Fault) -> Bool {
-    try withBlock(block) { raw throws(Fault) in
-      var position = 0
-      while position + 20 <= raw.count {
-        let count = Int(raw.integer(at: position + 16, as: UInt32.self))
-        guard count > 0, position + 20 + 4 * count <= raw.count else {
-          throw Fault(position: entry(block).position, reason: "a stream entry of the index does not fit its block")
-        }
-        let goesOn = try visit(
-          raw.integer(at: position), raw.integer(at: position + 8), raw.part(position + 20, 4 * count))
-        if !goesOn { return false }
-        position += 20 + 4 * count
+  private static func forEachEntry(
+    of block: IndexBlock, _ section: IndexSection, _ key: UInt64, at position: Int,
+    _ visit: (_ firstVersion: UInt64, _ count: Int, _ addresses: VarintReader) throws(Fault) -> Void
+  ) throws(Fault) {
+    let misfit = "the entries of a block of the index do not fit it"
+    var keys = VarintReader(block.keys)
+    var before = 0
+    var current = block.lowerBound
+    while true {
+      guard before < block.entryCount else { return }
+      guard let delta = keys.read() else { throw Fault(position: position, reason: misfit) }
+      current &+= delta
+      if current >= key { break }
+      before += 1
+    }
+    guard current == key else { return }
+    var versions = VarintReader(block.versions)
+    var addresses = VarintReader(block.addresses)
+    let hasVersions = section == .streams
+    var skipped = before
+    if hasVersions {
+      skipped = 0
+      for _ in 0..<before {
+        guard let version = IndexBlock.readVersion(&versions) else { throw Fault(position: position, reason: misfit) }
+        skipped += version.count
       }
+    }
+    guard addresses.skip(skipped) else { throw Fault(position: position, reason: misfit) }
+    var entry = before
+    while true {
+      var version: (count: Int, firstVersion: UInt64) = (1, 0)
+      if hasVersions {
+        guard let read = IndexBlock.readVersion(&versions) else { throw Fault(position: position, reason: misfit) }
+        version = read
+      }
+      try visit(version.firstVersion, version.count, addresses)
+      entry += 1
+      guard entry < block.entryCount, let delta = keys.read(), delta == 0 else { return }
+      guard addresses.skip(version.count) else { throw Fault(position: position, reason: misfit) }
+    }
+  }
+
+  // MARK: - Frames
+
+  /// The position of a frame of a segment whose first event is at or before an offset of it, as near to it as is listed.
+  func framePosition(atOrBefore offset: UInt64, segment: Int) throws(Fault) -> Int {
+    let found = header.sections[IndexSection.frames.rawValue]
+    guard found.blockCount > 0, offset >= baseOffset, offset < endOffset else { return SegmentHeader.byteCount }
+    let after = offset - baseOffset + 1
+    let at = tablePosition(.frames, block(.frames, before: after, limit: endOffset - baseOffset))
+    var address: UInt64?
+    try withBlock(.frames, at: at) { block throws(Fault) in
+      guard block.lowerBound < after || block.lowerBound == 0, after <= block.upperBound else {
+        throw Fault(position: at, reason: "the index's table leads to the wrong block")
+      }
+      var keys = VarintReader(block.keys)
+      var before = 0
+      var key = block.lowerBound
+      while before < block.entryCount {
+        guard let delta = keys.read() else { break }
+        key &+= delta
+        if key >= after { break }
+        before += 1
+      }
+      guard before > 0 else { return }
+      var addresses = VarintReader(block.addresses)
+      guard addresses.skip(before - 1), let found = addresses.read() else {
+        throw Fault(position: at, reason: "the entries of a block of the index do not fit it")
+      }
+      address = found
+    }
+    guard let address else { return SegmentHeader.byteCount }
+    let listed = try split(address)
+    guard listed.segment <= segment else {
+      throw Fault(position: at, reason: "the index leads to a frame of a later segment")
+    }
+    return listed.segment == segment ? listed.position : SegmentHeader.byteCount
+  }
+
+  // MARK: - Blocks
+
+  /// The last block whose lower bound is less than a key, or the first. The table is not checked: the block has to be.
+  private func block(_ section: IndexSection, before key: UInt64, limit: UInt64) -> Int {
+    let found = header.sections[section.rawValue]
+    var low = 0
+    var high = found.blockCount
+    var lowKey: UInt64 = 0
+    var highKey = max(limit, key)
+    var step = 4
+    var wasLow = true
+    // Keys are spread evenly as a rule, so a guess or two come near (interpolation search); the rest is a search from there.
+    for _ in 0..<2 where high - low > 16 && key > lowKey && highKey > lowKey {
+      let part = Double(key - lowKey) / Double(highKey - lowKey)
+      let guess = min(max(low + Int(part * Double(high - low)), low + 1), high - 1)
+      let guessKey = lowerBound(found, guess)
+      wasLow = guessKey < key
+      if wasLow { (low, lowKey) = (guess, guessKey) } else { (high, highKey) = (guess, guessKey) }
+    }
+    if wasLow {
+      while high - low > step, lowerBound(found, low + step) < key {
+        low += step
+        step *= 2
+      }
+      if low + step < high { high = low + step }
+    } else {
+      while high - low > step, lowerBound(found, high - step) >= key {
+        high -= step
+        step *= 2
+      }
+      if high - step > low { low = high - step }
+    }
+    while high - low > 1 {
+      let middle = low + (high - low) / 2
+      if lowerBound(found, middle) < key { low = middle } else { high = middle }
+    }
+    return low
+  }
+
+  @inline(__always)
+  private func lowerBound(_ section: IndexSectionPlace, _ number: Int) -> UInt64 {
+    bytes.integer(at: section.tablePosition + number * IndexLayout.tableEntryByteCount)
+  }
+
+  private func tablePosition(_ section: IndexSection, _ number: Int) -> Int {
+    let table = header.sections[section.rawValue].tablePosition
+    return Int(clamping: bytes.integer(at: table + number * IndexLayout.tableEntryByteCount + 8, as: UInt64.self))
+  }
+
+  /// Checks the block at a position and hands it out; no allocation but for a large one that is compressed. Gives back how
+  /// many bytes it takes in the file.
+  @discardableResult
+  func withBlock(
+    _ section: IndexSection, at position: Int, _ body: (IndexBlock) throws(Fault) -> Void
+  ) throws(Fault) -> Int {
+    guard position >= IndexLayout.headerByteCount, position <= bytes.count - IndexLayout.blockHeadByteCount else {
+      throw Fault(position: min(position, bytes.count), reason: "a block of the index that can't be there")
+    }
+    let byteCount = IndexLayout.blockHeadByteCount + Int(bytes.integer(at: position + 4, as: UInt16.self))
+    guard byteCount <= bytes.count - position else {
+      throw Fault(position: position, reason: "a block of the index that can't be there")
+    }
+    let checked = bytes.part(position + 4, byteCount - 4)
+    guard
+      bytes.integer(at: position, as: UInt32.self)
+        == place.checksum(of: checked, kind: section.blockKind, at: position)
+    else { throw Fault(position: position, reason: "the checksum of a block of the index does not match") }
+    let isSound: Bool? = try IndexBlock.withRaw(bytes, at: position) { raw throws(Fault) in
+      guard let block = IndexBlock(raw) else { return false }
+      try body(block)
       return true
     }
+    guard isSound == true else { throw Fault(position: position, reason: "a block of the index is not sound") }
+    return byteCount
+  }
+}
+
+/// A filter of an index file, ready to be probed. Good for as long as its ``SealedIndex`` is held.
+///
+/// Sendable though it holds a pointer: into a mapping, which nobody writes.
+struct FilterProbe: @unchecked Sendable {
+  fileprivate let lines: UnsafeRawPointer?
+  fileprivate let lineCount: Int
+  fileprivate let position: Int
+  fileprivate let kind: UInt8
+  fileprivate let place: IndexPlace
+
+  enum Answer {
+    case absent
+    case maybe
+    /// It can't be told.
+    case damaged
   }
 
-  /// Whether an entry's position has this stream's event of this version. Another stream there means that two streams
-  /// share a hash, or that the file lies; the first is so rare that the file is not believed, but one made here is.
-  private func leads(
-    to stream: StreamKey, _ positions: UnsafeRawBufferPointer, entry: Int, version: UInt64, in segment: Segment
-  ) throws(Fault) -> Bool {
-    let position: UInt32 = positions.integer(at: 4 * entry)
-    guard
-      let record = Record(in: segment.bytes, at: Int(position), limit: segment.bytes.count, place: segment.place),
-      record.kind == .event, record.version == version
-    else {
-      throw Fault(position: 0, reason: "the index leads to byte \(position) of its segment, where its event is not")
-    }
-    if stream.matches(record, in: segment.bytes) { return true }
-    if isBuilt { return false }
-    throw Fault(
-      position: 0, reason: "the index leads to byte \(position) of its segment, where another stream's event is")
-  }
-
-  /// The blocks of a kind in which a key can be, and those after them.
-  private func blocks(_ kind: Range<Int>, from key: UInt64) -> Range<Int> {
-    let first = kind.partitionPoint { firstKey($0) >= key }
-    return max(first - 1, kind.lowerBound)..<kind.upperBound
-  }
-
-  private func firstKey(_ block: Int) -> UInt64 {
-    bytes.integer(at: tableStart + block * IndexFile.blockEntryByteCount + 8)
-  }
-
-  private func entry(_ block: Int) -> IndexFile.BlockEntry {
-    let start = tableStart + block * IndexFile.blockEntryByteCount
-    return IndexFile.BlockEntry(
-      kind: bytes.integer(at: start), byteCount: Int(bytes.integer(at: start + 4, as: UInt32.self)),
-      firstKey: bytes.integer(at: start + 8), position: Int(clamping: bytes.integer(at: start + 16, as: UInt64.self)),
-      rawByteCount: Int(bytes.integer(at: start + 24, as: UInt32.self)), checksum: bytes.integer(at: start + 28))
-  }
-
-  /// Checks a block and hands out its content, decompressed on the stack where it is small enough: no allocation.
-  private func withBlock<Value>(
-    _ block: Int, _ body: (UnsafeRawBufferPointer) throws(Fault) -> Value
-  ) throws(Fault) -> Value {
-    let entry = entry(block)
-    // A segment has at most 2^32 bytes, so no honest block comes near this; a dishonest one can't ask for more.
-    guard entry.rawByteCount <= 64 << 10, entry.position <= bytes.count,
-      entry.byteCount <= bytes.count - entry.position
-    else {
-      throw Fault(position: tableStart + block * IndexFile.blockEntryByteCount, reason: "a block that can't be there")
-    }
-    let stored = bytes.part(entry.position, entry.byteCount)
-    guard checksum(stored) == entry.checksum else {
-      throw Fault(position: entry.position, reason: "the checksum of a block of the index does not match")
-    }
-    if entry.byteCount == entry.rawByteCount { return try body(stored) }
-    let result = withUnsafeTemporaryAllocation(byteCount: entry.rawByteCount, alignment: 8) { raw in
-      Result { () throws(Fault) in
-        let written = LZ4_decompress_safe(
-          stored.bindMemory(to: CChar.self).baseAddress, raw.bindMemory(to: CChar.self).baseAddress,
-          Int32(stored.count), Int32(raw.count))
-        guard written == raw.count else {
-          throw Fault(position: entry.position, reason: "a block of the index does not decompress")
-        }
-        return try body(UnsafeRawBufferPointer(raw))
-      }
-    }
-    return try result.get()
+  @inline(__always)
+  func probe(_ key: UInt64) -> Answer {
+    guard let lines else { return .absent }
+    let offset = IndexFilter.line(key, lineCount: lineCount) &* IndexFilter.lineByteCount
+    // Proof: keys have 48 bits, so the line's number is less than the count, and the header's check made sure that so many
+    // lines are in the mapping.
+    let line = lines + offset
+    if IndexFilter.mayContain(key, in: line.assumingMemoryBound(to: UInt8.self)) { return .maybe }
+    let bits = UnsafeRawBufferPointer(start: line, count: IndexFilter.bitsByteCount)
+    let checksum = UInt32(littleEndian: (line + IndexFilter.bitsByteCount).loadUnaligned(as: UInt32.self))
+    return place.checksum(of: bits, kind: kind, at: position &+ offset) == checksum ? .absent : .damaged
   }
 }

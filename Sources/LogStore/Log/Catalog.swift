@@ -52,11 +52,11 @@ struct Catalog: Sendable {
           file: join(directory, FileName.segment(0)), position: 0,
           reason: "the file is missing: the store has no segment at all"))
     }
-    if names.contains(FileName.index(last.baseOffset)) {
+    if names.contains(where: { FileName.indexRange($0).map { $0.upperBound > last.baseOffset } ?? false }) {
       throw .damaged(
         Damage(
           file: join(directory, FileName.segment(last.baseOffset)), position: last.fileByteCount,
-          reason: "the segment after this one is missing: this one's index was made after it had begun"))
+          reason: "the segment after this one is missing: an index that was made after it had begun is there"))
     }
 
     var catalog = Catalog(directory: directory, storeID: store.storeID, segments: segments, clean: nil)

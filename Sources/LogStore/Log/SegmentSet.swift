@@ -1,74 +1,101 @@
+import Glibc
 import Synchronization
 
 /// A store's segments in order, with their indexes. May be used from any thread.
 ///
-/// Opened segments and index files are kept, up to a number: the ones used longest ago are let go. Whoever still reads
-/// one holds it.
+/// Opened segments and index files are kept. Over ``segmentsMapped`` all segments are let go, to be mapped anew as they are
+/// needed. Whoever still reads one holds it.
 final class SegmentSet: Sendable {
-  static let segmentsKept = 64
-  static let indexesKept = 512
-  /// Indexes that had to be built in memory, since there was no sound file and none could be written.
-  static let builtIndexesKept = 4
+  /// Mapped at a time. A mapping costs no memory of its own, but the kernel allows a process 65,530.
+  static let segmentsMapped = 4096
+  /// Bytes of indexes that had to be built in memory, since there was no sound file.
+  static let builtByteCount = 64 << 20
+  /// How often a directory is listed anew whose index files go while they are opened.
+  private static let listingAttempts = 16
 
   struct State {
-    /// Base offsets, ascending.
-    var bases: [UInt64]
-    /// The last segment's.
-    var open: OpenIndex
-    /// Of finished segments whose file is being written.
-    var unsealed: [UInt64: OpenIndex] = [:]
-    var segments = RecentlyUsed<Segment>(limit: segmentsKept)
-    var indexes = RecentlyUsed<SealedIndex>(limit: indexesKept)
-    var builtIndexes = RecentlyUsed<SealedIndex>(limit: builtIndexesKept)
+    var snapshot: Snapshot
+    /// The directory has been looked through for index files since that was last asked for.
+    var isListed = false
+    /// Grows with every change to the index files.
+    var generation = 0
+    var mappedCount = 0
+    var built = BuiltIndexes()
+    /// Paths of files that led astray.
+    var distrusted: Set<String> = []
   }
 
   let directory: String
   let disk: any Disk
   let storeID: StoreID
   private let state: Mutex<State>
-  /// Told of a finished segment that has no sound index file. Reading never writes one: it must go on when the disk is
-  /// full or not ours to write.
-  private let missing: Mutex<(@Sendable (UInt64) -> Void)?> = Mutex(nil)
+  /// Told when there is something to do for whoever makes index files. Reading never writes one: it must go on when the
+  /// disk is full or not ours to write.
+  private let missing: Mutex<(@Sendable () -> Void)?> = Mutex(nil)
 
   init(directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], open: OpenIndex) {
     self.directory = directory
     self.disk = disk
     self.storeID = storeID
-    state = Mutex(State(bases: bases, open: open))
+    let slots = bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) }
+    state = Mutex(State(snapshot: Snapshot(bases: bases, slots: slots, open: open, unsealed: [], files: [])))
   }
 
-  func whenIndexIsMissing(_ tell: @escaping @Sendable (UInt64) -> Void) {
+  /// - Parameter tell: called from any thread when an index file is missing or not sound.
+  func whenIndexIsMissing(_ tell: @escaping @Sendable () -> Void) {
     missing.withLock { $0 = tell }
   }
 
-  var bases: [UInt64] { state.withLock { $0.bases } }
-  var open: OpenIndex { state.withLock { $0.open } }
+  // MARK: - Segments
+
+  /// As it is, whether index files were looked for or not.
+  private var present: Snapshot { state.withLock { $0.snapshot } }
+
+  var bases: [UInt64] { present.bases }
+  var open: OpenIndex { present.open }
 
   /// The segment that an offset is in, or is to be in, if it is at the end of the log.
   func baseOffset(holding offset: UInt64) -> UInt64 {
-    state.withLock { state in
-      // Proof for the subtraction: the first base is 0, so at least one is not after the offset.
-      state.bases[state.bases.partitionPoint { $0 > offset } - 1]
-    }
+    let bases = present.bases
+    // Proof for the subtraction: the first base is 0, so at least one is not after the offset.
+    return bases[bases.partitionPoint { $0 > offset } - 1]
   }
 
   /// The base offset of the segment after this one.
   func successor(of baseOffset: UInt64) -> UInt64? {
-    state.withLock { state in
-      let next = state.bases.partitionPoint { $0 > baseOffset }
-      return next < state.bases.count ? state.bases[next] : nil
-    }
+    let bases = present.bases
+    let next = bases.partitionPoint { $0 > baseOffset }
+    return next < bases.count ? bases[next] : nil
   }
 
   func segment(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
-    let known = state.withLock { state in
-      state.open.segment.baseOffset == baseOffset ? state.open.segment : state.segments.value(baseOffset)
+    let snapshot = present
+    guard let ordinal = snapshot.ordinal(of: baseOffset) else { return try openSegment(baseOffset) }
+    return try segment(ordinal, in: snapshot)
+  }
+
+  @inline(__always)
+  func segment(_ ordinal: Int, in snapshot: Snapshot) throws(LogStoreError) -> Segment {
+    let slot = snapshot.slot(ordinal)
+    if let segment = slot.mapped { return segment }
+    return try map(slot)
+  }
+
+  private func map(_ slot: SegmentSlot) throws(LogStoreError) -> Segment {
+    let segment = slot.keep(try openSegment(slot.baseOffset))
+    state.withLock { state in
+      state.mappedCount += 1
+      if state.mappedCount > Self.segmentsMapped {
+        state.snapshot = state.snapshot.withoutMappings()
+        state.mappedCount = 0
+      }
     }
-    if let known { return known }
-    let segment = try Segment.open(
-      join(directory, FileName.segment(baseOffset)), baseOffset: baseOffset, storeID: storeID, disk: disk)
-    state.withLock { $0.segments.keep(segment, baseOffset) }
     return segment
+  }
+
+  private func openSegment(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
+    try Segment.open(
+      join(directory, FileName.segment(baseOffset)), baseOffset: baseOffset, storeID: storeID, disk: disk)
   }
 
   /// Where a finished segment ends, by the header of the one after it; nil for the last.
@@ -77,164 +104,250 @@ final class SegmentSet: Sendable {
     return (next, try segment(next).header.chain)
   }
 
-  /// A segment's index; built anew where its file is missing or damaged.
-  ///
-  /// - Parameter distrustingFile: the file has led astray: build anew whatever it looks like.
-  func index(_ baseOffset: UInt64, distrustingFile: Bool = false) throws(LogStoreError) -> any SegmentIndex {
-    let known: (any SegmentIndex)? = state.withLock { state in
-      if distrustingFile { state.indexes.forget(baseOffset) }
-      if state.open.segment.baseOffset == baseOffset { return state.open }
-      return state.unsealed[baseOffset] ?? state.indexes.value(baseOffset) ?? state.builtIndexes.value(baseOffset)
-    }
-    if let known { return known }
-    let segment = try segment(baseOffset)
-    if !distrustingFile, let sealed = try readIndex(of: segment) {
-      state.withLock { $0.indexes.keep(sealed, baseOffset) }
-      return sealed
-    }
-    missing.withLock { $0 }?(baseOffset)
-    return try buildIndex(of: segment).index
-  }
-
-  /// Does what `look` does with a segment's index, and once more with an index built anew if the first one was damaged
-  /// or led astray: the log is the truth.
-  func withIndex<Value>(
-    _ baseOffset: UInt64, _ look: (any SegmentIndex, Segment) throws(LogStoreError) -> Value
-  ) throws(LogStoreError) -> Value {
-    // Both are known as a rule: one lock for the two.
-    let known: (segment: Segment, index: any SegmentIndex)? = state.withLock { state in
-      if state.open.segment.baseOffset == baseOffset { return (state.open.segment, state.open) }
-      guard let segment = state.segments.value(baseOffset), let index = state.indexes.value(baseOffset) else {
-        return nil
-      }
-      return (segment, index)
-    }
-    let segment: Segment
-    let index: any SegmentIndex
-    if let known {
-      (segment, index) = known
-    } else {
-      segment = try self.segment(baseOffset)
-      index = try self.index(baseOffset)
-    }
-    do throws(LogStoreError) {
-      return try look(index, segment)
-    } catch .damaged(let damage) {
-      guard let sealed = index as? SealedIndex, sealed.path == damage.file else { throw .damaged(damage) }
-      return try look(try self.index(baseOffset, distrustingFile: true), segment)
-    }
-  }
-
-  /// nil if there is no file, or none that is sound.
-  private func readIndex(of segment: Segment) throws(LogStoreError) -> SealedIndex? {
-    let path = join(directory, FileName.index(segment.baseOffset))
-    guard try disk.exists(path) else { return nil }
-    let file = try disk.open(path, .read)
-    let mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
-    return try? SealedIndex(
-      mapping, path: path, segment: segment, endOffset: successor(of: segment.baseOffset))
-  }
-
-  /// Whether a segment has an index file that opens; its blocks are checked as they are read.
-  func hasIndexFile(_ baseOffset: UInt64) throws(LogStoreError) -> Bool {
-    try readIndex(of: try segment(baseOffset)) != nil
-  }
-
-  /// Writes the index file of a finished segment, from the segment alone; gives back its length in bytes. One thread at
-  /// a time, and only the writer's process.
-  func writeIndex(of baseOffset: UInt64) throws(LogStoreError) -> Int {
-    let bytes = try buildIndex(of: try segment(baseOffset)).bytes
-    try disk.replace(join(directory, FileName.index(baseOffset)), with: bytes)
-    state.withLock { state in
-      state.indexes.forget(baseOffset)
-      state.builtIndexes.forget(baseOffset)
-    }
-    return bytes.count
-  }
-
-  /// Reads all of a finished segment and makes its index in memory.
-  private func buildIndex(of segment: Segment) throws(LogStoreError) -> (index: SealedIndex, bytes: [UInt8]) {
-    guard let end = try end(of: segment.baseOffset) else {
-      preconditionFailure("the last segment's index is the open one")
-    }
-    let index = OpenIndex(segment)
-    var walk = Walk(segment)
-    if let fault = walk.go(
-      to: .successor(baseOffset: end.offset, chain: end.chain), in: segment, adding: index)
-    {
-      throw segment.damage(fault)
-    }
-    let bytes = index.state.withLock { IndexFile.encode($0, of: segment, end: walk.next) }
-    let sealed: SealedIndex
-    do throws(Fault) {
-      sealed = try SealedIndex(
-        Mapping(copying: bytes), path: join(directory, FileName.index(segment.baseOffset)), segment: segment,
-        endOffset: end.offset, isBuilt: true)
-    } catch {
-      preconditionFailure("an index that was just made is not sound: \(error.reason)")
-    }
-    state.withLock { $0.builtIndexes.keep(sealed, segment.baseOffset) }
-    return (sealed, bytes)
-  }
-
-  /// Makes a new last segment known. The one before keeps its index in memory until ``sealed(_:)``, or is gone if it had
-  /// no event and so the same name.
+  /// Makes a new last segment known. The one before keeps its index in memory until ``install(_:)`` or
+  /// ``giveUp(_:)``, or is gone if it had no event and so the same name.
   func append(_ open: OpenIndex) {
     state.withLock { state in
-      if state.open.segment.baseOffset == open.segment.baseOffset {
-        state.open = open
+      let old = state.snapshot
+      if old.open.segment.baseOffset == open.segment.baseOffset {
+        state.snapshot = old.with(slots: old.slotsReplacingLast(by: open), open: open)
         return
       }
-      state.unsealed[state.open.segment.baseOffset] = state.open
-      state.segments.keep(state.open.segment, state.open.segment.baseOffset)
-      state.bases.append(open.segment.baseOffset)
-      state.open = open
+      state.mappedCount += 1
+      state.snapshot = old.with(
+        bases: old.bases + [open.segment.baseOffset],
+        slots: old.slots(adding: [open.segment.baseOffset], open: open), open: open,
+        unsealed: [old.open] + old.unsealed)
     }
   }
 
   /// Goes on at a later segment than the last one known: for a follower, which learns of several at once.
   func advance(over newBases: [UInt64], to open: OpenIndex) {
     state.withLock { state in
-      if state.open.segment.baseOffset != open.segment.baseOffset {
-        state.segments.keep(state.open.segment, state.open.segment.baseOffset)
+      let old = state.snapshot
+      state.mappedCount += 1
+      if newBases.isEmpty {
+        state.snapshot = old.with(slots: old.slotsReplacingLast(by: open), open: open)
+      } else {
+        // What was the last segment may have been replaced by another file of the same name, if it had no event.
+        state.snapshot = old.with(
+          bases: old.bases + newBases, slots: old.slotsForgettingLast(adding: newBases, open: open), open: open)
       }
-      state.bases.append(contentsOf: newBases)
-      state.open = open
+      state.isListed = false
     }
   }
 
-  /// The index file of a segment is there, or can't be made: its index in memory may go.
-  func sealed(_ baseOffset: UInt64) {
-    state.withLock { $0.unsealed[baseOffset] = nil }
+  // MARK: - Index files
+
+  /// The store as it is now, index files and all.
+  @inline(__always)
+  func current() throws(LogStoreError) -> Snapshot {
+    let (snapshot, isListed) = state.withLock { ($0.snapshot, $0.isListed) }
+    return isListed ? snapshot : try listForReading()
+  }
+
+  private func listForReading() throws(LogStoreError) -> Snapshot {
+    let listing = try list()
+    if !listing.useless.isEmpty || listing.snapshot.sources.contains(where: { $0.kind == .missing }) { tellMissing() }
+    return listing.snapshot
+  }
+
+  struct Listing {
+    var snapshot: Snapshot
+    /// Names of index files that are of no use: inside larger ones, damaged, or of segments that there are not.
+    var useless: [String] = []
+  }
+
+  /// Looks through the directory for index files and takes up those that are sound, the larger ones first.
+  func list() throws(LogStoreError) -> Listing {
+    var attempts = 0
+    while true {
+      attempts += 1
+      let (known, generation, distrusted) = state.withLock { ($0.snapshot, $0.generation, $0.distrusted) }
+      let names = try disk.list(directory)
+      var listing = Listing(snapshot: known)
+      var ranges: [Range<UInt64>] = []
+      for name in names where name.hasSuffix(FileName.indexSuffix) {
+        guard let range = FileName.indexRange(name), let first = known.ordinal(of: range.lowerBound),
+          let last = known.ordinal(of: range.upperBound), first < last,
+          !distrusted.contains(join(directory, name))
+        else {
+          listing.useless.append(name)
+          continue
+        }
+        ranges.append(range)
+      }
+      ranges.sort { ($0.lowerBound, $1.upperBound) < ($1.lowerBound, $0.upperBound) }
+      var files: [SealedIndex] = []
+      var isGone = false
+      for range in ranges {
+        if let last = files.last, range.lowerBound < last.endOffset {
+          listing.useless.append(FileName.index(range))
+          continue
+        }
+        if let file = known.files.first(where: { $0.baseOffset..<$0.endOffset == range }) {
+          files.append(file)
+          continue
+        }
+        switch try openIndex(range, known) {
+        case .sound(let file): files.append(file)
+        case .damaged: listing.useless.append(FileName.index(range))
+        case .gone: isGone = true
+        }
+      }
+      // The writer has merged it meanwhile: what it became is there.
+      if isGone, attempts < Self.listingAttempts { continue }
+      let taken = state.withLock { state -> Snapshot? in
+        guard state.generation == generation else { return nil }
+        state.snapshot = state.snapshot.with(files: files)
+        state.isListed = true
+        let paths = Set(names.map { join(directory, $0) })
+        state.distrusted.formIntersection(paths)
+        return state.snapshot
+      }
+      guard let taken else { continue }
+      listing.snapshot = taken
+      return listing
+    }
+  }
+
+  private enum Opened {
+    case sound(SealedIndex)
+    case damaged
+    case gone
+  }
+
+  private func openIndex(_ range: Range<UInt64>, _ snapshot: Snapshot) throws(LogStoreError) -> Opened {
+    let path = join(directory, FileName.index(range))
+    let mapping: Mapping
+    do throws(LogStoreError) {
+      let file = try disk.open(path, .read)
+      mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
+    } catch .inputOutput(_, _, ENOENT) {
+      return .gone
+    }
+    guard
+      let index = try? SealedIndex(
+        mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound),
+      index.header.segments.map(\.baseOffset) == snapshot.bases.filter({ range.contains($0) })
+    else { return .damaged }
+    // It belongs to the content that the next segment follows on from. If that can't be opened, whoever reads it will say so.
+    if let next = try? segment(range.upperBound), next.header.chain != index.header.segments.last?.chain {
+      return .damaged
+    }
+    return .sound(index)
+  }
+
+  /// Bytes of the index files that are in use.
+  func indexByteCount() throws(LogStoreError) -> UInt64 {
+    try current().files.reduce(0) { $0 + UInt64($1.bytes.count) }
+  }
+
+  /// A file is there and durable, and takes the place of all that it covers.
+  func install(_ file: SealedIndex) {
+    state.withLock { state in
+      let old = state.snapshot
+      let range = file.baseOffset..<file.endOffset
+      state.snapshot = old.with(
+        unsealed: old.unsealed.filter { !range.contains($0.segment.baseOffset) },
+        files: old.files.filter { !range.contains($0.baseOffset) } + [file])
+      state.generation += 1
+      for segment in file.header.segments { state.built.forget(segment.baseOffset) }
+      state.distrusted.remove(file.path)
+    }
+  }
+
+  /// The index file of a segment can't be made: its index in memory goes all the same, since memory is bounded.
+  func giveUp(_ baseOffset: UInt64) {
+    state.withLock { state in
+      state.snapshot = state.snapshot.with(
+        unsealed: state.snapshot.unsealed.filter { $0.segment.baseOffset != baseOffset })
+    }
+  }
+
+  /// A file was not what it should be. If it led astray in a segment, it is first made sure that the log itself is sound
+  /// there: if not, that is thrown, and the file stays.
+  func distrust(_ file: SealedIndex, _ fault: Fault, segment: Int?) throws(LogStoreError) {
+    if file.isBuilt { throw file.damage(fault) }
+    if let segment {
+      _ = try builtIndex(try self.segment(file.header.segments[segment].baseOffset), anew: true)
+    }
+    state.withLock { state in
+      guard state.snapshot.files.contains(where: { $0 === file }) else { return }
+      state.snapshot = state.snapshot.with(files: state.snapshot.files.filter { $0 !== file })
+      state.distrusted.insert(file.path)
+      state.generation += 1
+      // Smaller ones inside it may still be there.
+      state.isListed = false
+    }
+    tellMissing()
+  }
+
+  private func tellMissing() {
+    missing.withLock { $0 }?()
+  }
+
+  /// The index of a finished segment that has no sound file, made in memory from the segment.
+  func builtIndex(_ segment: Segment, anew: Bool = false) throws(LogStoreError) -> SealedIndex {
+    if !anew, let known = state.withLock({ $0.built.value(segment.baseOffset) }) { return known }
+    tellMissing()
+    let (index, end) = try readThrough(segment)
+    let input = index.state.withLock { $0.sealingInput() }
+    let output = IndexOutput(nil)
+    let path = join(directory, FileName.index(segment.baseOffset..<end.offset))
+    do {
+      _ = try IndexEncoding.encode(input, of: segment, end: end, to: output)
+      let built = try SealedIndex(
+        output.takeMemory(), path: path, storeID: storeID, baseOffset: segment.baseOffset, endOffset: end.offset,
+        isBuilt: true)
+      state.withLock { $0.built.keep(built) }
+      return built
+    } catch {
+      // Nothing is read or written on the way but memory.
+      preconditionFailure("an index that was just made is not sound: \(error)")
+    }
+  }
+
+  /// Reads all of a finished segment, and finds where its events are.
+  func readThrough(_ segment: Segment) throws(LogStoreError) -> (index: OpenIndex, end: FrameExpectation) {
+    guard let end = try end(of: segment.baseOffset) else {
+      preconditionFailure("the last segment's index is the open one")
+    }
+    let index = OpenIndex(segment)
+    var walk = Walk(segment)
+    if let fault = walk.go(to: .successor(baseOffset: end.offset, chain: end.chain), in: segment, adding: index) {
+      throw segment.damage(fault)
+    }
+    return (index, walk.next)
   }
 }
 
-/// Values by base offset; over the limit the one used longest ago goes.
-struct RecentlyUsed<Value> {
-  private var entries: [UInt64: (value: Value, lastUse: UInt64)] = [:]
+/// Indexes in memory of segments without a file; over the limit the one used longest ago goes.
+struct BuiltIndexes {
+  private var entries: [UInt64: (index: SealedIndex, lastUse: UInt64)] = [:]
   private var uses: UInt64 = 0
-  private let limit: Int
+  private var byteCount = 0
 
-  init(limit: Int) {
-    self.limit = limit
+  mutating func value(_ baseOffset: UInt64) -> SealedIndex? {
+    guard let entry = entries[baseOffset] else { return nil }
+    uses += 1
+    entries[baseOffset] = (entry.index, uses)
+    return entry.index
   }
 
-  mutating func value(_ key: UInt64) -> Value? {
-    guard let entry = entries[key] else { return nil }
+  mutating func keep(_ index: SealedIndex) {
+    forget(index.baseOffset)
     uses += 1
-    entries[key] = (entry.value, uses)
-    return entry.value
-  }
-
-  mutating func keep(_ value: Value, _ key: UInt64) {
-    uses += 1
-    entries[key] = (value, uses)
-    if entries.count > limit, let oldest = entries.min(by: { $0.value.lastUse < $1.value.lastUse }) {
-      entries[oldest.key] = nil
+    entries[index.baseOffset] = (index, uses)
+    byteCount += index.bytes.count
+    while byteCount > SegmentSet.builtByteCount, entries.count > 1,
+      let oldest = entries.min(by: { $0.value.lastUse < $1.value.lastUse })
+    {
+      forget(oldest.key)
     }
   }
 
-  mutating func forget(_ key: UInt64) {
-    entries[key] = nil
+  mutating func forget(_ baseOffset: UInt64) {
+    if let entry = entries.removeValue(forKey: baseOffset) { byteCount -= entry.index.bytes.count }
   }
 }

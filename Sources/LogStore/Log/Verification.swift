@@ -1,3 +1,5 @@
+import Glibc
+
 /// Reads a whole store, going on past what is damaged as far as that is possible.
 struct Verification {
   let directory: String
@@ -29,18 +31,16 @@ struct Verification {
     let end = durable?.end
     let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.sorted()
       .filter { $0 <= end?.baseOffset ?? .max }
-    let indexes = Set(names.compactMap { FileName.baseOffset($0, suffix: ".idx") })
     guard let storeID = try storeID() else { return }
     for base in bases { bytesTotal += (try? disk.open(path(base), .read).byteCount()) ?? 0 }
     for (number, base) in bases.enumerated() {
       let successor = number + 1 < bases.count ? bases[number + 1] : nil
-      try verify(base, successor: successor, end: end, storeID: storeID, hasIndex: indexes.contains(base))
+      try verify(base, successor: successor, end: end, storeID: storeID)
       progress?(report.bytes, bytesTotal)
     }
-    for base in indexes where !bases.contains(base) && base <= end?.baseOffset ?? .max {
-      add(
-        Damage(
-          file: join(directory, FileName.index(base)), position: 0, reason: "an index whose segment is not there"))
+    for range in names.compactMap(FileName.indexRange).sorted(by: { $0.lowerBound < $1.lowerBound })
+    where range.upperBound <= end?.baseOffset ?? .max {
+      try verifyIndex(range, bases: bases, storeID: storeID)
     }
   }
 
@@ -67,7 +67,7 @@ struct Verification {
   }
 
   private mutating func verify(
-    _ base: UInt64, successor: UInt64?, end: DurableEnd?, storeID: StoreID, hasIndex: Bool
+    _ base: UInt64, successor: UInt64?, end: DurableEnd?, storeID: StoreID
   ) throws(LogStoreError) {
     report.segments += 1
     let segment: Segment
@@ -124,7 +124,6 @@ struct Verification {
             reason: "a byte that is not zero behind the end of the log"))
       }
     }
-    if successor != nil, hasIndex { try verifyIndex(of: segment, endOffset: walk.next.offset) }
   }
 
   /// Looks for more damage behind the first: finds the next frame that is sound by itself and goes on from there.
@@ -147,13 +146,25 @@ struct Verification {
     }
   }
 
-  private mutating func verifyIndex(of segment: Segment, endOffset: UInt64) throws(LogStoreError) {
-    let path = join(directory, FileName.index(segment.baseOffset))
-    let file = try disk.open(path, .read)
-    let mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
+  private mutating func verifyIndex(
+    _ range: Range<UInt64>, bases: [UInt64], storeID: StoreID
+  ) throws(LogStoreError) {
+    let path = join(directory, FileName.index(range))
+    let mapping: Mapping
+    do throws(LogStoreError) {
+      let file = try disk.open(path, .read)
+      mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
+    } catch .inputOutput(_, _, ENOENT) {
+      // A writer has merged it since the directory was listed.
+      return
+    }
     report.bytes += UInt64(mapping.bytes.count)
     do throws(Fault) {
-      try SealedIndex(mapping, path: path, segment: segment, endOffset: endOffset).check()
+      let index = try SealedIndex(
+        mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound)
+      guard bases.contains(range.upperBound), index.header.segments.map(\.baseOffset) == bases.filter(range.contains)
+      else { throw Fault(position: 0, reason: "an index whose segments are not there") }
+      try index.check()
     } catch {
       add(
         Damage(

@@ -28,6 +28,7 @@ public final class LogStore: Sendable {
   private let mailbox: Mailbox<CommitRequest>
   private let health: Health
   private let closing: Closing
+  private let sealer: Sealer
 
   /// What opening found and did.
   public var recovery: RecoveryReport { reader.recovery }
@@ -35,11 +36,14 @@ public final class LogStore: Sendable {
   /// The failure of a write or sync after which nothing more is acknowledged, until the store is opened anew.
   public var failure: LogStoreError? { health.failure }
 
-  private init(reader: LogReader, mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing) {
+  private init(
+    reader: LogReader, mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing, sealer: Sealer
+  ) {
     self.reader = reader
     self.mailbox = mailbox
     self.health = health
     self.closing = closing
+    self.sealer = sealer
   }
 
   deinit {
@@ -83,7 +87,7 @@ public final class LogStore: Sendable {
     startThread("log commit") {
       start.run(mailbox, health: health, closing: closing)
     }
-    return LogStore(reader: reader, mailbox: mailbox, health: health, closing: closing)
+    return LogStore(reader: reader, mailbox: mailbox, health: health, closing: closing, sealer: start.sealer)
   }
 
   /// Appends atomically, and returns once all of it is durable: its bytes, its file's size and its file's name.
@@ -110,6 +114,15 @@ public final class LogStore: Sendable {
   /// Returns once everything that was appended before is durable.
   public func flush() async throws(LogStoreError) {
     _ = try await send(.flush)
+  }
+
+  /// Returns once the index of everything in finished segments is on disk, and its files are merged as far as they should
+  /// be: after an import, say. Nothing depends on it; what is appended meanwhile is waited for too.
+  ///
+  /// - Throws: what keeps an index file from being written, such as ``LogStoreError/diskFull(operation:path:)``;
+  ///   ``LogStoreError/closed``.
+  public func waitUntilIndexed() async throws(LogStoreError) {
+    try await sealer.waitUntilDone()
   }
 
   /// Finishes what was asked for, makes it durable, and records the end of the log, so that from now on anything that

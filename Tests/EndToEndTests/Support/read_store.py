@@ -178,7 +178,7 @@ class Reader:
             clean = None if successor or durable else self.clean()
             if clean and clean[2] != segment.base:
                 raise Damaged(segment.path, 32, f"the last segment was {clean[2]} at the clean close")
-            if successor is None and not durable and os.path.exists(segment.path[:-4] + ".idx"):
+            if successor is None and not durable and any(end > segment.base for end in self.index_ends()):
                 raise Damaged(segment.path, len(segment.data), "has an index, but the segment after it is missing")
             if len(segment.data) < segment.size and (successor or clean or durable):
                 raise Damaged(segment.path, len(segment.data), f"shorter than the {segment.size} bytes in its header")
@@ -215,6 +215,13 @@ class Reader:
                 self.timestamp = timestamp
                 position += length
                 yield from events
+
+    def index_ends(self):
+        """The offsets at which index files end, by their names: <base>-<end>.idx."""
+        for name in os.listdir(self.directory):
+            base, dash, end = name[:-4].partition("-")
+            if name.endswith(".idx") and dash and len(base) == len(end) == 20 and base.isdigit() and end.isdigit():
+                yield int(end)
 
     def clean(self):
         path = os.path.join(self.directory, "clean")

@@ -1,0 +1,144 @@
+/// Makes one index file of several that follow one on another. Memory doesn't grow with what they hold: entries go through
+/// block by block.
+enum IndexMerge {
+  /// - Parameter inputs: from the oldest on, each beginning where the one before ends; at least one.
+  /// - Returns: the merged file's length.
+  static func merge(_ inputs: [SealedIndex], to output: IndexOutput) throws(IndexFailure) -> Int {
+    let last = inputs[inputs.count - 1]
+    precondition(zip(inputs, inputs.dropFirst()).allSatisfy { $0.endOffset == $1.baseOffset })
+    let header = IndexHeader(
+      storeID: last.header.storeID, segments: inputs.flatMap(\.header.segments), endOffset: last.endOffset)
+    var writer = try IndexWriter(header, to: output)
+    try mergeFrames(inputs, header, to: &writer)
+    try writer.begin(.streams)
+    try mergeStreams(inputs, header, to: &writer)
+    try writer.begin(.eventIDs)
+    try mergeIDs(inputs, header, to: &writer)
+    return try writer.finish()
+  }
+
+  private static func cursors(
+    _ inputs: [SealedIndex], _ section: IndexSection, _ header: IndexHeader
+  ) throws(IndexFailure) -> [IndexCursor] {
+    var cursors: [IndexCursor] = []
+    var segmentOffset = 0
+    for input in inputs {
+      cursors.append(
+        try blaming(input) { () throws(Fault) in
+          try IndexCursor(
+            input, section, keyOffset: section == .frames ? input.baseOffset - header.baseOffset : 0,
+            segmentOffset: segmentOffset, shift: header.addressShift)
+        })
+      segmentOffset += input.segmentCount
+    }
+    return cursors
+  }
+
+  @inline(__always)
+  private static func blaming<Value>(
+    _ input: SealedIndex, _ body: () throws(Fault) -> Value
+  ) throws(IndexFailure) -> Value {
+    do throws(Fault) {
+      return try body()
+    } catch {
+      throw .index(input, error, segment: nil)
+    }
+  }
+
+  /// Frames of one file come before those of the next.
+  private static func mergeFrames(
+    _ inputs: [SealedIndex], _ header: IndexHeader, to writer: inout IndexWriter
+  ) throws(IndexFailure) {
+    for (input, cursor) in zip(inputs, try cursors(inputs, .frames, header)) {
+      while cursor.key != .max {
+        try writer.add(key: cursor.key, address: cursor.addresses[0])
+        try blaming(input) { () throws(Fault) in try cursor.advance() }
+      }
+    }
+  }
+
+  /// Entries of a key that follow one on another become one. Nobody looks whether they are of one stream: whoever reads
+  /// them looks at the records.
+  private static func mergeStreams(
+    _ inputs: [SealedIndex], _ header: IndexHeader, to writer: inout IndexWriter
+  ) throws(IndexFailure) {
+    let cursors = try cursors(inputs, .streams, header)
+    var pending = PendingEntry()
+    try forEachInOrder(cursors, inputs) { cursor throws(IndexFailure) in
+      let addresses = cursor.addresses
+      if !pending.continues(with: cursor.key, cursor.firstVersion, addresses) {
+        try pending.write(to: &writer)
+        pending.key = cursor.key
+        pending.firstVersion = cursor.firstVersion
+      }
+      pending.append(addresses)
+    }
+    try pending.write(to: &writer)
+  }
+
+  private static func mergeIDs(
+    _ inputs: [SealedIndex], _ header: IndexHeader, to writer: inout IndexWriter
+  ) throws(IndexFailure) {
+    try forEachInOrder(try cursors(inputs, .eventIDs, header), inputs) { cursor throws(IndexFailure) in
+      try writer.add(key: cursor.key, address: cursor.addresses[0])
+    }
+  }
+
+  /// Visits the entries of all cursors by ascending key, those of one key from the oldest file on.
+  @inline(__always)
+  private static func forEachInOrder(
+    _ cursors: [IndexCursor], _ inputs: [SealedIndex], _ visit: (IndexCursor) throws(IndexFailure) -> Void
+  ) throws(IndexFailure) {
+    // Few, so that looking at all of them is as fast as any tree.
+    var heads = cursors.map(\.key)
+    while true {
+      var least = 0
+      var key = heads[0]
+      for number in 1..<heads.count where heads[number] < key {
+        key = heads[number]
+        least = number
+      }
+      if key == .max { return }
+      let cursor = cursors[least]
+      try visit(cursor)
+      try blaming(inputs[least]) { () throws(Fault) in try cursor.advance() }
+      heads[least] = cursor.key
+    }
+  }
+
+  /// The entry of the merged file that may still grow.
+  private struct PendingEntry: ~Copyable {
+    var key: UInt64 = 0
+    var firstVersion: UInt64 = 0
+    private var count = 0
+    private let places = UnsafeMutablePointer<UInt64>.allocate(capacity: IndexLayout.eventsPerEntry)
+
+    deinit {
+      places.deallocate()
+    }
+
+    @inline(__always)
+    func continues(
+      with key: UInt64, _ firstVersion: UInt64, _ addresses: UnsafeBufferPointer<UInt64>
+    ) -> Bool {
+      count > 0 && key == self.key && firstVersion == self.firstVersion &+ UInt64(count)
+        && count + addresses.count <= IndexLayout.eventsPerEntry && addresses[0] > places[count - 1]
+    }
+
+    @inline(__always)
+    mutating func append(_ addresses: UnsafeBufferPointer<UInt64>) {
+      // Proof: an entry has at most as many as there is room for, and `continues` has made sure of the sum.
+      for address in addresses {
+        places[count] = address
+        count &+= 1
+      }
+    }
+
+    mutating func write(to writer: inout IndexWriter) throws(IndexFailure) {
+      guard count > 0 else { return }
+      try writer.add(
+        key: key, firstVersion: firstVersion, addresses: UnsafeBufferPointer(start: places, count: count))
+      count = 0
+    }
+  }
+}

@@ -1,0 +1,137 @@
+/// Where an index goes as it is made: a file, written and synced piece by piece, or memory. Not for more than one thread.
+final class IndexOutput {
+  /// Written at once.
+  static let pieceByteCount = 1 << 20
+  /// Synced at once: one sync of all of it would hold up the syncs of appends that go on meanwhile.
+  static let syncByteCount = 4 << 20
+
+  private let file: (any File)?
+  private var memory: UnsafeMutableRawBufferPointer
+  private var count = 0
+  private var flushed = 0
+  private var synced = 0
+  /// Called after each piece; may do other work, or throw to give up.
+  private let between: () throws(IndexFailure) -> Void
+
+  /// - Parameter file: nil for memory.
+  init(_ file: (any File)?, between: @escaping () throws(IndexFailure) -> Void = {}) {
+    self.file = file
+    self.between = between
+    memory = .allocate(byteCount: Self.pieceByteCount, alignment: 64)
+  }
+
+  deinit {
+    memory.deallocate()
+  }
+
+  /// Bytes so far, and where the next one goes.
+  var position: Int { flushed + count }
+
+  func append(_ bytes: UnsafeRawBufferPointer) throws(IndexFailure) {
+    var bytes = bytes
+    while bytes.count > memory.count - count {
+      if file == nil {
+        grow(by: bytes.count)
+      } else {
+        // Pieces are whole, so that the page cache never reads one back.
+        let room = memory.count - count
+        copy(UnsafeRawBufferPointer(rebasing: bytes[..<room]))
+        bytes = UnsafeRawBufferPointer(rebasing: bytes[room...])
+        try flush()
+        try between()
+      }
+    }
+    copy(bytes)
+  }
+
+  func append(_ bytes: [UInt8]) throws(IndexFailure) {
+    let result = bytes.withUnsafeBytes { bytes in
+      Result { () throws(IndexFailure) in try self.append(bytes) }
+    }
+    try result.get()
+  }
+
+  /// Zeros up to a multiple of `unit`.
+  func pad(to unit: Int) throws(IndexFailure) {
+    try append([UInt8](repeating: 0, count: position.roundedUp(to: unit) - position))
+  }
+
+  /// What was written so far, for reading again. Good for as long as nothing but ``append(_:)`` is called and the mapping
+  /// is held.
+  func readBack() throws(IndexFailure) -> Mapping {
+    guard let file else {
+      return Mapping(copying: Array(UnsafeRawBufferPointer(rebasing: memory[..<count])))
+    }
+    try flush()
+    do throws(LogStoreError) {
+      return try file.map(byteCount: flushed)
+    } catch {
+      throw .log(error)
+    }
+  }
+
+  /// Puts the header in its place and makes the file durable under its own name, which may be another one's aside.
+  func finish(header: [UInt8]) throws(IndexFailure) {
+    guard let file else {
+      memory.copyBytes(from: header)
+      return
+    }
+    try flush()
+    do throws(LogStoreError) {
+      try file.write(header)
+      try file.sync()
+    } catch {
+      throw .log(error)
+    }
+  }
+
+  /// The finished bytes, when they went to memory.
+  func takeMemory() -> Mapping {
+    precondition(file == nil)
+    let taken = UnsafeMutableRawBufferPointer.allocate(byteCount: max(count, 1), alignment: 64)
+    taken.copyMemory(from: UnsafeRawBufferPointer(rebasing: memory[..<count]))
+    return Mapping(bytes: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(taken)[..<count])) { _ in
+      taken.deallocate()
+    }
+  }
+
+  private func copy(_ bytes: UnsafeRawBufferPointer) {
+    guard bytes.count > 0 else { return }
+    UnsafeMutableRawBufferPointer(rebasing: memory[count..<count + bytes.count]).copyMemory(from: bytes)
+    count += bytes.count
+  }
+
+  private func grow(by more: Int) {
+    let larger = UnsafeMutableRawBufferPointer.allocate(byteCount: max(2 * memory.count, count + more), alignment: 64)
+    larger.copyMemory(from: UnsafeRawBufferPointer(rebasing: memory[..<count]))
+    memory.deallocate()
+    memory = larger
+  }
+
+  private func flush() throws(IndexFailure) {
+    guard let file, count > 0 else { return }
+    do throws(LogStoreError) {
+      try file.write(UnsafeRawBufferPointer(rebasing: memory[..<count]), at: UInt64(flushed))
+      flushed += count
+      count = 0
+      if flushed - synced >= Self.syncByteCount {
+        try file.sync()
+        synced = flushed
+      }
+    } catch {
+      throw .log(error)
+    }
+  }
+}
+
+/// Why something could not be done with indexes.
+enum IndexFailure: Error {
+  /// The log, or the disk, is why.
+  case log(LogStoreError)
+  /// An index file is not what it should be. Where it led astray: the number of that segment in the file.
+  case index(SealedIndex, Fault, segment: Int?)
+  /// Records of another stream stand where the wanted one's should, and rightly so: their keys are the same.
+  case sharedKey
+  /// The work was given up, to be done another time.
+  case stopped
+}

@@ -1,0 +1,169 @@
+import Synchronization
+
+/// A store's segments and index files as they are at one moment: a look-up takes one and needs no lock any more. Replaced as
+/// a whole when something changes.
+final class Snapshot: Sendable {
+  /// Where a part of the log is looked up.
+  struct Source: Sendable {
+    enum Kind: Sendable {
+      /// The segment that is being written.
+      case open
+      /// A finished segment whose file is being written: index in ``Snapshot/unsealed``.
+      case unsealed
+      /// Index in ``Snapshot/files``.
+      case file
+      /// A finished segment without a sound index file.
+      case missing
+    }
+
+    var kind: Kind
+    var index: Int
+    /// The first segment's ordinal.
+    var ordinal: Int
+  }
+
+  /// Of the segments, ascending; the last one is the open one.
+  let bases: [UInt64]
+  private let slots: [SegmentSlot]
+  let open: OpenIndex
+  /// Newest first.
+  let unsealed: [OpenIndex]
+  /// Newest first; none overlaps another.
+  let files: [SealedIndex]
+  /// Newest first; they cover the whole log.
+  let sources: [Source]
+  private let streamFilters: ContiguousArray<FilterProbe>
+  private let idFilters: ContiguousArray<FilterProbe>
+
+  /// - Parameter files: in any order, not overlapping, from one base offset to another.
+  /// - Parameter unsealed: finished segments; those that a file covers are left out.
+  init(bases: [UInt64], slots: [SegmentSlot], open: OpenIndex, unsealed: [OpenIndex], files: [SealedIndex]) {
+    self.bases = bases
+    self.slots = slots
+    self.open = open
+    let files = files.sorted { $0.baseOffset > $1.baseOffset }
+    var kept: [OpenIndex] = []
+    var sources = [Source(kind: .open, index: 0, ordinal: bases.count - 1)]
+    var number = 0
+    var ordinal = bases.count - 2
+    while ordinal >= 0 {
+      let base = bases[ordinal]
+      if number < files.count, files[number].header.segments.last?.baseOffset == base {
+        ordinal -= files[number].segmentCount
+        sources.append(Source(kind: .file, index: number, ordinal: ordinal + 1))
+        number += 1
+        continue
+      }
+      if let index = unsealed.first(where: { $0.segment.baseOffset == base }) {
+        sources.append(Source(kind: .unsealed, index: kept.count, ordinal: ordinal))
+        kept.append(index)
+      } else {
+        sources.append(Source(kind: .missing, index: 0, ordinal: ordinal))
+      }
+      ordinal -= 1
+    }
+    precondition(number == files.count, "an index file that does not fit the segments")
+    self.files = files
+    self.unsealed = kept
+    self.sources = sources
+    streamFilters = ContiguousArray(files.map { $0.filter(.streams) })
+    idFilters = ContiguousArray(files.map { $0.filter(.eventIDs) })
+  }
+
+  /// The same with some things changed.
+  func with(
+    bases: [UInt64]? = nil, slots: [SegmentSlot]? = nil, open: OpenIndex? = nil, unsealed: [OpenIndex]? = nil,
+    files: [SealedIndex]? = nil
+  ) -> Snapshot {
+    Snapshot(
+      bases: bases ?? self.bases, slots: slots ?? self.slots, open: open ?? self.open,
+      unsealed: unsealed ?? self.unsealed, files: files ?? self.files)
+  }
+
+  /// The ordinal of the segment with this base offset.
+  func ordinal(of baseOffset: UInt64) -> Int? {
+    let next = bases.partitionPoint { $0 > baseOffset }
+    return next > 0 && bases[next - 1] == baseOffset ? next - 1 : nil
+  }
+
+  /// The source of a segment.
+  func source(of ordinal: Int) -> Source {
+    // Proof: the last source begins with the first segment.
+    sources[sources.firstIndex { $0.ordinal <= ordinal } ?? sources.count - 1]
+  }
+
+  func slot(_ ordinal: Int) -> SegmentSlot { slots[ordinal] }
+
+  /// Every slot empty but the open segment's: what is mapped goes when the last who reads it lets go.
+  func withoutMappings() -> Snapshot {
+    with(slots: bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) })
+  }
+
+  func slots(adding newBases: [UInt64], open: OpenIndex) -> [SegmentSlot] {
+    slots + newBases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) }
+  }
+
+  func slotsForgettingLast(adding newBases: [UInt64], open: OpenIndex) -> [SegmentSlot] {
+    slots.dropLast() + [SegmentSlot(self.open.segment.baseOffset)]
+      + newBases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) }
+  }
+
+  func slotsReplacingLast(by open: OpenIndex) -> [SegmentSlot] {
+    slots.dropLast() + [SegmentSlot(open.segment)]
+  }
+
+  /// Which of the 64 newest files may have a key, as bits: all of them are asked at once, without a branch between, so that
+  /// the processor waits for their memory at the same time.
+  @inline(__always)
+  func candidates(_ section: IndexSection, _ key: UInt64) throws(IndexFailure) -> UInt64 {
+    let filters = section == .streams ? streamFilters : idFilters
+    var maybe: UInt64 = 0
+    var damaged: UInt64 = 0
+    for number in 0..<min(filters.count, 64) {
+      let answer = filters[number].probe(key)
+      maybe |= (answer == .maybe ? 1 : 0) << UInt64(truncatingIfNeeded: number)
+      damaged |= (answer == .damaged ? 1 : 0) << UInt64(truncatingIfNeeded: number)
+    }
+    if damaged != 0 { throw filterDamage(damaged.trailingZeroBitCount, section, key) }
+    return maybe
+  }
+
+  /// Whether a file may have a key.
+  /// - Parameter candidates: as ``candidates(_:_:)`` has told.
+  @inline(__always)
+  func isCandidate(
+    _ number: Int, _ candidates: UInt64, _ section: IndexSection, _ key: UInt64
+  ) throws(IndexFailure) -> Bool {
+    if number < 64 { return candidates >> UInt64(truncatingIfNeeded: number) & 1 != 0 }
+    switch (section == .streams ? streamFilters : idFilters)[number].probe(key) {
+    case .absent: return false
+    case .maybe: return true
+    case .damaged: throw filterDamage(number, section, key)
+    }
+  }
+
+  private func filterDamage(_ number: Int, _ section: IndexSection, _ key: UInt64) -> IndexFailure {
+    .index(files[number], files[number].filterFault(section, key: key), segment: nil)
+  }
+}
+
+/// The place of a segment in a ``Snapshot``: mapped when it is first needed, and for as long as the snapshot has the slot.
+final class SegmentSlot: Sendable {
+  let baseOffset: UInt64
+  private let segment = AtomicLazyReference<Segment>()
+
+  init(_ baseOffset: UInt64) {
+    self.baseOffset = baseOffset
+  }
+
+  init(_ segment: Segment) {
+    baseOffset = segment.baseOffset
+    _ = self.segment.storeIfNil(segment)
+  }
+
+  @inline(__always)
+  var mapped: Segment? { segment.load() }
+
+  /// The first one to come stays.
+  func keep(_ segment: Segment) -> Segment { self.segment.storeIfNil(segment) }
+}
