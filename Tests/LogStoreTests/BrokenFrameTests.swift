@@ -218,10 +218,11 @@ import Testing
     for _ in 0..<20 {
       let victim = Int.random(in: 0..<1000, using: &generator)
       let reader = try LogReader.open(directory.path)
-      let position = try #require(
-        try reader.durable.segments.index(0).run(
-          of: StreamKey(bytes("s\(victim)")), from: 1, limit: 1, in: reader.durable.segments.segment(0))?.positions
-          .first)
+      var found: Int?
+      try reader.durable.segments.forEachRecord(of: StreamKey(bytes("s\(victim)")), from: 1, limit: 1) { record, _, _ in
+        found = record.position
+      }
+      let position = try #require(found)
       try edit(path) { $0[Int(position) + 60] ^= 1 }
       var cursor = reader.cursor(from: 0)
       var seen: UInt64 = 0

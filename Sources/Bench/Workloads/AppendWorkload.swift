@@ -192,6 +192,7 @@ struct AppendWorkload: Sendable {
 /// What an import waits for at its end: that everything is durable, and that the indexes are built.
 func finishImport(_ store: LogStore) async throws {
   try await store.flush()
+  try await store.waitUntilIndexed()
 }
 
 /// Fills a new store for a workload that reads.
