@@ -21,6 +21,7 @@ run: build-dependencies
 test: test-dependencies lint
 	swift build --build-tests
 	swift test --skip-build --filter LogStoreTests
+	swift test --skip-build --filter AllocationTests
 	swift test --skip-build --filter RegisPayTests
 	swift test --skip-build --no-parallel --filter EndToEndTests
 

@@ -85,6 +85,12 @@ let package = Package(
         .product(name: "NIOCore", package: "swift-nio"),
       ],
       swiftSettings: strict),
+    // In front of the C library's allocator, for the tests that count.
+    .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
+    .testTarget(
+      name: "AllocationTests", dependencies: ["CAllocationCount", "LogStore"],
+      // As a program that is shipped: without optimisation the compiler puts what is borrowed into boxes of its own.
+      swiftSettings: strict + [.unsafeFlags(["-O"])]),
     // Real processes, real files, real `kill -9`.
     .testTarget(
       name: "EndToEndTests",

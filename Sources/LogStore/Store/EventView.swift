@@ -27,26 +27,27 @@ public struct EventView: ~Copyable, ~Escapable {
   public var id: EventID { record.id ?? EventID(high: storeIDFirst.byteSwapped, low: offset) }
   /// The stream's id in UTF-8.
   @inlinable public var stream: RawSpan {
-    @_lifetime(borrow self) get { span(record.name) }
+    @_lifetime(copy self) get { span(record.name) }
   }
   /// The event's type in UTF-8.
   @inlinable public var type: RawSpan {
-    @_lifetime(borrow self) get { span(record.type) }
+    @_lifetime(copy self) get { span(record.type) }
   }
   @inlinable public var metadata: RawSpan {
-    @_lifetime(borrow self) get { span(record.metadata) }
+    @_lifetime(copy self) get { span(record.metadata) }
   }
   @inlinable public var payload: RawSpan {
-    @_lifetime(borrow self) get { span(record.payload) }
+    @_lifetime(copy self) get { span(record.payload) }
   }
 
   @inlinable
   @inline(__always)
-  @_lifetime(borrow self)
+  @_lifetime(copy self)
   func span(_ bytes: UnsafeRawBufferPointer) -> RawSpan {
-    // Proof: the record lies in a mapping that whoever made this view holds until the view is gone; so the memory
-    // outlives the borrow, which is all the span may live.
-    _overrideLifetime(RawSpan(_unsafeBytes: bytes), borrowing: self)
+    // Proof: the record lies in a mapping that whoever lent this view holds for as long as the view may live, and the
+    // span may live no longer. It does not depend on the view itself: then the compiler would put every view that a span
+    // is taken of into a box, one allocation an event.
+    _overrideLifetime(RawSpan(_unsafeBytes: bytes), copying: self)
   }
 
   /// A copy that may be kept; four allocations.
