@@ -110,12 +110,16 @@ struct CommitLoop: ~Copyable {
             continue
           }
         }
-        let appended = add(append)
+        let first = writer.nextOffset
+        let appended = Appended(
+          offsets: first..<first + UInt64(append.eventCount), versions: giveVersions(to: append), isRepeat: false)
+        // Before the work that is left to do: nothing can refuse it any more.
         if case .appendBuffered = request.kind {
           request.continuation.resume(returning: .success(appended))
         } else {
           answer(request, .success(appended))
         }
+        add(append, appended.versions)
       }
     }
     return requests.count
@@ -142,19 +146,28 @@ struct CommitLoop: ~Copyable {
     }
   }
 
-  private mutating func add(_ append: EncodedAppend) -> Appended {
-    let first = writer.nextOffset
-    let versions = append.eventCount == 0 ? [] : writer.add(events: append, &streams)
-    if !append.cursors.isEmpty {
-      append.bytes.withUnsafeBytes { bytes in
-        for cursor in append.cursors {
-          writer.add(
-            cursor: bytes.part(cursor.start, cursor.byteCount), name: cursor.name, place: cursor.place,
-            isReset: cursor.isReset)
-        }
+  /// The versions of the append's events, by its streams' as they stand.
+  private mutating func giveVersions(to append: EncodedAppend) -> [UInt64] {
+    [UInt64](unsafeUninitializedCapacity: append.eventCount) { versions, count in
+      for event in 0..<append.eventCount {
+        let stream = append.stream(of: event)
+        streams[stream].version += 1
+        versions[event] = streams[stream].version
+      }
+      count = append.eventCount
+    }
+  }
+
+  private mutating func add(_ append: EncodedAppend, _ versions: [UInt64]) {
+    if append.eventCount > 0 { writer.add(events: append, versions: versions, &streams) }
+    guard !append.cursors.isEmpty else { return }
+    append.bytes.withUnsafeBytes { bytes in
+      for cursor in append.cursors {
+        writer.add(
+          cursor: bytes.part(cursor.start, cursor.byteCount), name: cursor.name, place: cursor.place,
+          isReset: cursor.isReset)
       }
     }
-    return Appended(offsets: first..<writer.nextOffset, versions: versions, isRepeat: false)
   }
 
   /// Writes the group, syncs it if someone waits for that, publishes and answers.

@@ -82,34 +82,27 @@ struct LogWriter: ~Copyable {
     }
   }
 
-  /// Adds an append's events, and notes them in the index, where readers don't see them before they are durable.
-  /// Returns their versions.
+  /// Adds an append's events at the versions given to them, and notes them in the index, where readers don't see them
+  /// before they are durable.
   ///
-  /// - Parameter streams: what is known of the append's streams; goes on with the events.
-  mutating func add(events append: EncodedAppend, _ streams: inout [StreamPlace]) -> [UInt64] {
+  /// - Parameter streams: what is known of the append's streams.
+  mutating func add(events append: EncodedAppend, versions: [UInt64], _ streams: inout [StreamPlace]) {
     let segment = index.segment
     let start = append.bytes.withUnsafeBytes {
       buffer.append($0.part(append.eventsStart, append.eventsByteCount))
     }
     let records = buffer.bytes
     let framePosition = next.position
-    var relativeOffset = UInt32(nextOffset - segment.baseOffset)
+    let firstOffset = UInt32(nextOffset - segment.baseOffset)
     // Everything but the index first: readers wait for that.
-    let versions = [UInt64](unsafeUninitializedCapacity: append.eventCount) { versions, initialized in
-      var position = start
-      for event in 0..<append.eventCount {
-        let stream = append.stream(of: event)
-        streams[stream].version += 1
-        versions[event] = streams[stream].version
-        let byteCount = Int(UnsafeRawBufferPointer(records).integer(at: position + 4, as: UInt32.self))
-        Record.place(
-          UnsafeMutableRawBufferPointer(rebasing: records[position..<position + byteCount]),
-          at: framePosition + position, framePosition: framePosition, version: versions[event],
-          relativeOffset: relativeOffset)
-        relativeOffset += 1
-        position += byteCount
-      }
-      initialized = append.eventCount
+    var position = start
+    for event in 0..<append.eventCount {
+      let byteCount = Int(UnsafeRawBufferPointer(records).integer(at: position + 4, as: UInt32.self))
+      Record.place(
+        UnsafeMutableRawBufferPointer(rebasing: records[position..<position + byteCount]),
+        at: framePosition + position, framePosition: framePosition, version: versions[event],
+        relativeOffset: firstOffset + UInt32(event))
+      position += byteCount
     }
     segment.place.finish(
       UnsafeMutableRawBufferPointer(rebasing: records[start...]), count: append.eventCount, at: framePosition + start,
@@ -123,14 +116,13 @@ struct LogWriter: ~Copyable {
           table.add(
             position: UInt32(framePosition + position), to: &streams[stream].head, hash: append.streams[stream].hash,
             name: encoded.part(append.streams[stream].namePosition, append.streams[stream].nameLength),
-            version: versions[event], idKey: Record.storedID(in: encoded, at: source)?.low)
+            version: versions[event], idKey: append.hasIDs ? Record.storedID(in: encoded, at: source)?.low : nil)
           position += Int(encoded.integer(at: source + 4, as: UInt32.self))
         }
       }
     }
     eventCount += append.eventCount
     recordCount += append.eventCount
-    return versions
   }
 
   /// Adds a cursor's record, if it moves the cursor.

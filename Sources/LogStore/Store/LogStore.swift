@@ -104,8 +104,9 @@ public final class LogStore: Sendable {
     try await send(.append(try EncodedAppend(append)))
   }
 
-  /// For imports: appends atomically, and returns once it is written, but *before it is durable*. A crash may undo it;
-  /// nobody reads it before it is durable. ``flush()`` makes everything before it durable, and so does any ``append(_:)``.
+  /// For imports: appends atomically, and returns once it has its place in the log, but *before it is written, let alone
+  /// durable*. A crash undoes it, and a failed write is told by ``flush()`` and every later call. Nobody reads it before it
+  /// is durable: ``flush()`` makes everything before it so, and any ``append(_:)`` does.
   @discardableResult
   public func appendBuffered(_ append: Append) async throws(LogStoreError) -> Appended {
     try await send(.appendBuffered(try EncodedAppend(append)))
