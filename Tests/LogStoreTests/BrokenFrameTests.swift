@@ -26,7 +26,8 @@ import Testing
 
     init(
       _ name: String, record: Int? = nil, _ sealing: Sealing = .all,
-      _ change: @escaping @Sendable (UnsafeMutableRawBufferPointer, _ frame: Int, _ record: Int) -> Void
+      _ change:
+        @escaping @Sendable (UnsafeMutableRawBufferPointer, _ frame: Int, _ record: Int) -> Void
     ) {
       testDescription = name
       self.record = record
@@ -42,7 +43,8 @@ import Testing
 
   static let frauds: [Fraud] = [
     Fraud("header: one bit", []) { bytes, frame, _ in bytes[frame + 20] ^= 1 },
-    Fraud("header: frame length of no multiple of 8") { bytes, frame, _ in add(-4, bytes, frame + 4) },
+    Fraud("header: frame length of no multiple of 8") { bytes, frame, _ in add(-4, bytes, frame + 4)
+    },
     Fraud("header: frame length less than a header", .header) { bytes, frame, _ in
       bytes.set(UInt32(40), at: frame + 4)
     },
@@ -53,16 +55,31 @@ import Testing
     Fraud("header: first offset before the segment", .header) { bytes, frame, _ in
       bytes.set(UInt64.max, at: frame + 8)
     },
-    Fraud("header: more records than there are", .header) { bytes, frame, _ in add(1, bytes, frame + 28) },
-    Fraud("header: four billion records", .header) { bytes, frame, _ in bytes.set(UInt32.max, at: frame + 28) },
-    Fraud("header: fewer records than there are", .header) { bytes, frame, _ in add(-1, bytes, frame + 28) },
-    Fraud("header: no records", .header) { bytes, frame, _ in bytes.set(UInt32(0), at: frame + 28) },
-    Fraud("header: more events than there are", .header) { bytes, frame, _ in add(1, bytes, frame + 24) },
-    Fraud("header: fewer events than there are", .header) { bytes, frame, _ in add(-1, bytes, frame + 24) },
+    Fraud("header: more records than there are", .header) { bytes, frame, _ in
+      add(1, bytes, frame + 28)
+    },
+    Fraud("header: four billion records", .header) { bytes, frame, _ in
+      bytes.set(UInt32.max, at: frame + 28)
+    },
+    Fraud("header: fewer records than there are", .header) { bytes, frame, _ in
+      add(-1, bytes, frame + 28)
+    },
+    Fraud("header: no records", .header) { bytes, frame, _ in bytes.set(UInt32(0), at: frame + 28)
+    },
+    Fraud("header: more events than there are", .header) { bytes, frame, _ in
+      add(1, bytes, frame + 24)
+    },
+    Fraud("header: fewer events than there are", .header) { bytes, frame, _ in
+      add(-1, bytes, frame + 24)
+    },
     Fraud("body checksum", .header) { bytes, frame, _ in bytes[frame + 40] ^= 1 },
-    Fraud("record checksum", record: 2, [.body, .header]) { bytes, _, record in bytes[record] ^= 1 },
-    Fraud("record: one bit of the payload", record: 2, []) { bytes, _, record in bytes[record + 80] ^= 1 },
-    Fraud("record: sound, in another's place", record: 2, [.body, .header]) { bytes, frame, record in
+    Fraud("record checksum", record: 2, [.body, .header]) { bytes, _, record in bytes[record] ^= 1
+    },
+    Fraud("record: one bit of the payload", record: 2, []) { bytes, _, record in
+      bytes[record + 80] ^= 1
+    },
+    Fraud("record: sound, in another's place", record: 2, [.body, .header]) {
+      bytes, frame, record in
       // As long as the one before it, so the two are exchanged with their checksums.
       let count = Int(UnsafeRawBufferPointer(bytes).integer(at: record + 4, as: UInt32.self))
       for index in 0..<count { swap(&bytes[record + index], &bytes[record - count + index]) }
@@ -70,7 +87,9 @@ import Testing
     Fraud("record: length shorter than the fixed part", record: 2, .header) { bytes, _, record in
       bytes.set(UInt32(31), at: record + 4)
     },
-    Fraud("record: length 0", record: 2, .header) { bytes, _, record in bytes.set(UInt32(0), at: record + 4) },
+    Fraud("record: length 0", record: 2, .header) { bytes, _, record in
+      bytes.set(UInt32(0), at: record + 4)
+    },
     Fraud("record: length behind the frame's end", record: 3, .header) { bytes, frame, record in
       let end = frame + Int(UnsafeRawBufferPointer(bytes).integer(at: frame + 4, as: UInt32.self))
       bytes.set(UInt32(end - record + 1), at: record + 4)
@@ -80,7 +99,9 @@ import Testing
     },
     Fraud("record: kind 0", record: 1) { bytes, _, record in bytes[record + 8] = 0 },
     Fraud("record: kind 4", record: 1) { bytes, _, record in bytes[record + 8] = 4 },
-    Fraud("record: an event's fields in a cursor", record: 1) { bytes, _, record in bytes[record + 8] = 2 },
+    Fraud("record: an event's fields in a cursor", record: 1) { bytes, _, record in
+      bytes[record + 8] = 2
+    },
     Fraud("record: flag 2", record: 1) { bytes, _, record in bytes[record + 9] |= 2 },
     Fraud("record: an id that there is no room for", record: 1) { bytes, _, record in
       bytes.set(UInt32(200), at: record + 12)
@@ -94,11 +115,34 @@ import Testing
     Fraud("record: metadata length of four billion", record: 1) { bytes, _, record in
       bytes.set(UInt32.max, at: record + 12)
     },
-    Fraud("record: version 0", record: 1) { bytes, _, record in bytes.set(UInt64(0), at: record + 16) },
-    Fraud("record: offset of the one before", record: 2) { bytes, _, record in add(-1, bytes, record + 24) },
-    Fraud("record: offset of the one after", record: 2) { bytes, _, record in add(1, bytes, record + 24) },
-    Fraud("record: of a frame before", record: 2) { bytes, _, record in add(8, bytes, record + 28) },
-    Fraud("record: distance 0", record: 2) { bytes, _, record in bytes.set(UInt32(0), at: record + 28) },
+    Fraud("record: version 0", record: 1) { bytes, _, record in
+      bytes.set(UInt64(0), at: record + 16)
+    },
+    Fraud("record: offset of the one before", record: 2) { bytes, _, record in
+      add(-1, bytes, record + 24)
+    },
+    Fraud("record: offset of the one after", record: 2) { bytes, _, record in
+      add(1, bytes, record + 24)
+    },
+    Fraud("record: of a frame before", record: 2) { bytes, _, record in add(8, bytes, record + 28)
+    },
+    Fraud("record: distance 0", record: 2) { bytes, _, record in
+      bytes.set(UInt32(0), at: record + 28)
+    },
+    Fraud("padding of more than seven bytes: zeros instead of the last record", record: 4, .header) {
+      bytes, frame, record in
+      let read = UnsafeRawBufferPointer(bytes)
+      let end = frame + Int(read.integer(at: frame + 4, as: UInt32.self))
+      for index in record..<end { bytes[index] = 0 }
+      bytes.set(UInt32(4), at: frame + 24)
+      bytes.set(UInt32(4), at: frame + 28)
+      var body = RunningChecksum()
+      for index in 0..<4 {
+        body.add(read.integer(at: frame + FrameHeader.byteCount + 207 * index, as: UInt32.self))
+      }
+      body.add(read.part(record, end - record))
+      bytes.set(body.value, at: frame + 40)
+    },
     Fraud("padding that is not zero", record: 4) { bytes, frame, _ in
       let end = frame + Int(UnsafeRawBufferPointer(bytes).integer(at: frame + 4, as: UInt32.self))
       bytes[end - 1] = 1
@@ -111,13 +155,18 @@ import Testing
     for frame in 0..<120 {
       _ = try await store.append(
         Append(
-          (0..<5).map { NewEvent(stream: "s\($0)", type: "T", payload: [UInt8](repeating: UInt8(frame), count: 172)) }
+          (0..<5).map {
+            NewEvent(
+              stream: "s\($0)", type: "T", payload: [UInt8](repeating: UInt8(frame), count: 172))
+          }
         ))
     }
     try await store.close()
   }
 
-  func seal(_ bytes: UnsafeMutableRawBufferPointer, _ frame: Int, _ sealing: Sealing, _ place: Place) {
+  func seal(
+    _ bytes: UnsafeMutableRawBufferPointer, _ frame: Int, _ sealing: Sealing, _ place: Place
+  ) {
     let read = UnsafeRawBufferPointer(bytes)
     let start = bytes.baseAddress!.assumingMemoryBound(to: UInt8.self)
     let first = frame + FrameHeader.byteCount
@@ -150,7 +199,9 @@ import Testing
     return nil
   }
 
-  @Test("a frame with one thing wrong is damage, and nothing is served from there on", arguments: frauds)
+  @Test(
+    "a frame with one thing wrong is damage, and nothing is served from there on", arguments: frauds
+  )
   func fraud(_ fraud: Fraud) async throws {
     try await makeStore()
     let path = directory.file("00000000000000000000.log")
@@ -168,7 +219,8 @@ import Testing
     let record = frame + FrameHeader.byteCount + 207 * (fraud.record ?? 0)
     try edit(path) { file in
       file.withUnsafeMutableBytes { bytes in
-        #expect(UnsafeRawBufferPointer(bytes).integer(at: frame + 4, as: UInt32.self) == UInt32(count))
+        #expect(
+          UnsafeRawBufferPointer(bytes).integer(at: frame + 4, as: UInt32.self) == UInt32(count))
         // Sealing what was sound changes nothing: otherwise the fraud would prove nothing.
         let before = Array(bytes)
         seal(bytes, frame, .all, place)
@@ -192,7 +244,8 @@ import Testing
           "\(String(describing: damage))"
         )
       }
-      #expect(expected == 50, "nothing of the broken frame is served, since it is checked in one run")
+      #expect(
+        expected == 50, "nothing of the broken frame is served, since it is checked in one run")
     }
     // Frame by frame, as opening, indexing and `verify` do it.
     var walk = Walk(segment)
@@ -205,11 +258,13 @@ import Testing
   @Test("of a frame that is checked in several runs, no record is given before it was checked")
   func longFrame() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments(512 << 10))
-    _ = try await store.append(Append((0..<1000).map { event("s\($0)", String(repeating: "p", count: 200)) }))
+    _ = try await store.append(
+      Append((0..<1000).map { event("s\($0)", String(repeating: "p", count: 200)) }))
     // A second segment, so that opening does not look at the first.
     for _ in 0..<2 {
       _ = try await store.append(
-        Append([NewEvent(stream: "big", type: "T", payload: [UInt8](repeating: 7, count: 300_000))]))
+        Append([NewEvent(stream: "big", type: "T", payload: [UInt8](repeating: 7, count: 300_000))])
+      )
     }
     try await store.close()
     let path = directory.file("00000000000000000000.log")
@@ -231,6 +286,22 @@ import Testing
       reader.close()
       try edit(path) { $0 = sound }
     }
+    // Fewer events than there are: known before the first that is too many is given, though the frame goes on.
+    let reader = try LogReader.open(directory.path)
+    let segment = try reader.durable.segments.segment(0)
+    let frame = SegmentHeader.byteCount + FrameHeader.byteCount
+    try edit(path) { file in
+      file.withUnsafeMutableBytes { bytes in
+        bytes.set(UInt32(10), at: frame + 24)
+        bytes.set(
+          segment.place.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame),
+          at: frame)
+      }
+    }
+    var cursor = reader.cursor(from: 0)
+    var seen: UInt64 = 0
+    #expect(scan(&cursor, &seen)?.position == UInt64(frame + 24) && seen == 0)
+    reader.close()
   }
 
   @Test("the mapped end is the last byte that a walk looks at, whatever lengths say")
@@ -243,7 +314,8 @@ import Testing
     // At every place where it may end within the frame: the memory behind it can't be touched.
     let page = Int(getpagesize())
     let memory = try #require(
-      mmap(nil, frame + count + 3 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+      mmap(
+        nil, frame + count + 3 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
     defer { munmap(memory, frame + count + 3 * page) }
     let wall = (frame + count).roundedUp(to: page) + page
     #expect(mprotect(memory + wall, page, PROT_NONE) == 0)
@@ -251,7 +323,8 @@ import Testing
       let start = memory + (wall - end)
       start.copyMemory(from: segment.bytes.baseAddress!, byteCount: end)
       var walk = cframe_walk(
-        UnsafeRawBufferPointer(start: start, count: end), at: frame, limit: .max, place: segment.place)
+        UnsafeRawBufferPointer(start: start, count: end), at: frame, limit: .max,
+        place: segment.place)
       #expect(cframe_advance(&walk, .max) == CFRAME_NO_HEADER)
       #expect(
         cframe_is_record(walk.bytes, UInt64(end), UInt64(frame + 48 + 4 * 207), walk.place) == 0

@@ -56,5 +56,5 @@ struct EventShape: Sendable {
 /// The checksum of `count` bytes from `position` on, which the caller knows to be inside.
 @inline(__always)
 func crc32c(_ bytes: UnsafeRawBufferPointer, _ position: Int, _ count: Int) -> UInt32 {
-  ~cchecksum_crc32c(.max, bytes.baseAddress?.advanced(by: position), count)
+  ~cchecksum_crc32c_instruction(.max, bytes.baseAddress?.advanced(by: position), count)
 }

@@ -165,7 +165,7 @@ struct LogWriter: ~Copyable {
       syncedFrames.byteCount += frameByteCount
     }
     if position - writebackPosition >= Self.writebackByteCount {
-      file.startWriteback(at: UInt64(writebackPosition), byteCount: UInt64(position - writebackPosition))
+      maker.startWriteback(of: file, at: writebackPosition, byteCount: position - writebackPosition)
       writebackPosition = position
     }
     guard position >= preparedPosition else { return }

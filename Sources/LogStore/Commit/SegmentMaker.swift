@@ -13,6 +13,8 @@ final class SegmentMaker: Sendable {
 
   private enum Job: Sendable {
     case prepare(Zeros)
+    /// Of a part of any file.
+    case startWriteback(any File, position: UInt64, byteCount: UInt64)
     /// The writer waits: with at least this many bytes.
     case hand(Int, Slot)
   }
@@ -61,6 +63,11 @@ final class SegmentMaker: Sendable {
     _ = jobs.send(.prepare(zeros))
   }
 
+  /// Asks the disk to begin with a part of a file. Returns at once, where the call itself may wait for the disk.
+  func startWriteback(of file: any File, at position: Int, byteCount: Int) {
+    _ = jobs.send(.startWriteback(file, position: UInt64(position), byteCount: UInt64(byteCount)))
+  }
+
   /// The next file, of at least so many bytes, under the name ``path``; waits for it if it isn't ready.
   func take(atLeast needed: Int) throws(LogStoreError) -> Made {
     let slot = Slot()
@@ -100,6 +107,8 @@ final class SegmentMaker: Sendable {
           } catch {
             ready = nil
           }
+        case .startWriteback(let file, let position, let byteCount):
+          file.startWriteback(at: position, byteCount: byteCount)
         case .hand(let needed, let slot):
           let result = Result { () throws(LogStoreError) -> Made in
             if let ready, ready.made.byteCount >= needed { return ready.made }

@@ -15,7 +15,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   private var walk = cframe_walk()
 
   /// Of the run that was checked last: the next record, and how many are left. While one is left, ``segment`` holds the
-  /// memory that it is in.
+  /// memory that it is in; before the first run it is an address that is never read, as none is left.
   @usableFromInline var record = UnsafeRawPointer(bitPattern: 8).unsafelyUnwrapped
   @usableFromInline var recordsLeft: UInt32 = 0
 
