@@ -46,6 +46,33 @@ import Testing
     }
   }
 
+  @Test("a filter lacks no key that was put in, and lets few others pass", arguments: [1, 47, 1000, 100_000])
+  func filter(keyCount: Int) {
+    var generator = SeededGenerator.printed()
+    let lineCount = IndexFilter.lineCount(keyCount: keyCount)
+    var lines = [UInt8](repeating: 0, count: lineCount * IndexFilter.lineByteCount)
+    let keys = (0..<keyCount).map { _ in UInt64.random(in: 0...IndexKey.greatest, using: &generator) }
+    func isIn(_ key: UInt64) -> Bool {
+      lines.withUnsafeBufferPointer { lines in
+        IndexFilter.mayContain(
+          key,
+          in: lines.baseAddress! + IndexFilter.line(key, lineCount: lineCount) * IndexFilter.lineByteCount)
+      }
+    }
+    for key in keys {
+      lines.withUnsafeMutableBufferPointer { lines in
+        IndexFilter.insert(
+          key, into: lines.baseAddress! + IndexFilter.line(key, lineCount: lineCount) * IndexFilter.lineByteCount)
+      }
+    }
+    #expect(keys.allSatisfy(isIn))
+    // Lines ascend with keys: that is how they are written.
+    let inOrder = keys.sorted().map { IndexFilter.line($0, lineCount: lineCount) }
+    #expect(inOrder == inOrder.sorted() && inOrder.allSatisfy((0..<lineCount).contains))
+    let passing = (0..<20_000).count { _ in isIn(UInt64.random(in: 0...IndexKey.greatest, using: &generator)) }
+    #expect(passing < 20_000 * 2 / 100)
+  }
+
   @Test("streams, versions, ids and offsets are found before, while and after files are merged, and when opened again")
   func againstModel() async throws {
     var generator = SeededGenerator.printed()

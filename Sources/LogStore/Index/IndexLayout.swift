@@ -222,14 +222,14 @@ enum IndexFilter {
 
   @inline(__always)
   static func line(_ key: UInt64, lineCount: Int) -> Int {
-    Int(truncatingIfNeeded: (key >> 16) &* UInt64(truncatingIfNeeded: lineCount) >> 32)
+    Int(truncatingIfNeeded: ((key >> 16) &* UInt64(truncatingIfNeeded: lineCount)) >> 32)
   }
 
   /// Bit number `probe` of a key in its line, 0..<480.
   @inline(__always)
   static func bit(_ key: UInt64, _ probe: Int) -> Int {
     let mixed = key &* 0x9E37_79B9_7F4A_7C15
-    return Int(truncatingIfNeeded: (mixed >> UInt64(truncatingIfNeeded: 55 - 9 * probe) & 511) &* 15 >> 4)
+    return Int(truncatingIfNeeded: ((mixed >> UInt64(truncatingIfNeeded: 55 - 9 * probe) & 511) &* 15) >> 4)
   }
 
   @inline(__always)
