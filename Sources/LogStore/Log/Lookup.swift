@@ -27,6 +27,7 @@ extension SegmentSet {
       // Again from where it stopped, if an index was found out on the way.
       guard left > 0 else { return }
       let runs = try look.runs(of: stream, from: expected, limit: left)
+      look.prefetch(runs, limit: left)
       for part in runs.parts.reversed() {
         let source = look.snapshot.sources[part.source]
         for number in part.first..<min(part.end, part.first + left) {
@@ -202,6 +203,27 @@ private struct Look: ~Copyable {
     let (number, position) = try blaming(file) { () throws(Fault) in try file.split(address) }
     return UInt64(source.ordinal + number) << 32 | UInt64(position)
   }
+
+  /// Has the memory of the first records, and of their frames' headers, fetched all at once: they lie far apart, and to
+  /// wait for one after the other is most of what a load costs.
+  func prefetch(_ runs: borrowing Runs, limit: Int) {
+    for isHeader in [false, true] {
+      var left = min(limit, Self.prefetched)
+      for part in runs.parts.reversed() {
+        for number in part.first..<min(part.end, part.first + left) {
+          let place = runs.places[number]
+          left -= 1
+          // What is not mapped yet, or not there, is met when it is read.
+          guard let segment = snapshot.slot(Int(place >> 32)).mapped else { continue }
+          segment.prefetchRecord(at: Int(place & 0xFFFF_FFFF), header: isHeader)
+        }
+        if left == 0 { break }
+      }
+    }
+  }
+
+  /// About as many cache lines as a processor fetches at a time.
+  private static let prefetched = 16
 
   // MARK: - Records
 
