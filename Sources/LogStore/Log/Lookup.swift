@@ -214,8 +214,7 @@ private struct Look: ~Copyable {
           let place = runs.places[number]
           left -= 1
           // What is not mapped yet, or not there, is met when it is read.
-          guard let segment = snapshot.slot(Int(place >> 32)).mapped else { continue }
-          segment.prefetchRecord(at: Int(place & 0xFFFF_FFFF), header: isHeader)
+          snapshot.prefetchRecord(ordinal: Int(place >> 32), at: Int(place & 0xFFFF_FFFF), header: isHeader)
         }
         if left == 0 { break }
       }

@@ -94,6 +94,12 @@ final class Snapshot: Sendable {
 
   func slot(_ ordinal: Int) -> SegmentSlot { slots[ordinal] }
 
+  /// Has a record fetched, if its segment is mapped already.
+  @inline(__always)
+  func prefetchRecord(ordinal: Int, at position: Int, header: Bool) {
+    slots[ordinal].prefetchRecord(at: position, header: header)
+  }
+
   /// Every slot empty but the open segment's: what is mapped goes when the last who reads it lets go.
   func withoutMappings() -> Snapshot {
     with(slots: bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) })
@@ -150,7 +156,9 @@ final class Snapshot: Sendable {
 /// The place of a segment in a ``Snapshot``: mapped when it is first needed, and for as long as the snapshot has the slot.
 final class SegmentSlot: Sendable {
   let baseOffset: UInt64
-  private let segment = AtomicLazyReference<Segment>()
+  /// A reference of the slot's own to a ``Segment``, set once. Not `AtomicLazyReference`, whose `load` is not specialised and
+  /// asks the runtime for metadata each time.
+  private let reference = Atomic<UInt>(0)
 
   init(_ baseOffset: UInt64) {
     self.baseOffset = baseOffset
@@ -158,12 +166,40 @@ final class SegmentSlot: Sendable {
 
   init(_ segment: Segment) {
     baseOffset = segment.baseOffset
-    _ = self.segment.storeIfNil(segment)
+    _ = keep(segment)
+  }
+
+  deinit {
+    Self.segment(reference.load(ordering: .acquiring))?.release()
+  }
+
+  // Proof for the three that follow: what `reference` holds came from a segment retained in `keep`, and is released in
+  // `deinit` alone, so it is alive for as long as whoever calls holds the slot.
+
+  @inline(__always)
+  var mapped: Segment? {
+    Self.segment(reference.load(ordering: .acquiring))?.takeUnretainedValue()
+  }
+
+  /// See ``Segment/prefetchRecord(at:header:)``; without counting a reference, which would wait for the memory.
+  @inline(__always)
+  func prefetchRecord(at position: Int, header: Bool) {
+    guard let known = Self.segment(reference.load(ordering: .acquiring)) else { return }
+    known._withUnsafeGuaranteedRef { $0.prefetchRecord(at: position, header: header) }
+  }
+
+  /// The first one to come stays.
+  func keep(_ segment: Segment) -> Segment {
+    let retained = Unmanaged.passRetained(segment)
+    let (isFirst, known) = reference.compareExchange(
+      expected: 0, desired: UInt(bitPattern: retained.toOpaque()), ordering: .acquiringAndReleasing)
+    guard !isFirst, let known = Self.segment(known) else { return segment }
+    retained.release()
+    return known.takeUnretainedValue()
   }
 
   @inline(__always)
-  var mapped: Segment? { segment.load() }
-
-  /// The first one to come stays.
-  func keep(_ segment: Segment) -> Segment { self.segment.storeIfNil(segment) }
+  private static func segment(_ reference: UInt) -> Unmanaged<Segment>? {
+    UnsafeRawPointer(bitPattern: reference).map(Unmanaged.fromOpaque)
+  }
 }
