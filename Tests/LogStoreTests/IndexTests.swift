@@ -159,6 +159,7 @@ import Testing
     }
     // Lines without a bit, which would say of every key that it is not there.
     try edit(path) { bytes in
+      bytes = sound
       for line in stride(from: header.sections[1].filterPosition, to: bytes.count, by: IndexFilter.lineByteCount) {
         for index in line..<line + IndexFilter.bitsByteCount { bytes[index] = 0 }
       }
