@@ -162,7 +162,9 @@ struct AppendWorkload: Sendable {
   }
 
   private var limitSettings: String {
-    if !isSynced { return "pwrite of LogStore's bytes into a new file each turn, all of which stay, one fdatasync at the end" }
+    if !isSynced {
+      return "pwrite of LogStore's bytes into a new file each turn, all of which stay, one fdatasync at the end"
+    }
     return "pwrite and fdatasync of LogStore's bytes into space written before"
       + (writers > 1 ? ", a thread for each writer, threads that wait sharing one sync" : "")
   }

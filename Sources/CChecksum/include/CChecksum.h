@@ -37,8 +37,4 @@ uint32_t cchecksum_crc32c(uint32_t crc, const void *bytes, size_t length);
 /// As `cchecksum_crc32c` over the eight bytes of `place`, little-endian, and then `length` bytes.
 uint32_t cchecksum_crc32c_placed(uint32_t crc, uint64_t place, const void *bytes, size_t length);
 
-/// Asks the processor to fetch the cache line of an address that will be read soon. Any address is allowed: one that is
-/// not mapped is left alone.
-static inline void cchecksum_prefetch(const void *address) { __builtin_prefetch(address, 0, 3); }
-
 #endif

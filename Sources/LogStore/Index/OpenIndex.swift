@@ -39,22 +39,6 @@ func equal(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> B
   return memcmp(a, b, left.count) == 0
 }
 
-/// What a segment knows of where its events are. All of it is a claim to be checked against the record that it leads to.
-protocol SegmentIndex: Sendable {
-  /// Positions of a stream's events in the segment at versions from `version` on, ascending, at most `limit`.
-  /// nil when the segment has none of the stream's events at all.
-  func run(of stream: StreamKey, from version: UInt64, limit: Int, in segment: Segment) throws(LogStoreError)
-    -> StreamRun?
-  /// The last version of a stream in this segment.
-  func lastVersion(of stream: StreamKey, in segment: Segment) throws(LogStoreError) -> UInt64?
-  /// Positions of records that may have a stored event id.
-  func candidates(for id: EventID) throws(LogStoreError) -> [UInt32]
-  /// The position of a frame whose first event is at or before an offset, as near to it as is known.
-  func framePosition(atOrBefore relativeOffset: UInt32) throws(LogStoreError) -> Int
-  /// How many streams begin in this segment: have their version 1 there.
-  func newStreamCount(in segment: Segment) throws(LogStoreError) -> UInt64
-}
-
 /// Consecutive events of one stream in one segment.
 struct StreamRun: Sendable {
   /// The first version of the stream in the whole segment.
@@ -68,7 +52,7 @@ struct StreamRun: Sendable {
 ///
 /// Bounded by the segment's size: at most 40 bytes an event, 8 where a stream has many. One thread adds; any thread reads,
 /// and sees only what lies before the bound given with ``publish(endOffset:)``.
-final class OpenIndex: SegmentIndex {
+final class OpenIndex: Sendable {
   let segment: Segment
   let state = Mutex(SegmentTable())
 
@@ -101,6 +85,8 @@ final class OpenIndex: SegmentIndex {
     state.withLock { $0.durableCount = UInt32(endOffset - segment.baseOffset) }
   }
 
+  /// Positions of a stream's events in the segment at versions from `version` on, ascending, at most `limit`; nil when the
+  /// segment has none of the stream's events at all. A claim, as all that is said here, to be checked against the records.
   func run(of stream: StreamKey, from version: UInt64, limit: Int, in segment: Segment) -> StreamRun? {
     state.withLock { state in
       guard let newest = Self.newestDurable(of: stream, in: state, segment) else { return nil }
@@ -121,6 +107,7 @@ final class OpenIndex: SegmentIndex {
     }
   }
 
+  /// The last version of a stream in this segment.
   func lastVersion(of stream: StreamKey, in segment: Segment) -> UInt64? {
     state.withLock { Self.newestDurable(of: stream, in: $0, segment)?.version }
   }
@@ -132,6 +119,7 @@ final class OpenIndex: SegmentIndex {
     }
   }
 
+  /// Positions of records that may have a stored event id.
   func candidates(for id: EventID) -> [UInt32] {
     state.withLock { state in
       var positions: [UInt32] = []
@@ -142,6 +130,7 @@ final class OpenIndex: SegmentIndex {
     }
   }
 
+  /// The position of a frame whose first event is at or before an offset, as near to it as is known.
   func framePosition(atOrBefore relativeOffset: UInt32) -> Int {
     state.withLock { state in
       let after = state.frames.partitionPoint { $0.relativeOffset > relativeOffset }
@@ -149,6 +138,7 @@ final class OpenIndex: SegmentIndex {
     }
   }
 
+  /// How many streams begin in this segment: have their version 1 there.
   func newStreamCount(in segment: Segment) -> UInt64 {
     state.withLock { state in
       state.heads.reduce(into: 0) { count, stream in

@@ -1,4 +1,5 @@
 import CChecksum
+import CLinux
 
 /// One segment file, mapped for reading. May be used from any thread.
 final class Segment: Sendable {
@@ -67,10 +68,10 @@ final class Segment: Sendable {
   func prefetchRecord(at position: Int, header: Bool) {
     guard position >= 0, position <= bytes.count - Record.byteCount, let start = bytes.baseAddress else { return }
     if header {
-      cchecksum_prefetch(start + max(position - Int(bytes.integer(at: position + 28, as: UInt32.self)), 0))
+      clinux_prefetch(start + max(position - Int(bytes.integer(at: position + 28, as: UInt32.self)), 0))
     } else {
       // An event of usual size; an address that is behind the mapping is harmless.
-      for line in stride(from: 0, to: 320, by: 64) { cchecksum_prefetch(start + position + line) }
+      for line in stride(from: 0, to: 320, by: 64) { clinux_prefetch(start + position + line) }
     }
   }
 
