@@ -37,7 +37,7 @@ final class IndexMaker {
   /// Makes the index file of a finished segment from the segment alone. Gives back its length.
   @discardableResult
   func build(_ baseOffset: UInt64) throws(LogStoreError) -> Int {
-    let (index, end) = try segments.readThrough(try segments.segment(baseOffset))
+    let (index, end) = try segments.readThrough(try segments.segmentToScan(baseOffset))
     return try seal(index, end: end)
   }
 
@@ -159,6 +159,7 @@ final class IndexMaker {
     }
     let mapping = try onDisk { () throws(LogStoreError) in
       let mapping = try file.map(byteCount: byteCount)
+      mapping.expectRandomAccess()
       try disk.rename(aside, to: path)
       try disk.syncDirectory(segments.directory)
       return mapping

@@ -77,11 +77,23 @@ protocol FileWatch: AnyObject, Sendable {
 /// run when no reference is left.
 final class Mapping: @unchecked Sendable {
   let bytes: UnsafeRawBufferPointer
+  private let advise: @Sendable () -> Void
   private let release: (UnsafeRawBufferPointer) -> Void
 
-  init(bytes: UnsafeRawBufferPointer, release: @escaping (UnsafeRawBufferPointer) -> Void) {
+  /// - Parameter advise: see ``expectRandomAccess()``.
+  init(
+    bytes: UnsafeRawBufferPointer, advise: @escaping @Sendable () -> Void = {},
+    release: @escaping (UnsafeRawBufferPointer) -> Void
+  ) {
     self.bytes = bytes
+    self.advise = advise
     self.release = release
+  }
+
+  /// From now on a page that has to come from the disk is read by itself. Otherwise megabytes around it are, which suits
+  /// reading in order and pushes out of memory what look-ups still need.
+  func expectRandomAccess() {
+    advise()
   }
 
   /// A copy of bytes in memory, for what is not in a file.

@@ -199,7 +199,13 @@ private final class RealFile: File {
     if byteCount == 0 { return Mapping(bytes: UnsafeRawBufferPointer(start: nil, count: 0)) { _ in } }
     let memory = mmap(nil, byteCount, PROT_READ, MAP_SHARED, descriptor.number, 0)
     guard let memory, memory != MAP_FAILED else { throw failure("map", path, errno) }
-    return Mapping(bytes: UnsafeRawBufferPointer(start: memory, count: byteCount)) { bytes in
+    let bytes = UnsafeRawBufferPointer(start: memory, count: byteCount)
+    // Proof for the address: the closure lives in the mapping, and so no longer than the memory.
+    let address = UInt(bitPattern: memory)
+    return Mapping(bytes: bytes) {
+      // Advice that is refused costs speed and nothing else.
+      _ = madvise(UnsafeMutableRawPointer(bitPattern: address), byteCount, MADV_RANDOM)
+    } release: { bytes in
       munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count)
     }
   }

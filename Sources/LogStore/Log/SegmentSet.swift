@@ -10,6 +10,8 @@ final class SegmentSet: Sendable {
   static let segmentsMapped = 4096
   /// Bytes of indexes that had to be built in memory, since there was no sound file.
   static let builtByteCount = 64 << 20
+  /// Mapped a second time, for reading in order.
+  static let segmentsScanned = 64
   /// How often a directory is listed anew whose index files go while they are opened.
   private static let listingAttempts = 16
 
@@ -20,6 +22,8 @@ final class SegmentSet: Sendable {
     /// Grows with every change to the index files.
     var generation = 0
     var mappedCount = 0
+    /// Oldest first.
+    var scanned: [Segment] = []
     var built = BuiltIndexes()
     /// Paths of files that led astray.
     var distrusted: Set<String> = []
@@ -94,8 +98,30 @@ final class SegmentSet: Sendable {
   }
 
   private func openSegment(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
+    let segment = try openSegmentToScan(baseOffset)
+    segment.mapping.expectRandomAccess()
+    return segment
+  }
+
+  private func openSegmentToScan(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
     try Segment.open(
       join(directory, FileName.segment(baseOffset)), baseOffset: baseOffset, storeID: storeID, disk: disk)
+  }
+
+  /// A segment to be read in order: in a mapping of its own, since the kernel is told of the others that look-ups jump
+  /// about in them.
+  func segmentToScan(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
+    let known = state.withLock { state in
+      let open = state.snapshot.open.segment
+      return open.baseOffset == baseOffset ? open : state.scanned.first { $0.baseOffset == baseOffset }
+    }
+    if let known { return known }
+    let segment = try openSegmentToScan(baseOffset)
+    state.withLock { state in
+      if state.scanned.count == Self.segmentsScanned { state.scanned.removeFirst() }
+      state.scanned.append(segment)
+    }
+    return segment
   }
 
   /// Where a finished segment ends, by the header of the one after it; nil for the last.
@@ -107,23 +133,25 @@ final class SegmentSet: Sendable {
   /// Makes a new last segment known. The one before keeps its index in memory until ``install(_:)`` or
   /// ``giveUp(_:)``, or is gone if it had no event and so the same name.
   func append(_ open: OpenIndex) {
-    state.withLock { state in
+    let finished = state.withLock { state -> Segment? in
       let old = state.snapshot
       if old.open.segment.baseOffset == open.segment.baseOffset {
         state.snapshot = old.with(slots: old.slotsReplacingLast(by: open), open: open)
-        return
+        return nil
       }
       state.mappedCount += 1
       state.snapshot = old.with(
         bases: old.bases + [open.segment.baseOffset],
         slots: old.slots(adding: [open.segment.baseOffset], open: open), open: open,
         unsealed: [old.open] + old.unsealed)
+      return old.open.segment
     }
+    finished?.mapping.expectRandomAccess()
   }
 
   /// Goes on at a later segment than the last one known: for a follower, which learns of several at once.
   func advance(over newBases: [UInt64], to open: OpenIndex) {
-    state.withLock { state in
+    let finished = state.withLock { state in
       let old = state.snapshot
       state.mappedCount += 1
       if newBases.isEmpty {
@@ -134,7 +162,9 @@ final class SegmentSet: Sendable {
           bases: old.bases + newBases, slots: old.slotsForgettingLast(adding: newBases, open: open), open: open)
       }
       state.isListed = false
+      return old.open.segment
     }
+    finished.mapping.expectRandomAccess()
   }
 
   // MARK: - Index files
@@ -226,6 +256,7 @@ final class SegmentSet: Sendable {
     } catch .inputOutput(_, _, ENOENT) {
       return .gone
     }
+    mapping.expectRandomAccess()
     guard
       let index = try? SealedIndex(
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound),
@@ -291,7 +322,7 @@ final class SegmentSet: Sendable {
   func builtIndex(_ segment: Segment, anew: Bool = false) throws(LogStoreError) -> SealedIndex {
     if !anew, let known = state.withLock({ $0.built.value(segment.baseOffset) }) { return known }
     tellMissing()
-    let (index, end) = try readThrough(segment)
+    let (index, end) = try readThrough(try segmentToScan(segment.baseOffset))
     let input = index.state.withLock { $0.sealingInput() }
     let output = IndexOutput(nil)
     let path = join(directory, FileName.index(segment.baseOffset..<end.offset))

@@ -79,7 +79,7 @@ public struct EventCursor: ~Copyable, Sendable {
     guard nextOffset < last.offset else { return false }
     let segments = durable.segments
     let base = segments.baseOffset(holding: nextOffset)
-    let segment = try segments.segment(base)
+    let segment = try segments.segmentToScan(base)
     let isLast = base == last.baseOffset
     // Everything in a finished segment is durable; in the last one, all before the durable end's position.
     let limit = isLast ? last.position : segment.bytes.count
