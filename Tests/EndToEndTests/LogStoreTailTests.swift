@@ -94,10 +94,18 @@ extension LogStoreCommandTests {
   }
 }
 
+/// The fields of a `stat` file of `/proc` from the third, the state, on: what comes after the name in parentheses, which may
+/// have spaces and parentheses itself.
+private func statFields(_ path: String) throws -> [Substring] {
+  let text = try String(contentsOfFile: path, encoding: .utf8)
+  guard let name = text.lastIndex(of: ")") else { throw HarnessError("\(path) has no name: \(text)") }
+  return text[text.index(after: name)...].split(separator: " ")
+}
+
 /// User and system time of a process in hundredths of a second.
 private func cpuTicks(_ pid: pid_t) throws -> Int {
-  let fields = try String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8).split(separator: " ")
-  return (Int(fields[13]) ?? 0) + (Int(fields[14]) ?? 0)
+  let fields = try statFields("/proc/\(pid)/stat")
+  return (Int(fields[11]) ?? 0) + (Int(fields[12]) ?? 0)
 }
 
 /// Waits until every thread of a process has slept for some looks in a row.
@@ -107,10 +115,8 @@ func waitUntilAsleep(_ pid: pid_t) throws {
   while asleep < 20 {
     guard Date() < deadline else { throw HarnessError("process \(pid) does not come to rest") }
     let threads = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")
-    let states = threads.map { thread in
-      (try? String(contentsOfFile: "/proc/\(pid)/task/\(thread)/stat", encoding: .utf8))
-        .flatMap { $0.split(separator: " ").dropFirst(2).first } ?? "?"
-    }
+    // A thread that has ended since has no state, and the next look counts.
+    let states = threads.map { (try? statFields("/proc/\(pid)/task/\($0)/stat"))?.first ?? "?" }
     // More than the first thread: the command has started its watchers by then.
     asleep = threads.count > 1 && states.allSatisfy { $0 == "S" } ? asleep + 1 : 0
     usleep(5_000)
