@@ -29,6 +29,16 @@ extension SealedIndex {
             position: position + line * IndexFilter.lineByteCount,
             reason: "the checksum of a filter line of the index does not match")
         }
+        let at = position + line * IndexFilter.lineByteCount
+        let number = Int(bytes.integer(at: at + IndexFilter.blockNumberPosition, as: UInt32.self))
+        let found = bytes.integer(at: at + IndexFilter.blockPositionPosition, as: UInt32.self)
+        guard number < place.blockCount,
+          found == UInt32(clamping: tablePosition(section, number) / IndexFilter.positionUnit)
+        else {
+          throw Fault(
+            position: at + IndexFilter.blockNumberPosition,
+            reason: "a filter line of the index does not lead to a block")
+        }
       }
       position += place.lineCount * IndexFilter.lineByteCount
     }

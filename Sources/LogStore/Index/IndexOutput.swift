@@ -1,7 +1,8 @@
 /// Where an index goes as it is made: a file, written and synced piece by piece, or memory. Not for more than one thread.
 final class IndexOutput {
-  /// Written at once.
-  static let pieceByteCount = 1 << 20
+  /// Written at once, at a multiple of itself: what one entry of a page table can map. A kernel that keeps such a piece
+  /// together maps it so, and a look-up's memory is found sooner.
+  static let pieceByteCount = 2 << 20
   /// Synced at once: one sync of all of it would hold up the syncs of appends that go on meanwhile.
   static let syncByteCount = 4 << 20
 
@@ -62,9 +63,10 @@ final class IndexOutput {
     guard let file else {
       return Mapping(copying: Array(UnsafeRawBufferPointer(rebasing: memory[..<count])))
     }
-    try flush()
     do throws(LogStoreError) {
-      return try file.map(byteCount: flushed)
+      // The piece is kept, and written again when it is whole.
+      if count > 0 { try file.write(piece, at: UInt64(flushed)) }
+      return try file.map(byteCount: position)
     } catch {
       throw .log(error)
     }
@@ -95,6 +97,8 @@ final class IndexOutput {
     }
   }
 
+  private var piece: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: memory[..<count]) }
+
   private func copy(_ bytes: UnsafeRawBufferPointer) {
     guard bytes.count > 0 else { return }
     UnsafeMutableRawBufferPointer(rebasing: memory[count..<count + bytes.count]).copyMemory(from: bytes)
@@ -111,7 +115,7 @@ final class IndexOutput {
   private func flush() throws(IndexFailure) {
     guard let file, count > 0 else { return }
     do throws(LogStoreError) {
-      try file.write(UnsafeRawBufferPointer(rebasing: memory[..<count]), at: UInt64(flushed))
+      try file.write(piece, at: UInt64(flushed))
       flushed += count
       count = 0
       if flushed - synced >= Self.syncByteCount {

@@ -198,8 +198,9 @@ struct IndexWriter: ~Copyable {
     guard lineCount > 0 else { return }
     var lines = FilterLines(count: lineCount, kind: section.lineKind, place: place, output: output)
     var position = found.blocksPosition
-    for _ in 0..<found.blockCount {
+    for number in 0..<found.blockCount {
       let stored = Int(written.integer(at: position + 4, as: UInt16.self))
+      lines.begin(block: number, at: position)
       try Self.withRaw(written, at: position) { raw throws(IndexFailure) in
         var key: UInt64 = raw.integer(at: 0)
         var deltas = VarintReader(
@@ -223,6 +224,10 @@ private struct FilterLines: ~Copyable {
   private let output: IndexOutput
   private let line = UnsafeMutableRawBufferPointer.allocate(byteCount: IndexFilter.lineByteCount, alignment: 64)
   private var number = 0
+  /// The block that keys come from.
+  private var block: (number: Int, position: Int) = (0, 0)
+  /// The line says where it begins.
+  private var hasBegun = false
 
   init(count: Int, kind: UInt8, place: IndexPlace, output: IndexOutput) {
     self.count = count
@@ -236,10 +241,16 @@ private struct FilterLines: ~Copyable {
     line.deallocate()
   }
 
+  /// The keys that follow are from this block.
+  mutating func begin(block number: Int, at position: Int) {
+    block = (number, position)
+  }
+
   @inline(__always)
   mutating func insert(_ key: UInt64) throws(IndexFailure) {
     let wanted = IndexFilter.line(key, lineCount: count)
     while number < wanted { try finishLine() }
+    if !hasBegun { beginLine() }
     // Proof for both: the buffer was allocated above and has 64 bytes.
     IndexFilter.insert(key, into: line.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt8.self))
   }
@@ -248,9 +259,18 @@ private struct FilterLines: ~Copyable {
     while number < count { try finishLine() }
   }
 
+  private mutating func beginLine() {
+    line.set(UInt32(truncatingIfNeeded: block.number), at: IndexFilter.blockNumberPosition)
+    line.set(
+      UInt32(clamping: block.position / IndexFilter.positionUnit), at: IndexFilter.blockPositionPosition)
+    hasBegun = true
+  }
+
   private mutating func finishLine() throws(IndexFailure) {
-    let bits = UnsafeRawBufferPointer(line).part(0, IndexFilter.bitsByteCount)
-    line.set(place.checksum(of: bits, kind: kind, at: output.position), at: IndexFilter.bitsByteCount)
+    if !hasBegun { beginLine() }
+    hasBegun = false
+    let checked = UnsafeRawBufferPointer(line).part(0, IndexFilter.checkedByteCount)
+    line.set(place.checksum(of: checked, kind: kind, at: output.position), at: IndexFilter.checkedByteCount)
     try output.append(UnsafeRawBufferPointer(line))
     line.initializeMemory(as: UInt8.self, repeating: 0)
     number += 1

@@ -1,3 +1,5 @@
+import CLinux
+
 /// An index file of one or more finished segments, opened. Everything in it is checked before it is used: the header when
 /// it is opened, blocks and filter lines when they are read. What it says is a claim, to be checked against the record that
 /// it leads to. May be used from any thread.
@@ -56,8 +58,8 @@ final class SealedIndex: Sendable {
   /// Whether a filter line is as it was written.
   func isSound(line: Int, _ section: IndexSection) -> Bool {
     let at = header.sections[section.rawValue].filterPosition + line * IndexFilter.lineByteCount
-    return bytes.integer(at: at + IndexFilter.bitsByteCount, as: UInt32.self)
-      == place.checksum(of: bytes.part(at, IndexFilter.bitsByteCount), kind: section.lineKind, at: at)
+    return bytes.integer(at: at + IndexFilter.checkedByteCount, as: UInt32.self)
+      == place.checksum(of: bytes.part(at, IndexFilter.checkedByteCount), kind: section.lineKind, at: at)
   }
 
   /// For whoever can't go on with a filter that is damaged.
@@ -161,7 +163,7 @@ final class SealedIndex: Sendable {
   ) throws(Fault) {
     let found = header.sections[section.rawValue]
     guard found.blockCount > 0 else { return }
-    var number = block(section, before: key, limit: 1 << 48)
+    var number = block(section, key)
     var isFirst = true
     while true {
       let at = tablePosition(section, number)
@@ -262,36 +264,39 @@ final class SealedIndex: Sendable {
 
   // MARK: - Blocks
 
-  /// The last block whose lower bound is less than a key, or the first. The table is not checked: the block has to be.
-  private func block(_ section: IndexSection, before key: UInt64, limit: UInt64) -> Int {
+  /// As ``block(_:before:limit:)`` for a section with a filter: from where the key's line says that its keys begin.
+  private func block(_ section: IndexSection, _ key: UInt64) -> Int {
     let found = header.sections[section.rawValue]
-    var low = 0
-    var high = found.blockCount
-    var lowKey: UInt64 = 0
-    var highKey = max(limit, key)
-    var step = 4
-    var wasLow = true
-    // Keys are spread evenly as a rule, so a guess or two come near (interpolation search); the rest is a search from there.
-    for _ in 0..<2 where high - low > 16 && key > lowKey && highKey > lowKey {
-      let part = Double(key - lowKey) / Double(highKey - lowKey)
-      let guess = min(max(low + Int(part * Double(high - low)), low + 1), high - 1)
-      let guessKey = lowerBound(found, guess)
-      wasLow = guessKey < key
-      if wasLow { (low, lowKey) = (guess, guessKey) } else { (high, highKey) = (guess, guessKey) }
-    }
-    if wasLow {
-      while high - low > step, lowerBound(found, low + step) < key {
+    guard found.lineCount > 0 else { return 0 }
+    let line =
+      found.filterPosition + IndexFilter.line(key, lineCount: found.lineCount) * IndexFilter.lineByteCount
+    // Where the block is as a rule: its memory comes while the table's does.
+    let near = Int(bytes.integer(at: line + IndexFilter.blockPositionPosition, as: UInt32.self))
+    prefetchBlock(at: near * IndexFilter.positionUnit)
+    let number = Int(bytes.integer(at: line + IndexFilter.blockNumberPosition, as: UInt32.self))
+    return block(found, before: key, from: min(number, found.blockCount - 1))
+  }
+
+  /// The last block whose lower bound is less than a key, or the first, looked for from one on in both directions.
+  private func block(_ found: IndexSectionPlace, before key: UInt64, from start: Int) -> Int {
+    var (low, high) = (start, start)
+    var step = 1
+    if lowerBound(found, start) < key {
+      high = found.blockCount
+      while low + step < high, lowerBound(found, low + step) < key {
         low += step
         step *= 2
       }
-      if low + step < high { high = low + step }
+      high = min(high, low + step)
     } else {
-      while high - low > step, lowerBound(found, high - step) >= key {
+      low = 0
+      while high - step > low, lowerBound(found, high - step) >= key {
         high -= step
         step *= 2
       }
-      if high - step > low { low = high - step }
+      low = max(low, high - step)
     }
+    // The one at `low`, or the first, is less; the one at `high`, if there is one, is not.
     while high - low > 1 {
       let middle = low + (high - low) / 2
       if lowerBound(found, middle) < key { low = middle } else { high = middle }
@@ -299,12 +304,41 @@ final class SealedIndex: Sendable {
     return low
   }
 
+  /// Has the memory of a block at a position, or near it, fetched; all of a block will be read.
+  @inline(__always)
+  private func prefetchBlock(at position: Int) {
+    guard let start = bytes.baseAddress else { return }
+    // An address behind the mapping is harmless.
+    for line in stride(from: 0, to: IndexLayout.blockTargetByteCount, by: 64) {
+      clinux_prefetch(start + position + line)
+    }
+  }
+
+  /// The last block whose lower bound is less than a key, or the first. The table is not checked: the block has to be.
+  private func block(_ section: IndexSection, before key: UInt64, limit: UInt64) -> Int {
+    let found = header.sections[section.rawValue]
+    var low = 0
+    var high = found.blockCount
+    var lowKey: UInt64 = 0
+    var highKey = max(limit, key)
+    var last = 0
+    // Keys are spread evenly as a rule, so a guess or two come near (interpolation search); the rest is a search from there.
+    for _ in 0..<2 where high - low > 16 && key > lowKey && highKey > lowKey {
+      let part = Double(key - lowKey) / Double(highKey - lowKey)
+      let guess = min(max(low + Int(part * Double(high - low)), low + 1), high - 1)
+      let guessKey = lowerBound(found, guess)
+      if guessKey < key { (low, lowKey) = (guess, guessKey) } else { (high, highKey) = (guess, guessKey) }
+      last = guess
+    }
+    return block(found, before: key, from: last)
+  }
+
   @inline(__always)
   private func lowerBound(_ section: IndexSectionPlace, _ number: Int) -> UInt64 {
     bytes.integer(at: section.tablePosition + number * IndexLayout.tableEntryByteCount)
   }
 
-  private func tablePosition(_ section: IndexSection, _ number: Int) -> Int {
+  func tablePosition(_ section: IndexSection, _ number: Int) -> Int {
     let table = header.sections[section.rawValue].tablePosition
     return Int(clamping: bytes.integer(at: table + number * IndexLayout.tableEntryByteCount + 8, as: UInt64.self))
   }
@@ -318,6 +352,7 @@ final class SealedIndex: Sendable {
     guard position >= IndexLayout.headerByteCount, position <= bytes.count - IndexLayout.blockHeadByteCount else {
       throw Fault(position: min(position, bytes.count), reason: "a block of the index that can't be there")
     }
+    prefetchBlock(at: position)
     let byteCount = IndexLayout.blockHeadByteCount + Int(bytes.integer(at: position + 4, as: UInt16.self))
     guard byteCount <= bytes.count - position else {
       throw Fault(position: position, reason: "a block of the index that can't be there")
@@ -354,6 +389,13 @@ struct FilterProbe: @unchecked Sendable {
     case damaged
   }
 
+  /// Has the line fetched that ``probe(_:)`` will look at.
+  @inline(__always)
+  func prefetch(_ key: UInt64) {
+    guard let lines else { return }
+    clinux_prefetch(lines + IndexFilter.line(key, lineCount: lineCount) &* IndexFilter.lineByteCount)
+  }
+
   @inline(__always)
   func probe(_ key: UInt64) -> Answer {
     guard let lines else { return .absent }
@@ -362,8 +404,8 @@ struct FilterProbe: @unchecked Sendable {
     // lines are in the mapping.
     let line = lines + offset
     if IndexFilter.mayContain(key, in: line.assumingMemoryBound(to: UInt8.self)) { return .maybe }
-    let bits = UnsafeRawBufferPointer(start: line, count: IndexFilter.bitsByteCount)
-    let checksum = UInt32(littleEndian: (line + IndexFilter.bitsByteCount).loadUnaligned(as: UInt32.self))
-    return place.checksum(of: bits, kind: kind, at: position &+ offset) == checksum ? .absent : .damaged
+    let checked = UnsafeRawBufferPointer(start: line, count: IndexFilter.checkedByteCount)
+    let checksum = UInt32(littleEndian: (line + IndexFilter.checkedByteCount).loadUnaligned(as: UInt32.self))
+    return place.checksum(of: checked, kind: kind, at: position &+ offset) == checksum ? .absent : .damaged
   }
 }

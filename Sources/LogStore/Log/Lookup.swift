@@ -214,7 +214,12 @@ private struct Look: ~Copyable {
           let place = runs.places[number]
           left -= 1
           // What is not mapped yet, or not there, is met when it is read.
-          snapshot.prefetchRecord(ordinal: Int(place >> 32), at: Int(place & 0xFFFF_FFFF), header: isHeader)
+          let (ordinal, position) = (Int(place >> 32), Int(place & 0xFFFF_FFFF))
+          if isHeader {
+            snapshot.prefetchHeader(ordinal: ordinal, ofRecordAt: position)
+          } else {
+            snapshot.prefetchRecord(ordinal: ordinal, at: position)
+          }
         }
         if left == 0 { break }
       }

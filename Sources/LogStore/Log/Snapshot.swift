@@ -1,3 +1,4 @@
+import CLinux
 import Synchronization
 
 /// A store's segments and index files as they are at one moment: a look-up takes one and needs no lock any more. Replaced as
@@ -96,8 +97,14 @@ final class Snapshot: Sendable {
 
   /// Has a record fetched, if its segment is mapped already.
   @inline(__always)
-  func prefetchRecord(ordinal: Int, at position: Int, header: Bool) {
-    slots[ordinal].prefetchRecord(at: position, header: header)
+  func prefetchRecord(ordinal: Int, at position: Int) {
+    slots[ordinal].prefetchRecord(at: position)
+  }
+
+  /// Has the header of a record's frame fetched, if its segment is mapped already. Waits for the record.
+  @inline(__always)
+  func prefetchHeader(ordinal: Int, ofRecordAt position: Int) {
+    slots[ordinal].prefetchHeader(ofRecordAt: position)
   }
 
   /// Every slot empty but the open segment's: what is mapped goes when the last who reads it lets go.
@@ -123,9 +130,12 @@ final class Snapshot: Sendable {
   @inline(__always)
   func candidates(_ section: IndexSection, _ key: UInt64) throws(IndexFailure) -> UInt64 {
     let filters = section == .streams ? streamFilters : idFilters
+    let count = min(filters.count, 64)
+    // A probe is too many instructions for more than a few of them to wait at the same time.
+    for number in 0..<count { filters[number].prefetch(key) }
     var maybe: UInt64 = 0
     var damaged: UInt64 = 0
-    for number in 0..<min(filters.count, 64) {
+    for number in 0..<count {
       let answer = filters[number].probe(key)
       maybe |= (answer == .maybe ? 1 : 0) << UInt64(truncatingIfNeeded: number)
       damaged |= (answer == .damaged ? 1 : 0) << UInt64(truncatingIfNeeded: number)
@@ -159,6 +169,8 @@ final class SegmentSlot: Sendable {
   /// A reference of the slot's own to a ``Segment``, set once. Not `AtomicLazyReference`, whose `load` is not specialised and
   /// asks the runtime for metadata each time.
   private let reference = Atomic<UInt>(0)
+  /// Where the segment is mapped, to have its memory fetched without a way through three objects; 0 if it is not.
+  private let start = Atomic<UInt>(0)
 
   init(_ baseOffset: UInt64) {
     self.baseOffset = baseOffset
@@ -181,11 +193,19 @@ final class SegmentSlot: Sendable {
     Self.segment(reference.load(ordering: .acquiring))?.takeUnretainedValue()
   }
 
-  /// See ``Segment/prefetchRecord(at:header:)``; without counting a reference, which would wait for the memory.
+  /// Has the first bytes of an event of usual size fetched.
   @inline(__always)
-  func prefetchRecord(at position: Int, header: Bool) {
+  func prefetchRecord(at position: Int) {
+    // The address is not read, so it does not matter whether it is in the mapping.
+    guard let start = UnsafeRawPointer(bitPattern: start.load(ordering: .relaxed)) else { return }
+    for line in stride(from: 0, to: 320, by: 64) { clinux_prefetch(start + position + line) }
+  }
+
+  /// See ``Segment/prefetchHeader(ofRecordAt:)``; without counting a reference, which would wait for the memory.
+  @inline(__always)
+  func prefetchHeader(ofRecordAt position: Int) {
     guard let known = Self.segment(reference.load(ordering: .acquiring)) else { return }
-    known._withUnsafeGuaranteedRef { $0.prefetchRecord(at: position, header: header) }
+    known._withUnsafeGuaranteedRef { $0.prefetchHeader(ofRecordAt: position) }
   }
 
   /// The first one to come stays.
@@ -193,7 +213,10 @@ final class SegmentSlot: Sendable {
     let retained = Unmanaged.passRetained(segment)
     let (isFirst, known) = reference.compareExchange(
       expected: 0, desired: UInt(bitPattern: retained.toOpaque()), ordering: .acquiringAndReleasing)
-    guard !isFirst, let known = Self.segment(known) else { return segment }
+    guard !isFirst, let known = Self.segment(known) else {
+      start.store(UInt(bitPattern: segment.bytes.baseAddress), ordering: .relaxed)
+      return segment
+    }
     retained.release()
     return known.takeUnretainedValue()
   }

@@ -63,16 +63,11 @@ final class Segment: Sendable {
     return header
   }
 
-  /// Has a record's first bytes fetched, or, once those are there, the header of its frame; only if they are in the file.
+  /// Has the header of a record's frame fetched, if there may be a record here. Waits for the record's own memory.
   @inline(__always)
-  func prefetchRecord(at position: Int, header: Bool) {
+  func prefetchHeader(ofRecordAt position: Int) {
     guard position >= 0, position <= bytes.count - Record.byteCount, let start = bytes.baseAddress else { return }
-    if header {
-      clinux_prefetch(start + max(position - Int(bytes.integer(at: position + 28, as: UInt32.self)), 0))
-    } else {
-      // An event of usual size; an address that is behind the mapping is harmless.
-      for line in stride(from: 0, to: 320, by: 64) { clinux_prefetch(start + position + line) }
-    }
+    clinux_prefetch(start + max(position - Int(bytes.integer(at: position + 28, as: UInt32.self)), 0))
   }
 
   func damage(_ fault: Fault) -> LogStoreError {
