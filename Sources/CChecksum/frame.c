@@ -9,6 +9,9 @@ enum {
   KIND_EVENT = 1,
   KIND_CURSOR_RESET = 3,
   FLAG_ID = 1,
+  CACHE_LINE_BYTES = 64,
+  // As long as a run.
+  PREFETCH_DISTANCE_BYTES = 8192,
 };
 
 ALWAYS_INLINE uint32_t placed(
@@ -104,6 +107,11 @@ ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_fun
         FAULT(CFRAME_NO_RECORD, position);
       }
       const uint8_t *record = bytes + position;
+      // The next run's memory comes while this one is checked and handed out: processors fetch ahead by themselves, but some
+      // not over the end of a page, and none while nobody reads. Any address will do.
+      for (uint32_t ahead = 0; ahead < load32(record + 4); ahead += CACHE_LINE_BYTES) {
+        __builtin_prefetch(record + PREFETCH_DISTANCE_BYTES + ahead, 0, 2);
+      }
       // Both fields at once, as a rule the same word; an offset of more than 32 bits is found below.
       if (load64(record + 24) != (relative_offset | (position - frame_position) << 32)) {
         if (load32(record + 28) != position - frame_position) {
