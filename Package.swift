@@ -91,11 +91,14 @@ let package = Package(
       name: "AllocationTests", dependencies: ["CAllocationCount", "LogStore"],
       // As a program that is shipped: without optimisation the compiler puts what is borrowed into boxes of its own.
       swiftSettings: strict + [.unsafeFlags(["-O"])]),
+    // A process for the tests below to kill.
+    .executableTarget(
+      name: "ManyWriters", dependencies: ["LogStore"], path: "Tests/ManyWriters", swiftSettings: strict),
     // Real processes, real files, real `kill -9`.
     .testTarget(
       name: "EndToEndTests",
       dependencies: [
-        "LogStoreCommand", "RegisPayCommand", "Bench",
+        "LogStoreCommand", "RegisPayCommand", "Bench", "ManyWriters",
         .product(name: "AsyncHTTPClient", package: "async-http-client"),
         .product(name: "NIOCore", package: "swift-nio"),
       ],

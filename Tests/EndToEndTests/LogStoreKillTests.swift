@@ -49,6 +49,126 @@ extension LogStoreCommandTests {
       }
       #expect(killed > 0, "no round was killed before its end")
     }
+
+    @Test("killed while 64 tasks append, with conditions, ids and cursors: all that was acknowledged or seen is there")
+    func underManyWriters() async throws {
+      var random = SeededGenerator("kill under 64 writers")
+      var rounds = ManyWriterRounds(store: try StoreUnderTest())
+      var events = 0
+      for number in 1...max(5, Self.rounds / 20) {
+        if number % 8 == 0 { rounds = ManyWriterRounds(store: try StoreUnderTest()) }
+        try await rounds.run(number, killAfter: .milliseconds(Int.random(in: 100...900, using: &random)), &random)
+        events += rounds.acknowledgedInLastRound
+      }
+      #expect(events > 1000, "too few events for a test of many: \(events)")
+    }
+  }
+}
+
+/// Rounds of `ManyWriters` on one store, each killed, and what must hold after each.
+private struct ManyWriterRounds {
+  let store: StoreUnderTest
+  private(set) var acknowledgedInLastRound = 0
+  /// Of all rounds: mark and number of events, by their first offset.
+  private var acknowledged: [UInt64: (mark: String, count: Int)] = [:]
+  private var cursors: [String: UInt64] = [:]
+  private var known: [DumpedEvent] = []
+
+  init(store: StoreUnderTest) { self.store = store }
+
+  mutating func run(_ round: Int, killAfter: Duration, _ random: inout SeededGenerator) async throws {
+    let comment: Comment = "round \(round), killed after \(killAfter)"
+    let output = store.scratch.newPath("output")
+    let program = (StoreUnderTest.command as NSString).deletingLastPathComponent + "/ManyWriters"
+    let process = try LogStoreProcess(
+      program, [store.path, "\(round)", "\(random.next())"], scratch: store.scratch, outputFile: output)
+    // A random moment is what this is for; nothing is waited for.
+    try await Task.sleep(for: killAfter)
+    process.signal(SIGKILL)
+    let finished = try await process.end()
+    try? FileManager.default.removeItem(atPath: output)
+    #expect(finished.signal == SIGKILL, "\(comment): ended with \(finished.exitCode ?? -1): \(finished.errors)")
+    var seen: UInt64?
+    acknowledgedInLastRound = 0
+    for line in finished.lines {
+      let words = line.split(separator: " ")
+      switch words.first {
+      case "ack" where words.count == 4:
+        let offset = try #require(UInt64(words[1]))
+        let count = try #require(Int(words[2]))
+        acknowledged[offset] = (String(words[3]), count)
+        acknowledgedInLastRound += count
+      case "cursor" where words.count == 3:
+        let place: UInt64 = try #require(UInt64(words[2]))
+        cursors[String(words[1])] = place
+      case "seen" where words.count == 2: seen = max(seen ?? 0, try #require(UInt64(words[1])))
+      default: Issue.record("\(comment): \(line)")
+      }
+    }
+    guard FileManager.default.fileExists(atPath: store.file("store")) else {
+      #expect(acknowledged.isEmpty, "the store is gone: \(comment)")
+      return
+    }
+    try await check(seen: seen, comment)
+  }
+
+  private mutating func check(seen: UInt64?, _ comment: Comment) async throws {
+    let events = try await store.dump()
+    #expect(events.indices.allSatisfy { events[$0].offset == UInt64($0) }, "offsets have gaps: \(comment)")
+    #expect(events.starts(with: known), "what was there has changed: \(comment)")
+    #expect(seen ?? 0 < UInt64(max(events.count, 1)), "event \(seen ?? 0) was seen, and is not there: \(comment)")
+    let marks = events.map {
+      $0.payload.split(separator: UInt8(ascii: "/")).map { String(decoding: $0, as: UTF8.self) }
+    }
+    for (offset, append) in acknowledged {
+      let isThere = (0..<append.count).allSatisfy { index in
+        let at = Int(offset) + index
+        guard at < events.count else { return false }
+        return marks[at].prefix(5).elementsEqual(
+          append.mark.split(separator: "/").map(String.init) + ["\(index)", "\(append.count)"])
+      }
+      #expect(isThere, "the acknowledged events \(offset) + \(append.count) are not there: \(comment)")
+      if !isThere { break }
+    }
+    // Batches are whole and in one piece: each event but a first one follows the one before it.
+    let isWhole = events.indices.allSatisfy { at in
+      guard marks[at].count >= 5, let index = Int(marks[at][3]), let count = Int(marks[at][4]) else { return false }
+      let isStart =
+        index == 0 || (at > 0 && marks[at - 1].prefix(3) == marks[at].prefix(3) && marks[at - 1][3] == "\(index - 1)")
+      let isEnd = index == count - 1 || at + 1 < events.count
+      return isStart && isEnd
+    }
+    #expect(isWhole, "half a batch, or one with others' events in it: \(comment)")
+    var versions: [[UInt8]: UInt64] = [:]
+    for event in events {
+      versions[event.stream, default: 0] += 1
+      if event.version != versions[event.stream] {
+        Issue.record("version \(event.version) at offset \(event.offset): \(comment)")
+        break
+      }
+    }
+    // Each writer's appends are in the order in which it made them.
+    var last: [String: Int] = [:]
+    for mark in marks where mark.count >= 5 && mark[3] == "0" {
+      let number = Int(mark[2].dropFirst()) ?? 0
+      let writer = "\(mark[0])/\(mark[1])"
+      if number <= last[writer] ?? 0 {
+        Issue.record("append \(mark) comes after number \(last[writer] ?? 0): \(comment)")
+        break
+      }
+      last[writer] = number
+    }
+    let statistics = try await store.run("stat", "--json")
+    let object = try JSONSerialization.jsonObject(with: Data(statistics.output)) as? [String: Any]
+    var places: [String: UInt64] = [:]
+    for cursor in object?["cursors"] as? [[String: Any]] ?? [] {
+      if let name = cursor["name"] as? String, let place = cursor["place"] as? UInt64 { places[name] = place }
+    }
+    for (name, place) in cursors {
+      #expect(places[name] ?? 0 >= place, "cursor \(name) is at \(places[name] ?? 0), was at \(place): \(comment)")
+    }
+    try await store.expectSound()
+    known = events
   }
 }
 
