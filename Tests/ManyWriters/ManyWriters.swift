@@ -164,6 +164,13 @@ private struct Writer {
         events, conditions: expected.mapValues { $0 == 0 ? .noStream : .version($0) },
         cursors: place.map { [CursorCommit(name: "c\(number)", place: $0)] } ?? []))
     guard appended.offsets.count == events.count else { wrong("\(events.count) events got \(appended.offsets)") }
+    // The conditions held: each stream goes on from where it was expected to be.
+    var versions = expected
+    let next = events.map { event in
+      versions[event.stream, default: 0] += 1
+      return versions[event.stream, default: 0]
+    }
+    guard appended.versions == next else { wrong("\(mark) got versions \(appended.versions), expected \(next)") }
     say("ack \(appended.offsets.lowerBound) \(events.count) \(mark)")
   }
 
