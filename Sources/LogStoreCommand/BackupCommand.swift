@@ -77,7 +77,7 @@ struct RestoreCommand: AsyncParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Leave out this event and all behind it. Events that were written as one can't be taken apart: then the error names the nearest offsets.",
+      "Leave out the event at this offset and all behind it, also if it was appended together with events before it.",
       valueName: "offset"))
   var until: UInt64?
 

@@ -65,7 +65,8 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
 }
 
 @Suite struct BackupTests {
-  @Test("what was backed up is restored: events, ids, times and cursors; and the log goes on", arguments: [true, false])
+  @Test(
+    "what was backed up is restored: events, ids, times and cursors; and the log goes on", arguments: [true, false])
   func roundTrip(closed: Bool) async throws {
     let scene = try Scene()
     try await scene.append(700, closed: closed)
@@ -166,7 +167,9 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     await expectThrows {
       guard case .damaged(let damage) = $0 else { return false }
       return damage.file == damaged && (16_000...20_000).contains(damage.position)
-    } _: { () throws(LogStoreError) in try LogStore.backup(scene.store, to: .directory(scene.backup)) }
+    } _: { () throws(LogStoreError) in
+      try LogStore.backup(scene.store, to: .directory(scene.backup))
+    }
     #expect(try scene.backupContent().filter { before[$0.key] != nil } == before)
     #expect(try scene.restore("restored").endOffset == 500)
     // Mended, it goes on.
@@ -203,7 +206,9 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     let copy = directoryOf("copy", scene)
     await expectRefused(scene, from: copy, saying: "ends with offset 300, but was backed up to 700")
     let log = try LogStore.open(copy, options: smallSegments())
-    for number in 0..<410 { _ = try await log.append(Append(event("other", String(repeating: "\(number)", count: 80)))) }
+    for number in 0..<410 {
+      _ = try await log.append(Append(event("other", String(repeating: "\(number)", count: 80))))
+    }
     try await log.close()
     await expectRefused(scene, from: copy, saying: "two copies of it were written to")
     let other = try Scene()

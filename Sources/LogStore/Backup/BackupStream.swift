@@ -66,7 +66,8 @@ struct BackupStreamReader {
       let part = try inBackup(at: start) { () throws(LogStoreError) in
         try decode(bytes, of: path, BackupPartHeader.init)
       }.part
-      guard part.baseOffset == parts.last?.endOffset ?? 0, parts.last.map({ $0.baseOffset < $0.endOffset }) ?? true else {
+      guard part.baseOffset == parts.last?.endOffset ?? 0, parts.last.map({ $0.baseOffset < $0.endOffset }) ?? true
+      else {
         throw damage(start, "a segment that does not continue the one before it")
       }
       parts.append(part)

@@ -182,9 +182,9 @@ struct Restoration {
     }
   }
 
-  /// Whether some of its events, or the beginning of the log, are to be restored.
+  /// Whether something of it is to be restored. If the log is to end where the segment begins, these are its cursors.
   private func isWanted(_ part: BackupPart) -> Bool {
-    part.baseOffset == 0 || part.baseOffset < until ?? .max
+    part.baseOffset <= until ?? .max
   }
 
   /// Reads a segment, checks its bytes, and makes its file if it is wanted.
@@ -234,8 +234,8 @@ struct Restoration {
     // Proof for the index: a manifest has a segment with base offset 0, and that one is always wanted.
     let last = made[made.count - 1]
     let path = join(aside, FileName.segment(last.part.baseOffset))
-    let next = try endOfLog(in: last, path: path)
     let file = try disk.open(path, .readWrite)
+    let next = try endOfLog(in: last, file)
     // As a writer expects to find it: the space is there, and is zero.
     try file.writeZeros(from: next.position, to: Int(last.fileByteCount))
     try file.sync()
@@ -248,46 +248,24 @@ struct Restoration {
     return end
   }
 
-  /// Where the frame with the first event that is left out begins, or the end of the segment's bytes.
-  private func endOfLog(in last: Made, path: String) throws(LogStoreError) -> FrameExpectation {
+  /// Where the log is to end: with the segment's bytes, or before the first event that is left out.
+  private func endOfLog(in last: Made, _ file: any File) throws(LogStoreError) -> FrameExpectation {
     let part = last.part
     guard let until, until < part.endOffset else {
       return FrameExpectation(
         position: Int(part.contentByteCount), offset: part.endOffset, chain: part.chain, timestamp: 0)
     }
-    let segment: Segment
-    let header: SegmentHeader
     do throws(LogStoreError) {
-      header = try decode(
-        try disk.open(path, .read).read(count: SegmentHeader.byteCount, at: 0), of: path, SegmentHeader.init)
-      segment = try Segment.open(path, baseOffset: part.baseOffset, storeID: header.storeID, disk: disk)
+      let header = try decode(
+        try file.read(count: SegmentHeader.byteCount, at: 0), of: file.path, SegmentHeader.init)
+      let segment = try Segment.open(
+        file.path, baseOffset: part.baseOffset, storeID: header.storeID, disk: disk)
+      let (next, cut) = try segment.cut(before: until, limit: Int(part.contentByteCount))
+      try file.write(cut, at: UInt64(next.position - cut.count))
+      return next
     } catch .damaged(let damage) {
       throw inSource(of: last, damage)
     }
-    var next = segment.start
-    while next.position < Int(part.contentByteCount) {
-      let frame: FrameHeader
-      do throws(Fault) {
-        frame = try segment.checkFrame(next) { _ in }
-      } catch {
-        throw inSource(of: last, Damage(file: path, position: UInt64(error.position), reason: error.reason))
-      }
-      if frame.endOffset > until {
-        guard frame.firstOffset == until else {
-          throw .backupRefused(
-            path: directory,
-            reason: "the events \(frame.firstOffset)..<\(frame.endOffset) were written as one, so the log can't end"
-              + " with offset \(until); name \(frame.firstOffset) or \(frame.endOffset)")
-        }
-        return next
-      }
-      next.advance(past: frame)
-    }
-    throw inSource(
-      of: last,
-      Damage(
-        file: path, position: part.contentByteCount,
-        reason: "the segment should hold the event at offset \(until)"))
   }
 
   /// Reads all that was made, as `verify` does.

@@ -75,8 +75,9 @@ extension LogStore {
   /// Blocks. Reads the backup and writes, syncs and reads the store; memory does not grow with it. May be called from any
   /// thread.
   ///
-  /// - Parameter until: the offset that the restored log ends with: events before it are restored. Appends that were
-  ///   written as one can't be taken apart: an offset between them is refused, and the message names the ones possible.
+  /// - Parameter until: the offset that the restored log ends with: events before it are restored, and cursors as they
+  ///   were just before it. Any offset up to the end of the backup; an append of several events that lies across it is
+  ///   taken apart, its cursors go with its last event.
   /// - Parameter progress: told of the bytes of the backup, then of those of the store.
   /// - Throws: ``LogStoreError/backupDamaged(_:)``, ``LogStoreError/backupRefused(path:reason:)``,
   ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/diskFull(operation:path:)``,
