@@ -50,7 +50,7 @@ import Testing
     var isDone = false
     while !isDone {
       step += 1
-      for attempt in 0..<4 {
+      for attempt in 0..<3 {
         let disk = base.afterKill()
         let dying = step
         disk.setFault { number, _, _ in number == dying ? .death : nil }
