@@ -119,6 +119,7 @@ extension LogStoreCommandTests {
           let restored = try await restore(target)
           #expect(restored.offset == before || restored.offset == events, comment)
           try await expectEqual(restored.store, store, upTo: restored.offset, comment)
+          before = restored.offset
         }
         if Bool.random(using: &random) { continue }
         before = try await backUp(store, to: target)
