@@ -103,6 +103,14 @@ final class SimulatedDisk: Disk {
     }
   }
 
+  func kind(_ path: String) throws(LogStoreError) -> FileKind? {
+    try withState { state throws(LogStoreError) in
+      state.names[path] != nil ? .file : state.directories.contains(path) ? .directory : nil
+    }
+  }
+
+  func canonicalPath(_ path: String) throws(LogStoreError) -> String { path }
+
   func list(_ directory: String) throws(LogStoreError) -> [String] {
     try withState { state throws(LogStoreError) in
       state.names.keys.filter { parent(of: $0) == directory }.map { String($0.dropFirst(directory.count + 1)) }
@@ -126,6 +134,13 @@ final class SimulatedDisk: Disk {
     try withState { state throws(LogStoreError) in
       try begin("remove", path, &state)
       if state.names.removeValue(forKey: path) != nil { state.nameChanges.append(.removed(path)) }
+    }
+  }
+
+  func removeDirectory(_ path: String) throws(LogStoreError) {
+    try withState { state throws(LogStoreError) in
+      try begin("removeDirectory", path, &state)
+      state.directories.remove(path)
     }
   }
 

@@ -137,7 +137,7 @@ struct Opening {
     let isShort = segment.bytes.count < Int(segment.header.fileByteCount)
     try file.write(segment.bytes.part(proven, end - proven), at: UInt64(proven))
     let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
-    try zero(file, from: end, to: isShort ? Int(segment.header.fileByteCount) : end + behind)
+    try file.writeZeros(from: end, to: isShort ? Int(segment.header.fileByteCount) : end + behind)
     try file.sync()
     guard isShort else { return found.index }
     // The file has its size again; the mapping was made of what was left.
@@ -146,15 +146,5 @@ struct Opening {
     var walk = Walk(whole)
     if let fault = walk.go(to: .position(end), in: whole, adding: index) { throw whole.damage(fault) }
     return index
-  }
-
-  private func zero(_ file: any File, from start: Int, to end: Int) throws(LogStoreError) {
-    let zeros = [UInt8](repeating: 0, count: min(max(end - start, 0), 1 << 20))
-    var position = start
-    while position < end {
-      let count = min(zeros.count, end - position)
-      try file.write(count == zeros.count ? zeros : Array(zeros[..<count]), at: UInt64(position))
-      position += count
-    }
   }
 }

@@ -9,6 +9,10 @@ protocol Disk: Sendable {
   /// Opens a file that is there (`.read`, `.readWrite`), or makes an empty one in place of any other (`.create`).
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File
   func exists(_ path: String) throws(LogStoreError) -> Bool
+  /// What a path leads to, through symbolic links; nil if there is nothing.
+  func kind(_ path: String) throws(LogStoreError) -> FileKind?
+  /// The one absolute path, without symbolic links, of something that is there.
+  func canonicalPath(_ path: String) throws(LogStoreError) -> String
   /// The names in a directory, in no order.
   func list(_ directory: String) throws(LogStoreError) -> [String]
   /// Makes one directory; one that is there already is no error. Tells whether it was made.
@@ -17,6 +21,8 @@ protocol Disk: Sendable {
   func rename(_ old: String, to new: String) throws(LogStoreError)
   /// A file that is not there is no error. Durable after ``syncDirectory(_:)``.
   func remove(_ path: String) throws(LogStoreError)
+  /// Only an empty one; one that is not there is no error. Durable after the directory above is synced.
+  func removeDirectory(_ path: String) throws(LogStoreError)
   /// Makes the names in a directory durable.
   func syncDirectory(_ path: String) throws(LogStoreError)
   /// Locks a file (made if missing) until the lock is released or the process dies; nil if someone else's lock forbids.
@@ -25,6 +31,10 @@ protocol Disk: Sendable {
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch
   /// Microseconds since 1970-01-01 UTC.
   func now() -> UInt64
+}
+
+enum FileKind: Sendable {
+  case file, directory, other
 }
 
 enum FileMode: Sendable {
@@ -165,6 +175,17 @@ extension File {
       Result { () throws(LogStoreError) in try self.write(buffer, at: position) }
     }
     try result.get()
+  }
+
+  /// Overwrites from one position to before another, if that is greater.
+  func writeZeros(from start: Int, to end: Int) throws(LogStoreError) {
+    let zeros = [UInt8](repeating: 0, count: min(max(end - start, 0), 1 << 20))
+    var position = start
+    while position < end {
+      let count = min(zeros.count, end - position)
+      try write(count == zeros.count ? zeros : Array(zeros[..<count]), at: UInt64(position))
+      position += count
+    }
   }
 
   /// Up to `count` bytes; fewer where the file ends.

@@ -21,6 +21,26 @@ struct RealDisk: Disk {
     throw failure("look for", path, code)
   }
 
+  func kind(_ path: String) throws(LogStoreError) -> FileKind? {
+    var status = stat()
+    if stat(path, &status) != 0 {
+      let code = errno
+      if code == ENOENT { return nil }
+      throw failure("look for", path, code)
+    }
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: return .file
+    case S_IFDIR: return .directory
+    default: return .other
+    }
+  }
+
+  func canonicalPath(_ path: String) throws(LogStoreError) -> String {
+    guard let resolved = realpath(path, nil) else { throw failure("look for", path, errno) }
+    defer { free(resolved) }
+    return String(cString: resolved)
+  }
+
   func list(_ directory: String) throws(LogStoreError) -> [String] {
     guard let stream = opendir(directory) else { throw failure("list", directory, errno) }
     defer { closedir(stream) }
@@ -53,6 +73,13 @@ struct RealDisk: Disk {
     if unlink(path) != 0 {
       let code = errno
       if code != ENOENT { throw failure("remove", path, code) }
+    }
+  }
+
+  func removeDirectory(_ path: String) throws(LogStoreError) {
+    if rmdir(path) != 0 {
+      let code = errno
+      if code != ENOENT { throw failure("remove directory", path, code) }
     }
   }
 

@@ -15,7 +15,7 @@ enum HeaderFault: Error, Equatable {
 }
 
 /// Checks what all files begin with, and the checksum they end with.
-private func checkEnvelope(_ bytes: UnsafeRawBufferPointer, magic: StaticString, byteCount: Int) throws(HeaderFault) {
+func checkEnvelope(_ bytes: UnsafeRawBufferPointer, magic: StaticString, byteCount: Int) throws(HeaderFault) {
   guard bytes.count >= byteCount else {
     throw .fault(Fault(position: bytes.count, reason: "the file ends before its \(byteCount) bytes of header"))
   }
@@ -33,8 +33,7 @@ private func checkEnvelope(_ bytes: UnsafeRawBufferPointer, magic: StaticString,
   }
 }
 
-private func envelope(_ magic: StaticString, byteCount: Int, _ fill: (UnsafeMutableRawBufferPointer) -> Void) -> [UInt8]
-{
+func envelope(_ magic: StaticString, byteCount: Int, _ fill: (UnsafeMutableRawBufferPointer) -> Void) -> [UInt8] {
   var bytes = [UInt8](repeating: 0, count: byteCount)
   bytes.withUnsafeMutableBytes { buffer in
     magic.withUTF8Buffer { buffer.copyBytes(from: $0) }

@@ -26,8 +26,10 @@ final class Follower: Sendable {
   }
 
   /// Opens a store for reading.
+  ///
+  /// - Parameter follows: without, what was found stays as it is, whatever a writer appends: one moment of the log.
   static func open(
-    _ directory: String, disk: any Disk
+    _ directory: String, disk: any Disk, follows: Bool = true
   ) throws(LogStoreError) -> (follower: Follower, durable: Durable, recovery: RecoveryReport) {
     var attemptsLeft = 5
     while true {
@@ -39,9 +41,9 @@ final class Follower: Sendable {
         lock = try sharedLock(directory, disk: disk)
         let wasEverWritten = try disk.exists(join(directory, FileName.lock))
         if lock != nil || !wasEverWritten {
-          return try openUnwritten(directory, disk: disk)
+          return try openUnwritten(directory, disk: disk, follows: follows)
         }
-        return try openBesideWriter(catalog, disk: disk)
+        return try openBesideWriter(catalog, disk: disk, follows: follows)
       } catch {
         // A writer at work may have begun a segment or taken back the record of a clean end between two looks.
         attemptsLeft -= 1
@@ -71,7 +73,7 @@ final class Follower: Sendable {
 
   /// Nobody writes, and while the shared lock is held nobody begins to.
   private static func openUnwritten(
-    _ directory: String, disk: any Disk
+    _ directory: String, disk: any Disk, follows: Bool
   ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
     let catalog = try Catalog.read(directory, disk: disk)
     let header = catalog.lastSegment
@@ -99,7 +101,7 @@ final class Follower: Sendable {
       end: found.end, cursors: found.walk.cursors)
     let follower = Follower(
       directory: directory, disk: disk, durable: durable, deadWriter: try notice(directory, disk: disk)?.writer)
-    follower.start()
+    if follows { follower.start() }
     return (
       follower, durable,
       RecoveryReport(
@@ -127,7 +129,7 @@ final class Follower: Sendable {
   }
 
   private static func openBesideWriter(
-    _ catalog: Catalog, disk: any Disk
+    _ catalog: Catalog, disk: any Disk, follows: Bool
   ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
     var waited = 0
     var notice = try notice(catalog.directory, disk: disk)
@@ -161,7 +163,7 @@ final class Follower: Sendable {
       end: DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position),
       cursors: walk.cursors)
     let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
-    follower.start(from: walk)
+    if follows { follower.start(from: walk) }
     return (
       follower, durable, RecoveryReport(wasClosedCleanly: true, tornTail: nil, endOffset: walk.next.offset)
     )

@@ -14,6 +14,10 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case locked(directory: String, holder: String)
   /// Bytes that were acknowledged are not what was written. Nothing has been changed.
   case damaged(Damage)
+  /// A backup's bytes are not what was written. Nothing was restored, and nothing in the backup has been changed.
+  case backupDamaged(Damage)
+  /// A backup or a restored store can't be made there; nothing was changed. The reason says what to do.
+  case backupRefused(path: String, reason: String)
   /// The file was written by a newer program.
   case unsupportedFormat(file: String, version: UInt32, supported: UInt32)
   /// No space left. What was acknowledged is untouched, and reading goes on.
@@ -70,6 +74,10 @@ extension LogStoreError: CustomStringConvertible {
       return "\(directory) is already open for writing by \(holder); stop that writer first, or only read"
     case .damaged(let damage):
       return "\(damage); nothing was changed, run `logstore verify` for all findings and restore from a copy"
+    case .backupDamaged(let damage):
+      return "\(damage); this is in the backup, which was not changed: use another copy of it"
+    case .backupRefused(let path, let reason):
+      return "\(path): \(reason)"
     case .unsupportedFormat(let file, let version, let supported):
       return "\(file) has format version \(version), this program knows up to \(supported); use a newer program"
     case .diskFull(let operation, let path):

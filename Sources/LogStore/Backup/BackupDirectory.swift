@@ -1,0 +1,176 @@
+import Glibc
+
+/// A backup in a directory: a file for each segment, and a manifest that says which of them count (docs/FORMAT.md,
+/// *Backups*). Whatever happens, the manifest that is there lists whole files that are there.
+struct BackupDirectory {
+  let path: String
+  let disk: any Disk
+
+  init(_ path: String, disk: any Disk) {
+    self.path = path
+    self.disk = disk
+  }
+
+  private var manifestPath: String { join(path, BackupFileName.manifest) }
+  func path(of part: BackupPart) -> String { join(path, BackupFileName.part(part)) }
+
+  /// What the backup holds; nil if it was never finished.
+  func manifest() throws(LogStoreError) -> BackupManifest? {
+    guard let bytes = try disk.contents(manifestPath, limit: BackupManifest.byteCountMax) else { return nil }
+    do throws(LogStoreError) {
+      return try decode(bytes, of: manifestPath, BackupManifest.init)
+    } catch .damaged(let damage) {
+      throw .backupDamaged(damage)
+    }
+  }
+
+  // MARK: - Writing
+
+  func write(_ image: LogImage, _ progress: Progress?) throws(LogStoreError) -> BackupReport {
+    let lock = try take()
+    defer { lock.release() }
+    let previous = try manifest()
+    if let previous { try check(image, continues: previous) }
+    var report = BackupReport(image)
+    var parts: [BackupPart] = []
+    let total = try image.fileByteCount()
+    var done: UInt64 = 0
+    for (number, base) in image.bases.enumerated() {
+      let old = previous.flatMap { number < $0.parts.count ? $0.parts[number] : nil }
+      // A finished segment never changes: if the copy is what it was, the original need not be read again.
+      if let old, let previous, number + 1 < previous.parts.count, try holds(old) {
+        parts.append(old)
+        report.segmentsKept += 1
+      } else {
+        let (segment, part) = try image.read(base)
+        if let old { try check(segment, part, continues: old) }
+        if try holds(part) {
+          report.segmentsKept += 1
+        } else {
+          try copy(segment, part)
+          report.bytesCopied += part.contentByteCount
+        }
+        parts.append(part)
+      }
+      done += try image.fileByteCount(base)
+      progress?(done, total)
+    }
+    // The names of all segments are durable before the manifest that lists them.
+    try disk.syncDirectory(path)
+    let manifest = BackupManifest(
+      store: image.store, endOffset: image.end.offset, createdMicroseconds: disk.now(), parts: parts)
+    try disk.replace(manifestPath, with: manifest.encoded())
+    try removeAllBut(parts)
+    return report
+  }
+
+  /// Makes the directory if need be, and locks it; refuses one that holds something else.
+  private func take() throws(LogStoreError) -> any FileLock {
+    switch try disk.kind(path) {
+    case .directory: break
+    case nil: try disk.makeDirectories(path)
+    case .file, .other: throw .backupRefused(path: path, reason: "this is no directory; name another place")
+    }
+    let names = try disk.list(path)
+    if !names.contains(BackupFileName.manifest), let foreign = names.first(where: { !BackupFileName.isKnown($0) }) {
+      throw .backupRefused(
+        path: path, reason: "the directory holds \(foreign) and no backup; name a new or an empty directory")
+    }
+    guard let lock = try disk.lock(join(path, BackupFileName.lock), exclusive: true) else {
+      throw .backupRefused(path: path, reason: "another backup to it is running; wait for its end")
+    }
+    return lock
+  }
+
+  /// Whether a segment's file is there with the content that it should have. Reads all of it: a copy that has gone bad is
+  /// found while the original is still there, and made anew.
+  private func holds(_ part: BackupPart) throws(LogStoreError) -> Bool {
+    let file: any File
+    do throws(LogStoreError) {
+      file = try disk.open(path(of: part), .read)
+    } catch .inputOutput(_, _, ENOENT) {
+      return false
+    }
+    guard try file.byteCount() == part.contentByteCount else { return false }
+    var sum = RunningChecksum()
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 16)
+    defer { buffer.deallocate() }
+    var position: UInt64 = 0
+    while true {
+      let count = try file.read(into: buffer, at: position)
+      if count == 0 { break }
+      sum.add(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+      position += UInt64(count)
+    }
+    return position == part.contentByteCount && sum.value == part.checksum
+  }
+
+  private func copy(_ segment: Segment, _ part: BackupPart) throws(LogStoreError) {
+    let name = path(of: part)
+    let aside = name + FileName.aside
+    do throws(LogStoreError) {
+      let file = try disk.open(aside, .create)
+      try segment.bytes.part(0, Int(part.contentByteCount)).forEachPiece {
+        (piece, position) throws(LogStoreError) in try file.write(piece, at: UInt64(position))
+      }
+      try file.sync()
+      try disk.rename(aside, to: name)
+    } catch {
+      // The space is wanted back; the first error is the one to tell.
+      try? disk.remove(aside)
+      throw error
+    }
+  }
+
+  /// What no manifest lists any more: the part of the segment that was open the last time, and what killed runs left.
+  private func removeAllBut(_ parts: [BackupPart]) throws(LogStoreError) {
+    let listed = Set(parts.map(BackupFileName.part))
+    for name in try disk.list(path) where BackupFileName.isRemovable(name) && !listed.contains(name) {
+      try disk.remove(join(path, name))
+    }
+    try disk.syncDirectory(path)
+  }
+
+  // MARK: - Whether the log goes on from what was backed up
+
+  private func check(_ image: LogImage, continues previous: BackupManifest) throws(LogStoreError) {
+    guard previous.store == image.store else {
+      throw .backupRefused(path: path, reason: "this is the backup of another store; name another directory")
+    }
+    guard previous.endOffset <= image.end.offset else {
+      throw .backupRefused(
+        path: path,
+        reason: "the log ends with offset \(image.end.offset), but was backed up to \(previous.endOffset); something is"
+          + " missing from the log, or it is an older copy: restore this backup, or name another directory")
+    }
+    let bases = image.bases
+    for (number, part) in previous.parts.enumerated() {
+      guard number < bases.count, bases[number] == part.baseOffset else { throw diverged(at: part.baseOffset) }
+      // Frames are chained by their checksums, so equal values at the end of a segment mean that all before is the same.
+      if number + 1 < previous.parts.count {
+        let finish = try image.finish(of: part.baseOffset)
+        guard finish?.offset == part.endOffset, finish?.chain == part.chain else {
+          throw diverged(at: part.baseOffset)
+        }
+      }
+    }
+  }
+
+  /// What was backed up of a segment must be what it begins with.
+  private func check(
+    _ segment: Segment, _ part: BackupPart, continues old: BackupPart
+  ) throws(LogStoreError) {
+    // Without events it may have been replaced by another file of the same name.
+    if old.baseOffset == old.endOffset { return }
+    guard part.contentByteCount >= old.contentByteCount,
+      checksum(segment.bytes.part(0, Int(old.contentByteCount))) == old.checksum
+    else { throw diverged(at: old.baseOffset) }
+  }
+
+  private func diverged(at offset: UInt64) -> LogStoreError {
+    .backupRefused(
+      path: path,
+      reason: "the log has other events from offset \(offset) on than were backed up, though it is the same store: two"
+        + " copies of it were written to; name another directory for this one")
+  }
+}

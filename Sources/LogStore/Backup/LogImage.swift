@@ -1,0 +1,55 @@
+/// A store at one moment, up to its durable end then: what a backup copies. Made as any reader is, so it neither waits for
+/// a writer nor holds one up; what is appended meanwhile is behind the end.
+struct LogImage {
+  let store: StoreHeader
+  let end: DurableEnd
+  let recovery: RecoveryReport
+  private let segments: SegmentSet
+
+  /// In order; never empty.
+  var bases: [UInt64] { segments.bases }
+
+  static func open(_ directory: String, disk: any Disk) throws(LogStoreError) -> LogImage {
+    let opened = try Follower.open(directory, disk: disk, follows: false)
+    let path = join(directory, FileName.store)
+    let header = try decode(try disk.contents(path, limit: StoreHeader.byteCount) ?? [], of: path, StoreHeader.init)
+    return LogImage(
+      store: header, end: opened.durable.end, recovery: opened.recovery, segments: opened.durable.segments)
+  }
+
+  /// The size of a segment's file.
+  func fileByteCount(_ baseOffset: UInt64) throws(LogStoreError) -> UInt64 {
+    try segments.segment(baseOffset).header.fileByteCount
+  }
+
+  /// Of all segments' files.
+  func fileByteCount() throws(LogStoreError) -> UInt64 {
+    var sum: UInt64 = 0
+    for base in bases { sum += try fileByteCount(base) }
+    return sum
+  }
+
+  /// Where a finished segment ends, and with which chain value; nil for the last.
+  func finish(of baseOffset: UInt64) throws(LogStoreError) -> (offset: UInt64, chain: UInt32)? {
+    try segments.end(of: baseOffset)
+  }
+
+  /// Reads a segment and checks every frame, record and chain value in it, up to its end or that of the log.
+  func read(_ baseOffset: UInt64) throws(LogStoreError) -> (segment: Segment, part: BackupPart) {
+    // For the last one this is the file that was found when the image was made: one without events may have been replaced
+    // by another of the same name since.
+    let segment = try segments.segmentToScan(baseOffset)
+    let finish = try finish(of: baseOffset)
+    var walk = Walk(segment)
+    let goal: Walk.End =
+      if let finish { .successor(baseOffset: finish.offset, chain: finish.chain) } else { .position(end.position) }
+    if let fault = walk.go(to: goal, in: segment, adding: OpenIndex(segment)) { throw segment.damage(fault) }
+    let content = segment.bytes.part(0, walk.next.position)
+    return (
+      segment,
+      BackupPart(
+        baseOffset: baseOffset, endOffset: walk.next.offset, contentByteCount: UInt64(content.count),
+        checksum: checksum(content), chain: walk.next.chain)
+    )
+  }
+}

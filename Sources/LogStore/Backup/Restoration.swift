@@ -1,0 +1,316 @@
+import Glibc
+
+/// Makes a store from a backup, in a directory of its own beside the wanted one, which gets its name when all is done and
+/// checked: until then nothing is where the store is to be.
+struct Restoration {
+  /// A segment that was made.
+  private struct Made {
+    var part: BackupPart
+    var fileByteCount: UInt64
+    /// Where its bytes were read.
+    var source: String
+    var sourcePosition: UInt64
+  }
+
+  private static let asideSuffix = ".restoring"
+  /// Locked by whoever makes the store. The name is one that a writer removes, should the end of a restoration not come to it.
+  private static let lockName = "restore" + FileName.aside
+
+  let until: UInt64?
+  let disk: any Disk
+  let progress: Progress?
+  private let directory: String
+  private let aside: String
+  private var made: [Made] = []
+  private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 16)
+
+  static func run(
+    from location: BackupLocation, to directory: String, until: UInt64?, disk: any Disk, progress: Progress?
+  ) throws(LogStoreError) -> RestoreReport {
+    // The links are followed now: a rename would replace one.
+    let isThere = try disk.kind(directory) != nil
+    var restoration = Restoration(
+      until: until, disk: disk, progress: progress,
+      directory: isThere ? try disk.canonicalPath(directory) : directory.withoutTrailingSlashes)
+    defer { restoration.buffer.deallocate() }
+    let lock = try restoration.begin()
+    defer { lock.release() }
+    do throws(LogStoreError) {
+      return try restoration.restore(from: location)
+    } catch {
+      // The space is wanted back; the first error is the one to tell.
+      try? restoration.removeAside()
+      throw error
+    }
+  }
+
+  private init(until: UInt64?, disk: any Disk, progress: Progress?, directory: String) {
+    self.until = until
+    self.disk = disk
+    self.progress = progress
+    self.directory = directory
+    aside = directory + Self.asideSuffix
+  }
+
+  // MARK: - The directory aside
+
+  private func begin() throws(LogStoreError) -> any FileLock {
+    switch try disk.kind(directory) {
+    case nil:
+      let above = parent(of: directory)
+      if try disk.kind(above) == nil { try disk.makeDirectories(above) }
+    case .directory:
+      if let name = try disk.list(directory).first {
+        throw .backupRefused(
+          path: directory, reason: "the directory holds \(name); name one that is empty or not there yet")
+      }
+    case .file, .other: throw .backupRefused(path: directory, reason: "this is no directory; name another")
+    }
+    switch try disk.kind(aside) {
+    case nil: _ = try disk.makeDirectory(aside)
+    case .directory: break
+    case .file, .other:
+      throw .backupRefused(path: aside, reason: "this name is needed for the unfinished store; remove what is there")
+    }
+    guard let lock = try disk.lock(join(aside, Self.lockName), exclusive: true) else {
+      throw .backupRefused(path: directory, reason: "it is being restored already; wait for the end of that")
+    }
+    // What a killed run left.
+    for name in try disk.list(aside) where name != Self.lockName {
+      guard Self.isKnown(name) else {
+        throw .backupRefused(
+          path: aside, reason: "the directory is needed for the unfinished store, but holds \(name); move it away")
+      }
+      try disk.remove(join(aside, name))
+    }
+    return lock
+  }
+
+  private static func isKnown(_ name: String) -> Bool {
+    name == FileName.store || name == FileName.clean || name.hasSuffix(FileName.aside)
+      || FileName.baseOffset(name, suffix: ".log") != nil
+  }
+
+  private func removeAside() throws(LogStoreError) {
+    for name in try disk.list(aside) where Self.isKnown(name) { try disk.remove(join(aside, name)) }
+    try disk.removeDirectory(aside)
+  }
+
+  // MARK: - Reading the backup
+
+  private mutating func restore(from location: BackupLocation) throws(LogStoreError) -> RestoreReport {
+    let manifest: BackupManifest
+    let name: String
+    switch location {
+    case .directory(let path):
+      name = join(path, BackupFileName.manifest)
+      manifest = try readDirectory(BackupDirectory(path, disk: disk))
+    case .file(let path):
+      name = path
+      let file = try disk.open(path, .read)
+      manifest = try readStream(FileStream(file), byteCount: try file.byteCount())
+    case .descriptor(let number, let label):
+      name = label
+      manifest = try readStream(DescriptorStream(number, name: label), byteCount: nil)
+    }
+    let end = try finish(manifest)
+    try verify(end, name: name)
+    try appear()
+    return RestoreReport(
+      endOffset: end.endOffset, segments: made.count, bytes: made.reduce(0) { $0 + $1.part.contentByteCount })
+  }
+
+  private mutating func readDirectory(_ backup: BackupDirectory) throws(LogStoreError) -> BackupManifest {
+    guard let manifest = try backup.manifest() else {
+      throw .backupRefused(
+        path: backup.path, reason: "there is no finished backup in it; name a directory that was backed up to")
+    }
+    try checkHolds(manifest)
+    let wanted = manifest.parts.filter(isWanted)
+    let total = wanted.reduce(0) { $0 + $1.contentByteCount }
+    var done: UInt64 = 0
+    for part in wanted {
+      let path = backup.path(of: part)
+      let file: any File
+      do throws(LogStoreError) {
+        file = try disk.open(path, .read)
+      } catch .inputOutput(_, _, ENOENT) {
+        throw .backupDamaged(Damage(file: path, position: 0, reason: "the file is missing"))
+      }
+      let byteCount = try file.byteCount()
+      guard byteCount == part.contentByteCount else {
+        throw .backupDamaged(
+          Damage(
+            file: path, position: min(byteCount, part.contentByteCount),
+            reason: "the file has \(byteCount) bytes, the manifest says \(part.contentByteCount)"))
+      }
+      let stream = FileStream(file)
+      try add(part, from: path, at: 0) { (piece) throws(LogStoreError) in
+        guard try stream.read(into: piece) == piece.count else {
+          throw .backupDamaged(Damage(file: path, position: 0, reason: "the file became shorter while it was read"))
+        }
+      }
+      done += part.contentByteCount
+      progress?(done, total)
+    }
+    return manifest
+  }
+
+  private mutating func readStream(
+    _ stream: any ByteStream, byteCount: UInt64?
+  ) throws(LogStoreError) -> BackupManifest {
+    var reader = try BackupStreamReader(stream)
+    while true {
+      switch try reader.next() {
+      case .part(let part):
+        try add(part, from: stream.path, at: reader.position) { (piece) throws(LogStoreError) in
+          try reader.read(into: piece)
+        }
+        if let byteCount { progress?(reader.position, byteCount) }
+      case .end(let manifest):
+        try checkHolds(manifest)
+        return manifest
+      }
+    }
+  }
+
+  private func checkHolds(_ manifest: BackupManifest) throws(LogStoreError) {
+    if let until, until > manifest.endOffset {
+      throw .backupRefused(
+        path: directory,
+        reason: "the backup ends with offset \(manifest.endOffset), before \(until); name that offset or a lower one")
+    }
+  }
+
+  /// Whether something of it is to be restored. If the log is to end where the segment begins, these are its cursors.
+  private func isWanted(_ part: BackupPart) -> Bool {
+    part.baseOffset <= until ?? .max
+  }
+
+  /// Reads a segment, checks its bytes, and makes its file if it is wanted.
+  private mutating func add(
+    _ part: BackupPart, from source: String, at position: UInt64,
+    read: (UnsafeMutableRawBufferPointer) throws(LogStoreError) -> Void
+  ) throws(LogStoreError) {
+    let path = join(aside, FileName.segment(part.baseOffset))
+    let file = isWanted(part) ? try disk.open(path, .create) : nil
+    var sum = RunningChecksum()
+    var head: [UInt8] = []
+    var done = 0
+    while done < Int(part.contentByteCount) {
+      let piece = UnsafeMutableRawBufferPointer(
+        rebasing: buffer[..<min(buffer.count, Int(part.contentByteCount) - done)])
+      try read(piece)
+      // Longer than the header, as every part is.
+      if done == 0 { head = Array(piece[..<SegmentHeader.byteCount]) }
+      sum.add(UnsafeRawBufferPointer(piece))
+      try file?.write(UnsafeRawBufferPointer(piece), at: UInt64(done))
+      done += piece.count
+    }
+    guard sum.value == part.checksum else {
+      throw .backupDamaged(
+        Damage(
+          file: source, position: position,
+          reason: "the \(part.contentByteCount) bytes of the segment from here on do not match their checksum"))
+    }
+    let header = try inBackup(at: position) { () throws(LogStoreError) in
+      try decode(head, of: source, SegmentHeader.init)
+    }
+    guard header.fileByteCount >= part.contentByteCount else {
+      throw .backupDamaged(
+        Damage(file: source, position: position + 48, reason: "the segment's file is shorter than what is in it"))
+    }
+    guard let file else { return }
+    try file.resize(to: header.fileByteCount)
+    try file.sync()
+    made.append(
+      Made(part: part, fileByteCount: header.fileByteCount, source: source, sourcePosition: position))
+  }
+
+  // MARK: - Finishing the store
+
+  /// Makes the last segment end where the log is to end, and the small files.
+  private func finish(_ manifest: BackupManifest) throws(LogStoreError) -> CleanEnd {
+    // Proof for the index: a manifest has a segment with base offset 0, and that one is always wanted.
+    let last = made[made.count - 1]
+    let path = join(aside, FileName.segment(last.part.baseOffset))
+    let file = try disk.open(path, .readWrite)
+    let next = try endOfLog(in: last, file)
+    // As a writer expects to find it: the space is there, and is zero.
+    try file.writeZeros(from: next.position, to: Int(last.fileByteCount))
+    try file.sync()
+    let end = CleanEnd(
+      storeID: manifest.store.storeID, endOffset: next.offset, baseOffset: last.part.baseOffset,
+      endPosition: UInt64(next.position), chain: next.chain)
+    try disk.replace(join(aside, FileName.clean), with: end.encoded())
+    // Last, since it makes the directory a store.
+    try disk.replace(join(aside, FileName.store), with: manifest.store.encoded())
+    return end
+  }
+
+  /// Where the log is to end: with the segment's bytes, or before the first event that is left out.
+  private func endOfLog(in last: Made, _ file: any File) throws(LogStoreError) -> FrameExpectation {
+    let part = last.part
+    guard let until, until < part.endOffset else {
+      return FrameExpectation(
+        position: Int(part.contentByteCount), offset: part.endOffset, chain: part.chain, timestamp: 0)
+    }
+    do throws(LogStoreError) {
+      let header = try decode(
+        try file.read(count: SegmentHeader.byteCount, at: 0), of: file.path, SegmentHeader.init)
+      let segment = try Segment.open(
+        file.path, baseOffset: part.baseOffset, storeID: header.storeID, disk: disk)
+      let (next, cut) = try segment.cut(before: until, limit: Int(part.contentByteCount))
+      try file.write(cut, at: UInt64(next.position - cut.count))
+      return next
+    } catch .damaged(let damage) {
+      throw inSource(of: last, damage)
+    }
+  }
+
+  /// Reads all that was made, as `verify` does.
+  private func verify(_ end: CleanEnd, name: String) throws(LogStoreError) {
+    var verification = Verification(directory: aside, disk: disk, progress: progress)
+    try verification.run()
+    let report = verification.report
+    if let damage = report.findings.first {
+      let base = damage.file.split(separator: "/").last.flatMap { FileName.baseOffset(String($0), suffix: ".log") }
+      guard let source = made.first(where: { $0.part.baseOffset == base }) else {
+        throw .backupDamaged(Damage(file: name, position: 0, reason: "what it lists is no sound log: \(damage.reason)"))
+      }
+      throw inSource(of: source, damage)
+    }
+    guard report.events == end.endOffset, report.segments == made.count else {
+      throw .backupDamaged(
+        Damage(file: name, position: 0, reason: "\(report.events) events were restored, expected \(end.endOffset)"))
+    }
+  }
+
+  /// A segment's bytes stand in the backup as they stand in its file.
+  private func inSource(of segment: Made, _ damage: Damage) -> LogStoreError {
+    .backupDamaged(
+      Damage(file: segment.source, position: segment.sourcePosition + damage.position, reason: damage.reason))
+  }
+
+  /// Gives the directory its name, in one step.
+  private func appear() throws(LogStoreError) {
+    try disk.syncDirectory(aside)
+    do throws(LogStoreError) {
+      try disk.rename(aside, to: directory)
+    } catch .inputOutput(_, _, EBUSY) {
+      throw .backupRefused(path: directory, reason: "this is a mount point; name a new directory in it")
+    }
+    // Only now: while the file was aside its lock kept others from that directory.
+    try disk.remove(join(directory, Self.lockName))
+    try disk.syncDirectory(directory)
+    try disk.syncDirectory(parent(of: directory))
+  }
+}
+
+extension String {
+  fileprivate var withoutTrailingSlashes: String {
+    var path = self[...]
+    while path.count > 1, path.last == "/" { path.removeLast() }
+    return String(path)
+  }
+}

@@ -1,0 +1,186 @@
+// What a backup is made of (docs/FORMAT.md, *Backups*): bytes ↔ values, no I/O, no state.
+
+/// A segment in a backup: the bytes of its file from the start to the end of one of its frames. What stands behind is
+/// zeros, and is not kept.
+struct BackupPart: Equatable, Sendable {
+  static let byteCount = 32
+
+  var baseOffset: UInt64
+  /// The offset after its last event.
+  var endOffset: UInt64
+  /// How many bytes there are.
+  var contentByteCount: UInt64
+  /// Of those bytes.
+  var checksum: UInt32
+  /// The header checksum of the last frame in them.
+  var chain: UInt32
+
+  init(baseOffset: UInt64, endOffset: UInt64, contentByteCount: UInt64, checksum: UInt32, chain: UInt32) {
+    self.baseOffset = baseOffset
+    self.endOffset = endOffset
+    self.contentByteCount = contentByteCount
+    self.checksum = checksum
+    self.chain = chain
+  }
+
+  /// - Parameter position: where it stands; the bytes are there and were checked.
+  fileprivate init(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(HeaderFault) {
+    baseOffset = bytes.integer(at: position)
+    endOffset = bytes.integer(at: position + 8)
+    contentByteCount = bytes.integer(at: position + 16)
+    checksum = bytes.integer(at: position + 24)
+    chain = bytes.integer(at: position + 28)
+    guard baseOffset <= endOffset, contentByteCount > UInt64(SegmentHeader.byteCount),
+      contentByteCount <= UInt64(UInt32.max)
+    else { throw .fault(Fault(position: position, reason: "a segment that is not possible")) }
+  }
+
+  fileprivate func encode(to bytes: UnsafeMutableRawBufferPointer, at position: Int) {
+    bytes.set(baseOffset, at: position)
+    bytes.set(endOffset, at: position + 8)
+    bytes.set(contentByteCount, at: position + 16)
+    bytes.set(checksum, at: position + 24)
+    bytes.set(chain, at: position + 28)
+  }
+}
+
+/// What a backup holds: the file `manifest` of a directory, and the end of a stream.
+struct BackupManifest: Equatable, Sendable {
+  static let magic: StaticString = "LSBACKUP"
+  /// Up to the list of segments.
+  static let headByteCount = 64
+  /// Two million segments: no manifest is longer.
+  static let byteCountMax = 64 << 20
+
+  var store: StoreHeader
+  /// The offset after the last event.
+  var endOffset: UInt64
+  var createdMicroseconds: UInt64
+  /// In order, without gaps, the first with base offset 0; never empty.
+  var parts: [BackupPart]
+
+  init(store: StoreHeader, endOffset: UInt64, createdMicroseconds: UInt64, parts: [BackupPart]) {
+    self.store = store
+    self.endOffset = endOffset
+    self.createdMicroseconds = createdMicroseconds
+    self.parts = parts
+  }
+
+  /// The length that a manifest with such a beginning must have; nil if there is none.
+  static func byteCount(of head: UnsafeRawBufferPointer) -> Int? {
+    let byteCount = headByteCount + Int(head.integer(at: 12, as: UInt32.self)) * BackupPart.byteCount + 4
+    return byteCount <= byteCountMax ? byteCount : nil
+  }
+
+  init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
+    try checkEnvelope(bytes, magic: Self.magic, byteCount: max(bytes.count, Self.headByteCount + 4))
+    guard Self.byteCount(of: bytes) == bytes.count else {
+      throw .fault(Fault(position: 12, reason: "another number of segments than its length allows"))
+    }
+    store = StoreHeader(
+      storeID: StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24)),
+      createdMicroseconds: bytes.integer(at: 32))
+    endOffset = bytes.integer(at: 40)
+    createdMicroseconds = bytes.integer(at: 48)
+    parts = []
+    var next: UInt64 = 0
+    for position in stride(from: Self.headByteCount, to: bytes.count - 4, by: BackupPart.byteCount) {
+      let part = try BackupPart(bytes, at: position)
+      guard part.baseOffset == next, parts.last.map({ $0.baseOffset < $0.endOffset }) ?? true else {
+        throw .fault(Fault(position: position, reason: "a segment that does not continue the one before it"))
+      }
+      next = part.endOffset
+      parts.append(part)
+    }
+    guard !parts.isEmpty, next == endOffset else {
+      throw .fault(Fault(position: 40, reason: "the segments do not end with offset \(endOffset)"))
+    }
+  }
+
+  func encoded() -> [UInt8] {
+    envelope(Self.magic, byteCount: Self.headByteCount + parts.count * BackupPart.byteCount + 4) { bytes in
+      bytes.set(UInt32(parts.count), at: 12)
+      bytes.set(store.storeID.first, at: 16)
+      bytes.set(store.storeID.second, at: 24)
+      bytes.set(store.createdMicroseconds, at: 32)
+      bytes.set(endOffset, at: 40)
+      bytes.set(createdMicroseconds, at: 48)
+      for (number, part) in parts.enumerated() {
+        part.encode(to: bytes, at: Self.headByteCount + number * BackupPart.byteCount)
+      }
+    }
+  }
+}
+
+/// What a backup in one stream begins with.
+struct BackupStreamHeader: Equatable, Sendable {
+  static let magic: StaticString = "LSBSTREM"
+  static let byteCount = 64
+
+  var store: StoreHeader
+
+  init(store: StoreHeader) {
+    self.store = store
+  }
+
+  init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
+    try checkEnvelope(bytes, magic: Self.magic, byteCount: Self.byteCount)
+    store = StoreHeader(
+      storeID: StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24)),
+      createdMicroseconds: bytes.integer(at: 32))
+  }
+
+  func encoded() -> [UInt8] {
+    envelope(Self.magic, byteCount: Self.byteCount) { bytes in
+      bytes.set(store.storeID.first, at: 16)
+      bytes.set(store.storeID.second, at: 24)
+      bytes.set(store.createdMicroseconds, at: 32)
+    }
+  }
+}
+
+/// What stands in a stream before the bytes of a segment.
+struct BackupPartHeader: Equatable, Sendable {
+  static let magic: StaticString = "LSBSEGMT"
+  /// As long as a manifest's head, since either may follow.
+  static let byteCount = BackupManifest.headByteCount
+
+  var part: BackupPart
+
+  init(part: BackupPart) {
+    self.part = part
+  }
+
+  init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
+    try checkEnvelope(bytes, magic: Self.magic, byteCount: Self.byteCount)
+    part = try BackupPart(bytes, at: 16)
+  }
+
+  func encoded() -> [UInt8] {
+    envelope(Self.magic, byteCount: Self.byteCount) { part.encode(to: $0, at: 16) }
+  }
+}
+
+/// The names in a backup's directory.
+enum BackupFileName {
+  static let manifest = "manifest"
+  static let lock = "lock"
+  static let partSuffix = ".segment"
+
+  /// By content, so that a segment that went on never takes the place of what an older manifest lists.
+  static func part(_ part: BackupPart) -> String {
+    let base = FileName.segment(part.baseOffset).dropLast(".log".utf8.count)
+    let digits = String(part.checksum, radix: 16)
+    return base + "-" + String(repeating: "0", count: 8 - digits.utf8.count) + digits + partSuffix
+  }
+
+  /// Whether a name is one that a backup makes.
+  static func isKnown(_ name: String) -> Bool {
+    name == manifest || name == lock || isRemovable(name)
+  }
+
+  /// Whether a name is one that means nothing unless a manifest lists it.
+  static func isRemovable(_ name: String) -> Bool {
+    name == manifest + FileName.aside || name.hasSuffix(partSuffix) || name.hasSuffix(partSuffix + FileName.aside)
+  }
+}

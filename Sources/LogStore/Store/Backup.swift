@@ -1,0 +1,90 @@
+/// Where a backup is written to, or read from.
+public enum BackupLocation: Sendable, Hashable {
+  /// A directory, made if it is missing. Each finished segment is copied to it once, whichever run it is.
+  case directory(String)
+  /// One file. It is written under the name with `.tmp` behind it, and takes the place of an older backup when it is whole.
+  case file(String)
+  /// An open descriptor, such as that of a pipe; `name` is what messages call it. It stays open.
+  case descriptor(Int32, name: String)
+}
+
+/// What a backup holds and what it took.
+public struct BackupReport: Sendable, Hashable {
+  /// Every event with a lower offset is in the backup, and no other.
+  public var endOffset: UInt64
+  public var segments: Int
+  /// Segments that were in the directory already, whole and unchanged.
+  public var segmentsKept: Int
+  /// Bytes of the other segments.
+  public var bytesCopied: UInt64
+  /// An unfinished write behind the end of the log, after a crash: it is not in the backup, and nothing acknowledged is
+  /// missing.
+  public var tornTail: Damage?
+
+  init(_ image: LogImage) {
+    endOffset = image.end.offset
+    segments = image.bases.count
+    segmentsKept = 0
+    bytesCopied = 0
+    tornTail = image.recovery.tornTail
+  }
+}
+
+/// What was restored.
+public struct RestoreReport: Sendable, Hashable {
+  /// The offset after the last event.
+  public var endOffset: UInt64
+  public var segments: Int
+  /// Bytes of segments that were read from the backup and kept.
+  public var bytes: UInt64
+}
+
+extension LogStore {
+  /// Copies a store, up to its durable end as it is when this begins, while it is being written or not.
+  ///
+  /// The store is read as any reader does: its writer is neither waited for nor held up. Every byte that is copied is
+  /// checked before. A directory gets what is new since the last time: finished segments once, the open one anew. What it
+  /// holds already is read and checked too, and made anew where it has gone bad. Until the new backup is durable as a whole
+  /// the one before stays valid, and after a killed run the next one goes on with the segments that were finished.
+  ///
+  /// Blocks until the backup is durable (of a descriptor: written). Reads what is new in the store and all that is in the
+  /// directory; needs memory for the index of one segment. May be called from any thread; a second backup to the same place
+  /// is refused.
+  ///
+  /// - Parameter progress: told of the bytes of segment files that are done.
+  /// - Throws: ``LogStoreError/damaged(_:)`` for the store, ``LogStoreError/backupDamaged(_:)`` for a manifest that is not
+  ///   what was written, ``LogStoreError/backupRefused(path:reason:)`` where something else is, the backup of another store
+  ///   or of other events of the same one included; ``LogStoreError/notAStore(directory:)``,
+  ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/diskFull(operation:path:)``,
+  ///   ``LogStoreError/inputOutput(operation:path:code:)``. After each of them the backup is what it was before; what a
+  ///   descriptor was given is not a whole backup, which restoring tells.
+  public static func backup(
+    _ directory: String, to location: BackupLocation, progress: Progress? = nil
+  ) throws(LogStoreError) -> BackupReport {
+    try BackupRun(directory: directory, disk: RealDisk(), progress: progress).run(to: location)
+  }
+
+  /// Makes a store from a backup, in a directory that is not there yet or is empty.
+  ///
+  /// The store is made in a directory beside it, with `.restoring` behind its name, and is renamed when all of it is
+  /// durable and was read and checked once more. A killed run leaves that directory, which the next one replaces.
+  ///
+  /// It is the same store: it has the id of the one that was backed up, since every checksum and the ids of events depend
+  /// on it. Write to one of the two only. Cursors stand where they stood. The index is left to the next writer.
+  ///
+  /// Blocks. Reads the backup and writes, syncs and reads the store; memory does not grow with it. May be called from any
+  /// thread.
+  ///
+  /// - Parameter until: the offset that the restored log ends with: events before it are restored, and cursors as they
+  ///   were just before it. Any offset up to the end of the backup; an append of several events that lies across it is
+  ///   taken apart, its cursors go with its last event.
+  /// - Parameter progress: told of the bytes of the backup, then of those of the store.
+  /// - Throws: ``LogStoreError/backupDamaged(_:)``, ``LogStoreError/backupRefused(path:reason:)``,
+  ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/diskFull(operation:path:)``,
+  ///   ``LogStoreError/inputOutput(operation:path:code:)``. After each of them there is no store.
+  public static func restore(
+    from location: BackupLocation, to directory: String, until: UInt64? = nil, progress: Progress? = nil
+  ) throws(LogStoreError) -> RestoreReport {
+    try Restoration.run(from: location, to: directory, until: until, disk: RealDisk(), progress: progress)
+  }
+}

@@ -1,0 +1,107 @@
+import ArgumentParser
+import Glibc
+import LogStore
+
+struct BackupCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "backup",
+    abstract: "Copy the store as it is now, while another process writes to it or not.",
+    discussion: """
+      Copies every event that is durable when it begins, checks each byte of them, and prints up to which offset: \
+      `backed up events 0..<OFFSET, …`. It doesn't ask for the writer's lock.
+
+      To a directory, finished segments are copied once; the next run reads and checks what is there, and copies what is \
+      new, and what has gone bad. When a run fails or is killed, the backup before it stays valid, and the next run goes \
+      on with what was copied. A directory that holds something else is refused, and so is the backup of another store, \
+      or of other events of this one.
+
+      To a file, the whole backup is one stream, written under the name with .tmp behind it, that then takes the place of \
+      an older one. To standard output it is the same stream, and the line goes to standard error; a reader that goes away \
+      before the end makes the exit code 1.
+      """)
+
+  @OptionGroup var location: StoreLocation
+
+  @Option(
+    help: ArgumentHelp(
+      "A directory: one that is there, or a name that ends with a slash; - for standard output; else a file.",
+      valueName: "dir/|file|-"))
+  var to: String
+
+  func validate() throws {
+    if to.isEmpty { throw ValidationError("--to must name a directory, a file, or -") }
+    if to == "-", isatty(STDOUT_FILENO) == 1 {
+      throw ValidationError("--to - writes a backup to standard output, which is a terminal; redirect it")
+    }
+  }
+
+  func run() async throws {
+    let target: BackupLocation =
+      to == "-" ? .descriptor(STDOUT_FILENO, name: "standard output") : isDirectory(to) ? .directory(to) : .file(to)
+    let progress = Progress("backing up")
+    defer { progress.clear() }
+    let report = try LogStore.backup(location.directory, to: target) { progress.show($0, of: $1) }
+    progress.clear()
+    reportTornTail(report.tornTail)
+    let kept =
+      report.segmentsKept > 0 || target == .directory(to)
+      ? ", \(report.segmentsKept) of \(report.segments) segments were there already" : ""
+    let line = "backed up events 0..<\(report.endOffset), \(report.bytesCopied) bytes copied\(kept)"
+    if to == "-" {
+      complain(line)
+    } else {
+      let output = Output()
+      try output.add(line + "\n")
+      try output.flush()
+    }
+  }
+}
+
+struct RestoreCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "restore",
+    abstract: "Make a store from a backup.",
+    discussion: """
+      Checks every byte of the backup that it uses, and everything in the store that it made, before the store gets its \
+      name; until then it is in the directory with .restoring behind its name, which the next run replaces. Prints \
+      `restored events 0..<OFFSET, …`.
+
+      The restored store is the same store, with the same id: from then on, write to one of the two only. Consumers' \
+      cursors stand where they stood at that offset. The index is built by the next writer, or by `logstore reindex`.
+      """)
+
+  @Option(help: ArgumentHelp("The backup; - for standard input.", valueName: "dir|file|-"))
+  var from: String
+
+  @OptionGroup var location: StoreLocation
+
+  @Option(
+    help: ArgumentHelp(
+      "Leave out the event at this offset and all behind it, also if it was appended together with events before it.",
+      valueName: "offset"))
+  var until: UInt64?
+
+  func validate() throws {
+    if from.isEmpty { throw ValidationError("--from must name a directory, a file, or -") }
+  }
+
+  func run() async throws {
+    let source: BackupLocation =
+      from == "-"
+      ? .descriptor(STDIN_FILENO, name: "standard input") : isDirectory(from) ? .directory(from) : .file(from)
+    let progress = Progress("restoring")
+    defer { progress.clear() }
+    let report = try LogStore.restore(from: source, to: location.directory, until: until) { progress.show($0, of: $1) }
+    progress.clear()
+    let output = Output()
+    try output.add(
+      "restored events 0..<\(report.endOffset), \(report.segments) segments, \(report.bytes) bytes copied\n")
+    try output.flush()
+  }
+}
+
+/// Whether a path is that of a directory, or means one.
+private func isDirectory(_ path: String) -> Bool {
+  var status = stat()
+  return path.hasSuffix("/") || (stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR)
+}
