@@ -226,6 +226,9 @@ import Testing
     #expect(try LogStore.restore(from: .directory(backup), to: restored + "/").endOffset == 180)
     #expect(!FileManager.default.fileExists(atPath: aside))
     #expect(try !FileManager.default.contentsOfDirectory(atPath: restored).contains { $0.hasSuffix(".tmp") })
+    await expectThrows({ if case .backupRefused = $0 { true } else { false } }) { () throws(LogStoreError) in
+      try LogStore.restore(from: .file("/dev/null"), to: directory.file("d"))
+    }
     // Missing directories above are made.
     #expect(try LogStore.restore(from: .directory(backup), to: directory.file("a/b/c")).endOffset == 180)
     await expectThrows({ if case .backupRefused = $0 { true } else { false } }) { () throws(LogStoreError) in

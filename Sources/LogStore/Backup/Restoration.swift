@@ -107,6 +107,9 @@ struct Restoration {
       manifest = try readDirectory(BackupDirectory(path, disk: disk))
     case .file(let path):
       name = path
+      if let kind = try disk.kind(path), kind != .file {
+        throw .backupRefused(path: path, reason: "this is no ordinary file; give - and redirect standard input from it")
+      }
       let file = try disk.open(path, .read)
       manifest = try readStream(FileStream(file), byteCount: try file.byteCount())
     case .descriptor(let number, let label):

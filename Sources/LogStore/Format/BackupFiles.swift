@@ -181,6 +181,10 @@ enum BackupFileName {
 
   /// Whether a name is one that means nothing unless a manifest lists it.
   static func isRemovable(_ name: String) -> Bool {
-    name == manifest + FileName.aside || name.hasSuffix(partSuffix) || name.hasSuffix(partSuffix + FileName.aside)
+    let whole = name.hasSuffix(FileName.aside) ? name.dropLast(FileName.aside.utf8.count) : name[...]
+    if whole == manifest { return whole != name }
+    // A base offset, a hyphen, a checksum.
+    return whole.hasSuffix(partSuffix) && whole.utf8.count == 20 + 1 + 8 + partSuffix.utf8.count
+      && FileName.baseOffset(whole.prefix(20) + ".log", suffix: ".log") != nil
   }
 }
