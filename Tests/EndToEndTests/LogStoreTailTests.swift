@@ -47,6 +47,30 @@ extension LogStoreCommandTests {
       }
     }
 
+    @Test("a store is opened for reading again and again while its writer begins segment after segment")
+    func opensWhileSegmentsBegin() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(10)
+      let input = store.scratch.newPath("input")
+      try Data(StoreUnderTest.lines(150_000, 200)).write(to: URL(fileURLWithPath: input))
+      let writer = try LogStoreProcess(
+        StoreUnderTest.command, ["append", "--dir", store.path, "--batch", "200", "--segment-size", "64KiB"],
+        scratch: store.scratch, inputFile: input, outputFile: "/dev/null")
+      let before = try store.segments().count
+      var opened = 0
+      var last: UInt64 = 0
+      while try store.segments().count < before + 400 {
+        let result = try await store.run("dump", "--from", "\(last)", "--limit", "1")
+        #expect(result.exitCode == 0, "\(result.errors)")
+        opened += 1
+        last += 200
+        guard result.exitCode == 0 else { break }
+      }
+      #expect(opened > 5)
+      writer.signal(SIGKILL)
+      _ = try await writer.end()
+    }
+
     @Test("a waiting tail burns no core")
     func waitsQuietly() async throws {
       let store = try StoreUnderTest()

@@ -14,18 +14,30 @@ struct Catalog: Sendable {
 
   func path(of segment: SegmentHeader) -> String { join(directory, FileName.segment(segment.baseOffset)) }
 
-  /// Reads the small files and every segment's first page; cost is one `open` and one page a segment.
-  static func read(_ directory: String, disk: any Disk) throws(LogStoreError) -> Catalog {
+  /// Reads the file that makes a directory a store.
+  static func readStore(_ directory: String, disk: any Disk) throws(LogStoreError) -> StoreHeader {
     guard try disk.exists(directory) else { throw .notAStore(directory: directory) }
-    let names = try disk.list(directory)
-    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.sorted()
-    let storePath = join(directory, FileName.store)
-    guard let storeBytes = try disk.contents(storePath, limit: StoreHeader.byteCount) else {
-      guard !bases.isEmpty else { throw .notAStore(directory: directory) }
+    let path = join(directory, FileName.store)
+    guard let bytes = try disk.contents(path, limit: StoreHeader.byteCount) else {
+      guard try disk.list(directory).contains(where: { FileName.baseOffset($0, suffix: ".log") != nil }) else {
+        throw .notAStore(directory: directory)
+      }
       throw .damaged(
-        Damage(file: storePath, position: 0, reason: "the file is missing, though the directory holds segments"))
+        Damage(file: path, position: 0, reason: "the file is missing, though the directory holds segments"))
     }
-    let store = try decode(storeBytes, of: storePath, StoreHeader.init)
+    return try decode(bytes, of: path, StoreHeader.init)
+  }
+
+  /// Reads the small files and every segment's first page; cost is one `open` and one page a segment.
+  ///
+  /// - Parameter lastBase: beside a writer at work, the base offset of a segment that it had begun before this was called:
+  ///   of those behind it a listing may show any, and without the ones between, so they are not looked at.
+  static func read(
+    _ directory: String, disk: any Disk, upTo lastBase: UInt64? = nil
+  ) throws(LogStoreError) -> Catalog {
+    let store = try readStore(directory, disk: disk)
+    let names = try disk.list(directory)
+    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.filter { $0 <= lastBase ?? .max }.sorted()
 
     var segments: [SegmentHeader] = []
     var expectedPrevious = SegmentHeader.noPrevious
@@ -52,7 +64,7 @@ struct Catalog: Sendable {
           file: join(directory, FileName.segment(0)), position: 0,
           reason: "the file is missing: the store has no segment at all"))
     }
-    if names.contains(where: { FileName.indexRange($0).map { $0.upperBound > last.baseOffset } ?? false }) {
+    if lastBase == nil, names.contains(where: { FileName.indexRange($0).map { $0.upperBound > last.baseOffset } ?? false }) {
       throw .damaged(
         Damage(
           file: join(directory, FileName.segment(last.baseOffset)), position: last.fileByteCount,

@@ -33,19 +33,18 @@ final class Follower: Sendable {
   ) throws(LogStoreError) -> (follower: Follower, durable: Durable, recovery: RecoveryReport) {
     var attemptsLeft = 5
     while true {
-      // First, so that a directory without a store is named as such.
-      let catalog: Catalog
       var lock: (any FileLock)?
       do throws(LogStoreError) {
-        catalog = try Catalog.read(directory, disk: disk)
+        // First, so that a directory without a store is named as such.
+        _ = try Catalog.readStore(directory, disk: disk)
         lock = try sharedLock(directory, disk: disk)
         let wasEverWritten = try disk.exists(join(directory, FileName.lock))
         if lock != nil || !wasEverWritten {
           return try openUnwritten(directory, disk: disk, follows: follows)
         }
-        return try openBesideWriter(catalog, disk: disk, follows: follows)
+        return try openBesideWriter(directory, disk: disk, follows: follows)
       } catch {
-        // A writer at work may have begun a segment or taken back the record of a clean end between two looks.
+        // The writer may have ended, or another begun, between two looks.
         attemptsLeft -= 1
         guard lock == nil, attemptsLeft > 0, try isWritten(directory, disk: disk) else { throw error }
         usleep(10_000)
@@ -129,20 +128,22 @@ final class Follower: Sendable {
   }
 
   private static func openBesideWriter(
-    _ catalog: Catalog, disk: any Disk, follows: Bool
+    _ directory: String, disk: any Disk, follows: Bool
   ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
     var waited = 0
-    var notice = try notice(catalog.directory, disk: disk)
+    var notice = try notice(directory, disk: disk)
     while notice == nil || notice?.state == .opening {
-      guard waited < openingTimeoutMilliseconds, try isWritten(catalog.directory, disk: disk) else { break }
+      guard waited < openingTimeoutMilliseconds, try isWritten(directory, disk: disk) else { break }
       usleep(2000)
       waited += 2
-      notice = try Self.notice(catalog.directory, disk: disk)
+      notice = try Self.notice(directory, disk: disk)
     }
     guard let notice, notice.state != .opening else {
-      throw .locked(directory: catalog.directory, holder: "a writer that has not finished opening it; try again")
+      throw .locked(directory: directory, holder: "a writer that has not finished opening it; try again")
     }
-    let bases = catalog.segments.map(\.baseOffset).filter { $0 <= notice.end.baseOffset }
+    // Only now: all segments up to the noticed one were there before the directory is listed.
+    let catalog = try Catalog.read(directory, disk: disk, upTo: notice.end.baseOffset)
+    let bases = catalog.segments.map(\.baseOffset)
     guard bases.last == notice.end.baseOffset else {
       throw .damaged(
         Damage(
