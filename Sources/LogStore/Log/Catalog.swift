@@ -64,7 +64,9 @@ struct Catalog: Sendable {
           file: join(directory, FileName.segment(0)), position: 0,
           reason: "the file is missing: the store has no segment at all"))
     }
-    if lastBase == nil, names.contains(where: { FileName.indexRange($0).map { $0.upperBound > last.baseOffset } ?? false }) {
+    if lastBase == nil,
+      names.contains(where: { FileName.indexRange($0).map { $0.upperBound > last.baseOffset } ?? false })
+    {
       throw .damaged(
         Damage(
           file: join(directory, FileName.segment(last.baseOffset)), position: last.fileByteCount,
