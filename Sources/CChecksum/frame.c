@@ -108,9 +108,11 @@ ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_fun
       }
       const uint8_t *record = bytes + position;
       // The next run's memory comes while this one is checked and handed out: processors fetch ahead by themselves, but some
-      // not over the end of a page, and none while nobody reads. Any address will do.
-      for (uint32_t ahead = 0; ahead < load32(record + 4); ahead += CACHE_LINE_BYTES) {
-        __builtin_prefetch(record + PREFETCH_DISTANCE_BYTES + ahead, 0, 2);
+      // not over the end of a page, and none while nobody reads. Any address will do; what was just read need not come.
+      uint64_t length = load32(record + 4);
+      uint64_t ahead = length > PREFETCH_DISTANCE_BYTES ? length : PREFETCH_DISTANCE_BYTES;
+      for (; ahead < length + PREFETCH_DISTANCE_BYTES; ahead += CACHE_LINE_BYTES) {
+        __builtin_prefetch(record + ahead, 0, 2);
       }
       // Both fields at once, as a rule the same word; an offset of more than 32 bits is found below.
       if (load64(record + 24) != (relative_offset | (position - frame_position) << 32)) {

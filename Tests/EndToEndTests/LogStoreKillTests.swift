@@ -139,14 +139,7 @@ private struct ManyWriterRounds {
       return isStart && isEnd
     }
     #expect(isWhole, "half a batch, or one with others' events in it: \(comment)")
-    var versions: [[UInt8]: UInt64] = [:]
-    for event in events {
-      versions[event.stream, default: 0] += 1
-      if event.version != versions[event.stream] {
-        Issue.record("version \(event.version) at offset \(event.offset): \(comment)")
-        break
-      }
-    }
+    expectVersionsInOrder(events, "\(comment)")
     // Each writer's appends are in the order in which it made them.
     var last: [String: Int] = [:]
     for mark in marks where mark.count >= 5 && mark[3] == "0" {
@@ -181,6 +174,18 @@ func strace(_ calls: String, _ injection: String) -> [String] {
     "strace", "-f", "-qqq", "-e", "signal=none", "-e", "trace=\(names)", "-e", "inject=\(names):\(injection)",
     "-o", "/dev/null",
   ]
+}
+
+/// Each stream's events have versions from 1 on, without gaps.
+private func expectVersionsInOrder(_ events: [DumpedEvent], _ comment: String) {
+  var versions: [[UInt8]: UInt64] = [:]
+  for event in events {
+    versions[event.stream, default: 0] += 1
+    if event.version != versions[event.stream] {
+      Issue.record("version \(event.version) at offset \(event.offset): \(comment)")
+      return
+    }
+  }
 }
 
 /// Rounds of appending and dying on one store, and what must hold after each.
@@ -251,14 +256,7 @@ private struct KillRounds {
     var sizes: [[UInt8]: Int] = [:]
     for event in events { sizes[mark(event), default: 0] += 1 }
     #expect(sizes.values.allSatisfy { $0 == batch }, "half a batch: \(comment)")
-    var versions: [[UInt8]: UInt64] = [:]
-    for event in events {
-      versions[event.stream, default: 0] += 1
-      if event.version != versions[event.stream] {
-        Issue.record("version \(event.version) at offset \(event.offset): \(comment)")
-        break
-      }
-    }
+    expectVersionsInOrder(events, "\(comment)")
     try await store.expectSound()
     known = events
   }
