@@ -113,7 +113,8 @@ extension LogStoreCommandTests {
       #expect(step["events"] as? Int == 200_000)
       for field in [
         "fill_events_per_second", "append_events_per_second", "append_new_stream_events_per_second",
-        "append_old_stream_events_per_second", "load_p50_us", "first_load_p99_us", "overhead_bytes_per_event",
+        "append_old_stream_events_per_second", "load_p50_us", "second_load_p50_us", "first_load_p99_us",
+        "overhead_bytes_per_event",
         "anonymous_peak_bytes", "open_ms", "open_cold_ms",
       ] {
         #expect((step[field] as? Double ?? 0) > 0, "\(field)")
