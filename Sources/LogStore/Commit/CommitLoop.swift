@@ -36,6 +36,7 @@ struct CommitLoop: ~Copyable {
   private var answers: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
   /// Someone in the group waits for durability.
   private var needsSync = false
+  private var readAhead = GroupReadAhead()
 
   init(durable: Durable, tail: consuming TailFile, health: Health, writer: consuming LogWriter) {
     self.durable = durable
@@ -54,6 +55,7 @@ struct CommitLoop: ~Copyable {
   mutating func run(_ mailbox: Mailbox<CommitRequest>) -> (end: DurableEnd, chain: UInt32)? {
     var requests: [CommitRequest] = []
     while mailbox.receive(into: &requests) {
+      readAhead.fetch(for: requests, writer, durable.segments)
       var done = 0
       while done < requests.count {
         done = group(requests, from: done)
@@ -275,9 +277,11 @@ struct CommitLoop: ~Copyable {
       }
     }
     guard missing > 0 else { return }
+    let start = writer.now
     for index in streams.indices where streams[index].version == 0 {
       streams[index].version = try durable.segments.lastSealedVersion(of: append.key(of: index))
     }
+    readAhead.note(missing, from: start, to: writer.now)
   }
 
   private func mayRepeatByID(_ append: EncodedAppend) -> Bool {

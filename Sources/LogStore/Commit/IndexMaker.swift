@@ -41,9 +41,12 @@ final class IndexMaker {
     return try seal(index, end: end)
   }
 
-  /// Removes index files that are of no use.
-  func clean() throws(LogStoreError) {
-    for name in try segments.list().useless { try disk.remove(join(segments.directory, name)) }
+  /// Removes index files that are of no use; gives back what is there then.
+  @discardableResult
+  func clean() throws(LogStoreError) -> Snapshot {
+    let listing = try segments.list()
+    for name in listing.useless { try disk.remove(join(segments.directory, name)) }
+    return listing.snapshot
   }
 
   /// Whether some segment's index, or some merging, is still to be made.

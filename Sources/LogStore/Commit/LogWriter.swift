@@ -55,6 +55,8 @@ struct LogWriter: ~Copyable {
     DurableEnd(offset: next.offset, baseOffset: index.segment.baseOffset, position: next.position)
   }
   var isSynced: Bool { syncedPosition == next.position }
+  /// Microseconds.
+  var now: UInt64 { disk.now() }
   /// The offset that the next event gets, those of the frame being built counted.
   var nextOffset: UInt64 { next.offset + UInt64(eventCount) }
   var isFrameEmpty: Bool { recordCount == 0 }
@@ -63,6 +65,13 @@ struct LogWriter: ~Copyable {
   /// Whether so many more bytes of records fit into this segment with the frame being built.
   func fits(_ byteCount: Int) -> Bool {
     (buffer.count + byteCount).roundedUp(to: 8) <= Int(index.segment.header.fileByteCount) - next.position
+  }
+
+  /// Whether a stream has events in this segment, written or not, or in the one before if that is in memory.
+  func holds(_ hash: UInt64, _ name: UnsafeRawBufferPointer) -> Bool {
+    let names = names
+    return index.state.withLock { $0.find(hash, name, names) != nil }
+      || previousIndex?.lastVersion(hash: hash, name: name) != nil
   }
 
   // MARK: - Building a frame

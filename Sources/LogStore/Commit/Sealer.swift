@@ -132,7 +132,10 @@ final class Sealer: Sendable {
       do throws(LogStoreError) {
         if mustLook {
           mustLook = false
-          try maker.clean()
+          for file in try maker.clean().files where isOpen {
+            file.keepStreamFilterReady()
+            takeJobs()
+          }
         }
         guard let next = try maker.nextStep(), isOpen || next.segmentCount <= Sealer.closingSegments else {
           return false

@@ -86,13 +86,20 @@ protocol FileWatch: AnyObject, Sendable {
 /// Sendable though it holds a pointer: the memory is never written through it, and stays until `deinit`, which can only
 /// run when no reference is left.
 final class Mapping: @unchecked Sendable {
+  /// What the kernel is told of a mapping. Advice that is refused costs speed and nothing else.
+  enum Advice: Sendable {
+    case randomAccess
+    case readAhead(Range<Int>)
+    case keepReady(Range<Int>)
+  }
+
   let bytes: UnsafeRawBufferPointer
-  private let advise: @Sendable () -> Void
+  private let advise: @Sendable (Advice) -> Void
   private let release: (UnsafeRawBufferPointer) -> Void
 
-  /// - Parameter advise: see ``expectRandomAccess()``.
+  /// - Parameter advise: given positions that are in the mapping.
   init(
-    bytes: UnsafeRawBufferPointer, advise: @escaping @Sendable () -> Void = {},
+    bytes: UnsafeRawBufferPointer, advise: @escaping @Sendable (Advice) -> Void = { _ in },
     release: @escaping (UnsafeRawBufferPointer) -> Void
   ) {
     self.bytes = bytes
@@ -103,7 +110,24 @@ final class Mapping: @unchecked Sendable {
   /// From now on a page that has to come from the disk is read by itself. Otherwise megabytes around it are, which suits
   /// reading in order and pushes out of memory what look-ups still need.
   func expectRandomAccess() {
-    advise()
+    advise(.randomAccess)
+  }
+
+  /// Asks the disk for bytes that will be read soon and may not be in memory, without waiting for them. A system call:
+  /// only where a page that is missing costs much more.
+  func readAhead(at position: Int, byteCount: Int) {
+    if let range = part(position, byteCount) { advise(.readAhead(range)) }
+  }
+
+  /// Reads bytes that every look-up needs into memory, in pages as large as can be, and waits for them.
+  func keepReady(at position: Int, byteCount: Int) {
+    if let range = part(position, byteCount) { advise(.keepReady(range)) }
+  }
+
+  /// As much of a part as there is; nil if there is nothing.
+  private func part(_ position: Int, _ byteCount: Int) -> Range<Int>? {
+    guard position >= 0, position < bytes.count, byteCount > 0 else { return nil }
+    return position..<position + min(byteCount, bytes.count - position)
   }
 
   /// A copy of bytes in memory, for what is not in a file.

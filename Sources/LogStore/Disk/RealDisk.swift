@@ -147,6 +147,8 @@ final class Descriptor: Sendable {
   }
 }
 
+private let pageByteCount = Int(getpagesize())
+
 private final class RealFile: File {
   let descriptor: Descriptor
   let path: String
@@ -229,9 +231,18 @@ private final class RealFile: File {
     let bytes = UnsafeRawBufferPointer(start: memory, count: byteCount)
     // Proof for the address: the closure lives in the mapping, and so no longer than the memory.
     let address = UInt(bitPattern: memory)
-    return Mapping(bytes: bytes) {
-      // Advice that is refused costs speed and nothing else.
-      _ = madvise(UnsafeMutableRawPointer(bitPattern: address), byteCount, MADV_RANDOM)
+    return Mapping(bytes: bytes) { advice in
+      func tell(_ range: Range<Int>, _ code: Int32) {
+        let start = range.lowerBound & ~(pageByteCount - 1)
+        _ = madvise(UnsafeMutableRawPointer(bitPattern: address + UInt(start)), range.upperBound - start, code)
+      }
+      switch advice {
+      case .randomAccess: tell(0..<byteCount, MADV_RANDOM)
+      case .readAhead(let range): tell(range, MADV_WILLNEED)
+      case .keepReady(let range):
+        tell(range, MADV_HUGEPAGE)
+        tell(range, MADV_POPULATE_READ)
+      }
     } release: { bytes in
       munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count)
     }

@@ -55,6 +55,12 @@ final class SealedIndex: Sendable {
       lines: start, lineCount: found.lineCount, position: found.filterPosition, kind: section.lineKind, place: place)
   }
 
+  /// Reads the filter that every look-up of a stream asks into memory, where it would come page by page otherwise.
+  func keepStreamFilterReady() {
+    let found = header.sections[IndexSection.streams.rawValue]
+    mapping.keepReady(at: found.filterPosition, byteCount: found.lineCount * IndexFilter.lineByteCount)
+  }
+
   /// Whether a filter line is as it was written.
   func isSound(line: Int, _ section: IndexSection) -> Bool {
     let at = header.sections[section.rawValue].filterPosition + line * IndexFilter.lineByteCount
@@ -275,6 +281,16 @@ final class SealedIndex: Sendable {
     prefetchBlock(at: near * IndexFilter.positionUnit)
     let number = Int(bytes.integer(at: line + IndexFilter.blockNumberPosition, as: UInt32.self))
     return block(found, before: key, from: min(number, found.blockCount - 1))
+  }
+
+  /// Asks the disk for the block that a key's filter line names, as a rule the one that a look-up will read.
+  func readAheadBlock(_ section: IndexSection, _ key: UInt64) {
+    let found = header.sections[section.rawValue]
+    guard found.lineCount > 0 else { return }
+    let line =
+      found.filterPosition + IndexFilter.line(key, lineCount: found.lineCount) * IndexFilter.lineByteCount
+    let near = Int(bytes.integer(at: line + IndexFilter.blockPositionPosition, as: UInt32.self))
+    mapping.readAhead(at: near * IndexFilter.positionUnit, byteCount: IndexLayout.blockTargetByteCount)
   }
 
   /// The last block whose lower bound is less than a key, or the first, looked for from one on in both directions.
