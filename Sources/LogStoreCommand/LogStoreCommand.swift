@@ -28,6 +28,8 @@ enum Entry {
   static func main() async {
     // A reader of our output that goes away is an ordinary end, told by EPIPE and not by a signal.
     signal(SIGPIPE, SIG_IGN)
+    // So is a file that may not grow (ulimit -f): by EFBIG.
+    signal(SIGXFSZ, SIG_IGN)
     // Large payloads give their memory back to the system when they are done with. By default the threshold adapts to
     // 32 MiB, and what was freed lies about in the arenas of several threads: 500 MiB in place of 80, measured with 8 MiB.
     mallopt(M_MMAP_THRESHOLD, 1 << 20)
@@ -52,7 +54,7 @@ enum Entry {
       exit(code.rawValue)
     } catch let error as OutputError {
       if case .failed(let code) = error {
-        complain("writing to standard output failed: \(String(cString: strerror(code)))")
+        complain("writing to standard output failed: \(String(cString: strerror(code))); send it elsewhere")
         exit(1)
       }
       exit(0)
