@@ -244,8 +244,11 @@ final class TemporaryDirectory: Sendable {
   let path: String
   private let counter = Atomic<Int>(0)
 
-  init() throws {
-    let base = ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
+  /// - Parameter isInMemory: on a tmpfs where there is one, for tests in which nothing depends on the disk and much on
+  ///   their number.
+  init(isInMemory: Bool = false) throws {
+    var base = ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
+    if isInMemory, access("/dev/shm", W_OK) == 0 { base = "/dev/shm" }
     var template = Array("\(base)/logstore-test.XXXXXX".utf8CString)
     guard let made = mkdtemp(&template) else { throw HarnessError("mkdtemp failed: \(errno)") }
     path = String(cString: made)

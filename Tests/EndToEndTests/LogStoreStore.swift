@@ -18,9 +18,15 @@ final class StoreUnderTest: Sendable {
   let scratch: TemporaryDirectory
   let path: String
 
-  init() throws {
-    scratch = try TemporaryDirectory()
+  init(isInMemory: Bool = false) throws {
+    scratch = try TemporaryDirectory(isInMemory: isInMemory)
     path = scratch.path + "/store"
+  }
+
+  /// A store at a place of its own, in a directory that others use too.
+  init(_ path: String, in scratch: TemporaryDirectory) {
+    self.scratch = scratch
+    self.path = path
   }
 
   /// The built `logstore`, beside the bundle of these tests.
