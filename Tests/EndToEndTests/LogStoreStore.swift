@@ -211,6 +211,8 @@ struct SeededGenerator: RandomNumberGenerator {
     print("\(label): LOGSTORE_TEST_SEED=\(state)")
   }
 
+  init(seed: UInt64) { state = seed }
+
   mutating func next() -> UInt64 {
     state &+= 0x9E37_79B9_7F4A_7C15
     var value = state
