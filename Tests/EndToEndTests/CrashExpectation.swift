@@ -36,6 +36,8 @@ struct CrashExpectation: Sendable {
     return input
   }
 
+  mutating func acknowledge(_ offset: UInt64, _ payload: [UInt8]) { acknowledged[offset] = payload }
+
   /// Standard output of a run of `append`, a piece more.
   mutating func heard(_ output: some Sequence<UInt8>) throws {
     answers += output

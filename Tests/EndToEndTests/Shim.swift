@@ -5,6 +5,15 @@ import Testing
 enum TestTool {
   static let shim = Task { try await build("shim.c", to: "logstore-test-shim.so", ["-shared", "-fPIC", "-ldl"]) }
 
+  /// Needs the Debian package libfuse3-dev.
+  static let recorder = Task {
+    let scratch = try TemporaryDirectory()
+    let flags = try await system(["pkg-config", "--cflags", "--libs", "fuse3"], in: scratch)
+    return try await build(
+      "recorder.c", to: "logstore-test-recorder",
+      ["-D_FILE_OFFSET_BITS=64"] + flags.split { $0.isWhitespace }.map(String.init))
+  }
+
   /// Compiles a file of Support; gives the path of the result.
   static func build(_ source: String, to name: String, _ flags: [String]) async throws -> String {
     let path = (StoreUnderTest.command as NSString).deletingLastPathComponent + "/" + name
