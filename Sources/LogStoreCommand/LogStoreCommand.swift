@@ -30,6 +30,12 @@ enum Entry {
     signal(SIGPIPE, SIG_IGN)
     // So is a file that may not grow (ulimit -f): by EFBIG.
     signal(SIGXFSZ, SIG_IGN)
+    if let limit = tooFewDescriptors() {
+      complain(
+        "only \(limit) files may be open at a time, and \(descriptorsMin) are needed; raise the limit of open files "
+          + "(ulimit -n)")
+      exit(1)
+    }
     // Large payloads give their memory back to the system when they are done with. By default the threshold adapts to
     // 32 MiB, and what was freed lies about in the arenas of several threads: 500 MiB in place of 80, measured with 8 MiB.
     mallopt(M_MMAP_THRESHOLD, 1 << 20)
@@ -68,6 +74,24 @@ enum Entry {
       LogStoreCommand.exit(withError: error)
     }
     exit(0)
+  }
+
+  /// What a call has open at most, with the descriptors of Swift's runtime, which ends the process without a word when it
+  /// gets none.
+  private static let descriptorsMin: rlim_t = 24
+
+  /// The limit of open files, if it is too low and can't be raised.
+  private static func tooFewDescriptors() -> rlim_t? {
+    var limit = rlimit()
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < descriptorsMin else {
+      return nil
+    }
+    let given = limit.rlim_cur
+    limit.rlim_cur = min(descriptorsMin, limit.rlim_max)
+    guard limit.rlim_cur == descriptorsMin,
+      setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0
+    else { return given }
+    return nil
   }
 
   /// Swift repairs arguments that are not UTF-8; data must not be changed without a word, so they are refused instead.

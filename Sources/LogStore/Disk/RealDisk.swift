@@ -275,6 +275,17 @@ private final class RealLock: FileLock {
     try file.resize(to: 0)
     try file.write(Array(holder.utf8))
   }
+
+  func check() throws(LogStoreError) {
+    var own = stat()
+    var named = stat()
+    let number = descriptor.number
+    if uninterrupted({ fstat(number, &own) }) != 0 { throw failure("look at", path, errno) }
+    if uninterrupted({ stat(path, &named) }) != 0 { throw failure("look for the lock that is held,", path, errno) }
+    guard own.st_dev == named.st_dev, own.st_ino == named.st_ino else {
+      throw failure("look for the lock that is held,", path, ESTALE)
+    }
+  }
 }
 
 /// inotify on one file, and a pipe to be interrupted through.
