@@ -47,6 +47,11 @@ func system(_ words: [String], in scratch: TemporaryDirectory) async throws -> S
 
 /// Something that is mounted, and unmounted in any case: at the latest by the next run of these tests.
 struct Mount: Sendable {
+  /// mount(8) would not.
+  struct Refused: Error, CustomStringConvertible {
+    var description: String
+  }
+
   let path: String
   private let scratch: TemporaryDirectory
 
@@ -55,7 +60,11 @@ struct Mount: Sendable {
     _ arguments: [String], in scratch: TemporaryDirectory, _ body: (Mount) async throws -> Value
   ) async throws -> Value {
     let mount = Mount(path: try newDirectory(in: scratch), scratch: scratch)
-    try await system(["mount"] + arguments + [mount.path], in: scratch)
+    do {
+      try await system(["mount"] + arguments + [mount.path], in: scratch)
+    } catch let error as HarnessError {
+      throw Refused(description: error.description)
+    }
     return try await mount.use(body)
   }
 

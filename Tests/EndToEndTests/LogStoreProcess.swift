@@ -33,6 +33,11 @@ final class LogStoreProcess: Sendable {
     var ending: Finished?
   }
 
+  /// Whatever we were started with open doesn't go on to the processes under test, and doesn't count against their limits.
+  private static let keepsInheritedDescriptors: Void = {
+    for number: Int32 in 3..<256 { _ = fcntl(number, F_SETFD, FD_CLOEXEC) }
+  }()
+
   let pid: pid_t
   private let state: Mutex<State>
   private let errorsPath: String
@@ -66,6 +71,7 @@ final class LogStoreProcess: Sendable {
       posix_spawn_file_actions_adddup2(&actions, outputEnds[1], 1)
     }
     posix_spawn_file_actions_addopen(&actions, 2, errorsPath, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
+    _ = Self.keepsInheritedDescriptors
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }

@@ -17,7 +17,14 @@ struct RecordedDisk {
     var end: Int
   }
 
-  private static let sectorByteCount = 512
+  /// The largest piece of a write that is there as a whole or not at all.
+  enum Atom: Int, CaseIterable, Sendable {
+    /// What LogStore relies on; file systems rely on more for what is their own.
+    case sector = 512
+    case page = 4096
+    /// Whole writes.
+    case write = 0
+  }
 
   private let operations: [Operation]
   private let record: Data
@@ -69,10 +76,11 @@ struct RecordedDisk {
   /// The record's length after so many operations.
   func recordByteCount(after count: Int) -> Int { count == 0 ? 0 : operations[count - 1].end }
 
-  /// Makes the image that a power cut after so many operations may leave. Cuts have to be made in order.
+  /// Makes the image that a power cut after so many operations may leave: everything, nothing or a part of what was not
+  /// flushed. Cuts have to be made in order.
   /// - Returns: how many writes were at risk, and how many sectors of them are lost.
   mutating func makeState(
-    at path: String, cut: Int, in scratch: TemporaryDirectory, using random: inout SeededGenerator
+    at path: String, cut: Int, tearing atom: Atom, in scratch: TemporaryDirectory, using random: inout SeededGenerator
   ) async throws -> (atRisk: Int, lostSectors: Int) {
     let flush = operations[..<cut].lastIndex { $0.kind == .flush } ?? 0
     while settled < flush {
@@ -82,13 +90,11 @@ struct RecordedDisk {
     try await system(["cp", "--sparse=auto", "--reflink=never", basePath, path], in: scratch)
     guard let image = FileHandle(forUpdatingAtPath: path) else { throw HarnessError("no \(path)") }
     defer { try? image.close() }
-    // Everything, nothing, whole writes, or single sectors of them.
     let share: Double = [0, 0.1, 0.5, 0.5, 0.9, 1].randomElement(using: &random) ?? 0.5
-    let isTorn = Bool.random(using: &random)
     var result = (atRisk: 0, lostSectors: 0)
     for operation in operations[flush..<cut] where operation.kind != .flush {
       result.atRisk += 1
-      let piece = isTorn ? Self.sectorByteCount : operation.byteCount
+      let piece = atom == .write ? operation.byteCount : atom.rawValue
       var at = 0
       while at < operation.byteCount {
         var part = operation
@@ -98,7 +104,7 @@ struct RecordedDisk {
         if Double.random(in: 0..<1, using: &random) < share {
           try put(part, to: image)
         } else {
-          result.lostSectors += max(1, part.byteCount / Self.sectorByteCount)
+          result.lostSectors += max(1, part.byteCount / Atom.sector.rawValue)
         }
         at += part.byteCount
       }
