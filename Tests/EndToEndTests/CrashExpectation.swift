@@ -38,7 +38,7 @@ struct CrashExpectation: Sendable {
 
   mutating func acknowledge(_ offset: UInt64, _ payload: [UInt8]) { acknowledged[offset] = payload }
 
-  /// Standard output of a run of `append`, a piece more.
+  /// Standard output of a run, a piece more: what a writer acknowledges, and what a reader serves, is durable.
   mutating func heard(_ output: some Sequence<UInt8>) throws {
     answers += output
     while let end = answers.firstIndex(of: UInt8(ascii: "\n")) {
@@ -51,6 +51,8 @@ struct CrashExpectation: Sendable {
       } else if line.hasPrefix("ok "), let offset = UInt64(line.dropFirst(3)), answered < payloads.count {
         acknowledged[offset] = payloads[answered]
         answered += 1
+      } else if let event = try? DumpedEvent(line: Array(line.utf8)[...]) {
+        acknowledged[event.offset] = event.payload
       }
     }
   }

@@ -5,7 +5,7 @@ extension LogStoreCommandTests {
   /// Every call of the system that the command makes on a store, made to fail in every way that fits it.
   /// LOGSTORE_FAULT_ROUNDS sets how many of them for each operation; 0: all that differ by call, file and error.
   @Suite struct Faults {
-    static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_FAULT_ROUNDS"].flatMap(Int.init) ?? 16
+    static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_FAULT_ROUNDS"].flatMap(Int.init) ?? 10
 
     /// What the system may answer.
     static func actions(_ call: String) -> [Shim.Fault.Action] {

@@ -11,7 +11,7 @@ extension LogStoreCommandTests {
     @Test("whatever POSIX allows to be lost of what was not synced, all that was acknowledged is there and it goes on")
     func anyStateAllowed() async throws {
       var random = SeededGenerator("power cuts by the letter of POSIX")
-      let wanted = crashStates ?? 120
+      let wanted = crashStates ?? 80
       var counts = StrictSession.Counts()
       while counts.states < wanted {
         var session = try await StrictSession(startsFull: Bool.random(using: &random))
