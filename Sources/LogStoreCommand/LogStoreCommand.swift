@@ -118,8 +118,7 @@ func complain(_ text: String) {
 func reportTornTail(_ torn: Damage?) {
   guard let torn else { return }
   complain(
-    "note: the last write was cut short and left out (\(torn.file) @\(torn.position): \(torn.reason)); "
-      + "nothing acknowledged was in it")
+    "note: the end of the log was left out (\(torn.file) @\(torn.position): \(torn.reason))")
 }
 
 /// What every call needs: the store's directory.
