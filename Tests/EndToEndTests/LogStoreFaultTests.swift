@@ -64,7 +64,11 @@ extension LogStoreCommandTests {
         #expect(finished.signal == nil, "\(comment): ended by signal \(finished.signal ?? 0) \(finished.errors)")
         #expect([0, 1].contains(finished.exitCode ?? 0), "\(comment): exit code \(finished.exitCode ?? -1)")
         if isDone {
-          #expect(try run.isComplete(finished), "\(comment): exit code 0, but not done: \(finished.text.suffix(300))")
+          // Who may not write can't prove the end of a dead writer's log, and says what is left out.
+          let isUnproven = finished.errors.contains("acknowledged events may stand here") && operation.start == .dead
+          #expect(
+            try isUnproven || run.isComplete(finished),
+            "\(comment): exit code 0, but not done: \(finished.text.suffix(300))")
         } else {
           #expect(!Self.isInvisible(fault), "\(comment): \(finished.errors)")
           Self.expectOneLine(finished, fault, root: run.store.scratch.path, comment)
