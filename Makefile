@@ -10,7 +10,9 @@ ARGUMENTS ?=
 BUILD_PACKAGES = liblz4-dev pkg-config
 # The engines that the benchmark runs beside LogStore; the tests build it too.
 BENCH_PACKAGES = $(BUILD_PACKAGES) libsqlite3-dev liblmdb-dev librocksdb-dev
-TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3
+# strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
+TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 gcc libc6-dev libfuse3-dev mount util-linux \
+	e2fsprogs xfsprogs btrfs-progs
 
 .PHONY: run test soak bench format lint clean build-dependencies bench-dependencies test-dependencies
 
@@ -29,7 +31,8 @@ test: test-dependencies lint
 soak: test-dependencies
 	swift build --build-tests
 	LOGSTORE_SIMULATIONS=200000 swift test --skip-build --filter LogStoreTests
-	LOGSTORE_KILL_ROUNDS=2000 REGISPAY_KILL_ROUNDS=10 swift test --skip-build --no-parallel --filter EndToEndTests
+	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 REGISPAY_KILL_ROUNDS=10 \
+		swift test --skip-build --no-parallel --filter EndToEndTests
 
 bench: bench-dependencies
 	swift build -c release --product bench

@@ -25,7 +25,7 @@ struct AppendInput: Sendable {
       switch waitForInput() {
       case .interrupted: break reading
       case .failed(let code):
-        failure = CommandFailure(message: "reading standard input failed: \(String(cString: strerror(code)))")
+        failure = Self.failure(code)
         break reading
       case .ready: break
       }
@@ -36,7 +36,7 @@ struct AppendInput: Sendable {
       }
       if count < 0 {
         if errno == EINTR || errno == EAGAIN { continue }
-        failure = CommandFailure(message: "reading standard input failed: \(String(cString: strerror(errno)))")
+        failure = Self.failure(errno)
         break
       }
       chunk.withUnsafeBufferPointer { bytes in
@@ -53,6 +53,12 @@ struct AppendInput: Sendable {
       batch.refuse("interrupted before the batch was complete")
     }
     pipeline.endInput(failure)
+  }
+
+  private static func failure(_ code: Int32) -> CommandFailure {
+    CommandFailure(
+      message: "reading standard input failed: \(String(cString: strerror(code))); "
+        + "what was answered with ok is durable, send the rest again")
   }
 
   private enum Readiness {

@@ -11,7 +11,9 @@ enum Interruption {
   static func descriptor() throws(CommandFailure) -> Int32 {
     var ends: [Int32] = [-1, -1]
     guard pipe(&ends) == 0 else {
-      throw CommandFailure(message: "pipe failed: \(String(cString: strerror(errno)))")
+      throw CommandFailure(
+        message:
+          "a pipe could not be made: \(String(cString: strerror(errno))); raise the limit of open files (ulimit -n)")
     }
     wakeDescriptor.store(ends[1], ordering: .releasing)
     for number in [SIGINT, SIGTERM] {

@@ -28,6 +28,14 @@ enum Entry {
   static func main() async {
     // A reader of our output that goes away is an ordinary end, told by EPIPE and not by a signal.
     signal(SIGPIPE, SIG_IGN)
+    // So is a file that may not grow (ulimit -f): by EFBIG.
+    signal(SIGXFSZ, SIG_IGN)
+    if let limit = tooFewDescriptors() {
+      complain(
+        "only \(limit) files may be open at a time, and \(descriptorsMin) are needed; raise the limit of open files "
+          + "(ulimit -n)")
+      exit(1)
+    }
     // Large payloads give their memory back to the system when they are done with. By default the threshold adapts to
     // 32 MiB, and what was freed lies about in the arenas of several threads: 500 MiB in place of 80, measured with 8 MiB.
     mallopt(M_MMAP_THRESHOLD, 1 << 20)
@@ -52,7 +60,7 @@ enum Entry {
       exit(code.rawValue)
     } catch let error as OutputError {
       if case .failed(let code) = error {
-        complain("writing to standard output failed: \(String(cString: strerror(code)))")
+        complain("writing to standard output failed: \(String(cString: strerror(code))); send it elsewhere")
         exit(1)
       }
       exit(0)
@@ -66,6 +74,24 @@ enum Entry {
       LogStoreCommand.exit(withError: error)
     }
     exit(0)
+  }
+
+  /// What a call has open at most, with the descriptors of Swift's runtime, which ends the process without a word when it
+  /// gets none.
+  private static let descriptorsMin: rlim_t = 24
+
+  /// The limit of open files, if it is too low and can't be raised.
+  private static func tooFewDescriptors() -> rlim_t? {
+    var limit = rlimit()
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < descriptorsMin else {
+      return nil
+    }
+    let given = limit.rlim_cur
+    limit.rlim_cur = min(descriptorsMin, limit.rlim_max)
+    guard limit.rlim_cur == descriptorsMin,
+      setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0
+    else { return given }
+    return nil
   }
 
   /// Swift repairs arguments that are not UTF-8; data must not be changed without a word, so they are refused instead.
@@ -92,8 +118,7 @@ func complain(_ text: String) {
 func reportTornTail(_ torn: Damage?) {
   guard let torn else { return }
   complain(
-    "note: the last write was cut short and left out (\(torn.file) @\(torn.position): \(torn.reason)); "
-      + "nothing acknowledged was in it")
+    "note: the end of the log was left out (\(torn.file) @\(torn.position): \(torn.reason))")
 }
 
 /// What every call needs: the store's directory.

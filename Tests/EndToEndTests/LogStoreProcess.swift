@@ -33,6 +33,11 @@ final class LogStoreProcess: Sendable {
     var ending: Finished?
   }
 
+  /// Whatever we were started with open doesn't go on to the processes under test, and doesn't count against their limits.
+  private static let keepsInheritedDescriptors: Void = {
+    for number: Int32 in 3..<256 { _ = fcntl(number, F_SETFD, FD_CLOEXEC) }
+  }()
+
   let pid: pid_t
   private let state: Mutex<State>
   private let errorsPath: String
@@ -66,6 +71,7 @@ final class LogStoreProcess: Sendable {
       posix_spawn_file_actions_adddup2(&actions, outputEnds[1], 1)
     }
     posix_spawn_file_actions_addopen(&actions, 2, errorsPath, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
+    _ = Self.keepsInheritedDescriptors
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }
@@ -244,8 +250,11 @@ final class TemporaryDirectory: Sendable {
   let path: String
   private let counter = Atomic<Int>(0)
 
-  init() throws {
-    let base = ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
+  /// - Parameter isInMemory: on a tmpfs where there is one, for tests in which nothing depends on the disk and much on
+  ///   their number.
+  init(isInMemory: Bool = false) throws {
+    var base = ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
+    if isInMemory, access("/dev/shm", W_OK) == 0 { base = "/dev/shm" }
     var template = Array("\(base)/logstore-test.XXXXXX".utf8CString)
     guard let made = mkdtemp(&template) else { throw HarnessError("mkdtemp failed: \(errno)") }
     path = String(cString: made)

@@ -18,9 +18,15 @@ final class StoreUnderTest: Sendable {
   let scratch: TemporaryDirectory
   let path: String
 
-  init() throws {
-    scratch = try TemporaryDirectory()
+  init(isInMemory: Bool = false) throws {
+    scratch = try TemporaryDirectory(isInMemory: isInMemory)
     path = scratch.path + "/store"
+  }
+
+  /// A store at a place of its own, in a directory that others use too.
+  init(_ path: String, in scratch: TemporaryDirectory) {
+    self.scratch = scratch
+    self.path = path
   }
 
   /// The built `logstore`, beside the bundle of these tests.
@@ -204,6 +210,8 @@ struct SeededGenerator: RandomNumberGenerator {
     state = given ?? UInt64.random(in: 0...UInt64(UInt32.max))
     print("\(label): LOGSTORE_TEST_SEED=\(state)")
   }
+
+  init(seed: UInt64) { state = seed }
 
   mutating func next() -> UInt64 {
     state &+= 0x9E37_79B9_7F4A_7C15

@@ -12,10 +12,10 @@ struct CommitStart: Sendable {
   private let tail: Handover<TailFile>
   let sealer: Sealer
 
-  init(_ opened: consuming Opening.Opened, directory: String, options: LogStore.Options, disk: any Disk) {
+  init(_ opened: consuming Opening.Opened, directory: String, options: LogStore.Options) {
     self.directory = directory
     self.options = options
-    self.disk = disk
+    disk = opened.disk
     lock = opened.lock
     durable = opened.durable
     file = opened.file

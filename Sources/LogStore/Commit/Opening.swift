@@ -9,6 +9,8 @@ struct Opening {
 
   struct Opened: ~Copyable {
     var lock: any FileLock
+    /// For all that the holder of the lock does.
+    var disk: any Disk
     var durable: Durable
     var file: any File
     var end: FrameExpectation
@@ -23,6 +25,11 @@ struct Opening {
       try disk.makeDirectories(directory)
     }
     let lock = try takeLock()
+    return try Opening(directory: directory, options: options, disk: LockedDisk(disk: disk, lock: lock))
+      .open(lock, isNew: isNew)
+  }
+
+  private func open(_ lock: any FileLock, isNew: Bool) throws(LogStoreError) -> Opened {
     // Looked for again: another process may have made it before the lock was ours.
     if isNew, try !disk.exists(join(directory, FileName.store)) {
       guard options.createIfMissing else { throw .notAStore(directory: directory) }
@@ -56,7 +63,7 @@ struct Opening {
         open: open),
       end: found.end, cursors: found.walk.cursors)
     return Opened(
-      lock: lock, durable: durable, file: file, end: found.walk.next, tail: tail,
+      lock: lock, disk: disk, durable: durable, file: file, end: found.walk.next, tail: tail,
       recovery: RecoveryReport(
         wasClosedCleanly: catalog.clean != nil || isNew, tornTail: found.torn, endOffset: found.end.offset))
   }

@@ -70,6 +70,13 @@ protocol FileLock: AnyObject, Sendable {
   func release()
   /// Replaces the lock file's text, for whoever is refused to read.
   func describe(_ holder: String) throws(LogStoreError)
+  /// Throws if the file under the lock's path is not the one that is locked any more.
+  func check() throws(LogStoreError)
+}
+
+extension FileLock {
+  /// Where no one else can move files.
+  func check() throws(LogStoreError) {}
 }
 
 /// Waits for another process to write a file.

@@ -15,7 +15,7 @@ struct RealDisk: Disk {
   }
 
   func exists(_ path: String) throws(LogStoreError) -> Bool {
-    if access(path, F_OK) == 0 { return true }
+    if uninterrupted({ access(path, F_OK) }) == 0 { return true }
     let code = errno
     if code == ENOENT { return false }
     throw failure("look for", path, code)
@@ -23,7 +23,7 @@ struct RealDisk: Disk {
 
   func kind(_ path: String) throws(LogStoreError) -> FileKind? {
     var status = stat()
-    if stat(path, &status) != 0 {
+    if uninterrupted({ stat(path, &status) }) != 0 {
       let code = errno
       if code == ENOENT { return nil }
       throw failure("look for", path, code)
@@ -36,19 +36,21 @@ struct RealDisk: Disk {
   }
 
   func canonicalPath(_ path: String) throws(LogStoreError) -> String {
-    guard let resolved = realpath(path, nil) else { throw failure("look for", path, errno) }
+    guard let resolved = uninterrupted({ realpath(path, nil) }) else { throw failure("look for", path, errno) }
     defer { free(resolved) }
     return String(cString: resolved)
   }
 
   func list(_ directory: String) throws(LogStoreError) -> [String] {
-    guard let stream = opendir(directory) else { throw failure("list", directory, errno) }
+    guard let stream = uninterrupted({ opendir(directory) }) else { throw failure("list", directory, errno) }
     defer { closedir(stream) }
     var names: [String] = []
     while true {
       errno = 0
       guard let entry = readdir(stream) else {
-        if errno != 0 { throw failure("list", directory, errno) }
+        let code = errno
+        if code == EINTR { continue }
+        if code != 0 { throw failure("list", directory, code) }
         return names
       }
       let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
@@ -117,6 +119,23 @@ struct RealDisk: Disk {
   }
 }
 
+/// Calls again when a signal came between, which network file systems and FUSE let happen to any call: only for those
+/// that change nothing.
+private func uninterrupted(_ call: () -> Int32) -> Int32 {
+  while true {
+    let result = call()
+    if result != -1 || errno != EINTR { return result }
+  }
+}
+
+/// As above, for calls that give a pointer, or null.
+private func uninterrupted<Pointer>(_ call: () -> Pointer?) -> Pointer? {
+  while true {
+    if let result = call() { return result }
+    if errno != EINTR { return nil }
+  }
+}
+
 func failure(_ operation: String, _ path: String, _ code: Int32) -> LogStoreError {
   code == ENOSPC || code == EDQUOT
     ? .diskFull(operation: operation, path: path)
@@ -160,7 +179,7 @@ private final class RealFile: File {
 
   func byteCount() throws(LogStoreError) -> UInt64 {
     var status = stat()
-    if fstat(descriptor.number, &status) != 0 { throw failure("get the size of", path, errno) }
+    if uninterrupted({ fstat(descriptor.number, &status) }) != 0 { throw failure("get the size of", path, errno) }
     return UInt64(status.st_size)
   }
 
@@ -266,6 +285,17 @@ private final class RealLock: FileLock {
     let file = RealFile(descriptor: descriptor, path: path)
     try file.resize(to: 0)
     try file.write(Array(holder.utf8))
+  }
+
+  func check() throws(LogStoreError) {
+    var own = stat()
+    var named = stat()
+    let number = descriptor.number
+    if uninterrupted({ fstat(number, &own) }) != 0 { throw failure("look at", path, errno) }
+    if uninterrupted({ stat(path, &named) }) != 0 { throw failure("look for the lock that is held,", path, errno) }
+    guard own.st_dev == named.st_dev, own.st_ino == named.st_ino else {
+      throw failure("look for the lock that is held,", path, ESTALE)
+    }
   }
 }
 

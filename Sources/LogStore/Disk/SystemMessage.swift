@@ -4,3 +4,20 @@ import Glibc
 func systemMessage(_ code: Int32) -> String {
   String(cString: strerror(code))
 }
+
+/// What a person can do about an `errno` value.
+func systemAdvice(_ code: Int32) -> String {
+  switch code {
+  case EIO: "the disk or its file system failed; look into the kernel's log (dmesg) before going on"
+  case EACCES, EPERM: "get the right to it, or run as its owner"
+  case EROFS: "mount the file system for writing, or name another place"
+  case EMFILE: "raise the limit of open files (ulimit -n)"
+  case ENFILE: "the machine has too many open files; close some, or raise fs.file-max"
+  case EFBIG: "raise the limit of the size of files (ulimit -f)"
+  case ENOMEM: "free some memory, or raise its limit (ulimit -v)"
+  case ENOENT, ENOTDIR: "check the path; something on it is missing, or was moved away"
+  case ESTALE: "the directory was moved away or replaced beneath its writer; open the one that is meant"
+  case EINTR: "a signal interrupted it; try again"
+  default: "if that goes on, look into the kernel's log (dmesg)"
+  }
+}

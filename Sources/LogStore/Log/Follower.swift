@@ -80,7 +80,7 @@ final class Follower: Sendable {
       catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
       mayBeShort: catalog.clean == nil)
     var found = try FoundTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
-    if catalog.clean == nil, !(try settle(found, disk: disk)) {
+    if catalog.clean == nil, !(try settle(found, disk: disk)), found.walk.provenPosition < found.walk.next.position {
       // What can't be written again, for it is not ours to write, can't be made certain either.
       let proven = found.walk.provenPosition
       let index = OpenIndex(segment)
@@ -88,10 +88,11 @@ final class Follower: Sendable {
       if let fault = walk.go(to: .position(proven), in: segment, adding: index) { throw segment.damage(fault) }
       found = FoundTail(
         index: index, walk: walk,
-        torn: found.torn
-          ?? Damage(
-            file: segment.path, position: UInt64(walk.next.position),
-            reason: "what stands behind is not proven to be on disk, and could not be synced without leave to write"))
+        torn: Damage(
+          file: segment.path, position: UInt64(walk.next.position),
+          reason:
+            "acknowledged events may stand here, but nothing proves that they are on disk, and they can't be synced"
+            + " without leave to write; read as one who may write, or let a writer open the store"))
     }
     let durable = Durable(
       segments: SegmentSet(

@@ -143,8 +143,10 @@ extension FoundTail {
       torn = Damage(
         file: segment.path, position: UInt64(end),
         reason: missing > 0
-          ? "an unfinished write ends the log here, and the file is \(missing) bytes short (\(fault.reason))"
-          : "an unfinished write of \(behind) bytes ends the log here (\(fault.reason))")
+          ? "an unfinished write ends the log here, and the file is \(missing) bytes short (\(fault.reason));"
+            + " nothing acknowledged was in it"
+          : "an unfinished write of \(behind) bytes ends the log here (\(fault.reason)); nothing acknowledged was in it"
+      )
     }
     return FoundTail(index: index, walk: walk, torn: torn)
   }

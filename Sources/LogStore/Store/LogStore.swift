@@ -82,7 +82,7 @@ public final class LogStore: Sendable {
     let mailbox = Mailbox<CommitRequest>()
     let health = Health()
     let closing = Closing()
-    let start = CommitStart(opened, directory: directory, options: options, disk: disk)
+    let start = CommitStart(opened, directory: directory, options: options)
     // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
     startThread("log commit") {
       start.run(mailbox, health: health, closing: closing)

@@ -83,7 +83,7 @@ extension LogStoreError: CustomStringConvertible {
     case .diskFull(let operation, let path):
       return "disk full: \(operation) \(path); free some space, what was acknowledged is safe"
     case .inputOutput(let operation, let path, let code):
-      return "\(operation) \(path) failed: \(systemMessage(code))"
+      return "\(operation) \(path) failed: \(systemMessage(code)); \(systemAdvice(code))"
     case .stopped(let cause):
       return "stopped after an earlier failure (\(cause)); close the store and open it again"
     case .closed:

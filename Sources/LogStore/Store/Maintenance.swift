@@ -60,8 +60,8 @@ extension LogStore {
   public static func reindex(_ directory: String, progress: Progress? = nil) throws(LogStoreError) -> ReindexReport {
     var options = Options()
     options.createIfMissing = false
-    let disk = RealDisk()
-    let opened = try Opening(directory: directory, options: options, disk: disk).open()
+    let opened = try Opening(directory: directory, options: options, disk: RealDisk()).open()
+    let disk = opened.disk
     let segments = opened.durable.segments
     let finished = segments.bases.dropLast()
     var report = ReindexReport()

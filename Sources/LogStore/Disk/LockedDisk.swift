@@ -1,0 +1,52 @@
+/// The disk as a writer sees it who holds the lock on a directory: before it changes a name there, it looks whether the lock
+/// is still the one under its path.
+///
+/// A directory that is moved away takes the lock along, and another writer may hold a new one under the old path: what the
+/// first one does by path would then be done to the other's files. What it writes to files that it has open goes where they
+/// went. Between the look and the change is a moment, in which a directory can be moved too; then only a name is changed
+/// that a new writer has not come to use yet, since it has to lock first and to read what is there.
+struct LockedDisk: Disk {
+  let disk: any Disk
+  let lock: any FileLock
+
+  func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
+    if mode == .create { try lock.check() }
+    let file = try disk.open(path, mode)
+    // What is written to is in the directory that is locked.
+    if mode != .read { try lock.check() }
+    return file
+  }
+
+  func rename(_ old: String, to new: String) throws(LogStoreError) {
+    try lock.check()
+    try disk.rename(old, to: new)
+  }
+
+  func remove(_ path: String) throws(LogStoreError) {
+    try lock.check()
+    try disk.remove(path)
+  }
+
+  func removeDirectory(_ path: String) throws(LogStoreError) {
+    try lock.check()
+    try disk.removeDirectory(path)
+  }
+
+  func syncDirectory(_ path: String) throws(LogStoreError) {
+    // After the change, too: what was renamed in another directory must not be acknowledged here.
+    try disk.syncDirectory(path)
+    try lock.check()
+  }
+
+  func makeDirectory(_ path: String) throws(LogStoreError) -> Bool { try disk.makeDirectory(path) }
+  func exists(_ path: String) throws(LogStoreError) -> Bool { try disk.exists(path) }
+  func kind(_ path: String) throws(LogStoreError) -> FileKind? { try disk.kind(path) }
+  func canonicalPath(_ path: String) throws(LogStoreError) -> String { try disk.canonicalPath(path) }
+  func list(_ directory: String) throws(LogStoreError) -> [String] { try disk.list(directory) }
+  func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try disk.watch(path) }
+  func now() -> UInt64 { disk.now() }
+
+  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    try disk.lock(path, exclusive: exclusive)
+  }
+}

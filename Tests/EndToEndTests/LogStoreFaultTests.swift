@@ -1,0 +1,144 @@
+import Foundation
+import Testing
+
+extension LogStoreCommandTests {
+  /// Every call of the system that the command makes on a store, made to fail in every way that fits it.
+  /// LOGSTORE_FAULT_ROUNDS sets how many of them for each operation; 0: all that differ by call, file and error.
+  @Suite struct Faults {
+    static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_FAULT_ROUNDS"].flatMap(Int.init) ?? 10
+
+    /// What the system may answer.
+    static func actions(_ call: String) -> [Shim.Fault.Action] {
+      let codes: [Int32]
+      switch call {
+      case "pread", "read": codes = [EIO, EINTR]
+      case "pwrite", "write": codes = [EIO, ENOSPC, EINTR, EDQUOT, EFBIG]
+      case "open": codes = [EIO, EINTR, EMFILE, EACCES, EROFS, ENOSPC]
+      case "fsync", "fdatasync": codes = [EIO, ENOSPC, EINTR]
+      case "rename", "unlink", "rmdir", "mkdir": codes = [EIO, ENOSPC, EINTR, EACCES, EROFS]
+      case "ftruncate": codes = [EIO, ENOSPC, EINTR, EFBIG]
+      case "fallocate": codes = [EIO, ENOSPC, EINTR, EOPNOTSUPP, EFBIG]
+      case "sync_file_range": codes = [EIO, ENOSPC, EINTR, ENOSYS]
+      case "mmap": codes = [ENOMEM, EACCES, ENODEV]
+      case "madvise": codes = [EINVAL, EIO]
+      case "flock": codes = [EIO, EINTR, ENOLCK]
+      case "opendir": codes = [EIO, EINTR, EMFILE, EACCES]
+      case "readdir", "close", "closedir": codes = [EIO, EINTR]
+      case "fstat", "stat", "access", "realpath": codes = [EIO, EINTR, EACCES]
+      case "inotify_init1", "pipe": codes = [EMFILE]
+      case "inotify_add_watch": codes = [ENOSPC, EACCES]
+      case "poll": codes = [EINTR, ENOMEM]
+      default: codes = []
+      }
+      let isData = ["pread", "read", "pwrite", "write"].contains(call)
+      return codes.map { .error($0) } + (isData ? [.short] : [])
+    }
+
+    /// Nobody may notice.
+    static func isInvisible(_ fault: Shim.Fault) -> Bool {
+      switch (fault.call, fault.action) {
+      case (_, .short): true
+      // A sync that was interrupted has proven nothing; a name that was to change may have.
+      case (let call, .error(EINTR)): !["fsync", "fdatasync", "rename", "unlink", "rmdir", "mkdir"].contains(call)
+      case ("fallocate", .error(EOPNOTSUPP)): true
+      case (let call, _):
+        ["madvise", "sync_file_range", "close", "closedir", "inotify_init1", "inotify_add_watch"].contains(call)
+      }
+    }
+
+    @Test(
+      "a call that fails is told by name, file and cause, nothing after it is acknowledged, and the store opens again",
+      arguments: Operation.all)
+    func everyCall(operation: Operation) async throws {
+      var random = SeededGenerator("faults in \(operation.name)")
+      let calls = try await Self.calls(of: operation)
+      #expect(calls.count > 5, "the log of \(operation.name) shows hardly any call")
+      let faults = Self.faults(in: calls, using: &random)
+      try await inParallel(faults) { fault in
+        let comment: Comment = "\(operation.name), \(fault)"
+        let run = try await OperationRun(operation)
+        let log = run.store.scratch.newPath("log")
+        let finished = try await run.run(
+          under: try await Shim.words(root: run.store.scratch.path, faults: [fault], log: log, withData: true))
+        let isDone = finished.exitCode == 0
+        #expect(finished.signal == nil, "\(comment): ended by signal \(finished.signal ?? 0) \(finished.errors)")
+        #expect([0, 1].contains(finished.exitCode ?? 0), "\(comment): exit code \(finished.exitCode ?? -1)")
+        if isDone {
+          // Who may not write can't prove the end of a dead writer's log, and says what is left out.
+          let isUnproven = finished.errors.contains("acknowledged events may stand here") && operation.start == .dead
+          #expect(
+            try isUnproven || run.isComplete(finished),
+            "\(comment): exit code 0, but not done: \(finished.text.suffix(300))")
+        } else {
+          #expect(!Self.isInvisible(fault), "\(comment): \(finished.errors)")
+          Self.expectOneLine(finished, fault, root: run.store.scratch.path, comment)
+        }
+        Self.expectNothingAfterFailedSync(try ShimRecord.read(log), comment)
+        try await run.expectWhole(finished, comment)
+      }
+      print("\(operation.name): \(calls.count) calls, \(faults.count) of them made to fail")
+    }
+
+    /// The calls of an ordinary run, with the number of each among those of its name.
+    private static func calls(of operation: Operation) async throws -> [(call: String, number: Int, file: String)] {
+      let run = try await OperationRun(operation)
+      let log = run.store.scratch.newPath("log")
+      let finished = try await run.run(under: try await Shim.words(root: run.store.scratch.path, log: log))
+      try #require(finished.exitCode == 0, "\(operation.name): \(finished.errors)")
+      try #require(try run.isComplete(finished), "\(operation.name): \(finished.text.suffix(300))")
+      var counts: [String: Int] = [:]
+      return try ShimRecord.read(log).filter { $0.phase == .begin }.map { record in
+        counts[record.call, default: 0] += 1
+        let name = (record.path as NSString).lastPathComponent
+        // Files of one kind count as one.
+        return (record.call, counts[record.call, default: 0], String(name.filter { !$0.isNumber }))
+      }
+    }
+
+    /// For each call on each kind of file and each error the first and another one; a sample of them, if not all are
+    /// asked for.
+    private static func faults(
+      in calls: [(call: String, number: Int, file: String)], using random: inout SeededGenerator
+    ) -> [Shim.Fault] {
+      var places: [String: (call: String, numbers: [Int])] = [:]
+      for call in calls { places["\(call.call) \(call.file)", default: (call.call, [])].numbers.append(call.number) }
+      var faults: [Shim.Fault] = []
+      for (_, place) in places.sorted(by: { $0.key < $1.key }) {
+        for action in actions(place.call) {
+          let others = place.numbers.dropFirst()
+          for number in [place.numbers[0], others.randomElement(using: &random)].compactMap({ $0 }) {
+            // What fails once may go on failing; but what is interrupted each time is never done.
+            let lasts = action != .error(EINTR) && Bool.random(using: &random)
+            faults.append(Shim.Fault(call: place.call, number: number, andLater: lasts, action: action))
+          }
+        }
+      }
+      guard rounds > 0, faults.count > rounds else { return faults }
+      return Array(faults.shuffled(using: &random).prefix(rounds))
+    }
+
+    /// One line: what, where, why, what to do.
+    private static func expectOneLine(_ finished: Finished, _ fault: Shim.Fault, root: String, _ comment: Comment) {
+      let lines = finished.errors.split(separator: "\n").filter { !$0.hasPrefix("logstore: note: ") }
+      let line = lines.first ?? ""
+      #expect(lines.count == 1 && line.hasPrefix("logstore: "), "\(comment): \(finished.errors)")
+      let isNamed = line.contains(root) || line.contains("standard ") || line.contains(" /") || line.contains("a pipe ")
+      #expect(isNamed, "\(comment): no file in \(line)")
+      if case .error(let code) = fault.action {
+        let isFull = (code == ENOSPC || code == EDQUOT) && line.contains("disk full")
+        #expect(isFull || line.contains(String(cString: strerror(code))), "\(comment): no cause in \(line)")
+      }
+      #expect(line.contains("; "), "\(comment): not what to do in \(line)")
+    }
+
+    /// After a sync of the log that failed no answer says `ok`, though later syncs succeed.
+    private static func expectNothingAfterFailedSync(_ records: [ShimRecord], _ comment: Comment) {
+      var hasFailed = false
+      for record in records {
+        if record.call == "fdatasync", record.phase == .failed, record.path.hasSuffix(".log") { hasFailed = true }
+        guard hasFailed, record.call == "write", record.phase == .begin, record.path == "<stdout>" else { continue }
+        #expect(!String(decoding: record.data, as: UTF8.self).contains("ok "), "\(comment): ok after a failed sync")
+      }
+    }
+  }
+}
