@@ -14,7 +14,7 @@ struct LogStoreCommand: AsyncParsableCommand {
       """,
     subcommands: [
       AppendCommand.self, DumpCommand.self, TailCommand.self, StatCommand.self, VerifyCommand.self, ReindexCommand.self,
-      BackupCommand.self, RestoreCommand.self,
+      BackupCommand.self, RestoreCommand.self, RepairCommand.self,
     ])
 }
 

@@ -86,12 +86,4 @@ extension [UInt8] {
     }
     append(contentsOf: "}\n".utf8)
   }
-
-  private mutating func append(json damage: Damage) {
-    append(contentsOf: #"{"file":"#.utf8)
-    append(jsonString: damage.file)
-    append(contentsOf: #","byte":\#(damage.position),"reason":"#.utf8)
-    append(jsonString: damage.reason)
-    append(UInt8(ascii: "}"))
-  }
 }

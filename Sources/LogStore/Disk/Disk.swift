@@ -146,6 +146,14 @@ extension Disk {
     }
   }
 
+  /// As ``canonicalPath(_:)``, also for what is not there yet.
+  func resolved(_ path: String) throws(LogStoreError) -> String {
+    if try kind(path) != nil { return try canonicalPath(path) }
+    let above = parent(of: path)
+    let name = path.split(separator: "/").last.map(String.init) ?? ""
+    return join(above == path ? above : try resolved(above), name)
+  }
+
   /// Makes a file appear under its name with all of its bytes, or not at all.
   func replace(_ path: String, with bytes: [UInt8]) throws(LogStoreError) {
     let aside = path + ".tmp"

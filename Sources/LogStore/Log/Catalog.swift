@@ -55,6 +55,10 @@ struct Catalog: Sendable {
             file: path, position: byteCount,
             reason: "the file ends here, its header says after \(header.fileByteCount) bytes"))
       }
+      if let gap = header.gap, index == 0 || gap.lowerBound < expectedPrevious {
+        throw .damaged(
+          Damage(file: path, position: 72, reason: "a gap from offset \(gap.lowerBound) on, inside another segment"))
+      }
       expectedPrevious = base
       segments.append(header)
     }

@@ -85,8 +85,9 @@ struct Verification {
     var fault: Fault?
     if let successor {
       let next = try? Segment.readHeader(of: disk.open(path(successor), .read), baseOffset: successor, storeID: storeID)
+      if let gap = next?.gap { report.gaps.append(gap) }
       if let next, next.previousBaseOffset == base {
-        fault = walk.go(to: .successor(baseOffset: successor, chain: next.chain), in: segment, adding: index)
+        fault = walk.go(to: .successor(endOffset: next.previousEndOffset, chain: next.chain), in: segment, adding: index)
       } else {
         // Where this one ends is not known without the one after it, whose damage or absence is a finding already; every
         // frame that is there is checked.
@@ -164,7 +165,8 @@ struct Verification {
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound)
       guard bases.contains(range.upperBound), index.header.segments.map(\.baseOffset) == bases.filter(range.contains)
       else { throw Fault(position: 0, reason: "an index whose segments are not there") }
-      try index.check()
+      let gaps = report.gaps.reduce(0) { $0 + UInt64($1.clamped(to: range).count) }
+      try index.check(missingEvents: gaps)
     } catch {
       add(
         Damage(

@@ -1,0 +1,255 @@
+import Glibc
+
+/// What there is of a store, whatever its state: which files are its segments, whose they are, and where the log ended as
+/// far as anything tells. Nothing is refused for being damaged; nothing is believed without its checksum.
+struct SalvageSource {
+  /// A file that holds, or held, a segment.
+  struct Part {
+    var path: String
+    var baseOffset: UInt64
+    /// nil if it is damaged; then the name tells the base offset.
+    var header: SegmentHeader?
+    var fileByteCount: UInt64
+
+    /// The offset that the segment before ends with, as far as is known.
+    var previousEndOffset: UInt64 { header?.previousEndOffset ?? baseOffset }
+  }
+
+  let directory: String
+  let disk: any Disk
+  private(set) var store = StoreHeader(storeID: StoreID(first: 0, second: 0), createdMicroseconds: 0)
+  /// By base offset.
+  private(set) var parts: [Part] = []
+  private(set) var clean: CleanEnd?
+  /// There is a record of a clean end, readable or not: then nothing was in flight.
+  private(set) var wasClosed = false
+  private(set) var indexes: [SealedIndex] = []
+  /// The log ended at this offset or behind it, by `clean`, by index files, and by what the last writer told other
+  /// processes.
+  private(set) var endOffsetAtLeast: UInt64 = 0
+  private(set) var findings: [Damage] = []
+
+  /// nil when nothing tells which store it is.
+  init?(_ directory: String, disk: any Disk) throws(LogStoreError) {
+    self.directory = directory
+    self.disk = disk
+    guard try disk.kind(directory) == .directory else { throw .notAStore(directory: directory) }
+    let names = try disk.list(directory).sorted()
+    let segmentNames = names.filter { FileName.baseOffset($0, suffix: ".log") != nil }
+    guard !segmentNames.isEmpty || names.contains(FileName.store) else { throw .notAStore(directory: directory) }
+    var headers: [String: SegmentHeader] = [:]
+    for name in segmentNames {
+      headers[name] = try contents(name, SegmentHeader.byteCount, SegmentHeader.init)
+    }
+    let storeFile = try contents(FileName.store, StoreHeader.byteCount, StoreHeader.init)
+    if storeFile == nil, try !disk.exists(join(directory, FileName.store)) {
+      note(FileName.store, 0, "the file is missing")
+    }
+    clean = try contents(FileName.clean, CleanEnd.byteCount, CleanEnd.init)
+    wasClosed = try disk.exists(join(directory, FileName.clean))
+    guard let storeID = storeID(storeFile, headers, try indexIDs(names)) else { return nil }
+    store = StoreHeader(
+      storeID: storeID,
+      createdMicroseconds: storeFile?.storeID == storeID
+        ? storeFile?.createdMicroseconds ?? 0
+        : headers.values.filter { $0.storeID == storeID }.map(\.createdMicroseconds).min() ?? disk.now())
+    if let found = storeFile, found.storeID != storeID { note(FileName.store, 16, "the file belongs to another store") }
+    if let found = clean, found.storeID != storeID {
+      note(FileName.clean, 16, "the file belongs to another store")
+      clean = nil
+    }
+    try addParts(segmentNames, headers)
+    try addIndexes(names)
+    findEnd(try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount))
+  }
+
+  private mutating func note(_ name: String, _ position: UInt64, _ reason: String) {
+    findings.append(Damage(file: join(directory, name), position: position, reason: reason))
+  }
+
+  /// Reads a header; what is wrong with it is a finding. nil then, or if it is not there.
+  private mutating func contents<Value>(
+    _ name: String, _ byteCount: Int, _ read: (UnsafeRawBufferPointer) throws(HeaderFault) -> Value
+  ) throws(LogStoreError) -> Value? {
+    let path = join(directory, name)
+    guard try disk.kind(path) == .file else { return nil }
+    do throws(LogStoreError) {
+      guard let bytes = try disk.contents(path, limit: byteCount) else { return nil }
+      return try decode(bytes, of: path, read)
+    } catch .damaged(let damage) {
+      findings.append(damage)
+    } catch .inputOutput(_, _, EIO) {
+      note(name, 0, "the disk can't read it")
+    }
+    return nil
+  }
+
+  // MARK: - Whose it is
+
+  private func indexIDs(_ names: [String]) throws(LogStoreError) -> [StoreID] {
+    var ids: [StoreID] = []
+    for name in names where FileName.indexRange(name) != nil {
+      if let index = try mapIndex(name).flatMap({ try? IndexHeader($0.bytes) }) { ids.append(index.storeID) }
+    }
+    return ids
+  }
+
+  /// The file `store` says it, unless everything else says another.
+  private func storeID(
+    _ storeFile: StoreHeader?, _ headers: [String: SegmentHeader], _ indexIDs: [StoreID]
+  ) -> StoreID? {
+    var votes: [StoreID: Int] = [:]
+    for header in headers.values { votes[header.storeID, default: 0] += 1 }
+    if votes.isEmpty {
+      if let storeFile { return storeFile.storeID }
+      if let clean { return clean.storeID }
+      for id in indexIDs { votes[id, default: 0] += 1 }
+    }
+    if let storeFile, votes.isEmpty || votes[storeFile.storeID] != nil { return storeFile.storeID }
+    return votes.max { ($0.value, $0.key.first, $0.key.second) < ($1.value, $1.key.first, $1.key.second) }?.key
+  }
+
+  // MARK: - Segments
+
+  private mutating func addParts(_ names: [String], _ headers: [String: SegmentHeader]) throws(LogStoreError) {
+    var found: [UInt64: (part: Part, isNamedSo: Bool)] = [:]
+    for name in names {
+      let path = join(directory, name)
+      guard let named = FileName.baseOffset(name, suffix: ".log"), try disk.kind(path) == .file else { continue }
+      let header = headers[name]
+      if let header, header.storeID != store.storeID {
+        note(name, 16, "the segment belongs to another store")
+        continue
+      }
+      let base = header?.baseOffset ?? named
+      if base != named {
+        note(name, 32, "the segment begins with offset \(base), its name says \(named)")
+      }
+      let part = Part(
+        path: path, baseOffset: base, header: header, fileByteCount: try disk.open(path, .read).byteCount())
+      // Where several files say that they are one segment, the one that is named so and has its header comes first.
+      if let other = found[base], (other.isNamedSo && other.part.header != nil) || (header == nil && base == named) {
+        continue
+      }
+      found[base] = (part, base == named)
+    }
+    parts = found.values.map(\.part).sorted { $0.baseOffset < $1.baseOffset }
+    var before: Part?
+    for part in parts {
+      if let previous = part.header?.previousBaseOffset,
+        previous != before?.baseOffset ?? SegmentHeader.noPrevious
+      {
+        if previous == SegmentHeader.noPrevious {
+          findings.append(
+            Damage(file: part.path, position: 40, reason: "a first segment behind another segment"))
+        } else {
+          note(
+            FileName.segment(previous), 0,
+            "the segment is missing or out of order: the segment of offset \(part.baseOffset) follows it")
+        }
+      } else if before == nil, part.baseOffset > 0 {
+        note(FileName.segment(0), 0, "the segment is missing")
+      }
+      before = part
+    }
+  }
+
+  /// A part's bytes, as far as the disk can read them; zeros for the rest.
+  func load(_ part: Part) throws(LogStoreError) -> (segment: Segment, unreadable: [Damage]) {
+    let file = try disk.open(part.path, .read)
+    let most = part.header?.fileByteCount ?? UInt64(UInt32.max)
+    let byteCount = Int(min(try file.byteCount(), most))
+    let header =
+      part.header
+      ?? SegmentHeader(
+        storeID: store.storeID, baseOffset: part.baseOffset, previousBaseOffset: SegmentHeader.noPrevious,
+        fileByteCount: UInt64(byteCount), createdMicroseconds: store.createdMicroseconds, chain: 0)
+    if let mapping = try map(file, byteCount: byteCount) {
+      return (Segment(path: part.path, header: header, mapping: mapping), [])
+    }
+    return try loadAround(file, part, header, byteCount)
+  }
+
+  /// nil if the disk can't read all of it: touching such a page of a mapping ends the process.
+  private func map(_ file: any File, byteCount: Int) throws(LogStoreError) -> Mapping? {
+    let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 4096)
+    defer { piece.deallocate() }
+    var position = 0
+    do throws(LogStoreError) {
+      while position < byteCount {
+        let count = try file.read(into: piece, at: UInt64(position))
+        // It became shorter meanwhile.
+        if count == 0 { break }
+        position += count
+      }
+    } catch .inputOutput(_, _, EIO) {
+      return nil
+    }
+    return try file.map(byteCount: min(position, byteCount))
+  }
+
+  private func loadAround(
+    _ file: any File, _ part: Part, _ header: SegmentHeader, _ byteCount: Int
+  ) throws(LogStoreError) -> (segment: Segment, unreadable: [Damage]) {
+    let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(byteCount, 1), alignment: 4096)
+    let mapping = Mapping(bytes: UnsafeRawBufferPointer(rebasing: memory[..<byteCount])) { _ in memory.deallocate() }
+    var unreadable: [Damage] = []
+    for position in stride(from: 0, to: byteCount, by: 4096) {
+      let page = UnsafeMutableRawBufferPointer(rebasing: memory[position..<min(position + 4096, byteCount)])
+      page.initializeMemory(as: UInt8.self, repeating: 0)
+      do throws(LogStoreError) {
+        _ = try file.read(into: page, at: UInt64(position))
+      } catch .inputOutput(_, _, EIO) {
+        page.initializeMemory(as: UInt8.self, repeating: 0)
+        unreadable.append(
+          Damage(file: part.path, position: UInt64(position), reason: "the disk can't read \(page.count) bytes"))
+      }
+    }
+    return (Segment(path: part.path, header: header, mapping: mapping), unreadable)
+  }
+
+  // MARK: - Index files, and the end
+
+  private func mapIndex(_ name: String) throws(LogStoreError) -> Mapping? {
+    let path = join(directory, name)
+    guard try disk.kind(path) == .file else { return nil }
+    let file = try disk.open(path, .read)
+    return try map(file, byteCount: Int(clamping: try file.byteCount()))
+  }
+
+  private mutating func addIndexes(_ names: [String]) throws(LogStoreError) {
+    for name in names {
+      guard let range = FileName.indexRange(name), let mapping = try mapIndex(name) else { continue }
+      let path = join(directory, name)
+      do throws(Fault) {
+        indexes.append(
+          try SealedIndex(
+            mapping, path: path, storeID: store.storeID, baseOffset: range.lowerBound, endOffset: range.upperBound))
+      } catch {
+        findings.append(Damage(file: path, position: UInt64(error.position), reason: error.reason))
+      }
+    }
+  }
+
+  private mutating func findEnd(_ tail: [UInt8]?) {
+    let lastBase = parts.last?.baseOffset ?? 0
+    if let last = indexes.map(\.endOffset).max(), last > lastBase {
+      note(FileName.segment(last), 0, "the segment is missing: an index that was made after it had begun is there")
+    }
+    if let found = clean, found.baseOffset < lastBase {
+      note(FileName.clean, 40, "the log goes on behind the segment in which this says that it was closed")
+      clean = nil
+    } else if let found = clean, found.baseOffset > lastBase, indexes.allSatisfy({ $0.endOffset < found.baseOffset }) {
+      note(FileName.segment(found.baseOffset), 0, "the segment is missing: the log was closed in it")
+    }
+    endOffsetAtLeast = max(clean?.endOffset ?? 0, indexes.map(\.endOffset).max() ?? 0)
+    // It does not say of which store it is, so it counts only if it names a segment that is known from elsewhere.
+    if let notice = tail.flatMap({ $0.withUnsafeBytes { TailNotice($0) } }),
+      parts.contains(where: { $0.baseOffset == notice.end.baseOffset })
+        || indexes.contains(where: { $0.endOffset == notice.end.baseOffset })
+        || clean?.baseOffset == notice.end.baseOffset
+    {
+      endOffsetAtLeast = max(endOffsetAtLeast, notice.end.offset)
+    }
+  }
+}

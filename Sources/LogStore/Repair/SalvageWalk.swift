@@ -1,0 +1,467 @@
+/// Sound records of one frame that follow one on another, with nothing lost between.
+struct SalvagedRun {
+  var segment: Segment
+  var records: [Record] = []
+  /// Microseconds since 1970 of the frame; if its header is damaged, that of the last frame before it.
+  var timestamp: UInt64
+  var hasOwnTimestamp: Bool
+  /// The frame is a segment's first: it holds the places of all cursors.
+  var isSnapshot: Bool
+  /// No record of it is lost.
+  var isWholeFrame: Bool
+  /// The file as a whole: what is made of its last part may be as long.
+  var fileByteCount: UInt64
+}
+
+/// Offsets whose events are not there.
+struct SalvagedGap {
+  var offsets: Range<UInt64>
+  /// What was found where they should be; nil if they were missing before, as an earlier repair says.
+  var damage: Damage?
+  /// What an index tells of them.
+  var events: [LostEvent]
+  /// What an earlier repair has noted of streams.
+  var streams: [LostStream]
+}
+
+/// Walks over all that is sound of a store, in order: frame by frame where frames are sound, and record by record where
+/// they are not, since each record has a checksum of its own that covers its place.
+///
+/// What it hands out continues: offsets ascend, with gaps between, and the versions of a stream within a segment go on one
+/// by one unless there is a gap.
+struct SalvageWalk {
+  enum Item {
+    case run(SalvagedRun)
+    case gap(SalvagedGap)
+  }
+
+  private let source: SalvageSource
+  private var lost: LostEvents
+  /// Returns false to stop.
+  private let visit: (Item) throws(LogStoreError) -> Bool
+  private let progress: Progress?
+
+  private(set) var findings: [Damage]
+  private var knownFindings: Set<Damage>
+  /// An unfinished write behind the end of the log: no damage.
+  private(set) var tornTail: Damage?
+  /// Events that the damaged end of the log held are lost, and nothing tells how many.
+  private(set) var isEndUnknown = false
+  /// Frames, or records of damaged ones, that were found sound.
+  private(set) var soundRuns = 0
+  private var soundRecords = 0
+  private(set) var isStopped = false
+  /// The offset that comes next.
+  private(set) var next: UInt64
+  /// Saved events of frames that may have lost others.
+  private(set) var partial: [Range<UInt64>] = []
+  private var clean: CleanEnd?
+  private var isClosed: Bool
+  /// Offsets below it were given, as far as anything tells.
+  private var reach: UInt64
+  private var timestamp: UInt64 = 0
+
+  // Of the segment that it is in.
+  private var segment: Segment?
+  private var part: SalvageSource.Part?
+  /// Events of this segment have lower offsets.
+  private var bound = UInt64.max
+  private var table = SegmentTable()
+  private var run: SalvagedRun?
+  /// Offsets of the events that were taken of the frame.
+  private var taken: [Range<UInt64>] = []
+  /// Work left for looking for records byte by byte: bytes that may be checked, so that no content makes it endless.
+  private var scanByteCount = 0
+
+  // Of the gap to come.
+  private var pendingDamage: Damage?
+  private var pendingStreams: [LostStream] = []
+  private var lastSaved: (offset: UInt64, position: Int)?
+
+  /// - Parameter start: events before it are left out, and segments that end before it not read.
+  init(
+    _ source: SalvageSource, from start: UInt64 = 0, progress: Progress? = nil,
+    visit: @escaping (Item) throws(LogStoreError) -> Bool
+  ) {
+    self.source = source
+    self.visit = visit
+    self.progress = progress
+    lost = LostEvents(source.indexes)
+    findings = source.findings
+    knownFindings = Set(findings.map { Damage(file: $0.file, position: $0.position, reason: "") })
+    clean = source.clean
+    isClosed = source.wasClosed
+    reach = source.endOffsetAtLeast
+    next = start
+  }
+
+  mutating func go() throws(LogStoreError) {
+    let total = source.parts.reduce(0) { $0 + $1.fileByteCount }
+    var done: UInt64 = 0
+    for (number, part) in source.parts.enumerated() {
+      let successor = number + 1 < source.parts.count ? source.parts[number + 1] : nil
+      if let successor, successor.previousEndOffset <= next, next > 0, successor.baseOffset <= next { continue }
+      try go(through: part, successor: successor)
+      if isStopped { return }
+      done += part.fileByteCount
+      progress?(done, total)
+    }
+    // What is known to have been behind all that was found.
+    if reach > next { try skip(to: reach, before: nil) }
+  }
+
+  // MARK: - One segment
+
+  private mutating func go(
+    through part: SalvageSource.Part, successor: SalvageSource.Part?
+  ) throws(LogStoreError) {
+    let (segment, unreadable) = try source.load(part)
+    self.segment = segment
+    self.part = part
+    table = SegmentTable()
+    lastSaved = nil
+    scanByteCount = 16 * segment.bytes.count + (1 << 20)
+    bound = successor?.previousEndOffset ?? endBound(part, segment)
+    for damage in unreadable { note(damage) }
+    checkLength(part, segment, isLast: successor == nil)
+    if part.baseOffset > next, part.header?.gapStart == nil, pendingDamage == nil {
+      pendingDamage = findings.last { $0.file != part.path }
+    }
+    var position = SegmentHeader.byteCount
+    // nil where it can't be known.
+    var chain = part.header?.chain
+    // Behind damage: where the frame may begin whose records are looked for.
+    var hole: Int?
+    while !isStopped {
+      if position % 8 == 0, let header = header(at: position) {
+        if let known = chain, header.chain != known {
+          note(position + 36, "the frame does not follow on from the frame before it")
+        }
+        try take(frame: header, at: position)
+        chain = header.checksum
+        position += header.byteCount
+        hole = nil
+        continue
+      }
+      if isEnd(position, chain, part, successor) { break }
+      chain = nil
+      note(position, reason(at: position))
+      guard let found = search(from: position, frameFrom: hole ?? position) else {
+        if successor == nil, clean == nil, reach <= next { isEndUnknown = true }
+        break
+      }
+      if found.isFrame {
+        position = found.position
+      } else {
+        (position, hole) = try takeRecords(at: found.position)
+      }
+    }
+    try flush()
+    self.segment = nil
+  }
+
+  /// Where the last part ends, by the record of a clean end.
+  private mutating func endBound(_ part: SalvageSource.Part, _ segment: Segment) -> UInt64 {
+    guard let end = clean, end.baseOffset == part.baseOffset else { return .max }
+    if let header = FrameHeader(in: segment.bytes, at: Int(clamping: end.endPosition), place: segment.place),
+      header.chain == end.chain, header.firstOffset == end.endOffset
+    {
+      findings.append(
+        Damage(
+          file: join(source.directory, FileName.clean), position: 48,
+          reason: "the log goes on behind the end at which this says that it was closed"))
+      clean = nil
+      isClosed = false
+      return .max
+    }
+    return max(end.endOffset, part.baseOffset)
+  }
+
+  private mutating func checkLength(_ part: SalvageSource.Part, _ segment: Segment, isLast: Bool) {
+    guard let header = part.header else { return }
+    if part.fileByteCount > header.fileByteCount {
+      note(
+        Int(header.fileByteCount), "the file should end here, it goes on to \(part.fileByteCount) bytes",
+        isLoss: false)
+    } else if part.fileByteCount < header.fileByteCount, !isLast || isClosed {
+      note(Int(part.fileByteCount), "the file ends here, its header says after \(header.fileByteCount) bytes")
+    }
+  }
+
+  /// A frame's header that is sound by itself and can be the next.
+  private func header(at position: Int) -> FrameHeader? {
+    guard let segment, let header = FrameHeader(in: segment.bytes, at: position, place: segment.place) else {
+      return nil
+    }
+    return header.firstOffset >= segment.baseOffset && header.endOffset <= bound ? header : nil
+  }
+
+  private func reason(at position: Int) -> String {
+    guard let segment else { return "" }
+    if position >= segment.bytes.count { return "the file ends where a frame should begin" }
+    let head = segment.bytes.part(position, min(FrameHeader.byteCount, segment.bytes.count - position))
+    return head.isZero ? "zeros where a frame should begin" : "no frame header that matches its checksum and place"
+  }
+
+  /// Whether the segment, or the log, ends at a position where there is no frame.
+  private mutating func isEnd(
+    _ position: Int, _ chain: UInt32?, _ part: SalvageSource.Part, _ successor: SalvageSource.Part?
+  ) -> Bool {
+    guard let segment else { return true }
+    let isAllThere = next >= bound
+    if let successor {
+      guard isAllThere else { return false }
+      if let end = successor.header?.chain, let chain, end != chain {
+        note(position, "frames with cursors are missing: \(reason(at: position))")
+      } else {
+        noteRest(segment, behind: position)
+      }
+      return true
+    }
+    if let clean, clean.baseOffset == part.baseOffset {
+      guard isAllThere, UInt64(position) >= clean.endPosition else { return false }
+      noteRest(segment, behind: position)
+      return true
+    }
+    let rest = segment.bytes.part(min(position, segment.bytes.count), max(segment.bytes.count - position, 0))
+    if isClosed || position == SegmentHeader.byteCount || reach > next {
+      // Nothing was in flight: what is not zero was acknowledged.
+      return rest.isZero && position > SegmentHeader.byteCount && reach <= next
+    }
+    if segment.proofThatSynced(position) != nil { return false }
+    let behind = rest.countWithoutTrailingZeros
+    let missing = Int(segment.header.fileByteCount) - segment.bytes.count
+    if behind > 0 || missing > 0 {
+      tornTail = Damage(
+        file: segment.path, position: UInt64(position), reason: "an unfinished write ends the log here")
+    }
+    return true
+  }
+
+  private mutating func noteRest(_ segment: Segment, behind position: Int) {
+    guard position < segment.bytes.count else { return }
+    if let other = segment.bytes.part(position, segment.bytes.count - position).firstNonZero {
+      note(position + other, "a byte that is not zero behind the last frame", isLoss: false)
+    }
+  }
+
+  // MARK: - Findings
+
+  private mutating func note(_ damage: Damage, isLoss: Bool = true) {
+    if isLoss, pendingDamage == nil { pendingDamage = damage }
+    if knownFindings.insert(Damage(file: damage.file, position: damage.position, reason: "")).inserted {
+      findings.append(damage)
+    }
+  }
+
+  private mutating func note(_ position: Int, _ reason: String, isLoss: Bool = true) {
+    guard let segment else { return }
+    note(Damage(file: segment.path, position: UInt64(position), reason: reason), isLoss: isLoss)
+  }
+
+  // MARK: - Frames and records
+
+  private mutating func take(frame header: FrameHeader, at position: Int) throws(LogStoreError) {
+    guard let segment else { return }
+    var records: [Record] = []
+    var fault: Fault?
+    do throws(Fault) {
+      let expected = FrameExpectation(
+        position: position, offset: header.firstOffset, chain: header.chain, timestamp: header.timestamp)
+      _ = try segment.checkFrame(expected) { records.append($0) }
+    } catch {
+      fault = error
+    }
+    timestamp = max(timestamp, header.timestamp)
+    reach = max(reach, header.endOffset)
+    begin(segment, hasOwnTimestamp: true, isWhole: fault == nil, isSnapshot: header.isSnapshot)
+    // What a segment's first frame tells of the gap before it goes with the gap.
+    if !header.isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
+    if let fault {
+      note(fault.position, fault.reason)
+      let found = soundRecords
+      try takeRecords(of: header, at: position)
+      if soundRecords - found == header.recordCount { taken = [] }
+    } else {
+      for record in records { try take(record) }
+      taken = []
+    }
+    if header.isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
+    try flush()
+    partial += taken
+    taken = []
+  }
+
+  private mutating func begin(_ segment: Segment, hasOwnTimestamp: Bool, isWhole: Bool, isSnapshot: Bool) {
+    run = SalvagedRun(
+      segment: segment, timestamp: timestamp, hasOwnTimestamp: hasOwnTimestamp, isSnapshot: isSnapshot,
+      isWholeFrame: isWhole, fileByteCount: segment.header.fileByteCount)
+  }
+
+  /// The sound records of a frame whose header is sound, but not all else.
+  private mutating func takeRecords(of header: FrameHeader, at start: Int) throws(LogStoreError) {
+    guard let segment else { return }
+    let end = min(start + header.byteCount, segment.bytes.count)
+    var position = start + FrameHeader.byteCount
+    while position < end {
+      if let record = record(at: position, before: end, frame: start) {
+        try take(record)
+        position = record.end
+        continue
+      }
+      if end - position < 8, segment.bytes.part(position, end - position).isZero { return }
+      note(position, "no record that matches its checksum and place")
+      position += 1
+      while position < end, !isRecord(at: position, before: end, frame: start) { position += 1 }
+    }
+  }
+
+  /// Sound records one after the other of a frame whose header is not. Gives back where to go on.
+  private mutating func takeRecords(at start: Int) throws(LogStoreError) -> (position: Int, frame: Int?) {
+    guard let segment, let first = record(at: start, before: segment.bytes.count, frame: nil) else {
+      return (start + 1, nil)
+    }
+    begin(segment, hasOwnTimestamp: false, isWhole: false, isSnapshot: false)
+    var position = start
+    while let record = record(at: position, before: segment.bytes.count, frame: first.framePosition) {
+      try take(record)
+      position = record.end
+    }
+    try flush()
+    partial += taken
+    taken = []
+    let padded = position.roundedUp(to: 8)
+    guard padded <= segment.bytes.count, segment.bytes.part(position, padded - position).isZero else {
+      return (position, first.framePosition)
+    }
+    return (padded, first.framePosition)
+  }
+
+  /// As ``record(at:before:frame:)``, at the cost of the work that is left for such.
+  private mutating func isRecord(at position: Int, before limit: Int, frame: Int) -> Bool {
+    guard let segment, position <= limit - Record.byteCount, scanByteCount > 0,
+      Int(segment.bytes.integer(at: position + 28, as: UInt32.self)) == position - frame
+    else { return false }
+    scanByteCount -= Int(segment.bytes.integer(at: position + 4, as: UInt32.self))
+    return record(at: position, before: limit, frame: frame) != nil
+  }
+
+  /// A record that is sound by itself and can be one of those wanted.
+  ///
+  /// - Parameter frame: where its frame begins, if that is known.
+  private func record(at position: Int, before limit: Int, frame: Int?) -> Record? {
+    guard let segment, position <= limit - Record.byteCount else { return nil }
+    let bytes = segment.bytes
+    let distance = Int(bytes.integer(at: position + 28, as: UInt32.self))
+    // The cheap tests first.
+    guard distance >= FrameHeader.byteCount, distance <= position - SegmentHeader.byteCount, bytes[position + 8] <= 4,
+      frame.map({ position - distance == $0 }) ?? ((position - distance) % 8 == 0)
+    else { return nil }
+    let byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
+    guard byteCount >= Record.byteCount, byteCount <= limit - position else { return nil }
+    return Record(in: bytes, at: position, limit: limit, place: segment.place)
+  }
+
+  /// The next frame's header or record behind a place where there is none.
+  ///
+  /// - Parameter frameFrom: no frame begins before it.
+  private mutating func search(from start: Int, frameFrom: Int) -> (position: Int, isFrame: Bool)? {
+    guard let segment else { return nil }
+    let bytes = segment.bytes
+    var position = start + 1
+    while position <= bytes.count - Record.byteCount {
+      if position % 8 == 0 {
+        // Neither begins with so many zeros, since a length is not zero.
+        if bytes.integer(at: position, as: UInt64.self) == 0,
+          position + 16 <= bytes.count, bytes.integer(at: position + 8, as: UInt64.self) == 0
+        {
+          position += 8
+          continue
+        }
+        if header(at: position) != nil { return (position, true) }
+      }
+      let byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
+      let distance = Int(bytes.integer(at: position + 28, as: UInt32.self))
+      let offset = segment.baseOffset + UInt64(bytes.integer(at: position + 24, as: UInt32.self))
+      if distance >= FrameHeader.byteCount, distance <= position - frameFrom, (position - distance) % 8 == 0, offset >= next,
+        offset <= bound, byteCount >= Record.byteCount, byteCount <= bytes.count - position, scanByteCount > 0
+      {
+        scanByteCount -= byteCount
+        if record(at: position, before: bytes.count, frame: nil) != nil { return (position, false) }
+      }
+      position += 1
+    }
+    return nil
+  }
+
+  private mutating func take(_ record: Record) throws(LogStoreError) {
+    guard let segment, !isStopped else { return }
+    soundRecords += 1
+    switch record.kind {
+    case .event: break
+    case .cursor, .cursorReset:
+      run?.records.append(record)
+      return
+    case .lostStream:
+      if let stream = try? LostStream(record, in: segment) { pendingStreams.append(stream) }
+      soundRuns += 1
+      return
+    }
+    let offset = segment.baseOffset + UInt64(record.relativeOffset)
+    guard offset < bound else {
+      note(record.position + 24, "the event at offset \(offset) is not before \(bound), where the segment ends")
+      return
+    }
+    // Before where the walk began; or a second one, which can't be.
+    guard offset >= next else { return }
+    if offset > next { try skip(to: offset, before: record) }
+    let hash = streamHash(record.name(in: segment.bytes))
+    let names = RecordNames(mapped: segment.bytes)
+    var stream = table.find(hash, record.name(in: segment.bytes), names)
+    if let stream, record.version != table.heads[stream].lastVersion &+ 1 {
+      note(record.position + 16, "the event's version does not continue its stream")
+      return
+    }
+    table.add(
+      position: UInt32(record.position), to: &stream, hash: hash, name: record.name(in: segment.bytes),
+      version: record.version, idKey: nil)
+    run?.records.append(record)
+    next = offset + 1
+    lastSaved = (offset, record.position)
+    if let last = taken.last, last.upperBound == offset {
+      taken[taken.count - 1] = last.lowerBound..<next
+    } else {
+      taken.append(offset..<next)
+    }
+  }
+
+  private mutating func flush() throws(LogStoreError) {
+    guard let full = run else { return }
+    run = nil
+    guard !full.records.isEmpty || full.isSnapshot, !isStopped else { return }
+    soundRuns += 1
+    if try !visit(.run(full)) { isStopped = true }
+  }
+
+  /// Hands out the gap up to an offset.
+  private mutating func skip(to offset: UInt64, before record: Record?) throws(LogStoreError) {
+    var rest = run
+    rest?.records = []
+    rest?.isSnapshot = false
+    try flush()
+    run = rest
+    if isStopped { return }
+    var saved: [(offset: UInt64, position: Int)] = []
+    if let lastSaved { saved.append(lastSaved) }
+    if let record { saved.append((offset, record.position)) }
+    let known = part?.header?.gap == next..<offset
+    let gap = SalvagedGap(
+      offsets: next..<offset, damage: known ? nil : pendingDamage ?? findings.last,
+      events: known ? [] : lost.events(in: next..<offset, saved: saved), streams: pendingStreams)
+    pendingDamage = nil
+    pendingStreams = []
+    table = SegmentTable()
+    next = offset
+    if try !visit(.gap(gap)) { isStopped = true }
+  }
+}
