@@ -80,7 +80,12 @@ enum Entry {
 
 /// Writes `logstore: TEXT` to standard error, as one line whatever is in the text.
 func complain(_ text: String) {
-  var line = Array("logstore: ".utf8)
+  tell("logstore: " + text)
+}
+
+/// Writes to standard error, as one line whatever is in the text.
+func tell(_ text: String) {
+  var line: [UInt8] = []
   var text = text
   text.withUTF8 { line.append(escaping: UnsafeRawBufferPointer($0), only: .lineBreaks) }
   line.append(UInt8(ascii: "\n"))

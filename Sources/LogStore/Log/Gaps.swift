@@ -13,6 +13,12 @@ struct Gaps: Sendable {
 
   init() {}
 
+  /// - Parameter ranges: ascending.
+  init(ranges: [Range<UInt64>], lastVersions: [UInt64: UInt64]) {
+    self.ranges = ranges
+    self.lastVersions = lastVersions
+  }
+
   /// Reads the first frame of every segment behind a gap.
   init(_ catalog: Catalog, disk: any Disk) throws(LogStoreError) {
     for header in catalog.segments {

@@ -7,6 +7,8 @@ struct Verification {
   let progress: Progress?
   private(set) var report = VerificationReport()
   private var bytesTotal: UInt64 = 0
+  /// What the index of each finished segment has to list, if the segment is sound.
+  private var sums: [UInt64: ContentSum] = [:]
 
   init(directory: String, disk: any Disk, progress: Progress?) {
     self.directory = directory
@@ -109,12 +111,9 @@ struct Verification {
       return
     }
     if successor != nil {
-      let rest = segment.bytes.part(walk.next.position, segment.bytes.count - walk.next.position)
-      if let position = rest.firstNonZero {
-        add(
-          Damage(
-            file: segment.path, position: UInt64(walk.next.position + position),
-            reason: "a byte that is not zero behind the segment's last frame"))
+      sums[base] = ContentSum(index)
+      if let fault = segment.faultBehind(walk.next.position) {
+        add(Damage(file: segment.path, position: UInt64(fault.position), reason: fault.reason))
       }
     } else if isLive, report.tornTail == nil, let end, try disk.exists(join(directory, FileName.clean)) {
       let rest = segment.bytes.part(end.position, segment.bytes.count - end.position)
@@ -167,6 +166,11 @@ struct Verification {
       else { throw Fault(position: 0, reason: "an index whose segments are not there") }
       let gaps = report.gaps.reduce(0) { $0 + UInt64($1.clamped(to: range).count) }
       try index.check(missingEvents: gaps)
+      for (segment, sum) in zip(index.header.segments, try index.contentSums()) {
+        guard let expected = sums[segment.baseOffset], expected != sum else { continue }
+        throw Fault(
+          position: 0, reason: "the index lists other events than the segment of offset \(segment.baseOffset) has")
+      }
     } catch {
       add(
         Damage(

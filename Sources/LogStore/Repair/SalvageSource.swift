@@ -29,13 +29,19 @@ struct SalvageSource {
   private(set) var endOffsetAtLeast: UInt64 = 0
   private(set) var findings: [Damage] = []
 
+  /// Where the log was durable, if that is known for certain: nothing behind it is looked at.
+  let durableEnd: DurableEnd?
+
   /// nil when nothing tells which store it is.
-  init?(_ directory: String, disk: any Disk) throws(LogStoreError) {
+  init?(_ directory: String, disk: any Disk, upTo durableEnd: DurableEnd? = nil) throws(LogStoreError) {
+    self.durableEnd = durableEnd
     self.directory = directory
     self.disk = disk
     guard try disk.kind(directory) == .directory else { throw .notAStore(directory: directory) }
     let names = try disk.list(directory).sorted()
-    let segmentNames = names.filter { FileName.baseOffset($0, suffix: ".log") != nil }
+    let segmentNames = names.filter { name in
+      FileName.baseOffset(name, suffix: ".log").map { $0 <= durableEnd?.baseOffset ?? .max } ?? false
+    }
     guard !segmentNames.isEmpty || names.contains(FileName.store) else { throw .notAStore(directory: directory) }
     var headers: [String: SegmentHeader] = [:]
     for name in segmentNames {
@@ -232,6 +238,11 @@ struct SalvageSource {
   }
 
   private mutating func findEnd(_ tail: [UInt8]?) {
+    if let durableEnd {
+      endOffsetAtLeast = durableEnd.offset
+      indexes.removeAll { $0.endOffset > durableEnd.baseOffset }
+      return
+    }
     let lastBase = parts.last?.baseOffset ?? 0
     if let last = indexes.map(\.endOffset).max(), last > lastBase {
       note(FileName.segment(last), 0, "the segment is missing: an index that was made after it had begun is there")

@@ -66,6 +66,8 @@ struct SalvageWalk {
   private var part: SalvageSource.Part?
   /// Events of this segment have lower offsets.
   private var bound = UInt64.max
+  /// Frames from here on are not known to be durable.
+  private var durablePosition = Int.max
   private var table = SegmentTable()
   private var run: SalvagedRun?
   /// Offsets of the events that were taken of the frame.
@@ -132,7 +134,7 @@ struct SalvageWalk {
     var chain = part.header?.chain
     // Behind damage: where the frame may begin whose records are looked for.
     var hole: Int?
-    while !isStopped {
+    while !isStopped, position < durablePosition {
       if position % 8 == 0, let header = header(at: position) {
         if let known = chain, header.chain != known {
           note(position + 36, "the frame does not follow on from the frame before it")
@@ -162,6 +164,11 @@ struct SalvageWalk {
 
   /// Where the last part ends, by the record of a clean end.
   private mutating func endBound(_ part: SalvageSource.Part, _ segment: Segment) -> UInt64 {
+    durablePosition = .max
+    if let end = source.durableEnd, end.baseOffset == part.baseOffset {
+      durablePosition = end.position
+      return max(end.offset, part.baseOffset)
+    }
     guard let end = clean, end.baseOffset == part.baseOffset else { return .max }
     if let header = FrameHeader(in: segment.bytes, at: Int(clamping: end.endPosition), place: segment.place),
       header.chain == end.chain, header.firstOffset == end.endOffset
@@ -218,6 +225,7 @@ struct SalvageWalk {
       }
       return true
     }
+    if source.durableEnd != nil { return false }
     if let clean, clean.baseOffset == part.baseOffset {
       guard isAllThere, UInt64(position) >= clean.endPosition else { return false }
       noteRest(segment, behind: position)

@@ -80,7 +80,8 @@ extension LogStoreError: CustomStringConvertible {
     case .locked(let directory, let holder):
       return "\(directory) is already open for writing by \(holder); stop that writer first, or only read"
     case .damaged(let damage):
-      return "\(damage); nothing was changed, run `logstore verify` for all findings and restore from a copy"
+      return "\(damage); nothing was changed, run `logstore verify` for all findings and restore a backup, or save the"
+        + " rest with `logstore repair`"
     case .backupDamaged(let damage):
       return "\(damage); this is in the backup, which was not changed: use another copy of it"
     case .backupRefused(let path, let reason), .repairRefused(let path, let reason):
