@@ -75,7 +75,6 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
       let savedOffsets = Set(saved.map(\.offset))
       for offset in store.events.indices where UInt64(offset) < report.endOffset || !mayLoseEnd {
         let isIntact = store.isIntact(offset, in: files)
-        if savedOffsets.contains(UInt64(offset)) != isIntact { try? FileManager.default.copyItem(atPath: damaged.path, toPath: "/tmp/team/repair/case") }
         #expect(
           savedOffsets.contains(UInt64(offset)) == isIntact,
           "\(text): offset \(offset) at \(store.places[offset]) is \(isIntact ? "sound and not saved" : "damaged and saved"); \(report.findings)")

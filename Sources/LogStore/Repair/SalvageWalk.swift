@@ -350,7 +350,10 @@ struct SalvageWalk {
     guard let segment, position <= limit - Record.byteCount, scanByteCount > 0,
       Int(segment.bytes.integer(at: position + 28, as: UInt32.self)) == position - frame
     else { return false }
-    scanByteCount -= Int(segment.bytes.integer(at: position + 4, as: UInt32.self))
+    let byteCount = Int(segment.bytes.integer(at: position + 4, as: UInt32.self))
+    // A length that does not fit costs nothing.
+    guard byteCount <= limit - position else { return false }
+    scanByteCount -= byteCount
     return record(at: position, before: limit, frame: frame) != nil
   }
 
