@@ -27,6 +27,8 @@ struct SalvageSource {
   /// The log ended at this offset or behind it, by `clean`, by index files, and by what the last writer told other
   /// processes.
   private(set) var endOffsetAtLeast: UInt64 = 0
+  /// Base offsets of all segments that there were, as far as anything tells; ascending.
+  private(set) var knownBases: [UInt64] = []
   private(set) var findings: [Damage] = []
 
   /// Where the log was durable, if that is known for certain: nothing behind it is looked at.
@@ -237,10 +239,22 @@ struct SalvageSource {
     }
   }
 
+  private func findBases() -> Set<UInt64> {
+    var bases = Set(parts.map(\.baseOffset))
+    for part in parts {
+      if let previous = part.header?.previousBaseOffset, previous != SegmentHeader.noPrevious { bases.insert(previous) }
+    }
+    for index in indexes { bases.formUnion(index.header.segments.map(\.baseOffset) + [index.endOffset]) }
+    if let clean { bases.insert(clean.baseOffset) }
+    return bases
+  }
+
   private mutating func findEnd(_ tail: [UInt8]?) {
     if let durableEnd {
-      endOffsetAtLeast = durableEnd.offset
       indexes.removeAll { $0.endOffset > durableEnd.baseOffset }
+      clean = nil
+      knownBases = findBases().union([durableEnd.baseOffset]).sorted()
+      endOffsetAtLeast = durableEnd.offset
       return
     }
     let lastBase = parts.last?.baseOffset ?? 0
@@ -253,12 +267,11 @@ struct SalvageSource {
     } else if let found = clean, found.baseOffset > lastBase, indexes.allSatisfy({ $0.endOffset < found.baseOffset }) {
       note(FileName.segment(found.baseOffset), 0, "the segment is missing: the log was closed in it")
     }
+    knownBases = findBases().sorted()
     endOffsetAtLeast = max(clean?.endOffset ?? 0, indexes.map(\.endOffset).max() ?? 0)
     // It does not say of which store it is, so it counts only if it names a segment that is known from elsewhere.
     if let notice = tail.flatMap({ $0.withUnsafeBytes { TailNotice($0) } }),
-      parts.contains(where: { $0.baseOffset == notice.end.baseOffset })
-        || indexes.contains(where: { $0.endOffset == notice.end.baseOffset })
-        || clean?.baseOffset == notice.end.baseOffset
+      knownBases.contains(notice.end.baseOffset)
     {
       endOffsetAtLeast = max(endOffsetAtLeast, notice.end.offset)
     }

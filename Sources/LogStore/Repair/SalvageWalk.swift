@@ -66,6 +66,9 @@ struct SalvageWalk {
   private var part: SalvageSource.Part?
   /// Events of this segment have lower offsets.
   private var bound = UInt64.max
+  /// There is, or was, a segment behind it; and it is the successor that is there.
+  private var isFinished = false
+  private var isBeforeNext = false
   /// Frames from here on are not known to be durable.
   private var durablePosition = Int.max
   private var table = SegmentTable()
@@ -75,6 +78,8 @@ struct SalvageWalk {
   /// Work left for looking for records byte by byte: bytes that may be checked, so that no content makes it endless.
   private var scanByteCount = 0
 
+  /// Not handed out yet, since it may grow.
+  private var gap: SalvagedGap?
   // Of the gap to come.
   private var pendingDamage: Damage?
   private var pendingStreams: [LostStream] = []
@@ -110,6 +115,7 @@ struct SalvageWalk {
     }
     // What is known to have been behind all that was found.
     if reach > next { try skip(to: reach, before: nil) }
+    try handOutGap()
   }
 
   // MARK: - One segment
@@ -123,12 +129,15 @@ struct SalvageWalk {
     table = SegmentTable()
     lastSaved = nil
     scanByteCount = 16 * segment.bytes.count + (1 << 20)
-    bound = successor?.previousEndOffset ?? endBound(part, segment)
+    let known = source.knownBases
+    let following = known.partitionPoint { $0 > part.baseOffset }
+    isFinished = following < known.count
+    isBeforeNext = isFinished && known[following] == successor?.baseOffset
+    bound =
+      !isFinished
+      ? endBound(part, segment) : isBeforeNext ? successor?.previousEndOffset ?? known[following] : known[following]
     for damage in unreadable { note(damage) }
-    checkLength(part, segment, isLast: successor == nil)
-    if part.baseOffset > next, part.header?.gapStart == nil, pendingDamage == nil {
-      pendingDamage = findings.last { $0.file != part.path }
-    }
+    checkLength(part, segment)
     var position = SegmentHeader.byteCount
     // nil where it can't be known.
     var chain = part.header?.chain
@@ -149,7 +158,7 @@ struct SalvageWalk {
       chain = nil
       note(position, reason(at: position))
       guard let found = search(from: position, frameFrom: hole ?? position) else {
-        if successor == nil, clean == nil, reach <= next { isEndUnknown = true }
+        if !isFinished, clean == nil, reach <= next { isEndUnknown = true }
         break
       }
       if found.isFrame {
@@ -184,13 +193,13 @@ struct SalvageWalk {
     return max(end.endOffset, part.baseOffset)
   }
 
-  private mutating func checkLength(_ part: SalvageSource.Part, _ segment: Segment, isLast: Bool) {
+  private mutating func checkLength(_ part: SalvageSource.Part, _ segment: Segment) {
     guard let header = part.header else { return }
     if part.fileByteCount > header.fileByteCount {
       note(
         Int(header.fileByteCount), "the file should end here, it goes on to \(part.fileByteCount) bytes",
         isLoss: false)
-    } else if part.fileByteCount < header.fileByteCount, !isLast || isClosed {
+    } else if part.fileByteCount < header.fileByteCount, isFinished || isClosed {
       note(Int(part.fileByteCount), "the file ends here, its header says after \(header.fileByteCount) bytes")
     }
   }
@@ -216,9 +225,9 @@ struct SalvageWalk {
   ) -> Bool {
     guard let segment else { return true }
     let isAllThere = next >= bound
-    if let successor {
+    if isFinished {
       guard isAllThere else { return false }
-      if let end = successor.header?.chain, let chain, end != chain {
+      if isBeforeNext, let end = successor?.header?.chain, let chain, end != chain {
         note(position, "frames with cursors are missing: \(reason(at: position))")
       } else {
         noteRest(segment, behind: position)
@@ -451,6 +460,8 @@ struct SalvageWalk {
     run = nil
     guard !full.records.isEmpty || full.isSnapshot, !isStopped else { return }
     soundRuns += 1
+    if full.records.contains(where: { $0.kind == .event }) { try handOutGap() }
+    if isStopped { return }
     if try !visit(.run(full)) { isStopped = true }
   }
 
@@ -465,14 +476,32 @@ struct SalvageWalk {
     var saved: [(offset: UInt64, position: Int)] = []
     if let lastSaved { saved.append(lastSaved) }
     if let record { saved.append((offset, record.position)) }
-    let known = part?.header?.gap == next..<offset
-    let gap = SalvagedGap(
-      offsets: next..<offset, damage: known ? nil : pendingDamage ?? findings.last,
-      events: known ? [] : lost.events(in: next..<offset, saved: saved), streams: pendingStreams)
+    let range = next..<offset
+    let known = part?.header?.gap == range
+    let missing = findings.first { $0.file == join(source.directory, FileName.segment(range.lowerBound)) }
+    let found = SalvagedGap(
+      offsets: range, damage: known ? nil : pendingDamage ?? missing ?? findings.last,
+      events: known ? [] : lost.events(in: range, saved: saved), streams: pendingStreams)
     pendingDamage = nil
     pendingStreams = []
     table = SegmentTable()
     next = offset
-    if try !visit(.gap(gap)) { isStopped = true }
+    if var before = gap, before.offsets.upperBound == range.lowerBound {
+      // With nothing saved between, it is one.
+      before.offsets = before.offsets.lowerBound..<offset
+      before.damage = before.damage ?? found.damage
+      before.events += found.events
+      before.streams += found.streams
+      gap = before
+    } else {
+      try handOutGap()
+      gap = found
+    }
+  }
+
+  private mutating func handOutGap() throws(LogStoreError) {
+    guard let full = gap, !isStopped else { return }
+    gap = nil
+    if try !visit(.gap(full)) { isStopped = true }
   }
 }

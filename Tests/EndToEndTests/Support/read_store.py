@@ -313,7 +313,7 @@ class Reader:
                 least = max(version, self.lost_versions.get(stream_key(name), 0) + 1 if self.lost_versions else 0)
                 if not (number == version or may_jump and number >= least) or not name or not kind_name:
                     raise Invalid(f"version {number} at {at}, expected {version}")
-                versions[name] = version
+                versions[name] = number
                 events.append((self.offset + len(events), name, number, kind_name, payload))
             elif kind in (CURSOR, CURSOR_RESET):
                 cursors.append((name, number, kind == CURSOR_RESET))
