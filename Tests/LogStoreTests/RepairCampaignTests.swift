@@ -73,8 +73,11 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
       let mayLoseEnd = report.isEndUnknown || files[FileName.clean] == nil || report.findings.contains { $0.file.hasSuffix(FileName.clean) }
       #expect(report.endOffset == end || mayLoseEnd, "\(text): ends with \(report.endOffset) of \(end), and does not say so")
       let savedOffsets = Set(saved.map(\.offset))
+      var isFirst = true
       for offset in store.events.indices where UInt64(offset) < report.endOffset || !mayLoseEnd {
         let isIntact = store.isIntact(offset, in: files)
+        defer { isFirst = isFirst && savedOffsets.contains(UInt64(offset)) == isIntact }
+        guard isFirst else { break }
         #expect(
           savedOffsets.contains(UInt64(offset)) == isIntact,
           "\(text): offset \(offset) at \(store.places[offset]) is \(isIntact ? "sound and not saved" : "damaged and saved"); \(report.findings)")

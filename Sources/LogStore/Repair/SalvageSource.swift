@@ -41,13 +41,18 @@ struct SalvageSource {
     self.disk = disk
     guard try disk.kind(directory) == .directory else { throw .notAStore(directory: directory) }
     let names = try disk.list(directory).sorted()
-    let segmentNames = names.filter { name in
+    var segmentNames = names.filter { name in
       FileName.baseOffset(name, suffix: ".log").map { $0 <= durableEnd?.baseOffset ?? .max } ?? false
     }
     guard !segmentNames.isEmpty || names.contains(FileName.store) else { throw .notAStore(directory: directory) }
     var headers: [String: SegmentHeader] = [:]
     for name in segmentNames {
       headers[name] = try contents(name, SegmentHeader.byteCount, SegmentHeader.init)
+    }
+    for name in names where !segmentNames.contains(name) {
+      guard let header = try misnamedSegment(name) else { continue }
+      segmentNames.append(name)
+      headers[name] = header
     }
     let storeFile = try contents(FileName.store, StoreHeader.byteCount, StoreHeader.init)
     if storeFile == nil, try !disk.exists(join(directory, FileName.store)) {
@@ -92,6 +97,19 @@ struct SalvageSource {
     return nil
   }
 
+  /// A segment under a name that is not a segment's: a file system that was mended may have exchanged names.
+  private func misnamedSegment(_ name: String) throws(LogStoreError) -> SegmentHeader? {
+    let path = join(directory, name)
+    // An unfinished file may be a segment that never was one of the log's.
+    guard !name.hasSuffix(FileName.aside), FileName.baseOffset(name, suffix: ".log") == nil,
+      try disk.kind(path) == .file,
+      let bytes = try? disk.contents(path, limit: SegmentHeader.byteCount),
+      let header = try? decode(bytes, of: path, SegmentHeader.init),
+      header.baseOffset <= durableEnd?.baseOffset ?? .max
+    else { return nil }
+    return header
+  }
+
   // MARK: - Whose it is
 
   private func indexIDs(_ names: [String]) throws(LogStoreError) -> [StoreID] {
@@ -123,15 +141,17 @@ struct SalvageSource {
     var found: [UInt64: (part: Part, isNamedSo: Bool)] = [:]
     for name in names {
       let path = join(directory, name)
-      guard let named = FileName.baseOffset(name, suffix: ".log"), try disk.kind(path) == .file else { continue }
       let header = headers[name]
+      let named = FileName.baseOffset(name, suffix: ".log")
+      guard try disk.kind(path) == .file, let base = header?.baseOffset ?? named else { continue }
       if let header, header.storeID != store.storeID {
         note(name, 16, "the segment belongs to another store")
         continue
       }
-      let base = header?.baseOffset ?? named
       if base != named {
-        note(name, 32, "the segment begins with offset \(base), its name says \(named)")
+        note(
+          name, 32,
+          "the segment begins with offset \(base)" + (named.map { ", its name says \($0)" } ?? ", and is not named so"))
       }
       let part = Part(
         path: path, baseOffset: base, header: header, fileByteCount: try disk.open(path, .read).byteCount())
@@ -269,10 +289,16 @@ struct SalvageSource {
     }
     knownBases = findBases().sorted()
     endOffsetAtLeast = max(clean?.endOffset ?? 0, indexes.map(\.endOffset).max() ?? 0)
-    // It does not say of which store it is, so it counts only if it names a segment that is known from elsewhere.
+    // It does not say of which store it is, so it counts only if it names a segment that is known from elsewhere, or one
+    // behind the last: then that one is missing.
     if let notice = tail.flatMap({ $0.withUnsafeBytes { TailNotice($0) } }),
-      knownBases.contains(notice.end.baseOffset)
+      knownBases.contains(notice.end.baseOffset) || clean == nil && notice.end.baseOffset > knownBases.last ?? 0
     {
+      if !knownBases.contains(notice.end.baseOffset) {
+        note(
+          FileName.segment(notice.end.baseOffset), 0, "the segment is missing: its writer told others that it was there")
+        knownBases.append(notice.end.baseOffset)
+      }
       endOffsetAtLeast = max(endOffsetAtLeast, notice.end.offset)
     }
   }

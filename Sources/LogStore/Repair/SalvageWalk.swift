@@ -1,29 +1,3 @@
-/// Sound records of one frame that follow one on another, with nothing lost between.
-struct SalvagedRun {
-  var segment: Segment
-  var records: [Record] = []
-  /// Microseconds since 1970 of the frame; if its header is damaged, that of the last frame before it.
-  var timestamp: UInt64
-  var hasOwnTimestamp: Bool
-  /// The frame is a segment's first: it holds the places of all cursors.
-  var isSnapshot: Bool
-  /// No record of it is lost.
-  var isWholeFrame: Bool
-  /// The file as a whole: what is made of its last part may be as long.
-  var fileByteCount: UInt64
-}
-
-/// Offsets whose events are not there.
-struct SalvagedGap {
-  var offsets: Range<UInt64>
-  /// What was found where they should be; nil if they were missing before, as an earlier repair says.
-  var damage: Damage?
-  /// What an index tells of them.
-  var events: [LostEvent]
-  /// What an earlier repair has noted of streams.
-  var streams: [LostStream]
-}
-
 /// Walks over all that is sound of a store, in order: frame by frame where frames are sound, and record by record where
 /// they are not, since each record has a checksum of its own that covers its place.
 ///
@@ -75,8 +49,7 @@ struct SalvageWalk {
   private var run: SalvagedRun?
   /// Offsets of the events that were taken of the frame.
   private var taken: [Range<UInt64>] = []
-  /// Work left for looking for records byte by byte: bytes that may be checked, so that no content makes it endless.
-  private var scanByteCount = 0
+  private var finder: SalvageSearch?
 
   /// Not handed out yet, since it may grow.
   private var gap: SalvagedGap?
@@ -128,7 +101,6 @@ struct SalvageWalk {
     self.part = part
     table = SegmentTable()
     lastSaved = nil
-    scanByteCount = 16 * segment.bytes.count + (1 << 20)
     let known = source.knownBases
     let following = known.partitionPoint { $0 > part.baseOffset }
     isFinished = following < known.count
@@ -136,6 +108,7 @@ struct SalvageWalk {
     bound =
       !isFinished
       ? endBound(part, segment) : isBeforeNext ? successor?.previousEndOffset ?? known[following] : known[following]
+    finder = SalvageSearch(segment, bound: bound)
     for damage in unreadable { note(damage) }
     checkLength(part, segment)
     var position = SegmentHeader.byteCount
@@ -144,7 +117,7 @@ struct SalvageWalk {
     // Behind damage: where the frame may begin whose records are looked for.
     var hole: Int?
     while !isStopped, position < durablePosition {
-      if position % 8 == 0, let header = header(at: position) {
+      if position % 8 == 0, let header = finder?.header(at: position) {
         if let known = chain, header.chain != known {
           note(position + 36, "the frame does not follow on from the frame before it")
         }
@@ -157,7 +130,7 @@ struct SalvageWalk {
       if isEnd(position, chain, part, successor) { break }
       chain = nil
       note(position, reason(at: position))
-      guard let found = search(from: position, frameFrom: hole ?? position) else {
+      guard let found = finder?.search(from: position, frameFrom: hole ?? position, next: next) else {
         if !isFinished, clean == nil, reach <= next { isEndUnknown = true }
         break
       }
@@ -202,14 +175,6 @@ struct SalvageWalk {
     } else if part.fileByteCount < header.fileByteCount, isFinished || isClosed {
       note(Int(part.fileByteCount), "the file ends here, its header says after \(header.fileByteCount) bytes")
     }
-  }
-
-  /// A frame's header that is sound by itself and can be the next.
-  private func header(at position: Int) -> FrameHeader? {
-    guard let segment, let header = FrameHeader(in: segment.bytes, at: position, place: segment.place) else {
-      return nil
-    }
-    return header.firstOffset >= segment.baseOffset && header.endOffset <= bound ? header : nil
   }
 
   private func reason(at position: Int) -> String {
@@ -321,7 +286,7 @@ struct SalvageWalk {
     let end = min(start + header.byteCount, segment.bytes.count)
     var position = start + FrameHeader.byteCount
     while position < end {
-      if let record = record(at: position, before: end, frame: start) {
+      if let record = finder?.record(at: position, before: end, frame: start) {
         try take(record)
         position = record.end
         continue
@@ -329,18 +294,18 @@ struct SalvageWalk {
       if end - position < 8, segment.bytes.part(position, end - position).isZero { return }
       note(position, "no record that matches its checksum and place")
       position += 1
-      while position < end, !isRecord(at: position, before: end, frame: start) { position += 1 }
+      while position < end, finder?.isRecord(at: position, before: end, frame: start) == false { position += 1 }
     }
   }
 
   /// Sound records one after the other of a frame whose header is not. Gives back where to go on.
   private mutating func takeRecords(at start: Int) throws(LogStoreError) -> (position: Int, frame: Int?) {
-    guard let segment, let first = record(at: start, before: segment.bytes.count, frame: nil) else {
+    guard let segment, let first = finder?.record(at: start, before: segment.bytes.count, frame: nil) else {
       return (start + 1, nil)
     }
     begin(segment, hasOwnTimestamp: false, isWhole: false, isSnapshot: false)
     var position = start
-    while let record = record(at: position, before: segment.bytes.count, frame: first.framePosition) {
+    while let record = finder?.record(at: position, before: segment.bytes.count, frame: first.framePosition) {
       try take(record)
       position = record.end
     }
@@ -352,66 +317,6 @@ struct SalvageWalk {
       return (position, first.framePosition)
     }
     return (padded, first.framePosition)
-  }
-
-  /// As ``record(at:before:frame:)``, at the cost of the work that is left for such.
-  private mutating func isRecord(at position: Int, before limit: Int, frame: Int) -> Bool {
-    guard let segment, position <= limit - Record.byteCount, scanByteCount > 0,
-      Int(segment.bytes.integer(at: position + 28, as: UInt32.self)) == position - frame
-    else { return false }
-    let byteCount = Int(segment.bytes.integer(at: position + 4, as: UInt32.self))
-    // A length that does not fit costs nothing.
-    guard byteCount <= limit - position else { return false }
-    scanByteCount -= byteCount
-    return record(at: position, before: limit, frame: frame) != nil
-  }
-
-  /// A record that is sound by itself and can be one of those wanted.
-  ///
-  /// - Parameter frame: where its frame begins, if that is known.
-  private func record(at position: Int, before limit: Int, frame: Int?) -> Record? {
-    guard let segment, position <= limit - Record.byteCount else { return nil }
-    let bytes = segment.bytes
-    let distance = Int(bytes.integer(at: position + 28, as: UInt32.self))
-    // The cheap tests first.
-    guard distance >= FrameHeader.byteCount, distance <= position - SegmentHeader.byteCount, bytes[position + 8] <= 4,
-      frame.map({ position - distance == $0 }) ?? ((position - distance) % 8 == 0)
-    else { return nil }
-    let byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
-    guard byteCount >= Record.byteCount, byteCount <= limit - position else { return nil }
-    return Record(in: bytes, at: position, limit: limit, place: segment.place)
-  }
-
-  /// The next frame's header or record behind a place where there is none.
-  ///
-  /// - Parameter frameFrom: no frame begins before it.
-  private mutating func search(from start: Int, frameFrom: Int) -> (position: Int, isFrame: Bool)? {
-    guard let segment else { return nil }
-    let bytes = segment.bytes
-    var position = start + 1
-    while position <= bytes.count - Record.byteCount {
-      if position % 8 == 0 {
-        // Neither begins with so many zeros, since a length is not zero.
-        if bytes.integer(at: position, as: UInt64.self) == 0,
-          position + 16 <= bytes.count, bytes.integer(at: position + 8, as: UInt64.self) == 0
-        {
-          position += 8
-          continue
-        }
-        if header(at: position) != nil { return (position, true) }
-      }
-      let byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
-      let distance = Int(bytes.integer(at: position + 28, as: UInt32.self))
-      let offset = segment.baseOffset + UInt64(bytes.integer(at: position + 24, as: UInt32.self))
-      if distance >= FrameHeader.byteCount, distance <= position - frameFrom, (position - distance) % 8 == 0, offset >= next,
-        offset <= bound, byteCount >= Record.byteCount, byteCount <= bytes.count - position, scanByteCount > 0
-      {
-        scanByteCount -= byteCount
-        if record(at: position, before: bytes.count, frame: nil) != nil { return (position, false) }
-      }
-      position += 1
-    }
-    return nil
   }
 
   private mutating func take(_ record: Record) throws(LogStoreError) {

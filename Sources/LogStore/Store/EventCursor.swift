@@ -58,7 +58,7 @@ public struct EventCursor: ~Copyable, Sendable {
   /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is
   /// closed. Costs nothing while it waits.
   public nonisolated(nonsending) func waitForMore() async throws(LogStoreError) -> Bool {
-    try await durable.wait(for: nextOffset)
+    try await durable.wait(for: durable.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset)
   }
 
   /// Checks more of the log, until there is an event to give. False at the durable end.

@@ -130,9 +130,9 @@ public final class LogReader: Sendable {
   }
 
   /// Waits until the event at an offset is durable: true at once if it is. False when the task is cancelled or the
-  /// reader is closed. Costs nothing while it waits.
+  /// reader is closed. Costs nothing while it waits. From a gap on it waits for the event behind it.
   public func waitForEvents(at offset: UInt64) async throws(LogStoreError) -> Bool {
-    try await durable.wait(for: offset)
+    try await durable.wait(for: durable.segments.gaps.gap(at: offset)?.upperBound ?? offset)
   }
 
   /// Ends this reader and whoever waits in it. The reader of a ``LogStore`` is closed with its store.
