@@ -53,6 +53,38 @@ extension TemporaryDirectory {
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
+  @Test("a version that was damaged is damage, one that is newer is refused by name", arguments: [true, false])
+  func version(isWhole: Bool) async throws {
+    let (store, target) = (TemporaryDirectory(), TemporaryDirectory())
+    let events = try await makeStore(store.path)
+    try store.change(FileName.segment(0)) { bytes in
+      bytes[8] = 7
+      guard isWhole else { return }
+      let sum = bytes.withUnsafeBytes { checksum($0.part(0, 4092)) }
+      bytes.withUnsafeMutableBytes { $0.set(sum, at: 4092) }
+    }
+    if isWhole {
+      await expectThrows({
+        $0 == .unsupportedFormat(file: store.file(FileName.segment(0)), version: 7, supported: 2)
+      }) { () throws(LogStoreError) in try LogStore.repair(store.path, to: target.path) }
+    } else {
+      #expect(try LogStore.repair(store.path, to: target.path).missing.isEmpty)
+      #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
+    }
+  }
+
+  @Test("of two copies of a segment the one that goes further counts")
+  func copies() async throws {
+    let (store, target) = (TemporaryDirectory(), TemporaryDirectory())
+    let events = try await makeStore(store.path)
+    let names = store.names(".log")
+    try FileManager.default.copyItem(atPath: store.file(names[2]), toPath: store.file(names[2] + ".found"))
+    try store.change(names[2]) { $0.replaceSubrange(20_000..<$0.count, with: repeatElement(0, count: $0.count - 20_000)) }
+    let report = try LogStore.repair(store.path, to: target.path)
+    #expect(report.missing.isEmpty && report.findings.count == 1)
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
+  }
+
   @Test("a segment that is missing, empty, or another store's is a gap", arguments: ["missing", "empty", "foreign"], [0, 2, -1])
   func segmentGone(how: String, which: Int) async throws {
     let (store, target, foreign) = (TemporaryDirectory(), TemporaryDirectory(), TemporaryDirectory())

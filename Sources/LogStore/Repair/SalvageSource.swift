@@ -86,11 +86,20 @@ struct SalvageSource {
   ) throws(LogStoreError) -> Value? {
     let path = join(directory, name)
     guard try disk.kind(path) == .file else { return nil }
+    var bytes: [UInt8] = []
     do throws(LogStoreError) {
-      guard let bytes = try disk.contents(path, limit: byteCount) else { return nil }
+      guard let found = try disk.contents(path, limit: byteCount) else { return nil }
+      bytes = found
       return try decode(bytes, of: path, read)
     } catch .damaged(let damage) {
       findings.append(damage)
+    } catch .unsupportedFormat(let file, let version, let supported) {
+      // A newer program's file, unless its checksum says that it is none.
+      let isWhole = bytes.withUnsafeBytes { bytes in
+        bytes.integer(at: byteCount - 4, as: UInt32.self) == checksum(bytes.part(0, byteCount - 4))
+      }
+      if isWhole { throw .unsupportedFormat(file: file, version: version, supported: supported) }
+      note(name, 8, "format version \(version), and a checksum that does not match")
     } catch .inputOutput(_, _, EIO) {
       note(name, 0, "the disk can't read it")
     }
@@ -155,9 +164,10 @@ struct SalvageSource {
       }
       let part = Part(
         path: path, baseOffset: base, header: header, fileByteCount: try disk.open(path, .read).byteCount())
-      // Where several files say that they are one segment, the one that is named so and has its header comes first.
-      if let other = found[base], (other.isNamedSo && other.part.header != nil) || (header == nil && base == named) {
-        continue
+      if let other = found[base] {
+        // Where several files say that they are one segment, the one that goes further counts: others are older copies.
+        let (end, otherEnd) = (try soundEnd(part), try soundEnd(other.part))
+        if (end, base == named ? 1 : 0) < (otherEnd, other.isNamedSo ? 1 : 0) { continue }
       }
       found[base] = (part, base == named)
     }
@@ -180,6 +190,17 @@ struct SalvageSource {
       }
       before = part
     }
+  }
+
+  /// The offset that a part comes to without a fault.
+  private func soundEnd(_ part: Part) throws(LogStoreError) -> UInt64 {
+    let (segment, _) = try load(part)
+    var walk = Walk(segment)
+    if part.header == nil, let first = FrameHeader(in: segment.bytes, at: walk.next.position, place: segment.place) {
+      walk.next.chain = first.chain
+    }
+    _ = walk.go(to: .firstInvalid, in: segment, adding: OpenIndex(segment))
+    return walk.next.offset
   }
 
   /// A part's bytes, as far as the disk can read them; zeros for the rest.

@@ -111,6 +111,9 @@ public struct DamagedLog: Sendable {
     var end: DurableEnd?
     do throws(LogStoreError) {
       end = try Follower.open(directory, disk: disk, follows: false).durable.end
+    } catch .unsupportedFormat {
+      // Of a newer program, or damaged: that is seen below.
+      end = try durableEndOfWriter()
     } catch .damaged {
       // That is what this is for. What a living writer has not synced is not to be read all the same.
       end = try durableEndOfWriter()
