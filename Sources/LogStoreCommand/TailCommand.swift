@@ -31,7 +31,9 @@ struct TailCommand: AsyncParsableCommand {
   var allowDamaged = false
 
   func validate() throws {
-    if allowDamaged, cursor != nil { throw ValidationError("--cursor writes to the store, so not with --allow-damaged") }
+    if allowDamaged, cursor != nil {
+      throw ValidationError("--cursor writes to the store, so not with --allow-damaged")
+    }
   }
 
   enum Start: ExpressibleByArgument {

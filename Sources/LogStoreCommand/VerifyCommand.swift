@@ -44,7 +44,9 @@ struct VerifyCommand: AsyncParsableCommand {
     if !found.findings.isEmpty {
       let count = found.findings.count == 1 ? "1 place is" : "\(found.findings.count) places are"
       throw CommandFailure(
-        message: "\(count) damaged in \(location.directory); nothing was changed, restore a backup, or save what is sound with `logstore repair`")
+        message:
+          "\(count) damaged in \(location.directory); nothing was changed, restore a backup, or save what is sound with `logstore repair`"
+      )
     }
   }
 }

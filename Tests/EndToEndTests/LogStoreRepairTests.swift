@@ -47,7 +47,8 @@ extension LogStoreCommandTests {
       #expect(dump.exitCode == 0 && dump.errors == "missing 700..700\n", "\(dump.errors)")
       #expect(dump.output == original.output && dump.outputLines.count == 1499)
       let stat = try await target.run("stat", "--json")
-      #expect(stat.text.contains(#""events":1499"#) && stat.text.contains(#""missing_events":1,"gaps":1"#), "\(stat.text)")
+      #expect(
+        stat.text.contains(#""events":1499"#) && stat.text.contains(#""missing_events":1,"gaps":1"#), "\(stat.text)")
       let stream = try await target.run("dump", "--stream", "s0")
       #expect(stream.exitCode == 1 && stream.errors.contains("version 101"), "\(stream.errors)")
       let rest = try await target.run("dump", "--stream", "s0", "--skip-missing")
@@ -84,7 +85,8 @@ extension LogStoreCommandTests {
       #expect(refused.exitCode == 1 && refused.errors.contains("damaged \(store.path)/"), "\(refused.errors)")
       let allowed = try await store.run("dump", "--allow-damaged")
       #expect(allowed.exitCode == 0 && allowed.outputLines.count == 1499)
-      #expect(allowed.errors.contains("missing 300..300\n") && allowed.errors.contains("\ndamaged "), "\(allowed.errors)")
+      #expect(
+        allowed.errors.contains("missing 300..300\n") && allowed.errors.contains("\ndamaged "), "\(allowed.errors)")
       let stat = try await store.run("stat", "--allow-damaged", "--json")
       #expect(stat.text.contains(#""events":1499"#) && stat.errors.contains("damaged "), "\(stat.text) \(stat.errors)")
       let part = try await store.run("dump", "--allow-damaged", "--from", "299", "--limit", "2")

@@ -311,7 +311,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
       // Segments behind gaps have version 2.
       let known: UInt32 = name.hasSuffix(".log") ? 2 : 1
       try edit(directory.file(name)) { $0[8] = UInt8(known + 1) }
-      await expectThrows({ $0 == .unsupportedFormat(file: directory.file(name), version: known + 1, supported: known) }) {
+      await expectThrows({ $0 == .unsupportedFormat(file: directory.file(name), version: known + 1, supported: known) })
+      {
         () async throws(LogStoreError) in try LogStore.open(directory.path)
       }
       try edit(directory.file(name)) { $0 = sound }

@@ -93,7 +93,8 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
   @Test("a stream that lost its last events is known to have had them")
   func lostEnd() async throws {
     // Versions 29 and 30 of s-5, in the last segments: the index of the last is in memory only, so only one is known of.
-    let store = try await Repaired(losing: stride(from: 5, to: 700, by: 30).suffix(2) + stride(from: 725, to: 900, by: 30))
+    let store = try await Repaired(
+      losing: stride(from: 5, to: 700, by: 30).suffix(2) + stride(from: 725, to: 900, by: 30))
     let known = store.report.missing.flatMap(\.events).filter { $0.stream == "s-5" }.map(\.version).max()
     let last = try #require(known)
     let writer = try LogStore.open(store.directory.path, options: smallSegments())
@@ -130,7 +131,8 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     #expect(report.missing.map(\.offsets) == [0..<1] && report.missing[0].events.map(\.version) == [1])
     #expect(report.missing[0].events[0].stream == nil)
     let writer = try LogStore.open(target.path, options: smallSegments())
-    await expectThrows({ $0 == .conflict(stream: "only", expected: .noStream, actual: 1) }) { () throws(LogStoreError) in
+    await expectThrows({ $0 == .conflict(stream: "only", expected: .noStream, actual: 1) }) {
+      () throws(LogStoreError) in
       try await writer.append(Append(event("only", "first"), expecting: .noStream))
     }
     await expectThrows({ $0 == .streamIncomplete(stream: "only", missing: 1...1) }) { () throws(LogStoreError) in
@@ -204,7 +206,9 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     // Full of cursors: the next event begins a segment of the same name.
     let names = (0..<500).map { "\($0)" + String(repeating: "c", count: 200) }
     for round in UInt64(0)..<3 {
-      for name in names { try await writer.appendBuffered(Append([], cursors: [CursorCommit(name: name, place: round)])) }
+      for name in names {
+        try await writer.appendBuffered(Append([], cursors: [CursorCommit(name: name, place: round)]))
+      }
     }
     try await writer.append(Append(event("s-1")))
     #expect(try writer.reader.events(from: 890, limit: .max).map(\.offset) == Array(890..<898) + [900])
@@ -229,11 +233,14 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
       #expect(try LogStore.restore(from: location, to: restored.path).endOffset == 900)
       let reader = try LogReader.open(restored.path)
       #expect(try reader.events(from: 0, limit: .max) == events && reader.gaps == before.gaps)
-      for (until, end) in [(201, 200), (202, 202), (200, 200), (1, 1), (0, 0), (350, 350), (900, 900)] as [(UInt64, UInt64)] {
+      for (until, end) in [(201, 200), (202, 202), (200, 200), (1, 1), (0, 0), (350, 350), (900, 900)]
+        as [(UInt64, UInt64)]
+      {
         let part = TemporaryDirectory()
         #expect(try LogStore.restore(from: location, to: part.path, until: until).endOffset == end)
         let reader = try LogReader.open(part.path)
-        #expect(try reader.events(from: 0, limit: .max) == events.filter { $0.offset < until } && reader.endOffset == end)
+        #expect(
+          try reader.events(from: 0, limit: .max) == events.filter { $0.offset < until } && reader.endOffset == end)
       }
     }
     let manifest = try Data(contentsOf: URL(fileURLWithPath: copy.file("parts") + "/manifest"))

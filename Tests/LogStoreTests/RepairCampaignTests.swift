@@ -38,7 +38,8 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
         report = try LogStore.repair(damaged.path, to: target.path)
       } catch {
         // Only where nothing is left to tell whose it was.
-        guard case .repairRefused = error, !store.events.indices.contains(where: { store.isIntact($0, in: files) }) else {
+        guard case .repairRefused = error, !store.events.indices.contains(where: { store.isIntact($0, in: files) })
+        else {
           Issue.record("\(text): \(error)")
           return
         }
@@ -70,8 +71,11 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
       let end = UInt64(store.events.count)
       #expect(report.endOffset <= end, "\(text): more than there was")
       // Without a record of the end, what a crash may have left unfinished is no damage.
-      let mayLoseEnd = report.isEndUnknown || files[FileName.clean] == nil || report.findings.contains { $0.file.hasSuffix(FileName.clean) }
-      #expect(report.endOffset == end || mayLoseEnd, "\(text): ends with \(report.endOffset) of \(end), and does not say so")
+      let mayLoseEnd =
+        report.isEndUnknown || files[FileName.clean] == nil
+        || report.findings.contains { $0.file.hasSuffix(FileName.clean) }
+      #expect(
+        report.endOffset == end || mayLoseEnd, "\(text): ends with \(report.endOffset) of \(end), and does not say so")
       let savedOffsets = Set(saved.map(\.offset))
       var isFirst = true
       for offset in store.events.indices where UInt64(offset) < report.endOffset || !mayLoseEnd {
@@ -80,14 +84,17 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
         guard isFirst else { break }
         #expect(
           savedOffsets.contains(UInt64(offset)) == isIntact,
-          "\(text): offset \(offset) at \(store.places[offset]) is \(isIntact ? "sound and not saved" : "damaged and saved"); \(report.findings)")
+          "\(text): offset \(offset) at \(store.places[offset]) is \(isIntact ? "sound and not saved" : "damaged and saved"); \(report.findings)"
+        )
       }
       if report.endOffset < end, !report.isEndUnknown {
         for offset in Int(report.endOffset)..<store.events.count where files[FileName.clean] != nil {
           #expect(!store.isIntact(offset, in: files), "\(text): offset \(offset) is sound and was cut off")
         }
       }
-      for (name, place) in try reader.cursors() { #expect(place <= store.cursors[name] ?? 0, "\(text): cursor \(name)") }
+      for (name, place) in try reader.cursors() {
+        #expect(place <= store.cursors[name] ?? 0, "\(text): cursor \(name)")
+      }
       try await goOn(target.path, report, store, saved, text)
     } catch {
       Issue.record("\(text): \(error)")
@@ -124,7 +131,8 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
     }
     guard let stream = known.keys.sorted().first, let version = known[stream] else { return try await writer.close() }
     let appended = try await writer.append(Append(event(stream), expecting: .version(version)))
-    #expect(appended.offsets == report.endOffset..<report.endOffset + 1 && appended.versions == [version + 1], "\(text)")
+    #expect(
+      appended.offsets == report.endOffset..<report.endOffset + 1 && appended.versions == [version + 1], "\(text)")
     try await writer.close()
     #expect(try LogStore.verify(path).findings.isEmpty, "\(text)")
   }

@@ -35,7 +35,9 @@ struct DamageableStore {
       if !isClosed { try FileManager.default.copyItem(atPath: path, toPath: directory.path) }
     }
     if isClosed { try FileManager.default.copyItem(atPath: made.path, toPath: directory.path) }
-    if !isIndexed { for name in directory.names(".idx") { try FileManager.default.removeItem(atPath: directory.file(name)) } }
+    if !isIndexed {
+      for name in directory.names(".idx") { try FileManager.default.removeItem(atPath: directory.file(name)) }
+    }
     let reader = try LogReader.open(made.path)
     events = try reader.events(from: 0, limit: .max)
     cursors = Dictionary(uniqueKeysWithValues: try reader.cursors().map { ($0.name, $0.place) })
@@ -53,14 +55,16 @@ struct DamageableStore {
       var events: [NewEvent] = []
       for _ in 0..<size {
         let stream = "stream-\(Int.random(in: 0..<60, using: &generator))"
-        let payload = [UInt8](repeating: UInt8.random(in: 0...255, using: &generator), count: .random(in: 0...600, using: &generator))
+        let payload = [UInt8](
+          repeating: UInt8.random(in: 0...255, using: &generator), count: .random(in: 0...600, using: &generator))
         events.append(
           NewEvent(
             stream: stream, type: "Happened", payload: payload,
             id: Bool.random(using: &generator) ? EventID(high: generator.next(), low: generator.next()) : nil))
       }
       let place = store.reader.endOffset
-      let cursors = Int.random(in: 0..<4, using: &generator) == 0 ? [CursorCommit(name: "reader-\(size % 3)", place: place)] : []
+      let cursors =
+        Int.random(in: 0..<4, using: &generator) == 0 ? [CursorCommit(name: "reader-\(size % 3)", place: place)] : []
       try await store.append(Append(events, cursors: cursors))
       left -= size
     }
@@ -114,11 +118,13 @@ enum RandomDamage: CaseIterable {
   case olderSegment, foreignSegment, foreignSmallFile, zeroedHeader, range
 
   /// Applies it; says what it did.
-  func apply(to files: inout [String: [UInt8]], of store: DamageableStore, _ generator: inout SeededGenerator) -> String {
+  func apply(to files: inout [String: [UInt8]], of store: DamageableStore, _ generator: inout SeededGenerator) -> String
+  {
     let ignored: Set = [FileName.lock, FileName.tail]
     let names = files.keys.filter { !ignored.contains($0) && !(files[$0] ?? []).isEmpty }.sorted()
     let segments = names.filter { $0.hasSuffix(".log") }
-    guard let name = (Int.random(in: 0..<4, using: &generator) == 0 ? names : segments).randomElement(using: &generator),
+    guard
+      let name = (Int.random(in: 0..<4, using: &generator) == 0 ? names : segments).randomElement(using: &generator),
       let bytes = files[name], let segment = segments.randomElement(using: &generator)
     else { return "nothing left" }
     // Most of the space of the last segment is empty.
@@ -134,7 +140,8 @@ enum RandomDamage: CaseIterable {
     case .randomSector: overwrite(at / 512 * 512, 512) { UInt8.random(in: 0...255, using: &generator) }
     case .zeroedPage: overwrite(at / 4096 * 4096, 4096) { 0 }
     case .zeroedHeader: overwrite(0, 4096) { 0 }
-    case .range: overwrite(at, Int.random(in: 1...9000, using: &generator)) { UInt8.random(in: 0...255, using: &generator) }
+    case .range:
+      overwrite(at, Int.random(in: 1...9000, using: &generator)) { UInt8.random(in: 0...255, using: &generator) }
     case .swappedBlocks:
       let other = Int.random(in: 0..<used, using: &generator) / 512 * 512
       let start = at / 512 * 512
@@ -145,16 +152,21 @@ enum RandomDamage: CaseIterable {
     case .swappedFiles: (files[name], files[segment]) = (files[segment], files[name])
     case .cut: files[name] = Array(bytes.prefix(at))
     case .emptied: files[name] = []
-    case .longer: files[name] = bytes + (0..<Int.random(in: 1...5000, using: &generator)).map { _ in generator.next() > 1 << 63 ? 1 : 0 }
+    case .longer:
+      files[name] =
+        bytes + (0..<Int.random(in: 1...5000, using: &generator)).map { _ in generator.next() > 1 << 63 ? 1 : 0 }
     case .deleted: files[name] = nil
     case .olderSegment:
       let older = DamageableStore.contents(store.older.path)
-      guard let old = older.keys.filter({ $0.hasSuffix(".log") }).sorted().randomElement(using: &generator) else { break }
+      guard let old = older.keys.filter({ $0.hasSuffix(".log") }).sorted().randomElement(using: &generator) else {
+        break
+      }
       files[old] = older[old]
       return "\(self) \(old)"
     case .foreignSegment:
       let foreign = DamageableStore.contents(store.foreign.path)
-      files[segment] = foreign.filter { $0.key.hasSuffix(".log") }.sorted { $0.key < $1.key }.randomElement(using: &generator)?.value
+      files[segment] =
+        foreign.filter { $0.key.hasSuffix(".log") }.sorted { $0.key < $1.key }.randomElement(using: &generator)?.value
       return "\(self) \(segment)"
     case .foreignSmallFile:
       let small = Bool.random(using: &generator) ? FileName.store : FileName.clean

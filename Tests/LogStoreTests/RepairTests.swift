@@ -40,14 +40,17 @@ extension TemporaryDirectory {
     #expect(try new.cursors().map(\.place) == old.cursors().map(\.place))
     #expect(store.names(".log") == target.names(".log"))
     #expect(
-      FileManager.default.contents(atPath: store.file("store")) == FileManager.default.contents(atPath: target.file("store")))
+      FileManager.default.contents(atPath: store.file("store"))
+        == FileManager.default.contents(atPath: target.file("store")))
   }
 
   @Test("a damaged header page costs nothing but the time it was made")
   func headerPage() async throws {
     let (store, target) = (TemporaryDirectory(), TemporaryDirectory())
     let events = try await makeStore(store.path)
-    for name in store.names(".log") { try store.change(name) { $0.replaceSubrange(0..<4096, with: repeatElement(0, count: 4096)) } }
+    for name in store.names(".log") {
+      try store.change(name) { $0.replaceSubrange(0..<4096, with: repeatElement(0, count: 4096)) }
+    }
     let report = try LogStore.repair(store.path, to: target.path)
     #expect(report.missing.isEmpty && report.findings.count == store.names(".log").count)
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
@@ -79,13 +82,17 @@ extension TemporaryDirectory {
     let events = try await makeStore(store.path)
     let names = store.names(".log")
     try FileManager.default.copyItem(atPath: store.file(names[2]), toPath: store.file(names[2] + ".found"))
-    try store.change(names[2]) { $0.replaceSubrange(20_000..<$0.count, with: repeatElement(0, count: $0.count - 20_000)) }
+    try store.change(names[2]) {
+      $0.replaceSubrange(20_000..<$0.count, with: repeatElement(0, count: $0.count - 20_000))
+    }
     let report = try LogStore.repair(store.path, to: target.path)
     #expect(report.missing.isEmpty && report.findings.count == 1)
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
-  @Test("a segment that is missing, empty, or another store's is a gap", arguments: ["missing", "empty", "foreign"], [0, 2, -1])
+  @Test(
+    "a segment that is missing, empty, or another store's is a gap", arguments: ["missing", "empty", "foreign"],
+    [0, 2, -1])
   func segmentGone(how: String, which: Int) async throws {
     let (store, target, foreign) = (TemporaryDirectory(), TemporaryDirectory(), TemporaryDirectory())
     let events = try await makeStore(store.path)
@@ -106,7 +113,9 @@ extension TemporaryDirectory {
     #expect(report.missing.map(\.offsets) == [first..<end] && report.endOffset == 900 && !report.isEndUnknown)
     #expect(report.missing[0].damage?.file.hasSuffix(name) == true, "\(report.missing)")
     if number + 1 < names.count { #expect(report.missing[0].events.count == Int(end - first)) }
-    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events.filter { !(first..<end).contains($0.offset) })
+    #expect(
+      try LogReader.open(target.path).events(from: 0, limit: .max)
+        == events.filter { !(first..<end).contains($0.offset) })
   }
 
   @Test("without the file that says which store it is, the segments do")
@@ -121,7 +130,8 @@ extension TemporaryDirectory {
     }
   }
 
-  @Test("events lost at the end: the record of a clean end says how many, or what the writer told others; else it is said")
+  @Test(
+    "events lost at the end: the record of a clean end says how many, or what the writer told others; else it is said")
   func lostEnd() async throws {
     for (removed, isKnown) in [([], true), (["clean"], true), (["clean", "tail"], false)] as [([String], Bool)] {
       let (store, target) = (TemporaryDirectory(), TemporaryDirectory())

@@ -19,7 +19,8 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
     for name in large {
       let count = store.originals[name]?.count ?? 0
       // The ends of what a file is made of, and any others.
-      for position in [0, 8, 68, 4091, 4092, 4095, 4096, 4143, count / 2, count - 65, count - 1] where position < count {
+      for position in [0, 8, 68, 4091, 4092, 4095, 4096, 4143, count / 2, count - 65, count - 1] where position < count
+      {
         places.append((name, position))
       }
     }

@@ -232,7 +232,9 @@ struct Restoration {
       }
       throw inSource(of: source, damage)
     }
-    let expected = made.dropLast().reduce(end.endOffset - end.baseOffset) { $0 + $1.part.endOffset - $1.part.baseOffset }
+    let expected = made.dropLast().reduce(end.endOffset - end.baseOffset) {
+      $0 + $1.part.endOffset - $1.part.baseOffset
+    }
     guard report.events == expected, report.segments == made.count else {
       throw .backupDamaged(
         Damage(file: name, position: 0, reason: "\(report.events) events were restored, expected \(expected)"))

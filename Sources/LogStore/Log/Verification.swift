@@ -89,7 +89,8 @@ struct Verification {
       let next = try? Segment.readHeader(of: disk.open(path(successor), .read), baseOffset: successor, storeID: storeID)
       if let gap = next?.gap { report.gaps.append(gap) }
       if let next, next.previousBaseOffset == base {
-        fault = walk.go(to: .successor(endOffset: next.previousEndOffset, chain: next.chain), in: segment, adding: index)
+        fault = walk.go(
+          to: .successor(endOffset: next.previousEndOffset, chain: next.chain), in: segment, adding: index)
       } else {
         // Where this one ends is not known without the one after it, whose damage or absence is a finding already; every
         // frame that is there is checked.

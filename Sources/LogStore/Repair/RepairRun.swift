@@ -35,7 +35,8 @@ struct RepairRun {
     let store = try disk.canonicalPath(directory)
     let resolved = try disk.resolved(target)
     if resolved == store || resolved.hasPrefix(store == "/" ? store : store + "/") {
-      throw .repairRefused(path: target, reason: "this is inside the store that is to be repaired; name a place outside")
+      throw .repairRefused(
+        path: target, reason: "this is inside the store that is to be repaired; name a place outside")
     }
   }
 

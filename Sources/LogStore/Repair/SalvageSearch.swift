@@ -70,7 +70,8 @@ struct SalvageSearch {
       let byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
       let distance = Int(bytes.integer(at: position + 28, as: UInt32.self))
       let offset = segment.baseOffset + UInt64(bytes.integer(at: position + 24, as: UInt32.self))
-      if distance >= FrameHeader.byteCount, distance <= position - frameFrom, (position - distance) % 8 == 0, offset >= next,
+      if distance >= FrameHeader.byteCount, distance <= position - frameFrom, (position - distance) % 8 == 0,
+        offset >= next,
         offset <= bound, byteCount >= Record.byteCount, byteCount <= bytes.count - position, scanByteCount > 0
       {
         scanByteCount -= byteCount

@@ -317,7 +317,8 @@ struct SalvageSource {
     {
       if !knownBases.contains(notice.end.baseOffset) {
         note(
-          FileName.segment(notice.end.baseOffset), 0, "the segment is missing: its writer told others that it was there")
+          FileName.segment(notice.end.baseOffset), 0, "the segment is missing: its writer told others that it was there"
+        )
         knownBases.append(notice.end.baseOffset)
       }
       endOffsetAtLeast = max(endOffsetAtLeast, notice.end.offset)

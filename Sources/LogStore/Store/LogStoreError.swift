@@ -73,7 +73,8 @@ extension LogStoreError: CustomStringConvertible {
     case .eventIDReused(let id, let stream, let version):
       return "event id \(id) is already used by version \(version) of stream \(stream), in a different append"
     case .streamIncomplete(let stream, let missing):
-      return "stream \(stream) is incomplete: version\(missing.count == 1 ? "" : "s") \(missing.text) could not be saved"
+      return
+        "stream \(stream) is incomplete: version\(missing.count == 1 ? "" : "s") \(missing.text) could not be saved"
         + " when the store was repaired; ask for what is left explicitly"
     case .notAStore(let directory):
       return "\(directory) holds no LogStore; name a store's directory, or append to create one"

@@ -97,7 +97,8 @@ extension LogReader {
     let end = durable.end
     let segments = durable.segments
     var statistics = StoreStatistics(
-      endOffset: end.offset, gaps: gaps.filter { $0.upperBound <= end.offset }, streams: 0, segments: 0, logBytes: 0, indexBytes: 0, cursors: [])
+      endOffset: end.offset, gaps: gaps.filter { $0.upperBound <= end.offset }, streams: 0, segments: 0, logBytes: 0,
+      indexBytes: 0, cursors: [])
     for base in segments.bases where base <= end.baseOffset {
       statistics.segments += 1
       statistics.logBytes += try segments.segment(base).header.fileByteCount

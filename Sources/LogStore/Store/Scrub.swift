@@ -101,7 +101,11 @@ public final class Scrub: Sendable {
 
   private func round(_ place: inout Place) -> Bool {
     let pace = Pace(options.bytesPerSecond, stopping)
-    let run = ScrubRun(segments) { pace.pause(after: $0) } found: { self.note($0) } read: { byteCount in
+    let run = ScrubRun(segments) {
+      pace.pause(after: $0)
+    } found: {
+      self.note($0)
+    } read: { byteCount in
       self.state.withLock { $0.report.bytes += byteCount }
     }
     var isSound = true
