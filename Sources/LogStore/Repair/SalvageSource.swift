@@ -148,11 +148,17 @@ struct SalvageSource {
 
   private mutating func addParts(_ names: [String], _ headers: [String: SegmentHeader]) throws(LogStoreError) {
     var found: [UInt64: (part: Part, isNamedSo: Bool)] = [:]
+    let candidates = Set(
+      names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+        + headers.values.flatMap { [$0.baseOffset, $0.previousBaseOffset] }
+    ).sorted()
     for name in names {
       let path = join(directory, name)
       let header = headers[name]
       let named = FileName.baseOffset(name, suffix: ".log")
-      guard try disk.kind(path) == .file, let base = header?.baseOffset ?? named else { continue }
+      guard try disk.kind(path) == .file,
+        let base = header?.baseOffset ?? firstFrameBase(path, named, candidates) ?? named
+      else { continue }
       if let header, header.storeID != store.storeID {
         note(name, 16, "the segment belongs to another store")
         continue
@@ -189,6 +195,20 @@ struct SalvageSource {
         note(FileName.segment(0), 0, "the segment is missing")
       }
       before = part
+    }
+  }
+
+  /// Which segment a file without a sound header is, by its first frame, whose checksum covers the base offset: the one
+  /// that its name says, or another one whose file has another name now.
+  private func firstFrameBase(
+    _ path: String, _ named: UInt64?, _ candidates: [UInt64]
+  ) -> UInt64? {
+    guard let bytes = try? disk.contents(path, limit: 8 << 20) else { return nil }
+    return bytes.withUnsafeBytes { bytes in
+      ((named.map { [$0] } ?? []) + candidates).first { base in
+        FrameHeader(
+          in: bytes, at: SegmentHeader.byteCount, place: Place(storeID: store.storeID, baseOffset: base)) != nil
+      }
     }
   }
 
