@@ -76,6 +76,21 @@ extension TemporaryDirectory {
     }
   }
 
+  @Test("another store's files in the place of a few do not make it that store")
+  func foreignFiles() async throws {
+    let (store, foreign, target) = (TemporaryDirectory(), TemporaryDirectory(), TemporaryDirectory())
+    let events = try await makeStore(store.path)
+    _ = try await makeStore(foreign.path)
+    for name in ["store", "clean", store.names(".log")[1]] {
+      try store.remove(name)
+      try FileManager.default.copyItem(atPath: foreign.file(name), toPath: store.file(name))
+    }
+    let report = try LogStore.repair(store.path, to: target.path)
+    #expect(report.missing.count == 1 && report.findings.count >= 3)
+    let lost = report.missing[0].offsets
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events.filter { !lost.contains($0.offset) })
+  }
+
   @Test("of two copies of a segment the one that goes further counts")
   func copies() async throws {
     let (store, target) = (TemporaryDirectory(), TemporaryDirectory())

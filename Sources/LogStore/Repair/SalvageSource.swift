@@ -109,8 +109,8 @@ struct SalvageSource {
   /// A segment under a name that is not a segment's: a file system that was mended may have exchanged names.
   private func misnamedSegment(_ name: String) throws(LogStoreError) -> SegmentHeader? {
     let path = join(directory, name)
-    // An unfinished file may be a segment that never was one of the log's.
-    guard !name.hasSuffix(FileName.aside), FileName.baseOffset(name, suffix: ".log") == nil,
+    // One that is unfinished has no events, and was begun when all before it was durable.
+    guard FileName.baseOffset(name, suffix: ".log") == nil,
       try disk.kind(path) == .file,
       let bytes = try? disk.contents(path, limit: SegmentHeader.byteCount),
       let header = try? decode(bytes, of: path, SegmentHeader.init),
@@ -129,19 +129,17 @@ struct SalvageSource {
     return ids
   }
 
-  /// The file `store` says it, unless everything else says another.
+  /// What most segments say; between as many the file `store` decides, and then what most of the other files say. Not
+  /// that file first: it may be another store's, and so may a segment beside it.
   private func storeID(
     _ storeFile: StoreHeader?, _ headers: [String: SegmentHeader], _ indexIDs: [StoreID]
   ) -> StoreID? {
-    var votes: [StoreID: Int] = [:]
-    for header in headers.values { votes[header.storeID, default: 0] += 1 }
-    if votes.isEmpty {
-      if let storeFile { return storeFile.storeID }
-      if let clean { return clean.storeID }
-      for id in indexIDs { votes[id, default: 0] += 1 }
-    }
-    if let storeFile, votes.isEmpty || votes[storeFile.storeID] != nil { return storeFile.storeID }
-    return votes.max { ($0.value, $0.key.first, $0.key.second) < ($1.value, $1.key.first, $1.key.second) }?.key
+    var votes: [StoreID: (segments: Int, storeFile: Int, others: Int)] = [:]
+    for header in headers.values { votes[header.storeID, default: (0, 0, 0)].segments += 1 }
+    if let storeFile { votes[storeFile.storeID, default: (0, 0, 0)].storeFile += 1 }
+    if let clean { votes[clean.storeID, default: (0, 0, 0)].others += 1 }
+    for id in indexIDs { votes[id, default: (0, 0, 0)].others += 1 }
+    return votes.max { $0.value < $1.value }?.key
   }
 
   // MARK: - Segments
