@@ -30,7 +30,7 @@ test: test-dependencies lint
 # The same tests with the long settings: hours, not minutes.
 soak: test-dependencies
 	swift build --build-tests
-	LOGSTORE_SIMULATIONS=200000 swift test --skip-build --filter LogStoreTests
+	LOGSTORE_SIMULATIONS=200000 LOGSTORE_DAMAGES=2000 swift test --skip-build --filter LogStoreTests
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 REGISPAY_KILL_ROUNDS=10 \
 		swift test --skip-build --no-parallel --filter EndToEndTests
 

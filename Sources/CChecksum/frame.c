@@ -7,7 +7,7 @@ enum {
   RECORD_BYTES = 32,
   ID_BYTES = 16,
   KIND_EVENT = 1,
-  KIND_CURSOR_RESET = 3,
+  KIND_LOST_STREAM = 4,
   FLAG_ID = 1,
   CACHE_LINE_BYTES = 64,
   // As long as a run.
@@ -32,7 +32,7 @@ ALWAYS_INLINE int has_possible_fields(const uint8_t *record, uint64_t length) {
     return (flags <= FLAG_ID) & (name > 0) & (type > 0) & (load64(record + 16) > 0) &
            (RECORD_BYTES + flags * ID_BYTES + name + type + metadata <= length);
   }
-  return kind > KIND_EVENT && kind <= KIND_CURSOR_RESET && flags == 0 && name > 0 && type == 0 && metadata == 0 &&
+  return kind > KIND_EVENT && kind <= KIND_LOST_STREAM && flags == 0 && name > 0 && type == 0 && metadata == 0 &&
          RECORD_BYTES + name == length;
 }
 

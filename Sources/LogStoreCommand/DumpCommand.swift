@@ -9,6 +9,11 @@ struct DumpCommand: AsyncParsableCommand {
       Only reads, and prints what is durable, also while another process is writing. Tabs, newlines, carriage returns and \
       backslashes in a field are written \\t, \\n, \\r and \\\\; all other bytes of a payload as they are. In JSON, a \
       payload that is not UTF-8 is `payload_base64`.
+
+      Where events are missing, since a repair could not save them, standard error has a line `missing FIRST..LAST`. With \
+      --stream that is an error if the stream had any of them, unless --skip-missing is given. A damaged store is refused, \
+      unless --allow-damaged is given: then what is sound is printed, and each damaged place and what is missing is told on \
+      standard error.
       """)
 
   @OptionGroup var location: StoreLocation
@@ -25,15 +30,30 @@ struct DumpCommand: AsyncParsableCommand {
   @Option(help: "tsv or json, one object a line.")
   var format: RowFormat = .tsv
 
+  @Flag(help: "With --stream, leave out events of it that a repair could not save.")
+  var skipMissing = false
+
+  @Flag(help: "Print what is sound of a damaged store.")
+  var allowDamaged = false
+
+  func validate() throws {
+    if skipMissing, stream == nil { throw ValidationError("--skip-missing goes with --stream") }
+  }
+
   func run() async throws {
+    let output = Output()
+    if allowDamaged {
+      try output.add(eventsOf: DamagedLog(location.directory), from: from, stream: stream, limit: limit, as: format)
+      return try output.flush()
+    }
     let reader = try LogReader.open(location.directory)
     reportTornTail(reader.recovery.tornTail)
-    let output = Output()
     do {
       if let stream {
         try dump(stream: stream, of: reader, to: output)
       } else {
-        try output.add(eventsOf: reader, from: from, limit: limit, as: format)
+        let next = try output.add(eventsOf: reader, from: from, limit: limit, as: format)
+        reportMissing(reader.gaps, from: from, to: next)
       }
     } catch let error as LogStoreError {
       // What was sound before the damage is still printed.
@@ -50,8 +70,12 @@ struct DumpCommand: AsyncParsableCommand {
       var failure: OutputError?
       let first = version
       // In pieces, so that an output that is gone ends a long stream soon.
-      try reader.forEach(inStream: stream, from: first, limit: Int(min(left, 1000))) { event in
+      var count: UInt64 = 0
+      try reader.forEach(
+        inStream: stream, from: first, limit: Int(min(left, 1000)), skippingMissing: skipMissing
+      ) { event in
         version = event.version + 1
+        count += 1
         guard failure == nil else { return }
         do throws(OutputError) {
           try output.add { $0.append(event, as: format) }
@@ -60,19 +84,23 @@ struct DumpCommand: AsyncParsableCommand {
         }
       }
       if let failure { throw failure }
-      guard version > first else { return }
-      left -= version - first
+      guard count > 0 else { return }
+      left -= count
     }
   }
 
-  /// The first version at or after `--from`. Offsets ascend with versions, so a few single reads find it.
+  /// The first version at or after `--from`. Offsets ascend with versions, so a few single reads find it; where versions
+  /// are missing, the first one behind them counts in their place.
   private func firstVersion(of stream: String, in reader: LogReader) throws -> UInt64 {
     guard from > 0 else { return 1 }
     var low: UInt64 = 1
     var high = try reader.streamVersion(stream) + 1
     while low < high {
       let middle = low + (high - low) / 2
-      guard let event = try reader.stream(stream, from: middle, limit: 1).first else { return middle }
+      guard let event = try reader.stream(stream, from: middle, limit: 1, skippingMissing: true).first else {
+        high = middle
+        continue
+      }
       if event.offset < from { low = middle + 1 } else { high = middle }
     }
     return low

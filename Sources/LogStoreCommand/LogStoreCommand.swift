@@ -14,7 +14,7 @@ struct LogStoreCommand: AsyncParsableCommand {
       """,
     subcommands: [
       AppendCommand.self, DumpCommand.self, TailCommand.self, StatCommand.self, VerifyCommand.self, ReindexCommand.self,
-      BackupCommand.self, RestoreCommand.self,
+      BackupCommand.self, RestoreCommand.self, RepairCommand.self,
     ])
 }
 
@@ -106,7 +106,12 @@ enum Entry {
 
 /// Writes `logstore: TEXT` to standard error, as one line whatever is in the text.
 func complain(_ text: String) {
-  var line = Array("logstore: ".utf8)
+  tell("logstore: " + text)
+}
+
+/// Writes to standard error, as one line whatever is in the text.
+func tell(_ text: String) {
+  var line: [UInt8] = []
   var text = text
   text.withUTF8 { line.append(escaping: UnsafeRawBufferPointer($0), only: .lineBreaks) }
   line.append(UInt8(ascii: "\n"))

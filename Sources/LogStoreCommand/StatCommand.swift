@@ -4,17 +4,31 @@ import LogStore
 struct StatCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "stat",
-    abstract: "Print what the store holds: events, streams, segments, bytes, cursors and their lag.")
+    abstract: "Print what the store holds: events, streams, segments, bytes, cursors and their lag.",
+    discussion: """
+      Events that are missing, since a repair could not save them, are counted as such. With --allow-damaged it reads all \
+      of a damaged store and counts what is sound.
+      """)
 
   @OptionGroup var location: StoreLocation
 
   @Flag(help: "Print one JSON object.")
   var json = false
 
+  @Flag(help: "Count what is sound of a damaged store.")
+  var allowDamaged = false
+
   func run() async throws {
-    let reader = try LogReader.open(location.directory)
-    reportTornTail(reader.recovery.tornTail)
-    let statistics = try reader.statistics()
+    let statistics: StoreStatistics
+    if allowDamaged {
+      let counted = try DamagedLog(location.directory).statistics()
+      reportDamage(counted.report)
+      statistics = counted.statistics
+    } else {
+      let reader = try LogReader.open(location.directory)
+      reportTornTail(reader.recovery.tornTail)
+      statistics = try reader.statistics()
+    }
     let output = Output()
     try output.add { bytes in
       if json {
@@ -29,7 +43,7 @@ struct StatCommand: AsyncParsableCommand {
 
 extension [UInt8] {
   fileprivate mutating func append(table statistics: StoreStatistics) {
-    let rows: [(String, UInt64)] = [
+    var rows: [(String, UInt64)] = [
       ("events", statistics.events),
       ("streams", statistics.streams),
       ("end offset", statistics.endOffset),
@@ -38,6 +52,10 @@ extension [UInt8] {
       ("index bytes", statistics.indexBytes),
       ("cursors", UInt64(statistics.cursors.count)),
     ]
+    if !statistics.gaps.isEmpty {
+      rows.insert(("missing", statistics.missingEvents), at: 1)
+      rows.insert(("gaps", UInt64(statistics.gaps.count)), at: 2)
+    }
     for (name, value) in rows {
       append(contentsOf: name.utf8)
       append(contentsOf: repeatElement(UInt8(ascii: " "), count: 12 - name.utf8.count))
@@ -55,6 +73,7 @@ extension [UInt8] {
     append(
       contentsOf: """
         {"events":\(statistics.events),"streams":\(statistics.streams),"end_offset":\(statistics.endOffset),\
+        "missing_events":\(statistics.missingEvents),"gaps":\(statistics.gaps.count),\
         "segments":\(statistics.segments),"log_bytes":\(statistics.logBytes),"index_bytes":\(statistics.indexBytes),\
         "cursors":[
         """.utf8)

@@ -9,7 +9,11 @@ struct TailCommand: AsyncParsableCommand {
       Prints an event as soon as it is durable, whichever process appends it. With --cursor it begins at that durable \
       cursor and moves it past events once they were written out; an event may be printed again after a crash, none is \
       left out. The cursor is kept in the store, so this opens the store for writing and fails while another process \
-      writes to it. --from then says where a new cursor begins.
+      writes to it. --from then says where a new cursor begins. Where events are missing, since a repair could not save \
+      them, standard error has a line `missing FIRST..LAST`.
+
+      With --allow-damaged it begins with what is sound of a damaged store, tells of the rest on standard error, and goes \
+      on behind it, if the end of the log is sound; otherwise it ends with an error there.
       """)
 
   @OptionGroup var location: StoreLocation
@@ -22,6 +26,15 @@ struct TailCommand: AsyncParsableCommand {
 
   @Option(help: "tsv or json, one object a line.")
   var format: RowFormat = .tsv
+
+  @Flag(help: "Begin with what is sound of a damaged store; not with --cursor.")
+  var allowDamaged = false
+
+  func validate() throws {
+    if allowDamaged, cursor != nil {
+      throw ValidationError("--cursor writes to the store, so not with --allow-damaged")
+    }
+  }
 
   enum Start: ExpressibleByArgument {
     case offset(UInt64)
@@ -56,9 +69,13 @@ struct TailCommand: AsyncParsableCommand {
 
   private func follow() async throws {
     guard let cursor else {
+      var start = from
+      if allowDamaged, case .offset(let offset) = from {
+        start = .offset(try Output().add(eventsOf: DamagedLog(location.directory), from: offset, as: format))
+      }
       let reader = try LogReader.open(location.directory)
       reportTornTail(reader.recovery.tornTail)
-      try await follow(reader, from: from.offset(in: reader), limit: .max) { _ in }
+      try await follow(reader, from: start.offset(in: reader), limit: .max) { _ in }
       reader.close()
       return
     }
@@ -85,8 +102,10 @@ struct TailCommand: AsyncParsableCommand {
     let output = Output()
     var next = start
     while try await reader.waitForEvents(at: next) {
+      let first = next
       next = try output.add(eventsOf: reader, from: next, limit: limit, as: format)
       try output.flush()
+      reportMissing(reader.gaps, from: first, to: next)
       try await printed(next)
       if Task.isCancelled { return }
     }

@@ -7,7 +7,7 @@ struct VerifyCommand: AsyncParsableCommand {
     abstract: "Read and check every byte of the store.",
     discussion: """
       Changes nothing. Prints a summary and exits with 0 when all is sound; otherwise prints one line for each finding, \
-      `damaged FILE @BYTE: reason`, and exits with 1. A last write that a crash cut short is no finding.
+      `damaged FILE @BYTE: reason`, and exits with 1. A last write that a crash cut short is no finding, and neither is a gap that a repair has left.
       """)
 
   @OptionGroup var location: StoreLocation
@@ -22,6 +22,7 @@ struct VerifyCommand: AsyncParsableCommand {
       let report = try LogStore.verify(location.directory) { progress.show($0, of: $1) }
       found.findings = report.findings
       found.tornTail = report.tornTail
+      found.gaps = report.gaps
       found.events = report.events
       found.segments = UInt64(report.segments)
       found.bytes = report.bytes
@@ -43,7 +44,9 @@ struct VerifyCommand: AsyncParsableCommand {
     if !found.findings.isEmpty {
       let count = found.findings.count == 1 ? "1 place is" : "\(found.findings.count) places are"
       throw CommandFailure(
-        message: "\(count) damaged in \(location.directory); nothing was changed, restore the files from a copy")
+        message:
+          "\(count) damaged in \(location.directory); nothing was changed, restore a backup, or save what is sound with `logstore repair`"
+      )
     }
   }
 }
@@ -51,6 +54,7 @@ struct VerifyCommand: AsyncParsableCommand {
 private struct Found {
   var findings: [Damage] = []
   var tornTail: Damage?
+  var gaps: [Range<UInt64>] = []
   var events: UInt64 = 0
   var segments: UInt64 = 0
   var bytes: UInt64 = 0
@@ -59,7 +63,9 @@ private struct Found {
 extension [UInt8] {
   fileprivate mutating func append(lines found: Found) {
     if found.findings.isEmpty {
-      let summary = "sound: \(found.events) events in \(found.segments) segments, \(found.bytes) bytes read\n"
+      let missing = found.gaps.reduce(0) { $0 + UInt64($1.count) }
+      let note = found.gaps.isEmpty ? "" : ", \(missing) missing in \(found.gaps.count) gaps"
+      let summary = "sound: \(found.events) events in \(found.segments) segments\(note), \(found.bytes) bytes read\n"
       append(contentsOf: summary.utf8)
     }
     for finding in found.findings {
@@ -73,6 +79,7 @@ extension [UInt8] {
     append(
       contentsOf: """
         {"sound":\(found.findings.isEmpty),"events":\(found.events),"segments":\(found.segments),\
+        "missing_events":\(found.gaps.reduce(0) { $0 + UInt64($1.count) }),"gaps":\(found.gaps.count),\
         "bytes":\(found.bytes),"findings":[
         """.utf8)
     for (index, finding) in found.findings.enumerated() {
@@ -85,13 +92,5 @@ extension [UInt8] {
       append(json: tornTail)
     }
     append(contentsOf: "}\n".utf8)
-  }
-
-  private mutating func append(json damage: Damage) {
-    append(contentsOf: #"{"file":"#.utf8)
-    append(jsonString: damage.file)
-    append(contentsOf: #","byte":\#(damage.position),"reason":"#.utf8)
-    append(jsonString: damage.reason)
-    append(UInt8(ascii: "}"))
   }
 }

@@ -28,6 +28,12 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("The size of a new segment file of the logs.", valueName: "bytes"))
   var segmentBytes: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "How fast the logs' files are read again in the background, to find damage; 0 turns that off.",
+      valueName: "bytes/second"))
+  var scrubRate: UInt64 = 8 << 20
+
   @Option(help: "How much to log: trace, debug, info, notice, warning, error or critical.")
   var logLevel = Logger.Level.info
 
@@ -54,6 +60,7 @@ struct Serve: AsyncParsableCommand {
     options.port = Int(port)
     options.segmentBytes = segmentBytes ?? options.segmentBytes
     options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
+    options.scrubBytesPerSecond = scrubRate
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
     do throws(ServerError) {

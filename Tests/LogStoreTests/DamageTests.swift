@@ -308,8 +308,11 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     try await makeStore(events: 5, closed: true)
     for name in ["store", "clean", "00000000000000000000.log"] {
       let sound = try content(directory.file(name))
-      try edit(directory.file(name)) { $0[8] = 2 }
-      await expectThrows({ $0 == .unsupportedFormat(file: directory.file(name), version: 2, supported: 1) }) {
+      // Segments behind gaps have version 2.
+      let known: UInt32 = name.hasSuffix(".log") ? 2 : 1
+      try edit(directory.file(name)) { $0[8] = UInt8(known + 1) }
+      await expectThrows({ $0 == .unsupportedFormat(file: directory.file(name), version: known + 1, supported: known) })
+      {
         () async throws(LogStoreError) in try LogStore.open(directory.path)
       }
       try edit(directory.file(name)) { $0 = sound }

@@ -25,18 +25,10 @@ struct BackupRun {
   /// Such a backup would be lost together with the store, and its files are not the store's.
   private func refuseInsideStore(_ path: String) throws(LogStoreError) {
     let store = try disk.canonicalPath(directory)
-    let target = try resolved(path)
+    let target = try disk.resolved(path)
     if target == store || target.hasPrefix(store == "/" ? store : store + "/") {
       throw .backupRefused(path: path, reason: "this is inside the store that is to be backed up; name a place outside")
     }
-  }
-
-  /// As `canonicalPath`, also for what is not there yet.
-  private func resolved(_ path: String) throws(LogStoreError) -> String {
-    if try disk.kind(path) != nil { return try disk.canonicalPath(path) }
-    let above = parent(of: path)
-    let name = path.split(separator: "/").last.map(String.init) ?? ""
-    return join(above == path ? above : try resolved(above), name)
   }
 
   private func writeFile(_ path: String, _ image: LogImage) throws(LogStoreError) -> BackupReport {

@@ -16,7 +16,7 @@ struct BackupStreamWriter {
     try stream.write(BackupStreamHeader(store: image.store).encoded())
     for base in image.bases {
       let (segment, part) = try image.read(base)
-      try stream.write(BackupPartHeader(part: part).encoded())
+      try stream.write(BackupPartHeader(part: part, isBehindGap: part.isBehindGap(after: parts.last)).encoded())
       try segment.bytes.part(0, Int(part.contentByteCount)).forEachPiece { (piece, _) throws(LogStoreError) in
         try stream.write(piece)
       }
@@ -63,11 +63,11 @@ struct BackupStreamReader {
     guard bytes.count == BackupPartHeader.byteCount else { throw cut }
     if bytes.starts(with: Array("\(BackupPartHeader.magic)".utf8)) {
       let path = stream.path
-      let part = try inBackup(at: start) { () throws(LogStoreError) in
+      let header = try inBackup(at: start) { () throws(LogStoreError) in
         try decode(bytes, of: path, BackupPartHeader.init)
-      }.part
-      guard part.baseOffset == parts.last?.endOffset ?? 0, parts.last.map({ $0.baseOffset < $0.endOffset }) ?? true
-      else {
+      }
+      let part = header.part
+      guard part.continues(parts.last, orGap: header.isBehindGap) else {
         throw damage(start, "a segment that does not continue the one before it")
       }
       parts.append(part)

@@ -42,7 +42,7 @@ struct LogImage {
     let finish = try finish(of: baseOffset)
     var walk = Walk(segment)
     let goal: Walk.End =
-      if let finish { .successor(baseOffset: finish.offset, chain: finish.chain) } else { .position(end.position) }
+      if let finish { .successor(endOffset: finish.offset, chain: finish.chain) } else { .position(end.position) }
     if let fault = walk.go(to: goal, in: segment, adding: OpenIndex(segment)) { throw segment.damage(fault) }
     let content = segment.bytes.part(0, walk.next.position)
     return (

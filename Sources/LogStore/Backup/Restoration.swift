@@ -12,88 +12,37 @@ struct Restoration {
     var sourcePosition: UInt64
   }
 
-  private static let asideSuffix = ".restoring"
-  /// Locked by whoever makes the store. The name is one that a writer removes, should the end of a restoration not come to it.
-  private static let lockName = "restore" + FileName.aside
-
   let until: UInt64?
   let disk: any Disk
   let progress: Progress?
-  private let directory: String
-  private let aside: String
+  private let place: AsideStore
+  private var directory: String { place.directory }
+  private var aside: String { place.path }
   private var made: [Made] = []
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 16)
 
   static func run(
     from location: BackupLocation, to directory: String, until: UInt64?, disk: any Disk, progress: Progress?
   ) throws(LogStoreError) -> RestoreReport {
-    // The links are followed now: a rename would replace one.
-    let isThere = try disk.kind(directory) != nil
-    var restoration = Restoration(
-      until: until, disk: disk, progress: progress,
-      directory: isThere ? try disk.canonicalPath(directory) : directory.withoutTrailingSlashes)
+    let place = try AsideStore(directory, doing: .restoring, disk: disk)
+    var restoration = Restoration(until: until, disk: disk, progress: progress, place: place)
     defer { restoration.buffer.deallocate() }
-    let lock = try restoration.begin()
+    let lock = try place.begin()
     defer { lock.release() }
     do throws(LogStoreError) {
       return try restoration.restore(from: location)
     } catch {
       // The space is wanted back; the first error is the one to tell.
-      try? restoration.removeAside()
+      try? place.remove()
       throw error
     }
   }
 
-  private init(until: UInt64?, disk: any Disk, progress: Progress?, directory: String) {
+  private init(until: UInt64?, disk: any Disk, progress: Progress?, place: AsideStore) {
     self.until = until
     self.disk = disk
     self.progress = progress
-    self.directory = directory
-    aside = directory + Self.asideSuffix
-  }
-
-  // MARK: - The directory aside
-
-  private func begin() throws(LogStoreError) -> any FileLock {
-    switch try disk.kind(directory) {
-    case nil:
-      let above = parent(of: directory)
-      if try disk.kind(above) == nil { try disk.makeDirectories(above) }
-    case .directory:
-      if let name = try disk.list(directory).first {
-        throw .backupRefused(
-          path: directory, reason: "the directory holds \(name); name one that is empty or not there yet")
-      }
-    case .file, .other: throw .backupRefused(path: directory, reason: "this is no directory; name another")
-    }
-    switch try disk.kind(aside) {
-    case nil: _ = try disk.makeDirectory(aside)
-    case .directory: break
-    case .file, .other:
-      throw .backupRefused(path: aside, reason: "this name is needed for the unfinished store; remove what is there")
-    }
-    guard let lock = try disk.lock(join(aside, Self.lockName), exclusive: true) else {
-      throw .backupRefused(path: directory, reason: "it is being restored already; wait for the end of that")
-    }
-    // What a killed run left.
-    for name in try disk.list(aside) where name != Self.lockName {
-      guard Self.isKnown(name) else {
-        throw .backupRefused(
-          path: aside, reason: "the directory is needed for the unfinished store, but holds \(name); move it away")
-      }
-      try disk.remove(join(aside, name))
-    }
-    return lock
-  }
-
-  private static func isKnown(_ name: String) -> Bool {
-    name == FileName.store || name == FileName.clean || name.hasSuffix(FileName.aside)
-      || FileName.baseOffset(name, suffix: ".log") != nil
-  }
-
-  private func removeAside() throws(LogStoreError) {
-    for name in try disk.list(aside) where Self.isKnown(name) { try disk.remove(join(aside, name)) }
-    try disk.removeDirectory(aside)
+    self.place = place
   }
 
   // MARK: - Reading the backup
@@ -118,7 +67,7 @@ struct Restoration {
     }
     let end = try finish(manifest)
     try verify(end, name: name)
-    try appear()
+    try place.appear()
     return RestoreReport(
       endOffset: end.endOffset, segments: made.count, bytes: made.reduce(0) { $0 + $1.part.contentByteCount })
   }
@@ -283,9 +232,12 @@ struct Restoration {
       }
       throw inSource(of: source, damage)
     }
-    guard report.events == end.endOffset, report.segments == made.count else {
+    let expected = made.dropLast().reduce(end.endOffset - end.baseOffset) {
+      $0 + $1.part.endOffset - $1.part.baseOffset
+    }
+    guard report.events == expected, report.segments == made.count else {
       throw .backupDamaged(
-        Damage(file: name, position: 0, reason: "\(report.events) events were restored, expected \(end.endOffset)"))
+        Damage(file: name, position: 0, reason: "\(report.events) events were restored, expected \(expected)"))
     }
   }
 
@@ -293,27 +245,5 @@ struct Restoration {
   private func inSource(of segment: Made, _ damage: Damage) -> LogStoreError {
     .backupDamaged(
       Damage(file: segment.source, position: segment.sourcePosition + damage.position, reason: damage.reason))
-  }
-
-  /// Gives the directory its name, in one step.
-  private func appear() throws(LogStoreError) {
-    try disk.syncDirectory(aside)
-    do throws(LogStoreError) {
-      try disk.rename(aside, to: directory)
-    } catch .inputOutput(_, _, EBUSY) {
-      throw .backupRefused(path: directory, reason: "this is a mount point; name a new directory in it")
-    }
-    // Only now: while the file was aside its lock kept others from that directory.
-    try disk.remove(join(directory, Self.lockName))
-    try disk.syncDirectory(directory)
-    try disk.syncDirectory(parent(of: directory))
-  }
-}
-
-extension String {
-  fileprivate var withoutTrailingSlashes: String {
-    var path = self[...]
-    while path.count > 1, path.last == "/" { path.removeLast() }
-    return String(path)
   }
 }

@@ -225,7 +225,10 @@ struct LogWriter: ~Copyable {
   mutating func beginSegment(for needed: Int) throws(BeginFailure) {
     precondition(isFrameEmpty && isSynced)
     let old = index.segment
-    buildSnapshot(base: next.offset)
+    // A segment without an event would have its successor's name. It holds nothing that the successor's snapshot doesn't,
+    // so it is replaced by it, in its place behind the segment before.
+    let replaces = next.offset == old.baseOffset
+    buildSnapshot(base: next.offset, replaced: replaces ? old : nil)
     let frameBytes = buffer.count.roundedUp(to: 8)
     let made: SegmentMaker.Made
     do throws(LogStoreError) {
@@ -235,14 +238,11 @@ struct LogWriter: ~Copyable {
       reset()
       throw .unchanged(error)
     }
-    // A segment without an event would have its successor's name. It holds nothing that the successor's snapshot doesn't,
-    // so it is replaced by it, in its place behind the segment before.
-    let replaces = next.offset == old.baseOffset
     let header = SegmentHeader(
       storeID: segments.storeID, baseOffset: next.offset,
       previousBaseOffset: replaces ? old.header.previousBaseOffset : old.baseOffset,
       fileByteCount: UInt64(made.byteCount), createdMicroseconds: disk.now(),
-      chain: replaces ? old.header.chain : next.chain)
+      chain: replaces ? old.header.chain : next.chain, gapStart: replaces ? old.header.gapStart : nil)
     let opened: (index: OpenIndex, oldEnd: FrameExpectation)
     do throws(LogStoreError) {
       opened = try finishSegment(header, made)
@@ -257,18 +257,24 @@ struct LogWriter: ~Copyable {
     index = opened.index
   }
 
-  private mutating func buildSnapshot(base: UInt64) {
+  private mutating func buildSnapshot(base: UInt64, replaced: Segment?) {
     reset()
     let place = Place(storeID: segments.storeID, baseOffset: base)
     for (name, position) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
-      let bytes = EncodedAppend.cursorRecord(name: name)
-      let start = bytes.withUnsafeBytes { buffer.append($0) }
-      let record = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...])
-      let at = SegmentHeader.byteCount + start
-      Record.place(record, at: at, framePosition: SegmentHeader.byteCount, version: position, relativeOffset: 0)
-      place.finish(record, count: 1, at: at, body: &bodyChecksum)
-      recordCount += 1
+      addToSnapshot(EncodedAppend.cursorRecord(name: name), version: position, place)
     }
+    guard let replaced, replaced.header.gapStart != nil else { return }
+    // What is known of the gap before the segment stays.
+    for stream in replaced.lostStreams { addToSnapshot(stream.encoded(), version: stream.lastVersion, place) }
+  }
+
+  private mutating func addToSnapshot(_ bytes: [UInt8], version: UInt64, _ place: Place) {
+    let start = bytes.withUnsafeBytes { buffer.append($0) }
+    let record = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...])
+    let at = SegmentHeader.byteCount + start
+    Record.place(record, at: at, framePosition: SegmentHeader.byteCount, version: version, relativeOffset: 0)
+    place.finish(record, count: 1, at: at, body: &bodyChecksum)
+    recordCount += 1
   }
 
   private mutating func finishSegment(

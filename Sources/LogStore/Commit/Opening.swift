@@ -41,6 +41,7 @@ struct Opening {
       catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
       mayBeShort: catalog.clean == nil)
     let found = try FoundTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
+    let gaps = try Gaps(catalog, disk: disk)
 
     // Everything is sound; from here on files are changed.
     let tail = try TailFile(directory: directory, disk: disk)
@@ -60,7 +61,7 @@ struct Opening {
     let durable = Durable(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
-        open: open),
+        gaps: gaps, open: open),
       end: found.end, cursors: found.walk.cursors)
     return Opened(
       lock: lock, disk: disk, durable: durable, file: file, end: found.walk.next, tail: tail,

@@ -63,6 +63,10 @@ protocol File: AnyObject, Sendable {
   /// Maps the first bytes of the file for reading. The file must have them (see ``byteCount()``): touching a mapping
   /// behind the end of its file ends the process.
   func map(byteCount: Int) throws(LogStoreError) -> Mapping
+  /// Whether some of a part of the file is in memory.
+  func isCached(at position: UInt64, byteCount: Int) -> Bool
+  /// Lets the kernel forget a part of the file that nobody has mapped. Promises nothing.
+  func dropFromCache(at position: UInt64, byteCount: UInt64)
 }
 
 /// A held lock; released with the last reference at the latest.
@@ -177,6 +181,14 @@ extension Disk {
     }
   }
 
+  /// As ``canonicalPath(_:)``, also for what is not there yet.
+  func resolved(_ path: String) throws(LogStoreError) -> String {
+    if try kind(path) != nil { return try canonicalPath(path) }
+    let above = parent(of: path)
+    let name = path.split(separator: "/").last.map(String.init) ?? ""
+    return join(above == path ? above : try resolved(above), name)
+  }
+
   /// Makes a file appear under its name with all of its bytes, or not at all.
   func replace(_ path: String, with bytes: [UInt8]) throws(LogStoreError) {
     let aside = path + ".tmp"
@@ -200,6 +212,10 @@ extension Disk {
 }
 
 extension File {
+  // For disks without a cache.
+  func isCached(at position: UInt64, byteCount: Int) -> Bool { true }
+  func dropFromCache(at position: UInt64, byteCount: UInt64) {}
+
   func write(_ bytes: [UInt8], at position: UInt64 = 0) throws(LogStoreError) {
     // A closure of `withUnsafeBytes` can't throw a typed error of ours before it is one, hence the result.
     let result = bytes.withUnsafeBytes { buffer in

@@ -268,6 +268,24 @@ private final class RealFile: File {
   }
 }
 
+extension RealFile {
+  func isCached(at position: UInt64, byteCount: Int) -> Bool {
+    guard byteCount > 0, let size = try? self.byteCount(), position < size else { return true }
+    let count = min(byteCount, Int(size - position))
+    let memory = mmap(nil, count, PROT_READ, MAP_SHARED, descriptor.number, off_t(position))
+    guard let memory, memory != MAP_FAILED else { return true }
+    defer { munmap(memory, count) }
+    var pages = [UInt8](repeating: 0, count: (count + 4095) / 4096)
+    // Nothing of it is touched.
+    guard mincore(memory, count, &pages) == 0 else { return true }
+    return pages.contains { $0 & 1 != 0 }
+  }
+
+  func dropFromCache(at position: UInt64, byteCount: UInt64) {
+    _ = posix_fadvise(descriptor.number, off_t(position), off_t(byteCount), POSIX_FADV_DONTNEED)
+  }
+}
+
 private final class RealLock: FileLock {
   let descriptor: Descriptor
   let path: String

@@ -35,6 +35,16 @@ struct BackupPart: Equatable, Sendable {
     else { throw .fault(Fault(position: position, reason: "a segment that is not possible")) }
   }
 
+  /// Whether there is a gap between another part and this one.
+  func isBehindGap(after part: BackupPart?) -> Bool { part.map { baseOffset > $0.endOffset } ?? false }
+
+  /// Whether it may follow on from another part, nil for none.
+  func continues(_ part: BackupPart?, orGap: Bool) -> Bool {
+    guard let part else { return baseOffset == 0 }
+    if isBehindGap(after: part) { return orGap }
+    return baseOffset == part.endOffset && part.baseOffset < part.endOffset
+  }
+
   fileprivate func encode(to bytes: UnsafeMutableRawBufferPointer, at position: Int) {
     bytes.set(baseOffset, at: position)
     bytes.set(endOffset, at: position + 8)
@@ -56,7 +66,8 @@ struct BackupManifest: Equatable, Sendable {
   /// The offset after the last event.
   var endOffset: UInt64
   var createdMicroseconds: UInt64
-  /// In order, without gaps, the first with base offset 0; never empty.
+  /// In order, the first with base offset 0; never empty. Where one does not begin with the end of the one before, the log
+  /// has a gap.
   var parts: [BackupPart]
 
   init(store: StoreHeader, endOffset: UInt64, createdMicroseconds: UInt64, parts: [BackupPart]) {
@@ -73,7 +84,8 @@ struct BackupManifest: Equatable, Sendable {
   }
 
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
-    try checkEnvelope(bytes, magic: Self.magic, byteCount: max(bytes.count, Self.headByteCount + 4))
+    let version = try checkEnvelope(
+      bytes, magic: Self.magic, byteCount: max(bytes.count, Self.headByteCount + 4), upTo: gapFormatVersion)
     guard Self.byteCount(of: bytes) == bytes.count else {
       throw .fault(Fault(position: 12, reason: "another number of segments than its length allows"))
     }
@@ -83,22 +95,24 @@ struct BackupManifest: Equatable, Sendable {
     endOffset = bytes.integer(at: 40)
     createdMicroseconds = bytes.integer(at: 48)
     parts = []
-    var next: UInt64 = 0
     for position in stride(from: Self.headByteCount, to: bytes.count - 4, by: BackupPart.byteCount) {
       let part = try BackupPart(bytes, at: position)
-      guard part.baseOffset == next, parts.last.map({ $0.baseOffset < $0.endOffset }) ?? true else {
+      guard part.continues(parts.last, orGap: version == gapFormatVersion) else {
         throw .fault(Fault(position: position, reason: "a segment that does not continue the one before it"))
       }
-      next = part.endOffset
       parts.append(part)
     }
-    guard !parts.isEmpty, next == endOffset else {
+    guard parts.last?.endOffset == endOffset else {
       throw .fault(Fault(position: 40, reason: "the segments do not end with offset \(endOffset)"))
     }
   }
 
   func encoded() -> [UInt8] {
-    envelope(Self.magic, byteCount: Self.headByteCount + parts.count * BackupPart.byteCount + 4) { bytes in
+    let hasGap = zip(parts, parts.dropFirst()).contains { $1.isBehindGap(after: $0) }
+    return envelope(
+      Self.magic, byteCount: Self.headByteCount + parts.count * BackupPart.byteCount + 4,
+      version: hasGap ? gapFormatVersion : formatVersion
+    ) { bytes in
       bytes.set(UInt32(parts.count), at: 12)
       bytes.set(store.storeID.first, at: 16)
       bytes.set(store.storeID.second, at: 24)
@@ -146,18 +160,24 @@ struct BackupPartHeader: Equatable, Sendable {
   static let byteCount = BackupManifest.headByteCount
 
   var part: BackupPart
+  /// The part does not begin where the one before ends.
+  var isBehindGap: Bool
 
-  init(part: BackupPart) {
+  init(part: BackupPart, isBehindGap: Bool) {
     self.part = part
+    self.isBehindGap = isBehindGap
   }
 
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
-    try checkEnvelope(bytes, magic: Self.magic, byteCount: Self.byteCount)
+    let version = try checkEnvelope(bytes, magic: Self.magic, byteCount: Self.byteCount, upTo: gapFormatVersion)
     part = try BackupPart(bytes, at: 16)
+    isBehindGap = version == gapFormatVersion
   }
 
   func encoded() -> [UInt8] {
-    envelope(Self.magic, byteCount: Self.byteCount) { part.encode(to: $0, at: 16) }
+    envelope(Self.magic, byteCount: Self.byteCount, version: isBehindGap ? gapFormatVersion : formatVersion) {
+      part.encode(to: $0, at: 16)
+    }
   }
 }
 

@@ -1,7 +1,10 @@
 // The small fixed files and headers of docs/FORMAT.md: bytes ↔ values, no I/O.
 
-/// The version of the format that this program writes, and the only one it reads.
+/// The version of the format that this program writes. It reads no other, but for what tells of a gap.
 let formatVersion: UInt32 = 1
+/// The version of what a program that knows nothing of gaps would misread: the header of a segment behind a gap, and the
+/// manifest of a backup with one.
+let gapFormatVersion: UInt32 = 2
 
 /// Why bytes are not what they should be, and where in their file.
 struct Fault: Error, Equatable {
@@ -11,11 +14,14 @@ struct Fault: Error, Equatable {
 
 enum HeaderFault: Error, Equatable {
   case fault(Fault)
-  case newerVersion(UInt32)
+  case newerVersion(UInt32, supported: UInt32)
 }
 
-/// Checks what all files begin with, and the checksum they end with.
-func checkEnvelope(_ bytes: UnsafeRawBufferPointer, magic: StaticString, byteCount: Int) throws(HeaderFault) {
+/// Checks what all files begin with, and the checksum they end with. Gives back the version.
+@discardableResult
+func checkEnvelope(
+  _ bytes: UnsafeRawBufferPointer, magic: StaticString, byteCount: Int, upTo supported: UInt32 = formatVersion
+) throws(HeaderFault) -> UInt32 {
   guard bytes.count >= byteCount else {
     throw .fault(Fault(position: bytes.count, reason: "the file ends before its \(byteCount) bytes of header"))
   }
@@ -24,20 +30,24 @@ func checkEnvelope(_ bytes: UnsafeRawBufferPointer, magic: StaticString, byteCou
   }
   let version: UInt32 = bytes.integer(at: 8)
   // Before the checksum: a newer version may place that elsewhere.
-  if version > formatVersion { throw .newerVersion(version) }
+  if version > supported { throw .newerVersion(version, supported: supported) }
   guard bytes.integer(at: byteCount - 4, as: UInt32.self) == checksum(bytes.part(0, byteCount - 4)) else {
     throw .fault(Fault(position: byteCount - 4, reason: "the header's checksum does not match its bytes"))
   }
-  guard version == formatVersion else {
+  guard version >= formatVersion else {
     throw .fault(Fault(position: 8, reason: "format version \(version) was never used"))
   }
+  return version
 }
 
-func envelope(_ magic: StaticString, byteCount: Int, _ fill: (UnsafeMutableRawBufferPointer) -> Void) -> [UInt8] {
+func envelope(
+  _ magic: StaticString, byteCount: Int, version: UInt32 = formatVersion,
+  _ fill: (UnsafeMutableRawBufferPointer) -> Void
+) -> [UInt8] {
   var bytes = [UInt8](repeating: 0, count: byteCount)
   bytes.withUnsafeMutableBytes { buffer in
     magic.withUTF8Buffer { buffer.copyBytes(from: $0) }
-    buffer.set(formatVersion, at: 8)
+    buffer.set(version, at: 8)
     fill(buffer)
     buffer.set(checksum(UnsafeRawBufferPointer(buffer).part(0, byteCount - 4)), at: byteCount - 4)
   }
@@ -84,10 +94,17 @@ struct SegmentHeader: Equatable, Sendable {
   var createdMicroseconds: UInt64
   /// The header checksum of the last frame of the segment before.
   var chain: UInt32
+  /// Where the segment before ends, if that is not the base offset: the offsets between are a gap.
+  var gapStart: UInt64?
+
+  /// The offset that the segment before ends with.
+  var previousEndOffset: UInt64 { gapStart ?? baseOffset }
+  /// The offsets between the segment before and this one; their events could not be saved from damage.
+  var gap: Range<UInt64>? { gapStart.map { $0..<baseOffset } }
 
   init(
     storeID: StoreID, baseOffset: UInt64, previousBaseOffset: UInt64, fileByteCount: UInt64,
-    createdMicroseconds: UInt64, chain: UInt32
+    createdMicroseconds: UInt64, chain: UInt32, gapStart: UInt64? = nil
   ) {
     self.storeID = storeID
     self.baseOffset = baseOffset
@@ -95,10 +112,12 @@ struct SegmentHeader: Equatable, Sendable {
     self.fileByteCount = fileByteCount
     self.createdMicroseconds = createdMicroseconds
     self.chain = chain
+    self.gapStart = gapStart
   }
 
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
-    try checkEnvelope(bytes, magic: "LSSEGMNT", byteCount: Self.byteCount)
+    let version = try checkEnvelope(
+      bytes, magic: "LSSEGMNT", byteCount: Self.byteCount, upTo: gapFormatVersion)
     guard bytes.integer(at: 12, as: UInt32.self) == UInt32(Self.byteCount) else {
       throw .fault(Fault(position: 12, reason: "the header length is not \(Self.byteCount)"))
     }
@@ -111,10 +130,18 @@ struct SegmentHeader: Equatable, Sendable {
     guard fileByteCount % 4096 == 0, fileByteCount > 4096, fileByteCount <= UInt64(UInt32.max) else {
       throw .fault(Fault(position: 48, reason: "a segment of \(fileByteCount) bytes is not possible"))
     }
+    guard version == gapFormatVersion else { return }
+    let start: UInt64 = bytes.integer(at: 72)
+    guard start < baseOffset, previousBaseOffset <= start else {
+      throw .fault(Fault(position: 72, reason: "a gap from offset \(start) to \(baseOffset) is not possible"))
+    }
+    gapStart = start
   }
 
   func encoded() -> [UInt8] {
-    envelope("LSSEGMNT", byteCount: Self.byteCount) { bytes in
+    envelope(
+      "LSSEGMNT", byteCount: Self.byteCount, version: gapStart == nil ? formatVersion : gapFormatVersion
+    ) { bytes in
       bytes.set(UInt32(Self.byteCount), at: 12)
       bytes.set(storeID.first, at: 16)
       bytes.set(storeID.second, at: 24)
@@ -123,6 +150,7 @@ struct SegmentHeader: Equatable, Sendable {
       bytes.set(fileByteCount, at: 48)
       bytes.set(createdMicroseconds, at: 56)
       bytes.set(chain, at: 64)
+      if let gapStart { bytes.set(gapStart, at: 72) }
     }
   }
 }

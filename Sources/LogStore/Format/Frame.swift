@@ -94,6 +94,8 @@ enum RecordKind: UInt8, Sendable {
   case event = 1
   case cursor = 2
   case cursorReset = 3
+  /// What is known of a stream that lost its last events in the gap before the segment: see ``LostStream``.
+  case lostStream = 4
 }
 
 /// The fixed part of a record and where its other parts are. Holds no memory: positions are relative to the segment.
@@ -146,7 +148,7 @@ struct Record: Sendable {
     self.position = position
     checksum = bytes.integer(at: position)
     byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
-    // Proof: it was found to be one of the three, or written from one of them.
+    // Proof: it was found to be one of the four, or written from one of them.
     kind = RecordKind(rawValue: bytes[position + 8])!
     hasID = bytes[position + 9] & Self.idFlag != 0
     nameLength = Int(bytes[position + 10])

@@ -58,11 +58,20 @@ enum IndexEncoding {
   private static func addFrames(
     _ frames: [(relativeOffset: UInt32, position: UInt32)], to writer: inout IndexWriter
   ) throws(IndexFailure) {
-    var last: UInt32?
-    for frame in frames {
-      if let last, frame.position - last < UInt32(IndexLayout.frameStrideByteCount) { continue }
+    for frame in listed(frames) {
       try writer.add(key: UInt64(frame.relativeOffset), address: UInt64(frame.position))
+    }
+  }
+
+  /// Those of a segment's frames with events that its index lists.
+  static func listed(
+    _ frames: [(relativeOffset: UInt32, position: UInt32)]
+  ) -> [(relativeOffset: UInt32, position: UInt32)] {
+    var last: UInt32?
+    return frames.filter { frame in
+      if let last, frame.position - last < UInt32(IndexLayout.frameStrideByteCount) { return false }
       last = frame.position
+      return true
     }
   }
 

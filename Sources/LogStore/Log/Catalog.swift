@@ -18,7 +18,7 @@ struct Catalog: Sendable {
   static func readStore(_ directory: String, disk: any Disk) throws(LogStoreError) -> StoreHeader {
     guard try disk.exists(directory) else { throw .notAStore(directory: directory) }
     let path = join(directory, FileName.store)
-    guard let bytes = try disk.contents(path, limit: StoreHeader.byteCount) else {
+    guard let bytes = try wholeFile(path, byteCount: StoreHeader.byteCount, disk: disk) else {
       guard try disk.list(directory).contains(where: { FileName.baseOffset($0, suffix: ".log") != nil }) else {
         throw .notAStore(directory: directory)
       }
@@ -55,6 +55,10 @@ struct Catalog: Sendable {
             file: path, position: byteCount,
             reason: "the file ends here, its header says after \(header.fileByteCount) bytes"))
       }
+      if let gap = header.gap, index == 0 || gap.lowerBound < expectedPrevious {
+        throw .damaged(
+          Damage(file: path, position: 72, reason: "a gap from offset \(gap.lowerBound) on, inside another segment"))
+      }
       expectedPrevious = base
       segments.append(header)
     }
@@ -74,7 +78,7 @@ struct Catalog: Sendable {
     }
 
     var catalog = Catalog(directory: directory, storeID: store.storeID, segments: segments, clean: nil)
-    if let bytes = try disk.contents(catalog.cleanPath, limit: CleanEnd.byteCount) {
+    if let bytes = try wholeFile(catalog.cleanPath, byteCount: CleanEnd.byteCount, disk: disk) {
       let clean = try decode(bytes, of: catalog.cleanPath, CleanEnd.init)
       guard clean.storeID == store.storeID else {
         throw .damaged(Damage(file: catalog.cleanPath, position: 16, reason: "the file belongs to another store"))
@@ -82,6 +86,18 @@ struct Catalog: Sendable {
       catalog.clean = clean
     }
     return catalog
+  }
+
+  /// All of a file that must not be longer than it should be; nil if it is not there.
+  private static func wholeFile(
+    _ path: String, byteCount: Int, disk: any Disk
+  ) throws(LogStoreError) -> [UInt8]? {
+    let bytes = try disk.contents(path, limit: byteCount + 1)
+    guard bytes.map({ $0.count <= byteCount }) ?? true else {
+      throw .damaged(
+        Damage(file: path, position: UInt64(byteCount), reason: "the file should end here, it goes on"))
+    }
+    return bytes
   }
 
   private static func missing(before header: SegmentHeader, path: String, directory: String) -> Damage {

@@ -97,7 +97,7 @@ final class Follower: Sendable {
     let durable = Durable(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
-        open: found.index),
+        gaps: try Gaps(catalog, disk: disk), open: found.index),
       end: found.end, cursors: found.walk.cursors)
     let follower = Follower(
       directory: directory, disk: disk, durable: durable, deadWriter: try notice(directory, disk: disk)?.writer)
@@ -161,7 +161,8 @@ final class Follower: Sendable {
     }
     let durable = Durable(
       segments: SegmentSet(
-        directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases, open: index),
+        directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases,
+        gaps: try Gaps(catalog, disk: disk), open: index),
       end: DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position),
       cursors: walk.cursors)
     let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)

@@ -3,26 +3,34 @@
 extension SegmentSet {
   /// A stream's last durable version; 0 if there is none. Looks at one filter line for each index file, and into the newest
   /// file that has the stream.
+  ///
+  /// Of a stream that lost its last events in a gap, the last that is known to have been.
   func lastVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in
+    let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in
       if let version = look.snapshot.open.lastVersion(of: stream, in: look.snapshot.open.segment) { return version }
       return try look.lastSealedVersion(of: stream)
     }
+    return max(found, gaps.lastVersion(of: stream))
   }
 
   /// As ``lastVersion(of:)`` over finished segments only: for the writer, which knows the open one.
   func lastSealedVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in try look.lastSealedVersion(of: stream) }
+    let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in try look.lastSealedVersion(of: stream) }
+    return max(found, gaps.lastVersion(of: stream))
   }
 
   /// Visits a stream's records in order of version, at most `limit`, each checked to be what it was looked for.
   ///
   /// Allocates two arrays, whatever the number of events and files.
+  ///
+  /// - Parameter skipsMissing: goes on behind versions that are lost in a gap; otherwise they are an error.
   func forEachRecord(
-    of stream: StreamKey, from version: UInt64, limit: Int, _ visit: (Record, FrameHeader, Segment) -> Void
+    of stream: StreamKey, from version: UInt64, limit: Int, skipsMissing: Bool = true,
+    _ visit: (Record, FrameHeader, Segment) -> Void
   ) throws(LogStoreError) {
     var expected = max(version, 1)
     var left = limit
+    var lastOffset: UInt64 = 0
     try lookUp { (look: borrowing Look) throws(IndexFailure) in
       // Again from where it stopped, if an index was found out on the way.
       guard left > 0 else { return }
@@ -32,9 +40,15 @@ extension SegmentSet {
         let source = look.snapshot.sources[part.source]
         for number in part.first..<min(part.end, part.first + left) {
           let (segment, record) = try look.record(at: runs.places[number], source, of: stream)
-          guard record.version == expected else {
-            throw look.blame(
-              source, runs.places[number], segment, "version \(record.version) of the stream, expected \(expected)")
+          if record.version != expected {
+            guard record.version > expected,
+              gaps.areBetween(lastOffset, segment.baseOffset + UInt64(record.relativeOffset))
+            else {
+              throw look.blame(
+                source, runs.places[number], segment, "version \(record.version) of the stream, expected \(expected)")
+            }
+            guard skipsMissing else { throw .log(incomplete(stream, expected...record.version - 1)) }
+            expected = record.version
           }
           guard let header = FrameHeader(in: segment.bytes, at: record.framePosition, place: segment.place) else {
             throw .log(
@@ -42,12 +56,20 @@ extension SegmentSet {
                 Fault(position: record.framePosition, reason: "no frame header that matches its checksum and place")))
           }
           visit(record, header, segment)
+          lastOffset = segment.baseOffset + UInt64(record.relativeOffset)
           expected += 1
           left -= 1
         }
         if left == 0 { return }
       }
     }
+    if left > 0, !skipsMissing, gaps.lastVersion(of: stream) >= expected {
+      throw incomplete(stream, expected...gaps.lastVersion(of: stream))
+    }
+  }
+
+  private func incomplete(_ stream: StreamKey, _ missing: ClosedRange<UInt64>) -> LogStoreError {
+    .streamIncomplete(stream: String(decoding: stream.name, as: UTF8.self), missing: missing)
   }
 
   /// The place of the event with this stored id in this stream; nil if there is none.

@@ -32,15 +32,17 @@ final class SegmentSet: Sendable {
   let directory: String
   let disk: any Disk
   let storeID: StoreID
+  let gaps: Gaps
   private let state: Mutex<State>
   /// Told when there is something to do for whoever makes index files. Reading never writes one: it must go on when the
   /// disk is full or not ours to write.
   private let missing: Mutex<(@Sendable () -> Void)?> = Mutex(nil)
 
-  init(directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], open: OpenIndex) {
+  init(directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], gaps: Gaps, open: OpenIndex) {
     self.directory = directory
     self.disk = disk
     self.storeID = storeID
+    self.gaps = gaps
     let slots = bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) }
     state = Mutex(State(snapshot: Snapshot(bases: bases, slots: slots, open: open, unsealed: [], files: [])))
   }
@@ -70,6 +72,12 @@ final class SegmentSet: Sendable {
     let bases = present.bases
     let next = bases.partitionPoint { $0 > baseOffset }
     return next < bases.count ? bases[next] : nil
+  }
+
+  /// The offset after the last event of a finished segment; nil for the last.
+  func endOffset(of baseOffset: UInt64) -> UInt64? {
+    guard let next = successor(of: baseOffset) else { return nil }
+    return gaps.gap(before: next)?.lowerBound ?? next
   }
 
   func segment(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
@@ -127,7 +135,8 @@ final class SegmentSet: Sendable {
   /// Where a finished segment ends, by the header of the one after it; nil for the last.
   func end(of baseOffset: UInt64) throws(LogStoreError) -> (offset: UInt64, chain: UInt32)? {
     guard let next = successor(of: baseOffset) else { return nil }
-    return (next, try segment(next).header.chain)
+    let header = try segment(next).header
+    return (header.previousEndOffset, header.chain)
   }
 
   /// Makes a new last segment known. The one before keeps its index in memory until ``install(_:)`` or
@@ -340,15 +349,18 @@ final class SegmentSet: Sendable {
   }
 
   /// Reads all of a finished segment, and finds where its events are.
+  ///
+  /// - Returns: as the end's offset that of the next segment, though there be a gap before it.
   func readThrough(_ segment: Segment) throws(LogStoreError) -> (index: OpenIndex, end: FrameExpectation) {
-    guard let end = try end(of: segment.baseOffset) else {
+    guard let end = try end(of: segment.baseOffset), let successor = successor(of: segment.baseOffset) else {
       preconditionFailure("the last segment's index is the open one")
     }
     let index = OpenIndex(segment)
     var walk = Walk(segment)
-    if let fault = walk.go(to: .successor(baseOffset: end.offset, chain: end.chain), in: segment, adding: index) {
+    if let fault = walk.go(to: .successor(endOffset: end.offset, chain: end.chain), in: segment, adding: index) {
       throw segment.damage(fault)
     }
+    walk.next.offset = successor
     return (index, walk.next)
   }
 }

@@ -7,6 +7,8 @@ struct Verification {
   let progress: Progress?
   private(set) var report = VerificationReport()
   private var bytesTotal: UInt64 = 0
+  /// What the index of each finished segment has to list, if the segment is sound.
+  private var sums: [UInt64: ContentSum] = [:]
 
   init(directory: String, disk: any Disk, progress: Progress?) {
     self.directory = directory
@@ -85,8 +87,10 @@ struct Verification {
     var fault: Fault?
     if let successor {
       let next = try? Segment.readHeader(of: disk.open(path(successor), .read), baseOffset: successor, storeID: storeID)
+      if let gap = next?.gap { report.gaps.append(gap) }
       if let next, next.previousBaseOffset == base {
-        fault = walk.go(to: .successor(baseOffset: successor, chain: next.chain), in: segment, adding: index)
+        fault = walk.go(
+          to: .successor(endOffset: next.previousEndOffset, chain: next.chain), in: segment, adding: index)
       } else {
         // Where this one ends is not known without the one after it, whose damage or absence is a finding already; every
         // frame that is there is checked.
@@ -108,12 +112,9 @@ struct Verification {
       return
     }
     if successor != nil {
-      let rest = segment.bytes.part(walk.next.position, segment.bytes.count - walk.next.position)
-      if let position = rest.firstNonZero {
-        add(
-          Damage(
-            file: segment.path, position: UInt64(walk.next.position + position),
-            reason: "a byte that is not zero behind the segment's last frame"))
+      sums[base] = ContentSum(index)
+      if let fault = segment.faultBehind(walk.next.position) {
+        add(Damage(file: segment.path, position: UInt64(fault.position), reason: fault.reason))
       }
     } else if isLive, report.tornTail == nil, let end, try disk.exists(join(directory, FileName.clean)) {
       let rest = segment.bytes.part(end.position, segment.bytes.count - end.position)
@@ -164,7 +165,13 @@ struct Verification {
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound)
       guard bases.contains(range.upperBound), index.header.segments.map(\.baseOffset) == bases.filter(range.contains)
       else { throw Fault(position: 0, reason: "an index whose segments are not there") }
-      try index.check()
+      let gaps = report.gaps.reduce(0) { $0 + UInt64($1.clamped(to: range).count) }
+      try index.check(missingEvents: gaps)
+      for (segment, sum) in zip(index.header.segments, try index.contentSums()) {
+        guard let expected = sums[segment.baseOffset], expected != sum else { continue }
+        throw Fault(
+          position: 0, reason: "the index lists other events than the segment of offset \(segment.baseOffset) has")
+      }
     } catch {
       add(
         Damage(

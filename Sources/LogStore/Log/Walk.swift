@@ -23,8 +23,8 @@ struct Walk: Sendable {
   }
 
   enum End: Sendable {
-    /// Where the next segment begins.
-    case successor(baseOffset: UInt64, chain: UInt32)
+    /// Where the next segment follows on, by its header.
+    case successor(endOffset: UInt64, chain: UInt32)
     /// Frames before this position, all of which must be there.
     case position(Int)
     /// As far as frames are valid.
@@ -38,8 +38,8 @@ struct Walk: Sendable {
     index.state.withLock { state in
       while true {
         switch end {
-        case .successor(let baseOffset, let chain):
-          if next.offset == baseOffset && next.chain == chain { return nil }
+        case .successor(let endOffset, let chain):
+          if next.offset == endOffset && next.chain == chain { return nil }
         case .position(let position):
           if next.position >= position { return nil }
         case .firstInvalid:
@@ -52,6 +52,8 @@ struct Walk: Sendable {
               guard OpenIndex.add(record, hash: hash, to: &state, in: segment) else {
                 throw Fault(position: record.position + 16, reason: "the event's version does not continue its stream")
               }
+            } else if record.kind == .lostStream {
+              _ = try LostStream(record, in: segment)
             } else {
               cursors.apply(record, in: segment.bytes)
             }

@@ -17,7 +17,8 @@ final class Segment: Sendable {
       position: SegmentHeader.byteCount, offset: header.baseOffset, chain: header.chain, timestamp: 0)
   }
 
-  private init(path: String, header: SegmentHeader, mapping: Mapping) {
+  /// - Parameter header: as the file has it, or as it must have been.
+  init(path: String, header: SegmentHeader, mapping: Mapping) {
     self.path = path
     self.header = header
     self.mapping = mapping
@@ -84,8 +85,8 @@ func decode<Value>(
   }
   switch result {
   case .success(let value): return value
-  case .failure(.newerVersion(let version)):
-    throw .unsupportedFormat(file: path, version: version, supported: formatVersion)
+  case .failure(.newerVersion(let version, let supported)):
+    throw .unsupportedFormat(file: path, version: version, supported: supported)
   case .failure(.fault(let fault)):
     throw .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
   }

@@ -16,6 +16,9 @@ public struct EventCursor: ~Copyable, Sendable {
   private let durable: Durable
   @usableFromInline var walk = FrameWalk()
   @usableFromInline var nextOffset: UInt64
+  /// The gap that was passed last: offsets whose events a repair could not save. ``next()`` goes on with the event behind
+  /// it.
+  public private(set) var lastGap: Range<UInt64>?
   /// Events from here on are not known to be durable, or in another segment than the one that the walk is in.
   private var end: UInt64 = 0
   @usableFromInline var baseOffset: UInt64 = 0
@@ -55,7 +58,7 @@ public struct EventCursor: ~Copyable, Sendable {
   /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is
   /// closed. Costs nothing while it waits.
   public nonisolated(nonsending) func waitForMore() async throws(LogStoreError) -> Bool {
-    try await durable.wait(for: nextOffset)
+    try await durable.wait(for: durable.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset)
   }
 
   /// Checks more of the log, until there is an event to give. False at the durable end.
@@ -78,6 +81,11 @@ public struct EventCursor: ~Copyable, Sendable {
     let last = try durable.checkedEnd()
     guard nextOffset < last.offset else { return false }
     let segments = durable.segments
+    if !segments.gaps.isEmpty, let gap = segments.gaps.gap(at: nextOffset) {
+      lastGap = gap
+      nextOffset = gap.upperBound
+      guard nextOffset < last.offset else { return false }
+    }
     let base = segments.baseOffset(holding: nextOffset)
     let segment = try segments.segmentToScan(base)
     let isLast = base == last.baseOffset
@@ -100,7 +108,7 @@ public struct EventCursor: ~Copyable, Sendable {
       }
     }
     baseOffset = base
-    end = isLast ? last.offset : segments.successor(of: base) ?? last.offset
+    end = isLast ? last.offset : segments.endOffset(of: base) ?? last.offset
     return true
   }
 }

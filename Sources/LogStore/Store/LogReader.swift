@@ -25,6 +25,10 @@ public final class LogReader: Sendable {
   /// The offset after the last durable event: what the next one will get. 0 for an empty log.
   public var endOffset: UInt64 { durable.end.offset }
 
+  /// Offsets below ``endOffset`` that have no events, ascending: what ``LogStore/repair(_:to:progress:)`` could not save.
+  /// Reading in order goes on behind each; what follows is not the next event that ever was.
+  public var gaps: [Range<UInt64>] { durable.segments.gaps.ranges }
+
   /// A place to take events from one by one, beginning with the one at an offset: see ``EventCursor``. From behind the
   /// end of the log it gives nothing until the log has grown to there.
   @inlinable
@@ -62,17 +66,24 @@ public final class LogReader: Sendable {
   /// Copies of a stream's events in order, from a version on; empty if there are none.
   ///
   /// Looks at each segment's filter from the newest back to the one where the version is.
+  ///
+  /// - Parameter skippingMissing: leave out versions that were lost in one of the log's ``gaps``, instead of throwing: the
+  ///   events are then not the whole stream, and only their versions tell.
+  /// - Throws: ``LogStoreError/streamIncomplete(stream:missing:)`` where versions that were asked for are known to be lost.
   public func stream(
-    _ id: String, from version: UInt64 = 1, limit: Int = .max
+    _ id: String, from version: UInt64 = 1, limit: Int = .max, skippingMissing: Bool = false
   ) throws(LogStoreError) -> [Event] {
     var events: [Event] = []
-    try forEach(inStream: id, from: version, limit: limit) { events.append($0.copy()) }
+    try forEach(inStream: id, from: version, limit: limit, skippingMissing: skippingMissing) {
+      events.append($0.copy())
+    }
     return events
   }
 
-  /// As ``stream(_:from:limit:)`` with borrowed events.
+  /// As ``stream(_:from:limit:skippingMissing:)`` with borrowed events.
   public func forEach(
-    inStream id: String, from version: UInt64 = 1, limit: Int = .max, _ body: (borrowing EventView) -> Void
+    inStream id: String, from version: UInt64 = 1, limit: Int = .max, skippingMissing: Bool = false,
+    _ body: (borrowing EventView) -> Void
   ) throws(LogStoreError) {
     try durable.check()
     let stream = StreamKey(Array(id.utf8))
@@ -82,20 +93,23 @@ public final class LogReader: Sendable {
     while left > 0 {
       let page = min(left, Self.streamPage)
       var count = 0
-      try durable.segments.forEachRecord(of: stream, from: next, limit: page) { record, header, segment in
+      try durable.segments.forEachRecord(
+        of: stream, from: next, limit: page, skipsMissing: skippingMissing
+      ) { record, header, segment in
         body(
           EventView(
             SoundRecord(record, in: segment.bytes), baseOffset: segment.baseOffset,
             storeIDFirst: segment.place.storeID.first, timestampMicroseconds: header.timestamp))
         count += 1
+        next = record.version + 1
       }
       if count < page { return }
-      next += UInt64(count)
       left -= count
     }
   }
 
-  /// A stream's last version; 0 if there is no such stream.
+  /// A stream's last version; 0 if there is no such stream. If the stream lost its last events in a gap, the last version
+  /// that is known to have been: the next event gets a greater one.
   public func streamVersion(_ id: String) throws(LogStoreError) -> UInt64 {
     try durable.check()
     return try durable.segments.lastVersion(of: StreamKey(Array(id.utf8)))
@@ -116,9 +130,9 @@ public final class LogReader: Sendable {
   }
 
   /// Waits until the event at an offset is durable: true at once if it is. False when the task is cancelled or the
-  /// reader is closed. Costs nothing while it waits.
+  /// reader is closed. Costs nothing while it waits. From a gap on it waits for the event behind it.
   public func waitForEvents(at offset: UInt64) async throws(LogStoreError) -> Bool {
-    try await durable.wait(for: offset)
+    try await durable.wait(for: durable.segments.gaps.gap(at: offset)?.upperBound ?? offset)
   }
 
   /// Ends this reader and whoever waits in it. The reader of a ``LogStore`` is closed with its store.

@@ -8,6 +8,8 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case conflict(stream: String, expected: StreamCondition, actual: UInt64)
   /// Some of the append's event ids are in the stream already, but not as the one append that is being repeated.
   case eventIDReused(id: EventID, stream: String, version: UInt64)
+  /// Versions of the stream that were asked for are lost in a gap of the log (``LogReader/gaps``).
+  case streamIncomplete(stream: String, missing: ClosedRange<UInt64>)
   /// There is no store in this directory.
   case notAStore(directory: String)
   /// Another process, or another part of this one, has the store open for writing.
@@ -18,6 +20,8 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case backupDamaged(Damage)
   /// A backup or a restored store can't be made there; nothing was changed. The reason says what to do.
   case backupRefused(path: String, reason: String)
+  /// Nothing can be repaired there; nothing was changed. The reason says what to do.
+  case repairRefused(path: String, reason: String)
   /// The file was written by a newer program.
   case unsupportedFormat(file: String, version: UInt32, supported: UInt32)
   /// No space left. What was acknowledged is untouched, and reading goes on.
@@ -68,15 +72,20 @@ extension LogStoreError: CustomStringConvertible {
         : "conflict: stream \(stream) is at version \(actual), expected \(expectation)"
     case .eventIDReused(let id, let stream, let version):
       return "event id \(id) is already used by version \(version) of stream \(stream), in a different append"
+    case .streamIncomplete(let stream, let missing):
+      return
+        "stream \(stream) is incomplete: version\(missing.count == 1 ? "" : "s") \(missing.text) could not be saved"
+        + " when the store was repaired; ask for what is left explicitly"
     case .notAStore(let directory):
       return "\(directory) holds no LogStore; name a store's directory, or append to create one"
     case .locked(let directory, let holder):
       return "\(directory) is already open for writing by \(holder); stop that writer first, or only read"
     case .damaged(let damage):
-      return "\(damage); nothing was changed, run `logstore verify` for all findings and restore from a copy"
+      return "\(damage); nothing was changed, run `logstore verify` for all findings and restore a backup, or save the"
+        + " rest with `logstore repair`"
     case .backupDamaged(let damage):
       return "\(damage); this is in the backup, which was not changed: use another copy of it"
-    case .backupRefused(let path, let reason):
+    case .backupRefused(let path, let reason), .repairRefused(let path, let reason):
       return "\(path): \(reason)"
     case .unsupportedFormat(let file, let version, let supported):
       return "\(file) has format version \(version), this program knows up to \(supported); use a newer program"
@@ -90,4 +99,9 @@ extension LogStoreError: CustomStringConvertible {
       return "the store is closed"
     }
   }
+}
+
+extension ClosedRange<UInt64> {
+  /// `7`, or `7..9`.
+  var text: String { lowerBound == upperBound ? "\(lowerBound)" : "\(lowerBound)..\(upperBound)" }
 }

@@ -6,6 +6,8 @@ public struct VerificationReport: Sendable {
   /// An unfinished write behind the end of the log, after a crash: no damage, the next writer cuts it off.
   public var tornTail: Damage?
   public var events: UInt64 = 0
+  /// Offsets without events, as a repair left them: no damage.
+  public var gaps: [Range<UInt64>] = []
   public var segments = 0
   /// Bytes of segments and indexes that were read.
   public var bytes: UInt64 = 0
@@ -28,10 +30,13 @@ public struct StoreStatistics: Sendable {
     public var lag: UInt64
   }
 
-  /// The offset after the last event; as offsets have no gaps, also the number of events.
+  /// The offset after the last event.
   public var endOffset: UInt64
-  public var events: UInt64 { endOffset }
-  /// Streams, as the indexes count them.
+  /// Offsets before it that have no events, since a repair could not save them.
+  public var gaps: [Range<UInt64>]
+  public var missingEvents: UInt64 { gaps.reduce(0) { $0 + UInt64($1.count) } }
+  public var events: UInt64 { endOffset - missingEvents }
+  /// Streams, as the indexes count them: those whose first event is there.
   public var streams: UInt64
   public var segments: Int
   /// Bytes of segment files, with the space that is written ahead.
@@ -92,7 +97,8 @@ extension LogReader {
     let end = durable.end
     let segments = durable.segments
     var statistics = StoreStatistics(
-      endOffset: end.offset, streams: 0, segments: 0, logBytes: 0, indexBytes: 0, cursors: [])
+      endOffset: end.offset, gaps: gaps.filter { $0.upperBound <= end.offset }, streams: 0, segments: 0, logBytes: 0,
+      indexBytes: 0, cursors: [])
     for base in segments.bases where base <= end.baseOffset {
       statistics.segments += 1
       statistics.logBytes += try segments.segment(base).header.fileByteCount

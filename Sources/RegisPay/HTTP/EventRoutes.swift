@@ -54,7 +54,7 @@ final class EventRoutes: Sendable {
     try await writer.write(ByteBuffer(string: ": from offset \(place)\n\n"))
     while !Task.isCancelled, !Task.isShuttingDownGracefully {
       let events = try reader.events(from: place, limit: 256)
-      place += UInt64(events.count)
+      place = events.last.map { $0.offset + 1 } ?? place
       var bytes: [UInt8] = []
       for event in events where type == nil || event.type == type { Self.write(event, to: &bytes) }
       if !bytes.isEmpty { try await writer.write(ByteBuffer(bytes: bytes)) }

@@ -11,8 +11,10 @@ struct HealthRoutes: Sendable {
       [
         .get: { _, _ in
           let problems = health.problems
-          guard !problems.isEmpty else { return Response(text: "Healthy") }
-          return Response(text: "Unhealthy\n" + problems.joined(separator: "\n"), status: .serviceUnavailable)
+          let warnings = health.warnings.map { "warning: " + $0 }
+          guard !problems.isEmpty else { return Response(text: (["Healthy"] + warnings).joined(separator: "\n")) }
+          return Response(
+            text: (["Unhealthy"] + problems + warnings).joined(separator: "\n"), status: .serviceUnavailable)
         }
       ])
   }

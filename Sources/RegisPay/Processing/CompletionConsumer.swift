@@ -28,7 +28,7 @@ public struct CompletionConsumer: Sendable {
       do {
         let events = try store.reader.events(from: place, limit: 256)
         for event in events { handle(event) }
-        place += UInt64(events.count)
+        place = events.last.map { $0.offset + 1 } ?? place
         let isDue = lastCommit.duration(to: .now) >= cursorInterval
         if place > committed && isDue {
           try await commit(place)

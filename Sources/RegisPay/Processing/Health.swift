@@ -7,6 +7,7 @@ import Synchronization
 public final class Health: Sendable {
   private let stores: [(name: String, store: LogStore)]
   private let faults = Mutex<[String: String]>([:])
+  private let warners = Mutex<[@Sendable () -> [String]]>([])
   private let skippedEvents = Atomic<UInt64>(0)
 
   /// - Parameter stores: the logs that must be able to write.
@@ -20,11 +21,17 @@ public final class Health: Sendable {
     return failures + faults.withLock { $0.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } }
   }
 
+  /// What needs looking after though work goes on, one line each.
+  public var warnings: [String] { warners.withLock { $0 }.flatMap { $0() } }
+
   /// Events that were passed over because they could not be read.
   public var skippedEventCount: UInt64 { skippedEvents.load(ordering: .relaxed) }
 
   /// A part can't go on until something changes; `nil` when it can again.
   func report(_ part: String, fault: String?) { faults.withLock { $0[part] = fault } }
+
+  /// Adds a source of ``warnings``.
+  func warn(_ source: @escaping @Sendable () -> [String]) { warners.withLock { $0.append(source) } }
 
   func countSkippedEvent() { skippedEvents.add(1, ordering: .relaxed) }
 }

@@ -60,7 +60,7 @@ public final class PaymentList: Sendable {
       do {
         let events = try log.reader.events(from: place, limit: 256)
         for event in events { take(event) }
-        place += UInt64(events.count)
+        place = events.last.map { $0.offset + 1 } ?? place
         if events.isEmpty {
           _ = try await log.reader.waitForEvents(at: place)
         } else {

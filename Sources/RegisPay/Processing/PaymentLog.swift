@@ -29,8 +29,10 @@ public struct PaymentLog: Sendable {
   /// Events of an unknown type or unreadable are passed over, as a newer program may have written them.
   public func load(_ id: PaymentID) throws(PaymentLogError) -> Loaded? {
     let events: [Event]
-    do {
+    do throws(LogStoreError) {
       events = try reader.stream(id.stream)
+    } catch .streamIncomplete(_, let missing) {
+      throw .incomplete(id, missing: missing)
     } catch {
       throw .store(error)
     }
@@ -93,12 +95,16 @@ public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
   /// The stream does not tell a payment.
   case illegal(PaymentID, version: UInt64, IllegalTransition)
   case missing(PaymentID)
+  /// The log was repaired, and these versions of the payment's stream could not be saved.
+  case incomplete(PaymentID, missing: ClosedRange<UInt64>)
 
   public var description: String {
     switch self {
     case .store(let error): error.description
     case .illegal(let id, let version, let error): "version \(version) of payment \(id) is not possible: \(error)"
     case .missing(let id): "there is no payment \(id)"
+    case .incomplete(let id, let missing):
+      "versions \(missing.lowerBound) to \(missing.upperBound) of payment \(id) were lost when the log was repaired"
     }
   }
 }

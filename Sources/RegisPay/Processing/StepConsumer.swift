@@ -182,6 +182,7 @@ public actor StepConsumer {
         guard !events.isEmpty else { break }
         for event in events {
           guard !window.isFull else { break }
+          window.move(to: event.offset)
           if event.type != eventType {
             window.skip()
           } else if let id = PaymentID(stream: event.stream) {

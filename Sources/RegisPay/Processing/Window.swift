@@ -54,6 +54,9 @@ struct Window<Item: Sendable>: Sendable {
     readPlace += 1
   }
 
+  /// Goes on at the offset of the event that was read, past offsets that have none: a repair may have left a gap.
+  mutating func move(to offset: UInt64) { readPlace = max(readPlace, offset) }
+
   /// Goes past the event at `readPlace`, which asks for nothing.
   mutating func skip() { readPlace += 1 }
 

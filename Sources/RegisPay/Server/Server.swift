@@ -77,6 +77,10 @@ public struct Server: Sendable {
     stopSignals: [UnixSignal], onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
+    let scrubbing = Scrubbing(
+      [("payments", log.store), ("simulator", simulator.store)], options: options, logger: logger)
+    defer { scrubbing.stop() }
+    health.warn { scrubbing.findings }
     let list = PaymentList(log: log, logger: logger)
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()

@@ -82,7 +82,7 @@ actor Ledger {
     while place < end {
       let events = try reader.events(from: place, limit: 256)
       guard !events.isEmpty else { return }
-      place += UInt64(events.count)
+      place = events.last.map { $0.offset + 1 } ?? place
       for event in events { take(event) }
       // A long log is read at the start; others may ask in between.
       await Task.yield()

@@ -5,7 +5,8 @@
     read_store.py DIRECTORY --cursors  prints NAME, PLACE for every cursor, sorted by name
 
 Exit code 0; 1 when the store is damaged, with `damaged FILE @BYTE: reason` on standard error. A last write that a
-crash cut short is left out and noted on standard error. It never writes.
+crash cut short is left out and noted on standard error, and so is each gap that a repair has left: `missing FIRST..LAST`.
+It never writes.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ HEADER_BYTES = 4096
 FRAME_HEADER = struct.Struct("<IIQQIIIIII")
 RECORD_HEADER = struct.Struct("<IIBBBBIQII")
 NONE = (1 << 64) - 1
-EVENT, CURSOR, CURSOR_RESET = 1, 2, 3
+EVENT, CURSOR, CURSOR_RESET, LOST_STREAM = 1, 2, 3, 4
 
 
 def make_table():
@@ -59,12 +60,25 @@ def read_file(path):
         return file.read()
 
 
-def check_version(path, data):
+def check_version(path, data, known=(1,)):
     (version,) = struct.unpack_from("<I", data, 8)
-    if version > 1:
+    if version > max(known):
         raise Damaged(path, 8, f"format version {version} is newer than this reader")
-    if version != 1:
+    if version not in known:
         raise Damaged(path, 8, f"format version {version}")
+    return version
+
+
+def stream_key(name):
+    """The upper 48 bits of a stream's hash, as six bytes."""
+    mask = (1 << 64) - 1
+    value = 0xCBF29CE484222325
+    for byte in name:
+        value = (value ^ byte) * 0x100000001B3 & mask
+    value ^= value >> 32
+    value = value * 0x9E3779B97F4A7C15 & mask
+    value ^= value >> 29
+    return (value >> 16).to_bytes(6, "big")
 
 
 class Segment:
@@ -75,12 +89,17 @@ class Segment:
             raise Damaged(self.path, len(data), "shorter than its header")
         if data[:8] != b"LSSEGMNT":
             raise Damaged(self.path, 0, "not a segment")
-        check_version(self.path, data)
+        version = check_version(self.path, data, (1, 2))
         (checksum,) = struct.unpack_from("<I", data, 4092)
         if crc32c(data[:4092]) != checksum:
             raise Damaged(self.path, 4092, "header checksum")
         self.length_field = struct.unpack_from("<I", data, 12)[0]
         self.base, self.previous, self.size, _, self.chain = struct.unpack_from("<QQQQI", data, 32)
+        # Where the segment before ends: before the base offset, if there is a gap between.
+        self.previous_end = struct.unpack_from("<Q", data, 72)[0] if version == 2 else self.base
+        self.follows_gap = version == 2
+        if version == 2 and not self.previous_end < self.base:
+            raise Damaged(self.path, 72, "a gap that is none")
         if data[16:32] != store_id:
             raise Damaged(self.path, 16, "belongs to another store")
         if self.base != int(name[:20]):
@@ -126,6 +145,10 @@ class Reader:
         self.offset = 0
         self.timestamp = 0
         self.versions = {}
+        # How many gaps there were before a stream's last event: over one its versions may jump.
+        self.gaps_before = {}
+        self.gaps = []
+        self.lost_versions = {}
         self.cursors = {}
         self.torn = None
         self.lock = None
@@ -173,8 +196,11 @@ class Reader:
             successor = segments[index + 1] if index + 1 < len(segments) else None
             if index > 0 and segment.previous != segments[index - 1].base:
                 raise Damaged(segment.path, 40, "the segment before this one is missing")
-            if segment.base != self.offset or segment.chain != chain:
+            if segment.previous_end != self.offset or segment.chain != chain:
                 raise Damaged(segment.path, 32, "does not follow on from the segment before")
+            if segment.follows_gap:
+                self.gaps.append((self.offset, segment.base))
+                self.offset = segment.base
             clean = None if successor or durable else self.clean()
             if clean and clean[2] != segment.base:
                 raise Damaged(segment.path, 32, f"the last segment was {clean[2]} at the clean close")
@@ -185,7 +211,7 @@ class Reader:
             position = HEADER_BYTES
             chain = segment.chain
             while True:
-                if successor and self.offset == successor.base and chain == successor.chain and position > HEADER_BYTES:
+                if successor and self.offset == successor.previous_end and chain == successor.chain and position > HEADER_BYTES:
                     self.expect_zeros(segment, position)
                     break
                 if durable and segment.base == durable[1] and position == durable[2]:
@@ -209,6 +235,7 @@ class Reader:
                 (chain,) = struct.unpack_from("<I", segment.data, position)
                 for _, stream, version, _, _ in events:
                     self.versions[stream] = version
+                    self.gaps_before[stream] = len(self.gaps)
                 for name, place, is_reset in cursors:
                     self.cursors[name] = place if is_reset else max(place, self.cursors.get(name, 0))
                 self.offset += len(events)
@@ -282,12 +309,16 @@ class Reader:
                 raise Invalid(f"record offset at {at}")
             if kind == EVENT:
                 version = versions.get(name, self.versions.get(name, 0)) + 1
-                if number != version or not name or not kind_name:
+                may_jump = name not in versions and self.gaps_before.get(name, 0) < len(self.gaps)
+                least = max(version, self.lost_versions.get(stream_key(name), 0) + 1 if self.lost_versions else 0)
+                if not (number == version or may_jump and number >= least) or not name or not kind_name:
                     raise Invalid(f"version {number} at {at}, expected {version}")
-                versions[name] = version
+                versions[name] = number
                 events.append((self.offset + len(events), name, number, kind_name, payload))
             elif kind in (CURSOR, CURSOR_RESET):
                 cursors.append((name, number, kind == CURSOR_RESET))
+            elif kind == LOST_STREAM and position == HEADER_BYTES and segment.follows_gap and len(name) == 6 and number:
+                self.lost_versions[name] = max(number, self.lost_versions.get(name, 0))
             else:
                 raise Invalid(f"record kind {kind} at {at}")
             at += size
@@ -319,6 +350,8 @@ def main(arguments):
         out.flush()
         print(damage, file=sys.stderr)
         return 1
+    for first, end in reader.gaps:
+        print(f"missing {first}..{end - 1}", file=sys.stderr)
     if reader.torn:
         print(f"note: torn: {reader.torn}", file=sys.stderr)
     return 0

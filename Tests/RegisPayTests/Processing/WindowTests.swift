@@ -37,6 +37,22 @@ struct WindowTests {
     #expect(window.place == 4)
   }
 
+  @Test("offsets without events, as a repair leaves them, are passed over")
+  func gap() {
+    var window = Window<String>(place: 0, limit: 10)
+    window.admit("first")
+    window.move(to: 5)
+    window.admit("second")
+    #expect(window.readPlace == 6 && window.place == 0)
+    #expect(window.place(finishing: 0) == 5)
+    #expect(window.next(now: start)?.offset == 0 && window.next(now: start)?.offset == 5)
+    window.finish(0)
+    window.move(to: 2)
+    #expect(window.readPlace == 6)
+    window.finish(5)
+    #expect(window.place == 6)
+  }
+
   @Test("the place to commit with an effect is the one that holds once it is finished, for every order of finishing")
   func placeFinishing() {
     var generator = SystemRandomNumberGenerator()

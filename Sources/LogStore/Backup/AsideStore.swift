@@ -1,0 +1,107 @@
+import Glibc
+
+/// A store that is made in a directory of its own beside the wanted one, and gets its name when it is whole: until then
+/// nothing is where it is to be.
+struct AsideStore {
+  /// What it is made for.
+  enum Work {
+    case restoring
+    case repairing
+
+    fileprivate var suffix: String {
+      switch self {
+      case .restoring: ".restoring"
+      case .repairing: ".repairing"
+      }
+    }
+
+    fileprivate func refusal(_ path: String, _ reason: String) -> LogStoreError {
+      switch self {
+      case .restoring: .backupRefused(path: path, reason: reason)
+      case .repairing: .repairRefused(path: path, reason: reason)
+      }
+    }
+  }
+
+  /// Locked by whoever makes the store. The name is one that a writer removes, should the end of the work not come to it.
+  private static let lockName = "restore" + FileName.aside
+
+  /// Where the store is to be.
+  let directory: String
+  /// Where it is made.
+  let path: String
+  private let work: Work
+  private let disk: any Disk
+
+  init(_ directory: String, doing work: Work, disk: any Disk) throws(LogStoreError) {
+    // The links are followed now: a rename would replace one.
+    let isThere = try disk.kind(directory) != nil
+    self.directory = isThere ? try disk.canonicalPath(directory) : directory.withoutTrailingSlashes
+    path = self.directory + work.suffix
+    self.work = work
+    self.disk = disk
+  }
+
+  /// Makes the directory, and removes what a killed run left in it. The lock is to be held until the end.
+  func begin() throws(LogStoreError) -> any FileLock {
+    switch try disk.kind(directory) {
+    case nil:
+      let above = parent(of: directory)
+      if try disk.kind(above) == nil { try disk.makeDirectories(above) }
+    case .directory:
+      if let name = try disk.list(directory).first {
+        throw work.refusal(directory, "the directory holds \(name); name one that is empty or not there yet")
+      }
+    case .file, .other: throw work.refusal(directory, "this is no directory; name another")
+    }
+    switch try disk.kind(path) {
+    case nil: _ = try disk.makeDirectory(path)
+    case .directory: break
+    case .file, .other:
+      throw work.refusal(path, "this name is needed for the unfinished store; remove what is there")
+    }
+    guard let lock = try disk.lock(join(path, Self.lockName), exclusive: true) else {
+      throw work.refusal(directory, "a store is being made there already; wait for the end of that")
+    }
+    for name in try disk.list(path) where name != Self.lockName {
+      guard Self.isKnown(name) else {
+        throw work.refusal(path, "the directory is needed for the unfinished store, but holds \(name); move it away")
+      }
+      try disk.remove(join(path, name))
+    }
+    return lock
+  }
+
+  private static func isKnown(_ name: String) -> Bool {
+    name == FileName.store || name == FileName.clean || name.hasSuffix(FileName.aside)
+      || FileName.baseOffset(name, suffix: ".log") != nil
+  }
+
+  /// Gives the unfinished store up.
+  func remove() throws(LogStoreError) {
+    for name in try disk.list(path) where Self.isKnown(name) { try disk.remove(join(path, name)) }
+    try disk.removeDirectory(path)
+  }
+
+  /// Gives the directory its name, in one step.
+  func appear() throws(LogStoreError) {
+    try disk.syncDirectory(path)
+    do throws(LogStoreError) {
+      try disk.rename(path, to: directory)
+    } catch .inputOutput(_, _, EBUSY) {
+      throw work.refusal(directory, "this is a mount point; name a new directory in it")
+    }
+    // Only now: while the file was aside its lock kept others from that directory.
+    try disk.remove(join(directory, Self.lockName))
+    try disk.syncDirectory(directory)
+    try disk.syncDirectory(parent(of: directory))
+  }
+}
+
+extension String {
+  fileprivate var withoutTrailingSlashes: String {
+    var path = self[...]
+    while path.count > 1, path.last == "/" { path.removeLast() }
+    return String(path)
+  }
+}

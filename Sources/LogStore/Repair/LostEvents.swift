@@ -1,0 +1,98 @@
+/// An event that could not be saved, as far as an index file tells.
+public struct LostEvent: Sendable, Hashable {
+  public var offset: UInt64
+  /// nil if no other event of the stream was saved.
+  public var stream: String?
+  public var version: UInt64
+  /// The upper 48 bits of the stream's hash.
+  var key: UInt64
+}
+
+/// Tells from index files which events stood at offsets that are lost: an index lists the positions of all of a segment's
+/// events, so the nth in order of position is the nth event of the segment.
+struct LostEvents {
+  private struct Listed {
+    var position: UInt32
+    var key: UInt64
+    var version: UInt64
+  }
+
+  private let indexes: [SealedIndex]
+  /// Of the segment that was looked at last.
+  private var last: (index: SealedIndex, number: Int, events: [Listed])?
+
+  init(_ indexes: [SealedIndex]) {
+    // The smallest first: less to read for one segment.
+    self.indexes = indexes.sorted { ($0.segmentCount, $0.baseOffset) < ($1.segmentCount, $1.baseOffset) }
+  }
+
+  /// The lost events of a range that an index knows.
+  ///
+  /// - Parameter saved: sound events near the range: an index that has them elsewhere is not asked.
+  mutating func events(
+    in range: Range<UInt64>, saved: [(offset: UInt64, position: Int)]
+  ) -> [LostEvent] {
+    var found: [LostEvent] = []
+    var next = range.lowerBound
+    while next < range.upperBound {
+      guard let (base, end, events) = segment(holding: next, saved: saved) else {
+        // Behind what no index knows, another may know more.
+        let further = indexes.flatMap { $0.header.segments.map(\.baseOffset) }.filter { $0 > next }.min()
+        next = min(further ?? range.upperBound, range.upperBound)
+        continue
+      }
+      let until = min(end, range.upperBound)
+      while next < until, next - base < UInt64(events.count) {
+        let event = events[Int(next - base)]
+        found.append(LostEvent(offset: next, stream: nil, version: event.version, key: event.key))
+        next += 1
+      }
+      next = until
+    }
+    return found
+  }
+
+  private mutating func segment(
+    holding offset: UInt64, saved: [(offset: UInt64, position: Int)]
+  ) -> (base: UInt64, end: UInt64, events: [Listed])? {
+    for index in indexes where (index.baseOffset..<index.endOffset).contains(offset) {
+      let segments = index.header.segments
+      let number = segments.partitionPoint { $0.baseOffset > offset } - 1
+      let base = segments[number].baseOffset
+      let end = number + 1 < segments.count ? segments[number + 1].baseOffset : index.endOffset
+      guard let events = read(index, number), UInt64(events.count) <= end - base,
+        saved.allSatisfy({ event in
+          guard (base..<end).contains(event.offset) else { return true }
+          let ordinal = Int(event.offset - base)
+          return ordinal < events.count && Int(events[ordinal].position) == event.position
+        })
+      else { continue }
+      return (base, end, events)
+    }
+    return nil
+  }
+
+  private mutating func read(_ index: SealedIndex, _ number: Int) -> [Listed]? {
+    if let last, last.index === index, last.number == number { return last.events }
+    var events: [Listed] = []
+    do throws(Fault) {
+      let cursor = try IndexCursor(
+        index, .streams, keyOffset: 0, segmentOffset: 0, shift: index.header.addressShift)
+      while cursor.key != .max {
+        for (ordinal, address) in cursor.addresses.enumerated() {
+          let place = try index.split(address)
+          guard place.segment == number else { continue }
+          events.append(
+            Listed(
+              position: UInt32(place.position), key: cursor.key, version: cursor.firstVersion + UInt64(ordinal)))
+        }
+        try cursor.advance()
+      }
+    } catch {
+      return nil
+    }
+    events.sort { $0.position < $1.position }
+    last = (index, number, events)
+    return events
+  }
+}

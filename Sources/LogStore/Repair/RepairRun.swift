@@ -1,0 +1,142 @@
+import Glibc
+
+/// One run of a repair: from a damaged store to a new one beside it.
+struct RepairRun {
+  let directory: String
+  let disk: any Disk
+  let progress: Progress?
+
+  func run(to target: String) throws(LogStoreError) -> RepairReport {
+    guard try disk.kind(directory) != nil else { throw .notAStore(directory: directory) }
+    try refuseInside(target)
+    let lock = try keepWriterOut()
+    defer { lock?.release() }
+    guard let source = try SalvageSource(directory, disk: disk) else {
+      throw .repairRefused(
+        path: directory, reason: "nothing in it tells which store it was, so nothing can be saved; use a backup")
+    }
+    let place = try AsideStore(target, doing: .repairing, disk: disk)
+    let targetLock = try place.begin()
+    defer { targetLock.release() }
+    do throws(LogStoreError) {
+      var report = try copy(source, to: place.path)
+      try verify(&report, at: place.path)
+      try place.appear()
+      return report
+    } catch {
+      // The space is wanted back; the first error is the one to tell.
+      try? place.remove()
+      throw error
+    }
+  }
+
+  /// The store that is repaired is not written to.
+  private func refuseInside(_ target: String) throws(LogStoreError) {
+    let store = try disk.canonicalPath(directory)
+    let resolved = try disk.resolved(target)
+    if resolved == store || resolved.hasPrefix(store == "/" ? store : store + "/") {
+      throw .repairRefused(
+        path: target, reason: "this is inside the store that is to be repaired; name a place outside")
+    }
+  }
+
+  /// Holds the lock that readers hold for a moment, so that no writer changes what is read. nil if it was never locked.
+  private func keepWriterOut() throws(LogStoreError) -> (any FileLock)? {
+    let path = join(directory, FileName.lock)
+    do throws(LogStoreError) {
+      if let lock = try disk.lock(path, exclusive: false) { return lock }
+    } catch .inputOutput(_, _, ENOENT) {
+      return nil
+    }
+    throw .repairRefused(path: directory, reason: "a writer has the store open; stop it first")
+  }
+
+  private func copy(_ source: SalvageSource, to path: String) throws(LogStoreError) -> RepairReport {
+    let output = Output(SalvageWriter(path, store: source.store, disk: disk))
+    var walk = SalvageWalk(source, progress: progress) { (item) throws(LogStoreError) in
+      try output.add(item)
+      return true
+    }
+    try walk.go()
+    guard walk.soundRuns > 0 else {
+      throw .repairRefused(
+        path: directory, reason: "no event, frame or cursor in it is sound, so nothing can be saved; use a backup")
+    }
+    let end = try output.writer.finish()
+    var report = output.report
+    report.endOffset = end.endOffset
+    report.segments = output.writer.segmentCount
+    report.bytes = output.writer.byteCount
+    report.cursors = output.writer.cursors.count
+    report.findings = walk.findings
+    report.tornTail = walk.tornTail
+    report.isEndUnknown = walk.isEndUnknown
+    // One whose events go on without a gap on both sides has lost none.
+    let edges = Set(report.missing.flatMap { [$0.offsets.lowerBound, $0.offsets.upperBound] })
+    report.partial = walk.partial.filter { edges.contains($0.lowerBound) || edges.contains($0.upperBound) }
+    return report
+  }
+
+  /// What the walk's items become; a class, so that the walk's closure can write to it.
+  private final class Output {
+    var writer: SalvageWriter
+    var report = RepairReport()
+
+    init(_ writer: consuming SalvageWriter) {
+      self.writer = writer
+    }
+
+    func add(_ item: SalvageWalk.Item) throws(LogStoreError) {
+      switch item {
+      case .run(let run):
+        let first = writer.next
+        try writer.add(run)
+        report.events += writer.next - first
+        if !run.hasOwnTimestamp, writer.next > first { report.addGuessedTime(first..<writer.next) }
+      case .gap(let gap):
+        try writer.add(gap)
+        report.missing.append(
+          RepairReport.Missing(offsets: gap.offsets, damage: gap.damage, events: gap.events))
+      }
+    }
+  }
+
+  // MARK: - Checking what was made
+
+  /// Reads all of it, as `verify` does, and finds the names of streams that lost events.
+  private func verify(_ report: inout RepairReport, at path: String) throws(LogStoreError) {
+    var verification = Verification(directory: path, disk: disk, progress: progress)
+    try verification.run()
+    let found = verification.report
+    if let damage = found.findings.first { throw .damaged(damage) }
+    let missing = report.missing.map(\.offsets)
+    guard found.events == report.events, found.gaps == missing, report.events + report.missingEvents == report.endOffset
+    else {
+      throw .damaged(
+        Damage(
+          file: path, position: 0,
+          reason: "\(found.events) of \(report.events) events and \(found.gaps.count) of \(missing.count) gaps were"
+            + " found in what was made"))
+    }
+    try nameStreams(&report, at: path)
+  }
+
+  private func nameStreams(_ report: inout RepairReport, at path: String) throws(LogStoreError) {
+    var names: [UInt64: String?] = [:]
+    for part in report.missing { for event in part.events { names[event.key] = .some(nil) } }
+    guard !names.isEmpty else { return }
+    let opened = try Follower.open(path, disk: disk, follows: false)
+    var cursor = EventCursor(opened.durable, from: 0)
+    while let event = try cursor.next() {
+      let key = event.stream.withUnsafeBytes { IndexKey.stream(hash: streamHash($0)) }
+      if let known = names[key], known == nil {
+        names[key] = event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
+      }
+    }
+    for part in report.missing.indices {
+      for event in report.missing[part].events.indices {
+        report.missing[part].events[event].stream = names[report.missing[part].events[event].key] ?? nil
+      }
+    }
+  }
+}

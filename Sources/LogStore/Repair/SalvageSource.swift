@@ -1,0 +1,345 @@
+import Glibc
+
+/// What there is of a store, whatever its state: which files are its segments, whose they are, and where the log ended as
+/// far as anything tells. Nothing is refused for being damaged; nothing is believed without its checksum.
+struct SalvageSource {
+  /// A file that holds, or held, a segment.
+  struct Part {
+    var path: String
+    var baseOffset: UInt64
+    /// nil if it is damaged; then the name tells the base offset.
+    var header: SegmentHeader?
+    var fileByteCount: UInt64
+
+    /// The offset that the segment before ends with, as far as is known.
+    var previousEndOffset: UInt64 { header?.previousEndOffset ?? baseOffset }
+  }
+
+  let directory: String
+  let disk: any Disk
+  private(set) var store = StoreHeader(storeID: StoreID(first: 0, second: 0), createdMicroseconds: 0)
+  /// By base offset.
+  private(set) var parts: [Part] = []
+  private(set) var clean: CleanEnd?
+  /// There is a record of a clean end, readable or not: then nothing was in flight.
+  private(set) var wasClosed = false
+  private(set) var indexes: [SealedIndex] = []
+  /// The log ended at this offset or behind it, by `clean`, by index files, and by what the last writer told other
+  /// processes.
+  private(set) var endOffsetAtLeast: UInt64 = 0
+  /// Base offsets of all segments that there were, as far as anything tells; ascending.
+  private(set) var knownBases: [UInt64] = []
+  private(set) var findings: [Damage] = []
+
+  /// Where the log was durable, if that is known for certain: nothing behind it is looked at.
+  let durableEnd: DurableEnd?
+
+  /// nil when nothing tells which store it is.
+  init?(_ directory: String, disk: any Disk, upTo durableEnd: DurableEnd? = nil) throws(LogStoreError) {
+    self.durableEnd = durableEnd
+    self.directory = directory
+    self.disk = disk
+    guard try disk.kind(directory) == .directory else { throw .notAStore(directory: directory) }
+    let names = try disk.list(directory).sorted()
+    var segmentNames = names.filter { name in
+      FileName.baseOffset(name, suffix: ".log").map { $0 <= durableEnd?.baseOffset ?? .max } ?? false
+    }
+    guard !segmentNames.isEmpty || names.contains(FileName.store) else { throw .notAStore(directory: directory) }
+    var headers: [String: SegmentHeader] = [:]
+    for name in segmentNames {
+      headers[name] = try contents(name, SegmentHeader.byteCount, SegmentHeader.init)
+    }
+    for name in names where !segmentNames.contains(name) {
+      guard let header = try misnamedSegment(name) else { continue }
+      segmentNames.append(name)
+      headers[name] = header
+    }
+    let storeFile = try contents(FileName.store, StoreHeader.byteCount, StoreHeader.init)
+    if storeFile == nil, try !disk.exists(join(directory, FileName.store)) {
+      note(FileName.store, 0, "the file is missing")
+    }
+    clean = try contents(FileName.clean, CleanEnd.byteCount, CleanEnd.init)
+    wasClosed = try disk.exists(join(directory, FileName.clean))
+    guard let storeID = storeID(storeFile, headers, try indexIDs(names)) else { return nil }
+    store = StoreHeader(
+      storeID: storeID,
+      createdMicroseconds: storeFile?.storeID == storeID
+        ? storeFile?.createdMicroseconds ?? 0
+        : headers.values.filter { $0.storeID == storeID }.map(\.createdMicroseconds).min() ?? disk.now())
+    if let found = storeFile, found.storeID != storeID { note(FileName.store, 16, "the file belongs to another store") }
+    if let found = clean, found.storeID != storeID {
+      note(FileName.clean, 16, "the file belongs to another store")
+      clean = nil
+    }
+    try addParts(segmentNames, headers)
+    try addIndexes(names)
+    findEnd(try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount))
+  }
+
+  private mutating func note(_ name: String, _ position: UInt64, _ reason: String) {
+    findings.append(Damage(file: join(directory, name), position: position, reason: reason))
+  }
+
+  /// Reads a header; what is wrong with it is a finding. nil then, or if it is not there.
+  private mutating func contents<Value>(
+    _ name: String, _ byteCount: Int, _ read: (UnsafeRawBufferPointer) throws(HeaderFault) -> Value
+  ) throws(LogStoreError) -> Value? {
+    let path = join(directory, name)
+    guard try disk.kind(path) == .file else { return nil }
+    var bytes: [UInt8] = []
+    do throws(LogStoreError) {
+      guard let found = try disk.contents(path, limit: byteCount) else { return nil }
+      bytes = found
+      return try decode(bytes, of: path, read)
+    } catch .damaged(let damage) {
+      findings.append(damage)
+    } catch .unsupportedFormat(let file, let version, let supported) {
+      // A newer program's file, unless its checksum says that it is none.
+      let isWhole = bytes.withUnsafeBytes { bytes in
+        bytes.integer(at: byteCount - 4, as: UInt32.self) == checksum(bytes.part(0, byteCount - 4))
+      }
+      if isWhole { throw .unsupportedFormat(file: file, version: version, supported: supported) }
+      note(name, 8, "format version \(version), and a checksum that does not match")
+    } catch .inputOutput(_, _, EIO) {
+      note(name, 0, "the disk can't read it")
+    }
+    return nil
+  }
+
+  /// A segment under a name that is not a segment's: a file system that was mended may have exchanged names.
+  private func misnamedSegment(_ name: String) throws(LogStoreError) -> SegmentHeader? {
+    let path = join(directory, name)
+    // One that is unfinished has no events, and was begun when all before it was durable.
+    guard FileName.baseOffset(name, suffix: ".log") == nil,
+      try disk.kind(path) == .file,
+      let bytes = try? disk.contents(path, limit: SegmentHeader.byteCount),
+      let header = try? decode(bytes, of: path, SegmentHeader.init),
+      header.baseOffset <= durableEnd?.baseOffset ?? .max
+    else { return nil }
+    return header
+  }
+
+  // MARK: - Whose it is
+
+  private func indexIDs(_ names: [String]) throws(LogStoreError) -> [StoreID] {
+    var ids: [StoreID] = []
+    for name in names where FileName.indexRange(name) != nil {
+      if let index = try mapIndex(name).flatMap({ try? IndexHeader($0.bytes) }) { ids.append(index.storeID) }
+    }
+    return ids
+  }
+
+  /// What most segments say; between as many the file `store` decides, and then what most of the other files say. Not
+  /// that file first: it may be another store's, and so may a segment beside it.
+  private func storeID(
+    _ storeFile: StoreHeader?, _ headers: [String: SegmentHeader], _ indexIDs: [StoreID]
+  ) -> StoreID? {
+    var votes: [StoreID: (segments: Int, storeFile: Int, others: Int)] = [:]
+    for header in headers.values { votes[header.storeID, default: (0, 0, 0)].segments += 1 }
+    if let storeFile { votes[storeFile.storeID, default: (0, 0, 0)].storeFile += 1 }
+    if let clean { votes[clean.storeID, default: (0, 0, 0)].others += 1 }
+    for id in indexIDs { votes[id, default: (0, 0, 0)].others += 1 }
+    return votes.max { $0.value < $1.value }?.key
+  }
+
+  // MARK: - Segments
+
+  private mutating func addParts(_ names: [String], _ headers: [String: SegmentHeader]) throws(LogStoreError) {
+    var found: [UInt64: (part: Part, isNamedSo: Bool)] = [:]
+    let candidates = Set(
+      names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+        + headers.values.flatMap { [$0.baseOffset, $0.previousBaseOffset] }
+    ).sorted()
+    for name in names {
+      let path = join(directory, name)
+      let header = headers[name]
+      let named = FileName.baseOffset(name, suffix: ".log")
+      guard try disk.kind(path) == .file,
+        let base = header?.baseOffset ?? firstFrameBase(path, named, candidates) ?? named
+      else { continue }
+      if let header, header.storeID != store.storeID {
+        note(name, 16, "the segment belongs to another store")
+        continue
+      }
+      if base != named {
+        note(
+          name, 32,
+          "the segment begins with offset \(base)" + (named.map { ", its name says \($0)" } ?? ", and is not named so"))
+      }
+      let part = Part(
+        path: path, baseOffset: base, header: header, fileByteCount: try disk.open(path, .read).byteCount())
+      if let other = found[base] {
+        // Where several files say that they are one segment, the one that goes further counts: others are older copies.
+        let (end, otherEnd) = (try soundEnd(part), try soundEnd(other.part))
+        if (end, base == named ? 1 : 0) < (otherEnd, other.isNamedSo ? 1 : 0) { continue }
+      }
+      found[base] = (part, base == named)
+    }
+    parts = found.values.map(\.part).sorted { $0.baseOffset < $1.baseOffset }
+    var before: Part?
+    for part in parts {
+      if let previous = part.header?.previousBaseOffset,
+        previous != before?.baseOffset ?? SegmentHeader.noPrevious
+      {
+        if previous == SegmentHeader.noPrevious {
+          findings.append(
+            Damage(file: part.path, position: 40, reason: "a first segment behind another segment"))
+        } else {
+          note(
+            FileName.segment(previous), 0,
+            "the segment is missing or out of order: the segment of offset \(part.baseOffset) follows it")
+        }
+      } else if before == nil, part.baseOffset > 0 {
+        note(FileName.segment(0), 0, "the segment is missing")
+      }
+      before = part
+    }
+  }
+
+  /// Which segment a file without a sound header is, by its first frame, whose checksum covers the base offset: the one
+  /// that its name says, or another one whose file has another name now.
+  private func firstFrameBase(
+    _ path: String, _ named: UInt64?, _ candidates: [UInt64]
+  ) -> UInt64? {
+    guard let bytes = try? disk.contents(path, limit: 8 << 20) else { return nil }
+    return bytes.withUnsafeBytes { bytes in
+      ((named.map { [$0] } ?? []) + candidates).first { base in
+        FrameHeader(
+          in: bytes, at: SegmentHeader.byteCount, place: Place(storeID: store.storeID, baseOffset: base)) != nil
+      }
+    }
+  }
+
+  /// The offset that a part comes to without a fault.
+  private func soundEnd(_ part: Part) throws(LogStoreError) -> UInt64 {
+    let (segment, _) = try load(part)
+    var walk = Walk(segment)
+    if part.header == nil, let first = FrameHeader(in: segment.bytes, at: walk.next.position, place: segment.place) {
+      walk.next.chain = first.chain
+    }
+    _ = walk.go(to: .firstInvalid, in: segment, adding: OpenIndex(segment))
+    return walk.next.offset
+  }
+
+  /// A part's bytes, as far as the disk can read them; zeros for the rest.
+  func load(_ part: Part) throws(LogStoreError) -> (segment: Segment, unreadable: [Damage]) {
+    let file = try disk.open(part.path, .read)
+    let most = part.header?.fileByteCount ?? UInt64(UInt32.max)
+    let byteCount = Int(min(try file.byteCount(), most))
+    let header =
+      part.header
+      ?? SegmentHeader(
+        storeID: store.storeID, baseOffset: part.baseOffset, previousBaseOffset: SegmentHeader.noPrevious,
+        fileByteCount: UInt64(byteCount), createdMicroseconds: store.createdMicroseconds, chain: 0)
+    if let mapping = try map(file, byteCount: byteCount) {
+      return (Segment(path: part.path, header: header, mapping: mapping), [])
+    }
+    return try loadAround(file, part, header, byteCount)
+  }
+
+  /// nil if the disk can't read all of it: touching such a page of a mapping ends the process.
+  private func map(_ file: any File, byteCount: Int) throws(LogStoreError) -> Mapping? {
+    let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 4096)
+    defer { piece.deallocate() }
+    var position = 0
+    do throws(LogStoreError) {
+      while position < byteCount {
+        let count = try file.read(into: piece, at: UInt64(position))
+        // It became shorter meanwhile.
+        if count == 0 { break }
+        position += count
+      }
+    } catch .inputOutput(_, _, EIO) {
+      return nil
+    }
+    return try file.map(byteCount: min(position, byteCount))
+  }
+
+  private func loadAround(
+    _ file: any File, _ part: Part, _ header: SegmentHeader, _ byteCount: Int
+  ) throws(LogStoreError) -> (segment: Segment, unreadable: [Damage]) {
+    let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(byteCount, 1), alignment: 4096)
+    let mapping = Mapping(bytes: UnsafeRawBufferPointer(rebasing: memory[..<byteCount])) { _ in memory.deallocate() }
+    var unreadable: [Damage] = []
+    for position in stride(from: 0, to: byteCount, by: 4096) {
+      let page = UnsafeMutableRawBufferPointer(rebasing: memory[position..<min(position + 4096, byteCount)])
+      page.initializeMemory(as: UInt8.self, repeating: 0)
+      do throws(LogStoreError) {
+        _ = try file.read(into: page, at: UInt64(position))
+      } catch .inputOutput(_, _, EIO) {
+        page.initializeMemory(as: UInt8.self, repeating: 0)
+        unreadable.append(
+          Damage(file: part.path, position: UInt64(position), reason: "the disk can't read \(page.count) bytes"))
+      }
+    }
+    return (Segment(path: part.path, header: header, mapping: mapping), unreadable)
+  }
+
+  // MARK: - Index files, and the end
+
+  private func mapIndex(_ name: String) throws(LogStoreError) -> Mapping? {
+    let path = join(directory, name)
+    guard try disk.kind(path) == .file else { return nil }
+    let file = try disk.open(path, .read)
+    return try map(file, byteCount: Int(clamping: try file.byteCount()))
+  }
+
+  private mutating func addIndexes(_ names: [String]) throws(LogStoreError) {
+    for name in names {
+      guard let range = FileName.indexRange(name), let mapping = try mapIndex(name) else { continue }
+      let path = join(directory, name)
+      do throws(Fault) {
+        indexes.append(
+          try SealedIndex(
+            mapping, path: path, storeID: store.storeID, baseOffset: range.lowerBound, endOffset: range.upperBound))
+      } catch {
+        findings.append(Damage(file: path, position: UInt64(error.position), reason: error.reason))
+      }
+    }
+  }
+
+  private func findBases() -> Set<UInt64> {
+    var bases = Set(parts.map(\.baseOffset))
+    for part in parts {
+      if let previous = part.header?.previousBaseOffset, previous != SegmentHeader.noPrevious { bases.insert(previous) }
+    }
+    for index in indexes { bases.formUnion(index.header.segments.map(\.baseOffset) + [index.endOffset]) }
+    if let clean { bases.insert(clean.baseOffset) }
+    return bases
+  }
+
+  private mutating func findEnd(_ tail: [UInt8]?) {
+    if let durableEnd {
+      indexes.removeAll { $0.endOffset > durableEnd.baseOffset }
+      clean = nil
+      knownBases = findBases().union([durableEnd.baseOffset]).sorted()
+      endOffsetAtLeast = durableEnd.offset
+      return
+    }
+    let lastBase = parts.last?.baseOffset ?? 0
+    if let last = indexes.map(\.endOffset).max(), last > lastBase {
+      note(FileName.segment(last), 0, "the segment is missing: an index that was made after it had begun is there")
+    }
+    if let found = clean, found.baseOffset < lastBase {
+      note(FileName.clean, 40, "the log goes on behind the segment in which this says that it was closed")
+      clean = nil
+    } else if let found = clean, found.baseOffset > lastBase, indexes.allSatisfy({ $0.endOffset < found.baseOffset }) {
+      note(FileName.segment(found.baseOffset), 0, "the segment is missing: the log was closed in it")
+    }
+    knownBases = findBases().sorted()
+    endOffsetAtLeast = max(clean?.endOffset ?? 0, indexes.map(\.endOffset).max() ?? 0)
+    // It does not say of which store it is, so it counts only if it names a segment that is known from elsewhere, or one
+    // behind the last: then that one is missing.
+    if let notice = tail.flatMap({ $0.withUnsafeBytes { TailNotice($0) } }),
+      knownBases.contains(notice.end.baseOffset) || clean == nil && notice.end.baseOffset > knownBases.last ?? 0
+    {
+      if !knownBases.contains(notice.end.baseOffset) {
+        note(
+          FileName.segment(notice.end.baseOffset), 0, "the segment is missing: its writer told others that it was there"
+        )
+        knownBases.append(notice.end.baseOffset)
+      }
+      endOffsetAtLeast = max(endOffsetAtLeast, notice.end.offset)
+    }
+  }
+}

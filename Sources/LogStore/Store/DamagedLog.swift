@@ -1,0 +1,144 @@
+import Glibc
+
+/// What is sound of a store that may be damaged anywhere, for whoever asks for it explicitly: ``LogReader`` refuses what
+/// it can't vouch for, this leaves it out and says so. Never written to.
+///
+/// Events come in order, each checked as by any other reader; where some are missing, ``forEach(from:missing:_:)`` says
+/// which. Beside a writer at work it ends with what was durable when it was opened. May be used from any thread.
+public struct DamagedLog: Sendable {
+  private let directory: String
+  private let disk: any Disk
+
+  /// What was found on the way.
+  public struct Report: Sendable {
+    /// Every damaged place that was met.
+    public var findings: [Damage] = []
+    /// An unfinished write behind the end of the log: no damage.
+    public var tornTail: Damage?
+    /// Events at the end of the log are lost, and nothing tells how many.
+    public var isEndUnknown = false
+    /// The offset to go on with.
+    public var next: UInt64 = 0
+  }
+
+  public init(_ directory: String) {
+    self.init(directory, disk: RealDisk())
+  }
+
+  init(_ directory: String, disk: any Disk) {
+    self.directory = directory
+    self.disk = disk
+  }
+
+  /// Visits the sound events in order from an offset on, or until `body` returns false.
+  ///
+  /// Blocks. Reads the segments from the offset on, and nothing before.
+  ///
+  /// - Parameter missing: told of offsets without events, before the event behind them; with what was found where they
+  ///   should be, or nil for a gap that a repair has left.
+  public func forEach(
+    from offset: UInt64 = 0, missing: @escaping (Range<UInt64>, Damage?) -> Void = { _, _ in },
+    _ body: @escaping (borrowing EventView) -> Bool
+  ) throws(LogStoreError) -> Report {
+    var report = Report()
+    try walk(from: offset, report: &report) { item in
+      switch item {
+      case .gap(let gap):
+        missing(gap.offsets, gap.damage)
+        return true
+      case .run(let run):
+        for record in run.records where record.kind == .event {
+          let event = EventView(
+            SoundRecord(record, in: run.segment.bytes), baseOffset: run.segment.baseOffset,
+            storeIDFirst: run.segment.place.storeID.first, timestampMicroseconds: run.timestamp)
+          if !body(event) { return false }
+        }
+        return true
+      }
+    }
+    return report
+  }
+
+  /// Counts what is sound: reads all of it. Streams are those whose first event is sound.
+  public func statistics() throws(LogStoreError) -> (statistics: StoreStatistics, report: Report) {
+    var report = Report()
+    let count = Count()
+    let source = try walk(from: 0, report: &report) { item in
+      count.add(item)
+      return true
+    }
+    let end = report.next
+    return (
+      StoreStatistics(
+        endOffset: end, gaps: count.gaps, streams: count.streams, segments: source.parts.count,
+        logBytes: source.parts.reduce(0) { $0 + $1.fileByteCount },
+        indexBytes: source.indexes.reduce(0) { $0 + UInt64($1.bytes.count) },
+        cursors: count.cursors.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map { name, place in
+          StoreStatistics.Cursor(
+            name: String(decoding: name, as: UTF8.self), place: place, lag: end - min(place, end))
+        }),
+      report
+    )
+  }
+
+  /// A class, so that the walk's closure can write to it.
+  private final class Count {
+    var streams: UInt64 = 0
+    var gaps: [Range<UInt64>] = []
+    var cursors: CursorPlaces = [:]
+
+    func add(_ item: SalvageWalk.Item) {
+      switch item {
+      case .gap(let gap): gaps.append(gap.offsets)
+      case .run(let run):
+        if run.isSnapshot, run.isWholeFrame { cursors = [:] }
+        for record in run.records {
+          if record.kind != .event {
+            cursors.apply(record, in: run.segment.bytes)
+          } else if record.version == 1 {
+            streams += 1
+          }
+        }
+      }
+    }
+  }
+
+  @discardableResult
+  private func walk(
+    from offset: UInt64, report: inout Report, _ visit: @escaping (SalvageWalk.Item) throws(LogStoreError) -> Bool
+  ) throws(LogStoreError) -> SalvageSource {
+    // Where the end of the log is sound this makes certain that it is durable, and keeps to what a writer has made so.
+    var end: DurableEnd?
+    do throws(LogStoreError) {
+      end = try Follower.open(directory, disk: disk, follows: false).durable.end
+    } catch .unsupportedFormat {
+      // Of a newer program, or damaged: that is seen below.
+      end = try durableEndOfWriter()
+    } catch .damaged {
+      // That is what this is for. What a living writer has not synced is not to be read all the same.
+      end = try durableEndOfWriter()
+    }
+    guard let source = try SalvageSource(directory, disk: disk, upTo: end) else {
+      throw .damaged(Damage(file: directory, position: 0, reason: "nothing in it tells which store it was"))
+    }
+    var walk = SalvageWalk(source, from: offset, visit: visit)
+    try walk.go()
+    report = Report(
+      findings: walk.findings, tornTail: walk.tornTail, isEndUnknown: walk.isEndUnknown, next: max(walk.next, offset))
+    return source
+  }
+
+  private func durableEndOfWriter() throws(LogStoreError) -> DurableEnd? {
+    do throws(LogStoreError) {
+      if try disk.lock(join(directory, FileName.lock), exclusive: false) != nil { return nil }
+    } catch .inputOutput(_, _, ENOENT) {
+      return nil
+    }
+    guard
+      let notice = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount).flatMap({
+        $0.withUnsafeBytes { TailNotice($0) }
+      }), notice.state == .open
+    else { throw .locked(directory: directory, holder: "a writer that does not tell how far the log is durable") }
+    return notice.end
+  }
+}

@@ -1,0 +1,71 @@
+/// What a repair saved, and what it could not save.
+public struct RepairReport: Sendable {
+  /// Offsets that are a gap of the new store.
+  public struct Missing: Sendable {
+    public var offsets: Range<UInt64>
+    /// What was found where the events should be; nil if they were missing before, from an earlier repair.
+    public var damage: Damage?
+    /// Those of the events that an index file tells of; all of them, if there was a sound one for the segment.
+    public var events: [LostEvent]
+  }
+
+  /// The offset after the last, saved or missing: what the next event will get.
+  public var endOffset: UInt64 = 0
+  /// Events that were saved.
+  public var events: UInt64 = 0
+  /// In order. Together with the saved events these are all offsets up to ``endOffset``.
+  public var missing: [Missing] = []
+  public var missingEvents: UInt64 { missing.reduce(0) { $0 + UInt64($1.offsets.count) } }
+  /// Saved events from frames that lost others. A frame holds one or more appends, and where one ends is not written
+  /// down: an append that these belong to may be incomplete.
+  public var partial: [Range<UInt64>] = []
+  /// Saved events whose time is lost with their frame's header: they have the time of the frame before.
+  public var guessedTimes: [Range<UInt64>] = []
+  /// Events were lost at the end of the log, and nothing tells how many: the next events get offsets that they had.
+  public var isEndUnknown = false
+  /// Every damaged place, of files that hold no events too.
+  public var findings: [Damage] = []
+  /// An unfinished write behind the end of the log: no loss.
+  public var tornTail: Damage?
+  /// Of the new store.
+  public var segments = 0
+  public var cursors = 0
+  /// Bytes of the new store's frames and headers.
+  public var bytes: UInt64 = 0
+
+  mutating func addGuessedTime(_ offsets: Range<UInt64>) {
+    if let last = guessedTimes.last, last.upperBound == offsets.lowerBound {
+      guessedTimes[guessedTimes.count - 1] = last.lowerBound..<offsets.upperBound
+    } else {
+      guessedTimes.append(offsets)
+    }
+  }
+}
+
+extension LogStore {
+  /// Makes a new store of all that is sound of a damaged one, in a directory that is not there yet or is empty.
+  ///
+  /// Offsets, versions, ids, times and cursors stay what they were. Where events could not be saved the new store has a
+  /// gap: see ``LogReader/gaps``. Every record has a checksum of its own, so sound events of a half damaged write are
+  /// saved; see ``RepairReport/partial``. Versions that streams are known to have had, by later events or by a sound index
+  /// file, are never given again.
+  ///
+  /// Nothing in the damaged store is written to. The new one is made in a directory beside it, with `.repairing` behind its
+  /// name, and is renamed when all of it is durable and was read and checked. A killed run leaves that directory, which
+  /// the next one replaces. It is the same store, with the same id: write to one of the two only. Its index is left to the
+  /// next writer.
+  ///
+  /// Blocks. Reads all of the damaged store, and of the new one twice; needs memory for one segment's events, and more for
+  /// lost ones. May be called from any thread.
+  ///
+  /// - Parameter progress: told of the bytes of the damaged store's segments, then of those of the new one.
+  /// - Throws: ``LogStoreError/repairRefused(path:reason:)`` where there is nothing to save, a writer, or something at the
+  ///   target; ``LogStoreError/notAStore(directory:)``, ``LogStoreError/unsupportedFormat(file:version:supported:)``,
+  ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``. After each of them
+  ///   there is no new store.
+  public static func repair(
+    _ directory: String, to target: String, progress: Progress? = nil
+  ) throws(LogStoreError) -> RepairReport {
+    try RepairRun(directory: directory, disk: RealDisk(), progress: progress).run(to: target)
+  }
+}

@@ -1,0 +1,137 @@
+import ArgumentParser
+import LogStore
+
+struct RepairCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "repair",
+    abstract: "Make a new store of all that is sound of a damaged one, and list what is lost.",
+    discussion: """
+      Changes nothing in the damaged store. The new one has the same offsets, versions, ids, times and cursors; where \
+      events could not be saved it has a gap, which no reader takes for the end. Prints, one a line: `damaged FILE @BYTE: \
+      reason` for each damaged place; `missing FIRST..LAST: damaged …` for each gap; `lost OFFSET⇥STREAM⇥VERSION` for each \
+      event in a gap that an index file tells of (STREAM is empty if no other event of it was saved); `partial \
+      FIRST..LAST` for saved events of a write that lost others, so that an append among them may be incomplete; `guessed \
+      time FIRST..LAST` for events whose time is lost, and is that of the write before; and a summary. The exit code is 0 \
+      when the new store is there, whatever was lost.
+
+      The new store is made in the directory with .repairing behind its name, which the next run replaces, and gets its \
+      name when all of it was read and checked. It is the same store: write to one of the two only.
+      """)
+
+  @OptionGroup var location: StoreLocation
+
+  @Option(help: ArgumentHelp("The new store's directory: not there yet, or empty.", valueName: "D2"))
+  var to: String
+
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  func validate() throws {
+    if to.isEmpty { throw ValidationError("--to must name a directory") }
+  }
+
+  func run() async throws {
+    let progress = Progress("repairing")
+    defer { progress.clear() }
+    let report = try LogStore.repair(location.directory, to: to) { progress.show($0, of: $1) }
+    progress.clear()
+    reportTornTail(report.tornTail)
+    let output = Output()
+    try output.add { bytes in
+      if json { bytes.append(json: report) } else { bytes.append(lines: report) }
+    }
+    try output.flush()
+  }
+}
+
+extension Range<UInt64> {
+  /// `7..9`, the last one included.
+  var text: String { "\(lowerBound)..\(upperBound - 1)" }
+}
+
+extension [UInt8] {
+  fileprivate mutating func append(lines report: RepairReport) {
+    for finding in report.findings { append(line: finding.description) }
+    for missing in report.missing {
+      append(line: "missing \(missing.offsets.text): \(missing.damage?.description ?? "missing before")")
+      for event in missing.events {
+        append(contentsOf: "lost \(event.offset)\t".utf8)
+        var stream = event.stream ?? ""
+        stream.withUTF8 { append(escaping: UnsafeRawBufferPointer($0)) }
+        append(contentsOf: "\t\(event.version)\n".utf8)
+      }
+    }
+    for offsets in report.partial { append(line: "partial \(offsets.text)") }
+    for offsets in report.guessedTimes { append(line: "guessed time \(offsets.text)") }
+    if report.isEndUnknown {
+      append(line: "events at the end of the log are lost, and nothing tells how many; the next get their offsets")
+    }
+    append(
+      line: "saved \(report.events) of \(report.endOffset) events in \(report.segments) segments, "
+        + "\(report.missingEvents) missing in \(report.missing.count) gaps, \(report.cursors) cursors")
+  }
+
+  private mutating func append(line: String) {
+    var line = line
+    line.withUTF8 { append(escaping: UnsafeRawBufferPointer($0), only: .lineBreaks) }
+    append(UInt8(ascii: "\n"))
+  }
+
+  fileprivate mutating func append(json report: RepairReport) {
+    append(
+      contentsOf: """
+        {"events":\(report.events),"end_offset":\(report.endOffset),"missing_events":\(report.missingEvents),\
+        "segments":\(report.segments),"cursors":\(report.cursors),"end_unknown":\(report.isEndUnknown),"missing":[
+        """.utf8)
+    for (index, missing) in report.missing.enumerated() {
+      if index > 0 { append(UInt8(ascii: ",")) }
+      append(contentsOf: "{\"first\":\(missing.offsets.lowerBound),\"last\":\(missing.offsets.upperBound - 1)".utf8)
+      if let damage = missing.damage {
+        append(contentsOf: #","damage":"#.utf8)
+        append(json: damage)
+      }
+      append(contentsOf: #","events":["#.utf8)
+      for (index, event) in missing.events.enumerated() {
+        if index > 0 { append(UInt8(ascii: ",")) }
+        append(contentsOf: "{\"offset\":\(event.offset),\"version\":\(event.version)".utf8)
+        if let stream = event.stream {
+          append(contentsOf: #","stream":"#.utf8)
+          append(jsonString: stream)
+        }
+        append(UInt8(ascii: "}"))
+      }
+      append(contentsOf: "]}".utf8)
+    }
+    append(contentsOf: "]".utf8)
+    append(json: "partial", report.partial)
+    append(json: "guessed_times", report.guessedTimes)
+    append(contentsOf: #","findings":["#.utf8)
+    for (index, finding) in report.findings.enumerated() {
+      if index > 0 { append(UInt8(ascii: ",")) }
+      append(json: finding)
+    }
+    append(UInt8(ascii: "]"))
+    if let torn = report.tornTail {
+      append(contentsOf: #","torn_tail":"#.utf8)
+      append(json: torn)
+    }
+    append(contentsOf: "}\n".utf8)
+  }
+
+  private mutating func append(json name: String, _ ranges: [Range<UInt64>]) {
+    append(contentsOf: #","\#(name)":["#.utf8)
+    for (index, range) in ranges.enumerated() {
+      if index > 0 { append(UInt8(ascii: ",")) }
+      append(contentsOf: "{\"first\":\(range.lowerBound),\"last\":\(range.upperBound - 1)}".utf8)
+    }
+    append(UInt8(ascii: "]"))
+  }
+
+  mutating func append(json damage: Damage) {
+    append(contentsOf: #"{"file":"#.utf8)
+    append(jsonString: damage.file)
+    append(contentsOf: #","byte":\#(damage.position),"reason":"#.utf8)
+    append(jsonString: damage.reason)
+    append(UInt8(ascii: "}"))
+  }
+}

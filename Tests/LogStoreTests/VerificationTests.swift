@@ -1,0 +1,66 @@
+import Foundation
+import Testing
+
+@testable import LogStore
+
+/// LOGSTORE_DAMAGES sets how many bits are flipped, beside all bytes of the small files.
+private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] ?? "") ?? 150
+
+@Suite struct VerificationTests {
+  @Test("verify finds a flipped bit in any byte of any file of a closed store, and names the file")
+  func everyByte() async throws {
+    var generator = SeededGenerator.printed()
+    let store = try await DamageableStore(&generator, isClosed: true, isIndexed: true, count: 700)
+    let path = store.directory.path
+    try #require(try LogStore.verify(path).findings.isEmpty)
+    var places: [(name: String, position: Int)] = []
+    for name in [FileName.store, FileName.clean] { for position in 0..<64 { places.append((name, position)) } }
+    let large = store.directory.names(".log") + store.directory.names(".idx")
+    for name in large {
+      let count = store.originals[name]?.count ?? 0
+      // The ends of what a file is made of, and any others.
+      for position in [0, 8, 68, 4091, 4092, 4095, 4096, 4143, count / 2, count - 65, count - 1] where position < count
+      {
+        places.append((name, position))
+      }
+    }
+    for _ in 0..<flips {
+      let name = large.randomElement(using: &generator)!
+      places.append((name, Int.random(in: 0..<(store.originals[name]?.count ?? 1), using: &generator)))
+    }
+    for (name, position) in places {
+      let file = try FileHandle(forUpdating: URL(fileURLWithPath: store.directory.file(name)))
+      try file.seek(toOffset: UInt64(position))
+      let byte = try #require(try file.read(upToCount: 1)?.first)
+      func put(_ byte: UInt8) throws {
+        try file.seek(toOffset: UInt64(position))
+        try file.write(contentsOf: [byte])
+      }
+      try put(byte ^ 1 << UInt8.random(in: 0..<8, using: &generator))
+      var findings: [Damage] = []
+      do throws(LogStoreError) {
+        findings = try LogStore.verify(path).findings
+      } catch {
+        // A version that is greater than any known is refused by name.
+        guard case .unsupportedFormat(let found, _, _) = error, found.hasSuffix("/" + name), (8..<12).contains(position)
+        else { throw error }
+        findings = [Damage(file: found, position: 8, reason: "")]
+      }
+      #expect(findings.contains { $0.file.hasSuffix("/" + name) }, "\(name) @\(position): \(findings)")
+      try put(byte)
+      try file.close()
+    }
+    #expect(try LogStore.verify(path).findings.isEmpty)
+  }
+
+  @Test("verify finds bytes behind the end of a file", arguments: [FileName.store, FileName.clean])
+  func longer(name: String) async throws {
+    var generator = SeededGenerator.printed()
+    let store = try await DamageableStore(&generator, isClosed: true, isIndexed: false, count: 60)
+    let file = try FileHandle(forUpdating: URL(fileURLWithPath: store.directory.file(name)))
+    try file.seekToEnd()
+    try file.write(contentsOf: [0])
+    try file.close()
+    #expect(try LogStore.verify(store.directory.path).findings.map(\.position) == [64])
+  }
+}
