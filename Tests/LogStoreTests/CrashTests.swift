@@ -224,7 +224,7 @@ final class History: Sendable {
     let store = try LogStore.open("d", options: smallSegments(), disk: disk)
     // Longer than a sector, so that no later write takes their bytes along.
     _ = try await store.append(Append(event("s", String(repeating: "kept ", count: 400))))
-    disk.setFault { _, operation, _ in operation == "sync" ? .error(EIO) : nil }
+    disk.setFault { _, operation, _ in operation == .sync ? .error(EIO) : nil }
     await expectThrows({ if case .inputOutput = $0 { true } else { false } }) { () async throws(LogStoreError) in
       try await store.append(Append(event("s", String(repeating: "unknown ", count: 400))))
     }
@@ -253,8 +253,8 @@ final class History: Sendable {
     // Dies at the first sync of the directory after the second segment got its name.
     let isNamed = Atomic(false)
     disk.setFault { _, operation, path in
-      if operation == "rename", path.hasSuffix(".log") { isNamed.store(true, ordering: .relaxed) }
-      return operation == "syncDirectory" && isNamed.load(ordering: .relaxed) ? .death : nil
+      if operation == .rename, path.hasSuffix(".log") { isNamed.store(true, ordering: .relaxed) }
+      return operation == .syncDirectory && isNamed.load(ordering: .relaxed) ? .death : nil
     }
     await expectThrows({ if case .inputOutput = $0 { true } else { false } }) { () async throws(LogStoreError) in
       while true { _ = try await store.append(Append(event("s", String(repeating: "n", count: 5000)))) }
@@ -311,7 +311,7 @@ final class History: Sendable {
     let reader = store.reader
     let seenAtSync = Mutex<[UInt64]>([])
     disk.setFault { _, operation, path in
-      if operation == "sync", path.hasSuffix(".log") { seenAtSync.withLock { $0.append(reader.endOffset) } }
+      if operation == .sync, path.hasSuffix(".log") { seenAtSync.withLock { $0.append(reader.endOffset) } }
       return nil
     }
     for _ in 0..<5 { _ = try await store.append(Append(event("s"))) }
@@ -320,7 +320,7 @@ final class History: Sendable {
     // Both wait while a first append's sync takes its time, and so are in one group, whose sync fails.
     let syncs = Atomic(0)
     disk.setFault { _, operation, path in
-      guard operation == "sync", path.hasSuffix(".log") else { return nil }
+      guard operation == .sync, path.hasSuffix(".log") else { return nil }
       if syncs.wrappingAdd(1, ordering: .relaxed).newValue > 1 { return .error(EIO) }
       usleep(100_000)
       return nil
@@ -354,15 +354,9 @@ final class History: Sendable {
     for index in 0..<400 {
       _ = try await store.append(Append(event("s", String(repeating: "o", count: 500) + "\(index)")))
       // At the moment of the answer nothing of the log is left to be made durable.
-      let unsynced = try disk.withState { state in
-        state.names.filter { $0.key.hasSuffix(".log") && !$0.value.dirtySectors.isEmpty }.map(\.key)
-          + state.nameChanges.compactMap { change in
-            switch change {
-            case .renamed(_, let new) where new.hasSuffix(".log"): new
-            case .set(let path, _) where path.hasSuffix(".log"): path
-            default: nil
-            }
-          }
+      let unsynced = disk.machine.withState { state in
+        state.names.files.filter { $0.key.hasSuffix(".log") && !$0.value.isSynced }.map(\.key)
+          + state.nameChanges.map(\.path).filter { $0.hasSuffix(".log") }
       }
       #expect(unsynced == [])
     }

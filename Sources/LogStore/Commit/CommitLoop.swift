@@ -240,7 +240,11 @@ struct CommitLoop: ~Copyable {
         return .dependsOnGroup
       }
       let ids = append.ids
-      for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) { return .dependsOnGroup }
+      for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) {
+        // It is looked for in what is durable, which buffered appends alone would not become.
+        needsSync = true
+        return .dependsOnGroup
+      }
       switch try earlier(append, ids) {
       case .same(let appended): return .repeated(appended)
       case .different(let error): return .refuse(unmet ?? error)

@@ -77,7 +77,7 @@ struct Opening {
         let holder = String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
         throw .locked(directory: directory, holder: holder.isEmpty ? "another process" : holder)
       }
-      usleep(2000)
+      disk.sleep(milliseconds: 2)
     }
   }
 
@@ -100,7 +100,7 @@ struct Opening {
     maker.prepare(
       SegmentMaker.Zeros(byteCount: options.segmentBytes, unitByteCount: SegmentMaker.Zeros.smallest))
     let made = try maker.take(atLeast: 2 * SegmentHeader.byteCount)
-    let storeID = StoreID.random()
+    let storeID = StoreID(first: disk.random(), second: disk.random())
     let now = disk.now()
     let header = SegmentHeader(
       storeID: storeID, baseOffset: 0, previousBaseOffset: SegmentHeader.noPrevious,

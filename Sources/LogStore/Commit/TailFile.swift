@@ -8,7 +8,7 @@ struct TailFile: ~Copyable {
   /// Tells whoever looks that a writer is opening the store.
   init(directory: String, disk: any Disk) throws(LogStoreError) {
     let path = join(directory, FileName.tail)
-    let writer = UInt64.random(in: .min ... .max)
+    let writer = disk.random()
     let opening = TailNotice(
       end: DurableEnd(offset: 0, baseOffset: 0, position: 0), writer: writer, state: .opening)
     let file: any File

@@ -34,6 +34,7 @@ final class Follower: Sendable {
     var attemptsLeft = 5
     while true {
       var lock: (any FileLock)?
+      var wasBesideWriter = false
       do throws(LogStoreError) {
         // First, so that a directory without a store is named as such.
         _ = try Catalog.readStore(directory, disk: disk)
@@ -42,12 +43,14 @@ final class Follower: Sendable {
         if lock != nil || !wasEverWritten {
           return try openUnwritten(directory, disk: disk, follows: follows)
         }
+        wasBesideWriter = true
         return try openBesideWriter(directory, disk: disk, follows: follows)
       } catch {
         // The writer may have ended, or another begun, between two looks.
         attemptsLeft -= 1
-        guard lock == nil, attemptsLeft > 0, try isWritten(directory, disk: disk) else { throw error }
-        usleep(10_000)
+        guard lock == nil, attemptsLeft > 0 else { throw error }
+        if !wasBesideWriter, try !isWritten(directory, disk: disk) { throw error }
+        disk.sleep(milliseconds: 10)
       }
     }
   }
@@ -134,7 +137,7 @@ final class Follower: Sendable {
     var notice = try notice(directory, disk: disk)
     while notice == nil || notice?.state == .opening {
       guard waited < openingTimeoutMilliseconds, try isWritten(directory, disk: disk) else { break }
-      usleep(2000)
+      disk.sleep(milliseconds: 2)
       waited += 2
       notice = try Self.notice(directory, disk: disk)
     }
@@ -173,7 +176,7 @@ final class Follower: Sendable {
   // MARK: - The thread
 
   private func start(from walk: Walk? = nil) {
-    startThread("log follower") { [self] in
+    startThread("log follower", disk.scheduler) { [self] in
       do throws(LogStoreError) {
         try follow(from: walk)
       } catch {
@@ -206,7 +209,7 @@ final class Follower: Sendable {
       } else {
         // No file to watch yet, or no inotify instance left: look often enough for a tail to feel live.
         file = nil
-        usleep(2000)
+        disk.sleep(milliseconds: 2)
       }
     }
   }
