@@ -46,7 +46,7 @@ struct CommitLoop: ~Copyable {
 
   /// Tells other processes how far the log is durable.
   mutating func announce(_ state: TailNotice.State = .open) throws(LogStoreError) {
-    try tail.write(writer.durableEnd, state)
+    try tail.write(writer.durableEnd, segment: writer.index.segment.headerChecksum, state)
   }
 
   /// Runs until the mailbox is closed and empty; then makes everything durable. Gives back the end of the log and its

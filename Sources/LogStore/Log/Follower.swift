@@ -14,11 +14,11 @@ final class Follower: Sendable {
   private let disk: any Disk
   private let durable: Durable
   /// The writer that wrote `tail` and was dead when this follower began; what it says is not news.
-  private let deadWriter: UInt64?
+  private let deadWriter: UInt32?
   private let watch: Mutex<(any FileWatch)?> = Mutex(nil)
   private let isStopped = Atomic(false)
 
-  private init(directory: String, disk: any Disk, durable: Durable, deadWriter: UInt64?) {
+  private init(directory: String, disk: any Disk, durable: Durable, deadWriter: UInt32?) {
     self.directory = directory
     self.disk = disk
     self.durable = durable
@@ -156,21 +156,37 @@ final class Follower: Sendable {
     let segment = try Segment.open(
       join(catalog.directory, FileName.segment(notice.end.baseOffset)), baseOffset: notice.end.baseOffset,
       storeID: catalog.storeID, disk: disk)
-    let index = OpenIndex(segment)
-    var walk = Walk(segment)
-    if let fault = walk.go(to: .position(notice.end.position), in: segment, adding: index) {
-      throw segment.damage(fault)
-    }
+    let (index, walk) = try read(segment, to: notice)
     let durable = Durable(
       segments: SegmentSet(
         directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases, open: index),
-      end: DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position),
-      cursors: walk.cursors)
+      end: walk.end(in: segment), cursors: walk.cursors)
     let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
     if follows { follower.start(from: walk) }
     return (
       follower, durable, RecoveryReport(wasClosedCleanly: true, tornTail: nil, endOffset: walk.next.offset)
     )
+  }
+
+  /// Reads a segment as far as a notice says that it is durable.
+  ///
+  /// A segment without events may have been replaced since by another of the same name. What stood in it stands in the
+  /// cursors' snapshot that the new one begins with, and that is durable; the notice says nothing of what follows there.
+  private static func read(
+    _ segment: Segment, to notice: TailNotice
+  ) throws(LogStoreError) -> (index: OpenIndex, walk: Walk) {
+    let isReplaced = segment.headerChecksum != notice.segment && notice.end.offset == notice.end.baseOffset
+    let index = OpenIndex(segment)
+    var walk = Walk(segment)
+    let position = isReplaced ? SegmentHeader.byteCount + FrameHeader.byteCount : notice.end.position
+    if let fault = walk.go(to: .position(position), in: segment, adding: index) { throw segment.damage(fault) }
+    guard walk.next.offset == notice.end.offset else {
+      throw segment.damage(
+        Fault(
+          position: walk.next.position,
+          reason: "the log ends with offset \(walk.next.offset) here, its writer says \(notice.end.offset)"))
+    }
+    return (index, walk)
   }
 
   // MARK: - The thread
@@ -193,14 +209,16 @@ final class Follower: Sendable {
   private func follow(from start: Walk?) throws(LogStoreError) {
     var walk = start
     var file: (any File)?
+    var last: TailNotice?
     while !isStopped.load(ordering: .acquiring) {
       // The watch is set before the notice is read, so none falls between.
       let current = currentWatch()
       if file == nil { file = try openNotice() }
       if let file, let notice = try Self.notice(in: file), notice.state != .opening, notice.writer != deadWriter,
-        notice.end != durable.end
+        notice != last
       {
-        try advance(&walk, to: notice.end)
+        try advance(&walk, to: notice)
+        last = notice
         continue
       }
       if let current, file != nil {
@@ -241,9 +259,11 @@ final class Follower: Sendable {
     return try result.get()
   }
 
-  private func advance(_ walk: inout Walk?, to end: DurableEnd) throws(LogStoreError) {
+  private func advance(_ walk: inout Walk?, to notice: TailNotice) throws(LogStoreError) {
+    let end = notice.end
     let known = durable.segments.open
-    if let going = walk, known.segment.baseOffset == end.baseOffset, going.next.position <= end.position {
+    if end == durable.end, known.segment.headerChecksum == notice.segment { return }
+    if let going = walk, known.segment.headerChecksum == notice.segment, going.next.position <= end.position {
       var going = going
       if going.go(to: .position(end.position), in: known.segment, adding: known) == nil,
         going.next.offset == end.offset
@@ -258,23 +278,13 @@ final class Follower: Sendable {
     let segment = try Segment.open(
       join(directory, FileName.segment(end.baseOffset)), baseOffset: end.baseOffset,
       storeID: durable.segments.storeID, disk: disk)
-    let index = OpenIndex(segment)
-    var going = Walk(segment)
-    if let fault = going.go(to: .position(end.position), in: segment, adding: index) {
-      throw segment.damage(fault)
-    }
-    guard going.next.offset == end.offset else {
-      throw segment.damage(
-        Fault(
-          position: going.next.position,
-          reason: "the log ends with offset \(going.next.offset) here, its writer says \(end.offset)"))
-    }
+    let (index, going) = try Self.read(segment, to: notice)
     let newBases = try disk.list(directory)
       .compactMap { FileName.baseOffset($0, suffix: ".log") }
       .filter { $0 > known.segment.baseOffset && $0 <= end.baseOffset }
       .sorted()
     durable.segments.advance(over: newBases, to: index)
     walk = going
-    durable.publish(end, cursors: going.cursors)
+    durable.publish(going.end(in: segment), cursors: going.cursors)
   }
 }

@@ -22,6 +22,11 @@ struct Walk: Sendable {
     provenPosition = SegmentHeader.byteCount
   }
 
+  /// The end of the log, if it is here.
+  func end(in segment: Segment) -> DurableEnd {
+    DurableEnd(offset: next.offset, baseOffset: segment.baseOffset, position: next.position)
+  }
+
   enum End: Sendable {
     /// Where the next segment begins.
     case successor(baseOffset: UInt64, chain: UInt32)
@@ -81,7 +86,7 @@ struct FoundTail: Sendable {
 
   var segment: Segment { index.segment }
   var end: DurableEnd {
-    DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position)
+    walk.end(in: segment)
   }
 }
 

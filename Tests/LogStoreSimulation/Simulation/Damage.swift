@@ -57,9 +57,7 @@ extension Simulation {
       let isClosed = paths.contains(prefix + FileName.clean)
       let candidates = paths.filter { path in
         let name = path.dropFirst(prefix.count)
-        // After a crash the end of the log is what is there, so only what stands before can be seen to be wrong.
-        return name == FileName.store || name == FileName.clean || name.hasSuffix(".idx")
-          || name.hasSuffix(".log") && (isClosed || path != last)
+        return name == FileName.store || name == FileName.clean || name.hasSuffix(".idx") || name.hasSuffix(".log")
       }
       guard !candidates.isEmpty else { return nil }
       let path = candidates.drawn(&generator)
@@ -67,6 +65,10 @@ extension Simulation {
       // Proof: it is one of the names.
       let inode = state.names.files[path]!
       if inode.byteCount == 0 { return nil }
+      // After a crash the end of the log is what is there, so only what is proven to stand before can be seen to be wrong.
+      let isOpen = path == last && !isClosed
+      let proven = isOpen ? FormatCheck(segment: inode.content).frames().map(\.synced).max() ?? 0 : inode.byteCount
+      if isOpen, proven < Inode.sectorByteCount || harm == .cutFile || harm == .removedFile { return nil }
       switch harm {
       case .cutFile: inode.resize(to: generator.below(inode.byteCount))
       case .removedFile: state.change(.removed(path))
@@ -76,9 +78,9 @@ extension Simulation {
         inode.damage { bytes in
           // Where there is something, mostly.
           let used = bytes.count - (generator.oneIn(4) ? 0 : bytes.reversed().prefix { $0 == 0 }.count)
-          let position = generator.below(max(used, 1))
+          let position = generator.below(max(min(used, proven), 1))
           let start = position / Inode.sectorByteCount * Inode.sectorByteCount
-          let end = min(start + Inode.sectorByteCount, bytes.count)
+          let end = min(start + Inode.sectorByteCount, bytes.count, proven)
           switch harm {
           case .flippedBit: bytes[position] ^= 1 << UInt8(generator.below(8))
           case .lostSector: for index in start..<end { bytes[index] = 0 }
@@ -92,7 +94,7 @@ extension Simulation {
         }
         if inode.content == before {
           // Then a bit: something is to be wrong.
-          let position = generator.below(inode.byteCount)
+          let position = generator.below(proven)
           inode.damage { $0[position] ^= 1 << UInt8(generator.below(8)) }
           harm = .flippedBit
         }

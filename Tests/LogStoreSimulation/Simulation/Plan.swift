@@ -49,6 +49,8 @@ struct Plan: Sendable {
     var failures: [Failure]
     /// After it the disk gets such damage, in a copy that must show it.
     var damage: UInt64?
+    /// After it a reader looks, when nobody writes.
+    var isRead = false
   }
 
   var seed: UInt64
@@ -120,7 +122,7 @@ struct Plan: Sendable {
     }
     return Life(
       steps: steps, end: end, dieAt: dieAt, failures: failures,
-      damage: generator.next() % 8 == 0 ? generator.next() : nil)
+      damage: generator.next() % 8 == 0 ? generator.next() : nil, isRead: generator.next() % 4 == 0)
   }
 }
 
@@ -137,6 +139,7 @@ extension Plan: CustomStringConvertible {
       if let dieAt = life.dieAt { lines.append("  the process dies at operation \(dieAt)") }
       for step in life.steps { lines.append("  \(step.kind.rawValue)") }
       lines.append("  end: \(life.end)")
+      if life.isRead { lines.append("  a reader looks") }
       if life.damage != nil { lines.append("  a copy is damaged and looked at") }
     }
     return lines.joined(separator: "\n")

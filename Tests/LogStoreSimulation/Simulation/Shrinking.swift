@@ -45,6 +45,7 @@ extension Plan {
         }
         if !best.lives[number].failures.isEmpty, tries({ $0.lives[number].failures = [] }) { isSmaller = true }
         if best.lives[number].damage != nil, tries({ $0.lives[number].damage = nil }) { isSmaller = true }
+        if best.lives[number].isRead, tries({ $0.lives[number].isRead = false }) { isSmaller = true }
         if best.lives[number].dieAt != nil, tries({ $0.lives[number].dieAt = nil }) { isSmaller = true }
         if best.lives[number].end != .close, tries({ $0.lives[number].end = .close }) { isSmaller = true }
       }

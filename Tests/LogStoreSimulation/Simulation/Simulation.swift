@@ -80,6 +80,8 @@ final class Simulation: @unchecked Sendable {
   var reused: Set<Int> = []
   /// What buffered appends were told, by the highest.
   var bufferedEnd: UInt64 = 0
+  /// The index of everything before is on the disk.
+  var indexedEnd: UInt64 = 0
   /// In which lives operations fail, so that calls may too.
   private var failingLives: Set<Int> = []
   private(set) var life = 0
@@ -160,6 +162,7 @@ final class Simulation: @unchecked Sendable {
       }
     }
     if problem == nil { finish(life.end) }
+    if problem == nil, life.isRead { readBetweenLives() }
     if problem == nil, let seed = life.damage { damage(seed) }
   }
 
@@ -213,6 +216,22 @@ final class Simulation: @unchecked Sendable {
     }
   }
 
+  /// Once the index of a segment is on the disk, there is always one.
+  private func checkIndexes() {
+    var end: UInt64 = 0
+    machine.withState { state in
+      let prefix = Self.directory + "/"
+      for path in state.names.files.keys.sorted() where path.hasPrefix(prefix) {
+        guard let range = FileName.indexRange(String(path.dropFirst(prefix.count))), range.lowerBound <= end else {
+          continue
+        }
+        end = max(end, range.upperBound)
+      }
+    }
+    if end < indexedEnd { fail("the index goes to offset \(end), it went to \(indexedEnd)") }
+    indexedEnd = 0
+  }
+
   private func open() -> Bool {
     let mustBeClean = wasClosed
     do throws(LogStoreError) {
@@ -223,6 +242,7 @@ final class Simulation: @unchecked Sendable {
         fail("the store was closed, but is found as not: \(store.recovery)")
       }
       if let problem = try model.check(store.reader, openingIn: life) { fail(problem) }
+      checkIndexes()
     } catch {
       // The end may have been taken back already.
       wasClosed = false
@@ -232,6 +252,36 @@ final class Simulation: @unchecked Sendable {
       return false
     }
     return problem == nil
+  }
+
+  /// Without a writer a reader finds all that anyone may rely on, and makes it so that others find it too.
+  private func readBetweenLives() {
+    let isAlone = scheduler.others.count == others.count
+    let required = model.required
+    let disk = process()
+    do throws(LogStoreError) {
+      let (follower, durable, recovery) = try Follower.open(Self.directory, disk: disk)
+      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      defer { reader.close() }
+      if isAlone, reader.endOffset < required {
+        fail("lost: a reader finds the log to end with \(reader.endOffset), it went to \(required)")
+      }
+      if let problem = try model.check(reader) { fail("a reader between lives: \(problem)") }
+    } catch {
+      switch error {
+      // The store was never finished, and the last process is still at work or has left it unusable for now.
+      case .notAStore where model.required == 0: break
+      case .damaged where model.required == 0 && !isFinished: break
+      case .locked where !isAlone: break
+      default: fail("a reader between lives: \(error)")
+      }
+    }
+    _ = scheduler.run { self.scheduler.others.count <= (isAlone ? self.others.count : .max) }
+  }
+
+  /// The store was opened once: it is whole from then on.
+  private var isFinished: Bool {
+    machine.withState { $0.names.files[Self.directory + "/" + FileName.store] != nil }
   }
 
   // MARK: - Ends of lives
@@ -256,6 +306,21 @@ final class Simulation: @unchecked Sendable {
       var generator = SeededGenerator(plan.schedule &+ UInt64(life))
       machine.cutPower(&generator, keep: keep)
     }
+  }
+
+  private func checkFormat() {
+    let segments = machine.withState { state in
+      state.names.files.keys.filter { $0.hasSuffix(".log") && $0.hasPrefix(Self.directory + "/") }.sorted()
+        .compactMap { state.names.files[$0]?.content }
+    }
+    var events: UInt64 = 0
+    for segment in segments {
+      let check = FormatCheck(segment: segment)
+      if let fault = check.fault() { fail(fault) }
+      if check.baseOffset != events { fail("a segment begins with \(check.baseOffset), expected \(events)") }
+      for frame in check.frames() { events += UInt64(frame.events) }
+    }
+    if events != model.required { fail("\(events) events by docs/FORMAT.md, expected \(model.required)") }
   }
 
   private func close() {
@@ -343,6 +408,7 @@ final class Simulation: @unchecked Sendable {
       var verification = Verification(directory: Self.directory, disk: disk, progress: nil)
       try verification.run()
       if let damage = verification.report.findings.first { fail("verify: \(damage)") }
+      checkFormat()
     } catch {
       fail("at the end: \(error)")
     }

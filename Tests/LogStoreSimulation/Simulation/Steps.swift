@@ -160,9 +160,10 @@ extension Simulation {
   }
 
   private func waitUntilIndexed(_ store: LogStore) {
+    let end = store.reader.durable.segments.bases.last ?? 0
     start(makeCall(.waitUntilIndexed)) { () async throws(LogStoreError) in
       try await store.waitUntilIndexed()
-      return Appended(offsets: 0..<0, versions: [], isRepeat: false)
+      return Appended(offsets: 0..<end, versions: [], isRepeat: false)
     }
     waitForAnswers()
   }
@@ -231,7 +232,9 @@ extension Simulation {
     case .append(let number, let isBuffered): return check(call, number, isBuffered, answer)
     case .flush(let end):
       if case .success = answer { model.require(end) }
-    case .close, .waitUntilIndexed: break
+    case .waitUntilIndexed:
+      if case .success(let done) = answer, call.life == life { indexedEnd = max(indexedEnd, done.offsets.upperBound) }
+    case .close: break
     }
     if case .failure(let error) = answer, !isExpected(error, life: call.life, disk: call.disk), error != .closed {
       return "\(call.kind): \(error)"

@@ -5,7 +5,7 @@ import Glibc
 //   simulate [COUNT [FIRST-SEED]]
 //
 // LOGSTORE_SEED runs one again, and tells what happens in it. LOGSTORE_SIMULATIONS is the number of histories, if none is given;
-// SIMULATION_THREADS how many run at a time.
+// SIMULATION_THREADS how many run at a time; SIMULATION_SHRINKS=0 tells of a failure and does not look for a shorter one.
 
 func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
 
@@ -41,7 +41,7 @@ let threads = Int(number("SIMULATION_THREADS") ?? 2)
 say("\(count) histories from LOGSTORE_SEED=\(first) on")
 let start = ContinuousClock.now
 let report = Runner.run(
-  count: count, threads: threads,
+  count: count, threads: threads, shrinks: number("SIMULATION_SHRINKS") != 0,
   seeds: { first &+ UInt64($0) },
   tell: { soFar in
     if soFar.histories % 10_000 == 0 {
