@@ -304,6 +304,26 @@ final class History: Sendable {
     try await store.close()
   }
 
+  @Test("a file that was ready is not used any more after a larger one could not be made in its place")
+  func diskFullForLargeAppend() async throws {
+    let disk = SimulatedDisk()
+    let store = try LogStore.open("d", options: smallSegments(), disk: disk)
+    _ = try await store.append(Append(event("s")))
+    while try !disk.exists("d/next.tmp") { await Task.yield() }
+    disk.setFault { _, operation, path in
+      operation == .allocate && path.hasSuffix("next.tmp") ? .error(ENOSPC) : nil
+    }
+    await expectThrows({ if case .diskFull = $0 { true } else { false } }) { () async throws(LogStoreError) in
+      try await store.append(Append(event("s", String(repeating: "l", count: 200_000))))
+    }
+    disk.setFault(nil)
+    for _ in 0..<4 { _ = try await store.append(Append(event("s", String(repeating: "m", count: 40_000)))) }
+    try await store.close()
+    let reopened = try LogStore.open("d", options: smallSegments(), disk: disk)
+    #expect(try reopened.reader.stream("s").map(\.version) == [1, 2, 3, 4, 5])
+    try await reopened.close()
+  }
+
   @Test("nobody sees an event before its sync, and a refusal that rests on it falls with it")
   func nothingBeforeTheSync() async throws {
     let disk = SimulatedDisk()

@@ -131,7 +131,9 @@ struct Opening {
 
   /// Whether the last writer to open the store came so far that what it had zeroed was synced.
   private func isOpeningFinished() throws(LogStoreError) -> Bool {
-    guard let bytes = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount) else { return true }
+    guard let bytes = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount) else {
+      return true
+    }
     let notice = bytes.withUnsafeBytes { TailNotice($0) }
     return notice.map { $0.state != .opening } ?? false
   }

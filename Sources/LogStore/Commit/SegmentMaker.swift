@@ -114,6 +114,8 @@ final class SegmentMaker: Sendable {
         case .hand(let needed, let slot):
           let result = Result { () throws(LogStoreError) -> Made in
             if let ready, ready.made.byteCount >= needed { return ready.made }
+            // The name is used again, so that what was ready is no more, whether this succeeds or not.
+            ready = nil
             return try make(atLeast: needed).made
           }
           if case .success = result { ready = nil }

@@ -226,7 +226,9 @@ final class SimulatedDisk: Disk {
   }
 
   func syncDirectory(_ path: String) throws(LogStoreError) {
-    try change(.syncDirectory, path) { state throws(LogStoreError) in state.syncDirectory(path) }
+    try change(.syncDirectory, path) { state throws(LogStoreError) in
+      if !state.oneIn(state.noise.ignoresSyncOneIn) { state.syncDirectory(path) }
+    }
   }
 
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
@@ -330,8 +332,8 @@ final class SimulatedFile: File {
   func sync() throws(LogStoreError) {
     try disk.change(.sync, path) { state in
       inode.failSync { state.oneIn(3) }
-    } _: { _ throws(LogStoreError) in
-      inode.sync()
+    } _: { state throws(LogStoreError) in
+      if !state.oneIn(state.noise.ignoresSyncOneIn) { inode.sync() }
     }
   }
 

@@ -64,6 +64,8 @@ final class SimulatedMachine: Sendable {
     var writesBackOneIn: UInt64 = 0
     /// One of so many looks at the clock finds it set to another time; 0: none.
     var setsClockOneIn: UInt64 = 0
+    /// One of so many syncs does nothing and says that it did: no log can bear that, so a simulation must find it; 0: none.
+    var ignoresSyncOneIn: UInt64 = 0
   }
 
   struct State {

@@ -31,6 +31,8 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
   private let driver: Thread
   private let pool: FiberPool
   private var jobs: [UnownedJob] = []
+  /// Which threads can go on; kept for its memory.
+  private var ready: [Int] = []
   private var isInJob = false
   private var generator: SeededGenerator
   /// At one of so many points another thread may be chosen.
@@ -126,7 +128,11 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
       if turns > turnsMax { isStuck = true }
       if isStuck { return driver }
       var sum = UInt64(jobs.count) * jobWeight
-      for thread in threads where isReady(thread) { sum += thread.weight }
+      ready.removeAll(keepingCapacity: true)
+      for index in threads.indices where isReady(threads[index]) {
+        sum += threads[index].weight
+        ready.append(index)
+      }
       if sum == 0 {
         guard let next = threads.map(\.wakesAt).min(), next < .max / 2 else {
           isStuck = true
@@ -144,7 +150,8 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
         continue
       }
       drawn -= UInt64(jobs.count) * jobWeight
-      for thread in threads where isReady(thread) {
+      for index in ready {
+        let thread = threads[index]
         if drawn < thread.weight { return thread }
         drawn -= thread.weight
       }

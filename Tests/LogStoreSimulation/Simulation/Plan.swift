@@ -61,6 +61,14 @@ struct Plan: Sendable {
   var payloadByteCount: Int
   var lives: [Life]
 
+  init(seed: UInt64, payloadByteCount: Int, lives: [Life]) {
+    self.seed = seed
+    schedule = seed
+    noise = SimulatedMachine.Noise()
+    self.payloadByteCount = payloadByteCount
+    self.lives = lives
+  }
+
   init(seed: UInt64) {
     var generator = SeededGenerator(seed)
     self.seed = seed
@@ -95,8 +103,8 @@ struct Plan: Sendable {
         case 90..<92: .closeReader
         case 92..<94: .waitUntilIndexed
         case 94..<95: .openSecondWriter
-        case 95..<96: .backUp
-        case 96..<97: .verify
+        case 95..<97: .backUp
+        case 97..<98: .verify
         default: .waitForAnswers
         }
       steps.append(Step(kind: kind, seed: generator.next()))
@@ -115,10 +123,13 @@ struct Plan: Sendable {
     }
     var failures: [Failure] = []
     if generator.next() % 4 == 0 {
+      // The first syncs are those of an opening.
+      let isEarly = generator.next() % 3 == 0
       failures.append(
         Failure(
-          first: 1 + Int(generator.next() % [4, 12, 60].drawn(&generator)), count: [1, 1, 1, 4, 40].drawn(&generator),
-          code: [EIO, ENOSPC, EINTR].drawn(&generator), scope: Failure.Scope.allCases.drawn(&generator)))
+          first: 1 + Int(generator.next() % (isEarly ? 3 : [4, 12, 60].drawn(&generator))),
+          count: [1, 1, 1, 4, 40].drawn(&generator), code: [EIO, ENOSPC, EINTR].drawn(&generator),
+          scope: isEarly ? .syncs : Failure.Scope.allCases.drawn(&generator)))
     }
     return Life(
       steps: steps, end: end, dieAt: dieAt, failures: failures,

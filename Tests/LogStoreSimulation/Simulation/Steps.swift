@@ -325,7 +325,7 @@ extension Simulation {
   }
 
   /// A writer that could not say that it is open, and has stopped.
-  private func isStopped(_ error: LogStoreError) -> Bool {
+  func isStopped(_ error: LogStoreError) -> Bool {
     if case .locked = error { store?.failure != nil } else { false }
   }
 
@@ -336,37 +336,6 @@ extension Simulation {
       if let damage = verification.report.findings.first { fail("verify beside the writer: \(damage)") }
     } catch {
       if !isStopped(error) { fail("verify beside the writer: \(error)") }
-    }
-  }
-
-  private func backUp(_ generator: inout SeededGenerator) {
-    let disk = process()
-    let restored = "restored\(disk.number)"
-    do throws(LogStoreError) {
-      let report = try BackupRun(directory: Self.directory, disk: disk, progress: nil).run(to: .directory("backup"))
-      model.require(report.endOffset)
-      let until = generator.oneIn(2) ? nil : Optional(generator.next() % (report.endOffset + 1))
-      _ = try Restoration.run(from: .directory("backup"), to: restored, until: until, disk: disk, progress: nil)
-      let (follower, durable, recovery) = try Follower.open(restored, disk: disk)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
-      var count: UInt64 = 0
-      try reader.forEach(from: 0) { event in
-        if event.offset != count { self.fail("restored: offset \(event.offset) at place \(count)") }
-        if let problem = self.model.see(event) { self.fail("restored: \(problem)") }
-        count += 1
-        return true
-      }
-      reader.close()
-      let expected = until ?? report.endOffset
-      if count != expected { fail("\(count) events were restored, expected \(expected)") }
-    } catch {
-      if !isStopped(error) { fail("backup: \(error)") }
-    }
-    machine.withState { state in
-      let prefix = restored + "/"
-      state.names.files = state.names.files.filter { !$0.key.hasPrefix(prefix) }
-      state.durableNames.files = state.durableNames.files.filter { !$0.key.hasPrefix(prefix) }
-      state.nameChanges.removeAll { $0.path.hasPrefix(restored) }
     }
   }
 }
