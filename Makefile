@@ -5,6 +5,7 @@ DIR ?= data
 HOST ?= 127.0.0.1
 PORT ?= 8080
 ARGUMENTS ?=
+SIMULATIONS ?= 20000
 
 # What building needs, and what the tests need beside it.
 BUILD_PACKAGES = liblz4-dev pkg-config
@@ -12,9 +13,9 @@ BUILD_PACKAGES = liblz4-dev pkg-config
 BENCH_PACKAGES = $(BUILD_PACKAGES) libsqlite3-dev liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 gcc libc6-dev libfuse3-dev mount util-linux \
-	e2fsprogs xfsprogs btrfs-progs
+	e2fsprogs xfsprogs btrfs-progs patch
 
-.PHONY: run test soak bench format lint clean build-dependencies bench-dependencies test-dependencies
+.PHONY: run test soak simulate planted-bugs bench format lint clean build-dependencies bench-dependencies test-dependencies
 
 run: build-dependencies
 	swift build -c release --product regispay
@@ -23,6 +24,8 @@ run: build-dependencies
 test: test-dependencies lint
 	swift build --build-tests
 	swift test --skip-build --filter LogStoreTests
+	swift test --skip-build --filter LogStoreSimulation
+	$(MAKE) simulate
 	swift test --skip-build --filter AllocationTests
 	swift test --skip-build --filter RegisPayTests
 	swift test --skip-build --no-parallel --filter EndToEndTests
@@ -31,8 +34,19 @@ test: test-dependencies lint
 soak: test-dependencies
 	swift build --build-tests
 	LOGSTORE_SIMULATIONS=200000 LOGSTORE_DAMAGES=2000 swift test --skip-build --filter LogStoreTests
+	$(MAKE) simulate SIMULATIONS=3000000
+	$(MAKE) planted-bugs
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 REGISPAY_KILL_ROUNDS=10 \
 		swift test --skip-build --no-parallel --filter EndToEndTests
+
+# The whole of LogStore on a simulated machine, optimised: so many histories, see docs/SIMULATION.md.
+simulate: build-dependencies
+	swift build -c release --package-path Tests/LogStoreSimulation/Optimised --scratch-path .build/simulation
+	.build/simulation/release/simulate $(SIMULATIONS)
+
+# Whether the simulation finds the bugs in Tests/LogStoreSimulation/planted, and after how many histories.
+planted-bugs: test-dependencies
+	Tests/LogStoreSimulation/planted/run
 
 bench: bench-dependencies
 	swift build -c release --product bench

@@ -85,6 +85,11 @@ let package = Package(
         .product(name: "NIOCore", package: "swift-nio"),
       ],
       swiftSettings: strict),
+    // The whole of LogStore on a simulated disk, with a simulated clock and scheduler. `Optimised` is a package of its own.
+    .target(name: "CFibers", path: "Tests/CFibers"),
+    .testTarget(
+      name: "LogStoreSimulation", dependencies: ["CFibers", "LogStore"], exclude: ["Optimised", "planted"],
+      swiftSettings: strict),
     // In front of the C library's allocator, for the tests that count.
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     .testTarget(

@@ -31,8 +31,8 @@ import Testing
   private func restored(_ disk: SimulatedDisk) throws -> UInt64 {
     let directory = TemporaryDirectory()
     try FileManager.default.createDirectory(atPath: directory.file("backup"), withIntermediateDirectories: true)
-    let files = disk.state.withLock { state in
-      state.names.filter { $0.key.hasPrefix("backup/") }.mapValues(\.content)
+    let files = disk.machine.withState { state in
+      state.names.files.filter { $0.key.hasPrefix("backup/") }.mapValues(\.content)
     }
     for (path, content) in files { try Data(content).write(to: URL(fileURLWithPath: directory.file(path))) }
     let report = try LogStore.restore(from: .directory(directory.file("backup")), to: directory.file("restored"))

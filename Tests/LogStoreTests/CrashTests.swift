@@ -224,7 +224,7 @@ final class History: Sendable {
     let store = try LogStore.open("d", options: smallSegments(), disk: disk)
     // Longer than a sector, so that no later write takes their bytes along.
     _ = try await store.append(Append(event("s", String(repeating: "kept ", count: 400))))
-    disk.setFault { _, operation, _ in operation == "sync" ? .error(EIO) : nil }
+    disk.setFault { _, operation, _ in operation == .sync ? .error(EIO) : nil }
     await expectThrows({ if case .inputOutput = $0 { true } else { false } }) { () async throws(LogStoreError) in
       try await store.append(Append(event("s", String(repeating: "unknown ", count: 400))))
     }
@@ -253,8 +253,8 @@ final class History: Sendable {
     // Dies at the first sync of the directory after the second segment got its name.
     let isNamed = Atomic(false)
     disk.setFault { _, operation, path in
-      if operation == "rename", path.hasSuffix(".log") { isNamed.store(true, ordering: .relaxed) }
-      return operation == "syncDirectory" && isNamed.load(ordering: .relaxed) ? .death : nil
+      if operation == .rename, path.hasSuffix(".log") { isNamed.store(true, ordering: .relaxed) }
+      return operation == .syncDirectory && isNamed.load(ordering: .relaxed) ? .death : nil
     }
     await expectThrows({ if case .inputOutput = $0 { true } else { false } }) { () async throws(LogStoreError) in
       while true { _ = try await store.append(Append(event("s", String(repeating: "n", count: 5000)))) }
@@ -304,6 +304,26 @@ final class History: Sendable {
     try await store.close()
   }
 
+  @Test("a file that was ready is not used any more after a larger one could not be made in its place")
+  func diskFullForLargeAppend() async throws {
+    let disk = SimulatedDisk()
+    let store = try LogStore.open("d", options: smallSegments(), disk: disk)
+    _ = try await store.append(Append(event("s")))
+    while try !disk.exists("d/next.tmp") { await Task.yield() }
+    disk.setFault { _, operation, path in
+      operation == .allocate && path.hasSuffix("next.tmp") ? .error(ENOSPC) : nil
+    }
+    await expectThrows({ if case .diskFull = $0 { true } else { false } }) { () async throws(LogStoreError) in
+      try await store.append(Append(event("s", String(repeating: "l", count: 200_000))))
+    }
+    disk.setFault(nil)
+    for _ in 0..<4 { _ = try await store.append(Append(event("s", String(repeating: "m", count: 40_000)))) }
+    try await store.close()
+    let reopened = try LogStore.open("d", options: smallSegments(), disk: disk)
+    #expect(try reopened.reader.stream("s").map(\.version) == [1, 2, 3, 4, 5])
+    try await reopened.close()
+  }
+
   @Test("nobody sees an event before its sync, and a refusal that rests on it falls with it")
   func nothingBeforeTheSync() async throws {
     let disk = SimulatedDisk()
@@ -311,7 +331,7 @@ final class History: Sendable {
     let reader = store.reader
     let seenAtSync = Mutex<[UInt64]>([])
     disk.setFault { _, operation, path in
-      if operation == "sync", path.hasSuffix(".log") { seenAtSync.withLock { $0.append(reader.endOffset) } }
+      if operation == .sync, path.hasSuffix(".log") { seenAtSync.withLock { $0.append(reader.endOffset) } }
       return nil
     }
     for _ in 0..<5 { _ = try await store.append(Append(event("s"))) }
@@ -320,7 +340,7 @@ final class History: Sendable {
     // Both wait while a first append's sync takes its time, and so are in one group, whose sync fails.
     let syncs = Atomic(0)
     disk.setFault { _, operation, path in
-      guard operation == "sync", path.hasSuffix(".log") else { return nil }
+      guard operation == .sync, path.hasSuffix(".log") else { return nil }
       if syncs.wrappingAdd(1, ordering: .relaxed).newValue > 1 { return .error(EIO) }
       usleep(100_000)
       return nil
@@ -354,15 +374,9 @@ final class History: Sendable {
     for index in 0..<400 {
       _ = try await store.append(Append(event("s", String(repeating: "o", count: 500) + "\(index)")))
       // At the moment of the answer nothing of the log is left to be made durable.
-      let unsynced = try disk.withState { state in
-        state.names.filter { $0.key.hasSuffix(".log") && !$0.value.dirtySectors.isEmpty }.map(\.key)
-          + state.nameChanges.compactMap { change in
-            switch change {
-            case .renamed(_, let new) where new.hasSuffix(".log"): new
-            case .set(let path, _) where path.hasSuffix(".log"): path
-            default: nil
-            }
-          }
+      let unsynced = disk.machine.withState { state in
+        state.names.files.filter { $0.key.hasSuffix(".log") && !$0.value.isSynced }.map(\.key)
+          + state.nameChanges.map(\.path).filter { $0.hasSuffix(".log") }
       }
       #expect(unsynced == [])
     }

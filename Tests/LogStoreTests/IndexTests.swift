@@ -371,7 +371,7 @@ import Testing
     do {
       // Nothing but the files of the first segments can be made here, so that there is much left to do.
       origin.setFault { _, operation, path in
-        operation == "create" && path.hasSuffix(".idx.tmp") && !path.contains("/00000000000000000000-")
+        operation == .create && path.hasSuffix(".idx.tmp") && !path.contains("/00000000000000000000-")
           ? .error(EIO) : nil
       }
       let store = try LogStore.open("d", options: smallSegments(), disk: origin)
@@ -441,7 +441,7 @@ import Testing
     let disk = SimulatedDisk()
     var model = IndexModel()
     let store = try LogStore.open("d", options: smallSegments(), disk: disk)
-    disk.setFault { _, operation, path in operation == "write" && path.hasSuffix(".idx.tmp") ? .error(ENOSPC) : nil }
+    disk.setFault { _, operation, path in operation == .write && path.hasSuffix(".idx.tmp") ? .error(ENOSPC) : nil }
     try await model.append(4000, to: store, &generator)
     await expectThrows({ if case .diskFull = $0 { true } else { false } }) { () async throws(LogStoreError) in
       try await store.waitUntilIndexed()

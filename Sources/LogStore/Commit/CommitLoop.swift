@@ -47,7 +47,7 @@ struct CommitLoop: ~Copyable {
 
   /// Tells other processes how far the log is durable.
   mutating func announce(_ state: TailNotice.State = .open) throws(LogStoreError) {
-    try tail.write(writer.durableEnd, state)
+    try tail.write(writer.durableEnd, segment: writer.index.segment.headerChecksum, state)
   }
 
   /// Runs until the mailbox is closed and empty; then makes everything durable. Gives back the end of the log and its
@@ -242,7 +242,11 @@ struct CommitLoop: ~Copyable {
         return .dependsOnGroup
       }
       let ids = append.ids
-      for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) { return .dependsOnGroup }
+      for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) {
+        // It is looked for in what is durable, which buffered appends alone would not become.
+        needsSync = true
+        return .dependsOnGroup
+      }
       switch try earlier(append, ids) {
       case .same(let appended): return .repeated(appended)
       case .different(let error): return .refuse(unmet ?? error)

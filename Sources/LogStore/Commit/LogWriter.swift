@@ -81,12 +81,11 @@ struct LogWriter: ~Copyable {
     RecordNames(mapped: index.segment.bytes, frame: UnsafeRawBufferPointer(buffer.bytes), at: next.position)
   }
 
-  /// Whether the frame being built has an event that may have an id with this low half.
+  /// Whether an event that is not durable yet, in the frame being built or written before, may have an id with this low half.
   func mayAwaitID(withLowHalf key: UInt64) -> Bool {
     index.state.withLock { table in
-      let firstOrdinal = table.positions.count - eventCount
       var found = false
-      table.forEachOrdinal(withIDKey: key) { found = found || $0 >= firstOrdinal }
+      table.forEachOrdinal(withIDKey: key) { found = found || $0 >= table.durableCount }
       return found
     }
   }

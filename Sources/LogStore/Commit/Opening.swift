@@ -43,6 +43,7 @@ struct Opening {
     let found = try FoundTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
     let gaps = try Gaps(catalog, disk: disk)
 
+    let wasOpeningFinished = try isOpeningFinished()
     // Everything is sound; from here on files are changed.
     let tail = try TailFile(directory: directory, disk: disk)
     for name in try disk.list(directory) where name.hasSuffix(FileName.aside) {
@@ -51,7 +52,7 @@ struct Opening {
     let file = try disk.open(segment.path, .readWrite)
     var open = found.index
     if catalog.clean == nil {
-      open = try settle(found, file, storeID: catalog.storeID)
+      open = try settle(found, file, storeID: catalog.storeID, trustsZeros: wasOpeningFinished)
     } else {
       try disk.remove(catalog.cleanPath)
     }
@@ -85,7 +86,7 @@ struct Opening {
         let holder = String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
         throw .locked(directory: directory, holder: holder.isEmpty ? "another process" : holder)
       }
-      usleep(2000)
+      disk.sleep(milliseconds: 2)
     }
   }
 
@@ -108,7 +109,7 @@ struct Opening {
     maker.prepare(
       SegmentMaker.Zeros(byteCount: options.segmentBytes, unitByteCount: SegmentMaker.Zeros.smallest))
     let made = try maker.take(atLeast: 2 * SegmentHeader.byteCount)
-    let storeID = StoreID.random()
+    let storeID = StoreID(first: disk.random(), second: disk.random())
     let now = disk.now()
     let header = SegmentHeader(
       storeID: storeID, baseOffset: 0, previousBaseOffset: SegmentHeader.noPrevious,
@@ -136,16 +137,31 @@ struct Opening {
     return try file.read(count: FrameHeader.byteCount, at: UInt64(behind)).allSatisfy { $0 == 0 }
   }
 
+  /// Whether the last writer to open the store came so far that what it had zeroed was synced.
+  private func isOpeningFinished() throws(LogStoreError) -> Bool {
+    guard let bytes = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount) else {
+      return true
+    }
+    let notice = bytes.withUnsafeBytes { TailNotice($0) }
+    return notice.map { $0.state != .opening } ?? false
+  }
+
   /// Writes again what is not proven to be on disk, zeroes what stands behind the end, and syncs. Returns the open
   /// segment's index, over a mapping of the whole file.
-  private func settle(_ found: FoundTail, _ file: any File, storeID: StoreID) throws(LogStoreError) -> OpenIndex {
+  ///
+  /// - Parameter trustsZeros: without, zeros behind the end may be what an earlier opening wrote and failed to sync: the
+  ///   kernel shows them, and the disk has what was there before. They are written again.
+  private func settle(
+    _ found: FoundTail, _ file: any File, storeID: StoreID, trustsZeros: Bool
+  ) throws(LogStoreError) -> OpenIndex {
     let segment = found.segment
     let end = found.walk.next.position
     let proven = found.walk.provenPosition
     let isShort = segment.bytes.count < Int(segment.header.fileByteCount)
     try file.write(segment.bytes.part(proven, end - proven), at: UInt64(proven))
     let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
-    try file.writeZeros(from: end, to: isShort ? Int(segment.header.fileByteCount) : end + behind)
+    let isWhole = isShort || !trustsZeros
+    try file.writeZeros(from: end, to: isWhole ? Int(segment.header.fileByteCount) : end + behind)
     try file.sync()
     guard isShort else { return found.index }
     // The file has its size again; the mapping was made of what was left.

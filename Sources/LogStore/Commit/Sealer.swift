@@ -18,18 +18,21 @@ final class Sealer: Sendable {
 
   private let segments: SegmentSet
   private let disk: any Disk
-  private let jobs = Mailbox<Job>()
-  private let done = Mailbox<Void>()
-  private let room = Mailbox<Void>()
+  private let jobs: Mailbox<Job>
+  private let done: Mailbox<Void>
+  private let room: Mailbox<Void>
   private let lastFailure: Mutex<LogStoreError?> = Mutex(nil)
 
   /// Begins with what an earlier writer has left to do.
   init(segments: SegmentSet, disk: any Disk) {
     self.segments = segments
     self.disk = disk
+    jobs = Mailbox(disk.scheduler)
+    done = Mailbox(disk.scheduler)
+    room = Mailbox(disk.scheduler)
     for _ in 0..<Self.limit { _ = room.send(()) }
     segments.whenIndexIsMissing { [weak self] in self?.look() }
-    startThread("index sealer") { [self] in run() }
+    startThread("index sealer", disk.scheduler) { [self] in run() }
   }
 
   /// Why an index file could not be written last. No data depends on it: the index is built in memory when it is needed.

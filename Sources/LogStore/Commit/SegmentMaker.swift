@@ -47,15 +47,17 @@ final class SegmentMaker: Sendable {
   private let directory: String
   private let disk: any Disk
   private let byteCount: Int
-  private let jobs = Mailbox<Job>()
-  private let done = Mailbox<Void>()
+  private let jobs: Mailbox<Job>
+  private let done: Mailbox<Void>
   private let isStopped = Atomic(false)
 
   init(directory: String, disk: any Disk, byteCount: Int) {
     self.directory = directory
     self.disk = disk
     self.byteCount = byteCount
-    startThread("segment maker") { [self] in run() }
+    jobs = Mailbox(disk.scheduler)
+    done = Mailbox(disk.scheduler)
+    startThread("segment maker", disk.scheduler) { [self] in run() }
   }
 
   /// Goes on with the next file, as far as is said. Returns at once.
@@ -70,7 +72,7 @@ final class SegmentMaker: Sendable {
 
   /// The next file, of at least so many bytes, under the name ``path``; waits for it if it isn't ready.
   func take(atLeast needed: Int) throws(LogStoreError) -> Made {
-    let slot = Slot()
+    let slot = Slot(disk.scheduler)
     guard jobs.send(.hand(needed, slot)) else { throw .closed }
     var answers: [Result<Made, LogStoreError>] = []
     guard slot.receive(into: &answers), let answer = answers.first else { throw .closed }
@@ -112,6 +114,8 @@ final class SegmentMaker: Sendable {
         case .hand(let needed, let slot):
           let result = Result { () throws(LogStoreError) -> Made in
             if let ready, ready.made.byteCount >= needed { return ready.made }
+            // The name is used again, so that what was ready is no more, whether this succeeds or not.
+            ready = nil
             return try make(atLeast: needed).made
           }
           if case .success = result { ready = nil }

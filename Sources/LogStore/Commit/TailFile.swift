@@ -2,15 +2,15 @@
 /// it counts only while its writer lives.
 struct TailFile: ~Copyable {
   private let file: any File
-  private let writer: UInt64
+  private let writer: UInt32
   private var last: TailNotice?
 
   /// Tells whoever looks that a writer is opening the store.
   init(directory: String, disk: any Disk) throws(LogStoreError) {
     let path = join(directory, FileName.tail)
-    let writer = UInt64.random(in: .min ... .max)
+    let writer = UInt32(truncatingIfNeeded: disk.random())
     let opening = TailNotice(
-      end: DurableEnd(offset: 0, baseOffset: 0, position: 0), writer: writer, state: .opening)
+      end: DurableEnd(offset: 0, baseOffset: 0, position: 0), writer: writer, segment: 0, state: .opening)
     let file: any File
     if try disk.exists(path) {
       file = try disk.open(path, .readWrite)
@@ -24,8 +24,9 @@ struct TailFile: ~Copyable {
     last = opening
   }
 
-  mutating func write(_ end: DurableEnd, _ state: TailNotice.State) throws(LogStoreError) {
-    let notice = TailNotice(end: end, writer: writer, state: state)
+  /// - Parameter segment: the checksum of the header of the segment that the end is in.
+  mutating func write(_ end: DurableEnd, segment: UInt32, _ state: TailNotice.State) throws(LogStoreError) {
+    let notice = TailNotice(end: end, writer: writer, segment: segment, state: state)
     if notice == last { return }
     try file.write(notice.encoded())
     last = notice

@@ -31,6 +31,12 @@ protocol Disk: Sendable {
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch
   /// Microseconds since 1970-01-01 UTC.
   func now() -> UInt64
+  /// A number that nobody can foresee.
+  func random() -> UInt64
+  /// Blocks the thread for about so long.
+  func sleep(milliseconds: UInt32)
+  /// Who decides which thread runs; nil: the operating system.
+  var scheduler: (any Scheduler)? { get }
 }
 
 enum FileKind: Sendable {

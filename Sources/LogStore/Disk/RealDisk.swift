@@ -117,6 +117,14 @@ struct RealDisk: Disk {
     clock_gettime(CLOCK_REALTIME, &time)
     return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
   }
+
+  func random() -> UInt64 { .random(in: .min ... .max) }
+
+  func sleep(milliseconds: UInt32) {
+    usleep(milliseconds * 1000)
+  }
+
+  var scheduler: (any Scheduler)? { nil }
 }
 
 /// Calls again when a signal came between, which network file systems and FUSE let happen to any call: only for those
@@ -184,34 +192,16 @@ private final class RealFile: File {
   }
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int {
-    var done = 0
-    while done < buffer.count {
-      let start = buffer.baseAddress.map { $0 + done }
-      let count = pread(descriptor.number, start, buffer.count - done, off_t(position) + off_t(done))
-      if count > 0 {
-        done += count
-      } else if count == 0 {
-        break
-      } else {
-        let code = errno
-        if code != EINTR { throw failure("read", path, code) }
-      }
+    try readAll(into: buffer, path) { rest, done in
+      let count = pread(descriptor.number, rest.baseAddress, rest.count, off_t(position) + off_t(done))
+      return count < 0 ? -Int(errno) : count
     }
-    return done
   }
 
   func write(_ bytes: UnsafeRawBufferPointer, at position: UInt64) throws(LogStoreError) {
-    var done = 0
-    while done < bytes.count {
-      let start = bytes.baseAddress.map { $0 + done }
-      let count = pwrite(descriptor.number, start, bytes.count - done, off_t(position) + off_t(done))
-      if count > 0 {
-        done += count
-      } else {
-        // A write of nothing would go on for ever; the kernel gives it for a full device at most.
-        let code = count == 0 ? ENOSPC : errno
-        if code != EINTR { throw failure("write", path, code) }
-      }
+    try writeAll(bytes, path) { rest, done in
+      let count = pwrite(descriptor.number, rest.baseAddress, rest.count, off_t(position) + off_t(done))
+      return count < 0 ? -Int(errno) : count
     }
   }
 

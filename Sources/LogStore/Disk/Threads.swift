@@ -1,7 +1,23 @@
 import CLinux
 import Glibc
 
+/// Decides which thread runs, in place of the operating system: in a simulation, where one seed is to give one history.
+/// Of the threads that it has started only one runs at a time, until it calls one of these.
+///
+/// Everything that blocks goes through ``Mailbox``, ``FileWatch`` or ``Disk/sleep(milliseconds:)``; each of them, and every
+/// other call of ``Disk``, is a point at which another thread may go on.
+protocol Scheduler: AnyObject, Sendable {
+  /// Runs `body` as a thread of its own, now or later.
+  func start(_ name: String, _ body: @escaping @Sendable () -> Void)
+  /// Lets others run, perhaps.
+  func pass()
+  /// Lets others run until something is so.
+  func wait(until isSo: () -> Bool)
+}
+
 /// A queue from many threads to one, which sleeps while there is nothing.
+///
+/// With a scheduler it is the one to say who runs, and the lock is never waited for.
 ///
 /// Sendable: `elements` and the flags are touched only between `lock` and `unlock`. The pthread objects live at a fixed
 /// address until `deinit`, which can only run when no thread holds a reference.
@@ -11,8 +27,10 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
   private var elements: [Element] = []
   private var isWaiting = false
   private var isClosed = false
+  private let scheduler: (any Scheduler)?
 
-  init() {
+  init(_ scheduler: (any Scheduler)?) {
+    self.scheduler = scheduler
     pthread_mutex_init(mutex, nil)
     pthread_cond_init(arrival, nil)
   }
@@ -33,11 +51,13 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     if wake { isWaiting = false }
     pthread_mutex_unlock(mutex)
     if wake { pthread_cond_signal(arrival) }
+    scheduler?.pass()
     return accepted
   }
 
   /// Waits for something to arrive and moves all of it into `taken`, in order. False once closed and empty.
   func receive(into taken: inout [Element]) -> Bool {
+    scheduler?.wait { !elements.isEmpty || isClosed }
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
     while elements.isEmpty {
@@ -58,6 +78,7 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
 
   /// Moves what is there into `taken`, without waiting. False once closed, though something may have been taken.
   func receiveWaiting(into taken: inout [Element]) -> Bool {
+    scheduler?.pass()
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
     taken.append(contentsOf: elements)
@@ -72,13 +93,15 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     isWaiting = false
     pthread_mutex_unlock(mutex)
     pthread_cond_broadcast(arrival)
+    scheduler?.pass()
   }
 }
 
 /// Runs `body` on a thread of its own: file I/O must not block the threads that run tasks.
 ///
 /// - Parameter name: at most 15 bytes.
-func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
+func startThread(_ name: String, _ scheduler: (any Scheduler)?, _ body: @escaping @Sendable () -> Void) {
+  if let scheduler { return scheduler.start(name, body) }
   final class Box {
     let name: String
     let body: @Sendable () -> Void

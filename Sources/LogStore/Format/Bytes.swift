@@ -86,11 +86,6 @@ struct StoreID: Hashable, Sendable {
   /// The first and the second 8 bytes, read as little-endian integers.
   var first: UInt64
   var second: UInt64
-
-  static func random() -> StoreID {
-    var generator = SystemRandomNumberGenerator()
-    return StoreID(first: generator.next(), second: generator.next())
-  }
 }
 
 /// What every check in one segment begins with, so that bytes of another store or segment never pass.

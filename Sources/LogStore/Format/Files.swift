@@ -214,12 +214,15 @@ struct TailNotice: Equatable, Sendable {
   }
 
   var end: DurableEnd
-  var writer: UInt64
+  var writer: UInt32
+  /// The header checksum of the segment's file: one without events may be replaced by another of the same name.
+  var segment: UInt32
   var state: State
 
-  init(end: DurableEnd, writer: UInt64, state: State) {
+  init(end: DurableEnd, writer: UInt32, segment: UInt32, state: State) {
     self.end = end
     self.writer = writer
+    self.segment = segment
     self.state = state
   }
 
@@ -234,6 +237,7 @@ struct TailNotice: Equatable, Sendable {
       offset: bytes.integer(at: 0), baseOffset: bytes.integer(at: 16),
       position: Int(bytes.integer(at: 24, as: UInt32.self)))
     writer = bytes.integer(at: 8)
+    segment = bytes.integer(at: 12)
     self.state = state
   }
 
@@ -242,6 +246,7 @@ struct TailNotice: Equatable, Sendable {
     bytes.withUnsafeMutableBytes { buffer in
       buffer.set(end.offset, at: 0)
       buffer.set(writer, at: 8)
+      buffer.set(segment, at: 12)
       buffer.set(end.baseOffset, at: 16)
       buffer.set(UInt32(end.position), at: 24)
       buffer.set(state.rawValue, at: 28)

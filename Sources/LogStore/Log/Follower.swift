@@ -14,11 +14,11 @@ final class Follower: Sendable {
   private let disk: any Disk
   private let durable: Durable
   /// The writer that wrote `tail` and was dead when this follower began; what it says is not news.
-  private let deadWriter: UInt64?
+  private let deadWriter: UInt32?
   private let watch: Mutex<(any FileWatch)?> = Mutex(nil)
   private let isStopped = Atomic(false)
 
-  private init(directory: String, disk: any Disk, durable: Durable, deadWriter: UInt64?) {
+  private init(directory: String, disk: any Disk, durable: Durable, deadWriter: UInt32?) {
     self.directory = directory
     self.disk = disk
     self.durable = durable
@@ -34,6 +34,7 @@ final class Follower: Sendable {
     var attemptsLeft = 5
     while true {
       var lock: (any FileLock)?
+      var wasBesideWriter = false
       do throws(LogStoreError) {
         // First, so that a directory without a store is named as such.
         _ = try Catalog.readStore(directory, disk: disk)
@@ -42,12 +43,14 @@ final class Follower: Sendable {
         if lock != nil || !wasEverWritten {
           return try openUnwritten(directory, disk: disk, follows: follows)
         }
+        wasBesideWriter = true
         return try openBesideWriter(directory, disk: disk, follows: follows)
       } catch {
         // The writer may have ended, or another begun, between two looks.
         attemptsLeft -= 1
-        guard lock == nil, attemptsLeft > 0, try isWritten(directory, disk: disk) else { throw error }
-        usleep(10_000)
+        guard lock == nil, attemptsLeft > 0 else { throw error }
+        if !wasBesideWriter, try !isWritten(directory, disk: disk) { throw error }
+        disk.sleep(milliseconds: 10)
       }
     }
   }
@@ -135,7 +138,7 @@ final class Follower: Sendable {
     var notice = try notice(directory, disk: disk)
     while notice == nil || notice?.state == .opening {
       guard waited < openingTimeoutMilliseconds, try isWritten(directory, disk: disk) else { break }
-      usleep(2000)
+      disk.sleep(milliseconds: 2)
       waited += 2
       notice = try Self.notice(directory, disk: disk)
     }
@@ -154,17 +157,12 @@ final class Follower: Sendable {
     let segment = try Segment.open(
       join(catalog.directory, FileName.segment(notice.end.baseOffset)), baseOffset: notice.end.baseOffset,
       storeID: catalog.storeID, disk: disk)
-    let index = OpenIndex(segment)
-    var walk = Walk(segment)
-    if let fault = walk.go(to: .position(notice.end.position), in: segment, adding: index) {
-      throw segment.damage(fault)
-    }
+    let (index, walk) = try read(segment, to: notice)
     let durable = Durable(
       segments: SegmentSet(
         directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases,
         gaps: try Gaps(catalog, disk: disk), open: index),
-      end: DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position),
-      cursors: walk.cursors)
+      end: walk.end(in: segment), cursors: walk.cursors)
     let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
     if follows { follower.start(from: walk) }
     return (
@@ -172,10 +170,31 @@ final class Follower: Sendable {
     )
   }
 
+  /// Reads a segment as far as a notice says that it is durable.
+  ///
+  /// A segment without events may have been replaced since by another of the same name. What stood in it stands in the
+  /// cursors' snapshot that the new one begins with, and that is durable; the notice says nothing of what follows there.
+  private static func read(
+    _ segment: Segment, to notice: TailNotice
+  ) throws(LogStoreError) -> (index: OpenIndex, walk: Walk) {
+    let isReplaced = segment.headerChecksum != notice.segment && notice.end.offset == notice.end.baseOffset
+    let index = OpenIndex(segment)
+    var walk = Walk(segment)
+    let position = isReplaced ? SegmentHeader.byteCount + FrameHeader.byteCount : notice.end.position
+    if let fault = walk.go(to: .position(position), in: segment, adding: index) { throw segment.damage(fault) }
+    guard walk.next.offset == notice.end.offset else {
+      throw segment.damage(
+        Fault(
+          position: walk.next.position,
+          reason: "the log ends with offset \(walk.next.offset) here, its writer says \(notice.end.offset)"))
+    }
+    return (index, walk)
+  }
+
   // MARK: - The thread
 
   private func start(from walk: Walk? = nil) {
-    startThread("log follower") { [self] in
+    startThread("log follower", disk.scheduler) { [self] in
       do throws(LogStoreError) {
         try follow(from: walk)
       } catch {
@@ -192,14 +211,16 @@ final class Follower: Sendable {
   private func follow(from start: Walk?) throws(LogStoreError) {
     var walk = start
     var file: (any File)?
+    var last: TailNotice?
     while !isStopped.load(ordering: .acquiring) {
       // The watch is set before the notice is read, so none falls between.
       let current = currentWatch()
       if file == nil { file = try openNotice() }
       if let file, let notice = try Self.notice(in: file), notice.state != .opening, notice.writer != deadWriter,
-        notice.end != durable.end
+        notice != last
       {
-        try advance(&walk, to: notice.end)
+        try advance(&walk, to: notice)
+        last = notice
         continue
       }
       if let current, file != nil {
@@ -208,7 +229,7 @@ final class Follower: Sendable {
       } else {
         // No file to watch yet, or no inotify instance left: look often enough for a tail to feel live.
         file = nil
-        usleep(2000)
+        disk.sleep(milliseconds: 2)
       }
     }
   }
@@ -240,9 +261,11 @@ final class Follower: Sendable {
     return try result.get()
   }
 
-  private func advance(_ walk: inout Walk?, to end: DurableEnd) throws(LogStoreError) {
+  private func advance(_ walk: inout Walk?, to notice: TailNotice) throws(LogStoreError) {
+    let end = notice.end
     let known = durable.segments.open
-    if let going = walk, known.segment.baseOffset == end.baseOffset, going.next.position <= end.position {
+    if end == durable.end, known.segment.headerChecksum == notice.segment { return }
+    if let going = walk, known.segment.headerChecksum == notice.segment, going.next.position <= end.position {
       var going = going
       if going.go(to: .position(end.position), in: known.segment, adding: known) == nil,
         going.next.offset == end.offset
@@ -257,23 +280,13 @@ final class Follower: Sendable {
     let segment = try Segment.open(
       join(directory, FileName.segment(end.baseOffset)), baseOffset: end.baseOffset,
       storeID: durable.segments.storeID, disk: disk)
-    let index = OpenIndex(segment)
-    var going = Walk(segment)
-    if let fault = going.go(to: .position(end.position), in: segment, adding: index) {
-      throw segment.damage(fault)
-    }
-    guard going.next.offset == end.offset else {
-      throw segment.damage(
-        Fault(
-          position: going.next.position,
-          reason: "the log ends with offset \(going.next.offset) here, its writer says \(end.offset)"))
-    }
+    let (index, going) = try Self.read(segment, to: notice)
     let newBases = try disk.list(directory)
       .compactMap { FileName.baseOffset($0, suffix: ".log") }
       .filter { $0 > known.segment.baseOffset && $0 <= end.baseOffset }
       .sorted()
     durable.segments.advance(over: newBases, to: index)
     walk = going
-    durable.publish(end, cursors: going.cursors)
+    durable.publish(going.end(in: segment), cursors: going.cursors)
   }
 }

@@ -22,6 +22,11 @@ struct Walk: Sendable {
     provenPosition = SegmentHeader.byteCount
   }
 
+  /// The end of the log, if it is here.
+  func end(in segment: Segment) -> DurableEnd {
+    DurableEnd(offset: next.offset, baseOffset: segment.baseOffset, position: next.position)
+  }
+
   enum End: Sendable {
     /// Where the next segment follows on, by its header.
     case successor(endOffset: UInt64, chain: UInt32)
@@ -83,7 +88,7 @@ struct FoundTail: Sendable {
 
   var segment: Segment { index.segment }
   var end: DurableEnd {
-    DurableEnd(offset: walk.next.offset, baseOffset: segment.baseOffset, position: walk.next.position)
+    walk.end(in: segment)
   }
 }
 

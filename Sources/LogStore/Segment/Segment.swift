@@ -8,6 +8,8 @@ final class Segment: Sendable {
   let place: Place
   /// Bytes of the file as it was when it was mapped; shorter than the header says only if that was allowed.
   let mapping: Mapping
+  /// Tells the file from another one of the same name.
+  let headerChecksum: UInt32
 
   var baseOffset: UInt64 { header.baseOffset }
   var bytes: UnsafeRawBufferPointer { mapping.bytes }
@@ -22,6 +24,7 @@ final class Segment: Sendable {
     self.path = path
     self.header = header
     self.mapping = mapping
+    headerChecksum = mapping.bytes.integer(at: SegmentHeader.byteCount - 4)
     place = Place(storeID: header.storeID, baseOffset: header.baseOffset)
   }
 

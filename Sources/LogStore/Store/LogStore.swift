@@ -79,12 +79,12 @@ public final class LogStore: Sendable {
     let opened = try Opening(directory: directory, options: options, disk: disk).open()
     let durable = opened.durable
     let reader = LogReader(durable: durable, follower: nil, recovery: opened.recovery)
-    let mailbox = Mailbox<CommitRequest>()
+    let mailbox = Mailbox<CommitRequest>(disk.scheduler)
     let health = Health()
     let closing = Closing()
     let start = CommitStart(opened, directory: directory, options: options)
     // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
-    startThread("log commit") {
+    startThread("log commit", disk.scheduler) {
       start.run(mailbox, health: health, closing: closing)
     }
     return LogStore(reader: reader, mailbox: mailbox, health: health, closing: closing, sealer: start.sealer)

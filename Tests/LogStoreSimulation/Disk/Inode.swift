@@ -1,0 +1,227 @@
+import Glibc
+
+/// Zeroed memory of a fixed size.
+///
+/// Sendable: what is in it is guarded by the lock of the machine; mappings read it without, and only where it is written no
+/// more, as LogStore promises.
+final class Block: @unchecked Sendable {
+  let bytes: UnsafeMutableRawBufferPointer
+
+  init(byteCount: Int) {
+    bytes = UnsafeMutableRawBufferPointer(start: calloc(1, max(byteCount, 1)), count: byteCount)
+  }
+
+  deinit {
+    free(bytes.baseAddress)
+  }
+
+  func zero(_ range: Range<Int>) {
+    UnsafeMutableRawBufferPointer(rebasing: bytes[range]).initializeMemory(as: UInt8.self, repeating: 0)
+  }
+
+  func copy(_ range: Range<Int>, from source: Block) {
+    guard !range.isEmpty else { return }
+    UnsafeMutableRawBufferPointer(rebasing: bytes[range]).copyMemory(
+      from: UnsafeRawBufferPointer(rebasing: source.bytes[range]))
+  }
+}
+
+/// Which sectors of a file.
+struct SectorSet: Sendable {
+  private var words: [UInt64] = []
+
+  var isEmpty: Bool { words.allSatisfy { $0 == 0 } }
+
+  mutating func insert(_ sectors: ClosedRange<Int>) {
+    while words.count <= sectors.upperBound / 64 { words.append(0) }
+    for word in sectors.lowerBound / 64...sectors.upperBound / 64 {
+      let from = max(sectors.lowerBound - word * 64, 0)
+      let to = min(sectors.upperBound - word * 64, 63)
+      words[word] |= (UInt64.max << UInt64(from)) & (UInt64.max >> UInt64(63 - to))
+    }
+  }
+
+  mutating func insert(_ sector: Int) { insert(sector...sector) }
+
+  mutating func remove(_ sectors: SectorSet) {
+    for word in words.indices where word < sectors.words.count { words[word] &= ~sectors.words[word] }
+  }
+
+  mutating func removeAll() {
+    for word in words.indices { words[word] = 0 }
+  }
+
+  func forEach(_ body: (Int) -> Void) {
+    for index in words.indices {
+      var word = words[index]
+      while word != 0 {
+        body(index * 64 + word.trailingZeroBitCount)
+        word &= word - 1
+      }
+    }
+  }
+}
+
+/// A file whatever its name: `memory` is what the kernel shows, `durable` what a power cut leaves for sure.
+///
+/// Sendable: all of it is guarded by the lock of the machine that it is in.
+final class Inode: @unchecked Sendable {
+  static let sectorByteCount = 512
+
+  private(set) var memory: Block
+  var byteCount = 0
+  private(set) var durable: Block
+  private(set) var durableByteCount = 0
+  /// Written since the last sync.
+  private(set) var dirty = SectorSet()
+  /// The kernel takes them for written, since a sync that should have written them has failed; the disk does not have them.
+  private(set) var lost = SectorSet()
+  /// Grows with every write.
+  private(set) var changes: UInt64 = 0
+
+  init() {
+    memory = Block(byteCount: 4096)
+    durable = Block(byteCount: 4096)
+  }
+
+  /// A file whose content is on disk.
+  init(_ content: UnsafeRawBufferPointer) {
+    memory = Block(byteCount: max(content.count, 512))
+    durable = Block(byteCount: max(content.count, 512))
+    if content.count > 0 {
+      memory.bytes.copyMemory(from: content)
+      durable.bytes.copyMemory(from: content)
+    }
+    byteCount = content.count
+    durableByteCount = content.count
+  }
+
+  init(copying other: Inode) {
+    memory = Block(byteCount: other.memory.bytes.count)
+    durable = Block(byteCount: other.durable.bytes.count)
+    memory.copy(0..<other.byteCount, from: other.memory)
+    durable.copy(0..<other.durableByteCount, from: other.durable)
+    byteCount = other.byteCount
+    durableByteCount = other.durableByteCount
+    dirty = other.dirty
+    lost = other.lost
+  }
+
+  var content: [UInt8] { Array(memory.bytes[..<byteCount]) }
+  var isSynced: Bool { dirty.isEmpty && lost.isEmpty && durableByteCount == byteCount }
+
+  func write(_ bytes: UnsafeRawBufferPointer, at position: Int) {
+    changes += 1
+    guard bytes.count > 0 else { return }
+    let end = position + bytes.count
+    reserve(end)
+    UnsafeMutableRawBufferPointer(rebasing: memory.bytes[position..<end]).copyMemory(from: bytes)
+    byteCount = max(byteCount, end)
+    dirty.insert(position / Self.sectorByteCount...(end - 1) / Self.sectorByteCount)
+  }
+
+  func resize(to count: Int) {
+    changes += 1
+    reserve(count)
+    if count < byteCount { memory.zero(count..<byteCount) }
+    byteCount = count
+  }
+
+  private func reserve(_ count: Int) {
+    guard memory.bytes.count < count else { return }
+    var capacity = memory.bytes.count
+    while capacity < count { capacity *= 2 }
+    let larger = Block(byteCount: capacity)
+    larger.copy(0..<byteCount, from: memory)
+    memory = larger
+  }
+
+  /// Changes what is on the disk, and what is read of it, behind everyone's back.
+  func damage(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
+    body(UnsafeMutableRawBufferPointer(rebasing: memory.bytes[..<byteCount]))
+    sync()
+    let count = min(byteCount, durable.bytes.count)
+    durable.copy(0..<count, from: memory)
+  }
+
+  // MARK: - What reaches the disk
+
+  private func setDurableByteCount(_ count: Int) {
+    if durable.bytes.count < count {
+      let larger = Block(byteCount: memory.bytes.count)
+      larger.copy(0..<durableByteCount, from: durable)
+      durable = larger
+    }
+    if count < durableByteCount {
+      durable.zero(count..<durableByteCount)
+    }
+    durableByteCount = count
+  }
+
+  /// As far as both are that long.
+  private func writeToDisk(_ sector: Int) {
+    let start = sector * Self.sectorByteCount
+    let end = min(start + Self.sectorByteCount, byteCount, durableByteCount)
+    if start < end { durable.copy(start..<end, from: memory) }
+  }
+
+  func sync() {
+    setDurableByteCount(byteCount)
+    dirty.forEach { writeToDisk($0) }
+    lost.remove(dirty)
+    dirty.removeAll()
+  }
+
+  /// The kernel writes some of it by itself.
+  func writeBack(where isChosen: () -> Bool) {
+    if isChosen() { setDurableByteCount(max(durableByteCount, byteCount)) }
+    var written = SectorSet()
+    dirty.forEach { sector in
+      // What is behind the size that is on disk could not be found there.
+      guard (sector + 1) * Self.sectorByteCount <= durableByteCount, isChosen() else { return }
+      writeToDisk(sector)
+      written.insert(sector)
+    }
+    dirty.remove(written)
+    lost.remove(written)
+  }
+
+  /// As Linux does when it can't write: the pages are clean from now on, though not on disk, and a second sync succeeds.
+  func failSync(where isWritten: () -> Bool) {
+    writeBack(where: isWritten)
+    dirty.forEach { lost.insert($0) }
+    dirty.removeAll()
+  }
+
+  /// The kernel needs memory: what it takes for written goes, and is read from the disk when it is needed.
+  func evict() {
+    lost.forEach { sector in
+      let start = sector * Self.sectorByteCount
+      let end = min(start + Self.sectorByteCount, byteCount)
+      guard start < end else { return }
+      memory.zero(start..<end)
+      if start < durableByteCount { memory.copy(start..<min(end, durableByteCount), from: durable) }
+    }
+    lost.removeAll()
+  }
+
+  /// The power goes: what was synced stays, and of the rest what is chosen, size and sectors apart.
+  func cutPower(_ generator: inout SeededGenerator, keep: UInt64) {
+    let from = durableByteCount
+    if byteCount != from, generator.next() % 100 < keep {
+      // Several writes may have made it longer, and any of the sizes between may be there.
+      let isWhole = generator.next() % 2 == 0
+      setDurableByteCount(
+        isWhole || byteCount < from ? byteCount : Int.random(in: from...byteCount, using: &generator))
+    }
+    dirty.forEach { sector in
+      if generator.next() % 100 < keep { writeToDisk(sector) }
+    }
+    dirty.removeAll()
+    lost.removeAll()
+    // What is mapped already stays as it is, for those who still hold it.
+    memory = Block(byteCount: max(durable.bytes.count, 512))
+    memory.copy(0..<durableByteCount, from: durable)
+    byteCount = durableByteCount
+  }
+}

@@ -1,0 +1,428 @@
+import Glibc
+import Synchronization
+
+@testable import LogStore
+
+/// Threads that the simulation lets run, with a clock of its own.
+protocol SimulatedScheduler: Scheduler {
+  /// As ``Scheduler/wait(until:)``, for a time at most. False if that is over.
+  func wait(milliseconds: UInt64, until isSo: () -> Bool) -> Bool
+  /// Since the simulation began.
+  var microseconds: UInt64 { get }
+}
+
+/// A process's view of a machine in memory whose disk forgets, as a real one may, what was not synced: of unsynced sectors,
+/// sizes and names any subset survives a power cut. The process can be told to die at an operation, or to fail one.
+final class SimulatedDisk: Disk {
+  /// What to do instead of an operation.
+  enum Fault {
+    /// The process dies before the operation: it and everything after it fails.
+    case death
+    case error(Int32)
+  }
+
+  enum Operation: UInt8, Sendable {
+    // These change something.
+    case create, rename, remove, removeDirectory, makeDirectory, syncDirectory, write, sync, allocate, resize
+    case open, kind, list, lock, watch, read, byteCount, map, startWriteback
+  }
+
+  /// By number, kind and path of an operation; nil: go on.
+  typealias Decide = @Sendable (_ number: Int, _ operation: Operation, _ path: String) -> Fault?
+
+  private struct Process {
+    var isDead = false
+    /// Operations that change something.
+    var operations = 0
+    var fault: Decide?
+    /// Operations that change nothing.
+    var looks = 0
+    var lookFault: Decide?
+  }
+
+  let machine: SimulatedMachine
+  /// For whoever reads what was done.
+  let number: Int
+  private let process = Mutex(Process())
+  private let threads: (any SimulatedScheduler)?
+
+  var scheduler: (any Scheduler)? { threads }
+
+  init(_ machine: SimulatedMachine = SimulatedMachine(), number: Int = 0, scheduler: (any SimulatedScheduler)? = nil) {
+    self.machine = machine
+    self.number = number
+    threads = scheduler
+  }
+
+  // MARK: - What is to go wrong
+
+  var isDead: Bool { process.withLock { $0.isDead } }
+
+  /// How many operations were begun that change something.
+  var operationCount: Int { process.withLock { $0.operations } }
+
+  /// Decides about operations that change something; their numbers begin anew.
+  func setFault(_ fault: Decide?) {
+    process.withLock { process in
+      process.fault = fault
+      process.operations = 0
+    }
+  }
+
+  /// Decides about operations that only look.
+  func setLookFault(_ fault: Decide?) {
+    process.withLock { $0.lookFault = fault }
+  }
+
+  /// The process is gone: everything it still tries fails, and its locks are free.
+  func die() {
+    process.withLock { $0.isDead = true }
+    machine.withState { state in state.locks.removeAll { $0.owner == ObjectIdentifier(self) } }
+  }
+
+  /// What there is on a machine of its own, after this process was killed: everything, synced or not.
+  func afterKill() -> SimulatedDisk { SimulatedDisk(machine.copy()) }
+
+  /// What there is on a machine of its own, after the power went.
+  func afterPowerCut(_ generator: inout SeededGenerator) -> SimulatedDisk {
+    let copy = machine.copy()
+    // Some cuts keep nearly all, some nearly nothing.
+    copy.cutPower(&generator, keep: [0, 10, 50, 90, 100].randomElement(using: &generator) ?? 50)
+    return SimulatedDisk(copy)
+  }
+
+  // MARK: - Every operation
+
+  /// Lets others go first, perhaps; nothing matters any more in a process that is dead.
+  private func pass() {
+    if let threads, !isDead { threads.pass() }
+  }
+
+  /// Does something that changes something, or fails it if that was asked for.
+  fileprivate func change<Value>(
+    _ operation: Operation, _ path: String, detail: Int = 0,
+    failing: (inout SimulatedMachine.State) -> Void = { _ in },
+    _ body: (inout SimulatedMachine.State) throws(LogStoreError) -> Value
+  ) throws(LogStoreError) -> Value {
+    pass()
+    let fault: Fault? = process.withLock { process in
+      if process.isDead { return .death }
+      process.operations += 1
+      return process.fault?(process.operations, operation, path)
+    }
+    switch fault {
+    case .death:
+      if !isDead { die() }
+      throw failure("\(operation)", path, EIO)
+    case .error(let code):
+      machine.withState { state in
+        state.note(number, operation, path, -1)
+        failing(&state)
+      }
+      throw failure("\(operation)", path, code)
+    case nil:
+      return try machine.withState { state throws(LogStoreError) in
+        state.note(number, operation, path, detail)
+        return try body(&state)
+      }
+    }
+  }
+
+  /// Looks at something.
+  fileprivate func look<Value>(
+    _ operation: Operation, _ path: String, passes: Bool = true,
+    _ body: (inout SimulatedMachine.State) throws(LogStoreError) -> Value
+  ) throws(LogStoreError) -> Value {
+    if passes { pass() }
+    let fault: Fault? = process.withLock { process in
+      if process.isDead { return .death }
+      guard let decide = process.lookFault else { return nil }
+      process.looks += 1
+      return decide(process.looks, operation, path)
+    }
+    switch fault {
+    case .death: throw failure("\(operation)", path, EIO)
+    case .error(let code): throw failure("\(operation)", path, code)
+    case nil: return try machine.withState { state throws(LogStoreError) in try body(&state) }
+    }
+  }
+
+  // MARK: - Disk
+
+  func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
+    if mode == .create {
+      return try change(.create, path) { state throws(LogStoreError) in
+        if let inode = state.names.files[path] {
+          inode.resize(to: 0)
+          return SimulatedFile(disk: self, inode: inode, path: path)
+        }
+        let inode = Inode()
+        state.change(.set(path, inode))
+        return SimulatedFile(disk: self, inode: inode, path: path)
+      }
+    }
+    return try look(.open, path) { state throws(LogStoreError) in
+      guard let inode = state.names.files[path] else { throw failure("open", path, ENOENT) }
+      return SimulatedFile(disk: self, inode: inode, path: path)
+    }
+  }
+
+  func exists(_ path: String) throws(LogStoreError) -> Bool { try kind(path) != nil }
+
+  func kind(_ path: String) throws(LogStoreError) -> FileKind? {
+    try look(.kind, path) { state throws(LogStoreError) in
+      state.names.files[path] != nil
+        ? .file : path == "." || path == "/" || state.names.directories.contains(path) ? .directory : nil
+    }
+  }
+
+  func canonicalPath(_ path: String) throws(LogStoreError) -> String { path }
+
+  func list(_ directory: String) throws(LogStoreError) -> [String] {
+    let prefix = directory + "/"
+    return try look(.list, directory) { state throws(LogStoreError) in
+      var names: [String] = []
+      for path in state.names.files.keys where path.hasPrefix(prefix) {
+        let name = path.utf8.dropFirst(prefix.utf8.count)
+        if !name.contains(UInt8(ascii: "/")) { names.append(String(Substring(name))) }
+      }
+      // Directories list in no order, but the same one each time.
+      names.sort()
+      if threads != nil { names.shuffle(using: &state.generator) }
+      return names
+    }
+  }
+
+  func makeDirectory(_ path: String) throws(LogStoreError) -> Bool {
+    try change(.makeDirectory, path) { state throws(LogStoreError) in
+      if state.names.directories.contains(path) { return false }
+      state.change(.made(path))
+      return true
+    }
+  }
+
+  func rename(_ old: String, to new: String) throws(LogStoreError) {
+    try change(.rename, new) { state throws(LogStoreError) in
+      if state.names.directories.contains(old) {
+        state.change(.renamedDirectory(old, new))
+      } else if let inode = state.names.files[old] {
+        state.change(.renamed(old, new, inode))
+      } else {
+        throw failure("rename", old, ENOENT)
+      }
+    }
+  }
+
+  func remove(_ path: String) throws(LogStoreError) {
+    try change(.remove, path) { state throws(LogStoreError) in
+      if state.names.files[path] != nil { state.change(.removed(path)) }
+    }
+  }
+
+  func removeDirectory(_ path: String) throws(LogStoreError) {
+    try change(.removeDirectory, path) { state throws(LogStoreError) in
+      if state.names.directories.contains(path) { state.change(.removedDirectory(path)) }
+    }
+  }
+
+  func syncDirectory(_ path: String) throws(LogStoreError) {
+    try change(.syncDirectory, path) { state throws(LogStoreError) in
+      if !state.oneIn(state.noise.ignoresSyncOneIn) { state.syncDirectory(path) }
+    }
+  }
+
+  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    try look(.lock, path) { state throws(LogStoreError) in
+      if state.names.files[path] == nil {
+        guard exclusive else { throw failure("open", path, ENOENT) }
+        state.change(.set(path, Inode()))
+      }
+      let isRefused = state.locks.contains { $0.path == path && (exclusive || $0.isExclusive) }
+      if isRefused { return nil }
+      return SimulatedLock(disk: self, path: path, isExclusive: exclusive, &state)
+    }
+  }
+
+  func watch(_ path: String) throws(LogStoreError) -> any FileWatch {
+    // Asked for under a lock, which another thread would wait for.
+    try look(.watch, path, passes: false) { state throws(LogStoreError) in
+      guard let inode = state.names.files[path] else { throw failure("watch", path, ENOENT) }
+      return SimulatedWatch(machine, inode, threads)
+    }
+  }
+
+  func now() -> UInt64 {
+    let passed = threads?.microseconds ?? 0
+    return machine.withState { state in
+      state.clockMicroseconds += 1
+      if state.oneIn(state.noise.setsClockOneIn) {
+        state.clockMicroseconds = 1_700_000_000_000_000 + state.generator.next() % 20_000_000
+      }
+      return state.clockMicroseconds + passed
+    }
+  }
+
+  func random() -> UInt64 { machine.withState { $0.generator.next() } }
+
+  func sleep(milliseconds: UInt32) {
+    if let threads {
+      _ = threads.wait(milliseconds: UInt64(milliseconds)) { false }
+    } else {
+      usleep(milliseconds * 1000)
+    }
+  }
+}
+
+/// Proof for Sendable: as for ``Inode``.
+final class SimulatedFile: File {
+  let disk: SimulatedDisk
+  let inode: Inode
+  let path: String
+
+  init(disk: SimulatedDisk, inode: Inode, path: String) {
+    self.disk = disk
+    self.inode = inode
+    self.path = path
+  }
+
+  func byteCount() throws(LogStoreError) -> UInt64 {
+    try disk.look(.byteCount, path) { _ throws(LogStoreError) in UInt64(inode.byteCount) }
+  }
+
+  func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int {
+    try disk.look(.read, path) { state throws(LogStoreError) in
+      try readAll(into: buffer, path) { rest, done in
+        let start = Int(position) + done
+        var count = max(0, min(rest.count, inode.byteCount - start))
+        if count > 0, state.oneIn(state.noise.interruptsOneIn) {
+          if state.oneIn(2) { return -Int(EINTR) }
+          count = Int(state.generator.next() % UInt64(count)) + 1
+        }
+        if count > 0 {
+          rest.copyMemory(from: UnsafeRawBufferPointer(rebasing: inode.memory.bytes[start..<start + count]))
+        }
+        return count
+      }
+    }
+  }
+
+  func write(_ bytes: UnsafeRawBufferPointer, at position: UInt64) throws(LogStoreError) {
+    try disk.change(.write, path, detail: Int(position) &* 31 &+ bytes.count) { state in
+      // Any part of it may have been written.
+      if state.oneIn(2), bytes.count > 0 {
+        let count = Int(state.generator.next() % UInt64(bytes.count))
+        inode.write(UnsafeRawBufferPointer(rebasing: bytes[..<count]), at: Int(position))
+      }
+    } _: { state throws(LogStoreError) in
+      try writeAll(bytes, path) { rest, done in
+        var count = rest.count
+        if state.oneIn(state.noise.interruptsOneIn) {
+          if state.oneIn(2) { return -Int(EINTR) }
+          count = Int(state.generator.next() % UInt64(count)) + 1
+        }
+        inode.write(UnsafeRawBufferPointer(rebasing: rest[..<count]), at: Int(position) + done)
+        return count
+      }
+      if state.oneIn(state.noise.writesBackOneIn) {
+        inode.writeBack { state.oneIn(2) }
+      }
+    }
+  }
+
+  func sync() throws(LogStoreError) {
+    try disk.change(.sync, path) { state in
+      inode.failSync { state.oneIn(3) }
+    } _: { state throws(LogStoreError) in
+      if !state.oneIn(state.noise.ignoresSyncOneIn) { inode.sync() }
+    }
+  }
+
+  func allocate(byteCount: UInt64) throws(LogStoreError) -> Bool {
+    try disk.change(.allocate, path, detail: Int(byteCount)) { _ throws(LogStoreError) in
+      if inode.byteCount < Int(byteCount) { inode.resize(to: Int(byteCount)) }
+      return true
+    }
+  }
+
+  func startWriteback(at position: UInt64, byteCount: UInt64) {
+    try? disk.look(.startWriteback, path) { state throws(LogStoreError) in
+      if state.noise.writesBackOneIn > 0 { inode.writeBack { state.oneIn(2) } }
+    }
+  }
+
+  func resize(to byteCount: UInt64) throws(LogStoreError) {
+    try disk.change(.resize, path, detail: Int(byteCount)) { _ throws(LogStoreError) in
+      inode.resize(to: Int(byteCount))
+    }
+  }
+
+  func map(byteCount: Int) throws(LogStoreError) -> Mapping {
+    try disk.look(.map, path) { _ throws(LogStoreError) in
+      let memory = inode.memory
+      return Mapping(bytes: UnsafeRawBufferPointer(rebasing: memory.bytes[..<byteCount])) { _ in
+        withExtendedLifetime(memory) {}
+      }
+    }
+  }
+}
+
+final class SimulatedLock: FileLock {
+  private let disk: SimulatedDisk
+  private let path: String
+  private let isHeld = Atomic(true)
+
+  fileprivate init(disk: SimulatedDisk, path: String, isExclusive: Bool, _ state: inout SimulatedMachine.State) {
+    self.disk = disk
+    self.path = path
+    state.locks.append(
+      SimulatedMachine.HeldLock(path: path, owner: ObjectIdentifier(disk), isExclusive: isExclusive))
+  }
+
+  deinit {
+    release()
+  }
+
+  func release() {
+    guard isHeld.exchange(false, ordering: .relaxed) else { return }
+    disk.machine.withState { state in
+      let held = state.locks.firstIndex { $0.path == path && $0.owner == ObjectIdentifier(disk) }
+      if let held { state.locks.remove(at: held) }
+    }
+  }
+
+  func describe(_ holder: String) throws(LogStoreError) {}
+}
+
+/// Proof for Sendable: `inode` is guarded by the machine's lock, `seen` is the one waiting thread's.
+final class SimulatedWatch: FileWatch, @unchecked Sendable {
+  private let machine: SimulatedMachine
+  private let inode: Inode
+  private let threads: (any SimulatedScheduler)?
+  private var seen: UInt64
+  private let isInterrupted = Atomic(false)
+
+  /// Called with the machine's lock held.
+  init(_ machine: SimulatedMachine, _ inode: Inode, _ threads: (any SimulatedScheduler)?) {
+    self.machine = machine
+    self.inode = inode
+    self.threads = threads
+    seen = inode.changes
+  }
+
+  func wait(timeoutMilliseconds: Int32) -> Bool {
+    guard let threads else {
+      usleep(200)
+      return true
+    }
+    let isWoken = threads.wait(milliseconds: UInt64(timeoutMilliseconds)) {
+      isInterrupted.load(ordering: .relaxed) || inode.changes != seen
+    }
+    seen = inode.changes
+    isInterrupted.store(false, ordering: .relaxed)
+    return isWoken
+  }
+
+  func interrupt() {
+    isInterrupted.store(true, ordering: .relaxed)
+  }
+}

@@ -1,0 +1,67 @@
+@testable import LogStore
+
+// Backups of the store, while it is written, cut short, and restored: the last one that was finished is always whole.
+
+extension Simulation {
+  private static let backup = "backup"
+
+  func backUp(_ generator: inout SeededGenerator) {
+    restoreLast()
+    let disk = process()
+    // Half of them die on the way.
+    if generator.oneIn(2) {
+      let dieAt = 1 + generator.below(30)
+      disk.setFault { number, _, _ in number >= dieAt ? .death : nil }
+    }
+    do throws(LogStoreError) {
+      let report = try BackupRun(directory: Self.directory, disk: disk, progress: nil).run(to: .directory(Self.backup))
+      model.require(report.endOffset)
+      backedUp = report.endOffset
+      let until = generator.oneIn(2) ? nil : Optional(generator.next() % (report.endOffset + 1))
+      let count = try restored(until: until)
+      let expected = until ?? report.endOffset
+      if count != expected { fail("\(count) events were restored, expected \(expected)") }
+    } catch {
+      if disk.isDead { disk.die() } else if !isStopped(error) { fail("backup: \(error)") }
+    }
+  }
+
+  /// What was backed up before, in an earlier life perhaps, is still there.
+  private func restoreLast() {
+    guard let backedUp else { return }
+    do throws(LogStoreError) {
+      let count = try restored(until: nil)
+      if count < backedUp { fail("\(count) events in the backup, there were \(backedUp)") }
+    } catch {
+      fail("restoring the last backup: \(error)")
+    }
+  }
+
+  /// Restores the backup, reads all that is restored, and removes it. Gives back how many events there are.
+  private func restored(until: UInt64?) throws(LogStoreError) -> UInt64 {
+    let disk = process()
+    let directory = "restored\(disk.number)"
+    defer { removeDirectory(directory) }
+    _ = try Restoration.run(from: .directory(Self.backup), to: directory, until: until, disk: disk, progress: nil)
+    let (follower, durable, recovery) = try Follower.open(directory, disk: disk)
+    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    defer { reader.close() }
+    var count: UInt64 = 0
+    try reader.forEach(from: 0) { event in
+      if event.offset != count { self.fail("restored: offset \(event.offset) at place \(count)") }
+      if let problem = self.model.see(event) { self.fail("restored: \(problem)") }
+      count += 1
+      return true
+    }
+    return count
+  }
+
+  private func removeDirectory(_ directory: String) {
+    machine.withState { state in
+      let prefix = directory + "/"
+      state.names.files = state.names.files.filter { !$0.key.hasPrefix(prefix) }
+      state.durableNames.files = state.durableNames.files.filter { !$0.key.hasPrefix(prefix) }
+      state.nameChanges.removeAll { $0.path.hasPrefix(directory) }
+    }
+  }
+}
