@@ -290,7 +290,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
       input.frames = [(input.frames[0].relativeOffset, input.frames[20].position)]
       let output = IndexOutput(nil)
       _ = try IndexEncoding.encode(input, of: segment, end: end, to: output)
-      try edit(directory.file(name)) { $0 = Array(output.takeMemory().bytes) }
+      let made = output.takeMemory()
+      try edit(directory.file(name)) { $0 = withExtendedLifetime(made) { Array(made.bytes) } }
       reader.close()
     }
     let store = try LogStore.open(directory.path, options: smallSegments())
