@@ -127,6 +127,10 @@ ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_fun
       records_left--;
     } while (records_left > 0 && position < run_end);
   }
+  // Records that would begin where the frame ends: without padding nothing else would say so before they are handed out.
+  if (records_left > 0 && position == frame_end) {
+    FAULT(CFRAME_NO_RECORD, position);
+  }
   if (relative_offset > UINT32_MAX + 1ull) {
     FAULT(CFRAME_WRONG_OFFSET, start + 24);
   }
