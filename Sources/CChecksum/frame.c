@@ -29,7 +29,8 @@ ALWAYS_INLINE int has_possible_fields(const uint8_t *record, uint64_t length) {
   uint64_t metadata = load32(record + 12);
   // Sums of few bits: none can overflow.
   if (kind == KIND_EVENT) {
-    return (flags <= FLAG_ID) & (name > 0) & (type > 0) & (load64(record + 16) > 0) &
+    // A version is 1 or more and less than 2^63, so that nobody who counts on from it can overflow.
+    return (flags <= FLAG_ID) & (name > 0) & (type > 0) & ((int64_t)load64(record + 16) > 0) &
            (RECORD_BYTES + flags * ID_BYTES + name + type + metadata <= length);
   }
   return kind > KIND_EVENT && kind <= KIND_CURSOR_RESET && flags == 0 && name > 0 && type == 0 && metadata == 0 &&

@@ -107,6 +107,10 @@ import Testing
       bytes.set(UInt32(200), at: record + 12)
       bytes[record + 9] |= 1
     },
+    Fraud("record: a version that can't be counted on from", record: 1) { bytes, _, record in
+      bytes.set(UInt64.max, at: record + 16)
+    },
+    Fraud("record: version 2^63", record: 1) { bytes, _, record in bytes.set(UInt64(1) << 63, at: record + 16) },
     Fraud("record: name length 0", record: 1) { bytes, _, record in bytes[record + 10] = 0 },
     Fraud("record: type length 0", record: 1) { bytes, _, record in bytes[record + 11] = 0 },
     Fraud("record: metadata length behind the record's end", record: 1) { bytes, _, record in
