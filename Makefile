@@ -15,7 +15,8 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) libsqlite3-dev liblmdb-dev librocksdb-dev
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 gcc libc6-dev libfuse3-dev mount util-linux \
 	e2fsprogs xfsprogs btrfs-progs patch
 
-.PHONY: run test soak simulate planted-bugs bench format lint clean build-dependencies bench-dependencies test-dependencies
+.PHONY: run test soak simulate planted-bugs fuzz fuzz-briefly sanitize bench format lint clean build-dependencies \
+	bench-dependencies test-dependencies
 
 run: build-dependencies
 	swift build -c release --product regispay
@@ -29,6 +30,7 @@ test: test-dependencies lint
 	swift test --skip-build --filter AllocationTests
 	swift test --skip-build --filter RegisPayTests
 	swift test --skip-build --no-parallel --filter EndToEndTests
+	$(MAKE) fuzz-briefly
 
 # The same tests with the long settings: hours, not minutes.
 soak: test-dependencies
@@ -36,8 +38,8 @@ soak: test-dependencies
 	LOGSTORE_SIMULATIONS=200000 LOGSTORE_DAMAGES=2000 swift test --skip-build --filter LogStoreTests
 	$(MAKE) simulate SIMULATIONS=3000000
 	$(MAKE) planted-bugs
-	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 REGISPAY_KILL_ROUNDS=10 \
-		swift test --skip-build --no-parallel --filter EndToEndTests
+	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 LOGSTORE_DAMAGES=2000 \
+		REGISPAY_KILL_ROUNDS=10 swift test --skip-build --no-parallel --filter EndToEndTests
 
 # The whole of LogStore on a simulated machine, optimised: so many histories, see docs/SIMULATION.md.
 simulate: build-dependencies
@@ -47,6 +49,25 @@ simulate: build-dependencies
 # Whether the simulation finds the bugs in Tests/LogStoreSimulation/planted, and after how many histories.
 planted-bugs: test-dependencies
 	Tests/LogStoreSimulation/planted/run
+
+# Inputs made up by libFuzzer, guided by coverage, under the address sanitizer: FUZZ_SECONDS for each target, two at a
+# time. What is found is left in .build/fuzz/findings; new inputs in .build/fuzz/corpus, beside those of Tests/Fuzz/Corpus.
+FUZZ_SECONDS ?= 600
+
+fuzz: build-dependencies
+	Tests/Fuzz/run $(FUZZ_SECONDS)
+
+fuzz-briefly: build-dependencies
+	Tests/Fuzz/run 15
+
+# The tests once more under each sanitizer; what they find ends them. Allocations are not counted then (the sanitizers
+# have an allocator of their own), and limits on memory and time are not the program's own.
+sanitize: test-dependencies
+	for sanitizer in address thread; do \
+	  swift build --build-tests --sanitize=$$sanitizer --scratch-path .build-$$sanitizer && \
+	  SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 \
+	    swift test --skip-build --sanitize=$$sanitizer --scratch-path .build-$$sanitizer --filter LogStoreTests || exit 1; \
+	done
 
 bench: bench-dependencies
 	swift build -c release --product bench

@@ -29,7 +29,8 @@ ALWAYS_INLINE int has_possible_fields(const uint8_t *record, uint64_t length) {
   uint64_t metadata = load32(record + 12);
   // Sums of few bits: none can overflow.
   if (kind == KIND_EVENT) {
-    return (flags <= FLAG_ID) & (name > 0) & (type > 0) & (load64(record + 16) > 0) &
+    // A version is 1 or more and less than 2^63, so that nobody who counts on from it can overflow.
+    return (flags <= FLAG_ID) & (name > 0) & (type > 0) & ((int64_t)load64(record + 16) > 0) &
            (RECORD_BYTES + flags * ID_BYTES + name + type + metadata <= length);
   }
   return kind > KIND_EVENT && kind <= KIND_LOST_STREAM && flags == 0 && name > 0 && type == 0 && metadata == 0 &&
@@ -126,6 +127,10 @@ ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_fun
       position += load32(record + 4);
       records_left--;
     } while (records_left > 0 && position < run_end);
+  }
+  // Records that would begin where the frame ends: without padding nothing else would say so before they are handed out.
+  if (records_left > 0 && position == frame_end) {
+    FAULT(CFRAME_NO_RECORD, position);
   }
   if (relative_offset > UINT32_MAX + 1ull) {
     FAULT(CFRAME_WRONG_OFFSET, start + 24);

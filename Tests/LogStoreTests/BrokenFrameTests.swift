@@ -107,6 +107,10 @@ import Testing
       bytes.set(UInt32(200), at: record + 12)
       bytes[record + 9] |= 1
     },
+    Fraud("record: a version that can't be counted on from", record: 1) { bytes, _, record in
+      bytes.set(UInt64.max, at: record + 16)
+    },
+    Fraud("record: version 2^63", record: 1) { bytes, _, record in bytes.set(UInt64(1) << 63, at: record + 16) },
     Fraud("record: name length 0", record: 1) { bytes, _, record in bytes[record + 10] = 0 },
     Fraud("record: type length 0", record: 1) { bytes, _, record in bytes[record + 11] = 0 },
     Fraud("record: metadata length behind the record's end", record: 1) { bytes, _, record in
@@ -251,6 +255,34 @@ import Testing
     var walk = Walk(segment)
     let fault = walk.go(to: .position(frame + count), in: segment, adding: OpenIndex(segment))
     #expect(fault != nil && walk.next.position == frame)
+    #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
+    reader.close()
+  }
+
+  @Test(
+    "a frame that ends with its last record and says that there are more is damage", arguments: [1, 7, UInt32.max - 8])
+  func recordsBehindTheEnd(more: UInt32) async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    // Records of 40 bytes, so that there is no padding between the last of them and the next frame.
+    for _ in 0..<20 { _ = try await store.append(Append(NewEvent(stream: "s", type: "T", payload: bytes("123456")))) }
+    try await store.close()
+    let path = directory.file("00000000000000000000.log")
+    let reader = try LogReader.open(directory.path)
+    let segment = try reader.durable.segments.segment(0)
+    let frame = try reader.durable.segments.framePosition(holding: 7, in: segment, end: .max)
+    #expect(FrameHeader(trusted: segment.bytes, at: frame).byteCount == FrameHeader.byteCount + 40)
+    try edit(path) { file in
+      file.withUnsafeMutableBytes { bytes in
+        bytes.set(UInt32(truncatingIfNeeded: 1 + UInt64(more)), at: frame + 28)
+        bytes.set(segment.place.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame), at: frame)
+      }
+    }
+    var walk = Walk(segment)
+    #expect(walk.go(to: .firstInvalid, in: segment, adding: OpenIndex(segment))?.position == frame + 88)
+    #expect(walk.next.position == frame)
+    var cursor = reader.cursor(from: 0)
+    var seen: UInt64 = 0
+    #expect(scan(&cursor, &seen)?.position == UInt64(frame + 88) && seen == 7)
     #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
     reader.close()
   }

@@ -290,7 +290,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
       input.frames = [(input.frames[0].relativeOffset, input.frames[20].position)]
       let output = IndexOutput(nil)
       _ = try IndexEncoding.encode(input, of: segment, end: end, to: output)
-      try edit(directory.file(name)) { $0 = Array(output.takeMemory().bytes) }
+      let made = output.takeMemory()
+      try edit(directory.file(name)) { $0 = withExtendedLifetime(made) { Array(made.bytes) } }
       reader.close()
     }
     let store = try LogStore.open(directory.path, options: smallSegments())
@@ -301,6 +302,29 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     }
     #expect(try store.reader.events(from: 4, limit: 1).map(\.offset) == [4])
     try await store.close()
+  }
+
+  @Test("an index that leads behind a segment's last frame is found out, and no sound segment is blamed for it")
+  func indexBehindTheEnd() async throws {
+    try await makeStore(events: 600, closed: true)
+    let name = try #require(directory.names(".idx").first)
+    do {
+      let reader = try LogReader.open(directory.path)
+      let segment = try reader.durable.segments.segment(0)
+      let (index, end) = try reader.durable.segments.readThrough(segment)
+      var input = index.state.withLock { $0.sealingInput() }
+      input.frames = [(0, UInt32(segment.bytes.count))]
+      let output = IndexOutput(nil)
+      _ = try IndexEncoding.encode(
+        input, of: segment,
+        end: FrameExpectation(
+          position: segment.bytes.count, offset: end.offset, chain: end.chain, timestamp: end.timestamp), to: output)
+      let made = output.takeMemory()
+      try edit(directory.file(name)) { $0 = withExtendedLifetime(made) { Array(made.bytes) } }
+      reader.close()
+    }
+    let reader = try LogReader.open(directory.path)
+    #expect(try reader.events(from: 4, limit: 2).map(\.offset) == [4, 5])
   }
 
   @Test("a newer format version is refused by name, in every file that has one")

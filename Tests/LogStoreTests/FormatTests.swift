@@ -60,6 +60,18 @@ import Testing
     #expect(throws: HeaderFault.self) { try [UInt8]().withUnsafeBytes { _ = try SegmentHeader($0) } }
   }
 
+  @Test("a segment whose offsets can't be counted on from is refused", arguments: [1 << 63, UInt64.max - 1, .max])
+  func greatestBase(base: UInt64) {
+    func bytes(_ base: UInt64) -> [UInt8] {
+      SegmentHeader(
+        storeID: .random(), baseOffset: base, previousBaseOffset: 0, fileByteCount: 8192, createdMicroseconds: 1,
+        chain: 2
+      ).encoded()
+    }
+    #expect(throws: HeaderFault.self) { try bytes(base).withUnsafeBytes { _ = try SegmentHeader($0) } }
+    #expect(throws: Never.self) { try bytes(1 << 63 - 1).withUnsafeBytes { _ = try SegmentHeader($0) } }
+  }
+
   @Test("random bytes are no frame, no record and no index, and reading them ends")
   func hostileBytes() throws {
     let place = Place(storeID: .random(), baseOffset: 0)

@@ -255,7 +255,8 @@ import Testing
       }
       let output = IndexOutput(nil)
       _ = try IndexMerge.merge(parts, to: output)
-      try edit(directory.file(name)) { $0 = Array(output.takeMemory().bytes) }
+      let made = output.takeMemory()
+      try edit(directory.file(name)) { $0 = withExtendedLifetime(made) { Array(made.bytes) } }
       reader.close()
     }
     // An id that is left out can't be missed by anything but its count; streams and offsets are what is looked up here.

@@ -86,6 +86,8 @@ struct SegmentHeader: Equatable, Sendable {
   static let byteCount = 4096
   /// The previous base offset of a store's first segment.
   static let noPrevious = UInt64.max
+  /// So that nobody who counts on from it can overflow: an offset is less than this and what a segment has events.
+  static let baseOffsetLimit: UInt64 = 1 << 63
 
   var storeID: StoreID
   var baseOffset: UInt64
@@ -127,6 +129,9 @@ struct SegmentHeader: Equatable, Sendable {
     fileByteCount = bytes.integer(at: 48)
     createdMicroseconds = bytes.integer(at: 56)
     chain = bytes.integer(at: 64)
+    guard baseOffset < Self.baseOffsetLimit else {
+      throw .fault(Fault(position: 32, reason: "a segment that begins with offset \(baseOffset) is not possible"))
+    }
     guard fileByteCount % 4096 == 0, fileByteCount > 4096, fileByteCount <= UInt64(UInt32.max) else {
       throw .fault(Fault(position: 48, reason: "a segment of \(fileByteCount) bytes is not possible"))
     }

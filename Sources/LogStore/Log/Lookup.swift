@@ -88,6 +88,11 @@ extension SegmentSet {
       let source = look.snapshot.source(of: ordinal)
       var position = try look.framePosition(atOrBefore: offset, source, ordinal)
       let listed = position
+      guard listed < end else {
+        throw look.blame(
+          source, ordinal, segment,
+          Fault(position: listed, reason: "no frame can be there, the frames end at byte \(end)"))
+      }
       while position < end {
         guard let header = FrameHeader(in: segment.bytes, at: position, place: segment.place) else {
           let fault = Fault(position: position, reason: "no frame header that matches its checksum and place")

@@ -5,6 +5,9 @@
 
 #include <stdint.h>
 
+/// 0 in a program that was built with a sanitizer, which has an allocator of its own: there nothing is counted.
+int callocation_counts(void);
+
 /// Allocations of all threads since the program began; one that is made larger counts again.
 uint64_t callocation_count(void);
 

@@ -1,0 +1,1 @@
+../../../../Sources/LogStoreCommand/EventLine.swift

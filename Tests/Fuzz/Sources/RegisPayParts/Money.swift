@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Payment/Money.swift
