@@ -75,10 +75,13 @@ let package = Package(
       ],
       swiftSettings: strict),
     .testTarget(name: "LogStoreTests", dependencies: ["CChecksum", "LogStore"], swiftSettings: strict),
+    // Random numbers by a seed that a test prints and can be given.
+    .target(name: "SeededRandom", path: "Tests/SeededRandom", swiftSettings: strict),
     .testTarget(
       name: "RegisPayTests",
       dependencies: [
         "RegisPay",
+        "SeededRandom",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "AsyncHTTPClient", package: "async-http-client"),

@@ -37,6 +37,34 @@ struct PaymentRoutes: Sendable {
       ])
     router.answer("/api/v1/payments/{id}", [.get: { _, context in try details(try find(context)) }])
     router.answer("/api/v1/payments/{id}/events", [.get: { _, context in events(try find(context)) }])
+    router.answer("/api/v1/payments/{id}/cancel", [.post: { _, context in try await execute(.cancel, context) }])
+    router.answer("/api/v1/payments/{id}/retry", [.post: { _, context in try await execute(.retry, context) }])
+    router.answer(
+      "/api/v1/payments/{id}/refunds",
+      [
+        .post: { request, context in
+          let payment = try find(context).payment
+          let amount = try await RefundRequest(request, currency: payment.money.currency).amount
+          return try await execute(.refund(amount), context)
+        }
+      ])
+  }
+
+  /// Carries out what a person asks for, and answers with the payment: `200` when it is done, `202` when somebody else
+  /// has to do his part first.
+  private func execute(_ command: PaymentCommand, _ context: BasicRequestContext) async throws -> Response {
+    let id = try find(context).payment.id
+    do {
+      if case .refused(let refusal) = try await log.request(command, of: id) { throw Problem(refusal) }
+    } catch let error as PaymentLogError {
+      guard case .store = error else { throw error }
+      throw Problem.unavailable("Nothing was changed, as the log can't write now.")
+    }
+    let loaded = try find(context)
+    let isDone = loaded.payment.state == .cancelled
+    var response = try details(loaded)
+    response.status = isDone ? .ok : .accepted
+    return response
   }
 
   /// Answers only when the payment is durable.
@@ -124,17 +152,45 @@ struct PaymentRoutes: Sendable {
       .init("createdAt", .string(timestamp(microseconds: created))),
       .init("updatedAt", .string(timestamp(microseconds: updated))),
     ]
-    if case .failed(let step, let reason, _) = payment.state {
-      members.append(.init("failure", ["step": .string(step.rawValue), "reason": .string(reason)]))
+    switch payment.state {
+    case .declined(let step, let reason):
+      members.append(.init("declined", ["step": .string(step.rawValue), "reason": .string(reason)]))
+    default: break
+    }
+    // The first of what was given up; a retry takes up all of it.
+    if let parked = payment.parked.first {
+      members.append(
+        .init(
+          "failure",
+          ["step": .string(parked.work.step.rawValue), "reason": .string(parked.reason)]))
+    }
+    if !payment.refunds.isEmpty {
+      members.append(.init("refunded", .number(payment.refunded.decimal)))
+      members.append(.init("refunds", .array(payment.refunds.map(json))))
     }
     if let waiting = board[payment.id] {
       members.append(
         .init(
           "waiting",
           [
-            "step": .string(waiting.step.rawValue), "attempts": .integer(waiting.attempts),
+            "step": .string(waiting.work.description), "attempts": .integer(waiting.attempts),
             "reason": .string(waiting.reason),
           ]))
+    }
+    return .object(members)
+  }
+
+  private func json(_ refund: Refund) -> JSONValue {
+    var members: [JSONValue.Member] = [
+      .init("refund", .integer(refund.number)), .init("amount", .number(refund.amount.decimal)),
+    ]
+    switch refund.status {
+    case .requested: members.append(.init("status", "Requested"))
+    case .done: members.append(.init("status", "Refunded"))
+    case .declined(let reason):
+      members += [.init("status", "Declined"), .init("reason", .string(reason))]
+    case .failed(let reason):
+      members += [.init("status", "Failed"), .init("reason", .string(reason))]
     }
     return .object(members)
   }

@@ -68,7 +68,8 @@ extension Request {
     return bytes
   }
 
-  private func requireJSON() throws(Problem) {
+  /// - Throws: ``Problem`` 415.
+  func requireJSON() throws(Problem) {
     let unsupported = Problem(
       status: .unsupportedMediaType, name: "unsupported-media-type",
       detail: headers[.contentType].map { "The body must be application/json in UTF-8, not \($0)." }

@@ -30,6 +30,26 @@ struct SimulatorRoutes: Sendable {
         }
       ])
     router.answer(
+      "/psp/api/payments/{reference}/cancel",
+      [
+        .post: { request, context in
+          let reference = context.parameters.get("reference") ?? ""
+          return try await answer(request) { key, _ throws(LogStoreError) in
+            try await simulator.cancelPayment(reference: reference, key: key)
+          }
+        }
+      ])
+    router.answer(
+      "/psp/api/payments/{reference}/refunds",
+      [
+        .post: { request, context in
+          let reference = context.parameters.get("reference") ?? ""
+          return try await answer(request) { key, body throws(LogStoreError) in
+            try await simulator.refundPayment(reference: reference, key: key, body: body)
+          }
+        }
+      ])
+    router.answer(
       "/notifications/api/send",
       [
         .post: { request, _ in

@@ -110,7 +110,7 @@ struct FaultyPSPTests {
         let charges = try await ledger.all()
         #expect(charges.map { $0.idempotencyKey ?? "" }.sorted() == ids.map { "\($0):create" }.sorted())
         #expect(charges.allSatisfy { $0.status == .settled })
-        let keys = Set(ids.flatMap { id in PaymentStep.allCases.map { "\(id):\($0.rawValue)" } })
+        let keys = Set(ids.flatMap { id in ["create", "settle", "notify"].map { "\(id):\($0)" } })
         #expect(Set(attempts.all.keys) == keys, "one key for each step, whatever the number of tries")
         #expect(attempts.all.values.allSatisfy { $0 >= 6 })
       }
