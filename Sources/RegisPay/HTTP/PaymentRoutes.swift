@@ -52,7 +52,7 @@ struct PaymentRoutes: Sendable {
 
   /// Carries out what a person asks for, and answers with the payment: `200` when it is done, `202` when somebody else
   /// has to do his part first.
-  private func execute(_ command: PaymentCommand, _ context: BasicRequestContext) async throws -> Response {
+  private func execute(_ command: PaymentCommand, _ context: ExchangeContext) async throws -> Response {
     let id = try find(context).payment.id
     do {
       if case .refused(let refusal) = try await log.request(command, of: id) { throw Problem(refusal) }
@@ -84,7 +84,7 @@ struct PaymentRoutes: Sendable {
     }
   }
 
-  private func find(_ context: BasicRequestContext) throws -> PaymentLog.Loaded {
+  private func find(_ context: ExchangeContext) throws -> PaymentLog.Loaded {
     let text = context.parameters.get("id") ?? ""
     guard let id = PaymentID(text) else { throw Problem.notFound("A payment's id is a UUID.") }
     guard let loaded = try log.load(id) else { throw Problem.notFound("There is no payment \(id).") }

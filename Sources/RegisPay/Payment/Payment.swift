@@ -64,8 +64,7 @@ public struct Payment: Sendable, Hashable {
     case (.created, .settled), (.cancelling, .settled): state = .settled
     case (.settled, .completed): state = .completed
     case (.initiated, .declined(.create, let reason)): state = .declined(step: .create, reason: reason)
-    case (.created, .declined(.settle, let reason)), (.cancelling, .declined(.settle, let reason)):
-      state = .declined(step: .settle, reason: reason)
+    case (.created, .declined(.settle, let reason)): state = .declined(step: .settle, reason: reason)
     case (.created, .cancellationRequested), (.failed(.settle, _), .cancellationRequested): state = .cancelling
     case (.cancelling, .cancellationRefused): state = .created
     case (.initiated, .cancelled), (.failed(.create, _), .cancelled), (.cancelling, .cancelled): state = .cancelled

@@ -93,7 +93,7 @@ extension Payment {
   private func decline(_ work: PaymentWork, _ reason: String) throws(PaymentRefusal) -> PaymentEvent {
     if let number = work.refund { return try due(refund: number, .refundDeclined(number, reason: reason)) }
     switch work.step {
-    case .settle where state == .cancelling: return .declined(step: .settle, reason: reason)
+    // While a cancellation is asked for, a no to the settlement may be that: not due, the cancellation's answer tells.
     case .create, .settle: return try due(work.step, .declined(step: work.step, reason: reason))
     // Money has moved, or is about not to: a no here ends nothing, somebody has to look.
     case .notify, .cancel, .refund: return try due(work.step, .failed(step: work.step, reason: reason))

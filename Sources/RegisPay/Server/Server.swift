@@ -83,7 +83,7 @@ public struct Server: Sendable {
     let client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: clientConfiguration)
     let address = AsyncStream<String>.makeStream()
 
-    let routes = Routes(options: .autoGenerateHeadEndpoints)
+    let routes = Routes(context: ExchangeContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)

@@ -14,11 +14,24 @@ public final class Simulator: Sendable {
 
   let store: LogStore
   private let isFailing = Atomic<Bool>(false)
+  /// Not kept over a restart.
+  private let faults: Mutex<[Service: Faults]>
+
+  enum Service: Sendable {
+    case psp, notifications
+  }
 
   /// Bytes of a key, so that its stream's name fits.
   private static let keyLimit = 200
 
-  public init(store: LogStore) { self.store = store }
+  public init(store: LogStore) {
+    self.store = store
+    faults = Mutex([:])
+  }
+
+  func faults(of service: Service) -> Faults { faults.withLock { $0[service] ?? Faults() } }
+
+  func setFaults(_ new: Faults, of service: Service) { faults.withLock { $0[service] = new } }
 
   /// Makes every call fail with 500, or ends that.
   ///
@@ -43,7 +56,11 @@ public final class Simulator: Sendable {
     guard let money = Charge.money(body) else {
       return Answer(status: 400, body: ["error": "amount and currency are required"])
     }
+    let faults = faults(of: .psp)
     return try await answerOnce(key: key, request: "create \(money)") { () throws(LogStoreError) in
+      if faults.declines(money, randomness: .random(in: 0..<1)) {
+        return Effect(answer: Answer(status: 402, body: ["error": "declined"]))
+      }
       let charge = Charge(reference: EventID.random().description, idempotencyKey: key, money: money)
       return Effect(
         answer: Answer(status: 202, body: ["paymentId": .string(charge.reference)]),

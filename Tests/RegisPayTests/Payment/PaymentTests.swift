@@ -41,7 +41,7 @@ private let situations: [Situation] = [
   Situation(
     name: "cancelling", events: created + [.cancellationRequested], status: .cancelling, due: [PaymentWork(.cancel)],
     next: [
-      (.settled, .settled), (.declined(step: .settle, reason: "no"), .declined), (.cancelled, .cancelled),
+      (.settled, .settled), (.cancelled, .cancelled),
       (.cancellationRefused(reason: "no"), .created), (.failed(step: .cancel, reason: "no"), .failed),
     ]),
   Situation(
@@ -185,7 +185,7 @@ struct PaymentTests {
         // A settlement that was under way ends after the payment was asked to be cancelled.
         let isLate = work.step == .settle && situation.status == .cancelling
         for (command, isPossible) in [
-          (success, isDue || isLate), (.decline(work, reason: "no"), isDue || isLate),
+          (success, isDue || isLate), (.decline(work, reason: "no"), isDue),
           (.giveUp(work, reason: "no"), isDue),
         ] {
           if isPossible {

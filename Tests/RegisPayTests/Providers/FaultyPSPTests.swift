@@ -37,7 +37,7 @@ private struct FaultMiddleware: RouterMiddleware {
   let attempts: Attempts
 
   func handle(
-    _ request: Request, context: BasicRequestContext, next: (Request, BasicRequestContext) async throws -> Response
+    _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
   ) async throws -> Response {
     guard let key = request.headers[.idempotencyKey] else { return try await next(request, context) }
     let attempt = attempts.next(key)
@@ -68,7 +68,7 @@ struct FaultyPSPTests {
     try await withStore { store in
       let ledger = Ledger(reader: store.reader)
       let attempts = FaultMiddleware.Attempts()
-      let router = Router()
+      let router = Routes(context: ExchangeContext.self)
       router.add(middleware: FaultMiddleware(faults: faults, attempts: attempts))
       SimulatorRoutes(simulator: Simulator(store: store), ledger: ledger).add(to: router)
       let ports = AsyncStream<Int>.makeStream()
@@ -119,7 +119,7 @@ struct FaultyPSPTests {
 
   @Test("an answer that can't be read parks the payment where it is seen, and the others go on")
   func unreadable() async throws {
-    let router = Router()
+    let router = Routes(context: ExchangeContext.self)
     router.post("/psp/api/payments/create") { _, _ in
       Response(status: .accepted, body: .init(byteBuffer: .init(string: "?")))
     }
