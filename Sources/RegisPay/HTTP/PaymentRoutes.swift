@@ -4,12 +4,8 @@ import LogStore
 /// Payments over HTTP: the reference's create route, and our own versioned ones.
 struct PaymentRoutes: Sendable {
   let log: PaymentLog
-  let list: PaymentList
+  let projection: PaymentProjection
   let board: WaitingBoard
-
-  /// Payments on a page of the list.
-  private static let pageLimit = 200
-  private static let pageDefault = 50
 
   func add(to router: Routes) {
     router.answer(
@@ -26,7 +22,7 @@ struct PaymentRoutes: Sendable {
     router.answer(
       "/api/v1/payments",
       [
-        .get: { request, _ in try page(request) },
+        .get: { request, _ in try await page(request) },
         .post: { request, _ in
           do {
             return try await create(request)
@@ -94,10 +90,14 @@ struct PaymentRoutes: Sendable {
   private func details(_ loaded: PaymentLog.Loaded) throws -> Response {
     // A payment has at least the event that it begins with.
     guard let first = loaded.events.first, let last = loaded.events.last else { throw Problem.notFound("No events.") }
-    return Response(
-      json: json(
-        loaded.payment, version: loaded.version, created: first.timestampMicroseconds,
-        updated: last.timestampMicroseconds))
+    let row = PaymentRow(
+      loaded.payment, version: loaded.version, offset: first.offset,
+      createdMicroseconds: first.timestampMicroseconds, updatedMicroseconds: last.timestampMicroseconds)
+    var members = PaymentJSON.members(of: row, waiting: board[row.id])
+    if !loaded.payment.refunds.isEmpty {
+      members.append(.init("refunds", .array(loaded.payment.refunds.map(PaymentJSON.refund))))
+    }
+    return Response(json: .object(members))
   }
 
   private func events(_ loaded: PaymentLog.Loaded) -> Response {
@@ -107,107 +107,16 @@ struct PaymentRoutes: Sendable {
     return Response(json: ["paymentId": .string(loaded.payment.id.description), "events": .array(events)])
   }
 
-  private func page(_ request: Request) throws -> Response {
-    let query = request.uri.queryParameters
-    var status: PaymentStatus?
-    if let text = query["status"] {
-      guard let known = PaymentStatus(rawValue: String(text)) else {
-        let names = PaymentStatus.allCases.map(\.rawValue).joined(separator: ", ")
-        throw Problem.badRequest("status must be one of \(names).")
-      }
-      status = known
-    }
-    var limit = Self.pageDefault
-    if let text = query["limit"] {
-      guard let number = Int(text), (1...Self.pageLimit).contains(number) else {
-        throw Problem.badRequest("limit must be 1 to \(Self.pageLimit).")
-      }
-      limit = number
-    }
-    var after: UInt64?
-    if let text = query["after"] {
-      guard let number = UInt64(text) else { throw Problem.badRequest("after must be the next of an earlier page.") }
-      after = number
-    }
-    let page = list.page(status: status, after: after, limit: limit)
+  private func page(_ request: Request) async throws -> Response {
+    let page = try await projection.page(try PaymentQuery(request.uri.queryParameters))
+    let progress = projection.progress
     return Response(json: [
-      "payments": .array(
-        page.entries.map {
-          json($0.payment, version: $0.version, created: $0.createdMicroseconds, updated: $0.updatedMicroseconds)
-        }),
-      "next": page.next.map { .string(String($0)) } ?? .null,
-      "complete": .bool(page.isWholeLog),
+      "payments": .array(page.rows.map { .object(PaymentJSON.members(of: $0, waiting: board[$0.id])) }),
+      "next": page.next.map { .string($0.description) } ?? .null,
+      // Until then payments are missing, or shown as they were.
+      "complete": .bool(!progress.isCatchingUp),
       "asOf": .integer(page.asOf),
+      "logEnd": .integer(max(progress.end, page.asOf)),
     ])
-  }
-
-  private func json(_ payment: Payment, version: UInt64, created: UInt64, updated: UInt64) -> JSONValue {
-    var members: [JSONValue.Member] = [
-      .init("paymentId", .string(payment.id.description)),
-      .init("amount", .number(payment.money.decimal)),
-      .init("currency", .string(payment.money.currency.code)),
-      .init("status", .string(payment.status.rawValue)),
-      .init("paymentReference", payment.reference.map(JSONValue.string) ?? .null),
-      .init("version", .integer(version)),
-      .init("createdAt", .string(timestamp(microseconds: created))),
-      .init("updatedAt", .string(timestamp(microseconds: updated))),
-    ]
-    switch payment.state {
-    case .declined(let step, let reason):
-      members.append(.init("declined", ["step": .string(step.rawValue), "reason": .string(reason)]))
-    default: break
-    }
-    // The first of what was given up; a retry takes up all of it.
-    if let parked = payment.parked.first {
-      members.append(
-        .init(
-          "failure",
-          ["step": .string(parked.work.step.rawValue), "reason": .string(parked.reason)]))
-    }
-    if !payment.refunds.isEmpty {
-      members.append(.init("refunded", .number(payment.refunded.decimal)))
-      members.append(.init("refunds", .array(payment.refunds.map(json))))
-    }
-    if let waiting = board[payment.id] {
-      members.append(
-        .init(
-          "waiting",
-          [
-            "step": .string(waiting.work.description), "attempts": .integer(waiting.attempts),
-            "reason": .string(waiting.reason),
-          ]))
-    }
-    return .object(members)
-  }
-
-  private func json(_ refund: Refund) -> JSONValue {
-    var members: [JSONValue.Member] = [
-      .init("refund", .integer(refund.number)), .init("amount", .number(refund.amount.decimal)),
-    ]
-    switch refund.status {
-    case .requested: members.append(.init("status", "Requested"))
-    case .done: members.append(.init("status", "Refunded"))
-    case .declined(let reason):
-      members += [.init("status", "Declined"), .init("reason", .string(reason))]
-    case .failed(let reason):
-      members += [.init("status", "Failed"), .init("reason", .string(reason))]
-    }
-    return .object(members)
-  }
-}
-
-/// An event as the API shows it.
-enum EventJSON {
-  static func members(of event: Event) -> [JSONValue.Member] {
-    [
-      .init("eventId", .string("\(event.stream):\(event.version)")),
-      .init("stream", .string(event.stream)),
-      .init("version", .integer(event.version)),
-      .init("offset", .integer(event.offset)),
-      .init("type", .string(event.type)),
-      .init("timestamp", .string(timestamp(microseconds: event.timestampMicroseconds))),
-      // A payload of somebody else's need not be JSON.
-      .init("data", (try? JSONReader.read(event.payload)) ?? .null),
-    ]
   }
 }

@@ -92,7 +92,9 @@ struct OperationTests {
       _ = try await server.send("POST", "/toggle-errors")
       let other = try await create(server)
       try await wait(server, other, .completed)
-      #expect(try await charge(server, id) == nil)
+      // Its creation may have been under way at the PSP: that holds no money.
+      let status = try await charge(server, id)?["status"]
+      #expect(status == nil || status == "created")
     }
   }
 
