@@ -7,9 +7,9 @@ PORT ?= 8080
 ARGUMENTS ?=
 
 # What building needs, and what the tests need beside it.
-BUILD_PACKAGES = liblz4-dev pkg-config
+BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config
 # The engines that the benchmark runs beside LogStore; the tests build it too.
-BENCH_PACKAGES = $(BUILD_PACKAGES) libsqlite3-dev liblmdb-dev librocksdb-dev
+BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3
 
 .PHONY: run test soak bench format lint clean build-dependencies bench-dependencies test-dependencies

@@ -76,7 +76,7 @@ public final class PaymentProjection: Sendable {
     configuration.maximumReaderCount = 4
     configuration.prepareDatabase { database in
       // Of what a power cut takes away, the log gives it back: the place is in the same transaction.
-      try database.execute(sql: "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY")
+      try database.execute(sql: "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY")
     }
     return configuration
   }
