@@ -8,9 +8,9 @@ ARGUMENTS ?=
 SIMULATIONS ?= 20000
 
 # What building needs, and what the tests need beside it.
-BUILD_PACKAGES = liblz4-dev pkg-config
+BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config
 # The engines that the benchmark runs beside LogStore; the tests build it too.
-BENCH_PACKAGES = $(BUILD_PACKAGES) libsqlite3-dev liblmdb-dev librocksdb-dev
+BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 gcc libc6-dev libfuse3-dev mount util-linux \
 	e2fsprogs xfsprogs btrfs-progs patch

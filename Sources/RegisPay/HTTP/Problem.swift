@@ -51,6 +51,24 @@ struct Problem: HTTPResponseError, Hashable {
   }
 }
 
+extension Problem {
+  /// What was asked can't be done to the payment as it is.
+  init(_ refusal: PaymentRefusal) {
+    let name =
+      switch refusal {
+      case .notDue: "not-due"
+      case .notCancellable: "not-cancellable"
+      case .nothingToRefund: "nothing-to-refund"
+      case .refundTooLarge: "refund-too-large"
+      case .refundNotPositive: "refund-not-positive"
+      case .otherCurrency: "other-currency"
+      case .tooManyRefunds: "too-many-refunds"
+      case .nothingToRetry: "nothing-to-retry"
+      }
+    self.init(status: .conflict, name: name, detail: "Nothing was changed: \(refusal).")
+  }
+}
+
 /// What is wrong with one member of a request's body.
 struct FieldError: Sendable, Hashable {
   var field: String

@@ -1,11 +1,23 @@
 import HTTPTypes
 import Hummingbird
 import Logging
+import NIOCore
 
-typealias Routes = Router<BasicRequestContext>
-typealias Handler = @Sendable (Request, BasicRequestContext) async throws -> Response
+typealias Routes = Router<ExchangeContext>
+typealias Handler = @Sendable (Request, ExchangeContext) async throws -> Response
 
-extension RouterMethods<BasicRequestContext> {
+/// One request and its answer, with the connection that they go over.
+struct ExchangeContext: RequestContext {
+  var coreContext: CoreRequestContextStorage
+  let channel: any Channel
+
+  init(source: ApplicationRequestContextSource) {
+    coreContext = .init(source: source)
+    channel = source.channel
+  }
+}
+
+extension RouterMethods<ExchangeContext> {
   /// Answers a path: these methods with their handlers, HEAD as GET (by the router's option), all others with 405.
   func answer(_ path: RouterPath, _ handlers: [HTTPRequest.Method: Handler]) {
     var allowed = handlers.keys.sorted { $0.rawValue < $1.rawValue }
@@ -21,7 +33,7 @@ extension RouterMethods<BasicRequestContext> {
 /// Turns every error into `application/problem+json`: an unknown route, and what no handler foresaw.
 struct ProblemMiddleware: RouterMiddleware {
   func handle(
-    _ request: Request, context: BasicRequestContext, next: (Request, BasicRequestContext) async throws -> Response
+    _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
   ) async throws -> Response {
     do {
       return try await next(request, context)
@@ -68,7 +80,8 @@ extension Request {
     return bytes
   }
 
-  private func requireJSON() throws(Problem) {
+  /// - Throws: ``Problem`` 415.
+  func requireJSON() throws(Problem) {
     let unsupported = Problem(
       status: .unsupportedMediaType, name: "unsupported-media-type",
       detail: headers[.contentType].map { "The body must be application/json in UTF-8, not \($0)." }

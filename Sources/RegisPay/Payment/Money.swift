@@ -63,7 +63,7 @@ public enum MoneyError: Error, Sendable, Hashable {
 
 /// The value of a JSON number's text, exactly: ± digits × 10^exponent, without zeros at either end of the digits.
 /// Reading it is linear in the text's length, whatever its exponent.
-public struct DecimalText: Sendable, Hashable {
+public struct DecimalText: Sendable, Hashable, CustomStringConvertible {
   public let isNegative: Bool
   /// 0…9 each; empty for zero.
   private let digits: [UInt8]
@@ -116,6 +116,26 @@ public struct DecimalText: Sendable, Hashable {
   }
 
   public var isZero: Bool { digits.isEmpty }
+
+  /// The value as a legal JSON number, such as `1234e-2`.
+  public var description: String {
+    guard !isZero else { return "0" }
+    return (isNegative ? "-" : "") + digits.map(String.init).joined() + (exponent == 0 ? "" : "e\(exponent)")
+  }
+
+  /// Whether the value is `other`'s or more; linear in the digits.
+  func isAtLeast(_ other: DecimalText) -> Bool {
+    if isNegative != other.isNegative { return !isNegative }
+    return isNegative ? !hasLargerMagnitude(than: other) : !other.hasLargerMagnitude(than: self)
+  }
+
+  private func hasLargerMagnitude(than other: DecimalText) -> Bool {
+    if isZero || other.isZero { return !isZero }
+    // The first digit of neither is 0: the place of it decides, then the digits from there on.
+    let (place, otherPlace) = (digits.count + exponent, other.digits.count + other.exponent)
+    if place != otherPlace { return place > otherPlace }
+    return other.digits.lexicographicallyPrecedes(digits)
+  }
 
   /// The value × 10^power, which must be whole and fit.
   func scaled(byPowerOfTen power: Int) throws(MoneyError) -> Int64 {

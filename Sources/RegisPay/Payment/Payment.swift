@@ -1,21 +1,42 @@
 /// A payment as its events tell it. A pure value: no I/O, no clock.
+///
+/// ```
+/// initiated ── created ── settled ── completed      refunds are asked for from `settled` on
+///     │  ╲        │  ╲        ╲
+///     │  declined │  declined  failed(notify)
+///     │           │
+/// cancelled    cancelling ── cancelled, or back to created when the PSP refuses
+/// ```
+/// A step that was given up leads to `failed`, and a retry back to where it was.
 public struct Payment: Sendable, Hashable {
   public enum State: Sendable, Hashable {
     case initiated
-    case created(reference: String)
-    case settled(reference: String)
-    case completed(reference: String)
-    /// Given up at a step; `reference` is the PSP's, if it had given one.
-    case failed(step: PaymentStep, reason: String, reference: String?)
+    /// The PSP knows the payment under ``Payment/reference``; no money has moved.
+    case created
+    /// A person asked to cancel it, and the PSP is asked whether that comes before the settlement.
+    case cancelling
+    /// The money has moved.
+    case settled
+    case completed
+    /// The PSP said no, at this step; no money has moved.
+    case declined(step: PaymentStep, reason: String)
+    /// No money has moved, and none will.
+    case cancelled
+    /// A step was given up, until a person asks for another try.
+    case failed(step: PaymentStep, reason: String)
   }
 
   public let id: PaymentID
   public let money: Money
   public private(set) var state: State
+  /// The PSP's id of the payment, once it has given one.
+  public private(set) var reference: String?
+  /// In the order in which they were asked for; the first has the number 1.
+  public private(set) var refunds: [Refund] = []
 
   /// A payment begins with this event, and only with this one.
   public init(_ event: PaymentEvent) throws(IllegalTransition) {
-    guard case .initiated(let id, let money) = event else { throw IllegalTransition(state: nil, event: event) }
+    guard case .initiated(let id, let money) = event else { throw IllegalTransition(payment: nil, event: event) }
     self.id = id
     self.money = money
     self.state = .initiated
@@ -35,46 +56,147 @@ public struct Payment: Sendable, Hashable {
   ///
   /// - Throws: when it can't happen in this state; the payment is unchanged.
   public mutating func apply(_ event: PaymentEvent) throws(IllegalTransition) {
-    state =
-      switch (state, event) {
-      case (.initiated, .created(let reference)): .created(reference: reference)
-      case (.created(let reference), .settled): .settled(reference: reference)
-      case (.settled(let reference), .completed): .completed(reference: reference)
-      case (_, .failed(let step, let reason)) where step == nextStep:
-        .failed(step: step, reason: reason, reference: reference)
-      default: throw IllegalTransition(state: state, event: event)
-      }
+    switch (state, event) {
+    case (.initiated, .created(let reference)):
+      state = .created
+      self.reference = reference
+    // A settlement that was under way when somebody asked to cancel: it was first.
+    case (.created, .settled), (.cancelling, .settled): state = .settled
+    case (.settled, .completed): state = .completed
+    case (.initiated, .declined(.create, let reason)): state = .declined(step: .create, reason: reason)
+    case (.created, .declined(.settle, let reason)): state = .declined(step: .settle, reason: reason)
+    case (.created, .cancellationRequested), (.failed(.settle, _), .cancellationRequested): state = .cancelling
+    case (.cancelling, .cancellationRefused): state = .created
+    case (.initiated, .cancelled), (.failed(.create, _), .cancelled), (.cancelling, .cancelled): state = .cancelled
+    case (_, .failed(let step, let reason)) where step == nextStep: state = .failed(step: step, reason: reason)
+    case (.failed(let step, _), .retried(let retried, refund: nil)) where step == retried:
+      state = Self.state(before: step)
+    default: try applyToRefund(event)
+    }
   }
 
-  /// What has to be done next; nil when nothing is.
+  private mutating func applyToRefund(_ event: PaymentEvent) throws(IllegalTransition) {
+    switch event {
+    case .refundRequested(let number, let amount)
+    where number == refunds.count + 1 && amount.currency == money.currency && amount.minorUnits > 0
+      && amount.minorUnits <= refundable.minorUnits:
+      refunds.append(Refund(number: number, amount: amount, status: .requested))
+    case .refunded(let number) where refund(number)?.status == .requested:
+      refunds[number - 1].status = .done
+    case .refundDeclined(let number, let reason) where refund(number)?.status == .requested:
+      refunds[number - 1].status = .declined(reason: reason)
+    case .refundFailed(let number, let reason) where refund(number)?.status == .requested:
+      refunds[number - 1].status = .failed(reason: reason)
+    case .retried(.refund, let number?):
+      guard case .failed = refund(number)?.status else { throw IllegalTransition(payment: self, event: event) }
+      refunds[number - 1].status = .requested
+    default: throw IllegalTransition(payment: self, event: event)
+    }
+  }
+
+  /// The state in which a step is due.
+  private static func state(before step: PaymentStep) -> State {
+    switch step {
+    case .create: .initiated
+    case .settle: .created
+    case .cancel: .cancelling
+    case .notify: .settled
+    // A refund has a status of its own; this step never fails as the payment's.
+    case .refund: preconditionFailure("a refund is no state of its payment")
+    }
+  }
+
+  /// What has to be done next for the payment itself; nil when nothing is. Refunds go on beside it.
   public var nextStep: PaymentStep? {
     switch state {
     case .initiated: .create
     case .created: .settle
+    case .cancelling: .cancel
     case .settled: .notify
-    case .completed, .failed: nil
+    case .completed, .declined, .cancelled, .failed: nil
     }
   }
 
-  /// The PSP's id of the payment, once it has given one.
-  public var reference: String? {
+  /// Whether this is to be done now.
+  public func isDue(_ work: PaymentWork) -> Bool {
+    if work.step == .refund { return work.refund.flatMap { refund($0) }?.status == .requested }
+    return work.step == nextStep
+  }
+
+  public func refund(_ number: Int) -> Refund? {
+    refunds.indices.contains(number - 1) ? refunds[number - 1] : nil
+  }
+
+  /// The PSP has moved the money to the merchant.
+  public var isMoneyMoved: Bool {
     switch state {
-    case .initiated: nil
-    case .created(let reference), .settled(let reference), .completed(let reference): reference
-    case .failed(_, _, let reference): reference
+    case .settled, .completed, .failed(.notify, _): true
+    default: false
     }
   }
 
-  /// The state's name, as the API and the page show it.
+  /// What has gone back.
+  public var refunded: Money { total { $0.status == .done } }
+
+  /// What may still be asked back: what was settled, less all refunds that are done or may be.
+  public var refundable: Money {
+    guard isMoneyMoved else { return Money(minorUnits: 0, currency: money.currency) }
+    let taken = total { if case .declined = $0.status { false } else { true } }
+    return Money(minorUnits: money.minorUnits - taken.minorUnits, currency: money.currency)
+  }
+
+  private func total(_ isCounted: (Refund) -> Bool) -> Money {
+    // Never over the payment's own amount, which `apply` sees to: no overflow.
+    Money(
+      minorUnits: refunds.reduce(0) { isCounted($1) ? $0 + $1.amount.minorUnits : $0 }, currency: money.currency)
+  }
+
+  /// The state's name, as the API and the page show it: what is given up before all else, then what is under way.
   public var status: PaymentStatus {
     switch state {
     case .initiated: .initiated
     case .created: .created
-    case .settled: .settled
-    case .completed: .completed
+    case .cancelling: .cancelling
+    case .declined: .declined
+    case .cancelled: .cancelled
     case .failed: .failed
+    case .settled, .completed: refundStatus ?? (state == .settled ? .settled : .completed)
     }
   }
+
+  private var refundStatus: PaymentStatus? {
+    if refunds.contains(where: { if case .failed = $0.status { true } else { false } }) { return .failed }
+    if refunds.contains(where: { $0.status == .requested }) { return .refunding }
+    return refunded.minorUnits > 0 ? .refunded : nil
+  }
+
+  /// Everything that was given up and waits for a person, with the reason.
+  public var parked: [(work: PaymentWork, reason: String)] {
+    var parked: [(work: PaymentWork, reason: String)] = []
+    if case .failed(let step, let reason) = state { parked.append((PaymentWork(step), reason)) }
+    for refund in refunds {
+      if case .failed(let reason) = refund.status { parked.append((PaymentWork(refund: refund.number), reason)) }
+    }
+    return parked
+  }
+}
+
+/// Money on its way back, in full or in part.
+public struct Refund: Sendable, Hashable {
+  public enum Status: Sendable, Hashable {
+    case requested
+    case done
+    /// The PSP said no: nothing has gone back, and the amount may be asked for again.
+    case declined(reason: String)
+    /// Given up without knowing whether it went through, until a person asks for another try, which can't have a second
+    /// effect. The amount stays taken.
+    case failed(reason: String)
+  }
+
+  /// From 1, in its payment.
+  public let number: Int
+  public let amount: Money
+  public internal(set) var status: Status
 }
 
 /// The names of a payment's states.
@@ -83,58 +205,20 @@ public enum PaymentStatus: String, Sendable, Hashable, CaseIterable {
   case created = "Created"
   case settled = "Settled"
   case completed = "Completed"
+  case declined = "Declined"
+  case cancelling = "Cancelling"
+  case cancelled = "Cancelled"
+  case refunding = "Refunding"
+  case refunded = "Refunded"
   case failed = "Failed"
 }
 
-/// An event that can't happen in a state; `state` is nil for a payment that has not begun.
+/// An event that can't happen to a payment as it is; `payment` is nil for one that has not begun.
 public struct IllegalTransition: Error, Sendable, Hashable, CustomStringConvertible {
-  public var state: Payment.State?
+  public var payment: Payment?
   public var event: PaymentEvent
 
   public var description: String {
-    "\(event.type) can't follow \(state.map { "state \($0)" } ?? "nothing")"
-  }
-}
-
-/// What is asked of a payment.
-public enum PaymentCommand: Sendable, Hashable {
-  /// The PSP accepted the payment under this reference.
-  case recordCreated(reference: String)
-  /// The PSP accepted the settlement.
-  case recordSettled
-  /// The notification was accepted.
-  case recordCompleted
-  /// The step can't succeed.
-  case giveUp(PaymentStep, reason: String)
-
-  /// The step that this command ends.
-  public var step: PaymentStep {
-    switch self {
-    case .recordCreated: .create
-    case .recordSettled: .settle
-    case .recordCompleted: .notify
-    case .giveUp(let step, _): step
-    }
-  }
-}
-
-/// Why a command is refused: its step is not the one to be done now.
-public struct PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
-  public var state: Payment.State
-  public var command: PaymentCommand
-
-  public var description: String { "\(command) is refused in state \(state)" }
-}
-
-extension Payment {
-  /// What follows from a command, to be appended at this payment's version; nothing is changed here.
-  public func decide(_ command: PaymentCommand) throws(PaymentRefusal) -> PaymentEvent {
-    guard command.step == nextStep else { throw PaymentRefusal(state: state, command: command) }
-    return switch command {
-    case .recordCreated(let reference): .created(reference: reference)
-    case .recordSettled: .settled
-    case .recordCompleted: .completed
-    case .giveUp(let step, let reason): .failed(step: step, reason: reason)
-    }
+    "\(event.type) can't follow \(payment.map { "state \($0.status.rawValue)" } ?? "nothing")"
   }
 }

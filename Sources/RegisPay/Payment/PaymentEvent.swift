@@ -1,4 +1,4 @@
-/// What can be on a payment's stream.
+/// What can be on a payment's stream. No reason has a secret in it.
 public enum PaymentEvent: Sendable, Hashable {
   case initiated(PaymentID, Money)
   /// The PSP accepted the payment under its own reference.
@@ -6,104 +6,67 @@ public enum PaymentEvent: Sendable, Hashable {
   case settled
   /// The customer was notified; nothing is left to do.
   case completed
-  /// Given up at a step, with a reason a person can act on; never with a secret in it.
+  /// The PSP said no.
+  case declined(step: PaymentStep, reason: String)
+  /// A person asked to cancel; the PSP is asked next.
+  case cancellationRequested
+  /// The PSP does not cancel the payment any more; it goes on.
+  case cancellationRefused(reason: String)
+  case cancelled
+  /// A step was given up, with a reason a person can act on.
   case failed(step: PaymentStep, reason: String)
+  /// A person asked for another try of a step, or of this refund.
+  case retried(PaymentStep, refund: Int?)
+  /// A person asked for so much to go back; the number is the refund's, from 1.
+  case refundRequested(Int, Money)
+  case refunded(Int)
+  case refundDeclined(Int, reason: String)
+  /// A refund was given up, and may have gone through or not.
+  case refundFailed(Int, reason: String)
 }
 
 /// What has to be done for a payment, each step by a call to somebody else.
 public enum PaymentStep: String, Sendable, Hashable, CaseIterable {
   case create
   case settle
+  case cancel
   case notify
+  case refund
 }
 
-/// Why an event's type or payload can't be read. It is skipped and counted; nothing after it is lost.
-public enum PaymentEventError: Error, Sendable, Hashable, CustomStringConvertible {
-  case unknownType(String)
-  case unreadable(type: String, reason: String)
+/// A step of a payment, or of one of its refunds: what is called for, retried and given up by itself.
+public struct PaymentWork: Sendable, Hashable, CustomStringConvertible {
+  public let step: PaymentStep
+  /// The refund's number; only with the step `refund`, and always with it.
+  public let refund: Int?
 
-  public var description: String {
-    switch self {
-    case .unknownType(let type): "unknown event type \(type.debugDescription)"
-    case .unreadable(let type, let reason): "unreadable payload of \(type): \(reason)"
-    }
+  /// - Parameter step: any but `refund`.
+  public init(_ step: PaymentStep) {
+    precondition(step != .refund, "a refund has a number")
+    self.step = step
+    self.refund = nil
   }
+
+  public init(refund number: Int) {
+    self.step = .refund
+    self.refund = number
+  }
+
+  /// Such as `settle` or `refund:2`.
+  public var description: String { refund.map { "\(step.rawValue):\($0)" } ?? step.rawValue }
 }
 
 extension PaymentEvent {
-  /// The types' names on the log.
-  public enum TypeName {
-    public static let initiated = "PaymentInitiated"
-    public static let created = "PaymentCreated"
-    public static let settled = "PaymentSettled"
-    public static let completed = "PaymentCompleted"
-    public static let failed = "PaymentFailed"
-  }
-
-  /// The type's name on the log.
-  public var type: String {
+  /// What this event asks to be done next.
+  public var work: PaymentWork? {
     switch self {
-    case .initiated: TypeName.initiated
-    case .created: TypeName.created
-    case .settled: TypeName.settled
-    case .completed: TypeName.completed
-    case .failed: TypeName.failed
+    case .initiated: PaymentWork(.create)
+    case .created, .cancellationRefused: PaymentWork(.settle)
+    case .settled: PaymentWork(.notify)
+    case .cancellationRequested: PaymentWork(.cancel)
+    case .refundRequested(let number, _): PaymentWork(refund: number)
+    case .retried(let step, let refund): refund.map(PaymentWork.init(refund:)) ?? PaymentWork(step)
+    case .completed, .declined, .cancelled, .failed, .refunded, .refundDeclined, .refundFailed: nil
     }
-  }
-
-  /// The event's data: a JSON object, amounts as exact decimals.
-  public var payload: [UInt8] {
-    let value: JSONValue =
-      switch self {
-      case .initiated(let id, let money):
-        [
-          "paymentId": .string(id.description), "amount": .number(money.decimal),
-          "currency": .string(money.currency.code),
-        ]
-      case .created(let reference): ["paymentReference": .string(reference)]
-      case .settled, .completed: [:]
-      case .failed(let step, let reason): ["step": .string(step.rawValue), "reason": .string(reason)]
-      }
-    return value.bytes
-  }
-
-  /// Reads an event back from the log. Members it does not know are ignored, as a later version may add some.
-  public init(type: String, payload: [UInt8]) throws(PaymentEventError) {
-    let data: JSONValue
-    do {
-      data = try JSONReader.read(payload)
-    } catch {
-      throw .unreadable(type: type, reason: error.description)
-    }
-    func text(_ key: String) throws(PaymentEventError) -> String {
-      guard let text = data[key]?.text else { throw .unreadable(type: type, reason: "no text \(key)") }
-      return text
-    }
-    switch type {
-    case TypeName.initiated:
-      guard let id = PaymentID(try text("paymentId")) else {
-        throw .unreadable(type: type, reason: "no UUID paymentId")
-      }
-      self = .initiated(id, try Self.money(data, type: type, currency: try text("currency")))
-    case TypeName.created: self = .created(reference: try text("paymentReference"))
-    case TypeName.settled: self = .settled
-    case TypeName.completed: self = .completed
-    case TypeName.failed:
-      guard let step = PaymentStep(rawValue: try text("step")) else {
-        throw .unreadable(type: type, reason: "unknown step")
-      }
-      self = .failed(step: step, reason: try text("reason"))
-    default: throw .unknownType(type)
-    }
-  }
-
-  private static func money(_ data: JSONValue, type: String, currency: String) throws(PaymentEventError) -> Money {
-    guard let currency = Currency.named(currency) else {
-      throw .unreadable(type: type, reason: "unknown currency \(currency.debugDescription)")
-    }
-    guard case .number(let text) = data["amount"], let number = DecimalText(text),
-      let money = try? Money(number, currency: currency)
-    else { throw .unreadable(type: type, reason: "no exact amount in \(currency)") }
-    return money
   }
 }

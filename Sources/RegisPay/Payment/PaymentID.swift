@@ -22,6 +22,31 @@ public struct PaymentID: Sendable, Hashable, LosslessStringConvertible {
     self.init(String(stream.dropFirst(Self.streamPrefix.count)))
   }
 
+  /// The payment with these 16 bytes; nil for any other number of bytes.
+  init?(data: [UInt8]) {
+    guard data.count == 16 else { return nil }
+    func word(_ bytes: ArraySlice<UInt8>) -> UInt64 { bytes.reduce(0) { $0 << 8 | UInt64($1) } }
+    self.init(EventID(high: word(data[..<8]), low: word(data[8...])))
+  }
+
+  /// The UUID's 16 bytes, ordered as its text is.
+  var data: [UInt8] {
+    [uuid.high, uuid.low].flatMap { word in
+      stride(from: 56, through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
+    }
+  }
+
+  /// The first and the last id whose text begins so; nil when none does.
+  static func range(beginning text: String) -> (low: PaymentID, high: PaymentID)? {
+    let form = "00000000-0000-0000-0000-000000000000"
+    guard text.utf8.count <= form.utf8.count else { return nil }
+    func filled(_ digit: Character) -> String {
+      text + form.dropFirst(text.count).map { $0 == "-" ? "-" : String(digit) }.joined()
+    }
+    guard let low = PaymentID(filled("0")), let high = PaymentID(filled("f")) else { return nil }
+    return (low, high)
+  }
+
   /// The UUID in lower case.
   public var description: String { uuid.description }
 

@@ -51,30 +51,46 @@ public struct PaymentLog: Sendable {
 
   /// How a command ended.
   public enum Executed: Sendable, Hashable {
-    case appended(PaymentEvent)
-    /// The payment had moved on already; nothing was appended.
-    case alreadyDone(Payment.State)
+    case appended([PaymentEvent])
+    /// The payment's state forbids it; nothing was appended.
+    case refused(PaymentRefusal)
   }
 
-  /// Carries a command out against what the stream says now, and commits a cursor with its event, atomically. When
-  /// somebody else appended in between, it is read and decided anew.
-  public func execute(
+  /// Records what came of a step, against what the stream says now, and commits a cursor with it, atomically. When
+  /// somebody else appended in between, it is read and decided anew. Recording the same again appends nothing.
+  public func record(
     _ command: PaymentCommand, on id: PaymentID, cursor: CursorCommit
+  ) async throws(PaymentLogError) -> Executed {
+    try await execute(command, on: id, cursor: cursor)
+  }
+
+  /// Carries out what a person asks, each time anew: the same asked twice is two intents.
+  public func request(_ command: PaymentCommand, of id: PaymentID) async throws(PaymentLogError) -> Executed {
+    try await execute(command, on: id, cursor: nil)
+  }
+
+  private func execute(
+    _ command: PaymentCommand, on id: PaymentID, cursor: CursorCommit?
   ) async throws(PaymentLogError) -> Executed {
     while true {
       guard let loaded = try load(id) else { throw .missing(id) }
-      let event: PaymentEvent
+      let events: [PaymentEvent]
       do {
-        event = try loaded.payment.decide(command)
+        events = try loaded.payment.decide(command)
       } catch {
-        return .alreadyDone(error.state)
+        return .refused(error)
       }
+      var append = Append([], conditions: [id.stream: .version(loaded.version)])
+      for (index, event) in events.enumerated() {
+        var new = newEvent(event, of: id, version: loaded.version + UInt64(index) + 1)
+        // By its content it would be taken for a repeat of an equal one that came just before.
+        if cursor == nil { new.id = nil }
+        append.events.append(new)
+      }
+      if let cursor { append.cursors = [cursor] }
       do {
-        _ = try await store.append(
-          Append(
-            newEvent(event, of: id, version: loaded.version + 1), expecting: .version(loaded.version),
-            cursors: [cursor]))
-        return .appended(event)
+        _ = try await store.append(append)
+        return .appended(events)
       } catch {
         guard case .conflict = error else { throw .store(error) }
       }

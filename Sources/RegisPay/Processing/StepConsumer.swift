@@ -13,6 +13,9 @@ public actor StepConsumer {
     /// Payments read and not finished, waiting for a retry included; with that many no further ones are read.
     public var unfinishedLimit = 10_000
     public var backoff = Backoff()
+    /// A payment whose tries fail this often while the same step goes through for others is given up, for a person to
+    /// look at. Failures during an outage don't count.
+    public var ownFailureLimit = 30
     /// How often at most the cursor is moved without an event of ours.
     public var cursorInterval = Duration.seconds(1)
     /// How long calls under way may take to end when the server stops. Their payments go on at the next start.
@@ -27,13 +30,18 @@ public actor StepConsumer {
     /// A time that was waited for has come.
     case due(ContinuousClock.Instant)
     case tick
-    case ended(UInt64, PaymentID, Ending)
+    case ended(UInt64, Work, Ending)
     case stop
     case stopNow
   }
 
+  private struct Work: Sendable {
+    var id: PaymentID
+    var work: PaymentWork
+  }
+
   private enum Ending: Sendable {
-    case finished
+    case finished(isAccepted: Bool)
     case retry(reason: String, after: Duration?)
     /// Not tried, or not to the end; it stays unfinished.
     case abandoned
@@ -42,7 +50,6 @@ public actor StepConsumer {
   private static let batchesAtOnce = 16
 
   private let step: PaymentStep
-  private let eventType: String
   private let cursorName: String
   private let log: PaymentLog
   private let provider: any StepProvider
@@ -54,7 +61,11 @@ public actor StepConsumer {
   private let clock = ContinuousClock()
   private let mailbox = AsyncStream<Message>.makeStream()
 
-  private var window: Window<PaymentID>
+  private var window: Window<Work>
+  /// Calls that the other side has accepted.
+  private var acceptedCount = 0
+  /// Of unfinished offsets that have failed: how often while others got through, and how many those were by then.
+  private var ownFailures: [UInt64: (count: Int, acceptedBefore: Int)] = [:]
   private var committedPlace: UInt64 = 0
   private var callCount = 0
   private var isWatching = false
@@ -70,12 +81,6 @@ public actor StepConsumer {
     health: Health, options: Options = .init(), logger: Logger
   ) {
     self.step = step
-    self.eventType =
-      switch step {
-      case .create: PaymentEvent.TypeName.initiated
-      case .settle: PaymentEvent.TypeName.created
-      case .notify: PaymentEvent.TypeName.settled
-      }
     self.cursorName = "payment-\(step.rawValue)"
     self.log = log
     self.provider = provider
@@ -140,9 +145,9 @@ public actor StepConsumer {
     case .readable: isWatching = false
     case .due(let instant): if timer == instant { timer = nil }
     case .tick: await commitCursor()
-    case .ended(let offset, let id, let ending):
+    case .ended(let offset, let work, let ending):
       callCount -= 1
-      end(offset, id, ending)
+      end(offset, work, ending)
     case .stop:
       isStopping = true
       group.addTask { [mailbox, limit = options.stopLimit] in
@@ -154,19 +159,23 @@ public actor StepConsumer {
     }
   }
 
-  private func end(_ offset: UInt64, _ id: PaymentID, _ ending: Ending) {
+  private func end(_ offset: UInt64, _ work: Work, _ ending: Ending) {
     switch ending {
-    case .finished:
+    case .finished(let isAccepted):
+      if isAccepted { acceptedCount += 1 }
+      ownFailures[offset] = nil
       window.finish(offset)
-      board.clear(id)
+      board.clear(work.id, work.work)
     case .retry(let reason, let after):
       let backoff = options.backoff
       let attempts = window.retry(
         offset, after: { backoff.delay(attempts: $0, atLeast: after) }, now: clock.now)
-      board.set(id, .init(step: step, attempts: attempts, reason: reason))
+      let failures = ownFailures[offset] ?? (count: 0, acceptedBefore: acceptedCount)
+      ownFailures[offset] = (failures.count + (acceptedCount > failures.acceptedBefore ? 1 : 0), acceptedCount)
+      board.set(work.id, .init(work: work.work, attempts: attempts, reason: reason))
       logger.warning(
         "a step failed and will be tried again",
-        metadata: ["payment": "\(id)", "attempts": "\(attempts)", "reason": "\(reason)"])
+        metadata: ["payment": "\(work.id)", "attempts": "\(attempts)", "reason": "\(reason)"])
     case .abandoned:
       window.putBack(offset)
     }
@@ -183,15 +192,7 @@ public actor StepConsumer {
         for event in events {
           guard !window.isFull else { break }
           window.move(to: event.offset)
-          if event.type != eventType {
-            window.skip()
-          } else if let id = PaymentID(stream: event.stream) {
-            window.admit(id)
-          } else {
-            health.countSkippedEvent()
-            logger.warning("skipped an event outside a payment's stream", metadata: ["offset": "\(event.offset)"])
-            window.skip()
-          }
+          if let work = work(askedBy: event) { window.admit(work) } else { window.skip() }
         }
       }
       isReadable = true
@@ -203,6 +204,21 @@ public actor StepConsumer {
     }
   }
 
+  /// What the event asks this consumer to do; nil for nothing.
+  private func work(askedBy event: Event) -> Work? {
+    guard PaymentEvent.TypeName(rawValue: event.type)?.mayAsk(for: step) ?? false else { return nil }
+    guard let id = PaymentID(stream: event.stream) else {
+      health.countSkippedEvent()
+      logger.warning("skipped an event outside a payment's stream", metadata: ["offset": "\(event.offset)"])
+      return nil
+    }
+    // What can't be read is counted and logged by the completion consumer.
+    guard let work = (try? PaymentEvent(type: event.type, payload: event.payload))?.work, work.step == step else {
+      return nil
+    }
+    return Work(id: id, work: work)
+  }
+
   private func startCalls(in group: inout DiscardingTaskGroup) {
     while !isStopping, callCount < options.callLimit {
       let now = clock.now
@@ -212,14 +228,15 @@ public actor StepConsumer {
         wake(at: until, in: &group)
         return
       case .pass(let pass):
-        guard let (offset, id) = window.next(now: now) else {
+        guard let (offset, work) = window.next(now: now) else {
           breaker.abandoned(pass, now: now)
           return
         }
         callCount += 1
+        let mayGiveUp = ownFailures[offset]?.count ?? 0 >= options.ownFailureLimit
         group.addTask { [mailbox] in
-          let ending = await self.carryOut(offset, id, pass)
-          mailbox.continuation.yield(.ended(offset, id, ending))
+          let ending = await self.carryOut(offset, work, pass, mayGiveUp: mayGiveUp)
+          mailbox.continuation.yield(.ended(offset, work, ending))
         }
       }
     }
@@ -250,23 +267,25 @@ public actor StepConsumer {
   }
 
   /// One try, outside the actor: hundreds of them run at once.
-  private nonisolated func carryOut(_ offset: UInt64, _ id: PaymentID, _ pass: Breaker.Pass) async -> Ending {
+  private nonisolated func carryOut(
+    _ offset: UInt64, _ work: Work, _ pass: Breaker.Pass, mayGiveUp: Bool
+  ) async -> Ending {
     let payment: Payment
     do throws(PaymentLogError) {
-      guard let loaded = try log.load(id) else { throw PaymentLogError.missing(id) }
+      guard let loaded = try log.load(work.id) else { throw PaymentLogError.missing(work.id) }
       payment = loaded.payment
     } catch {
       breaker.abandoned(pass, now: clock.now)
       if case .store(let cause) = error { return .retry(reason: "can't read the payment: \(cause)", after: nil) }
       health.countSkippedEvent()
-      logger.error("skipped a payment that can't be read", metadata: ["payment": "\(id)", "error": "\(error)"])
-      return .finished
+      logger.error("skipped a payment that can't be read", metadata: ["payment": "\(work.id)", "error": "\(error)"])
+      return .finished(isAccepted: false)
     }
-    guard payment.nextStep == step else {
+    guard payment.isDue(work.work) else {
       breaker.abandoned(pass, now: clock.now)
-      return .finished
+      return .finished(isAccepted: false)
     }
-    let outcome = await provider.perform(step, for: payment)
+    let outcome = await provider.perform(work.work, for: payment)
     if Task.isCancelled, case .retry = outcome {
       breaker.abandoned(pass, now: clock.now)
       return .abandoned
@@ -278,26 +297,39 @@ public actor StepConsumer {
       } else if breaker.failed(pass, now: clock.now) {
         logger.error("calls are held back for a while", metadata: ["to": "\(breaker.name)", "reason": "\(reason)"])
       }
-      return .retry(reason: reason, after: after)
+      guard mayGiveUp else { return .retry(reason: reason, after: after) }
+      return await giveUp(work, reason: "\(reason), again and again, while others went through", offset)
     case .done(let command):
       breaker.succeeded(pass)
-      return await record(command, of: id, offset)
+      return await record(command, of: work.id, offset, isAccepted: true)
+    case .declined(let reason):
+      breaker.succeeded(pass)
+      logger.notice(
+        "declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+      return await record(.decline(work.work, reason: reason), of: work.id, offset, isAccepted: false)
     case .impossible(let reason):
       breaker.succeeded(pass)
-      logger.error("gave a payment up", metadata: ["payment": "\(id)", "reason": "\(reason)"])
-      return await record(.giveUp(step, reason: reason), of: id, offset)
+      return await giveUp(work, reason: reason, offset)
     }
   }
 
-  private nonisolated func record(_ command: PaymentCommand, of id: PaymentID, _ offset: UInt64) async -> Ending {
+  private nonisolated func giveUp(_ work: Work, reason: String, _ offset: UInt64) async -> Ending {
+    logger.error(
+      "gave a payment up", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+    return await record(.giveUp(work.work, reason: reason), of: work.id, offset, isAccepted: false)
+  }
+
+  private nonisolated func record(
+    _ command: PaymentCommand, of id: PaymentID, _ offset: UInt64, isAccepted: Bool
+  ) async -> Ending {
     let place = await place(finishing: offset)
     do {
-      switch try await log.execute(command, on: id, cursor: CursorCommit(name: cursorName, place: place)) {
+      switch try await log.record(command, on: id, cursor: CursorCommit(name: cursorName, place: place)) {
       case .appended: await noteCommitted(place)
-      case .alreadyDone(let state):
-        logger.notice("a payment had moved on", metadata: ["payment": "\(id)", "state": "\(state)"])
+      case .refused(let refusal):
+        logger.notice("a payment had moved on", metadata: ["payment": "\(id)", "state": "\(refusal)"])
       }
-      return .finished
+      return .finished(isAccepted: isAccepted)
     } catch {
       // The call is made again with the same key, and has no second effect.
       return .retry(reason: "can't append: \(error)", after: nil)

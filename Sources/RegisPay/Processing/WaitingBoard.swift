@@ -5,7 +5,7 @@ import Synchronization
 /// Safe to use from any task.
 public final class WaitingBoard: Sendable {
   public struct Entry: Sendable, Hashable {
-    public var step: PaymentStep
+    public var work: PaymentWork
     /// Tries that have failed so far.
     public var attempts: Int
     /// Why the last one failed.
@@ -16,8 +16,12 @@ public final class WaitingBoard: Sendable {
 
   public init() {}
 
+  /// What of the payment waits; of several things the one that failed last.
   public subscript(id: PaymentID) -> Entry? { entries.withLock { $0[id] } }
 
   func set(_ id: PaymentID, _ entry: Entry) { entries.withLock { $0[id] = entry } }
-  func clear(_ id: PaymentID) { entries.withLock { _ = $0.removeValue(forKey: id) } }
+
+  func clear(_ id: PaymentID, _ work: PaymentWork) {
+    entries.withLock { if $0[id]?.work == work { $0[id] = nil } }
+  }
 }

@@ -88,7 +88,15 @@ enum Verdict: Sendable, Hashable {
       case 408, 500..<600:
         self = .outcome(
           .retry(reason: "\(name) answered \(answer.status)", after: answer.retryAfter, isOutage: true))
-      default: self = .outcome(.impossible(reason: "\(name) refused with \(answer.status)"))
+      // It does not know us, or not any more: no payment's fault, and it ends when somebody mends the credentials.
+      case 401, 403, 407:
+        self = .outcome(
+          .retry(reason: "\(name) does not accept our credentials: \(answer.status)", after: nil, isOutage: true))
+      // About the request's form or address, not about the payment.
+      case 404...406, 411, 413...415, 417, 421, 425, 426, 431:
+        self = .outcome(.impossible(reason: "\(name) refused with \(answer.status)"))
+      case 400..<500: self = .outcome(.declined(reason: "\(name) refused with \(answer.status)"))
+      default: self = .outcome(.impossible(reason: "\(name) answered \(answer.status), which means nothing here"))
       }
     }
   }

@@ -16,18 +16,23 @@ public struct PSPClient: StepProvider {
     self.baseURL = baseURL
   }
 
-  public func perform(_ step: PaymentStep, for payment: Payment) async -> CallOutcome {
-    switch (step, payment.state) {
-    case (.create, _): await create(payment)
-    case (.settle, .created(let reference)): await settle(payment, reference)
-    default: .impossible(reason: "the PSP has no part in step \(step.rawValue) of state \(payment.status.rawValue)")
+  public func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
+    if work.step == .create { return await create(payment) }
+    guard let reference = payment.reference else {
+      return .impossible(reason: "the PSP has given the payment no reference")
+    }
+    switch work.step {
+    case .settle: return await settle(payment, reference)
+    case .cancel: return await cancel(payment, reference)
+    case .refund: return await refund(payment, reference, work)
+    case .create, .notify: return .impossible(reason: "the PSP has no part in step \(work)")
     }
   }
 
   private func create(_ payment: Payment) async -> CallOutcome {
     let verdict = Verdict(
       await caller.post(
-        "\(baseURL)/api/payments/create", key: idempotencyKey(payment.id, .create),
+        "\(baseURL)/api/payments/create", key: idempotencyKey(payment.id, PaymentWork(.create)),
         ["amount": .number(payment.money.decimal), "currency": .string(payment.money.currency.code)]),
       from: "the PSP")
     switch verdict {
@@ -41,11 +46,45 @@ public struct PSPClient: StepProvider {
   }
 
   private func settle(_ payment: Payment, _ reference: String) async -> CallOutcome {
-    let url = "\(baseURL)/api/payments/\(percentEncoded(reference))/settle"
-    switch Verdict(await caller.post(url, key: idempotencyKey(payment.id, .settle), [:]), from: "the PSP") {
+    let answer = await post("settle", of: reference, key: idempotencyKey(payment.id, PaymentWork(.settle)))
+    switch Verdict(answer, from: "the PSP") {
     case .outcome(let outcome): return outcome
     case .accepted: return .done(.recordSettled)
     }
+  }
+
+  private func cancel(_ payment: Payment, _ reference: String) async -> CallOutcome {
+    let answer = await post("cancel", of: reference, key: idempotencyKey(payment.id, PaymentWork(.cancel)))
+    // A PSP that knows no such call can't cancel; the payment goes on.
+    if case .success(let answer) = answer, [404, 405, 501].contains(answer.status) {
+      return .done(.recordCancellationRefused(reason: "the PSP can't cancel: it answered \(answer.status)"))
+    }
+    switch Verdict(answer, from: "the PSP") {
+    case .outcome(.declined(let reason)): return .done(.recordCancellationRefused(reason: reason))
+    case .outcome(let outcome): return outcome
+    case .accepted: return .done(.recordCancelled)
+    }
+  }
+
+  private func refund(_ payment: Payment, _ reference: String, _ work: PaymentWork) async -> CallOutcome {
+    guard let number = work.refund, let refund = payment.refund(number) else {
+      return .impossible(reason: "there is no \(work)")
+    }
+    let answer = await post(
+      "refunds", of: reference, key: idempotencyKey(payment.id, work),
+      [
+        "amount": .number(refund.amount.decimal), "currency": .string(refund.amount.currency.code),
+      ])
+    switch Verdict(answer, from: "the PSP") {
+    case .outcome(let outcome): return outcome
+    case .accepted: return .done(.recordRefunded(number))
+    }
+  }
+
+  private func post(
+    _ action: String, of reference: String, key: String, _ body: JSONValue = [:]
+  ) async -> Result<HTTPAnswer, CallFailure> {
+    await caller.post("\(baseURL)/api/payments/\(percentEncoded(reference))/\(action)", key: key, body)
   }
 }
 
@@ -62,14 +101,14 @@ public struct NotificationClient: StepProvider {
     self.baseURL = baseURL
   }
 
-  public func perform(_ step: PaymentStep, for payment: Payment) async -> CallOutcome {
+  public func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
     let message: JSONValue = [
       "paymentId": .string(payment.id.description), "amount": .number(payment.money.decimal),
       "currency": .string(payment.money.currency.code), "status": .string(payment.status.rawValue),
     ]
     let verdict = Verdict(
       await caller.post(
-        "\(baseURL)/api/send", key: idempotencyKey(payment.id, step),
+        "\(baseURL)/api/send", key: idempotencyKey(payment.id, work),
         [
           "id": .string(payment.id.description),
           "jsonPayload": .string(String(decoding: message.bytes, as: UTF8.self)),

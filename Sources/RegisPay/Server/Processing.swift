@@ -3,7 +3,7 @@ import LogStore
 import Logging
 import ServiceLifecycle
 
-/// The four consumers as one service.
+/// The consumers as one service.
 struct Processing: Service {
   let options: ServerOptions
   let log: PaymentLog
@@ -22,7 +22,8 @@ struct Processing: Service {
       client: client, baseURL: options.notificationsURL ?? ownURL + "/notifications", timeLimit: options.callTimeLimit)
     let pspBreaker = Breaker(name: "the PSP", options: options.breaker)
     let consumers = [
-      consumer(.create, psp, pspBreaker), consumer(.settle, psp, pspBreaker),
+      consumer(.create, psp, pspBreaker), consumer(.settle, psp, pspBreaker), consumer(.cancel, psp, pspBreaker),
+      consumer(.refund, psp, pspBreaker),
       consumer(.notify, notifications, Breaker(name: "the notification service", options: options.breaker)),
     ]
     let completion = CompletionConsumer(

@@ -81,17 +81,24 @@ public struct Server: Sendable {
       [("payments", log.store), ("simulator", simulator.store)], options: options, logger: logger)
     defer { scrubbing.stop() }
     health.warn { scrubbing.findings }
-    let list = PaymentList(log: log, logger: logger)
+    let projection: PaymentProjection
+    do throws(ProjectionError) {
+      projection = try PaymentProjection.open(
+        "\(options.directory)/projection", log: log, health: health, logger: logger)
+    } catch {
+      throw .projection(error)
+    }
+    defer { projection.close() }
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()
     let client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: clientConfiguration)
     let address = AsyncStream<String>.makeStream()
 
-    let routes = Routes(options: .autoGenerateHeadEndpoints)
+    let routes = Routes(context: ExchangeContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)
-    PaymentRoutes(log: log, list: list, board: board).add(to: routes)
+    PaymentRoutes(log: log, projection: projection, board: board).add(to: routes)
     EventRoutes(reader: log.reader).add(to: routes)
     SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
     // Hummingbird's own messages are about connections and of use only when something is wrong with them.
@@ -109,7 +116,7 @@ public struct Server: Sendable {
     // Stopped from the last to the first: consumers while the simulators still answer, then the requests, and last what
     // requests look at.
     let services: [any Service] = [
-      PartService { try await Self.runProjections(list: list, ledger: ledger, logger: logger) },
+      PartService { try await Self.runProjections(projection, ledger: ledger, logger: logger) },
       application,
       Processing(
         options: options, log: log, client: client, board: board, health: health, address: address.stream,
@@ -143,9 +150,9 @@ public struct Server: Sendable {
     return configuration
   }
 
-  private static func runProjections(list: PaymentList, ledger: Ledger, logger: Logger) async throws {
+  private static func runProjections(_ projection: PaymentProjection, ledger: Ledger, logger: Logger) async throws {
     try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask { try await list.run() }
+      group.addTask { await projection.run() }
       group.addTask { await ledger.run(logger: logger) }
       try await group.waitForAll()
     }

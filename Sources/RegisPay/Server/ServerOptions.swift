@@ -2,7 +2,8 @@ import LogStore
 
 /// What a server is to be; every duration and limit may be changed, so that tests need not wait.
 public struct ServerOptions: Sendable {
-  /// Holds the payments' log in `payments` and the simulator's in `simulator`; made if it is missing.
+  /// Holds the payments' log in `payments`, the simulator's in `simulator`, and in `projection` what is made from the
+  /// payments' log to be listed; made if it is missing.
   public var directory: String
   public var host = "127.0.0.1"
   /// 0 lets the system choose one.
@@ -30,6 +31,7 @@ public struct ServerOptions: Sendable {
 /// Why a server could not start or go on. `description` is one line and says what to do.
 public enum ServerError: Error, Sendable, CustomStringConvertible {
   case store(LogStoreError)
+  case projection(ProjectionError)
   case directory(String, reason: String)
   case addressInUse(host: String, port: Int)
   case listen(host: String, port: Int, reason: String)
@@ -38,6 +40,7 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .store(let error): error.description
+    case .projection(let error): error.description
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
     case .addressInUse(let host, let port):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"

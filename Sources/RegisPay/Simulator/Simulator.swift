@@ -14,11 +14,24 @@ public final class Simulator: Sendable {
 
   let store: LogStore
   private let isFailing = Atomic<Bool>(false)
+  /// Not kept over a restart.
+  private let faults: Mutex<[Service: Faults]>
+
+  enum Service: Sendable {
+    case psp, notifications
+  }
 
   /// Bytes of a key, so that its stream's name fits.
   private static let keyLimit = 200
 
-  public init(store: LogStore) { self.store = store }
+  public init(store: LogStore) {
+    self.store = store
+    faults = Mutex([:])
+  }
+
+  func faults(of service: Service) -> Faults { faults.withLock { $0[service] ?? Faults() } }
+
+  func setFaults(_ new: Faults, of service: Service) { faults.withLock { $0[service] = new } }
 
   /// Makes every call fail with 500, or ends that.
   ///
@@ -40,33 +53,73 @@ public final class Simulator: Sendable {
 
   /// `POST /psp/api/payments/create`: makes a payment, and with it a charge.
   func createPayment(key: String?, body: JSONValue) async throws(LogStoreError) -> Answer {
-    guard let code = body["currency"]?.text, let currency = Currency.named(code),
-      case .number(let text) = body["amount"], let number = DecimalText(text),
-      let money = try? Money(number, currency: currency), money.minorUnits > 0
-    else { return Answer(status: 400, body: ["error": "amount and currency are required"]) }
+    guard let money = Charge.money(body) else {
+      return Answer(status: 400, body: ["error": "amount and currency are required"])
+    }
+    let faults = faults(of: .psp)
     return try await answerOnce(key: key, request: "create \(money)") { () throws(LogStoreError) in
-      let reference = EventID.random().description
-      let charge = Charge(reference: reference, idempotencyKey: key, money: money, status: .created)
+      if faults.declines(money, randomness: .random(in: 0..<1)) {
+        return Effect(answer: Answer(status: 402, body: ["error": "declined"]))
+      }
+      let charge = Charge(reference: EventID.random().description, idempotencyKey: key, money: money)
       return Effect(
-        answer: Answer(status: 202, body: ["paymentId": .string(reference)]),
-        events: [NewEvent(stream: Charge.stream(reference), type: Charge.createdType, payload: charge.json.bytes)],
-        conditions: [Charge.stream(reference): .noStream])
+        answer: Answer(status: 202, body: ["paymentId": .string(charge.reference)]),
+        events: [charge.event(.created, charge.json)], conditions: [Charge.stream(charge.reference): .noStream])
     }
   }
 
   /// `POST /psp/api/payments/{reference}/settle`.
   func settlePayment(reference: String, key: String?) async throws(LogStoreError) -> Answer {
-    guard let id = EventID(reference), id.description == reference else { return Self.unknownPayment }
-    return try await answerOnce(key: key, request: "settle \(reference)") { () throws(LogStoreError) in
-      switch try self.store.reader.streamVersion(Charge.stream(reference)) {
-      case 0: return Effect(answer: Self.unknownPayment)
-      case 1:
-        return Effect(
-          answer: Answer(status: 202, body: [:]),
-          events: [NewEvent(stream: Charge.stream(reference), type: Charge.settledType, payload: Array("{}".utf8))],
-          conditions: [Charge.stream(reference): .version(1)])
-      default: return Effect(answer: Answer(status: 409, body: ["error": "the payment is settled already"]))
+    try await change(reference, key: key, request: "settle \(reference)") { charge in
+      switch charge.status {
+      case .created: (Answer(status: 202, body: [:]), charge.event(.settled))
+      case .settled: (Answer(status: 409, body: ["error": "the payment is settled already"]), nil)
+      case .cancelled: (Answer(status: 409, body: ["error": "the payment is cancelled"]), nil)
       }
+    }
+  }
+
+  /// `POST /psp/api/payments/{reference}/cancel`: sees to it that the payment is never settled, unless it is.
+  func cancelPayment(reference: String, key: String?) async throws(LogStoreError) -> Answer {
+    try await change(reference, key: key, request: "cancel \(reference)") { charge in
+      switch charge.status {
+      case .created: (Answer(status: 202, body: [:]), charge.event(.cancelled))
+      case .settled: (Answer(status: 409, body: ["error": "the payment is settled"]), nil)
+      case .cancelled: (Answer(status: 409, body: ["error": "the payment is cancelled already"]), nil)
+      }
+    }
+  }
+
+  /// `POST /psp/api/payments/{reference}/refunds`: sends so much back, never more in all than was settled.
+  func refundPayment(reference: String, key: String?, body: JSONValue) async throws(LogStoreError) -> Answer {
+    guard let amount = Charge.money(body) else {
+      return Answer(status: 400, body: ["error": "amount and currency are required"])
+    }
+    return try await change(reference, key: key, request: "refund \(reference) \(amount)") { charge in
+      guard amount.currency == charge.money.currency, amount.minorUnits <= charge.refundable.minorUnits else {
+        return (
+          Answer(status: 422, body: ["error": .string("\(charge.refundable) are left to refund")]), nil
+        )
+      }
+      return (
+        Answer(status: 202, body: ["refundId": .string("\(reference):\(charge.refundCount + 1)")]),
+        charge.event(
+          .refunded, ["amount": .number(amount.decimal), "currency": .string(amount.currency.code)])
+      )
+    }
+  }
+
+  /// Answers from how a charge stands, and appends to it only if it still does.
+  private func change(
+    _ reference: String, key: String?, request: String, _ decide: (Charge) -> (answer: Answer, event: NewEvent?)
+  ) async throws(LogStoreError) -> Answer {
+    guard let id = EventID(reference), id.description == reference else { return Self.unknownPayment }
+    let stream = Charge.stream(reference)
+    return try await answerOnce(key: key, request: request) { () throws(LogStoreError) in
+      let events = try self.store.reader.stream(stream)
+      guard let charge = Charge(events), let last = events.last else { return Effect(answer: Self.unknownPayment) }
+      let (answer, event) = decide(charge)
+      return Effect(answer: answer, events: event.map { [$0] } ?? [], conditions: [stream: .version(last.version)])
     }
   }
 

@@ -10,41 +10,74 @@ struct SimulatorRoutes: Sendable {
   private static let bodyLimit = 64 << 10
 
   func add(to router: Routes) {
-    router.answer(
-      "/psp/api/payments/create",
-      [
-        .post: { request, _ in
-          try await answer(request) { key, body throws(LogStoreError) in
-            try await simulator.createPayment(key: key, body: body)
-          }
-        }
-      ])
-    router.answer(
-      "/psp/api/payments/{reference}/settle",
-      [
-        .post: { request, context in
-          let reference = context.parameters.get("reference") ?? ""
-          return try await answer(request) { key, _ throws(LogStoreError) in
-            try await simulator.settlePayment(reference: reference, key: key)
-          }
-        }
-      ])
-    router.answer(
-      "/notifications/api/send",
-      [
-        .post: { request, _ in
-          try await answer(request) { key, body throws(LogStoreError) in
-            try await simulator.sendNotification(key: key, body: body)
-          }
-        }
-      ])
+    let simulator = simulator
+    add(to: router, "/psp/api/payments/create", .psp) { key, _, body throws(LogStoreError) in
+      try await simulator.createPayment(key: key, body: body)
+    }
+    add(to: router, "/psp/api/payments/{reference}/settle", .psp) { key, reference, _ throws(LogStoreError) in
+      try await simulator.settlePayment(reference: reference, key: key)
+    }
+    add(to: router, "/psp/api/payments/{reference}/cancel", .psp) { key, reference, _ throws(LogStoreError) in
+      try await simulator.cancelPayment(reference: reference, key: key)
+    }
+    add(to: router, "/psp/api/payments/{reference}/refunds", .psp) { key, reference, body throws(LogStoreError) in
+      try await simulator.refundPayment(reference: reference, key: key, body: body)
+    }
+    add(to: router, "/notifications/api/send", .notifications) { key, _, body throws(LogStoreError) in
+      try await simulator.sendNotification(key: key, body: body)
+    }
+    addFaults(to: router, "/psp/api/faults", .psp)
+    addFaults(to: router, "/notifications/api/faults", .notifications)
     router.answer(
       "/toggle-errors", [.post: { _, _ in Response(json: ["errors": .bool(simulator.toggleErrors())]) }])
     router.answer("/psp/api/ledger", [.get: { _, _ in ledgerResponse(try await ledger.all()) }])
   }
 
+  private typealias Act =
+    @Sendable (_ key: String?, _ reference: String, _ body: JSONValue) async throws(LogStoreError) -> Simulator.Answer
+
+  private func add(
+    to router: Routes, _ path: RouterPath, _ service: Simulator.Service, _ act: @escaping Act
+  ) {
+    router.answer(
+      path,
+      [
+        .post: { request, context in
+          try await answer(request, context, service) { key, body throws(LogStoreError) in
+            try await act(key, context.parameters.get("reference") ?? "", body)
+          }
+        }
+      ])
+  }
+
+  /// What goes wrong is told with GET and set, as a whole, with PUT; DELETE ends it.
+  private func addFaults(to router: Routes, _ path: RouterPath, _ service: Simulator.Service) {
+    let simulator = simulator
+    router.answer(
+      path,
+      [
+        .get: { _, _ in Response(json: simulator.faults(of: service).json) },
+        .put: { request, _ in
+          let faults: Faults
+          do {
+            faults = try Faults(try await request.readJSON(limit: Self.bodyLimit))
+          } catch let error as FaultsError {
+            throw Problem.badRequest("Nothing was changed: \(error).")
+          } catch let error as JSONError {
+            throw Problem.badRequest("The body is \(error).")
+          }
+          simulator.setFaults(faults, of: service)
+          return Response(json: faults.json)
+        },
+        .delete: { _, _ in
+          simulator.setFaults(Faults(), of: service)
+          return Response(json: Faults().json)
+        },
+      ])
+  }
+
   private func answer(
-    _ request: Request,
+    _ request: Request, _ context: ExchangeContext, _ service: Simulator.Service,
     by act: (_ key: String?, _ body: JSONValue) async throws(LogStoreError) -> Simulator.Answer
   ) async throws -> Response {
     if let outage = simulator.outage { return response(outage) }
@@ -56,11 +89,37 @@ struct SimulatorRoutes: Sendable {
     } catch {
       throw Problem.badRequest("The body is \(error).")
     }
+    let faults = simulator.faults(of: service)
+    let delay = faults.delay.milliseconds(.random(in: 0..<1))
+    if delay > 0 { try await Task.sleep(for: .microseconds(Int64(delay * 1_000))) }
+    let fault = faults.fault { .random(in: 0..<1) }
+    if let fault, !fault.isAfter { return await carryOut(fault, context) }
+    let answer: Simulator.Answer
     do {
-      return response(try await act(request.headers[.idempotencyKey], body))
+      answer = try await act(request.headers[.idempotencyKey], body)
     } catch {
       throw Problem.unavailable("The simulator's log can't write now.")
     }
+    if let fault { return await carryOut(fault, context) }
+    return response(answer)
+  }
+
+  private func carryOut(_ fault: Faults.Fault, _ context: ExchangeContext) async -> Response {
+    switch fault {
+    case .fail(let status, _): return failure(status)
+    case .drop: return await drop(context)
+    }
+  }
+
+  private func failure(_ status: Int) -> Response {
+    response(.init(status: status, body: ["error": "a fault was asked for"]))
+  }
+
+  /// Closes the connection, so that the response goes nowhere.
+  private func drop(_ context: ExchangeContext) async -> Response {
+    // Already closed is closed too.
+    try? await context.channel.close()
+    return Response(status: .internalServerError)
   }
 
   private func response(_ answer: Simulator.Answer) -> Response {

@@ -93,12 +93,32 @@ extension Page {
     }
 
     const states = { PaymentInitiated: "Initiated", PaymentCreated: "Created", PaymentSettled: "Settled",
-      PaymentCompleted: "Completed", PaymentFailed: "Failed" };
+      PaymentCompleted: "Completed", PaymentFailed: "Failed", PaymentDeclined: "Declined",
+      PaymentCancelled: "Cancelled", PaymentCancellationRequested: "Cancelling",
+      PaymentRefundRequested: "Refunding" };
+    // After these the state depends on what was before: it is asked for.
+    const unclear = new Set(["PaymentCancellationRefused", "PaymentRetried", "PaymentRefunded",
+      "PaymentRefundDeclined", "PaymentRefundFailed"]);
+
+    async function askState(id, row) {
+      try {
+        const payment = parse(await (await fetch(`/api/v1/payments/${encodeURIComponent(id)}`)).text());
+        showState(row, payment.status, payment.failure?.reason ?? payment.waiting?.reason);
+      } catch {
+        showState(row, row.state.dataset.state, "the state can't be loaded now");
+      }
+    }
 
     function take(event) {
       const status = states[event.type];
-      if (!status || !event.stream.startsWith("pay:")) return;
+      if (!event.stream.startsWith("pay:")) return;
       const id = event.stream.slice(4);
+      if (unclear.has(event.type) && rows.has(id)) {
+        const row = rows.get(id);
+        askState(id, row);
+        if (row.detail) showEvents(id, row.detail.firstChild);
+      }
+      if (!status) return;
       if (status === "Initiated") {
         addRow({ paymentId: id, amount: event.data.amount, currency: event.data.currency, status,
           createdAt: event.timestamp }, false);

@@ -1,55 +1,158 @@
 import LogStore
+import SeededRandom
 import Testing
 
 @testable import RegisPay
 
 private let id = PaymentID.random()
 private let amount = Money(minorUnits: 1234, currency: Currency.supported[0])
+private let part = Money(minorUnits: 1000, currency: Currency.supported[0])
+private let rest = Money(minorUnits: 234, currency: Currency.supported[0])
+private let euro = Money(minorUnits: 1, currency: Currency.supported[1])
 
-/// A payment in each state, by the events that lead there.
-private let histories: [(status: PaymentStatus, events: [PaymentEvent])] = [
-  (.initiated, [.initiated(id, amount)]),
-  (.created, [.initiated(id, amount), .created(reference: "r")]),
-  (.settled, [.initiated(id, amount), .created(reference: "r"), .settled]),
-  (.completed, [.initiated(id, amount), .created(reference: "r"), .settled, .completed]),
-  (.failed, [.initiated(id, amount), .failed(step: .create, reason: "no")]),
+/// A payment as it may stand, by the events that lead there, and what may happen to it then: each event with the status
+/// that it leads to. All else may not.
+private struct Situation {
+  var name: String
+  var events: [PaymentEvent]
+  var status: PaymentStatus
+  var due: [PaymentWork]
+  var next: [(PaymentEvent, PaymentStatus)]
+}
+
+private let created: [PaymentEvent] = [.initiated(id, amount), .created(reference: "r")]
+private let settled: [PaymentEvent] = created + [.settled]
+private let completed: [PaymentEvent] = settled + [.completed]
+
+private let situations: [Situation] = [
+  Situation(
+    name: "initiated", events: [.initiated(id, amount)], status: .initiated, due: [PaymentWork(.create)],
+    next: [
+      (.created(reference: "r2"), .created), (.declined(step: .create, reason: "no"), .declined),
+      (.cancelled, .cancelled),
+      (.failed(step: .create, reason: "no"), .failed),
+    ]),
+  Situation(
+    name: "created", events: created, status: .created, due: [PaymentWork(.settle)],
+    next: [
+      (.settled, .settled), (.declined(step: .settle, reason: "no"), .declined),
+      (.cancellationRequested, .cancelling), (.failed(step: .settle, reason: "no"), .failed),
+    ]),
+  Situation(
+    name: "cancelling", events: created + [.cancellationRequested], status: .cancelling, due: [PaymentWork(.cancel)],
+    next: [
+      (.settled, .settled), (.cancelled, .cancelled),
+      (.cancellationRefused(reason: "no"), .created), (.failed(step: .cancel, reason: "no"), .failed),
+    ]),
+  Situation(
+    name: "settled", events: settled, status: .settled, due: [PaymentWork(.notify)],
+    next: [
+      (.completed, .completed), (.failed(step: .notify, reason: "no"), .failed),
+      (.refundRequested(1, part), .refunding),
+      (.refundRequested(1, amount), .refunding), (.refundRequested(1, rest), .refunding),
+    ]),
+  Situation(
+    name: "completed", events: completed, status: .completed, due: [],
+    next: [
+      (.refundRequested(1, part), .refunding), (.refundRequested(1, amount), .refunding),
+      (.refundRequested(1, rest), .refunding),
+    ]),
+  Situation(
+    name: "declined", events: [.initiated(id, amount), .declined(step: .create, reason: "no")], status: .declined,
+    due: [],
+    next: []),
+  Situation(
+    name: "cancelled", events: [.initiated(id, amount), .cancelled], status: .cancelled, due: [], next: []),
+  Situation(
+    name: "failed to create", events: [.initiated(id, amount), .failed(step: .create, reason: "no")], status: .failed,
+    due: [], next: [(.retried(.create, refund: nil), .initiated), (.cancelled, .cancelled)]),
+  Situation(
+    name: "failed to settle", events: created + [.failed(step: .settle, reason: "no")], status: .failed, due: [],
+    next: [(.retried(.settle, refund: nil), .created), (.cancellationRequested, .cancelling)]),
+  Situation(
+    name: "failed to cancel", events: created + [.cancellationRequested, .failed(step: .cancel, reason: "no")],
+    status: .failed, due: [], next: [(.retried(.cancel, refund: nil), .cancelling)]),
+  Situation(
+    name: "failed to notify", events: settled + [.failed(step: .notify, reason: "no")], status: .failed, due: [],
+    next: [
+      (.retried(.notify, refund: nil), .settled), (.refundRequested(1, part), .failed),
+      (.refundRequested(1, amount), .failed), (.refundRequested(1, rest), .failed),
+    ]),
+  Situation(
+    name: "refunding all", events: completed + [.refundRequested(1, amount)], status: .refunding,
+    due: [PaymentWork(refund: 1)],
+    next: [
+      (.refunded(1), .refunded), (.refundDeclined(1, reason: "no"), .completed),
+      (.refundFailed(1, reason: "no"), .failed),
+    ]),
+  Situation(
+    name: "refunding a part", events: completed + [.refundRequested(1, part)], status: .refunding,
+    due: [PaymentWork(refund: 1)],
+    next: [
+      (.refunded(1), .refunded), (.refundDeclined(1, reason: "no"), .completed),
+      (.refundFailed(1, reason: "no"), .failed), (.refundRequested(2, rest), .refunding),
+    ]),
+  Situation(
+    name: "refunded in part", events: completed + [.refundRequested(1, part), .refunded(1)], status: .refunded, due: [],
+    next: [(.refundRequested(2, rest), .refunding)]),
+  Situation(
+    name: "refunded", events: completed + [.refundRequested(1, amount), .refunded(1)], status: .refunded, due: [],
+    next: []),
+  Situation(
+    name: "failed to refund", events: completed + [.refundRequested(1, amount), .refundFailed(1, reason: "no")],
+    status: .failed, due: [], next: [(.retried(.refund, refund: 1), .refunding)]),
+  Situation(
+    name: "refund declined", events: completed + [.refundRequested(1, amount), .refundDeclined(1, reason: "no")],
+    status: .completed, due: [],
+    next: [
+      (.refundRequested(2, part), .refunding), (.refundRequested(2, rest), .refunding),
+      (.refundRequested(2, amount), .refunding),
+    ]),
+  Situation(
+    name: "refunding before it is completed", events: settled + [.refundRequested(1, part)], status: .refunding,
+    due: [PaymentWork(.notify), PaymentWork(refund: 1)],
+    next: [
+      (.completed, .refunding), (.failed(step: .notify, reason: "no"), .failed), (.refunded(1), .refunded),
+      (.refundDeclined(1, reason: "no"), .settled), (.refundFailed(1, reason: "no"), .failed),
+      (.refundRequested(2, rest), .refunding),
+    ]),
 ]
 
+/// Every event, with every step and number that means something, and some that never do.
 private let events: [PaymentEvent] =
-  [.initiated(id, amount), .created(reference: "r2"), .settled, .completed]
-  + PaymentStep.allCases.map { .failed(step: $0, reason: "no") }
-
-/// What may happen, and where it leads; all else may not.
-private let transitions: [PaymentStatus: [PaymentEvent: Payment.State]] = [
-  .initiated: [
-    .created(reference: "r2"): .created(reference: "r2"),
-    .failed(step: .create, reason: "no"): .failed(step: .create, reason: "no", reference: nil),
-  ],
-  .created: [
-    .settled: .settled(reference: "r"),
-    .failed(step: .settle, reason: "no"): .failed(step: .settle, reason: "no", reference: "r"),
-  ],
-  .settled: [
-    .completed: .completed(reference: "r"),
-    .failed(step: .notify, reason: "no"): .failed(step: .notify, reason: "no", reference: "r"),
-  ],
-]
+  [
+    .initiated(id, amount), .created(reference: "r2"), .settled, .completed, .cancellationRequested,
+    .cancellationRefused(reason: "no"), .cancelled,
+  ]
+  + PaymentStep.allCases.flatMap { step -> [PaymentEvent] in
+    [.failed(step: step, reason: "no"), .declined(step: step, reason: "no")]
+      + (step == .refund ? [] : [.retried(step, refund: nil)])
+  }
+  + (0...3).flatMap { number -> [PaymentEvent] in
+    [
+      .refunded(number), .refundDeclined(number, reason: "no"), .refundFailed(number, reason: "no"),
+      .retried(.refund, refund: number),
+    ]
+      + [part, rest, amount, euro, Money(minorUnits: 0, currency: amount.currency)].map { .refundRequested(number, $0) }
+  }
 
 @Suite("A payment")
 struct PaymentTests {
-  @Test("every event in every state either leads where it should or is refused and changes nothing")
+  @Test("every event in every situation either leads where it should or is refused and changes nothing")
   func transitionTable() throws {
-    #expect(Set(histories.map(\.status)) == Set(PaymentStatus.allCases), "every state is tried")
-    for (status, history) in histories {
+    #expect(Set(situations.map(\.status)) == Set(PaymentStatus.allCases), "every status is tried")
+    for situation in situations {
       for event in events {
-        var payment = try #require(try Payment(history))
-        #expect(payment.status == status)
-        if let expected = transitions[status]?[event] {
+        var payment = try #require(try Payment(situation.events))
+        #expect(payment.status == situation.status, "\(situation.name)")
+        if let (_, status) = situation.next.first(where: { $0.0 == event }) {
           try payment.apply(event)
-          #expect(payment.state == expected)
+          #expect(payment.status == status, "\(event) when \(situation.name)")
         } else {
           let before = payment
-          #expect(throws: IllegalTransition(state: before.state, event: event)) { try payment.apply(event) }
+          #expect(throws: IllegalTransition(payment: before, event: event), "\(event) when \(situation.name)") {
+            try payment.apply(event)
+          }
           #expect(payment == before)
         }
       }
@@ -62,28 +165,171 @@ struct PaymentTests {
     #expect(try Payment([]) == nil)
   }
 
-  @Test("every command in every state either gives the event of the step that is due or is refused")
-  func commandTable() throws {
-    let commands: [(PaymentCommand, PaymentEvent)] =
-      [
-        (.recordCreated(reference: "r2"), .created(reference: "r2")), (.recordSettled, .settled),
-        (.recordCompleted, .completed),
-      ] + PaymentStep.allCases.map { (.giveUp($0, reason: "no"), .failed(step: $0, reason: "no")) }
-    for (status, history) in histories {
-      let payment = try #require(try Payment(history))
-      for (command, event) in commands {
-        if transitions[status]?[event] != nil {
-          #expect(try payment.decide(command) == event)
-        } else {
-          #expect(throws: PaymentRefusal(state: payment.state, command: command)) { try payment.decide(command) }
+  @Test("what is due in every situation is just what can be recorded, declined and given up")
+  func due() throws {
+    let works =
+      PaymentStep.allCases.filter { $0 != .refund }.map { PaymentWork($0) } + (0...3).map { PaymentWork(refund: $0) }
+    for situation in situations {
+      let payment = try #require(try Payment(situation.events))
+      for work in works {
+        let isDue = situation.due.contains(work)
+        #expect(payment.isDue(work) == isDue, "\(work) when \(situation.name)")
+        let success: PaymentCommand =
+          switch work.step {
+          case .create: .recordCreated(reference: "r2")
+          case .settle: .recordSettled
+          case .cancel: .recordCancelled
+          case .notify: .recordCompleted
+          case .refund: .recordRefunded(work.refund ?? 0)
+          }
+        // A settlement that was under way ends after the payment was asked to be cancelled.
+        let isLate = work.step == .settle && situation.status == .cancelling
+        for (command, isPossible) in [
+          (success, isDue || isLate), (.decline(work, reason: "no"), isDue),
+          (.giveUp(work, reason: "no"), isDue),
+        ] {
+          if isPossible {
+            var after = payment
+            for event in try payment.decide(command) { try after.apply(event) }
+            #expect(!after.isDue(work), "\(command) when \(situation.name)")
+          } else {
+            #expect(throws: PaymentRefusal.notDue(situation.status), "\(command) when \(situation.name)") {
+              try payment.decide(command)
+            }
+          }
         }
       }
     }
   }
 
-  @Test("the steps follow one another until nothing is left to do")
-  func steps() throws {
-    #expect(try histories.map { try Payment($0.events)?.nextStep } == [.create, .settle, .notify, nil, nil])
+  @Test("what a person may ask in every situation is what the events allow, and is refused by name otherwise")
+  func asked() throws {
+    for situation in situations {
+      let payment = try #require(try Payment(situation.events))
+      let possible = situation.next.map(\.0)
+      if possible.contains(.cancellationRequested) {
+        #expect(try payment.decide(.cancel) == [.cancellationRequested], "\(situation.name)")
+      } else if possible.contains(.cancelled) && situation.status != .cancelling {
+        #expect(try payment.decide(.cancel) == [.cancelled], "\(situation.name)")
+      } else {
+        #expect(throws: PaymentRefusal.notCancellable(situation.status)) { try payment.decide(.cancel) }
+      }
+      let retries = possible.filter { if case .retried = $0 { true } else { false } }
+      if retries.isEmpty {
+        #expect(throws: PaymentRefusal.nothingToRetry(situation.status)) { try payment.decide(.retry) }
+      } else {
+        #expect(try payment.decide(.retry) == retries, "\(situation.name)")
+      }
+    }
+  }
+
+  @Test("a refund is of all that is left, or of a part of it, in the payment's currency")
+  func refunds() throws {
+    var payment = try #require(try Payment(completed))
+    #expect(try payment.decide(.refund(nil)) == [.refundRequested(1, amount)])
+    #expect(throws: PaymentRefusal.otherCurrency(euro.currency, of: amount.currency)) {
+      try payment.decide(.refund(euro))
+    }
+    for units in [0, -1, Int64.min] {
+      #expect(throws: PaymentRefusal.refundNotPositive) {
+        try payment.decide(.refund(Money(minorUnits: units, currency: amount.currency)))
+      }
+    }
+    for units in [1235, Int64.max] {
+      let asked = Money(minorUnits: units, currency: amount.currency)
+      #expect(throws: PaymentRefusal.refundTooLarge(asked: asked, left: amount)) {
+        try payment.decide(.refund(asked))
+      }
+    }
+    for event in try payment.decide(.refund(part)) { try payment.apply(event) }
+    #expect(throws: PaymentRefusal.refundTooLarge(asked: part, left: rest)) { try payment.decide(.refund(part)) }
+    for event in try payment.decide(.refund(nil)) { try payment.apply(event) }
+    #expect(payment.refundable.minorUnits == 0)
+    #expect(throws: PaymentRefusal.nothingToRefund(.refunding)) { try payment.decide(.refund(nil)) }
+  }
+
+  @Test("a payment has a bounded number of refunds")
+  func refundLimit() throws {
+    var payment = try #require(try Payment(completed))
+    let penny = Money(minorUnits: 1, currency: amount.currency)
+    for number in 1...Payment.refundLimit {
+      for event in try payment.decide(.refund(penny)) { try payment.apply(event) }
+      try payment.apply(.refundDeclined(number, reason: "no"))
+    }
+    #expect(throws: PaymentRefusal.tooManyRefunds(limit: Payment.refundLimit)) { try payment.decide(.refund(penny)) }
+  }
+
+  @Test("in random histories money moves at most once, never after an end, and never comes back more than once")
+  func randomHistories() throws {
+    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    for _ in 0..<20_000 {
+      let units = Int64.random(in: 1...50, using: &generator)
+      var payment = try Payment(.initiated(id, Money(minorUnits: units, currency: amount.currency)))
+      var model = Model(units: units)
+      for _ in 0..<Int.random(in: 1...40, using: &generator) {
+        let command = randomCommand(&generator, currency: amount.currency)
+        let before = payment
+        guard let decided = try? payment.decide(command) else { continue }
+        for event in decided {
+          #expect(try PaymentEvent(type: event.type, payload: event.payload) == event)
+          try payment.apply(event)
+          model.apply(event)
+        }
+        #expect(payment != before, "a command that is not refused changes something")
+        #expect(model.isSound, "\(command) after \(before)")
+        #expect(payment.isMoneyMoved == model.isMoneyMoved)
+        #expect(payment.refunded.minorUnits == model.back)
+        #expect(payment.refundable.minorUnits == (model.isMoneyMoved ? units - model.back - model.maybeBack : 0))
+      }
+    }
+  }
+
+  /// Where the money is, kept by itself.
+  private struct Model {
+    var units: Int64
+    var moves = 0
+    var isOver = false
+    var isMoneyMoved = false
+    var back: Int64 = 0
+    var maybeBack: Int64 = 0
+    var amounts: [Int: Int64] = [:]
+    var isSound = true
+
+    mutating func apply(_ event: PaymentEvent) {
+      if isOver { isSound = false }
+      switch event {
+      case .settled:
+        moves += 1
+        isMoneyMoved = true
+      case .declined, .cancelled:
+        isOver = true
+        if isMoneyMoved { isSound = false }
+      case .refundRequested(let number, let amount):
+        if amounts[number] != nil || !isMoneyMoved { isSound = false }
+        amounts[number] = amount.minorUnits
+        maybeBack += amount.minorUnits
+      case .refunded(let number):
+        maybeBack -= amounts[number] ?? .max
+        back += amounts[number] ?? .max
+      case .refundDeclined(let number, _): maybeBack -= amounts[number] ?? .max
+      default: break
+      }
+      if moves > 1 || back + maybeBack > units || maybeBack < 0 { isSound = false }
+    }
+  }
+
+  private func randomCommand(_ generator: inout SeededGenerator, currency: Currency) -> PaymentCommand {
+    let number = Int.random(in: 1...4, using: &generator)
+    let step = PaymentStep.allCases.randomElement(using: &generator) ?? .create
+    let work = step == .refund ? PaymentWork(refund: number) : PaymentWork(step)
+    let units = Int64.random(in: -1...60, using: &generator)
+    let commands: [PaymentCommand] = [
+      .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .recordCancelled,
+      .recordCancellationRefused(reason: "no"), .recordRefunded(number), .decline(work, reason: "no"),
+      .giveUp(work, reason: "no"), .cancel, .refund(Money(minorUnits: units, currency: currency)), .refund(nil), .retry,
+      .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .retry,
+    ]
+    return commands.randomElement(using: &generator) ?? .cancel
   }
 }
 
@@ -91,7 +337,11 @@ struct PaymentTests {
 struct PaymentEventTests {
   @Test("every event is read back as it was written")
   func roundTrip() throws {
-    for event in events { #expect(try PaymentEvent(type: event.type, payload: event.payload) == event) }
+    for event in events {
+      // No refund has the number 0.
+      if [0].contains(event.work?.refund ?? 1) || event.refundNumber == 0 { continue }
+      #expect(try PaymentEvent(type: event.type, payload: event.payload) == event)
+    }
   }
 
   @Test("the initiation is written with the exact amount")
@@ -116,7 +366,8 @@ struct PaymentEventTests {
       ("PaymentInitiated", #"{"paymentId":"0af5e3a0-0000-4000-8000-000000000000","amount":1.001,"currency":"GBP"}"#),
       ("PaymentInitiated", #"{"paymentId":"0af5e3a0-0000-4000-8000-000000000000","amount":1,"currency":"XXX"}"#),
       ("PaymentCreated", "{}"), ("PaymentCreated", "[]"), ("PaymentFailed", #"{"step":"x","reason":"y"}"#),
-      ("PaymentRefunded", "{}"), ("", "{}"),
+      ("PaymentRefunded", "{}"), ("PaymentRefundRequested", #"{"refund":0,"amount":1,"currency":"GBP"}"#),
+      ("PaymentRetried", #"{"step":"refund"}"#), ("PaymentUnheardOf", "{}"), ("", "{}"),
     ])
   func unreadable(_ type: String, _ payload: String) {
     #expect(throws: PaymentEventError.self) { try PaymentEvent(type: type, payload: Array(payload.utf8)) }
@@ -147,6 +398,17 @@ struct PaymentIDTests {
           #expect(seen.insert(eventID).inserted)
         }
       }
+    }
+  }
+}
+
+extension PaymentEvent {
+  fileprivate var refundNumber: Int? {
+    switch self {
+    case .refunded(let number), .refundDeclined(let number, _), .refundFailed(let number, _),
+      .refundRequested(let number, _):
+      number
+    default: nil
     }
   }
 }

@@ -22,7 +22,7 @@ final class FakeProvider: StepProvider {
   var callCount: Int { calls.values.reduce(0, +) }
   var mostUnderWay: Int { inside.withLock { $0.mostUnderWay } }
 
-  func perform(_ step: PaymentStep, for payment: Payment) async -> CallOutcome {
+  func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
     let attempt = inside.withLock { inside in
       inside.calls[payment.id, default: 0] += 1
       inside.underWay += 1

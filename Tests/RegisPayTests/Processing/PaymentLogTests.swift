@@ -15,13 +15,15 @@ struct PaymentLogTests {
       for _ in 0..<20 {
         let id = try await log.initiate(Self.pound)
         let commands =
-          (0..<10).map { PaymentCommand.recordCreated(reference: "r\($0)") } + [.giveUp(.create, reason: "no")]
+          (0..<10).map { PaymentCommand.recordCreated(reference: "r\($0)") } + [
+            .giveUp(PaymentWork(.create), reason: "no")
+          ]
         let appended = try await withThrowingTaskGroup(of: PaymentLog.Executed.self) { group in
           for command in commands.shuffled() {
-            group.addTask { try await log.execute(command, on: id, cursor: Self.nowhere) }
+            group.addTask { try await log.record(command, on: id, cursor: Self.nowhere) }
           }
           return try await group.reduce(into: [PaymentEvent]()) {
-            if case .appended(let event) = $1 { $0.append(event) }
+            if case .appended(let events) = $1 { $0 += events }
           }
         }
         #expect(appended.count == 1)
@@ -45,11 +47,11 @@ struct PaymentLogTests {
               return nil
             }
           }
-          group.addTask { try await log.execute(.recordCreated(reference: "r"), on: id, cursor: Self.nowhere) }
+          group.addTask { try await log.record(.recordCreated(reference: "r"), on: id, cursor: Self.nowhere) }
           return try await group.reduce(into: [PaymentLog.Executed]()) { if let executed = $1 { $0.append(executed) } }
         }
-        #expect(executed == [.appended(.created(reference: "r"))])
-        #expect(try log.load(id)?.payment.state == .created(reference: "r"))
+        #expect(executed == [.appended([.created(reference: "r")])])
+        #expect(try log.load(id)?.payment.reference == "r")
       }
     }
   }
@@ -60,10 +62,10 @@ struct PaymentLogTests {
       let log = PaymentLog(store)
       let id = try await log.initiate(Self.pound)
       let place = CursorCommit(name: "c", place: 1)
-      let refused = try await log.execute(.recordSettled, on: id, cursor: place)
-      #expect(refused == .alreadyDone(.initiated))
+      let refused = try await log.record(.recordSettled, on: id, cursor: place)
+      #expect(refused == .refused(.notDue(.initiated)))
       #expect(try store.reader.cursor("c") == nil)
-      _ = try await log.execute(.recordCreated(reference: "r"), on: id, cursor: place)
+      _ = try await log.record(.recordCreated(reference: "r"), on: id, cursor: place)
       #expect(try store.reader.cursor("c") == 1)
     }
   }
@@ -75,12 +77,34 @@ struct PaymentLogTests {
       let id = PaymentID.random()
       #expect(try log.load(id) == nil)
       await #expect(throws: PaymentLogError.self) {
-        try await log.execute(.recordSettled, on: id, cursor: Self.nowhere)
+        try await log.record(.recordSettled, on: id, cursor: Self.nowhere)
       }
       let event = PaymentEvent.completed
       _ = try await store.append(Append(NewEvent(stream: id.stream, type: event.type, payload: event.payload)))
       let error = #expect(throws: PaymentLogError.self) { try log.load(id) }
       #expect(error?.description.contains(id.description) == true)
+    }
+  }
+
+  @Test("what persons ask at once is decided one after the other: two equal refunds are two, and never too much")
+  func equalRefunds() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      for _ in 0..<10 {
+        let id = try await log.initiate(Self.pound)
+        for command in [.recordCreated(reference: "r"), .recordSettled, .recordCompleted] as [PaymentCommand] {
+          _ = try await log.record(command, on: id, cursor: Self.nowhere)
+        }
+        let third = Money(minorUnits: 30, currency: Self.pound.currency)
+        let answers = try await withThrowingTaskGroup(of: PaymentLog.Executed.self) { group in
+          for _ in 0..<10 { group.addTask { try await log.request(.refund(third), of: id) } }
+          return try await group.reduce(into: [PaymentLog.Executed]()) { $0.append($1) }
+        }
+        let appended = Set(answers).intersection((1...10).map { .appended([.refundRequested($0, third)]) })
+        #expect(appended.count == 3)
+        #expect(try log.load(id)?.payment.refunds.map(\.number) == [1, 2, 3])
+        #expect(answers.filter { if case .refused(.refundTooLarge) = $0 { true } else { false } }.count == 7)
+      }
     }
   }
 }

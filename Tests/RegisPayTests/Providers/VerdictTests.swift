@@ -37,9 +37,30 @@ struct VerdictTests {
     }
   }
 
-  @Test("other refusals are final", arguments: [300, 301, 302, 400, 401, 402, 403, 404, 409, 410, 422])
+  @Test("other 4xx that are about the payment decline it", arguments: [400, 402, 409, 410, 412, 422, 451, 499])
   func refusals(_ status: Int) {
+    #expect(verdict(status) == .outcome(.declined(reason: "it refused with \(status)")))
+  }
+
+  @Test("what is about the request's form or address is for a person", arguments: [404, 405, 406, 413, 414, 415, 431])
+  func misdirected(_ status: Int) {
     #expect(verdict(status) == .outcome(.impossible(reason: "it refused with \(status)")))
+  }
+
+  @Test("what means nothing is for a person", arguments: [100, 199, 300, 301, 302, 600, 999])
+  func meaningless(_ status: Int) {
+    guard case .outcome(.impossible) = verdict(status) else {
+      Issue.record("\(verdict(status))")
+      return
+    }
+  }
+
+  @Test("credentials that are not accepted are an outage: no payment pays for them", arguments: [401, 403, 407])
+  func credentials(_ status: Int) {
+    guard case .outcome(.retry(_, nil, isOutage: true)) = verdict(status) else {
+      Issue.record("\(verdict(status))")
+      return
+    }
   }
 
   @Test(

@@ -71,7 +71,7 @@ struct SimulatorTests {
       #expect(answers == [202, 202, 202, 409] || answers == [202, 409, 409, 409], "one key wins")
       #expect(try await ledger.all().map(\.status) == [.settled])
       let settlements = try store.reader.stream(Charge.stream(reference)).map(\.type)
-      #expect(settlements == [Charge.createdType, Charge.settledType])
+      #expect(settlements == ["ChargeCreated", "ChargeSettled"])
     }
   }
 
@@ -130,6 +130,68 @@ struct SimulatorTests {
       #expect(simulator.outage?.status == 500)
       #expect(!simulator.toggleErrors())
       #expect(simulator.outage == nil)
+    }
+  }
+
+  /// A charge of 10.00, settled if that is wanted.
+  private func charge(_ simulator: Simulator, settled: Bool) async throws -> String {
+    let reference = try #require(try await simulator.createPayment(key: "c", body: ten).body["paymentId"]?.text)
+    if settled { _ = try await simulator.settlePayment(reference: reference, key: "s") }
+    return reference
+  }
+
+  @Test("of a settlement and a cancellation at once, one is first and the other is refused")
+  func cancels() async throws {
+    for _ in 0..<20 {
+      try await withStore { store in
+        let simulator = Simulator(store: store)
+        let reference = try await charge(simulator, settled: false)
+        async let settlement = simulator.settlePayment(reference: reference, key: "s").status
+        async let cancellation = simulator.cancelPayment(reference: reference, key: "x").status
+        let answers = try await [settlement, cancellation]
+        let statuses = try await Ledger(reader: store.reader).all().map(\.status)
+        #expect(answers == [202, 409] && statuses == [.settled] || answers == [409, 202] && statuses == [.cancelled])
+        // The same key, the same answer.
+        if answers[1] == 202 {
+          let again = try await simulator.cancelPayment(reference: reference, key: "x").status
+          #expect(again == 202)
+        }
+      }
+    }
+  }
+
+  @Test("refunds never exceed the charge, whatever comes at once, and a key has one effect")
+  func refunds() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      let reference = try await charge(simulator, settled: true)
+      let four: JSONValue = ["amount": .number("4"), "currency": "GBP"]
+      let answers = try await withThrowingTaskGroup(of: Int.self) { group in
+        for key in ["1", "1", "2", "2", "3", "3"] {
+          group.addTask { try await simulator.refundPayment(reference: reference, key: key, body: four).status }
+        }
+        return try await group.reduce(into: []) { $0.append($1) }.sorted()
+      }
+      #expect(answers == [202, 202, 202, 202, 422, 422])
+      let charge = try #require(try await Ledger(reader: store.reader).all().first)
+      #expect(charge.refunded.decimal == "8.00")
+      #expect(charge.refundCount == 2)
+      let euros = try await simulator.refundPayment(
+        reference: reference, key: "4", body: ["amount": .number("1"), "currency": "EUR"])
+      #expect(euros.status == 422)
+    }
+  }
+
+  @Test("what is not settled can't be refunded, and what is settled can't be cancelled")
+  func wrongOrder() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      let reference = try await charge(simulator, settled: false)
+      #expect(try await simulator.refundPayment(reference: reference, key: "r", body: ten).status == 422)
+      _ = try await simulator.settlePayment(reference: reference, key: "s")
+      #expect(try await simulator.cancelPayment(reference: reference, key: "x").status == 409)
+      #expect(try await simulator.refundPayment(reference: reference, key: "r", body: [:]).status == 400)
+      #expect(try await simulator.refundPayment(reference: "x", key: "r", body: ten).status == 404)
     }
   }
 }

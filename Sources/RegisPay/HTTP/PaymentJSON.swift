@@ -1,0 +1,61 @@
+import LogStore
+
+/// A payment as the API shows it.
+enum PaymentJSON {
+  static func members(of row: PaymentRow, waiting: WaitingBoard.Entry?) -> [JSONValue.Member] {
+    var members: [JSONValue.Member] = [
+      .init("paymentId", .string(row.id.description)),
+      .init("amount", .number(row.money.decimal)),
+      .init("currency", .string(row.money.currency.code)),
+      .init("status", .string(row.status.rawValue)),
+      .init("paymentReference", row.reference.map(JSONValue.string) ?? .null),
+      .init("version", .integer(row.version)),
+      .init("createdAt", .string(timestamp(microseconds: row.createdMicroseconds))),
+      .init("updatedAt", .string(timestamp(microseconds: row.updatedMicroseconds))),
+    ]
+    if row.refunded.minorUnits > 0 { members.append(.init("refunded", .number(row.refunded.decimal))) }
+    if let trouble = row.trouble {
+      members.append(
+        .init("failure", ["step": .string(trouble.step.rawValue), "reason": .string(trouble.reason)]))
+    }
+    if let waiting {
+      members.append(
+        .init(
+          "waiting",
+          [
+            "step": .string(waiting.work.step.rawValue), "attempts": .integer(waiting.attempts),
+            "reason": .string(waiting.reason),
+          ]))
+    }
+    return members
+  }
+
+  static func refund(_ refund: Refund) -> JSONValue {
+    var members: [JSONValue.Member] = [
+      .init("refund", .integer(refund.number)), .init("amount", .number(refund.amount.decimal)),
+    ]
+    switch refund.status {
+    case .requested: members.append(.init("status", "Requested"))
+    case .done: members.append(.init("status", "Refunded"))
+    case .declined(let reason): members += [.init("status", "Declined"), .init("reason", .string(reason))]
+    case .failed(let reason): members += [.init("status", "Failed"), .init("reason", .string(reason))]
+    }
+    return .object(members)
+  }
+}
+
+/// An event as the API shows it.
+enum EventJSON {
+  static func members(of event: Event) -> [JSONValue.Member] {
+    [
+      .init("eventId", .string("\(event.stream):\(event.version)")),
+      .init("stream", .string(event.stream)),
+      .init("version", .integer(event.version)),
+      .init("offset", .integer(event.offset)),
+      .init("type", .string(event.type)),
+      .init("timestamp", .string(timestamp(microseconds: event.timestampMicroseconds))),
+      // A payload of somebody else's need not be JSON.
+      .init("data", (try? JSONReader.read(event.payload)) ?? .null),
+    ]
+  }
+}

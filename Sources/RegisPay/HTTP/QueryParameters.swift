@@ -1,0 +1,57 @@
+import Hummingbird
+
+extension PaymentQuery {
+  /// Reads a list's query: `status`, `currency`, `search`, `sort`, `limit`, `after`.
+  ///
+  /// - Throws: ``Problem`` that names what is wrong. A parameter that is not known is wrong too: a filter that is
+  ///   misspelt must not show everything.
+  init(_ parameters: Parameters) throws(Problem) {
+    self.init()
+    var seen: Set<Substring> = []
+    for (name, value) in parameters {
+      guard seen.insert(name).inserted else { throw Problem.badRequest("\(name) is given twice.") }
+      try read(name, String(value))
+    }
+    guard let after else { return }
+    guard after.order == order else {
+      throw Problem.badRequest("after is from a page with another sort; use the one that the page was asked for with.")
+    }
+  }
+
+  private mutating func read(_ name: Substring, _ value: String) throws(Problem) {
+    switch name {
+    case "status":
+      guard let known = PaymentStatus(rawValue: value) else {
+        throw Problem.badRequest(
+          "status must be one of \(PaymentStatus.allCases.map(\.rawValue).joined(separator: ", ")).")
+      }
+      status = known
+    case "currency":
+      guard let known = Currency.named(value) else {
+        throw Problem.badRequest("currency must be one of \(Currency.supported.map(\.code).joined(separator: ", ")).")
+      }
+      currency = known
+    case "search":
+      guard (1...Self.searchLimit).contains(value.utf8.count) else {
+        throw Problem.badRequest("search must be 1 to \(Self.searchLimit) bytes.")
+      }
+      search = value
+    case "sort":
+      isDescending = value.hasPrefix("-")
+      guard let known = Order(rawValue: isDescending ? String(value.dropFirst()) : value) else {
+        let names = Order.allCases.map(\.rawValue).joined(separator: ", ")
+        throw Problem.badRequest("sort must be one of \(names), with a - in front for the greatest first.")
+      }
+      order = known
+    case "limit":
+      guard let number = Int(value), (1...Self.pageLimit).contains(number) else {
+        throw Problem.badRequest("limit must be 1 to \(Self.pageLimit).")
+      }
+      limit = number
+    case "after":
+      guard let key = Key(value) else { throw Problem.badRequest("after must be the next of an earlier page.") }
+      after = key
+    default: throw Problem.badRequest("There is no parameter \(String(name).debugDescription) here.")
+    }
+  }
+}

@@ -1,0 +1,59 @@
+import Hummingbird
+
+/// The body of a request to send money back: `{"amount": 1.50, "currency": "GBP"}`. Without an amount, or without a
+/// body, it asks for all that is left; without a currency the amount is in the payment's.
+struct RefundRequest: Sendable {
+  /// Nil for all that is left.
+  var amount: Money?
+
+  /// - Throws: ``Problem`` that names what is wrong.
+  init(_ request: Request, currency own: Currency) async throws {
+    let bytes = try await request.readBody(limit: CreateRequest.bodyLimit)
+    guard !bytes.isEmpty else { return }
+    try request.requireJSON()
+    let body: JSONValue
+    do {
+      body = try JSONReader.read(bytes)
+    } catch {
+      throw ValidationError(error).problem
+    }
+    do throws(ValidationError) {
+      amount = try Self.amount(body, currency: own)
+    } catch {
+      throw error.problem
+    }
+  }
+
+  static func amount(_ body: JSONValue, currency own: Currency) throws(ValidationError) -> Money? {
+    func failure(_ field: String, _ message: String) -> ValidationError {
+      ValidationError(errors: [FieldError(field: field, messages: [message])])
+    }
+    guard case .object(let members) = body else { throw failure("body", "The body must be a JSON object") }
+    // A misspelt member must not turn a part into the whole.
+    for member in members where member.key != "amount" && member.key != "currency" {
+      throw failure(member.key, "There is no such member; amount and currency are possible")
+    }
+    switch body["currency"] {
+    case nil, .string(own.code): break
+    default: throw failure("currency", "The payment is in \(own)")
+    }
+    switch body["amount"] {
+    case nil:
+      return nil
+    case .number(let text):
+      guard let number = DecimalText(text), !number.isNegative, !number.isZero else {
+        throw failure("amount", "Amount must be positive")
+      }
+      do throws(MoneyError) {
+        return try Money(number, currency: own)
+      } catch {
+        switch error {
+        case .tooManyDecimals(let count):
+          throw failure("amount", "Amount has \(count) decimals, \(own) allows \(own.exponent)")
+        case .tooLarge: throw failure("amount", "Amount is too large")
+        }
+      }
+    default: throw failure("amount", "Amount must be a number, such as 12.34")
+    }
+  }
+}

@@ -1,0 +1,164 @@
+/// Why an event's type or payload can't be read. It is skipped and counted; nothing after it is lost.
+public enum PaymentEventError: Error, Sendable, Hashable, CustomStringConvertible {
+  case unknownType(String)
+  case unreadable(type: String, reason: String)
+
+  public var description: String {
+    switch self {
+    case .unknownType(let type): "unknown event type \(type.debugDescription)"
+    case .unreadable(let type, let reason): "unreadable payload of \(type): \(reason)"
+    }
+  }
+}
+
+extension PaymentEvent {
+  /// The types' names on the log.
+  public enum TypeName: String, Sendable, CaseIterable {
+    case initiated = "PaymentInitiated"
+    case created = "PaymentCreated"
+    case settled = "PaymentSettled"
+    case completed = "PaymentCompleted"
+    case declined = "PaymentDeclined"
+    case cancellationRequested = "PaymentCancellationRequested"
+    case cancellationRefused = "PaymentCancellationRefused"
+    case cancelled = "PaymentCancelled"
+    case failed = "PaymentFailed"
+    case retried = "PaymentRetried"
+    case refundRequested = "PaymentRefundRequested"
+    case refunded = "PaymentRefunded"
+    case refundDeclined = "PaymentRefundDeclined"
+    case refundFailed = "PaymentRefundFailed"
+
+    /// Whether an event of this type can ask for this step; only then its payload has to be looked at.
+    func mayAsk(for step: PaymentStep) -> Bool {
+      switch self {
+      case .initiated: step == .create
+      case .created, .cancellationRefused: step == .settle
+      case .settled: step == .notify
+      case .cancellationRequested: step == .cancel
+      case .refundRequested: step == .refund
+      case .retried: true
+      case .completed, .declined, .cancelled, .failed, .refunded, .refundDeclined, .refundFailed: false
+      }
+    }
+  }
+
+  public var typeName: TypeName {
+    switch self {
+    case .initiated: .initiated
+    case .created: .created
+    case .settled: .settled
+    case .completed: .completed
+    case .declined: .declined
+    case .cancellationRequested: .cancellationRequested
+    case .cancellationRefused: .cancellationRefused
+    case .cancelled: .cancelled
+    case .failed: .failed
+    case .retried: .retried
+    case .refundRequested: .refundRequested
+    case .refunded: .refunded
+    case .refundDeclined: .refundDeclined
+    case .refundFailed: .refundFailed
+    }
+  }
+
+  /// The type's name on the log.
+  public var type: String { typeName.rawValue }
+
+  /// The event's data: a JSON object, amounts as exact decimals.
+  public var payload: [UInt8] {
+    let value: JSONValue =
+      switch self {
+      case .initiated(let id, let money):
+        [
+          "paymentId": .string(id.description), "amount": .number(money.decimal),
+          "currency": .string(money.currency.code),
+        ]
+      case .created(let reference): ["paymentReference": .string(reference)]
+      case .settled, .completed, .cancelled, .cancellationRequested: [:]
+      case .cancellationRefused(let reason): ["reason": .string(reason)]
+      case .declined(let step, let reason), .failed(let step, let reason):
+        ["step": .string(step.rawValue), "reason": .string(reason)]
+      case .retried(let step, let refund):
+        refund.map { ["step": .string(step.rawValue), "refund": .integer($0)] } ?? ["step": .string(step.rawValue)]
+      case .refundRequested(let number, let amount):
+        [
+          "refund": .integer(number), "amount": .number(amount.decimal), "currency": .string(amount.currency.code),
+        ]
+      case .refunded(let number): ["refund": .integer(number)]
+      case .refundDeclined(let number, let reason), .refundFailed(let number, let reason):
+        ["refund": .integer(number), "reason": .string(reason)]
+      }
+    return value.bytes
+  }
+
+  /// Reads an event back from the log. Members it does not know are ignored, as a later version may add some.
+  public init(type: String, payload: [UInt8]) throws(PaymentEventError) {
+    guard let name = TypeName(rawValue: type) else { throw .unknownType(type) }
+    let data: JSONValue
+    do {
+      data = try JSONReader.read(payload)
+    } catch {
+      throw .unreadable(type: type, reason: error.description)
+    }
+    let fields = Fields(type: type, data: data)
+    switch name {
+    case .initiated:
+      guard let id = PaymentID(try fields.text("paymentId")) else {
+        throw .unreadable(type: type, reason: "no UUID paymentId")
+      }
+      self = .initiated(id, try fields.money())
+    case .created: self = .created(reference: try fields.text("paymentReference"))
+    case .settled: self = .settled
+    case .completed: self = .completed
+    case .declined: self = .declined(step: try fields.step(), reason: try fields.text("reason"))
+    case .cancellationRequested: self = .cancellationRequested
+    case .cancellationRefused: self = .cancellationRefused(reason: try fields.text("reason"))
+    case .cancelled: self = .cancelled
+    case .failed: self = .failed(step: try fields.step(), reason: try fields.text("reason"))
+    case .retried:
+      let step = try fields.step()
+      self = .retried(step, refund: step == .refund ? try fields.refund() : nil)
+    case .refundRequested: self = .refundRequested(try fields.refund(), try fields.money())
+    case .refunded: self = .refunded(try fields.refund())
+    case .refundDeclined: self = .refundDeclined(try fields.refund(), reason: try fields.text("reason"))
+    case .refundFailed: self = .refundFailed(try fields.refund(), reason: try fields.text("reason"))
+    }
+  }
+}
+
+/// The members of an event's data, as they have to be.
+private struct Fields {
+  let type: String
+  let data: JSONValue
+
+  func text(_ key: String) throws(PaymentEventError) -> String {
+    guard let text = data[key]?.text else { throw .unreadable(type: type, reason: "no text \(key)") }
+    return text
+  }
+
+  func step() throws(PaymentEventError) -> PaymentStep {
+    guard let step = PaymentStep(rawValue: try text("step")) else {
+      throw .unreadable(type: type, reason: "unknown step")
+    }
+    return step
+  }
+
+  func refund() throws(PaymentEventError) -> Int {
+    guard case .number(let text) = data["refund"], let number = Int(text), number > 0 else {
+      throw .unreadable(type: type, reason: "no number of a refund")
+    }
+    return number
+  }
+
+  func money() throws(PaymentEventError) -> Money {
+    let code = try text("currency")
+    guard let currency = Currency.named(code) else {
+      throw .unreadable(type: type, reason: "unknown currency \(code.debugDescription)")
+    }
+    guard case .number(let text) = data["amount"], let number = DecimalText(text),
+      let money = try? Money(number, currency: currency)
+    else { throw .unreadable(type: type, reason: "no exact amount in \(currency)") }
+    return money
+  }
+}

@@ -1,0 +1,225 @@
+import Foundation
+import GRDB
+import LogStore
+import Logging
+import Synchronization
+
+/// All payments in a table on disk, to be listed, filtered, searched and sorted: a projection of the log with a place of
+/// its own. It holds nothing that the log doesn't, and is made anew when it is missing, damaged, of another version or of
+/// another log. Its memory does not grow with the number of payments.
+///
+/// Safe to use from any task.
+public final class PaymentProjection: Sendable {
+  public struct Page: Sendable {
+    public var rows: [PaymentRow]
+    /// Give it as `after` for the next page; nil when there is none.
+    public var next: PaymentQuery.Key?
+    /// The log's offset up to which the page is told.
+    public var asOf: UInt64
+  }
+
+  public struct Progress: Sendable, Hashable {
+    /// The log's offset up to which payments are listed.
+    public var place: UInt64
+    /// The log's end.
+    public var end: UInt64
+    /// It has not come to where the log ended at start: it was made anew, or the server stopped before it was written.
+    public var isCatchingUp: Bool
+  }
+
+  /// Events of one transaction.
+  private static let batch = 4_096
+  /// The share of the time that is spent on writing, while it is not being made anew: the rest is for payments. Under
+  /// load a payment then has gone all its way by the time that it is written, and is written once.
+  private static let writingShare = 0.1
+  /// The longest that a list may be behind because of that.
+  private static let delayLimit = Duration.seconds(1)
+
+  private let log: PaymentLog
+  private let logger: Logger
+  private let health: Health
+  private let pool: DatabasePool
+  private let state: Mutex<(place: UInt64, startEnd: UInt64)>
+
+  /// Opens the file in a directory, which is made if it is missing. Blocks for some reads.
+  public static func open(
+    _ directory: String, log: PaymentLog, health: Health, logger: Logger
+  ) throws(ProjectionError) -> PaymentProjection {
+    let path = directory + "/payments.sqlite"
+    do {
+      try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+      let identity = try identity(of: log.reader)
+      if let (pool, progress) = try existing(path, identity: identity, end: log.reader.endOffset, logger) {
+        return PaymentProjection(log, pool, progress, health, logger)
+      }
+      let pool = try DatabasePool(path: path, configuration: configuration)
+      try pool.write { try PaymentTable.create($0) }
+      let progress = PaymentTable.Progress(version: PaymentTable.version, log: nil, place: 0)
+      return PaymentProjection(log, pool, progress, health, logger)
+    } catch {
+      throw ProjectionError(path: path, reason: "\(error)")
+    }
+  }
+
+  private init(
+    _ log: PaymentLog, _ pool: DatabasePool, _ progress: PaymentTable.Progress, _ health: Health, _ logger: Logger
+  ) {
+    self.log = log
+    self.pool = pool
+    self.health = health
+    self.logger = logger
+    state = Mutex((progress.place, log.reader.endOffset))
+  }
+
+  private static var configuration: Configuration {
+    var configuration = Configuration()
+    configuration.maximumReaderCount = 4
+    configuration.prepareDatabase { database in
+      // Of what a power cut takes away, the log gives it back: the place is in the same transaction.
+      try database.execute(sql: "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY")
+    }
+    return configuration
+  }
+
+  /// The file's tables, if they can be gone on with; otherwise it is removed.
+  private static func existing(
+    _ path: String, identity: String?, end: UInt64, _ logger: Logger
+  ) throws -> (DatabasePool, PaymentTable.Progress)? {
+    guard FileManager.default.fileExists(atPath: path) else {
+      // What is left of it must not become part of a new one.
+      try remove(path)
+      return nil
+    }
+    var reason = "it is not complete"
+    do {
+      let pool = try DatabasePool(path: path, configuration: configuration)
+      if let progress = try pool.read(PaymentTable.progress) {
+        if progress.version == PaymentTable.version, progress.log == identity || progress.log == nil,
+          progress.place <= end
+        {
+          return (pool, progress)
+        }
+        reason =
+          progress.version == PaymentTable.version
+          ? "it was made from another log" : "it has version \(progress.version), not \(PaymentTable.version)"
+      }
+      try pool.close()
+    } catch let error as DatabaseError where error.isOfItsContent {
+      reason = "it is damaged: \(error)"
+    }
+    logger.warning("the list of payments is made anew", metadata: ["reason": "\(reason)"])
+    try remove(path)
+    return nil
+  }
+
+  private static func remove(_ path: String) throws {
+    for suffix in ["", "-wal", "-shm"] where FileManager.default.fileExists(atPath: path + suffix) {
+      try FileManager.default.removeItem(atPath: path + suffix)
+    }
+  }
+
+  /// What tells this log from any other: its first event; nil while there is none.
+  private static func identity(of reader: LogReader) throws(LogStoreError) -> String? {
+    try reader.events(from: 0, limit: 1).first.map { "\($0.id)@\($0.timestampMicroseconds)" }
+  }
+
+  public var progress: Progress {
+    let end = log.reader.endOffset
+    return state.withLock { state in
+      Progress(place: state.place, end: max(end, state.place), isCatchingUp: state.place < state.startEnd)
+    }
+  }
+
+  /// A page of payments.
+  ///
+  /// - Throws: when the table can't be read; it says why.
+  public func page(_ query: PaymentQuery) async throws -> Page {
+    var longer = query
+    longer.limit += 1
+    let (rows, place) = try await pool.read { [longer] database in
+      (try PaymentTable.rows(longer, database), try PaymentTable.progress(database)?.place ?? 0)
+    }
+    let page = Array(rows.prefix(query.limit))
+    let next = rows.count > query.limit ? page.last.map { PaymentQuery.Key($0, in: query.order) } : nil
+    return Page(rows: page, next: next, asOf: place)
+  }
+
+  // MARK: - Following the log
+
+  /// Follows the log until its task is cancelled.
+  public func run() async {
+    var known = RecentPayments(log: log)
+    while !Task.isCancelled {
+      let clock = ContinuousClock()
+      let start = clock.now
+      do {
+        guard try await advance(&known) else {
+          health.report(Self.healthName, fault: nil)
+          _ = try await log.reader.waitForEvents(at: state.withLock { $0.place })
+          continue
+        }
+        if !progress.isCatchingUp {
+          let pause = start.duration(to: clock.now) * (1 / Self.writingShare - 1)
+          try? await Task.sleep(for: min(pause, Self.delayLimit))
+        }
+      } catch {
+        if case .closed? = error as? LogStoreError { return }
+        if Task.isCancelled { return }
+        health.report(Self.healthName, fault: "can't follow the log: \(error)")
+        logger.error("the list of payments can't follow the log", metadata: ["error": "\(error)"])
+        // What was applied and not written is forgotten with it.
+        known = RecentPayments(log: log)
+        try? await Task.sleep(for: .seconds(5))
+      }
+    }
+  }
+
+  private static let healthName = "payment-list"
+
+  /// Closes the file. No page can be asked for afterwards.
+  public func close() {
+    // What was not written yet is read from the log again.
+    try? pool.close()
+  }
+
+  /// - Returns: false when there was nothing to read.
+  private func advance(_ known: inout RecentPayments) async throws -> Bool {
+    let start = state.withLock { $0.place }
+    let events = try log.reader.events(from: start, limit: Self.batch)
+    guard let last = events.last else { return false }
+    var changed: [PaymentID: PaymentRow] = [:]
+    for event in events {
+      if let row = known.take(event) { changed[row.id] = row }
+    }
+    let place = last.offset + 1
+    let identity = try Self.identity(of: log.reader)
+    let rows = changed.values.sorted { $0.offset < $1.offset }
+    try await pool.write { database in
+      for row in rows { try PaymentTable.write(row, database) }
+      try PaymentTable.setProgress(.init(version: PaymentTable.version, log: identity, place: place), database)
+    }
+    let wasCatchingUp = progress.isCatchingUp
+    state.withLock { $0.place = place }
+    if wasCatchingUp, !progress.isCatchingUp {
+      logger.notice("the list of payments is whole again", metadata: ["offset": "\(place)"])
+    }
+    return true
+  }
+}
+
+/// Why the projection's file can't be used.
+public struct ProjectionError: Error, Sendable, CustomStringConvertible {
+  public var path: String
+  public var reason: String
+
+  public var description: String {
+    "can't use \(path): \(reason); it holds nothing that the log doesn't: remove it, and it is made anew"
+  }
+}
+
+extension DatabaseError {
+  /// It is the file's bytes, and not the disk or the system, that are at fault.
+  fileprivate var isOfItsContent: Bool {
+    [ResultCode.SQLITE_CORRUPT, .SQLITE_NOTADB, .SQLITE_SCHEMA, .SQLITE_ERROR, .SQLITE_MISMATCH].contains(resultCode)
+  }
+}

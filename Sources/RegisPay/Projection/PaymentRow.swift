@@ -1,0 +1,59 @@
+/// A payment as lists show it: what the projection keeps of it.
+public struct PaymentRow: Sendable, Hashable {
+  public var id: PaymentID
+  public var money: Money
+  public var status: PaymentStatus
+  /// The PSP's.
+  public var reference: String?
+  public var refunded: Money
+  /// Of its stream.
+  public var version: UInt64
+  /// Where the payment begins in the log: payments in the order in which they came.
+  public var offset: UInt64
+  public var createdMicroseconds: UInt64
+  public var updatedMicroseconds: UInt64
+  /// Where it ended or was given up, and why; nil while all is well.
+  public var trouble: Trouble?
+
+  public struct Trouble: Sendable, Hashable {
+    public var step: PaymentStep
+    public var reason: String
+  }
+
+  public init(
+    _ payment: Payment, version: UInt64, offset: UInt64, createdMicroseconds: UInt64, updatedMicroseconds: UInt64
+  ) {
+    id = payment.id
+    money = payment.money
+    status = payment.status
+    reference = payment.reference
+    refunded = payment.refunded
+    self.version = version
+    self.offset = offset
+    self.createdMicroseconds = createdMicroseconds
+    self.updatedMicroseconds = updatedMicroseconds
+    trouble = Self.trouble(of: payment)
+  }
+
+  init(
+    id: PaymentID, money: Money, status: PaymentStatus, reference: String?, refunded: Money, version: UInt64,
+    offset: UInt64, createdMicroseconds: UInt64, updatedMicroseconds: UInt64, trouble: Trouble?
+  ) {
+    self.id = id
+    self.money = money
+    self.status = status
+    self.reference = reference
+    self.refunded = refunded
+    self.version = version
+    self.offset = offset
+    self.createdMicroseconds = createdMicroseconds
+    self.updatedMicroseconds = updatedMicroseconds
+    self.trouble = trouble
+  }
+
+  private static func trouble(of payment: Payment) -> Trouble? {
+    if case .declined(let step, let reason) = payment.state { return Trouble(step: step, reason: reason) }
+    // The first of what was given up; a retry takes up all of it.
+    return payment.parked.first.map { Trouble(step: $0.work.step, reason: $0.reason) }
+  }
+}

@@ -1,0 +1,174 @@
+import Foundation
+import GRDB
+
+/// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
+enum PaymentTable {
+  /// Of the tables and of what is put into them. A file of another version is made anew from the log.
+  static let version = 1
+
+  static func create(_ database: Database) throws {
+    try database.execute(
+      sql: """
+        CREATE TABLE progress (
+          id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, log TEXT, place INTEGER NOT NULL
+        );
+        INSERT INTO progress VALUES (1, \(version), NULL, 0);
+        CREATE TABLE payment (
+          number INTEGER PRIMARY KEY, id BLOB NOT NULL, version INTEGER NOT NULL, status INTEGER NOT NULL,
+          amount INTEGER NOT NULL, currency TEXT NOT NULL, refunded INTEGER NOT NULL, reference TEXT,
+          created INTEGER NOT NULL, updated INTEGER NOT NULL, step TEXT, reason TEXT
+        );
+        CREATE UNIQUE INDEX payment_id ON payment (id);
+        CREATE INDEX payment_reference ON payment (reference) WHERE reference IS NOT NULL;
+        CREATE INDEX payment_currency ON payment (currency, number);
+        CREATE INDEX payment_amount ON payment (amount, number);
+        CREATE INDEX payment_updated ON payment (updated, number);
+        -- Most payments are completed: those are found by any of the others.
+        CREATE INDEX payment_status ON payment (status, number) WHERE status <> \(code(of: .completed));
+        """)
+  }
+
+  struct Progress: Hashable {
+    /// Of what is in the file.
+    var version: Int
+    /// Which log it was made from; nil while that has no event.
+    var log: String?
+    /// The offset to read next.
+    var place: UInt64
+  }
+
+  static func progress(_ database: Database) throws -> Progress? {
+    guard try database.tableExists("progress"),
+      let row = try Row.fetchOne(database, sql: "SELECT version, log, place FROM progress")
+    else { return nil }
+    return Progress(version: row[0], log: row[1], place: UInt64(clamping: row[2] as Int64))
+  }
+
+  static func setProgress(_ progress: Progress, _ database: Database) throws {
+    try database.cachedStatement(sql: "UPDATE progress SET log = ?, place = ?")
+      .execute(arguments: [progress.log, Int64(clamping: progress.place)])
+  }
+
+  static func write(_ row: PaymentRow, _ database: Database) throws {
+    try database.cachedStatement(
+      sql: """
+        INSERT INTO payment
+          (number, id, version, status, amount, currency, refunded, reference, created, updated, step, reason)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (number) DO UPDATE SET
+          version = excluded.version, status = excluded.status, refunded = excluded.refunded,
+          reference = excluded.reference, updated = excluded.updated, step = excluded.step, reason = excluded.reason
+        """
+    ).execute(arguments: [
+      Int64(clamping: row.offset), Data(row.id.data), Int64(clamping: row.version), code(of: row.status),
+      row.money.minorUnits, row.money.currency.code, row.refunded.minorUnits, row.reference,
+      Int64(clamping: row.createdMicroseconds), Int64(clamping: row.updatedMicroseconds), row.trouble?.step.rawValue,
+      row.trouble?.reason,
+    ])
+  }
+
+  /// Linear in the page, where an index fits the query; else in the payments that have to be passed over.
+  static func rows(_ query: PaymentQuery, _ database: Database) throws -> [PaymentRow] {
+    var isRare = false
+    if let search = query.search {
+      let (condition, arguments) = matching(search)
+      let sql = "SELECT count(*) FROM (SELECT 1 FROM payment WHERE \(condition) LIMIT \(rareLimit + 1))"
+      isRare =
+        try Int.fetchOne(try database.cachedStatement(sql: sql), arguments: arguments).map { $0 <= rareLimit } ?? false
+    }
+    let (sql, arguments) = select(query, isSearchRare: isRare)
+    return try Row.fetchAll(try database.cachedStatement(sql: sql), arguments: arguments).map(paymentRow)
+  }
+
+  /// So many payments can be sorted for a page. Of what is found more often, a page is soon full in any order.
+  private static let rareLimit = 10_000
+
+  /// - Parameter isSearchRare: what is searched for is found in few payments: those first, by the indexes.
+  static func select(_ query: PaymentQuery, isSearchRare: Bool) -> (sql: String, arguments: StatementArguments) {
+    var conditions: [String] = []
+    var arguments = StatementArguments()
+    if let status = query.status {
+      conditions.append("status = ?")
+      arguments += [code(of: status)]
+      // Said as the partial index says it: SQLite does not conclude it.
+      if status != .completed { conditions.append("status <> \(code(of: .completed))") }
+    }
+    if let currency = query.currency {
+      conditions.append("currency = ?")
+      arguments += [currency.code]
+    }
+    if let search = query.search {
+      let (condition, searchArguments) = matching(search)
+      conditions.append(isSearchRare ? "number IN (SELECT number FROM payment WHERE \(condition))" : "(\(condition))")
+      arguments += searchArguments
+    }
+    let column =
+      switch query.order {
+      case .created: "number"
+      case .updated: "updated"
+      case .amount: "amount"
+      }
+    let (direction, comparison) = query.isDescending ? ("DESC", "<") : ("ASC", ">")
+    if let after = query.after {
+      if query.order == .created {
+        conditions.append("number \(comparison) ?")
+        arguments += [after.offset]
+      } else {
+        conditions.append("(\(column), number) \(comparison) (?, ?)")
+        arguments += [after.value, after.offset]
+      }
+    }
+    let order = query.order == .created ? "number \(direction)" : "\(column) \(direction), number \(direction)"
+    let condition = conditions.isEmpty ? "" : "WHERE " + conditions.joined(separator: " AND ")
+    arguments += [query.limit]
+    let sql = """
+      SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, reason
+      FROM payment \(condition) ORDER BY \(order) LIMIT ?
+      """
+    return (sql, arguments)
+  }
+
+  private static func matching(_ search: String) -> (condition: String, arguments: StatementArguments) {
+    // Behind every text that begins so.
+    var arguments: StatementArguments = [search, search + "\u{10FFFF}"]
+    let byReference = "reference >= ? AND reference < ?"
+    guard let (low, high) = PaymentID.range(beginning: search) else { return (byReference, arguments) }
+    arguments += [Data(low.data), Data(high.data)]
+    return ("(\(byReference)) OR (id >= ? AND id <= ?)", arguments)
+  }
+
+  private static func paymentRow(_ row: Row) throws -> PaymentRow {
+    guard let id = PaymentID(data: Array(row[1] as Data)), let currency = Currency.named(row[5]),
+      let status = status(of: row[3])
+    else { throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of payments can't be") }
+    var trouble: PaymentRow.Trouble?
+    if let step = (row[10] as String?).flatMap(PaymentStep.init(rawValue:)), let reason = row[11] as String? {
+      trouble = .init(step: step, reason: reason)
+    }
+    return PaymentRow(
+      id: id, money: Money(minorUnits: row[4], currency: currency), status: status, reference: row[7],
+      refunded: Money(minorUnits: row[6], currency: currency), version: UInt64(clamping: row[2] as Int64),
+      offset: UInt64(clamping: row[0] as Int64), createdMicroseconds: UInt64(clamping: row[8] as Int64),
+      updatedMicroseconds: UInt64(clamping: row[9] as Int64), trouble: trouble)
+  }
+
+  // The numbers stand in files: a status keeps its own, and ``version`` counts up when that changes.
+  private static func code(of status: PaymentStatus) -> Int {
+    switch status {
+    case .initiated: 0
+    case .created: 1
+    case .settled: 2
+    case .completed: 3
+    case .declined: 4
+    case .cancelling: 5
+    case .cancelled: 6
+    case .refunding: 7
+    case .refunded: 8
+    case .failed: 9
+    }
+  }
+
+  private static func status(of code: Int) -> PaymentStatus? {
+    PaymentStatus.allCases.first { Self.code(of: $0) == code }
+  }
+}

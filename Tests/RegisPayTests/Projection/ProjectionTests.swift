@@ -1,0 +1,262 @@
+import Foundation
+import GRDB
+import LogStore
+import SeededRandom
+import Testing
+
+@testable import RegisPay
+
+@Suite("The list of payments")
+struct ProjectionTests {
+  private static let nowhere = CursorCommit(name: "test", place: 0)
+
+  /// Runs a projection in a folder while `work` runs.
+  private func withProjection(
+    _ folder: String, _ store: LogStore, _ work: (PaymentProjection) async throws -> Void
+  ) async throws {
+    let projection = try PaymentProjection.open(
+      folder, log: PaymentLog(store), health: Health(stores: []), logger: silent)
+    let run = Task { await projection.run() }
+    let result: Result<Void, any Error>
+    do {
+      result = .success(try await work(projection))
+    } catch {
+      result = .failure(error)
+    }
+    run.cancel()
+    await run.value
+    projection.close()
+    try result.get()
+  }
+
+  private func caughtUp(_ projection: PaymentProjection, _ store: LogStore) async throws {
+    try await eventually("it has caught up") { projection.progress.place == store.reader.endOffset }
+  }
+
+  /// Payments in many states, appended in random order; what is to be listed of each comes from its stream.
+  private func fill(_ store: LogStore, _ count: Int, _ generator: inout SeededGenerator) async throws -> [PaymentID] {
+    let log = PaymentLog(store)
+    var ids: [PaymentID] = []
+    for _ in 0..<count {
+      let currency = Currency.supported[Int.random(in: 0...2, using: &generator)]
+      ids.append(try await log.initiate(Money(minorUnits: .random(in: 1...20, using: &generator), currency: currency)))
+    }
+    for _ in 0..<4 * count {
+      let id = ids[Int.random(in: 0..<count, using: &generator)]
+      let reference = "ref-\(Int.random(in: 0...999, using: &generator))"
+      let commands: [PaymentCommand] = [
+        .recordCreated(reference: reference), .recordSettled, .recordCompleted, .refund(nil), .recordRefunded(1),
+        .cancel,
+        .decline(PaymentWork(.create), reason: "no"), .giveUp(PaymentWork(.settle), reason: "no"),
+      ]
+      let command = commands[Int.random(in: 0..<commands.count, using: &generator)]
+      _ = try await log.record(command, on: id, cursor: Self.nowhere)
+    }
+    return ids
+  }
+
+  private func expected(_ store: LogStore, _ ids: [PaymentID]) throws -> [PaymentRow] {
+    try ids.map { id in
+      let loaded = try #require(try PaymentLog(store).load(id))
+      return PaymentRow(
+        loaded.payment, version: loaded.version, offset: loaded.events[0].offset,
+        createdMicroseconds: loaded.events[0].timestampMicroseconds,
+        updatedMicroseconds: loaded.events[loaded.events.count - 1].timestampMicroseconds)
+    }
+  }
+
+  private func all(_ projection: PaymentProjection, _ query: PaymentQuery) async throws -> [PaymentRow] {
+    var query = query
+    var rows: [PaymentRow] = []
+    while true {
+      let page = try await projection.page(query)
+      #expect(page.rows.count <= query.limit)
+      rows += page.rows
+      guard let next = page.next else { return rows }
+      #expect(page.rows.count == query.limit)
+      query.after = PaymentQuery.Key(next.description)
+      #expect(query.after == next)
+    }
+  }
+
+  @Test("every filter, search and order gives just the payments that it should, page by page")
+  func queries() async throws {
+    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      let ids = try await fill(store, 120, &generator)
+      try await withProjection(folder, store) { projection in
+        try await caughtUp(projection, store)
+        let rows = try expected(store, ids)
+        let id = ids[7].description
+        let searches = [nil, "ref-1", "ref-", "nothing", "%", "'", id, String(id.prefix(1)), String(id.prefix(9)), "-"]
+        for order in PaymentQuery.Order.allCases {
+          for isDescending in [false, true] {
+            for status in [nil] + PaymentStatus.allCases.map(Optional.some) {
+              for search in searches {
+                var query = PaymentQuery()
+                (query.order, query.isDescending, query.status, query.search) = (order, isDescending, status, search)
+                query.currency = Bool.random(using: &generator) ? nil : Currency.supported[0]
+                query.limit = Int.random(in: 1...50, using: &generator)
+                let wanted = rows.filter { row in
+                  (status == nil || row.status == status)
+                    && (query.currency == nil || row.money.currency == query.currency)
+                    && (search == nil || row.id.description.hasPrefix(search ?? "")
+                      || row.reference?.hasPrefix(search ?? "") ?? false)
+                }.sorted {
+                  let (left, right) = (PaymentQuery.Key($0, in: order), PaymentQuery.Key($1, in: order))
+                  let isBefore = (left.value, left.offset) < (right.value, right.offset)
+                  return isDescending ? !isBefore && left != right : isBefore
+                }
+                #expect(try await all(projection, query) == wanted, "\(query)")
+              }
+            }
+          }
+        }
+      }
+      try await store.close()
+    }
+  }
+
+  @Test("pages begun before payments come and change go on without a gap or a repeat")
+  func stablePages() async throws {
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      let log = PaymentLog(store)
+      var ids: [PaymentID] = []
+      for _ in 0..<50 { ids.append(try await log.initiate(Money(minorUnits: 1, currency: Currency.supported[0]))) }
+      try await withProjection(folder, store) { projection in
+        try await caughtUp(projection, store)
+        var query = PaymentQuery()
+        query.limit = 7
+        var seen: [PaymentID] = []
+        while true {
+          let page = try await projection.page(query)
+          seen += page.rows.map(\.id)
+          guard let next = page.next else { break }
+          query.after = next
+          _ = try await log.initiate(Money(minorUnits: 1, currency: Currency.supported[0]))
+          _ = try await log.record(.recordCreated(reference: "r"), on: ids[0], cursor: Self.nowhere)
+          try await caughtUp(projection, store)
+        }
+        #expect(seen == ids.reversed())
+      }
+      try await store.close()
+    }
+  }
+
+  @Test("it goes on where it was, and is made anew when its file is gone, damaged, of another version or another log's")
+  func rebuilding() async throws {
+    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    try await withTemporaryFolder { folder in
+      let file = folder + "/payments.sqlite"
+      var ids: [PaymentID] = []
+      func check(_ what: String, startsAt place: UInt64?) async throws {
+        let store = try openStore(folder)
+        ids += try await fill(store, 5, &generator)
+        let projection = try PaymentProjection.open(
+          folder, log: PaymentLog(store), health: Health(stores: []), logger: silent)
+        if let place { #expect(projection.progress.place == place, "\(what)") }
+        projection.close()
+        try await withProjection(folder, store) { projection in
+          try await caughtUp(projection, store)
+          let rows = try await all(projection, PaymentQuery())
+          #expect(try rows == expected(store, ids).reversed(), "\(what)")
+        }
+        try await store.close()
+      }
+      func end() throws -> UInt64 { try LogReader.open(folder + "/log").endOffset }
+      try await check("new", startsAt: 0)
+      try await check("going on", startsAt: try end())
+      func removeJournal() {
+        // With it SQLite would have everything again.
+        for suffix in ["-wal", "-shm"] { try? FileManager.default.removeItem(atPath: file + suffix) }
+      }
+      try FileManager.default.removeItem(atPath: file)
+      try await check("gone", startsAt: nil)
+      removeJournal()
+      try Data("not a database at all, but long enough to be looked at".utf8).write(to: URL(fileURLWithPath: file))
+      try await check("no database", startsAt: 0)
+      let whole = try Data(contentsOf: URL(fileURLWithPath: file))
+      try whole.prefix(whole.count / 2).write(to: URL(fileURLWithPath: file))
+      removeJournal()
+      try await check("cut", startsAt: nil)
+      try PaymentProjection.change(file, "UPDATE progress SET version = version + 1")
+      try await check("another version", startsAt: 0)
+      try PaymentProjection.change(file, "UPDATE progress SET log = 'another'")
+      try await check("another log", startsAt: 0)
+      try PaymentProjection.change(file, "UPDATE progress SET place = place + 1000000")
+      try await check("ahead of the log", startsAt: 0)
+    }
+  }
+
+  @Test("of all the payments that pass it remembers a bounded number, and still tells each as it is")
+  func bounded() async throws {
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      let log = PaymentLog(store)
+      var recent = RecentPayments(log: log)
+      let old = try await log.initiate(Money(minorUnits: 1, currency: Currency.supported[0]))
+      for _ in 0..<25 {
+        let events = (0..<1_000).map { _ in
+          let id = PaymentID.random()
+          let event = PaymentEvent.initiated(id, Money(minorUnits: 1, currency: Currency.supported[0]))
+          return NewEvent(stream: id.stream, type: event.type, payload: event.payload)
+        }
+        _ = try await store.append(Append(events))
+      }
+      let events = try store.reader.events(from: 0, limit: .max)
+      #expect(events.count == 25_001)
+      for event in events { #expect(recent.take(event) != nil) }
+      #expect(recent.count <= 20_000)
+      _ = try await log.record(.recordCreated(reference: "r"), on: old, cursor: Self.nowhere)
+      let last = try #require(try store.reader.stream(old.stream).last)
+      #expect(recent.take(last)?.status == .created)
+      #expect(recent.take(last) == nil, "it is applied once")
+      try await store.close()
+    }
+  }
+
+  @Test("each query finds its page by an index")
+  func indexes() throws {
+    for status in PaymentStatus.allCases {
+      var query = PaymentQuery()
+      query.status = status
+      let plan = try PaymentProjection.plan(query)
+      #expect(plan.contains("USING") || status == .completed, "\(status): \(plan)")
+      #expect(!plan.contains("TEMP B-TREE"), "\(status): \(plan)")
+    }
+    for order in PaymentQuery.Order.allCases {
+      var query = PaymentQuery()
+      query.order = order
+      query.after = PaymentQuery.Key(order: order, value: 5, offset: 5)
+      let plan = try PaymentProjection.plan(query)
+      #expect(plan.contains("SEARCH") && !plan.contains("TEMP B-TREE"), "\(order): \(plan)")
+    }
+    var query = PaymentQuery()
+    query.search = "01234567-8"
+    let plan = try PaymentProjection.plan(query)
+    #expect(
+      plan.contains("MULTI-INDEX OR") && plan.contains("payment_id") && plan.contains("payment_reference"), "\(plan)")
+  }
+}
+
+extension PaymentProjection {
+  /// Changes a file behind the projection's back.
+  fileprivate static func change(_ path: String, _ sql: String) throws {
+    let queue = try DatabaseQueue(path: path)
+    try queue.write { try $0.execute(sql: sql) }
+    try queue.close()
+  }
+
+  /// How SQLite goes about a query.
+  fileprivate static func plan(_ query: PaymentQuery) throws -> String {
+    let queue = try DatabaseQueue()
+    return try queue.write { database in
+      try PaymentTable.create(database)
+      let (sql, arguments) = PaymentTable.select(query, isSearchRare: true)
+      return try Row.fetchAll(database, sql: "EXPLAIN QUERY PLAN " + sql, arguments: arguments)
+        .map { $0["detail"] as String }.joined(separator: "; ")
+    }
+  }
+}
