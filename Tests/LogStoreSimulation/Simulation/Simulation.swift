@@ -210,6 +210,9 @@ final class Simulation: @unchecked Sendable {
     return options
   }()
 
+  /// Operations fail in this life.
+  var isFailing: Bool { failingLives.contains(life) }
+
   /// Whether an error is what a life must expect.
   func isExpected(_ error: LogStoreError, life: Int, disk: SimulatedDisk) -> Bool {
     switch error {
