@@ -165,6 +165,7 @@ final class Simulation: @unchecked Sendable {
     }
     if problem == nil { finish(life.end) }
     if problem == nil, life.isRead { readBetweenLives() }
+    if problem == nil { restoreLast() }
     if problem == nil, let seed = life.damage { damage(seed) }
   }
 
