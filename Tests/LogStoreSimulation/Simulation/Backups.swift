@@ -26,12 +26,13 @@ extension Simulation {
     }
   }
 
-  /// What was backed up before, in an earlier life perhaps, is still there.
-  private func restoreLast() {
-    guard let backedUp else { return }
+  /// What was backed up before, in an earlier life perhaps, is still there: and where there is a manifest, all that it lists.
+  func restoreLast() {
+    let manifest = Self.backup + "/" + BackupFileName.manifest
+    guard backedUp != nil || machine.withState({ $0.names.files[manifest] != nil }) else { return }
     do throws(LogStoreError) {
       let count = try restored(until: nil)
-      if count < backedUp { fail("\(count) events in the backup, there were \(backedUp)") }
+      if let backedUp, count < backedUp { fail("\(count) events in the backup, there were \(backedUp)") }
     } catch {
       fail("restoring the last backup: \(error)")
     }

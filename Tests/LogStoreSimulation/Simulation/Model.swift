@@ -146,7 +146,8 @@ final class Model: @unchecked Sendable {
     attempts[number].calls -= 1
     if wasPlaced { return "append \(number) is in the log, and was refused when sent again" }
     if attempts[number].calls == 0, attempts[number].status != .placed { attempts[number].status = .refused }
-    dropCursor(number)
+    // Another call of it may still move the cursor.
+    if attempts[number].calls == 0 { dropCursor(number) }
     return nil
   }
 

@@ -165,6 +165,7 @@ final class Simulation: @unchecked Sendable {
     }
     if problem == nil { finish(life.end) }
     if problem == nil, life.isRead { readBetweenLives() }
+    if problem == nil { restoreLast() }
     if problem == nil, let seed = life.damage { damage(seed) }
   }
 
@@ -209,6 +210,9 @@ final class Simulation: @unchecked Sendable {
     options.segmentBytes = 64 << 10
     return options
   }()
+
+  /// Operations fail in this life.
+  var isFailing: Bool { failingLives.contains(life) }
 
   /// Whether an error is what a life must expect.
   func isExpected(_ error: LogStoreError, life: Int, disk: SimulatedDisk) -> Bool {
