@@ -18,7 +18,7 @@ struct Catalog: Sendable {
   static func readStore(_ directory: String, disk: any Disk) throws(LogStoreError) -> StoreHeader {
     guard try disk.exists(directory) else { throw .notAStore(directory: directory) }
     let path = join(directory, FileName.store)
-    guard let bytes = try disk.contents(path, limit: StoreHeader.byteCount) else {
+    guard let bytes = try disk.contents(path, limit: StoreHeader.byteCount + 1) else {
       guard try disk.list(directory).contains(where: { FileName.baseOffset($0, suffix: ".log") != nil }) else {
         throw .notAStore(directory: directory)
       }
@@ -74,7 +74,7 @@ struct Catalog: Sendable {
     }
 
     var catalog = Catalog(directory: directory, storeID: store.storeID, segments: segments, clean: nil)
-    if let bytes = try disk.contents(catalog.cleanPath, limit: CleanEnd.byteCount) {
+    if let bytes = try disk.contents(catalog.cleanPath, limit: CleanEnd.byteCount + 1) {
       let clean = try decode(bytes, of: catalog.cleanPath, CleanEnd.init)
       guard clean.storeID == store.storeID else {
         throw .damaged(Damage(file: catalog.cleanPath, position: 16, reason: "the file belongs to another store"))
