@@ -12,7 +12,7 @@ struct LogImage {
   static func open(_ directory: String, disk: any Disk) throws(LogStoreError) -> LogImage {
     let opened = try Follower.open(directory, disk: disk, follows: false)
     let path = join(directory, FileName.store)
-    let header = try decode(try disk.contents(path, limit: StoreHeader.byteCount) ?? [], of: path, StoreHeader.init)
+    let header = try decode(try disk.contents(path, limit: StoreHeader.byteCount + 1) ?? [], of: path, StoreHeader.init)
     return LogImage(
       store: header, end: opened.durable.end, recovery: opened.recovery, segments: opened.durable.segments)
   }

@@ -68,6 +68,9 @@ struct StoreHeader: Equatable, Sendable {
 
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
     try checkEnvelope(bytes, magic: "LOGSTORE", byteCount: Self.byteCount)
+    guard bytes.count == Self.byteCount else {
+      throw .fault(Fault(position: Self.byteCount, reason: "the file should end here"))
+    }
     storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
     createdMicroseconds = bytes.integer(at: 32)
   }
@@ -180,6 +183,9 @@ struct CleanEnd: Equatable, Sendable {
 
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
     try checkEnvelope(bytes, magic: "LSCLEAN1", byteCount: Self.byteCount)
+    guard bytes.count == Self.byteCount else {
+      throw .fault(Fault(position: Self.byteCount, reason: "the file should end here"))
+    }
     chain = bytes.integer(at: 12)
     storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
     endOffset = bytes.integer(at: 32)

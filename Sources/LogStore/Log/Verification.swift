@@ -57,7 +57,7 @@ struct Verification {
   private mutating func storeID() throws(LogStoreError) -> StoreID? {
     let path = join(directory, FileName.store)
     do throws(LogStoreError) {
-      guard let bytes = try disk.contents(path, limit: StoreHeader.byteCount) else {
+      guard let bytes = try disk.contents(path, limit: StoreHeader.byteCount + 1) else {
         add(Damage(file: path, position: 0, reason: "the file is missing"))
         return nil
       }
