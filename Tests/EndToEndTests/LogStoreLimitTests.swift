@@ -86,7 +86,7 @@ extension LogStoreCommandTests {
       #expect(read.exitCode == 0, "\(read.errors)")
       #expect(read.lines.count >= 20 + acknowledged)
       let copy = try await store.run(
-        ["backup", "--to", store.scratch.path + "/backup/"], under: ["prlimit", "--fsize=20000"])
+        ["backup", "--to", store.scratch.path + "/backup/"], under: ["prlimit", "--fsize=8000"])
       expectTyped(copy, ["File too large; raise the limit of the size of files"], "a backup")
       // Without it, all goes on.
       let after = try await store.run("append", input: "s\tT\tafter\n")
