@@ -177,6 +177,10 @@ final class AdvisedDisk: Disk {
   var readAheadCount: Int { readAheads.load(ordering: .relaxed) }
   var keptReadyCount: Int { keptReady.load(ordering: .relaxed) }
 
+  var scheduler: (any Scheduler)? { nil }
+  func random() -> UInt64 { real.random() }
+  func sleep(milliseconds: UInt32) { real.sleep(milliseconds: milliseconds) }
+
   func now() -> UInt64 {
     clock.wrappingAdd(isSlow ? 10_000 : 0, ordering: .relaxed).newValue
   }

@@ -45,6 +45,9 @@ struct LockedDisk: Disk {
   func list(_ directory: String) throws(LogStoreError) -> [String] { try disk.list(directory) }
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try disk.watch(path) }
   func now() -> UInt64 { disk.now() }
+  func random() -> UInt64 { disk.random() }
+  func sleep(milliseconds: UInt32) { disk.sleep(milliseconds: milliseconds) }
+  var scheduler: (any Scheduler)? { disk.scheduler }
 
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
     try disk.lock(path, exclusive: exclusive)

@@ -51,12 +51,13 @@ public final class Scrub: Sendable {
   private let onDamage: @Sendable (Damage) -> Void
   private let state = Mutex(State())
   private let stopping = Stopping()
-  private let ended = Mailbox<Void>()
+  private let ended: Mailbox<Void>
 
   init(_ segments: SegmentSet, _ options: Options, onDamage: @escaping @Sendable (Damage) -> Void) {
     self.segments = segments
     self.options = options
     self.onDamage = onDamage
+    ended = Mailbox(segments.disk.scheduler)
   }
 
   public var report: Report { state.withLock { $0.report } }
@@ -69,7 +70,7 @@ public final class Scrub: Sendable {
   }
 
   func start() {
-    startThread("log scrub") { [self] in
+    startThread("log scrub", segments.disk.scheduler) { [self] in
       run()
       ended.close()
     }
