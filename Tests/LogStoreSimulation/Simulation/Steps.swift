@@ -160,7 +160,8 @@ extension Simulation {
   }
 
   private func waitUntilIndexed(_ store: LogStore) {
-    let end = store.reader.durable.segments.bases.last ?? 0
+    // Of segments that were durably followed by another when it was asked; one that begins just now may come too late.
+    let end = store.reader.durable.end.baseOffset
     start(makeCall(.waitUntilIndexed)) { () async throws(LogStoreError) in
       try await store.waitUntilIndexed()
       return Appended(offsets: 0..<end, versions: [], isRepeat: false)
