@@ -17,6 +17,7 @@ func systemAdvice(_ code: Int32) -> String {
   case ENOMEM: "free some memory, or raise its limit (ulimit -v)"
   case ENOENT, ENOTDIR: "check the path; something on it is missing, or was moved away"
   case ESTALE: "the directory was moved away or replaced beneath its writer; open the one that is meant"
+  case EPIPE: "whoever read it has gone away; start both again"
   case EINTR: "a signal interrupted it; try again"
   default: "if that goes on, look into the kernel's log (dmesg)"
   }
