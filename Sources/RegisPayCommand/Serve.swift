@@ -53,6 +53,8 @@ struct Serve: AsyncParsableCommand {
   }
 
   func run() async throws {
+    // A log that may not grow is an error of its own, and no reason to end.
+    signal(SIGXFSZ, SIG_IGN)
     var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
     logger.logLevel = logLevel
     var options = ServerOptions(directory: dir)
