@@ -189,11 +189,7 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     writer.abandon()
     reader.close()
     let again = TemporaryDirectory()
-    try FileManager.default.createDirectory(atPath: again.path, withIntermediateDirectories: true)
-    // What the writer's threads may still be renaming and removing is not needed.
-    for name in store.directory.names("") where !name.hasSuffix(".tmp") && !name.hasSuffix(".idx") {
-      try FileManager.default.copyItem(atPath: path + "/" + name, toPath: again.file(name))
-    }
+    try copyStore(path, to: again.path)
     let opened = try LogStore.open(again.path, options: smallSegments())
     #expect(opened.reader.endOffset == 1300 && opened.reader.gaps.count == 3)
     #expect(try opened.reader.stream("new").count == 400)

@@ -32,7 +32,7 @@ struct DamageableStore {
     try FileManager.default.copyItem(atPath: made.path, toPath: older.path)
     // While it is open the files are what a crash would leave.
     try await Self.fill(made.path, &generator, count: count / 2, isIndexed: isIndexed) { [directory] path in
-      if !isClosed { try FileManager.default.copyItem(atPath: path, toPath: directory.path) }
+      if !isClosed { try copyStore(path, to: directory.path) }
     }
     if isClosed { try FileManager.default.copyItem(atPath: made.path, toPath: directory.path) }
     if !isIndexed {

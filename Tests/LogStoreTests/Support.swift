@@ -66,3 +66,17 @@ extension StoreID {
     StoreID(first: .random(in: .min ... .max), second: .random(in: .min ... .max))
   }
 }
+
+/// Copies a store that a writer may still be at work in, as a crash would leave it: without unfinished files, and without
+/// index files that are merged and removed meanwhile.
+func copyStore(_ path: String, to target: String) throws {
+  let files = FileManager.default
+  try files.createDirectory(atPath: target, withIntermediateDirectories: true)
+  for name in try files.contentsOfDirectory(atPath: path) where !name.hasSuffix(".tmp") {
+    do {
+      try files.copyItem(atPath: path + "/" + name, toPath: target + "/" + name)
+    } catch {
+      guard name.hasSuffix(".idx"), !files.fileExists(atPath: path + "/" + name) else { throw error }
+    }
+  }
+}

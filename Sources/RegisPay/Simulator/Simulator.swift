@@ -154,8 +154,15 @@ public final class Simulator: Sendable {
         return Self.repeated(first, request: request)
       }
       let effect = try effect()
-      // A refusal has no effect to be remembered: the same request may be right later.
-      guard (200..<300).contains(effect.answer.status) else { return effect.answer }
+      guard (200..<300).contains(effect.answer.status) else {
+        // What stands in the way may be this very request, carried out since the key was looked for: key and effect are
+        // in one append.
+        if let key, let first = try store.reader.stream("key:\(key)", limit: 1).first {
+          return Self.repeated(first, request: request)
+        }
+        // A refusal has no effect to be remembered: the same request may be right later.
+        return effect.answer
+      }
       var append = Append(effect.events, conditions: effect.conditions)
       if let key {
         let record: JSONValue = [

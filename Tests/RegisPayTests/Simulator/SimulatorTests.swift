@@ -75,6 +75,24 @@ struct SimulatorTests {
     }
   }
 
+  @Test("a request that comes while the same one is carried out is answered as that, and never refused for it")
+  func settledAtOnce() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      for round in 0..<100 {
+        let created = try await simulator.createPayment(key: "\(round):create", body: ten)
+        let reference = try #require(created.body["paymentId"]?.text)
+        let answers = try await withThrowingTaskGroup(of: Int.self) { group in
+          for _ in 0..<8 {
+            group.addTask { try await simulator.settlePayment(reference: reference, key: "\(round):settle").status }
+          }
+          return try await group.reduce(into: Set<Int>()) { $0.insert($1) }
+        }
+        #expect(answers == [202])
+      }
+    }
+  }
+
   @Test("an unknown payment can't be settled", arguments: ["", "x", "../x", EventID.random().description])
   func unknown(_ reference: String) async throws {
     try await withStore { store in
