@@ -96,6 +96,14 @@ final class MemoryDisk: Disk {
 
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { MemoryWatch(onWait) }
 
+  /// Threads are the system's own here.
+  var scheduler: (any Scheduler)? { nil }
+
+  func random() -> UInt64 { now() &* 0x9E37_79B9_7F4A_7C15 }
+
+  /// Only the clock goes on.
+  func sleep(milliseconds: UInt32) { state.withLock { $0.clock += UInt64(milliseconds) * 1000 } }
+
   func now() -> UInt64 {
     state.withLock { state in
       state.clock += 1

@@ -65,6 +65,11 @@ final class Seed: Sendable {
     streams = Dictionary(grouping: events, by: \.stream)
   }
 
+  /// What tells a segment's file from another of its name.
+  func headerChecksum(of name: String) -> UInt32 {
+    files[name]?.withUnsafeBytes { $0.integer(at: SegmentHeader.byteCount - 4) } ?? 0
+  }
+
   var disk: MemoryDisk { MemoryDisk(files: memory.withPaths(Self.directory), directories: [Self.directory]) }
 
   private static func fill(_ disk: MemoryDisk, _ shape: Shape) async throws {

@@ -198,7 +198,9 @@ struct Reading {
       promise(
         damage.position <= UInt64(max(edits.files[name]?.count ?? 0, 1 << 17)), "the byte is in the file: \(damage)")
     case .unsupportedFormat, .notAStore: break
-    case .inputOutput, .diskFull, .locked, .closed, .stopped, .backupDamaged, .backupRefused, .conflict, .eventIDReused,
+    // A segment header that was sealed anew may tell of a gap.
+    case .streamIncomplete: promise(isResealed, "a stream lacks events only behind a gap: \(error)")
+    case .inputOutput, .diskFull, .locked, .closed, .stopped, .backupDamaged, .backupRefused, .repairRefused, .conflict, .eventIDReused,
       .invalidArgument, .limitExceeded:
       broken("another error than damage: \(error)")
     }

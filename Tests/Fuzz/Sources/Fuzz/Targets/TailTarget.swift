@@ -25,8 +25,9 @@ enum TailTarget {
     if choices & 1 != 0 { end.offset = input.number(bytes: 8) }
     if choices & 2 != 0 { end.baseOffset = choices & 4 == 0 ? input.number(bytes: 8) : UInt64(input.byte()) }
     if choices & 8 != 0 { end.position = Int(input.number(bytes: 4)) }
+    let segment = choices & 6 == 4 ? 0 : seed.headerChecksum(of: frame.file)
     var bytes = TailNotice(
-      end: end, writer: 1 + UInt64(choices >> 7), state: choices & 0x30 == 0x30 ? .closed : .open
+      end: end, writer: 1 + UInt32(choices >> 7), segment: segment, state: choices & 0x30 == 0x30 ? .closed : .open
     ).encoded()
     if choices & 0x40 != 0 {
       for (place, byte) in input.take(3).enumerated() { bytes[(Int(byte) + place) % bytes.count] ^= byte }
@@ -79,7 +80,7 @@ enum TailTarget {
       join(Seed.directory, FileName.tail),
       TailNotice(
         end: DurableEnd(offset: first.offsets.lowerBound, baseOffset: 0, position: first.bytes.lowerBound), writer: 1,
-        state: .open
+        segment: seed.headerChecksum(of: first.file), state: .open
       ).encoded())
     disk.set(join(Seed.directory, FileName.lock), [])
     disk.state.withLock { $0.looksAtWriter = 1 }
