@@ -127,6 +127,39 @@ import Testing
     #expect(try await storeClosed.value == false)
   }
 
+  @Test("a notice that goes back to an earlier segment is damage, and nothing is looked up by it")
+  func noticeOfThePast() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for index in 0..<400 {
+      _ = try await store.append(Append(event("s", String(repeating: "p", count: 500) + "\(index)")))
+    }
+    #expect(directory.names(".log").count > 3)
+    let other = try LogReader.open(directory.path)
+    let waiting = Task { () -> LogStoreError? in
+      do throws(LogStoreError) {
+        _ = try await other.waitForEvents(at: 1_000_000)
+        return nil
+      } catch {
+        return error
+      }
+    }
+    let first = try store.reader.durable.segments.segment(0)
+    let notice = TailNotice(
+      end: DurableEnd(offset: 0, baseOffset: 0, position: first.start.position), writer: 7,
+      segment: first.headerChecksum, state: .open)
+    let file = try RealDisk().open(directory.file("tail"), .readWrite)
+    try file.write(notice.encoded())
+    let error = await waiting.value
+    guard case .damaged(let damage)? = error else {
+      Issue.record("\(error?.description ?? "nothing was thrown")")
+      return
+    }
+    #expect(damage.file == directory.file("tail") && damage.position == 16)
+    #expect(other.endOffset == 400)
+    other.close()
+    try await store.close()
+  }
+
   @Test("a directory without a store is told from an empty log, and reading makes nothing")
   func nothingThere() async throws {
     await expectThrows({ $0 == .notAStore(directory: directory.path) }) { () async throws(LogStoreError) in

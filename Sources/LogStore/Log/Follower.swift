@@ -265,6 +265,13 @@ final class Follower: Sendable {
     let end = notice.end
     let known = durable.segments.open
     if end == durable.end, known.segment.headerChecksum == notice.segment { return }
+    guard end.baseOffset >= known.segment.baseOffset else {
+      throw .damaged(
+        Damage(
+          file: join(directory, FileName.tail), position: 16,
+          reason: "it says that the log ends in the segment of offset \(end.baseOffset), but it has gone on to that of"
+            + " offset \(known.segment.baseOffset)"))
+    }
     if let going = walk, known.segment.headerChecksum == notice.segment, going.next.position <= end.position {
       var going = going
       if going.go(to: .position(end.position), in: known.segment, adding: known) == nil,
