@@ -52,13 +52,14 @@ planted-bugs: test-dependencies
 
 # Inputs made up by libFuzzer, guided by coverage, under the address sanitizer: FUZZ_SECONDS for each target, two at a
 # time. What is found is left in .build/fuzz/findings; new inputs in .build/fuzz/corpus, beside those of Tests/Fuzz/Corpus.
+# fuzz-briefly starts from Tests/Fuzz/Corpus alone and from a fixed seed.
 FUZZ_SECONDS ?= 600
 
 fuzz: build-dependencies
 	Tests/Fuzz/run $(FUZZ_SECONDS)
 
 fuzz-briefly: build-dependencies
-	Tests/Fuzz/run 15
+	Tests/Fuzz/run brief
 
 # The tests once more under each sanitizer; what they find ends them. Allocations are not counted then (the sanitizers
 # have an allocator of their own), and limits on memory and time are not the program's own.

@@ -128,13 +128,15 @@ struct Reading {
 
   private func lookUp(_ reader: LogReader, _ scanned: [Event], isScanned: Bool, _ selector: UInt8) {
     let end = reader.endOffset
+    // A record is looked up by its own check. One that lies about its offset, with the right checksum, is found by a scan.
+    let isComparable = isScanned || !isResealed
     for offset in [UInt64(selector) * 2, end / 2, end &- 1, end] {
       do throws(LogStoreError) {
         let found = try reader.events(from: offset, limit: 3)
         for (number, event) in found.enumerated() {
           promise(event.offset == offset + UInt64(number), "events from an offset on are those")
           if !isResealed { expectAppended(event) }
-          if event.offset < UInt64(scanned.count) {
+          if isComparable, event.offset < UInt64(scanned.count) {
             promise(event == scanned[Int(event.offset)], "a seek gives what a scan gives")
           }
         }
@@ -149,7 +151,7 @@ struct Reading {
         let wanted = scanned.filter { $0.stream == stream }
         for (number, event) in found.enumerated() {
           promise(event.stream == stream && event.version == UInt64(number) + 1, "versions are dense")
-          if event.offset < UInt64(scanned.count) {
+          if isComparable, event.offset < UInt64(scanned.count) {
             promise(event == scanned[Int(event.offset)], "a load gives what a scan gives")
           }
         }
