@@ -69,8 +69,7 @@ extension Request {
   ///
   /// - Throws: ``Problem`` 413 when there are more than `limit`.
   func readBody(limit: Int) async throws -> [UInt8] {
-    let tooLarge = Problem(
-      status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
+    let tooLarge = Problem.contentTooLarge(limit: limit)
     if let length = headers[.contentLength].flatMap(Int.init), length > limit { throw tooLarge }
     var bytes: [UInt8] = []
     for try await buffer in body {

@@ -57,7 +57,15 @@ public struct JSONReader {
     guard depth <= Self.depthLimit else { throw error("nested deeper than \(Self.depthLimit)") }
     position += 1
     var members: [JSONValue.Member] = []
-    var keys: Set<String> = []
+    // Of few keys each is compared with all others sooner than hashed.
+    var keys: Set<String>?
+    func occurs(_ key: String) -> Bool {
+      if keys == nil {
+        if members.count < 16 { return members.contains { $0.key == key } }
+        keys = Set(members.lazy.map(\.key))
+      }
+      return keys?.insert(key).inserted == false
+    }
     skipWhiteSpace()
     if next == UInt8(ascii: "}") {
       position += 1
@@ -67,7 +75,7 @@ public struct JSONReader {
       guard next == UInt8(ascii: "\"") else { throw error("a key in quotation marks is expected") }
       let keyPosition = position
       let key = try string()
-      guard keys.insert(key).inserted else {
+      if occurs(key) {
         throw error("the key \(key.debugDescription) occurs twice", at: keyPosition)
       }
       skipWhiteSpace()
@@ -137,7 +145,20 @@ public struct JSONReader {
   private mutating func string() throws(JSONError) -> String {
     let start = position
     position += 1
-    var text: [UInt8] = []
+    // Most strings are as they stand.
+    var end = position
+    while end < bytes.count, bytes[end] >= 0x20, bytes[end] != UInt8(ascii: "\""), bytes[end] != UInt8(ascii: "\\") {
+      end += 1
+    }
+    if end < bytes.count, bytes[end] == UInt8(ascii: "\"") {
+      guard let text = String(validating: bytes[position..<end], as: UTF8.self) else {
+        throw error("a string is not valid UTF-8", at: start)
+      }
+      position = end + 1
+      return text
+    }
+    var text = Array(bytes[position..<end])
+    position = end
     while true {
       guard let byte = next else { throw error("the input ends inside a string") }
       switch byte {

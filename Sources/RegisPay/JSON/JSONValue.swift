@@ -1,6 +1,6 @@
 /// A JSON value as it was written: a number keeps its text, so that no digit of an amount passes through binary
 /// floating point.
-public indirect enum JSONValue: Sendable, Hashable {
+public enum JSONValue: Sendable, Hashable {
   case null
   case bool(Bool)
   /// The number's text, exactly as it stood; a legal JSON number.

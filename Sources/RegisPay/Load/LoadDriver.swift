@@ -1,5 +1,7 @@
 import AsyncHTTPClient
 import NIOCore
+import NIOHTTP1
+import NIOPosix
 
 /// Drives a server at a constant rate, whatever its answers (open loop), and measures each latency from the moment at
 /// which a request should have been sent: a server that stalls can't hide it by slowing the load down.
@@ -29,7 +31,7 @@ public struct LoadDriver: Sendable {
 
   /// Requests without an answer at once; those over it are counted as errors and not sent.
   private static let underWayLimit = 10_000
-  private static let callTimeLimit = TimeAmount.seconds(30)
+  private static let callTimeLimit = Duration.seconds(30)
 
   private let options: Options
   private let tally = LoadTally()
@@ -41,9 +43,26 @@ public struct LoadDriver: Sendable {
   ///
   /// - Throws: when the server can't be reached at all.
   public func run(onProgress: @escaping @Sendable (Progress) -> Void) async throws -> LoadReport {
-    var configuration = HTTPClient.Configuration()
-    configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 512
-    return try await HTTPClient.withHTTPClient(configuration: configuration) { client in
+    // One thread: what the load takes of the machine, the server lacks.
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let result: Result<LoadReport, any Error>
+    do {
+      result = .success(
+        try await withTaskExecutorPreference(LoopExecutor(group.next())) { try await run(on: group, onProgress) })
+    } catch {
+      result = .failure(error)
+    }
+    try await group.shutdownGracefully()
+    return try result.get()
+  }
+
+  private func run(
+    on group: MultiThreadedEventLoopGroup, _ onProgress: @escaping @Sendable (Progress) -> Void
+  ) async throws -> LoadReport {
+    let connections = try Connections(
+      try Endpoint(options.url), timeLimit: Self.callTimeLimit, answerLimit: 64 << 10, group: group)
+    defer { connections.close() }
+    return try await HTTPClient.withHTTPClient(eventLoopGroup: group) { client in
       let end = try await logEnd(client)
       return await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { await follow(client, from: end) }
@@ -54,7 +73,7 @@ public struct LoadDriver: Sendable {
             onProgress(Progress(sent: counts.sent, accepted: counts.accepted, completed: counts.completed))
           }
         }
-        await send(client)
+        await send(connections)
         await waitForCompletion(client)
         group.cancelAll()
         return tally.report()
@@ -64,14 +83,17 @@ public struct LoadDriver: Sendable {
 
   private func logEnd(_ client: HTTPClient) async throws -> UInt64 {
     let response = try await client.execute(
-      HTTPClientRequest(url: options.url + "/api/v1/payments?limit=1"), timeout: Self.callTimeLimit)
+      HTTPClientRequest(url: options.url + "/api/v1/payments?limit=1"), timeout: TimeAmount(Self.callTimeLimit))
     let body = try await response.body.collect(upTo: 64 << 10)
     guard case .number(let text)? = try JSONReader.read(Array(body.readableBytesView))["asOf"], let end = UInt64(text)
     else { throw LoadError.noRegisPay(url: options.url) }
     return end
   }
 
-  private func send(_ client: HTTPClient) async {
+  /// How often at most it wakes up to send what is due.
+  private static let pace = Duration.milliseconds(1)
+
+  private func send(_ connections: Connections) async {
     let start = clock.now
     let interval = Duration.seconds(1) / options.rate
     let count = Int(options.duration / interval)
@@ -79,35 +101,35 @@ public struct LoadDriver: Sendable {
       for index in 0..<count {
         let intended = start + interval * index
         // A late wake-up sends all that is due at once, each with the time at which it should have gone.
-        if intended > clock.now { try? await clock.sleep(until: intended, tolerance: .zero) }
+        if intended > clock.now {
+          try? await clock.sleep(until: max(intended, clock.now + Self.pace), tolerance: .zero)
+        }
         guard !Task.isCancelled else { return }
         guard tally.counts.underWay < Self.underWayLimit else {
           tally.notSent("not sent, as \(Self.underWayLimit) requests were without an answer")
           continue
         }
         tally.begin()
-        group.addTask { await createPayment(client, index: index, intended: intended) }
+        group.addTask { await createPayment(connections, index: index, intended: intended) }
       }
     }
   }
 
-  private func createPayment(_ client: HTTPClient, index: Int, intended: ContinuousClock.Instant) async {
-    var request = HTTPClientRequest(url: options.url + "/api/payment/create")
-    request.method = .POST
-    request.headers.add(name: "Content-Type", value: "application/json")
+  private func createPayment(_ connections: Connections, index: Int, intended: ContinuousClock.Instant) async {
     let currency = Currency.supported[index % Currency.supported.count]
     let money = Money(minorUnits: Int64(1 + index % 100_000), currency: currency)
-    request.body = .bytes(
-      ByteBuffer(string: "{\"amount\":\(money.decimal),\"currency\":\"\(currency.code)\"}"))
-    do {
-      let response = try await client.execute(request, timeout: Self.callTimeLimit)
-      let body = try await response.body.collect(upTo: 64 << 10)
-      guard response.status == .ok else { return tally.failed("answered \(response.status.code)") }
-      guard let id = try JSONReader.read(Array(body.readableBytesView))["paymentId"]?.text.flatMap({ PaymentID($0) })
+    let body = ByteBuffer(string: "{\"amount\":\(money.decimal),\"currency\":\"\(currency.code)\"}")
+    var head = HTTPRequestHead(
+      version: .http1_1, method: .POST, uri: connections.endpoint.prefix + "/api/payment/create",
+      headers: ["Host": connections.endpoint.authority, "Content-Type": "application/json"])
+    head.headers.add(name: "Content-Length", value: String(body.readableBytes))
+    switch await connections.send(Connections.Call(head: head, body: body, isRepeatable: false)) {
+    case .failure(let failure): tally.failed("\(failure)")
+    case .success(let answer):
+      guard answer.status == 200 else { return tally.failed("answered \(answer.status)") }
+      guard let id = (try? JSONReader.read(answer.body))?["paymentId"]?.text.flatMap({ PaymentID($0) })
       else { return tally.failed("answered 200 without a paymentId") }
       tally.accepted(id, intended: intended, at: clock.now)
-    } catch {
-      tally.failed("\(error)")
     }
   }
 
@@ -123,10 +145,9 @@ public struct LoadDriver: Sendable {
         for try await buffer in response.body {
           for line in lines.split(buffer.readableBytesView) {
             if let id = line.dropping(prefix: "id: "), let offset = UInt64(id) { next = offset + 1 }
-            guard let data = line.dropping(prefix: "data: "), let json = try? JSONReader.read(Array(data.utf8)),
-              let id = json["stream"]?.text.flatMap(PaymentID.init(stream:))
-            else { continue }
-            tally.completed(id, at: clock.now)
+            guard let data = line.dropping(prefix: "data: ") else { continue }
+            let stream = (try? JSONReader.read(Array(data.utf8)))?["stream"]?.text
+            if let id = stream.flatMap(PaymentID.init(stream:)) { tally.completed(id, at: clock.now) }
           }
         }
       } catch {
@@ -144,7 +165,7 @@ public struct LoadDriver: Sendable {
     // The stream of events is a convenience; what counts is what the payment itself says.
     for id in tally.open {
       let request = HTTPClientRequest(url: "\(options.url)/api/v1/payments/\(id)")
-      guard let response = try? await client.execute(request, timeout: Self.callTimeLimit),
+      guard let response = try? await client.execute(request, timeout: TimeAmount(Self.callTimeLimit)),
         let body = try? await response.body.collect(upTo: 64 << 10),
         let json = try? JSONReader.read(Array(body.readableBytesView))
       else { continue }

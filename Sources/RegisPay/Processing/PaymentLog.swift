@@ -58,22 +58,27 @@ public struct PaymentLog: Sendable {
 
   /// Records what came of a step, against what the stream says now, and commits a cursor with it, atomically. When
   /// somebody else appended in between, it is read and decided anew. Recording the same again appends nothing.
+  ///
+  /// - Parameter known: the payment as it was read before the step, which is tried first.
   public func record(
-    _ command: PaymentCommand, on id: PaymentID, cursor: CursorCommit
+    _ command: PaymentCommand, on id: PaymentID, as known: Loaded? = nil, cursor: CursorCommit
   ) async throws(PaymentLogError) -> Executed {
-    try await execute(command, on: id, cursor: cursor)
+    try await execute(command, on: id, as: known, cursor: cursor)
   }
 
   /// Carries out what a person asks, each time anew: the same asked twice is two intents.
   public func request(_ command: PaymentCommand, of id: PaymentID) async throws(PaymentLogError) -> Executed {
-    try await execute(command, on: id, cursor: nil)
+    try await execute(command, on: id, as: nil, cursor: nil)
   }
 
   private func execute(
-    _ command: PaymentCommand, on id: PaymentID, cursor: CursorCommit?
+    _ command: PaymentCommand, on id: PaymentID, as known: Loaded?, cursor: CursorCommit?
   ) async throws(PaymentLogError) -> Executed {
+    var known = known
     while true {
-      guard let loaded = try load(id) else { throw .missing(id) }
+      let found = if known == nil { try load(id) } else { known }
+      guard let loaded = found else { throw .missing(id) }
+      known = nil
       let events: [PaymentEvent]
       do {
         events = try loaded.payment.decide(command)

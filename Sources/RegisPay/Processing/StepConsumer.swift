@@ -41,7 +41,8 @@ public actor StepConsumer {
   }
 
   private enum Ending: Sendable {
-    case finished(isAccepted: Bool)
+    /// - Parameter committed: how far the cursor was moved with it.
+    case finished(isAccepted: Bool, committed: UInt64 = 0)
     case retry(reason: String, after: Duration?)
     /// Not tried, or not to the end; it stays unfinished.
     case abandoned
@@ -161,8 +162,9 @@ public actor StepConsumer {
 
   private func end(_ offset: UInt64, _ work: Work, _ ending: Ending) {
     switch ending {
-    case .finished(let isAccepted):
+    case .finished(let isAccepted, let committed):
       if isAccepted { acceptedCount += 1 }
+      noteCommitted(committed)
       ownFailures[offset] = nil
       window.finish(offset)
       board.clear(work.id, work.work)
@@ -270,10 +272,10 @@ public actor StepConsumer {
   private nonisolated func carryOut(
     _ offset: UInt64, _ work: Work, _ pass: Breaker.Pass, mayGiveUp: Bool
   ) async -> Ending {
-    let payment: Payment
+    let known: PaymentLog.Loaded
     do throws(PaymentLogError) {
       guard let loaded = try log.load(work.id) else { throw PaymentLogError.missing(work.id) }
-      payment = loaded.payment
+      known = loaded
     } catch {
       breaker.abandoned(pass, now: clock.now)
       if case .store(let cause) = error { return .retry(reason: "can't read the payment: \(cause)", after: nil) }
@@ -281,11 +283,11 @@ public actor StepConsumer {
       logger.error("skipped a payment that can't be read", metadata: ["payment": "\(work.id)", "error": "\(error)"])
       return .finished(isAccepted: false)
     }
-    guard payment.isDue(work.work) else {
+    guard known.payment.isDue(work.work) else {
       breaker.abandoned(pass, now: clock.now)
       return .finished(isAccepted: false)
     }
-    let outcome = await provider.perform(work.work, for: payment)
+    let outcome = await provider.perform(work.work, for: known.payment)
     if Task.isCancelled, case .retry = outcome {
       breaker.abandoned(pass, now: clock.now)
       return .abandoned
@@ -298,34 +300,38 @@ public actor StepConsumer {
         logger.error("calls are held back for a while", metadata: ["to": "\(breaker.name)", "reason": "\(reason)"])
       }
       guard mayGiveUp else { return .retry(reason: reason, after: after) }
-      return await giveUp(work, reason: "\(reason), again and again, while others went through", offset)
+      return await giveUp(work, of: known, reason: "\(reason), again and again, while others went through", offset)
     case .done(let command):
       breaker.succeeded(pass)
-      return await record(command, of: work.id, offset, isAccepted: true)
+      return await record(command, of: known, offset, isAccepted: true)
     case .declined(let reason):
       breaker.succeeded(pass)
       logger.notice(
         "declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-      return await record(.decline(work.work, reason: reason), of: work.id, offset, isAccepted: false)
+      return await record(.decline(work.work, reason: reason), of: known, offset, isAccepted: false)
     case .impossible(let reason):
       breaker.succeeded(pass)
-      return await giveUp(work, reason: reason, offset)
+      return await giveUp(work, of: known, reason: reason, offset)
     }
   }
 
-  private nonisolated func giveUp(_ work: Work, reason: String, _ offset: UInt64) async -> Ending {
+  private nonisolated func giveUp(
+    _ work: Work, of known: PaymentLog.Loaded, reason: String, _ offset: UInt64
+  ) async -> Ending {
     logger.error(
       "gave a payment up", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-    return await record(.giveUp(work.work, reason: reason), of: work.id, offset, isAccepted: false)
+    return await record(.giveUp(work.work, reason: reason), of: known, offset, isAccepted: false)
   }
 
   private nonisolated func record(
-    _ command: PaymentCommand, of id: PaymentID, _ offset: UInt64, isAccepted: Bool
+    _ command: PaymentCommand, of known: PaymentLog.Loaded, _ offset: UInt64, isAccepted: Bool
   ) async -> Ending {
+    let id = known.payment.id
     let place = await place(finishing: offset)
     do {
-      switch try await log.record(command, on: id, cursor: CursorCommit(name: cursorName, place: place)) {
-      case .appended: await noteCommitted(place)
+      let cursor = CursorCommit(name: cursorName, place: place)
+      switch try await log.record(command, on: id, as: known, cursor: cursor) {
+      case .appended: return .finished(isAccepted: isAccepted, committed: place)
       case .refused(let refusal):
         logger.notice("a payment had moved on", metadata: ["payment": "\(id)", "state": "\(refusal)"])
       }

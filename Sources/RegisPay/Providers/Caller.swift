@@ -1,5 +1,5 @@
-import AsyncHTTPClient
 import NIOCore
+import NIOHTTP1
 
 /// What an HTTP call was answered with.
 struct HTTPAnswer: Sendable, Hashable {
@@ -16,45 +16,37 @@ enum CallFailure: Error, Sendable, Hashable {
   case connection(String)
 }
 
-/// Makes calls with an idempotency key and a time limit over pooled connections.
+/// Makes calls with an idempotency key and a time limit over kept-alive connections to one endpoint. Redirects are not
+/// followed: a payment would go where nobody configured it to.
 struct Caller: Sendable {
-  let client: HTTPClient
-  /// For a call as a whole, from connecting to the answer's last byte.
-  let timeLimit: Duration
+  private let connections: Connections
+  private let headers: HTTPHeaders
 
   /// Bytes of an answer; none of ours needs more.
   private static let answerLimit = 64 << 10
 
-  /// Posts JSON. When the task is cancelled it fails soon.
-  func post(_ url: String, key: String, _ body: JSONValue) async -> Result<HTTPAnswer, CallFailure> {
-    var request = HTTPClientRequest(url: url)
-    request.method = .POST
-    request.headers.add(name: "Content-Type", value: "application/json")
-    request.headers.add(name: "Idempotency-Key", value: key)
-    request.body = .bytes(ByteBuffer(bytes: body.bytes))
-    do {
-      // The client's own deadline ends with the answer's head; a body that trickles in must not hold a slot for ever.
-      return try await withThrowingTaskGroup(of: Result<HTTPAnswer, CallFailure>.self) { group in
-        group.addTask { [request] in .success(try await self.answer(to: request)) }
-        group.addTask {
-          try await Task.sleep(for: timeLimit)
-          return .failure(.noAnswer(within: timeLimit))
-        }
-        defer { group.cancelAll() }
-        return try await group.next() ?? .failure(.noAnswer(within: timeLimit))
-      }
-    } catch {
-      return .failure(.connection("\(error)"))
-    }
+  /// - Parameters:
+  ///   - baseURL: what paths are appended to.
+  ///   - timeLimit: for a call as a whole, from connecting to the answer's last byte.
+  init(_ baseURL: String, timeLimit: Duration) throws(EndpointError) {
+    connections = try Connections(try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit)
+    headers = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
   }
 
-  private func answer(to request: HTTPClientRequest) async throws -> HTTPAnswer {
-    let response = try await client.execute(request, deadline: .now() + TimeAmount(timeLimit))
-    let body = try await response.body.collect(upTo: Self.answerLimit)
-    return HTTPAnswer(
-      status: Int(response.status.code), body: Array(body.readableBytesView),
-      retryAfter: response.headers.first(name: "Retry-After").flatMap(Self.retryAfter))
+  /// Posts JSON. When the task is cancelled it fails soon.
+  ///
+  /// - Parameter path: from its slash on, with what is not allowed in it encoded.
+  func post(_ path: String, key: String, _ body: JSONValue) async -> Result<HTTPAnswer, CallFailure> {
+    let bytes = ByteBuffer(bytes: body.bytes)
+    var head = HTTPRequestHead(
+      version: .http1_1, method: .POST, uri: connections.endpoint.prefix + path, headers: headers)
+    head.headers.add(name: "Idempotency-Key", value: key)
+    head.headers.add(name: "Content-Length", value: String(bytes.readableBytes))
+    return await connections.send(Connections.Call(head: head, body: bytes))
   }
+
+  /// Closes the connections; calls under way fail.
+  func close() { connections.close() }
 
   /// The longest wait that the other side may impose: an outage is asked about again after that.
   private static let retryAfterLimit = 15 * 60

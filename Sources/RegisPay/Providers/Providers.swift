@@ -1,9 +1,6 @@
-import AsyncHTTPClient
-
 /// The payment service provider: creates and settles payments by HTTP.
 public struct PSPClient: StepProvider {
   private let caller: Caller
-  private let baseURL: String
 
   /// Bytes of a reference that we keep; a provider's id is far shorter.
   private static let referenceLimit = 200
@@ -11,10 +8,12 @@ public struct PSPClient: StepProvider {
   /// - Parameters:
   ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
   ///   - timeLimit: for one try.
-  public init(client: HTTPClient, baseURL: String, timeLimit: Duration) {
-    self.caller = Caller(client: client, timeLimit: timeLimit)
-    self.baseURL = baseURL
+  public init(baseURL: String, timeLimit: Duration) throws(EndpointError) {
+    caller = try Caller(baseURL, timeLimit: timeLimit)
   }
+
+  /// Closes the connections, once no call is made any more.
+  func close() { caller.close() }
 
   public func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
     if work.step == .create { return await create(payment) }
@@ -32,7 +31,7 @@ public struct PSPClient: StepProvider {
   private func create(_ payment: Payment) async -> CallOutcome {
     let verdict = Verdict(
       await caller.post(
-        "\(baseURL)/api/payments/create", key: idempotencyKey(payment.id, PaymentWork(.create)),
+        "/api/payments/create", key: idempotencyKey(payment.id, PaymentWork(.create)),
         ["amount": .number(payment.money.decimal), "currency": .string(payment.money.currency.code)]),
       from: "the PSP")
     switch verdict {
@@ -84,22 +83,23 @@ public struct PSPClient: StepProvider {
   private func post(
     _ action: String, of reference: String, key: String, _ body: JSONValue = [:]
   ) async -> Result<HTTPAnswer, CallFailure> {
-    await caller.post("\(baseURL)/api/payments/\(percentEncoded(reference))/\(action)", key: key, body)
+    await caller.post("/api/payments/\(percentEncoded(reference))/\(action)", key: key, body)
   }
 }
 
 /// Tells the customer, by HTTP, that the payment went through.
 public struct NotificationClient: StepProvider {
   private let caller: Caller
-  private let baseURL: String
 
   /// - Parameters:
   ///   - baseURL: what `/api/send` is appended to, such as `http://127.0.0.1:8080/notifications`.
   ///   - timeLimit: for one try.
-  public init(client: HTTPClient, baseURL: String, timeLimit: Duration) {
-    self.caller = Caller(client: client, timeLimit: timeLimit)
-    self.baseURL = baseURL
+  public init(baseURL: String, timeLimit: Duration) throws(EndpointError) {
+    caller = try Caller(baseURL, timeLimit: timeLimit)
   }
+
+  /// Closes the connections, once no call is made any more.
+  func close() { caller.close() }
 
   public func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
     let message: JSONValue = [
@@ -108,7 +108,7 @@ public struct NotificationClient: StepProvider {
     ]
     let verdict = Verdict(
       await caller.post(
-        "\(baseURL)/api/send", key: idempotencyKey(payment.id, work),
+        "/api/send", key: idempotencyKey(payment.id, work),
         [
           "id": .string(payment.id.description),
           "jsonPayload": .string(String(decoding: message.bytes, as: UTF8.self)),

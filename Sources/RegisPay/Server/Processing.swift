@@ -1,13 +1,12 @@
-import AsyncHTTPClient
 import LogStore
 import Logging
+import NIOPosix
 import ServiceLifecycle
 
 /// The consumers as one service.
 struct Processing: Service {
   let options: ServerOptions
   let log: PaymentLog
-  let client: HTTPClient
   let board: WaitingBoard
   let health: Health
   /// Tells the server's own address once it listens; the simulators are there.
@@ -17,9 +16,11 @@ struct Processing: Service {
   func run() async throws {
     // Ends without one when the server could not start.
     guard let ownURL = await address.first(where: { _ in true }) else { return }
-    let psp = PSPClient(client: client, baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit)
-    let notifications = NotificationClient(
-      client: client, baseURL: options.notificationsURL ?? ownURL + "/notifications", timeLimit: options.callTimeLimit)
+    let psp = try PSPClient(baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit)
+    defer { psp.close() }
+    let notifications = try NotificationClient(
+      baseURL: options.notificationsURL ?? ownURL + "/notifications", timeLimit: options.callTimeLimit)
+    defer { notifications.close() }
     let pspBreaker = Breaker(name: "the PSP", options: options.breaker)
     let consumers = [
       consumer(.create, psp, pspBreaker), consumer(.settle, psp, pspBreaker), consumer(.cancel, psp, pspBreaker),
@@ -30,7 +31,11 @@ struct Processing: Service {
       store: log.store, health: health, cursorInterval: options.consumer.cursorInterval, logger: logger)
     try await withGracefulShutdownHandler {
       try await withThrowingTaskGroup(of: Void.self) { group in
-        for consumer in consumers { group.addTask { try await consumer.run() } }
+        // Each on one event loop, with the calls that it makes.
+        let executors = LoopExecutor.executors(of: MultiThreadedEventLoopGroup.singleton)
+        for (number, consumer) in consumers.enumerated() {
+          group.addTask(executorPreference: executors[number % executors.count]) { try await consumer.run() }
+        }
         group.addTask { try await cancelWhenGracefulShutdown { try await completion.run() } }
         try await group.waitForAll()
       }

@@ -1,4 +1,3 @@
-import AsyncHTTPClient
 import Foundation
 import Hummingbird
 import HummingbirdCore
@@ -76,6 +75,11 @@ public struct Server: Sendable {
   private func serve(
     stopSignals: [UnixSignal], onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
+    do throws(EndpointError) {
+      for url in [options.pspURL, options.notificationsURL].compactMap({ $0 }) { _ = try Endpoint(url) }
+    } catch {
+      throw .endpoint(error)
+    }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let scrubbing = Scrubbing(
       [("payments", log.store), ("simulator", simulator.store)], options: options, logger: logger)
@@ -91,7 +95,6 @@ public struct Server: Sendable {
     defer { projection.close() }
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()
-    let client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: clientConfiguration)
     let address = AsyncStream<String>.makeStream()
 
     let routes = Routes(context: ExchangeContext.self, options: .autoGenerateHeadEndpoints)
@@ -104,8 +107,12 @@ public struct Server: Sendable {
     // Hummingbird's own messages are about connections and of use only when something is wrong with them.
     var quietLogger = logger
     quietLogger.logLevel = max(logger.logLevel, .warning)
+    let responder = routes.buildResponder()
     let application = Application(
-      router: routes, server: .http1(configuration: .init(idleTimeout: .seconds(75))),
+      responder: responder,
+      server: HTTPServerBuilder { [quietLogger] _ in
+        ExchangeChannel(responder: responder, limits: ExchangeLimits(), logger: quietLogger)
+      },
       configuration: .init(address: .hostname(options.host, port: options.port)),
       onServerRunning: { channel in
         let url = Self.url(host: options.host, port: channel.localAddress?.port ?? options.port)
@@ -119,7 +126,7 @@ public struct Server: Sendable {
       PartService { try await Self.runProjections(projection, ledger: ledger, logger: logger) },
       application,
       Processing(
-        options: options, log: log, client: client, board: board, health: health, address: address.stream,
+        options: options, log: log, board: board, health: health, address: address.stream,
         logger: logger),
     ]
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
@@ -134,20 +141,7 @@ public struct Server: Sendable {
     } catch {
       failure = serverError(error)
     }
-    try? await client.shutdown()
     if let failure { throw failure }
-  }
-
-  private var clientConfiguration: HTTPClient.Configuration {
-    var configuration = HTTPClient.Configuration()
-    // Every consumer's calls at once, each on a connection of its own.
-    configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 3 * options.consumer.callLimit
-    // Less than the server's, which would otherwise close a connection while a call is on its way to it.
-    configuration.connectionPool.idleTimeout = .seconds(30)
-    configuration.timeout.connect = TimeAmount(options.callTimeLimit)
-    // A redirected payment would go where nobody configured it to.
-    configuration.redirectConfiguration = .disallow
-    return configuration
   }
 
   private static func runProjections(_ projection: PaymentProjection, ledger: Ledger, logger: Logger) async throws {

@@ -32,6 +32,7 @@ public struct ServerOptions: Sendable {
 public enum ServerError: Error, Sendable, CustomStringConvertible {
   case store(LogStoreError)
   case projection(ProjectionError)
+  case endpoint(EndpointError)
   case directory(String, reason: String)
   case addressInUse(host: String, port: Int)
   case listen(host: String, port: Int, reason: String)
@@ -41,6 +42,7 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
     switch self {
     case .store(let error): error.description
     case .projection(let error): error.description
+    case .endpoint(let error): error.description
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
     case .addressInUse(let host, let port):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"

@@ -1,0 +1,322 @@
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+import NIOSSL
+import Synchronization
+
+/// Kept-alive HTTP/1.1 connections to one endpoint, from each event loop its own: a call is written, answered and
+/// reported on the loop that it was begun on, without another thread. Each connection has one call at a time.
+///
+/// How many calls there are at once is for those who call to limit. Safe to use from any task.
+final class Connections: Sendable {
+  /// A call as it goes out.
+  struct Call: Sendable {
+    var head: HTTPRequestHead
+    var body: ByteBuffer
+    /// It may be made again when its connection breaks without an answer: it has an idempotency key.
+    var isRepeatable = true
+  }
+
+  let endpoint: Endpoint
+  private let pools: [LoopPool]
+
+  /// - Parameter answerLimit: bytes of an answer's body; more end the call.
+  init(
+    _ endpoint: Endpoint, timeLimit: Duration, answerLimit: Int,
+    group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
+  ) throws(EndpointError) {
+    self.endpoint = endpoint
+    var tls: NIOSSLContext?
+    if endpoint.isTLS {
+      do {
+        tls = try NIOSSLContext(configuration: .makeClientConfiguration())
+      } catch {
+        throw EndpointError(url: endpoint.authority, reason: "TLS can't be set up: \(error)")
+      }
+    }
+    let settings = LoopPool.Settings(
+      endpoint: endpoint, tls: tls, timeLimit: TimeAmount(timeLimit), answerLimit: answerLimit)
+    pools = group.makeIterator().map { LoopPool($0, settings) }
+  }
+
+  /// Makes a call. When the task is cancelled it fails soon.
+  func send(_ call: Call) async -> Result<HTTPAnswer, CallFailure> {
+    let pool = pools.first { $0.loop.inEventLoop } ?? pools[Int.random(in: 0..<pools.count)]
+    let ticket = Ticket()
+    return await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        pool.onLoop { pool.begin(call, ticket) { continuation.resume(returning: $0) } }
+      }
+    } onCancel: {
+      ticket.isCancelled.store(true, ordering: .relaxed)
+      pool.loop.execute { pool.cancel(ticket) }
+    }
+  }
+
+  /// Closes what is idle, and every connection under way.
+  func close() {
+    for pool in pools { pool.loop.execute { pool.close() } }
+  }
+}
+
+/// Names a call under way.
+private final class Ticket: Sendable {
+  /// Also before the call has begun.
+  let isCancelled = Atomic<Bool>(false)
+}
+
+/// The connections of one event loop.
+///
+/// Not checked by the compiler: all of its variables are touched on `loop` only, which every method asks for.
+private final class LoopPool: @unchecked Sendable {
+  struct Settings: Sendable {
+    let endpoint: Endpoint
+    let tls: NIOSSLContext?
+    let timeLimit: TimeAmount
+    let answerLimit: Int
+  }
+
+  typealias Completion = @Sendable (Result<HTTPAnswer, CallFailure>) -> Void
+
+  /// Less than servers keep them, which would otherwise close one while a call is on its way to it.
+  private static let idleTime = TimeAmount.seconds(30)
+  /// How often time limits are looked at. One timer for all: calls are many, and hardly any takes that long.
+  private static let tick = TimeAmount.milliseconds(50)
+
+  /// A call, from its beginning to its answer, whatever connections it needs for that.
+  final class Pending {
+    let call: Connections.Call
+    let ticket: Ticket
+    let deadline: NIODeadline
+    private(set) var completion: Completion?
+    /// The connection that it is on.
+    var connection: Connection?
+    /// It has been on a kept-alive connection, which may have been closed before the call came.
+    var hasBeenRepeated = false
+
+    init(_ call: Connections.Call, _ ticket: Ticket, _ deadline: NIODeadline, _ completion: @escaping Completion) {
+      self.call = call
+      self.ticket = ticket
+      self.deadline = deadline
+      self.completion = completion
+    }
+
+    func complete(_ result: Result<HTTPAnswer, CallFailure>) {
+      completion?(result)
+      completion = nil
+    }
+  }
+
+  let loop: any EventLoop
+  let settings: Settings
+  private var idle: [Connection] = []
+  private var pending: [ObjectIdentifier: Pending] = [:]
+  private var timer: RepeatedTask?
+
+  init(_ loop: any EventLoop, _ settings: Settings) {
+    self.loop = loop
+    self.settings = settings
+  }
+
+  func onLoop(_ work: @escaping @Sendable () -> Void) {
+    if loop.inEventLoop { work() } else { loop.execute(work) }
+  }
+
+  func begin(_ call: Connections.Call, _ ticket: Ticket, _ completion: @escaping Completion) {
+    loop.preconditionInEventLoop()
+    guard !ticket.isCancelled.load(ordering: .relaxed) else { return completion(.failure(.connection("given up"))) }
+    let new = Pending(call, ticket, .now() + settings.timeLimit, completion)
+    pending[ObjectIdentifier(ticket)] = new
+    if timer == nil {
+      timer = loop.scheduleRepeatedTask(initialDelay: Self.tick, delay: Self.tick) { [weak self] _ in self?.look() }
+    }
+    start(new)
+  }
+
+  func cancel(_ ticket: Ticket) {
+    guard let pending = pending[ObjectIdentifier(ticket)] else { return }
+    end(pending, .failure(.connection("given up")))
+  }
+
+  func close() {
+    for connection in idle { connection.close() }
+    for pending in pending.values { end(pending, .failure(.connection("given up"))) }
+  }
+
+  private func start(_ pending: Pending) {
+    while let connection = idle.popLast() {
+      guard connection.isUsable else { continue }
+      pending.connection = connection
+      return connection.send(pending)
+    }
+    connect(for: pending)
+  }
+
+  private func connect(for pending: Pending) {
+    let settings = settings
+    let bound = NIOLoopBound(pending, eventLoop: loop)
+    ClientBootstrap(group: loop)
+      .connectTimeout(settings.timeLimit)
+      .channelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          let pipeline = channel.pipeline.syncOperations
+          if let tls = settings.tls {
+            // An address has no name to ask for.
+            let isAddress = (try? SocketAddress(ipAddress: settings.endpoint.host, port: 0)) != nil
+            let name = isAddress ? nil : settings.endpoint.host
+            try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: name))
+          }
+          try pipeline.addHTTPClientHandlers(leftOverBytesStrategy: .dropBytes)
+          try pipeline.addHandler(Connection(channel, pool: self))
+        }
+      }
+      .connect(host: settings.endpoint.host, port: settings.endpoint.port)
+      .assumeIsolated()
+      .whenComplete { result in
+        let pending = bound.value
+        switch result {
+        case .failure(let error): self.end(pending, .failure(.connection(Self.reason(error))))
+        case .success(let channel):
+          guard let connection = try? channel.pipeline.syncOperations.handler(type: Connection.self) else {
+            return self.end(pending, .failure(.connection("closed at once")))
+          }
+          // Too late for this one, in time for the next.
+          guard pending.completion != nil else { return self.release(connection) }
+          pending.connection = connection
+          connection.send(pending)
+        }
+      }
+  }
+
+  /// From a connection whose call is answered.
+  fileprivate func answered(_ pending: Pending, _ answer: HTTPAnswer, by connection: Connection, isKept: Bool) {
+    if isKept { release(connection) } else { connection.close() }
+    end(pending, .success(answer))
+  }
+
+  /// From a connection that broke under a call.
+  ///
+  /// - Parameter isUnanswered: nothing of an answer had come.
+  fileprivate func broke(_ pending: Pending, _ reason: String, wasReused: Bool, isUnanswered: Bool) {
+    // The other side closes idle connections when it likes, also just as a call comes.
+    guard pending.call.isRepeatable, wasReused, isUnanswered, !pending.hasBeenRepeated, pending.completion != nil else {
+      return end(pending, .failure(.connection(reason)))
+    }
+    pending.hasBeenRepeated = true
+    pending.connection = nil
+    connect(for: pending)
+  }
+
+  fileprivate func end(_ pending: Pending, _ result: Result<HTTPAnswer, CallFailure>) {
+    self.pending[ObjectIdentifier(pending.ticket)] = nil
+    let connection = pending.connection
+    pending.connection = nil
+    pending.complete(result)
+    // Of a call that has no answer the connection is no use any more.
+    if case .failure = result { connection?.close() }
+  }
+
+  private func release(_ connection: Connection) {
+    guard connection.isUsable else { return }
+    connection.idleSince = .now()
+    idle.append(connection)
+  }
+
+  private func look() {
+    let now = NIODeadline.now()
+    for pending in pending.values where pending.deadline <= now {
+      end(pending, .failure(.noAnswer(within: Duration(settings.timeLimit))))
+    }
+    // The longest idle are at the front.
+    while let first = idle.first, !first.isUsable || first.idleSince + Self.idleTime <= now {
+      first.close()
+      idle.removeFirst()
+    }
+    if pending.isEmpty, idle.isEmpty {
+      timer?.cancel()
+      timer = nil
+    }
+  }
+
+  fileprivate static func reason(_ error: any Error) -> String {
+    switch error {
+    case let error as NIOConnectionError:
+      error.connectionErrors.first.map { "\($0.error)" } ?? "\(error.host) has no address"
+    default: "\(error)"
+    }
+  }
+}
+
+/// One connection, at the end of its channel's pipeline.
+private final class Connection: ChannelInboundHandler, RemovableChannelHandler {
+  typealias InboundIn = HTTPClientResponsePart
+  typealias OutboundOut = HTTPClientRequestPart
+
+  private let channel: any Channel
+  private let pool: LoopPool
+  private var pending: LoopPool.Pending?
+  private var head: HTTPResponseHead?
+  private var body: [UInt8] = []
+  private var callCount = 0
+  var idleSince = NIODeadline.now()
+
+  init(_ channel: any Channel, pool: LoopPool) {
+    self.channel = channel
+    self.pool = pool
+  }
+
+  var isUsable: Bool { channel.isActive && pending == nil }
+
+  func close() { channel.close(promise: nil) }
+
+  func send(_ pending: LoopPool.Pending) {
+    self.pending = pending
+    callCount += 1
+    (head, body) = (nil, [])
+    channel.write(HTTPClientRequestPart.head(pending.call.head), promise: nil)
+    channel.write(HTTPClientRequestPart.body(.byteBuffer(pending.call.body)), promise: nil)
+    channel.writeAndFlush(HTTPClientRequestPart.end(nil), promise: nil)
+  }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    guard pending != nil else { return close() }
+    switch unwrapInboundIn(data) {
+    // Something to come before the answer.
+    case .head(let head) where (100..<200).contains(head.status.code) && head.status != .switchingProtocols: break
+    case .head(let head): self.head = head
+    case .body(let part):
+      body.append(contentsOf: part.readableBytesView)
+      if body.count > pool.settings.answerLimit {
+        fail("its answer has more than \(pool.settings.answerLimit) bytes")
+      }
+    case .end:
+      guard let head, let pending else { return }
+      self.pending = nil
+      let answer = HTTPAnswer(
+        status: Int(head.status.code), body: body,
+        retryAfter: head.headers.first(name: "Retry-After").flatMap(Caller.retryAfter))
+      pool.answered(pending, answer, by: self, isKept: head.isKeepAlive)
+    }
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    fail(LoopPool.reason(error))
+    close()
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    fail("the connection was closed")
+    context.fireChannelInactive()
+  }
+
+  private func fail(_ reason: String) {
+    guard let pending else { return }
+    self.pending = nil
+    pool.broke(pending, reason, wasReused: callCount > 1, isUnanswered: head == nil && body.isEmpty)
+    close()
+  }
+}
+
+extension Duration {
+  init(_ amount: TimeAmount) { self = .nanoseconds(amount.nanoseconds) }
+}

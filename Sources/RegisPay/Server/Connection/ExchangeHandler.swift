@@ -1,0 +1,245 @@
+import HTTPTypes
+import Hummingbird
+import Logging
+import NIOCore
+import NIOHTTP1
+import NIOHTTPTypes
+import NIOPosix
+
+/// Turns the parts of one connection's requests into calls of a responder, one at a time, and writes the answers.
+///
+/// All state is touched on the connection's event loop only. Requests that come before the answer to an earlier one
+/// are held back by NIO's pipelining handler in front of this one.
+final class ExchangeHandler<Answerer: HTTPResponder>: ChannelInboundHandler
+where Answerer.Context == ExchangeContext {
+  typealias InboundIn = HTTPRequestPart
+  typealias OutboundOut = HTTPResponsePart
+
+  private enum State {
+    /// Between requests; closed when it lasts.
+    case idle(Scheduled<Void>?)
+    case reading(HTTPRequest, ByteBuffer)
+    /// The task writes the answer when it has one.
+    case answering(Task<Void, Never>?, closes: Bool)
+    /// Answered for the last time: what comes is thrown away.
+    case refused
+  }
+
+  private let responder: Answerer
+  private let limits: ExchangeLimits
+  private let logger: Logger
+  private var state = State.idle(nil)
+  private var executor: LoopExecutor?
+  private var isInputClosed = false
+  /// Part of an answer has gone, and more will follow.
+  private var isStreaming = false
+
+  init(responder: Answerer, limits: ExchangeLimits, logger: Logger) {
+    self.responder = responder
+    self.limits = limits
+    self.logger = logger
+  }
+
+  func handlerAdded(context: ChannelHandlerContext) {
+    executor = LoopExecutor(context.eventLoop)
+    if context.channel.isActive { becomeIdle(context) }
+  }
+
+  func channelActive(context: ChannelHandlerContext) {
+    becomeIdle(context)
+    context.fireChannelActive()
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    switch state {
+    case .idle(let timer): timer?.cancel()
+    case .answering(let task, _): task?.cancel()
+    case .reading, .refused: break
+    }
+    state = .refused
+    context.fireChannelInactive()
+  }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    switch (unwrapInboundIn(data), state) {
+    case (.head(let head), .idle(let timer)):
+      timer?.cancel()
+      if let length = head.headerFields[.contentLength].flatMap(Int.init), length > limits.bodyByteCount {
+        return refuse(.contentTooLarge(limit: limits.bodyByteCount), context)
+      }
+      state = .reading(head, ByteBuffer())
+    case (.body(var part), .reading(let head, var body)):
+      guard body.readableBytes + part.readableBytes <= limits.bodyByteCount else {
+        return refuse(.contentTooLarge(limit: limits.bodyByteCount), context)
+      }
+      // The buffer must have one owner, or writing to it copies it.
+      state = .refused
+      body.writeBuffer(&part)
+      state = .reading(head, body)
+    case (.end, .reading(let head, let body)): answer(head, body, context)
+    // The rest of what was refused.
+    case (_, .refused): break
+    case (let part, _): logger.error("a part of a request came out of order", metadata: ["part": "\(part)"])
+    }
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if case ChannelEvent.inputClosed = event {
+      isInputClosed = true
+      switch state {
+      // It may still read the answer.
+      case .answering(let task, _): state = .answering(task, closes: true)
+      case .idle, .reading, .refused: context.close(promise: nil)
+      }
+    }
+    context.fireUserInboundEventTriggered(event)
+  }
+
+  /// The server stops: an answer under way is the last, and one without an end is ended.
+  func stop() {
+    guard case .answering(let task, _) = state else { return }
+    state = .answering(task, closes: true)
+    if isStreaming { task?.cancel() }
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    // The handler in front has answered what could not be parsed; all else is the connection's end.
+    logger.debug("a connection failed", metadata: ["error": "\(error)"])
+    context.close(promise: nil)
+  }
+
+  private func becomeIdle(_ context: ChannelHandlerContext) {
+    let channel = context.channel
+    state = .idle(context.eventLoop.scheduleTask(in: limits.idleTime) { channel.close(promise: nil) })
+  }
+
+  private func answer(_ head: HTTPRequest, _ body: ByteBuffer, _ context: ChannelHandlerContext) {
+    let closes = isInputClosed || head.headerFields[.connection]?.lowercased() == "close"
+    state = .answering(nil, closes: closes)
+    let writer = AnswerWriter(NIOLoopBound((self, context), eventLoop: context.eventLoop), context.channel)
+    let request = Request(head: head, body: RequestBody(buffer: body))
+    let exchange = ExchangeContext(source: ApplicationRequestContextSource(channel: context.channel, logger: logger))
+    let task = Task(executorPreference: executor) { [responder, logger] in
+      do {
+        let response = try await responder.respond(to: request, context: exchange)
+        try await writer.write(response)
+      } catch {
+        // Responders answer errors themselves: what comes here is a connection that was lost under an answer.
+        logger.debug("an answer could not be written", metadata: ["error": "\(error)"])
+        exchange.channel.close(promise: nil)
+      }
+    }
+    // The task may be done only after this function: it runs on this very loop.
+    state = .answering(task, closes: closes)
+  }
+
+  /// A part of the answer, from its task.
+  fileprivate func write(_ parts: [HTTPResponsePart], _ context: ChannelHandlerContext) -> EventLoopFuture<Void>? {
+    guard case .answering(_, let closes) = state else { return nil }
+    var isEnd = false
+    var last: EventLoopFuture<Void>?
+    for (number, part) in parts.enumerated() {
+      var part = part
+      if closes, case .head(var head) = part {
+        head.headerFields[.connection] = "close"
+        part = .head(head)
+      }
+      if case .end = part { isEnd = true }
+      if number == parts.count - 1, !isEnd || closes {
+        let promise = context.eventLoop.makePromise(of: Void.self)
+        last = promise.futureResult
+        if isEnd { becomeClosing(context, promise.futureResult) }
+        context.write(wrapOutboundOut(part), promise: promise)
+      } else {
+        // Before the last part goes: the next request may follow from its being written.
+        if isEnd { becomeIdle(context) }
+        context.write(wrapOutboundOut(part), promise: nil)
+      }
+    }
+    context.flush()
+    isStreaming = !isEnd
+    return isEnd ? nil : last
+  }
+
+  private func becomeClosing(_ context: ChannelHandlerContext, _ written: EventLoopFuture<Void>) {
+    state = .refused
+    let bound = NIOLoopBound(context, eventLoop: context.eventLoop)
+    let (limit, isInputClosed) = (limits.lingerTime, isInputClosed)
+    written.whenComplete { _ in
+      let context = bound.value
+      guard !isInputClosed else { return context.close(promise: nil) }
+      // Closed at once, what the client still sends would make the system throw the answer away.
+      context.close(mode: .output, promise: nil)
+      let channel = context.channel
+      context.eventLoop.scheduleTask(in: limit) { channel.close(promise: nil) }
+    }
+  }
+
+  private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
+    state = .answering(nil, closes: true)
+    let response = problem.answer
+    let body = ByteBuffer(bytes: problem.json.bytes)
+    _ = write([.head(response.head), .body(body), .end(nil)], context)
+  }
+}
+
+/// Writes an answer from its task.
+private struct AnswerWriter<Answerer: HTTPResponder>: Sendable where Answerer.Context == ExchangeContext {
+  private let bound: NIOLoopBound<(ExchangeHandler<Answerer>, ChannelHandlerContext)>
+  private let channel: any Channel
+
+  init(_ bound: NIOLoopBound<(ExchangeHandler<Answerer>, ChannelHandlerContext)>, _ channel: any Channel) {
+    self.bound = bound
+    self.channel = channel
+  }
+
+  func write(_ response: Response) async throws {
+    var head = response.head
+    head.headerFields[.date] = HTTPDate.now()
+    let writer = BodyWriter(answer: self, head: head, length: response.body.contentLength)
+    try await response.body.write(writer)
+  }
+
+  /// - Throws: when the connection is gone.
+  func send(_ parts: [HTTPResponsePart]) async throws {
+    let loop = channel.eventLoop
+    if loop.inEventLoop {
+      // Small answers end here: nobody waits for the end of an answer.
+      if let written = sendOnLoop(parts) { try await written.get() }
+    } else {
+      let written = loop.submit { self.sendOnLoop(parts) }
+      if let written = try await written.get() { try await written.get() }
+    }
+  }
+
+  private func sendOnLoop(_ parts: [HTTPResponsePart]) -> EventLoopFuture<Void>? {
+    let (handler, context) = bound.value
+    return handler.write(parts, context)
+  }
+}
+
+/// Holds the head and a body of known length back until all of it is there, so that an answer is one write.
+private struct BodyWriter<Answerer: HTTPResponder>: ResponseBodyWriter where Answerer.Context == ExchangeContext {
+  let answer: AnswerWriter<Answerer>
+  private var held: [HTTPResponsePart]
+  private var isHolding: Bool
+
+  init(answer: AnswerWriter<Answerer>, head: HTTPResponse, length: Int?) {
+    self.answer = answer
+    held = [.head(head)]
+    isHolding = length.map { $0 <= 1 << 20 } ?? false
+  }
+
+  mutating func write(_ buffer: ByteBuffer) async throws {
+    held.append(.body(buffer))
+    guard !isHolding else { return }
+    let parts = held
+    held = []
+    try await answer.send(parts)
+  }
+
+  consuming func finish(_ trailers: HTTPFields?) async throws {
+    held.append(.end(trailers))
+    try await answer.send(held)
+  }
+}
