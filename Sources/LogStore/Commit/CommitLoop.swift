@@ -26,6 +26,11 @@ struct CommitLoop: ~Copyable {
   /// A group is written when it has this many bytes, whatever else waits.
   static let groupByteCount = 4 << 20
 
+  /// Appends of two groups in a row from which on it is worth waiting for others to join.
+  private static let siblingCount = 8
+
+  private let disk: any Disk
+  private let gatherMilliseconds: UInt32
   private let durable: Durable
   private var tail: TailFile
   private let health: Health
@@ -38,7 +43,12 @@ struct CommitLoop: ~Copyable {
   private var needsSync = false
   private var readAhead = GroupReadAhead()
 
-  init(durable: Durable, tail: consuming TailFile, health: Health, writer: consuming LogWriter) {
+  init(
+    disk: any Disk, gatherMilliseconds: UInt32, durable: Durable, tail: consuming TailFile, health: Health,
+    writer: consuming LogWriter
+  ) {
+    self.disk = disk
+    self.gatherMilliseconds = gatherMilliseconds
     self.durable = durable
     self.tail = tail
     self.health = health
@@ -54,7 +64,14 @@ struct CommitLoop: ~Copyable {
   /// last frame's checksum; nil after a failure.
   mutating func run(_ mailbox: Mailbox<CommitRequest>) -> (end: DurableEnd, chain: UInt32)? {
     var requests: [CommitRequest] = []
+    var lastCount = 0
     while mailbox.receive(into: &requests) {
+      if gatherMilliseconds > 0, requests.count + lastCount >= Self.siblingCount {
+        disk.sleep(milliseconds: gatherMilliseconds)
+        // Closed or not: the next call tells.
+        _ = mailbox.receiveWaiting(into: &requests)
+      }
+      lastCount = requests.count
       readAhead.fetch(for: requests, writer, durable.segments)
       var done = 0
       while done < requests.count {

@@ -1,3 +1,4 @@
+import DequeModule
 import NIOCore
 import NIOHTTP1
 import NIOPosix
@@ -7,7 +8,8 @@ import Synchronization
 /// Kept-alive HTTP/1.1 connections to one endpoint, from each event loop its own: a call is written, answered and
 /// reported on the loop that it was begun on, without another thread. Each connection has one call at a time.
 ///
-/// How many calls there are at once is for those who call to limit. Safe to use from any task.
+/// With the connections of a loop all in use, calls wait for one in the order in which they came. Safe to use from any
+/// task.
 final class Connections: Sendable {
   /// A call as it goes out.
   struct Call: Sendable {
@@ -20,9 +22,12 @@ final class Connections: Sendable {
   let endpoint: Endpoint
   private let pools: [LoopPool]
 
-  /// - Parameter answerLimit: bytes of an answer's body; more end the call.
+  /// - Parameters:
+  ///   - timeLimit: for a call as a whole, its waiting for a connection included.
+  ///   - answerLimit: bytes of an answer's body; more end the call.
+  ///   - connectionLimit: for each event loop.
   init(
-    _ endpoint: Endpoint, timeLimit: Duration, answerLimit: Int,
+    _ endpoint: Endpoint, timeLimit: Duration, answerLimit: Int, connectionLimit: Int = 512,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws(EndpointError) {
     self.endpoint = endpoint
@@ -35,7 +40,8 @@ final class Connections: Sendable {
       }
     }
     let settings = LoopPool.Settings(
-      endpoint: endpoint, tls: tls, timeLimit: TimeAmount(timeLimit), answerLimit: answerLimit)
+      endpoint: endpoint, tls: tls, timeLimit: TimeAmount(timeLimit), answerLimit: answerLimit,
+      connectionLimit: connectionLimit)
     pools = group.makeIterator().map { LoopPool($0, settings) }
   }
 
@@ -74,6 +80,7 @@ private final class LoopPool: @unchecked Sendable {
     let tls: NIOSSLContext?
     let timeLimit: TimeAmount
     let answerLimit: Int
+    let connectionLimit: Int
   }
 
   typealias Completion = @Sendable (Result<HTTPAnswer, CallFailure>) -> Void
@@ -110,6 +117,10 @@ private final class LoopPool: @unchecked Sendable {
   let loop: any EventLoop
   let settings: Settings
   private var idle: [Connection] = []
+  /// Open ones, and those being opened.
+  private var connectionCount = 0
+  /// Calls that no connection is free for, in order; some may have ended meanwhile.
+  private var waiting: Deque<Pending> = []
   private var pending: [ObjectIdentifier: Pending] = [:]
   private var timer: RepeatedTask?
 
@@ -149,16 +160,26 @@ private final class LoopPool: @unchecked Sendable {
       pending.connection = connection
       return connection.send(pending)
     }
+    guard connectionCount < settings.connectionLimit else { return waiting.append(pending) }
     connect(for: pending)
+  }
+
+  /// A connection is free, or there is room for another.
+  private func startWaiting() {
+    while let next = waiting.popFirst() {
+      if next.completion != nil { return start(next) }
+    }
   }
 
   private func connect(for pending: Pending) {
     let settings = settings
     let bound = NIOLoopBound(pending, eventLoop: loop)
+    connectionCount += 1
     ClientBootstrap(group: loop)
       .connectTimeout(settings.timeLimit)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
+          try channel.syncOptions?.setOption(.recvAllocator, value: ExchangeLimits.reads)
           let pipeline = channel.pipeline.syncOperations
           if let tls = settings.tls {
             // An address has no name to ask for.
@@ -175,7 +196,10 @@ private final class LoopPool: @unchecked Sendable {
       .whenComplete { result in
         let pending = bound.value
         switch result {
-        case .failure(let error): self.end(pending, .failure(.connection(Self.reason(error))))
+        case .failure(let error):
+          self.connectionCount -= 1
+          self.end(pending, .failure(.connection(Self.reason(error))))
+          self.startWaiting()
         case .success(let channel):
           guard let connection = try? channel.pipeline.syncOperations.handler(type: Connection.self) else {
             return self.end(pending, .failure(.connection("closed at once")))
@@ -220,6 +244,12 @@ private final class LoopPool: @unchecked Sendable {
     guard connection.isUsable else { return }
     connection.idleSince = .now()
     idle.append(connection)
+    startWaiting()
+  }
+
+  fileprivate func closed() {
+    connectionCount -= 1
+    startWaiting()
   }
 
   private func look() {
@@ -306,6 +336,7 @@ private final class Connection: ChannelInboundHandler, RemovableChannelHandler {
 
   func channelInactive(context: ChannelHandlerContext) {
     fail("the connection was closed")
+    pool.closed()
     context.fireChannelInactive()
   }
 

@@ -36,7 +36,9 @@ struct Processing: Service {
         for (number, consumer) in consumers.enumerated() {
           group.addTask(executorPreference: executors[number % executors.count]) { try await consumer.run() }
         }
-        group.addTask { try await cancelWhenGracefulShutdown { try await completion.run() } }
+        group.addTask(executorPreference: executors.last) {
+          try await cancelWhenGracefulShutdown { try await completion.run() }
+        }
         try await group.waitForAll()
       }
     } onGracefulShutdown: {

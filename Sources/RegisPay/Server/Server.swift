@@ -4,6 +4,7 @@ import HummingbirdCore
 import LogStore
 import Logging
 import NIOCore
+import NIOPosix
 import ServiceLifecycle
 import UnixSignals
 
@@ -37,6 +38,8 @@ public struct Server: Sendable {
   ) throws(LogStoreError) -> LogStore {
     var storeOptions = LogStore.Options()
     storeOptions.segmentBytes = segmentBytes
+    // Under load the processor is what is short, not the disk: see docs/PERFORMANCE.md.
+    storeOptions.gatherMilliseconds = options.gatherMilliseconds
     let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
     logger.log(
       level: store.recovery.wasClosedCleanly ? .info : .warning, "log opened",
@@ -123,7 +126,11 @@ public struct Server: Sendable {
     // Stopped from the last to the first: consumers while the simulators still answer, then the requests, and last what
     // requests look at.
     let services: [any Service] = [
-      PartService { try await Self.runProjections(projection, ledger: ledger, logger: logger) },
+      PartService {
+        await withTaskExecutorPreference(LoopExecutor(MultiThreadedEventLoopGroup.singleton.next())) {
+          await projection.run()
+        }
+      },
       application,
       Processing(
         options: options, log: log, board: board, health: health, address: address.stream,
@@ -142,14 +149,6 @@ public struct Server: Sendable {
       failure = serverError(error)
     }
     if let failure { throw failure }
-  }
-
-  private static func runProjections(_ projection: PaymentProjection, ledger: Ledger, logger: Logger) async throws {
-    try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask { await projection.run() }
-      group.addTask { await ledger.run(logger: logger) }
-      try await group.waitForAll()
-    }
   }
 
   /// An address to open: one that listens everywhere is reached on this machine.

@@ -22,6 +22,8 @@ public struct ServerOptions: Sendable {
   public var segmentBytes = 64 << 20
   /// Size of the simulator log's segment files, in bytes.
   public var simulatorSegmentBytes = 16 << 20
+  /// How long the logs' syncs wait for more appends to join them, under load.
+  var gatherMilliseconds: UInt32 = 1
   /// How fast the logs' files are read again in the background, to find damage; 0 turns that off.
   public var scrubBytesPerSecond: UInt64 = 8 << 20
 

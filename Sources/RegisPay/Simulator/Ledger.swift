@@ -1,53 +1,39 @@
 import LogStore
-import Logging
 
-/// All charges of the simulator, in the order they were made: a projection of its log, in memory, that grows with the
-/// number of charges. It follows the log from the start on beside everything else, so nothing waits for it but who asks.
-actor Ledger {
-  private let reader: LogReader
-  private var place: UInt64 = 0
-  private var charges: [Charge] = []
-  private var indices: [String: Int] = [:]
+/// All charges of the simulator, in the order they were made: read from its log when somebody asks, a page at a time, so
+/// that any number of them takes no memory.
+struct Ledger: Sendable {
+  let reader: LogReader
 
-  init(reader: LogReader) { self.reader = reader }
+  /// Charges of a page, at most.
+  private static let pageLimit = 256
+  /// Events that are looked at for one page, at most: others ask in between.
+  private static let eventLimit = 4096
 
-  /// Follows the log until its task is cancelled.
-  func run(logger: Logger) async {
-    while !Task.isCancelled {
-      do {
-        try await catchUp(to: reader.endOffset)
-        _ = try await reader.waitForEvents(at: place)
-      } catch {
-        if case .closed = error { return }
-        logger.error("the ledger can't follow the simulator's log", metadata: ["error": "\(error)"])
-        try? await Task.sleep(for: .seconds(5))
-      }
-    }
-  }
-
-  /// Every charge that was made before the call.
-  func all() async throws(LogStoreError) -> [Charge] {
-    try await catchUp(to: reader.endOffset)
-    return charges
-  }
-
-  private func catchUp(to end: UInt64) async throws(LogStoreError) {
+  /// Hands out every charge that was made before the call, as it stands when its page is made.
+  func forEachPage(_ body: ([Charge]) async throws -> Void) async throws {
+    let end = reader.endOffset
+    var place: UInt64 = 0
     while place < end {
-      let events = try reader.events(from: place, limit: 256)
-      guard !events.isEmpty else { return }
-      place = events.last.map { $0.offset + 1 } ?? place
-      for event in events { take(event) }
-      // A long log is read at the start; others may ask in between.
+      var streams: [String] = []
+      var eventCount = 0
+      place = try reader.forEach(from: place) { event in
+        eventCount += 1
+        if event.type.withUnsafeBytes({ $0.elementsEqual(Charge.EventType.created.rawValue.utf8) }) {
+          streams.append(event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) })
+        }
+        return streams.count < Self.pageLimit && eventCount < Self.eventLimit
+      }
+      let page = try streams.compactMap { Charge(try reader.stream($0)) }
+      if !page.isEmpty { try await body(page) }
       await Task.yield()
     }
   }
 
-  private func take(_ event: Event) {
-    if let charge = Charge(event) {
-      indices[event.stream] = charges.count
-      charges.append(charge)
-    } else if let index = indices[event.stream] {
-      charges[index].apply(event)
-    }
+  /// Every charge that was made before the call.
+  func all() async throws -> [Charge] {
+    var charges: [Charge] = []
+    try await forEachPage { charges += $0 }
+    return charges
   }
 }

@@ -30,7 +30,7 @@ struct SimulatorRoutes: Sendable {
     addFaults(to: router, "/notifications/api/faults", .notifications)
     router.answer(
       "/toggle-errors", [.post: { _, _ in Response(json: ["errors": .bool(simulator.toggleErrors())]) }])
-    router.answer("/psp/api/ledger", [.get: { _, _ in ledgerResponse(try await ledger.all()) }])
+    router.answer("/psp/api/ledger", [.get: { _, _ in ledgerResponse() }])
   }
 
   private typealias Act =
@@ -127,19 +127,23 @@ struct SimulatorRoutes: Sendable {
   }
 
   /// Written piece by piece, as a ledger may be long.
-  private func ledgerResponse(_ charges: [Charge]) -> Response {
-    let body = ResponseBody { writer in
-      var bytes = Array("{\"count\":\(charges.count),\"charges\":[".utf8)
-      for (index, charge) in charges.enumerated() {
-        if index > 0 { bytes.append(UInt8(ascii: ",")) }
-        charge.json.write(to: &bytes)
-        guard bytes.count > 32 << 10 else { continue }
-        try await writer.write(ByteBuffer(bytes: bytes))
+  private func ledgerResponse() -> Response {
+    let body = ResponseBody { [ledger] writer in
+      var output = writer
+      var bytes = Array("{\"charges\":[".utf8)
+      var count = 0
+      try await ledger.forEachPage { page in
+        for charge in page {
+          if count > 0 { bytes.append(UInt8(ascii: ",")) }
+          count += 1
+          charge.json.write(to: &bytes)
+        }
+        try await output.write(ByteBuffer(bytes: bytes))
         bytes.removeAll(keepingCapacity: true)
       }
-      bytes.append(contentsOf: "]}".utf8)
-      try await writer.write(ByteBuffer(bytes: bytes))
-      try await writer.finish(nil)
+      bytes.append(contentsOf: "],\"count\":\(count)}".utf8)
+      try await output.write(ByteBuffer(bytes: bytes))
+      try await output.finish(nil)
     }
     return Response(status: .ok, headers: [.contentType: "application/json; charset=utf-8"], body: body)
   }

@@ -24,6 +24,7 @@ where Answerer.Context == ExchangeContext {
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
     channel.eventLoop.makeCompletedFuture {
+      try channel.syncOptions?.setOption(.recvAllocator, value: ExchangeLimits.reads)
       var decoderLimits = NIOHTTPDecoderLimitConfiguration()
       decoderLimits.maxHeaderFieldSize = limits.headByteCount
       decoderLimits.maxHeaderListSize = limits.headByteCount
@@ -57,6 +58,9 @@ where Answerer.Context == ExchangeContext {
 
 /// What one connection may take up.
 struct ExchangeLimits: Sendable {
+  /// How much is read at once: requests and answers are short, and the allocator has short buffers at hand.
+  static let reads = AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 64 << 10)
+
   /// Bytes of a body. It is held in memory until its request is answered.
   var bodyByteCount = 64 << 10
   /// Bytes of a request's fields.
