@@ -25,6 +25,9 @@ struct Serve: AsyncParsableCommand {
     help: ArgumentHelp("The notification service's base URL; without it the simulator is used.", valueName: "url"))
   var notificationsURL: String?
 
+  @OptionGroup(title: "Calls to these services")
+  var calls: CallOptions
+
   @Option(help: ArgumentHelp("The size of a new segment file of the logs.", valueName: "bytes"))
   var segmentBytes: Int?
 
@@ -63,6 +66,7 @@ struct Serve: AsyncParsableCommand {
     options.segmentBytes = segmentBytes ?? options.segmentBytes
     options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
     options.scrubBytesPerSecond = scrubRate
+    calls.apply(to: &options)
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
     do throws(ServerError) {

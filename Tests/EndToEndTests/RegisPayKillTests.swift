@@ -145,12 +145,12 @@ struct RegisPayKillTests {
   }
 }
 
-private func decimal(_ minorUnits: Int) -> String {
+func decimal(_ minorUnits: Int) -> String {
   let pence = minorUnits % 100
   return "\(minorUnits / 100).\(pence < 10 ? "0" : "")\(pence)"
 }
 
 /// Of a test's own small amounts, which a Double holds well enough to be rounded back.
-private func minorUnits(_ amount: Any?) -> Int? {
+func minorUnits(_ amount: Any?) -> Int? {
   (amount as? NSNumber).map { Int(($0.doubleValue * 100).rounded()) }
 }

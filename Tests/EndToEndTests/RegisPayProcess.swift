@@ -102,11 +102,19 @@ struct RunningServer: Sendable {
   /// Starts `regispay serve` on a free port and waits until it says that it is ready. Segments are small, so that a
   /// new log is quick to make and a load crosses from one to the next.
   ///
-  /// - Parameter wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
-  static func start(directory: String, under wrapper: [String] = []) async throws -> RunningServer {
+  /// - Parameters:
+  ///   - wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
+  ///   - port: 0 for a free one.
+  ///   - arguments: further ones.
+  static func start(
+    directory: String, under wrapper: [String] = [], port: Int = 0, _ arguments: [String] = []
+  ) async throws -> RunningServer {
     let process = try RegisPayProcess(
       under: wrapper,
-      ["serve", "--dir", directory + "/data", "--port", "0", "--log-level", "warning", "--segment-bytes", "1048576"],
+      [
+        "serve", "--dir", directory + "/data", "--port", "\(port)", "--log-level", "warning", "--segment-bytes",
+        "1048576",
+      ] + arguments,
       folder: directory)
     guard let line = try await process.nextLine(), let url = line.split(separator: " ").last, url.hasPrefix("http://")
     else { throw RegisPayProcess.Failure(description: "no address was printed; on stderr: \(process.errorText)") }
@@ -140,8 +148,12 @@ struct RunningServer: Sendable {
     try await send(.GET, path, headers: headers)
   }
 
-  func post(_ path: String, _ body: String) async throws -> Answer {
-    try await send(.POST, path, headers: [("Content-Type", "application/json")], body: body)
+  func post(_ path: String, _ body: String, headers: [(String, String)] = []) async throws -> Answer {
+    try await send(.POST, path, headers: [("Content-Type", "application/json")] + headers, body: body)
+  }
+
+  func put(_ path: String, _ body: String) async throws -> Answer {
+    try await send(.PUT, path, headers: [("Content-Type", "application/json")], body: body)
   }
 
   private func send(
@@ -156,7 +168,7 @@ struct RunningServer: Sendable {
     return Answer(status: Int(response.status.code), body: Data(bytes.readableBytesView))
   }
 
-  enum HTTPMethod: String { case GET, POST }
+  enum HTTPMethod: String { case GET, POST, PUT }
 
   /// Creates a payment and returns its id.
   func createPayment(_ amount: String, _ currency: String = "GBP") async throws -> String {

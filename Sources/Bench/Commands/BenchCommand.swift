@@ -31,6 +31,7 @@ struct BenchCommand: AsyncParsableCommand {
       """,
     subcommands: [
       AppendBench.self, TailBench.self, LoadBench.self, ScanBench.self, AllBench.self, ScaleBench.self, MixedBench.self,
+      PaymentsBench.self, PaymentsServerCommand.self,
       TailReader.self, ScaleWorker.self, ScaleOpener.self,
     ])
 }

@@ -197,6 +197,7 @@ struct CommitLoop: ~Copyable {
         try writer.writeFrame()
         if needsSync {
           try writer.sync()
+          health.countSync()
           durable.publish(writer.durableEnd, cursors: writer.cursors)
         }
       } catch {

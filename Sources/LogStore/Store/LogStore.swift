@@ -40,6 +40,8 @@ public final class LogStore: Sendable {
 
   /// The failure of a write or sync after which nothing more is acknowledged, until the store is opened anew.
   public var failure: LogStoreError? { health.failure }
+  /// Groups of appends that were synced since the store was opened: fewer than appends, when many come at once.
+  public var syncCount: UInt64 { health.syncCount }
 
   private init(
     reader: LogReader, mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing, sealer: Sealer

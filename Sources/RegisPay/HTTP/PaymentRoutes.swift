@@ -4,6 +4,7 @@ import LogStore
 /// Payments over HTTP: the reference's create route, and our own versioned ones.
 struct PaymentRoutes: Sendable {
   let log: PaymentLog
+  let requests: RequestLog
   let projection: PaymentProjection
   let board: WaitingBoard
 
@@ -31,52 +32,107 @@ struct PaymentRoutes: Sendable {
           }
         },
       ])
-    router.answer("/api/v1/payments/{id}", [.get: { _, context in try details(try find(context)) }])
+    router.answer(
+      "/api/v1/payments/{id}",
+      [
+        .get: { _, context in
+          let loaded = try find(context)
+          return Response(json: try details(loaded, waiting: board[loaded.payment.id]))
+        }
+      ])
     router.answer("/api/v1/payments/{id}/events", [.get: { _, context in events(try find(context)) }])
-    router.answer("/api/v1/payments/{id}/cancel", [.post: { _, context in try await execute(.cancel, context) }])
-    router.answer("/api/v1/payments/{id}/retry", [.post: { _, context in try await execute(.retry, context) }])
+    router.answer(
+      "/api/v1/payments/{id}/cancel", [.post: { request, context in try await execute(.cancel, request, context) }])
+    router.answer(
+      "/api/v1/payments/{id}/retry", [.post: { request, context in try await execute(.retry, request, context) }])
     router.answer(
       "/api/v1/payments/{id}/refunds",
       [
         .post: { request, context in
           let payment = try find(context).payment
-          let amount = try await RefundRequest(request, currency: payment.money.currency).amount
-          return try await execute(.refund(amount), context)
+          let body = try await request.readBody(limit: CreateRequest.bodyLimit)
+          let amount = try RefundRequest(request, body, currency: payment.money.currency).amount
+          return try await execute(.refund(amount), request, body, context)
         }
       ])
   }
 
-  /// Carries out what a person asks for, and answers with the payment: `200` when it is done, `202` when somebody else
-  /// has to do his part first.
-  private func execute(_ command: PaymentCommand, _ context: ExchangeContext) async throws -> Response {
+  /// Carries out what a person asks for, and answers with the payment as it stands then.
+  private func execute(
+    _ command: PaymentCommand, _ request: Request, _ context: ExchangeContext
+  ) async throws -> Response {
+    try await execute(command, request, try await request.readBody(limit: CreateRequest.bodyLimit), context)
+  }
+
+  private func execute(
+    _ command: PaymentCommand, _ request: Request, _ body: [UInt8], _ context: ExchangeContext
+  ) async throws -> Response {
     let id = try find(context).payment.id
-    do {
-      if case .refused(let refusal) = try await log.request(command, of: id) { throw Problem(refusal) }
-    } catch let error as PaymentLogError {
-      guard case .store = error else { throw error }
-      throw Problem.unavailable("Nothing was changed, as the log can't write now.")
+    return try await once(request, body) { claim in
+      do {
+        switch try await log.request(command, of: id, for: claim) {
+        case .appended(_, let version): return try answer(.changed(id, version: version))
+        case .refused(let refusal): throw Problem(refusal)
+        }
+      } catch PaymentLogError.requestTaken {
+        return nil
+      } catch PaymentLogError.store {
+        throw Problem.unavailable("Nothing was changed, as the log can't write now.")
+      }
     }
-    let loaded = try find(context)
-    let isDone = loaded.payment.state == .cancelled
-    var response = try details(loaded)
-    response.status = isDone ? .ok : .accepted
-    return response
   }
 
   /// Answers only when the payment is durable.
   private func create(_ request: Request) async throws -> Response {
+    let bytes = try await request.readBody(limit: CreateRequest.bodyLimit)
     let body: JSONValue
     do {
-      body = try await request.readJSON(limit: CreateRequest.bodyLimit)
+      try request.requireJSON()
+      body = try JSONReader.read(bytes)
     } catch let error as JSONError {
       throw ValidationError(error)
     }
     let money = try CreateRequest(body).money
-    do {
-      let id = try await log.initiate(money)
-      return Response(json: ["paymentId": .string(id.description)])
-    } catch {
-      throw Problem.unavailable("The payment was not taken, as the log can't write now; nothing was charged.")
+    return try await once(request, bytes) { claim in
+      do {
+        return try await log.initiate(money, for: claim).map { try answer(.created($0)) }
+      } catch is LogStoreError {
+        throw Problem.unavailable(
+          "The payment was not taken, as the log can't write now; nothing was charged.")
+      }
+    }
+  }
+
+  /// Does what is asked once for each idempotency key; every time without one.
+  ///
+  /// - Parameter act: nil when the key was taken by another request meanwhile.
+  private func once(
+    _ request: Request, _ body: [UInt8], _ act: (RequestLog.Claim?) async throws -> Response?
+  ) async throws -> Response {
+    guard let key = try RequestKey(request, body: body, owner: "") else {
+      guard let response = try await act(nil) else { preconditionFailure("without a key nobody can take it") }
+      return response
+    }
+    while true {
+      switch try requests.find(keyDigest: key.digest, fingerprint: key.fingerprint, now: Clock.microseconds()) {
+      case .free(let claim): if let response = try await act(claim) { return response }
+      case .kept(let record):
+        guard record.fingerprint == key.fingerprint else { throw Problem.keyReused }
+        return try answer(record.outcome)
+      }
+    }
+  }
+
+  /// The same for the first request of a key and for every other.
+  private func answer(_ outcome: KeptRequest.Outcome) throws -> Response {
+    switch outcome {
+    case .created(let id): return Response(json: ["paymentId": .string(id.description)])
+    case .changed(let id, let version):
+      guard let loaded = try log.load(id, at: version) else { throw Problem.notFound("There is no payment \(id).") }
+      // Accepted only, when somebody else has to do his part first.
+      return Response(
+        json: try details(loaded, waiting: nil), status: loaded.payment.state == .cancelled ? .ok : .accepted)
+    case .refused(let name, let detail): throw Problem(refusal: name, detail)
     }
   }
 
@@ -87,17 +143,17 @@ struct PaymentRoutes: Sendable {
     return loaded
   }
 
-  private func details(_ loaded: PaymentLog.Loaded) throws -> Response {
+  private func details(_ loaded: PaymentLog.Loaded, waiting: WaitingBoard.Entry?) throws -> JSONValue {
     // A payment has at least the event that it begins with.
     guard let first = loaded.events.first, let last = loaded.events.last else { throw Problem.notFound("No events.") }
     let row = PaymentRow(
       loaded.payment, version: loaded.version, offset: first.offset,
       createdMicroseconds: first.timestampMicroseconds, updatedMicroseconds: last.timestampMicroseconds)
-    var members = PaymentJSON.members(of: row, waiting: board[row.id])
+    var members = PaymentJSON.members(of: row, waiting: waiting)
     if !loaded.payment.refunds.isEmpty {
       members.append(.init("refunds", .array(loaded.payment.refunds.map(PaymentJSON.refund))))
     }
-    return Response(json: .object(members))
+    return .object(members)
   }
 
   private func events(_ loaded: PaymentLog.Loaded) -> Response {

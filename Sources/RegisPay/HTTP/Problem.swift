@@ -22,6 +22,12 @@ struct Problem: HTTPResponseError, Hashable {
     Problem(status: .badRequest, name: "bad-request", detail: detail)
   }
 
+  static var keyReused: Problem {
+    Problem(
+      status: .unprocessableContent, name: "idempotency-key-reused",
+      detail: "This Idempotency-Key was used for another request; nothing was changed. Use a new key for each intent.")
+  }
+
   static func methodNotAllowed(_ allowed: [HTTPRequest.Method]) -> Problem {
     let names = allowed.map(\.rawValue).joined(separator: ", ")
     return Problem(
@@ -60,19 +66,10 @@ struct Problem: HTTPResponseError, Hashable {
 
 extension Problem {
   /// What was asked can't be done to the payment as it is.
-  init(_ refusal: PaymentRefusal) {
-    let name =
-      switch refusal {
-      case .notDue: "not-due"
-      case .notCancellable: "not-cancellable"
-      case .nothingToRefund: "nothing-to-refund"
-      case .refundTooLarge: "refund-too-large"
-      case .refundNotPositive: "refund-not-positive"
-      case .otherCurrency: "other-currency"
-      case .tooManyRefunds: "too-many-refunds"
-      case .nothingToRetry: "nothing-to-retry"
-      }
-    self.init(status: .conflict, name: name, detail: "Nothing was changed: \(refusal).")
+  init(_ refusal: PaymentRefusal) { self.init(refusal: refusal.name, "\(refusal)") }
+
+  init(refusal name: String, _ detail: String) {
+    self.init(status: .conflict, name: name, detail: "Nothing was changed: \(detail).")
   }
 }
 

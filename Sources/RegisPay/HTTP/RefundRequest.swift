@@ -7,8 +7,7 @@ struct RefundRequest: Sendable {
   var amount: Money?
 
   /// - Throws: ``Problem`` that names what is wrong.
-  init(_ request: Request, currency own: Currency) async throws {
-    let bytes = try await request.readBody(limit: CreateRequest.bodyLimit)
+  init(_ request: Request, _ bytes: [UInt8], currency own: Currency) throws {
     guard !bytes.isEmpty else { return }
     try request.requireJSON()
     let body: JSONValue

@@ -1,3 +1,14 @@
+import Glibc
+
+enum Clock {
+  /// The time now, in microseconds since 1970-01-01 UTC.
+  static func microseconds() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
+  }
+}
+
 /// A time as RFC 3339 writes it, in UTC with microseconds: `2026-01-31T23:59:59.000001Z`.
 ///
 /// - Parameter microseconds: since 1970-01-01 UTC.

@@ -109,7 +109,7 @@ public struct LoadDriver: Sendable {
           tally.notSent("not sent, as \(Self.underWayLimit) requests were without an answer")
           continue
         }
-        tally.begin()
+        tally.begin(intended: intended)
         group.addTask { await createPayment(connections, index: index, intended: intended) }
       }
     }

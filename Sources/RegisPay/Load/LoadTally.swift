@@ -15,6 +15,20 @@ final class LoadTally: Sendable {
     var toAccepted: [Duration] = []
     var toCompleted: [Duration] = []
     var errors: [String: Int] = [:]
+    /// When the first request should have been sent, and when the last acceptance and the last completion were seen.
+    var start: Instant?
+    var lastAccepted: Instant?
+    var lastCompleted: Instant?
+
+    func time(to last: Instant?) -> Duration {
+      guard let start, let last else { return .zero }
+      return start.duration(to: last)
+    }
+
+    mutating func complete(_ intended: Instant, at now: Instant) {
+      toCompleted.append(intended.duration(to: now))
+      lastCompleted = max(lastCompleted ?? now, now)
+    }
   }
 
   private let inside = Mutex(Inside())
@@ -37,10 +51,11 @@ final class LoadTally: Sendable {
   /// Accepted payments that were not seen completed.
   var open: [PaymentID] { inside.withLock { Array($0.open.keys) } }
 
-  func begin() {
+  func begin(intended: Instant) {
     inside.withLock {
       $0.sent += 1
       $0.underWay += 1
+      $0.start = $0.start ?? intended
     }
   }
 
@@ -48,8 +63,9 @@ final class LoadTally: Sendable {
     inside.withLock { inside in
       inside.underWay -= 1
       inside.toAccepted.append(intended.duration(to: now))
+      inside.lastAccepted = max(inside.lastAccepted ?? now, now)
       if let completed = inside.early.removeValue(forKey: id) {
-        inside.toCompleted.append(intended.duration(to: completed))
+        inside.complete(intended, at: completed)
       } else {
         inside.open[id] = intended
       }
@@ -69,7 +85,7 @@ final class LoadTally: Sendable {
   func completed(_ id: PaymentID, at now: Instant) {
     inside.withLock { inside in
       if let intended = inside.open.removeValue(forKey: id) {
-        inside.toCompleted.append(intended.duration(to: now))
+        inside.complete(intended, at: now)
       } else if inside.underWay > 0 {
         inside.early[id] = now
       }
@@ -79,8 +95,9 @@ final class LoadTally: Sendable {
   func report() -> LoadReport {
     inside.withLock {
       LoadReport(
-        sent: $0.sent, errors: $0.errors, incomplete: $0.open.count, toAccepted: Latencies($0.toAccepted),
-        toCompleted: Latencies($0.toCompleted))
+        sent: $0.sent, errors: $0.errors, incomplete: $0.open.count, toAccepted: LoadLatencies($0.toAccepted),
+        toCompleted: LoadLatencies($0.toCompleted), acceptedAfter: $0.time(to: $0.lastAccepted),
+        completedAfter: $0.time(to: $0.lastCompleted))
     }
   }
 }
@@ -94,9 +111,13 @@ public struct LoadReport: Sendable, CustomStringConvertible {
   /// Accepted payments that were not completed within the limit.
   public var incomplete: Int
   /// From when a request should have been sent to its answer.
-  public var toAccepted: Latencies
+  public var toAccepted: LoadLatencies
   /// From when a request should have been sent to the payment's completion.
-  public var toCompleted: Latencies
+  public var toCompleted: LoadLatencies
+  /// From when the first request should have been sent to the last acceptance.
+  public var acceptedAfter: Duration
+  /// The same to the last completion.
+  public var completedAfter: Duration
 
   /// Something was accepted, and all of that completed.
   public var isGood: Bool { incomplete == 0 && toAccepted.count > 0 }
@@ -105,7 +126,7 @@ public struct LoadReport: Sendable, CustomStringConvertible {
     func padded(_ text: String, _ width: Int) -> String {
       String(repeating: " ", count: max(0, width - text.count)) + text
     }
-    func row(_ name: String, _ latencies: Latencies) -> String {
+    func row(_ name: String, _ latencies: LoadLatencies) -> String {
       let columns = [50, 90, 99, 99.9, 100].map { padded(latencies.percentile($0).map(milliseconds) ?? "-", 10) }
       return name + columns.joined()
     }
@@ -129,8 +150,8 @@ public struct LoadReport: Sendable, CustomStringConvertible {
   }
 }
 
-/// Latencies, for exact percentiles.
-public struct Latencies: Sendable {
+/// LoadLatencies, for exact percentiles.
+public struct LoadLatencies: Sendable {
   private let sorted: [Duration]
 
   init(_ values: [Duration]) { sorted = values.sorted() }

@@ -38,6 +38,20 @@ public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
   case tooManyRefunds(limit: Int)
   case nothingToRetry(PaymentStatus)
 
+  /// For programs; stable.
+  public var name: String {
+    switch self {
+    case .notDue: "not-due"
+    case .notCancellable: "not-cancellable"
+    case .nothingToRefund: "nothing-to-refund"
+    case .refundTooLarge: "refund-too-large"
+    case .refundNotPositive: "refund-not-positive"
+    case .otherCurrency: "other-currency"
+    case .tooManyRefunds: "too-many-refunds"
+    case .nothingToRetry: "nothing-to-retry"
+    }
+  }
+
   public var description: String {
     switch self {
     case .notDue(let status): "the payment is \(status.rawValue) already"

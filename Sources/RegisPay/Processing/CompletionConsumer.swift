@@ -61,6 +61,7 @@ public struct CompletionConsumer: Sendable {
   }
 
   private func handle(_ event: Event) {
+    guard event.type != KeptRequest.eventType else { return }
     do {
       guard case .completed = try PaymentEvent(type: event.type, payload: event.payload) else { return }
       logger.info("payment completed", metadata: ["payment": "\(event.stream)", "offset": "\(event.offset)"])

@@ -19,18 +19,37 @@ public struct PaymentLog: Sendable {
 
   /// Makes a new payment durable.
   public func initiate(_ money: Money) async throws(LogStoreError) -> PaymentID {
-    let id = PaymentID.random()
-    _ = try await store.append(Append(newEvent(.initiated(id, money), of: id, version: 1), expecting: .noStream))
+    guard let id = try await initiate(money, for: nil) else {
+      preconditionFailure("nobody else can have begun a payment with a random id")
+    }
     return id
+  }
+
+  /// Makes a new payment durable, and with it the request that asked for it.
+  ///
+  /// - Returns: nil when somebody else used the request's key first; nothing was appended.
+  func initiate(_ money: Money, for claim: RequestLog.Claim?) async throws(LogStoreError) -> PaymentID? {
+    let id = PaymentID.random()
+    var append = Append(newEvent(.initiated(id, money), of: id, version: 1), expecting: .noStream)
+    claim?.add(.created(id), to: &append)
+    do {
+      _ = try await store.append(append)
+      return id
+    } catch {
+      guard case .conflict(let stream, _, _) = error, stream == claim?.stream else { throw error }
+      return nil
+    }
   }
 
   /// The payment as its stream tells it now; nil when there is no such payment.
   ///
   /// Events of an unknown type or unreadable are passed over, as a newer program may have written them.
-  public func load(_ id: PaymentID) throws(PaymentLogError) -> Loaded? {
+  ///
+  /// - Parameter version: as it stood with that version of its stream; nil for now.
+  public func load(_ id: PaymentID, at version: UInt64? = nil) throws(PaymentLogError) -> Loaded? {
     let events: [Event]
     do throws(LogStoreError) {
-      events = try reader.stream(id.stream)
+      events = try reader.stream(id.stream, limit: version.map { Int(clamping: $0) } ?? .max)
     } catch .streamIncomplete(_, let missing) {
       throw .incomplete(id, missing: missing)
     } catch {
@@ -51,7 +70,8 @@ public struct PaymentLog: Sendable {
 
   /// How a command ended.
   public enum Executed: Sendable, Hashable {
-    case appended([PaymentEvent])
+    /// - Parameter version: of the stream, with these.
+    case appended([PaymentEvent], version: UInt64)
     /// The payment's state forbids it; nothing was appended.
     case refused(PaymentRefusal)
   }
@@ -66,13 +86,18 @@ public struct PaymentLog: Sendable {
     try await execute(command, on: id, as: known, cursor: cursor)
   }
 
-  /// Carries out what a person asks, each time anew: the same asked twice is two intents.
-  public func request(_ command: PaymentCommand, of id: PaymentID) async throws(PaymentLogError) -> Executed {
-    try await execute(command, on: id, as: nil, cursor: nil)
+  /// Carries out what a person asks, each time anew: the same asked twice is two intents, unless it is under one key.
+  ///
+  /// - Parameter claim: of the request, to be kept with what comes of it.
+  func request(
+    _ command: PaymentCommand, of id: PaymentID, for claim: RequestLog.Claim? = nil
+  ) async throws(PaymentLogError) -> Executed {
+    try await execute(command, on: id, as: nil, cursor: nil, for: claim)
   }
 
   private func execute(
-    _ command: PaymentCommand, on id: PaymentID, as known: Loaded?, cursor: CursorCommit?
+    _ command: PaymentCommand, on id: PaymentID, as known: Loaded?, cursor: CursorCommit?,
+    for claim: RequestLog.Claim? = nil
   ) async throws(PaymentLogError) -> Executed {
     var known = known
     while true {
@@ -83,7 +108,7 @@ public struct PaymentLog: Sendable {
       do {
         events = try loaded.payment.decide(command)
       } catch {
-        return .refused(error)
+        return try await keep(error, for: claim)
       }
       var append = Append([], conditions: [id.stream: .version(loaded.version)])
       for (index, event) in events.enumerated() {
@@ -93,12 +118,30 @@ public struct PaymentLog: Sendable {
         append.events.append(new)
       }
       if let cursor { append.cursors = [cursor] }
+      let version = loaded.version + UInt64(events.count)
+      claim?.add(.changed(id, version: version), to: &append)
       do {
         _ = try await store.append(append)
-        return .appended(events)
+        return .appended(events, version: version)
       } catch {
-        guard case .conflict = error else { throw .store(error) }
+        guard case .conflict(let stream, _, _) = error else { throw .store(error) }
+        if stream == claim?.stream { throw .requestTaken }
       }
+    }
+  }
+
+  private func keep(
+    _ refusal: PaymentRefusal, for claim: RequestLog.Claim?
+  ) async throws(PaymentLogError) -> Executed {
+    guard let claim else { return .refused(refusal) }
+    var append = Append([])
+    claim.add(.refused(name: refusal.name, detail: "\(refusal)"), to: &append)
+    do {
+      _ = try await store.append(append)
+      return .refused(refusal)
+    } catch {
+      guard case .conflict = error else { throw .store(error) }
+      throw .requestTaken
     }
   }
 
@@ -116,6 +159,8 @@ public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
   /// The stream does not tell a payment.
   case illegal(PaymentID, version: UInt64, IllegalTransition)
   case missing(PaymentID)
+  /// Somebody else used the request's key first; nothing was appended.
+  case requestTaken
   /// The log was repaired, and these versions of the payment's stream could not be saved.
   case incomplete(PaymentID, missing: ClosedRange<UInt64>)
 
@@ -124,6 +169,7 @@ public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
     case .store(let error): error.description
     case .illegal(let id, let version, let error): "version \(version) of payment \(id) is not possible: \(error)"
     case .missing(let id): "there is no payment \(id)"
+    case .requestTaken: "another request has the same key"
     case .incomplete(let id, let missing):
       "versions \(missing.lowerBound) to \(missing.upperBound) of payment \(id) were lost when the log was repaired"
     }

@@ -104,13 +104,20 @@ public actor StepConsumer {
     public var name: String
     /// The lowest unfinished offset.
     public var place: UInt64
+    /// Up to where that is durable.
+    public var committed: UInt64
     public var callsUnderWay: Int
+    /// Payments read and not finished.
+    public var unfinished: Int
     /// Payments whose last try failed.
     public var waiting: Int
+    public var breaker: Breaker
   }
 
   public var progress: Progress {
-    Progress(name: cursorName, place: window.place, callsUnderWay: callCount, waiting: window.waitingCount)
+    Progress(
+      name: cursorName, place: window.place, committed: committedPlace, callsUnderWay: callCount,
+      unfinished: window.unfinishedCount, waiting: window.waitingCount, breaker: breaker)
   }
 
   /// Ends ``run()`` once the calls under way have ended, or after the stop limit. May be called from anywhere, also

@@ -144,6 +144,11 @@ public final class PaymentProjection: Sendable {
     return Page(rows: page, next: next, asOf: place)
   }
 
+  /// How many payments have this status, as far as the list has come.
+  public func count(status: PaymentStatus) async throws -> Int {
+    try await pool.read { try PaymentTable.count(status: status, $0) }
+  }
+
   // MARK: - Following the log
 
   /// Follows the log until its task is cancelled.

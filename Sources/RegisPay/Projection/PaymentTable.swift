@@ -80,6 +80,14 @@ enum PaymentTable {
     return try Row.fetchAll(try database.cachedStatement(sql: sql), arguments: arguments).map(paymentRow)
   }
 
+  /// Linear in the payments with this status.
+  static func count(status: PaymentStatus, _ database: Database) throws -> Int {
+    let partly = status == .completed ? "" : " AND status <> \(code(of: .completed))"
+    return try Int.fetchOne(
+      try database.cachedStatement(sql: "SELECT count(*) FROM payment WHERE status = ?\(partly)"),
+      arguments: [code(of: status)]) ?? 0
+  }
+
   /// So many payments can be sorted for a page. Of what is found more often, a page is soon full in any order.
   private static let rareLimit = 10_000
 

@@ -8,6 +8,7 @@ struct Processing: Service {
   let options: ServerOptions
   let log: PaymentLog
   let board: WaitingBoard
+  let consumerBoard: ConsumerBoard
   let health: Health
   /// Tells the server's own address once it listens; the simulators are there.
   let address: AsyncStream<String>
@@ -27,6 +28,7 @@ struct Processing: Service {
       consumer(.refund, psp, pspBreaker),
       consumer(.notify, notifications, Breaker(name: "the notification service", options: options.breaker)),
     ]
+    consumerBoard.set(consumers)
     let completion = CompletionConsumer(
       store: log.store, health: health, cursorInterval: options.consumer.cursorInterval, logger: logger)
     try await withGracefulShutdownHandler {

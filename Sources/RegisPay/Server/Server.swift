@@ -47,6 +47,9 @@ public struct Server: Sendable {
     return store
   }
 
+  /// Syncs of both logs since they were opened.
+  public var syncCount: UInt64 { log.store.syncCount + simulator.store.syncCount }
+
   /// Ends ``run(stopSignals:onReady:)`` as a signal does. May be called from anywhere, at any time.
   public func stop() { stops.continuation.yield() }
 
@@ -98,14 +101,20 @@ public struct Server: Sendable {
     defer { projection.close() }
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()
+    let consumers = ConsumerBoard()
     let address = AsyncStream<String>.makeStream()
 
     let routes = Routes(context: ExchangeContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)
-    PaymentRoutes(log: log, projection: projection, board: board).add(to: routes)
+    PaymentRoutes(
+      log: log, requests: RequestLog(reader: log.reader, lifetime: options.requestLifetime), projection: projection,
+      board: board
+    ).add(to: routes)
     EventRoutes(reader: log.reader).add(to: routes)
+    ConsumerRoutes(reader: log.reader, consumers: consumers, projection: projection).add(to: routes)
+    OpenAPIRoutes().add(to: routes)
     SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
     // Hummingbird's own messages are about connections and of use only when something is wrong with them.
     var quietLogger = logger
@@ -133,7 +142,7 @@ public struct Server: Sendable {
       },
       application,
       Processing(
-        options: options, log: log, board: board, health: health, address: address.stream,
+        options: options, log: log, board: board, consumerBoard: consumers, health: health, address: address.stream,
         logger: logger),
     ]
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }

@@ -16,6 +16,8 @@ public struct ServerOptions: Sendable {
   public var callTimeLimit = Duration.seconds(10)
   public var breaker = Breaker.Options()
   public var consumer = StepConsumer.Options()
+  /// How long a client's idempotency key is kept.
+  public var requestLifetime = Duration.seconds(24 * 60 * 60)
   /// How long requests under way may take to end when the server stops; what is not done then is cut off.
   public var stopLimit = Duration.seconds(15)
   /// Size of the payments log's segment files, in bytes. A new log takes as long as writing two of them.

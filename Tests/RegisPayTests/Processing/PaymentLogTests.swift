@@ -23,7 +23,7 @@ struct PaymentLogTests {
             group.addTask { try await log.record(command, on: id, cursor: Self.nowhere) }
           }
           return try await group.reduce(into: [PaymentEvent]()) {
-            if case .appended(let events) = $1 { $0 += events }
+            if case .appended(let events, _) = $1 { $0 += events }
           }
         }
         #expect(appended.count == 1)
@@ -50,7 +50,7 @@ struct PaymentLogTests {
           group.addTask { try await log.record(.recordCreated(reference: "r"), on: id, cursor: Self.nowhere) }
           return try await group.reduce(into: [PaymentLog.Executed]()) { if let executed = $1 { $0.append(executed) } }
         }
-        #expect(executed == [.appended([.created(reference: "r")])])
+        #expect(executed == [.appended([.created(reference: "r")], version: 52)])
         #expect(try log.load(id)?.payment.reference == "r")
       }
     }
@@ -100,7 +100,8 @@ struct PaymentLogTests {
           for _ in 0..<10 { group.addTask { try await log.request(.refund(third), of: id) } }
           return try await group.reduce(into: [PaymentLog.Executed]()) { $0.append($1) }
         }
-        let appended = Set(answers).intersection((1...10).map { .appended([.refundRequested($0, third)]) })
+        let appended = Set(answers).intersection(
+          (1...10).map { .appended([.refundRequested($0, third)], version: 4 + UInt64($0)) })
         #expect(appended.count == 3)
         #expect(try log.load(id)?.payment.refunds.map(\.number) == [1, 2, 3])
         #expect(answers.filter { if case .refused(.refundTooLarge) = $0 { true } else { false } }.count == 7)

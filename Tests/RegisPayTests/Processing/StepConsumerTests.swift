@@ -210,7 +210,7 @@ struct StepConsumerTests {
         #expect(try parts.log.load(poisoned)?.payment.parked.first?.reason.contains("busy") == true)
         isMended.withLock { $0 = true }
         #expect(
-          try await parts.log.request(.retry, of: poisoned) == .appended([.retried(.create, refund: nil)]))
+          try await parts.log.request(.retry, of: poisoned) == .appended([.retried(.create, refund: nil)], version: 3))
         try await parts.wait(for: [poisoned], .created)
         try await eventually("the cursor is at the end") {
           try store.reader.cursor(Self.cursor) == store.reader.endOffset

@@ -1,0 +1,76 @@
+import ArgumentParser
+import RegisPay
+
+/// The payment server under load, over real HTTP on this machine.
+struct PaymentsBench: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "payments",
+    abstract: "Send payments to a server at a constant rate, and measure how many it completes and how soon.",
+    discussion: """
+      The server is a process of its own with everything in it: the API, the consumers, and the PSP and the notification \
+      service, which it calls over HTTP. Every append is synced. The load is a second process on the same cores, with one \
+      thread; what it takes is not the server's. Times begin when a request was due, not when it was sent, so that a \
+      server that stalls can't slow the load down to look better. They are kept one by one, percentiles are exact.
+
+      Fields of the line of JSON: rate and seconds as asked; payments_before; ready_ms (from the start of the process to \
+      its first answer); sent, accepted, completed, errors, incomplete; accepted_per_second and completed_per_second (from \
+      the first request to the last acceptance and completion); accepted_p50_us p90 p99 p999 max and completed_…; \
+      server_cpu_us_per_payment; syncs_per_payment (of both logs); anonymous_bytes_begin, _middle, _end, _peak (the \
+      server's memory that is no file's); others_cpu_percent, steal_percent and busy as in the other workloads.
+      """)
+
+  @Option(help: "Payments a second.")
+  var rate = 3000
+
+  @Option(help: "How long.")
+  var seconds = 180
+
+  @Option(help: "Completed payments that the store holds before; they are written first, which takes time and space.")
+  var payments = 0
+
+  @OptionGroup var output: OutputOptions
+
+  func validate() throws {
+    guard (1...100_000).contains(rate) else { throw ValidationError("--rate must be 1 to 100000") }
+    guard (1...86_400).contains(seconds) else { throw ValidationError("--seconds must be 1 to 86400") }
+    guard (0...100_000_000).contains(payments) else { throw ValidationError("--payments must be 0 to 100000000") }
+    guard output.out == nil else { throw ValidationError("bench payments writes no report; leave out --out") }
+  }
+
+  /// Bytes on disk of a payment, in both logs and the list: more than they are, to be safe.
+  private static let bytesOfOne = 4_000
+
+  func run() async throws {
+    let reporter = output.reporter()
+    let directory = try output.directory()
+    try FreeSpace.check(
+      (payments + rate * seconds) * Self.bytesOfOne, in: directory.path, for: "bench payments of that many")
+    try await reporter.begin()
+    if payments > 0 {
+      try await PaymentsFill(directory: directory.file("data")).run(payments) {
+        reporter.progress("written \(grouped(Double($0))) of \(payments) payments")
+      }
+      // The list of payments is made once; the start that is measured finds it.
+      let first = try PaymentsServer.start(directory.file("data"))
+      try await first.waitForList { reporter.progress("making the list of payments: offset \($0)") }
+      try first.stop()
+    }
+    let server = try PaymentsServer.start(directory.file("data"))
+    let before = server.status
+    let watch = BusynessWatch()
+    var load = LoadDriver.Options(url: server.url, rate: rate, duration: .seconds(seconds))
+    load.completionLimit = .seconds(120)
+    let report = try await LoadDriver(load).run { progress in
+      reporter.progress(
+        "sent \(progress.sent)  accepted \(progress.accepted)  completed \(progress.completed)")
+    }
+    let busyness = watch.since()
+    let result = PaymentsResult(
+      rate: rate, seconds: seconds, paymentsBefore: payments, readyMilliseconds: server.readyMilliseconds, load: report,
+      before: before, after: server.status, memory: server.memory, busyness: busyness)
+    reporter.line(text: result.text, json: result.json)
+    if busyness.isBusy { reporter.warn("the machine was busy with something else: \(busyness.text)") }
+    try server.stop()
+    guard report.isGood else { throw ExitCode(1) }
+  }
+}

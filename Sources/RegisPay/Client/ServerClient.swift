@@ -1,0 +1,61 @@
+import NIOCore
+import NIOHTTP1
+
+/// Speaks to a running server's API, for commands. Safe to use from any task.
+public struct ServerClient: Sendable {
+  private let connections: Connections
+  private let key: String?
+
+  private static let timeLimit = Duration.seconds(30)
+  private static let answerLimit = 16 << 20
+
+  /// - Parameters:
+  ///   - url: the server's address, such as `http://127.0.0.1:8080`.
+  ///   - key: an API key, if the server asks for one.
+  public init(url: String, key: String?) throws(EndpointError) {
+    connections = try Connections(
+      try Endpoint(url), timeLimit: Self.timeLimit, answerLimit: Self.answerLimit, connectionLimit: 8)
+    self.key = key
+  }
+
+  public func close() { connections.close() }
+
+  public func get(_ path: String) async throws(ServerClientError) -> JSONValue { try await send(.GET, path) }
+
+  public func post(_ path: String, idempotencyKey: String) async throws(ServerClientError) -> JSONValue {
+    try await send(.POST, path, idempotencyKey: idempotencyKey)
+  }
+
+  private func send(
+    _ method: HTTPMethod, _ path: String, idempotencyKey: String? = nil
+  ) async throws(ServerClientError) -> JSONValue {
+    var head = HTTPRequestHead(
+      version: .http1_1, method: method, uri: connections.endpoint.prefix + path,
+      headers: ["Host": connections.endpoint.authority, "Content-Length": "0"])
+    if let key { head.headers.add(name: "Authorization", value: "Bearer \(key)") }
+    if let idempotencyKey { head.headers.add(name: "Idempotency-Key", value: idempotencyKey) }
+    switch await connections.send(.init(head: head, body: ByteBuffer())) {
+    case .failure(let failure): throw .noAnswer("\(failure)")
+    case .success(let answer):
+      let json = try? JSONReader.read(answer.body)
+      guard (200..<300).contains(answer.status) else {
+        throw .refused(status: answer.status, detail: json?["detail"]?.text ?? "")
+      }
+      guard let json else { throw .noAnswer("it is no JSON") }
+      return json
+    }
+  }
+}
+
+/// Why a server did not do what a command asked. `description` is one line.
+public enum ServerClientError: Error, Sendable, Hashable, CustomStringConvertible {
+  case noAnswer(String)
+  case refused(status: Int, detail: String)
+
+  public var description: String {
+    switch self {
+    case .noAnswer(let reason): "no answer: \(reason)"
+    case .refused(let status, let detail): "refused with \(status): \(detail)"
+    }
+  }
+}

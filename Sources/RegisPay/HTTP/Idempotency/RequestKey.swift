@@ -1,0 +1,34 @@
+import Crypto
+import HTTPTypes
+import Hummingbird
+
+/// A request's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): made again with the same key, it has no
+/// second effect and gets the first answer.
+struct RequestKey: Sendable, Hashable {
+  /// Bytes of a key.
+  static let byteLimit = 255
+
+  /// Of the key and whose it is: two clients may choose the same.
+  let digest: String
+  /// Of all that makes the request what it is.
+  let fingerprint: String
+
+  /// - Parameter owner: who asks; empty while everybody may.
+  /// - Returns: nil for a request without a key.
+  init?(_ request: Request, body: [UInt8], owner: String) throws(Problem) {
+    let values = request.headers[values: .idempotencyKey]
+    guard let key = values.first else { return nil }
+    guard values.count == 1, (1...Self.byteLimit).contains(key.utf8.count), key.utf8.allSatisfy({ 32...126 ~= $0 })
+    else {
+      throw .badRequest("Idempotency-Key must be one field of 1 to \(Self.byteLimit) printable ASCII characters.")
+    }
+    digest = Self.digest(Array("\(owner)\n\(key)".utf8))
+    fingerprint = Self.digest(Array("\(request.method.rawValue) \(request.uri.path)\n".utf8) + body)
+  }
+
+  private static func digest(_ bytes: [UInt8]) -> String {
+    SHA256.hash(data: bytes).reduce(into: "") { text, byte in
+      text += (byte < 16 ? "0" : "") + String(byte, radix: 16)
+    }
+  }
+}

@@ -1,0 +1,43 @@
+import LogStore
+
+/// The requests that were made under idempotency keys, on the log.
+///
+/// Safe to use from any task.
+struct RequestLog: Sendable {
+  /// A key that may be used: to be kept with what is done for it.
+  struct Claim: Sendable {
+    let stream: String
+    /// The stream's version; another one means that somebody was first.
+    let version: UInt64
+    let fingerprint: String
+
+    /// The record to be appended with what was done, on its condition.
+    func add(_ outcome: KeptRequest.Outcome, to append: inout Append) {
+      let record = KeptRequest(fingerprint: fingerprint, outcome: outcome)
+      append.events.append(NewEvent(stream: stream, type: KeptRequest.eventType, payload: record.payload))
+      append.conditions[stream] = version == 0 ? .noStream : .version(version)
+    }
+  }
+
+  enum Found: Sendable {
+    case free(Claim)
+    case kept(KeptRequest)
+  }
+
+  let reader: LogReader
+  /// How long a key is kept.
+  let lifetime: Duration
+
+  /// What is known of a key now.
+  ///
+  /// - Parameter now: microseconds since 1970-01-01 UTC.
+  func find(keyDigest: String, fingerprint: String, now: UInt64) throws -> Found {
+    let stream = KeptRequest.stream(keyDigest)
+    let version = try reader.streamVersion(stream)
+    if version > 0, let last = try reader.stream(stream, from: version, limit: 1).first {
+      let age = Duration.microseconds(Int64(clamping: now) - Int64(clamping: last.timestampMicroseconds))
+      if age < lifetime { return .kept(try KeptRequest(last)) }
+    }
+    return .free(Claim(stream: stream, version: version, fingerprint: fingerprint))
+  }
+}

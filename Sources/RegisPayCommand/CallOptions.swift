@@ -1,0 +1,33 @@
+import ArgumentParser
+import RegisPay
+
+/// How calls to the PSP and the notification service are made and made again.
+struct CallOptions: ParsableArguments {
+  @Option(help: ArgumentHelp("How long one call may take.", valueName: "seconds"))
+  var callTimeout = 10.0
+
+  @Option(help: ArgumentHelp("The longest delay before a call that failed is made again.", valueName: "seconds"))
+  var retryDelayLimit = 60.0
+
+  @Option(help: "Failures in a row after which no calls are made to a service for a while.")
+  var breakerFailures = 5
+
+  @Option(help: ArgumentHelp("How long that while is; then one call tries.", valueName: "seconds"))
+  var breakerSeconds = 30.0
+
+  func validate() throws {
+    for (name, seconds) in [
+      ("--call-timeout", callTimeout), ("--retry-delay-limit", retryDelayLimit), ("--breaker-seconds", breakerSeconds),
+    ] where !(0.01...86_400).contains(seconds) {
+      throw ValidationError("\(name) is 0.01 to 86400 seconds")
+    }
+    guard (1...1_000_000).contains(breakerFailures) else { throw ValidationError("--breaker-failures is 1 to 1000000") }
+  }
+
+  func apply(to options: inout ServerOptions) {
+    options.callTimeLimit = .seconds(callTimeout)
+    options.breaker = .init(failureLimit: breakerFailures, openDuration: .seconds(breakerSeconds))
+    options.consumer.backoff.cap = .seconds(retryDelayLimit)
+    options.consumer.backoff.base = min(options.consumer.backoff.base, .seconds(retryDelayLimit))
+  }
+}
