@@ -27,10 +27,12 @@ public struct PaymentLog: Sendable {
   /// The payment as its stream tells it now; nil when there is no such payment.
   ///
   /// Events of an unknown type or unreadable are passed over, as a newer program may have written them.
-  public func load(_ id: PaymentID) throws(PaymentLogError) -> Loaded? {
+  ///
+  /// - Parameter version: as it was then, if there is a later one.
+  public func load(_ id: PaymentID, upTo version: UInt64 = .max) throws(PaymentLogError) -> Loaded? {
     let events: [Event]
     do throws(LogStoreError) {
-      events = try reader.stream(id.stream)
+      events = try reader.stream(id.stream, limit: Int(clamping: version))
     } catch .streamIncomplete(_, let missing) {
       throw .incomplete(id, missing: missing)
     } catch {
