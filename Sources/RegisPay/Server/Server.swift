@@ -89,6 +89,13 @@ public struct Server: Sendable {
       throw .projection(error)
     }
     defer { projection.close() }
+    let webhooks: Webhooks
+    do throws(WebhookStoreError) {
+      webhooks = try Webhooks.open(
+        "\(options.directory)/webhooks", log: log, options: options.webhooks, health: health, logger: logger)
+    } catch {
+      throw .webhooks(error)
+    }
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()
     let client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: clientConfiguration)
@@ -100,6 +107,7 @@ public struct Server: Sendable {
     HealthRoutes(health: health).add(to: routes)
     PaymentRoutes(log: log, projection: projection, board: board).add(to: routes)
     EventRoutes(reader: log.reader).add(to: routes)
+    WebhookRoutes(webhooks: webhooks).add(to: routes)
     SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
     // Hummingbird's own messages are about connections and of use only when something is wrong with them.
     var quietLogger = logger
@@ -121,6 +129,7 @@ public struct Server: Sendable {
       Processing(
         options: options, log: log, client: client, board: board, health: health, address: address.stream,
         logger: logger),
+      webhooks,
     ]
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
     var configuration = ServiceGroupConfiguration(
@@ -134,6 +143,7 @@ public struct Server: Sendable {
     } catch {
       failure = serverError(error)
     }
+    await webhooks.close()
     try? await client.shutdown()
     if let failure { throw failure }
   }
