@@ -102,11 +102,16 @@ struct RunningServer: Sendable {
   /// Starts `regispay serve` on a free port and waits until it says that it is ready. Segments are small, so that a
   /// new log is quick to make and a load crosses from one to the next.
   ///
-  /// - Parameter wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
-  static func start(directory: String, under wrapper: [String] = []) async throws -> RunningServer {
+  /// - Parameters:
+  ///   - arguments: further ones of `serve`.
+  ///   - wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
+  static func start(
+    directory: String, arguments: [String] = [], under wrapper: [String] = []
+  ) async throws -> RunningServer {
     let process = try RegisPayProcess(
       under: wrapper,
-      ["serve", "--dir", directory + "/data", "--port", "0", "--log-level", "warning", "--segment-bytes", "1048576"],
+      ["serve", "--dir", directory + "/data", "--port", "0", "--log-level", "warning", "--segment-bytes", "1048576"]
+        + arguments,
       folder: directory)
     guard let line = try await process.nextLine(), let url = line.split(separator: " ").last, url.hasPrefix("http://")
     else { throw RegisPayProcess.Failure(description: "no address was printed; on stderr: \(process.errorText)") }
