@@ -94,6 +94,14 @@ struct WebhookSenderTests {
     }
   }
 
+  @Test("without leave nothing is sent unencrypted, whatever was registered")
+  func unencrypted() async throws {
+    var options = WebhookOptions()
+    options.resolver = Self.resolver([])
+    let result = try await Self.send("http://hooks.example.test/", options)
+    #expect(result == .failed(reason: "The URL must begin with https://"))
+  }
+
   @Test("an address that can't be reached is followed by the next")
   func nextAddress() async throws {
     try await FakeReceiver.run { receiver in

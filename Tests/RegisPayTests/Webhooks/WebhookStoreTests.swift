@@ -55,21 +55,20 @@ struct WebhookStoreTests {
     }
   }
 
-  @Test("a secret that was replaced is not found in its bytes")
+  @Test("a secret that was replaced or removed is not found in its bytes")
   func overwritten() async throws {
     try await withTemporaryFolder { folder in
-      let path = folder + "/webhooks/webhooks.sqlite"
       let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
-      var endpoint = try endpoint()
-      let old = endpoint.secret
-      endpoint.previousSecret = nil
-      try await journal.write([.add(endpoint, WebhookProgress(place: 0))])
-      endpoint.secret = .random()
-      try await journal.write([.configure(endpoint)])
+      var kept = try endpoint()
+      let removed = try endpoint()
+      let old = kept.secret
+      try await journal.write([.add(kept, WebhookProgress(place: 0)), .add(removed, WebhookProgress(place: 0))])
+      kept.secret = .random()
+      try await journal.write([.configure(kept), .remove(id: removed.id)])
       await journal.close()
-      let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
-      #expect(bytes.range(of: Data(endpoint.secret.bytes)) != nil)
-      #expect(bytes.range(of: Data(old.bytes)) == nil)
+      let bytes = try Data(contentsOf: URL(fileURLWithPath: folder + "/webhooks/webhooks.sqlite"))
+      #expect(bytes.range(of: Data(kept.secret.bytes)) != nil)
+      for gone in [old, removed.secret] { #expect(bytes.range(of: Data(gone.bytes)) == nil) }
     }
   }
 
