@@ -37,6 +37,15 @@ struct Serve: AsyncParsableCommand {
       valueName: "bytes/second"))
   var scrubRate: UInt64 = 8 << 20
 
+  @Flag(
+    help: ArgumentHelp(
+      "Deliver webhooks to this machine and to private networks too, and over http.",
+      discussion: "Whoever may register a webhook can then make this server send requests to what only it can reach."))
+  var allowPrivateWebhooks = false
+
+  @Option(help: ArgumentHelp("How long a webhook's receiver may take to answer.", valueName: "seconds"))
+  var webhookTimeout = 15
+
   @Option(help: "How much to log: trace, debug, info, notice, warning, error or critical.")
   var logLevel = Logger.Level.info
 
@@ -47,6 +56,9 @@ struct Serve: AsyncParsableCommand {
     guard Self.isLoopback(host) || insecure else {
       throw ValidationError(
         "\(host) may be reached from elsewhere, and there is no authentication yet; add --insecure if that is meant")
+    }
+    guard (1...300).contains(webhookTimeout) else {
+      throw ValidationError("--webhook-timeout must be 1 to 300 seconds")
     }
     for url in [pspURL, notificationsURL].compactMap({ $0 }) {
       guard url.hasPrefix("http://") || url.hasPrefix("https://") else {
@@ -67,6 +79,8 @@ struct Serve: AsyncParsableCommand {
     options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
     options.scrubBytesPerSecond = scrubRate
     calls.apply(to: &options)
+    options.webhooks.allowsPrivate = allowPrivateWebhooks
+    options.webhooks.timeLimit = .seconds(webhookTimeout)
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
     do throws(ServerError) {

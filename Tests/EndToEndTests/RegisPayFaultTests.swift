@@ -61,7 +61,7 @@ struct RegisPayFaultTests {
       for name in [own, others] {
         try FileManager.default.createDirectory(atPath: name, withIntermediateDirectories: true)
       }
-      let psp = try await RunningServer.start(directory: others, Self.settings)
+      let psp = try await RunningServer.start(directory: others, arguments: Self.settings)
       let port = try #require(URL(string: psp.url)?.port)
       let pair = Pair(try await startServer(own, psp), psp)
       for round in 1...Self.rounds {
@@ -85,11 +85,11 @@ struct RegisPayFaultTests {
               pair.server = try await startServer(own, pair.psp)
             case 2:
               try await pair.psp.killHard()
-              pair.psp = try await RunningServer.start(directory: others, port: port, Self.settings)
+              pair.psp = try await RunningServer.start(directory: others, arguments: Self.settings, port: port)
             case 3:
               try await pair.psp.killHard()
               try await pair.server.killHard()
-              pair.psp = try await RunningServer.start(directory: others, port: port, Self.settings)
+              pair.psp = try await RunningServer.start(directory: others, arguments: Self.settings, port: port)
               pair.server = try await startServer(own, pair.psp)
             default:
               let service = action.what < 8 ? "psp" : "notifications"
@@ -111,7 +111,7 @@ struct RegisPayFaultTests {
   private func startServer(_ folder: String, _ psp: RunningServer) async throws -> RunningServer {
     try await RunningServer.start(
       directory: folder,
-      Self.settings + ["--psp-url", psp.url + "/psp", "--notifications-url", psp.url + "/notifications"])
+      arguments: Self.settings + ["--psp-url", psp.url + "/psp", "--notifications-url", psp.url + "/notifications"])
   }
 
   private static func faults(using random: inout SeededGenerator) -> String {

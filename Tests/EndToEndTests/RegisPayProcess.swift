@@ -103,11 +103,11 @@ struct RunningServer: Sendable {
   /// new log is quick to make and a load crosses from one to the next.
   ///
   /// - Parameters:
-  ///   - wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
+  ///   - arguments: further ones of `serve`.
   ///   - port: 0 for a free one.
-  ///   - arguments: further ones.
+  ///   - wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
   static func start(
-    directory: String, under wrapper: [String] = [], port: Int = 0, _ arguments: [String] = []
+    directory: String, arguments: [String] = [], port: Int = 0, under wrapper: [String] = []
   ) async throws -> RunningServer {
     let process = try RegisPayProcess(
       under: wrapper,

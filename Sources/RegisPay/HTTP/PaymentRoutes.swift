@@ -128,7 +128,7 @@ struct PaymentRoutes: Sendable {
     switch outcome {
     case .created(let id): return Response(json: ["paymentId": .string(id.description)])
     case .changed(let id, let version):
-      guard let loaded = try log.load(id, at: version) else { throw Problem.notFound("There is no payment \(id).") }
+      guard let loaded = try log.load(id, upTo: version) else { throw Problem.notFound("There is no payment \(id).") }
       // Accepted only, when somebody else has to do his part first.
       return Response(
         json: try details(loaded, waiting: nil), status: loaded.payment.state == .cancelled ? .ok : .accepted)

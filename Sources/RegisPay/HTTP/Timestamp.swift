@@ -31,3 +31,54 @@ func timestamp(microseconds: UInt64) -> String {
   let time = "\(padded(seconds / 3_600 % 24, 2)):\(padded(seconds / 60 % 60, 2)):\(padded(seconds % 60, 2))"
   return "\(date)T\(time).\(padded(microseconds % 1_000_000, 6))Z"
 }
+
+/// Reads a time of RFC 3339 with any offset from UTC; microseconds since 1970-01-01 UTC. Nil for any other text, and for a
+/// time before that day. What is finer than a microsecond is left out.
+func microseconds(timestamp text: String) -> UInt64? {
+  let bytes = Array(text.utf8)
+  func number(_ range: Range<Int>) -> Int? {
+    guard range.upperBound <= bytes.count else { return nil }
+    var value = 0
+    for byte in bytes[range] {
+      guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) else { return nil }
+      value = value * 10 + Int(byte - UInt8(ascii: "0"))
+    }
+    return value
+  }
+  func has(_ mark: Unicode.Scalar, at place: Int) -> Bool { bytes.count > place && bytes[place] == UInt8(ascii: mark) }
+  guard let year = number(0..<4), has("-", at: 4), let month = number(5..<7), has("-", at: 7),
+    let day = number(8..<10), has("T", at: 10) || has("t", at: 10), let hour = number(11..<13), has(":", at: 13),
+    let minute = number(14..<16), has(":", at: 16), let second = number(17..<19), (1...12).contains(month),
+    (1...31).contains(day), hour < 24, minute < 60, second < 61, year >= 1970
+  else { return nil }
+  var place = 19
+  var fraction = 0
+  if has(".", at: place) {
+    place += 1
+    let start = place
+    while number(place..<place + 1) != nil { place += 1 }
+    guard place > start, let digits = number(start..<min(place, start + 6)) else { return nil }
+    fraction = (min(place - start, 6)..<6).reduce(digits) { value, _ in value * 10 }
+  }
+  var shift = 0
+  if has("Z", at: place) || has("z", at: place) {
+    place += 1
+  } else {
+    guard has("+", at: place) || has("-", at: place), let hours = number(place + 1..<place + 3),
+      has(":", at: place + 3), let minutes = number(place + 4..<place + 6), hours < 24, minutes < 60
+    else { return nil }
+    shift = (hours * 60 + minutes) * (has("-", at: place) ? -60 : 60)
+    place += 6
+  }
+  guard place == bytes.count else { return nil }
+  // The inverse of the above, from the same source.
+  let marchYear = month <= 2 ? year - 1 : year
+  let dayOfYear = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1
+  let dayOfEra = marchYear % 400 * 365 + marchYear % 400 / 4 - marchYear % 400 / 100 + dayOfYear
+  let days = marchYear / 400 * 146_097 + dayOfEra - 719_468
+  let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second - shift
+  guard seconds >= 0 else { return nil }
+  let result = UInt64(seconds) * 1_000_000 + UInt64(fraction)
+  // No 30th of February: what does not come out as it went in is no day.
+  return timestamp(microseconds: UInt64(days * 86_400) * 1_000_000).hasPrefix(text.prefix(10)) ? result : nil
+}

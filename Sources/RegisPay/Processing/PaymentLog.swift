@@ -45,11 +45,11 @@ public struct PaymentLog: Sendable {
   ///
   /// Events of an unknown type or unreadable are passed over, as a newer program may have written them.
   ///
-  /// - Parameter version: as it stood with that version of its stream; nil for now.
-  public func load(_ id: PaymentID, at version: UInt64? = nil) throws(PaymentLogError) -> Loaded? {
+  /// - Parameter version: as it was then, if there is a later one.
+  public func load(_ id: PaymentID, upTo version: UInt64 = .max) throws(PaymentLogError) -> Loaded? {
     let events: [Event]
     do throws(LogStoreError) {
-      events = try reader.stream(id.stream, limit: version.map { Int(clamping: $0) } ?? .max)
+      events = try reader.stream(id.stream, limit: Int(clamping: version))
     } catch .streamIncomplete(_, let missing) {
       throw .incomplete(id, missing: missing)
     } catch {

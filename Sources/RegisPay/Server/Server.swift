@@ -99,6 +99,13 @@ public struct Server: Sendable {
       throw .projection(error)
     }
     defer { projection.close() }
+    let webhooks: Webhooks
+    do throws(WebhookStoreError) {
+      webhooks = try Webhooks.open(
+        "\(options.directory)/webhooks", log: log, options: options.webhooks, health: health, logger: logger)
+    } catch {
+      throw .webhooks(error)
+    }
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()
     let consumers = ConsumerBoard()
@@ -115,6 +122,7 @@ public struct Server: Sendable {
     EventRoutes(reader: log.reader).add(to: routes)
     ConsumerRoutes(reader: log.reader, consumers: consumers, projection: projection).add(to: routes)
     OpenAPIRoutes().add(to: routes)
+    WebhookRoutes(webhooks: webhooks).add(to: routes)
     SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
     // Hummingbird's own messages are about connections and of use only when something is wrong with them.
     var quietLogger = logger
@@ -144,6 +152,7 @@ public struct Server: Sendable {
       Processing(
         options: options, log: log, board: board, consumerBoard: consumers, health: health, address: address.stream,
         logger: logger),
+      webhooks,
     ]
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
     var configuration = ServiceGroupConfiguration(
@@ -157,6 +166,7 @@ public struct Server: Sendable {
     } catch {
       failure = serverError(error)
     }
+    await webhooks.close()
     if let failure { throw failure }
   }
 

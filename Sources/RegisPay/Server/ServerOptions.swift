@@ -3,7 +3,7 @@ import LogStore
 /// What a server is to be; every duration and limit may be changed, so that tests need not wait.
 public struct ServerOptions: Sendable {
   /// Holds the payments' log in `payments`, the simulator's in `simulator`, and in `projection` what is made from the
-  /// payments' log to be listed; made if it is missing.
+  /// payments' log to be listed; `webhooks` holds endpoints and their secrets. Made if it is missing.
   public var directory: String
   public var host = "127.0.0.1"
   /// 0 lets the system choose one.
@@ -18,6 +18,7 @@ public struct ServerOptions: Sendable {
   public var consumer = StepConsumer.Options()
   /// How long a client's idempotency key is kept.
   public var requestLifetime = Duration.seconds(24 * 60 * 60)
+  public var webhooks = WebhookOptions()
   /// How long requests under way may take to end when the server stops; what is not done then is cut off.
   public var stopLimit = Duration.seconds(15)
   /// Size of the payments log's segment files, in bytes. A new log takes as long as writing two of them.
@@ -37,6 +38,7 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case store(LogStoreError)
   case projection(ProjectionError)
   case endpoint(EndpointError)
+  case webhooks(WebhookStoreError)
   case directory(String, reason: String)
   case addressInUse(host: String, port: Int)
   case listen(host: String, port: Int, reason: String)
@@ -47,6 +49,7 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
     case .store(let error): error.description
     case .projection(let error): error.description
     case .endpoint(let error): error.description
+    case .webhooks(let error): error.description
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
     case .addressInUse(let host, let port):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"

@@ -50,7 +50,7 @@ struct PaymentLogTests {
           group.addTask { try await log.record(.recordCreated(reference: "r"), on: id, cursor: Self.nowhere) }
           return try await group.reduce(into: [PaymentLog.Executed]()) { if let executed = $1 { $0.append(executed) } }
         }
-        let appended = executed.map { if case .appended(let events, _) = $0 { events } else { [] } }
+        let appended: [[PaymentEvent]] = executed.map { if case .appended(let events, _) = $0 { events } else { [] } }
         #expect(appended == [[.created(reference: "r")]])
         #expect(try log.load(id)?.payment.reference == "r")
       }

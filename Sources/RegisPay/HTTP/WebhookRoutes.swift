@@ -1,0 +1,178 @@
+import Hummingbird
+import LogStore
+
+/// Endpoints over HTTP: a secret is told when it is made, and never again.
+struct WebhookRoutes: Sendable {
+  let webhooks: Webhooks
+
+  private static let pageLimit = 200
+
+  func add(to router: Routes) {
+    router.answer(
+      "/api/v1/webhooks",
+      [
+        .get: { _, _ in try await list() },
+        .post: { request, _ in try await told { try await create(request) } },
+      ])
+    router.answer(
+      "/api/v1/webhooks/{id}",
+      [
+        .get: { _, context in show(try await find(context).status) },
+        .patch: { request, context in
+          let worker = try find(context)
+          let change = try await WebhookRequest.change(request, allowingPrivate: webhooks.options.allowsPrivate)
+          return try await told { show(try await worker.change(change)) }
+        },
+        .delete: { _, context in
+          let worker = try find(context)
+          return try await told {
+            try await webhooks.remove(worker)
+            return Response(status: .noContent)
+          }
+        },
+      ])
+    router.answer(
+      "/api/v1/webhooks/{id}/rotate",
+      [
+        .post: { _, context in
+          let worker = try find(context)
+          return try await told {
+            let (status, secret) = try await worker.rotate()
+            return show(status, secret: secret)
+          }
+        }
+      ])
+    router.answer(
+      "/api/v1/webhooks/{id}/test",
+      [
+        .post: { _, context in
+          let worker = try find(context)
+          return try await told { Response(json: WebhookJSON.delivery(try await worker.test())) }
+        }
+      ])
+    router.answer(
+      "/api/v1/webhooks/{id}/deliveries",
+      [.get: { request, context in try await deliveries(request, of: try find(context)) }])
+    router.answer(
+      "/api/v1/webhooks/{id}/replay",
+      [
+        .post: { request, context in
+          let worker = try find(context)
+          let replay = try await WebhookRequest.replay(request)
+          return try await told { show(try await start(replay, of: worker), httpStatus: .accepted) }
+        }
+      ])
+  }
+
+  private func list() async throws -> Response {
+    var endpoints: [JSONValue] = []
+    // Bounded by the number of endpoints.
+    for worker in webhooks.all { endpoints.append(.object(WebhookJSON.members(of: await worker.status))) }
+    return Response(json: ["webhooks": .array(endpoints)])
+  }
+
+  private func create(_ request: Request) async throws -> Response {
+    let asked = try await WebhookRequest.endpoint(request, allowingPrivate: webhooks.options.allowsPrivate)
+    let worker = try await webhooks.add(url: asked.url, description: asked.description, events: asked.events)
+    let status = await worker.status
+    var response = show(status, secret: status.endpoint.secret, httpStatus: .created)
+    response.headers[.location] = "/api/v1/webhooks/\(worker.id)"
+    return response
+  }
+
+  private func show(
+    _ status: EndpointWorker.Status, secret: WebhookSecret? = nil, httpStatus: HTTPResponse.Status = .ok
+  ) -> Response {
+    var members = WebhookJSON.members(of: status)
+    if let secret { members.insert(.init("secret", .string(secret.revealed)), at: 1) }
+    return Response(json: .object(members), status: httpStatus)
+  }
+
+  private func find(_ context: ExchangeContext) throws(Problem) -> EndpointWorker {
+    guard let worker = webhooks.worker(context.parameters.get("id") ?? "") else {
+      throw Problem.notFound("There is no such webhook.")
+    }
+    return worker
+  }
+
+  private func start(
+    _ replay: WebhookRequest.Replay, of worker: EndpointWorker
+  ) async throws -> EndpointWorker.Status {
+    switch replay {
+    case .event(let payment, let version):
+      guard let event = try webhooks.reader.stream(payment.stream, from: version, limit: 1).first,
+        event.version == version
+      else { throw Problem.notFound("There is no such event.") }
+      return try await worker.replay(event.offset)
+    case .offset(let offset): return try await worker.replay(from: offset)
+    case .time(let microseconds):
+      return try await worker.replay(from: try webhooks.reader.firstOffset(at: microseconds))
+    }
+  }
+
+  private func deliveries(_ request: Request, of worker: EndpointWorker) async throws -> Response {
+    var limit = 50
+    var before = Int64.max
+    for (name, value) in request.uri.queryParameters {
+      switch name {
+      case "limit":
+        guard let number = Int(value), (1...Self.pageLimit).contains(number) else {
+          throw Problem.badRequest("limit must be 1 to \(Self.pageLimit).")
+        }
+        limit = number
+      case "after":
+        guard let number = Int64(value), number > 0 else {
+          throw Problem.badRequest("after must be the next of an earlier page.")
+        }
+        before = number
+      default: throw Problem.badRequest("There is no parameter \(String(name).debugDescription) here.")
+      }
+    }
+    let found = try await webhooks.deliveries(of: worker, before: before, limit: limit + 1)
+    let page = found.prefix(limit)
+    return Response(json: [
+      "deliveries": .array(page.map(WebhookJSON.delivery)),
+      "next": found.count > limit ? page.last.map { .string(String($0.number)) } ?? .null : .null,
+    ])
+  }
+
+  /// Errors as problems.
+  private func told(_ work: () async throws -> Response) async throws -> Response {
+    do {
+      return try await work()
+    } catch let refusal as EndpointWorker.Refusal {
+      switch refusal {
+      case .removed: throw Problem.notFound("There is no such webhook.")
+      case .isTesting:
+        throw Problem(status: .conflict, name: "test-under-way", detail: "A test of this webhook is under way.")
+      case .tooManyWaiting(let limit):
+        throw Problem(
+          status: .conflict, name: "too-many-waiting",
+          detail: "Nothing was changed: \(limit) events of this webhook wait to be sent already.")
+      }
+    } catch Webhooks.Refusal.tooMany(let limit) {
+      throw Problem(
+        status: .conflict, name: "too-many-webhooks", detail: "Nothing was changed: \(limit) webhooks are possible.")
+    } catch is WebhookStoreError {
+      throw Problem.unavailable("Nothing was changed, as it can't be written now.")
+    }
+  }
+}
+
+extension LogReader {
+  /// The offset of the first event at or after a time; the end of the log when all are before. Looks at the logarithm of
+  /// the log's length of events: no time is less than one before it.
+  func firstOffset(at microseconds: UInt64) throws(LogStoreError) -> UInt64 {
+    var (low, high) = (UInt64(0), endOffset)
+    while low < high {
+      let middle = low + (high - low) / 2
+      guard let event = try events(from: middle, limit: 1).first, event.timestampMicroseconds < microseconds else {
+        high = middle
+        continue
+      }
+      // Behind a gap the event may be later than the middle.
+      low = event.offset + 1
+    }
+    return low
+  }
+}

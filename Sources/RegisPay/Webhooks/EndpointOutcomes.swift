@@ -1,0 +1,155 @@
+import LogStore
+import Logging
+
+/// What follows from a try's end.
+extension EndpointWorker {
+  func end(_ offset: UInt64, _ ended: WebhookAttempt.Ended) {
+    if isRemoved {
+      underWay -= 1
+      return
+    }
+    switch ended.result {
+    case .abandoned:
+      // As it was: a first try holds the place where it is.
+      underWay -= 1
+      waiting[offset]?.isUnderWay = false
+    case .answered(.answered(let status, _)) where (200..<300).contains(status):
+      succeed(offset, ended, status)
+    case .answered(.answered(410, _)):
+      fail(offset, ended, status: 410, reason: "answered 410", after: nil, disabling: "It answered 410: it is gone.")
+    case .answered(.answered(let status, let after)):
+      let isRedirect = (300..<400).contains(status)
+      fail(
+        offset, ended, status: status,
+        reason: isRedirect ? "answered \(status); redirects are not followed" : "answered \(status)",
+        after: status == 429 || status == 503 ? after : nil, disabling: nil)
+    case .answered(.failed(let reason)):
+      fail(offset, ended, status: nil, reason: reason, after: nil, disabling: nil)
+    case .unread(let reason):
+      // No fault of the endpoint's.
+      logger.error("can't read an event", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+      keep(offset, attempts: tries(of: offset), after: 5_000_000, ended)
+      record([wait(offset), notePlace()].compactMap { $0 })
+    case .unreadable(let reason):
+      logger.error("an event can't be sent", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+      forget(offset)
+      record([.done(id: id, offset: offset), notePlace()])
+    }
+  }
+
+  private func tries(of offset: UInt64) -> Int { waiting[offset]?.event.attempts ?? 0 }
+
+  private func wait(_ offset: UInt64) -> WebhookChange? { waiting[offset].map { .wait(id: id, $0.event) } }
+
+  private func forget(_ offset: UInt64) {
+    waiting[offset] = nil
+    firstTries.remove(offset)
+  }
+
+  private func keep(_ offset: UInt64, attempts: Int, after microseconds: UInt64, _ ended: WebhookAttempt.Ended) {
+    let first = waiting[offset]?.event.firstTryMicroseconds ?? ended.startMicroseconds
+    waiting[offset] = Waiting(
+      event: WaitingEvent(
+        offset: offset, attempts: attempts, firstTryMicroseconds: first, dueMicroseconds: clock.now() + microseconds))
+    firstTries.remove(offset)
+  }
+
+  private func succeed(_ offset: UInt64, _ ended: WebhookAttempt.Ended, _ status: Int) {
+    let wasFailing = isFailing
+    let wasWaiting = waiting[offset] != nil
+    let attempts = tries(of: offset) + 1
+    progress.failuresInRow = 0
+    progress.failingSinceMicroseconds = nil
+    progress.lastSuccessMicroseconds = clock.now()
+    forget(offset)
+    var changes = wasWaiting ? [WebhookChange.done(id: id, offset: offset)] : []
+    if wasFailing {
+      logger.notice("an endpoint answers again", metadata: ["waiting": "\(waiting.count)"])
+      // They wait because of the outage, which is over.
+      changes += makeAllDue()
+    }
+    changes += note(ended, offset, attempts, status: status, error: nil, .delivered, next: nil)
+    record(changes + [notePlace()])
+  }
+
+  private func fail(
+    _ offset: UInt64, _ ended: WebhookAttempt.Ended, status: Int?, reason: String, after asked: Duration?,
+    disabling: String?
+  ) {
+    let now = clock.now()
+    let attempts = tries(of: offset) + 1
+    let asked = asked.map { min($0, options.retryAfterLimit) }
+    progress.failuresInRow += 1
+    progress.failingSinceMicroseconds = progress.failingSinceMicroseconds ?? ended.startMicroseconds
+    if let asked { progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, now + asked.microseconds) }
+    if progress.failuresInRow == options.failureLimit {
+      probeMicroseconds = now + options.probeInterval.microseconds
+      logger.warning("an endpoint fails again and again", metadata: ["reason": "\(reason)"])
+    }
+    let first = waiting[offset]?.event.firstTryMicroseconds ?? ended.startMicroseconds
+    var changes: [WebhookChange] = []
+    var outcome = WebhookDelivery.Outcome.retrying
+    var next: UInt64?
+    if let disabling {
+      keep(offset, attempts: attempts, after: 0, ended)
+      (changes, outcome) = ([disable(disabling)], .disabled)
+    } else if let delay = options.schedule.delay(attempts: attempts, atLeast: asked) {
+      keep(offset, attempts: attempts, after: delay.microseconds, ended)
+      next = waiting[offset]?.event.dueMicroseconds
+    } else if let success = progress.lastSuccessMicroseconds, success >= first {
+      // Others got through meanwhile, so it is this message that the receiver can't take.
+      logger.error("gave a message up", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+      forget(offset)
+      (changes, outcome) = ([.done(id: id, offset: offset)], .givenUp)
+    } else {
+      keep(offset, attempts: attempts, after: 0, ended)
+      let since = timestamp(microseconds: first)
+      (changes, outcome) = (
+        [disable("Nothing has been delivered since \(since), in \(attempts) tries of one event; the last: \(reason).")],
+        .disabled
+      )
+    }
+    if let change = wait(offset) { changes.append(change) }
+    changes += note(ended, offset, attempts, status: status, error: reason, outcome, next: next)
+    record(changes + [notePlace()])
+  }
+
+  /// What waits is due now.
+  func makeAllDue(restarting: Bool = false) -> [WebhookChange] {
+    let now = clock.now()
+    return waiting.keys.sorted().compactMap { offset in
+      guard var entry = waiting[offset], !entry.isUnderWay else { return nil }
+      entry.event.dueMicroseconds = min(entry.event.dueMicroseconds, now)
+      if restarting { (entry.event.attempts, entry.event.firstTryMicroseconds) = (0, now) }
+      waiting[offset] = entry
+      return .wait(id: id, entry.event)
+    }
+  }
+
+  private func disable(_ reason: String) -> WebhookChange {
+    logger.error("an endpoint is disabled", metadata: ["reason": "\(reason)"])
+    let now = clock.now()
+    endpoint.disabled = .init(reason: reason, sinceMicroseconds: now)
+    endpoint.updatedMicroseconds = now
+    return .configure(endpoint)
+  }
+
+  private func note(
+    _ ended: WebhookAttempt.Ended, _ offset: UInt64, _ attempt: Int, status: Int?, error: String?,
+    _ outcome: WebhookDelivery.Outcome, next: UInt64?
+  ) -> [WebhookChange] {
+    guard let message = ended.message else { return [] }
+    return note(
+      WebhookDelivery(
+        event: message.id, type: message.type, offset: offset, attempt: attempt,
+        startMicroseconds: ended.startMicroseconds, durationMicroseconds: ended.durationMicroseconds, status: status,
+        error: error, outcome: outcome, nextTryMicroseconds: next))
+  }
+
+  func note(_ delivery: WebhookDelivery) -> [WebhookChange] {
+    deliveriesSinceTrim += 1
+    guard deliveriesSinceTrim > options.deliveryLimit / 10 else { return [.delivery(id: id, delivery)] }
+    deliveriesSinceTrim = 0
+    return [.delivery(id: id, delivery), .trimDeliveries(id: id, kept: options.deliveryLimit)]
+  }
+}

@@ -1,0 +1,128 @@
+import Foundation
+
+/// An address of IPv4 or IPv6.
+struct IPAddress: Sendable, Hashable, CustomStringConvertible {
+  /// 4 or 16, in network order.
+  let bytes: [UInt8]
+
+  /// Reads every form of a number that the system's resolver takes for an address without asking anybody: `127.1`,
+  /// `0x7f000001`, `2130706433` and `0177.0.0.1` are the same one. Nil for a name.
+  init?(literal text: String) {
+    var hints = addrinfo()
+    hints.ai_flags = AI_NUMERICHOST
+    guard let address = Self.lookUp(text, hints: hints).addresses.first else { return nil }
+    self = address
+  }
+
+  private init?(_ address: UnsafeMutablePointer<sockaddr>?) {
+    guard let address else { return nil }
+    switch Int32(address.pointee.sa_family) {
+    case AF_INET:
+      bytes = address.withMemoryRebound(to: sockaddr_in.self, capacity: 1) { pointer in
+        withUnsafeBytes(of: pointer.pointee.sin_addr) { Array($0) }
+      }
+    case AF_INET6:
+      bytes = address.withMemoryRebound(to: sockaddr_in6.self, capacity: 1) { pointer in
+        withUnsafeBytes(of: pointer.pointee.sin6_addr) { Array($0) }
+      }
+    default: return nil
+    }
+  }
+
+  /// Asks the system's resolver, and blocks for as long as that takes.
+  static func lookUp(_ host: String, hints given: addrinfo = addrinfo()) -> (addresses: [IPAddress], failure: String?) {
+    var hints = given
+    hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+    var list: UnsafeMutablePointer<addrinfo>?
+    let code = getaddrinfo(host, nil, &hints, &list)
+    guard code == 0 else { return ([], String(cString: gai_strerror(code))) }
+    defer { freeaddrinfo(list) }
+    var addresses: [IPAddress] = []
+    var entry = list
+    while let current = entry {
+      if let address = IPAddress(current.pointee.ai_addr), !addresses.contains(address) { addresses.append(address) }
+      entry = current.pointee.ai_next
+    }
+    return (addresses, nil)
+  }
+
+  var description: String {
+    var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+    let family = bytes.count == 4 ? AF_INET : AF_INET6
+    // Given room for the longest form of either family, it can't fail.
+    _ = bytes.withUnsafeBytes { inet_ntop(family, $0.baseAddress, &text, socklen_t(text.count)) }
+    return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+}
+
+extension IPAddress {
+  /// Why nothing is sent there, such as "a loopback address"; nil when it may be.
+  ///
+  /// - Parameter allowingPrivate: this machine and the networks around it are meant to be reached.
+  func refusal(allowingPrivate: Bool) -> String? {
+    let ranges = bytes.count == 4 ? Self.refusedIPv4 : Self.refusedIPv6
+    if let range = ranges.first(where: { $0.contains(self) }) {
+      return range.isPrivate && allowingPrivate ? nil : range.name
+    }
+    // Of IPv6 only this eighth is given out to be reached from everywhere.
+    return bytes.count == 16 && bytes[0] & 0xE0 != 0x20 ? "a reserved address" : nil
+  }
+
+  private struct Block: Sendable {
+    let prefix: [UInt8]
+    let bitCount: Int
+    let name: String
+    /// Somebody may well have receivers there.
+    let isPrivate: Bool
+
+    init(_ prefix: [UInt8], _ bitCount: Int, _ name: String, isPrivate: Bool = false) {
+      self.prefix = prefix
+      self.bitCount = bitCount
+      self.name = name
+      self.isPrivate = isPrivate
+    }
+
+    func contains(_ address: IPAddress) -> Bool {
+      (0..<bitCount).allSatisfy { bit in
+        let (byte, shift) = (bit / 8, 7 - bit % 8)
+        let expected = byte < prefix.count ? prefix[byte] : 0
+        return (address.bytes[byte] ^ expected) >> shift & 1 == 0
+      }
+    }
+  }
+
+  // IANA's registries of special-purpose addresses, all that is not globally reachable and what leads to IPv4 by a
+  // detour: https://www.iana.org/assignments/iana-ipv4-special-registry, …/iana-ipv6-special-registry
+  private static let refusedIPv4 = [
+    Block([0], 8, "an unspecified address"),
+    Block([10], 8, "a private address", isPrivate: true),
+    Block([100, 64], 10, "a carrier's private address", isPrivate: true),
+    Block([127], 8, "a loopback address", isPrivate: true),
+    Block([169, 254], 16, "a link-local address"),
+    Block([172, 16], 12, "a private address", isPrivate: true),
+    Block([192, 0, 0], 24, "a reserved address"),
+    Block([192, 0, 2], 24, "an address for documentation"),
+    Block([192, 88, 99], 24, "a reserved address"),
+    Block([192, 168], 16, "a private address", isPrivate: true),
+    Block([198, 18], 15, "an address for benchmarks"),
+    Block([198, 51, 100], 24, "an address for documentation"),
+    Block([203, 0, 113], 24, "an address for documentation"),
+    Block([224], 4, "a multicast address"),
+    Block([240], 4, "a reserved address"),
+  ]
+
+  private static let refusedIPv6 = [
+    Block([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 128, "a loopback address", isPrivate: true),
+    Block([], 128, "an unspecified address"),
+    Block([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], 96, "an IPv4-mapped address"),
+    Block([0x00, 0x64, 0xFF, 0x9B], 32, "an address translated to IPv4"),
+    Block([0x20, 0x01, 0x00], 23, "a reserved address"),
+    Block([0x20, 0x01, 0x0D, 0xB8], 32, "an address for documentation"),
+    Block([0x20, 0x02], 16, "an address that stands for an IPv4 one"),
+    Block([0x3F, 0xFF], 20, "an address for documentation"),
+    Block([0xFC], 7, "a private address", isPrivate: true),
+    Block([0xFE, 0x80], 10, "a link-local address"),
+    Block([0xFE, 0xC0], 10, "a site-local address"),
+    Block([0xFF], 8, "a multicast address"),
+  ]
+}

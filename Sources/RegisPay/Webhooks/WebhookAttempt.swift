@@ -1,0 +1,84 @@
+import LogStore
+import Logging
+
+/// One try of one event, from the log to the receiver's answer.
+struct WebhookAttempt: Sendable {
+  /// The event, or its offset where it has to be read again.
+  enum Source: Sendable {
+    case event(Event)
+    case offset(UInt64)
+  }
+
+  struct Ended: Sendable {
+    /// Nil when there was nothing to send.
+    var message: WebhookMessage?
+    var startMicroseconds: UInt64
+    var durationMicroseconds: UInt64
+    var result: Result
+  }
+
+  enum Result: Sendable, Hashable {
+    case answered(WebhookResult)
+    /// No try will ever succeed.
+    case unreadable(reason: String)
+    /// The log can't be read now.
+    case unread(reason: String)
+    /// Cut short by the server's stop: as if it had not begun.
+    case abandoned
+  }
+
+  let log: PaymentLog
+  let sender: WebhookSender
+  let clock: WebhookClock
+
+  func run(_ source: Source, for endpoint: WebhookEndpoint) async -> Ended {
+    let message: WebhookMessage
+    do throws(Stop) {
+      message = try self.message(source)
+    } catch {
+      return Ended(message: nil, startMicroseconds: clock.now(), durationMicroseconds: 0, result: error.result)
+    }
+    return await send(message, to: endpoint)
+  }
+
+  func send(_ message: WebhookMessage, to endpoint: WebhookEndpoint) async -> Ended {
+    let start = clock.now()
+    let time = ContinuousClock.now
+    let signature = WebhookSignature(
+      id: message.id, timestamp: start / 1_000_000, body: message.body, secrets: endpoint.secrets(at: start))
+    let result = await sender.send(message.body, to: endpoint.url, signature: signature)
+    var ended = Result.answered(result)
+    if Task.isCancelled, case .failed = result { ended = .abandoned }
+    return Ended(
+      message: message, startMicroseconds: start,
+      durationMicroseconds: time.duration(to: .now).microseconds, result: ended)
+  }
+
+  private struct Stop: Error { let result: Result }
+
+  private func message(_ source: Source) throws(Stop) -> WebhookMessage {
+    let message: WebhookMessage?
+    do throws(PaymentLogError) {
+      message = try event(source).flatMap { event throws(PaymentLogError) in try WebhookMessage(event, log: log) }
+    } catch {
+      if case .store = error { throw Stop(result: .unread(reason: "\(error)")) }
+      throw Stop(result: .unreadable(reason: "\(error)"))
+    }
+    guard let message else {
+      throw Stop(result: .unreadable(reason: "the event is not on the log any more, or is none of a payment"))
+    }
+    return message
+  }
+
+  private func event(_ source: Source) throws(PaymentLogError) -> Event? {
+    switch source {
+    case .event(let event): return event
+    case .offset(let offset):
+      do throws(LogStoreError) {
+        return try log.reader.events(from: offset, limit: 1).first { $0.offset == offset }
+      } catch {
+        throw .store(error)
+      }
+    }
+  }
+}

@@ -1,0 +1,161 @@
+import Foundation
+import GRDB
+import Synchronization
+
+/// A change of what is kept about endpoints.
+enum WebhookChange: Sendable {
+  case add(WebhookEndpoint, WebhookProgress)
+  /// All but its progress.
+  case configure(WebhookEndpoint)
+  case progress(id: String, WebhookProgress)
+  case wait(id: String, WaitingEvent)
+  case done(id: String, offset: UInt64)
+  case delivery(id: String, WebhookDelivery)
+  case trimDeliveries(id: String, kept: Int)
+  case remove(id: String)
+}
+
+/// What is kept about endpoints: an SQLite file of its own, since secrets have no place in the log, and neither them nor
+/// what waits to be tried again can be derived from it. Cursors are kept here and not in the log, so that one transaction
+/// moves a cursor and keeps what it leaves behind.
+///
+/// Changes are written in the order in which they are given, those that come while others are written in one transaction,
+/// synced before anybody is told. Safe to use from any task.
+final class WebhookJournal: Sendable {
+  typealias Done = @Sendable (WebhookStoreError?) -> Void
+
+  private struct Inside {
+    var entries: [(changes: [WebhookChange], done: Done)] = []
+    var isWriting = false
+  }
+
+  private let path: String
+  private let pool: DatabasePool
+  private let health: Health
+  private let inside = Mutex(Inside())
+
+  private static let healthName = "webhooks"
+
+  /// Opens the file in a directory, which is made if it is missing. Nobody but this process's user may read it.
+  static func open(_ directory: String, health: Health) throws(WebhookStoreError) -> WebhookJournal {
+    let path = directory + "/webhooks.sqlite"
+    do {
+      try FileManager.default.createDirectory(
+        atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+      // Made before SQLite does, which gives the file's rights to those beside it.
+      if !FileManager.default.fileExists(atPath: path) {
+        guard FileManager.default.createFile(atPath: path, contents: nil) else {
+          throw WebhookStoreError(path: path, reason: "it can't be made")
+        }
+      }
+      try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: path)
+      var configuration = Configuration()
+      configuration.maximumReaderCount = 2
+      configuration.prepareDatabase { database in
+        // A commit is on disk when it returns, and a secret that is deleted is overwritten.
+        try database.execute(
+          sql: "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA cache_size = -2048")
+      }
+      let pool = try DatabasePool(path: path, configuration: configuration)
+      try pool.write { database in
+        let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
+        if version == 0, try !database.tableExists("endpoint") { return try WebhookTable.create(database) }
+        guard version == WebhookTable.version else {
+          throw WebhookStoreError(
+            path: path, reason: "it has version \(version), and this program knows \(WebhookTable.version)")
+        }
+      }
+      return WebhookJournal(path, pool, health)
+    } catch let error as WebhookStoreError {
+      throw error
+    } catch {
+      throw WebhookStoreError(path: path, reason: "\(error)")
+    }
+  }
+
+  private init(_ path: String, _ pool: DatabasePool, _ health: Health) {
+    self.path = path
+    self.pool = pool
+    self.health = health
+  }
+
+  /// Blocks for some reads.
+  func endpoints() throws(WebhookStoreError) -> [WebhookTable.Kept] {
+    do {
+      return try pool.read(WebhookTable.endpoints)
+    } catch {
+      throw WebhookStoreError(path: path, reason: "\(error)")
+    }
+  }
+
+  func deliveries(of id: String, before: Int64, limit: Int) async throws(WebhookStoreError) -> [WebhookDelivery] {
+    do {
+      return try await pool.read { try WebhookTable.deliveries(of: id, before: before, limit: limit, $0) }
+    } catch {
+      throw WebhookStoreError(path: path, reason: "\(error)")
+    }
+  }
+
+  /// Has changes written, all or none. The order of calls is the order of writing.
+  ///
+  /// - Parameter done: called when they are on disk, or with the reason why nothing was changed.
+  func enqueue(_ changes: [WebhookChange], done: @escaping Done) {
+    let isFirst = inside.withLock { inside in
+      inside.entries.append((changes, done))
+      defer { inside.isWriting = true }
+      return !inside.isWriting
+    }
+    if isFirst { Task { await write() } }
+  }
+
+  /// As ``enqueue(_:done:)``, and returns when they are on disk.
+  func write(_ changes: [WebhookChange]) async throws(WebhookStoreError) {
+    let error = await withCheckedContinuation { continuation in
+      enqueue(changes) { continuation.resume(returning: $0) }
+    }
+    if let error { throw error }
+  }
+
+  private func write() async {
+    while true {
+      let entries = inside.withLock { inside in
+        defer { inside.entries = [] }
+        if inside.entries.isEmpty { inside.isWriting = false }
+        return inside.entries
+      }
+      guard !entries.isEmpty else { return }
+      var failure: WebhookStoreError?
+      do {
+        try await pool.write { database in
+          for entry in entries {
+            for change in entry.changes { try WebhookTable.apply(change, to: database) }
+          }
+        }
+      } catch {
+        // Only the code: a message of SQLite's could show a statement with its values.
+        let reason = (error as? DatabaseError).map { "\($0.resultCode)" } ?? "\(type(of: error))"
+        failure = WebhookStoreError(path: path, reason: reason)
+      }
+      health.report(Self.healthName, fault: failure?.description)
+      for entry in entries { entry.done(failure) }
+    }
+  }
+
+  /// Closes the file, once all is written.
+  func close() async {
+    try? await write([])
+    // What is in the file is whole, however it is closed.
+    try? pool.close()
+  }
+}
+
+/// Why what is kept about webhooks can't be used.
+public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
+  public var path: String
+  public var reason: String
+
+  public var description: String {
+    "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be made anew: mend it, or"
+      + " move it away to go on without them"
+  }
+}

@@ -1,0 +1,99 @@
+import LogStore
+
+extension PaymentEvent.TypeName {
+  /// The type's name in messages to receivers, who may depend on it for ever.
+  var publicName: String {
+    switch self {
+    case .initiated: "payment.initiated"
+    case .created: "payment.created"
+    case .settled: "payment.settled"
+    case .completed: "payment.completed"
+    case .declined: "payment.declined"
+    case .cancellationRequested: "payment.cancelling"
+    case .cancellationRefused: "payment.cancellation_refused"
+    case .cancelled: "payment.cancelled"
+    case .failed: "payment.failed"
+    case .retried: "payment.retried"
+    case .refundRequested: "payment.refund_requested"
+    case .refunded: "payment.refunded"
+    case .refundDeclined: "payment.refund_declined"
+    case .refundFailed: "payment.refund_failed"
+    }
+  }
+
+  init?(publicName: String) {
+    guard let type = Self.allCases.first(where: { $0.publicName == publicName }) else { return nil }
+    self = type
+  }
+}
+
+/// What is sent about one event: the same bytes at every try, since it tells the payment as it was then.
+struct WebhookMessage: Sendable, Hashable {
+  let id: String
+  let type: String
+  let body: [UInt8]
+
+  static let testType = "webhook.test"
+  private static let prefix = "msg_"
+
+  /// Nil for an event that nobody is told of.
+  ///
+  /// - Throws: when the payment can't be read.
+  init?(_ event: Event, log: PaymentLog) throws(PaymentLogError) {
+    guard let type = PaymentEvent.TypeName(rawValue: event.type), let payment = PaymentID(stream: event.stream),
+      let loaded = try log.load(payment, upTo: event.version), let first = loaded.events.first
+    else { return nil }
+    let row = PaymentRow(
+      loaded.payment, version: event.version, offset: first.offset,
+      createdMicroseconds: first.timestampMicroseconds, updatedMicroseconds: event.timestampMicroseconds)
+    var data = PaymentJSON.members(of: row, waiting: nil)
+    if let number = Self.refundNumber(event), let refund = loaded.payment.refund(number) {
+      data.append(.init("refund", PaymentJSON.refund(refund)))
+    }
+    self.init(
+      id: Self.id(of: payment, version: event.version), type: type.publicName,
+      microseconds: event.timestampMicroseconds, data: data)
+  }
+
+  /// A message that only shows whether the endpoint answers.
+  init(testOf endpoint: String, microseconds: UInt64) {
+    self.init(
+      id: "\(Self.prefix)\(EventID.random())", type: Self.testType, microseconds: microseconds,
+      data: [.init("webhookId", .string(endpoint))])
+  }
+
+  private init(id: String, type: String, microseconds: UInt64, data: [JSONValue.Member]) {
+    self.id = id
+    self.type = type
+    body =
+      JSONValue.object([
+        .init("type", .string(type)), .init("timestamp", .string(timestamp(microseconds: microseconds))),
+        .init("data", .object(data)),
+      ]).bytes
+  }
+
+  private static func refundNumber(_ event: Event) -> Int? {
+    switch try? PaymentEvent(type: event.type, payload: event.payload) {
+    case .refundRequested(let number, _), .refunded(let number), .refundDeclined(let number, _),
+      .refundFailed(let number, _):
+      number
+    case .retried(_, let number): number
+    default: nil
+    }
+  }
+
+  /// Made of the payment and its version, not of the offset: a log that was restored from a backup gives out offsets
+  /// again, and a receiver that remembers ids would take another event for one that it has seen. Without a dot, which
+  /// separates what is signed.
+  static func id(of payment: PaymentID, version: UInt64) -> String { "\(prefix)\(payment)_\(version)" }
+
+  /// The payment and the version that an id stands for; nil for any other text.
+  static func place(of id: String) -> (payment: PaymentID, version: UInt64)? {
+    guard id.hasPrefix(prefix) else { return nil }
+    let parts = id.dropFirst(prefix.count).split(separator: "_", omittingEmptySubsequences: false)
+    guard parts.count == 2, let payment = PaymentID(String(parts[0])), let version = UInt64(parts[1]), version > 0,
+      self.id(of: payment, version: version) == id
+    else { return nil }
+    return (payment, version)
+  }
+}

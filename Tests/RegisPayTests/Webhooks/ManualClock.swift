@@ -1,0 +1,65 @@
+import Synchronization
+
+@testable import RegisPay
+
+/// A calendar that moves when a test says so.
+final class ManualClock: Sendable {
+  private struct Sleeper {
+    var until: UInt64
+    var number: Int
+    var continuation: CheckedContinuation<Void, Never>
+  }
+
+  private struct Inside {
+    var now: UInt64 = 1_800_000_000_000_000
+    var count = 0
+    var sleepers: [Sleeper] = []
+    /// Those that were cancelled before they slept.
+    var cancelled: Set<Int> = []
+  }
+
+  private let inside = Mutex(Inside())
+
+  var now: UInt64 { inside.withLock { $0.now } }
+
+  /// When the first sleeper wakes.
+  var nextWake: UInt64? { inside.withLock { $0.sleepers.map(\.until).min() } }
+
+  var clock: WebhookClock { WebhookClock(now: { self.now }, sleep: { await self.sleep(until: $0) }) }
+
+  func advance(by duration: Duration) {
+    let woken = inside.withLock { inside in
+      inside.now += duration.microseconds
+      let now = inside.now
+      defer { inside.sleepers.removeAll { $0.until <= now } }
+      return inside.sleepers.filter { $0.until <= now }
+    }
+    for sleeper in woken { sleeper.continuation.resume() }
+  }
+
+  private func sleep(until: UInt64) async {
+    let number = inside.withLock { inside in
+      inside.count += 1
+      return inside.count
+    }
+    await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        let isOver = inside.withLock { inside in
+          if inside.now >= until || inside.cancelled.remove(number) != nil { return true }
+          inside.sleepers.append(Sleeper(until: until, number: number, continuation: continuation))
+          return false
+        }
+        if isOver { continuation.resume() }
+      }
+    } onCancel: {
+      let sleeper = inside.withLock { inside -> Sleeper? in
+        guard let index = inside.sleepers.firstIndex(where: { $0.number == number }) else {
+          inside.cancelled.insert(number)
+          return nil
+        }
+        return inside.sleepers.remove(at: index)
+      }
+      sleeper?.continuation.resume()
+    }
+  }
+}

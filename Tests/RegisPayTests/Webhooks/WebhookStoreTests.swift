@@ -1,0 +1,96 @@
+import Foundation
+import GRDB
+import Testing
+
+@testable import RegisPay
+
+@Suite("The webhooks' file")
+struct WebhookStoreTests {
+  private func endpoint() throws -> WebhookEndpoint {
+    WebhookEndpoint(
+      id: WebhookEndpoint.newID(), url: try WebhookURL("https://example.org/a?b"), description: "ä\"'",
+      events: [.settled, .failed],
+      secret: .random(), previousSecret: .init(secret: .random(), untilMicroseconds: 5),
+      disabled: .init(reason: "why", sinceMicroseconds: 6), createdMicroseconds: 7, updatedMicroseconds: 8)
+  }
+
+  @Test("gives back what was written")
+  func roundTrip() async throws {
+    try await withTemporaryFolder { folder in
+      let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      let first = try endpoint()
+      var second = try endpoint()
+      (second.events, second.previousSecret, second.disabled) = (nil, nil, nil)
+      let progress = WebhookProgress(
+        place: 9, failuresInRow: 3, failingSinceMicroseconds: 10, lastSuccessMicroseconds: 11, heldUntilMicroseconds: 12
+      )
+      let event = WaitingEvent(offset: 4, attempts: 2, firstTryMicroseconds: 13, dueMicroseconds: 14)
+      try await journal.write([
+        .add(first, progress), .add(second, WebhookProgress(place: 0)), .wait(id: first.id, event),
+      ])
+      let again = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      let kept = try again.endpoints()
+      #expect(kept.map(\.endpoint) == [first, second])
+      #expect(kept.map(\.progress) == [progress, WebhookProgress(place: 0)])
+      #expect(kept.map(\.waiting) == [[event], []])
+      await again.close()
+      await journal.close()
+    }
+  }
+
+  @Test("is nobody else's to read, with all that SQLite puts beside it")
+  func rights() async throws {
+    try await withTemporaryFolder { folder in
+      let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      try await journal.write([.add(try endpoint(), WebhookProgress(place: 0))])
+      let manager = FileManager.default
+      #expect(try manager.attributesOfItem(atPath: folder + "/webhooks")[.posixPermissions] as? Int == 0o700)
+      let names = try manager.contentsOfDirectory(atPath: folder + "/webhooks")
+      #expect(names.count == 3)
+      for name in names {
+        let rights = try manager.attributesOfItem(atPath: folder + "/webhooks/" + name)[.posixPermissions] as? Int
+        #expect(rights == 0o600, "\(name)")
+      }
+      await journal.close()
+    }
+  }
+
+  @Test("a secret that was replaced or removed is not found in its bytes")
+  func overwritten() async throws {
+    try await withTemporaryFolder { folder in
+      let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      var kept = try endpoint()
+      let removed = try endpoint()
+      let old = kept.secret
+      try await journal.write([.add(kept, WebhookProgress(place: 0)), .add(removed, WebhookProgress(place: 0))])
+      kept.secret = .random()
+      try await journal.write([.configure(kept), .remove(id: removed.id)])
+      await journal.close()
+      let bytes = try Data(contentsOf: URL(fileURLWithPath: folder + "/webhooks/webhooks.sqlite"))
+      #expect(bytes.range(of: Data(kept.secret.bytes)) != nil)
+      for gone in [old, removed.secret] { #expect(bytes.range(of: Data(gone.bytes)) == nil) }
+    }
+  }
+
+  @Test("of another version, or damaged, is refused with its path, and left as it is")
+  func refused() async throws {
+    try await withTemporaryFolder { folder in
+      let path = folder + "/webhooks/webhooks.sqlite"
+      let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      await journal.close()
+      let queue = try DatabaseQueue(path: path)
+      try await queue.write { try $0.execute(sql: "PRAGMA user_version = 99") }
+      try queue.close()
+      let error = #expect(throws: WebhookStoreError.self) {
+        try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      }
+      #expect(error?.description.contains(path) == true && error?.reason.contains("99") == true)
+      let garbage = Data(repeating: 7, count: 8_192)
+      try garbage.write(to: URL(fileURLWithPath: path))
+      #expect(throws: WebhookStoreError.self) {
+        try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      }
+      #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == garbage)
+    }
+  }
+}
