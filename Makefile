@@ -12,9 +12,9 @@ BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config
 # The engines that the benchmark runs beside LogStore; the tests build it too.
 BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
-# A Python environment: a package of PyPI verifies webhooks.
-TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv gcc libc6-dev libfuse3-dev mount util-linux \
-	e2fsprogs xfsprogs btrfs-progs patch
+# A Python environment and openssl: a package of PyPI verifies webhooks, and they go over TLS.
+TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
+	mount util-linux e2fsprogs xfsprogs btrfs-progs patch
 
 .PHONY: run test soak simulate planted-bugs fuzz fuzz-briefly sanitize bench format lint clean build-dependencies \
 	bench-dependencies test-dependencies

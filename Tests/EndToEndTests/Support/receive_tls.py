@@ -1,0 +1,28 @@
+"""A receiver over TLS with the certificate and key that it is given. Prints its port, and for each request the server
+name that the client asked for by SNI and the one in its Host field."""
+
+import http.server
+import ssl
+import sys
+
+names = {}
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        print(names.get(id(self.connection)), self.headers["host"], flush=True)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+context.sni_callback = lambda socket, name, _: names.update({id(socket): name})
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_address[1], flush=True)
+server.serve_forever()
