@@ -21,6 +21,8 @@ struct Caller: Sendable {
   let client: HTTPClient
   /// For a call as a whole, from connecting to the answer's last byte.
   let timeLimit: Duration
+  /// The `Authorization` field's value, if the other side wants one.
+  var authorization: String?
 
   /// Bytes of an answer; none of ours needs more.
   private static let answerLimit = 64 << 10
@@ -31,6 +33,7 @@ struct Caller: Sendable {
     request.method = .POST
     request.headers.add(name: "Content-Type", value: "application/json")
     request.headers.add(name: "Idempotency-Key", value: key)
+    if let authorization { request.headers.add(name: "Authorization", value: authorization) }
     request.body = .bytes(ByteBuffer(bytes: body.bytes))
     do {
       // The client's own deadline ends with the answer's head; a body that trickles in must not hold a slot for ever.

@@ -11,8 +11,9 @@ public struct PSPClient: StepProvider {
   /// - Parameters:
   ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
   ///   - timeLimit: for one try.
-  public init(client: HTTPClient, baseURL: String, timeLimit: Duration) {
-    self.caller = Caller(client: client, timeLimit: timeLimit)
+  ///   - authorization: the value of that field; nil to send none.
+  public init(client: HTTPClient, baseURL: String, timeLimit: Duration, authorization: String? = nil) {
+    self.caller = Caller(client: client, timeLimit: timeLimit, authorization: authorization)
     self.baseURL = baseURL
   }
 
@@ -96,8 +97,9 @@ public struct NotificationClient: StepProvider {
   /// - Parameters:
   ///   - baseURL: what `/api/send` is appended to, such as `http://127.0.0.1:8080/notifications`.
   ///   - timeLimit: for one try.
-  public init(client: HTTPClient, baseURL: String, timeLimit: Duration) {
-    self.caller = Caller(client: client, timeLimit: timeLimit)
+  ///   - authorization: the value of that field; nil to send none.
+  public init(client: HTTPClient, baseURL: String, timeLimit: Duration, authorization: String? = nil) {
+    self.caller = Caller(client: client, timeLimit: timeLimit, authorization: authorization)
     self.baseURL = baseURL
   }
 

@@ -18,6 +18,8 @@ public struct Server: Sendable {
 
   /// Opens the logs. Blocks while their tails are read.
   public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
+    // Before anything is made.
+    try checkKeys(options, logger)
     do {
       try FileManager.default.createDirectory(atPath: options.directory, withIntermediateDirectories: true)
     } catch {
@@ -31,6 +33,18 @@ public struct Server: Sendable {
     } catch {
       throw .store(error)
     }
+  }
+
+  private static func checkKeys(_ options: ServerOptions, _ logger: Logger) throws(ServerError) {
+    guard !ListenAddress.isLoopback(options.host) else { return }
+    do throws(KeyStoreError) {
+      guard try !KeyStore.hasValidKey(options.directory) else { return }
+    } catch {
+      throw .keys(error)
+    }
+    guard options.isInsecure else { throw .noKeys(host: options.host) }
+    logger.warning(
+      "there is no valid key, and this address may be reached from elsewhere", metadata: ["host": "\(options.host)"])
   }
 
   private static func open(
@@ -89,6 +103,13 @@ public struct Server: Sendable {
       throw .projection(error)
     }
     defer { projection.close() }
+    let keys: KeyWatch
+    do throws(KeyStoreError) {
+      keys = try KeyWatch(options.directory, health: health, logger: logger)
+    } catch {
+      throw .keys(error)
+    }
+    let own = OwnToken()
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()
     let client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: clientConfiguration)
@@ -96,6 +117,13 @@ public struct Server: Sendable {
 
     let routes = Routes(context: ExchangeContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
+    routes.add(
+      middleware: AccessMiddleware(
+        keys: keys, own: own,
+        browser: BrowserProtection(listeningOn: options.host, allowedHosts: options.allowedHosts),
+        rate: options.limits.requestsPerSecond.map {
+          RateLimiter(perSecond: $0, burst: $0 * HTTPLimits.burstSeconds)
+        }))
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)
     PaymentRoutes(log: log, projection: projection, board: board).add(to: routes)
@@ -105,7 +133,7 @@ public struct Server: Sendable {
     var quietLogger = logger
     quietLogger.logLevel = max(logger.logLevel, .warning)
     let application = Application(
-      router: routes, server: .http1(configuration: .init(idleTimeout: .seconds(75))),
+      router: routes, server: .http1(configuration: connectionConfiguration(own)),
       configuration: .init(address: .hostname(options.host, port: options.port)),
       onServerRunning: { channel in
         let url = Self.url(host: options.host, port: channel.localAddress?.port ?? options.port)
@@ -117,10 +145,11 @@ public struct Server: Sendable {
     // requests look at.
     let services: [any Service] = [
       PartService { try await Self.runProjections(projection, ledger: ledger, logger: logger) },
+      PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
       application,
       Processing(
         options: options, log: log, client: client, board: board, health: health, address: address.stream,
-        logger: logger),
+        own: own, logger: logger),
     ]
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
     var configuration = ServiceGroupConfiguration(
@@ -136,6 +165,17 @@ public struct Server: Sendable {
     }
     try? await client.shutdown()
     if let failure { throw failure }
+  }
+
+  private func connectionConfiguration(_ own: OwnToken) -> HTTP1Channel.Configuration {
+    let limits = options.limits
+    let table = ConnectionTable(limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress)
+    return HTTP1Channel.Configuration(
+      additionalChannelHandlers: [ConnectionGuard(limits: limits, table: table, own: own)],
+      idleTimeout: TimeAmount(limits.idleTime),
+      httpDecoderConfiguration: .init(
+        maxHeaderFieldSize: limits.headBytes, maxHeaderListSize: limits.headBytes,
+        maxHeaderFieldCount: limits.headFields))
   }
 
   private var clientConfiguration: HTTPClient.Configuration {
@@ -163,8 +203,7 @@ public struct Server: Sendable {
     switch host {
     case "0.0.0.0": "http://127.0.0.1:\(port)"
     case "::": "http://[::1]:\(port)"
-    case let host where host.contains(":"): "http://[\(host)]:\(port)"
-    default: "http://\(host):\(port)"
+    default: "http://\(ListenAddress.bracketed(host)):\(port)"
     }
   }
 
