@@ -103,10 +103,14 @@ struct RunningServer: Sendable {
   /// new log is quick to make and a load crosses from one to the next.
   ///
   /// - Parameter wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
-  static func start(directory: String, under wrapper: [String] = []) async throws -> RunningServer {
+  /// - Parameter options: further arguments of `serve`; a later one counts.
+  static func start(
+    directory: String, under wrapper: [String] = [], options: [String] = []
+  ) async throws -> RunningServer {
     let process = try RegisPayProcess(
       under: wrapper,
-      ["serve", "--dir", directory + "/data", "--port", "0", "--log-level", "warning", "--segment-bytes", "1048576"],
+      ["serve", "--dir", directory + "/data", "--port", "0", "--log-level", "warning", "--segment-bytes", "1048576"]
+        + options,
       folder: directory)
     guard let line = try await process.nextLine(), let url = line.split(separator: " ").last, url.hasPrefix("http://")
     else { throw RegisPayProcess.Failure(description: "no address was printed; on stderr: \(process.errorText)") }
@@ -140,8 +144,10 @@ struct RunningServer: Sendable {
     try await send(.GET, path, headers: headers)
   }
 
-  func post(_ path: String, _ body: String) async throws -> Answer {
-    try await send(.POST, path, headers: [("Content-Type", "application/json")], body: body)
+  func post(
+    _ path: String, _ body: String, headers: [(String, String)] = [("Content-Type", "application/json")]
+  ) async throws -> Answer {
+    try await send(.POST, path, headers: headers, body: body)
   }
 
   private func send(

@@ -10,6 +10,8 @@ public struct LoadDriver: Sendable {
     /// Payments a second.
     public var rate: Int
     public var duration: Duration
+    /// An API key with the scopes read and write, if the server asks for one.
+    public var key: String?
     /// How long to wait for the last payments to complete.
     public var completionLimit = Duration.seconds(60)
 
@@ -62,9 +64,15 @@ public struct LoadDriver: Sendable {
     }
   }
 
+  private func request(_ url: String) -> HTTPClientRequest {
+    var request = HTTPClientRequest(url: url)
+    if let key = options.key { request.headers.add(name: "Authorization", value: "Bearer \(key)") }
+    return request
+  }
+
   private func logEnd(_ client: HTTPClient) async throws -> UInt64 {
     let response = try await client.execute(
-      HTTPClientRequest(url: options.url + "/api/v1/payments?limit=1"), timeout: Self.callTimeLimit)
+      request(options.url + "/api/v1/payments?limit=1"), timeout: Self.callTimeLimit)
     let body = try await response.body.collect(upTo: 64 << 10)
     guard case .number(let text)? = try JSONReader.read(Array(body.readableBytesView))["asOf"], let end = UInt64(text)
     else { throw LoadError.noRegisPay(url: options.url) }
@@ -92,7 +100,7 @@ public struct LoadDriver: Sendable {
   }
 
   private func createPayment(_ client: HTTPClient, index: Int, intended: ContinuousClock.Instant) async {
-    var request = HTTPClientRequest(url: options.url + "/api/payment/create")
+    var request = request(options.url + "/api/payment/create")
     request.method = .POST
     request.headers.add(name: "Content-Type", value: "application/json")
     let currency = Currency.supported[index % Currency.supported.count]
@@ -117,7 +125,7 @@ public struct LoadDriver: Sendable {
     while !Task.isCancelled {
       do {
         let response = try await client.execute(
-          HTTPClientRequest(url: "\(options.url)/api/v1/events?type=PaymentCompleted&from=\(next)"),
+          request("\(options.url)/api/v1/events?type=PaymentCompleted&from=\(next)"),
           deadline: .distantFuture)
         var lines = LineSplitter()
         for try await buffer in response.body {
@@ -143,7 +151,7 @@ public struct LoadDriver: Sendable {
     }
     // The stream of events is a convenience; what counts is what the payment itself says.
     for id in tally.open {
-      let request = HTTPClientRequest(url: "\(options.url)/api/v1/payments/\(id)")
+      let request = request("\(options.url)/api/v1/payments/\(id)")
       guard let response = try? await client.execute(request, timeout: Self.callTimeLimit),
         let body = try? await response.body.collect(upTo: 64 << 10),
         let json = try? JSONReader.read(Array(body.readableBytesView))

@@ -36,7 +36,7 @@ public struct Server: Sendable {
   }
 
   private static func checkKeys(_ options: ServerOptions, _ logger: Logger) throws(ServerError) {
-    guard !ListenAddress.isLoopback(options.host) else { return }
+    guard !options.isLoopback else { return }
     do throws(KeyStoreError) {
       guard try !KeyStore.hasValidKey(options.directory) else { return }
     } catch {

@@ -35,6 +35,9 @@ public struct ServerOptions: Sendable {
   public var keyInterval = Duration.seconds(1)
 
   public init(directory: String) { self.directory = directory }
+
+  /// Only programs on this machine can reach it.
+  public var isLoopback: Bool { ListenAddress.isLoopback(host) }
 }
 
 /// Why a server could not start or go on. `description` is one line and says what to do.
