@@ -65,6 +65,7 @@ let package = Package(
         .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras"),
         .product(name: "NIOSSL", package: "swift-nio-ssl"),
         .product(name: "HTTPTypes", package: "swift-http-types"),
+        .product(name: "Crypto", package: "swift-crypto"),
       ],
       resources: [.embedInCode("HTTP/OpenAPI/openapi.json")],
       swiftSettings: strict),

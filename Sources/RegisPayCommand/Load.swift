@@ -6,7 +6,8 @@ import RegisPay
 struct Load: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Send payments to a server at a constant rate, and report how long they took.",
-    discussion: "Ends with exit code 1 when a payment that was accepted did not complete in time.")
+    discussion: "Ends with exit code 1 when a payment that was accepted did not complete in time. A server that asks "
+      + "for a key gets the one in the environment variable REGISPAY_KEY, which needs the scopes read and write.")
 
   @Option(help: "Payments a second.")
   var rate: Int
@@ -31,6 +32,8 @@ struct Load: AsyncParsableCommand {
     var options = LoadDriver.Options(
       url: url.hasSuffix("/") ? String(url.dropLast()) : url, rate: rate, duration: .seconds(seconds))
     options.completionLimit = .seconds(wait)
+    // Not an argument, which every user of the machine can see.
+    options.key = ProcessInfo.processInfo.environment["REGISPAY_KEY"]
     let isTerminal = isatty(STDERR_FILENO) == 1
     do {
       let report = try await LoadDriver(options).run { progress in

@@ -49,14 +49,21 @@ struct Serve: AsyncParsableCommand {
   @Option(help: "How much to log: trace, debug, info, notice, warning, error or critical.")
   var logLevel = Logger.Level.info
 
-  @Flag(help: "Listen on other addresses than this machine's own, though anybody who reaches them can pay.")
+  @Option(
+    help: ArgumentHelp(
+      "A name by which clients address the server, as the Host field says it without a port; may be given several times.",
+      valueName: "name"))
+  var allowedHost: [String] = []
+
+  @Flag(
+    help: "Listen on other addresses than this machine's own though there is no key, and anybody who reaches them can pay."
+  )
   var insecure = false
 
+  @OptionGroup(title: "Limits")
+  var limitArguments: LimitArguments
+
   func validate() throws {
-    guard Self.isLoopback(host) || insecure else {
-      throw ValidationError(
-        "\(host) may be reached from elsewhere, and there is no authentication yet; add --insecure if that is meant")
-    }
     guard (1...300).contains(webhookTimeout) else {
       throw ValidationError("--webhook-timeout must be 1 to 300 seconds")
     }
@@ -70,6 +77,7 @@ struct Serve: AsyncParsableCommand {
   func run() async throws {
     // A log that may not grow is an error of its own, and no reason to end.
     signal(SIGXFSZ, SIG_IGN)
+    HTTPLimits.raiseDescriptorLimit()
     var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
     logger.logLevel = logLevel
     var options = ServerOptions(directory: dir)
@@ -81,24 +89,21 @@ struct Serve: AsyncParsableCommand {
     calls.apply(to: &options)
     options.webhooks.allowsPrivate = allowPrivateWebhooks
     options.webhooks.timeLimit = .seconds(webhookTimeout)
+    options.allowedHosts = allowedHost
+    options.isInsecure = insecure
+    options.limits = limitArguments.limits(isLoopback: options.isLoopback)
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
-    do throws(ServerError) {
+    do {
       try await Server.open(options, logger: logger).run(stopSignals: [.sigterm, .sigint]) { url in
         print("RegisPay is ready: open \(url)")
         // Seen at once, also through a pipe.
         fflush(nil)
       }
     } catch {
+      if case ServerError.noKeys = error { throw ValidationError("\(error)") }
       fail("\(error)")
     }
-  }
-
-  /// Only what can't be another machine's: a name that begins with 127 could be one.
-  private static func isLoopback(_ host: String) -> Bool {
-    var address = in_addr()
-    guard inet_pton(AF_INET, host, &address) == 1 else { return host == "localhost" || host == "::1" }
-    return UInt32(bigEndian: address.s_addr) >> 24 == 127
   }
 
   private static func withoutSlash(_ url: String) -> String {

@@ -37,7 +37,8 @@ struct RegisPayIdempotencyTests {
     let deadline = ContinuousClock.now + limit
     while true {
       let answer = try? await server.post(
-        "/api/v1/payments", #"{"amount":12.34,"currency":"GBP"}"#, headers: [("Idempotency-Key", "one")])
+        "/api/v1/payments", #"{"amount":12.34,"currency":"GBP"}"#,
+        headers: [("Content-Type", "application/json"), ("Idempotency-Key", "one")])
       if let answer, answer.status == 200 { return String(decoding: answer.body, as: UTF8.self) }
       guard ContinuousClock.now < deadline else { throw RegisPayProcess.Failure(description: "no answer in time") }
       try await Task.sleep(for: .milliseconds(20))

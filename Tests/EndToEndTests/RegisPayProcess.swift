@@ -148,8 +148,10 @@ struct RunningServer: Sendable {
     try await send(.GET, path, headers: headers)
   }
 
-  func post(_ path: String, _ body: String, headers: [(String, String)] = []) async throws -> Answer {
-    try await send(.POST, path, headers: [("Content-Type", "application/json")] + headers, body: body)
+  func post(
+    _ path: String, _ body: String, headers: [(String, String)] = [("Content-Type", "application/json")]
+  ) async throws -> Answer {
+    try await send(.POST, path, headers: headers, body: body)
   }
 
   func put(_ path: String, _ body: String) async throws -> Answer {

@@ -50,11 +50,6 @@ struct Problem: HTTPResponseError, Hashable {
     return .object(members)
   }
 
-  static func contentTooLarge(limit: Int) -> Problem {
-    Problem(
-      status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
-  }
-
   var answer: Response {
     var response = Response(json: json, status: status, contentType: "application/problem+json")
     for header in headers { response.headers[header.name] = header.value }

@@ -2,6 +2,7 @@ import HTTPTypes
 import Hummingbird
 import Logging
 import NIOCore
+import NIOHTTP1
 
 typealias Routes = Router<ExchangeContext>
 typealias Handler = @Sendable (Request, ExchangeContext) async throws -> Response
@@ -39,6 +40,9 @@ struct ProblemMiddleware: RouterMiddleware {
       return try await next(request, context)
     } catch let problem as Problem {
       return try problem.response(from: request, context: context)
+    } catch let error as HTTPParserError {
+      // The client broke off in the middle of a body: nothing is wrong here, and nobody is there to be answered.
+      throw error
     } catch let error as HTTPError {
       let problem =
         error.status == .notFound
@@ -69,7 +73,7 @@ extension Request {
   ///
   /// - Throws: ``Problem`` 413 when there are more than `limit`.
   func readBody(limit: Int) async throws -> [UInt8] {
-    let tooLarge = Problem.contentTooLarge(limit: limit)
+    let tooLarge = Problem.bodyTooLarge(limit: limit)
     if let length = headers[.contentLength].flatMap(Int.init), length > limit { throw tooLarge }
     var bytes: [UInt8] = []
     for try await buffer in body {

@@ -12,6 +12,8 @@ public struct LoadDriver: Sendable {
     /// Payments a second.
     public var rate: Int
     public var duration: Duration
+    /// An API key with the scopes read and write, if the server asks for one.
+    public var key: String?
     /// How long to wait for the last payments to complete.
     public var completionLimit = Duration.seconds(60)
 
@@ -81,9 +83,15 @@ public struct LoadDriver: Sendable {
     }
   }
 
+  private func request(_ url: String) -> HTTPClientRequest {
+    var request = HTTPClientRequest(url: url)
+    if let key = options.key { request.headers.add(name: "Authorization", value: "Bearer \(key)") }
+    return request
+  }
+
   private func logEnd(_ client: HTTPClient) async throws -> UInt64 {
     let response = try await client.execute(
-      HTTPClientRequest(url: options.url + "/api/v1/payments?limit=1"), timeout: TimeAmount(Self.callTimeLimit))
+      request(options.url + "/api/v1/payments?limit=1"), timeout: TimeAmount(Self.callTimeLimit))
     let body = try await response.body.collect(upTo: 64 << 10)
     guard case .number(let text)? = try JSONReader.read(Array(body.readableBytesView))["asOf"], let end = UInt64(text)
     else { throw LoadError.noRegisPay(url: options.url) }
@@ -123,6 +131,7 @@ public struct LoadDriver: Sendable {
       version: .http1_1, method: .POST, uri: connections.endpoint.prefix + "/api/payment/create",
       headers: ["Host": connections.endpoint.authority, "Content-Type": "application/json"])
     head.headers.add(name: "Content-Length", value: String(body.readableBytes))
+    if let key = options.key { head.headers.add(name: "Authorization", value: "Bearer \(key)") }
     switch await connections.send(Connections.Call(head: head, body: body, isRepeatable: false)) {
     case .failure(let failure): tally.failed("\(failure)")
     case .success(let answer):
@@ -139,7 +148,7 @@ public struct LoadDriver: Sendable {
     while !Task.isCancelled {
       do {
         let response = try await client.execute(
-          HTTPClientRequest(url: "\(options.url)/api/v1/events?type=PaymentCompleted&from=\(next)"),
+          request("\(options.url)/api/v1/events?type=PaymentCompleted&from=\(next)"),
           deadline: .distantFuture)
         var lines = LineSplitter()
         for try await buffer in response.body {
@@ -164,7 +173,7 @@ public struct LoadDriver: Sendable {
     }
     // The stream of events is a convenience; what counts is what the payment itself says.
     for id in tally.open {
-      let request = HTTPClientRequest(url: "\(options.url)/api/v1/payments/\(id)")
+      let request = request("\(options.url)/api/v1/payments/\(id)")
       guard let response = try? await client.execute(request, timeout: TimeAmount(Self.callTimeLimit)),
         let body = try? await response.body.collect(upTo: 64 << 10),
         let json = try? JSONReader.read(Array(body.readableBytesView))

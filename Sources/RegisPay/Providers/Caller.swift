@@ -28,9 +28,12 @@ struct Caller: Sendable {
   /// - Parameters:
   ///   - baseURL: what paths are appended to.
   ///   - timeLimit: for a call as a whole, from connecting to the answer's last byte.
-  init(_ baseURL: String, timeLimit: Duration) throws(EndpointError) {
+  ///   - authorization: the value of that field, if the other side wants one.
+  init(_ baseURL: String, timeLimit: Duration, authorization: String?) throws(EndpointError) {
     connections = try Connections(try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit)
-    headers = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
+    var headers: HTTPHeaders = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
+    if let authorization { headers.add(name: "Authorization", value: authorization) }
+    self.headers = headers
   }
 
   /// Posts JSON. When the task is cancelled it fails soon.

@@ -179,7 +179,7 @@ private final class LoopPool: @unchecked Sendable {
       .connectTimeout(settings.timeLimit)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
-          try channel.syncOptions?.setOption(.recvAllocator, value: ExchangeLimits.reads)
+          try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
           let pipeline = channel.pipeline.syncOperations
           if let tls = settings.tls {
             // An address has no name to ask for.

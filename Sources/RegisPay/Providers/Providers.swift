@@ -8,8 +8,9 @@ public struct PSPClient: StepProvider {
   /// - Parameters:
   ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
   ///   - timeLimit: for one try.
-  public init(baseURL: String, timeLimit: Duration) throws(EndpointError) {
-    caller = try Caller(baseURL, timeLimit: timeLimit)
+  ///   - authorization: the value of that field; nil to send none.
+  public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
+    caller = try Caller(baseURL, timeLimit: timeLimit, authorization: authorization)
   }
 
   /// Closes the connections, once no call is made any more.
@@ -94,8 +95,9 @@ public struct NotificationClient: StepProvider {
   /// - Parameters:
   ///   - baseURL: what `/api/send` is appended to, such as `http://127.0.0.1:8080/notifications`.
   ///   - timeLimit: for one try.
-  public init(baseURL: String, timeLimit: Duration) throws(EndpointError) {
-    caller = try Caller(baseURL, timeLimit: timeLimit)
+  ///   - authorization: the value of that field; nil to send none.
+  public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
+    caller = try Caller(baseURL, timeLimit: timeLimit, authorization: authorization)
   }
 
   /// Closes the connections, once no call is made any more.

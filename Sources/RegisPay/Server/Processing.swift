@@ -12,15 +12,20 @@ struct Processing: Service {
   let health: Health
   /// Tells the server's own address once it listens; the simulators are there.
   let address: AsyncStream<String>
+  /// For the simulators in this server, and nobody else.
+  let own: OwnToken
   let logger: Logger
 
   func run() async throws {
     // Ends without one when the server could not start.
     guard let ownURL = await address.first(where: { _ in true }) else { return }
-    let psp = try PSPClient(baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit)
+    let psp = try PSPClient(
+      baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit,
+      authorization: options.pspURL == nil ? own.authorization : nil)
     defer { psp.close() }
     let notifications = try NotificationClient(
-      baseURL: options.notificationsURL ?? ownURL + "/notifications", timeLimit: options.callTimeLimit)
+      baseURL: options.notificationsURL ?? ownURL + "/notifications", timeLimit: options.callTimeLimit,
+      authorization: options.notificationsURL == nil ? own.authorization : nil)
     defer { notifications.close() }
     let pspBreaker = Breaker(name: "the PSP", options: options.breaker)
     let consumers = [

@@ -18,6 +18,8 @@ public struct Server: Sendable {
 
   /// Opens the logs. Blocks while their tails are read.
   public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
+    // Before anything is made.
+    try checkKeys(options, logger)
     do {
       try FileManager.default.createDirectory(atPath: options.directory, withIntermediateDirectories: true)
     } catch {
@@ -31,6 +33,18 @@ public struct Server: Sendable {
     } catch {
       throw .store(error)
     }
+  }
+
+  private static func checkKeys(_ options: ServerOptions, _ logger: Logger) throws(ServerError) {
+    guard !options.isLoopback else { return }
+    do throws(KeyStoreError) {
+      guard try !KeyStore.hasValidKey(options.directory) else { return }
+    } catch {
+      throw .keys(error)
+    }
+    guard options.isInsecure else { throw .noKeys(host: options.host) }
+    logger.warning(
+      "there is no valid key, and this address may be reached from elsewhere", metadata: ["host": "\(options.host)"])
   }
 
   private static func open(
@@ -106,6 +120,13 @@ public struct Server: Sendable {
     } catch {
       throw .webhooks(error)
     }
+    let keys: KeyWatch
+    do throws(KeyStoreError) {
+      keys = try KeyWatch(options.directory, health: health, logger: logger)
+    } catch {
+      throw .keys(error)
+    }
+    let own = OwnToken()
     let ledger = Ledger(reader: simulator.store.reader)
     let board = WaitingBoard()
     let consumers = ConsumerBoard()
@@ -113,6 +134,13 @@ public struct Server: Sendable {
 
     let routes = Routes(context: ExchangeContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
+    routes.add(
+      middleware: AccessMiddleware(
+        keys: keys, own: own,
+        browser: BrowserProtection(listeningOn: options.host, allowedHosts: options.allowedHosts),
+        rate: options.limits.requestsPerSecond.map {
+          RateLimiter(perSecond: $0, burst: $0 * HTTPLimits.burstSeconds)
+        }))
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)
     PaymentRoutes(
@@ -128,10 +156,12 @@ public struct Server: Sendable {
     var quietLogger = logger
     quietLogger.logLevel = max(logger.logLevel, .warning)
     let responder = routes.buildResponder()
+    let limits = options.limits
+    let table = ConnectionTable(limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress)
     let application = Application(
       responder: responder,
       server: HTTPServerBuilder { [quietLogger] _ in
-        ExchangeChannel(responder: responder, limits: ExchangeLimits(), logger: quietLogger)
+        ExchangeChannel(responder: responder, limits: limits, table: table, own: own, logger: quietLogger)
       },
       configuration: .init(address: .hostname(options.host, port: options.port)),
       onServerRunning: { channel in
@@ -148,10 +178,11 @@ public struct Server: Sendable {
           await projection.run()
         }
       },
+      PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
       application,
       Processing(
         options: options, log: log, board: board, consumerBoard: consumers, health: health, address: address.stream,
-        logger: logger),
+        own: own, logger: logger),
       webhooks,
     ]
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
@@ -175,8 +206,7 @@ public struct Server: Sendable {
     switch host {
     case "0.0.0.0": "http://127.0.0.1:\(port)"
     case "::": "http://[::1]:\(port)"
-    case let host where host.contains(":"): "http://[\(host)]:\(port)"
-    default: "http://\(host):\(port)"
+    default: "http://\(ListenAddress.bracketed(host)):\(port)"
     }
   }
 

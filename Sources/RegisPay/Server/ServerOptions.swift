@@ -30,7 +30,19 @@ public struct ServerOptions: Sendable {
   /// How fast the logs' files are read again in the background, to find damage; 0 turns that off.
   public var scrubBytesPerSecond: UInt64 = 8 << 20
 
+  /// What a client may use.
+  public var limits = HTTPLimits()
+  /// Allows to listen on an address that others may reach though there is no key.
+  public var isInsecure = false
+  /// Further names by which clients address the server, without a port. See ``BrowserProtection``.
+  public var allowedHosts: [String] = []
+  /// How often it is looked whether keys were made or revoked.
+  public var keyInterval = Duration.seconds(1)
+
   public init(directory: String) { self.directory = directory }
+
+  /// Only programs on this machine can reach it.
+  public var isLoopback: Bool { ListenAddress.isLoopback(host) }
 }
 
 /// Why a server could not start or go on. `description` is one line and says what to do.
@@ -39,6 +51,9 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case projection(ProjectionError)
   case endpoint(EndpointError)
   case webhooks(WebhookStoreError)
+  case keys(KeyStoreError)
+  /// Anybody who reaches this address could pay.
+  case noKeys(host: String)
   case directory(String, reason: String)
   case addressInUse(host: String, port: Int)
   case listen(host: String, port: Int, reason: String)
@@ -50,6 +65,10 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
     case .projection(let error): error.description
     case .endpoint(let error): error.description
     case .webhooks(let error): error.description
+    case .keys(let error): error.description
+    case .noKeys(let host):
+      "\(host) may be reached from elsewhere, and there is no valid key; make one with regispay keys create, or add "
+        + "--insecure if everybody is meant to be let in"
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
     case .addressInUse(let host, let port):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"

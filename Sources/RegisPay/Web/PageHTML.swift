@@ -17,6 +17,16 @@ extension Page {
       <p id="live" role="status" data-state="connecting">connecting</p>
     </header>
     <main>
+      <section id="key-section" aria-labelledby="key-title" hidden>
+        <h2 id="key-title">This server asks for a key</h2>
+        <form id="key-form">
+          <div class="field">
+            <label for="key">API key, kept until this tab is closed</label>
+            <input id="key" type="password" autocomplete="off" required>
+          </div>
+          <button type="submit">Use the key</button>
+        </form>
+      </section>
       <section aria-labelledby="create-title">
         <h2 id="create-title">New payment</h2>
         <form id="create" novalidate>

@@ -5,6 +5,15 @@ extension Page {
     "use strict";
     const shownLimit = 50;
     const rows = new Map();
+    // Gone with the tab, and never sent anywhere else.
+    const keyName = "regispay-key";
+    const call = async (path, options = {}) => {
+      const key = sessionStorage.getItem(keyName);
+      const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+      const answer = await fetch(path, { ...options, headers });
+      if (answer.status === 401) byId("key-section").hidden = false;
+      return answer;
+    };
     const byId = (id) => document.getElementById(id);
     const parse = (text) => JSON.parse(text, (key, value, context) =>
       key === "amount" && typeof value === "number" ? context?.source ?? String(value) : value);
@@ -80,7 +89,7 @@ extension Page {
 
     async function showEvents(id, cell) {
       try {
-        const answer = await fetch(`/api/v1/payments/${encodeURIComponent(id)}/events`);
+        const answer = await call(`/api/v1/payments/${encodeURIComponent(id)}/events`);
         const list = element("ol", {});
         for (const event of parse(await answer.text()).events) {
           list.append(element("li", {}, `${event.type}, ${new Date(event.timestamp).toLocaleTimeString()}`,
@@ -102,7 +111,7 @@ extension Page {
 
     async function askState(id, row) {
       try {
-        const payment = parse(await (await fetch(`/api/v1/payments/${encodeURIComponent(id)}`)).text());
+        const payment = parse(await (await call(`/api/v1/payments/${encodeURIComponent(id)}`)).text());
         showState(row, payment.status, payment.failure?.reason ?? payment.waiting?.reason);
       } catch {
         showState(row, row.state.dataset.state, "the state can't be loaded now");
@@ -146,21 +155,33 @@ extension Page {
       byId("live").textContent = state;
     }
 
+    // Read with fetch, as an EventSource can send no key.
+    async function follow(from) {
+      const answer = await call(`/api/v1/events?from=${from}`);
+      if (!answer.ok) throw new Error(answer.statusText);
+      showLive("live");
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) return;
+        const lines = (rest + value).split("\n");
+        rest = lines.pop();
+        for (const line of lines) if (line.startsWith("data: ")) enqueue(parse(line.slice(6)));
+      }
+    }
+
     async function start() {
       try {
-        const answer = await fetch(`/api/v1/payments?limit=${shownLimit}`);
+        const answer = await call(`/api/v1/payments?limit=${shownLimit}`);
+        if (answer.status === 401) return showLive("a key is needed");
         if (!answer.ok) throw new Error(answer.statusText);
         const page = parse(await answer.text());
         [...rows.keys()].forEach(removeRow);
         page.payments.forEach((payment) => addRow(payment, true));
         byId("empty").hidden = rows.size > 0;
-        const source = new EventSource(`/api/v1/events?from=${page.asOf}`);
-        source.onopen = () => showLive("live");
-        source.onmessage = (message) => enqueue(parse(message.data));
-        source.onerror = () => {
-          showLive("reconnecting");
-          if (source.readyState === EventSource.CLOSED) setTimeout(start, 1000);
-        };
+        await follow(page.asOf);
+        throw new Error("the stream ended");
       } catch {
         showLive("reconnecting");
         setTimeout(start, 1000);
@@ -185,7 +206,7 @@ extension Page {
       const number = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?$/.test(amount) ? amount : amount ? JSON.stringify(amount) : "null";
       byId("result").textContent = "";
       try {
-        const answer = await fetch("/api/v1/payments", { method: "POST",
+        const answer = await call("/api/v1/payments", { method: "POST",
           headers: { "Content-Type": "application/json" }, body: `{"amount":${number},"currency":${currency}}` });
         const body = parse(await answer.text());
         showErrors(body.errors ?? {});
@@ -201,6 +222,13 @@ extension Page {
       }
     }
 
+    byId("key-form").addEventListener("submit", (submit) => {
+      submit.preventDefault();
+      sessionStorage.setItem(keyName, byId("key").value.trim());
+      byId("key").value = "";
+      byId("key-section").hidden = true;
+      start();
+    });
     byId("create").addEventListener("submit", create);
     start();
 

@@ -19,24 +19,29 @@ where Answerer.Context == ExchangeContext {
   }
 
   let responder: Answerer
-  let limits: ExchangeLimits
+  let limits: HTTPLimits
+  let table: ConnectionTable
+  let own: OwnToken
   let logger: Logger
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
     channel.eventLoop.makeCompletedFuture {
-      try channel.syncOptions?.setOption(.recvAllocator, value: ExchangeLimits.reads)
+      try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
       var decoderLimits = NIOHTTPDecoderLimitConfiguration()
-      decoderLimits.maxHeaderFieldSize = limits.headByteCount
-      decoderLimits.maxHeaderListSize = limits.headByteCount
-      decoderLimits.maxHeaderFieldCount = limits.fieldCount
+      decoderLimits.maxHeaderFieldSize = limits.headBytes
+      decoderLimits.maxHeaderListSize = limits.headBytes
+      decoderLimits.maxHeaderFieldCount = limits.headFields
       let pipeline = channel.pipeline.syncOperations
       try pipeline.configureHTTPServerPipeline(
-        withPipeliningAssistance: true, withErrorHandling: true,
+        withPipeliningAssistance: true,
+        // Done by the guard, which answers with problems.
+        withErrorHandling: false,
         // The types that responses are made of allow no line breaks.
         withOutboundHeaderValidation: false, withEncoderConfiguration: .init(),
         withDecoderLimitConfiguration: decoderLimits)
       try pipeline.addHandler(HTTP1ToHTTPServerCodec(secure: false))
-      let handler = ExchangeHandler(responder: responder, limits: limits, logger: self.logger)
+      try pipeline.addHandler(ConnectionGuard(limits: limits, table: table, own: own))
+      let handler = ExchangeHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)
       try pipeline.addHandler(handler)
       return Value(channel: channel, handler: NIOLoopBound(handler, eventLoop: channel.eventLoop))
     }
@@ -54,20 +59,4 @@ where Answerer.Context == ExchangeContext {
       value.channel.close(promise: nil)
     }
   }
-}
-
-/// What one connection may take up.
-struct ExchangeLimits: Sendable {
-  /// How much is read at once: requests and answers are short, and the allocator has short buffers at hand.
-  static let reads = AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 64 << 10)
-
-  /// Bytes of a body. It is held in memory until its request is answered.
-  var bodyByteCount = 64 << 10
-  /// Bytes of a request's fields.
-  var headByteCount = 16 << 10
-  var fieldCount = 100
-  /// How long a connection may be without a request.
-  var idleTime = TimeAmount.seconds(75)
-  /// How long a refused client may go on sending before the connection is cut.
-  var lingerTime = TimeAmount.seconds(2)
 }

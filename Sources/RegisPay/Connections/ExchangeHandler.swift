@@ -9,7 +9,7 @@ import NIOPosix
 /// Turns the parts of one connection's requests into calls of a responder, one at a time, and writes the answers.
 ///
 /// All state is touched on the connection's event loop only. Requests that come before the answer to an earlier one
-/// are held back by NIO's pipelining handler in front of this one.
+/// are held back by NIO's pipelining handler in front of this one, and ``ConnectionGuard`` keeps bodies short.
 final class ExchangeHandler<Answerer: HTTPResponder>: ChannelInboundHandler
 where Answerer.Context == ExchangeContext {
   typealias InboundIn = HTTPRequestPart
@@ -25,8 +25,11 @@ where Answerer.Context == ExchangeContext {
     case refused
   }
 
+  /// How long a client that is answered for the last time may go on sending before the connection is cut.
+  private static var lingerTime: TimeAmount { .seconds(2) }
+
   private let responder: Answerer
-  private let limits: ExchangeLimits
+  private let idleTime: TimeAmount
   private let logger: Logger
   private var state = State.idle(nil)
   private var executor: LoopExecutor?
@@ -34,9 +37,9 @@ where Answerer.Context == ExchangeContext {
   /// Part of an answer has gone, and more will follow.
   private var isStreaming = false
 
-  init(responder: Answerer, limits: ExchangeLimits, logger: Logger) {
+  init(responder: Answerer, idleTime: TimeAmount, logger: Logger) {
     self.responder = responder
-    self.limits = limits
+    self.idleTime = idleTime
     self.logger = logger
   }
 
@@ -64,14 +67,8 @@ where Answerer.Context == ExchangeContext {
     switch (unwrapInboundIn(data), state) {
     case (.head(let head), .idle(let timer)):
       timer?.cancel()
-      if let length = head.headerFields[.contentLength].flatMap(Int.init), length > limits.bodyByteCount {
-        return refuse(.contentTooLarge(limit: limits.bodyByteCount), context)
-      }
       state = .reading(head, ByteBuffer())
     case (.body(var part), .reading(let head, var body)):
-      guard body.readableBytes + part.readableBytes <= limits.bodyByteCount else {
-        return refuse(.contentTooLarge(limit: limits.bodyByteCount), context)
-      }
       // The buffer must have one owner, or writing to it copies it.
       state = .refused
       body.writeBuffer(&part)
@@ -103,14 +100,29 @@ where Answerer.Context == ExchangeContext {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    // The handler in front has answered what could not be parsed; all else is the connection's end.
-    logger.debug("a connection failed", metadata: ["error": "\(error)"])
-    context.close(promise: nil)
+    guard error is HTTPParserError else {
+      logger.debug("a connection failed", metadata: ["error": "\(error)"])
+      return context.close(promise: nil)
+    }
+    // What follows is no request. The guard has answered that, or leaves it to us, if an answer was still due before.
+    switch state {
+    case .answering(let task, _): state = .answering(task, closes: true)
+    case .idle(let timer):
+      timer?.cancel()
+      refuse(context)
+    case .reading: refuse(context)
+    case .refused: break
+    }
+  }
+
+  private func refuse(_ context: ChannelHandlerContext) {
+    state = .answering(nil, closes: true)
+    _ = write([.head(HTTPResponse(status: .badRequest, headerFields: [.contentLength: "0"])), .end(nil)], context)
   }
 
   private func becomeIdle(_ context: ChannelHandlerContext) {
     let channel = context.channel
-    state = .idle(context.eventLoop.scheduleTask(in: limits.idleTime) { channel.close(promise: nil) })
+    state = .idle(context.eventLoop.scheduleTask(in: idleTime) { channel.close(promise: nil) })
   }
 
   private func answer(_ head: HTTPRequest, _ body: ByteBuffer, _ context: ChannelHandlerContext) {
@@ -164,22 +176,15 @@ where Answerer.Context == ExchangeContext {
   private func becomeClosing(_ context: ChannelHandlerContext, _ written: EventLoopFuture<Void>) {
     state = .refused
     let bound = NIOLoopBound(context, eventLoop: context.eventLoop)
-    let (limit, isInputClosed) = (limits.lingerTime, isInputClosed)
+    let isInputClosed = isInputClosed
     written.whenComplete { _ in
       let context = bound.value
       guard !isInputClosed else { return context.close(promise: nil) }
       // Closed at once, what the client still sends would make the system throw the answer away.
       context.close(mode: .output, promise: nil)
       let channel = context.channel
-      context.eventLoop.scheduleTask(in: limit) { channel.close(promise: nil) }
+      context.eventLoop.scheduleTask(in: Self.lingerTime) { channel.close(promise: nil) }
     }
-  }
-
-  private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
-    state = .answering(nil, closes: true)
-    let response = problem.answer
-    let body = ByteBuffer(bytes: problem.json.bytes)
-    _ = write([.head(response.head), .body(body), .end(nil)], context)
   }
 }
 

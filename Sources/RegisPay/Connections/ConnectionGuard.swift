@@ -1,0 +1,284 @@
+import HTTPTypes
+import NIOCore
+import NIOHTTP1
+import NIOHTTPTypes
+
+/// Holds one connection to the limits: its time for heads, bodies and unread answers, the size of what it sends, and the
+/// number of its requests. Stands between the HTTP decoder and the server, on the connection's event loop; an ordinary
+/// request, which comes in one piece, costs it neither a timer nor an allocation.
+final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
+  typealias InboundIn = HTTPRequestPart
+  typealias InboundOut = HTTPRequestPart
+  typealias OutboundIn = HTTPResponsePart
+  typealias OutboundOut = HTTPResponsePart
+
+  private enum Reading {
+    case nothing, head, body
+  }
+
+  private enum Phase {
+    case serving
+    /// What came is answered; nothing more is read.
+    case ending
+    /// The last answer is written; what the client still sends is thrown away for a moment, since a connection that is
+    /// closed with unread bytes takes the answer with it.
+    case ended
+  }
+
+  private static let lingerTime = TimeAmount.seconds(1)
+
+  private let limits: HTTPLimits
+  private let table: ConnectionTable
+  private let own: OwnToken
+  private var connection: ConnectionTable.Connection?
+  private var phase = Phase.serving
+  private var reading = Reading.nothing
+  /// Whether anything whole was decoded since the last `channelReadComplete`.
+  private var sawPart = false
+  /// Requests whose head was passed on and whose answer is not complete.
+  private var unanswered = 0
+  private var isAnswerBegun = false
+  private var bodyBytes = 0
+  private var isFirstRequest = true
+  private var inputDeadline: NIODeadline?
+  private var outputDeadline: NIODeadline?
+  private var timer: (task: Scheduled<Void>, time: NIODeadline)?
+
+  init(limits: HTTPLimits, table: ConnectionTable, own: OwnToken) {
+    self.limits = limits
+    self.table = table
+    self.own = own
+  }
+
+  // MARK: - Beginning and end
+
+  func handlerAdded(context: ChannelHandlerContext) {
+    if context.channel.isActive { begin(context) }
+  }
+
+  func channelActive(context: ChannelHandlerContext) {
+    begin(context)
+    context.fireChannelActive()
+  }
+
+  private func begin(_ context: ChannelHandlerContext) {
+    guard connection == nil else { return }
+    let connection = ConnectionTable.Connection(context.channel)
+    self.connection = connection
+    if !table.admit(connection) {
+      phase = .ended
+      context.close(promise: nil)
+    }
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    end()
+    context.fireChannelInactive()
+  }
+
+  func handlerRemoved(context: ChannelHandlerContext) { end() }
+
+  private func end() {
+    if let connection { table.remove(connection) }
+    timer?.task.cancel()
+    timer = nil
+    inputDeadline = nil
+    outputDeadline = nil
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if phase == .ended, case .inputClosed? = event as? ChannelEvent { context.close(promise: nil) }
+    context.fireUserInboundEventTriggered(event)
+  }
+
+  // MARK: - What the client sends
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    guard phase == .serving else { return }
+    sawPart = true
+    switch unwrapInboundIn(data) {
+    case .head(let head):
+      reading = .body
+      inputDeadline = nil
+      bodyBytes = 0
+      if isFirstRequest {
+        isFirstRequest = false
+        // An attacker who fills the table must not stop payments that are on their way.
+        if let connection, let field = head.headerFields[.authorization], own.matches(field) { table.remove(connection) }
+      }
+      guard unanswered < limits.pipelinedRequests else { return stopReading(context) }
+      if let path = head.path, path.utf8.count > limits.uriBytes {
+        return refuse(.uriTooLong(limit: limits.uriBytes), context)
+      }
+      if let length = head.headerFields[.contentLength].flatMap(Int.init), length > limits.bodyBytes {
+        return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
+      }
+      unanswered += 1
+    case .body(let buffer):
+      bodyBytes += buffer.readableBytes
+      guard bodyBytes <= limits.bodyBytes else {
+        return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
+      }
+    case .end:
+      reading = .nothing
+      inputDeadline = nil
+      connection?.works()
+    }
+    context.fireChannelRead(data)
+  }
+
+  func channelReadComplete(context: ChannelHandlerContext) {
+    switch phase {
+    case .serving:
+      if !sawPart, reading == .nothing, unanswered == 0 {
+        // Bytes came, and they are not a whole head.
+        reading = .head
+        setInputDeadline(limits.headTime, context)
+      } else if reading == .body, inputDeadline == nil {
+        setInputDeadline(limits.bodyTime, context)
+      }
+      sawPart = false
+    case .ending: break
+    // The server has stopped asking for more.
+    case .ended: context.read()
+    }
+    context.fireChannelReadComplete()
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    guard phase == .serving else { return }
+    switch error {
+    case is ChannelError, is IOError: context.fireErrorCaught(error)
+    case HTTPParserError.headerOverflow: refuse(.headTooLarge(limits), context)
+    default: refuse(.malformed, context)
+    }
+  }
+
+  // MARK: - What the server answers
+
+  func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+    guard phase != .ended else {
+      promise?.fail(ChannelError.ioOnClosedChannel)
+      return
+    }
+    switch unwrapOutboundIn(data) {
+    case .head(var head) where head.status.kind != .informational:
+      isAnswerBegun = true
+      guard unanswered == 1, reading == .body else { break }
+      head.headerFields[.connection] = "close"
+      context.write(wrapOutboundOut(.head(head)), promise: promise)
+      return
+    case .head, .body: break
+    case .end:
+      isAnswerBegun = false
+      unanswered -= 1
+      connection?.waits()
+      // The rest of a body that the answer did not need could be endless; and after a malformed request there is none.
+      guard unanswered < 0 || (unanswered == 0 && reading == .body) else { break }
+      context.writeAndFlush(data, promise: promise)
+      linger(context)
+      return
+    }
+    context.write(data, promise: promise)
+  }
+
+  func channelWritabilityChanged(context: ChannelHandlerContext) {
+    if context.channel.isWritable {
+      outputDeadline = nil
+    } else if phase == .serving {
+      outputDeadline = .now() + TimeAmount(limits.writeTime)
+      setTimer(context)
+    }
+    context.fireChannelWritabilityChanged()
+  }
+
+  // MARK: - Refusing
+
+  /// Answers with a problem, if it is this request's turn, and ends the connection.
+  private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
+    let isOwnTurn = unanswered == 0 || (unanswered == 1 && reading == .body && !isAnswerBegun)
+    guard isOwnTurn else { return stopReading(context) }
+    let body = problem.json.bytes
+    let head = HTTPResponse(
+      status: problem.status,
+      headerFields: [
+        .contentType: "application/problem+json", .contentLength: "\(body.count)", .connection: "close",
+        .xContentTypeOptions: "nosniff", .cacheControl: "no-store",
+      ])
+    context.write(wrapOutboundOut(.head(head)), promise: nil)
+    context.write(wrapOutboundOut(.body(ByteBuffer(bytes: body))), promise: nil)
+    context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
+    linger(context)
+    // The server must not take the body for whole. It answers this error with one of its own, which is not sent.
+    context.fireErrorCaught(HTTPParserError.unknown)
+  }
+
+  /// Lets the server answer what came before; it then answers the error with a bare 400, which ends the connection.
+  private func stopReading(_ context: ChannelHandlerContext) {
+    phase = .ending
+    inputDeadline = nil
+    context.fireErrorCaught(HTTPParserError.unknown)
+  }
+
+  private func linger(_ context: ChannelHandlerContext) {
+    phase = .ended
+    reading = .nothing
+    outputDeadline = nil
+    inputDeadline = .now() + Self.lingerTime
+    setTimer(context)
+    context.close(mode: .output, promise: nil)
+    context.read()
+  }
+
+  // MARK: - Time
+
+  private func setInputDeadline(_ time: Duration, _ context: ChannelHandlerContext) {
+    inputDeadline = .now() + TimeAmount(time)
+    setTimer(context)
+  }
+
+  /// One timer for all deadlines, which stays when they are met: setting it is the rare case.
+  private func setTimer(_ context: ChannelHandlerContext) {
+    guard let time = [inputDeadline, outputDeadline].compactMap({ $0 }).min() else { return }
+    if let timer {
+      guard time < timer.time else { return }
+      timer.task.cancel()
+    }
+    let task = context.eventLoop.assumeIsolated().scheduleTask(deadline: time) { [self] in timerFired(context) }
+    timer = (task, time)
+  }
+
+  private func timerFired(_ context: ChannelHandlerContext) {
+    timer = nil
+    let now = NIODeadline.now()
+    if let outputDeadline, outputDeadline <= now { return context.close(promise: nil) }
+    if let inputDeadline, inputDeadline <= now {
+      self.inputDeadline = nil
+      if phase == .ended { return context.close(promise: nil) }
+      return refuse(.tooSlow, context)
+    }
+    setTimer(context)
+  }
+}
+
+extension Problem {
+  fileprivate static func headTooLarge(_ limits: HTTPLimits) -> Problem {
+    Problem(
+      status: .requestHeaderFieldsTooLarge, name: "head-too-large",
+      detail: "A request's head may have at most \(limits.headBytes) bytes and \(limits.headFields) fields.")
+  }
+
+  fileprivate static func uriTooLong(limit: Int) -> Problem {
+    Problem(status: .uriTooLong, name: "uri-too-long", detail: "Path and query may have at most \(limit) bytes.")
+  }
+
+  static func bodyTooLarge(limit: Int) -> Problem {
+    Problem(
+      status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
+  }
+
+  fileprivate static let malformed = Problem.badRequest("This is no HTTP/1.1 request.")
+
+  fileprivate static let tooSlow = Problem(
+    status: .requestTimeout, name: "too-slow", detail: "The request did not come in time.")
+}

@@ -1,0 +1,109 @@
+import Foundation
+import HTTPTypes
+import Hummingbird
+import NIOCore
+
+/// Lets a request through to its route, or answers 401, 403, 421 or 429. Stands before every route, those that don't exist
+/// included.
+struct AccessMiddleware: RouterMiddleware {
+  let keys: KeyWatch
+  let own: OwnToken
+  let browser: BrowserProtection
+  /// Nil for no limit.
+  let rate: RateLimiter?
+  var nowSeconds: @Sendable () -> Int64 = { Int64(Date().timeIntervalSince1970) }
+
+  func handle(
+    _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
+  ) async throws -> Response {
+    // No allocation, no hop and no look at the disk: this is on the way of every payment.
+    let ring = keys.ring
+    if ring.isEmpty {
+      try browser.check(request.head)
+      if let rate, !isOwn(request) { try take(rate, address(context)) }
+    } else {
+      try check(request, context, ring)
+    }
+    return try await next(request, context)
+  }
+
+  private func check(_ request: Request, _ context: ExchangeContext, _ ring: KeyRing) throws(Problem) {
+    // Nil where there is no route: to be told so takes a key too, of any scope.
+    let path = context.endpointPath
+    let needed = path.map { RouteAccess.needed($0, request.method) }
+    guard let authorization = request.headers[.authorization] else {
+      if let rate { try take(rate, address(context)) }
+      guard case .some(.some(.open)) = needed else { throw Self.unauthorized("This needs a key.") }
+      return
+    }
+    if own.matches(authorization) {
+      guard case .some(.some(.simulator)) = needed else { throw Self.unauthorized("This needs a key.") }
+      return
+    }
+    if case .some(.some(.open)) = needed {
+      if let rate { try take(rate, address(context)) }
+      return
+    }
+    let key: StoredKey
+    do throws(KeyRing.Refusal) {
+      guard let token = Self.bearer(authorization) else { throw .malformed }
+      key = try ring.find(token, atSeconds: nowSeconds())
+    } catch {
+      if let rate { try take(rate, address(context)) }
+      throw switch error {
+      case .malformed: Self.unauthorized("The Authorization field must be Bearer and a whole key, rp_….", isInvalid: true)
+      case .invalid: Self.unauthorized("There is no such key, or it was revoked, or it expired.", isInvalid: true)
+      }
+    }
+    if let rate { try take(rate, key.id) }
+    guard let needed else { return }
+    let scope: KeyScope
+    switch needed {
+    case .scope(let needed): scope = needed
+    case .simulator: scope = .operate
+    // Handled above; and what nobody decided about is nobody's.
+    case .open: return
+    case nil:
+      throw Problem(status: .forbidden, name: "forbidden", detail: "No key may do this.")
+    }
+    guard key.scopes.contains(scope) else { throw Self.forbidden(scope) }
+  }
+
+  private func isOwn(_ request: Request) -> Bool { request.headers[.authorization].map(own.matches) ?? false }
+
+  private func take(_ rate: RateLimiter, _ who: String) throws(Problem) {
+    guard let wait = rate.take(who) else { return }
+    let seconds = max(1, Int((Double(wait.components.seconds) + Double(wait.components.attoseconds) / 1e18).rounded(.up)))
+    throw Problem(
+      status: .tooManyRequests, name: "too-many-requests", detail: "Nothing was done; try again in \(seconds) s.",
+      headers: [.init(name: .retryAfter, value: "\(seconds)")])
+  }
+
+  private func address(_ context: ExchangeContext) -> String {
+    context.channel.remoteAddress.map(ClientAddress.init)?.text ?? "unknown"
+  }
+
+  private static func bearer(_ authorization: String) -> Substring? {
+    let parts = authorization.split(separator: " ", maxSplits: 1)
+    guard parts.count == 2, parts[0].lowercased() == "bearer" else { return nil }
+    return parts[1]
+  }
+
+  private static func unauthorized(_ detail: String, isInvalid: Bool = false) -> Problem {
+    Problem(
+      status: .unauthorized, name: "unauthorized", detail: detail,
+      headers: [
+        .init(name: .wwwAuthenticate, value: "Bearer realm=\"RegisPay\"" + (isInvalid ? ", error=\"invalid_token\"" : ""))
+      ])
+  }
+
+  private static func forbidden(_ scope: KeyScope) -> Problem {
+    Problem(
+      status: .forbidden, name: "insufficient-scope", detail: "This needs a key with the scope \(scope.rawValue).",
+      headers: [
+        .init(
+          name: .wwwAuthenticate,
+          value: "Bearer realm=\"RegisPay\", error=\"insufficient_scope\", scope=\"\(scope.rawValue)\"")
+      ])
+  }
+}

@@ -1,0 +1,57 @@
+import HTTPTypes
+import Hummingbird
+
+/// What a request must bring when keys are in force.
+enum RouteAccess: Sendable, Hashable {
+  /// Nothing.
+  case open
+  /// A key with this scope.
+  case scope(KeyScope)
+  /// A key to operate, or this server's own token.
+  case simulator
+
+  /// Every route and what it needs. A route that is not here needs a scope that no key has: whoever adds one has to
+  /// decide.
+  static let all: [String: [HTTPRequest.Method: RouteAccess]] = [
+    // The page is the same for everybody and holds nothing; what it shows it asks for with the key that a person enters.
+    "/": [.get: .open],
+    "/assets/page.css": [.get: .open],
+    "/assets/page.js": [.get: .open],
+    // For load balancers and supervisors, which have no keys.
+    "/alive": [.get: .open],
+    "/health": [.get: .open],
+    "/api/payment/create": [.post: .scope(.write)],
+    "/api/v1/payments": [.get: .scope(.read), .post: .scope(.write)],
+    "/api/v1/payments/{id}": [.get: .scope(.read)],
+    "/api/v1/payments/{id}/events": [.get: .scope(.read)],
+    "/api/v1/payments/{id}/cancel": [.post: .scope(.write)],
+    "/api/v1/payments/{id}/refunds": [.post: .scope(.write)],
+    "/api/v1/payments/{id}/retry": [.post: .scope(.operate)],
+    "/api/v1/events": [.get: .scope(.read)],
+    "/api/v1/consumers": [.get: .scope(.read)],
+    // It says what anybody can read in the documentation.
+    "/openapi.json": [.get: .open],
+    // Where to payments are told to is for those who run the server; and a list of endpoints tells who they are.
+    "/api/v1/webhooks": [.get: .scope(.operate), .post: .scope(.operate)],
+    "/api/v1/webhooks/{id}": [.get: .scope(.operate), .patch: .scope(.operate), .delete: .scope(.operate)],
+    "/api/v1/webhooks/{id}/rotate": [.post: .scope(.operate)],
+    "/api/v1/webhooks/{id}/test": [.post: .scope(.operate)],
+    "/api/v1/webhooks/{id}/deliveries": [.get: .scope(.operate)],
+    "/api/v1/webhooks/{id}/replay": [.post: .scope(.operate)],
+    "/psp/api/payments/create": [.post: .simulator],
+    "/psp/api/payments/{reference}/settle": [.post: .simulator],
+    "/psp/api/payments/{reference}/cancel": [.post: .simulator],
+    "/psp/api/payments/{reference}/refunds": [.post: .simulator],
+    "/notifications/api/send": [.post: .simulator],
+    "/psp/api/faults": [.get: .scope(.read), .put: .scope(.operate), .delete: .scope(.operate)],
+    "/notifications/api/faults": [.get: .scope(.read), .put: .scope(.operate), .delete: .scope(.operate)],
+    "/toggle-errors": [.post: .scope(.operate)],
+    "/psp/api/ledger": [.get: .scope(.read)],
+  ]
+
+  /// - Parameter path: a route's, with its parameters' names.
+  /// - Returns: nil for a route or method that nobody decided about.
+  static func needed(_ path: String, _ method: HTTPRequest.Method) -> RouteAccess? {
+    all[path]?[method == .head ? .get : method]
+  }
+}

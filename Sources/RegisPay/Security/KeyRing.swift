@@ -1,0 +1,45 @@
+import Foundation
+import Synchronization
+
+/// The keys in memory, as they were when last read: what a request is checked against. Never changes.
+final class KeyRing: Sendable {
+  /// A key and when it was used last.
+  final class Entry: Sendable {
+    let key: StoredKey
+    let lastUsedSeconds: Atomic<Int64>
+
+    init(_ key: StoredKey, lastUsedSeconds: Int64) {
+      self.key = key
+      self.lastUsedSeconds = Atomic(lastUsedSeconds)
+    }
+  }
+
+  enum Refusal: Error, Sendable, Hashable {
+    /// Mistyped or cut off.
+    case malformed
+    /// Unknown, revoked or expired; which of them is not told.
+    case invalid
+  }
+
+  let entries: [String: Entry]
+
+  init(_ keys: [StoredKey] = [], after former: KeyRing? = nil) {
+    entries = Dictionary(
+      keys.map { key in
+        let former = former?.entries[key.id]?.lastUsedSeconds.load(ordering: .relaxed) ?? 0
+        return (key.id, Entry(key, lastUsedSeconds: max(former, key.lastUsedSeconds ?? 0)))
+      }, uniquingKeysWith: { first, _ in first })
+  }
+
+  /// No key was ever made, so none is asked for. A key that is revoked or expired still counts.
+  var isEmpty: Bool { entries.isEmpty }
+
+  func find(_ token: some StringProtocol, atSeconds now: Int64) throws(Refusal) -> StoredKey {
+    guard let given = APIKey(token) else { throw .malformed }
+    guard let entry = entries[given.id], equalInConstantTime(entry.key.hash, given.hash),
+      entry.key.isValid(atSeconds: now)
+    else { throw .invalid }
+    entry.lastUsedSeconds.store(now, ordering: .relaxed)
+    return entry.key
+  }
+}

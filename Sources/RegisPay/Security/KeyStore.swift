@@ -1,0 +1,160 @@
+import Foundation
+import GRDB
+
+/// What is kept of a key.
+public struct StoredKey: Sendable, Hashable {
+  public var id: String
+  public var name: String
+  public var scopes: Set<KeyScope>
+  var hash: [UInt8]
+  /// All times are seconds since 1970-01-01 UTC.
+  public var createdSeconds: Int64
+  public var expirySeconds: Int64?
+  public var revokedSeconds: Int64?
+  /// Within a minute or so.
+  public var lastUsedSeconds: Int64?
+
+  public func isValid(atSeconds now: Int64) -> Bool {
+    revokedSeconds == nil && (expirySeconds.map { now < $0 } ?? true)
+  }
+}
+
+/// The keys in `keys.sqlite` of a data directory: hashes only, readable by the owner alone. Several processes may use it
+/// at once: the server reads while a command writes. Keys are never removed, only revoked, so that a server that asked
+/// for keys once never opens again by itself.
+///
+/// Safe to use from any task; its calls block for a read or a write of the disk.
+public final class KeyStore: Sendable {
+  private static let version = 1
+
+  let path: String
+  private let queue: DatabaseQueue
+
+  static func path(in directory: String) -> String { directory + "/keys.sqlite" }
+
+  /// Opens it; it and the directory are made if they are missing.
+  public static func open(_ directory: String) throws(KeyStoreError) -> KeyStore {
+    let path = path(in: directory)
+    do {
+      try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+      return try KeyStore(path)
+    } catch {
+      throw KeyStoreError(path: path, reason: "\(error)")
+    }
+  }
+
+  /// Whether a directory has keys that are valid now. Makes nothing.
+  static func hasValidKey(_ directory: String) throws(KeyStoreError) -> Bool {
+    guard FileManager.default.fileExists(atPath: path(in: directory)) else { return false }
+    let now = Int64(Date().timeIntervalSince1970)
+    return try open(directory).all().contains { $0.isValid(atSeconds: now) }
+  }
+
+  private init(_ path: String) throws {
+    self.path = path
+    // Made before SQLite does, which would let everybody read it; its journal gets the same mode.
+    let descriptor = Foundation.open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
+    guard descriptor >= 0 else { throw CocoaError(.fileWriteNoPermission) }
+    fchmod(descriptor, 0o600)
+    close(descriptor)
+    var configuration = Configuration()
+    configuration.busyMode = .timeout(5)
+    configuration.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = FULL") }
+    queue = try DatabaseQueue(path: path, configuration: configuration)
+    try queue.write { database in
+      let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
+      guard version != Self.version else { return }
+      guard version == 0 else {
+        throw DatabaseError(message: "it has version \(version), and this program knows \(Self.version)")
+      }
+      try database.execute(
+        sql: """
+          CREATE TABLE key (
+            id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, scopes TEXT NOT NULL, hash BLOB NOT NULL,
+            created INTEGER NOT NULL, expiry INTEGER, revoked INTEGER, lastUsed INTEGER
+          ) STRICT;
+          PRAGMA user_version = \(Self.version)
+          """)
+    }
+  }
+
+  /// Makes a key. Its text is nowhere but in the answer.
+  ///
+  /// - Parameter lifetimeSeconds: nil for one that does not expire.
+  public func create(
+    name: String, scopes: Set<KeyScope>, lifetimeSeconds: Int64?
+  ) throws(KeyStoreError) -> APIKey {
+    let key = APIKey()
+    let now = Int64(Date().timeIntervalSince1970)
+    try run { database in
+      try database.execute(
+        sql: "INSERT INTO key (id, name, scopes, hash, created, expiry) VALUES (?, ?, ?, ?, ?, ?)",
+        arguments: [
+          key.id, name, KeyScope.allCases.filter(scopes.contains).map(\.rawValue).joined(separator: " "),
+          Data(key.hash), now, lifetimeSeconds.map { now + $0 },
+        ])
+    }
+    return key
+  }
+
+  /// - Returns: whether there is such a key. One that was revoked before keeps its time.
+  public func revoke(_ id: String) throws(KeyStoreError) -> Bool {
+    let now = Int64(Date().timeIntervalSince1970)
+    return try run { database in
+      try database.execute(
+        sql: "UPDATE key SET revoked = coalesce(revoked, ?) WHERE id = ?", arguments: [now, id])
+      return database.changesCount == 1
+    }
+  }
+
+  /// All keys ever made, oldest first.
+  public func all() throws(KeyStoreError) -> [StoredKey] {
+    try run { database in
+      try Row.fetchAll(database, sql: "SELECT * FROM key ORDER BY created, id").map { row in
+        let scopes: String = row["scopes"]
+        let hash: Data = row["hash"]
+        return StoredKey(
+          id: row["id"], name: row["name"],
+          // A scope that this program does not know allows nothing.
+          scopes: Set(scopes.split(separator: " ").compactMap { KeyScope(rawValue: String($0)) }), hash: Array(hash),
+          createdSeconds: row["created"], expirySeconds: row["expiry"], revokedSeconds: row["revoked"],
+          lastUsedSeconds: row["lastUsed"])
+      }
+    }
+  }
+
+  func noteUse(_ uses: [(id: String, seconds: Int64)]) throws(KeyStoreError) {
+    try run { database in
+      for use in uses {
+        try database.execute(sql: "UPDATE key SET lastUsed = ? WHERE id = ?", arguments: [use.seconds, use.id])
+      }
+    }
+  }
+
+  /// A number that changes when another process, or another one of these, has changed a key.
+  func changeCount() throws(KeyStoreError) -> Int {
+    do {
+      return try queue.writeWithoutTransaction { try Int.fetchOne($0, sql: "PRAGMA data_version") ?? 0 }
+    } catch {
+      throw KeyStoreError(path: path, reason: "\(error)")
+    }
+  }
+
+  private func run<Value>(_ work: (Database) throws -> Value) throws(KeyStoreError) -> Value {
+    do {
+      return try queue.write(work)
+    } catch {
+      throw KeyStoreError(path: path, reason: "\(error)")
+    }
+  }
+}
+
+/// Why the keys can't be used.
+public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
+  public var path: String
+  public var reason: String
+
+  public var description: String {
+    "can't use \(path): \(reason); nobody is let in without it: restore it, or remove it and make new keys"
+  }
+}

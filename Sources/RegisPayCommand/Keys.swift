@@ -1,0 +1,127 @@
+import ArgumentParser
+import Foundation
+import RegisPay
+
+/// `regispay keys`: makes, lists and revokes API keys, also while a server runs on the directory.
+struct Keys: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Make, list and revoke API keys.",
+    discussion: "A server on the directory takes a change up within about a second. Once there is a key, every request "
+      + "needs one, except for the page itself, /health and /alive.",
+    subcommands: [Create.self, List.self, Revoke.self])
+
+  struct Directory: ParsableArguments {
+    @Option(help: ArgumentHelp("The server's data directory.", valueName: "directory"))
+    var dir = "./data"
+
+    func store() -> KeyStore {
+      do {
+        return try KeyStore.open(dir)
+      } catch {
+        fail("\(error)")
+      }
+    }
+  }
+
+  struct Create: ParsableCommand {
+    static let configuration = CommandConfiguration(
+      abstract: "Make a key, and print it: this is the only time that it can be seen.")
+
+    @OptionGroup var directory: Directory
+
+    @Option(help: "What the key is for.")
+    var name: String
+
+    @Option(help: "read, write or operate; may be given several times. None of them holds another.")
+    var scope: [KeyScope]
+
+    @Option(help: "How long it is valid, such as 90d, 12h, 30m or 45s; without it, until it is revoked.")
+    var expires: Lifetime?
+
+    func validate() throws {
+      guard (1...100).contains(name.utf8.count), !name.unicodeScalars.contains(where: { $0.value < 32 }) else {
+        throw ValidationError("--name is 1 to 100 bytes without control characters")
+      }
+      guard !scope.isEmpty else { throw ValidationError("a key needs at least one --scope") }
+    }
+
+    func run() {
+      do {
+        let key = try directory.store().create(
+          name: name, scopes: Set(scope), lifetimeSeconds: expires?.seconds)
+        print(key.text)
+      } catch {
+        fail("\(error)")
+      }
+    }
+  }
+
+  struct List: ParsableCommand {
+    static let configuration = CommandConfiguration(
+      abstract: "List all keys ever made: id, name, scopes, state, made, used last; separated by tabs.")
+
+    @OptionGroup var directory: Directory
+
+    func run() {
+      do {
+        let now = Int64(Date().timeIntervalSince1970)
+        for key in try directory.store().all() {
+          let scopes = KeyScope.allCases.filter(key.scopes.contains).map(\.rawValue).joined(separator: ",")
+          let state =
+            if let revoked = key.revokedSeconds {
+              "revoked \(time(revoked))"
+            } else if let expiry = key.expirySeconds {
+              (now < expiry ? "expires " : "expired ") + time(expiry)
+            } else {
+              "valid"
+            }
+          let fields = [
+            key.id, key.name, scopes, state, time(key.createdSeconds), key.lastUsedSeconds.map(time) ?? "never",
+          ]
+          print(fields.joined(separator: "\t"))
+        }
+      } catch {
+        fail("\(error)")
+      }
+    }
+
+    private func time(_ seconds: Int64) -> String {
+      Date(timeIntervalSince1970: Double(seconds)).formatted(.iso8601)
+    }
+  }
+
+  struct Revoke: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Make a key invalid, for good.")
+
+    @OptionGroup var directory: Directory
+
+    @Argument(help: "The key's id: the 12 digits after rp_.")
+    var id: String
+
+    func run() {
+      let isKnown: Bool
+      do {
+        isKnown = try directory.store().revoke(id)
+      } catch {
+        fail("\(error)")
+      }
+      // What was given is not printed: it may be a whole key.
+      if !isKnown { fail("there is no key with this id; keys list shows them") }
+    }
+  }
+}
+
+/// A number with a unit.
+struct Lifetime: ExpressibleByArgument {
+  var seconds: Int64
+
+  init?(argument: String) {
+    let units: [Character: Int64] = ["s": 1, "m": 60, "h": 3_600, "d": 86_400]
+    guard let unit = argument.last.flatMap({ units[$0] }), let number = Int64(argument.dropLast()),
+      (1...1_000_000).contains(number)
+    else { return nil }
+    seconds = number * unit
+  }
+}
+
+extension KeyScope: ExpressibleByArgument {}

@@ -1,0 +1,59 @@
+import Foundation
+
+/// A TCP connection that sends whatever bytes a test likes. Its calls block; to be used from a thread of its own.
+final class RawConnection {
+  private let descriptor: Int32
+
+  init(_ url: String) throws {
+    let port = url.split(separator: ":").last.flatMap { UInt16($0) } ?? 0
+    descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = port.bigEndian
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    let result = withUnsafePointer(to: address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    guard descriptor >= 0, result == 0 else {
+      let reason = String(cString: strerror(errno))
+      if descriptor >= 0 { close(descriptor) }
+      throw RegisPayProcess.Failure(description: "can't connect: \(reason)")
+    }
+    // So that a server that does not answer fails the test instead of holding it up.
+    var limit = timeval(tv_sec: 20, tv_usec: 0)
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+  }
+
+  deinit { close(descriptor) }
+
+  /// - Returns: false when the server has closed the connection.
+  @discardableResult
+  func send(_ text: String) -> Bool {
+    let bytes = Array(text.utf8)
+    return Glibc.send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL.rawValue)) == bytes.count
+  }
+
+  /// Everything until the server closes the connection; nil when it does not.
+  func readToEnd() -> String? {
+    var bytes: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 16 << 10)
+    while true {
+      let count = recv(descriptor, &buffer, buffer.count, 0)
+      if count > 0 {
+        bytes.append(contentsOf: buffer[..<count])
+      } else {
+        return count == 0 || errno == ECONNRESET ? String(decoding: bytes, as: UTF8.self) : nil
+      }
+    }
+  }
+}
+
+/// Runs blocking work on a thread of its own.
+func onThread<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) async throws -> Value {
+  try await withCheckedThrowingContinuation { continuation in
+    Thread.detachNewThread { continuation.resume(with: Result { try work() }) }
+  }
+}

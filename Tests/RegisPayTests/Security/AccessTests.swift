@@ -1,0 +1,148 @@
+import HTTPTypes
+import Testing
+
+@testable import RegisPay
+
+@Suite("Who may do what")
+struct AccessTests {
+  private static let id = "00000000-0000-4000-8000-000000000000"
+  /// Every route with what it needs; beside `RouteAccess.all`, so that a change there is one that was meant.
+  private static let table: [(method: String, path: String, scope: KeyScope?)] = [
+    ("GET", "/", nil), ("GET", "/assets/page.css", nil), ("GET", "/assets/page.js", nil), ("GET", "/alive", nil),
+    ("HEAD", "/alive", nil), ("GET", "/health", nil), ("POST", "/api/payment/create", .write),
+    ("GET", "/api/v1/payments", .read), ("HEAD", "/api/v1/payments", .read), ("POST", "/api/v1/payments", .write),
+    ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),
+    ("POST", "/api/v1/payments/\(id)/cancel", .write), ("POST", "/api/v1/payments/\(id)/refunds", .write),
+    ("POST", "/api/v1/payments/\(id)/retry", .operate), ("GET", "/api/v1/events?from=x", .read),
+    ("POST", "/psp/api/payments/create", .operate), ("POST", "/psp/api/payments/x/settle", .operate),
+    ("POST", "/psp/api/payments/x/cancel", .operate), ("POST", "/psp/api/payments/x/refunds", .operate),
+    ("POST", "/notifications/api/send", .operate), ("GET", "/psp/api/faults", .read),
+    ("PUT", "/psp/api/faults", .operate), ("DELETE", "/psp/api/faults", .operate),
+    ("GET", "/notifications/api/faults", .read), ("PUT", "/notifications/api/faults", .operate),
+    ("DELETE", "/notifications/api/faults", .operate), ("POST", "/toggle-errors", .operate),
+    ("GET", "/psp/api/ledger", .read),
+  ]
+
+  /// Makes a key in a running server's directory and waits until it is in force.
+  private func key(_ directory: String, _ server: TestServer, _ scopes: Set<KeyScope>) async throws -> String {
+    let key = try KeyStore.open(directory).create(name: "test", scopes: scopes, lifetimeSeconds: nil).text
+    try await eventually("the key is in force") {
+      try await server.send("GET", "/nothing", headers: [("Authorization", "Bearer \(key)")]).status == 404
+        && server.get("/nothing").status == 401
+    }
+    return key
+  }
+
+  private func withKeyedServer(
+    _ change: (inout ServerOptions) -> Void = { _ in },
+    _ work: @escaping @Sendable (TestServer, String) async throws -> Void
+  ) async throws {
+    try await withTemporaryFolder { folder in
+      try await TestServer.run({
+        $0.directory = folder + "/keyed"
+        $0.keyInterval = .milliseconds(5)
+        change(&$0)
+      }) { server in try await work(server, folder + "/keyed") }
+    }
+  }
+
+  @Test("every route is let through with its scope alone, and says which it needs")
+  func scopes() async throws {
+    try await withKeyedServer { server, directory in
+      var keys: [KeyScope: String] = [:]
+      for scope in KeyScope.allCases { keys[scope] = try await key(directory, server, [scope]) }
+      for (method, path, needed) in Self.table {
+        let without = try await server.send(method, path)
+        #expect((without.status == 401) == (needed != nil), "\(method) \(path)")
+        if needed != nil {
+          #expect(without.headers["www-authenticate"] == "Bearer realm=\"RegisPay\"", "\(method) \(path)")
+          #expect(without.headers["content-type"] == "application/problem+json", "\(method) \(path)")
+        }
+        for scope in KeyScope.allCases {
+          let answer = try await server.send(
+            method, path, headers: [("Authorization", "Bearer \(keys[scope] ?? "")")])
+          if let needed, scope != needed {
+            #expect(answer.status == 403, "\(method) \(path) with \(scope)")
+            #expect(answer.headers["www-authenticate"]?.contains("scope=\"\(needed.rawValue)\"") == true)
+          } else {
+            #expect(answer.status != 401 && answer.status != 403, "\(method) \(path) with \(scope)")
+          }
+        }
+      }
+    }
+  }
+
+  @Test("the table has every route, and nothing else: what is not in it only says that the method is wrong")
+  func complete() async throws {
+    let listed = RouteAccess.all.flatMap { path, methods in methods.keys.map { "\($0.rawValue) \(path)" } }
+    let tested = Self.table.filter { $0.method != "HEAD" }.map { entry in
+      "\(entry.method) "
+        + (entry.path.split(separator: "?").first ?? "").replacing(Self.id, with: "{id}")
+        .replacing("/x/", with: "/{reference}/")
+    }
+    #expect(Set(listed) == Set(tested))
+    try await TestServer.run { server in
+      for (path, methods) in RouteAccess.all {
+        let path = path.replacing("{id}", with: Self.id).replacing("{reference}", with: "x")
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+          let isListed = methods.keys.contains { $0.rawValue == method }
+          #expect((try await server.send(method, path).status == 405) != isListed, "\(method) \(path)")
+        }
+      }
+    }
+  }
+
+  @Test("a route that nobody decided about is nobody's")
+  func defaultDeny() {
+    #expect(RouteAccess.needed("/api/v1/new", .get) == nil)
+    #expect(RouteAccess.needed("/api/v1/payments/{id}", .delete) == nil)
+    #expect(RouteAccess.needed("/api/v1/payments", .head) == .scope(.read))
+  }
+
+  @Test("payments complete while keys are in force, and no answer holds the key")
+  func paymentsGoOn() async throws {
+    try await withKeyedServer { server, directory in
+      let key = try await key(directory, server, [.read, .write])
+      let headers = [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")]
+      let created = try await server.send(
+        "POST", "/api/v1/payments", headers: headers, body: Array(#"{"amount":1,"currency":"GBP"}"#.utf8))
+      let id = try #require(try created.json()["paymentId"]?.text)
+      try await eventually("the payment completes") {
+        try await server.send("GET", "/api/v1/payments/\(id)", headers: headers).json()["status"] == "Completed"
+      }
+      let secret = key.suffix(72)
+      for path in ["/api/v1/payments", "/api/v1/payments/\(id)/events", "/nothing", "/toggle-errors"] {
+        #expect(!(try await server.send("GET", path, headers: headers).text.contains(secret)))
+      }
+      #expect(try KeyStore.open(directory).revoke(String(key.dropFirst(3).prefix(12))))
+      try await eventually("the key is refused") {
+        try await server.send("GET", "/api/v1/payments", headers: headers).status == 401
+      }
+      #expect(try await server.get("/api/v1/payments").status == 401, "it does not open again")
+    }
+  }
+
+  @Test("over its rate a key is answered 429 with the time to wait")
+  func rate() async throws {
+    try await TestServer.run({ $0.limits.requestsPerSecond = 1 }) { server in
+      var last = try await server.get("/alive")
+      for _ in 0..<10 where last.status != 429 { last = try await server.get("/alive") }
+      #expect(last.status == 429)
+      #expect(last.headers["retry-after"] == "1")
+      #expect(last.headers["content-type"] == "application/problem+json")
+    }
+  }
+
+  @Test("an address that others may reach is refused without a valid key")
+  func refusesToStart() async throws {
+    try await withTemporaryFolder { folder in
+      var options = ServerOptions(directory: folder + "/data")
+      options.host = "0.0.0.0"
+      #expect(throws: ServerError.self) { try Server.open(options, logger: silent) }
+      let key = try KeyStore.open(folder + "/data").create(name: "a", scopes: [.read], lifetimeSeconds: nil)
+      #expect(try KeyStore.hasValidKey(folder + "/data"))
+      #expect(try KeyStore.open(folder + "/data").revoke(key.id))
+      #expect(throws: ServerError.self) { try Server.open(options, logger: silent) }
+    }
+  }
+}
