@@ -56,7 +56,8 @@ struct Serve: AsyncParsableCommand {
   var allowedHost: [String] = []
 
   @Flag(
-    help: "Listen on other addresses than this machine's own though there is no key, and anybody who reaches them can pay."
+    help:
+      "Listen on other addresses than this machine's own though there is no key, and anybody who reaches them can pay."
   )
   var insecure = false
 

@@ -22,7 +22,9 @@ struct RegisPayAbuseTests {
       ),
       ("a long path", "GET /\(String(repeating: "x", count: 10_000)) HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 414),
       ("a body said to be huge", post + "Content-Length: 100000000\r\n\r\n", 413),
-      ("another host", "GET http://evil.example/alive HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 421),
+      (
+        "another host", "GET http://evil.example/alive HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 421
+      ),
       ("an absolute URI", "GET http://127.0.0.1/alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200),
       ("another page", post + "Origin: http://evil.example\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", 403),
     ])
@@ -152,8 +154,10 @@ struct RegisPayAbuseTests {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder, arguments: ["--log-level", "trace"])
       let make = try RegisPayProcess(
-        ["keys", "create", "--dir", folder + "/data", "--name", "a", "--scope", "read", "--scope", "write", "--scope",
-         "operate"], folder: folder)
+        [
+          "keys", "create", "--dir", folder + "/data", "--name", "a", "--scope", "read", "--scope", "write", "--scope",
+          "operate",
+        ], folder: folder)
       let key = try #require(try await make.nextLine())
       #expect(key.hasPrefix("rp_"))
       let headers = [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")]

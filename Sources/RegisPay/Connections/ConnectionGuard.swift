@@ -104,7 +104,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
       if isFirstRequest {
         isFirstRequest = false
         // An attacker who fills the table must not stop payments that are on their way.
-        if let connection, let field = head.headerFields[.authorization], own.matches(field) { table.remove(connection) }
+        if let connection, let field = head.headerFields[.authorization], own.matches(field) {
+          table.remove(connection)
+        }
       }
       guard unanswered < limits.pipelinedRequests else { return stopReading(context) }
       if let path = head.path, path.utf8.count > limits.uriBytes {

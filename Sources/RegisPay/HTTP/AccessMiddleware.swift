@@ -51,7 +51,8 @@ struct AccessMiddleware: RouterMiddleware {
     } catch {
       if let rate { try take(rate, address(context)) }
       throw switch error {
-      case .malformed: Self.unauthorized("The Authorization field must be Bearer and a whole key, rp_….", isInvalid: true)
+      case .malformed:
+        Self.unauthorized("The Authorization field must be Bearer and a whole key, rp_….", isInvalid: true)
       case .invalid: Self.unauthorized("There is no such key, or it was revoked, or it expired.", isInvalid: true)
       }
     }
@@ -73,7 +74,8 @@ struct AccessMiddleware: RouterMiddleware {
 
   private func take(_ rate: RateLimiter, _ who: String) throws(Problem) {
     guard let wait = rate.take(who) else { return }
-    let seconds = max(1, Int((Double(wait.components.seconds) + Double(wait.components.attoseconds) / 1e18).rounded(.up)))
+    let seconds = max(
+      1, Int((Double(wait.components.seconds) + Double(wait.components.attoseconds) / 1e18).rounded(.up)))
     throw Problem(
       status: .tooManyRequests, name: "too-many-requests", detail: "Nothing was done; try again in \(seconds) s.",
       headers: [.init(name: .retryAfter, value: "\(seconds)")])
@@ -93,7 +95,8 @@ struct AccessMiddleware: RouterMiddleware {
     Problem(
       status: .unauthorized, name: "unauthorized", detail: detail,
       headers: [
-        .init(name: .wwwAuthenticate, value: "Bearer realm=\"RegisPay\"" + (isInvalid ? ", error=\"invalid_token\"" : ""))
+        .init(
+          name: .wwwAuthenticate, value: "Bearer realm=\"RegisPay\"" + (isInvalid ? ", error=\"invalid_token\"" : ""))
       ])
   }
 
