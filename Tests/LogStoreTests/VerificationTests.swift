@@ -63,4 +63,79 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
     try file.close()
     #expect(try LogStore.verify(store.directory.path).findings.map(\.position) == [64])
   }
+
+  /// Verifies a store of several segments, and does something beside it once the first of them was read.
+  private func verify(
+    _ path: String, meanwhile body: @escaping @Sendable () async throws -> Void
+  ) async throws -> [Damage] {
+    let (moments, moment) = AsyncStream.makeStream(of: Void.self)
+    let isDone = DispatchSemaphore(value: 0)
+    return try await withThrowingTaskGroup(of: [Damage].self) { group in
+      group.addTask {
+        defer { isDone.signal() }
+        for await _ in moments {
+          try await body()
+          break
+        }
+        return []
+      }
+      group.addTask {
+        try await withUnsafeThrowingContinuation { continuation in
+          startThread("verify", nil) {
+            let result = Result { () throws(LogStoreError) in
+              var isFirst = true
+              return try LogStore.verify(path) { _, _ in
+                guard isFirst else { return }
+                isFirst = false
+                moment.yield()
+                isDone.wait()
+              }.findings
+            }
+            moment.finish()
+            continuation.resume(with: result)
+          }
+        }
+      }
+      var findings: [Damage] = []
+      for try await found in group { findings += found }
+      return findings
+    }
+  }
+
+  /// A first segment that is full, and a second that holds a cursor and no event.
+  private func storeEndingWithCursors(_ directory: TemporaryDirectory) async throws -> LogStore {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event("s", String(repeating: "x", count: 60_000))))
+    var place: UInt64 = 0
+    while directory.names(".log").count < 2 {
+      place = 1 - place
+      _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", place: place, isReset: true)]))
+    }
+    return store
+  }
+
+  @Test("a segment without events that is replaced while verify runs is no damage")
+  func replaced() async throws {
+    let directory = TemporaryDirectory()
+    let store = try await storeEndingWithCursors(directory)
+    let findings = try await verify(directory.path) {
+      _ = try await store.append(Append(event("s", String(repeating: "y", count: 63_000))))
+    }
+    #expect(findings.isEmpty)
+    #expect(directory.names(".log").count == 2)
+    try await store.close()
+    #expect(try LogStore.verify(directory.path).findings.isEmpty)
+  }
+
+  @Test("a writer that appends and closes while verify runs leaves no damage")
+  func closed() async throws {
+    let directory = TemporaryDirectory()
+    let store = try await storeEndingWithCursors(directory)
+    let findings = try await verify(directory.path) {
+      _ = try await store.append(Append(event("s", "more")))
+      try await store.close()
+    }
+    #expect(findings.isEmpty)
+    #expect(try LogStore.verify(directory.path).events == 2)
+  }
 }
