@@ -4,8 +4,14 @@ import Testing
 extension LogStoreCommandTests {
   /// Every call of the system that the command makes on a store, made to fail in every way that fits it.
   /// LOGSTORE_FAULT_ROUNDS sets how many of them for each operation; 0: all that differ by call, file and error.
+  /// LOGSTORE_FAULT_OPERATIONS names the operations that are meant, with commas between.
   @Suite struct Faults {
     static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_FAULT_ROUNDS"].flatMap(Int.init) ?? 10
+
+    static let operations: [Operation] = {
+      guard let names = ProcessInfo.processInfo.environment["LOGSTORE_FAULT_OPERATIONS"] else { return Operation.all }
+      return Operation.all.filter { names.split(separator: ",").contains(Substring($0.name)) }
+    }()
 
     /// What the system may answer.
     static func actions(_ call: String) -> [Shim.Fault.Action] {
@@ -48,7 +54,7 @@ extension LogStoreCommandTests {
 
     @Test(
       "a call that fails is told by name, file and cause, nothing after it is acknowledged, and the store opens again",
-      arguments: Operation.all)
+      arguments: operations)
     func everyCall(operation: Operation) async throws {
       var random = SeededGenerator("faults in \(operation.name)")
       let calls = try await Self.calls(of: operation)
@@ -139,8 +145,7 @@ extension LogStoreCommandTests {
       for record in records {
         switch (record.call, record.phase) {
         case ("pwrite", .begin): files[record.file, default: Frames()].add(record.data, at: record.position)
-        case ("fdatasync", .begin), ("fsync", .begin):
-          files[record.file]?.syncingEnd = files[record.file]?.writtenEnd ?? 0
+        case ("fdatasync", .begin), ("fsync", .begin): files[record.file]?.beginSync()
         case ("fdatasync", .failed), ("fsync", .failed): files[record.file]?.hasFailed = true
         case ("fdatasync", .end), ("fsync", .end):
           guard record.result == 0, let file = files[record.file], !file.hasFailed else { continue }
@@ -158,10 +163,12 @@ extension LogStoreCommandTests {
     /// What a process has written of a segment's frames (docs/FORMAT.md, *Frame*).
     private struct Frames {
       private(set) var writtenEnd: UInt64 = 0
-      var syncingEnd: UInt64 = 0
+      private(set) var syncingEnd: UInt64 = 0
       var hasFailed = false
       /// Of the frame written last, the bytes that are still to come counted.
       private var frame = 0..<0
+
+      mutating func beginSync() { syncingEnd = writtenEnd }
 
       mutating func add(_ data: ArraySlice<UInt8>, at position: Int) {
         // The rest of one that was cut short.
