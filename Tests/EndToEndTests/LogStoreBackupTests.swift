@@ -57,10 +57,14 @@ extension LogStoreCommandTests {
       let directory = store.scratch.newPath("backup") + "/"
       let file = store.scratch.newPath("backup")
       let program = (StoreUnderTest.command as NSString).deletingLastPathComponent + "/ManyWriters"
+      let output = store.scratch.newPath("output")
       let writers = try LogStoreProcess(
-        program, [store.path, "1", "1"], scratch: store.scratch, outputFile: store.scratch.newPath("output"))
+        program, [store.path, "1", "1"], scratch: store.scratch, outputFile: output)
       defer { writers.signal(SIGKILL) }
-      while !FileManager.default.fileExists(atPath: store.file("store")) { await Task.yield() }
+      // Until the first are acknowledged.
+      while try FileManager.default.attributesOfItem(atPath: output)[.size] as? Int == 0 {
+        await Task.yield()
+      }
       var last: UInt64 = 0
       for round in 0..<3 {
         let offset: UInt64
