@@ -143,4 +143,24 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
     #expect(findings.isEmpty)
     #expect(try LogStore.verify(directory.path).events == 2)
   }
+
+  @Test("a first segment that does not begin with offset 0 is refused: look-ups trapped after it")
+  func firstSegment() async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event("s")))
+    try await store.close()
+    let first = directory.file(FileName.segment(0))
+    var file = [UInt8](try Data(contentsOf: URL(fileURLWithPath: first)))
+    var header = try file.withUnsafeBytes { try SegmentHeader($0.part(0, SegmentHeader.byteCount)) }
+    header.baseOffset = 5
+    file.replaceSubrange(0..<SegmentHeader.byteCount, with: header.encoded())
+    try Data(file).write(to: URL(fileURLWithPath: directory.file(FileName.segment(5))))
+    try FileManager.default.removeItem(atPath: first)
+    try FileManager.default.removeItem(atPath: directory.file(FileName.clean))
+    await expectThrows({ if case .damaged(let damage) = $0 { damage.position == 32 } else { false } }) {
+      () async throws(LogStoreError) in try LogReader.open(directory.path)
+    }
+    #expect(try LogStore.verify(directory.path).findings.contains { $0.position == 32 })
+  }
 }
