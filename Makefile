@@ -63,13 +63,18 @@ fuzz-briefly: build-dependencies
 	Tests/Fuzz/run brief
 
 # The tests once more under each sanitizer; what they find ends them. Allocations are not counted then (the sanitizers
-# have an allocator of their own), and limits on memory and time are not the program's own.
+# have an allocator of their own), and limits on memory and time are not the program's own. The thread sanitizer has to be
+# told what contended mutexes order: Tests/Sanitizers.
 sanitize: test-dependencies
-	for sanitizer in address thread; do \
-	  swift build --build-tests --sanitize=$$sanitizer --scratch-path .build-$$sanitizer && \
-	  SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 \
-	    swift test --skip-build --sanitize=$$sanitizer --scratch-path .build-$$sanitizer --filter LogStoreTests || exit 1; \
-	done
+	swift build --build-tests --sanitize=address --scratch-path .build-address
+	SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 \
+	  swift test --skip-build --sanitize=address --scratch-path .build-address --filter LogStoreTests
+	swift build --build-tests --sanitize=thread --scratch-path .build-thread
+	"$$(dirname "$$(command -v swift)")/clang" -O1 -Wall -Wextra -Werror -shared -fPIC -o .build-thread/mutexes.so \
+	  Tests/Sanitizers/mutexes.c -ldl
+	SWIFT_BACKTRACE=enable=no LD_PRELOAD=$$PWD/.build-thread/mutexes.so \
+	  TSAN_OPTIONS=halt_on_error=1:suppressions=Tests/Sanitizers/thread.txt \
+	  .build-thread/debug/regispayPackageTests.xctest --testing-library swift-testing --filter LogStoreTests
 
 bench: bench-dependencies
 	swift build -c release --product bench

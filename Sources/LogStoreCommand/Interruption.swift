@@ -33,18 +33,41 @@ enum Interruption {
   }
 
   /// Waits on a thread of its own for a signal, or for the reader of standard output to go away, and calls `body` once.
-  /// Without it a follower that has nothing to print would never notice either.
-  static func watch(_ body: @escaping @Sendable () -> Void) throws(CommandFailure) {
+  /// Without it a follower that has nothing to print would never notice either. Called once, too, when waiting fails.
+  static func watch(_ body: @escaping @Sendable () -> Void) throws(CommandFailure) -> Watch {
     let interrupted = try descriptor()
+    let watch = Watch()
     startThread {
       var waiting = [
         pollfd(fd: interrupted, events: Int16(POLLIN), revents: 0),
         // Only errors are asked for: POLLERR comes when the other end of a pipe is closed.
         pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),
       ]
-      while poll(&waiting, 2, -1) < 0 && errno == EINTR {}
+      while poll(&waiting, 2, -1) < 0 {
+        let code = errno
+        if code == EINTR { continue }
+        watch.failed(code)
+        break
+      }
       body()
     }
+    return watch
+  }
+
+  /// A wait for an interruption.
+  final class Watch: Sendable {
+    private let code: Mutex<Int32?> = Mutex(nil)
+
+    /// Why nothing is waited for any more; nil if there was an interruption, or none so far.
+    var failure: CommandFailure? {
+      code.withLock { $0 }.map {
+        CommandFailure(
+          message: "waiting for a signal, or for the end of standard output's reader, failed: "
+            + "\(String(cString: strerror($0))); start it again")
+      }
+    }
+
+    fileprivate func failed(_ code: Int32) { self.code.withLock { $0 = code } }
   }
 }
 

@@ -63,8 +63,9 @@ struct TailCommand: AsyncParsableCommand {
   func run() async throws {
     let command = self
     let following = Task { try await command.follow() }
-    try Interruption.watch { following.cancel() }
+    let watch = try Interruption.watch { following.cancel() }
     try await following.value
+    if let failure = watch.failure { throw failure }
   }
 
   private func follow() async throws {

@@ -2,10 +2,14 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// `backup` and `restore` as processes: beside a writer, killed, on a full disk. LOGSTORE_KILL_ROUNDS sets how often.
+  /// `backup` and `restore` as processes: beside a writer, killed, on a full disk. LOGSTORE_BACKUP_ROUNDS sets how many
+  /// backups are restored that were made under load, and how many are killed; without it LOGSTORE_KILL_ROUNDS does.
   @Suite struct Backups {
+    private static let given = ProcessInfo.processInfo.environment["LOGSTORE_BACKUP_ROUNDS"].flatMap(Int.init)
     /// A few of them in an ordinary run.
-    private static let rounds = max(4, Kill.rounds / 50)
+    private static let rounds = given ?? max(4, Kill.rounds / 50)
+    /// Stores with three backups each.
+    private static let loads = given.map { ($0 + 2) / 3 } ?? max(1, (Kill.rounds + 299) / 300)
 
     /// The offset in `backed up events 0..<OFFSET, …`, the only line.
     private func offset(_ line: String, _ verb: String) throws -> UInt64 {
@@ -45,7 +49,7 @@ extension LogStoreCommandTests {
     @Test("while 64 tasks append, a backup to each kind of target is the log up to the offset that it prints")
     func underLoad() async throws {
       // A new store now and then: each round reads all of it, and the writers never stop.
-      for _ in 0..<max(1, (Kill.rounds + 299) / 300) { try await threeRoundsUnderLoad() }
+      for _ in 0..<Self.loads { try await threeRoundsUnderLoad() }
     }
 
     private func threeRoundsUnderLoad() async throws {
@@ -53,10 +57,14 @@ extension LogStoreCommandTests {
       let directory = store.scratch.newPath("backup") + "/"
       let file = store.scratch.newPath("backup")
       let program = (StoreUnderTest.command as NSString).deletingLastPathComponent + "/ManyWriters"
+      let output = store.scratch.newPath("output")
       let writers = try LogStoreProcess(
-        program, [store.path, "1", "1"], scratch: store.scratch, outputFile: store.scratch.newPath("output"))
+        program, [store.path, "1", "1"], scratch: store.scratch, outputFile: output)
       defer { writers.signal(SIGKILL) }
-      while !FileManager.default.fileExists(atPath: store.file("store")) { await Task.yield() }
+      // Until the first are acknowledged.
+      while try FileManager.default.attributesOfItem(atPath: output)[.size] as? Int == 0 {
+        await Task.yield()
+      }
       var last: UInt64 = 0
       for round in 0..<3 {
         let offset: UInt64
@@ -78,6 +86,7 @@ extension LogStoreCommandTests {
         #expect(offset >= last, "round \(round): the log had offset \(last) before")
         try await expectEqual(restored.store, store, upTo: offset, "round \(round), up to \(offset)")
         last = offset
+        print("backup under load: \(offset) events, restored and compared")
       }
       #expect(last > 100, "too few events for a test of load: \(last)")
       writers.signal(SIGKILL)
@@ -102,7 +111,7 @@ extension LogStoreCommandTests {
       var random = SeededGenerator("killed backups")
       var store = try StoreUnderTest()
       var target = store.scratch.newPath("backup")
-      var (events, before, killed) = (0, UInt64(0), 0)
+      var (events, before, killed, resumed) = (0, UInt64(0), 0, 0)
       for round in 0..<2 * Self.rounds {
         if round % 10 == 0 {
           store = try StoreUnderTest()
@@ -117,7 +126,8 @@ extension LogStoreCommandTests {
         let comment: Comment = "round \(round), killed before \(call.name) number \(place)"
         let finished = try await store.run(
           ["backup", "--to", target], under: strace(call.name, "signal=KILL:when=\(place)"))
-        if finished.signal == SIGKILL { killed += 1 } else { #expect(finished.exitCode == 0, comment) }
+        let isKilled = finished.signal == SIGKILL
+        if isKilled { killed += 1 } else { #expect(finished.exitCode == 0, comment) }
         let isThere = FileManager.default.fileExists(atPath: target + "manifest")
         #expect(isThere || before == 0, comment)
         if isThere {
@@ -129,6 +139,7 @@ extension LogStoreCommandTests {
         if Bool.random(using: &random) { continue }
         before = try await backUp(store, to: target)
         #expect(before == events, comment)
+        if isKilled { resumed += 1 }
         let names = try FileManager.default.contentsOfDirectory(atPath: target)
         let segments = try store.segments().count
         #expect(names.count { $0.hasSuffix(".segment") } == segments && names.count == segments + 2, "\(names)")
@@ -136,6 +147,7 @@ extension LogStoreCommandTests {
         try await expectEqual(restored.store, store, upTo: before, comment)
       }
       #expect(killed > 0, "no round was killed before its end")
+      print("backups: \(killed) killed, \(resumed) of them gone on with at once, of \(2 * Self.rounds)")
     }
 
     @Test("what a killed backup has copied is not copied again")
@@ -179,6 +191,7 @@ extension LogStoreCommandTests {
         #expect(!FileManager.default.fileExists(atPath: restored.path + ".restoring"), comment)
       }
       #expect(killed > 0, "no round was killed before its end")
+      print("restorations: \(killed) killed, of \(2 * Self.rounds)")
     }
 
     @Test(

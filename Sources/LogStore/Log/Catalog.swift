@@ -48,6 +48,10 @@ struct Catalog: Sendable {
       guard header.previousBaseOffset == expectedPrevious else {
         throw .damaged(missing(before: header, path: path, directory: directory))
       }
+      guard index > 0 || base == 0 else {
+        throw .damaged(
+          Damage(file: path, position: 32, reason: "the first segment begins with offset \(base), a log with offset 0"))
+      }
       let byteCount = try file.byteCount()
       if byteCount < header.fileByteCount, index < bases.count - 1 {
         throw .damaged(

@@ -49,7 +49,10 @@ final class Follower: Sendable {
         // The writer may have ended, or another begun, between two looks.
         attemptsLeft -= 1
         guard lock == nil, attemptsLeft > 0 else { throw error }
-        if !wasBesideWriter, try !isWritten(directory, disk: disk) { throw error }
+        let isWritten = try isWritten(directory, disk: disk)
+        if !wasBesideWriter, !isWritten { throw error }
+        // It was waited for as long as anyone should.
+        if wasBesideWriter, isWritten, case .locked = error { throw error }
         disk.sleep(milliseconds: 10)
       }
     }

@@ -18,12 +18,11 @@ struct Verification {
 
   mutating func run() throws(LogStoreError) {
     // Whatever opening refuses is the first finding; the segments are then read one by one, by their names.
+    // One moment of the log: what a writer appends, closes or replaces meanwhile is not looked at.
     var durable: Durable?
-    var follower: Follower?
-    defer { follower?.stop() }
     do throws(LogStoreError) {
-      let opened = try Follower.open(directory, disk: disk)
-      (durable, follower) = (opened.durable, opened.follower)
+      let opened = try Follower.open(directory, disk: disk, follows: false)
+      durable = opened.durable
       report.tornTail = opened.recovery.tornTail
     } catch {
       guard case .damaged(let damage) = error else { throw error }
@@ -37,7 +36,7 @@ struct Verification {
     for base in bases { bytesTotal += (try? disk.open(path(base), .read).byteCount()) ?? 0 }
     for (number, base) in bases.enumerated() {
       let successor = number + 1 < bases.count ? bases[number + 1] : nil
-      try verify(base, successor: successor, end: end, storeID: storeID)
+      try verify(base, successor: successor, durable: durable, storeID: storeID)
       progress?(report.bytes, bytesTotal)
     }
     for range in names.compactMap(FileName.indexRange).sorted(by: { $0.lowerBound < $1.lowerBound })
@@ -69,19 +68,25 @@ struct Verification {
   }
 
   private mutating func verify(
-    _ base: UInt64, successor: UInt64?, end: DurableEnd?, storeID: StoreID
+    _ base: UInt64, successor: UInt64?, durable: Durable?, storeID: StoreID
   ) throws(LogStoreError) {
     report.segments += 1
+    let end = durable?.end
+    let isLive = end?.baseOffset == base
     let segment: Segment
-    do throws(LogStoreError) {
-      segment = try Segment.open(
-        path(base), baseOffset: base, storeID: storeID, disk: disk, mayBeShort: successor == nil)
-    } catch .damaged(let damage) {
-      add(damage)
-      return
+    if isLive, let open = durable?.segments.open.segment {
+      // The file that the end is in: one without events may have been replaced by another of its name since.
+      segment = open
+    } else {
+      do throws(LogStoreError) {
+        segment = try Segment.open(
+          path(base), baseOffset: base, storeID: storeID, disk: disk, mayBeShort: successor == nil)
+      } catch .damaged(let damage) {
+        add(damage)
+        return
+      }
     }
     report.bytes += UInt64(segment.bytes.count)
-    let isLive = end?.baseOffset == base
     let index = OpenIndex(segment)
     var walk = Walk(segment)
     var fault: Fault?
@@ -116,14 +121,28 @@ struct Verification {
       if let fault = segment.faultBehind(walk.next.position) {
         add(Damage(file: segment.path, position: UInt64(fault.position), reason: fault.reason))
       }
-    } else if isLive, report.tornTail == nil, let end, try disk.exists(join(directory, FileName.clean)) {
+    } else if isLive, report.tornTail == nil, let end {
       let rest = segment.bytes.part(end.position, segment.bytes.count - end.position)
-      if let position = rest.firstNonZero {
+      // Asked afterwards: a writer takes the record back before it writes, and makes one with another end.
+      if let position = rest.firstNonZero, try isClosed(at: end) {
         add(
           Damage(
             file: segment.path, position: UInt64(end.position + position),
             reason: "a byte that is not zero behind the end of the log"))
       }
+    }
+  }
+
+  /// Whether the store is closed, with this end.
+  private func isClosed(at end: DurableEnd) throws(LogStoreError) -> Bool {
+    let path = join(directory, FileName.clean)
+    do throws(LogStoreError) {
+      guard let bytes = try disk.contents(path, limit: CleanEnd.byteCount + 1) else { return false }
+      let clean = try decode(bytes, of: path, CleanEnd.init)
+      return clean.baseOffset == end.baseOffset && clean.endPosition == UInt64(end.position)
+    } catch .damaged {
+      // Opening has said so.
+      return false
     }
   }
 

@@ -22,6 +22,8 @@ final class Model: @unchecked Sendable {
     var versions: [UInt64] = []
     /// Calls whose answers are awaited.
     var calls = 0
+    /// A call of it failed without a word of what became of it; until a writer opens the log.
+    var isUncertain = false
     /// It was answered as written just now.
     var isWritten = false
     /// The life in which a writer found it in the log.
@@ -145,15 +147,17 @@ final class Model: @unchecked Sendable {
   func refuse(_ number: Int, wasPlaced: Bool) -> String? {
     attempts[number].calls -= 1
     if wasPlaced { return "append \(number) is in the log, and was refused when sent again" }
-    if attempts[number].calls == 0, attempts[number].status != .placed { attempts[number].status = .refused }
-    // Another call of it may still move the cursor.
-    if attempts[number].calls == 0 { dropCursor(number) }
+    // Another call of it may still be written, or have been, and move the cursor.
+    guard attempts[number].calls == 0, !attempts[number].isUncertain else { return nil }
+    if attempts[number].status != .placed { attempts[number].status = .refused }
+    dropCursor(number)
     return nil
   }
 
   /// It failed in a way that tells nothing of the append.
   func fail(_ number: Int) {
     attempts[number].calls -= 1
+    attempts[number].isUncertain = true
   }
 
   private func dropCursor(_ number: Int) {
@@ -286,6 +290,7 @@ final class Model: @unchecked Sendable {
       cursors[name] = cursor
     }
     for number in attempts.indices {
+      attempts[number].isUncertain = false
       if let place = places[number] {
         attempts[number].status = .placed
         attempts[number].foundIn = attempts[number].foundIn ?? life

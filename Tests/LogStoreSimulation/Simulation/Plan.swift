@@ -83,30 +83,39 @@ struct Plan: Sendable {
     for _ in 0..<lifeCount { lives.append(Self.life(&generator)) }
   }
 
+  private static let ofCursors: [Step.Kind] = [
+    .commitCursor, .commitCursor, .appendBuffered, .appendsAtOnce, .openReader, .openReader, .verify, .backUp,
+  ]
+
+  private static func kind(_ generator: inout SeededGenerator) -> Step.Kind {
+    switch generator.next() % 100 {
+    case 0..<26: .append
+    case 26..<46: .appendsAtOnce
+    case 46..<54: .appendBuffered
+    case 54..<58: .flush
+    case 58..<66: .sendAgain
+    case 66..<68: .reuseID
+    case 68..<74: .commitCursor
+    case 74..<78: .readAll
+    case 78..<83: .readStreams
+    case 83..<86: .tail
+    case 86..<90: .openReader
+    case 90..<92: .closeReader
+    case 92..<94: .waitUntilIndexed
+    case 94..<95: .openSecondWriter
+    case 95..<97: .backUp
+    case 97..<98: .verify
+    default: .waitForAnswers
+    }
+  }
+
   private static func life(_ generator: inout SeededGenerator) -> Life {
     let stepCount = [0, 2, 4, 8, 12, 20].drawn(&generator)
+    // Some lives are about segments that hold cursors alone, and give way to others of their name under who reads them.
+    let isOfCursors = generator.oneIn(8)
     var steps: [Step] = []
     for _ in 0..<stepCount {
-      let kind: Step.Kind =
-        switch generator.next() % 100 {
-        case 0..<26: .append
-        case 26..<46: .appendsAtOnce
-        case 46..<54: .appendBuffered
-        case 54..<58: .flush
-        case 58..<66: .sendAgain
-        case 66..<68: .reuseID
-        case 68..<74: .commitCursor
-        case 74..<78: .readAll
-        case 78..<83: .readStreams
-        case 83..<86: .tail
-        case 86..<90: .openReader
-        case 90..<92: .closeReader
-        case 92..<94: .waitUntilIndexed
-        case 94..<95: .openSecondWriter
-        case 95..<97: .backUp
-        case 97..<98: .verify
-        default: .waitForAnswers
-        }
+      let kind = isOfCursors && !generator.oneIn(4) ? Self.ofCursors.drawn(&generator) : Self.kind(&generator)
       steps.append(Step(kind: kind, seed: generator.next()))
     }
     let end: End =

@@ -87,17 +87,19 @@ final class Runner: Sendable {
         report.failed = Failed(seed: seed, histories: report.histories, problem: problem, shrunk: "")
         return true
       }
-      if isFirst, shrinks {
-        let text = Self.explain(seed)
+      if isFirst, shrinks || seeds(0) == SeededGenerator.givenSeed {
+        let text = Self.explain(seed, shrinks: shrinks)
         report.withLock { $0.failed?.shrunk = text }
       }
       return
     }
   }
 
-  /// Shrinks a history that fails, and tells all that happens in it.
-  static func explain(_ seed: UInt64) -> String {
-    let (plan, outcome) = Plan(seed: seed).shrunk { FiberPool() }
+  /// Shrinks a history that fails, if wanted, and tells all that happens in it.
+  static func explain(_ seed: UInt64, shrinks: Bool = true) -> String {
+    let whole = Plan(seed: seed)
+    let (plan, outcome) =
+      shrinks ? whole.shrunk { FiberPool() } : (whole, Simulation.run(whole, pool: FiberPool()))
     let traced = Simulation.run(plan, pool: FiberPool(), isTraced: true)
     return """
       \(plan)

@@ -305,6 +305,13 @@ extension Simulation {
   private func openReader(_ generator: inout SeededGenerator) {
     if others.count >= 2 { others.removeFirst().reader.close() }
     let disk = process()
+    let begin = scheduler.microseconds
+    defer {
+      let milliseconds = (scheduler.microseconds - begin) / 1000
+      if milliseconds > 3 * UInt64(Follower.openingTimeoutMilliseconds) {
+        fail("another process's reader: opened, or gave up, after \(milliseconds) ms")
+      }
+    }
     do throws(LogStoreError) {
       let (follower, durable, recovery) = try Follower.open(Self.directory, disk: disk)
       let reader = LogReader(durable: durable, follower: follower, recovery: recovery)

@@ -6,7 +6,7 @@ import Testing
 
 /// Bugs that the simulation has found, as the short histories that it came down to. Each is run in many orders.
 @Suite struct FoundTests {
-  private func expectHolds(_ make: @escaping @Sendable (UInt64) -> Plan, count: Int = 150) async {
+  private func expectHolds(count: Int = 150, _ make: @escaping @Sendable (UInt64) -> Plan) async {
     let first = SeededGenerator.givenSeed ?? .random(in: 0 ... .max / 2)
     let problem: String? = await withUnsafeContinuation { continuation in
       startThread("histories", nil) {
@@ -43,6 +43,19 @@ import Testing
     }
   }
 
+  @Test("a reader gives up in time when a writer stopped before it could say that the store is open")
+  func readerWaitsForStoppedWriter() async {
+    await expectHolds(count: 4) { seed in
+      Plan(
+        seed: seed, payloadByteCount: 200,
+        lives: [
+          Self.life(seed: seed),
+          Self.life(
+            [.openReader], seed: seed, failures: [Plan.Failure(first: 4, count: 1, code: EIO, scope: .any)]),
+        ])
+    }
+  }
+
   @Test("an append that repeats a buffered one is recognised before that is synced")
   func repeatOfBuffered() async {
     await expectHolds { seed in
@@ -71,6 +84,15 @@ import Testing
       Plan(
         seed: seed, payloadByteCount: 30_000,
         lives: [Self.life([.commitCursor, .appendBuffered, .openReader, .append], seed: seed)])
+    }
+  }
+
+  @Test("verify is not led astray when a segment without events gives way to another one of its name")
+  func verifiedBesideReplacement() async {
+    await expectHolds(count: 400) { seed in
+      Plan(
+        seed: seed, payloadByteCount: 30_000,
+        lives: [Self.life([.commitCursor, .appendBuffered, .appendBuffered, .verify], seed: seed)])
     }
   }
 

@@ -5,7 +5,7 @@ import Glibc
 //   simulate [COUNT [FIRST-SEED]]
 //
 // LOGSTORE_SEED runs one again, and tells what happens in it. LOGSTORE_SIMULATIONS is the number of histories, if none is given;
-// SIMULATION_THREADS how many run at a time; SIMULATION_SHRINKS=0 tells of a failure and does not look for a shorter one.
+// SIMULATION_THREADS how many run at a time; SIMULATION_SHRINKS=0 tells of a failure and does not look for a shorter one, which may take long.
 
 func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
 
@@ -22,7 +22,7 @@ func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cS
 
 let arguments = CommandLine.arguments
 if let seed = SeededGenerator.givenSeed {
-  let report = Runner.run(count: 1, threads: 1, seeds: { _ in seed })
+  let report = Runner.run(count: 1, threads: 1, shrinks: number("SIMULATION_SHRINKS") != 0, seeds: { _ in seed })
   if let failed = report.failed {
     say(failed.shrunk)
     say("failed: \(failed.problem)")
