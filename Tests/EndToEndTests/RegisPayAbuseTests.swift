@@ -65,7 +65,7 @@ struct RegisPayAbuseTests {
   func slow() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(
-        directory: folder, options: ["--head-timeout", "1", "--body-timeout", "1"])
+        directory: folder, arguments: ["--head-timeout", "1", "--body-timeout", "1"])
       let url = server.url
       async let head = onThread {
         let connection = try RawConnection(url)
