@@ -33,8 +33,8 @@ where Answerer.Context == ExchangeContext {
       decoderLimits.maxHeaderFieldCount = limits.headFields
       let pipeline = channel.pipeline.syncOperations
       try pipeline.configureHTTPServerPipeline(
-        withPipeliningAssistance: true,
-        // Done by the guard, which answers with problems.
+        withPipeliningAssistance: false,
+        // The guard answers with problems, and the handler has one request after the other.
         withErrorHandling: false,
         // The types that responses are made of allow no line breaks.
         withOutboundHeaderValidation: false, withEncoderConfiguration: .init(),

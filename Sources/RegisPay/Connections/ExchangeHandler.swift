@@ -1,3 +1,4 @@
+import DequeModule
 import HTTPTypes
 import Hummingbird
 import Logging
@@ -9,7 +10,7 @@ import NIOPosix
 /// Turns the parts of one connection's requests into calls of a responder, one at a time, and writes the answers.
 ///
 /// All state is touched on the connection's event loop only. Requests that come before the answer to an earlier one
-/// are held back by NIO's pipelining handler in front of this one, and ``ConnectionGuard`` keeps bodies short.
+/// wait here; ``ConnectionGuard`` sees to it that they are few, and bodies short.
 final class ExchangeHandler<Answerer: HTTPResponder>: ChannelInboundHandler
 where Answerer.Context == ExchangeContext {
   typealias InboundIn = HTTPRequestPart
@@ -33,7 +34,13 @@ where Answerer.Context == ExchangeContext {
   private let logger: Logger
   private var state = State.idle(nil)
   private var executor: LoopExecutor?
+  private var channel: (any Channel)?
   private var isInputClosed = false
+  private var isStopping = false
+  /// What came while an answer was due, in order.
+  private var held: Deque<HTTPRequestPart> = []
+  /// What comes after those is no request.
+  private var isMalformedAfterHeld = false
   /// Part of an answer has gone, and more will follow.
   private var isStreaming = false
 
@@ -45,6 +52,7 @@ where Answerer.Context == ExchangeContext {
 
   func handlerAdded(context: ChannelHandlerContext) {
     executor = LoopExecutor(context.eventLoop)
+    channel = context.channel
     if context.channel.isActive { becomeIdle(context) }
   }
 
@@ -60,11 +68,34 @@ where Answerer.Context == ExchangeContext {
     case .reading, .refused: break
     }
     state = .refused
+    held = []
+    channel = nil
     context.fireChannelInactive()
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    switch (unwrapInboundIn(data), state) {
+    let part = unwrapInboundIn(data)
+    if case .answering = state { held.append(part) } else { take(part, context) }
+  }
+
+  /// Goes on with what was held, until the next request is whole.
+  private func takeHeld(_ context: ChannelHandlerContext) {
+    while let part = held.first {
+      if case .answering = state { return }
+      held.removeFirst()
+      take(part, context)
+    }
+    guard case .idle(let timer) = state else { return }
+    if isMalformedAfterHeld {
+      timer?.cancel()
+      refuse(context)
+    } else if isInputClosed || isStopping {
+      context.close(promise: nil)
+    }
+  }
+
+  private func take(_ part: HTTPRequestPart, _ context: ChannelHandlerContext) {
+    switch (part, state) {
     case (.head(let head), .idle(let timer)):
       timer?.cancel()
       state = .reading(head, ByteBuffer())
@@ -84,19 +115,22 @@ where Answerer.Context == ExchangeContext {
     if case ChannelEvent.inputClosed = event {
       isInputClosed = true
       switch state {
-      // It may still read the answer.
-      case .answering(let task, _): state = .answering(task, closes: true)
+      // It may still read the answers.
+      case .answering: break
       case .idle, .reading, .refused: context.close(promise: nil)
       }
     }
     context.fireUserInboundEventTriggered(event)
   }
 
-  /// The server stops: an answer under way is the last, and one without an end is ended.
+  /// The server stops: answers that are due are the last, and one without an end is ended.
   func stop() {
-    guard case .answering(let task, _) = state else { return }
-    state = .answering(task, closes: true)
-    if isStreaming { task?.cancel() }
+    isStopping = true
+    switch state {
+    case .idle, .reading: channel?.close(promise: nil)
+    case .answering(let task, _): if isStreaming { task?.cancel() }
+    case .refused: break
+    }
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
@@ -106,7 +140,7 @@ where Answerer.Context == ExchangeContext {
     }
     // What follows is no request. The guard has answered that, or leaves it to us, if an answer was still due before.
     switch state {
-    case .answering(let task, _): state = .answering(task, closes: true)
+    case .answering: isMalformedAfterHeld = true
     case .idle(let timer):
       timer?.cancel()
       refuse(context)
@@ -126,7 +160,8 @@ where Answerer.Context == ExchangeContext {
   }
 
   private func answer(_ head: HTTPRequest, _ body: ByteBuffer, _ context: ChannelHandlerContext) {
-    let closes = isInputClosed || head.headerFields[.connection]?.lowercased() == "close"
+    let isLast = (isInputClosed || isStopping) && held.isEmpty
+    let closes = isLast || head.headerFields[.connection]?.lowercased() == "close"
     state = .answering(nil, closes: closes)
     let writer = AnswerWriter(NIOLoopBound((self, context), eventLoop: context.eventLoop), context.channel)
     let request = Request(head: head, body: RequestBody(buffer: body))
@@ -170,6 +205,7 @@ where Answerer.Context == ExchangeContext {
     }
     context.flush()
     isStreaming = !isEnd
+    if isEnd { takeHeld(context) }
     return isEnd ? nil : last
   }
 

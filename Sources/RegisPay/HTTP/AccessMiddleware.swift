@@ -22,27 +22,30 @@ struct AccessMiddleware: RouterMiddleware {
       try browser.check(request.head)
       if let rate, !isOwn(request) { try take(rate, address(context)) }
     } else {
-      try check(request, context, ring)
+      var known = context
+      known.owner = try check(request, context, ring) ?? ""
+      return try await next(request, known)
     }
     return try await next(request, context)
   }
 
-  private func check(_ request: Request, _ context: ExchangeContext, _ ring: KeyRing) throws(Problem) {
+  /// - Returns: the id of the key that it was let in with.
+  private func check(_ request: Request, _ context: ExchangeContext, _ ring: KeyRing) throws(Problem) -> String? {
     // Nil where there is no route: to be told so takes a key too, of any scope.
     let path = context.endpointPath
     let needed = path.map { RouteAccess.needed($0, request.method) }
     guard let authorization = request.headers[.authorization] else {
       if let rate { try take(rate, address(context)) }
       guard case .some(.some(.open)) = needed else { throw Self.unauthorized("This needs a key.") }
-      return
+      return nil
     }
     if own.matches(authorization) {
       guard case .some(.some(.simulator)) = needed else { throw Self.unauthorized("This needs a key.") }
-      return
+      return nil
     }
     if case .some(.some(.open)) = needed {
       if let rate { try take(rate, address(context)) }
-      return
+      return nil
     }
     let key: StoredKey
     do throws(KeyRing.Refusal) {
@@ -57,17 +60,18 @@ struct AccessMiddleware: RouterMiddleware {
       }
     }
     if let rate { try take(rate, key.id) }
-    guard let needed else { return }
+    guard let needed else { return nil }
     let scope: KeyScope
     switch needed {
     case .scope(let needed): scope = needed
     case .simulator: scope = .operate
     // Handled above; and what nobody decided about is nobody's.
-    case .open: return
+    case .open: return nil
     case nil:
       throw Problem(status: .forbidden, name: "forbidden", detail: "No key may do this.")
     }
     guard key.scopes.contains(scope) else { throw Self.forbidden(scope) }
+    return key.id
   }
 
   private func isOwn(_ request: Request) -> Bool { request.headers[.authorization].map(own.matches) ?? false }

@@ -12,9 +12,9 @@ struct PaymentRoutes: Sendable {
     router.answer(
       "/api/payment/create",
       [
-        .post: { request, _ in
+        .post: { request, context in
           do {
-            return try await create(request)
+            return try await create(request, context)
           } catch let error as ValidationError {
             return Response(json: error.compatibleBody, status: .badRequest)
           }
@@ -24,9 +24,9 @@ struct PaymentRoutes: Sendable {
       "/api/v1/payments",
       [
         .get: { request, _ in try await page(request) },
-        .post: { request, _ in
+        .post: { request, context in
           do {
-            return try await create(request)
+            return try await create(request, context)
           } catch let error as ValidationError {
             throw error.problem
           }
@@ -68,7 +68,7 @@ struct PaymentRoutes: Sendable {
     _ command: PaymentCommand, _ request: Request, _ body: [UInt8], _ context: ExchangeContext
   ) async throws -> Response {
     let id = try find(context).payment.id
-    return try await once(request, body) { claim in
+    return try await once(request, body, context) { claim in
       do {
         switch try await log.request(command, of: id, for: claim) {
         case .appended(_, let version): return try answer(.changed(id, version: version))
@@ -83,7 +83,7 @@ struct PaymentRoutes: Sendable {
   }
 
   /// Answers only when the payment is durable.
-  private func create(_ request: Request) async throws -> Response {
+  private func create(_ request: Request, _ context: ExchangeContext) async throws -> Response {
     let bytes = try await request.readBody(limit: CreateRequest.bodyLimit)
     let body: JSONValue
     do {
@@ -93,7 +93,7 @@ struct PaymentRoutes: Sendable {
       throw ValidationError(error)
     }
     let money = try CreateRequest(body).money
-    return try await once(request, bytes) { claim in
+    return try await once(request, bytes, context) { claim in
       do {
         return try await log.initiate(money, for: claim).map { try answer(.created($0)) }
       } catch is LogStoreError {
@@ -107,9 +107,10 @@ struct PaymentRoutes: Sendable {
   ///
   /// - Parameter act: nil when the key was taken by another request meanwhile.
   private func once(
-    _ request: Request, _ body: [UInt8], _ act: (RequestLog.Claim?) async throws -> Response?
+    _ request: Request, _ body: [UInt8], _ context: ExchangeContext,
+    _ act: (RequestLog.Claim?) async throws -> Response?
   ) async throws -> Response {
-    guard let key = try RequestKey(request, body: body, owner: "") else {
+    guard let key = try RequestKey(request, body: body, owner: context.owner) else {
       guard let response = try await act(nil) else { preconditionFailure("without a key nobody can take it") }
       return response
     }

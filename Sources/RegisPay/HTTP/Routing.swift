@@ -11,6 +11,8 @@ typealias Handler = @Sendable (Request, ExchangeContext) async throws -> Respons
 struct ExchangeContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   let channel: any Channel
+  /// The id of the API key that the request came with; empty while there are none.
+  var owner = ""
 
   init(source: ApplicationRequestContextSource) {
     coreContext = .init(source: source)

@@ -101,6 +101,26 @@ struct AccessTests {
     }
   }
 
+  @Test("two holders of keys may choose the same idempotency key, and neither gets the other's answer")
+  func owners() async throws {
+    try await withKeyedServer { server, directory in
+      var answers: Set<String> = []
+      for _ in 0..<2 {
+        let key = try await key(directory, server, [.write])
+        for _ in 0..<2 {
+          let answer = try await server.send(
+            "POST", "/api/v1/payments",
+            headers: [
+              ("Authorization", "Bearer \(key)"), ("Content-Type", "application/json"), ("Idempotency-Key", "same"),
+            ], body: Array(#"{"amount":1,"currency":"GBP"}"#.utf8))
+          #expect(answer.status == 200)
+          answers.insert(answer.text)
+        }
+      }
+      #expect(answers.count == 2)
+    }
+  }
+
   @Test("a route that nobody decided about is nobody's")
   func defaultDeny() {
     #expect(RouteAccess.needed("/api/v1/new", .get) == nil)
