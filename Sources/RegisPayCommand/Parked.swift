@@ -17,7 +17,7 @@ struct Parked: AsyncParsableCommand {
     var url = "http://127.0.0.1:8080"
 
     /// Not an argument: those can be read by everybody on the machine.
-    var key: String? { ProcessInfo.processInfo.environment["REGISPAY_API_KEY"] }
+    var key: String? { ProcessInfo.processInfo.environment["REGISPAY_KEY"] }
 
     /// Runs `work` on the server, and ends the process with one line when that fails.
     func withServer(_ work: (ServerClient) async throws -> Void) async {
@@ -34,7 +34,7 @@ struct Parked: AsyncParsableCommand {
   struct List: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
       abstract: "One line for each: id, amount, what was given up, since when, and why.",
-      discussion: "The environment variable REGISPAY_API_KEY is sent as the API key, if it is set.")
+      discussion: "The environment variable REGISPAY_KEY is sent as the API key, if it is set.")
 
     @OptionGroup var options: Options
 
@@ -57,6 +57,8 @@ struct Parked: AsyncParsableCommand {
 
     @Argument(help: "The payment's id.")
     var id: String
+
+    func validate() throws { _ = try Parked.checked(id) }
 
     func run() async throws {
       await options.withServer { server in
@@ -81,6 +83,7 @@ struct Parked: AsyncParsableCommand {
 
     func validate() throws {
       guard ids.isEmpty == all else { throw ValidationError("name payments, or give --all") }
+      _ = try ids.map(Parked.checked)
     }
 
     func run() async throws {

@@ -4,13 +4,17 @@ import Foundation
 final class RawConnection {
   private let descriptor: Int32
 
-  init(_ url: String) throws {
+  /// - Parameter receiveBytes: of the system's buffer for what was not read yet; nil for as many as it likes.
+  init(_ url: String, receiveBytes: Int32? = nil) throws {
     let port = url.split(separator: ":").last.flatMap { UInt16($0) } ?? 0
     descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = port.bigEndian
     address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    if var receiveBytes {
+      setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &receiveBytes, socklen_t(MemoryLayout<Int32>.size))
+    }
     let result = withUnsafePointer(to: address) {
       $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
         connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
@@ -35,6 +39,9 @@ final class RawConnection {
     let bytes = Array(text.utf8)
     return Glibc.send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL)) == bytes.count
   }
+
+  /// Tells the server that nothing more will be sent.
+  func endSending() { shutdown(descriptor, Int32(SHUT_WR)) }
 
   /// Everything until the server closes the connection; nil when it does not.
   func readToEnd() -> String? {

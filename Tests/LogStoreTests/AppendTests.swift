@@ -24,6 +24,31 @@ import Testing
     try await store.close()
   }
 
+  @Test("appends that come at once share syncs, fewer still when syncs wait for more")
+  func syncs() async throws {
+    for gather: UInt32 in [0, 5] {
+      var options = smallSegments()
+      options.gatherMilliseconds = gather
+      let store = try LogStore.open(directory.path + "/\(gather)", options: options)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for writer in 0..<64 {
+          group.addTask {
+            for number in 0..<10 { _ = try await store.append(Append(event("w\(writer)", "\(number)"))) }
+          }
+        }
+        try await group.waitForAll()
+      }
+      #expect(store.reader.endOffset == 640)
+      #expect(store.syncCount < 640)
+      // Ten rounds of all, and a few groups more at the beginning and the end.
+      if gather > 0 { #expect(store.syncCount < 100) }
+      let before = store.syncCount
+      _ = try await store.append(Append(event("alone", "x")))
+      #expect(store.syncCount == before + 1)
+      try await store.close()
+    }
+  }
+
   @Test("everything is there after closing and opening, over many segments")
   func reopening() async throws {
     let count = 3000

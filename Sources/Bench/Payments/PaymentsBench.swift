@@ -53,7 +53,7 @@ struct PaymentsBench: AsyncParsableCommand {
       // The list of payments is made once; the start that is measured finds it.
       let first = try PaymentsServer.start(directory.file("data"))
       try await first.waitForList { reporter.progress("making the list of payments: offset \($0)") }
-      try first.stop()
+      first.stop()
     }
     let server = try PaymentsServer.start(directory.file("data"))
     let before = server.status
@@ -70,7 +70,7 @@ struct PaymentsBench: AsyncParsableCommand {
       before: before, after: server.status, memory: server.memory, busyness: busyness)
     reporter.line(text: result.text, json: result.json)
     if busyness.isBusy { reporter.warn("the machine was busy with something else: \(busyness.text)") }
-    try server.stop()
+    server.stop()
     guard report.isGood else { throw ExitCode(1) }
   }
 }

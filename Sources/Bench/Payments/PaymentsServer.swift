@@ -19,7 +19,7 @@ struct PaymentsServerCommand: AsyncParsableCommand {
     logger.logLevel = .error
     let server = try Server.open(options, logger: logger)
     let memory = AnonymousMemory()
-    try await server.run { url in
+    try await server.run(stopSignals: [.sigterm]) { url in
       printLine(url)
       startThread {
         while true {
@@ -88,8 +88,6 @@ final class PaymentsServer: Sendable {
     }
   }
 
-  func stop() throws {
-    kill(process.pid, SIGTERM)
-    process.killHard()
-  }
+  /// Ends it as a person would, its logs closed.
+  func stop() { process.terminate() }
 }

@@ -41,6 +41,12 @@ final class ChildProcess: Sendable {
     close(output)
   }
 
+  /// Asks it to end, and waits until it has.
+  func terminate() {
+    kill(pid, SIGTERM)
+    wait()
+  }
+
   /// Ends it as a crash does, and waits until it is gone.
   func killHard() {
     kill(pid, SIGKILL)

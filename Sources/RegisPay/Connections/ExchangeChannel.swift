@@ -9,8 +9,8 @@ import ServiceLifecycle
 /// A connection of the server: HTTP/1.1, one request after another, each with its whole body before it is looked at.
 ///
 /// Hummingbird's own channel hands every part of a message from one task to another, for bodies of any length. Ours are
-/// small, and a payment is four requests: one task a request, on the connection's own event loop, costs half
-/// (docs/PERFORMANCE.md).
+/// small, and a payment is four requests: one task a request, on the connection's own event loop, costs far less
+/// (docs/PERFORMANCE.md, *A payment's processor time*).
 struct ExchangeChannel<Answerer: HTTPResponder>: ServerChildChannel
 where Answerer.Context == ExchangeContext {
   struct Value: ServerChildChannelValue {

@@ -85,14 +85,19 @@ where Answerer.Context == ExchangeContext {
       held.removeFirst()
       take(part, context)
     }
-    guard case .idle(let timer) = state else { return }
-    if isMalformedAfterHeld {
+    switch state {
+    case .idle(let timer) where isMalformedAfterHeld:
       timer?.cancel()
       refuse(context)
-    } else if isInputClosed || isStopping {
-      context.close(promise: nil)
+    case .reading where isMalformedAfterHeld: refuse(context)
+    // The rest of what was begun will not come. An answer that was the last has closed the connection itself.
+    case .idle, .reading: if isInputClosed || isStopping { context.close(promise: nil) }
+    case .answering, .refused: break
     }
   }
+
+  /// No request can follow the one that is being answered.
+  private var isLast: Bool { (isInputClosed || isStopping) && held.isEmpty && !isMalformedAfterHeld }
 
   private func take(_ part: HTTPRequestPart, _ context: ChannelHandlerContext) {
     switch (part, state) {
@@ -160,8 +165,7 @@ where Answerer.Context == ExchangeContext {
   }
 
   private func answer(_ head: HTTPRequest, _ body: ByteBuffer, _ context: ChannelHandlerContext) {
-    let isLast = (isInputClosed || isStopping) && held.isEmpty
-    let closes = isLast || head.headerFields[.connection]?.lowercased() == "close"
+    let closes = head.headerFields[.connection]?.lowercased() == "close"
     state = .answering(nil, closes: closes)
     let writer = AnswerWriter(NIOLoopBound((self, context), eventLoop: context.eventLoop), context.channel)
     let request = Request(head: head, body: RequestBody(buffer: body))
@@ -182,7 +186,9 @@ where Answerer.Context == ExchangeContext {
 
   /// A part of the answer, from its task.
   fileprivate func write(_ parts: [HTTPResponsePart], _ context: ChannelHandlerContext) -> EventLoopFuture<Void>? {
-    guard case .answering(_, let closes) = state else { return nil }
+    guard case .answering(_, let isAskedToClose) = state else { return nil }
+    // Looked at now: the client may have ended while its answer was made, and must get all of it.
+    let closes = isAskedToClose || isLast
     var isEnd = false
     var last: EventLoopFuture<Void>?
     for (number, part) in parts.enumerated() {

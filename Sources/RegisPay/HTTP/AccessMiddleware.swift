@@ -16,7 +16,7 @@ struct AccessMiddleware: RouterMiddleware {
   func handle(
     _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
   ) async throws -> Response {
-    // No allocation, no hop and no look at the disk: this is on the way of every payment.
+    // No hop and no look at the disk: this is on the way of every payment.
     let ring = keys.ring
     if ring.isEmpty {
       try browser.check(request.head)

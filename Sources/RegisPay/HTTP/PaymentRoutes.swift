@@ -52,7 +52,7 @@ struct PaymentRoutes: Sendable {
           let payment = try find(context).payment
           let body = try await request.readBody(limit: CreateRequest.bodyLimit)
           let amount = try RefundRequest(request, body, currency: payment.money.currency).amount
-          return try await execute(.refund(amount), request, body, context)
+          return try await execute(.refund(amount), of: payment.id, request, body, context)
         }
       ])
   }
@@ -61,14 +61,14 @@ struct PaymentRoutes: Sendable {
   private func execute(
     _ command: PaymentCommand, _ request: Request, _ context: ExchangeContext
   ) async throws -> Response {
-    try await execute(command, request, try await request.readBody(limit: CreateRequest.bodyLimit), context)
+    let body = try await request.readBody(limit: CreateRequest.bodyLimit)
+    return try await execute(command, of: try id(context), request, body, context)
   }
 
   private func execute(
-    _ command: PaymentCommand, _ request: Request, _ body: [UInt8], _ context: ExchangeContext
+    _ command: PaymentCommand, of id: PaymentID, _ request: Request, _ body: [UInt8], _ context: ExchangeContext
   ) async throws -> Response {
-    let id = try find(context).payment.id
-    return try await once(request, body, context) { claim in
+    try await once(request, body, context) { claim in
       do {
         switch try await log.request(command, of: id, for: claim) {
         case .appended(_, let version): return try answer(.changed(id, version: version))
@@ -76,6 +76,8 @@ struct PaymentRoutes: Sendable {
         }
       } catch PaymentLogError.requestTaken {
         return nil
+      } catch PaymentLogError.missing {
+        throw Self.missing(id)
       } catch PaymentLogError.store {
         throw Problem.unavailable("Nothing was changed, as the log can't write now.")
       }
@@ -129,7 +131,7 @@ struct PaymentRoutes: Sendable {
     switch outcome {
     case .created(let id): return Response(json: ["paymentId": .string(id.description)])
     case .changed(let id, let version):
-      guard let loaded = try log.load(id, upTo: version) else { throw Problem.notFound("There is no payment \(id).") }
+      guard let loaded = try log.load(id, upTo: version) else { throw Self.missing(id) }
       // Accepted only, when somebody else has to do his part first.
       return Response(
         json: try details(loaded, waiting: nil), status: loaded.payment.state == .cancelled ? .ok : .accepted)
@@ -138,11 +140,17 @@ struct PaymentRoutes: Sendable {
   }
 
   private func find(_ context: ExchangeContext) throws -> PaymentLog.Loaded {
-    let text = context.parameters.get("id") ?? ""
-    guard let id = PaymentID(text) else { throw Problem.notFound("A payment's id is a UUID.") }
-    guard let loaded = try log.load(id) else { throw Problem.notFound("There is no payment \(id).") }
+    let id = try id(context)
+    guard let loaded = try log.load(id) else { throw Self.missing(id) }
     return loaded
   }
+
+  private func id(_ context: ExchangeContext) throws(Problem) -> PaymentID {
+    guard let id = PaymentID(context.parameters.get("id") ?? "") else { throw .notFound("A payment's id is a UUID.") }
+    return id
+  }
+
+  private static func missing(_ id: PaymentID) -> Problem { .notFound("There is no payment \(id).") }
 
   private func details(_ loaded: PaymentLog.Loaded, waiting: WaitingBoard.Entry?) throws -> JSONValue {
     // A payment has at least the event that it begins with.

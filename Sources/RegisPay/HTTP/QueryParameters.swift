@@ -32,8 +32,8 @@ extension PaymentQuery {
       }
       currency = known
     case "search":
-      guard (1...Self.searchLimit).contains(value.utf8.count) else {
-        throw Problem.badRequest("search must be 1 to \(Self.searchLimit) bytes.")
+      guard (1...Self.searchLimit).contains(value.unicodeScalars.count) else {
+        throw Problem.badRequest("search must be 1 to \(Self.searchLimit) characters.")
       }
       search = value
     case "sort":

@@ -54,4 +54,16 @@ enum RouteAccess: Sendable, Hashable {
   static func needed(_ path: String, _ method: HTTPRequest.Method) -> RouteAccess? {
     all[path]?[method == .head ? .get : method]
   }
+
+  /// The methods that a path answers, HEAD with GET, by name; nil where there is no route. Linear in the number of routes:
+  /// only for requests that are wrong.
+  static func methods(at path: String) -> [HTTPRequest.Method]? {
+    let parts = path.split(separator: "/", omittingEmptySubsequences: false)
+    let route = all.first { route, _ in
+      let pattern = route.split(separator: "/", omittingEmptySubsequences: false)
+      return pattern.count == parts.count && zip(pattern, parts).allSatisfy { $0.hasPrefix("{") || $0 == $1 }
+    }
+    guard let methods = route?.value.keys else { return nil }
+    return (methods.contains(.get) ? methods + [.head] : Array(methods)).sorted { $0.rawValue < $1.rawValue }
+  }
 }

@@ -21,15 +21,10 @@ struct ExchangeContext: RequestContext {
 }
 
 extension RouterMethods<ExchangeContext> {
-  /// Answers a path: these methods with their handlers, HEAD as GET (by the router's option), all others with 405.
+  /// Answers a path: these methods with their handlers, and HEAD as GET (by the router's option). Other methods are told
+  /// from unknown paths by ``RouteAccess/methods(at:)``.
   func answer(_ path: RouterPath, _ handlers: [HTTPRequest.Method: Handler]) {
-    var allowed = handlers.keys.sorted { $0.rawValue < $1.rawValue }
-    if allowed.contains(.get) { allowed.append(.head) }
     for (method, handler) in handlers { on(path, method: method, use: handler) }
-    let methods: [HTTPRequest.Method] = [.get, .head, .post, .put, .patch, .delete, .options]
-    for method in methods where !allowed.contains(method) {
-      on(path, method: method) { [allowed] _, _ -> Response in throw Problem.methodNotAllowed(allowed) }
-    }
   }
 }
 
@@ -47,9 +42,13 @@ struct ProblemMiddleware: RouterMiddleware {
       throw error
     } catch let error as HTTPError {
       let problem =
-        error.status == .notFound
-        ? Problem.notFound("There is nothing at \(request.uri.path).")
-        : Problem(status: error.status, name: "http-\(error.status.code)", detail: error.body ?? "")
+        if error.status != .notFound {
+          Problem(status: error.status, name: "http-\(error.status.code)", detail: error.body ?? "")
+        } else if let methods = RouteAccess.methods(at: request.uri.path) {
+          Problem.methodNotAllowed(methods)
+        } else {
+          Problem.notFound("There is nothing at \(request.uri.path).")
+        }
       return try problem.response(from: request, context: context)
     } catch {
       // Not told to the client: it may hold what is none of its business.

@@ -61,7 +61,7 @@ extension PaymentQuery.Key: LosslessStringConvertible {
 }
 
 extension PaymentQuery {
-  /// Bytes of a search: as many as a reference has at most.
+  /// Unicode scalars of a search: as many as a reference has bytes at most.
   public static let searchLimit = 200
   public static let pageLimit = 200
 }

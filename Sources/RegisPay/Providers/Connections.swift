@@ -65,15 +65,16 @@ final class Connections: Sendable {
   }
 }
 
-/// Names a call under way.
+/// Names a call that is to be made.
 private final class Ticket: Sendable {
   /// Also before the call has begun.
   let isCancelled = Atomic<Bool>(false)
 }
 
 /// The connections of one event loop.
-///
-/// Not checked by the compiler: all of its variables are touched on `loop` only, which every method asks for.
+// Safe to send: `idle`, `connectionCount`, `waiting`, `pending` and `timer` are touched on `loop` alone. ``begin``,
+// ``cancel`` and ``close`` are the ways in from elsewhere, and trap on any other thread; all else is called by these, by
+// the timer and by the connections, whose channels and handlers belong to this loop. The rest is `let` and Sendable.
 private final class LoopPool: @unchecked Sendable {
   struct Settings: Sendable {
     let endpoint: Endpoint
@@ -145,11 +146,13 @@ private final class LoopPool: @unchecked Sendable {
   }
 
   func cancel(_ ticket: Ticket) {
+    loop.preconditionInEventLoop()
     guard let pending = pending[ObjectIdentifier(ticket)] else { return }
     end(pending, .failure(.connection("given up")))
   }
 
   func close() {
+    loop.preconditionInEventLoop()
     for connection in idle { connection.close() }
     for pending in pending.values { end(pending, .failure(.connection("given up"))) }
   }

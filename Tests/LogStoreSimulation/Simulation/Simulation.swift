@@ -241,7 +241,10 @@ final class Simulation: @unchecked Sendable {
   private func open() -> Bool {
     let mustBeClean = wasClosed
     do throws(LogStoreError) {
-      let store = try LogStore.open(Self.directory, options: Self.options, disk: disk)
+      var options = Self.options
+      // In some lives syncs wait for more appends to join them.
+      options.gatherMilliseconds = life % 3 == 2 ? 1 : 0
+      let store = try LogStore.open(Self.directory, options: options, disk: disk)
       wasClosed = false
       self.store = store
       if mustBeClean, !store.recovery.wasClosedCleanly || store.recovery.tornTail != nil {

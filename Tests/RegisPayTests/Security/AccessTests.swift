@@ -90,7 +90,7 @@ struct AccessTests {
     try await TestServer.run { server in
       for (path, methods) in RouteAccess.all {
         let path = path.replacing("{id}", with: Self.id).replacing("{reference}", with: "x")
-        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"] {
           let isListed = methods.keys.contains { $0.rawValue == method }
           // Without an offset its answer has no end.
           let path = path == "/api/v1/events" ? path + "?from=x" : path

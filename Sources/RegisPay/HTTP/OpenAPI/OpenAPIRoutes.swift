@@ -1,6 +1,6 @@
 import Hummingbird
 
-/// The API's description, for people and programs; the tests hold the server to it.
+/// The API's description, for people and programs; a test holds its routes to the server's.
 struct OpenAPIRoutes: Sendable {
   func add(to router: Routes) {
     router.answer(

@@ -1,0 +1,72 @@
+import Foundation
+import Testing
+
+@Suite("RegisPay's connections")
+struct RegisPayConnectionTests {
+  private static let head = "Host: 127.0.0.1\r\n"
+
+  @Test("a client that sends nothing more gets the whole of every answer, however slowly it reads")
+  func halfClosed() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      for _ in 0..<200 { _ = try await server.createPayment("1") }
+      try await withDeadline(.seconds(20), "200 payments in the list") {
+        while (try await server.get("/api/v1/payments?limit=200").object()["payments"] as? [Any])?.count != 200 {
+          try await Task.sleep(for: .milliseconds(20))
+        }
+      }
+      let url = server.url
+      // Together more than the system takes without the client.
+      let answer = try await onThread {
+        let connection = try RawConnection(url, receiveBytes: 2_304)
+        let request = "GET /api/v1/payments?limit=200 HTTP/1.1\r\n\(Self.head)\r\n"
+        connection.send(String(repeating: request, count: 30))
+        connection.endSending()
+        usleep(500_000)
+        return connection.readToEnd()
+      }
+      let answers = answer?.components(separatedBy: "HTTP/1.1 200 OK\r\n").dropFirst() ?? []
+      #expect(answers.count == 30)
+      for answer in answers {
+        let body = answer.range(of: "\r\n\r\n").map { answer[$0.upperBound...] } ?? ""
+        let json = try? JSONSerialization.jsonObject(with: Data(body.utf8)) as? [String: Any]
+        #expect((json?["payments"] as? [Any])?.count == 200)
+      }
+    }
+  }
+
+  @Test("requests sent ahead are answered in order, also when nothing more is sent")
+  func pipelined() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      let answers = try await onThread {
+        let connection = try RawConnection(url)
+        connection.send(
+          ["/alive", "/openapi.json", "/nothing", "/alive"].map { "GET \($0) HTTP/1.1\r\n\(Self.head)\r\n" }.joined())
+        connection.endSending()
+        return connection.readToEnd()
+      }
+      let lines = answers?.components(separatedBy: "HTTP/1.1 ").dropFirst().map { $0.prefix(3) }
+      #expect(lines == ["200", "200", "404", "200"])
+    }
+  }
+
+  @Test("a client that breaks off in the middle of a body is let go, and nothing is created")
+  func brokenOff() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      let answer = try await onThread {
+        let connection = try RawConnection(url)
+        connection.send(
+          "GET /alive HTTP/1.1\r\n\(Self.head)\r\nPOST /api/v1/payments HTTP/1.1\r\n\(Self.head)"
+            + "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"amount\":1,")
+        connection.endSending()
+        return connection.readToEnd()
+      }
+      #expect(answer?.hasPrefix("HTTP/1.1 200 ") == true, "\(answer ?? "still open")")
+      #expect((try await server.get("/api/v1/payments").object()["payments"] as? [Any])?.isEmpty == true)
+    }
+  }
+}
