@@ -1,4 +1,5 @@
 import Foundation
+import Hummingbird
 import LogStore
 import Logging
 import Testing
@@ -36,6 +37,26 @@ func openStore(_ folder: String) throws -> LogStore {
   var options = LogStore.Options()
   options.segmentBytes = 1 << 20
   return try LogStore.open(folder + "/log", options: options)
+}
+
+/// Serves a router on a free port of this machine while `work` runs.
+func withApplication<Context: RequestContext & InitializableFromSource<ApplicationRequestContextSource>>(
+  _ router: Router<Context>, _ work: @escaping @Sendable (_ port: Int) async throws -> Void
+) async throws {
+  let ports = AsyncStream<Int>.makeStream()
+  let application = Application(
+    router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)),
+    onServerRunning: { ports.continuation.yield($0.localAddress?.port ?? 0) }, logger: silent)
+  try await withThrowingTaskGroup(of: Void.self) { group in
+    group.addTask { try await application.run() }
+    group.addTask {
+      guard let port = await ports.stream.first(where: { _ in true }) else { return }
+      try await work(port)
+    }
+    // The application runs until it is cancelled, so the work ends first.
+    defer { group.cancelAll() }
+    try await group.next()
+  }
 }
 
 /// Waits for something that no event tells, by looking again and again. The limit is for a machine that is busy with other

@@ -150,7 +150,7 @@ public struct LoadReport: Sendable, CustomStringConvertible {
   }
 }
 
-/// LoadLatencies, for exact percentiles.
+/// Latencies of a load, for exact percentiles.
 public struct LoadLatencies: Sendable {
   private let sorted: [Duration]
 

@@ -103,11 +103,14 @@ public struct PaymentLog: Sendable {
     while true {
       let found = if known == nil { try load(id) } else { known }
       guard let loaded = found else { throw .missing(id) }
+      let isReadNow = known == nil
       known = nil
       let events: [PaymentEvent]
       do {
         events = try loaded.payment.decide(command)
       } catch {
+        // What was read before the step says no: what it is now may not.
+        guard isReadNow else { continue }
         return try await keep(error, for: claim)
       }
       var append = Append([], conditions: [id.stream: .version(loaded.version)])

@@ -219,7 +219,7 @@ public actor StepConsumer {
 
   /// What the event asks this consumer to do; nil for nothing.
   private func work(askedBy view: borrowing EventView) -> Work? {
-    // Looked at where it stands: of seven events and five consumers, hardly one asks.
+    // Looked at where it stands: of a payment's events one asks for this step.
     let isAsking = view.type.withUnsafeBytes { type in askingTypes.contains { $0.elementsEqual(type) } }
     guard isAsking else { return nil }
     let event = view.copy()

@@ -26,6 +26,14 @@ struct IdempotencyTests {
     }
   }
 
+  /// - Returns: the id of a new payment that is completed.
+  private func complete(_ server: TestServer) async throws -> String {
+    let created = try await post(server, "/api/v1/payments", key: nil, Self.body)
+    let id = try #require(try created.json()["paymentId"]?.text)
+    try await wait(server, id, .completed)
+    return id
+  }
+
   @Test("the same request under the same key is one payment", arguments: ["/api/payment/create", "/api/v1/payments"])
   func same(_ path: String) async throws {
     try await TestServer.run { server in
@@ -81,9 +89,7 @@ struct IdempotencyTests {
   @Test("a refund under a key goes out once, and its first answer is given again when the payment has moved on")
   func refunds() async throws {
     try await TestServer.run { server in
-      let created = try await post(server, "/api/v1/payments", key: nil, Self.body)
-      let id = try #require(try created.json()["paymentId"]?.text)
-      try await wait(server, id, .completed)
+      let id = try await complete(server)
       let first = try await post(server, "/api/v1/payments/\(id)/refunds", key: "r", #"{"amount":4}"#)
       #expect(first.status == 202)
       try await wait(server, id, .refunded)
@@ -103,9 +109,7 @@ struct IdempotencyTests {
   @Test("a refusal is an answer too")
   func refusals() async throws {
     try await TestServer.run { server in
-      let created = try await post(server, "/api/v1/payments", key: nil, Self.body)
-      let id = try #require(try created.json()["paymentId"]?.text)
-      try await wait(server, id, .completed)
+      let id = try await complete(server)
       let first = try await post(server, "/api/v1/payments/\(id)/cancel", key: "c")
       #expect(first.status == 409)
       let again = try await post(server, "/api/v1/payments/\(id)/cancel", key: "c")

@@ -71,6 +71,18 @@ struct PaymentLogTests {
     }
   }
 
+  @Test("what was read before a step does not refuse what the payment allows by now")
+  func stale() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.pound)
+      let before = try log.load(id)
+      _ = try await log.record(.recordCreated(reference: "r"), on: id, cursor: Self.nowhere)
+      let settled = try await log.record(.recordSettled, on: id, as: before, cursor: Self.nowhere)
+      #expect(settled == .appended([.settled], version: 3))
+    }
+  }
+
   @Test("a payment that is not there is none, and a stream that tells no payment is an error that names it")
   func missing() async throws {
     try await withStore { store in

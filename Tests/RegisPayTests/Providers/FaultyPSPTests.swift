@@ -71,19 +71,7 @@ struct FaultyPSPTests {
       let router = Routes(context: ExchangeContext.self)
       router.add(middleware: FaultMiddleware(faults: faults, attempts: attempts))
       SimulatorRoutes(simulator: Simulator(store: store), ledger: ledger).add(to: router)
-      let ports = AsyncStream<Int>.makeStream()
-      let application = Application(
-        router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)),
-        onServerRunning: { ports.continuation.yield($0.localAddress?.port ?? 0) }, logger: silent)
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await application.run() }
-        group.addTask {
-          guard let port = await ports.stream.first(where: { _ in true }) else { return }
-          try await work("http://127.0.0.1:\(port)", ledger, attempts)
-        }
-        defer { group.cancelAll() }
-        try await group.next()
-      }
+      try await withApplication(router) { port in try await work("http://127.0.0.1:\(port)", ledger, attempts) }
     }
   }
 
@@ -123,27 +111,17 @@ struct FaultyPSPTests {
     router.post("/psp/api/payments/create") { _, _ in
       Response(status: .accepted, body: .init(byteBuffer: .init(string: "?")))
     }
-    let ports = AsyncStream<Int>.makeStream()
-    let application = Application(
-      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)),
-      onServerRunning: { ports.continuation.yield($0.localAddress?.port ?? 0) }, logger: silent)
-    try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask { try await application.run() }
-      group.addTask {
-        guard let port = await ports.stream.first(where: { _ in true }) else { return }
-        try await TestServer.run({ $0.pspURL = "http://127.0.0.1:\(port)/psp" }) { server in
-          let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
-          let id = try #require(try answer.json()["paymentId"]?.text)
-          try await eventually("it fails") {
-            try await server.get("/api/v1/payments/\(id)").json()["status"] == "Failed"
-          }
-          let payment = try await server.get("/api/v1/payments/\(id)").json()
-          #expect(payment["failure"]?["step"] == "create")
-          #expect(payment["failure"]?["reason"]?.text?.contains("readable paymentId") == true)
+    try await withApplication(router) { port in
+      try await TestServer.run({ $0.pspURL = "http://127.0.0.1:\(port)/psp" }) { server in
+        let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
+        let id = try #require(try answer.json()["paymentId"]?.text)
+        try await eventually("it fails") {
+          try await server.get("/api/v1/payments/\(id)").json()["status"] == "Failed"
         }
+        let payment = try await server.get("/api/v1/payments/\(id)").json()
+        #expect(payment["failure"]?["step"] == "create")
+        #expect(payment["failure"]?["reason"]?.text?.contains("readable paymentId") == true)
       }
-      defer { group.cancelAll() }
-      try await group.next()
     }
   }
 

@@ -49,21 +49,9 @@ final class FakeReceiver: Sendable {
     let receiver = FakeReceiver(answer)
     let router = Router()
     router.add(middleware: ReceiverMiddleware(receiver: receiver))
-    let ports = AsyncStream<Int>.makeStream()
-    let application = Application(
-      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)),
-      onServerRunning: { ports.continuation.yield($0.localAddress?.port ?? 0) }, logger: silent)
-    try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask { try await application.run() }
-      group.addTask {
-        for await port in ports.stream {
-          receiver.port.withLock { $0 = port }
-          return try await work(receiver)
-        }
-      }
-      // The application runs until it is cancelled, so the work ends first.
-      try await group.next()
-      group.cancelAll()
+    try await withApplication(router) { port in
+      receiver.port.withLock { $0 = port }
+      try await work(receiver)
     }
   }
 
