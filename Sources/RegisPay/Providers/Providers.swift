@@ -104,9 +104,10 @@ public struct NotificationClient: StepProvider {
   func close() { caller.close() }
 
   public func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
+    // What is told is the settlement, whatever has come after it: under one key every try says the same.
     let message: JSONValue = [
       "paymentId": .string(payment.id.description), "amount": .number(payment.money.decimal),
-      "currency": .string(payment.money.currency.code), "status": .string(payment.status.rawValue),
+      "currency": .string(payment.money.currency.code), "status": .string(PaymentStatus.settled.rawValue),
     ]
     let verdict = Verdict(
       await caller.post(

@@ -110,4 +110,24 @@ struct FaultsTests {
       #expect(try await server.send("DELETE", "/psp/api/faults").json()["failBefore"] == .number("0.0"))
     }
   }
+
+  @Test("a notification whose answer was lost is asked for again in the same words, though money went back meanwhile")
+  func notificationInTheSameWords() async throws {
+    try await TestServer.run({ $0.callTimeLimit = .seconds(1) }) { server in
+      let json = [("Content-Type", "application/json")]
+      _ = try await server.send(
+        "PUT", "/notifications/api/faults", headers: json, body: Array(#"{"dropAfter":1}"#.utf8))
+      let id = try #require(try await server.create(#"{"amount":10,"currency":"GBP"}"#).json()["paymentId"]?.text)
+      let path = "/api/v1/payments/\(id)"
+      try await eventually("it is tried") { try await server.get(path).json()["waiting"] != nil }
+      #expect(
+        try await server.send("POST", path + "/refunds", headers: json, body: Array(#"{"amount":1}"#.utf8)).status == 202)
+      try await eventually("money is back") { try await server.get(path).json()["status"] == "Refunded" }
+      _ = try await server.send("DELETE", "/notifications/api/faults")
+      try await eventually("it is notified") {
+        try await server.get(path + "/events").text.contains(#""PaymentCompleted""#)
+      }
+      #expect(try await server.get(path).json()["status"] == "Refunded")
+    }
+  }
 }
