@@ -1,6 +1,7 @@
 import AsyncHTTPClient
 import Foundation
 import NIOCore
+import Testing
 
 /// A process of a program, the built `regispay` unless another is named. It is killed when the test ends, if it still
 /// runs then.
@@ -213,6 +214,18 @@ func withDeadline<Value: Sendable>(
     defer { group.cancelAll() }
     guard let value = try await group.next() else { throw CancellationError() }
     return value
+  }
+}
+
+/// Waits for something that no event tells, by looking again and again.
+func eventually(
+  _ what: Comment, within limit: Duration, sourceLocation: SourceLocation = #_sourceLocation,
+  _ condition: () async throws -> Bool
+) async throws {
+  let deadline = ContinuousClock.now + limit
+  while try await !condition() {
+    try #require(ContinuousClock.now < deadline, what, sourceLocation: sourceLocation)
+    try await Task.sleep(for: .milliseconds(20))
   }
 }
 

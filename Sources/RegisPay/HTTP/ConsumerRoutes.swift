@@ -15,13 +15,15 @@ struct ConsumerRoutes: Sendable {
     let parked = try await projection.count(status: .failed)
     let end = reader.endOffset
     let now = ContinuousClock.now
-    let all = await consumers.progress.map { progress -> JSONValue in
-      [
+    var all: [JSONValue] = []
+    for progress in await consumers.progress {
+      all.append([
         "name": .string(progress.name), "cursor": .integer(progress.committed), "place": .integer(progress.place),
         "lag": .integer(end - min(end, progress.place)), "callsUnderWay": .integer(progress.callsUnderWay),
         "unfinished": .integer(progress.unfinished), "waiting": .integer(progress.waiting),
+        "delayed": .integer(try await projection.delayCount(progress.step)),
         "breaker": Self.breaker(progress.breaker, now),
-      ]
+      ])
     }
     let list = projection.progress
     return Response(json: [

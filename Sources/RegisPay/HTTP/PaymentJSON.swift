@@ -19,15 +19,20 @@ enum PaymentJSON {
         .init("failure", ["step": .string(trouble.step.rawValue), "reason": .string(trouble.reason)]))
     }
     if let waiting {
+      members.append(.init("waiting", Self.waiting(waiting.work, waiting.attempts, waiting.reason, until: nil)))
+    } else if let delay = row.delays.first {
       members.append(
-        .init(
-          "waiting",
-          [
-            "step": .string(waiting.work.step.rawValue), "attempts": .integer(waiting.attempts),
-            "reason": .string(waiting.reason),
-          ]))
+        .init("waiting", Self.waiting(delay.work, delay.attempts, delay.reason, until: delay.untilMicroseconds)))
     }
     return members
+  }
+
+  private static func waiting(_ work: PaymentWork, _ attempts: Int, _ reason: String, until: UInt64?) -> JSONValue {
+    var members: [JSONValue.Member] = [
+      .init("step", .string(work.step.rawValue)), .init("attempts", .integer(attempts)), .init("reason", .string(reason)),
+    ]
+    if let until { members.append(.init("until", .string(timestamp(microseconds: until)))) }
+    return .object(members)
   }
 
   static func refund(_ refund: Refund) -> JSONValue {

@@ -33,6 +33,8 @@ public struct Payment: Sendable, Hashable {
   public private(set) var reference: String?
   /// In the order in which they were asked for; the first has the number 1.
   public private(set) var refunds: [Refund] = []
+  /// What is due and waits for a time, at most one of each step and refund.
+  public private(set) var delays: [Delay] = []
 
   /// A payment begins with this event, and only with this one.
   public init(_ event: PaymentEvent) throws(IllegalTransition) {
@@ -56,6 +58,21 @@ public struct Payment: Sendable, Hashable {
   ///
   /// - Throws: when it can't happen in this state; the payment is unchanged.
   public mutating func apply(_ event: PaymentEvent) throws(IllegalTransition) {
+    if case .delayed(let delay) = event {
+      guard isDue(delay.work) else { throw IllegalTransition(payment: self, event: event) }
+      delays.removeAll { $0.work == delay.work }
+      delays.append(delay)
+      return
+    }
+    if case .retried(let step, let refund) = event, let work = PaymentWork(step, refund: refund), delay(of: work) != nil {
+      delays.removeAll { $0.work == work }
+      return
+    }
+    try move(by: event)
+    if !delays.isEmpty { delays = delays.filter { isDue($0.work) } }
+  }
+
+  private mutating func move(by event: PaymentEvent) throws(IllegalTransition) {
     switch (state, event) {
     case (.initiated, .created(let reference)):
       state = .created
@@ -122,6 +139,9 @@ public struct Payment: Sendable, Hashable {
     if work.step == .refund { return work.refund.flatMap { refund($0) }?.status == .requested }
     return work.step == nextStep
   }
+
+  /// Until when this is not to be tried; nil for at once.
+  public func delay(of work: PaymentWork) -> Delay? { delays.first { $0.work == work } }
 
   public func refund(_ number: Int) -> Refund? {
     refunds.indices.contains(number - 1) ? refunds[number - 1] : nil

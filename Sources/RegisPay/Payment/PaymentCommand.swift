@@ -16,12 +16,14 @@ public enum PaymentCommand: Sendable, Hashable {
   case decline(PaymentWork, reason: String)
   /// Given up until a person asks for another try: it isn't known what the other side did, or asking again does not help.
   case giveUp(PaymentWork, reason: String)
+  /// The next try is some while away.
+  case delay(Delay)
 
   /// A person wants it not to happen.
   case cancel
   /// A person wants money to go back: so much, or all that is left for nil.
   case refund(Money?)
-  /// A person wants everything that was given up to be tried again.
+  /// A person wants everything that was given up, or waits for a time, to be tried again at once.
   case retry
 }
 
@@ -85,12 +87,15 @@ extension Payment {
     case .giveUp(let work, let reason):
       if let number = work.refund { return [try due(refund: number, .refundFailed(number, reason: reason))] }
       return [try due(work.step, .failed(step: work.step, reason: reason))]
+    case .delay(let delay):
+      guard isDue(delay.work) else { throw .notDue(status) }
+      return [.delayed(delay)]
     case .cancel: return [try cancel()]
     case .refund(let amount): return [try refund(amount)]
     case .retry:
-      let parked = parked
-      guard !parked.isEmpty else { throw .nothingToRetry(status) }
-      return parked.map { .retried($0.work.step, refund: $0.work.refund) }
+      let works = parked.map(\.work) + delays.map(\.work)
+      guard !works.isEmpty else { throw .nothingToRetry(status) }
+      return works.map { .retried($0.step, refund: $0.refund) }
     }
   }
 

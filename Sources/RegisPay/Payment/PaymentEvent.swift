@@ -15,6 +15,8 @@ public enum PaymentEvent: Sendable, Hashable {
   case cancelled
   /// A step was given up, with a reason a person can act on.
   case failed(step: PaymentStep, reason: String)
+  /// A try failed, and the next one is some while away: the payment's consumer need not keep its place for it.
+  case delayed(Delay)
   /// A person asked for another try of a step, or of this refund.
   case retried(PaymentStep, refund: Int?)
   /// A person asked for so much to go back; the number is the refund's, from 1.
@@ -23,6 +25,27 @@ public enum PaymentEvent: Sendable, Hashable {
   case refundDeclined(Int, reason: String)
   /// A refund was given up, and may have gone through or not.
   case refundFailed(Int, reason: String)
+}
+
+/// Until when a step of a payment waits, and what for.
+public struct Delay: Sendable, Hashable {
+  public var work: PaymentWork
+  /// In microseconds since 1970.
+  public var untilMicroseconds: UInt64
+  /// Tries that have failed so far.
+  public var attempts: Int
+  /// Those of them that failed while others went through.
+  public var ownFailures: Int
+  /// Why the last one failed.
+  public var reason: String
+
+  public init(_ work: PaymentWork, untilMicroseconds: UInt64, attempts: Int, ownFailures: Int, reason: String) {
+    self.work = work
+    self.untilMicroseconds = untilMicroseconds
+    self.attempts = attempts
+    self.ownFailures = ownFailures
+    self.reason = reason
+  }
 }
 
 /// What has to be done for a payment, each step by a call to somebody else.
@@ -39,6 +62,13 @@ public struct PaymentWork: Sendable, Hashable, CustomStringConvertible {
   public let step: PaymentStep
   /// The refund's number; only with the step `refund`, and always with it.
   public let refund: Int?
+
+  /// Nil if the one doesn't go with the other.
+  init?(_ step: PaymentStep, refund: Int?) {
+    guard (step == .refund) == (refund != nil) else { return nil }
+    self.step = step
+    self.refund = refund
+  }
 
   /// - Parameter step: any but `refund`.
   public init(_ step: PaymentStep) {
@@ -57,7 +87,7 @@ public struct PaymentWork: Sendable, Hashable, CustomStringConvertible {
 }
 
 extension PaymentEvent {
-  /// What this event asks to be done next.
+  /// What this event asks to be done next, at once.
   public var work: PaymentWork? {
     switch self {
     case .initiated: PaymentWork(.create)
@@ -66,7 +96,7 @@ extension PaymentEvent {
     case .cancellationRequested: PaymentWork(.cancel)
     case .refundRequested(let number, _): PaymentWork(refund: number)
     case .retried(let step, let refund): refund.map(PaymentWork.init(refund:)) ?? PaymentWork(step)
-    case .completed, .declined, .cancelled, .failed, .refunded, .refundDeclined, .refundFailed: nil
+    case .completed, .declined, .cancelled, .failed, .delayed, .refunded, .refundDeclined, .refundFailed: nil
     }
   }
 }

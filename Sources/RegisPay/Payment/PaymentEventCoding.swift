@@ -23,6 +23,7 @@ extension PaymentEvent {
     case cancellationRefused = "PaymentCancellationRefused"
     case cancelled = "PaymentCancelled"
     case failed = "PaymentFailed"
+    case delayed = "PaymentDelayed"
     case retried = "PaymentRetried"
     case refundRequested = "PaymentRefundRequested"
     case refunded = "PaymentRefunded"
@@ -38,7 +39,7 @@ extension PaymentEvent {
       case .cancellationRequested: step == .cancel
       case .refundRequested: step == .refund
       case .retried: true
-      case .completed, .declined, .cancelled, .failed, .refunded, .refundDeclined, .refundFailed: false
+      case .completed, .declined, .cancelled, .failed, .delayed, .refunded, .refundDeclined, .refundFailed: false
       }
     }
   }
@@ -54,6 +55,7 @@ extension PaymentEvent {
     case .cancellationRefused: .cancellationRefused
     case .cancelled: .cancelled
     case .failed: .failed
+    case .delayed: .delayed
     case .retried: .retried
     case .refundRequested: .refundRequested
     case .refunded: .refunded
@@ -79,8 +81,13 @@ extension PaymentEvent {
       case .cancellationRefused(let reason): ["reason": .string(reason)]
       case .declined(let step, let reason), .failed(let step, let reason):
         ["step": .string(step.rawValue), "reason": .string(reason)]
-      case .retried(let step, let refund):
-        refund.map { ["step": .string(step.rawValue), "refund": .integer($0)] } ?? ["step": .string(step.rawValue)]
+      case .delayed(let delay):
+        .object(
+          Self.members(delay.work.step, delay.work.refund) + [
+            .init("until", .integer(delay.untilMicroseconds)), .init("attempts", .integer(delay.attempts)),
+            .init("ownFailures", .integer(delay.ownFailures)), .init("reason", .string(delay.reason)),
+          ])
+      case .retried(let step, let refund): .object(Self.members(step, refund))
       case .refundRequested(let number, let amount):
         [
           "refund": .integer(number), "amount": .number(amount.decimal), "currency": .string(amount.currency.code),
@@ -90,6 +97,10 @@ extension PaymentEvent {
         ["refund": .integer(number), "reason": .string(reason)]
       }
     return value.bytes
+  }
+
+  private static func members(_ step: PaymentStep, _ refund: Int?) -> [JSONValue.Member] {
+    [.init("step", .string(step.rawValue))] + (refund.map { [.init("refund", .integer($0))] } ?? [])
   }
 
   /// Reads an event back from the log. Members it does not know are ignored, as a later version may add some.
@@ -119,6 +130,11 @@ extension PaymentEvent {
     case .retried:
       let step = try fields.step()
       self = .retried(step, refund: step == .refund ? try fields.refund() : nil)
+    case .delayed:
+      self = .delayed(
+        Delay(
+          try fields.work(), untilMicroseconds: try fields.number("until"), attempts: try fields.number("attempts"),
+          ownFailures: try fields.number("ownFailures"), reason: try fields.text("reason")))
     case .refundRequested: self = .refundRequested(try fields.refund(), try fields.money())
     case .refunded: self = .refunded(try fields.refund())
     case .refundDeclined: self = .refundDeclined(try fields.refund(), reason: try fields.text("reason"))
@@ -142,6 +158,19 @@ private struct Fields {
       throw .unreadable(type: type, reason: "unknown step")
     }
     return step
+  }
+
+  func work() throws(PaymentEventError) -> PaymentWork {
+    let step = try step()
+    guard step == .refund else { return PaymentWork(step) }
+    return PaymentWork(refund: try refund())
+  }
+
+  func number<Number: FixedWidthInteger>(_ key: String) throws(PaymentEventError) -> Number {
+    guard case .number(let text) = data[key], let number = Number(text), number >= 0 else {
+      throw .unreadable(type: type, reason: "no number \(key)")
+    }
+    return number
   }
 
   func refund() throws(PaymentEventError) -> Int {

@@ -3,6 +3,9 @@ import Synchronization
 /// Keeps calls away from a dependency that is down: after `failureLimit` failures in a row it is open for
 /// `openDuration`, then lets one trial through, whose outcome closes it or opens it again.
 ///
+/// A payment that fails for a reason of its own looks the same as an outage while nobody else calls. So as long as fewer
+/// than `failureLimit` payments have failed, one that was not tried yet is a trial at once.
+///
 /// Safe to use from any task.
 public final class Breaker: Sendable {
   public struct Options: Sendable {
@@ -32,12 +35,16 @@ public final class Breaker: Sendable {
   /// Which period of the breaker a call was made in: outcomes of calls from an earlier one say nothing about now.
   struct Pass: Sendable, Hashable {
     fileprivate let period: Int
+    /// The one call that goes out while the breaker is not closed.
+    let isTrial: Bool
   }
 
   private struct Inside {
     var state = State.closed
     var failures = 0
     var period = 0
+    /// Payments that have failed since a call went through, no more than the limit.
+    var failing: Set<PaymentID> = []
   }
 
   public let name: String
@@ -55,15 +62,17 @@ public final class Breaker: Sendable {
   /// How soon to ask again while a trial is under way; bounds what a consumer loses after the trial has succeeded.
   private static let trialPoll = Duration.milliseconds(50)
 
-  func admit(now: ContinuousClock.Instant) -> Admission {
+  /// - Parameter hasUntried: there is a payment to call for that was not tried yet; a trial is to be that one.
+  func admit(hasUntried: Bool, now: ContinuousClock.Instant) -> Admission {
     inside.withLock { inside in
       switch inside.state {
-      case .closed: return .pass(Pass(period: inside.period))
-      case .open(let until) where now < until: return .wait(until: until)
+      case .closed: return .pass(Pass(period: inside.period, isTrial: false))
+      case .open(let until) where now < until && !(hasUntried && inside.failing.count < options.failureLimit):
+        return .wait(until: until)
       case .open:
         inside.state = .trying
         inside.period += 1
-        return .pass(Pass(period: inside.period))
+        return .pass(Pass(period: inside.period, isTrial: true))
       case .trying: return .wait(until: now + Self.trialPoll)
       }
     }
@@ -74,6 +83,7 @@ public final class Breaker: Sendable {
     inside.withLock { inside in
       guard pass.period == inside.period else { return }
       inside.failures = 0
+      inside.failing = []
       inside.state = .closed
     }
   }
@@ -81,10 +91,11 @@ public final class Breaker: Sendable {
   /// The call was not answered, or with an error of the server.
   ///
   /// - Returns: true when this opened the breaker.
-  func failed(_ pass: Pass, now: ContinuousClock.Instant) -> Bool {
+  func failed(_ pass: Pass, by payment: PaymentID, now: ContinuousClock.Instant) -> Bool {
     inside.withLock { inside in
       guard pass.period == inside.period else { return false }
       inside.failures += 1
+      if inside.failing.count < options.failureLimit { inside.failing.insert(payment) }
       guard inside.state == .trying || inside.failures >= options.failureLimit else { return false }
       inside.state = .open(until: now + options.openDuration)
       inside.failures = 0

@@ -5,7 +5,8 @@ import Logging
 /// that asks for its step, and appends what came of it together with its place.
 ///
 /// Delivery is at least once: after a crash the calls from the cursor on are made again with the same keys, unless the
-/// payment's stream says that the step is done. One payment that fails waits without a call slot; the others go on.
+/// payment's stream says that the step is done. One payment that fails waits without a call slot; the others go on. A
+/// long wait is put on the log and found again by ``DelayedWork``: the cursor goes on, and a restart changes nothing.
 public actor StepConsumer {
   public struct Options: Sendable {
     /// Calls out at once.
@@ -16,6 +17,10 @@ public actor StepConsumer {
     /// A payment whose tries fail this often while the same step goes through for others is given up, for a person to
     /// look at. Failures during an outage don't count.
     public var ownFailureLimit = 30
+    /// A wait from this length on goes on the log, if it is the payment's own: it has failed ``ownFailuresToDelay`` times
+    /// while others went through, or the other side asked for it.
+    public var durableDelay = Duration.seconds(10)
+    public var ownFailuresToDelay = 3
     /// How often at most the cursor is moved without an event of ours.
     public var cursorInterval = Duration.seconds(1)
     /// How long calls under way may take to end when the server stops. Their payments go on at the next start.
@@ -30,20 +35,48 @@ public actor StepConsumer {
     /// A time that was waited for has come.
     case due(ContinuousClock.Instant)
     case tick
-    case ended(UInt64, Work, Ending)
+    case ended(Work, Ending)
+    /// What had to wait and is due now.
+    case delayed([DelayedQueue.Item])
     case stop
     case stopNow
   }
 
-  private struct Work: Sendable {
+  /// What an event asks for.
+  private struct Request: Sendable {
     var id: PaymentID
     var work: PaymentWork
+  }
+
+  /// What is to be done, and where it comes from.
+  private enum Work: Sendable {
+    case read(UInt64, Request)
+    case delayed(DelayedQueue.Item)
+
+    var id: PaymentID {
+      switch self {
+      case .read(_, let request): request.id
+      case .delayed(let item): item.id
+      }
+    }
+
+    var work: PaymentWork {
+      switch self {
+      case .read(_, let request): request.work
+      case .delayed(let item): item.delay.work
+      }
+    }
+
+    /// The wait that is over. What the payment says of another one is newer, or is told in its time.
+    var delay: Delay? {
+      if case .delayed(let item) = self { item.delay } else { nil }
+    }
   }
 
   private enum Ending: Sendable {
     /// - Parameter committed: how far the cursor was moved with it.
     case finished(isAccepted: Bool, committed: UInt64 = 0)
-    case retry(reason: String, after: Duration?)
+    case retry(reason: String, after: Duration?, isOutage: Bool)
     /// Not tried, or not to the end; it stays unfinished.
     case abandoned
   }
@@ -56,6 +89,7 @@ public actor StepConsumer {
   private let askingTypes: [[UInt8]]
   private let cursorName: String
   private let log: PaymentLog
+  private let delays: any DelayedWork
   private let provider: any StepProvider
   private let breaker: Breaker
   private let board: WaitingBoard
@@ -65,9 +99,12 @@ public actor StepConsumer {
   private let clock = ContinuousClock()
   private let mailbox = AsyncStream<Message>.makeStream()
 
-  private var window: Window<Work>
+  private var window: Window<Request>
+  private var delayed: DelayedQueue
+  private var isAskingForDelayed = false
   /// Calls that the other side has accepted.
   private var acceptedCount = 0
+  private var lastAccepted: ContinuousClock.Instant?
   /// Of unfinished offsets that have failed: how often while others got through, and how many those were by then.
   private var ownFailures: [UInt64: (count: Int, acceptedBefore: Int)] = [:]
   private var committedPlace: UInt64 = 0
@@ -81,13 +118,14 @@ public actor StepConsumer {
   ///   - step: what is done; it decides which events are answered and the cursor's name.
   ///   - breaker: shared by all that call the same dependency.
   public init(
-    _ step: PaymentStep, log: PaymentLog, provider: any StepProvider, breaker: Breaker, board: WaitingBoard,
-    health: Health, options: Options = .init(), logger: Logger
+    _ step: PaymentStep, log: PaymentLog, delays: any DelayedWork, provider: any StepProvider, breaker: Breaker,
+    board: WaitingBoard, health: Health, options: Options = .init(), logger: Logger
   ) {
     self.step = step
     askingTypes = PaymentEvent.TypeName.allCases.filter { $0.mayAsk(for: step) }.map { Array($0.rawValue.utf8) }
     self.cursorName = "payment-\(step.rawValue)"
     self.log = log
+    self.delays = delays
     self.provider = provider
     self.breaker = breaker
     self.board = board
@@ -97,10 +135,12 @@ public actor StepConsumer {
     logger[metadataKey: "consumer"] = "\(cursorName)"
     self.logger = logger
     self.window = Window(place: 0, limit: options.unfinishedLimit)
+    self.delayed = DelayedQueue(limit: options.callLimit)
   }
 
   /// How far the consumer is, for people to see.
   public struct Progress: Sendable {
+    public var step: PaymentStep
     public var name: String
     /// The lowest unfinished offset.
     public var place: UInt64
@@ -116,7 +156,7 @@ public actor StepConsumer {
 
   public var progress: Progress {
     Progress(
-      name: cursorName, place: window.place, committed: committedPlace, callsUnderWay: callCount,
+      step: step, name: cursorName, place: window.place, committed: committedPlace, callsUnderWay: callCount,
       unfinished: window.unfinishedCount, waiting: window.waitingCount, breaker: breaker)
   }
 
@@ -156,10 +196,15 @@ public actor StepConsumer {
     switch message {
     case .readable: isWatching = false
     case .due(let instant): if timer == instant { timer = nil }
-    case .tick: await commitCursor()
-    case .ended(let offset, let work, let ending):
+    case .tick:
+      await commitCursor()
+      askForDelayed(in: &group)
+    case .delayed(let items):
+      isAskingForDelayed = false
+      for item in items { delayed.admit(item) }
+    case .ended(let work, let ending):
       callCount -= 1
-      end(offset, work, ending)
+      end(work, ending, in: &group)
     case .stop:
       isStopping = true
       group.addTask { [mailbox, limit = options.stopLimit] in
@@ -171,26 +216,103 @@ public actor StepConsumer {
     }
   }
 
-  private func end(_ offset: UInt64, _ work: Work, _ ending: Ending) {
+  private func end(_ work: Work, _ ending: Ending, in group: inout DiscardingTaskGroup) {
     switch ending {
     case .finished(let isAccepted, let committed):
-      if isAccepted { acceptedCount += 1 }
+      if isAccepted { (acceptedCount, lastAccepted) = (acceptedCount + 1, clock.now) }
       noteCommitted(committed)
-      ownFailures[offset] = nil
-      window.finish(offset)
       board.clear(work.id, work.work)
-    case .retry(let reason, let after):
-      let backoff = options.backoff
-      let attempts = window.retry(
-        offset, after: { backoff.delay(attempts: $0, atLeast: after) }, now: clock.now)
-      let failures = ownFailures[offset] ?? (count: 0, acceptedBefore: acceptedCount)
-      ownFailures[offset] = (failures.count + (acceptedCount > failures.acceptedBefore ? 1 : 0), acceptedCount)
-      board.set(work.id, .init(work: work.work, attempts: attempts, reason: reason))
-      logger.warning(
-        "a step failed and will be tried again",
-        metadata: ["payment": "\(work.id)", "attempts": "\(attempts)", "reason": "\(reason)"])
+      switch work {
+      case .read(let offset, _):
+        ownFailures[offset] = nil
+        window.finish(offset)
+      case .delayed(let item): delayed.finish(item)
+      }
+    case .retry(let reason, let after, let isOutage):
+      switch work {
+      case .read(let offset, let request):
+        retry(request, at: offset, reason, after, isOutage, in: &group)
+      case .delayed(let item): retry(item, reason, after, isOutage, in: &group)
+      }
     case .abandoned:
-      window.putBack(offset)
+      switch work {
+      case .read(let offset, _): window.putBack(offset)
+      case .delayed(let item): delayed.putBack(item)
+      }
+    }
+  }
+
+  private func retry(
+    _ request: Request, at offset: UInt64, _ reason: String, _ after: Duration?, _ isOutage: Bool,
+    in group: inout DiscardingTaskGroup
+  ) {
+    let attempts = window.attempts(offset) + 1
+    let before = ownFailures[offset] ?? (count: 0, acceptedBefore: acceptedCount)
+    let failures = before.count + (acceptedCount > before.acceptedBefore ? 1 : 0)
+    ownFailures[offset] = (failures, acceptedCount)
+    let wait = options.backoff.delay(attempts: attempts, atLeast: after)
+    logRetry(request.id, request.work, attempts, reason)
+    if wait >= options.durableDelay, failures >= options.ownFailuresToDelay || (after != nil && !isOutage) {
+      delay(.read(offset, request), for: wait, attempts, failures, reason, in: &group)
+    } else {
+      window.retry(offset, due: clock.now + wait)
+      board.set(request.id, .init(work: request.work, attempts: attempts, reason: reason))
+    }
+  }
+
+  private func retry(
+    _ item: DelayedQueue.Item, _ reason: String, _ after: Duration?, _ isOutage: Bool,
+    in group: inout DiscardingTaskGroup
+  ) {
+    let isOwn = lastAccepted.map { $0.duration(to: clock.now) < options.durableDelay } ?? false
+    // Its place in the list of what waits stays, and it is told again as soon as calls go out.
+    guard isOwn || !isOutage else { return delayed.finish(item) }
+    let attempts = item.delay.attempts + 1
+    logRetry(item.id, item.delay.work, attempts, reason)
+    delay(
+      .delayed(item), for: options.backoff.delay(attempts: attempts, atLeast: after), attempts,
+      item.delay.ownFailures + (isOwn ? 1 : 0), reason, in: &group)
+  }
+
+  private func logRetry(_ id: PaymentID, _ work: PaymentWork, _ attempts: Int, _ reason: String) {
+    logger.warning(
+      "a step failed and will be tried again",
+      metadata: ["payment": "\(id)", "step": "\(work)", "attempts": "\(attempts)", "reason": "\(reason)"])
+  }
+
+  /// Puts the wait on the log; then it is not this consumer's memory that keeps it.
+  private func delay(
+    _ work: Work, for wait: Duration, _ attempts: Int, _ ownFailures: Int, _ reason: String,
+    in group: inout DiscardingTaskGroup
+  ) {
+    let delay = Delay(
+      work.work, untilMicroseconds: Clock.microseconds() + UInt64(max(0, wait / .microseconds(1))), attempts: attempts,
+      ownFailures: ownFailures, reason: reason)
+    callCount += 1
+    group.addTask { [mailbox] in
+      var ending = await self.record(.delay(delay), of: work, as: nil, isAccepted: false)
+      // It is told again, as it is due still.
+      if case .retry = ending, case .delayed = work { ending = .finished(isAccepted: false) }
+      mailbox.continuation.yield(.ended(work, ending))
+    }
+  }
+
+  private func askForDelayed(in group: inout DiscardingTaskGroup) {
+    let limit = delayed.room
+    guard !isStopping, !isAskingForDelayed, limit > 0 else { return }
+    isAskingForDelayed = true
+    group.addTask { [mailbox, delays, step, health, logger, name = cursorName + "-delays"] in
+      var items: [DelayedQueue.Item] = []
+      do {
+        items = try await delays.due(step, by: Clock.microseconds(), limit: limit).map { .init(id: $0.id, delay: $0.delay) }
+        health.report(name, fault: nil)
+      } catch {
+        if !Task.isCancelled {
+          health.report(name, fault: "can't read what is due: \(error)")
+          logger.error("can't read what is due", metadata: ["error": "\(error)"])
+        }
+      }
+      mailbox.continuation.yield(.delayed(items))
     }
   }
 
@@ -218,7 +340,7 @@ public actor StepConsumer {
   }
 
   /// What the event asks this consumer to do; nil for nothing.
-  private func work(askedBy view: borrowing EventView) -> Work? {
+  private func work(askedBy view: borrowing EventView) -> Request? {
     // Looked at where it stands: of a payment's events one asks for this step.
     let isAsking = view.type.withUnsafeBytes { type in askingTypes.contains { $0.elementsEqual(type) } }
     guard isAsking else { return nil }
@@ -232,31 +354,44 @@ public actor StepConsumer {
     guard let work = (try? PaymentEvent(type: event.type, payload: event.payload))?.work, work.step == step else {
       return nil
     }
-    return Work(id: id, work: work)
+    return Request(id: id, work: work)
   }
 
   private func startCalls(in group: inout DiscardingTaskGroup) {
     while !isStopping, callCount < options.callLimit {
       let now = clock.now
-      guard window.hasReadyWork || window.nextDue.map({ $0 <= now }) ?? false else { break }
-      switch breaker.admit(now: now) {
+      let hasDelayed = delayed.hasReadyWork && delayed.underWayCount < delayedCallLimit
+      guard window.hasReadyWork || window.nextDue.map({ $0 <= now }) ?? false || hasDelayed else { break }
+      switch breaker.admit(hasUntried: window.hasUntriedWork, now: now) {
       case .wait(let until):
         wake(at: until, in: &group)
         return
       case .pass(let pass):
-        guard let (offset, work) = window.next(now: now) else {
+        guard let (work, ownFailures) = next(pass, now: now) else {
           breaker.abandoned(pass, now: now)
           return
         }
         callCount += 1
-        let mayGiveUp = ownFailures[offset]?.count ?? 0 >= options.ownFailureLimit
-        group.addTask { [mailbox] in
-          let ending = await self.carryOut(offset, work, pass, mayGiveUp: mayGiveUp)
-          mailbox.continuation.yield(.ended(offset, work, ending))
+        group.addTask { [mailbox, mayGiveUp = ownFailures >= options.ownFailureLimit] in
+          let ending = await self.carryOut(work, pass, mayGiveUp: mayGiveUp)
+          mailbox.continuation.yield(.ended(work, ending))
         }
       }
     }
     if let due = window.nextDue { wake(at: due, in: &group) }
+  }
+
+  /// What had to wait long takes no more of the calls: most likely it fails again, and perhaps slowly.
+  private var delayedCallLimit: Int { max(1, options.callLimit / 4) }
+
+  private func next(_ pass: Breaker.Pass, now: ContinuousClock.Instant) -> (work: Work, ownFailures: Int)? {
+    if !pass.isTrial, delayed.underWayCount < delayedCallLimit, let item = delayed.next() {
+      return (.delayed(item), item.delay.ownFailures)
+    }
+    if let (offset, request) = window.next(now: now, untriedFirst: pass.isTrial) {
+      return (.read(offset, request), ownFailures[offset]?.count ?? 0)
+    }
+    return delayed.next().map { (.delayed($0), $0.delay.ownFailures) }
   }
 
   private func wake(at instant: ContinuousClock.Instant, in group: inout DiscardingTaskGroup) {
@@ -283,21 +418,21 @@ public actor StepConsumer {
   }
 
   /// One try, outside the actor: hundreds of them run at once.
-  private nonisolated func carryOut(
-    _ offset: UInt64, _ work: Work, _ pass: Breaker.Pass, mayGiveUp: Bool
-  ) async -> Ending {
+  private nonisolated func carryOut(_ work: Work, _ pass: Breaker.Pass, mayGiveUp: Bool) async -> Ending {
     let known: PaymentLog.Loaded
     do throws(PaymentLogError) {
       guard let loaded = try log.load(work.id) else { throw PaymentLogError.missing(work.id) }
       known = loaded
     } catch {
       breaker.abandoned(pass, now: clock.now)
-      if case .store(let cause) = error { return .retry(reason: "can't read the payment: \(cause)", after: nil) }
+      if case .store(let cause) = error { 
+        return .retry(reason: "can't read the payment: \(cause)", after: nil, isOutage: true)
+      }
       health.countSkippedEvent()
       logger.error("skipped a payment that can't be read", metadata: ["payment": "\(work.id)", "error": "\(error)"])
       return .finished(isAccepted: false)
     }
-    guard known.payment.isDue(work.work) else {
+    guard known.payment.isDue(work.work), known.payment.delay(of: work.work) == work.delay else {
       breaker.abandoned(pass, now: clock.now)
       return .finished(isAccepted: false)
     }
@@ -310,53 +445,55 @@ public actor StepConsumer {
     case .retry(let reason, let after, let isOutage):
       if !isOutage {
         breaker.succeeded(pass)
-      } else if breaker.failed(pass, now: clock.now) {
+      } else if breaker.failed(pass, by: work.id, now: clock.now) {
         logger.error("calls are held back for a while", metadata: ["to": "\(breaker.name)", "reason": "\(reason)"])
       }
-      guard mayGiveUp else { return .retry(reason: reason, after: after) }
-      return await giveUp(work, of: known, reason: "\(reason), again and again, while others went through", offset)
+      guard mayGiveUp else { return .retry(reason: reason, after: after, isOutage: isOutage) }
+      return await giveUp(work, known, reason: "\(reason), again and again, while others went through")
     case .done(let command):
       breaker.succeeded(pass)
-      return await record(command, of: known, offset, isAccepted: true)
+      return await record(command, of: work, as: known, isAccepted: true)
     case .declined(let reason):
       breaker.succeeded(pass)
       logger.notice(
         "declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-      return await record(.decline(work.work, reason: reason), of: known, offset, isAccepted: false)
+      return await record(.decline(work.work, reason: reason), of: work, as: known, isAccepted: false)
     case .impossible(let reason):
       breaker.succeeded(pass)
-      return await giveUp(work, of: known, reason: reason, offset)
+      return await giveUp(work, known, reason: reason)
     }
   }
 
-  private nonisolated func giveUp(
-    _ work: Work, of known: PaymentLog.Loaded, reason: String, _ offset: UInt64
-  ) async -> Ending {
+  private nonisolated func giveUp(_ work: Work, _ known: PaymentLog.Loaded, reason: String) async -> Ending {
     logger.error(
       "gave a payment up", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-    return await record(.giveUp(work.work, reason: reason), of: known, offset, isAccepted: false)
+    return await record(.giveUp(work.work, reason: reason), of: work, as: known, isAccepted: false)
   }
 
   private nonisolated func record(
-    _ command: PaymentCommand, of known: PaymentLog.Loaded, _ offset: UInt64, isAccepted: Bool
+    _ command: PaymentCommand, of work: Work, as known: PaymentLog.Loaded?, isAccepted: Bool
   ) async -> Ending {
-    let id = known.payment.id
-    let place = await place(finishing: offset)
+    let place = await place(finishing: work)
     do {
       let cursor = CursorCommit(name: cursorName, place: place)
-      switch try await log.record(command, on: id, as: known, cursor: cursor) {
+      switch try await log.record(command, on: work.id, as: known, cursor: cursor) {
       case .appended: return .finished(isAccepted: isAccepted, committed: place)
       case .refused(let refusal):
-        logger.notice("a payment had moved on", metadata: ["payment": "\(id)", "state": "\(refusal)"])
+        logger.notice("a payment had moved on", metadata: ["payment": "\(work.id)", "state": "\(refusal)"])
       }
       return .finished(isAccepted: isAccepted)
     } catch {
       // The call is made again with the same key, and has no second effect.
-      return .retry(reason: "can't append: \(error)", after: nil)
+      return .retry(reason: "can't append: \(error)", after: nil, isOutage: true)
     }
   }
 
-  private func place(finishing offset: UInt64) -> UInt64 { window.place(finishing: offset) }
+  private func place(finishing work: Work) -> UInt64 {
+    switch work {
+    case .read(let offset, _): window.place(finishing: offset)
+    case .delayed: window.place
+    }
+  }
 
   private func noteCommitted(_ place: UInt64) { committedPlace = max(committedPlace, place) }
 

@@ -22,6 +22,8 @@ struct Window<Item: Sendable>: Sendable {
   private var order: ArraySlice<UInt64> = []
   /// Offsets that may be worked on now, oldest first from `readyStart`.
   private var ready: ArraySlice<UInt64> = []
+  /// How many of those were never tried.
+  private var untriedCount = 0
   private var waiting = RetryQueue()
 
   init(place: UInt64, limit: Int) {
@@ -36,6 +38,8 @@ struct Window<Item: Sendable>: Sendable {
   /// Offsets held in memory, finished ones that are not swept out yet included.
   var rememberedCount: Int { order.count + ready.count }
   var hasReadyWork: Bool { !ready.isEmpty }
+  /// There is ready work that has not failed yet.
+  var hasUntriedWork: Bool { untriedCount > 0 }
 
   /// The lowest unfinished offset: where the cursor may stand.
   var place: UInt64 { order.first ?? readPlace }
@@ -51,6 +55,7 @@ struct Window<Item: Sendable>: Sendable {
     unfinished[readPlace] = Work(item: item)
     order.append(readPlace)
     ready.append(readPlace)
+    untriedCount += 1
     readPlace += 1
   }
 
@@ -61,25 +66,38 @@ struct Window<Item: Sendable>: Sendable {
   mutating func skip() { readPlace += 1 }
 
   /// Takes the next work to start; nil when there is none now.
-  mutating func next(now: Instant) -> (offset: UInt64, item: Item)? {
+  ///
+  /// - Parameter untriedFirst: rather some that has not failed yet; linear in what has and is ready.
+  mutating func next(now: Instant, untriedFirst: Bool = false) -> (offset: UInt64, item: Item)? {
     while let offset = waiting.popDue(now: now) { ready.append(offset) }
-    guard let offset = ready.popFirst(), let work = unfinished[offset] else { return nil }
+    if untriedFirst, untriedCount > 0, let index = ready.firstIndex(where: { unfinished[$0]?.attempts == 0 }) {
+      return start(ready.remove(at: index))
+    }
+    return ready.popFirst().flatMap { start($0) }
+  }
+
+  private mutating func start(_ offset: UInt64) -> (offset: UInt64, item: Item)? {
+    guard let work = unfinished[offset] else { return nil }
+    if work.attempts == 0 { untriedCount -= 1 }
     return (offset, work.item)
   }
 
-  /// Puts work back, to be started again no sooner than `due`. The number of attempts so far comes back, from 1.
-  mutating func retry(_ offset: UInt64, after delay: (_ attempts: Int) -> Duration, now: Instant) -> Int {
-    guard var work = unfinished[offset] else { return 0 }
+  /// How often the work has failed.
+  func attempts(_ offset: UInt64) -> Int { unfinished[offset]?.attempts ?? 0 }
+
+  /// Puts work back that has failed, to be started again no sooner than `due`.
+  mutating func retry(_ offset: UInt64, due: Instant) {
+    guard var work = unfinished[offset] else { return }
     work.attempts += 1
     unfinished[offset] = work
-    waiting.insert(offset, due: now + delay(work.attempts))
-    return work.attempts
+    waiting.insert(offset, due: due)
   }
 
   /// Puts work back that was not tried at all, in front of the rest.
   mutating func putBack(_ offset: UInt64) {
-    guard unfinished[offset] != nil else { return }
+    guard let work = unfinished[offset] else { return }
     ready = [offset] + ready
+    if work.attempts == 0 { untriedCount += 1 }
   }
 
   mutating func finish(_ offset: UInt64) {

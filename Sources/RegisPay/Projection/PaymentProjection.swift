@@ -149,6 +149,18 @@ public final class PaymentProjection: Sendable {
     try await pool.read { try PaymentTable.count(status: status, $0) }
   }
 
+  /// What of a step had to wait and need not any more, as far as the list has come: the longest due first.
+  public func due(
+    _ step: PaymentStep, by microseconds: UInt64, limit: Int
+  ) async throws -> [(id: PaymentID, delay: Delay)] {
+    try await pool.read { try PaymentTable.due(step, by: microseconds, limit: limit, $0) }
+  }
+
+  /// How many payments' steps wait for a time, as far as the list has come.
+  public func delayCount(_ step: PaymentStep) async throws -> Int {
+    try await pool.read { try PaymentTable.delayCount(step, $0) }
+  }
+
   // MARK: - Following the log
 
   /// Follows the log until its task is cancelled.
@@ -200,7 +212,13 @@ public final class PaymentProjection: Sendable {
     let identity = try Self.identity(of: log.reader)
     let rows = changed.values.sorted { $0.offset < $1.offset }
     try await pool.write { database in
-      for row in rows { try PaymentTable.write(row, database) }
+      // Hardly any payment waits for long: nothing is looked for where nothing is.
+      var hasDelays = try PaymentTable.hasDelays(database)
+      for row in rows {
+        try PaymentTable.write(row, database)
+        hasDelays = hasDelays || !row.delays.isEmpty
+        if hasDelays { try PaymentTable.writeDelays(row, database) }
+      }
       try PaymentTable.setProgress(.init(version: PaymentTable.version, log: identity, place: place), database)
     }
     let wasCatchingUp = progress.isCatchingUp

@@ -14,6 +14,8 @@ public struct PaymentRow: Sendable, Hashable {
   public var updatedMicroseconds: UInt64
   /// Where it ended or was given up, and why; nil while all is well.
   public var trouble: Trouble?
+  /// What waits for a time, the next to be tried first.
+  public var delays: [Delay]
 
   public struct Trouble: Sendable, Hashable {
     public var step: PaymentStep
@@ -33,11 +35,13 @@ public struct PaymentRow: Sendable, Hashable {
     self.createdMicroseconds = createdMicroseconds
     self.updatedMicroseconds = updatedMicroseconds
     trouble = Self.trouble(of: payment)
+    delays = payment.delays.sorted { $0.untilMicroseconds < $1.untilMicroseconds }
   }
 
   init(
     id: PaymentID, money: Money, status: PaymentStatus, reference: String?, refunded: Money, version: UInt64,
-    offset: UInt64, createdMicroseconds: UInt64, updatedMicroseconds: UInt64, trouble: Trouble?
+    offset: UInt64, createdMicroseconds: UInt64, updatedMicroseconds: UInt64, trouble: Trouble?,
+    delays: [Delay]
   ) {
     self.id = id
     self.money = money
@@ -49,6 +53,7 @@ public struct PaymentRow: Sendable, Hashable {
     self.createdMicroseconds = createdMicroseconds
     self.updatedMicroseconds = updatedMicroseconds
     self.trouble = trouble
+    self.delays = delays
   }
 
   private static func trouble(of payment: Payment) -> Trouble? {

@@ -4,7 +4,7 @@ import GRDB
 /// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
 enum PaymentTable {
   /// Of the tables and of what is put into them. A file of another version is made anew from the log.
-  static let version = 1
+  static let version = 2
 
   static func create(_ database: Database) throws {
     try database.execute(
@@ -23,6 +23,12 @@ enum PaymentTable {
         CREATE INDEX payment_currency ON payment (currency, number);
         CREATE INDEX payment_amount ON payment (amount, number);
         CREATE INDEX payment_updated ON payment (updated, number);
+        -- What waits for a time, of the payment with this number; refund 0 for none.
+        CREATE TABLE delay (
+          number INTEGER NOT NULL, step TEXT NOT NULL, refund INTEGER NOT NULL, due INTEGER NOT NULL,
+          attempts INTEGER NOT NULL, failures INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (number, step, refund)
+        ) WITHOUT ROWID;
+        CREATE INDEX delay_due ON delay (step, due);
         -- Most payments are completed: those are found by any of the others.
         CREATE INDEX payment_status ON payment (status, number) WHERE status <> \(code(of: .completed));
         """)
@@ -67,6 +73,64 @@ enum PaymentTable {
     ])
   }
 
+  /// Takes the place of what was known of the payment's delays.
+  static func writeDelays(_ row: PaymentRow, _ database: Database) throws {
+    let number = Int64(clamping: row.offset)
+    try database.cachedStatement(sql: "DELETE FROM delay WHERE number = ?").execute(arguments: [number])
+    for delay in row.delays {
+      try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
+        number, delay.work.step.rawValue, delay.work.refund ?? 0, Int64(clamping: delay.untilMicroseconds),
+        delay.attempts, delay.ownFailures, delay.reason,
+      ])
+    }
+  }
+
+  static func hasDelays(_ database: Database) throws -> Bool {
+    try Bool.fetchOne(try database.cachedStatement(sql: "SELECT EXISTS (SELECT 1 FROM delay)")) ?? false
+  }
+
+  /// What of a step is due by then, the longest due first.
+  static func due(
+    _ step: PaymentStep, by microseconds: UInt64, limit: Int, _ database: Database
+  ) throws -> [(id: PaymentID, delay: Delay)] {
+    let rows = try Row.fetchAll(
+      try database.cachedStatement(
+        sql: """
+          SELECT payment.id, delay.* FROM delay JOIN payment USING (number)
+          WHERE delay.step = ? AND delay.due <= ? ORDER BY delay.due LIMIT ?
+          """), arguments: [step.rawValue, Int64(clamping: microseconds), limit])
+    return try rows.map { row in
+      guard let id = PaymentID(data: Array(row[0] as Data)) else { throw impossibleRow }
+      return (id, try delay(row))
+    }
+  }
+
+  /// How many payments' steps wait for a time.
+  static func delayCount(_ step: PaymentStep, _ database: Database) throws -> Int {
+    try Int.fetchOne(
+      try database.cachedStatement(sql: "SELECT count(*) FROM delay WHERE step = ?"), arguments: [step.rawValue]) ?? 0
+  }
+
+  private static func delays(of number: Int64, _ database: Database) throws -> [Delay] {
+    try Row.fetchAll(
+      try database.cachedStatement(sql: "SELECT * FROM delay WHERE number = ? ORDER BY due"), arguments: [number]
+    ).map(delay)
+  }
+
+  private static func delay(_ row: Row) throws -> Delay {
+    let refund: Int = row["refund"]
+    guard let step = PaymentStep(rawValue: row["step"]),
+      let work = PaymentWork(step, refund: refund == 0 ? nil : refund)
+    else { throw impossibleRow }
+    return Delay(
+      work, untilMicroseconds: UInt64(clamping: row["due"] as Int64), attempts: row["attempts"],
+      ownFailures: row["failures"], reason: row["reason"])
+  }
+
+  private static var impossibleRow: DatabaseError {
+    DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of payments can't be")
+  }
+
   /// Linear in the page, where an index fits the query; else in the payments that have to be passed over.
   static func rows(_ query: PaymentQuery, _ database: Database) throws -> [PaymentRow] {
     var isRare = false
@@ -77,7 +141,12 @@ enum PaymentTable {
         try Int.fetchOne(try database.cachedStatement(sql: sql), arguments: arguments).map { $0 <= rareLimit } ?? false
     }
     let (sql, arguments) = select(query, isSearchRare: isRare)
-    return try Row.fetchAll(try database.cachedStatement(sql: sql), arguments: arguments).map(paymentRow)
+    let hasDelays = try hasDelays(database)
+    return try Row.fetchAll(try database.cachedStatement(sql: sql), arguments: arguments).map { row in
+      var payment = try paymentRow(row)
+      if hasDelays { payment.delays = try delays(of: row[0], database) }
+      return payment
+    }
   }
 
   /// Linear in the payments with this status.
@@ -148,7 +217,7 @@ enum PaymentTable {
   private static func paymentRow(_ row: Row) throws -> PaymentRow {
     guard let id = PaymentID(data: Array(row[1] as Data)), let currency = Currency.named(row[5]),
       let status = status(of: row[3])
-    else { throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of payments can't be") }
+    else { throw impossibleRow }
     var trouble: PaymentRow.Trouble?
     if let step = (row[10] as String?).flatMap(PaymentStep.init(rawValue:)), let reason = row[11] as String? {
       trouble = .init(step: step, reason: reason)
@@ -157,7 +226,7 @@ enum PaymentTable {
       id: id, money: Money(minorUnits: row[4], currency: currency), status: status, reference: row[7],
       refunded: Money(minorUnits: row[6], currency: currency), version: UInt64(clamping: row[2] as Int64),
       offset: UInt64(clamping: row[0] as Int64), createdMicroseconds: UInt64(clamping: row[8] as Int64),
-      updatedMicroseconds: UInt64(clamping: row[9] as Int64), trouble: trouble)
+      updatedMicroseconds: UInt64(clamping: row[9] as Int64), trouble: trouble, delays: [])
   }
 
   // The numbers stand in files: a status keeps its own, and ``version`` counts up when that changes.

@@ -7,6 +7,7 @@ import ServiceLifecycle
 struct Processing: Service {
   let options: ServerOptions
   let log: PaymentLog
+  let projection: PaymentProjection
   let board: WaitingBoard
   let consumerBoard: ConsumerBoard
   let health: Health
@@ -55,7 +56,7 @@ struct Processing: Service {
 
   private func consumer(_ step: PaymentStep, _ provider: any StepProvider, _ breaker: Breaker) -> StepConsumer {
     StepConsumer(
-      step, log: log, provider: provider, breaker: breaker, board: board, health: health, options: options.consumer,
+      step, log: log, delays: projection, provider: provider, breaker: breaker, board: board, health: health, options: options.consumer,
       logger: logger)
   }
 }

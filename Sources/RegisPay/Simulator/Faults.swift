@@ -7,6 +7,10 @@ struct Faults: Sendable, Hashable {
   var failBefore = 0.0
   var failAfter = 0.0
   var failStatuses = [500]
+  /// Amounts from here on are answered with one of ``failStatuses``, whatever the currency; nil for none.
+  var failFrom: DecimalText?
+  /// Seconds that go with those answers as `Retry-After`; nil for none.
+  var retryAfter: Int?
   /// Shares of the requests whose connection is closed without an answer, before or after they were carried out.
   var dropBefore = 0.0
   var dropAfter = 0.0
@@ -65,10 +69,19 @@ struct Faults: Sendable, Hashable {
     return nil
   }
 
+  /// The status that requests for this amount always get; nil for those that may be carried out.
+  func failure(of money: Money, randomness: Double) -> Int? {
+    Self.isAtLeast(money, failFrom) ? status(randomness) : nil
+  }
+
+  private static func isAtLeast(_ money: Money, _ limit: DecimalText?) -> Bool {
+    guard let limit else { return false }
+    return DecimalText(money.decimal)?.isAtLeast(limit) ?? false
+  }
+
   /// Whether the PSP says no to a payment that it has not said yes to before.
   func declines(_ money: Money, randomness: Double) -> Bool {
-    if let declineFrom, DecimalText(money.decimal)?.isAtLeast(declineFrom) ?? false { return true }
-    return randomness < decline
+    Self.isAtLeast(money, declineFrom) || randomness < decline
   }
 
   private func status(_ randomness: Double) -> Int {
@@ -94,12 +107,9 @@ extension Faults {
       case "dropBefore": dropBefore = try Self.share(member)
       case "dropAfter": dropAfter = try Self.share(member)
       case "decline": decline = try Self.share(member)
-      case "declineFrom":
-        if case .null = member.value { continue }
-        guard case .number(let text) = member.value, let number = DecimalText(text) else {
-          throw FaultsError(description: "declineFrom must be an amount, such as 100.00")
-        }
-        declineFrom = number
+      case "declineFrom": declineFrom = try Self.amount(member)
+      case "failFrom": failFrom = try Self.amount(member)
+      case "retryAfter": retryAfter = try Self.retryAfter(member.value)
       default: throw FaultsError(description: "there is no fault named \(member.key.debugDescription)")
       }
     }
@@ -116,9 +126,27 @@ extension Faults {
       ],
       "failBefore": .number("\(failBefore)"), "failAfter": .number("\(failAfter)"),
       "failStatuses": .array(failStatuses.map { .integer($0) }),
+      "failFrom": failFrom.map { .number($0.description) } ?? .null,
+      "retryAfter": retryAfter.map { .integer($0) } ?? .null,
       "dropBefore": .number("\(dropBefore)"), "dropAfter": .number("\(dropAfter)"), "decline": .number("\(decline)"),
       "declineFrom": declineFrom.map { .number($0.description) } ?? .null,
     ]
+  }
+
+  private static func amount(_ member: JSONValue.Member) throws(FaultsError) -> DecimalText? {
+    if case .null = member.value { return nil }
+    guard case .number(let text) = member.value, let number = DecimalText(text) else {
+      throw FaultsError(description: "\(member.key) must be an amount, such as 100.00")
+    }
+    return number
+  }
+
+  private static func retryAfter(_ json: JSONValue) throws(FaultsError) -> Int? {
+    if case .null = json { return nil }
+    guard case .number(let text) = json, let seconds = Int(text), (0...86_400).contains(seconds) else {
+      throw FaultsError(description: "retryAfter must be whole seconds, 0 to 86400")
+    }
+    return seconds
   }
 
   private static func share(_ member: JSONValue.Member) throws(FaultsError) -> Double {

@@ -10,6 +10,8 @@ public final class Simulator: Sendable {
   public struct Answer: Sendable, Hashable {
     public var status: Int
     public var body: JSONValue
+    /// Seconds.
+    public var retryAfter: Int?
   }
 
   let store: LogStore
@@ -57,6 +59,7 @@ public final class Simulator: Sendable {
       return Answer(status: 400, body: ["error": "amount and currency are required"])
     }
     let faults = faults(of: .psp)
+    if let failure = failure(money, faults) { return failure }
     return try await answerOnce(key: key, request: "create \(money)") { () throws(LogStoreError) in
       if faults.declines(money, randomness: .random(in: 0..<1)) {
         return Effect(answer: Answer(status: 402, body: ["error": "declined"]))
@@ -66,6 +69,14 @@ public final class Simulator: Sendable {
         answer: Answer(status: 202, body: ["paymentId": .string(charge.reference)]),
         events: [charge.event(.created, charge.json)], conditions: [Charge.stream(charge.reference): .noStream])
     }
+  }
+
+  private func failure(_ money: Money, _ faults: Faults) -> Answer? {
+    faults.failure(of: money, randomness: .random(in: 0..<1)).map { Self.failure($0, faults) }
+  }
+
+  static func failure(_ status: Int, _ faults: Faults) -> Answer {
+    Answer(status: status, body: ["error": "a fault was asked for"], retryAfter: faults.retryAfter)
   }
 
   /// `POST /psp/api/payments/{reference}/settle`.
@@ -95,6 +106,7 @@ public final class Simulator: Sendable {
     guard let amount = Charge.money(body) else {
       return Answer(status: 400, body: ["error": "amount and currency are required"])
     }
+    if let failure = failure(amount, faults(of: .psp)) { return failure }
     return try await change(reference, key: key, request: "refund \(reference) \(amount)") { charge in
       guard amount.currency == charge.money.currency, amount.minorUnits <= charge.refundable.minorUnits else {
         return (

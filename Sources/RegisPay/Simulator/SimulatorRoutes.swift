@@ -93,26 +93,22 @@ struct SimulatorRoutes: Sendable {
     let delay = faults.delay.milliseconds(.random(in: 0..<1))
     if delay > 0 { try await Task.sleep(for: .microseconds(Int64(delay * 1_000))) }
     let fault = faults.fault { .random(in: 0..<1) }
-    if let fault, !fault.isAfter { return await carryOut(fault, context) }
+    if let fault, !fault.isAfter { return await carryOut(fault, faults, context) }
     let answer: Simulator.Answer
     do {
       answer = try await act(request.headers[.idempotencyKey], body)
     } catch {
       throw Problem.unavailable("The simulator's log can't write now.")
     }
-    if let fault { return await carryOut(fault, context) }
+    if let fault { return await carryOut(fault, faults, context) }
     return response(answer)
   }
 
-  private func carryOut(_ fault: Faults.Fault, _ context: ExchangeContext) async -> Response {
+  private func carryOut(_ fault: Faults.Fault, _ faults: Faults, _ context: ExchangeContext) async -> Response {
     switch fault {
-    case .fail(let status, _): return failure(status)
+    case .fail(let status, _): return response(Simulator.failure(status, faults))
     case .drop: return await drop(context)
     }
-  }
-
-  private func failure(_ status: Int) -> Response {
-    response(.init(status: status, body: ["error": "a fault was asked for"]))
   }
 
   /// Closes the connection, so that the response goes nowhere.
@@ -123,7 +119,9 @@ struct SimulatorRoutes: Sendable {
   }
 
   private func response(_ answer: Simulator.Answer) -> Response {
-    Response(json: answer.body, status: .init(code: answer.status))
+    var response = Response(json: answer.body, status: .init(code: answer.status))
+    if let seconds = answer.retryAfter { response.headers[.retryAfter] = String(seconds) }
+    return response
   }
 
   /// Written piece by piece, as a ledger may be long.

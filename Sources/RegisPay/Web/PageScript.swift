@@ -106,8 +106,8 @@ extension Page {
       PaymentCancelled: "Cancelled", PaymentCancellationRequested: "Cancelling",
       PaymentRefundRequested: "Refunding" };
     // After these the state depends on what was before: it is asked for.
-    const unclear = new Set(["PaymentCancellationRefused", "PaymentRetried", "PaymentRefunded",
-      "PaymentRefundDeclined", "PaymentRefundFailed"]);
+    const unclear = new Set(["PaymentCancellationRefused", "PaymentRetried", "PaymentDelayed",
+      "PaymentRefunded", "PaymentRefundDeclined", "PaymentRefundFailed"]);
 
     async function askState(id, row) {
       try {

@@ -13,6 +13,7 @@ extension PaymentEvent.TypeName {
     case .cancellationRefused: "payment.cancellation_refused"
     case .cancelled: "payment.cancelled"
     case .failed: "payment.failed"
+    case .delayed: "payment.delayed"
     case .retried: "payment.retried"
     case .refundRequested: "payment.refund_requested"
     case .refunded: "payment.refunded"

@@ -20,6 +20,13 @@ private struct Situation {
   var next: [(PaymentEvent, PaymentStatus)]
 }
 
+private func delay(_ work: PaymentWork, attempts: Int = 6) -> Delay {
+  Delay(work, untilMicroseconds: 1_700_000_000_000_000, attempts: attempts, ownFailures: 3, reason: "busy")
+}
+
+private let works: [PaymentWork] =
+  PaymentStep.allCases.filter { $0 != .refund }.map { PaymentWork($0) } + (0...3).map { PaymentWork(refund: $0) }
+
 private let created: [PaymentEvent] = [.initiated(id, amount), .created(reference: "r")]
 private let settled: [PaymentEvent] = created + [.settled]
 private let completed: [PaymentEvent] = settled + [.completed]
@@ -31,6 +38,14 @@ private let situations: [Situation] = [
       (.created(reference: "r2"), .created), (.declined(step: .create, reason: "no"), .declined),
       (.cancelled, .cancelled),
       (.failed(step: .create, reason: "no"), .failed),
+    ]),
+  Situation(
+    name: "waiting to be created", events: [.initiated(id, amount), .delayed(delay(PaymentWork(.create)))],
+    status: .initiated, due: [PaymentWork(.create)],
+    next: [
+      (.created(reference: "r2"), .created), (.declined(step: .create, reason: "no"), .declined),
+      (.cancelled, .cancelled), (.failed(step: .create, reason: "no"), .failed),
+      (.retried(.create, refund: nil), .initiated),
     ]),
   Situation(
     name: "created", events: created, status: .created, due: [PaymentWork(.settle)],
@@ -93,6 +108,13 @@ private let situations: [Situation] = [
       (.refundFailed(1, reason: "no"), .failed), (.refundRequested(2, rest), .refunding),
     ]),
   Situation(
+    name: "waiting to be refunded", events: completed + [.refundRequested(1, amount), .delayed(delay(PaymentWork(refund: 1)))],
+    status: .refunding, due: [PaymentWork(refund: 1)],
+    next: [
+      (.refunded(1), .refunded), (.refundDeclined(1, reason: "no"), .completed),
+      (.refundFailed(1, reason: "no"), .failed), (.retried(.refund, refund: 1), .refunding),
+    ]),
+  Situation(
     name: "refunded in part", events: completed + [.refundRequested(1, part), .refunded(1)], status: .refunded, due: [],
     next: [(.refundRequested(2, rest), .refunding)]),
   Situation(
@@ -128,6 +150,7 @@ private let events: [PaymentEvent] =
     [.failed(step: step, reason: "no"), .declined(step: step, reason: "no")]
       + (step == .refund ? [] : [.retried(step, refund: nil)])
   }
+  + works.map { .delayed(delay($0, attempts: 7)) }
   + (0...3).flatMap { number -> [PaymentEvent] in
     [
       .refunded(number), .refundDeclined(number, reason: "no"), .refundFailed(number, reason: "no"),
@@ -145,9 +168,17 @@ struct PaymentTests {
       for event in events {
         var payment = try #require(try Payment(situation.events))
         #expect(payment.status == situation.status, "\(situation.name)")
-        if let (_, status) = situation.next.first(where: { $0.0 == event }) {
+        if case .delayed(let delay) = event, situation.due.contains(delay.work) {
+          try payment.apply(event)
+          #expect(payment.status == situation.status && payment.isDue(delay.work), "\(event) when \(situation.name)")
+          #expect(payment.delays.filter { $0.work == delay.work } == [delay], "the last one holds")
+        } else if let (_, status) = situation.next.first(where: { $0.0 == event }) {
           try payment.apply(event)
           #expect(payment.status == status, "\(event) when \(situation.name)")
+          #expect(payment.delays.allSatisfy { payment.isDue($0.work) }, "only what is due can wait for a time")
+          if case .retried(let step, let refund) = event {
+            #expect(PaymentWork(step, refund: refund).map { payment.delay(of: $0) == nil } ?? false)
+          }
         } else {
           let before = payment
           #expect(throws: IllegalTransition(payment: before, event: event), "\(event) when \(situation.name)") {
@@ -167,8 +198,6 @@ struct PaymentTests {
 
   @Test("what is due in every situation is just what can be recorded, declined and given up")
   func due() throws {
-    let works =
-      PaymentStep.allCases.filter { $0 != .refund }.map { PaymentWork($0) } + (0...3).map { PaymentWork(refund: $0) }
     for situation in situations {
       let payment = try #require(try Payment(situation.events))
       for work in works {
@@ -186,12 +215,16 @@ struct PaymentTests {
         let isLate = work.step == .settle && situation.status == .cancelling
         for (command, isPossible) in [
           (success, isDue || isLate), (.decline(work, reason: "no"), isDue),
-          (.giveUp(work, reason: "no"), isDue),
+          (.giveUp(work, reason: "no"), isDue), (.delay(delay(work)), isDue),
         ] {
           if isPossible {
             var after = payment
             for event in try payment.decide(command) { try after.apply(event) }
-            #expect(!after.isDue(work), "\(command) when \(situation.name)")
+            if case .delay(let delay) = command {
+              #expect(after.isDue(work) && after.delay(of: work) == delay, "\(command) when \(situation.name)")
+            } else {
+              #expect(!after.isDue(work) && after.delay(of: work) == nil, "\(command) when \(situation.name)")
+            }
           } else {
             #expect(throws: PaymentRefusal.notDue(situation.status), "\(command) when \(situation.name)") {
               try payment.decide(command)
@@ -326,8 +359,9 @@ struct PaymentTests {
     let commands: [PaymentCommand] = [
       .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .recordCancelled,
       .recordCancellationRefused(reason: "no"), .recordRefunded(number), .decline(work, reason: "no"),
-      .giveUp(work, reason: "no"), .cancel, .refund(Money(minorUnits: units, currency: currency)), .refund(nil), .retry,
-      .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .retry,
+      .giveUp(work, reason: "no"),
+      .delay(delay(work, attempts: Int.random(in: 0...Int.max, using: &generator))), .cancel,
+      .refund(Money(minorUnits: units, currency: currency)), .refund(nil), .retry, .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .retry,
     ]
     return commands.randomElement(using: &generator) ?? .cancel
   }
@@ -405,6 +439,7 @@ struct PaymentIDTests {
 extension PaymentEvent {
   fileprivate var refundNumber: Int? {
     switch self {
+    case .delayed(let delay): delay.work.refund
     case .refunded(let number), .refundDeclined(let number, _), .refundFailed(let number, _),
       .refundRequested(let number, _):
       number

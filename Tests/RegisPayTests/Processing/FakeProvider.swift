@@ -40,3 +40,10 @@ extension CallOutcome {
   static let outage = CallOutcome.retry(reason: "down", after: nil, isOutage: true)
   static let busy = CallOutcome.retry(reason: "busy", after: nil, isOutage: false)
 }
+
+/// Where nothing waits.
+struct NothingDelayed: DelayedWork {
+  func due(
+    _ step: PaymentStep, by microseconds: UInt64, limit: Int
+  ) async throws -> [(id: PaymentID, delay: Delay)] { [] }
+}

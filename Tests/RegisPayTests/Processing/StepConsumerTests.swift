@@ -19,6 +19,7 @@ struct StepConsumerTests {
 
   private struct Parts {
     var log: PaymentLog
+    var delays: any DelayedWork = NothingDelayed()
     var board = WaitingBoard()
     var health = Health(stores: [])
     var breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(50)))
@@ -44,7 +45,7 @@ struct StepConsumerTests {
       _ provider: FakeProvider, _ options: StepConsumer.Options = quick, _ work: (StepConsumer) async throws -> Void
     ) async throws {
       let consumer = StepConsumer(
-        .create, log: log, provider: provider, breaker: breaker, board: board, health: health, options: options,
+        .create, log: log, delays: delays, provider: provider, breaker: breaker, board: board, health: health, options: options,
         logger: silent)
       let run = Task { try await consumer.run() }
       let result: Result<Void, any Error>
@@ -379,6 +380,112 @@ struct StepConsumerTests {
         isDown.withLock { $0 = false }
         try await parts.wait(for: ids, .created)
       }
+    }
+  }
+
+  @Test("a payment that fails alone opens the breaker to itself; one that comes then goes through at once")
+  func poisonedAlone() async throws {
+    try await withStore { store in
+      var parts = Parts(log: PaymentLog(store))
+      parts.breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .seconds(3_600)))
+      let poisoned = try await parts.initiate(1)[0]
+      let provider = FakeProvider { payment, _ in payment.id == poisoned ? .outage : .created }
+      try await parts.consuming(provider) { [parts] _ in
+        for _ in 0..<3 {
+          try await eventually("the breaker opens") { if case .open = parts.breaker.state { true } else { false } }
+          let others = try await parts.initiate(3)
+          try await parts.wait(for: others, .created)
+        }
+      }
+      #expect(try parts.states([poisoned]) == [.initiated])
+    }
+  }
+
+  /// With the list of payments that a server has, which tells what is due.
+  private func withDelays(
+    _ work: (_ parts: Parts, _ options: StepConsumer.Options) async throws -> Void
+  ) async throws {
+    try await withTemporaryFolder { folder in
+      try await withStore { store in
+        var parts = Parts(log: PaymentLog(store))
+        let projection = try PaymentProjection.open(folder, log: parts.log, health: parts.health, logger: silent)
+        let run = Task { await projection.run() }
+        parts.delays = projection
+        var options = Self.quick
+        options.durableDelay = .milliseconds(500)
+        let result: Result<Void, any Error>
+        do { result = .success(try await work(parts, options)) } catch { result = .failure(error) }
+        run.cancel()
+        await run.value
+        projection.close()
+        try result.get()
+      }
+    }
+  }
+
+  private static func busy(_ seconds: Int) -> CallOutcome {
+    .retry(reason: "busy", after: .seconds(seconds), isOutage: false)
+  }
+
+  @Test("a long wait is kept on the log: the cursor goes on, and a restart neither forgets nor shortens it")
+  func delayOverRestart() async throws {
+    try await withDelays { parts, options in
+      let waiting = try await parts.initiate(1)[0]
+      let others = try await parts.initiate(20)
+      let provider = FakeProvider { payment, _ in payment.id == waiting ? Self.busy(3) : .created }
+      let start = Clock.microseconds()
+      try await parts.consuming(provider, options) { consumer in
+        try await parts.wait(for: others, .created)
+        try await eventually("the cursor is at the end") {
+          try parts.log.reader.cursor(Self.cursor) == parts.log.reader.endOffset
+        }
+        #expect(await consumer.progress.unfinished == 0)
+      }
+      let delay = try #require(try parts.log.load(waiting)?.payment.delays.first)
+      #expect(delay.attempts == 1 && delay.reason == "busy" && delay.untilMicroseconds >= start + 3_000_000)
+      let again = FakeProvider { _, _ in .created }
+      try await parts.consuming(again, options) { _ in
+        try await parts.wait(for: [waiting], .created)
+      }
+      #expect(again.calls == [waiting: 1])
+      let events = try parts.log.reader.stream(waiting.stream)
+      #expect(events.map(\.type) == ["PaymentInitiated", "PaymentDelayed", "PaymentCreated"])
+      #expect(try #require(events.last).timestampMicroseconds >= delay.untilMicroseconds)
+      #expect(try parts.log.load(waiting)?.payment.delays == [])
+    }
+  }
+
+  @Test("waits follow each other, each counted, until it is given up")
+  func delaysUntilGivenUp() async throws {
+    try await withDelays { parts, options in
+      let waiting = try await parts.initiate(1)[0]
+      let provider = FakeProvider { payment, _ in payment.id == waiting ? Self.busy(1) : .created }
+      var options = options
+      options.ownFailureLimit = 2
+      try await parts.consuming(provider, options) { _ in
+        while try parts.states([waiting]) != [.failed] {
+          let others = try await parts.initiate(1)
+          try await parts.wait(for: others, .created)
+        }
+      }
+      let events = try #require(try parts.log.load(waiting)).events
+      #expect(events.map(\.type).dropLast().dropFirst().allSatisfy { $0 == "PaymentDelayed" } && events.count >= 4)
+      #expect(try parts.log.load(waiting)?.payment.parked.first?.reason.contains("busy") == true)
+    }
+  }
+
+  @Test("a person can end a wait")
+  func delayEnded() async throws {
+    try await withDelays { parts, options in
+      let waiting = try await parts.initiate(1)[0]
+      let provider = FakeProvider { _, attempt in attempt == 1 ? Self.busy(3_600) : .created }
+      try await parts.consuming(provider, options) { _ in
+        try await eventually("it waits") { try parts.log.load(waiting)?.payment.delays.isEmpty == false }
+        let retried = try await parts.log.request(.retry, of: waiting)
+        #expect(retried == .appended([.retried(.create, refund: nil)], version: 3))
+        try await parts.wait(for: [waiting], .created)
+      }
+      #expect(provider.callCount == 2)
     }
   }
 }

@@ -82,16 +82,18 @@ struct WindowTests {
   func retries() {
     var window = window(3)
     while window.next(now: start) != nil {}
-    #expect(window.retry(10, after: { _ in .seconds(3) }, now: start) == 1)
-    #expect(window.retry(11, after: { _ in .seconds(1) }, now: start) == 1)
-    #expect(window.retry(12, after: { _ in .seconds(2) }, now: start) == 1)
+    window.retry(10, due: start + .seconds(3))
+    window.retry(11, due: start + .seconds(1))
+    window.retry(12, due: start + .seconds(2))
+    #expect(window.attempts(11) == 1)
     #expect(window.waitingCount == 3)
     #expect(window.nextDue == start + .seconds(1))
     #expect(window.next(now: start) == nil)
     #expect(window.next(now: start + .seconds(2))?.offset == 11)
     #expect(window.next(now: start + .seconds(2))?.offset == 12)
     #expect(window.next(now: start + .seconds(2)) == nil)
-    #expect(window.retry(11, after: { .seconds($0) }, now: start) == 2, "attempts add up")
+    window.retry(11, due: start + .seconds(2))
+    #expect(window.attempts(11) == 2, "attempts add up")
     #expect(window.place == 10)
   }
 
@@ -101,7 +103,30 @@ struct WindowTests {
     #expect(window.next(now: start)?.offset == 10)
     window.putBack(10)
     #expect(window.next(now: start)?.offset == 10)
-    #expect(window.retry(10, after: { _ in .zero }, now: start) == 1)
+    #expect(window.attempts(10) == 0)
+  }
+
+  @Test("what has not failed yet can be had before what has, and it is known whether there is any")
+  func untriedFirst() {
+    var window = window(4)
+    while window.next(now: start) != nil {}
+    for offset in [10, 11] as [UInt64] { window.retry(offset, due: start) }
+    #expect(!window.hasUntriedWork)
+    // The oldest comes first again, behind those two that are due: 12, 13, 10, 11.
+    for offset in [13, 12] as [UInt64] { window.putBack(offset) }
+    #expect(window.next(now: start)?.offset == 12)
+    window.retry(12, due: start)
+    #expect(window.hasUntriedWork)
+    window.admit("work 4")
+    #expect(window.next(now: start, untriedFirst: true)?.offset == 13)
+    #expect(window.next(now: start, untriedFirst: true)?.offset == 14)
+    #expect(!window.hasUntriedWork)
+    window.putBack(14)
+    #expect(window.hasUntriedWork)
+    #expect(window.next(now: start)?.offset == 14)
+    #expect(!window.hasUntriedWork)
+    #expect(window.next(now: start, untriedFirst: true)?.offset == 10, "else what there is")
+    #expect(window.next(now: start)?.offset == 11)
   }
 
   @Test("it is full at its limit and has room again when something finishes")
@@ -154,26 +179,31 @@ struct BackoffTests {
 struct BreakerTests {
   private let breaker = Breaker(name: "test", options: .init(failureLimit: 5, openDuration: .seconds(30)))
 
-  private func pass(_ now: ContinuousClock.Instant) throws -> Breaker.Pass {
-    guard case .pass(let pass) = breaker.admit(now: now) else { throw Refused() }
+  private func pass(_ now: ContinuousClock.Instant, hasUntried: Bool = false) throws -> Breaker.Pass {
+    guard case .pass(let pass) = breaker.admit(hasUntried: hasUntried, now: now) else { throw Refused() }
     return pass
+  }
+
+  /// A failure of another payment each time.
+  private func fail(_ pass: Breaker.Pass, now: ContinuousClock.Instant) -> Bool {
+    breaker.failed(pass, by: .random(), now: now)
   }
 
   private struct Refused: Error {}
 
   @Test("five failures in a row open it, fewer or with a success between do not")
   func opening() throws {
-    for _ in 0..<4 { #expect(!breaker.failed(try pass(start), now: start)) }
+    for _ in 0..<4 { #expect(!fail(try pass(start), now: start)) }
     breaker.succeeded(try pass(start))
-    for _ in 0..<4 { #expect(!breaker.failed(try pass(start), now: start)) }
+    for _ in 0..<4 { #expect(!fail(try pass(start), now: start)) }
     #expect(breaker.state == .closed)
-    #expect(breaker.failed(try pass(start), now: start))
-    #expect(breaker.admit(now: start + .seconds(29)) == .wait(until: start + .seconds(30)))
+    #expect(fail(try pass(start), now: start))
+    #expect(breaker.admit(hasUntried: false, now: start + .seconds(29)) == .wait(until: start + .seconds(30)))
   }
 
   @Test("after its time one trial passes and the others wait; its success closes it")
   func trialSucceeds() throws {
-    for _ in 0..<5 { _ = breaker.failed(try pass(start), now: start) }
+    for _ in 0..<5 { _ = fail(try pass(start), now: start) }
     let later = start + .seconds(30)
     let trial = try pass(later)
     #expect(throws: Refused.self) { try pass(later) }
@@ -184,15 +214,15 @@ struct BreakerTests {
 
   @Test("a failed trial opens it again at once")
   func trialFails() throws {
-    for _ in 0..<5 { _ = breaker.failed(try pass(start), now: start) }
+    for _ in 0..<5 { _ = fail(try pass(start), now: start) }
     let later = start + .seconds(31)
-    #expect(breaker.failed(try pass(later), now: later))
-    #expect(breaker.admit(now: later) == .wait(until: later + .seconds(30)))
+    #expect(fail(try pass(later), now: later))
+    #expect(breaker.admit(hasUntried: false, now: later) == .wait(until: later + .seconds(30)))
   }
 
   @Test("a trial that was given up leaves its place to another call")
   func trialAbandoned() throws {
-    for _ in 0..<5 { _ = breaker.failed(try pass(start), now: start) }
+    for _ in 0..<5 { _ = fail(try pass(start), now: start) }
     let later = start + .seconds(31)
     breaker.abandoned(try pass(later), now: later)
     _ = try pass(later)
@@ -202,11 +232,36 @@ struct BreakerTests {
   @Test("calls that began before it opened have no say in it any more")
   func stragglers() throws {
     let early = try (0..<10).map { _ in try pass(start) }
-    for pass in early.prefix(5) { _ = breaker.failed(pass, now: start) }
+    for pass in early.prefix(5) { _ = fail(pass, now: start) }
     let later = start + .seconds(10)
-    for pass in early[5..<8] { #expect(!breaker.failed(pass, now: later)) }
+    for pass in early[5..<8] { #expect(!fail(pass, now: later)) }
     breaker.succeeded(early[8])
     breaker.abandoned(early[9], now: later)
     #expect(breaker.state == .open(until: start + .seconds(30)))
+  }
+
+  @Test("failures of one payment open it to all that have failed, and let one that has not been tried through at once")
+  func onePayment() throws {
+    let poisoned = PaymentID.random()
+    for _ in 0..<4 { #expect(!breaker.failed(try pass(start), by: poisoned, now: start)) }
+    #expect(breaker.failed(try pass(start), by: poisoned, now: start))
+    #expect(throws: Refused.self) { try pass(start) }
+    let trial = try pass(start, hasUntried: true)
+    #expect(trial.isTrial)
+    #expect(throws: Refused.self, "one at a time") { try pass(start, hasUntried: true) }
+    breaker.succeeded(trial)
+    #expect(breaker.state == .closed)
+  }
+
+  @Test("once as many payments have failed as failures open it, it is an outage: those that were not tried wait as well")
+  func manyPayments() throws {
+    let poisoned = PaymentID.random()
+    for _ in 0..<5 { _ = breaker.failed(try pass(start), by: poisoned, now: start) }
+    for _ in 0..<4 { #expect(fail(try pass(start, hasUntried: true), now: start)) }
+    #expect(throws: Refused.self) { try pass(start, hasUntried: true) }
+    let later = start + .seconds(30)
+    breaker.succeeded(try pass(later, hasUntried: true))
+    for _ in 0..<5 { _ = breaker.failed(try pass(later), by: poisoned, now: later) }
+    _ = try pass(later, hasUntried: true)
   }
 }

@@ -13,6 +13,7 @@ struct FaultsTests {
     faults.failStatuses = [500, 503, 429]
     faults.decline = 0.01
     faults.declineFrom = DecimalText("100.50")
+    (faults.failFrom, faults.retryAfter) = (DecimalText("9.99"), 60)
     #expect(try Faults(faults.json) == faults)
     #expect(try Faults(JSONReader.read(faults.json.bytes)) == faults)
   }
@@ -25,6 +26,7 @@ struct FaultsTests {
       (#"{"failBefore":0.6,"dropAfter":0.6}"#, "together"), (#"{"failStatuses":[]}"#, "failStatuses"),
       (#"{"failStatuses":[200]}"#, "failStatuses"), (#"{"delay":5}"#, "delay"), (#"{"delay":{"mean":5}}"#, "mean"),
       (#"{"delay":{"fixed":-1}}"#, "fixed"), (#"{"declineFrom":"1"}"#, "declineFrom"),
+      (#"{"failFrom":true}"#, "failFrom"), (#"{"retryAfter":-1}"#, "retryAfter"), (#"{"retryAfter":1.5}"#, "retryAfter"),
     ])
   func nonsense(_ text: String, _ name: String) throws {
     let json = try JSONReader.read(Array(text.utf8))
@@ -49,10 +51,13 @@ struct FaultsTests {
     #expect(counts[nil] == 5_000)
     faults.decline = 0.5
     faults.declineFrom = DecimalText("10.01")
+    faults.failFrom = DecimalText("10.01")
     let ten = Money(minorUnits: 1_000, currency: Currency.supported[0])
     #expect(faults.declines(ten, randomness: 0.49))
     #expect(!faults.declines(ten, randomness: 0.5))
-    #expect(faults.declines(Money(minorUnits: 1_001, currency: ten.currency), randomness: 0.9))
+    let more = Money(minorUnits: 1_001, currency: ten.currency)
+    #expect(faults.declines(more, randomness: 0.9))
+    #expect(faults.failure(of: more, randomness: 0.9) == 500 && faults.failure(of: ten, randomness: 0.9) == nil)
   }
 
   @Test(

@@ -1,0 +1,60 @@
+/// Where payments are kept that wait for a time, so that no consumer has to keep its place in the log for them.
+public protocol DelayedWork: Sendable {
+  /// What of a step is due by then, the longest due first. May tell what was true a while ago.
+  func due(
+    _ step: PaymentStep, by microseconds: UInt64, limit: Int
+  ) async throws -> [(id: PaymentID, delay: Delay)]
+}
+
+extension PaymentProjection: DelayedWork {}
+
+/// Work whose time has come: what waits for a call, and what is under way. A pure value.
+struct DelayedQueue: Sendable {
+  struct Item: Sendable, Hashable {
+    var id: PaymentID
+    var delay: Delay
+  }
+
+  private struct Key: Hashable {
+    var id: PaymentID
+    var work: PaymentWork
+
+    init(_ item: Item) { (id, work) = (item.id, item.delay.work) }
+  }
+
+  /// The most that is known at once.
+  let limit: Int
+  private var known: Set<Key> = []
+  private var ready: ArraySlice<Item> = []
+  private(set) var underWayCount = 0
+
+  init(limit: Int) { self.limit = limit }
+
+  var hasReadyWork: Bool { !ready.isEmpty }
+  /// How much more is wanted.
+  var room: Int { limit - known.count }
+
+  /// Passed over if it is known already, or if there is no room.
+  mutating func admit(_ item: Item) {
+    guard room > 0, known.insert(Key(item)).inserted else { return }
+    ready.append(item)
+  }
+
+  mutating func next() -> Item? {
+    guard let item = ready.popFirst() else { return nil }
+    underWayCount += 1
+    return item
+  }
+
+  /// Puts back what was not tried.
+  mutating func putBack(_ item: Item) {
+    underWayCount -= 1
+    ready = [item] + ready
+  }
+
+  /// Forgets it: it is done, or is told again when it is due.
+  mutating func finish(_ item: Item) {
+    underWayCount -= 1
+    known.remove(Key(item))
+  }
+}

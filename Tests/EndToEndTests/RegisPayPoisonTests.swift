@@ -1,0 +1,100 @@
+import Foundation
+import Testing
+
+/// One payment of many goes wrong, for good or for a while.
+@Suite("RegisPay, with a payment that fails")
+struct RegisPayPoisonTests {
+  private func setFaults(_ server: RunningServer, _ faults: String) async throws {
+    let answer = try await server.put("/psp/api/faults", faults)
+    #expect(answer.status == 200)
+  }
+
+  private func payment(_ server: RunningServer, _ id: String) async throws -> [String: Any] {
+    try await server.get("/api/v1/payments/\(id)").object()
+  }
+
+  private func parked(_ folder: String, _ arguments: String...) async throws -> [String] {
+    let process = try RegisPayProcess(["parked"] + arguments, folder: folder)
+    var lines: [String] = []
+    while let line = try await process.nextLine() { lines.append(line) }
+    #expect(try await process.waitForExit() == .init(code: 0, isSignal: false), "\(process.errorText)")
+    return lines
+  }
+
+  @Test("one that can never succeed delays no other, is seen with its reason, and finishes once it is released")
+  func neverSucceeds() async throws {
+    try await withTemporaryFolder { folder in
+      // The breaker's time is that of a server nobody told otherwise, and longer than what others may take.
+      let server = try await RunningServer.start(directory: folder, arguments: ["--retry-delay-limit", "0.05"])
+      try await setFaults(server, #"{"failFrom":500,"failStatuses":[500]}"#)
+      let poisoned = try await server.createPayment("500.00")
+      // While it is alone its failures look like an outage.
+      try await eventually("its failures open the breaker", within: .seconds(20)) {
+        let consumers = try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]] ?? []
+        return consumers.contains { ($0["breaker"] as? [String: Any])?["state"] as? String == "open" }
+      }
+      let waiting = try await payment(server, poisoned)["waiting"] as? [String: Any]
+      #expect(waiting?["reason"] as? String == "the PSP answered 500")
+      #expect(waiting?["step"] as? String == "create")
+      var others: [String] = []
+      while try await server.status(of: poisoned) != "Failed" {
+        let other = try await server.createPayment("1.00")
+        try await server.wait(for: other, status: "Completed", within: .seconds(15))
+        others.append(other)
+        try #require(others.count < 2_000, "given up at last")
+        // Its turn comes between the others, which it is counted by.
+        try await Task.sleep(for: .milliseconds(20))
+      }
+      #expect(others.count >= 30)
+      let failure = try await payment(server, poisoned)["failure"] as? [String: Any]
+      #expect((failure?["reason"] as? String)?.contains("the PSP answered 500") == true)
+      let listed = try await server.get("/api/v1/payments?status=Failed").object()["payments"] as? [[String: Any]]
+      #expect(listed?.compactMap { $0["paymentId"] as? String } == [poisoned])
+      let lines = try await parked(folder, "list", "--url", server.url)
+      #expect(lines.count == 1 && lines.first?.hasPrefix(poisoned) == true && lines.first?.contains("500") == true)
+      try await setFaults(server, "{}")
+      _ = try await parked(folder, "release", "--url", server.url, poisoned)
+      try await server.wait(for: poisoned, status: "Completed", within: .seconds(15))
+      #expect(try await parked(folder, "list", "--url", server.url).isEmpty)
+      let ledger = try await server.get("/psp/api/ledger").object()
+      #expect(ledger["count"] as? Int == others.count + 1)
+    }
+  }
+
+  @Test("told to come again later, a payment waits as long through a kill -9, its reason and time are seen")
+  func waitsThroughAKill() async throws {
+    try await withTemporaryFolder { folder in
+      var server = try await RunningServer.start(directory: folder)
+      try await setFaults(server, #"{"failFrom":500,"failStatuses":[429],"retryAfter":14}"#)
+      let id = try await server.createPayment("500.00")
+      try await eventually("it waits", within: .seconds(10)) {
+        (try await payment(server, id)["waiting"] as? [String: Any])?["until"] != nil
+      }
+      let waiting = try #require(try await payment(server, id)["waiting"] as? [String: Any])
+      // Others go through, so that the cursor passes it.
+      for _ in 0..<3 {
+        try await server.wait(for: try await server.createPayment("1.00"), status: "Completed", within: .seconds(10))
+      }
+      try await server.killHard()
+      // Without the faults: whenever it is tried, it goes through.
+      server = try await RunningServer.start(directory: folder)
+      let again = try await payment(server, id)
+      #expect(again["status"] as? String == "Initiated")
+      #expect((again["waiting"] as? [String: Any])?["until"] as? String == waiting["until"] as? String)
+      try await eventually("it is counted", within: .seconds(5)) {
+        let consumers = try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]] ?? []
+        return consumers.first { $0["name"] as? String == "payment-create" }?["delayed"] as? Int == 1
+      }
+      try await server.wait(for: id, status: "Completed", within: .seconds(40))
+      let events = try #require(
+        try await server.get("/api/v1/payments/\(id)/events").object()["events"] as? [[String: Any]])
+      #expect(
+        events.compactMap { $0["type"] as? String }
+          == ["PaymentInitiated", "PaymentDelayed", "PaymentCreated", "PaymentSettled", "PaymentCompleted"])
+      // Both as RFC 3339 in UTC and of one length: their order is that of time.
+      let until = try #require(waiting["until"] as? String)
+      let created = try #require(events.first { $0["type"] as? String == "PaymentCreated" }?["timestamp"] as? String)
+      #expect(created >= until)
+    }
+  }
+}
