@@ -29,7 +29,8 @@ enum PaymentJSON {
 
   private static func waiting(_ work: PaymentWork, _ attempts: Int, _ reason: String, until: UInt64?) -> JSONValue {
     var members: [JSONValue.Member] = [
-      .init("step", .string(work.step.rawValue)), .init("attempts", .integer(attempts)), .init("reason", .string(reason)),
+      .init("step", .string(work.step.rawValue)), .init("attempts", .integer(attempts)),
+      .init("reason", .string(reason)),
     ]
     if let until { members.append(.init("until", .string(timestamp(microseconds: until)))) }
     return .object(members)

@@ -64,7 +64,8 @@ public struct Payment: Sendable, Hashable {
       delays.append(delay)
       return
     }
-    if case .retried(let step, let refund) = event, let work = PaymentWork(step, refund: refund), delay(of: work) != nil {
+    if case .retried(let step, let refund) = event, let work = PaymentWork(step, refund: refund), delay(of: work) != nil
+    {
       delays.removeAll { $0.work == work }
       return
     }

@@ -304,7 +304,9 @@ public actor StepConsumer {
     group.addTask { [mailbox, delays, step, health, logger, name = cursorName + "-delays"] in
       var items: [DelayedQueue.Item] = []
       do {
-        items = try await delays.due(step, by: Clock.microseconds(), limit: limit).map { .init(id: $0.id, delay: $0.delay) }
+        items = try await delays.due(step, by: Clock.microseconds(), limit: limit).map {
+          .init(id: $0.id, delay: $0.delay)
+        }
         health.report(name, fault: nil)
       } catch {
         if !Task.isCancelled {
@@ -425,7 +427,7 @@ public actor StepConsumer {
       known = loaded
     } catch {
       breaker.abandoned(pass, now: clock.now)
-      if case .store(let cause) = error { 
+      if case .store(let cause) = error {
         return .retry(reason: "can't read the payment: \(cause)", after: nil, isOutage: true)
       }
       health.countSkippedEvent()

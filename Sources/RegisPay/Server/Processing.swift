@@ -56,7 +56,8 @@ struct Processing: Service {
 
   private func consumer(_ step: PaymentStep, _ provider: any StepProvider, _ breaker: Breaker) -> StepConsumer {
     StepConsumer(
-      step, log: log, delays: projection, provider: provider, breaker: breaker, board: board, health: health, options: options.consumer,
+      step, log: log, delays: projection, provider: provider, breaker: breaker, board: board, health: health,
+      options: options.consumer,
       logger: logger)
   }
 }

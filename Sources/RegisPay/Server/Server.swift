@@ -181,7 +181,8 @@ public struct Server: Sendable {
       PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
       application,
       Processing(
-        options: options, log: log, projection: projection, board: board, consumerBoard: consumers, health: health, address: address.stream,
+        options: options, log: log, projection: projection, board: board, consumerBoard: consumers, health: health,
+        address: address.stream,
         own: own, logger: logger),
       webhooks,
     ]

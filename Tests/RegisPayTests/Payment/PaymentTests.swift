@@ -108,7 +108,8 @@ private let situations: [Situation] = [
       (.refundFailed(1, reason: "no"), .failed), (.refundRequested(2, rest), .refunding),
     ]),
   Situation(
-    name: "waiting to be refunded", events: completed + [.refundRequested(1, amount), .delayed(delay(PaymentWork(refund: 1)))],
+    name: "waiting to be refunded",
+    events: completed + [.refundRequested(1, amount), .delayed(delay(PaymentWork(refund: 1)))],
     status: .refunding, due: [PaymentWork(refund: 1)],
     next: [
       (.refunded(1), .refunded), (.refundDeclined(1, reason: "no"), .completed),
@@ -361,7 +362,8 @@ struct PaymentTests {
       .recordCancellationRefused(reason: "no"), .recordRefunded(number), .decline(work, reason: "no"),
       .giveUp(work, reason: "no"),
       .delay(delay(work, attempts: Int.random(in: 0...Int.max, using: &generator))), .cancel,
-      .refund(Money(minorUnits: units, currency: currency)), .refund(nil), .retry, .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .retry,
+      .refund(Money(minorUnits: units, currency: currency)), .refund(nil), .retry, .recordCreated(reference: "r"),
+      .recordSettled, .recordCompleted, .retry,
     ]
     return commands.randomElement(using: &generator) ?? .cancel
   }

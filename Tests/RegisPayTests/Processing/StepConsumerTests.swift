@@ -45,7 +45,8 @@ struct StepConsumerTests {
       _ provider: FakeProvider, _ options: StepConsumer.Options = quick, _ work: (StepConsumer) async throws -> Void
     ) async throws {
       let consumer = StepConsumer(
-        .create, log: log, delays: delays, provider: provider, breaker: breaker, board: board, health: health, options: options,
+        .create, log: log, delays: delays, provider: provider, breaker: breaker, board: board, health: health,
+        options: options,
         logger: silent)
       let run = Task { try await consumer.run() }
       let result: Result<Void, any Error>

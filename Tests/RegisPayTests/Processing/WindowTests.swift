@@ -253,7 +253,8 @@ struct BreakerTests {
     #expect(breaker.state == .closed)
   }
 
-  @Test("once as many payments have failed as failures open it, it is an outage: those that were not tried wait as well")
+  @Test(
+    "once as many payments have failed as failures open it, it is an outage: those that were not tried wait as well")
   func manyPayments() throws {
     let poisoned = PaymentID.random()
     for _ in 0..<5 { _ = breaker.failed(try pass(start), by: poisoned, now: start) }

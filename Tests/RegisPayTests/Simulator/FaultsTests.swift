@@ -26,7 +26,8 @@ struct FaultsTests {
       (#"{"failBefore":0.6,"dropAfter":0.6}"#, "together"), (#"{"failStatuses":[]}"#, "failStatuses"),
       (#"{"failStatuses":[200]}"#, "failStatuses"), (#"{"delay":5}"#, "delay"), (#"{"delay":{"mean":5}}"#, "mean"),
       (#"{"delay":{"fixed":-1}}"#, "fixed"), (#"{"declineFrom":"1"}"#, "declineFrom"),
-      (#"{"failFrom":true}"#, "failFrom"), (#"{"retryAfter":-1}"#, "retryAfter"), (#"{"retryAfter":1.5}"#, "retryAfter"),
+      (#"{"failFrom":true}"#, "failFrom"), (#"{"retryAfter":-1}"#, "retryAfter"),
+      (#"{"retryAfter":1.5}"#, "retryAfter"),
     ])
   func nonsense(_ text: String, _ name: String) throws {
     let json = try JSONReader.read(Array(text.utf8))
@@ -126,7 +127,8 @@ struct FaultsTests {
       let path = "/api/v1/payments/\(id)"
       try await eventually("it is tried") { try await server.get(path).json()["waiting"] != nil }
       #expect(
-        try await server.send("POST", path + "/refunds", headers: json, body: Array(#"{"amount":1}"#.utf8)).status == 202)
+        try await server.send("POST", path + "/refunds", headers: json, body: Array(#"{"amount":1}"#.utf8)).status
+          == 202)
       try await eventually("money is back") { try await server.get(path).json()["status"] == "Refunded" }
       _ = try await server.send("DELETE", "/notifications/api/faults")
       try await eventually("it is notified") {
