@@ -272,7 +272,10 @@ struct OperationRun {
   private func expectBackups(_ to: String, _ finished: Finished, _ comment: Comment) async throws {
     if to == "output" {
       guard finished.exitCode == 0 else { return }
-      try await expectRestorable(to, atLeast: known.count, comment)
+      // Refused the right to write, it can't make certain the one event that a writer that died wrote last: that is left
+      // out, and said.
+      let isToldShort = finished.errors.contains("nothing proves that they are on disk")
+      try await expectRestorable(to, atLeast: known.count - (isToldShort ? 1 : 0), comment)
       return
     }
     if operation.hasOlderBackup {

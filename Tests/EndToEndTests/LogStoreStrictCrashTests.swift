@@ -52,6 +52,8 @@ private struct StrictSession {
   private let store: StoreUnderTest
   private var disk: StrictDisk
   private var expected = CrashExpectation()
+  /// How many events were there when the cursor was last moved.
+  private var countAtCursor = 0
 
   /// - Parameter startsFull: with a store of several segments, whose index is about to be merged.
   init(startsFull: Bool) async throws {
@@ -70,10 +72,17 @@ private struct StrictSession {
   mutating func run(using random: inout SeededGenerator, _ counts: inout Counts) async throws {
     counts.sessions += 1
     for round in 1...5 {
-      // Appends most of the time, and first: what else is there to lose.
+      // Appends most of the time, and until something is there: what else is there to lose.
+      let count = expected.base.count + expected.acknowledged.count
       let step =
-        round == 1 || Bool.random(using: &random) ? .append : Step.allCases.randomElement(using: &random) ?? .read
+        count == 0 || round == 1 || Bool.random(using: &random)
+        ? .append : Step.allCases.randomElement(using: &random) ?? .read
       if step == .restore, expected.backedUp == 0 || expected.restored != nil { continue }
+      if step == .cursor {
+        // A cursor that is at the end prints nothing.
+        if count == countAtCursor { continue }
+        countAtCursor = count
+      }
       let isKilled = Int.random(in: 0..<3, using: &random) == 0
       let log = scratch.newPath("log")
       let tracer = try await Shim.words(

@@ -56,6 +56,24 @@ extension TemporaryDirectory {
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
+  @Test("a segment under another's name, whose header and first frames are gone, is known by its other frames")
+  func misnamedWithoutBeginning() async throws {
+    let (store, target) = (TemporaryDirectory(), TemporaryDirectory())
+    let events = try await makeStore(store.path)
+    let names = store.names(".log").sorted()
+    let files = DamageableStore.contents(store.path)
+    let (one, other) = (try #require(files[names[1]]), try #require(files[names[2]]))
+    try store.change(names[1]) { $0 = other }
+    try store.change(names[2]) { $0 = one }
+    // The header's page and, behind it, the snapshot of cursors and some events.
+    try store.change(names[1]) { $0.replaceSubrange(2048..<6144, with: repeatElement(0x55, count: 4096)) }
+    let report = try LogStore.repair(store.path, to: target.path)
+    let lost = report.missing.reduce(0) { $0 + $1.offsets.count }
+    #expect((1...10).contains(lost), "only what was overwritten is lost: \(report.missing)")
+    let saved = try LogReader.open(target.path).events(from: 0, limit: .max)
+    #expect(saved.count == events.count - lost && Set(saved).isSubset(of: events))
+  }
+
   @Test("a version that was damaged is damage, one that is newer is refused by name", arguments: [true, false])
   func version(isWhole: Bool) async throws {
     let (store, target) = (TemporaryDirectory(), TemporaryDirectory())

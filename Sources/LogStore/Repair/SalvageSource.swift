@@ -155,7 +155,7 @@ struct SalvageSource {
       let header = headers[name]
       let named = FileName.baseOffset(name, suffix: ".log")
       guard try disk.kind(path) == .file,
-        let base = header?.baseOffset ?? firstFrameBase(path, named, candidates) ?? named
+        let base = header?.baseOffset ?? frameBase(path, named, candidates) ?? named
       else { continue }
       if let header, header.storeID != store.storeID {
         note(name, 16, "the segment belongs to another store")
@@ -196,19 +196,32 @@ struct SalvageSource {
     }
   }
 
-  /// Which segment a file without a sound header is, by its first frame, whose checksum covers the base offset: the one
-  /// that its name says, or another one whose file has another name now.
-  private func firstFrameBase(
-    _ path: String, _ named: UInt64?, _ candidates: [UInt64]
-  ) -> UInt64? {
-    guard let bytes = try? disk.contents(path, limit: 8 << 20) else { return nil }
+  /// Which segment a file without a sound header is, by its first sound frame, whose checksum covers the base offset: the
+  /// one that its name says, or another one whose file has another name now. One checksum a place where a frame may begin.
+  ///
+  /// - Parameter candidates: base offsets of segments, ascending.
+  private func frameBase(_ path: String, _ named: UInt64?, _ candidates: [UInt64]) -> UInt64? {
+    guard let bytes = try? disk.contents(path, limit: Self.frameSearchByteCount) else { return nil }
     return bytes.withUnsafeBytes { bytes in
-      ((named.map { [$0] } ?? []) + candidates).first { base in
-        FrameHeader(
-          in: bytes, at: SegmentHeader.byteCount, place: Place(storeID: store.storeID, baseOffset: base)) != nil
+      func isFrame(at position: Int, of base: UInt64) -> Bool {
+        FrameHeader(in: bytes, at: position, place: Place(storeID: store.storeID, baseOffset: base)) != nil
       }
+      for position in stride(from: SegmentHeader.byteCount, through: bytes.count - FrameHeader.byteCount, by: 8)
+      where bytes.integer(at: position + 4, as: UInt32.self) > 0 {
+        if let named, isFrame(at: position, of: named) { return named }
+        // A frame's events are in the last segment that begins no later than they.
+        let first = bytes.integer(at: position + 8, as: UInt64.self)
+        let next = candidates.partitionPoint { $0 > first }
+        if next > 0, candidates[next - 1] != named, isFrame(at: position, of: candidates[next - 1]) {
+          return candidates[next - 1]
+        }
+      }
+      return nil
     }
   }
+
+  /// How much of a file without a sound header is searched for what it is.
+  private static let frameSearchByteCount = 8 << 20
 
   /// The offset that a part comes to without a fault.
   private func soundEnd(_ part: Part) throws(LogStoreError) -> UInt64 {
