@@ -50,7 +50,7 @@ let package = Package(
     .target(
       name: "RegisPay",
       dependencies: [
-        "LogStore",
+        "CMalloc", "LogStore",
         .product(name: "DequeModule", package: "swift-collections"),
         .product(name: "Crypto", package: "swift-crypto"),
         .product(name: "Logging", package: "swift-log"),

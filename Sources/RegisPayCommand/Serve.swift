@@ -79,6 +79,7 @@ struct Serve: AsyncParsableCommand {
     // A log that may not grow is an error of its own, and no reason to end.
     signal(SIGXFSZ, SIG_IGN)
     HTTPLimits.raiseDescriptorLimit()
+    Allocator.keepMemoryFlat()
     var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
     logger.logLevel = logLevel
     var options = ServerOptions(directory: dir)

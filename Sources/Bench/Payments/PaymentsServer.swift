@@ -13,6 +13,7 @@ struct PaymentsServerCommand: AsyncParsableCommand {
 
   func run() async throws {
     endWithParent()
+    Allocator.keepMemoryFlat()
     var options = ServerOptions(directory: directory)
     options.port = 0
     var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }

@@ -22,7 +22,7 @@ public struct ServerOptions: Sendable {
   /// How long requests under way may take to end when the server stops; what is not done then is cut off.
   public var stopLimit = Duration.seconds(15)
   /// Size of the payments log's segment files, in bytes. A new log takes as long as writing two of them.
-  public var segmentBytes = 64 << 20
+  public var segmentBytes = 32 << 20
   /// Size of the simulator log's segment files, in bytes.
   public var simulatorSegmentBytes = 16 << 20
   /// How long the logs' syncs wait for more appends to join them, under load.
