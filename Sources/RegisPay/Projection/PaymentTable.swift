@@ -18,20 +18,35 @@ enum PaymentTable {
           amount INTEGER NOT NULL, currency TEXT NOT NULL, refunded INTEGER NOT NULL, reference TEXT,
           created INTEGER NOT NULL, updated INTEGER NOT NULL, step TEXT, reason TEXT
         );
-        CREATE UNIQUE INDEX payment_id ON payment (id);
-        CREATE INDEX payment_reference ON payment (reference) WHERE reference IS NOT NULL;
-        CREATE INDEX payment_currency ON payment (currency, number);
-        CREATE INDEX payment_amount ON payment (amount, number);
-        CREATE INDEX payment_updated ON payment (updated, number);
         -- What waits for a time, of the payment with this number; refund 0 for none.
         CREATE TABLE delay (
           number INTEGER NOT NULL, step TEXT NOT NULL, refund INTEGER NOT NULL, due INTEGER NOT NULL,
           attempts INTEGER NOT NULL, failures INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (number, step, refund)
         ) WITHOUT ROWID;
         CREATE INDEX delay_due ON delay (step, due);
-        -- Most payments are completed: those are found by any of the others.
-        CREATE INDEX payment_status ON payment (status, number) WHERE status <> \(code(of: .completed));
         """)
+  }
+
+  /// The indexes for filters, searches and orders; the table is whole without them, and queries are right, but slow.
+  static let indexes: [(name: String, sql: String)] = [
+    ("payment_id", "CREATE UNIQUE INDEX payment_id ON payment (id)"),
+    (
+      "payment_reference", "CREATE INDEX payment_reference ON payment (reference) WHERE reference IS NOT NULL"
+    ),
+    ("payment_currency", "CREATE INDEX payment_currency ON payment (currency, number)"),
+    ("payment_amount", "CREATE INDEX payment_amount ON payment (amount, number)"),
+    ("payment_updated", "CREATE INDEX payment_updated ON payment (updated, number)"),
+    // Most payments are completed: those are found by any of the others.
+    (
+      "payment_status",
+      "CREATE INDEX payment_status ON payment (status, number) WHERE status <> \(code(of: .completed))"
+    ),
+  ]
+
+  /// The first of ``indexes`` that is not there.
+  static func missingIndex(_ database: Database) throws -> (name: String, sql: String)? {
+    let names = Set(try String.fetchAll(database, sql: "SELECT name FROM sqlite_master WHERE type = 'index'"))
+    return indexes.first { !names.contains($0.name) }
   }
 
   struct Progress: Hashable {

@@ -239,9 +239,34 @@ struct ProjectionTests {
     #expect(
       plan.contains("MULTI-INDEX OR") && plan.contains("payment_id") && plan.contains("payment_reference"), "\(plan)")
   }
+
+  @Test("indexes are made once the list has caught up, and by the next start if this one did not come to it")
+  func indexes() async throws {
+    try await withTemporaryFolder { folder in
+      try await withStore { store in
+        for _ in 0..<20 { _ = try await PaymentLog(store).initiate(Money(minorUnits: 1, currency: .supported[0])) }
+        for round in 1...2 {
+          try await withProjection(folder, store) { projection in
+            #expect(projection.progress.isCatchingUp, "round \(round)")
+            try await eventually("it is whole") { !projection.progress.isCatchingUp }
+            let names = Set(try PaymentProjection.indexNames(folder + "/payments.sqlite"))
+            #expect(names.isSuperset(of: PaymentTable.indexes.map(\.name)), "round \(round)")
+          }
+          // As if it had ended between one index and the next.
+          try PaymentProjection.change(folder + "/payments.sqlite", "DROP INDEX payment_amount; DROP INDEX payment_status")
+        }
+      }
+    }
+  }
 }
 
 extension PaymentProjection {
+  fileprivate static func indexNames(_ path: String) throws -> [String] {
+    let queue = try DatabaseQueue(path: path)
+    defer { try? queue.close() }
+    return try queue.read { try String.fetchAll($0, sql: "SELECT name FROM sqlite_master WHERE type = 'index'") }
+  }
+
   /// Changes a file behind the projection's back.
   fileprivate static func change(_ path: String, _ sql: String) throws {
     let queue = try DatabaseQueue(path: path)
@@ -254,6 +279,7 @@ extension PaymentProjection {
     let queue = try DatabaseQueue()
     return try queue.write { database in
       try PaymentTable.create(database)
+      for index in PaymentTable.indexes { try database.execute(sql: index.sql) }
       let (sql, arguments) = PaymentTable.select(query, isSearchRare: true)
       return try Row.fetchAll(database, sql: "EXPLAIN QUERY PLAN " + sql, arguments: arguments)
         .map { $0["detail"] as String }.joined(separator: "; ")
