@@ -10,7 +10,9 @@ struct PaymentsFill {
 
   func run(_ count: Int, progress: (Int) -> Void) async throws {
     mkdir(directory, 0o755)
-    let store = try LogStore.open("\(directory)/payments")
+    var options = LogStore.Options()
+    options.segmentBytes = ServerOptions(directory: directory).segmentBytes
+    let store = try LogStore.open("\(directory)/payments", options: options)
     var done = 0
     while done < count {
       let now = min(Self.batch, count - done)
@@ -21,6 +23,10 @@ struct PaymentsFill {
       if done % 100_000 == 0 { progress(done) }
     }
     try await store.flush()
+    // The consumers have done their part.
+    let end = store.reader.endOffset
+    let names = PaymentStep.allCases.map(StepConsumer.cursorName) + [CompletionConsumer.cursorName]
+    _ = try await store.append(Append([], cursors: names.map { CursorCommit(name: $0, place: end) }))
     try await store.close()
   }
 

@@ -4,7 +4,7 @@ import Logging
 /// Logs every completed payment, once (twice at most after a crash), and every event that can't be read. It reads all
 /// of the log by its own durable cursor, so it is also where what others skip is counted.
 public struct CompletionConsumer: Sendable {
-  private static let cursorName = "payment-completed"
+  public static let cursorName = "payment-completed"
 
   private let store: LogStore
   private let health: Health

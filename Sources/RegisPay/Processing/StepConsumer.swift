@@ -114,6 +114,9 @@ public actor StepConsumer {
   private var isStopping = false
   private var timer: ContinuousClock.Instant?
 
+  /// The durable cursor of the step's consumer.
+  public static func cursorName(of step: PaymentStep) -> String { "payment-\(step.rawValue)" }
+
   /// - Parameters:
   ///   - step: what is done; it decides which events are answered and the cursor's name.
   ///   - breaker: shared by all that call the same dependency.
@@ -123,7 +126,7 @@ public actor StepConsumer {
   ) {
     self.step = step
     askingTypes = PaymentEvent.TypeName.allCases.filter { $0.mayAsk(for: step) }.map { Array($0.rawValue.utf8) }
-    self.cursorName = "payment-\(step.rawValue)"
+    self.cursorName = Self.cursorName(of: step)
     self.log = log
     self.delays = delays
     self.provider = provider

@@ -253,7 +253,8 @@ struct ProjectionTests {
             #expect(names.isSuperset(of: PaymentTable.indexes.map(\.name)), "round \(round)")
           }
           // As if it had ended between one index and the next.
-          try PaymentProjection.change(folder + "/payments.sqlite", "DROP INDEX payment_amount; DROP INDEX payment_status")
+          try PaymentProjection.change(
+            folder + "/payments.sqlite", "DROP INDEX payment_amount; DROP INDEX payment_status")
         }
       }
     }
