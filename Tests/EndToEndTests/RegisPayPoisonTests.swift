@@ -65,7 +65,7 @@ struct RegisPayPoisonTests {
   func waitsThroughAKill() async throws {
     try await withTemporaryFolder { folder in
       var server = try await RunningServer.start(directory: folder)
-      try await setFaults(server, #"{"failFrom":500,"failStatuses":[429],"retryAfter":14}"#)
+      try await setFaults(server, #"{"failFrom":500,"failStatuses":[429],"retryAfter":25}"#)
       let id = try await server.createPayment("500.00")
       try await eventually("it waits", within: .seconds(10)) {
         (try await payment(server, id)["waiting"] as? [String: Any])?["until"] != nil
@@ -81,11 +81,11 @@ struct RegisPayPoisonTests {
       let again = try await payment(server, id)
       #expect(again["status"] as? String == "Initiated")
       #expect((again["waiting"] as? [String: Any])?["until"] as? String == waiting["until"] as? String)
-      try await eventually("it is counted", within: .seconds(5)) {
+      try await eventually("it is counted", within: .seconds(15)) {
         let consumers = try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]] ?? []
         return consumers.first { $0["name"] as? String == "payment-create" }?["delayed"] as? Int == 1
       }
-      try await server.wait(for: id, status: "Completed", within: .seconds(40))
+      try await server.wait(for: id, status: "Completed", within: .seconds(90))
       let events = try #require(
         try await server.get("/api/v1/payments/\(id)/events").object()["events"] as? [[String: Any]])
       #expect(

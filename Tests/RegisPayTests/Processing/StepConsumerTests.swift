@@ -433,7 +433,7 @@ struct StepConsumerTests {
     try await withDelays { parts, options in
       let waiting = try await parts.initiate(1)[0]
       let others = try await parts.initiate(20)
-      let provider = FakeProvider { payment, _ in payment.id == waiting ? Self.busy(3) : .created }
+      let provider = FakeProvider { payment, _ in payment.id == waiting ? Self.busy(8) : .created }
       let start = Clock.microseconds()
       try await parts.consuming(provider, options) { consumer in
         try await parts.wait(for: others, .created)
@@ -443,7 +443,7 @@ struct StepConsumerTests {
         #expect(await consumer.progress.unfinished == 0)
       }
       let delay = try #require(try parts.log.load(waiting)?.payment.delays.first)
-      #expect(delay.attempts == 1 && delay.reason == "busy" && delay.untilMicroseconds >= start + 3_000_000)
+      #expect(delay.attempts == 1 && delay.reason == "busy" && delay.untilMicroseconds >= start + 8_000_000)
       let again = FakeProvider { _, _ in .created }
       try await parts.consuming(again, options) { _ in
         try await parts.wait(for: [waiting], .created)
