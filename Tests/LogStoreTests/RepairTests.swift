@@ -74,6 +74,31 @@ extension TemporaryDirectory {
     #expect(saved.count == events.count - lost && Set(saved).isSubset(of: events))
   }
 
+  @Test("a segment without header whose first frames are another's blocks is still what its name and most frames say")
+  func foreignBeginning() async throws {
+    let (store, target) = (TemporaryDirectory(), TemporaryDirectory())
+    let events = try await makeStore(store.path)
+    let names = store.names(".log").sorted()
+    let other = try #require(DamageableStore.contents(store.path)[names[2]])
+    try store.change(names[1]) { bytes in
+      bytes.replaceSubrange(0..<4096, with: repeatElement(0, count: 4096))
+      bytes.replaceSubrange(4096..<8192, with: other[4096..<8192])
+    }
+    let report = try LogStore.repair(store.path, to: target.path)
+    let lost = report.missing.reduce(0) { $0 + $1.offsets.count }
+    #expect((1...15).contains(lost), "only what was overwritten is lost: \(report.missing)")
+    let saved = try LogReader.open(target.path).events(from: 0, limit: .max)
+    #expect(saved.count == events.count - lost)
+    for event in saved {
+      var original = events[Int(event.offset)]
+      // Of the frame that the other one's end has cut, the header is gone.
+      if report.guessedTimes.contains(where: { $0.contains(event.offset) }) {
+        original.timestampMicroseconds = event.timestampMicroseconds
+      }
+      #expect(event == original)
+    }
+  }
+
   @Test("a version that was damaged is damage, one that is newer is refused by name", arguments: [true, false])
   func version(isWhole: Bool) async throws {
     let (store, target) = (TemporaryDirectory(), TemporaryDirectory())

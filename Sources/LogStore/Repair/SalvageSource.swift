@@ -196,27 +196,35 @@ struct SalvageSource {
     }
   }
 
-  /// Which segment a file without a sound header is, by its first sound frame, whose checksum covers the base offset: the
-  /// one that its name says, or another one whose file has another name now. One checksum a place where a frame may begin.
+  /// Which segment a file without a sound header is, by its frames, whose checksums cover the base offset: the one that its
+  /// name says, or another one whose file has another name now. What most of them say, as some may be another segment's
+  /// blocks. One or two checksums a place where a frame may begin.
   ///
   /// - Parameter candidates: base offsets of segments, ascending.
   private func frameBase(_ path: String, _ named: UInt64?, _ candidates: [UInt64]) -> UInt64? {
     guard let bytes = try? disk.contents(path, limit: Self.frameSearchByteCount) else { return nil }
     return bytes.withUnsafeBytes { bytes in
-      func isFrame(at position: Int, of base: UInt64) -> Bool {
-        FrameHeader(in: bytes, at: position, place: Place(storeID: store.storeID, baseOffset: base)) != nil
+      func byteCount(at position: Int, of base: UInt64) -> Int? {
+        FrameHeader(in: bytes, at: position, place: Place(storeID: store.storeID, baseOffset: base))?.byteCount
       }
-      for position in stride(from: SegmentHeader.byteCount, through: bytes.count - FrameHeader.byteCount, by: 8)
-      where bytes.integer(at: position + 4, as: UInt32.self) > 0 {
-        if let named, isFrame(at: position, of: named) { return named }
+      func frame(at position: Int) -> (base: UInt64, byteCount: Int)? {
+        if let named, let found = byteCount(at: position, of: named) { return (named, found) }
         // A frame's events are in the last segment that begins no later than they.
-        let first = bytes.integer(at: position + 8, as: UInt64.self)
-        let next = candidates.partitionPoint { $0 > first }
-        if next > 0, candidates[next - 1] != named, isFrame(at: position, of: candidates[next - 1]) {
-          return candidates[next - 1]
+        let next = candidates.partitionPoint { $0 > bytes.integer(at: position + 8, as: UInt64.self) }
+        guard next > 0, let found = byteCount(at: position, of: candidates[next - 1]) else { return nil }
+        return (candidates[next - 1], found)
+      }
+      var counts: [UInt64: Int] = [:]
+      var position = SegmentHeader.byteCount
+      while position <= bytes.count - FrameHeader.byteCount {
+        if let found = frame(at: position) {
+          counts[found.base, default: 0] += 1
+          position += found.byteCount
+        } else {
+          position += 8
         }
       }
-      return nil
+      return counts.max { ($0.value, $0.key == named ? 1 : 0) < ($1.value, $1.key == named ? 1 : 0) }?.key
     }
   }
 

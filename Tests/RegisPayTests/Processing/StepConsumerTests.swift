@@ -489,4 +489,60 @@ struct StepConsumerTests {
       #expect(provider.callCount == 2)
     }
   }
+
+  /// A list of what is due that tells what it is told to.
+  private struct DueList: DelayedWork {
+    var items: @Sendable () throws -> [(id: PaymentID, delay: Delay)]
+
+    func due(
+      _ step: PaymentStep, by microseconds: UInt64, limit: Int
+    ) async throws -> [(id: PaymentID, delay: Delay)] { try items() }
+  }
+
+  @Test("a list that tells of a wait that is not the payment's, any more or yet, leads to no call")
+  func staleDelays() async throws {
+    try await withStore { store in
+      var parts = Parts(log: PaymentLog(store))
+      let ids = try await parts.initiate(2)
+      let told = Atomic<Int>(0)
+      @Sendable func delay(_ until: UInt64) -> Delay {
+        Delay(PaymentWork(.create), untilMicroseconds: until, attempts: 1, ownFailures: 0, reason: "busy")
+      }
+      // One waits for another time by now, the other is done.
+      let later = delay(Clock.microseconds() + 3_600_000_000)
+      _ = try await parts.log.record(.delay(later), on: ids[0], cursor: CursorCommit(name: "other", place: 0))
+      _ = try await parts.log.record(
+        .recordCreated(reference: "r"), on: ids[1], cursor: CursorCommit(name: "other", place: 0))
+      parts.delays = DueList {
+        told.add(1, ordering: .relaxed)
+        return ids.map { ($0, delay(1)) }
+      }
+      let provider = FakeProvider { _, _ in .created }
+      try await parts.consuming(provider) { _ in
+        try await eventually("it was told often") { told.load(ordering: .relaxed) > 10 }
+        let others = try await parts.initiate(3)
+        try await parts.wait(for: others, .created)
+      }
+      #expect(provider.calls.keys.allSatisfy { !ids.contains($0) })
+      #expect(try parts.states(ids) == [.initiated, .created])
+    }
+  }
+
+  @Test("a list that can't be read is a fault that health tells, and holds up nothing else")
+  func unreadableDelays() async throws {
+    try await withStore { store in
+      var parts = Parts(log: PaymentLog(store))
+      let isBroken = Atomic<Bool>(true)
+      parts.delays = DueList {
+        if isBroken.load(ordering: .relaxed) { throw ProjectionError(path: "list", reason: "broken") }
+        return []
+      }
+      try await parts.consuming(FakeProvider { _, _ in .created }) { [parts] _ in
+        try await eventually("it is told") { parts.health.problems.contains { $0.contains("what is due") } }
+        try await parts.wait(for: try await parts.initiate(3), .created)
+        isBroken.store(false, ordering: .relaxed)
+        try await eventually("it is over") { parts.health.problems.isEmpty }
+      }
+    }
+  }
 }
