@@ -12,15 +12,17 @@ struct PaymentsBench: AsyncParsableCommand {
       thread; what it takes is not the server's. Times begin when a request was due, not when it was sent, so that a \
       server that stalls can't slow the load down to look better. They are kept one by one, percentiles are exact.
 
-      Fields of the line of JSON: rate and seconds as asked; payments_before; ready_ms (from the start of the process to \
+      Fields of each line of JSON: rate and seconds as asked; payments_before; ready_ms (from the start of the process to \
       its first answer); sent, accepted, completed, errors, incomplete; accepted_per_second and completed_per_second (from \
       the first request to the last acceptance and completion); accepted_p50_us p90 p99 p999 max and completed_…; \
       server_cpu_us_per_payment; syncs_per_payment (of both logs); anonymous_bytes_begin, _middle, _end, _peak (the \
       server's memory that is no file's); others_cpu_percent, steal_percent and busy as in the other workloads.
       """)
 
-  @Option(help: "Payments a second.")
-  var rate = 3000
+  @Option(
+    name: .customLong("rate"),
+    help: "Payments a second. Given more than once, one after another on the same store, the server started anew.")
+  var rates = [3000]
 
   @Option(help: "How long.")
   var seconds = 180
@@ -31,7 +33,7 @@ struct PaymentsBench: AsyncParsableCommand {
   @OptionGroup var output: OutputOptions
 
   func validate() throws {
-    guard (1...100_000).contains(rate) else { throw ValidationError("--rate must be 1 to 100000") }
+    guard rates.allSatisfy((1...100_000).contains) else { throw ValidationError("--rate must be 1 to 100000") }
     guard (1...86_400).contains(seconds) else { throw ValidationError("--seconds must be 1 to 86400") }
     guard (0...100_000_000).contains(payments) else { throw ValidationError("--payments must be 0 to 100000000") }
     guard output.out == nil else { throw ValidationError("bench payments writes no report; leave out --out") }
@@ -44,7 +46,8 @@ struct PaymentsBench: AsyncParsableCommand {
     let reporter = output.reporter()
     let directory = try output.directory()
     try FreeSpace.check(
-      (payments + rate * seconds) * Self.bytesOfOne, in: directory.path, for: "bench payments of that many")
+      (payments + rates.reduce(0, +) * seconds) * Self.bytesOfOne, in: directory.path,
+      for: "bench payments of that many")
     try await reporter.begin()
     if payments > 0 {
       try await PaymentsFill(directory: directory.file("data")).run(payments) {
@@ -55,7 +58,20 @@ struct PaymentsBench: AsyncParsableCommand {
       try await first.waitForList { reporter.progress("making the list of payments: offset \($0)") }
       first.stop()
     }
-    let server = try PaymentsServer.start(directory.file("data"))
+    var isGood = true
+    var present = payments
+    for rate in rates {
+      let report = try await measure(rate, on: directory.file("data"), present, reporter)
+      present += report.sent
+      isGood = isGood && report.isGood
+    }
+    guard isGood else { throw ExitCode(1) }
+  }
+
+  private func measure(
+    _ rate: Int, on directory: String, _ present: Int, _ reporter: Reporter
+  ) async throws -> LoadReport {
+    let server = try PaymentsServer.start(directory)
     let before = server.status
     let watch = BusynessWatch()
     var load = LoadDriver.Options(url: server.url, rate: rate, duration: .seconds(seconds))
@@ -66,11 +82,11 @@ struct PaymentsBench: AsyncParsableCommand {
     }
     let busyness = watch.since()
     let result = PaymentsResult(
-      rate: rate, seconds: seconds, paymentsBefore: payments, readyMilliseconds: server.readyMilliseconds, load: report,
+      rate: rate, seconds: seconds, paymentsBefore: present, readyMilliseconds: server.readyMilliseconds, load: report,
       before: before, after: server.status, memory: server.memory, busyness: busyness)
     reporter.line(text: result.text, json: result.json)
     if busyness.isBusy { reporter.warn("the machine was busy with something else: \(busyness.text)") }
     server.stop()
-    guard report.isGood else { throw ExitCode(1) }
+    return report
   }
 }

@@ -173,7 +173,12 @@ struct PaymentRoutes: Sendable {
   }
 
   private func page(_ request: Request) async throws -> Response {
-    let page = try await projection.page(try PaymentQuery(request.uri.queryParameters))
+    let page: PaymentProjection.Page
+    do {
+      page = try await projection.page(try PaymentQuery(request.uri.queryParameters))
+    } catch is UnlistedPayment {
+      throw Problem.badRequest("after is no place of a payment that is listed now.")
+    }
     let progress = projection.progress
     return Response(json: [
       "payments": .array(page.rows.map { .object(PaymentJSON.members(of: $0, waiting: board[$0.id])) }),

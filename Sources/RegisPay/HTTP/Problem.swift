@@ -60,6 +60,12 @@ struct Problem: HTTPResponseError, Hashable {
 }
 
 extension Problem {
+  static func incomplete(_ id: PaymentID, _ missing: ClosedRange<UInt64>) -> Problem {
+    Problem(
+      status: .internalServerError, name: "payment-incomplete",
+      detail: "\(PaymentLogError.incomplete(id, missing: missing)). Only a backup from before can have them.")
+  }
+
   /// What was asked can't be done to the payment as it is.
   init(_ refusal: PaymentRefusal) { self.init(refusal: refusal.name, "\(refusal)") }
 

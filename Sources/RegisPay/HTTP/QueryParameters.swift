@@ -12,10 +12,6 @@ extension PaymentQuery {
       guard seen.insert(name).inserted else { throw Problem.badRequest("\(name) is given twice.") }
       try read(name, String(value))
     }
-    guard let after else { return }
-    guard after.order == order else {
-      throw Problem.badRequest("after is from a page with another sort; use the one that the page was asked for with.")
-    }
   }
 
   private mutating func read(_ name: Substring, _ value: String) throws(Problem) {

@@ -16,14 +16,17 @@ struct RefundRequest: Sendable {
     } catch {
       throw ValidationError(error).problem
     }
-    do throws(ValidationError) {
+    do {
       amount = try Self.amount(body, currency: own)
-    } catch {
+    } catch let error as ValidationError {
       throw error.problem
+    } catch let refusal as PaymentRefusal {
+      throw Problem(refusal)
     }
   }
 
-  static func amount(_ body: JSONValue, currency own: Currency) throws(ValidationError) -> Money? {
+  /// - Throws: ``ValidationError``; ``PaymentRefusal`` for a currency that is good, but not this payment's.
+  static func amount(_ body: JSONValue, currency own: Currency) throws -> Money? {
     func failure(_ field: String, _ message: String) -> ValidationError {
       ValidationError(errors: [FieldError(field: field, messages: [message])])
     }
@@ -34,7 +37,11 @@ struct RefundRequest: Sendable {
     }
     switch body["currency"] {
     case nil, .string(own.code): break
-    default: throw failure("currency", "The payment is in \(own)")
+    case let value:
+      if case .string(let code)? = value, let asked = Currency.named(code) {
+        throw PaymentRefusal.otherCurrency(asked, of: own)
+      }
+      throw failure("currency", "The payment is in \(own)")
     }
     switch body["amount"] {
     case nil:

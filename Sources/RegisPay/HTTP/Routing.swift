@@ -50,6 +50,10 @@ struct ProblemMiddleware: RouterMiddleware {
           Problem.notFound("There is nothing at \(request.uri.path).")
         }
       return try problem.response(from: request, context: context)
+    } catch PaymentLogError.incomplete(let id, let missing) {
+      // Whoever repaired the log was told what was lost; a client that asks for such a payment is not served less than
+      // all of it.
+      return try Problem.incomplete(id, missing).response(from: request, context: context)
     } catch {
       // Not told to the client: it may hold what is none of its business.
       context.logger.error(

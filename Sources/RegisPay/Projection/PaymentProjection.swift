@@ -28,13 +28,15 @@ public final class PaymentProjection: Sendable {
     public var isCatchingUp: Bool
   }
 
-  /// Events of one transaction.
-  private static let batch = 4_096
-  /// The share of the time that is spent on writing, while it is not being made anew: the rest is for payments. Under
+  /// Events of one transaction: while it is made anew, and when payments wait for the processor meanwhile.
+  private static let batches = (catchingUp: 4_096, following: 1_024)
+  /// The share of the time that is spent on writing, once the end of the log is reached: the rest is for payments. Under
   /// load a payment then has gone all its way by the time that it is written, and is written once.
   private static let writingShare = 0.1
-  /// The longest that a list may be behind because of that.
-  private static let delayLimit = Duration.seconds(1)
+  /// The longest that a list waits because of that.
+  private static let delayLimit = Duration.milliseconds(250)
+  /// The same share while there is more to read: it must not fall behind, whatever the load.
+  private static let hurryingShare = 0.5
 
   private let log: PaymentLog
   private let logger: Logger
@@ -134,14 +136,19 @@ public final class PaymentProjection: Sendable {
     }
   }
 
-  /// A page of payments.
+  /// A page of payments. A place from a page in another order is that of the same payment in this one.
   ///
-  /// - Throws: when the table can't be read; it says why.
+  /// - Throws: when the table can't be read; it says why. ``UnlistedPayment`` for a place in another order of what is not
+  ///   in the list.
   public func page(_ query: PaymentQuery) async throws -> Page {
-    var longer = query
-    longer.limit += 1
-    let (rows, place) = try await pool.read { [longer] database in
-      (try PaymentTable.rows(longer, database), try PaymentTable.progress(database)?.place ?? 0)
+    let (rows, place) = try await pool.read { database in
+      var longer = query
+      longer.limit += 1
+      if let after = query.after, after.order != query.order {
+        longer.after = try PaymentTable.key(of: after.offset, in: query.order, database)
+        guard longer.after != nil else { throw UnlistedPayment() }
+      }
+      return (try PaymentTable.rows(longer, database), try PaymentTable.progress(database)?.place ?? 0)
     }
     let page = Array(rows.prefix(query.limit))
     let next = rows.count > query.limit ? page.last.map { PaymentQuery.Key($0, in: query.order) } : nil
@@ -167,22 +174,25 @@ public final class PaymentProjection: Sendable {
 
   // MARK: - Following the log
 
-  /// Follows the log until its task is cancelled.
+  /// Follows the log until its task is cancelled. Reads and writes files on the thread that runs it.
   public func run() async {
     var known = RecentPayments(log: log)
     while !Task.isCancelled {
       let clock = ContinuousClock()
       let start = clock.now
       do {
-        let hasAdvanced = try await advance(&known)
-        if try await makeIndexes() { continue }
-        guard hasAdvanced else {
+        let wasCatchingUp = progress.isCatchingUp
+        let limit = wasCatchingUp ? Self.batches.catchingUp : Self.batches.following
+        let count = try advance(&known, limit: limit)
+        if try makeIndexes() { continue }
+        guard count > 0 else {
           health.report(Self.healthName, fault: nil)
           _ = try await log.reader.waitForEvents(at: state.withLock { $0.place })
           continue
         }
-        if !progress.isCatchingUp {
-          let pause = start.duration(to: clock.now) * (1 / Self.writingShare - 1)
+        if !wasCatchingUp {
+          let share = count < limit ? Self.writingShare : Self.hurryingShare
+          let pause = start.duration(to: clock.now) * (1 / share - 1)
           try? await Task.sleep(for: min(pause, Self.delayLimit))
         }
       } catch {
@@ -205,11 +215,11 @@ public final class PaymentProjection: Sendable {
     try? pool.close()
   }
 
-  /// - Returns: false when there was nothing to read.
-  private func advance(_ known: inout RecentPayments) async throws -> Bool {
+  /// - Returns: how many events there were.
+  private func advance(_ known: inout RecentPayments, limit: Int) throws -> Int {
     let start = state.withLock { $0.place }
-    let events = try log.reader.events(from: start, limit: Self.batch)
-    guard let last = events.last else { return false }
+    let events = try log.reader.events(from: start, limit: limit)
+    guard let last = events.last else { return 0 }
     var changed: [PaymentID: PaymentRow] = [:]
     for event in events {
       if let row = known.take(event) { changed[row.id] = row }
@@ -217,7 +227,7 @@ public final class PaymentProjection: Sendable {
     let place = last.offset + 1
     let identity = try Self.identity(of: log.reader)
     let rows = changed.values.sorted { $0.offset < $1.offset }
-    try await pool.write { database in
+    try pool.write { database in
       // Hardly any payment waits for long: nothing is looked for where nothing is.
       var hasDelays = try PaymentTable.hasDelays(database)
       for row in rows {
@@ -230,7 +240,7 @@ public final class PaymentProjection: Sendable {
     let wasCatchingUp = progress.isCatchingUp
     state.withLock { $0.place = place }
     if wasCatchingUp, !progress.isCatchingUp { logWhole(place) }
-    return true
+    return events.count
   }
 
   private func logWhole(_ place: UInt64) {
@@ -241,10 +251,10 @@ public final class PaymentProjection: Sendable {
   /// writes each page once, where keeping six indexes of millions in order wrote a hundred times as much.
   ///
   /// - Returns: whether one was made; there may be more.
-  private func makeIndexes() async throws -> Bool {
+  private func makeIndexes() throws -> Bool {
     let isDue = state.withLock { !$0.isIndexed && $0.place >= $0.startEnd }
     guard isDue else { return false }
-    let isMade = try await pool.write { database in
+    let isMade = try pool.write { database in
       guard let index = try PaymentTable.missingIndex(database) else { return false }
       try database.execute(sql: index.sql)
       return true
@@ -259,6 +269,9 @@ public final class PaymentProjection: Sendable {
     return isMade
   }
 }
+
+/// A page is asked for behind a payment that the list does not have.
+struct UnlistedPayment: Error {}
 
 /// Why the projection's file can't be used.
 public struct ProjectionError: Error, Sendable, CustomStringConvertible {

@@ -164,6 +164,15 @@ enum PaymentTable {
     }
   }
 
+  /// The place in an order of the payment that begins at this offset; nil if it is not there.
+  static func key(
+    of offset: Int64, in order: PaymentQuery.Order, _ database: Database
+  ) throws -> PaymentQuery.Key? {
+    try Int64.fetchOne(
+      try database.cachedStatement(sql: "SELECT \(column(order)) FROM payment WHERE number = ?"), arguments: [offset]
+    ).map { PaymentQuery.Key(order: order, value: $0, offset: offset) }
+  }
+
   /// Linear in the payments with this status.
   static func count(status: PaymentStatus, _ database: Database) throws -> Int {
     let partly = status == .completed ? "" : " AND status <> \(code(of: .completed))"
@@ -194,12 +203,7 @@ enum PaymentTable {
       conditions.append(isSearchRare ? "number IN (SELECT number FROM payment WHERE \(condition))" : "(\(condition))")
       arguments += searchArguments
     }
-    let column =
-      switch query.order {
-      case .created: "number"
-      case .updated: "updated"
-      case .amount: "amount"
-      }
+    let column = column(query.order)
     let (direction, comparison) = query.isDescending ? ("DESC", "<") : ("ASC", ">")
     if let after = query.after {
       if query.order == .created {
@@ -218,6 +222,14 @@ enum PaymentTable {
       FROM payment \(condition) ORDER BY \(order) LIMIT ?
       """
     return (sql, arguments)
+  }
+
+  private static func column(_ order: PaymentQuery.Order) -> String {
+    switch order {
+    case .created: "number"
+    case .updated: "updated"
+    case .amount: "amount"
+    }
   }
 
   private static func matching(_ search: String) -> (condition: String, arguments: StatementArguments) {

@@ -173,11 +173,7 @@ public struct Server: Sendable {
     // Stopped from the last to the first: consumers while the simulators still answer, then the requests, and last what
     // requests look at.
     let services: [any Service] = [
-      PartService {
-        await withTaskExecutorPreference(LoopExecutor(MultiThreadedEventLoopGroup.singleton.next())) {
-          await projection.run()
-        }
-      },
+      PartService { await BackgroundThread.run { await projection.run() } },
       PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
       application,
       Processing(

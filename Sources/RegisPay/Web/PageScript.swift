@@ -49,7 +49,7 @@ extension Page {
       more.setAttribute("aria-label", `Events of payment ${id}`);
       const created = new Date(payment.createdAt);
       const line = element("tr", {},
-        element("td", { className: "id", title: id }, id.slice(0, 8)),
+        element("td", { className: "id", title: id }, id.slice(0, 13)),
         element("td", { className: "amount" }, money(payment.amount, payment.currency)),
         state,
         element("td", {}, element("time", { dateTime: payment.createdAt }, created.toLocaleTimeString())),

@@ -145,6 +145,36 @@ struct ProjectionTests {
     }
   }
 
+  @Test("a place from a page in one order is that of the same payment in any other")
+  func placesOfOtherOrders() async throws {
+    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      _ = try await fill(store, 40, &generator)
+      try await withProjection(folder, store) { projection in
+        try await caughtUp(projection, store)
+        for order in PaymentQuery.Order.allCases {
+          for other in PaymentQuery.Order.allCases {
+            var query = PaymentQuery()
+            (query.order, query.limit) = (order, 200)
+            let rows = try await projection.page(query).rows
+            for number in [0, 17, 38] {
+              query.after = PaymentQuery.Key(rows[number], in: other)
+              #expect(try await projection.page(query).rows == Array(rows.dropFirst(number + 1)), "\(order), \(other)")
+            }
+            query.after = PaymentQuery.Key(order: other, value: 1, offset: 1 << 40)
+            if other == order {
+              #expect(try await projection.page(query).rows.count <= rows.count)
+            } else {
+              await #expect(throws: UnlistedPayment.self) { _ = try await projection.page(query) }
+            }
+          }
+        }
+      }
+      try await store.close()
+    }
+  }
+
   @Test("it goes on where it was, and is made anew when its file is gone, damaged, of another version or another log's")
   func rebuilding() async throws {
     var generator = SeededGenerator.printed("REGISPAY_SEED")
