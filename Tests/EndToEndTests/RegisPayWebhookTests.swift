@@ -11,26 +11,16 @@ struct RegisPayWebhookTests {
     private let secretFile: String
 
     static func start(in folder: String) async throws -> Receiver {
-      let environment = folder + "/python"
-      try await run("python3", ["-m", "venv", environment], folder)
-      try await run(
-        environment + "/bin/python3",
-        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "standardwebhooks"], folder)
+      let python = try await PythonEnvironment.make(in: folder, installing: "standardwebhooks")
       let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
         .appendingPathComponent("Support/receive_webhooks.py")
       let secretFile = folder + "/secret"
       let process = try RegisPayProcess(
-        program: environment + "/bin/python3", [script.path, secretFile], folder: folder)
+        program: python.programs + "/python3", [script.path, secretFile], folder: folder)
       guard let port = try await process.nextLine() else {
         throw RegisPayProcess.Failure(description: "no port; on stderr: \(process.errorText)")
       }
       return Receiver(process: process, url: "http://127.0.0.1:\(port)/hook?shop=1", secretFile: secretFile)
-    }
-
-    private static func run(_ program: String, _ arguments: [String], _ folder: String) async throws {
-      let process = try RegisPayProcess(program: program, arguments, folder: folder)
-      let exit = try await process.waitForExit(within: .seconds(180))
-      guard exit.code == 0 else { throw RegisPayProcess.Failure(description: "\(arguments): \(process.errorText)") }
     }
 
     func use(_ secret: String) throws { try secret.write(toFile: secretFile, atomically: true, encoding: .utf8) }

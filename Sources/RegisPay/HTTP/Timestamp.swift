@@ -32,9 +32,9 @@ func timestamp(microseconds: UInt64) -> String {
   return "\(date)T\(time).\(padded(microseconds % 1_000_000, 6))Z"
 }
 
-/// Reads a time of RFC 3339 with any offset from UTC; microseconds since 1970-01-01 UTC. Nil for any other text, and for a
-/// time before that day. What is finer than a microsecond is left out.
-func microseconds(timestamp text: String) -> UInt64? {
+/// Reads a time of RFC 3339 with any offset from UTC; microseconds since 1970-01-01 UTC, less than 0 before that. Nil for any
+/// other text. What is finer than a microsecond is left out.
+func microseconds(timestamp text: String) -> Int64? {
   let bytes = Array(text.utf8)
   func number(_ range: Range<Int>) -> Int? {
     guard range.upperBound <= bytes.count else { return nil }
@@ -49,7 +49,7 @@ func microseconds(timestamp text: String) -> UInt64? {
   guard let year = number(0..<4), has("-", at: 4), let month = number(5..<7), has("-", at: 7),
     let day = number(8..<10), has("T", at: 10) || has("t", at: 10), let hour = number(11..<13), has(":", at: 13),
     let minute = number(14..<16), has(":", at: 16), let second = number(17..<19), (1...12).contains(month),
-    (1...31).contains(day), hour < 24, minute < 60, second < 61, year >= 1970
+    (1...dayCount(of: month, year)).contains(day), hour < 24, minute < 60, second < 61
   else { return nil }
   var place = 19
   var fraction = 0
@@ -71,14 +71,19 @@ func microseconds(timestamp text: String) -> UInt64? {
     place += 6
   }
   guard place == bytes.count else { return nil }
-  // The inverse of the above, from the same source.
-  let marchYear = month <= 2 ? year - 1 : year
+  // The inverse of the above, from the same source; an era earlier, so that nothing is negative in the year 0.
+  let marchYear = (month <= 2 ? year - 1 : year) + 400
   let dayOfYear = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1
   let dayOfEra = marchYear % 400 * 365 + marchYear % 400 / 4 - marchYear % 400 / 100 + dayOfYear
-  let days = marchYear / 400 * 146_097 + dayOfEra - 719_468
+  let days = marchYear / 400 * 146_097 + dayOfEra - 719_468 - 146_097
   let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second - shift
-  guard seconds >= 0 else { return nil }
-  let result = UInt64(seconds) * 1_000_000 + UInt64(fraction)
-  // No 30th of February: what does not come out as it went in is no day.
-  return timestamp(microseconds: UInt64(days * 86_400) * 1_000_000).hasPrefix(text.prefix(10)) ? result : nil
+  return Int64(seconds) * 1_000_000 + Int64(fraction)
+}
+
+private func dayCount(of month: Int, _ year: Int) -> Int {
+  switch month {
+  case 2: year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) ? 29 : 28
+  case 4, 6, 9, 11: 30
+  default: 31
+  }
 }

@@ -38,6 +38,9 @@ enum WebhookRequest {
     case time(microseconds: UInt64)
   }
 
+  /// What every reader of JSON holds exactly: 2^53 - 1. No log comes near it.
+  private static let offsetLimit: Int64 = 9_007_199_254_740_991
+
   /// `{"event": "msg_…"}`, `{"from": 123}` or `{"from": "2026-01-31T23:59:59Z"}`
   static func replay(_ request: Request) async throws -> Replay {
     let members = try await members(of: request, known: ["event", "from"])
@@ -50,13 +53,16 @@ enum WebhookRequest {
         guard let place = WebhookMessage.place(of: text) else { throw failure("event", "This is no message's id") }
         return .event(payment: place.payment, version: place.version)
       case ("from", .number(let text)):
-        guard let offset = UInt64(text) else { throw failure("from", "An offset is a whole number from 0") }
-        return .offset(offset)
+        // As JSON Schema has it, 7.0 and 70e-1 are whole numbers too.
+        guard let number = DecimalText(text), let offset = try? number.scaled(byPowerOfTen: 0),
+          (0...offsetLimit).contains(offset)
+        else { throw failure("from", "An offset is a whole number from 0 to \(offsetLimit)") }
+        return .offset(UInt64(offset))
       case ("from", .string(let text)):
         guard let time = microseconds(timestamp: text) else {
           throw failure("from", "A time is written as 2026-01-31T23:59:59Z")
         }
-        return .time(microseconds: time)
+        return .time(microseconds: UInt64(max(time, 0)))
       case ("event", _): throw failure("event", "event is a message's id")
       default: throw failure("from", "from is an offset or a time")
       }

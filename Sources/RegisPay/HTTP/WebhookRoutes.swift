@@ -102,7 +102,7 @@ struct WebhookRoutes: Sendable {
     case .event(let payment, let version):
       guard let event = try webhooks.reader.stream(payment.stream, from: version, limit: 1).first,
         event.version == version
-      else { throw Problem.notFound("There is no such event.") }
+      else { throw Problem(refusal: "no-such-event", "there is no such event") }
       return try await worker.replay(event.offset)
     case .offset(let offset): return try await worker.replay(from: offset)
     case .time(let microseconds):

@@ -47,14 +47,22 @@ public struct PaymentQuery: Sendable, Hashable {
 }
 
 extension PaymentQuery.Key: LosslessStringConvertible {
-  /// Reads what ``description`` writes; nil for anything else.
+  /// Reads what ``description`` writes; nil for what has another form. Numbers that are out of bounds come before or behind
+  /// every payment, as they would if they were held.
   public init?(_ text: String) {
     let parts = text.split(separator: "_", omittingEmptySubsequences: false)
-    guard parts.count == 3, let order = PaymentQuery.Order(rawValue: String(parts[0])), let value = Int64(parts[1]),
-      let offset = Int64(parts[2]), offset >= 0
+    guard parts.count == 3, let order = PaymentQuery.Order(rawValue: String(parts[0])),
+      let value = Self.number(parts[1]), let offset = Self.number(parts[2]), !parts[2].hasPrefix("-")
     else { return nil }
     self.init(order: order, value: value, offset: offset)
-    guard description == text else { return nil }
+  }
+
+  private static func number(_ text: Substring) -> Int64? {
+    let isNegative = text.hasPrefix("-")
+    let digits = text.utf8.dropFirst(isNegative ? 1 : 0)
+    let isNumber = (1...20).contains(digits.count) && digits.allSatisfy { (0x30...0x39).contains($0) }
+    guard isNumber else { return nil }
+    return Int64(text) ?? (isNegative ? .min : .max)
   }
 
   public var description: String { "\(order.rawValue)_\(value)_\(offset)" }

@@ -34,7 +34,7 @@ struct RouteTests {
       ("GET", "/api/v1/payments?limit=0", 400), ("GET", "/api/v1/payments?limit=201", 400),
       ("GET", "/api/v1/payments?limit=x", 400), ("GET", "/api/v1/payments?limit=99999999999999999999", 400),
       ("GET", "/api/v1/payments?limit=", 400), ("GET", "/api/v1/payments?after=-1", 400),
-      ("GET", "/api/v1/payments?after=x", 400), ("GET", "/api/v1/payments?after=amount_1_999999", 400),
+      ("GET", "/api/v1/payments?after=x", 400), ("GET", "/api/v1/payments?after=amount_1_999999", 404),
       ("GET", "/api/v1/payments?status=completed", 400),
       ("GET", "/api/v1/payments?status=", 400), ("GET", "/api/v1/events?from=x", 400),
       ("GET", "/api/v1/events?from=-1", 400),

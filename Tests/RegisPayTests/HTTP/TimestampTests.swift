@@ -14,7 +14,7 @@ struct TimestampTests {
     ])
   func known(_ microseconds: UInt64, _ text: String) {
     #expect(timestamp(microseconds: microseconds) == text)
-    #expect(RegisPay.microseconds(timestamp: text) == UInt64(microseconds))
+    #expect(RegisPay.microseconds(timestamp: text) == Int64(microseconds))
   }
 
   @Test("no number of microseconds makes it crash")
@@ -28,13 +28,18 @@ struct TimestampTests {
     "is read with any precision and any offset from UTC",
     arguments: [
       ("1970-01-01T00:00:00Z", 0), ("1970-01-01T00:00:01.5z", 1_500_000), ("1970-01-01t02:00:00+02:00", 0),
-      ("1969-12-31T23:00:00-01:00", nil), ("1970-01-01T00:00:00-00:30", 1_800_000_000),
+      ("1969-12-31T23:00:00-01:00", 0), ("1969-12-31T23:59:59.75Z", -250_000),
+      ("1970-01-01T00:00:00-00:30", 1_800_000_000),
       ("1970-01-01T00:00:00.1234569Z", 123_456), ("2024-02-29T00:00:00Z", 1_709_164_800_000_000),
       ("2023-02-29T00:00:00Z", nil), ("2024-02-30T00:00:00Z", nil), ("2024-13-01T00:00:00Z", nil),
       ("2024-01-01", nil), ("2024-01-01T00:00:00", nil), ("2024-01-01T00:00:00.Z", nil), ("2024-01-01T24:00:00Z", nil),
-      ("2024-01-01T00:00:00Zx", nil), ("2024-01-01 00:00:00Z", nil), ("", nil), ("2024-01-01T00:00:00+0100", nil),
-    ] as [(String, UInt64?)])
-  func read(_ text: String, _ expected: UInt64?) {
+      ("0000-01-01T00:00:00Z", -62_167_219_200_000_000), ("0001-01-01T00:00:00Z", -62_135_596_800_000_000),
+      ("1900-02-28T23:59:59Z", -2_203_891_201_000_000), ("1900-02-29T00:00:00Z", nil),
+      ("9999-12-31T23:59:59Z", 253_402_300_799_000_000), ("2024-04-31T00:00:00Z", nil),
+      ("2024-01-00T00:00:00Z", nil), ("2024-00-01T00:00:00Z", nil), ("2024-01-01T00:00:00Zx", nil),
+      ("2024-01-01 00:00:00Z", nil), ("", nil), ("2024-01-01T00:00:00+0100", nil),
+    ] as [(String, Int64?)])
+  func read(_ text: String, _ expected: Int64?) {
     #expect(microseconds(timestamp: text) == expected)
   }
 }

@@ -99,7 +99,7 @@ struct WebhookRouteTests {
         #expect(try await send(server, "POST", "/\(id)/replay", body).status == 400, "\(body)")
       }
       let unknown = WebhookMessage.id(of: .random(), version: 1)
-      #expect(try await send(server, "POST", "/\(id)/replay", #"{"event":"\#(unknown)"}"#).status == 404)
+      #expect(try await send(server, "POST", "/\(id)/replay", #"{"event":"\#(unknown)"}"#).status == 409)
       for query in ["limit=0", "limit=201", "after=0", "after=x", "before=1"] {
         #expect(try await send(server, "GET", "/\(id)/deliveries?\(query)").status == 400, "\(query)")
       }
