@@ -40,7 +40,7 @@ soak: test-dependencies
 	$(MAKE) simulate SIMULATIONS=3000000
 	$(MAKE) planted-bugs
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 LOGSTORE_DAMAGES=2000 \
-		REGISPAY_KILL_ROUNDS=10 swift test --skip-build --no-parallel --filter EndToEndTests
+		REGISPAY_KILL_ROUNDS=10 REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
 
 # The whole of LogStore on a simulated machine, optimised: so many histories, see docs/SIMULATION.md.
 simulate: build-dependencies

@@ -1,5 +1,6 @@
 import ArgumentParser
 import RegisPay
+import Synchronization
 
 /// The payment server under load, over real HTTP on this machine.
 struct PaymentsBench: AsyncParsableCommand {
@@ -15,7 +16,7 @@ struct PaymentsBench: AsyncParsableCommand {
       Fields of each line of JSON: rate and seconds as asked; payments_before; ready_ms (from the start of the process to \
       its first answer); sent, accepted, completed, errors, incomplete; accepted_per_second and completed_per_second (from \
       the first request to the last acceptance and completion); accepted_p50_us p90 p99 p999 max and completed_…; \
-      server_cpu_us_per_payment; syncs_per_payment (of both logs); anonymous_bytes_begin, _middle, _end, _peak (the \
+      list_behind_events_max (the list of payments, looked at once a second); server_cpu_us_per_payment; syncs_per_payment (of both logs); anonymous_bytes_begin, _middle, _end, _peak (the \
       server's memory that is no file's); others_cpu_percent, steal_percent and busy as in the other workloads.
       """)
 
@@ -76,17 +77,49 @@ struct PaymentsBench: AsyncParsableCommand {
     let watch = BusynessWatch()
     var load = LoadDriver.Options(url: server.url, rate: rate, duration: .seconds(seconds))
     load.completionLimit = .seconds(120)
-    let report = try await LoadDriver(load).run { progress in
-      reporter.progress(
-        "sent \(progress.sent)  accepted \(progress.accepted)  completed \(progress.completed)")
+    let (report, listBehind) = try await whileWatchingList(server.url) { [load] in
+      try await LoadDriver(load).run { progress in
+        reporter.progress(
+          "sent \(progress.sent)  accepted \(progress.accepted)  completed \(progress.completed)")
+      }
     }
     let busyness = watch.since()
     let result = PaymentsResult(
       rate: rate, seconds: seconds, paymentsBefore: present, readyMilliseconds: server.readyMilliseconds, load: report,
-      before: before, after: server.status, memory: server.memory, busyness: busyness)
+      before: before, after: server.status, memory: server.memory, listBehind: listBehind, busyness: busyness)
     reporter.line(text: result.text, json: result.json)
     if busyness.isBusy { reporter.warn("the machine was busy with something else: \(busyness.text)") }
     server.stop()
     return report
+  }
+
+  /// - Returns: what `work` does, and by how many events the list of payments was behind the log at most, by looking once a
+  ///   second.
+  private func whileWatchingList<Value: Sendable>(
+    _ url: String, _ work: @escaping @Sendable () async throws -> Value
+  ) async throws -> (Value, Int) {
+    let client = try ServerClient(url: url, key: nil)
+    defer { client.close() }
+    return try await withThrowingTaskGroup(of: Void.self) { group in
+      let most = Mutex(0)
+      group.addTask {
+        do {
+          while true {
+            try await Task.sleep(for: .seconds(1))
+            let page = try await client.get("/api/v1/payments?limit=1")
+            guard case .number(let place) = page["asOf"], case .number(let end) = page["logEnd"],
+              let place = Int(place), let end = Int(end)
+            else { throw BenchError("the server does not say how far its list of payments is") }
+            most.withLock { $0 = max($0, end - place) }
+          }
+        } catch {
+          guard Task.isCancelled else { throw error }
+        }
+      }
+      let value = try await work()
+      group.cancelAll()
+      try await group.waitForAll()
+      return (value, most.withLock { $0 })
+    }
   }
 }

@@ -10,6 +10,8 @@ struct PaymentsResult {
   var before: PaymentsServer.Status
   var after: PaymentsServer.Status
   var memory: [Int]
+  /// Events that the list of payments was behind at most.
+  var listBehind: Int
   var busyness: Busyness
 
   private static let percentiles: [(name: String, percent: Double)] = [
@@ -47,6 +49,7 @@ struct PaymentsResult {
       "server: \(fixed(cpuOfOne, 0)) µs of processor and \(fixed(syncsOfOne, 2)) syncs a payment; anonymous memory "
         + "\(mebibytes(memory.first ?? 0)) MiB at first, \(mebibytes(middle)) in the middle, "
         + "\(mebibytes(memory.last ?? 0)) at last, \(mebibytes(memory.max() ?? 0)) at most",
+      "the list of payments was behind by \(grouped(Double(listBehind))) events at most",
     ].joined(separator: "\n")
   }
 
@@ -68,6 +71,7 @@ struct PaymentsResult {
       }
     }
     fields += [
+      ("list_behind_events_max", "\(listBehind)"),
       ("server_cpu_us_per_payment", fixed(cpuOfOne, 1)), ("syncs_per_payment", fixed(syncsOfOne, 3)),
       ("anonymous_bytes_begin", "\(memory.first ?? 0)"), ("anonymous_bytes_middle", "\(middle)"),
       ("anonymous_bytes_end", "\(memory.last ?? 0)"), ("anonymous_bytes_peak", "\(memory.max() ?? 0)"),

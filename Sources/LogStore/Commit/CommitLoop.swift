@@ -28,6 +28,8 @@ struct CommitLoop: ~Copyable {
 
   /// Appends of two groups in a row from which on it is worth waiting for others to join.
   private static let siblingCount = 8
+  /// The same from which on it is worth waiting twice as long.
+  private static let manySiblingsCount = 32
 
   private let disk: any Disk
   private let gatherMilliseconds: UInt32
@@ -66,8 +68,9 @@ struct CommitLoop: ~Copyable {
     var requests: [CommitRequest] = []
     var lastCount = 0
     while mailbox.receive(into: &requests) {
-      if gatherMilliseconds > 0, requests.count + lastCount >= Self.siblingCount {
-        disk.sleep(milliseconds: gatherMilliseconds)
+      let siblings = requests.count + lastCount
+      if gatherMilliseconds > 0, siblings >= Self.siblingCount {
+        disk.sleep(milliseconds: siblings < Self.manySiblingsCount ? gatherMilliseconds : 2 * gatherMilliseconds)
         // Closed or not: the next call tells.
         _ = mailbox.receiveWaiting(into: &requests)
       }

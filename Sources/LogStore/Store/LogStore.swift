@@ -20,9 +20,9 @@ public final class LogStore: Sendable {
     /// Make the store, and its directory, if there is none.
     public var createIfMissing = true
     /// How long a sync waits for more appends to join it, while there are many: fewer syncs, and fewer wake-ups of those
-    /// who wait for them, for so much more latency. 0 syncs what there is at once, which is best while the processor
-    /// isn't what is short. A writer that is alone never waits. (PostgreSQL has the same as `commit_delay` and
-    /// `commit_siblings`.)
+    /// who wait for them, for so much more latency. With dozens of appends at once it waits twice as long. 0 syncs what
+    /// there is at once, which is best while the processor isn't what is short. A writer that is alone never waits.
+    /// (PostgreSQL has the same as `commit_delay` and `commit_siblings`.)
     public var gatherMilliseconds: UInt32 = 0
 
     public init() {}

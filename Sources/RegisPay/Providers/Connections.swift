@@ -26,8 +26,11 @@ final class Connections: Sendable {
   ///   - timeLimit: for a call as a whole, its waiting for a connection included.
   ///   - answerLimit: bytes of an answer's body; more end the call.
   ///   - connectionLimit: for each event loop.
+  ///   - validatesHeads: refuses to send heads with what HTTP does not allow, such as line breaks. Not needed for heads
+  ///     that are made of what was checked before.
   init(
     _ endpoint: Endpoint, timeLimit: Duration, answerLimit: Int, connectionLimit: Int = 512,
+    validatesHeads: Bool = true,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws(EndpointError) {
     self.endpoint = endpoint
@@ -41,7 +44,7 @@ final class Connections: Sendable {
     }
     let settings = LoopPool.Settings(
       endpoint: endpoint, tls: tls, timeLimit: TimeAmount(timeLimit), answerLimit: answerLimit,
-      connectionLimit: connectionLimit)
+      connectionLimit: connectionLimit, validatesHeads: validatesHeads)
     pools = group.makeIterator().map { LoopPool($0, settings) }
   }
 
@@ -82,6 +85,7 @@ private final class LoopPool: @unchecked Sendable {
     let timeLimit: TimeAmount
     let answerLimit: Int
     let connectionLimit: Int
+    let validatesHeads: Bool
   }
 
   typealias Completion = @Sendable (Result<HTTPAnswer, CallFailure>) -> Void
@@ -190,7 +194,8 @@ private final class LoopPool: @unchecked Sendable {
             let name = isAddress ? nil : settings.endpoint.host
             try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: name))
           }
-          try pipeline.addHTTPClientHandlers(leftOverBytesStrategy: .dropBytes)
+          try pipeline.addHTTPClientHandlers(
+            leftOverBytesStrategy: .dropBytes, enableOutboundHeaderValidation: settings.validatesHeads)
           try pipeline.addHandler(Connection(channel, pool: self))
         }
       }
