@@ -43,6 +43,35 @@ struct RegisPayAbuseTests {
     }
   }
 
+  @Test("an address gets so many connections and no more, and the server's own calls from it are none of them")
+  func connectionsOfOneAddress() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(
+        directory: folder, arguments: ["--max-connections-per-address", "4"])
+      let url = server.url
+      let request = "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+      var held = try (0..<3).map { _ in try RawConnection(url) }
+      // One connection more, over which one request goes after another.
+      let id = try await server.createPayment("3.00")
+      try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      let answer = try await onThread {
+        let more = try RawConnection(url)
+        more.send(request)
+        return more.readToEnd()
+      }
+      #expect(answer == "", "it is closed without an answer")
+      withExtendedLifetime(held) {}
+      held = []
+      try await eventually("there is room again", within: .seconds(10)) {
+        try await onThread {
+          let more = try RawConnection(url)
+          more.send(request)
+          return more.readToEnd()?.hasPrefix("HTTP/1.1 200 ") == true
+        }
+      }
+    }
+  }
+
   @Test("garbage behind a request does not take its answer away")
   func pipelinedGarbage() async throws {
     try await withTemporaryFolder { folder in

@@ -16,7 +16,8 @@ struct PaymentsBench: AsyncParsableCommand {
       Fields of each line of JSON: rate and seconds as asked; payments_before; ready_ms (from the start of the process to \
       its first answer); sent, accepted, completed, errors, incomplete; accepted_per_second and completed_per_second (from \
       the first request to the last acceptance and completion); accepted_p50_us p90 p99 p999 max and completed_…; \
-      list_behind_events_max (the list of payments, looked at once a second); server_cpu_us_per_payment; syncs_per_payment (of both logs); anonymous_bytes_begin, _middle, _end, _peak (the \
+      list_behind_events_max (how far the list of payments was behind the log, looked at once a second); \
+      server_cpu_us_per_payment; syncs_per_payment (of both logs); anonymous_bytes_begin, _middle, _end, _peak (the \
       server's memory that is no file's); others_cpu_percent, steal_percent and busy as in the other workloads.
       """)
 

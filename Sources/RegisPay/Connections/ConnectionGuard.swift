@@ -40,6 +40,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private var isAnswerBegun = false
   private var bodyBytes = 0
   private var isFirstRequest = true
+  /// It is over its address's limit, which is not for the server's own connections.
+  private var mustBeOwn = false
   private var inputDeadline: NIODeadline?
   private var outputDeadline: NIODeadline?
   private var timer: (task: Scheduled<Void>, time: NIODeadline)?
@@ -65,10 +67,16 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     guard connection == nil else { return }
     let connection = ConnectionTable.Connection(context.channel)
     self.connection = connection
-    if !table.admit(connection) {
-      phase = .ended
-      context.close(promise: nil)
+    switch table.admit(connection) {
+    case .admitted: break
+    case .onlyIfOwn: mustBeOwn = true
+    case .refused: drop(context)
     }
+  }
+
+  private func drop(_ context: ChannelHandlerContext) {
+    phase = .ended
+    context.close(promise: nil)
   }
 
   func channelInactive(context: ChannelHandlerContext) {
@@ -106,6 +114,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         // An attacker who fills the table must not stop payments that are on their way.
         if let connection, let field = head.headerFields[.authorization], own.matches(field) {
           table.remove(connection)
+        } else if mustBeOwn {
+          return drop(context)
         }
       }
       guard unanswered < limits.pipelinedRequests else { return stopReading(context) }

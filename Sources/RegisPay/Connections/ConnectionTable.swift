@@ -8,6 +8,8 @@ final class ConnectionTable: Sendable {
   final class Connection: Sendable {
     let channel: any Channel
     let address: ClientAddress?
+    /// From this machine: it may be one of the server's own, which its first request tells.
+    let isLocal: Bool
     /// Since when the server has been waiting for the client, as uptime in nanoseconds; 0 while the client waits for the
     /// server. Bytes that are not a whole request don't end the waiting.
     let waitingSince: Atomic<UInt64>
@@ -15,6 +17,8 @@ final class ConnectionTable: Sendable {
     init(_ channel: any Channel) {
       self.channel = channel
       address = channel.remoteAddress.map(ClientAddress.init)
+      isLocal =
+        channel.remoteAddress?.ipAddress != nil && channel.remoteAddress?.ipAddress == channel.localAddress?.ipAddress
       waitingSince = Atomic(NIODeadline.now().uptimeNanoseconds)
     }
 
@@ -38,26 +42,34 @@ final class ConnectionTable: Sendable {
 
   var count: Int { state.withLock { $0.connections.count } }
 
+  enum Admission {
+    case admitted
+    /// Its address has too many: to be closed unless its first request shows that it is the server's own.
+    case onlyIfOwn
+    /// To be closed: its address has too many, or every other connection is at work.
+    case refused
+  }
+
   /// Takes a connection in, and closes others if need be.
-  ///
-  /// - Returns: false when it has to be closed: its address has too many, or every other connection is at work.
-  func admit(_ connection: Connection) -> Bool {
-    let (isAdmitted, closed) = state.withLock { state -> (Bool, [Connection]) in
-      if let limitPerAddress, let address = connection.address, state.counts[address, default: 0] >= limitPerAddress {
-        return (false, [])
+  func admit(_ connection: Connection) -> Admission {
+    let (admission, closed) = state.withLock { state -> (Admission, [Connection]) in
+      var isOver = false
+      if let limitPerAddress, let address = connection.address {
+        isOver = state.counts[address, default: 0] >= limitPerAddress
       }
+      if isOver, !connection.isLocal { return (.refused, []) }
       var closed: [Connection] = []
       if state.connections.count >= limit {
         closed = longestWaiting(state)
-        if closed.isEmpty { return (false, []) }
+        if closed.isEmpty { return (.refused, []) }
         for other in closed { remove(other, &state) }
       }
       state.connections[ObjectIdentifier(connection)] = connection
       if let address = connection.address { state.counts[address, default: 0] += 1 }
-      return (true, closed)
+      return (isOver ? .onlyIfOwn : .admitted, closed)
     }
     for other in closed { other.channel.close(promise: nil) }
-    return isAdmitted
+    return admission
   }
 
   /// Forgets a connection: it is closed, or it is one of our own. May be called again.

@@ -177,7 +177,7 @@ struct PaymentRoutes: Sendable {
     do {
       page = try await projection.page(try PaymentQuery(request.uri.queryParameters))
     } catch is UnlistedPayment {
-      throw Problem.notFound("The payment whose place after is is not listed.")
+      throw Problem.notFound("after is the place of a payment that is not listed.")
     }
     let progress = projection.progress
     return Response(json: [

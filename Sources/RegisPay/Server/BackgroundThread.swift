@@ -4,7 +4,7 @@ import NIOPosix
 
 /// A thread for work that takes long and that nobody waits for: requests and calls go before it.
 enum BackgroundThread {
-  /// Beside one busy thread on the same processor it gets a quarter of the time: enough never to be left behind.
+  /// Beside one busy thread on the same processor it gets a quarter of the time.
   private static let niceness: Int32 = 5
 
   /// Runs the work on a thread of its own, where it may block. The thread ends with it.
