@@ -50,6 +50,11 @@ extension RegisPayServeTests {
       try FileManager.default.moveItem(atPath: store.path, toPath: folder + "/data/payments")
       var server = try await RunningServer.start(directory: folder)
       try await eventually("the list is made", within: .seconds(120)) { try await List(server).isComplete }
+      // They look at each of these payments once; the next start is about the list.
+      try await eventually("the consumers have passed what was there", within: .seconds(120)) {
+        let consumers = try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]]
+        return try #require(consumers).allSatisfy { $0["lag"] as? Int == 0 && $0["cursor"] as? Int == 4 * count }
+      }
       #expect(try await server.stopGracefully().code == 0)
 
       // As a program leaves it whose list had other columns.
@@ -74,7 +79,7 @@ extension RegisPayServeTests {
           // Payments don't wait for the list.
           if ownPayment == nil {
             let id = try await server.createPayment("7.00")
-            try await server.wait(for: id, status: "Completed", within: .seconds(20))
+            try await server.wait(for: id, status: "Completed", within: .seconds(60))
             ownPayment = id
           }
         }
@@ -83,7 +88,7 @@ extension RegisPayServeTests {
       #expect(seen.count >= 2 && seen == seen.sorted(), "it told \(seen)")
       let own = try #require(ownPayment, "the list was whole before it could be asked for")
 
-      try await eventually("the payment of meanwhile is listed", within: .seconds(20)) {
+      try await eventually("the payment of meanwhile is listed", within: .seconds(60)) {
         try await List(server, "?limit=1").ids == [own]
       }
       var ids: Set<String> = []
