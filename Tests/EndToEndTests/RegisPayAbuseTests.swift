@@ -49,25 +49,27 @@ struct RegisPayAbuseTests {
       let server = try await RunningServer.start(
         directory: folder, arguments: ["--max-connections-per-address", "4"])
       let url = server.url
-      let request = "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+      func answerToOneMore() async throws -> String? {
+        try await onThread {
+          let more = try RawConnection(url)
+          more.send("GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+          return more.readToEnd()
+        }
+      }
+      // One connection, over which one request goes after another, and three more.
+      #expect(try await server.get("/alive").status == 200)
       var held = try (0..<3).map { _ in try RawConnection(url) }
-      // One connection more, over which one request goes after another.
+      for connection in held { connection.send("GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n") }
+      try await eventually("one more is closed without an answer", within: .seconds(10)) {
+        try await answerToOneMore() == ""
+      }
       let id = try await server.createPayment("3.00")
       try await server.wait(for: id, status: "Completed", within: .seconds(20))
-      let answer = try await onThread {
-        let more = try RawConnection(url)
-        more.send(request)
-        return more.readToEnd()
-      }
-      #expect(answer == "", "it is closed without an answer")
+      #expect(try await answerToOneMore() == "")
       withExtendedLifetime(held) {}
       held = []
       try await eventually("there is room again", within: .seconds(10)) {
-        try await onThread {
-          let more = try RawConnection(url)
-          more.send(request)
-          return more.readToEnd()?.hasPrefix("HTTP/1.1 200 ") == true
-        }
+        try await answerToOneMore()?.hasPrefix("HTTP/1.1 200 ") == true
       }
     }
   }

@@ -40,8 +40,6 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private var isAnswerBegun = false
   private var bodyBytes = 0
   private var isFirstRequest = true
-  /// It is over its address's limit, which is not for the server's own connections.
-  private var mustBeOwn = false
   private var inputDeadline: NIODeadline?
   private var outputDeadline: NIODeadline?
   private var timer: (task: Scheduled<Void>, time: NIODeadline)?
@@ -67,11 +65,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     guard connection == nil else { return }
     let connection = ConnectionTable.Connection(context.channel)
     self.connection = connection
-    switch table.admit(connection) {
-    case .admitted: break
-    case .onlyIfOwn: mustBeOwn = true
-    case .refused: drop(context)
-    }
+    if !table.admit(connection) { drop(context) }
   }
 
   private func drop(_ context: ChannelHandlerContext) {
@@ -112,10 +106,12 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
       if isFirstRequest {
         isFirstRequest = false
         // An attacker who fills the table must not stop payments that are on their way.
-        if let connection, let field = head.headerFields[.authorization], own.matches(field) {
-          table.remove(connection)
-        } else if mustBeOwn {
-          return drop(context)
+        if let connection {
+          if let field = head.headerFields[.authorization], own.matches(field) {
+            table.remove(connection)
+          } else if connection.isLocal, !table.count(connection) {
+            return drop(context)
+          }
         }
       }
       guard unanswered < limits.pipelinedRequests else { return stopReading(context) }

@@ -8,7 +8,7 @@ final class ConnectionTable: Sendable {
   final class Connection: Sendable {
     let channel: any Channel
     let address: ClientAddress?
-    /// From this machine: it may be one of the server's own, which its first request tells.
+    /// From this machine: whether it is one of the server's own is known with its first request.
     let isLocal: Bool
     /// Since when the server has been waiting for the client, as uptime in nanoseconds; 0 while the client waits for the
     /// server. Bytes that are not a whole request don't end the waiting.
@@ -28,6 +28,8 @@ final class ConnectionTable: Sendable {
 
   private struct State {
     var connections: [ObjectIdentifier: Connection] = [:]
+    /// Of ``counts``.
+    var counted: Set<ObjectIdentifier> = []
     var counts: [ClientAddress: Int] = [:]
   }
 
@@ -42,41 +44,55 @@ final class ConnectionTable: Sendable {
 
   var count: Int { state.withLock { $0.connections.count } }
 
-  enum Admission {
-    case admitted
-    /// Its address has too many: to be closed unless its first request shows that it is the server's own.
-    case onlyIfOwn
-    /// To be closed: its address has too many, or every other connection is at work.
-    case refused
-  }
-
-  /// Takes a connection in, and closes others if need be.
-  func admit(_ connection: Connection) -> Admission {
-    let (admission, closed) = state.withLock { state -> (Admission, [Connection]) in
-      var isOver = false
-      if let limitPerAddress, let address = connection.address {
-        isOver = state.counts[address, default: 0] >= limitPerAddress
-      }
-      if isOver, !connection.isLocal { return (.refused, []) }
+  /// Takes a connection in, and closes others if need be. One that is local counts for its address only from ``count(_:)``.
+  ///
+  /// - Returns: false when it has to be closed: its address has too many, or every other connection is at work.
+  func admit(_ connection: Connection) -> Bool {
+    let (isAdmitted, closed) = state.withLock { state -> (Bool, [Connection]) in
+      guard connection.isLocal || hasRoom(connection.address, state) else { return (false, []) }
       var closed: [Connection] = []
       if state.connections.count >= limit {
         closed = longestWaiting(state)
-        if closed.isEmpty { return (.refused, []) }
+        if closed.isEmpty { return (false, []) }
         for other in closed { remove(other, &state) }
       }
       state.connections[ObjectIdentifier(connection)] = connection
-      if let address = connection.address { state.counts[address, default: 0] += 1 }
-      return (isOver ? .onlyIfOwn : .admitted, closed)
+      if !connection.isLocal { count(connection, &state) }
+      return (true, closed)
     }
     for other in closed { other.channel.close(promise: nil) }
-    return admission
+    return isAdmitted
+  }
+
+  /// Counts a local connection for its address, as it is not one of the server's own.
+  ///
+  /// - Returns: false when it has to be closed: its address has too many.
+  func count(_ connection: Connection) -> Bool {
+    state.withLock { state in
+      guard hasRoom(connection.address, state) else { return false }
+      // Closed meanwhile, it is not counted for ever.
+      if state.connections[ObjectIdentifier(connection)] != nil { count(connection, &state) }
+      return true
+    }
+  }
+
+  private func hasRoom(_ address: ClientAddress?, _ state: State) -> Bool {
+    guard let limitPerAddress, let address else { return true }
+    return state.counts[address, default: 0] < limitPerAddress
+  }
+
+  private func count(_ connection: Connection, _ state: inout State) {
+    guard let address = connection.address, state.counted.insert(ObjectIdentifier(connection)).inserted else { return }
+    state.counts[address, default: 0] += 1
   }
 
   /// Forgets a connection: it is closed, or it is one of our own. May be called again.
   func remove(_ connection: Connection) { state.withLock { remove(connection, &$0) } }
 
   private func remove(_ connection: Connection, _ state: inout State) {
-    guard state.connections.removeValue(forKey: ObjectIdentifier(connection)) != nil, let address = connection.address
+    let id = ObjectIdentifier(connection)
+    guard state.connections.removeValue(forKey: id) != nil, state.counted.remove(id) != nil,
+      let address = connection.address
     else { return }
     let count = state.counts[address, default: 0] - 1
     state.counts[address] = count > 0 ? count : nil

@@ -94,12 +94,15 @@ struct WebhookRouteTests {
       }
       for body in [
         "{}", #"{"from":-1}"#, #"{"from":"yesterday"}"#, #"{"event":"msg_1"}"#, #"{"from":0,"event":"a"}"#,
-        #"{"to":1}"#,
+        #"{"to":1}"#, #"{"from":1.5}"#, #"{"from":9007199254740992}"#, #"{"from":1e30}"#,
       ] {
         #expect(try await send(server, "POST", "/\(id)/replay", body).status == 400, "\(body)")
       }
       let unknown = WebhookMessage.id(of: .random(), version: 1)
       #expect(try await send(server, "POST", "/\(id)/replay", #"{"event":"\#(unknown)"}"#).status == 409)
+      for from in ["7.0", "70e-1", "9007199254740991", "\"1627-01-13T06:00:19Z\""] {
+        #expect(try await send(server, "POST", "/\(id)/replay", "{\"from\":\(from)}").status == 202, "\(from)")
+      }
       for query in ["limit=0", "limit=201", "after=0", "after=x", "before=1"] {
         #expect(try await send(server, "GET", "/\(id)/deliveries?\(query)").status == 400, "\(query)")
       }
