@@ -43,6 +43,13 @@ final class RawConnection {
   /// Tells the server that nothing more will be sent.
   func endSending() { shutdown(descriptor, Int32(SHUT_WR)) }
 
+  /// What has come, as soon as something has; nil when nothing does, or no more.
+  func readSome() -> String? {
+    var buffer = [UInt8](repeating: 0, count: 16 << 10)
+    let count = recv(descriptor, &buffer, buffer.count, 0)
+    return count > 0 ? String(decoding: buffer[..<count], as: UTF8.self) : nil
+  }
+
   /// Everything until the server closes the connection; nil when it does not.
   func readToEnd() -> String? {
     var bytes: [UInt8] = []
