@@ -76,6 +76,21 @@ import Testing
     print("a load of five events: \(count) allocations")
     #expect(count <= Self.allocationsALoad, "\(count) allocations a load")
     try await store.close()
+    // Segments so small that the events are in finished ones, where the third load finds them in memory.
+    let cached = Directory()
+    var options = LogStore.Options()
+    options.segmentBytes = 1 << 20
+    let small = try LogStore.open(cached.path, options: options)
+    for version in 0..<10 {
+      _ = try await small.append(
+        Append((0..<1000).map { Self.event(version * 1000 + $0, stream: $0 + version / 5 * 1000) }))
+    }
+    try await small.waitUntilIndexed()
+    for _ in 0..<2 { _ = try Self.loads(small.reader, 100) }
+    let countInMemory = try Self.loads(small.reader, 100)
+    print("a load of five events in memory: \(countInMemory) allocations")
+    #expect(countInMemory <= Self.allocationsALoad, "\(countInMemory) allocations a load in memory")
+    try await small.close()
   }
 
   private static func loads(_ reader: LogReader, _ count: Int) throws -> Double {

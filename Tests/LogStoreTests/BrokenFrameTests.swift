@@ -305,11 +305,8 @@ import Testing
     for _ in 0..<20 {
       let victim = Int.random(in: 0..<1000, using: &generator)
       let reader = try LogReader.open(directory.path)
-      var found: Int?
-      try reader.durable.segments.forEachRecord(of: StreamKey(bytes("s\(victim)")), from: 1, limit: 1) { record, _, _ in
-        found = record.position
-      }
-      let position = try #require(found)
+      let found = try reader.durable.segments.record(of: StreamKey(bytes("s\(victim)")), version: 1)
+      let position = try #require(found).record.position
       try edit(path) { $0[Int(position) + 60] ^= 1 }
       var cursor = reader.cursor(from: 0)
       var seen: UInt64 = 0

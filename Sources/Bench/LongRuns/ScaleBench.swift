@@ -12,8 +12,9 @@ struct ScaleBench: AsyncParsableCommand {
       another opens the log and tells how long that took; once more with the files gone from the cache. What was \
       acknowledged before the kill is looked for. Three kinds of synced appends are measured: to streams begun and gone on \
       with, to streams that must not be there, to random old streams. 20,000 random streams are loaded once, which tells \
-      what the disk adds; a second time, when they are in memory; and then again and again for two seconds: hot, as in \
-      `bench load`, and long enough to be measured.
+      what the disk adds; a second time, when they are in memory; and then again and again for two seconds: hot, as a \
+      stream is that is in use. By then most are in the store's cache of streams (32 MiB); with --stream-cache 0 the log \
+      itself is measured.
       Memory is what doesn't belong to files (RssAnon), with that of the benchmark itself, at the end and at its peak.
       """)
 

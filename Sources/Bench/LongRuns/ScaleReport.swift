@@ -73,7 +73,8 @@ enum ScaleReport {
       """
       Appends: \(options.writers) tasks, one event each, synced, \(fixed(options.seconds, 1)) s of each kind. Loads: 20,000 \
       random whole streams, one after the other: all of them once, from wherever they are; once more, from memory; and \
-      then again and again for two seconds, which is called hot and is what the bar is about.
+      then again and again for two seconds, which is called hot and is what the bar is about. By then most of them are in \
+      the store's cache of streams, of \(bytes(Double(options.streamCache))).
       """,
       """
       Then the process was killed while all writers appended, and another opened the log; the time is that of the call that \

@@ -19,11 +19,23 @@ struct ScaleOptions: ParsableArguments {
   @Option(help: "Seconds of each of the three kinds of synced appends, at each size.")
   var seconds = 5.0
 
+  @Option(help: "Bytes of memory for streams that are loaded again and again (LogStore.Options); 0 for none.")
+  var streamCache = LogStore.Options().streamCacheBytes
+
   func validate() throws {
     guard (8...4096).contains(payload) else { throw ValidationError("--payload must be 8 to 4096") }
     guard (1...1000).contains(streamsOf) else { throw ValidationError("--streams-of must be 1 to 1000") }
     guard (1...10_000).contains(writers) else { throw ValidationError("--writers must be 1 to 10000") }
     guard (0.05...3600).contains(seconds) else { throw ValidationError("--seconds must be 0.05 to 3600") }
+    guard streamCache == 0 || streamCache >= 1 << 20 else {
+      throw ValidationError("--stream-cache must be 0, or at least 1048576")
+    }
+  }
+
+  var storeOptions: LogStore.Options {
+    var options = LogStore.Options()
+    options.streamCacheBytes = streamCache
+    return options
   }
 
   var layout: ScaleLayout {
@@ -34,7 +46,7 @@ struct ScaleOptions: ParsableArguments {
   var arguments: [String] {
     [
       "--payload", "\(payload)", "--streams-of", "\(streamsOf)", "--writers", "\(writers)", "--seconds",
-      fixed(seconds, 3),
+      fixed(seconds, 3), "--stream-cache", "\(streamCache)",
     ] + (spread ? ["--spread"] : [])
   }
 }
@@ -60,7 +72,7 @@ struct ScaleWorker: AsyncParsableCommand {
     endWithParent()
     let memory = AnonymousMemory()
     try await fillAndClose()
-    let store = try LogStore.open(dir)
+    let store = try LogStore.open(dir, options: options.storeOptions)
     try await load(store.reader)
     for (name, kind) in [("append", Kind.goingOn), ("new", .new), ("old", .old)] {
       try await report(name, append(kind, to: store, until: deadline(), name: kind == .goingOn ? 0 : 1) { _ in })
@@ -112,7 +124,8 @@ struct ScaleWorker: AsyncParsableCommand {
     report("ahead", Double(size.aheadBytes))
   }
 
-  /// Loads random streams in one order: once wherever they are, once more from memory, and then again and again, hot.
+  /// Loads random streams in one order: once wherever they are, once more from memory, and then again and again, hot: out of
+  /// the store's cache, if it has one.
   private func load(_ reader: LogReader) async throws {
     let streams = options.layout.wholeStreams(to)
     guard streams > 0 else { throw BenchError("too few events for a whole stream; ask for more --events") }

@@ -367,11 +367,8 @@ struct CommitLoop: ~Copyable {
       return try durable.segments.find(id: id, stream: key)
     }
     guard streams[stream].version > base else { return nil }
-    var found: (Record, Segment)?
-    try durable.segments.forEachRecord(of: key, from: base + 1, limit: 1) { record, _, segment in
-      if record.hasID, record.id(in: segment.bytes, place: segment.place) == id { found = (record, segment) }
-    }
-    return found
+    guard let (record, segment) = try durable.segments.record(of: key, version: base + 1) else { return nil }
+    return record.hasID && record.id(in: segment.bytes, place: segment.place) == id ? (record, segment) : nil
   }
 }
 

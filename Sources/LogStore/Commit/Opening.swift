@@ -62,7 +62,7 @@ struct Opening {
     let durable = Durable(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
-        gaps: gaps, open: open),
+        gaps: gaps, open: open, streamCacheBytes: options.streamCacheBytes),
       end: found.end, cursors: found.walk.cursors)
     return Opened(
       lock: lock, disk: disk, durable: durable, file: file, end: found.walk.next, tail: tail,

@@ -29,7 +29,8 @@ final class Follower: Sendable {
   ///
   /// - Parameter follows: without, what was found stays as it is, whatever a writer appends: one moment of the log.
   static func open(
-    _ directory: String, disk: any Disk, follows: Bool = true
+    _ directory: String, disk: any Disk, follows: Bool = true,
+    streamCacheBytes: Int = StreamCache.defaultByteCount
   ) throws(LogStoreError) -> (follower: Follower, durable: Durable, recovery: RecoveryReport) {
     var attemptsLeft = 5
     while true {
@@ -41,10 +42,10 @@ final class Follower: Sendable {
         lock = try sharedLock(directory, disk: disk)
         let wasEverWritten = try disk.exists(join(directory, FileName.lock))
         if lock != nil || !wasEverWritten {
-          return try openUnwritten(directory, disk: disk, follows: follows)
+          return try openUnwritten(directory, disk: disk, follows: follows, streamCacheBytes)
         }
         wasBesideWriter = true
-        return try openBesideWriter(directory, disk: disk, follows: follows)
+        return try openBesideWriter(directory, disk: disk, follows: follows, streamCacheBytes)
       } catch {
         // The writer may have ended, or another begun, between two looks.
         attemptsLeft -= 1
@@ -78,7 +79,7 @@ final class Follower: Sendable {
 
   /// Nobody writes, and while the shared lock is held nobody begins to.
   private static func openUnwritten(
-    _ directory: String, disk: any Disk, follows: Bool
+    _ directory: String, disk: any Disk, follows: Bool, _ streamCacheBytes: Int
   ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
     let catalog = try Catalog.read(directory, disk: disk)
     let header = catalog.lastSegment
@@ -103,7 +104,7 @@ final class Follower: Sendable {
     let durable = Durable(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
-        gaps: try Gaps(catalog, disk: disk), open: found.index),
+        gaps: try Gaps(catalog, disk: disk), open: found.index, streamCacheBytes: streamCacheBytes),
       end: found.end, cursors: found.walk.cursors)
     let follower = Follower(
       directory: directory, disk: disk, durable: durable, deadWriter: try notice(directory, disk: disk)?.writer)
@@ -135,7 +136,7 @@ final class Follower: Sendable {
   }
 
   private static func openBesideWriter(
-    _ directory: String, disk: any Disk, follows: Bool
+    _ directory: String, disk: any Disk, follows: Bool, _ streamCacheBytes: Int
   ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
     var waited = 0
     var notice = try notice(directory, disk: disk)
@@ -164,7 +165,7 @@ final class Follower: Sendable {
     let durable = Durable(
       segments: SegmentSet(
         directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases,
-        gaps: try Gaps(catalog, disk: disk), open: index),
+        gaps: try Gaps(catalog, disk: disk), open: index, streamCacheBytes: streamCacheBytes),
       end: walk.end(in: segment), cursors: walk.cursors)
     let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
     if follows { follower.start(from: walk) }

@@ -33,16 +33,23 @@ final class SegmentSet: Sendable {
   let disk: any Disk
   let storeID: StoreID
   let gaps: Gaps
+  /// Nil: nothing is kept.
+  let cache: StreamCache?
   private let state: Mutex<State>
   /// Told when there is something to do for whoever makes index files. Reading never writes one: it must go on when the
   /// disk is full or not ours to write.
   private let missing: Mutex<(@Sendable () -> Void)?> = Mutex(nil)
 
-  init(directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], gaps: Gaps, open: OpenIndex) {
+  /// - Parameter streamCacheBytes: how much memory streams that are read again and again may take; 0 for none.
+  init(
+    directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], gaps: Gaps, open: OpenIndex,
+    streamCacheBytes: Int
+  ) {
     self.directory = directory
     self.disk = disk
     self.storeID = storeID
     self.gaps = gaps
+    cache = streamCacheBytes == 0 ? nil : StreamCache(byteCount: streamCacheBytes)
     let slots = bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) }
     state = Mutex(State(snapshot: Snapshot(bases: bases, slots: slots, open: open, unsealed: [], files: [])))
   }

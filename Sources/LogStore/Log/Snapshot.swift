@@ -33,6 +33,9 @@ final class Snapshot: Sendable {
   let files: [SealedIndex]
   /// Newest first; they cover the whole log.
   let sources: [Source]
+  /// The oldest segments, all of which have their index file or can be read for it: from which of ``sources`` on they are
+  /// told of, and the offset with which the first other segment begins.
+  let settled: (firstSource: Int, end: UInt64)
   private let streamFilters: ContiguousArray<FilterProbe>
   private let idFilters: ContiguousArray<FilterProbe>
 
@@ -67,6 +70,9 @@ final class Snapshot: Sendable {
     self.files = files
     self.unsealed = kept
     self.sources = sources
+    // Proof: the first source is the open segment's.
+    let newest = sources.lastIndex { $0.kind == .open || $0.kind == .unsealed }!
+    settled = (newest + 1, bases[sources[newest].ordinal])
     streamFilters = ContiguousArray(files.map { $0.filter(.streams) })
     idFilters = ContiguousArray(files.map { $0.filter(.eventIDs) })
   }
@@ -94,6 +100,17 @@ final class Snapshot: Sendable {
   }
 
   func slot(_ ordinal: Int) -> SegmentSlot { slots[ordinal] }
+
+  /// How many of the newest sources tell of segments that begin at or behind an offset; at least one, the open segment's.
+  ///
+  /// - Parameter coveredEnd: where a segment begins.
+  @inline(__always)
+  func sourceCount(behind coveredEnd: UInt64) -> Int {
+    if coveredEnd == 0 { return sources.count }
+    var count = 1
+    while count < sources.count, bases[sources[count - 1].ordinal] > coveredEnd { count += 1 }
+    return count
+  }
 
   /// Has a record fetched, if its segment is mapped already.
   @inline(__always)
@@ -127,10 +144,17 @@ final class Snapshot: Sendable {
 
   /// Which of the 64 newest files may have a key, as bits: all of them are asked at once, without a branch between, so that
   /// the processor waits for their memory at the same time.
+  ///
+  /// - Parameter sourceCount: only files are asked that are among so many of the newest sources.
   @inline(__always)
-  func candidates(_ section: IndexSection, _ key: UInt64) throws(IndexFailure) -> UInt64 {
+  func candidates(
+    _ section: IndexSection, _ key: UInt64, sourceCount: Int? = nil
+  ) throws(IndexFailure) -> UInt64 {
     let filters = section == .streams ? streamFilters : idFilters
-    let count = min(filters.count, 64)
+    var count = min(filters.count, 64)
+    if let sourceCount, sourceCount < sources.count {
+      count = min(count, sources[..<sourceCount].last { $0.kind == .file }.map { $0.index + 1 } ?? 0)
+    }
     // A probe is too many instructions for more than a few of them to wait at the same time.
     for number in 0..<count { filters[number].prefetch(key) }
     var maybe: UInt64 = 0

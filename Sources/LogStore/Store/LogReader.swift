@@ -93,15 +93,15 @@ public final class LogReader: Sendable {
     while left > 0 {
       let page = min(left, Self.streamPage)
       var count = 0
-      try durable.segments.forEachRecord(
+      try durable.segments.forEachEvent(
         of: stream, from: next, limit: page, skipsMissing: skippingMissing
-      ) { record, header, segment in
+      ) { event in
         body(
           EventView(
-            SoundRecord(record, in: segment.bytes), baseOffset: segment.baseOffset,
-            storeIDFirst: segment.place.storeID.first, timestampMicroseconds: header.timestamp))
+            event.record, baseOffset: event.baseOffset, storeIDFirst: durable.segments.storeID.first,
+            timestampMicroseconds: event.timestampMicroseconds))
         count += 1
-        next = record.version + 1
+        next = event.record.version + 1
       }
       if count < page { return }
       left -= count
@@ -169,8 +169,14 @@ extension LogReader {
   /// died, the last bytes that it wrote are written again, the same, and synced, before they are served as durable.
   ///
   /// Blocks for as long as the last segment takes to be read.
-  public static func open(_ directory: String) throws(LogStoreError) -> LogReader {
-    let (follower, durable, recovery) = try Follower.open(directory, disk: RealDisk())
+  ///
+  /// - Parameter streamCacheBytes: as ``LogStore/Options/streamCacheBytes``.
+  public static func open(
+    _ directory: String, streamCacheBytes: Int = LogStore.Options().streamCacheBytes
+  ) throws(LogStoreError) -> LogReader {
+    try StreamCache.check(byteCount: streamCacheBytes)
+    let (follower, durable, recovery) = try Follower.open(
+      directory, disk: RealDisk(), streamCacheBytes: streamCacheBytes)
     return LogReader(durable: durable, follower: follower, recovery: recovery)
   }
 }

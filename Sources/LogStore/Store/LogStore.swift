@@ -24,6 +24,9 @@ public final class LogStore: Sendable {
     /// there is at once, which is best while the processor isn't what is short. A writer that is alone never waits.
     /// (PostgreSQL has the same as `commit_delay` and `commit_siblings`.)
     public var gatherMilliseconds: UInt32 = 0
+    /// Bytes of memory for streams that are read again and again; 0 for none, otherwise from 1 MiB on. A stream that fits
+    /// takes as long to load as it would in a small log, however large this one is. Nothing is taken before it is used.
+    public var streamCacheBytes = StreamCache.defaultByteCount
 
     public init() {}
   }
@@ -83,6 +86,7 @@ public final class LogStore: Sendable {
         "a segment size of \(options.segmentBytes) bytes; it must be \(Limits.segmentBytes.lowerBound) to"
           + " \(Limits.segmentBytes.upperBound)")
     }
+    try StreamCache.check(byteCount: options.streamCacheBytes)
     let opened = try Opening(directory: directory, options: options, disk: disk).open()
     let durable = opened.durable
     let reader = LogReader(durable: durable, follower: nil, recovery: opened.recovery)

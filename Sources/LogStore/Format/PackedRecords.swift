@@ -1,0 +1,84 @@
+import CLinux
+
+/// A stream's first records, taken out of their segments, one behind the other: in memory only, never in a file.
+///
+/// ```
+///  0 base offset of its segment u64   8 timestamp of its frame u64   16 the record as it stands there, zeros to a multiple of 8
+/// ```
+///
+/// They were checked where they stood. A checksum of their own over all of it is looked at whenever they are read again.
+struct PackedRecords: Sendable {
+  private static let prefixByteCount = 16
+
+  var bytes: [UInt8] = []
+  private var checksum = RunningChecksum()
+  private(set) var count = 0
+  /// The offset of the last event.
+  private(set) var lastOffset: UInt64 = 0
+
+  /// What it takes of memory, without the allocator's own.
+  var byteCount: Int { bytes.capacity }
+
+  /// Has room for so many records as large as this one.
+  mutating func reserve(_ records: Int, like record: Record) {
+    bytes.reserveCapacity(bytes.count + records * (Self.prefixByteCount + record.byteCount.roundedUp(to: 8)))
+  }
+
+  /// Adds the stream's next event.
+  mutating func add(_ record: Record, in segment: UnsafeRawBufferPointer, baseOffset: UInt64, timestamp: UInt64) {
+    let start = bytes.count
+    bytes.append(integer: baseOffset)
+    bytes.append(integer: timestamp)
+    bytes.append(contentsOf: segment.part(record.position, record.byteCount))
+    bytes.append(contentsOf: repeatElement(0, count: bytes.count.roundedUp(to: 8) - bytes.count))
+    bytes.withUnsafeBytes { checksum.add($0.part(start, $0.count - start)) }
+    count += 1
+    lastOffset = baseOffset + UInt64(record.relativeOffset)
+  }
+
+  /// Asks for all of the memory at once.
+  func prefetch() {
+    bytes.withUnsafeBytes { bytes in
+      guard let start = bytes.baseAddress else { return }
+      for line in stride(from: 0, to: min(bytes.count, 4096), by: 64) { clinux_prefetch(start + line) }
+    }
+  }
+
+  /// Whether the bytes are what they were when they were added.
+  var isSound: Bool {
+    bytes.withUnsafeBytes { all in
+      var found = RunningChecksum()
+      found.add(all)
+      return found.value == checksum.value
+    }
+  }
+
+  /// Whether they are of the stream with this name. There must be one.
+  func isNamed(_ name: [UInt8]) -> Bool {
+    bytes.withUnsafeBytes { bytes in
+      // Proof: at the start is a record that was added.
+      let record = SoundRecord(
+        checked: bytes.part(Self.prefixByteCount, Record.byteCount).baseAddress.unsafelyUnwrapped)
+      return name.withUnsafeBytes { equal($0, record.name) }
+    }
+  }
+
+  /// Visits the records from the one with this number on, at most `limit`; they are there for the length of the call.
+  /// To be asked only where they are sound.
+  func forEach(
+    from first: Int, limit: Int, _ visit: (_ record: SoundRecord, _ baseOffset: UInt64, _ timestamp: UInt64) -> Void
+  ) {
+    bytes.withUnsafeBytes { bytes in
+      var position = 0
+      var number = 0
+      while position < bytes.count, number - first < limit {
+        // Proof: the bytes are what was added, so each position begins a record that lies in them.
+        let record = SoundRecord(
+          checked: bytes.part(position + Self.prefixByteCount, Record.byteCount).baseAddress.unsafelyUnwrapped)
+        if number >= first { visit(record, bytes.integer(at: position), bytes.integer(at: position + 8)) }
+        position += Self.prefixByteCount + record.byteCount.roundedUp(to: 8)
+        number += 1
+      }
+    }
+  }
+}

@@ -1,0 +1,292 @@
+import Foundation
+import Testing
+
+@testable import LogStore
+
+/// Streams kept in memory since they are read again and again.
+@Suite struct StreamCacheTests {
+  private static func key(_ name: String) -> StreamKey { StreamKey(bytes(name)) }
+
+  /// The events of one append as records in a segment of their own.
+  private static func packed(_ events: [NewEvent]) async throws -> PackedRecords {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments(1 << 20))
+    try await store.append(Append(events))
+    var records = PackedRecords()
+    let segment = store.reader.durable.segments.open.segment
+    var place = segment.start
+    // The first frame holds the cursors.
+    place.advance(past: try segment.checkFrame(place) { _ in })
+    let header = try segment.checkFrame(place) { record in
+      if record.kind == .event { records.add(record, in: segment.bytes, baseOffset: segment.baseOffset, timestamp: 7) }
+    }
+    #expect(header.eventCount == events.count)
+    try await store.close()
+    return records
+  }
+
+  // MARK: - The records
+
+  @Test("records that were taken out of a segment are what they were")
+  func records() async throws {
+    let events = (0..<20).map {
+      event("s", String(repeating: "x", count: $0 * 3), type: "T\($0)", id: $0 % 2 == 0 ? EventID.random() : nil)
+    }
+    let records = try await Self.packed(events)
+    #expect(records.count == 20 && records.lastOffset == 19 && records.isSound)
+    #expect(records.isNamed(bytes("s")) && !records.isNamed(bytes("t")) && !records.isNamed(bytes("ss")))
+    for (first, limit) in [(0, Int.max), (0, 20), (3, 5), (19, 1), (19, 9), (0, 1)] {
+      var seen: [NewEvent] = []
+      records.forEach(from: first, limit: limit) { record, baseOffset, timestamp in
+        #expect(baseOffset == 0 && timestamp == 7 && record.version == UInt64(first + seen.count + 1))
+        seen.append(
+          NewEvent(
+            stream: String(decoding: record.name, as: UTF8.self), type: String(decoding: record.type, as: UTF8.self),
+            payload: Array(record.payload), metadata: Array(record.metadata), id: record.id))
+      }
+      #expect(seen == Array(events.dropFirst(first).prefix(limit)))
+    }
+  }
+
+  @Test("a bit that changes in memory is noticed, wherever it is")
+  func changedBit() async throws {
+    let records = try await Self.packed([event("s", "first"), event("s", "second")])
+    for position in records.bytes.indices {
+      var changed = records
+      changed.bytes[position] ^= 1 << UInt8(position % 8)
+      #expect(!changed.isSound, "byte \(position)")
+    }
+  }
+
+  // MARK: - Which streams are kept
+
+  @Test("a stream is welcome when it is read the second time, and known when it was kept")
+  func admission() async throws {
+    let cache = StreamCache(byteCount: 1 << 20)
+    let entry = StreamCache.Entry(records: try await Self.packed([event("a")]), coveredEnd: 10)
+    guard case .unknown = cache.find(Self.key("a")), case .unknown = cache.find(Self.key("b")),
+      case .wanted = cache.find(Self.key("a"))
+    else { return #expect(Bool(false)) }
+    cache.keep(entry, of: Self.key("a"))
+    func coveredEnd() -> UInt64? {
+      if case .known(let entry) = cache.find(Self.key("a")) { entry.coveredEnd } else { nil }
+    }
+    #expect(coveredEnd() == 10)
+    // One that knows less, from a load that began earlier, does not take its place.
+    cache.keep(StreamCache.Entry(records: entry.records, coveredEnd: 5), of: Self.key("a"))
+    #expect(coveredEnd() == 10)
+    cache.keep(StreamCache.Entry(records: entry.records, coveredEnd: 20), of: Self.key("a"))
+    #expect(coveredEnd() == 20)
+    let byteCount = cache.byteCount
+    cache.forget(Self.key("a"))
+    #expect(coveredEnd() == nil && byteCount > 0 && cache.byteCount == 0)
+  }
+
+  @Test("memory is bounded, and what is read stays while what isn't goes")
+  func eviction() async throws {
+    let cache = StreamCache(byteCount: 1 << 20)
+    let records = try await Self.packed([event("s", String(repeating: "x", count: 2000))])
+    func isKnown(_ name: String) -> Bool { if case .known = cache.find(Self.key(name)) { true } else { false } }
+    let hot = (0..<50).map { "hot-\($0)" }
+    for name in hot { cache.keep(StreamCache.Entry(records: records, coveredEnd: 1), of: Self.key(name)) }
+    for number in 0..<5000 {
+      cache.keep(StreamCache.Entry(records: records, coveredEnd: 1), of: Self.key("cold-\(number)"))
+      #expect(cache.byteCount <= 1 << 20)
+      if number % 20 == 0 { for name in hot { #expect(isKnown(name), "\(name) after \(number)") } }
+    }
+    // Full but for less than an entry in each eighth.
+    #expect(cache.byteCount > 1 << 20 - 8 * 2200)
+    let coldKnown = (0..<5000).filter { isKnown("cold-\($0)") }.count
+    #expect(coldKnown > 300 && coldKnown < 500)
+  }
+
+  @Test("sizes that can't be are refused")
+  func sizes() async throws {
+    let directory = TemporaryDirectory()
+    for byteCount in [-1, 1, 1 << 20 - 1] {
+      var options = LogStore.Options()
+      options.streamCacheBytes = byteCount
+      await expectThrows({
+        $0 == .invalidArgument("a stream cache of \(byteCount) bytes; it must be 0, for none, or at least 1048576")
+      }) { () throws(LogStoreError) in _ = try LogStore.open(directory.path, options: options) }
+    }
+    #expect(!FileManager.default.fileExists(atPath: directory.path))
+    try await LogStore.open(directory.path).close()
+    await expectThrows({ if case .invalidArgument = $0 { true } else { false } }) { () throws(LogStoreError) in
+      _ = try LogReader.open(directory.path, streamCacheBytes: 5)
+    }
+  }
+
+  // MARK: - In a store
+
+  private static func isKnown(_ stream: String, _ reader: LogReader) -> Bool {
+    if case .known = reader.durable.segments.cache?.find(key(stream)) { true } else { false }
+  }
+
+  @Test("streams that are read again and again are always what was appended, as the log grows and is merged")
+  func growing() async throws {
+    let directory = TemporaryDirectory()
+    var generator = SeededGenerator.printed()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    let other = try LogReader.open(directory.path)
+    var model: [String: [String]] = [:]
+    let names = (0..<12).map { "stream-\($0)" }
+    var hits = 0
+    for round in 0..<900 {
+      let events = (0..<Int.random(in: 1...4, using: &generator)).map { number in
+        let size = Int.random(in: 0...2000, using: &generator)
+        return event(
+          names[Int.random(in: 0..<12, using: &generator)], "\(round).\(number) " + String(repeating: "x", count: size))
+      }
+      try await store.append(Append(events))
+      for event in events { model[event.stream, default: []].append(String(decoding: event.payload, as: UTF8.self)) }
+      if round % 100 == 99 { try await store.waitUntilIndexed() }
+      for _ in 0..<3 {
+        let name = names[Int.random(in: 0..<12, using: &generator)]
+        let all = model[name] ?? []
+        let first = Bool.random(using: &generator) ? 1 : Int.random(in: 1...all.count + 2, using: &generator)
+        let limit = Bool.random(using: &generator) ? Int.max : Int.random(in: 0...all.count + 2, using: &generator)
+        if Self.isKnown(name, store.reader) { hits += 1 }
+        let found = try store.reader.stream(name, from: UInt64(first), limit: limit)
+        #expect(
+          found.map { String(decoding: $0.payload, as: UTF8.self) } == Array(all.dropFirst(first - 1).prefix(limit)))
+        #expect(found.map(\.version) == found.indices.map { UInt64(first + $0) })
+        #expect(found.allSatisfy { $0.stream == name && $0.type == "Happened" })
+        // What another process serves is a part of it that only grows.
+        let there = try other.stream(name).map { String(decoding: $0.payload, as: UTF8.self) }
+        #expect(there == Array(all.prefix(there.count)))
+      }
+    }
+    #expect(hits > 1000, "\(hits) of 2,700 loads found something in memory")
+    #expect(store.reader.durable.segments.bases.count > 20)
+    // Each event as a reader without memory sees it: offset, id, time and all.
+    let plain = try LogReader.open(directory.path, streamCacheBytes: 0)
+    for name in names { #expect(try store.reader.stream(name) == plain.stream(name), "\(name)") }
+    try await store.close()
+  }
+
+  @Test("an event appended after its stream was kept is seen at once, in whichever segment it is")
+  func appendAfter() async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    func fillSegment() async throws {
+      let base = store.reader.durable.segments.open.segment.baseOffset
+      while store.reader.durable.segments.open.segment.baseOffset == base {
+        try await store.append(Append(event("filler", String(repeating: "x", count: 10_000))))
+      }
+      try await store.waitUntilIndexed()
+    }
+    for version in 1...12 {
+      try await store.append(Append(event("s", "\(version)"), expecting: .version(UInt64(version - 1))))
+      // Every second one lies in the same segment as the one before.
+      if version % 2 == 0 { try await fillSegment() }
+      for _ in 0..<3 { #expect(try store.reader.stream("s").count == version) }
+      #expect(Self.isKnown("s", store.reader) == (version >= 2))
+      #expect(
+        try store.reader.stream("s", from: UInt64(version)).map { String(decoding: $0.payload, as: UTF8.self) } == [
+          "\(version)"
+        ])
+      #expect(try store.reader.streamVersion("s") == UInt64(version))
+    }
+    try await store.close()
+  }
+
+  @Test("a stream that changed in memory is read from the log again")
+  func changedInMemory() async throws {
+    let (directory, store) = try await Self.storeWithFinishedSegment()
+    let segments = store.reader.durable.segments
+    for _ in 0..<2 { _ = try store.reader.stream("a") }
+    guard case .known(var entry) = segments.cache?.find(Self.key("a")) else { return #expect(Bool(false)) }
+    let sound = try store.reader.stream("a")
+    entry.records.bytes[70] ^= 1
+    segments.cache?.forget(Self.key("a"))
+    segments.cache?.keep(entry, of: Self.key("a"))
+    #expect(try store.reader.stream("a") == sound)
+    // And kept anew, as it is.
+    guard case .known(let again) = segments.cache?.find(Self.key("a")) else { return #expect(Bool(false)) }
+    #expect(again.records.isSound)
+    try await store.close()
+    _ = directory
+  }
+
+  @Test("two streams with one hash are not taken for each other")
+  func sharedHash() async throws {
+    let (directory, store) = try await Self.storeWithFinishedSegment()
+    for _ in 0..<3 { _ = try store.reader.stream("a") }
+    #expect(Self.isKnown("a", store.reader))
+    // As if the name had the same hash: the log has no such stream.
+    var seen = 0
+    try store.reader.durable.segments.forEachEvent(
+      of: StreamKey(bytes("b"), hash: Self.key("a").hash), from: 1, limit: .max
+    ) { _ in seen += 1 }
+    #expect(seen == 0)
+    try await store.close()
+    _ = directory
+  }
+
+  @Test("without a cache nothing is kept, and everything is read")
+  func none() async throws {
+    let (directory, store) = try await Self.storeWithFinishedSegment(streamCacheBytes: 0)
+    for _ in 0..<3 { #expect(try store.reader.stream("a").count == 5) }
+    #expect(store.reader.durable.segments.cache == nil)
+    try await store.close()
+    _ = directory
+  }
+
+  @Test("a stream longer than the limit is read from the log each time")
+  func longStream() async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments(1 << 20))
+    for _ in 0..<200 { try await store.append(Append(event("long", String(repeating: "x", count: 6000)))) }
+    try await store.waitUntilIndexed()
+    #expect(store.reader.durable.segments.bases.count > 1)
+    for _ in 0..<4 { #expect(try store.reader.stream("long").count == 200) }
+    #expect(!Self.isKnown("long", store.reader))
+    try await store.close()
+  }
+
+  @Test("many tasks read and append at once")
+  func atOnce() async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for writer in 0..<4 {
+        group.addTask {
+          for version in 0..<150 {
+            try await store.append(
+              Append(event("s-\(writer)", String(repeating: "x", count: 900)), expecting: .version(UInt64(version))))
+          }
+        }
+      }
+      for reader in 0..<4 {
+        group.addTask {
+          var least = [Int](repeating: 0, count: 4)
+          for round in 0..<400 {
+            let stream = (round + reader) % 4
+            let versions = try store.reader.stream("s-\(stream)").map(\.version)
+            #expect(versions == versions.indices.map { UInt64($0 + 1) } && versions.count >= least[stream])
+            least[stream] = versions.count
+            await Task.yield()
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    for writer in 0..<4 { #expect(try store.reader.stream("s-\(writer)").count == 150) }
+    try await store.close()
+  }
+
+  /// Five events of the stream a in a finished segment.
+  private static func storeWithFinishedSegment(
+    streamCacheBytes: Int = StreamCache.defaultByteCount
+  ) async throws -> (TemporaryDirectory, LogStore) {
+    let directory = TemporaryDirectory()
+    var options = smallSegments()
+    options.streamCacheBytes = streamCacheBytes
+    let store = try LogStore.open(directory.path, options: options)
+    for number in 0..<5 { try await store.append(Append(event("a", "\(number)"))) }
+    for _ in 0..<20 { try await store.append(Append(event("filler", String(repeating: "x", count: 10_000)))) }
+    try await store.waitUntilIndexed()
+    return (directory, store)
+  }
+}
