@@ -109,6 +109,8 @@ final class LMDBPeer: Peer, @unchecked Sendable {
     if !isSynced { try check(mdb_env_sync(environment, 1), "mdb_env_sync") }
   }
 
+  func rest() throws {}
+
   func settle() throws {}
 
   func scan() throws -> Payloads {

@@ -11,6 +11,8 @@ protocol Peer: AnyObject, Sendable {
   func append(_ events: [NewEvent]) throws
   /// Returns once everything before it is durable.
   func flush() throws
+  /// Returns when it does nothing in the background any more.
+  func rest() throws
   /// Brings the files into the state in which reading is fastest.
   func settle() throws
   /// Every event in order of offset, each payload handed out as borrowed bytes.

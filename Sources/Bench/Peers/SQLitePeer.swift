@@ -105,6 +105,8 @@ final class SQLitePeer: Peer, @unchecked Sendable {
     guard fdatasync(descriptor) == 0 else { throw BenchError("fdatasync \(path) failed: \(errno)") }
   }
 
+  func rest() throws {}
+
   func settle() throws { try checkpoint() }
 
   private func checkpoint() throws {

@@ -172,22 +172,22 @@ struct AppendWorkload: Sendable {
   private func peerContender(_ kind: PeerKind, _ peer: any Peer, _ pool: [Append]) -> Contender {
     let appends = appendsPerTurn(of: kind)
     return Contender(
-      system: kind.rawValue, settings: "\(kind.version): \(kind.settings)", eventsPerTurn: appends * writers * batch
-    ) { _, latencies in
-      try await onThreads(writers, latencies) { writer in
-        var times: [UInt64] = []
-        times.reserveCapacity(appends)
-        for number in 0..<appends {
-          let events = pool[(writer * appends + number) % pool.count].events
-          let start = nowNanoseconds()
-          try peer.append(events)
-          times.append(nowNanoseconds() - start)
+      system: kind.rawValue, settings: "\(kind.version): \(kind.settings)", eventsPerTurn: appends * writers * batch,
+      turn: { _, latencies in
+        try await onThreads(writers, latencies) { writer in
+          var times: [UInt64] = []
+          times.reserveCapacity(appends)
+          for number in 0..<appends {
+            let events = pool[(writer * appends + number) % pool.count].events
+            let start = nowNanoseconds()
+            try peer.append(events)
+            times.append(nowNanoseconds() - start)
+          }
+          return times
+        } then: {
+          if !isSynced { try peer.flush() }
         }
-        return times
-      } then: {
-        if !isSynced { try peer.flush() }
-      }
-    }
+      }, rest: { try peer.rest() })
   }
 }
 

@@ -9,6 +9,8 @@ struct Contender: Sendable {
   /// One turn; gives back the seconds that it took, without what isn't the system's own work. Notes the times of single
   /// calls where there are any.
   var turn: @Sendable (_ run: Int, _ latencies: Latencies) async throws -> Double
+  /// Returns when nothing is left of a turn that would go on during the next one's.
+  var rest: @Sendable () throws -> Void = {}
 
   static let limit = "limit"
   static let logstore = "logstore"
@@ -25,8 +27,8 @@ struct Turns: Sendable {
   var rates: [Double] { seconds.map { Double(eventsPerTurn) / $0 } }
 }
 
-/// Lets every contender take its turn in each run, the order moving on by one from run to run, so that a machine that is
-/// slow for a while slows all of them and none always has the same one before it. A first round of all isn't counted.
+/// Lets every contender take its turn in each run, so that a machine that is slow for a while slows all of them; what a
+/// turn has left to do in the background is waited for before the next. A first round of all isn't counted.
 func interleave(
   _ contenders: [Contender], runs: Int, workload: String, _ reporter: Reporter
 ) async throws -> [Turns] {
@@ -34,18 +36,27 @@ func interleave(
     Turns(system: $0.system, settings: $0.settings, eventsPerTurn: $0.eventsPerTurn)
   }
   for run in 0...runs {
-    for place in contenders.indices {
-      let index = (place + run) % contenders.count
+    for index in order(run: run, count: contenders.count) {
       let contender = contenders[index]
       reporter.progress("\(workload): run \(run) of \(runs), \(contender.system)")
       let latencies = Latencies()
       let seconds = try await contender.turn(run, latencies)
+      try await onThread(contender.rest)
       guard run > 0 else { continue }
       results[index].seconds.append(seconds)
       results[index].latencies.add(latencies)
     }
   }
   return results
+}
+
+/// Who comes when in a run, so that over the runs each comes after each other about as often: a Latin square that is
+/// balanced for what is left over from the one before (E. J. Williams, 1949), with its mirror image for odd numbers.
+func order(run: Int, count: Int) -> [Int] {
+  // 0, 1, last, 2, last but one, …
+  let zigzag = (0..<count).map { $0 == 0 ? 0 : $0 % 2 == 1 ? ($0 + 1) / 2 : count - $0 / 2 }
+  let moved = zigzag.map { ($0 + run) % count }
+  return count % 2 == 1 && run % 2 == 1 ? moved.reversed() : moved
 }
 
 /// Median and spread of one value over the runs.
