@@ -93,18 +93,21 @@ struct EncodedAppend: Sendable {
       throw .invalidArgument("an append without events and cursors")
     }
     var sizes = Sizes()
-    for index in append.events.indices {
-      let name = append.events[index].stream.utf8.count
-      let type = append.events[index].type.utf8.count
-      let content = append.events[index].metadata.count + append.events[index].payload.count
+    // By spans, here and where they are copied: to hold a payload meanwhile would count a reference, which is a write to
+    // the very memory that is still to come.
+    let events = append.events.span
+    for index in events.indices {
+      let name = events[index].stream.utf8.count
+      let type = events[index].type.utf8.count
+      let content = events[index].metadata.count + events[index].payload.count
       try check(name, "the stream id's length in bytes")
       try check(type, "the event type's length in bytes")
       guard content <= Limits.eventBytes else {
         throw .limitExceeded(
           what: "the size of metadata and payload in bytes", actual: UInt64(content), limit: UInt64(Limits.eventBytes))
       }
-      if append.events.count > 1 { prefetch(append.events[index].payload) }
-      let hasID = append.events[index].id != nil
+      if events.count > 1 { prefetch(events[index].payload.span.bytes) }
+      let hasID = events[index].id != nil
       sizes.hasIDs = sizes.hasIDs || hasID
       sizes.byteCount += Record.byteCount + (hasID ? Record.idByteCount : 0) + name + type + content
     }
@@ -126,7 +129,7 @@ struct EncodedAppend: Sendable {
 
   /// Asks for what is copied soon, all of an append's events at once: they may be anywhere in memory.
   @inline(__always)
-  private static func prefetch(_ bytes: [UInt8]) {
+  private static func prefetch(_ bytes: RawSpan) {
     bytes.withUnsafeBytes { bytes in
       guard let start = bytes.baseAddress else { return }
       // More of a large one the processor fetches by itself.
@@ -202,8 +205,9 @@ private struct Encoder {
       let slots = UnsafeMutableBufferPointer(rebasing: slots[..<slotCount])
       slots.initialize(repeating: 0)
       for index in streams.indices where slotCount > 0 { slots[free(streams[index].hash, slots)] = UInt32(index) + 1 }
-      for index in append.events.indices {
-        let stream = encode(append.events[index], into: bytes, slots)
+      let events = append.events.span
+      for index in events.indices {
+        let stream = encode(events, index, into: bytes, slots)
         if count > 1 {
           streamOfEvent.append(UInt32(stream))
         } else if stream != streams.count - 1 {
@@ -217,21 +221,25 @@ private struct Encoder {
   /// Returns the event's stream.
   @inline(__always)
   private mutating func encode(
-    _ event: NewEvent, into bytes: UnsafeMutableRawBufferPointer, _ slots: UnsafeMutableBufferPointer<UInt32>
+    _ events: Span<NewEvent>, _ index: Int, into bytes: UnsafeMutableRawBufferPointer,
+    _ slots: UnsafeMutableBufferPointer<UInt32>
   ) -> Int {
     let start = position
-    position += Record.byteCount + (event.id == nil ? 0 : Record.idByteCount)
+    let id = events[index].id
+    position += Record.byteCount + (id == nil ? 0 : Record.idByteCount)
     let namePosition = position
-    put(event.stream, into: bytes)
-    let nameLength = position - namePosition
+    put(events[index].stream, into: bytes)
     let typePosition = position
-    put(event.type, into: bytes)
-    let typeLength = position - typePosition
-    put(event.metadata, into: bytes)
-    put(event.payload, into: bytes)
+    put(events[index].type, into: bytes)
+    let metadataPosition = position
+    put(events[index].metadata.span.bytes, into: bytes)
+    let payloadPosition = position
+    put(events[index].payload.span.bytes, into: bytes)
+    let nameLength = typePosition - namePosition
     Record.begin(
       UnsafeMutableRawBufferPointer(rebasing: bytes[start..<position]), .event, nameLength: nameLength,
-      typeLength: typeLength, metadataLength: event.metadata.count, payloadLength: event.payload.count, id: event.id)
+      typeLength: metadataPosition - typePosition, metadataLength: payloadPosition - metadataPosition,
+      payloadLength: position - payloadPosition, id: id)
     return stream(UnsafeRawBufferPointer(bytes), namePosition, nameLength, slots)
   }
 
@@ -294,15 +302,15 @@ private struct Encoder {
     if let count {
       position += count
     } else {
-      put(Array(text.utf8), into: bytes)
+      put(Array(text.utf8).span.bytes, into: bytes)
     }
   }
 
   @inline(__always)
-  private mutating func put(_ content: [UInt8], into bytes: UnsafeMutableRawBufferPointer) {
+  private mutating func put(_ content: RawSpan, into bytes: UnsafeMutableRawBufferPointer) {
     let start = position
     content.withUnsafeBytes { copy($0, to: bytes, at: start) }
-    position += content.count
+    position += content.byteCount
   }
 
   @inline(__always)
