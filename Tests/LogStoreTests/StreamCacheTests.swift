@@ -7,22 +7,29 @@ import Testing
 @Suite struct StreamCacheTests {
   private static func key(_ name: String) -> StreamKey { StreamKey(bytes(name)) }
 
-  /// The events of one append as records in a segment of their own.
-  private static func packed(_ events: [NewEvent]) async throws -> PackedRecords {
+  /// The events of one append as records in a segment of their own, those of each stream together.
+  private static func packed(_ events: [NewEvent]) async throws -> [String: PackedRecords] {
     let directory = TemporaryDirectory()
-    let store = try LogStore.open(directory.path, options: smallSegments(1 << 20))
+    let store = try LogStore.open(directory.path, options: smallSegments(32 << 20))
     try await store.append(Append(events))
-    var records = PackedRecords()
+    var records: [String: PackedRecords] = [:]
     let segment = store.reader.durable.segments.open.segment
     var place = segment.start
     // The first frame holds the cursors.
     place.advance(past: try segment.checkFrame(place) { _ in })
     let header = try segment.checkFrame(place) { record in
-      if record.kind == .event { records.add(record, in: segment.bytes, baseOffset: segment.baseOffset, timestamp: 7) }
+      let stream = String(decoding: record.name(in: segment.bytes), as: UTF8.self)
+      records[stream, default: PackedRecords()]
+        .add(record, in: segment.bytes, baseOffset: segment.baseOffset, timestamp: 7)
     }
     #expect(header.eventCount == events.count)
     try await store.close()
     return records
+  }
+
+  /// The records of one stream.
+  private static func packed(one events: [NewEvent]) async throws -> PackedRecords {
+    try #require(try await packed(events)[events[0].stream])
   }
 
   // MARK: - The records
@@ -32,7 +39,7 @@ import Testing
     let events = (0..<20).map {
       event("s", String(repeating: "x", count: $0 * 3), type: "T\($0)", id: $0 % 2 == 0 ? EventID.random() : nil)
     }
-    let records = try await Self.packed(events)
+    let records = try await Self.packed(one: events)
     #expect(records.count == 20 && records.lastOffset == 19 && records.isSound)
     #expect(records.isNamed(bytes("s")) && !records.isNamed(bytes("t")) && !records.isNamed(bytes("ss")))
     for (first, limit) in [(0, Int.max), (0, 20), (3, 5), (19, 1), (19, 9), (0, 1)] {
@@ -50,7 +57,7 @@ import Testing
 
   @Test("a bit that changes in memory is noticed, wherever it is")
   func changedBit() async throws {
-    let records = try await Self.packed([event("s", "first"), event("s", "second")])
+    let records = try await Self.packed(one: [event("s", "first"), event("s", "second")])
     for position in records.bytes.indices {
       var changed = records
       changed.bytes[position] ^= 1 << UInt8(position % 8)
@@ -63,7 +70,7 @@ import Testing
   @Test("a stream is welcome when it is read the second time, and known when it was kept")
   func admission() async throws {
     let cache = StreamCache(byteCount: 1 << 20)
-    let entry = StreamCache.Entry(records: try await Self.packed([event("a")]), coveredEnd: 10)
+    let entry = StreamCache.Entry(records: try await Self.packed(one: [event("a")]), coveredEnd: 10)
     guard case .unknown = cache.find(Self.key("a")), case .unknown = cache.find(Self.key("b")),
       case .wanted = cache.find(Self.key("a"))
     else { return #expect(Bool(false)) }
@@ -85,19 +92,25 @@ import Testing
   @Test("memory is bounded, and what is read stays while what isn't goes")
   func eviction() async throws {
     let cache = StreamCache(byteCount: 1 << 20)
-    let records = try await Self.packed([event("s", String(repeating: "x", count: 2000))])
-    func isKnown(_ name: String) -> Bool { if case .known = cache.find(Self.key(name)) { true } else { false } }
     let hot = (0..<50).map { "hot-\($0)" }
-    for name in hot { cache.keep(StreamCache.Entry(records: records, coveredEnd: 1), of: Self.key(name)) }
-    for number in 0..<5000 {
-      cache.keep(StreamCache.Entry(records: records, coveredEnd: 1), of: Self.key("cold-\(number)"))
-      #expect(cache.byteCount <= 1 << 20)
-      if number % 20 == 0 { for name in hot { #expect(isKnown(name), "\(name) after \(number)") } }
+    let cold = (0..<5000).map { "cold-\($0)" }
+    let records = try await Self.packed((hot + cold).map { event($0, String(repeating: "x", count: 2000)) })
+    func keep(_ name: String) throws {
+      cache.keep(StreamCache.Entry(records: try #require(records[name]), coveredEnd: 1), of: Self.key(name))
     }
-    // Full but for less than an entry in each eighth.
-    #expect(cache.byteCount > 1 << 20 - 8 * 2200)
-    let coldKnown = (0..<5000).filter { isKnown("cold-\($0)") }.count
-    #expect(coldKnown > 300 && coldKnown < 500)
+    func isKnown(_ name: String) -> Bool { if case .known = cache.find(Self.key(name)) { true } else { false } }
+    for name in hot { try keep(name) }
+    for (number, name) in cold.enumerated() {
+      try keep(name)
+      #expect(cache.byteCount <= 1 << 20)
+      if number % 20 == 0 { #expect(hot.allSatisfy(isKnown), "after \(number)") }
+    }
+    // Full, but for less than an entry in each eighth.
+    let least = try #require(records[cold[0]]).byteCount
+    let entryByteCount = least..<least + 200
+    #expect(cache.byteCount > 1 << 20 - 8 * entryByteCount.upperBound)
+    let known = cold.count(where: isKnown) + hot.count
+    #expect((known - 8) * entryByteCount.lowerBound < 1 << 20 && (known + 8) * entryByteCount.upperBound > 1 << 20)
   }
 
   @Test("sizes that can't be are refused")
@@ -220,6 +233,33 @@ import Testing
       of: StreamKey(bytes("b"), hash: Self.key("a").hash), from: 1, limit: .max
     ) { _ in seen += 1 }
     #expect(seen == 0)
+    let other = StreamKey(bytes("b"), hash: Self.key("a").hash)
+    #expect(try store.reader.durable.segments.lastVersion(of: other) == 0)
+    #expect(store.reader.durable.segments.cache?.peek(other) == nil)
+    try await store.close()
+    _ = directory
+  }
+
+  @Test("conditions are decided by what is known in memory, and by what came since")
+  func conditions() async throws {
+    let (directory, store) = try await Self.storeWithFinishedSegment()
+    for _ in 0..<3 { _ = try store.reader.stream("a") }
+    #expect(Self.isKnown("a", store.reader) && store.reader.durable.segments.cache?.peek(Self.key("filler")) == nil)
+    func conflict(_ version: UInt64, actual: UInt64) async {
+      await expectThrows({ $0 == .conflict(stream: "a", expected: .version(version), actual: actual) }) {
+        () throws(LogStoreError) in
+        try await store.append(Append(event("a"), expecting: .version(version)))
+      }
+    }
+    for version: UInt64 in 5...8 {
+      #expect(try store.reader.streamVersion("a") == version)
+      await conflict(version - 1, actual: version)
+      await conflict(version + 1, actual: version)
+      try await store.append(Append(event("a"), expecting: .version(version)))
+      // Out of the segments whose tables the writer has in memory, and out of the open one.
+      for _ in 0..<20 { try await store.append(Append(event("filler", String(repeating: "x", count: 10_000)))) }
+      if version % 2 == 0 { try await store.waitUntilIndexed() }
+    }
     try await store.close()
     _ = directory
   }

@@ -189,10 +189,12 @@ struct Look: ~Copyable {
 
   // MARK: - Streams
 
-  func lastSealedVersion(of stream: StreamKey) throws(IndexFailure) -> UInt64 {
+  /// - Parameter known: of the stream.
+  func lastSealedVersion(of stream: StreamKey, _ known: StreamCache.Entry?) throws(IndexFailure) -> UInt64 {
     let key = IndexKey.stream(hash: stream.hash)
-    let candidates = try snapshot.candidates(.streams, key)
-    for source in snapshot.sources {
+    let sourceCount = snapshot.sourceCount(behind: known?.coveredEnd ?? 0)
+    let candidates = try snapshot.candidates(.streams, key, sourceCount: sourceCount)
+    for source in snapshot.sources[..<sourceCount] {
       switch source.kind {
       case .open: continue
       case .unsealed:
@@ -203,7 +205,7 @@ struct Look: ~Copyable {
         if let version = try lastVersion(of: stream, in: try file(source), source) { return version }
       }
     }
-    return 0
+    return UInt64(known?.records.count ?? 0)
   }
 
   private func lastVersion(

@@ -6,16 +6,20 @@ extension SegmentSet {
   ///
   /// Of a stream that lost its last events in a gap, the last that is known to have been.
   func lastVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
+    let known = cache?.peek(stream)
     let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in
       if let version = look.snapshot.open.lastVersion(of: stream, in: look.snapshot.open.segment) { return version }
-      return try look.lastSealedVersion(of: stream)
+      return try look.lastSealedVersion(of: stream, known)
     }
     return max(found, gaps.lastVersion(of: stream))
   }
 
   /// As ``lastVersion(of:)`` over finished segments only: for the writer, which knows the open one.
   func lastSealedVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
-    let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in try look.lastSealedVersion(of: stream) }
+    let known = cache?.peek(stream)
+    let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in
+      try look.lastSealedVersion(of: stream, known)
+    }
     return max(found, gaps.lastVersion(of: stream))
   }
 
@@ -101,8 +105,6 @@ extension SegmentSet {
     case .unknown: return (nil, false)
     case .wanted: return (nil, true)
     case .known(let entry):
-      // Another stream with the same hash has it, and keeps it until it goes.
-      guard entry.records.isNamed(stream.name) else { return (nil, false) }
       guard entry.records.isSound else {
         // Memory that has changed by itself: the log still has what it was.
         cache.forget(stream)

@@ -5,7 +5,7 @@ import Synchronization
 /// Without it, what a load costs grows with the log, though the stream is hot: its events, the headers of their frames and
 /// its entries in the index lie on pages of their own, which are ever more, and far from each other. An event never changes
 /// and a finished segment gets no more, so what is kept here stays true, and nobody has to be told of an append: a load looks
-/// only at the segments behind ``Entry/coveredEnd``.
+/// only at the segments behind ``Entry/coveredEnd``, and so does an append that needs the stream's version.
 ///
 /// A stream comes in when it is read the second time within about as many reads of others as would fit, so that reading
 /// many streams once costs nothing (the idea of 2Q's queue of names: T. Johnson and D. Shasha, VLDB 1994). When there is no
@@ -49,12 +49,21 @@ final class StreamCache: Sendable {
     shards = (0..<shardCount).map { _ in Shard(byteCount: byteCount / shardCount) }
   }
 
-  /// - Returns: an entry that is the stream's, and whole.
+  /// What is known of a stream that is read, and whether it should become known.
   func find(_ stream: StreamKey) -> Answer {
     let answer = shard(of: stream.hash).state.withLock { $0.find(stream.hash) }
     guard case .known(let entry) = answer else { return answer }
     entry.records.prefetch()
-    return answer
+    // Another stream with the same hash may have it, and keeps it until it goes.
+    return entry.records.isNamed(stream.name) ? answer : .unknown
+  }
+
+  /// What is known of a stream whose version is asked for alone, which is no reason to keep it.
+  func peek(_ stream: StreamKey) -> Entry? {
+    guard let entry = shard(of: stream.hash).state.withLock({ $0.known(stream.hash) }),
+      entry.records.isNamed(stream.name)
+    else { return nil }
+    return entry
   }
 
   /// Takes an entry in, in the place of another of the stream, if that isn't one that covers more.
@@ -116,11 +125,14 @@ private struct ShardState {
     self.byteCountMax = byteCountMax
   }
 
+  mutating func known(_ hash: UInt64) -> StreamCache.Entry? {
+    guard let number = number(of: hash) else { return nil }
+    nodes[number].isHot = true
+    return nodes[number].entry
+  }
+
   mutating func find(_ hash: UInt64) -> StreamCache.Answer {
-    if let number = number(of: hash), let entry = nodes[number].entry {
-      nodes[number].isHot = true
-      return .known(entry)
-    }
+    if let entry = known(hash) { return .known(entry) }
     if chains.isEmpty { makeTables() }
     let scattered = Self.scatter(hash)
     let place = Int(scattered & UInt64(seen.count - 1))
