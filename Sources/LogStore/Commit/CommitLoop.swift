@@ -11,6 +11,14 @@ struct CommitRequest: Sendable {
 
   typealias Answer = Result<Appended, LogStoreError>
 
+  /// Bytes of its records.
+  var byteCount: Int {
+    switch kind {
+    case .append(let append), .appendBuffered(let append): append.recordByteCount
+    case .flush: 0
+    }
+  }
+
   var kind: Kind
   /// Unsafe, to spare an allocation for each append: the loop answers every request that its mailbox accepted, once.
   var continuation: UnsafeContinuation<Answer, Never>
@@ -30,9 +38,12 @@ struct CommitLoop: ~Copyable {
   private static let siblingCount = 8
   /// The same from which on it is worth waiting twice as long.
   private static let manySiblingsCount = 32
+  /// Requests with more bytes take so long to be put into a frame that no answer should wait for it.
+  private static let dueByteCount = 128 << 10
 
   private let disk: any Disk
   private let gatherMilliseconds: UInt32
+  private let dueCount: Int
   private let durable: Durable
   private var tail: TailFile
   private let health: Health
@@ -41,16 +52,19 @@ struct CommitLoop: ~Copyable {
   /// The streams of the append that is looked at, as they stand with the group being built.
   private var streams: [StreamPlace] = []
   private var answers: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
+  /// Answers that may be given: while the disk writes the next group, if one waits already.
+  private var due: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
   /// Someone in the group waits for durability.
   private var needsSync = false
   private var readAhead = GroupReadAhead()
 
   init(
-    disk: any Disk, gatherMilliseconds: UInt32, durable: Durable, tail: consuming TailFile, health: Health,
+    disk: any Disk, options: LogStore.Options, durable: Durable, tail: consuming TailFile, health: Health,
     writer: consuming LogWriter
   ) {
     self.disk = disk
-    self.gatherMilliseconds = gatherMilliseconds
+    gatherMilliseconds = options.gatherMilliseconds
+    dueCount = options.dueCount
     self.durable = durable
     self.tail = tail
     self.health = health
@@ -67,7 +81,7 @@ struct CommitLoop: ~Copyable {
   mutating func run(_ mailbox: Mailbox<CommitRequest>) -> (end: DurableEnd, chain: UInt32)? {
     var requests: [CommitRequest] = []
     var lastCount = 0
-    while mailbox.receive(into: &requests) {
+    while !requests.isEmpty || mailbox.receive(into: &requests) {
       let siblings = requests.count + lastCount
       if gatherMilliseconds > 0, siblings >= Self.siblingCount {
         disk.sleep(milliseconds: siblings < Self.manySiblingsCount ? gatherMilliseconds : 2 * gatherMilliseconds)
@@ -75,6 +89,7 @@ struct CommitLoop: ~Copyable {
         _ = mailbox.receiveWaiting(into: &requests)
       }
       lastCount = requests.count
+      if readAhead.isOn { answerDue() }
       readAhead.fetch(for: requests, writer, durable.segments)
       var done = 0
       while done < requests.count {
@@ -82,9 +97,16 @@ struct CommitLoop: ~Copyable {
         commit()
       }
       requests.removeAll(keepingCapacity: true)
+      if due.isEmpty { continue }
+      // Closed or not: the next call tells.
+      _ = mailbox.receiveWaiting(into: &requests)
+      if requests.count < (dueCount + 1) / 2 || requests.reduce(0, { $0 + $1.byteCount }) > Self.dueByteCount {
+        answerDue()
+      }
     }
     needsSync = true
     commit()
+    answerDue()
     return health.failure == nil ? (writer.durableEnd, writer.next.chain) : nil
   }
 
@@ -152,6 +174,7 @@ struct CommitLoop: ~Copyable {
   }
 
   private mutating func beginSegment(for byteCount: Int) -> LogStoreError? {
+    answerDue()
     do throws(BeginFailure) {
       try writer.beginSegment(for: byteCount)
       // No stream has an event in the new segment yet.
@@ -192,14 +215,20 @@ struct CommitLoop: ~Copyable {
     }
   }
 
-  /// Writes the group, syncs it if someone waits for that, publishes and answers.
+  /// Writes the group, syncs it if someone waits for that, publishes and answers; or leaves many answers due, for the time
+  /// when the next group is on its way to the disk.
   private mutating func commit() {
     let frameByteCount = writer.isFrameEmpty ? 0 : writer.frameByteCount
     if health.failure == nil {
       do throws(LogStoreError) {
         try writer.writeFrame()
         if needsSync {
-          try writer.sync()
+          let isBegun = !due.isEmpty
+          if isBegun {
+            writer.beginSync()
+            answerDue()
+          }
+          try writer.sync(isBegun: isBegun)
           health.countSync()
           durable.publish(writer.durableEnd, cursors: writer.cursors)
         }
@@ -209,7 +238,11 @@ struct CommitLoop: ~Copyable {
         for index in answers.indices { answers[index].1 = .failure(error) }
       }
     }
-    for (continuation, answer) in answers { continuation.resume(returning: answer) }
+    answerDue()
+    swap(&answers, &due)
+    // Who gathers has more to do with the processor than to poll.
+    let staysDue = health.failure == nil && gatherMilliseconds == 0 && due.count >= dueCount
+    if !staysDue { answerDue() }
     // Other processes learn of it after those who waited here.
     if health.failure == nil, needsSync {
       do throws(LogStoreError) {
@@ -219,8 +252,13 @@ struct CommitLoop: ~Copyable {
       }
     }
     if health.failure == nil { writer.prepareAhead(syncedFrameByteCount: needsSync ? frameByteCount : 0) }
-    answers.removeAll(keepingCapacity: true)
     needsSync = false
+  }
+
+  /// Gives the answers that are due; before anything that may take longer than a group's way to the disk.
+  private mutating func answerDue() {
+    for (continuation, answer) in due { continuation.resume(returning: answer) }
+    due.removeAll(keepingCapacity: true)
   }
 
   // MARK: - Conditions
@@ -262,6 +300,7 @@ struct CommitLoop: ~Copyable {
         needsSync = true
         return .dependsOnGroup
       }
+      answerDue()
       let ids = append.ids
       for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) {
         // It is looked for in what is durable, which buffered appends alone would not become.
@@ -302,6 +341,7 @@ struct CommitLoop: ~Copyable {
       }
     }
     guard missing > 0 else { return }
+    answerDue()
     let start = writer.now
     for index in streams.indices where streams[index].version == 0 {
       streams[index].version = try durable.segments.lastSealedVersion(of: append.key(of: index))

@@ -29,7 +29,7 @@ struct CommitStart: Sendable {
     let segments = durable.segments
     let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
     var loop = CommitLoop(
-      disk: disk, gatherMilliseconds: options.gatherMilliseconds, durable: durable, tail: tail.take(), health: health,
+      disk: disk, options: options, durable: durable, tail: tail.take(), health: health,
       writer: LogWriter(
         disk: disk, directory: directory, segments: segments, file: file, end: end, cursors: durable.cursors,
         maker: maker, sealer: sealer))

@@ -12,7 +12,7 @@ struct GroupReadAhead {
   /// A look-up, or a group of them, over that has waited for a page; so short that being interrupted may count as it.
   private static let waitMicroseconds: UInt64 = 30
 
-  private var isOn = false
+  private(set) var isOn = false
   private var hashes: [UInt64] = []
 
   /// Tells how long so many look-ups took.

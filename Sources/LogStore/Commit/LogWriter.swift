@@ -3,6 +3,8 @@
 struct LogWriter: ~Copyable {
   /// Unsynced bytes that the disk is asked to begin with.
   private static let writebackByteCount = 1 << 20
+  /// More than a fast disk takes to write a group's frame; a slow one loses no more than this by it.
+  private static let pollMicroseconds: UInt32 = 50
 
   private let disk: any Disk
   private let directory: String
@@ -207,8 +209,19 @@ struct LogWriter: ~Copyable {
     recordCount = 0
   }
 
-  mutating func sync() throws(LogStoreError) {
+  /// Has the disk begin with what ``sync(isBegun:)`` will wait for, so that there is time for something else meanwhile.
+  func beginSync() {
+    if !isSynced { file.startWriteback(at: UInt64(syncedPosition), byteCount: UInt64(next.position - syncedPosition)) }
+  }
+
+  /// - Parameter isBegun: ``beginSync()`` was called a moment ago; what is left of the write is then waited for awake.
+  mutating func sync(isBegun: Bool = false) throws(LogStoreError) {
     if isSynced { return }
+    if isBegun {
+      file.pollWriteback(
+        at: UInt64(syncedPosition), byteCount: UInt64(next.position - syncedPosition),
+        microseconds: Self.pollMicroseconds)
+    }
     try file.sync()
     syncedPosition = next.position
     writebackPosition = next.position

@@ -64,6 +64,9 @@ protocol File: AnyObject, Sendable {
   /// Asks the kernel to begin writing a part of the file to disk, so that a later ``sync()`` has less to wait for.
   /// Promises nothing.
   func startWriteback(at position: UInt64, byteCount: UInt64)
+  /// Looks without sleeping, for at most so many microseconds, until the disk has what was begun of a part of the file: the
+  /// ``sync()`` that follows then sleeps once less, and need not be woken. Promises nothing.
+  func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32)
   /// Cuts the file or lengthens it with zeros.
   func resize(to byteCount: UInt64) throws(LogStoreError)
   /// Maps the first bytes of the file for reading. The file must have them (see ``byteCount()``): touching a mapping
@@ -73,6 +76,11 @@ protocol File: AnyObject, Sendable {
   func isCached(at position: UInt64, byteCount: Int) -> Bool
   /// Lets the kernel forget a part of the file that nobody has mapped. Promises nothing.
   func dropFromCache(at position: UInt64, byteCount: UInt64)
+}
+
+extension File {
+  /// Where nobody can tell.
+  func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32) {}
 }
 
 /// A held lock; released with the last reference at the latest.

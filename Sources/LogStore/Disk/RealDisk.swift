@@ -226,6 +226,11 @@ private final class RealFile: File {
     _ = clinux_start_writeback(descriptor.number, position, byteCount)
   }
 
+  func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32) {
+    // A kernel that can't tell leaves the waiting to the sync.
+    _ = clinux_poll_writeback(descriptor.number, position, byteCount, microseconds &* 1000)
+  }
+
   func resize(to byteCount: UInt64) throws(LogStoreError) {
     while ftruncate(descriptor.number, off_t(byteCount)) != 0 {
       let code = errno

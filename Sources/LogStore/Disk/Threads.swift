@@ -61,7 +61,8 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
     while elements.isEmpty {
-      if isClosed { return false }
+      // With a scheduler only where nobody in the simulation can go on: then everybody ends.
+      if isClosed || scheduler != nil { return false }
       isWaiting = true
       pthread_cond_wait(arrival, mutex)
     }

@@ -28,6 +28,11 @@ public final class LogStore: Sendable {
     /// takes as long to load as it would in a small log, however large this one is. Nothing is taken before it is used.
     public var streamCacheBytes = StreamCache.defaultByteCount
 
+    /// So many answers take long enough to give that they are left for the time when the disk writes the next group, if half
+    /// as many requests wait already. Left with 4 of 8 writers they made a cycle 15 % longer, with 8 or 16 they made no
+    /// difference, with 32 of 64 a cycle is 12 to 15 % shorter.
+    var dueCount = 16
+
     public init() {}
   }
 

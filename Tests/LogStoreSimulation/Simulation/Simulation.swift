@@ -242,6 +242,8 @@ final class Simulation: @unchecked Sendable {
     let mustBeClean = wasClosed
     do throws(LogStoreError) {
       var options = Self.options
+      // Few appends are under way at a time, so answers are left due where there are many fewer of them, too.
+      options.dueCount = [1, 2, 16][Int(plan.seed % 3)]
       // In some lives syncs wait for more appends to join them.
       options.gatherMilliseconds = life % 3 == 2 ? 1 : 0
       let store = try LogStore.open(Self.directory, options: options, disk: disk)
