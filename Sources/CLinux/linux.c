@@ -16,7 +16,7 @@ int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length) {
   return sync_file_range(descriptor, (off64_t)position, (off64_t)length, SYNC_FILE_RANGE_WRITE) == 0 ? 0 : errno;
 }
 
-// cachestat(2): what Debian 12's headers don't have yet. The number is the same on every machine.
+// cachestat(2), which the C library has no function for, and older headers no number: it is the same on x86-64 and ARM.
 #define CACHESTAT 451
 struct cachestat_range {
   uint64_t position, length;

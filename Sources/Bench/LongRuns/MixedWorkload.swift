@@ -13,6 +13,8 @@ struct MixedWorkload: Sendable {
   var loadsPerSecond: Int
 
   static let eventsPerStream = 4
+  /// Full within the first minute: the usual 32 MiB take ten, and whatever else grew would not be seen beside them.
+  static let streamCacheBytes = 4 << 20
   /// So seldom that it takes nothing away that counts.
   static let probesPerSecond = 20
   /// What is longer than this beyond the disk's own is a stall.
@@ -25,6 +27,7 @@ struct MixedWorkload: Sendable {
     reporter.progress("mixed: preparing")
     var options = LogStore.Options()
     options.segmentBytes = segmentBytes
+    options.streamCacheBytes = Self.streamCacheBytes
     let store = try LogStore.open(directory.file("store"), options: options)
     let probe = try RawFile(directory.file("probe"), byteCount: 64 << 20)
     let meters = MixedMeters(writers: writers)

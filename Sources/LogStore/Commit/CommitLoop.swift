@@ -300,6 +300,7 @@ struct CommitLoop: ~Copyable {
         needsSync = true
         return .dependsOnGroup
       }
+      // They may have to be looked for on the disk.
       answerDue()
       let ids = append.ids
       for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) {
@@ -341,6 +342,7 @@ struct CommitLoop: ~Copyable {
       }
     }
     guard missing > 0 else { return }
+    // It may be read from the disk.
     answerDue()
     let start = writer.now
     for index in streams.indices where streams[index].version == 0 {

@@ -209,7 +209,8 @@ struct LogWriter: ~Copyable {
     recordCount = 0
   }
 
-  /// Has the disk begin with what ``sync(isBegun:)`` will wait for, so that there is time for something else meanwhile.
+  /// Has the disk begin with what ``sync(isBegun:)`` will wait for, so that there is time for something else meanwhile. To
+  /// be made certain by that sync alone: a failure here says nothing, and shows there.
   func beginSync() {
     if !isSynced { file.startWriteback(at: UInt64(syncedPosition), byteCount: UInt64(next.position - syncedPosition)) }
   }

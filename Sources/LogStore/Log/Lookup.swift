@@ -30,8 +30,6 @@ extension SegmentSet {
     var baseOffset: UInt64
     /// Of its frame.
     var timestampMicroseconds: UInt64
-
-    var offset: UInt64 { baseOffset + UInt64(record.relativeOffset) }
   }
 
   /// Visits a stream's events in order of version, at most `limit`, each checked to be what it was looked for.

@@ -91,7 +91,7 @@ private final class Shard: Sendable {
   }
 }
 
-/// Entries by hash, in chains. Two streams with the same hash take turns.
+/// Entries by hash, in chains. Of two streams with the same hash the first one stays.
 private struct ShardState {
   /// So that nobody can choose names whose chains are long.
   private static let seed = UInt64.random(in: .min ... .max)
