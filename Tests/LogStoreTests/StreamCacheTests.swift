@@ -211,7 +211,19 @@ import Testing
     for _ in 0..<2 { _ = try store.reader.stream("a") }
     guard case .known(var entry) = segments.cache?.find(Self.key("a")) else { return #expect(Bool(false)) }
     let sound = try store.reader.stream("a")
-    entry.records.bytes[70] ^= 1
+    let whole = entry.records.bytes
+    // Wherever it is, in what names the stream and in lengths too.
+    for position in whole.indices {
+      for bit: UInt8 in [0, 7] {
+        entry.records.bytes[position] = whole[position] ^ 1 << bit
+        segments.cache?.forget(Self.key("a"))
+        segments.cache?.keep(entry, of: Self.key("a"))
+        #expect(try store.reader.streamVersion("a") == 5)
+        #expect(try store.reader.stream("a") == sound, "bit \(bit) of byte \(position)")
+      }
+      entry.records.bytes[position] = whole[position]
+    }
+    entry.records.bytes[whole.count - 1] ^= 1
     segments.cache?.forget(Self.key("a"))
     segments.cache?.keep(entry, of: Self.key("a"))
     #expect(try store.reader.stream("a") == sound)

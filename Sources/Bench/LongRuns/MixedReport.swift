@@ -93,8 +93,8 @@ enum MixedReport {
       \(workload.writers) tasks appended one event each, synced, to streams that they began and went on with, at the \
       version expected; payloads of \(workload.shape.payloadBytes) bytes, segments of \
       \(bytes(Double(workload.segmentBytes))). One reader tailed the log in the same process; a thread loaded \
-      \(workload.loadsPerSecond) random whole streams a second; segments ended and were indexed all the while. The cache of streams was set to \
-      \(bytes(Double(MixedWorkload.streamCacheBytes))), so that it is full soon and anything that grows is seen.
+      \(workload.loadsPerSecond) random whole streams a second; segments ended and were indexed all the while. The cache of streams was \
+      set to \(bytes(Double(MixedWorkload.streamCacheBytes))), so that it is full soon and anything that grows is seen.
       """,
       """
       A probe wrote and synced a frame of the same size into a file of its own on the same disk, \

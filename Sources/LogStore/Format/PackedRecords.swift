@@ -53,13 +53,14 @@ struct PackedRecords: Sendable {
     }
   }
 
-  /// Whether they are of the stream with this name. There must be one.
+  /// Whether they are of the stream with this name. There must be one. May be asked whether they are sound or not: nothing
+  /// that stands in the record is trusted.
   func isNamed(_ name: [UInt8]) -> Bool {
     bytes.withUnsafeBytes { bytes in
-      // Proof: at the start is a record that was added.
-      let record = SoundRecord(
-        checked: bytes.part(Self.prefixByteCount, Record.byteCount).baseAddress.unsafelyUnwrapped)
-      return name.withUnsafeBytes { equal($0, record.name) }
+      let hasID = bytes[Self.prefixByteCount + 9] & Record.idFlag != 0
+      let start = Self.prefixByteCount + Record.byteCount + (hasID ? Record.idByteCount : 0)
+      guard Int(bytes[Self.prefixByteCount + 10]) == name.count, start + name.count <= bytes.count else { return false }
+      return name.withUnsafeBytes { equal($0, bytes.part(start, name.count)) }
     }
   }
 
