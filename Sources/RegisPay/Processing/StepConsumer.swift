@@ -35,50 +35,11 @@ public actor StepConsumer {
     /// A time that was waited for has come.
     case due(ContinuousClock.Instant)
     case tick
-    case ended(Work, Ending)
+    case ended(StepWork, StepEnding)
     /// What had to wait and is due now.
     case delayed([DelayedQueue.Item])
     case stop
     case stopNow
-  }
-
-  /// What an event asks for.
-  private struct Request: Sendable {
-    var id: PaymentID
-    var work: PaymentWork
-  }
-
-  /// What is to be done, and where it comes from.
-  private enum Work: Sendable {
-    case read(UInt64, Request)
-    case delayed(DelayedQueue.Item)
-
-    var id: PaymentID {
-      switch self {
-      case .read(_, let request): request.id
-      case .delayed(let item): item.id
-      }
-    }
-
-    var work: PaymentWork {
-      switch self {
-      case .read(_, let request): request.work
-      case .delayed(let item): item.delay.work
-      }
-    }
-
-    /// The wait that is over. What the payment says of another one is newer, or is told in its time.
-    var delay: Delay? {
-      if case .delayed(let item) = self { item.delay } else { nil }
-    }
-  }
-
-  private enum Ending: Sendable {
-    /// - Parameter committed: how far the cursor was moved with it.
-    case finished(isAccepted: Bool, committed: UInt64 = 0)
-    case retry(reason: String, after: Duration?, isOutage: Bool)
-    /// Not tried, or not to the end; it stays unfinished.
-    case abandoned
   }
 
   private static let batch = 256
@@ -90,7 +51,7 @@ public actor StepConsumer {
   private let cursorName: String
   private let log: PaymentLog
   private let delays: any DelayedWork
-  private let provider: any StepProvider
+  private let call: StepCall
   private let breaker: Breaker
   private let board: WaitingBoard
   private let health: Health
@@ -99,7 +60,7 @@ public actor StepConsumer {
   private let clock = ContinuousClock()
   private let mailbox = AsyncStream<Message>.makeStream()
 
-  private var window: Window<Request>
+  private var window: Window<StepRequest>
   private var delayed: DelayedQueue
   private var isAskingForDelayed = false
   /// Calls that the other side has accepted.
@@ -129,7 +90,6 @@ public actor StepConsumer {
     self.cursorName = Self.cursorName(of: step)
     self.log = log
     self.delays = delays
-    self.provider = provider
     self.breaker = breaker
     self.board = board
     self.health = health
@@ -137,6 +97,9 @@ public actor StepConsumer {
     var logger = logger
     logger[metadataKey: "consumer"] = "\(cursorName)"
     self.logger = logger
+    call = StepCall(
+      log: log, cursorName: cursorName, provider: provider, breaker: breaker, health: health, clock: clock,
+      logger: logger)
     self.window = Window(place: 0, limit: options.unfinishedLimit)
     self.delayed = DelayedQueue(limit: options.callLimit)
   }
@@ -219,7 +182,7 @@ public actor StepConsumer {
     }
   }
 
-  private func end(_ work: Work, _ ending: Ending, in group: inout DiscardingTaskGroup) {
+  private func end(_ work: StepWork, _ ending: StepEnding, in group: inout DiscardingTaskGroup) {
     switch ending {
     case .finished(let isAccepted, let committed):
       if isAccepted { (acceptedCount, lastAccepted) = (acceptedCount + 1, clock.now) }
@@ -231,11 +194,10 @@ public actor StepConsumer {
         window.finish(offset)
       case .delayed(let item): delayed.finish(item)
       }
-    case .retry(let reason, let after, let isOutage):
+    case .retry(let failure):
       switch work {
-      case .read(let offset, let request):
-        retry(request, at: offset, reason, after, isOutage, in: &group)
-      case .delayed(let item): retry(item, reason, after, isOutage, in: &group)
+      case .read(let offset, let request): retry(request, at: offset, failure, in: &group)
+      case .delayed(let item): retry(item, failure, in: &group)
       }
     case .abandoned:
       switch work {
@@ -246,35 +208,35 @@ public actor StepConsumer {
   }
 
   private func retry(
-    _ request: Request, at offset: UInt64, _ reason: String, _ after: Duration?, _ isOutage: Bool,
-    in group: inout DiscardingTaskGroup
+    _ request: StepRequest, at offset: UInt64, _ failure: CallRetry, in group: inout DiscardingTaskGroup
   ) {
     let attempts = window.attempts(offset) + 1
     let before = ownFailures[offset] ?? (count: 0, acceptedBefore: acceptedCount)
     let failures = before.count + (acceptedCount > before.acceptedBefore ? 1 : 0)
     ownFailures[offset] = (failures, acceptedCount)
-    let wait = options.backoff.delay(attempts: attempts, atLeast: after)
-    logRetry(request.id, request.work, attempts, reason)
-    if wait >= options.durableDelay, failures >= options.ownFailuresToDelay || (after != nil && !isOutage) {
-      delay(.read(offset, request), for: wait, attempts, failures, reason, in: &group)
+    let wait = options.backoff.delay(attempts: attempts, atLeast: failure.after)
+    logRetry(request.id, request.work, attempts, failure.reason)
+    if wait >= options.durableDelay,
+      failures >= options.ownFailuresToDelay || (failure.after != nil && !failure.isOutage)
+    {
+      delay(.read(offset, request), for: wait, attempts, failures, failure.reason, in: &group)
     } else {
       window.retry(offset, due: clock.now + wait)
-      board.set(request.id, .init(work: request.work, attempts: attempts, reason: reason))
+      board.set(request.id, .init(work: request.work, attempts: attempts, reason: failure.reason))
     }
   }
 
   private func retry(
-    _ item: DelayedQueue.Item, _ reason: String, _ after: Duration?, _ isOutage: Bool,
-    in group: inout DiscardingTaskGroup
+    _ item: DelayedQueue.Item, _ failure: CallRetry, in group: inout DiscardingTaskGroup
   ) {
     let isOwn = lastAccepted.map { $0.duration(to: clock.now) < options.durableDelay } ?? false
     // Its place in the list of what waits stays, and it is told again as soon as calls go out.
-    guard isOwn || !isOutage else { return delayed.finish(item) }
+    guard isOwn || !failure.isOutage else { return delayed.finish(item) }
     let attempts = item.delay.attempts + 1
-    logRetry(item.id, item.delay.work, attempts, reason)
+    logRetry(item.id, item.delay.work, attempts, failure.reason)
     delay(
-      .delayed(item), for: options.backoff.delay(attempts: attempts, atLeast: after), attempts,
-      item.delay.ownFailures + (isOwn ? 1 : 0), reason, in: &group)
+      .delayed(item), for: options.backoff.delay(attempts: attempts, atLeast: failure.after), attempts,
+      item.delay.ownFailures + (isOwn ? 1 : 0), failure.reason, in: &group)
   }
 
   private func logRetry(_ id: PaymentID, _ work: PaymentWork, _ attempts: Int, _ reason: String) {
@@ -285,15 +247,17 @@ public actor StepConsumer {
 
   /// Puts the wait on the log; then it is not this consumer's memory that keeps it.
   private func delay(
-    _ work: Work, for wait: Duration, _ attempts: Int, _ ownFailures: Int, _ reason: String,
+    _ work: StepWork, for wait: Duration, _ attempts: Int, _ ownFailures: Int, _ reason: String,
     in group: inout DiscardingTaskGroup
   ) {
     let delay = Delay(
       work.work, untilMicroseconds: Clock.microseconds() + UInt64(max(0, wait / .microseconds(1))), attempts: attempts,
       ownFailures: ownFailures, reason: reason)
     callCount += 1
-    group.addTask { [mailbox] in
-      var ending = await self.record(.delay(delay), of: work, as: nil, isAccepted: false)
+    group.addTask { [mailbox, call] in
+      var ending = await call.record(.delay(delay), of: work, as: nil, isAccepted: false) {
+        await self.place(finishing: work)
+      }
       // It is told again, as it is due still.
       if case .retry = ending, case .delayed = work { ending = .finished(isAccepted: false) }
       mailbox.continuation.yield(.ended(work, ending))
@@ -345,7 +309,7 @@ public actor StepConsumer {
   }
 
   /// What the event asks this consumer to do; nil for nothing.
-  private func work(askedBy view: borrowing EventView) -> Request? {
+  private func work(askedBy view: borrowing EventView) -> StepRequest? {
     // Looked at where it stands: of a payment's events one asks for this step.
     let isAsking = view.type.withUnsafeBytes { type in askingTypes.contains { $0.elementsEqual(type) } }
     guard isAsking else { return nil }
@@ -359,7 +323,7 @@ public actor StepConsumer {
     guard let work = (try? PaymentEvent(type: event.type, payload: event.payload))?.work, work.step == step else {
       return nil
     }
-    return Request(id: id, work: work)
+    return StepRequest(id: id, work: work)
   }
 
   private func startCalls(in group: inout DiscardingTaskGroup) {
@@ -377,8 +341,8 @@ public actor StepConsumer {
           return
         }
         callCount += 1
-        group.addTask { [mailbox, mayGiveUp = ownFailures >= options.ownFailureLimit] in
-          let ending = await self.carryOut(work, pass, mayGiveUp: mayGiveUp)
+        group.addTask { [mailbox, call, mayGiveUp = ownFailures >= options.ownFailureLimit] in
+          let ending = await call.carryOut(work, pass, mayGiveUp: mayGiveUp) { await self.place(finishing: work) }
           mailbox.continuation.yield(.ended(work, ending))
         }
       }
@@ -389,7 +353,7 @@ public actor StepConsumer {
   /// What had to wait long takes no more of the calls: most likely it fails again, and perhaps slowly.
   private var delayedCallLimit: Int { max(1, options.callLimit / 4) }
 
-  private func next(_ pass: Breaker.Pass, now: ContinuousClock.Instant) -> (work: Work, ownFailures: Int)? {
+  private func next(_ pass: Breaker.Pass, now: ContinuousClock.Instant) -> (work: StepWork, ownFailures: Int)? {
     if !pass.isTrial, delayed.underWayCount < delayedCallLimit, let item = delayed.next() {
       return (.delayed(item), item.delay.ownFailures)
     }
@@ -422,78 +386,7 @@ public actor StepConsumer {
     }
   }
 
-  /// One try, outside the actor: hundreds of them run at once.
-  private nonisolated func carryOut(_ work: Work, _ pass: Breaker.Pass, mayGiveUp: Bool) async -> Ending {
-    let known: PaymentLog.Loaded
-    do throws(PaymentLogError) {
-      guard let loaded = try log.load(work.id) else { throw PaymentLogError.missing(work.id) }
-      known = loaded
-    } catch {
-      breaker.abandoned(pass, now: clock.now)
-      if case .store(let cause) = error {
-        return .retry(reason: "can't read the payment: \(cause)", after: nil, isOutage: true)
-      }
-      health.countSkippedEvent()
-      logger.error("skipped a payment that can't be read", metadata: ["payment": "\(work.id)", "error": "\(error)"])
-      return .finished(isAccepted: false)
-    }
-    guard known.payment.isDue(work.work), known.payment.delay(of: work.work) == work.delay else {
-      breaker.abandoned(pass, now: clock.now)
-      return .finished(isAccepted: false)
-    }
-    let outcome = await provider.perform(work.work, for: known.payment)
-    if Task.isCancelled, case .retry = outcome {
-      breaker.abandoned(pass, now: clock.now)
-      return .abandoned
-    }
-    switch outcome {
-    case .retry(let reason, let after, let isOutage):
-      if !isOutage {
-        breaker.succeeded(pass)
-      } else if breaker.failed(pass, by: work.id, now: clock.now) {
-        logger.error("calls are held back for a while", metadata: ["to": "\(breaker.name)", "reason": "\(reason)"])
-      }
-      guard mayGiveUp else { return .retry(reason: reason, after: after, isOutage: isOutage) }
-      return await giveUp(work, known, reason: "\(reason), again and again, while others went through")
-    case .done(let command):
-      breaker.succeeded(pass)
-      return await record(command, of: work, as: known, isAccepted: true)
-    case .declined(let reason):
-      breaker.succeeded(pass)
-      logger.notice(
-        "declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-      return await record(.decline(work.work, reason: reason), of: work, as: known, isAccepted: false)
-    case .impossible(let reason):
-      breaker.succeeded(pass)
-      return await giveUp(work, known, reason: reason)
-    }
-  }
-
-  private nonisolated func giveUp(_ work: Work, _ known: PaymentLog.Loaded, reason: String) async -> Ending {
-    logger.error(
-      "gave a payment up", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-    return await record(.giveUp(work.work, reason: reason), of: work, as: known, isAccepted: false)
-  }
-
-  private nonisolated func record(
-    _ command: PaymentCommand, of work: Work, as known: PaymentLog.Loaded?, isAccepted: Bool
-  ) async -> Ending {
-    let place = await place(finishing: work)
-    do {
-      let cursor = CursorCommit(name: cursorName, place: place)
-      switch try await log.record(command, on: work.id, as: known, cursor: cursor) {
-      case .appended: return .finished(isAccepted: isAccepted, committed: place)
-      case .refused(let refusal):
-        logger.notice("a payment had moved on", metadata: ["payment": "\(work.id)", "state": "\(refusal)"])
-      }
-      return .finished(isAccepted: isAccepted)
-    } catch {
-      // The call is made again with the same key, and has no second effect.
-      return .retry(reason: "can't append: \(error)", after: nil, isOutage: true)
-    }
-  }
-
-  private func place(finishing work: Work) -> UInt64 {
+  private func place(finishing work: StepWork) -> UInt64 {
     switch work {
     case .read(let offset, _): window.place(finishing: offset)
     case .delayed: window.place

@@ -2,12 +2,66 @@
 public enum CallOutcome: Sendable, Hashable {
   /// What it did, recorded by this command.
   case done(PaymentCommand)
-  /// It may succeed later, or may have succeeded already without our knowing: ask again with the same key.
-  case retry(reason: String, after: Duration?, isOutage: Bool)
-  /// The other side understood, and says no.
+  /// No answer that decides: ask again with the same key.
+  case retry(CallRetry)
+  /// The other side says no to this very call, in so many words (402). Decides, whatever went before.
   case declined(reason: String)
+  /// Another 4xx about the payment. A certain no only while no earlier try of the step can have reached the other side:
+  /// to a repeat it may mean that the first try was carried out.
+  case refused(status: Int, reason: String)
   /// Asking again will not help, or what it did can't be told: somebody has to look.
   case impossible(reason: String)
+}
+
+/// A call without an answer that decides.
+public struct CallRetry: Sendable, Hashable {
+  /// What stood in the way.
+  public enum Cause: Sendable, Hashable, CaseIterable {
+    /// No call was made: the payment could not be read, or what came of it could not be appended.
+    case notMade
+    /// No connection could be made: nothing has reached the other side.
+    case unreachable
+    /// The call was sent, and its answer did not come within the time limit.
+    case noAnswer
+    /// The connection broke after the call may have been sent, or what came back can't be read.
+    case broken
+    /// 408 or 5xx: the other side may have carried the call out before it failed.
+    case serverError
+    /// 409, 423, 425 or 429: not now. Says nothing about whether the step was done.
+    case busy
+    /// 401, 403 or 407: our credentials are not accepted; this call did nothing.
+    case credentials
+    /// 404, 405, 413 and the like: about the address or the form of the call; this call did nothing.
+    case misconfigured
+  }
+
+  public var cause: Cause
+  /// For a person; without secrets.
+  public var reason: String
+  /// The least time to wait, as the other side asked (`Retry-After`).
+  public var after: Duration?
+
+  public init(_ cause: Cause, reason: String, after: Duration? = nil) {
+    self.cause = cause
+    self.reason = reason
+    self.after = after
+  }
+
+  /// The other side may have carried this call out.
+  public var mayHaveHappened: Bool {
+    switch cause {
+    case .noAnswer, .broken, .serverError: true
+    case .notMade, .unreachable, .busy, .credentials, .misconfigured: false
+    }
+  }
+
+  /// Nobody's call would go through: it counts for the circuit breaker, and no payment is given up for it.
+  public var isOutage: Bool {
+    switch cause {
+    case .notMade, .unreachable, .noAnswer, .broken, .serverError, .credentials: true
+    case .busy, .misconfigured: false
+    }
+  }
 }
 
 /// Somebody who carries out a step of a payment. Implementations send the idempotency key ``idempotencyKey(_:_:)`` with

@@ -7,13 +7,18 @@ struct HTTPAnswer: Sendable, Hashable {
   var body: [UInt8]
   /// The `Retry-After` field, if it was a number of seconds.
   var retryAfter: Duration?
+  /// The call was sent before on a kept-alive connection that broke without an answer: this answer may be to its repeat.
+  var isOfRepeat = false
 }
 
-/// A call without an answer: whether it had an effect is unknown.
+/// A call without an answer.
 enum CallFailure: Error, Sendable, Hashable {
+  /// No connection could be made, or none was free in time: no byte of the call was sent.
+  case unreachable(String)
+  /// The call was sent and not answered in time: whether it had an effect is unknown.
   case noAnswer(within: Duration)
-  /// The connection could not be made, or broke.
-  case connection(String)
+  /// The connection broke after the call may have been sent: whether it had an effect is unknown.
+  case broken(String)
 }
 
 /// Makes calls with an idempotency key and a time limit over kept-alive connections to one endpoint. Redirects are not
@@ -72,29 +77,36 @@ enum Verdict: Sendable, Hashable {
   /// - Parameter name: the dependency, for the reason.
   init(_ result: Result<HTTPAnswer, CallFailure>, from name: String) {
     switch result {
+    case .failure(.unreachable(let reason)):
+      self = .outcome(.retry(CallRetry(.unreachable, reason: "\(name) can't be reached: \(reason)")))
     case .failure(.noAnswer(let limit)):
-      self = .outcome(.retry(reason: "\(name) gave no answer within \(limit)", after: nil, isOutage: true))
-    case .failure(.connection(let reason)):
-      self = .outcome(.retry(reason: "\(name) can't be reached: \(reason)", after: nil, isOutage: true))
-    case .success(let answer):
-      switch answer.status {
-      case 200..<300: self = .accepted(answer.body)
-      case 429:
-        self = .outcome(
-          .retry(reason: "\(name) answered 429, too many requests", after: answer.retryAfter, isOutage: false))
-      case 408, 500..<600:
-        self = .outcome(
-          .retry(reason: "\(name) answered \(answer.status)", after: answer.retryAfter, isOutage: true))
-      // It does not know us, or not any more: no payment's fault, and it ends when somebody mends the credentials.
-      case 401, 403, 407:
-        self = .outcome(
-          .retry(reason: "\(name) does not accept our credentials: \(answer.status)", after: nil, isOutage: true))
-      // About the request's form or address, not about the payment.
-      case 404...406, 411, 413...415, 417, 421, 425, 426, 431:
-        self = .outcome(.impossible(reason: "\(name) refused with \(answer.status)"))
-      case 400..<500: self = .outcome(.declined(reason: "\(name) refused with \(answer.status)"))
-      default: self = .outcome(.impossible(reason: "\(name) answered \(answer.status), which means nothing here"))
-      }
+      self = .outcome(.retry(CallRetry(.noAnswer, reason: "\(name) gave no answer within \(limit)")))
+    case .failure(.broken(let reason)):
+      self = .outcome(.retry(CallRetry(.broken, reason: "the connection to \(name) broke: \(reason)")))
+    case .success(let answer): self.init(answer, from: name)
+    }
+  }
+
+  private init(_ answer: HTTPAnswer, from name: String) {
+    func retry(_ cause: CallRetry.Cause, _ reason: String) -> Verdict {
+      .outcome(.retry(CallRetry(cause, reason: reason, after: answer.retryAfter)))
+    }
+    let refusal = "\(name) refused with \(answer.status)"
+    switch answer.status {
+    case 200..<300: self = .accepted(answer.body)
+    case 402: self = .outcome(.declined(reason: refusal))
+    // What was sent first may have been carried out: no other answer to the repeat is one to that.
+    case 400..<500 where answer.isOfRepeat:
+      self = retry(.broken, "the connection to \(name) broke, and the repeat was answered \(answer.status)")
+    case 408, 500..<600: self = retry(.serverError, "\(name) answered \(answer.status)")
+    case 429: self = retry(.busy, "\(name) answered 429, too many requests")
+    case 409, 423, 425: self = retry(.busy, "\(name) answered \(answer.status): not now")
+    // It does not know us, or not any more: no payment's fault, and it ends when somebody mends the credentials.
+    case 401, 403, 407: self = retry(.credentials, "\(name) does not accept our credentials: \(answer.status)")
+    case 404...406, 411, 413...415, 417, 421, 426, 431: self = retry(.misconfigured, refusal)
+    case 400..<500: self = .outcome(.refused(status: answer.status, reason: refusal))
+    // Redirects are not followed, and nothing else is known: what came of the call can't be told.
+    default: self = retry(.broken, "\(name) answered \(answer.status), which means nothing here")
     }
   }
 }

@@ -103,6 +103,8 @@ private final class LoopPool: @unchecked Sendable {
     private(set) var completion: Completion?
     /// The connection that it is on.
     var connection: Connection?
+    /// Bytes of the call may have left this machine.
+    var wasSent = false
     /// It has been on a kept-alive connection, which may have been closed before the call came.
     var hasBeenRepeated = false
 
@@ -140,7 +142,7 @@ private final class LoopPool: @unchecked Sendable {
 
   func begin(_ call: Connections.Call, _ ticket: Ticket, _ completion: @escaping Completion) {
     loop.preconditionInEventLoop()
-    guard !ticket.isCancelled.load(ordering: .relaxed) else { return completion(.failure(.connection("given up"))) }
+    guard !ticket.isCancelled.load(ordering: .relaxed) else { return completion(.failure(.unreachable("given up"))) }
     let new = Pending(call, ticket, .now() + settings.timeLimit, completion)
     pending[ObjectIdentifier(ticket)] = new
     if timer == nil {
@@ -152,13 +154,13 @@ private final class LoopPool: @unchecked Sendable {
   func cancel(_ ticket: Ticket) {
     loop.preconditionInEventLoop()
     guard let pending = pending[ObjectIdentifier(ticket)] else { return }
-    end(pending, .failure(.connection("given up")))
+    fail(pending, "given up")
   }
 
   func close() {
     loop.preconditionInEventLoop()
     for connection in idle { connection.close() }
-    for pending in pending.values { end(pending, .failure(.connection("given up"))) }
+    for pending in pending.values { fail(pending, "given up") }
   }
 
   private func start(_ pending: Pending) {
@@ -206,11 +208,11 @@ private final class LoopPool: @unchecked Sendable {
         switch result {
         case .failure(let error):
           self.connectionCount -= 1
-          self.end(pending, .failure(.connection(Self.reason(error))))
+          self.fail(pending, Self.reason(error))
           self.startWaiting()
         case .success(let channel):
           guard let connection = try? channel.pipeline.syncOperations.handler(type: Connection.self) else {
-            return self.end(pending, .failure(.connection("closed at once")))
+            return self.fail(pending, "closed at once")
           }
           // Too late for this one, in time for the next.
           guard pending.completion != nil else { return self.release(connection) }
@@ -232,14 +234,19 @@ private final class LoopPool: @unchecked Sendable {
   fileprivate func broke(_ pending: Pending, _ reason: String, wasReused: Bool, isUnanswered: Bool) {
     // The other side closes idle connections when it likes, also just as a call comes.
     guard pending.call.isRepeatable, wasReused, isUnanswered, !pending.hasBeenRepeated, pending.completion != nil else {
-      return end(pending, .failure(.connection(reason)))
+      return fail(pending, reason)
     }
     pending.hasBeenRepeated = true
     pending.connection = nil
     connect(for: pending)
   }
 
-  fileprivate func end(_ pending: Pending, _ result: Result<HTTPAnswer, CallFailure>) {
+  /// Whether the call can have reached the other side is told by whether it was sent.
+  private func fail(_ pending: Pending, _ reason: String) {
+    end(pending, .failure(pending.wasSent ? .broken(reason) : .unreachable(reason)))
+  }
+
+  private func end(_ pending: Pending, _ result: Result<HTTPAnswer, CallFailure>) {
     self.pending[ObjectIdentifier(pending.ticket)] = nil
     let connection = pending.connection
     pending.connection = nil
@@ -263,7 +270,12 @@ private final class LoopPool: @unchecked Sendable {
   private func look() {
     let now = NIODeadline.now()
     for pending in pending.values where pending.deadline <= now {
-      end(pending, .failure(.noAnswer(within: Duration(settings.timeLimit))))
+      let limit = Duration(settings.timeLimit)
+      guard pending.wasSent else {
+        end(pending, .failure(.unreachable("no connection within \(limit)")))
+        continue
+      }
+      end(pending, .failure(.noAnswer(within: limit)))
     }
     // The longest idle are at the front.
     while let first = idle.first, !first.isUsable || first.idleSince + Self.idleTime <= now {
@@ -309,6 +321,7 @@ private final class Connection: ChannelInboundHandler, RemovableChannelHandler {
 
   func send(_ pending: LoopPool.Pending) {
     self.pending = pending
+    pending.wasSent = true
     callCount += 1
     (head, body) = (nil, [])
     channel.write(HTTPClientRequestPart.head(pending.call.head), promise: nil)
@@ -332,7 +345,8 @@ private final class Connection: ChannelInboundHandler, RemovableChannelHandler {
       self.pending = nil
       let answer = HTTPAnswer(
         status: Int(head.status.code), body: body,
-        retryAfter: head.headers.first(name: "Retry-After").flatMap(Caller.retryAfter))
+        retryAfter: head.headers.first(name: "Retry-After").flatMap(Caller.retryAfter),
+        isOfRepeat: pending.hasBeenRepeated)
       pool.answered(pending, answer, by: self, isKept: head.isKeepAlive)
     }
   }

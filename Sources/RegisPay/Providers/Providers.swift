@@ -60,7 +60,8 @@ public struct PSPClient: StepProvider {
       return .done(.recordCancellationRefused(reason: "the PSP can't cancel: it answered \(answer.status)"))
     }
     switch Verdict(answer, from: "the PSP") {
-    case .outcome(.declined(let reason)): return .done(.recordCancellationRefused(reason: reason))
+    case .outcome(.declined(let reason)), .outcome(.refused(_, let reason)):
+      return .done(.recordCancellationRefused(reason: reason))
     case .outcome(let outcome): return outcome
     case .accepted: return .done(.recordCancelled)
     }

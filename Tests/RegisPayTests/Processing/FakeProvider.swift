@@ -37,8 +37,8 @@ final class FakeProvider: StepProvider {
 
 extension CallOutcome {
   static let created = CallOutcome.done(.recordCreated(reference: "r"))
-  static let outage = CallOutcome.retry(reason: "down", after: nil, isOutage: true)
-  static let busy = CallOutcome.retry(reason: "busy", after: nil, isOutage: false)
+  static let outage = CallOutcome.retry(CallRetry(.unreachable, reason: "down"))
+  static let busy = CallOutcome.retry(CallRetry(.busy, reason: "busy"))
 }
 
 /// Where nothing waits.

@@ -425,7 +425,7 @@ struct StepConsumerTests {
   }
 
   private static func busy(_ seconds: Int) -> CallOutcome {
-    .retry(reason: "busy", after: .seconds(seconds), isOutage: false)
+    .retry(CallRetry(.busy, reason: "busy", after: .seconds(seconds)))
   }
 
   @Test("a long wait is kept on the log: the cursor goes on, and a restart neither forgets nor shortens it")

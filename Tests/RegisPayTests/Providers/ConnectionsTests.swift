@@ -137,7 +137,7 @@ struct ConnectionsTests {
       #expect(status(await send(connections, "first")) == 200)
       #expect(status(await send(connections, "second")) == 200)
       #expect(server.seen.map(\.body) == ["first", "second", "second"])
-      guard case .failure(.connection) = await send(connections, "third", isRepeatable: false) else {
+      guard case .failure(.broken) = await send(connections, "third", isRepeatable: false) else {
         Issue.record("a call that must not be repeated was")
         return
       }
@@ -145,11 +145,21 @@ struct ConnectionsTests {
     }
   }
 
+  @Test("an answer to a call that was sent twice says so")
+  func repeats() async throws {
+    try await ScriptedServer.run({ $0.request == 1 ? .close : ScriptedServer.ok() }) { _, url in
+      let connections = try connections(url)
+      defer { connections.close() }
+      #expect(try await send(connections).get().isOfRepeat == false)
+      #expect(try await send(connections).get().isOfRepeat)
+    }
+  }
+
   @Test("a new connection that closes without an answer is a failure, not tried for ever")
   func closed() async throws {
     try await ScriptedServer.run({ _ in .close }) { server, url in
       let connections = try connections(url)
-      guard case .failure(.connection) = await send(connections) else {
+      guard case .failure(.broken) = await send(connections) else {
         Issue.record("no failure")
         return
       }
@@ -204,11 +214,15 @@ struct ConnectionsTests {
     try await ScriptedServer.run({ _ in .nothing }) { server, url in
       let connections = try connections(url, timeLimit: .milliseconds(200), connectionLimit: 1)
       defer { connections.close() }
-      let failures = await withTaskGroup(of: Bool.self) { group in
-        for _ in 0..<5 { group.addTask { await send(connections) == .failure(.noAnswer(within: .milliseconds(200))) } }
-        return await group.reduce(0) { $0 + ($1 ? 1 : 0) }
+      let failures = await withTaskGroup { group in
+        for _ in 0..<5 { group.addTask { await send(connections) } }
+        return await group.reduce(into: [CallFailure?: Int]()) { counts, result in
+          if case .failure(let failure) = result { counts[failure, default: 0] += 1 } else { counts[nil] = 1 }
+        }
       }
-      #expect(failures == 5)
+      // One was sent; of the others no byte was.
+      #expect(
+        failures == [.noAnswer(within: .milliseconds(200)): 1, .unreachable("no connection within 0.2 seconds"): 4])
     }
   }
 
@@ -220,12 +234,12 @@ struct ConnectionsTests {
       let call = Task { await send(connections) }
       try await eventually("it is under way") { server.seen.count == 1 }
       call.cancel()
-      #expect(await call.value == .failure(.connection("given up")))
+      #expect(await call.value == .failure(.broken("given up")))
       let late = Task {
         withUnsafeCurrentTask { $0?.cancel() }
         return await send(connections)
       }
-      #expect(await late.value == .failure(.connection("given up")))
+      #expect(await late.value == .failure(.unreachable("given up")))
       #expect(server.seen.count == 1)
     }
   }
@@ -233,7 +247,7 @@ struct ConnectionsTests {
   @Test("nobody listening is said")
   func refused() async throws {
     let connections = try connections("http://127.0.0.1:1")
-    guard case .failure(.connection(let reason)) = await send(connections) else {
+    guard case .failure(.unreachable(let reason)) = await send(connections) else {
       Issue.record("no failure")
       return
     }

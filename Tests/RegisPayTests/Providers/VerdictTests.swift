@@ -8,71 +8,92 @@ struct VerdictTests {
     Verdict(.success(HTTPAnswer(status: status, body: [1], retryAfter: retryAfter)), from: "it")
   }
 
+  private func cause(_ verdict: Verdict) -> CallRetry.Cause? {
+    if case .outcome(.retry(let failure)) = verdict { failure.cause } else { nil }
+  }
+
   @Test("2xx is accepted", arguments: [200, 201, 202, 204])
   func accepted(_ status: Int) {
     #expect(verdict(status) == .accepted([1]))
   }
 
-  @Test("408 and 5xx are outages to be tried again", arguments: [408, 500, 501, 502, 503, 504, 599])
+  @Test(
+    "408 and 5xx are tried again: the call may have been carried out", arguments: [408, 500, 501, 502, 503, 504, 599])
   func outages(_ status: Int) {
-    guard case .outcome(.retry(_, nil, isOutage: true)) = verdict(status) else {
+    #expect(cause(verdict(status)) == .serverError)
+  }
+
+  @Test("409, 423, 425 and 429 are tried again, and say nothing about what was done", arguments: [409, 423, 425, 429])
+  func busy(_ status: Int) {
+    #expect(cause(verdict(status)) == .busy)
+  }
+
+  @Test("an answer that says when is asked again then", arguments: [409, 429, 503])
+  func later(_ status: Int) {
+    guard case .outcome(.retry(let failure)) = verdict(status, retryAfter: .seconds(7)) else {
       Issue.record("\(verdict(status))")
       return
     }
+    #expect(failure.after == .seconds(7))
   }
 
-  @Test("429 is tried again when it says so, and is no outage")
-  func tooMany() {
-    guard case .outcome(.retry(_, .seconds(7), isOutage: false)) = verdict(429, retryAfter: .seconds(7)) else {
-      Issue.record("\(verdict(429))")
-      return
-    }
+  @Test("402 is a no in so many words")
+  func declined() {
+    #expect(verdict(402) == .outcome(.declined(reason: "it refused with 402")))
   }
 
-  @Test("503 is tried again when it says so")
-  func unavailable() {
-    guard case .outcome(.retry(_, .seconds(7), isOutage: true)) = verdict(503, retryAfter: .seconds(7)) else {
-      Issue.record("\(verdict(503))")
-      return
-    }
-  }
-
-  @Test("other 4xx that are about the payment decline it", arguments: [400, 402, 409, 410, 412, 422, 451, 499])
+  @Test("other 4xx that are about the payment refuse it", arguments: [400, 410, 412, 422, 451, 499])
   func refusals(_ status: Int) {
-    #expect(verdict(status) == .outcome(.declined(reason: "it refused with \(status)")))
+    #expect(verdict(status) == .outcome(.refused(status: status, reason: "it refused with \(status)")))
   }
 
-  @Test("what is about the request's form or address is for a person", arguments: [404, 405, 406, 413, 414, 415, 431])
+  @Test(
+    "what is about the request's form or address is no payment's fault",
+    arguments: [404, 405, 406, 411, 413, 414, 415, 417, 421, 426, 431])
   func misdirected(_ status: Int) {
-    #expect(verdict(status) == .outcome(.impossible(reason: "it refused with \(status)")))
+    #expect(cause(verdict(status)) == .misconfigured)
   }
 
-  @Test("what means nothing is for a person", arguments: [100, 199, 300, 301, 302, 600, 999])
+  @Test(
+    "what means nothing is tried again: the call may have been carried out",
+    arguments: [100, 199, 300, 301, 302, 600, 999])
   func meaningless(_ status: Int) {
-    guard case .outcome(.impossible) = verdict(status) else {
-      Issue.record("\(verdict(status))")
-      return
-    }
+    #expect(cause(verdict(status)) == .broken)
   }
 
   @Test("credentials that are not accepted are an outage: no payment pays for them", arguments: [401, 403, 407])
   func credentials(_ status: Int) {
-    guard case .outcome(.retry(_, nil, isOutage: true)) = verdict(status) else {
-      Issue.record("\(verdict(status))")
-      return
-    }
+    #expect(cause(verdict(status)) == .credentials)
   }
 
   @Test(
-    "no answer is an outage: it may have had an effect or not",
-    arguments: [
-      CallFailure.noAnswer(within: .seconds(1)), .connection("refused"),
-    ])
-  func noAnswer(_ failure: CallFailure) {
-    guard case .outcome(.retry(_, nil, isOutage: true)) = Verdict(.failure(failure), from: "it") else {
-      Issue.record("\(failure)")
-      return
-    }
+    "to a call that was sent twice only 2xx and 402 decide: the first may have been carried out",
+    arguments: [400, 401, 404, 409, 410, 422, 429])
+  func repeated(_ status: Int) {
+    #expect(cause(Verdict(.success(HTTPAnswer(status: status, body: [], isOfRepeat: true)), from: "it")) == .broken)
+  }
+
+  @Test("the answers that decide do so for a repeat as well")
+  func repeatedDecided() {
+    #expect(Verdict(.success(HTTPAnswer(status: 200, body: [1], isOfRepeat: true)), from: "it") == .accepted([1]))
+    #expect(
+      Verdict(.success(HTTPAnswer(status: 402, body: [], isOfRepeat: true)), from: "it")
+        == .outcome(.declined(reason: "it refused with 402")))
+  }
+
+  @Test("no answer tells whether the call can have reached the other side")
+  func noAnswer() {
+    #expect(cause(Verdict(.failure(.noAnswer(within: .seconds(1))), from: "it")) == .noAnswer)
+    #expect(cause(Verdict(.failure(.broken("closed")), from: "it")) == .broken)
+    #expect(cause(Verdict(.failure(.unreachable("refused")), from: "it")) == .unreachable)
+  }
+
+  @Test("which failures leave it unknown whether the call was carried out, and which are outages")
+  func causes() {
+    let unknown = CallRetry.Cause.allCases.filter { CallRetry($0, reason: "").mayHaveHappened }
+    #expect(unknown == [.noAnswer, .broken, .serverError])
+    let others = CallRetry.Cause.allCases.filter { !CallRetry($0, reason: "").isOutage }
+    #expect(others == [.busy, .misconfigured])
   }
 
   @Test(
