@@ -5,6 +5,9 @@
 enum {
   HEADER_BYTES = 48,
   RECORD_BYTES = 32,
+  // A record's fixed part and a name of one byte.
+  SHORTEST_RECORD_BYTES = 33,
+  FLAG_SNAPSHOT = 1,
   ID_BYTES = 16,
   KIND_EVENT = 1,
   KIND_LOST_STREAM = 4,
@@ -37,6 +40,15 @@ ALWAYS_INLINE int has_possible_fields(const uint8_t *record, uint64_t length) {
          RECORD_BYTES + name == length;
 }
 
+/// Whether the fields of a header, of a frame of `length` bytes, are possible. A record of 48 bytes has the form of a header
+/// and a checksum over the same bytes, with its distance from its frame, at least 48, where a header has the number of
+/// records: in 48 bytes no record fits.
+ALWAYS_INLINE int has_possible_counts(const uint8_t *header, uint32_t length) {
+  uint64_t records = load32(header + 28);
+  return (HEADER_BYTES + SHORTEST_RECORD_BYTES * records <= length) & (load32(header + 24) <= records) &
+         (load32(header + 44) <= FLAG_SNAPSHOT);
+}
+
 ALWAYS_INLINE int is_header(
     const uint8_t *bytes, uint64_t limit, uint64_t position, uint64_t base_offset, uint32_t place, crc_function crc) {
   if (position > limit || limit - position < HEADER_BYTES) {
@@ -45,6 +57,9 @@ ALWAYS_INLINE int is_header(
   const uint8_t *header = bytes + position;
   uint32_t length = load32(header + 4);
   if (length < HEADER_BYTES || length % 8 != 0 || length > limit - position) {
+    return 0;
+  }
+  if (!has_possible_counts(header, length)) {
     return 0;
   }
   uint64_t first_offset = load64(header + 8);

@@ -277,12 +277,9 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     let sound = try content(path)
     for position in sound.indices {
       try edit(path) { $0[position] ^= 0x10 }
-      // The version is looked at before the checksum.
-      let isVersion = (8..<12).contains(position)
       let matches = { (error: LogStoreError) in
         switch error {
         case .backupDamaged(let damage): damage.file == path
-        case .unsupportedFormat(let file, _, _): isVersion && file == path
         default: false
         }
       }

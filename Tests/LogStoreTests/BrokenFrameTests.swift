@@ -263,26 +263,30 @@ import Testing
     "a frame that ends with its last record and says that there are more is damage", arguments: [1, 7, UInt32.max - 8])
   func recordsBehindTheEnd(more: UInt32) async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
-    // Records of 40 bytes, so that there is no padding between the last of them and the next frame.
-    for _ in 0..<20 { _ = try await store.append(Append(NewEvent(stream: "s", type: "T", payload: bytes("123456")))) }
+    // Records of 80 bytes, so that there is no padding between the last of them and the next frame; one more of the
+    // shortest would have room.
+    let payload = [UInt8](repeating: 7, count: 46)
+    for _ in 0..<20 { _ = try await store.append(Append(NewEvent(stream: "s", type: "T", payload: payload))) }
     try await store.close()
     let path = directory.file("00000000000000000000.log")
     let reader = try LogReader.open(directory.path)
     let segment = try reader.durable.segments.segment(0)
     let frame = try reader.durable.segments.framePosition(holding: 7, in: segment, end: .max)
-    #expect(FrameHeader(trusted: segment.bytes, at: frame).byteCount == FrameHeader.byteCount + 40)
+    #expect(FrameHeader(trusted: segment.bytes, at: frame).byteCount == FrameHeader.byteCount + 80)
     try edit(path) { file in
       file.withUnsafeMutableBytes { bytes in
         bytes.set(UInt32(truncatingIfNeeded: 1 + UInt64(more)), at: frame + 28)
         bytes.set(segment.place.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame), at: frame)
       }
     }
+    // A number of records that can't fit is refused with the header, one that could at the first that is not there.
+    let fault = more == 1 ? frame + 128 : frame
     var walk = Walk(segment)
-    #expect(walk.go(to: .firstInvalid, in: segment, adding: OpenIndex(segment))?.position == frame + 88)
+    #expect(walk.go(to: .firstInvalid, in: segment, adding: OpenIndex(segment))?.position == fault)
     #expect(walk.next.position == frame)
     var cursor = reader.cursor(from: 0)
     var seen: UInt64 = 0
-    #expect(scan(&cursor, &seen)?.position == UInt64(frame + 88) && seen == 7)
+    #expect(scan(&cursor, &seen)?.position == UInt64(fault) && seen == 7)
     #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
     reader.close()
   }

@@ -163,7 +163,6 @@ import Testing
       await expectThrows({
         switch $0 {
         case .backupDamaged(let damage): damage.file == file && damage.position <= UInt64(sound.count)
-        case .unsupportedFormat: true
         default: false
         }
       }) { () throws(LogStoreError) in try LogStore.restore(from: .file(file), to: restored) }

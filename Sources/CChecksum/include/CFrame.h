@@ -11,7 +11,7 @@
 /// What is wrong with a frame, if anything.
 typedef enum {
   CFRAME_SOUND = 0,
-  /// No header with a length that fits and a checksum that matches its bytes and place.
+  /// No header with a length and counts that fit, known flags, and a checksum that matches its bytes and place.
   CFRAME_NO_HEADER,
   /// No record with lengths that fit, known fields, and a checksum that matches its bytes and place.
   CFRAME_NO_RECORD,
@@ -60,8 +60,8 @@ typedef struct {
   uint64_t fault_position;
 } cframe_walk;
 
-/// Whether there is a header of a frame at `position`, with a length that fits before `limit` and a checksum that
-/// matches its bytes and place. Says nothing about the records.
+/// Whether there is a header of a frame at `position`, with a length that fits before `limit`, numbers of records and events
+/// that fit that length, known flags, and a checksum that matches its bytes and place. Says nothing about the records.
 int cframe_is_header(const uint8_t *bytes, uint64_t limit, uint64_t position, uint64_t base_offset, uint32_t place);
 
 /// Whether there is a record at `position`, with lengths that fit before `limit`, possible fields, and a checksum that

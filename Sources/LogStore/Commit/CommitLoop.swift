@@ -138,6 +138,8 @@ struct CommitLoop: ~Copyable {
       case .dependsOnGroup:
         return index
       case .refuse(let error):
+        // It may rest on events of this group: answered before they are durable, it would be undone by a crash.
+        needsSync = true
         answer(request, .failure(error))
       case .repeated(let appended):
         // The first one may have been buffered.

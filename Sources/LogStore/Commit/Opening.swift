@@ -93,15 +93,9 @@ struct Opening {
   /// Makes a store: the first segment, then the file `store`, so that a directory with that file has a segment. What is
   /// left of an earlier attempt that did not come so far is replaced.
   private func create() throws(LogStoreError) {
-    for name in try disk.list(directory) {
-      if name.hasSuffix(FileName.aside) { try disk.remove(join(directory, name)) }
-      guard let base = FileName.baseOffset(name, suffix: ".log") else { continue }
-      guard base == 0, try isUnfinished(join(directory, name)) else {
-        throw .damaged(
-          Damage(
-            file: join(directory, FileName.store), position: 0,
-            reason: "the file is missing, though the directory holds segments"))
-      }
+    guard try Catalog.isNothingLost(directory, disk: disk) else { throw Catalog.storeMissing(directory) }
+    for name in try disk.list(directory)
+    where name.hasSuffix(FileName.aside) || FileName.baseOffset(name, suffix: ".log") != nil {
       try disk.remove(join(directory, name))
     }
     let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
@@ -128,13 +122,6 @@ struct Opening {
     try disk.replace(
       join(directory, FileName.store),
       with: StoreHeader(storeID: storeID, createdMicroseconds: now).encoded())
-  }
-
-  /// A first segment that no event was ever written to.
-  private func isUnfinished(_ path: String) throws(LogStoreError) -> Bool {
-    let file = try disk.open(path, .read)
-    let behind = SegmentHeader.byteCount + FrameHeader.byteCount
-    return try file.read(count: FrameHeader.byteCount, at: UInt64(behind)).allSatisfy { $0 == 0 }
   }
 
   /// Whether the last writer to open the store came so far that what it had zeroed was synced.

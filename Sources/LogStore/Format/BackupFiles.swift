@@ -89,6 +89,7 @@ struct BackupManifest: Equatable, Sendable {
     guard Self.byteCount(of: bytes) == bytes.count else {
       throw .fault(Fault(position: 12, reason: "another number of segments than its length allows"))
     }
+    try checkZeros(bytes, 56..<64)
     store = StoreHeader(
       storeID: StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24)),
       createdMicroseconds: bytes.integer(at: 32))
@@ -139,6 +140,7 @@ struct BackupStreamHeader: Equatable, Sendable {
 
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
     try checkEnvelope(bytes, magic: Self.magic, byteCount: Self.byteCount)
+    try checkZeros(bytes, 12..<16, 40..<60)
     store = StoreHeader(
       storeID: StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24)),
       createdMicroseconds: bytes.integer(at: 32))
@@ -170,6 +172,7 @@ struct BackupPartHeader: Equatable, Sendable {
 
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
     let version = try checkEnvelope(bytes, magic: Self.magic, byteCount: Self.byteCount, upTo: gapFormatVersion)
+    try checkZeros(bytes, 12..<16, 48..<60)
     part = try BackupPart(bytes, at: 16)
     isBehindGap = version == gapFormatVersion
   }

@@ -29,15 +29,23 @@ func checkEnvelope(
     throw .fault(Fault(position: 0, reason: "it does not begin with \(magic)"))
   }
   let version: UInt32 = bytes.integer(at: 8)
-  // Before the checksum: a newer version may place that elsewhere.
-  if version > supported { throw .newerVersion(version, supported: supported) }
+  // First, as every version keeps the checksum in its place: a flipped bit of the version is damage, and not a newer file.
   guard bytes.integer(at: byteCount - 4, as: UInt32.self) == checksum(bytes.part(0, byteCount - 4)) else {
     throw .fault(Fault(position: byteCount - 4, reason: "the header's checksum does not match its bytes"))
   }
+  if version > supported { throw .newerVersion(version, supported: supported) }
   guard version >= formatVersion else {
     throw .fault(Fault(position: 8, reason: "format version \(version) was never used"))
   }
   return version
+}
+
+/// Refuses bytes that are said to be zero and are not, whatever the checksum says.
+func checkZeros(_ bytes: UnsafeRawBufferPointer, _ ranges: Range<Int>...) throws(HeaderFault) {
+  for range in ranges {
+    guard let other = bytes.part(range.lowerBound, range.count).firstNonZero else { continue }
+    throw .fault(Fault(position: range.lowerBound + other, reason: "a byte that is to be zero is not"))
+  }
 }
 
 func envelope(
@@ -71,6 +79,7 @@ struct StoreHeader: Equatable, Sendable {
     guard bytes.count == Self.byteCount else {
       throw .fault(Fault(position: Self.byteCount, reason: "the file should end here"))
     }
+    try checkZeros(bytes, 12..<16, 40..<60)
     storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
     createdMicroseconds = bytes.integer(at: 32)
   }
@@ -126,6 +135,8 @@ struct SegmentHeader: Equatable, Sendable {
     guard bytes.integer(at: 12, as: UInt32.self) == UInt32(Self.byteCount) else {
       throw .fault(Fault(position: 12, reason: "the header length is not \(Self.byteCount)"))
     }
+    // Behind a gap its start stands at 72.
+    try checkZeros(bytes, 68..<72, (version == gapFormatVersion ? 80 : 72)..<Self.byteCount - 4)
     storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
     baseOffset = bytes.integer(at: 32)
     previousBaseOffset = bytes.integer(at: 40)
@@ -186,6 +197,7 @@ struct CleanEnd: Equatable, Sendable {
     guard bytes.count == Self.byteCount else {
       throw .fault(Fault(position: Self.byteCount, reason: "the file should end here"))
     }
+    try checkZeros(bytes, 56..<60)
     chain = bytes.integer(at: 12)
     storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
     endOffset = bytes.integer(at: 32)

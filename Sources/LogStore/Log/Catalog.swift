@@ -19,13 +19,48 @@ struct Catalog: Sendable {
     guard try disk.exists(directory) else { throw .notAStore(directory: directory) }
     let path = join(directory, FileName.store)
     guard let bytes = try wholeFile(path, byteCount: StoreHeader.byteCount, disk: disk) else {
-      guard try disk.list(directory).contains(where: { FileName.baseOffset($0, suffix: ".log") != nil }) else {
-        throw .notAStore(directory: directory)
-      }
-      throw .damaged(
-        Damage(file: path, position: 0, reason: "the file is missing, though the directory holds segments"))
+      guard try isNothingLost(directory, disk: disk) else { throw storeMissing(directory) }
+      throw .notAStore(directory: directory)
     }
     return try decode(bytes, of: path, StoreHeader.init)
+  }
+
+  /// The error that the file `store` is missing where there is a log.
+  static func storeMissing(_ directory: String) -> LogStoreError {
+    .damaged(
+      Damage(
+        file: join(directory, FileName.store), position: 0,
+        reason: "the file is missing, though the directory holds segments"))
+  }
+
+  /// Whether a directory without the file `store` holds nothing that was ever acknowledged: no segment, or the first one as
+  /// the making of a store leaves it before it writes that file, with an empty snapshot of cursors and zeros to its end.
+  ///
+  /// Reads all of that segment, in this state alone.
+  static func isNothingLost(_ directory: String, disk: any Disk) throws(LogStoreError) -> Bool {
+    let names = try disk.list(directory)
+    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+    if bases.isEmpty { return true }
+    // A store that was closed, or had an index or events, was finished before.
+    let wasFinished = names.contains { $0 == FileName.clean || FileName.indexRange($0) != nil }
+    guard bases == [0], !wasFinished else { return false }
+    if let bytes = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount),
+      let notice = bytes.withUnsafeBytes({ TailNotice($0) }), notice.end.offset > 0
+    {
+      return false
+    }
+    let path = join(directory, FileName.segment(0))
+    let file = try disk.open(path, .read)
+    let header: SegmentHeader
+    do throws(LogStoreError) {
+      header = try decode(try file.read(count: SegmentHeader.byteCount, at: 0), of: path, SegmentHeader.init)
+    } catch .damaged {
+      return false
+    }
+    guard header.baseOffset == 0, header.previousBaseOffset == SegmentHeader.noPrevious,
+      try file.byteCount() == header.fileByteCount
+    else { return false }
+    return Segment(path: path, header: header, mapping: try file.map(byteCount: Int(header.fileByteCount))).isUnused
   }
 
   /// Reads the small files and every segment's first page; cost is one `open` and one page a segment.

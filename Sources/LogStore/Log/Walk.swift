@@ -64,8 +64,8 @@ struct Walk: Sendable {
             }
           }
           if next.position == SegmentHeader.byteCount {
-            guard header.isSnapshot, header.eventCount == 0 else {
-              throw Fault(position: next.position + 44, reason: "the segment does not begin with a cursor snapshot")
+            guard header.eventCount == 0 else {
+              throw Fault(position: next.position + 24, reason: "a cursor snapshot with events")
             }
           }
           OpenIndex.addFrame(header, at: next.position, to: &state, in: segment)

@@ -86,20 +86,11 @@ struct SalvageSource {
   ) throws(LogStoreError) -> Value? {
     let path = join(directory, name)
     guard try disk.kind(path) == .file else { return nil }
-    var bytes: [UInt8] = []
     do throws(LogStoreError) {
-      guard let found = try disk.contents(path, limit: byteCount) else { return nil }
-      bytes = found
+      guard let bytes = try disk.contents(path, limit: byteCount) else { return nil }
       return try decode(bytes, of: path, read)
     } catch .damaged(let damage) {
       findings.append(damage)
-    } catch .unsupportedFormat(let file, let version, let supported) {
-      // A newer program's file, unless its checksum says that it is none.
-      let isWhole = bytes.withUnsafeBytes { bytes in
-        bytes.integer(at: byteCount - 4, as: UInt32.self) == checksum(bytes.part(0, byteCount - 4))
-      }
-      if isWhole { throw .unsupportedFormat(file: file, version: version, supported: supported) }
-      note(name, 8, "format version \(version), and a checksum that does not match")
     } catch .inputOutput(_, _, EIO) {
       note(name, 0, "the disk can't read it")
     }

@@ -256,9 +256,10 @@ struct SalvageWalk {
     }
     timestamp = max(timestamp, header.timestamp)
     reach = max(reach, header.endOffset)
-    begin(segment, hasOwnTimestamp: true, isWhole: fault == nil, isSnapshot: header.isSnapshot)
+    let isSnapshot = header.isSnapshot && position == SegmentHeader.byteCount
+    begin(segment, hasOwnTimestamp: true, isWhole: fault == nil, isSnapshot: isSnapshot)
     // What a segment's first frame tells of the gap before it goes with the gap.
-    if !header.isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
+    if !isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
     if let fault {
       note(fault.position, fault.reason)
       let found = soundRecords
@@ -268,7 +269,7 @@ struct SalvageWalk {
       for record in records { try take(record) }
       taken = []
     }
-    if header.isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
+    if isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
     try flush()
     partial += taken
     taken = []

@@ -143,6 +143,13 @@ extension Segment {
     guard header.syncedPosition <= position else {
       throw Fault(position: position + 32, reason: "the frame claims that bytes behind it were synced before it")
     }
+    guard header.isSnapshot == (position == SegmentHeader.byteCount) else {
+      throw Fault(
+        position: position + 44,
+        reason: header.isSnapshot
+          ? "a cursor snapshot that is not the segment's first frame"
+          : "the segment does not begin with a cursor snapshot")
+    }
     try walk.checkFrame()
     var next = position + FrameHeader.byteCount
     for _ in 0..<header.recordCount {
@@ -151,6 +158,17 @@ extension Segment {
       next = record.end
     }
     return header
+  }
+
+  /// Whether it holds an empty snapshot of cursors, and zeros to its end: nothing was ever appended to it.
+  var isUnused: Bool {
+    do throws(Fault) {
+      let snapshot = try checkFrame(start) { _ in }
+      let end = start.position + snapshot.byteCount
+      return snapshot.recordCount == 0 && bytes.part(end, bytes.count - end).isZero
+    } catch {
+      return false
+    }
   }
 
   /// A position behind `torn` that proves that the bytes at `torn` had been on disk: a frame header that was written

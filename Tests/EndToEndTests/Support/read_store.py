@@ -18,6 +18,7 @@ import time
 HEADER_BYTES = 4096
 FRAME_HEADER = struct.Struct("<IIQQIIIIII")
 RECORD_HEADER = struct.Struct("<IIBBBBIQII")
+SHORTEST_RECORD = RECORD_HEADER.size + 1
 NONE = (1 << 64) - 1
 EVENT, CURSOR, CURSOR_RESET, LOST_STREAM = 1, 2, 3, 4
 
@@ -109,11 +110,13 @@ class Segment:
         self.prefix = store_id + struct.pack("<Q", self.base)
 
     def header_passes(self, position):
-        """Does a frame header with a right header checksum stand here?"""
+        """Does a frame header with possible fields and a right header checksum stand here?"""
         if position + FRAME_HEADER.size > len(self.data):
             return False
-        (checksum,) = struct.unpack_from("<I", self.data, position)
-        return checksum == crc32c(
+        checksum, length, _, _, events, records, _, _, _, flags = FRAME_HEADER.unpack_from(self.data, position)
+        if length % 8 or FRAME_HEADER.size + SHORTEST_RECORD * records > length or events > records or flags > 1:
+            return False
+        return position + length <= len(self.data) and checksum == crc32c(
             self.prefix, struct.pack("<Q", position), self.data[position + 4 : position + FRAME_HEADER.size]
         )
 
@@ -125,8 +128,8 @@ class Segment:
         for candidate in range(position + 8, end, 8):
             if candidate + FRAME_HEADER.size > len(data):
                 break
-            length, synced = struct.unpack_from("<I", data, candidate + 4)[0], struct.unpack_from("<I", data, candidate + 32)[0]
-            if length >= 48 and length % 8 == 0 and synced > position and self.header_passes(candidate):
+            (synced,) = struct.unpack_from("<I", data, candidate + 32)
+            if position < synced <= candidate and self.header_passes(candidate):
                 return True
         return False
 

@@ -24,6 +24,7 @@ struct FormatCheck {
     var chain: UInt32
     var checksum: UInt32
     var timestamp: UInt64
+    var isSnapshot: Bool
   }
 
   let bytes: [UInt8]
@@ -53,14 +54,17 @@ struct FormatCheck {
   func frame(at position: Int) -> Frame? {
     guard position + 48 <= bytes.count else { return nil }
     let byteCount = Int(integer(position + 4, 4))
-    guard byteCount >= 48, byteCount % 8 == 0, position + byteCount <= bytes.count,
+    guard byteCount % 8 == 0, position + byteCount <= bytes.count,
+      48 + 33 * Int(integer(position + 28, 4)) <= byteCount,
+      integer(position + 24, 4) <= integer(position + 28, 4), integer(position + 44, 4) <= 1,
       UInt32(integer(position, 4)) == placed(position, position + 4..<position + 48)
     else { return nil }
     return Frame(
       position: position, byteCount: byteCount, firstOffset: integer(position + 8, 8),
       events: Int(integer(position + 24, 4)), records: Int(integer(position + 28, 4)),
       synced: Int(integer(position + 32, 4)), chain: UInt32(integer(position + 36, 4)),
-      checksum: UInt32(integer(position, 4)), timestamp: integer(position + 16, 8))
+      checksum: UInt32(integer(position, 4)), timestamp: integer(position + 16, 8),
+      isSnapshot: integer(position + 44, 4) & 1 != 0)
   }
 
   /// Every frame from the first one to the first that is not sound.
@@ -84,7 +88,7 @@ struct FormatCheck {
     var timestamp: UInt64 = 0
     for frame in frames() {
       guard frame.chain == chain, frame.firstOffset == offset, frame.timestamp >= timestamp,
-        frame.synced <= frame.position
+        frame.synced <= frame.position, frame.isSnapshot == (frame.position == 4096)
       else { return "the frame at byte \(frame.position) does not follow on from the one before it" }
       var at = frame.position + 48
       var events = 0

@@ -139,7 +139,7 @@ final class Model: @unchecked Sendable {
     guard actual >= atLeast else {
       return "append \(number) was refused for \(stream) being at \(actual), when it was at \(atLeast) already"
     }
-    if !isBuffered { floors[stream] = max(floors[stream] ?? 0, actual) }
+    floors[stream] = max(floors[stream] ?? 0, actual)
     return refuse(number, wasPlaced: wasPlaced)
   }
 
