@@ -28,11 +28,12 @@ struct VerifyCommand: AsyncParsableCommand {
       found.bytes = report.bytes
     } catch {
       // Damage that keeps the rest from being looked at is a finding like any other.
-      guard case .damaged(let damage) = error else {
+      switch error {
+      case .damaged(let damage), .unreadable(let damage): found.findings = [damage]
+      default:
         progress.clear()
         throw error
       }
-      found.findings = [damage]
     }
     progress.clear()
     reportTornTail(found.tornTail)

@@ -106,6 +106,21 @@ struct Mount: Sendable {
     }
   }
 
+  /// A directory of which some bytes can't be read, while `body` runs: see ``FaultyDisk``.
+  static func withFaulty<Value>(
+    _ backing: String, rules: String, in scratch: TemporaryDirectory, _ body: (Mount) async throws -> Value
+  ) async throws -> Value {
+    let mount = Mount(path: try newDirectory(in: scratch), scratch: scratch)
+    let process = try LogStoreProcess(
+      try await TestTool.faulty.value, [mount.path, backing, rules], scratch: scratch)
+    let deadline = ContinuousClock.now + .seconds(10)
+    while !(try String(contentsOfFile: "/proc/mounts", encoding: .utf8)).contains(" \(mount.path) ") {
+      guard ContinuousClock.now < deadline else { throw HarnessError("no FUSE: \(process.errorsSoFar)") }
+      await Task.yield()
+    }
+    return try await mount.use(body)
+  }
+
   private func use<Value>(_ body: (Mount) async throws -> Value) async throws -> Value {
     let result: Result<Value, any Error>
     do { result = .success(try await body(self)) } catch { result = .failure(error) }

@@ -14,6 +14,22 @@ enum TestTool {
       ["-D_FILE_OFFSET_BITS=64"] + flags.split { $0.isWhitespace }.map(String.init))
   }
 
+  /// As ``recorder``.
+  static let faulty = Task {
+    let scratch = try TemporaryDirectory()
+    let flags = try await system(["pkg-config", "--cflags", "--libs", "fuse3"], in: scratch)
+    return try await build(
+      "faulty.c", to: "logstore-test-faulty",
+      ["-D_FILE_OFFSET_BITS=64"] + flags.split { $0.isWhitespace }.map(String.init))
+  }
+
+  /// The handler for unreadable pages, as a C program has it.
+  static let faults = Task {
+    let sources = (StoreUnderTest.support as NSString).deletingLastPathComponent + "/../../Sources/CLinux"
+    return try await build(
+      "faults.c", to: "logstore-test-faults", ["-I", sources + "/include", sources + "/faults.c", "-lpthread"])
+  }
+
   /// Compiles a file of Support; gives the path of the result.
   static func build(_ source: String, to name: String, _ flags: [String]) async throws -> String {
     let path = (StoreUnderTest.command as NSString).deletingLastPathComponent + "/" + name

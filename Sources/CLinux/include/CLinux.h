@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "CFaults.h"
+
 /// fallocate(2): reserves space for the first `length` bytes of a file and makes it at least that long.
 int clinux_allocate(int descriptor, uint64_t length);
 

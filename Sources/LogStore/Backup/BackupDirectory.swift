@@ -110,8 +110,8 @@ struct BackupDirectory {
     let aside = name + FileName.aside
     do throws(LogStoreError) {
       let file = try disk.open(aside, .create)
-      try segment.bytes.part(0, Int(part.contentByteCount)).forEachPiece {
-        (piece, position) throws(LogStoreError) in try file.write(piece, at: UInt64(position))
+      try segment.forEachPiece(of: 0..<Int(part.contentByteCount)) { (piece, position) throws(LogStoreError) in
+        try file.write(piece, at: UInt64(position))
       }
       try file.sync()
       try disk.rename(aside, to: name)
@@ -162,9 +162,11 @@ struct BackupDirectory {
   ) throws(LogStoreError) {
     // Without events it may have been replaced by another file of the same name.
     if old.baseOffset == old.endOffset { return }
-    guard part.contentByteCount >= old.contentByteCount,
-      checksum(segment.bytes.part(0, Int(old.contentByteCount))) == old.checksum
-    else { throw diverged(at: old.baseOffset) }
+    guard part.contentByteCount >= old.contentByteCount else { throw diverged(at: old.baseOffset) }
+    let faults = segment.mapping.faultCount
+    let sum = checksum(segment.bytes.part(0, Int(old.contentByteCount)))
+    try segment.checkReadable(0..<Int(old.contentByteCount), since: faults)
+    guard sum == old.checksum else { throw diverged(at: old.baseOffset) }
   }
 
   private func diverged(at offset: UInt64) -> LogStoreError {

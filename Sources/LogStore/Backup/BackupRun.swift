@@ -74,18 +74,3 @@ struct BackupRun {
     }
   }
 }
-
-/// What is to be done with a piece of a segment's bytes.
-extension UnsafeRawBufferPointer {
-  /// Visits the bytes in pieces, in order.
-  func forEachPiece(
-    _ body: (_ piece: UnsafeRawBufferPointer, _ position: Int) throws(LogStoreError) -> Void
-  ) throws(LogStoreError) {
-    var position = 0
-    while position < count {
-      let byteCount = Swift.min(BackupRun.pieceByteCount, count - position)
-      try body(part(position, byteCount), position)
-      position += byteCount
-    }
-  }
-}

@@ -17,7 +17,7 @@ struct BackupStreamWriter {
     for base in image.bases {
       let (segment, part) = try image.read(base)
       try stream.write(BackupPartHeader(part: part, isBehindGap: part.isBehindGap(after: parts.last)).encoded())
-      try segment.bytes.part(0, Int(part.contentByteCount)).forEachPiece { (piece, _) throws(LogStoreError) in
+      try segment.forEachPiece(of: 0..<Int(part.contentByteCount)) { (piece, _) throws(LogStoreError) in
         try stream.write(piece)
       }
       parts.append(part)

@@ -39,17 +39,20 @@ struct LogImage {
     // For the last one this is the file that was found when the image was made: one without events may have been replaced
     // by another of the same name since.
     let segment = try segments.segmentToScan(baseOffset)
+    let faults = segment.mapping.faultCount
     let finish = try finish(of: baseOffset)
     var walk = Walk(segment)
     let goal: Walk.End =
       if let finish { .successor(endOffset: finish.offset, chain: finish.chain) } else { .position(end.position) }
     if let fault = walk.go(to: goal, in: segment, adding: OpenIndex(segment)) { throw segment.damage(fault) }
     let content = segment.bytes.part(0, walk.next.position)
+    let sum = checksum(content)
+    try segment.checkReadable(0..<content.count, since: faults)
     return (
       segment,
       BackupPart(
-        baseOffset: baseOffset, endOffset: walk.next.offset, contentByteCount: UInt64(content.count),
-        checksum: checksum(content), chain: walk.next.chain)
+        baseOffset: baseOffset, endOffset: walk.next.offset, contentByteCount: UInt64(content.count), checksum: sum,
+        chain: walk.next.chain)
     )
   }
 }

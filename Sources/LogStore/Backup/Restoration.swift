@@ -225,6 +225,8 @@ struct Restoration {
     var verification = Verification(directory: aside, disk: disk, progress: progress)
     try verification.run()
     let report = verification.report
+    // That is the disk that was restored to, and not the backup.
+    if let place = verification.unreadable { throw .unreadable(place) }
     if let damage = report.findings.first {
       let base = damage.file.split(separator: "/").last.flatMap { FileName.baseOffset(String($0), suffix: ".log") }
       guard let source = made.first(where: { $0.part.baseOffset == base }) else {

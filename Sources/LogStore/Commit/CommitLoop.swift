@@ -324,6 +324,7 @@ struct CommitLoop: ~Copyable {
   /// all.
   private mutating func find(_ append: EncodedAppend) throws(LogStoreError) {
     streams.removeAll(keepingCapacity: true)
+    if faultCount() != 0 { writer.healNames() }
     let names = writer.names
     var missing = 0
     append.bytes.withUnsafeBytes { bytes in
@@ -344,6 +345,9 @@ struct CommitLoop: ~Copyable {
       }
     }
     guard missing > 0 else { return }
+    if writer.index.segment.mapping.faultCount > 0 || writer.previousIndex?.segment.mapping.faultCount ?? 0 > 0 {
+      try writer.checkNames(of: append)
+    }
     // It may be read from the disk.
     answerDue()
     let start = writer.now
@@ -368,6 +372,15 @@ struct CommitLoop: ~Copyable {
 
   /// Looks for the same append made before: the same ids for the same streams, one after the other.
   private func earlier(_ append: EncodedAppend, _ ids: [EventID?]) throws(LogStoreError) -> Earlier {
+    while true {
+      let faults = faultCount()
+      let earlier = try earlierOnce(append, ids)
+      // Again, if something that was read may have been zeros in the place of what can't be read.
+      if faultCount() == faults { return earlier }
+    }
+  }
+
+  private func earlierOnce(_ append: EncodedAppend, _ ids: [EventID?]) throws(LogStoreError) -> Earlier {
     var found: (event: Int, id: EventID, record: Record, segment: Segment)?
     for (event, id) in ids.enumerated() {
       guard let id else { continue }

@@ -27,7 +27,10 @@ final class IndexMaker {
     let input = index.state.withLock { $0.sealingInput() }
     do throws(IndexFailure) {
       return try write(index.segment.baseOffset..<end.offset) { output throws(IndexFailure) in
-        try IndexEncoding.encode(input, of: index.segment, end: end, to: output)
+        let byteCount = try IndexEncoding.encode(input, of: index.segment, end: end, to: output)
+        // Ids were read where they stand: none of them may be zeros that are not the file's.
+        try onDisk { () throws(LogStoreError) in try index.segment.checkReadable(0..<end.position, since: 0) }
+        return byteCount
       }
     } catch {
       throw Self.error(error)
@@ -135,7 +138,14 @@ final class IndexMaker {
     _ files: [SealedIndex], between: @escaping () throws(IndexFailure) -> Void
   ) throws(IndexFailure) {
     let range = files[0].baseOffset..<files[files.count - 1].endOffset
-    _ = try write(range, between: between) { output throws(IndexFailure) in try IndexMerge.merge(files, to: output) }
+    _ = try write(range, between: between) { output throws(IndexFailure) in
+      let byteCount = try IndexMerge.merge(files, to: output)
+      // Nothing was taken over from a page that could not be read again after it was checked.
+      for file in files where file.hasFaults {
+        throw IndexFailure.index(file, Fault(position: 0, reason: "the index can't be read"), segment: nil)
+      }
+      return byteCount
+    }
     // Not before the new file is durable under its name. What is left of them after a crash is removed by the next writer.
     do throws(LogStoreError) {
       for file in files { try disk.remove(file.path) }
@@ -172,7 +182,11 @@ final class IndexMaker {
         try SealedIndex(
           mapping, path: path, storeID: segments.storeID, baseOffset: range.lowerBound, endOffset: range.upperBound))
     } catch {
-      preconditionFailure("an index that was just made is not sound: \(error.reason)")
+      let fault = mapping.explained(error)
+      guard mapping.faultCount > 0 else {
+        preconditionFailure("an index that was just made is not sound: \(fault.reason)")
+      }
+      throw .log(.unreadable(Damage(file: path, position: UInt64(fault.position), reason: fault.reason)))
     }
     return byteCount
   }

@@ -76,6 +76,25 @@ struct LogWriter: ~Copyable {
       || previousIndex?.lastVersion(hash: hash, name: name) != nil
   }
 
+  /// Throws if it can't be told whether an append's streams have events in the segments that are indexed in memory: a long
+  /// name is compared where it stands, and that can't be read.
+  func checkNames(of append: EncodedAppend) throws(LogStoreError) {
+    guard append.streams.contains(where: { $0.nameLength > SegmentTable.keptNameByteCount }) else { return }
+    for segment in [index.segment, previousIndex?.segment] {
+      guard let segment, let position = segment.mapping.unreadablePosition(in: 0..<segment.bytes.count) else {
+        continue
+      }
+      throw segment.unreadable(at: position)
+    }
+  }
+
+  /// Reads again what could not be read of the segments that are indexed in memory, now and then.
+  func healNames() {
+    // What is left is met where it is needed.
+    _ = index.segment.mapping.heal()
+    _ = previousIndex?.segment.mapping.heal()
+  }
+
   // MARK: - Building a frame
 
   /// Where the names of the open segment's records are, those of the frame being built too; good until the next change.

@@ -145,8 +145,12 @@ struct Opening {
     let end = found.walk.next.position
     let proven = found.walk.provenPosition
     let isShort = segment.bytes.count < Int(segment.header.fileByteCount)
-    try file.write(segment.bytes.part(proven, end - proven), at: UInt64(proven))
+    // From a copy: zeros for what can't be read must not be written over it.
+    try segment.forEachPiece(of: proven..<end) { (piece, position) throws(LogStoreError) in
+      try file.write(piece, at: UInt64(position))
+    }
     let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
+    try segment.checkReadable(end..<segment.bytes.count, since: .max)
     let isWhole = isShort || !trustsZeros
     try file.writeZeros(from: end, to: isWhole ? Int(segment.header.fileByteCount) : end + behind)
     try file.sync()

@@ -4,7 +4,8 @@ import Glibc
 /// that a simulated disk can stand in its place and tear, drop, reorder and fail.
 ///
 /// Every method may be called from any thread. Errors are ``LogStoreError/inputOutput(operation:path:code:)`` or
-/// ``LogStoreError/diskFull(operation:path:)``, naming the operation and the path.
+/// ``LogStoreError/diskFull(operation:path:)``, naming the operation and the path, or, for bytes that the disk can't read,
+/// ``LogStoreError/unreadable(_:)``.
 protocol Disk: Sendable {
   /// Opens a file that is there (`.read`, `.readWrite`), or makes an empty one in place of any other (`.create`).
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File
@@ -69,8 +70,8 @@ protocol File: AnyObject, Sendable {
   func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32)
   /// Cuts the file or lengthens it with zeros.
   func resize(to byteCount: UInt64) throws(LogStoreError)
-  /// Maps the first bytes of the file for reading. The file must have them (see ``byteCount()``): touching a mapping
-  /// behind the end of its file ends the process.
+  /// Maps the first bytes of the file for reading. Bytes that the disk can't read, or that the file loses later, read as
+  /// zeros: see ``Mapping``.
   func map(byteCount: Int) throws(LogStoreError) -> Mapping
   /// Whether some of a part of the file is in memory.
   func isCached(at position: UInt64, byteCount: Int) -> Bool
@@ -104,67 +105,6 @@ protocol FileWatch: AnyObject, Sendable {
   func wait(timeoutMilliseconds: Int32) -> Bool
   /// Ends one present or coming wait.
   func interrupt()
-}
-
-/// Bytes of a file, mapped for reading for as long as the object lives.
-///
-/// Sendable though it holds a pointer: the memory is never written through it, and stays until `deinit`, which can only
-/// run when no reference is left.
-final class Mapping: @unchecked Sendable {
-  /// What the kernel is told of a mapping. Advice that is refused costs speed and nothing else.
-  enum Advice: Sendable {
-    case randomAccess
-    case readAhead(Range<Int>)
-    case keepReady(Range<Int>)
-  }
-
-  let bytes: UnsafeRawBufferPointer
-  private let advise: @Sendable (Advice) -> Void
-  private let release: (UnsafeRawBufferPointer) -> Void
-
-  /// - Parameter advise: given positions that are in the mapping.
-  init(
-    bytes: UnsafeRawBufferPointer, advise: @escaping @Sendable (Advice) -> Void = { _ in },
-    release: @escaping (UnsafeRawBufferPointer) -> Void
-  ) {
-    self.bytes = bytes
-    self.advise = advise
-    self.release = release
-  }
-
-  /// From now on a page that has to come from the disk is read by itself. Otherwise megabytes around it are, which suits
-  /// reading in order and pushes out of memory what look-ups still need.
-  func expectRandomAccess() {
-    advise(.randomAccess)
-  }
-
-  /// Asks the disk for bytes that will be read soon and may not be in memory, without waiting for them. A system call:
-  /// only where a page that is missing costs much more.
-  func readAhead(at position: Int, byteCount: Int) {
-    if let range = part(position, byteCount) { advise(.readAhead(range)) }
-  }
-
-  /// Reads bytes that every look-up needs into memory, in pages as large as can be, and waits for them.
-  func keepReady(at position: Int, byteCount: Int) {
-    if let range = part(position, byteCount) { advise(.keepReady(range)) }
-  }
-
-  /// As much of a part as there is; nil if there is nothing.
-  private func part(_ position: Int, _ byteCount: Int) -> Range<Int>? {
-    guard position >= 0, position < bytes.count, byteCount > 0 else { return nil }
-    return position..<position + min(byteCount, bytes.count - position)
-  }
-
-  /// A copy of bytes in memory, for what is not in a file.
-  convenience init(copying source: [UInt8]) {
-    let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(source.count, 1), alignment: 16)
-    source.withUnsafeBytes { memory.copyMemory(from: $0) }
-    self.init(bytes: UnsafeRawBufferPointer(rebasing: memory[..<source.count])) { _ in memory.deallocate() }
-  }
-
-  deinit {
-    release(bytes)
-  }
 }
 
 /// Joins a directory's path and a name in it.
@@ -247,6 +187,46 @@ extension File {
       try write(count == zeros.count ? zeros : Array(zeros[..<count]), at: UInt64(position))
       position += count
     }
+  }
+
+  /// Every part of the file that the disk can't read, in order, by whole pages; the part that it should have, and has not,
+  /// among them.
+  ///
+  /// - Parameter byteCount: how long the file should be.
+  func unreadablePlaces(byteCount: UInt64) throws(LogStoreError) -> [(range: Range<UInt64>, reason: String)] {
+    var places: [(range: Range<UInt64>, reason: String)] = []
+    let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+    defer { piece.deallocate() }
+    let page = UInt64(pageByteCount)
+    var position: UInt64 = 0
+    // Page by page to here, since all at once could not be read.
+    var isSlowTo: UInt64 = 0
+    while position < byteCount {
+      let isSlow = position < isSlowTo
+      let count = isSlow ? Int(page) : piece.count
+      do throws(LogStoreError) {
+        let read = try read(into: UnsafeMutableRawBufferPointer(rebasing: piece[..<count]), at: position)
+        if read < count, position + UInt64(read) < byteCount {
+          let end = position + UInt64(read)
+          places.append((end..<byteCount, "can't be read: the file was cut to \(end) bytes while it was read"))
+          break
+        }
+        position += UInt64(count)
+      } catch .unreadable(let damage) {
+        guard isSlow else {
+          isSlowTo = position + UInt64(piece.count)
+          continue
+        }
+        let end = min(position + page, byteCount)
+        if let last = places.last, last.range.upperBound == position, last.reason == damage.reason {
+          places[places.count - 1].range = last.range.lowerBound..<end
+        } else {
+          places.append((position..<end, damage.reason))
+        }
+        position = end
+      }
+    }
+    return places
   }
 
   /// Up to `count` bytes; fewer where the file ends.

@@ -174,7 +174,7 @@ final class Descriptor: Sendable {
   }
 }
 
-private let pageByteCount = Int(getpagesize())
+let pageByteCount = Int(getpagesize())
 
 private final class RealFile: File {
   let descriptor: Descriptor
@@ -192,7 +192,7 @@ private final class RealFile: File {
   }
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int {
-    try readAll(into: buffer, path) { rest, done in
+    try readAll(into: buffer, path, at: position) { rest, done in
       let count = pread(descriptor.number, rest.baseAddress, rest.count, off_t(position) + off_t(done))
       return count < 0 ? -Int(errno) : count
     }
@@ -240,24 +240,41 @@ private final class RealFile: File {
 
   func map(byteCount: Int) throws(LogStoreError) -> Mapping {
     if byteCount == 0 { return Mapping(bytes: UnsafeRawBufferPointer(start: nil, count: 0)) { _ in } }
+    let identity = try FileIdentity(descriptor.number, path)
     let memory = mmap(nil, byteCount, PROT_READ, MAP_SHARED, descriptor.number, 0)
     guard let memory, memory != MAP_FAILED else { throw failure("map", path, errno) }
+    guard let region = clinux_region_add(memory, UInt64(byteCount)).map(FaultRegion.init) else {
+      munmap(memory, byteCount)
+      throw failure("map", path, ENOMEM)
+    }
     let bytes = UnsafeRawBufferPointer(start: memory, count: byteCount)
-    // Proof for the address: the closure lives in the mapping, and so no longer than the memory.
+    // Proof for the address: the closures live in the mapping, and so no longer than the memory.
     let address = UInt(bitPattern: memory)
-    return Mapping(bytes: bytes) { advice in
-      func tell(_ range: Range<Int>, _ code: Int32) {
-        let start = range.lowerBound & ~(pageByteCount - 1)
-        _ = madvise(UnsafeMutableRawPointer(bitPattern: address + UInt(start)), range.upperBound - start, code)
-      }
+    let isRandom = SharedFlag()
+    @Sendable func tell(_ range: Range<Int>, _ code: Int32) {
+      let start = range.lowerBound & ~(pageByteCount - 1)
+      _ = madvise(UnsafeMutableRawPointer(bitPattern: address + UInt(start)), range.upperBound - start, code)
+    }
+    let source = MappedFile(path: path, identity: identity)
+    let faults = Mapping.Faults(region: region) { position in
+      source.reason(at: position)
+    } heal: {
+      defer { if isRandom.isSet { tell(0..<byteCount, MADV_RANDOM) } }
+      return source.heal(region)
+    }
+    @Sendable func advise(_ advice: Mapping.Advice) {
       switch advice {
-      case .randomAccess: tell(0..<byteCount, MADV_RANDOM)
+      case .randomAccess:
+        isRandom.set()
+        tell(0..<byteCount, MADV_RANDOM)
       case .readAhead(let range): tell(range, MADV_WILLNEED)
       case .keepReady(let range):
         tell(range, MADV_HUGEPAGE)
         tell(range, MADV_POPULATE_READ)
       }
-    } release: { bytes in
+    }
+    return Mapping(bytes: bytes, advise: advise, faults: faults) { bytes in
+      clinux_region_remove(region.pointer)
       munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count)
     }
   }
@@ -340,13 +357,30 @@ private final class RealWatch: FileWatch {
     )
     return withUnsafeMutableBytes(of: &sources) { bytes in
       let sources = bytes.bindMemory(to: pollfd.self)
-      guard poll(sources.baseAddress, 2, timeoutMilliseconds) > 0 else { return false }
-      withUnsafeTemporaryAllocation(byteCount: 1024, alignment: 8) { buffer in
-        for source in sources where source.revents != 0 { _ = read(source.fd, buffer.baseAddress, buffer.count) }
+      switch poll(sources.baseAddress, 2, timeoutMilliseconds) {
+      case 0: return false
+      case ..<0: return errno == EINTR || rest()
+      default: break
       }
-      return true
+      var wasRead = false
+      withUnsafeTemporaryAllocation(byteCount: 1024, alignment: 8) { buffer in
+        for source in sources where source.revents != 0 {
+          if read(source.fd, buffer.baseAddress, buffer.count) > 0 { wasRead = true }
+        }
+      }
+      // What is ready and can't be read is ready for ever.
+      return wasRead || rest()
     }
   }
+
+  /// Where the kernel does not wait for us: whoever calls looks by himself, as often as without a watch, and does not spin.
+  /// False.
+  private func rest() -> Bool {
+    usleep(Self.restMicroseconds)
+    return false
+  }
+
+  private static let restMicroseconds: UInt32 = 2000
 
   func interrupt() {
     // It can only fail when the pipe is full of interruptions, and then one is waiting.

@@ -22,3 +22,14 @@ func systemAdvice(_ code: Int32) -> String {
   default: "if that goes on, look into the kernel's log (dmesg)"
   }
 }
+
+/// Whether an `errno` value of a read says that the disk, or its file system, does not have the bytes any more: a bad sector,
+/// a checksum of the file system's own that does not match, a device that is gone.
+func isUnreadable(_ code: Int32) -> Bool {
+  switch code {
+  case EIO, EUCLEAN, EBADMSG, ENODATA, EILSEQ, EREMOTEIO, ENOLINK, ENXIO, ENODEV: true
+  default: false
+  }
+}
+
+func unreadableReason(_ code: Int32) -> String { "can't be read: \(systemMessage(code))" }

@@ -5,10 +5,11 @@ import Glibc
 
 /// Reads until the buffer is full or the file ends; returns how much was read.
 ///
+/// - Parameter start: where in the file the buffer begins, for the error.
 /// - Parameter call: one system call, into what is left of the buffer: how much it read, or an `errno` value less than 0.
 @inline(__always)
 func readAll(
-  into buffer: UnsafeMutableRawBufferPointer, _ path: String,
+  into buffer: UnsafeMutableRawBufferPointer, _ path: String, at start: UInt64,
   _ call: (_ rest: UnsafeMutableRawBufferPointer, _ done: Int) -> Int
 ) throws(LogStoreError) -> Int {
   var done = 0
@@ -19,10 +20,17 @@ func readAll(
     } else if count == 0 {
       break
     } else if count != -Int(EINTR) {
-      throw failure("read", path, Int32(-count))
+      throw readFailure(path, at: start + UInt64(done), Int32(-count))
     }
   }
   return done
+}
+
+/// What it means that reading failed: bytes that the disk doesn't have are told by their place.
+func readFailure(_ path: String, at position: UInt64, _ code: Int32) -> LogStoreError {
+  isUnreadable(code)
+    ? .unreadable(Damage(file: path, position: position, reason: unreadableReason(code)))
+    : failure("read", path, code)
 }
 
 /// Writes everything.

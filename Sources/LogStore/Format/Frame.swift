@@ -148,8 +148,9 @@ struct Record: Sendable {
     self.position = position
     checksum = bytes.integer(at: position)
     byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
-    // Proof: it was found to be one of the four, or written from one of them.
-    kind = RecordKind(rawValue: bytes[position + 8])!
+    // It was found to be one of the four, or written from one of them. Another one it is only if its page has become zeros
+    // since, which whoever asked looks for before he uses any of it.
+    kind = RecordKind(rawValue: bytes[position + 8]) ?? .cursor
     hasID = bytes[position + 9] & Self.idFlag != 0
     nameLength = Int(bytes[position + 10])
     typeLength = Int(bytes[position + 11])

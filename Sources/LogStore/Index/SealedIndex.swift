@@ -33,8 +33,15 @@ final class SealedIndex: Sendable {
   }
 
   func damage(_ fault: Fault) -> LogStoreError {
-    .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
+    let fault = explained(fault)
+    return .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
   }
+
+  /// Something of it could not be read.
+  var hasFaults: Bool { mapping.faultCount > 0 }
+
+  /// What is wrong with it, or, if that is so, that it can't be read.
+  func explained(_ fault: Fault) -> Fault { mapping.explained(fault) }
 
   /// An address's segment, by its number in the file, and position.
   func split(_ address: UInt64) throws(Fault) -> (segment: Int, position: Int) {

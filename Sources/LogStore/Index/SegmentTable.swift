@@ -38,7 +38,7 @@ struct SegmentTable: Sendable {
   var durableCount: UInt32 = 0
 
   /// A name that is kept here is compared without going to the segment, whose pages are many and far apart.
-  private static let keptNameByteCount = 48
+  static let keptNameByteCount = 48
   /// Names kept, each behind a byte with its length.
   private var keptNames: [UInt8] = []
   private var streamSlots = SlotTable()

@@ -60,7 +60,11 @@ struct Catalog: Sendable {
     guard header.baseOffset == 0, header.previousBaseOffset == SegmentHeader.noPrevious,
       try file.byteCount() == header.fileByteCount
     else { return false }
-    return Segment(path: path, header: header, mapping: try file.map(byteCount: Int(header.fileByteCount))).isUnused
+    let segment = Segment(path: path, header: header, mapping: try file.map(byteCount: Int(header.fileByteCount)))
+    let isUnused = segment.isUnused
+    // What can't be read looks unused.
+    try segment.checkReadable(0..<segment.bytes.count, since: 0)
+    return isUnused
   }
 
   /// Reads the small files and every segment's first page; cost is one `open` and one page a segment.

@@ -130,7 +130,10 @@ final class Follower: Sendable {
     } catch .inputOutput(_, _, let code) where code == EROFS || code == EACCES || code == EPERM {
       return false
     }
-    try file.write(found.segment.bytes.part(proven, count), at: UInt64(proven))
+    // From a copy: zeros for what can't be read must not be written over it.
+    try found.segment.forEachPiece(of: proven..<proven + count) { (piece, position) throws(LogStoreError) in
+      try file.write(piece, at: UInt64(position))
+    }
     try file.sync()
     return true
   }

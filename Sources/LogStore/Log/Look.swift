@@ -173,6 +173,7 @@ struct Look: ~Copyable {
     // The open segment grows, and of one that waits for its index file just what is durable is told.
     let settled = snapshot.settled
     if let known, known.coveredEnd >= settled.end { return }
+    let faults = faultCount()
     var records = known?.records ?? PackedRecords()
     for part in runs.parts.reversed() where part.source >= settled.firstSource {
       for number in part.first..<part.end {
@@ -184,13 +185,45 @@ struct Look: ~Copyable {
           timestamp: try header(of: record, in: segment).timestamp)
       }
     }
-    if records.count > 0 { cache.keep(StreamCache.Entry(records: records, coveredEnd: settled.end), of: stream) }
+    // A copy has a checksum of its own, so it must not be one of zeros.
+    if records.count > 0, faultCount() == faults {
+      cache.keep(StreamCache.Entry(records: records, coveredEnd: settled.end), of: stream)
+    }
+  }
+
+  /// Throws if a record, or its frame's header, may have become zeros while it was looked at.
+  ///
+  /// - Parameter faults: of the process, before it was.
+  @inline(__always)
+  func checkUnchanged(_ record: Record, in segment: Segment, since faults: UInt64) throws(IndexFailure) {
+    if faultCount() != faults { try checkReadable(record, in: segment) }
+  }
+
+  private func checkReadable(_ record: Record, in segment: Segment) throws(IndexFailure) {
+    for range in [record.framePosition..<record.framePosition + FrameHeader.byteCount, record.position..<record.end]
+    where segment.mayHaveBeenUnreadable(range) {
+      throw .log(segment.unreadable(at: range.lowerBound))
+    }
+  }
+
+  /// Throws if it can't be told whether a segment that is indexed in memory has the stream: a long name is compared where it
+  /// stands, which may be zeros.
+  func checkNames(of stream: StreamKey) throws(IndexFailure) {
+    guard stream.name.count > SegmentTable.keptNameByteCount else { return }
+    for index in [snapshot.open] + snapshot.unsealed {
+      let segment = index.segment
+      guard segment.mapping.faultCount > 0 else { continue }
+      if let position = segment.mapping.unreadablePosition(in: 0..<segment.bytes.count) {
+        throw .log(segment.unreadable(at: position))
+      }
+    }
   }
 
   // MARK: - Streams
 
   /// - Parameter known: of the stream.
   func lastSealedVersion(of stream: StreamKey, _ known: StreamCache.Entry?) throws(IndexFailure) -> UInt64 {
+    try checkNames(of: stream)
     let key = IndexKey.stream(hash: stream.hash)
     let sourceCount = snapshot.sourceCount(behind: known?.coveredEnd ?? 0)
     let candidates = try snapshot.candidates(.streams, key, sourceCount: sourceCount)
@@ -229,6 +262,7 @@ struct Look: ~Copyable {
   func runs(
     of stream: StreamKey, from version: UInt64, limit: Int, behind coveredEnd: UInt64 = 0
   ) throws(IndexFailure) -> Runs {
+    try checkNames(of: stream)
     let key = IndexKey.stream(hash: stream.hash)
     let sourceCount = snapshot.sourceCount(behind: coveredEnd)
     let candidates = try snapshot.candidates(.streams, key, sourceCount: sourceCount)

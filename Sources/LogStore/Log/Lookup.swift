@@ -8,6 +8,7 @@ extension SegmentSet {
   func lastVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
     let known = cache?.peek(stream)
     let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in
+      try look.checkNames(of: stream)
       if let version = look.snapshot.open.lastVersion(of: stream, in: look.snapshot.open.segment) { return version }
       return try look.lastSealedVersion(of: stream, known)
     }
@@ -64,6 +65,7 @@ extension SegmentSet {
       for part in runs.parts.reversed() {
         let source = look.snapshot.sources[part.source]
         for number in part.first..<min(part.end, part.first + left) {
+          let faults = faultCount()
           let (segment, record) = try look.record(at: runs.places[number], source, of: stream)
           if record.version != expected {
             guard record.version > expected,
@@ -81,6 +83,7 @@ extension SegmentSet {
             StreamEvent(
               record: SoundRecord(record, in: segment.bytes), baseOffset: segment.baseOffset,
               timestampMicroseconds: header.timestamp))
+          try look.checkUnchanged(record, in: segment, since: faults)
           lastOffset = segment.baseOffset + UInt64(record.relativeOffset)
           expected += 1
           left -= 1
@@ -201,9 +204,14 @@ extension SegmentSet {
   ) throws(LogStoreError) -> Value {
     var isCareful = false
     while true {
+      let faults = faultCount()
+      if faults != 0 { try lookAtFaults(faults) }
       let look = Look(set: self, snapshot: try current(), isCareful: isCareful)
       do throws(IndexFailure) {
-        return try body(look)
+        let value = try body(look)
+        // Again, if a page somewhere became zeros meanwhile: it may have been read for what it had been. Ends: each time
+        // another page has failed, and a mapping's are left alone for a while.
+        if faultCount() == faults { return value }
       } catch {
         switch error {
         case .log(let error): throw error

@@ -39,6 +39,11 @@ final class SegmentSet: Sendable {
   /// Told when there is something to do for whoever makes index files. Reading never writes one: it must go on when the
   /// disk is full or not ours to write.
   private let missing: Mutex<(@Sendable () -> Void)?> = Mutex(nil)
+  /// The number of faults of the process at which nothing of what is mapped here was left unreadable.
+  private let wellAt = Atomic<UInt64>(0)
+  /// Milliseconds of the monotonic clock until which unreadable pages are left alone.
+  private let rests = Atomic<UInt64>(0)
+  private static let restMilliseconds: UInt64 = 100
 
   /// - Parameter streamCacheBytes: how much memory streams that are read again and again may take; 0 for none.
   init(
@@ -126,6 +131,8 @@ final class SegmentSet: Sendable {
   /// A segment to be read in order: in a mapping of its own, since the kernel is told of the others that look-ups jump
   /// about in them.
   func segmentToScan(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
+    let faults = faultCount()
+    if faults != 0 { try lookAtFaults(faults) }
     let known = state.withLock { state in
       let open = state.snapshot.open.segment
       return open.baseOffset == baseOffset ? open : state.scanned.first { $0.baseOffset == baseOffset }
@@ -271,6 +278,8 @@ final class SegmentSet: Sendable {
       mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
     } catch .inputOutput(_, _, ENOENT) {
       return .gone
+    } catch  where error.finding != nil {
+      return .damaged
     }
     mapping.expectRandomAccess()
     guard
@@ -330,6 +339,29 @@ final class SegmentSet: Sendable {
     tellMissing()
   }
 
+  // MARK: - What the disk could not read
+
+  /// Maps again what can be read again, and does without index files that are not all there.
+  ///
+  /// - Parameter count: faults of the process until now.
+  func lookAtFaults(_ count: UInt64) throws(LogStoreError) {
+    guard wellAt.load(ordering: .acquiring) != count else { return }
+    let now = monotonicMilliseconds()
+    let due = rests.load(ordering: .relaxed)
+    guard now >= due,
+      rests.compareExchange(expected: due, desired: now + Self.restMilliseconds, ordering: .relaxed).exchanged
+    else { return }
+    let (snapshot, scanned) = state.withLock { ($0.snapshot, $0.scanned) }
+    var isWell = true
+    for segment in snapshot.mappedSegments + scanned where segment.mapping.faultCount > 0 {
+      if !segment.mapping.heal() { isWell = false }
+    }
+    for file in snapshot.files where file.hasFaults {
+      try distrust(file, Fault(position: 0, reason: "the index can't be read"), segment: nil)
+    }
+    if isWell { wellAt.store(count, ordering: .releasing) }
+  }
+
   private func tellMissing() {
     missing.withLock { $0 }?()
   }
@@ -338,7 +370,9 @@ final class SegmentSet: Sendable {
   func builtIndex(_ segment: Segment, anew: Bool = false) throws(LogStoreError) -> SealedIndex {
     if !anew, let known = state.withLock({ $0.built.value(segment.baseOffset) }) { return known }
     tellMissing()
-    let (index, end) = try readThrough(try segmentToScan(segment.baseOffset))
+    let scanned = try segmentToScan(segment.baseOffset)
+    let faults = (scanned: scanned.mapping.faultCount, own: segment.mapping.faultCount)
+    let (index, end) = try readThrough(scanned)
     let input = index.state.withLock { $0.sealingInput() }
     let output = IndexOutput(nil)
     let path = join(directory, FileName.index(segment.baseOffset..<end.offset))
@@ -347,8 +381,13 @@ final class SegmentSet: Sendable {
       let built = try SealedIndex(
         output.takeMemory(), path: path, storeID: storeID, baseOffset: segment.baseOffset, endOffset: end.offset,
         isBuilt: true)
+      // The ids were read again.
+      try scanned.checkReadable(0..<end.position, since: faults.scanned)
+      try segment.checkReadable(0..<end.position, since: faults.own)
       state.withLock { $0.built.keep(built) }
       return built
+    } catch let error as LogStoreError {
+      throw error
     } catch {
       // Nothing is read or written on the way but memory.
       preconditionFailure("an index that was just made is not sound: \(error)")

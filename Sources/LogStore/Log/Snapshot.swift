@@ -124,6 +124,9 @@ final class Snapshot: Sendable {
     slots[ordinal].prefetchHeader(ofRecordAt: position)
   }
 
+  /// The segments that are mapped for look-ups, and those that are indexed in memory.
+  var mappedSegments: [Segment] { slots.compactMap(\.mapped) + [open.segment] + unsealed.map(\.segment) }
+
   /// Every slot empty but the open segment's: what is mapped goes when the last who reads it lets go.
   func withoutMappings() -> Snapshot {
     with(slots: bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) })

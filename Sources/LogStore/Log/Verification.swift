@@ -6,6 +6,8 @@ struct Verification {
   let disk: any Disk
   let progress: Progress?
   private(set) var report = VerificationReport()
+  /// The first finding that is a place that the disk can't read.
+  private(set) var unreadable: Damage?
   private var bytesTotal: UInt64 = 0
   /// What the index of each finished segment has to list, if the segment is sound.
   private var sums: [UInt64: ContentSum] = [:]
@@ -25,8 +27,7 @@ struct Verification {
       durable = opened.durable
       report.tornTail = opened.recovery.tornTail
     } catch {
-      guard case .damaged(let damage) = error else { throw error }
-      add(damage)
+      try add(error)
     }
     let names = try disk.list(directory)
     let end = durable?.end
@@ -45,6 +46,14 @@ struct Verification {
     }
   }
 
+  /// Makes a finding of an error that is one, and throws any other.
+  private mutating func add(_ error: LogStoreError) throws(LogStoreError) {
+    guard let damage = error.finding else { throw error }
+    add(damage)
+    if case .damaged = error { return }
+    unreadable = unreadable ?? damage
+  }
+
   private mutating func add(_ damage: Damage) {
     if !report.findings.contains(where: { $0.file == damage.file && $0.position == damage.position }) {
       report.findings.append(damage)
@@ -61,8 +70,8 @@ struct Verification {
         return nil
       }
       return try decode(bytes, of: path, StoreHeader.init).storeID
-    } catch .damaged(let damage) {
-      add(damage)
+    } catch {
+      try add(error)
       return nil
     }
   }
@@ -81,11 +90,21 @@ struct Verification {
       do throws(LogStoreError) {
         segment = try Segment.open(
           path(base), baseOffset: base, storeID: storeID, disk: disk, mayBeShort: successor == nil)
-      } catch .damaged(let damage) {
-        add(damage)
+      } catch {
+        try add(error)
         return
       }
     }
+    try verify(segment, successor: successor, durable: durable, storeID: storeID)
+    try addUnreadable(in: segment)
+  }
+
+  private mutating func verify(
+    _ segment: Segment, successor: UInt64?, durable: Durable?, storeID: StoreID
+  ) throws(LogStoreError) {
+    let base = segment.baseOffset
+    let end = durable?.end
+    let isLive = end?.baseOffset == base
     report.bytes += UInt64(segment.bytes.count)
     let index = OpenIndex(segment)
     var walk = Walk(segment)
@@ -112,15 +131,15 @@ struct Verification {
     }
     report.events += walk.next.offset - base
     if let fault {
-      add(Damage(file: segment.path, position: UInt64(fault.position), reason: fault.reason))
+      add(fault, in: segment)
       addFurther(in: segment, after: fault.position)
       return
     }
     if successor != nil {
-      sums[base] = ContentSum(index)
-      if let fault = segment.faultBehind(walk.next.position) {
-        add(Damage(file: segment.path, position: UInt64(fault.position), reason: fault.reason))
-      }
+      let faults = segment.mapping.faultCount
+      let sum = ContentSum(index)
+      if segment.mapping.faultCount == faults { sums[base] = sum }
+      if let fault = segment.faultBehind(walk.next.position) { add(fault, in: segment) }
     } else if isLive, report.tornTail == nil, let end {
       let rest = segment.bytes.part(end.position, segment.bytes.count - end.position)
       // Asked afterwards: a writer takes the record back before it writes, and makes one with another end.
@@ -140,8 +159,9 @@ struct Verification {
       guard let bytes = try disk.contents(path, limit: CleanEnd.byteCount + 1) else { return false }
       let clean = try decode(bytes, of: path, CleanEnd.init)
       return clean.baseOffset == end.baseOffset && clean.endPosition == UInt64(end.position)
-    } catch .damaged {
+    } catch {
       // Opening has said so.
+      guard error.finding != nil else { throw error }
       return false
     }
   }
@@ -160,9 +180,37 @@ struct Verification {
         _ = try segment.checkFrame(expected) { _ in }
         report.events += UInt64(header.eventCount)
       } catch {
-        add(Damage(file: segment.path, position: UInt64(error.position), reason: error.reason))
+        add(error, in: segment)
       }
-      position += header.byteCount
+      position += max(header.byteCount, 8)
+    }
+  }
+
+  private mutating func add(_ fault: Fault, in segment: Segment) {
+    let error = segment.damage(fault)
+    if let damage = error.finding { add(damage) }
+    if case .unreadable(let damage) = error { unreadable = unreadable ?? damage }
+  }
+
+  /// Adds every place of a segment that the disk can't read, if one was met: they are looked for apart from the log, since
+  /// behind the first of them frames may not be found any more.
+  private mutating func addUnreadable(in segment: Segment) throws(LogStoreError) {
+    guard segment.mapping.faultCount > 0 else { return }
+    let file: any File
+    do throws(LogStoreError) {
+      file = try disk.open(segment.path, .read)
+    } catch {
+      return try add(error)
+    }
+    let places = try file.unreadablePlaces(byteCount: UInt64(segment.bytes.count))
+    // A place is told once: where it begins, and not again for each frame in it.
+    report.findings.removeAll { finding in
+      finding.file == segment.path && places.contains { $0.range.contains(finding.position) }
+    }
+    for place in places {
+      let damage = Damage(file: segment.path, position: place.range.lowerBound, reason: place.reason)
+      add(damage)
+      unreadable = unreadable ?? damage
     }
   }
 
@@ -177,6 +225,8 @@ struct Verification {
     } catch .inputOutput(_, _, ENOENT) {
       // A writer has merged it since the directory was listed.
       return
+    } catch {
+      return try add(error)
     }
     report.bytes += UInt64(mapping.bytes.count)
     do throws(Fault) {
@@ -192,10 +242,11 @@ struct Verification {
           position: 0, reason: "the index lists other events than the segment of offset \(segment.baseOffset) has")
       }
     } catch {
+      let fault = mapping.explained(error)
       add(
         Damage(
-          file: path, position: UInt64(error.position),
-          reason: "\(error.reason) (the log is not affected; `logstore reindex` makes the index anew)"))
+          file: path, position: UInt64(fault.position),
+          reason: "\(fault.reason) (the log is not affected; `logstore reindex` makes the index anew)"))
     }
   }
 }

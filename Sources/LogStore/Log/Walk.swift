@@ -132,18 +132,21 @@ extension FoundTail {
       preconditionFailure("a walk without an end ended without a fault")
     }
     let end = walk.next.position
+    // All behind is looked at here: what can't be read of it may be anything, so that it can't be told where the log ends.
+    let proof = segment.proofThatSynced(end)
+    let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
+    try segment.checkReadable(end..<segment.bytes.count, since: .max)
     if end == SegmentHeader.byteCount {
       throw segment.damage(
         Fault(
           position: fault.position, reason: "\(fault.reason); this frame was synced before the segment got its name"))
     }
-    if let proof = segment.proofThatSynced(end) {
+    if let proof {
       throw segment.damage(
         Fault(
           position: fault.position,
           reason: "\(fault.reason); the frame at byte \(proof) was written after this one had been synced"))
     }
-    let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
     let missing = Int(segment.header.fileByteCount) - segment.bytes.count
     var torn: Damage?
     if behind > 0 || missing > 0 {

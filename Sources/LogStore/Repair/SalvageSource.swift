@@ -73,7 +73,18 @@ struct SalvageSource {
     }
     try addParts(segmentNames, headers)
     try addIndexes(names)
-    findEnd(try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount))
+    findEnd(try tail())
+  }
+
+  /// The bytes of the writer's notice; nil if there is none, or it can't be read.
+  private mutating func tail() throws(LogStoreError) -> [UInt8]? {
+    do throws(LogStoreError) {
+      return try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount)
+    } catch {
+      guard let damage = error.finding else { throw error }
+      findings.append(damage)
+      return nil
+    }
   }
 
   private mutating func note(_ name: String, _ position: UInt64, _ reason: String) {
@@ -89,10 +100,9 @@ struct SalvageSource {
     do throws(LogStoreError) {
       guard let bytes = try disk.contents(path, limit: byteCount) else { return nil }
       return try decode(bytes, of: path, read)
-    } catch .damaged(let damage) {
+    } catch {
+      guard let damage = error.finding else { throw error }
       findings.append(damage)
-    } catch .inputOutput(_, _, EIO) {
-      note(name, 0, "the disk can't read it")
     }
     return nil
   }
@@ -249,7 +259,7 @@ struct SalvageSource {
     return try loadAround(file, part, header, byteCount)
   }
 
-  /// nil if the disk can't read all of it: touching such a page of a mapping ends the process.
+  /// nil if the disk can't read all of it.
   private func map(_ file: any File, byteCount: Int) throws(LogStoreError) -> Mapping? {
     let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 4096)
     defer { piece.deallocate() }
@@ -261,7 +271,7 @@ struct SalvageSource {
         if count == 0 { break }
         position += count
       }
-    } catch .inputOutput(_, _, EIO) {
+    } catch .unreadable {
       return nil
     }
     return try file.map(byteCount: min(position, byteCount))
@@ -273,15 +283,19 @@ struct SalvageSource {
     let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(byteCount, 1), alignment: 4096)
     let mapping = Mapping(bytes: UnsafeRawBufferPointer(rebasing: memory[..<byteCount])) { _ in memory.deallocate() }
     var unreadable: [Damage] = []
+    var unreadableEnd: Int?
     for position in stride(from: 0, to: byteCount, by: 4096) {
       let page = UnsafeMutableRawBufferPointer(rebasing: memory[position..<min(position + 4096, byteCount)])
       page.initializeMemory(as: UInt8.self, repeating: 0)
       do throws(LogStoreError) {
         _ = try file.read(into: page, at: UInt64(position))
-      } catch .inputOutput(_, _, EIO) {
+      } catch .unreadable(let damage) {
         page.initializeMemory(as: UInt8.self, repeating: 0)
-        unreadable.append(
-          Damage(file: part.path, position: UInt64(position), reason: "the disk can't read \(page.count) bytes"))
+        // Pages that follow one on another are one place.
+        if unreadableEnd != position {
+          unreadable.append(Damage(file: part.path, position: UInt64(position), reason: damage.reason))
+        }
+        unreadableEnd = position + page.count
       }
     }
     return (Segment(path: part.path, header: header, mapping: mapping), unreadable)

@@ -37,6 +37,8 @@ struct SalvageWalk {
 
   // Of the segment that it is in.
   private var segment: Segment?
+  /// Of its mapping, before it was walked over.
+  private var faults: UInt64 = 0
   private var part: SalvageSource.Part?
   /// Events of this segment have lower offsets.
   private var bound = UInt64.max
@@ -97,6 +99,7 @@ struct SalvageWalk {
     through part: SalvageSource.Part, successor: SalvageSource.Part?
   ) throws(LogStoreError) {
     let (segment, unreadable) = try source.load(part)
+    faults = segment.mapping.faultCount
     self.segment = segment
     self.part = part
     table = SegmentTable()
@@ -141,6 +144,7 @@ struct SalvageWalk {
       }
     }
     try flush()
+    try checkReadable(segment)
     self.segment = nil
   }
 
@@ -369,6 +373,13 @@ struct SalvageWalk {
     if full.records.contains(where: { $0.kind == .event }) { try handOutGap() }
     if isStopped { return }
     if try !visit(.run(full)) { isStopped = true }
+    try checkReadable(full.segment)
+  }
+
+  /// Throws if something of the segment could not be read any more since it was loaded: what was handed out may have been
+  /// zeros, and what was missed may be there. Loaded again it is read around.
+  private func checkReadable(_ segment: Segment) throws(LogStoreError) {
+    try segment.checkReadable(0..<segment.bytes.count, since: faults)
   }
 
   /// Hands out the gap up to an offset.

@@ -73,8 +73,7 @@ struct ScrubRun {
     }
   }
 
-  /// Reads a file piece by piece, so that a place that the disk can't read is an error and not the process's end, and then
-  /// checks it; what was not in memory before leaves it again.
+  /// Reads a file piece by piece, so that a place that the disk can't read is found by its position, and then checks it; what was not in memory before leaves it again.
   private func read(
     _ path: String, check: (any File, Int) throws(LogStoreError) -> Void
   ) -> Bool {
@@ -107,6 +106,8 @@ struct ScrubRun {
       try body()
       return true
     } catch .damaged(let damage) {
+      found(damage)
+    } catch .unreadable(let damage) {
       found(damage)
     } catch .inputOutput(_, _, ENOENT) where path.hasSuffix(FileName.indexSuffix) {
       return true

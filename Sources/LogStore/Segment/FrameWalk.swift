@@ -1,4 +1,5 @@
 import CChecksum
+import CLinux
 
 /// A reader's way through the frames of one segment: checked in runs, handed out record by record.
 ///
@@ -21,21 +22,35 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
 
   init() {}
 
+  /// Faults of the process when the run was checked: with another number it is not known any more that what is read of the
+  /// run is what was checked.
+  @usableFromInline private(set) var faults: UInt64 = 0
+
   /// Microseconds since 1970 of the frame that the run is in.
   @usableFromInline private(set) var timestamp: UInt64 = 0
 
-  /// The next event of the run; nil when the run is used up. No call, no check, no reference counting.
+  /// The next event of the run; nil when the run is used up, or has to be looked at before it is gone on with
+  /// (``lookAtFaults()``). No call, no checksum, no reference counting; one number is compared, since a page that the disk
+  /// can't read becomes zeros under whoever reads it.
   @inlinable
   @inline(__always)
   mutating func nextEvent() -> SoundRecord? {
     while recordsLeft > 0 {
-      recordsLeft -= 1
       let record = SoundRecord(checked: record)
+      let isEvent = record.isEvent
+      // After what was read, before it is used: a length that is not the record's leads out of the memory.
+      guard clinux_fault_count() == faults else { return nil }
+      recordsLeft -= 1
       self.record += record.byteCount
-      if record.isEvent { return record }
+      if isEvent { return record }
     }
     return nil
   }
+
+  /// Something could not be read since the run was checked, here or elsewhere.
+  @inlinable
+  @inline(__always)
+  var isUncertain: Bool { clinux_fault_count() != faults }
 
   /// Goes to a segment: to its first frame, or to the frame at a position, which must hold the event at `offset` or end
   /// before it.
@@ -56,6 +71,33 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     }
   }
 
+  /// Looks whether what was handed out of the run, and what is left of it, is still what was checked. If not, throws, and is
+  /// before the first segment again.
+  @usableFromInline
+  mutating func lookAtFaults() throws(LogStoreError) {
+    let count = faultCount()
+    if count == faults { return }
+    guard let segment else {
+      faults = count
+      return
+    }
+    // From the run on; it may lie in two frames, but for records that were not checked yet.
+    let run = Int(walk.run_position)..<max(Int(walk.position), Int(walk.run_position))
+    guard segment.mayHaveBeenUnreadable(run) else {
+      faults = count
+      return
+    }
+    letGo()
+    try segment.checkReadable(run, since: .max)
+    throw segment.unreadable(at: run.lowerBound)
+  }
+
+  /// Goes before the first segment.
+  mutating func letGo() {
+    recordsLeft = 0
+    segment = nil
+  }
+
   /// Lets the walk go on to where the segment is durable now.
   mutating func extend(to limit: Int) {
     walk.limit = UInt64(limit)
@@ -67,7 +109,14 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// - Parameter end: no event of this segment has it or a greater one.
   mutating func readRun(from offset: UInt64, to end: UInt64) throws(Fault) {
     guard let segment, let start = segment.bytes.baseAddress else { return }
-    try walk.advance(by: Self.runByteCount)
+    let before = walk
+    while true {
+      faults = faultCount()
+      try walk.advance(by: Self.runByteCount)
+      // Again if a page may have become zeros while it was checked: then it is not sound, or it is well again.
+      if faultCount() == faults || !segment.mayHaveBeenUnreadable(Int(walk.run_position)..<Int(walk.position)) { break }
+      walk = before
+    }
     guard segment.baseOffset + walk.relative_offset <= end else {
       throw Fault(
         position: Int(walk.run_position), reason: "events behind offset \(end), with which the segment should end")
@@ -78,7 +127,8 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     timestamp = walk.timestamp
     while recordsLeft > 0 {
       let first = SoundRecord(checked: record)
-      if segment.baseOffset + UInt64(first.relativeOffset) >= offset { break }
+      let isBefore = segment.baseOffset + UInt64(first.relativeOffset) < offset
+      guard isBefore, faultCount() == faults else { break }
       record += first.byteCount
       recordsLeft -= 1
     }

@@ -49,7 +49,10 @@ final class Segment: Sendable {
           file: path, position: header.fileByteCount,
           reason: "the file should end here, it goes on to \(byteCount) bytes"))
     }
-    return Segment(path: path, header: header, mapping: try file.map(byteCount: Int(byteCount)))
+    let segment = Segment(path: path, header: header, mapping: try file.map(byteCount: Int(byteCount)))
+    // The header's checksum was read through the mapping.
+    try segment.checkReadable(0..<SegmentHeader.byteCount, since: 0)
+    return segment
   }
 
   /// Reads and checks the first page.
@@ -76,9 +79,71 @@ final class Segment: Sendable {
     clinux_prefetch(start + max(position - Int(bytes.integer(at: position + 28, as: UInt32.self)), 0))
   }
 
+  /// The error that a fault is: damage, unless the disk could not read what should be there.
   func damage(_ fault: Fault) -> LogStoreError {
-    .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
+    if mapping.faultCount > 0, let error = unreadable(fault) { return error }
+    return .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
   }
+}
+
+// Bytes that the disk can't read are zeros in the mapping. Nothing here costs more than a look at a number where there are
+// none.
+extension Segment {
+  /// Throws if something of a range can't be read, or could not be after there had been so many faults of the mapping: what
+  /// was read of it since can't be used.
+  func checkReadable(_ range: Range<Int>, since count: UInt64) throws(LogStoreError) {
+    guard mapping.faultCount > 0 else { return }
+    let range = range.clamped(to: 0..<bytes.count)
+    if let position = mapping.unreadablePosition(in: range) { throw unreadable(at: position) }
+    if mapping.wasTouched(since: count, range) { throw unreadable(at: range.lowerBound) }
+  }
+
+  /// Whether what was read of a range may have been zeros for the bytes of the file, now or ever.
+  func mayHaveBeenUnreadable(_ range: Range<Int>) -> Bool {
+    mapping.wasTouched(since: 0, range.clamped(to: 0..<bytes.count))
+  }
+
+  func unreadable(at position: Int) -> LogStoreError {
+    .unreadable(Damage(file: path, position: UInt64(position), reason: mapping.reason(at: position)))
+  }
+
+  /// The error if a frame or a record is not sound because it could not be read; nil if it is not sound by itself.
+  private func unreadable(_ fault: Fault) -> LogStoreError? {
+    let start = min(max(fault.position, 0), bytes.count)
+    // As long as it says that it is; nothing that is in a segment is longer.
+    let said = start + 8 <= bytes.count ? Int(bytes.integer(at: start + 4, as: UInt32.self)) : 0
+    let most = Limits.frameBytes
+    let range = start..<min(start + max(min(said, most), FrameHeader.byteCount), bytes.count)
+    if let position = mapping.unreadablePosition(in: range) { return unreadable(at: position) }
+    // It may be well again since it was looked at.
+    guard mayHaveBeenUnreadable(range),
+      FrameHeader(in: bytes, at: start, place: place) != nil
+        || Record(in: bytes, at: start, limit: bytes.count, place: place) != nil
+    else { return nil }
+    return unreadable(at: start)
+  }
+
+  /// Hands out a part in pieces, copied, so that no zeros are among them that are not the file's.
+  func forEachPiece(
+    of range: Range<Int>, _ body: (UnsafeRawBufferPointer, _ position: Int) throws(LogStoreError) -> Void
+  ) throws(LogStoreError) {
+    let piece = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: min(max(range.count, 1), Self.pieceByteCount), alignment: 4096)
+    defer { piece.deallocate() }
+    var position = range.lowerBound
+    while position < range.upperBound {
+      let end = min(position + piece.count, range.upperBound)
+      let count = mapping.faultCount
+      let copy = UnsafeMutableRawBufferPointer(rebasing: piece[..<(end - position)])
+      copy.copyMemory(from: bytes.part(position, end - position))
+      try checkReadable(position..<end, since: count)
+      try body(UnsafeRawBufferPointer(copy), position)
+      position = end
+    }
+  }
+
+  /// Bytes that are copied in one call.
+  private static let pieceByteCount = 1 << 20
 }
 
 /// Turns a header's fault into the error that names its file.
@@ -118,6 +183,7 @@ extension Segment {
     _ expected: FrameExpectation, visit: (Record) throws(Fault) -> Void
   ) throws(Fault) -> FrameHeader {
     let position = expected.position
+    let faults = faultCount()
     var walk = cframe_walk(bytes, at: position, limit: bytes.count, place: place)
     do throws(Fault) {
       try walk.enter()
@@ -156,6 +222,9 @@ extension Segment {
       let record = Record(trusted: bytes, at: next)
       try visit(record)
       next = record.end
+    }
+    if faultCount() != faults, mayHaveBeenUnreadable(position..<Int(walk.frame_end)) {
+      throw Fault(position: position, reason: "the frame could not be read again after it was checked")
     }
     return header
   }

@@ -114,8 +114,9 @@ public struct DamagedLog: Sendable {
     } catch .unsupportedFormat {
       // Of a newer program, or damaged: that is seen below.
       end = try durableEndOfWriter()
-    } catch .damaged {
+    } catch {
       // That is what this is for. What a living writer has not synced is not to be read all the same.
+      guard error.finding != nil else { throw error }
       end = try durableEndOfWriter()
     }
     guard let source = try SalvageSource(directory, disk: disk, upTo: end) else {

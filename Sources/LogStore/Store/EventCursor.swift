@@ -22,12 +22,15 @@ public struct EventCursor: ~Copyable, Sendable {
   /// Events from here on are not known to be durable, or in another segment than the one that the walk is in.
   private var end: UInt64 = 0
   @usableFromInline var baseOffset: UInt64 = 0
+  /// No event before it is given.
+  private var firstOffset: UInt64
   @usableFromInline let storeIDFirst: UInt64
 
   @usableFromInline
   init(_ durable: Durable, from offset: UInt64) {
     self.durable = durable
     nextOffset = offset
+    firstOffset = offset
     storeIDFirst = durable.segments.storeID.first
   }
 
@@ -36,7 +39,11 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// The next event; nil at the end of what is durable at the time of the call.
   ///
-  /// - Throws: ``LogStoreError/damaged(_:)``, also when called again; ``LogStoreError/closed``;
+  /// Bytes of an event that was given can become unreadable while they are read, and are zeros then: the next call throws,
+  /// and the one after it gives that event again, so whoever has to be certain before he acts on an event calls ``check()``.
+  ///
+  /// - Throws: ``LogStoreError/damaged(_:)``, also when called again; ``LogStoreError/unreadable(_:)``, when called again
+  ///   only if the disk still can't read it; ``LogStoreError/closed``;
   ///   ``LogStoreError/inputOutput(operation:path:code:)`` if a segment can't be opened.
   @inlinable
   @inline(__always)
@@ -55,6 +62,14 @@ public struct EventCursor: ~Copyable, Sendable {
     }
   }
 
+  /// Throws ``LogStoreError/unreadable(_:)`` if bytes of the event that was given last could not be read while they were
+  /// read, so that they may be zeros. One number is compared if not.
+  @inlinable
+  @inline(__always)
+  public mutating func check() throws(LogStoreError) {
+    if walk.isUncertain { try lookAtFaults() }
+  }
+
   /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is
   /// closed. Costs nothing while it waits.
   public nonisolated(nonsending) func waitForMore() async throws(LogStoreError) -> Bool {
@@ -64,16 +79,38 @@ public struct EventCursor: ~Copyable, Sendable {
   /// Checks more of the log, until there is an event to give. False at the durable end.
   @usableFromInline
   mutating func readOn() throws(LogStoreError) -> Bool {
+    try lookAtFaults()
+    if walk.recordsLeft > 0 { return true }
     while true {
       if nextOffset >= end, try !goOn() { return false }
       do throws(Fault) {
         try walk.readRun(from: nextOffset, to: end)
       } catch {
         // Proof: `goOn` has begun a segment.
-        throw walk.segment!.damage(error)
+        let failure = walk.segment!.damage(error)
+        if case .unreadable = failure { letGo() }
+        throw failure
       }
       if walk.recordsLeft > 0 { return true }
     }
+  }
+
+  @usableFromInline
+  mutating func lookAtFaults() throws(LogStoreError) {
+    do throws(LogStoreError) {
+      try walk.lookAtFaults()
+    } catch {
+      // The event that was given last may have been zeros, and is to be given again.
+      nextOffset = max(nextOffset, firstOffset + 1) - 1
+      letGo()
+      throw error
+    }
+  }
+
+  /// Begins with its segment again at the next call, mapped again if the disk can read it by then.
+  private mutating func letGo() {
+    walk.letGo()
+    end = 0
   }
 
   /// Looks how far the log is durable by now, and where the next event is. False if it isn't there yet.
@@ -84,6 +121,7 @@ public struct EventCursor: ~Copyable, Sendable {
     if !segments.gaps.isEmpty, let gap = segments.gaps.gap(at: nextOffset) {
       lastGap = gap
       nextOffset = gap.upperBound
+      firstOffset = gap.upperBound
       guard nextOffset < last.offset else { return false }
     }
     let base = segments.baseOffset(holding: nextOffset)

@@ -2,7 +2,8 @@
 /// process; ``open(_:)`` makes one beside another process's writer, or beside none.
 ///
 /// May be used from any thread and task. Reads go to mapped memory, so they don't wait for anything but a page that has
-/// to come from the disk. Damage that a read meets is thrown, with file and byte, and never served.
+/// to come from the disk. Damage that a read meets is thrown, with file and byte, and never served; so is a place that the
+/// disk can't read (``LogStoreError/unreadable(_:)``), until it can again.
 public final class LogReader: Sendable {
   /// Events of a stream that are looked up at once.
   private static let streamPage = 1024
@@ -37,6 +38,9 @@ public final class LogReader: Sendable {
   /// Visits events in order from an offset to the durable end as it is now, or until `body` returns false. Returns the
   /// offset to go on with. From behind the end it visits nothing.
   ///
+  /// Throws after the visit of an event whose bytes became unreadable during it: they were zeros, so what `body` has made of
+  /// them is to be thrown away.
+  ///
   /// An ``EventCursor`` in a loop, made for the call: to follow the log, keep one.
   @inlinable
   @discardableResult
@@ -47,7 +51,10 @@ public final class LogReader: Sendable {
     var cursor = cursor(from: offset)
     let end = endOffset
     while cursor.offset < end, let event = try cursor.next() {
-      if !body(event) { break }
+      let goesOn = body(event)
+      // What was visited was zeros if it could not be read meanwhile.
+      try cursor.check()
+      if !goesOn { break }
     }
     return cursor.offset
   }

@@ -16,6 +16,9 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case locked(directory: String, holder: String)
   /// Bytes that were acknowledged are not what was written. Nothing has been changed.
   case damaged(Damage)
+  /// The disk can't read bytes: a bad sector, a checksum of the file system's that does not match, a file that was cut while
+  /// it was read. Nothing has been changed, everything else can be read, and so can this if the disk can again.
+  case unreadable(Damage)
   /// A backup's bytes are not what was written. Nothing was restored, and nothing in the backup has been changed.
   case backupDamaged(Damage)
   /// A backup or a restored store can't be made there; nothing was changed. The reason says what to do.
@@ -83,6 +86,10 @@ extension LogStoreError: CustomStringConvertible {
     case .damaged(let damage):
       return "\(damage); nothing was changed, run `logstore verify` for all findings and restore a backup, or save the"
         + " rest with `logstore repair`"
+    case .unreadable(let damage):
+      return
+        "\(damage); nothing was changed, look into the kernel's log (dmesg); `logstore verify` lists every such place,"
+        + " and if they stay, restore a backup or save the rest with `logstore repair`"
     case .backupDamaged(let damage):
       return "\(damage); this is in the backup, which was not changed: use another copy of it"
     case .backupRefused(let path, let reason), .repairRefused(let path, let reason):
@@ -97,6 +104,18 @@ extension LogStoreError: CustomStringConvertible {
       return "stopped after an earlier failure (\(cause)); close the store and open it again"
     case .closed:
       return "the store is closed"
+    }
+  }
+}
+
+extension LogStoreError {
+  /// The place of a file that is damaged or can't be read, if that is what it is.
+  var finding: Damage? {
+    switch self {
+    case .damaged(let damage), .unreadable(let damage): damage
+    case .inputOutput(let operation, let path, let code) where isUnreadable(code):
+      Damage(file: path, position: 0, reason: "can't be read: \(operation): \(systemMessage(code))")
+    default: nil
     }
   }
 }

@@ -291,7 +291,7 @@ final class SimulatedFile: File {
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int {
     try disk.look(.read, path) { state throws(LogStoreError) in
-      try readAll(into: buffer, path) { rest, done in
+      try readAll(into: buffer, path, at: position) { rest, done in
         let start = Int(position) + done
         var count = max(0, min(rest.count, inode.byteCount - start))
         if count > 0, state.oneIn(state.noise.interruptsOneIn) {

@@ -1,0 +1,284 @@
+import Foundation
+import Glibc
+import Synchronization
+import Testing
+
+@testable import LogStore
+
+/// A file that loses its end while it is mapped: to whoever touches those pages it is a disk that can't read them (SIGBUS),
+/// and it is well again when the end is back.
+private final class CutFile {
+  private let path: String
+  private let position: Int
+  private let rest: [UInt8]
+
+  init(_ path: String, at position: Int) throws {
+    self.path = path
+    self.position = position
+    rest = Array(try content(path)[position...])
+    try #require(truncate(path, off_t(position)) == 0)
+  }
+
+  func undo() throws {
+    let file = try RealDisk().open(path, .readWrite)
+    try file.write(rest, at: UInt64(position))
+  }
+}
+
+/// Ends the test's process with SIGBUS where a mapping's pages are not looked after.
+@Suite struct UnreadableMappingTests {
+  let directory = TemporaryDirectory()
+
+  func makeFile(pages: Int, _ name: String = "file") throws -> String {
+    try FileManager.default.createDirectory(atPath: directory.path, withIntermediateDirectories: true)
+    let bytes = (0..<pages * pageByteCount).map { UInt8(truncatingIfNeeded: $0 / pageByteCount + 1) }
+    try Data(bytes).write(to: URL(fileURLWithPath: directory.file(name)))
+    return directory.file(name)
+  }
+
+  func map(_ path: String, pages: Int) throws -> Mapping {
+    try RealDisk().open(path, .read).map(byteCount: pages * pageByteCount)
+  }
+
+  @Test("a page that can't be read is zeros, and the mapping knows which and why")
+  func zeros() throws {
+    let path = try makeFile(pages: 4)
+    let mapping = try map(path, pages: 4)
+    let before = faultCount()
+    #expect(mapping.bytes[3 * pageByteCount] == 4 && mapping.faultCount == 0)
+    #expect(mapping.unreadablePosition(in: 0..<mapping.bytes.count) == nil)
+    let cut = try CutFile(path, at: 2 * pageByteCount)
+    #expect(mapping.bytes[pageByteCount] == 2)
+    #expect(mapping.bytes[3 * pageByteCount + 7] == 0)
+    #expect(mapping.faultCount == 1 && faultCount() > before)
+    #expect(mapping.unreadablePosition(in: 0..<mapping.bytes.count) == 3 * pageByteCount)
+    #expect(mapping.unreadablePosition(in: 0..<3 * pageByteCount) == nil)
+    #expect(mapping.wasTouched(since: 0, 3 * pageByteCount..<3 * pageByteCount + 1))
+    #expect(!mapping.wasTouched(since: 1, 0..<mapping.bytes.count))
+    #expect(mapping.reason(at: 3 * pageByteCount).contains("cut to \(2 * pageByteCount) bytes"))
+    try cut.undo()
+    #expect(mapping.reason(at: 3 * pageByteCount).contains("now can be"))
+    #expect(mapping.heal())
+    #expect(mapping.bytes[3 * pageByteCount + 7] == 4)
+    #expect(mapping.unreadablePosition(in: 0..<mapping.bytes.count) == nil)
+    // It is known all the same that it could not be read.
+    #expect(mapping.wasTouched(since: 0, 3 * pageByteCount..<4 * pageByteCount))
+  }
+
+  @Test("of a mapping with more unreadable pages than are listed all is unreadable, until the disk is well")
+  func all() throws {
+    let pages = 100
+    let path = try makeFile(pages: pages)
+    let mapping = try map(path, pages: pages)
+    let cut = try CutFile(path, at: pageByteCount)
+    for page in 1..<pages { #expect(mapping.bytes[page * pageByteCount] == 0) }
+    #expect(mapping.bytes[0] == 0)
+    #expect(mapping.unreadablePosition(in: 0..<1) == 0)
+    #expect(mapping.wasTouched(since: 0, 0..<1))
+    try cut.undo()
+    #expect(mapping.heal())
+    for page in 0..<pages { #expect(mapping.bytes[page * pageByteCount] == UInt8(page + 1)) }
+    #expect(mapping.unreadablePosition(in: 0..<mapping.bytes.count) == nil)
+  }
+
+  @Test("a file that was replaced is not mapped in the place of the one that was cut")
+  func replaced() throws {
+    let path = try makeFile(pages: 2)
+    let mapping = try map(path, pages: 2)
+    _ = try CutFile(path, at: pageByteCount)
+    #expect(mapping.bytes[pageByteCount] == 0)
+    try #require(Glibc.rename(try makeFile(pages: 2, "other"), path) == 0)
+    #expect(!mapping.heal())
+    #expect(mapping.bytes[pageByteCount] == 0)
+    #expect(mapping.reason(at: pageByteCount).contains("replaced"))
+  }
+
+  @Test("many threads touch unreadable pages of many mappings at once, while others come and go")
+  func manyThreads() throws {
+    let pages = 20
+    let path = try makeFile(pages: pages)
+    let mappings = try (0..<8).map { _ in try map(path, pages: pages) }
+    let cut = try CutFile(path, at: pageByteCount)
+    let wrong = Atomic(0)
+    DispatchQueue.concurrentPerform(iterations: 64) { number in
+      let mapping = mappings[number % mappings.count]
+      for page in 1..<pages where mapping.bytes[page * pageByteCount + number] != 0 { wrong.add(1, ordering: .relaxed) }
+      if mapping.bytes[number] != 1 { wrong.add(1, ordering: .relaxed) }
+      guard let own = try? map(path, pages: pages), own.bytes[pageByteCount] == 0, own.faultCount == 1 else {
+        wrong.add(1, ordering: .relaxed)
+        return
+      }
+    }
+    #expect(wrong.load(ordering: .relaxed) == 0)
+    for mapping in mappings { #expect(mapping.unreadablePosition(in: 0..<mapping.bytes.count) == pageByteCount) }
+    try cut.undo()
+    for mapping in mappings {
+      #expect(mapping.heal())
+      for page in 0..<pages { #expect(mapping.bytes[page * pageByteCount] == UInt8(page + 1)) }
+    }
+  }
+}
+
+@Suite struct UnreadableStoreTests {
+  let directory = TemporaryDirectory()
+
+  /// Events of one stream in each segment of a closed store, and of one stream with a long name in the last.
+  func makeStore() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for number in 0..<1000 {
+      _ = try await store.append(Append(event("s\(number / 200)", String(repeating: "p", count: 200) + "\(number)")))
+    }
+    try await store.waitUntilIndexed()
+    try await store.close()
+  }
+
+  var segments: [String] { directory.names(".log").map(directory.file) }
+
+  func unreadable(_ error: LogStoreError) -> Damage? {
+    if case .unreadable(let damage) = error { damage } else { nil }
+  }
+
+  /// Reads again until it works, as whoever waits for a disk does.
+  func eventually<Value>(_ body: () throws(LogStoreError) -> Value) throws(LogStoreError) -> Value {
+    let deadline = ContinuousClock.now + .seconds(20)
+    while true {
+      do throws(LogStoreError) {
+        return try body()
+      } catch {
+        guard unreadable(error) != nil, ContinuousClock.now < deadline else { throw error }
+        sched_yield()
+      }
+    }
+  }
+
+  @Test("a reader refuses what can't be read with file and byte, serves the rest, and all of it when the disk is well")
+  func reader() async throws {
+    try await makeStore()
+    let reader = try LogReader.open(directory.path, streamCacheBytes: 0)
+    defer { reader.close() }
+    let all = try reader.events(from: 0, limit: .max)
+    // Mapped for look-ups too, which is another mapping.
+    #expect(try reader.stream("s1").count == 200)
+    let segment = try #require(segments.dropFirst().first)
+    let cut = try CutFile(segment, at: 16 << 10)
+    await expectThrows({ unreadable($0)?.file == segment }) { () throws(LogStoreError) in
+      try reader.events(from: 0, limit: .max)
+    }
+    await expectThrows({ unreadable($0)?.file == segment }) { () throws(LogStoreError) in try reader.stream("s1") }
+    #expect(try reader.stream("s0").count == 200)
+    #expect(try reader.stream("s4").count == 200)
+    #expect(try reader.streamVersion("s4") == 200)
+    try cut.undo()
+    #expect(try eventually { () throws(LogStoreError) in try reader.events(from: 0, limit: .max) } == all)
+    #expect(try eventually { () throws(LogStoreError) in try reader.stream("s1").count } == 200)
+  }
+
+  @Test("a cursor goes on where it was when the disk is well, and gives nothing twice or never")
+  func cursor() async throws {
+    try await makeStore()
+    let reader = try LogReader.open(directory.path)
+    defer { reader.close() }
+    let segment = try #require(segments.dropFirst(2).first)
+    // Mapped before it is cut: otherwise its length is found to be wrong.
+    #expect(try reader.events(from: 0, limit: .max).count == 1000)
+    var offsets: [UInt64] = []
+    var cursor = reader.cursor(from: 0)
+    let broken = try CutFile(segment, at: 32 << 10)
+    await expectThrows({ unreadable($0)?.file == segment }) { () throws(LogStoreError) in
+      while let event = try cursor.next() { offsets.append(event.offset) }
+    }
+    #expect(offsets.count == Int(cursor.offset))
+    try broken.undo()
+    try eventually { () throws(LogStoreError) in
+      while let event = try cursor.next() { offsets.append(event.offset) }
+    }
+    #expect(offsets == (0..<1000).map { UInt64($0) })
+  }
+
+  @Test("bytes that became zeros while they were lent are an error of the visit, not an event")
+  func lent() async throws {
+    try await makeStore()
+    let reader = try LogReader.open(directory.path)
+    defer { reader.close() }
+    let segment = try #require(segments.first)
+    var cut: CutFile?
+    var seen: [Event] = []
+    await expectThrows({ unreadable($0)?.file == segment }) { () throws(LogStoreError) in
+      try reader.forEach(from: 100) { event in
+        // Behind the header, in the middle of a run that was checked.
+        if event.offset == 110 { cut = try? CutFile(segment, at: 4096) }
+        seen.append(event.copy())
+        return event.offset < 300
+      }
+    }
+    #expect(seen.last?.offset == 0 || seen.last?.payload.allSatisfy { $0 == 0 } == true || seen.last?.offset == 110)
+    #expect(seen.count <= 12)
+    try cut?.undo()
+    let again = try eventually { () throws(LogStoreError) in try reader.events(from: 100, limit: 50) }
+    #expect(again.map(\.offset) == (100..<150).map { UInt64($0) } && again.allSatisfy { $0.payload.count > 200 })
+    var cursor = reader.cursor(from: 100)
+    _ = try cursor.next()
+    cut = try CutFile(segment, at: 4096)
+    await expectThrows({ unreadable($0)?.file == segment }) { () throws(LogStoreError) in
+      while let event = try cursor.next() { _ = event.copy() }
+    }
+    let stopped = cursor.offset
+    try cut?.undo()
+    let next = try eventually { () throws(LogStoreError) in try cursor.next()?.copy() }
+    #expect(next?.offset == stopped)
+  }
+
+  @Test("an index file that can't be read is read around, and made again by the next writer")
+  func index() async throws {
+    try await makeStore()
+    let reader = try LogReader.open(directory.path, streamCacheBytes: 0)
+    let name = try #require(directory.names(".idx").first)
+    #expect(try reader.stream("s0").count == 200)
+    _ = try CutFile(directory.file(name), at: 0)
+    for stream in 0..<5 {
+      #expect(try reader.stream("s\(stream)").count == 200)
+      #expect(try reader.streamVersion("s\(stream)") == 200)
+    }
+    #expect(try reader.stream("none").isEmpty)
+    reader.close()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    try await store.waitUntilIndexed()
+    try await store.close()
+    #expect(try LogStore.verify(directory.path).findings == [])
+  }
+
+  @Test("verify lists every place that can't be read, once each, and goes on behind it")
+  func verify() async throws {
+    try await makeStore()
+    let cuts = try segments[1...2].map { try CutFile($0, at: 24 << 10) }
+    // Cut already when it is opened, so that it is the length that is wrong.
+    #expect(try LogStore.verify(directory.path).findings.map(\.file) == Array(segments[1...2]))
+    for cut in cuts { try cut.undo() }
+    #expect(try LogStore.verify(directory.path).findings == [])
+  }
+
+  @Test("a long name that can't be compared refuses the append that needs it, and not the others")
+  func longName() async throws {
+    let name = String(repeating: "n", count: 100)
+    var store = try LogStore.open(directory.path, options: smallSegments())
+    for _ in 0..<3 { _ = try await store.append(Append(event(name))) }
+    try await store.close()
+    store = try LogStore.open(directory.path, options: smallSegments())
+    let segment = try #require(segments.first)
+    let cut = try CutFile(segment, at: 4096)
+    let mapping = store.reader.durable.segments.open.segment.mapping
+    #expect(mapping.bytes[4096] == 0)
+    await expectThrows({ unreadable($0)?.file == segment }) { () async throws(LogStoreError) in
+      try await store.append(Append(event(name)))
+    }
+    await expectThrows({ unreadable($0)?.file == segment }) { () throws(LogStoreError) in
+      try store.reader.streamVersion(name)
+    }
+    try cut.undo()
+    #expect(try eventually { () throws(LogStoreError) in try store.reader.streamVersion(name) } == 3)
+    let appended = try await store.append(Append(event(name)))
+    #expect(appended.versions == [4])
+    try await store.close()
+    #expect(try LogStore.verify(directory.path).findings == [])
+  }
+}
