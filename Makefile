@@ -16,7 +16,7 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
 	mount util-linux e2fsprogs xfsprogs btrfs-progs patch
 
-.PHONY: run test soak simulate planted-bugs fuzz fuzz-briefly sanitize bench format lint clean build-dependencies \
+.PHONY: run test soak hanging simulate planted-bugs fuzz fuzz-briefly sanitize bench format lint clean build-dependencies \
 	bench-dependencies test-dependencies
 
 run: build-dependencies
@@ -41,6 +41,16 @@ soak: test-dependencies
 	$(MAKE) planted-bugs
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 LOGSTORE_DAMAGES=2000 \
 		REGISPAY_KILL_ROUNDS=10 REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
+	$(MAKE) hanging
+
+# Payments while a share of them hangs at the PSP, five minutes each, on the release build.
+HANGING = Tests/EndToEndTests/Support/hanging_load.py --program .build/release/regispay --seconds $(HANGING_SECONDS)
+HANGING_SECONDS ?= 300
+
+hanging: build-dependencies
+	swift build -c release --product regispay
+	for trouble in "" "--errors 0.2" "--kill"; do for load in "--rate 20 --hang 0.3" "--rate 100 --hang 0.05" \
+	  "--rate 1000 --hang 0.01"; do $(HANGING) $$load $$trouble || exit 1; done; done
 
 # The whole of LogStore on a simulated machine, optimised: so many histories, see docs/SIMULATION.md.
 simulate: build-dependencies

@@ -3,8 +3,9 @@ import LogStore
 
 /// How far processing is: what the consumers have read of the log, what they wait for and why.
 struct ConsumerRoutes: Sendable {
-  let reader: LogReader
+  let log: PaymentLog
   let consumers: ConsumerBoard
+  let board: WaitingBoard
   let projection: PaymentProjection
 
   func add(to router: Routes) {
@@ -13,30 +14,50 @@ struct ConsumerRoutes: Sendable {
 
   private func list() async throws -> Response {
     let parked = try await projection.count(status: .failed)
-    let end = reader.endOffset
+    let end = log.reader.endOffset
     let now = ContinuousClock.now
     var all: [JSONValue] = []
     for progress in await consumers.progress {
       all.append([
         "name": .string(progress.name), "cursor": .integer(progress.committed), "place": .integer(progress.place),
         "lag": .integer(end - min(end, progress.place)), "callsUnderWay": .integer(progress.callsUnderWay),
-        "unfinished": .integer(progress.unfinished), "waiting": .integer(progress.waiting),
-        "delayed": .integer(try await projection.delayCount(progress.step)),
+        "slowCalls": .integer(progress.slowCalls), "unfinished": .integer(progress.unfinished),
+        "waiting": .integer(progress.waiting), "delayed": .integer(try await projection.delayCount(progress.step)),
+        "reasons": try await reasons(progress.step),
         "breaker": Self.breaker(progress.breaker, now),
       ])
     }
     let list = projection.progress
     return Response(json: [
-      "logEnd": .integer(end), "consumers": .array(all), "parked": .integer(parked),
+      "logEnd": .integer(end), "consumers": .array(all), "parked": .integer(parked), "calls": calls,
       "paymentList": [
         "place": .integer(list.place), "lag": .integer(list.end - list.place), "complete": .bool(!list.isCatchingUp),
       ],
     ])
   }
 
+  /// Whether calls may go out at all.
+  private var calls: JSONValue {
+    var members: [JSONValue.Member] = [.init("state", log.gate.isOpen ? "open" : "held")]
+    if let reason = log.gate.reason { members.append(.init("reason", .string(reason))) }
+    members.append(.init("outcomesKept", .integer(log.gate.keptCount)))
+    return .object(members)
+  }
+
+  /// Why payments wait for this step, in memory or on the log: the most frequent reasons.
+  private func reasons(_ step: PaymentStep) async throws -> JSONValue {
+    let counts = board.reasons(step).merging(try await projection.delayReasons(step)) { $0 + $1 }
+    let most = counts.sorted { ($1.value, $0.key) < ($0.value, $1.key) }.prefix(Self.reasonLimit)
+    return .array(most.map { ["reason": .string($0.key), "payments": .integer($0.value)] })
+  }
+
+  private static let reasonLimit = 5
+
   private static func breaker(_ breaker: Breaker, _ now: ContinuousClock.Instant) -> JSONValue {
     var members: [JSONValue.Member] = [.init("of", .string(breaker.name))]
-    switch breaker.state {
+    let status = breaker.status
+    if let reason = status.reason { members.append(.init("reason", .string(reason))) }
+    switch status.state {
     case .closed: members.append(.init("state", "closed"))
     case .trying: members.append(.init("state", "trying"))
     case .open(let until):

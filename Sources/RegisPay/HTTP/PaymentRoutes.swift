@@ -78,7 +78,7 @@ struct PaymentRoutes: Sendable {
         return nil
       } catch PaymentLogError.missing {
         throw Self.missing(id)
-      } catch PaymentLogError.store {
+      } catch PaymentLogError.store, PaymentLogError.append {
         throw Problem.unavailable("Nothing was changed, as the log can't write now.")
       }
     }

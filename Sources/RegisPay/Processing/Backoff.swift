@@ -4,7 +4,7 @@ public struct Backoff: Sendable {
   public var base: Duration
   public var cap: Duration
 
-  public init(base: Duration = .milliseconds(500), cap: Duration = .seconds(60)) {
+  public init(base: Duration = .milliseconds(100), cap: Duration = .seconds(60)) {
     self.base = base
     self.cap = cap
   }

@@ -1,27 +1,50 @@
 import Synchronization
 
-/// Keeps calls away from a dependency that is down: after `failureLimit` failures in a row it is open for
+/// Keeps calls away from a dependency that is down: it opens when calls fail in a row and none succeeds, stays open for
 /// `openDuration`, then lets one trial through, whose outcome closes it or opens it again.
+///
+/// A failure is *in a row* only if its call started after the last success was received: time-outs that arrive together
+/// began long before, and say nothing about what has happened since. While some calls succeed and others don't, the
+/// breaker stays closed, since it would hold up both. So it opens when
+/// - at least `failureLimit` calls have failed in a row, or more if so many can be chance: where a fifth of the calls
+///   fails all the time, five in a row come every few minutes, and thirteen in a row hardly ever;
+/// - and nothing has succeeded for `quietDuration` since the first of them began.
 ///
 /// A payment that fails for a reason of its own looks the same as an outage while nobody else calls. So as long as fewer
 /// than `failureLimit` payments have failed, one that was not tried yet is a trial at once.
 ///
 /// Safe to use from any task.
 public final class Breaker: Sendable {
+  public typealias Instant = ContinuousClock.Instant
+
   public struct Options: Sendable {
+    /// Failures in a row that open it.
     public var failureLimit: Int
     public var openDuration: Duration
+    /// How long nothing may have succeeded before it opens.
+    public var quietDuration: Duration
 
-    public init(failureLimit: Int = 5, openDuration: Duration = .seconds(30)) {
+    public init(
+      failureLimit: Int = 5, openDuration: Duration = .seconds(30), quietDuration: Duration = .seconds(1)
+    ) {
       self.failureLimit = failureLimit
       self.openDuration = openDuration
+      self.quietDuration = quietDuration
     }
+  }
+
+  /// What adds up to `failureLimit`.
+  enum Counting: Sendable {
+    /// Every failure.
+    case failures
+    /// Payments that have failed, however often each.
+    case payments
   }
 
   public enum State: Sendable, Hashable {
     case closed
-    case open(until: ContinuousClock.Instant)
-    /// One call is under way to see whether the dependency is back.
+    case open(until: Instant)
+    /// One call is out to see whether the dependency is back.
     case trying
   }
 
@@ -29,87 +52,152 @@ public final class Breaker: Sendable {
     /// Make the call, and report its outcome with this pass.
     case pass(Pass)
     /// Ask again then.
-    case wait(until: ContinuousClock.Instant)
+    case wait(until: Instant)
   }
 
   /// Which period of the breaker a call was made in: outcomes of calls from an earlier one say nothing about now.
   struct Pass: Sendable, Hashable {
     fileprivate let period: Int
+    fileprivate let start: Instant
     /// The one call that goes out while the breaker is not closed.
     let isTrial: Bool
   }
 
+  /// What a failure means.
+  struct Judgement: Sendable, Hashable {
+    /// It opened the breaker.
+    var didOpen: Bool
+    /// So many payments have failed, and none got through since, that it is not this one's fault.
+    var isOutage: Bool
+  }
+
   private struct Inside {
     var state = State.closed
-    var failures = 0
     var period = 0
-    /// Payments that have failed since a call went through, no more than the limit.
+    var lastSuccess: Instant?
+    /// Failures in a row.
+    var row = 0
+    /// When the first call of the row began.
+    var rowStart: Instant?
+    /// Payments with a failure in the row, no more than can be needed.
     var failing: Set<PaymentID> = []
+    /// Failures since the last success, in a row or not.
+    var failuresSinceSuccess = 0
+    /// How much of what was called lately has failed, outages aside.
+    var failureShare = 0.0
+    var reason: String?
+
+    mutating func open(until end: Instant) {
+      state = .open(until: end)
+      period += 1
+      (row, rowStart, failuresSinceSuccess) = (0, nil, 0)
+    }
   }
 
   public let name: String
-  private let options: Options
+  let options: Options
+  private let counting: Counting
   private let inside = Mutex(Inside())
 
   /// - Parameter name: the dependency, for logs.
-  public init(name: String, options: Options = .init()) {
+  public convenience init(name: String, options: Options = .init()) {
+    self.init(name: name, options: options, counting: .failures)
+  }
+
+  init(name: String, options: Options, counting: Counting) {
     self.name = name
     self.options = options
+    self.counting = counting
   }
 
   public var state: State { inside.withLock { $0.state } }
 
-  /// How soon to ask again while a trial is under way; bounds what a consumer loses after the trial has succeeded.
+  /// The state, and why the last call failed; nil while it is closed.
+  var status: (state: State, reason: String?) {
+    inside.withLock { ($0.state, $0.state == .closed ? nil : $0.reason) }
+  }
+
+  /// How soon to ask again while a trial is out; bounds what a consumer loses after the trial has succeeded.
   private static let trialPoll = Duration.milliseconds(50)
+  /// The weight of one outcome in ``Inside/failureShare``.
+  private static let outcomeWeight = 1.0 / 128
+  /// A row of failures that is more probable than this may be chance.
+  private static let chance = 1e-9
+  /// However many calls fail all the time, no row has to be longer than this many times the limit.
+  private static let longestRow = 6
 
   /// - Parameter hasUntried: there is a payment to call for that was not tried yet; a trial is to be that one.
-  func admit(hasUntried: Bool, now: ContinuousClock.Instant) -> Admission {
+  func admit(hasUntried: Bool, now: Instant) -> Admission {
     inside.withLock { inside in
       switch inside.state {
-      case .closed: return .pass(Pass(period: inside.period, isTrial: false))
+      case .closed: return .pass(Pass(period: inside.period, start: now, isTrial: false))
       case .open(let until) where now < until && !(hasUntried && inside.failing.count < options.failureLimit):
         return .wait(until: until)
       case .open:
         inside.state = .trying
         inside.period += 1
-        return .pass(Pass(period: inside.period, isTrial: true))
+        return .pass(Pass(period: inside.period, start: now, isTrial: true))
       case .trying: return .wait(until: now + Self.trialPoll)
       }
     }
   }
 
   /// The call was answered, whatever the answer.
-  func succeeded(_ pass: Pass) {
+  func succeeded(_ pass: Pass, now: Instant) {
     inside.withLock { inside in
       guard pass.period == inside.period else { return }
-      inside.failures = 0
-      inside.failing = []
+      for _ in 0..<min(inside.failuresSinceSuccess, 1_000) {
+        inside.failureShare += (1 - inside.failureShare) * Self.outcomeWeight
+      }
+      inside.failureShare -= inside.failureShare * Self.outcomeWeight
+      inside.lastSuccess = now
+      (inside.row, inside.rowStart, inside.failing, inside.failuresSinceSuccess) = (0, nil, [], 0)
       inside.state = .closed
     }
   }
 
   /// The call was not answered, or with an error of the server.
-  ///
-  /// - Returns: true when this opened the breaker.
-  func failed(_ pass: Pass, by payment: PaymentID, now: ContinuousClock.Instant) -> Bool {
+  func failed(_ pass: Pass, by payment: PaymentID, reason: String, now: Instant) -> Judgement {
     inside.withLock { inside in
-      guard pass.period == inside.period else { return false }
-      inside.failures += 1
-      if inside.failing.count < options.failureLimit { inside.failing.insert(payment) }
-      guard inside.state == .trying || inside.failures >= options.failureLimit else { return false }
-      inside.state = .open(until: now + options.openDuration)
-      inside.failures = 0
-      inside.period += 1
-      return true
+      let needed = needed(inside)
+      guard pass.period == inside.period else {
+        return Judgement(didOpen: false, isOutage: inside.failing.count >= needed)
+      }
+      inside.reason = reason
+      inside.failuresSinceSuccess += 1
+      if pass.isTrial || inside.lastSuccess.map({ pass.start >= $0 }) ?? true {
+        inside.row += 1
+        inside.rowStart = min(inside.rowStart ?? pass.start, pass.start)
+        if inside.failing.count < needed { inside.failing.insert(payment) }
+      }
+      let isOutage = inside.failing.count >= needed
+      let count = counting == .failures ? inside.row : inside.failing.count
+      let isQuiet = inside.rowStart.map { now - $0 >= options.quietDuration } ?? false
+      guard inside.state == .trying || (count >= needed && isQuiet) else {
+        return Judgement(didOpen: false, isOutage: isOutage)
+      }
+      inside.open(until: now + options.openDuration)
+      return Judgement(didOpen: true, isOutage: isOutage)
     }
   }
 
-  /// The call was given up by us before it had an outcome. A trial leaves its place to another call.
-  func abandoned(_ pass: Pass, now: ContinuousClock.Instant) {
+  /// The call was given up by us before it had an outcome, or its outcome says nothing here. A trial leaves its place to
+  /// another call.
+  func abandoned(_ pass: Pass, now: Instant) {
     inside.withLock { inside in
       guard pass.period == inside.period, inside.state == .trying else { return }
-      inside.state = .open(until: now)
-      inside.period += 1
+      inside.open(until: now)
     }
+  }
+
+  /// How many failures in a row are no chance, as calls have failed lately.
+  private func needed(_ inside: Inside) -> Int {
+    var count = 1
+    var chance = inside.failureShare
+    while chance > Self.chance, count < Self.longestRow * options.failureLimit {
+      chance *= inside.failureShare
+      count += 1
+    }
+    return max(count, options.failureLimit)
   }
 }

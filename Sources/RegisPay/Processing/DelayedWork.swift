@@ -1,3 +1,5 @@
+import DequeModule
+
 /// Where payments are kept that wait for a time, so that no consumer has to keep its place in the log for them.
 public protocol DelayedWork: Sendable {
   /// What of a step is due by then, the longest due first. May tell what was true a while ago.
@@ -8,7 +10,7 @@ public protocol DelayedWork: Sendable {
 
 extension PaymentProjection: DelayedWork {}
 
-/// Work whose time has come: what waits for a call, and what is under way. A pure value.
+/// Work whose time has come: what waits for a call, and what is in flight. A pure value.
 struct DelayedQueue: Sendable {
   struct Item: Sendable, Hashable {
     var id: PaymentID
@@ -25,8 +27,7 @@ struct DelayedQueue: Sendable {
   /// The most that is known at once.
   let limit: Int
   private var known: Set<Key> = []
-  private var ready: ArraySlice<Item> = []
-  private(set) var underWayCount = 0
+  private var ready: Deque<Item> = []
 
   init(limit: Int) { self.limit = limit }
 
@@ -40,21 +41,15 @@ struct DelayedQueue: Sendable {
     ready.append(item)
   }
 
-  mutating func next() -> Item? {
-    guard let item = ready.popFirst() else { return nil }
-    underWayCount += 1
-    return item
-  }
+  mutating func next() -> Item? { ready.popFirst() }
 
   /// Puts back what was not tried.
   mutating func putBack(_ item: Item) {
-    underWayCount -= 1
-    ready = [item] + ready
+    ready.prepend(item)
   }
 
   /// Forgets it: it is done, or is told again when it is due.
   mutating func finish(_ item: Item) {
-    underWayCount -= 1
     known.remove(Key(item))
   }
 }

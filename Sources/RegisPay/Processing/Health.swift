@@ -7,6 +7,7 @@ import Synchronization
 public final class Health: Sendable {
   private let stores: [(name: String, store: LogStore)]
   private let faults = Mutex<[String: String]>([:])
+  private let watches = Mutex<[@Sendable () -> String?]>([])
   private let warners = Mutex<[@Sendable () -> [String]]>([])
   private let skippedEvents = Atomic<UInt64>(0)
 
@@ -18,7 +19,8 @@ public final class Health: Sendable {
     let failures = stores.compactMap { entry in
       entry.store.failure.map { "the \(entry.name) log can't write: \($0)" }
     }
-    return failures + faults.withLock { $0.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } }
+    let watched = watches.withLock { $0 }.compactMap { $0() }
+    return failures + watched + faults.withLock { $0.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } }
   }
 
   /// What needs looking after though work goes on, one line each.
@@ -29,6 +31,9 @@ public final class Health: Sendable {
 
   /// A part can't go on until something changes; `nil` when it can again.
   func report(_ part: String, fault: String?) { faults.withLock { $0[part] = fault } }
+
+  /// Adds something that may be in the way; it answers nil while it is not.
+  func watch(_ source: @escaping @Sendable () -> String?) { watches.withLock { $0.append(source) } }
 
   /// Adds a source of ``warnings``.
   func warn(_ source: @escaping @Sendable () -> [String]) { warners.withLock { $0.append(source) } }

@@ -5,8 +5,33 @@ import LogStore
 /// Safe to use from any task.
 public struct PaymentLog: Sendable {
   public let store: LogStore
+  /// Closed while nothing can be appended; all copies of this value share it.
+  let gate: RecordGate
+  private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
-  public init(_ store: LogStore) { self.store = store }
+  public init(_ store: LogStore) {
+    self.init(store) { append async throws(LogStoreError) in try await store.append(append) }
+  }
+
+  /// - Parameter write: takes the store's place in appending.
+  init(_ store: LogStore, write: @escaping @Sendable (Append) async throws(LogStoreError) -> Appended) {
+    self.store = store
+    self.write = write
+    gate = RecordGate(store)
+  }
+
+  /// Appends, and tells the gate how it went.
+  @discardableResult
+  func append(_ append: Append) async throws(LogStoreError) -> Appended {
+    do throws(LogStoreError) {
+      let appended = try await write(append)
+      gate.appended()
+      return appended
+    } catch {
+      gate.failed(error)
+      throw error
+    }
+  }
 
   public var reader: LogReader { store.reader }
 
@@ -33,7 +58,7 @@ public struct PaymentLog: Sendable {
     var append = Append(newEvent(.initiated(id, money), of: id, version: 1), expecting: .noStream)
     claim?.add(.created(id), to: &append)
     do {
-      _ = try await store.append(append)
+      try await self.append(append)
       return id
     } catch {
       guard case .conflict(let stream, _, _) = error, stream == claim?.stream else { throw error }
@@ -124,10 +149,10 @@ public struct PaymentLog: Sendable {
       let version = loaded.version + UInt64(events.count)
       claim?.add(.changed(id, version: version), to: &append)
       do {
-        _ = try await store.append(append)
+        try await self.append(append)
         return .appended(events, version: version)
       } catch {
-        guard case .conflict(let stream, _, _) = error else { throw .store(error) }
+        guard case .conflict(let stream, _, _) = error else { throw .append(error) }
         if stream == claim?.stream { throw .requestTaken }
       }
     }
@@ -140,10 +165,10 @@ public struct PaymentLog: Sendable {
     var append = Append([])
     claim.add(.refused(name: refusal.name, detail: "\(refusal)"), to: &append)
     do {
-      _ = try await store.append(append)
+      try await self.append(append)
       return .refused(refusal)
     } catch {
-      guard case .conflict = error else { throw .store(error) }
+      guard case .conflict = error else { throw .append(error) }
       throw .requestTaken
     }
   }
@@ -158,7 +183,10 @@ public struct PaymentLog: Sendable {
 
 /// Why a payment could not be read or appended to.
 public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
+  /// It could not be read.
   case store(LogStoreError)
+  /// It was decided, and could not be appended.
+  case append(LogStoreError)
   /// The stream does not tell a payment.
   case illegal(PaymentID, version: UInt64, IllegalTransition)
   case missing(PaymentID)
@@ -169,7 +197,7 @@ public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
 
   public var description: String {
     switch self {
-    case .store(let error): error.description
+    case .store(let error), .append(let error): error.description
     case .illegal(let id, let version, let error): "version \(version) of payment \(id) is not possible: \(error)"
     case .missing(let id): "there is no payment \(id)"
     case .requestTaken: "another request has the same key"

@@ -37,7 +37,8 @@ enum StepWork: Sendable {
 enum StepEnding: Sendable {
   /// - Parameter committed: how far the cursor was moved with it.
   case finished(isAccepted: Bool, committed: UInt64 = 0)
-  case retry(CallRetry)
+  /// - Parameter isOutage: others fail alike, and it is not this payment's fault.
+  case retry(CallRetry, isOutage: Bool)
   /// Not tried, or not to the end; it stays unfinished.
   case abandoned
 }
@@ -52,60 +53,86 @@ struct StepCall: Sendable {
   let log: PaymentLog
   let cursorName: String
   let provider: any StepProvider
-  let breaker: Breaker
+  let breakers: Breakers
   let health: Health
+  let options: StepConsumer.Options
   let clock: ContinuousClock
   let logger: Logger
 
-  /// - Parameter mayGiveUp: the payment has failed so often by itself that another failure ends its tries.
-  func carryOut(_ work: StepWork, _ pass: Breaker.Pass, mayGiveUp: Bool, place: Place) async -> StepEnding {
+  /// - Parameter ownFailures: how often the payment's calls for the step have failed while others went through.
+  func carryOut(_ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, place: Place) async -> StepEnding {
     let known: PaymentLog.Loaded
     do throws(PaymentLogError) {
       guard let loaded = try log.load(work.id) else { throw PaymentLogError.missing(work.id) }
       known = loaded
     } catch {
-      breaker.abandoned(pass, now: clock.now)
+      breakers.abandoned(pass, now: clock.now)
       if case .store(let cause) = error {
-        return .retry(CallRetry(.notMade, reason: "can't read the payment: \(cause)"))
+        return .retry(CallRetry(.notMade, reason: "can't read the payment: \(cause)"), isOutage: true)
       }
       health.countSkippedEvent()
       logger.error("skipped a payment that can't be read", metadata: ["payment": "\(work.id)", "error": "\(error)"])
       return .finished(isAccepted: false)
     }
     guard known.payment.isDue(work.work), known.payment.delay(of: work.work) == work.delay else {
-      breaker.abandoned(pass, now: clock.now)
+      breakers.abandoned(pass, now: clock.now)
       return .finished(isAccepted: false)
+    }
+    guard log.gate.isOpen else {
+      breakers.abandoned(pass, now: clock.now)
+      return .abandoned
     }
     let outcome = await provider.perform(work.work, for: known.payment)
     if Task.isCancelled, case .retry = outcome {
-      breaker.abandoned(pass, now: clock.now)
+      breakers.abandoned(pass, now: clock.now)
       return .abandoned
     }
     switch outcome {
     case .retry(let failure):
-      if !failure.isOutage {
-        breaker.succeeded(pass)
-      } else if breaker.failed(pass, by: work.id, now: clock.now) {
-        logger.error(
-          "calls are held back for a while", metadata: ["to": "\(breaker.name)", "reason": "\(failure.reason)"])
+      let isOutage = judge(failure, pass, work.id)
+      if failure.cause == .misconfigured {
+        guard !isOutage, ownFailures + 1 >= options.misconfiguredLimit else {
+          return .retry(failure, isOutage: isOutage)
+        }
+        return await giveUp(work, known, reason: "\(failure.reason), \(ownFailures + 1) times", place)
       }
-      if failure.cause == .misconfigured { return await giveUp(work, known, reason: failure.reason, place) }
-      guard mayGiveUp else { return .retry(failure) }
+      guard ownFailures >= options.ownFailureLimit else { return .retry(failure, isOutage: isOutage) }
       return await giveUp(
         work, known, reason: "\(failure.reason), again and again, while others went through", place)
     case .done(let command):
-      breaker.succeeded(pass)
+      breakers.succeeded(pass, now: clock.now)
       return await record(command, of: work, as: known, isAccepted: true, place: place)
     case .declined(let reason), .refused(_, let reason):
-      breaker.succeeded(pass)
+      breakers.succeeded(pass, now: clock.now)
       logger.notice(
         "declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
       return await record(
         .decline(work.work, reason: reason), of: work, as: known, isAccepted: false, place: place)
     case .impossible(let reason):
-      breaker.succeeded(pass)
+      breakers.succeeded(pass, now: clock.now)
       return await giveUp(work, known, reason: reason, place)
     }
+  }
+
+  /// Tells the breakers of a call without an answer that decides.
+  ///
+  /// - Returns: whether others fail alike.
+  private func judge(_ failure: CallRetry, _ pass: Breakers.Pass, _ payment: PaymentID) -> Bool {
+    let judgement: Breaker.Judgement
+    switch failure.cause {
+    case .misconfigured:
+      judgement = breakers.misaddressed(pass, by: payment, reason: failure.reason, now: clock.now)
+    case _ where failure.isOutage:
+      judgement = breakers.failed(pass, by: payment, reason: failure.reason, now: clock.now)
+    default:
+      breakers.succeeded(pass, now: clock.now)
+      return false
+    }
+    if judgement.didOpen {
+      logger.error(
+        "circuit breaker opened", metadata: ["to": "\(breakers.shown.name)", "reason": "\(failure.reason)"])
+    }
+    return failure.isOutage || judgement.isOutage
   }
 
   private func giveUp(
@@ -116,22 +143,44 @@ struct StepCall: Sendable {
     return await record(.giveUp(work.work, reason: reason), of: work, as: known, isAccepted: false, place: place)
   }
 
-  /// Appends what came of a try together with the consumer's place.
+  /// Appends what came of a try together with the consumer's place. What the log can't take now is kept here and appended
+  /// again, until it can or the server stops: the call is not repeated for it.
   func record(
     _ command: PaymentCommand, of work: StepWork, as known: PaymentLog.Loaded?, isAccepted: Bool, place: Place
   ) async -> StepEnding {
-    let place = await place()
-    do {
-      let cursor = CursorCommit(name: cursorName, place: place)
-      switch try await log.record(command, on: work.id, as: known, cursor: cursor) {
-      case .appended: return .finished(isAccepted: isAccepted, committed: place)
-      case .refused(let refusal):
-        logger.notice("a payment had moved on", metadata: ["payment": "\(work.id)", "state": "\(refusal)"])
+    var failures = 0
+    while true {
+      let place = await place()
+      do {
+        let cursor = CursorCommit(name: cursorName, place: place)
+        let executed = try await log.record(command, on: work.id, as: failures == 0 ? known : nil, cursor: cursor)
+        if failures > 0 { log.gate.release(didAppend: true) }
+        switch executed {
+        case .appended: return .finished(isAccepted: isAccepted, committed: place)
+        case .refused(let refusal):
+          logger.notice("a payment had moved on", metadata: ["payment": "\(work.id)", "state": "\(refusal)"])
+        }
+        return .finished(isAccepted: isAccepted)
+      } catch {
+        guard case .append(let cause) = error, RecordGate.isOfTheLog(cause) else {
+          if failures > 0 { log.gate.release(didAppend: false) }
+          // The call is made again with the same key, and has no second effect.
+          return .retry(CallRetry(.notMade, reason: "can't record what came of it: \(error)"), isOutage: true)
+        }
+        if failures == 0 {
+          log.gate.keep(cause)
+          logger.error(
+            "keeps what came of a call, since the log can't append",
+            metadata: ["payment": "\(work.id)", "step": "\(work.work)", "error": "\(cause)"])
+        }
+        failures += 1
+        // Ends early only when the server stops.
+        try? await clock.sleep(for: RecordGate.backoff.delay(attempts: failures))
+        if Task.isCancelled {
+          log.gate.release(didAppend: false)
+          return .abandoned
+        }
       }
-      return .finished(isAccepted: isAccepted)
-    } catch {
-      // The call is made again with the same key, and has no second effect.
-      return .retry(CallRetry(.notMade, reason: "can't append: \(error)"))
     }
   }
 }

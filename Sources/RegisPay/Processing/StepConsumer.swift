@@ -8,34 +8,14 @@ import Logging
 /// payment's stream says that the step is done. One payment that fails waits without a call slot; the others go on. A
 /// long wait is put on the log and found again by ``DelayedWork``: the cursor goes on, and a restart changes nothing.
 public actor StepConsumer {
-  public struct Options: Sendable {
-    /// Calls out at once.
-    public var callLimit = 256
-    /// Payments read and not finished, waiting for a retry included; with that many no further ones are read.
-    public var unfinishedLimit = 10_000
-    public var backoff = Backoff()
-    /// A payment whose tries fail this often while the same step goes through for others is given up, for a person to
-    /// look at. Failures during an outage don't count.
-    public var ownFailureLimit = 30
-    /// A wait from this length on goes on the log, if it is the payment's own: it has failed ``ownFailuresToDelay`` times
-    /// while others went through, or the other side asked for it.
-    public var durableDelay = Duration.seconds(10)
-    public var ownFailuresToDelay = 3
-    /// How often at most the cursor is moved without an event of ours.
-    public var cursorInterval = Duration.seconds(1)
-    /// How long calls under way may take to end when the server stops. Their payments go on at the next start.
-    public var stopLimit = Duration.seconds(5)
-
-    public init() {}
-  }
-
   private enum Message: Sendable {
     /// The log has grown past what was read.
     case readable
     /// A time that was waited for has come.
     case due(ContinuousClock.Instant)
     case tick
-    case ended(StepWork, StepEnding)
+    /// - Parameter slot: of the call; nil when there was none.
+    case ended(StepWork, StepEnding, slot: Int?)
     /// What had to wait and is due now.
     case delayed([DelayedQueue.Item])
     case stop
@@ -52,7 +32,7 @@ public actor StepConsumer {
   private let log: PaymentLog
   private let delays: any DelayedWork
   private let call: StepCall
-  private let breaker: Breaker
+  private let breakers: Breakers
   private let board: WaitingBoard
   private let health: Health
   private let options: Options
@@ -63,13 +43,18 @@ public actor StepConsumer {
   private var window: Window<StepRequest>
   private var delayed: DelayedQueue
   private var isAskingForDelayed = false
+  /// There was more due than was asked for, then.
+  private var askedInFull: ContinuousClock.Instant?
+  private var isDelayedNext = false
+  private var slots: CallSlots
   /// Calls that the other side has accepted.
   private var acceptedCount = 0
   private var lastAccepted: ContinuousClock.Instant?
   /// Of unfinished offsets that have failed: how often while others got through, and how many those were by then.
   private var ownFailures: [UInt64: (count: Int, acceptedBefore: Int)] = [:]
   private var committedPlace: UInt64 = 0
-  private var callCount = 0
+  /// Tasks that end with a message.
+  private var taskCount = 0
   private var isWatching = false
   private var isReadable = true
   private var isStopping = false
@@ -90,7 +75,7 @@ public actor StepConsumer {
     self.cursorName = Self.cursorName(of: step)
     self.log = log
     self.delays = delays
-    self.breaker = breaker
+    breakers = Breakers(step, of: breaker)
     self.board = board
     self.health = health
     self.options = options
@@ -98,32 +83,18 @@ public actor StepConsumer {
     logger[metadataKey: "consumer"] = "\(cursorName)"
     self.logger = logger
     call = StepCall(
-      log: log, cursorName: cursorName, provider: provider, breaker: breaker, health: health, clock: clock,
-      logger: logger)
+      log: log, cursorName: cursorName, provider: provider, breakers: breakers, health: health, options: options,
+      clock: clock, logger: logger)
     self.window = Window(place: 0, limit: options.unfinishedLimit)
     self.delayed = DelayedQueue(limit: options.callLimit)
-  }
-
-  /// How far the consumer is, for people to see.
-  public struct Progress: Sendable {
-    public var step: PaymentStep
-    public var name: String
-    /// The lowest unfinished offset.
-    public var place: UInt64
-    /// Up to where that is durable.
-    public var committed: UInt64
-    public var callsUnderWay: Int
-    /// Payments read and not finished.
-    public var unfinished: Int
-    /// Payments whose last try failed.
-    public var waiting: Int
-    public var breaker: Breaker
+    self.slots = CallSlots(limits: options.slotLimits)
   }
 
   public var progress: Progress {
     Progress(
-      step: step, name: cursorName, place: window.place, committed: committedPlace, callsUnderWay: callCount,
-      unfinished: window.unfinishedCount, waiting: window.waitingCount, breaker: breaker)
+      step: step, name: cursorName, place: window.place, committed: committedPlace, callsUnderWay: slots.count,
+      slowCalls: slots.slowCount, unfinished: window.unfinishedCount, waiting: window.waitingCount,
+      breaker: breakers.shown)
   }
 
   /// Ends ``run()`` once the calls under way have ended, or after the stop limit. May be called from anywhere, also
@@ -148,7 +119,7 @@ public actor StepConsumer {
       mailbox.continuation.yield(.readable)
       for await message in mailbox.stream {
         await handle(message, in: &group)
-        if isStopping && callCount == 0 { break }
+        if isStopping && taskCount == 0 { break }
         read()
         startCalls(in: &group)
         watch(in: &group)
@@ -167,9 +138,11 @@ public actor StepConsumer {
       askForDelayed(in: &group)
     case .delayed(let items):
       isAskingForDelayed = false
+      askedInFull = items.count >= delayed.limit ? clock.now : nil
       for item in items { delayed.admit(item) }
-    case .ended(let work, let ending):
-      callCount -= 1
+    case .ended(let work, let ending, let slot):
+      taskCount -= 1
+      if let slot { slots.end(slot) }
       end(work, ending, in: &group)
     case .stop:
       isStopping = true
@@ -194,10 +167,11 @@ public actor StepConsumer {
         window.finish(offset)
       case .delayed(let item): delayed.finish(item)
       }
-    case .retry(let failure):
+    case .retry(let failure, let isOutage):
+      logRetry(work, failure)
       switch work {
-      case .read(let offset, let request): retry(request, at: offset, failure, in: &group)
-      case .delayed(let item): retry(item, failure, in: &group)
+      case .read(let offset, let request): retry(request, at: offset, failure, isOutage, in: &group)
+      case .delayed(let item): retry(item, failure, isOutage, in: &group)
       }
     case .abandoned:
       switch work {
@@ -208,41 +182,55 @@ public actor StepConsumer {
   }
 
   private func retry(
-    _ request: StepRequest, at offset: UInt64, _ failure: CallRetry, in group: inout DiscardingTaskGroup
+    _ request: StepRequest, at offset: UInt64, _ failure: CallRetry, _ isOutage: Bool,
+    in group: inout DiscardingTaskGroup
   ) {
     let attempts = window.attempts(offset) + 1
+    let isTimeout = failure.cause == .noAnswer
     let before = ownFailures[offset] ?? (count: 0, acceptedBefore: acceptedCount)
-    let failures = before.count + (acceptedCount > before.acceptedBefore ? 1 : 0)
+    let isOwn = failure.cause == .misconfigured ? !isOutage : acceptedCount > before.acceptedBefore
+    let failures = before.count + (isOwn ? 1 : 0)
     ownFailures[offset] = (failures, acceptedCount)
-    let wait = options.backoff.delay(attempts: attempts, atLeast: failure.after)
-    logRetry(request.id, request.work, attempts, failure.reason)
-    if wait >= options.durableDelay,
-      failures >= options.ownFailuresToDelay || (failure.after != nil && !failure.isOutage)
-    {
+    let wait = options.backoff(failure.cause).delay(attempts: attempts, atLeast: failure.after)
+    let isLong =
+      wait >= options.durableDelay && (failures >= options.ownFailuresToDelay || (failure.after != nil && !isOutage))
+    // What hangs may hang for days: it must neither pin the cursor nor pile up here.
+    let hangs =
+      isTimeout
+      && (window.timeouts(offset) + 1 >= options.timeoutsToDelay || window.patientCount >= slots.limits.patient)
+    if isLong || hangs {
       delay(.read(offset, request), for: wait, attempts, failures, failure.reason, in: &group)
     } else {
-      window.retry(offset, due: clock.now + wait)
+      window.retry(offset, due: clock.now + wait, isTimeout: isTimeout)
       board.set(request.id, .init(work: request.work, attempts: attempts, reason: failure.reason))
     }
   }
 
   private func retry(
-    _ item: DelayedQueue.Item, _ failure: CallRetry, in group: inout DiscardingTaskGroup
+    _ item: DelayedQueue.Item, _ failure: CallRetry, _ isOutage: Bool, in group: inout DiscardingTaskGroup
   ) {
-    let isOwn = lastAccepted.map { $0.duration(to: clock.now) < options.durableDelay } ?? false
+    let isOwn =
+      failure.cause == .misconfigured
+      ? !isOutage : lastAccepted.map { $0.duration(to: clock.now) < options.durableDelay } ?? false
     // Its place in the list of what waits stays, and it is told again as soon as calls go out.
-    guard isOwn || !failure.isOutage else { return delayed.finish(item) }
+    guard isOwn || !isOutage else { return delayed.finish(item) }
     let attempts = item.delay.attempts + 1
-    logRetry(item.id, item.delay.work, attempts, failure.reason)
     delay(
-      .delayed(item), for: options.backoff.delay(attempts: attempts, atLeast: failure.after), attempts,
+      .delayed(item), for: options.backoff(failure.cause).delay(attempts: attempts, atLeast: failure.after), attempts,
       item.delay.ownFailures + (isOwn ? 1 : 0), failure.reason, in: &group)
   }
 
-  private func logRetry(_ id: PaymentID, _ work: PaymentWork, _ attempts: Int, _ reason: String) {
+  private func logRetry(_ work: StepWork, _ failure: CallRetry) {
+    let attempts =
+      switch work {
+      case .read(let offset, _): window.attempts(offset) + 1
+      case .delayed(let item): item.delay.attempts + 1
+      }
     logger.warning(
       "a step failed and will be tried again",
-      metadata: ["payment": "\(id)", "step": "\(work)", "attempts": "\(attempts)", "reason": "\(reason)"])
+      metadata: [
+        "payment": "\(work.id)", "step": "\(work.work)", "attempts": "\(attempts)", "reason": "\(failure.reason)",
+      ])
   }
 
   /// Puts the wait on the log; then it is not this consumer's memory that keeps it.
@@ -253,20 +241,21 @@ public actor StepConsumer {
     let delay = Delay(
       work.work, untilMicroseconds: Clock.microseconds() + UInt64(max(0, wait / .microseconds(1))), attempts: attempts,
       ownFailures: ownFailures, reason: reason)
-    callCount += 1
+    taskCount += 1
     group.addTask { [mailbox, call] in
       var ending = await call.record(.delay(delay), of: work, as: nil, isAccepted: false) {
         await self.place(finishing: work)
       }
       // It is told again, as it is due still.
       if case .retry = ending, case .delayed = work { ending = .finished(isAccepted: false) }
-      mailbox.continuation.yield(.ended(work, ending))
+      mailbox.continuation.yield(.ended(work, ending, slot: nil))
     }
   }
 
   private func askForDelayed(in group: inout DiscardingTaskGroup) {
-    let limit = delayed.room
-    guard !isStopping, !isAskingForDelayed, limit > 0 else { return }
+    guard !isStopping, !isAskingForDelayed, delayed.room > 0 else { return }
+    // What is known already is told again: as much as can be known.
+    let limit = delayed.limit
     isAskingForDelayed = true
     group.addTask { [mailbox, delays, step, health, logger, name = cursorName + "-delays"] in
       var items: [DelayedQueue.Item] = []
@@ -327,40 +316,61 @@ public actor StepConsumer {
   }
 
   private func startCalls(in group: inout DiscardingTaskGroup) {
-    while !isStopping, callCount < options.callLimit {
-      let now = clock.now
-      let hasDelayed = delayed.hasReadyWork && delayed.underWayCount < delayedCallLimit
-      guard window.hasReadyWork || window.nextDue.map({ $0 <= now }) ?? false || hasDelayed else { break }
-      switch breaker.admit(hasUntried: window.hasUntriedWork, now: now) {
-      case .wait(let until):
-        wake(at: until, in: &group)
-        return
-      case .pass(let pass):
-        guard let (work, ownFailures) = next(pass, now: now) else {
-          breaker.abandoned(pass, now: now)
-          return
-        }
-        callCount += 1
-        group.addTask { [mailbox, call, mayGiveUp = ownFailures >= options.ownFailureLimit] in
-          let ending = await call.carryOut(work, pass, mayGiveUp: mayGiveUp) { await self.place(finishing: work) }
-          mailbox.continuation.yield(.ended(work, ending))
-        }
+    guard !isStopping else { return }
+    var now = clock.now
+    window.wake(at: now)
+    slots.age(to: now)
+    while let next = nextLane {
+      now = clock.now
+      guard log.gate.isOpen else { return wake(at: now + Self.gatePoll, in: &group) }
+      let hasUntried = window.hasReady(.first) && slots.hasRoom(.first)
+      switch breakers.admit(hasUntried: hasUntried, now: now) {
+      case .wait(let until): return wake(at: until, in: &group)
+      case .pass(let pass): start(pass.isTrial && hasUntried ? .first : next, pass, now: now, in: &group)
       }
     }
+    if let asked = askedInFull, !delayed.hasReadyWork {
+      let due = asked + Self.delayedPoll
+      if due <= now { askForDelayed(in: &group) } else { wake(at: due, in: &group) }
+    }
     if let due = window.nextDue { wake(at: due, in: &group) }
+    if window.hasReady(.first) || window.hasReady(.again), let aging = slots.nextAging { wake(at: aging, in: &group) }
   }
 
-  /// What had to wait long takes no more of the calls: most likely it fails again, and perhaps slowly.
-  private var delayedCallLimit: Int { max(1, options.callLimit / 4) }
+  /// How soon to look again whether the log can append.
+  private static let gatePoll = Duration.milliseconds(250)
+  /// How soon to ask again for what is due, after there was more of it than fits: the list follows the log only after a
+  /// while.
+  private static let delayedPoll = Duration.milliseconds(250)
 
-  private func next(_ pass: Breaker.Pass, now: ContinuousClock.Instant) -> (work: StepWork, ownFailures: Int)? {
-    if !pass.isTrial, delayed.underWayCount < delayedCallLimit, let item = delayed.next() {
-      return (.delayed(item), item.delay.ownFailures)
+  /// The lane of the next call, if there is work and room: repeats first, since they have less of the slots.
+  private var nextLane: CallSlots.Lane? {
+    if slots.hasRoom(.patient), window.hasReady(.patient) || delayed.hasReadyWork { return .patient }
+    return [.again, .first].first { window.hasReady($0) && slots.hasRoom($0) }
+  }
+
+  private func start(
+    _ lane: CallSlots.Lane, _ pass: Breakers.Pass, now: ContinuousClock.Instant, in group: inout DiscardingTaskGroup
+  ) {
+    guard let (work, ownFailures) = take(lane) else { return breakers.abandoned(pass, now: now) }
+    taskCount += 1
+    let slot = slots.begin(lane, now: now)
+    group.addTask { [mailbox, call] in
+      let ending = await call.carryOut(work, pass, ownFailures: ownFailures) { await self.place(finishing: work) }
+      mailbox.continuation.yield(.ended(work, ending, slot: slot))
     }
-    if let (offset, request) = window.next(now: now, untriedFirst: pass.isTrial) {
-      return (.read(offset, request), ownFailures[offset]?.count ?? 0)
+  }
+
+  private func take(_ lane: CallSlots.Lane) -> (work: StepWork, ownFailures: Int)? {
+    if lane == .patient {
+      // What has waited on the log and what waits here take turns.
+      isDelayedNext.toggle()
+      if isDelayedNext || !window.hasReady(.patient), let item = delayed.next() {
+        return (.delayed(item), item.delay.ownFailures)
+      }
     }
-    return delayed.next().map { (.delayed($0), $0.delay.ownFailures) }
+    guard let (offset, request) = window.next(lane) else { return nil }
+    return (.read(offset, request), ownFailures[offset]?.count ?? 0)
   }
 
   private func wake(at instant: ContinuousClock.Instant, in group: inout DiscardingTaskGroup) {
@@ -395,15 +405,19 @@ public actor StepConsumer {
 
   private func noteCommitted(_ place: UInt64) { committedPlace = max(committedPlace, place) }
 
-  /// Moves the cursor past what was skipped or done already.
+  /// Moves the cursor past what was skipped or done already. While the log can't append, it is what finds out whether it
+  /// can again.
   private func commitCursor() async {
     let place = window.place
-    guard place > committedPlace else { return }
+    let isGateOpen = log.gate.isOpen
+    guard place > committedPlace || !isGateOpen else { return }
     do {
-      _ = try await log.store.append(Append([], cursors: [CursorCommit(name: cursorName, place: place)]))
+      try await log.append(Append([], cursors: [CursorCommit(name: cursorName, place: place)]))
       noteCommitted(place)
+      if !isGateOpen, log.gate.isOpen { logger.notice("the log can append again, and calls go out again") }
     } catch {
-      logger.error("can't move the cursor", metadata: ["error": "\(error)"])
+      // Said once, not with every tick.
+      if isGateOpen { logger.error("can't move the cursor", metadata: ["error": "\(error)"]) }
     }
   }
 }

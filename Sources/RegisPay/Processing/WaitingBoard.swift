@@ -19,6 +19,13 @@ public final class WaitingBoard: Sendable {
   /// What of the payment waits; of several things the one that failed last.
   public subscript(id: PaymentID) -> Entry? { entries.withLock { $0[id] } }
 
+  /// How many payments wait for a step, by why. Linear in what waits.
+  func reasons(_ step: PaymentStep) -> [String: Int] {
+    entries.withLock { entries in
+      entries.values.reduce(into: [:]) { if $1.work.step == step { $0[$1.reason, default: 0] += 1 } }
+    }
+  }
+
   func set(_ id: PaymentID, _ entry: Entry) { entries.withLock { $0[id] = entry } }
 
   func clear(_ id: PaymentID, _ work: PaymentWork) {

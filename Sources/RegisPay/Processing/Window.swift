@@ -1,3 +1,5 @@
+import DequeModule
+
 /// What a consumer has read and not finished: which work is ready, which waits for a retry, and how far the cursor may
 /// go. A pure value; time comes in as an argument.
 ///
@@ -5,6 +7,7 @@
 /// nothing is lost when the process dies. Memory is bounded by `limit`: what is finished takes no room.
 struct Window<Item: Sendable>: Sendable {
   typealias Instant = ContinuousClock.Instant
+  typealias Lane = CallSlots.Lane
 
   /// The most offsets that may be unfinished at once.
   let limit: Int
@@ -13,18 +16,20 @@ struct Window<Item: Sendable>: Sendable {
 
   private struct Work {
     var item: Item
+    var lane = Lane.first
     var attempts = 0
+    var timeouts = 0
   }
 
   private var unfinished: [UInt64: Work] = [:]
   /// The unfinished offsets in order, with some finished ones among them that are not swept out yet; never one at its
   /// front, which is what `place` looks at.
   private var order: ArraySlice<UInt64> = []
-  /// Offsets that may be worked on now, oldest first from `readyStart`.
-  private var ready: ArraySlice<UInt64> = []
-  /// How many of those were never tried.
-  private var untriedCount = 0
+  /// Offsets that may be worked on now, by their lanes: first tries oldest first, the others as they were due.
+  private var ready: (first: Deque<UInt64>, again: Deque<UInt64>, patient: Deque<UInt64>) = ([], [], [])
   private var waiting = RetryQueue()
+  /// Offsets in the lane `patient`, whether they are ready, waiting or worked on.
+  private(set) var patientCount = 0
 
   init(place: UInt64, limit: Int) {
     self.readPlace = place
@@ -36,10 +41,9 @@ struct Window<Item: Sendable>: Sendable {
   var unfinishedCount: Int { unfinished.count }
   var waitingCount: Int { waiting.count }
   /// Offsets held in memory, finished ones that are not swept out yet included.
-  var rememberedCount: Int { order.count + ready.count }
-  var hasReadyWork: Bool { !ready.isEmpty }
-  /// There is ready work that has not failed yet.
-  var hasUntriedWork: Bool { untriedCount > 0 }
+  var rememberedCount: Int { order.count + ready.first.count + ready.again.count + ready.patient.count }
+
+  func hasReady(_ lane: Lane) -> Bool { !queue(lane).isEmpty }
 
   /// The lowest unfinished offset: where the cursor may stand.
   var place: UInt64 { order.first ?? readPlace }
@@ -54,8 +58,7 @@ struct Window<Item: Sendable>: Sendable {
   mutating func admit(_ item: Item) {
     unfinished[readPlace] = Work(item: item)
     order.append(readPlace)
-    ready.append(readPlace)
-    untriedCount += 1
+    ready.first.append(readPlace)
     readPlace += 1
   }
 
@@ -65,43 +68,48 @@ struct Window<Item: Sendable>: Sendable {
   /// Goes past the event at `readPlace`, which asks for nothing.
   mutating func skip() { readPlace += 1 }
 
-  /// Takes the next work to start; nil when there is none now.
-  ///
-  /// - Parameter untriedFirst: rather some that has not failed yet; linear in what has and is ready.
-  mutating func next(now: Instant, untriedFirst: Bool = false) -> (offset: UInt64, item: Item)? {
-    while let offset = waiting.popDue(now: now) { ready.append(offset) }
-    if untriedFirst, untriedCount > 0, let index = ready.firstIndex(where: { unfinished[$0]?.attempts == 0 }) {
-      return start(ready.remove(at: index))
+  /// Makes ready what has waited until now.
+  mutating func wake(at now: Instant) {
+    while let offset = waiting.popDue(now: now) {
+      guard let work = unfinished[offset] else { continue }
+      update(work.lane) { $0.append(offset) }
     }
-    return ready.popFirst().flatMap { start($0) }
   }
 
-  private mutating func start(_ offset: UInt64) -> (offset: UInt64, item: Item)? {
-    guard let work = unfinished[offset] else { return nil }
-    if work.attempts == 0 { untriedCount -= 1 }
+  /// Takes the next ready work of a lane to start; nil when it has none.
+  mutating func next(_ lane: Lane) -> (offset: UInt64, item: Item)? {
+    guard let offset = update(lane, { $0.popFirst() }), let work = unfinished[offset] else { return nil }
     return (offset, work.item)
   }
 
   /// How often the work has failed.
   func attempts(_ offset: UInt64) -> Int { unfinished[offset]?.attempts ?? 0 }
 
+  /// How often the work was not answered in time.
+  func timeouts(_ offset: UInt64) -> Int { unfinished[offset]?.timeouts ?? 0 }
+
   /// Puts work back that has failed, to be started again no sooner than `due`.
-  mutating func retry(_ offset: UInt64, due: Instant) {
+  ///
+  /// - Parameter isTimeout: the last call was not answered in time. From then on the work is in the lane `patient`.
+  mutating func retry(_ offset: UInt64, due: Instant, isTimeout: Bool = false) {
     guard var work = unfinished[offset] else { return }
     work.attempts += 1
+    if isTimeout { work.timeouts += 1 }
+    let lane = work.timeouts > 0 ? Lane.patient : .again
+    if lane == .patient, work.lane != .patient { patientCount += 1 }
+    work.lane = lane
     unfinished[offset] = work
     waiting.insert(offset, due: due)
   }
 
-  /// Puts work back that was not tried at all, in front of the rest.
+  /// Puts work back that was not tried at all, in front of the rest of its lane.
   mutating func putBack(_ offset: UInt64) {
     guard let work = unfinished[offset] else { return }
-    ready = [offset] + ready
-    if work.attempts == 0 { untriedCount += 1 }
+    update(work.lane) { $0.prepend(offset) }
   }
 
   mutating func finish(_ offset: UInt64) {
-    unfinished[offset] = nil
+    if unfinished.removeValue(forKey: offset)?.lane == .patient { patientCount -= 1 }
     while let first = order.first, unfinished[first] == nil { order.removeFirst() }
     // Behind one that stays unfinished for days all others finish; swept when they are most of it, so that a sweep
     // costs no more than the finishing before it.
@@ -110,6 +118,23 @@ struct Window<Item: Sendable>: Sendable {
 
   /// When the first waiting work is due; nil when none waits.
   var nextDue: Instant? { waiting.nextDue }
+
+  private func queue(_ lane: Lane) -> Deque<UInt64> {
+    switch lane {
+    case .first: ready.first
+    case .again: ready.again
+    case .patient: ready.patient
+    }
+  }
+
+  @discardableResult
+  private mutating func update<Result>(_ lane: Lane, _ change: (inout Deque<UInt64>) -> Result) -> Result {
+    switch lane {
+    case .first: change(&ready.first)
+    case .again: change(&ready.again)
+    case .patient: change(&ready.patient)
+    }
+  }
 }
 
 /// Offsets by the time at which they are due: a binary heap.

@@ -172,6 +172,11 @@ public final class PaymentProjection: Sendable {
     try await pool.read { try PaymentTable.delayCount(step, $0) }
   }
 
+  /// Why payments wait for a step, and how many for each reason; of the 10,000 that are due first.
+  func delayReasons(_ step: PaymentStep) async throws -> [String: Int] {
+    try await pool.read { try PaymentTable.delayReasons(step, $0) }
+  }
+
   // MARK: - Following the log
 
   /// Follows the log until its task is cancelled. Reads and writes files on the thread that runs it.

@@ -126,6 +126,16 @@ enum PaymentTable {
       try database.cachedStatement(sql: "SELECT count(*) FROM delay WHERE step = ?"), arguments: [step.rawValue]) ?? 0
   }
 
+  /// Why they wait, and how many for each reason, of those that are due first.
+  static func delayReasons(_ step: PaymentStep, _ database: Database) throws -> [String: Int] {
+    let rows = try Row.fetchAll(
+      try database.cachedStatement(
+        sql: """
+          SELECT reason, count(*) FROM (SELECT reason FROM delay WHERE step = ? ORDER BY due LIMIT 10000) GROUP BY reason
+          """), arguments: [step.rawValue])
+    return Dictionary(rows.map { ($0[0] as String, $0[1] as Int) }, uniquingKeysWith: +)
+  }
+
   private static func delays(of number: Int64, _ database: Database) throws -> [Delay] {
     try Row.fetchAll(
       try database.cachedStatement(sql: "SELECT * FROM delay WHERE number = ? ORDER BY due"), arguments: [number]

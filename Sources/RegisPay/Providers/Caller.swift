@@ -29,6 +29,9 @@ struct Caller: Sendable {
 
   /// Bytes of an answer; none of ours needs more.
   private static let answerLimit = 64 << 10
+  /// Connections for each event loop: more than all steps' calls (``StepConsumer/Options/mostCalls``), so that none waits
+  /// for a connection behind calls that hang, and times out without having been sent.
+  private static let connectionLimit = 4_096
 
   /// - Parameters:
   ///   - baseURL: what paths are appended to.
@@ -37,7 +40,8 @@ struct Caller: Sendable {
   init(_ baseURL: String, timeLimit: Duration, authorization: String?) throws(EndpointError) {
     // ``Endpoint`` has checked the host; a path and a key are made of identifiers, percent-encoded where they are not ours.
     connections = try Connections(
-      try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit, validatesHeads: false)
+      try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit,
+      connectionLimit: Self.connectionLimit, validatesHeads: false)
     var headers: HTTPHeaders = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
     if let authorization { headers.add(name: "Authorization", value: authorization) }
     self.headers = headers

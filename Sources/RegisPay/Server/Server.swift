@@ -105,6 +105,9 @@ public struct Server: Sendable {
       [("payments", log.store), ("simulator", simulator.store)], options: options, logger: logger)
     defer { scrubbing.stop() }
     health.warn { scrubbing.findings }
+    health.watch { [gate = log.gate] in
+      gate.reason.map { "no calls go out, since what comes of them can't be recorded: \($0)" }
+    }
     let projection: PaymentProjection
     do throws(ProjectionError) {
       projection = try PaymentProjection.open(
@@ -148,7 +151,7 @@ public struct Server: Sendable {
       board: board
     ).add(to: routes)
     EventRoutes(reader: log.reader).add(to: routes)
-    ConsumerRoutes(reader: log.reader, consumers: consumers, projection: projection).add(to: routes)
+    ConsumerRoutes(log: log, consumers: consumers, board: board, projection: projection).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: webhooks).add(to: routes)
     SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)

@@ -7,60 +7,9 @@ import Testing
 /// The consumer of `PaymentInitiated` on a real log, with a provider that does as it is told.
 @Suite("A consumer")
 struct StepConsumerTests {
-  private static let cursor = "payment-create"
-
-  private static var quick: StepConsumer.Options {
-    var options = StepConsumer.Options()
-    options.backoff = Backoff(base: .milliseconds(2), cap: .milliseconds(10))
-    options.cursorInterval = .milliseconds(20)
-    options.stopLimit = .milliseconds(100)
-    return options
-  }
-
-  private struct Parts {
-    var log: PaymentLog
-    var delays: any DelayedWork = NothingDelayed()
-    var board = WaitingBoard()
-    var health = Health(stores: [])
-    var breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(50)))
-
-    func states(_ ids: [PaymentID]) throws -> [PaymentStatus?] { try ids.map { try log.load($0)?.payment.status } }
-
-    /// Waits until all of these are in a state.
-    func wait(for ids: [PaymentID], _ status: PaymentStatus) async throws {
-      try await eventually("the payments are \(status)") { try states(ids).allSatisfy { $0 == status } }
-    }
-
-    func initiate(_ count: Int) async throws -> [PaymentID] {
-      try await withThrowingTaskGroup(of: PaymentID.self) { group in
-        for index in 1...count {
-          group.addTask { try await log.initiate(Money(minorUnits: Int64(index), currency: Currency.supported[0])) }
-        }
-        return try await group.reduce(into: []) { $0.append($1) }
-      }
-    }
-
-    /// Runs a consumer while `work` runs, and then stops it.
-    func consuming(
-      _ provider: FakeProvider, _ options: StepConsumer.Options = quick, _ work: (StepConsumer) async throws -> Void
-    ) async throws {
-      let consumer = StepConsumer(
-        .create, log: log, delays: delays, provider: provider, breaker: breaker, board: board, health: health,
-        options: options,
-        logger: silent)
-      let run = Task { try await consumer.run() }
-      let result: Result<Void, any Error>
-      do {
-        result = .success(try await work(consumer))
-      } catch {
-        result = .failure(error)
-      }
-      consumer.stop()
-      let didStop = try await endsByItself(run)
-      #expect(didStop, "told to stop, the consumer stops")
-      try result.get()
-    }
-  }
+  private static let cursor = ConsumerParts.cursor
+  private static let quick = ConsumerParts.quick
+  private typealias Parts = ConsumerParts
 
   @Test("carries its step out once for each payment and moves its cursor to the end")
   func carriesOut() async throws {
@@ -128,6 +77,8 @@ struct StepConsumerTests {
   func concurrency() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
+      var options = Self.quick
+      options.slowAfter = .seconds(3_600)
       let isOpen = Mutex(false)
       let provider = FakeProvider { _, _ in
         // All wait until the test has seen as many as may be under way.
@@ -135,7 +86,7 @@ struct StepConsumerTests {
         return .created
       }
       let ids = try await parts.initiate(400)
-      try await parts.consuming(provider) { _ in
+      try await parts.consuming(provider, options) { _ in
         try await eventually("the limit is reached") { provider.callCount == 256 }
         isOpen.withLock { $0 = true }
         try await parts.wait(for: ids, .created)
@@ -266,7 +217,8 @@ struct StepConsumerTests {
   func outage() async throws {
     try await withStore { store in
       var parts = Parts(log: PaymentLog(store))
-      parts.breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(500)))
+      parts.breaker = Breaker(
+        name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(500), quietDuration: .zero))
       let isDown = Mutex(true)
       let provider = FakeProvider { _, _ in isDown.withLock { $0 } ? .outage : .created }
       let ids = try await parts.initiate(50)
@@ -286,7 +238,8 @@ struct StepConsumerTests {
   func trials() async throws {
     try await withStore { store in
       var parts = Parts(log: PaymentLog(store))
-      parts.breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(20)))
+      parts.breaker = Breaker(
+        name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(20), quietDuration: .zero))
       let isOpen = Mutex(false)
       let most = Mutex((now: 0, most: 0))
       let provider = FakeProvider { [breaker = parts.breaker] _, _ in
@@ -388,7 +341,8 @@ struct StepConsumerTests {
   func poisonedAlone() async throws {
     try await withStore { store in
       var parts = Parts(log: PaymentLog(store))
-      parts.breaker = Breaker(name: "fake", options: .init(failureLimit: 5, openDuration: .seconds(3_600)))
+      parts.breaker = Breaker(
+        name: "fake", options: .init(failureLimit: 5, openDuration: .seconds(3_600), quietDuration: .zero))
       let poisoned = try await parts.initiate(1)[0]
       let provider = FakeProvider { payment, _ in payment.id == poisoned ? .outage : .created }
       try await parts.consuming(provider) { [parts] _ in
@@ -402,35 +356,13 @@ struct StepConsumerTests {
     }
   }
 
-  /// With the list of payments that a server has, which tells what is due.
-  private func withDelays(
-    _ work: (_ parts: Parts, _ options: StepConsumer.Options) async throws -> Void
-  ) async throws {
-    try await withTemporaryFolder { folder in
-      try await withStore { store in
-        var parts = Parts(log: PaymentLog(store))
-        let projection = try PaymentProjection.open(folder, log: parts.log, health: parts.health, logger: silent)
-        let run = Task { await projection.run() }
-        parts.delays = projection
-        var options = Self.quick
-        options.durableDelay = .milliseconds(500)
-        let result: Result<Void, any Error>
-        do { result = .success(try await work(parts, options)) } catch { result = .failure(error) }
-        run.cancel()
-        await run.value
-        projection.close()
-        try result.get()
-      }
-    }
-  }
-
   private static func busy(_ seconds: Int) -> CallOutcome {
     .retry(CallRetry(.busy, reason: "busy", after: .seconds(seconds)))
   }
 
   @Test("a long wait is kept on the log: the cursor goes on, and a restart neither forgets nor shortens it")
   func delayOverRestart() async throws {
-    try await withDelays { parts, options in
+    try await ConsumerParts.withDelays { parts, options in
       let waiting = try await parts.initiate(1)[0]
       let others = try await parts.initiate(20)
       let provider = FakeProvider { payment, _ in payment.id == waiting ? Self.busy(8) : .created }
@@ -458,7 +390,7 @@ struct StepConsumerTests {
 
   @Test("waits follow each other, each counted, until it is given up")
   func delaysUntilGivenUp() async throws {
-    try await withDelays { parts, options in
+    try await ConsumerParts.withDelays { parts, options in
       let waiting = try await parts.initiate(1)[0]
       let provider = FakeProvider { payment, _ in payment.id == waiting ? Self.busy(1) : .created }
       var options = options
@@ -477,7 +409,7 @@ struct StepConsumerTests {
 
   @Test("a person can end a wait")
   func delayEnded() async throws {
-    try await withDelays { parts, options in
+    try await ConsumerParts.withDelays { parts, options in
       let waiting = try await parts.initiate(1)[0]
       let provider = FakeProvider { _, attempt in attempt == 1 ? Self.busy(3_600) : .created }
       try await parts.consuming(provider, options) { _ in

@@ -1,0 +1,60 @@
+extension StepConsumer {
+  public struct Options: Sendable {
+    /// Calls out at once that are neither slow nor for payments that have hung; those have shares beside it.
+    public var callLimit = 256
+    /// A call that is out for longer is slow, and leaves its slot to others.
+    public var slowAfter = Duration.seconds(1)
+    /// Payments read and not finished, waiting for a retry included; with that many no further ones are read.
+    public var unfinishedLimit = 10_000
+    public var backoff = Backoff()
+    /// A payment whose tries fail this often while the same step goes through for others is given up, for a person to
+    /// look at. Failures during an outage don't count.
+    public var ownFailureLimit = 30
+    /// A payment is given up after so many answers that the address or the form of its calls is wrong, unless others get
+    /// the same.
+    public var misconfiguredLimit = 5
+    /// A payment that was not answered in time so often waits on the log, however long.
+    public var timeoutsToDelay = 2
+    /// A wait from this length on goes on the log, if it is the payment's own: it has failed ``ownFailuresToDelay`` times
+    /// while others went through, or the other side asked for it.
+    public var durableDelay = Duration.seconds(10)
+    public var ownFailuresToDelay = 3
+    /// How often at most the cursor is moved without an event of ours.
+    public var cursorInterval = Duration.seconds(1)
+    /// How long calls under way may take to end when the server stops. Their payments go on at the next start.
+    public var stopLimit = Duration.seconds(5)
+
+    public init() {}
+
+    var slotLimits: CallSlots.Limits { .init(callLimit: callLimit, slowAfter: slowAfter) }
+
+    /// The most calls that are out at once for a step.
+    var mostCalls: Int { slotLimits.total }
+
+    /// Longer where the address is wrong: meanwhile others show whether it is so for all.
+    func backoff(_ cause: CallRetry.Cause) -> Backoff {
+      var backoff = backoff
+      if cause == .misconfigured { backoff.base = min(backoff.base * 20, backoff.cap) }
+      return backoff
+    }
+  }
+
+  /// How far the consumer is, for people to see.
+  public struct Progress: Sendable {
+    public var step: PaymentStep
+    public var name: String
+    /// The lowest unfinished offset.
+    public var place: UInt64
+    /// Up to where that is durable.
+    public var committed: UInt64
+    public var callsUnderWay: Int
+    /// Those of them that are out for longer than ``Options/slowAfter``, without payments that have hung before.
+    public var slowCalls: Int
+    /// Payments read and not finished.
+    public var unfinished: Int
+    /// Payments whose last try failed.
+    public var waiting: Int
+    /// The one that holds calls back, or would.
+    public var breaker: Breaker
+  }
+}

@@ -1,0 +1,48 @@
+import Foundation
+import Testing
+
+/// What one payment's call does to the other payments: with a PSP written apart from the simulator, in Python.
+@Suite("RegisPay, while calls hang")
+struct RegisPayHangingTests {
+  private func run(_ script: String, _ arguments: [String], within limit: Duration) async throws {
+    try await withTemporaryFolder { folder in
+      let process = try RegisPayProcess(
+        program: "python3",
+        [
+          StoreUnderTest.support + "/" + script, "--program",
+          RegisPayProcess.buildFolder.appendingPathComponent("regispay").path,
+        ] + arguments, folder: folder)
+      var lines: [String] = []
+      while let line = try await process.nextLine(within: limit) {
+        print(line)
+        lines.append(line)
+      }
+      let exit = try await process.waitForExit()
+      #expect(exit.code == 0, "\(lines.joined(separator: "\n"))\n\(process.errorText)")
+    }
+  }
+
+  @Test(
+    "payments whose calls hang hold up no others, are seen, and complete when the PSP is back",
+    arguments: [
+      ["--rate", "20", "--hang", "0.3"],
+      ["--rate", "20", "--hang", "0.3", "--errors", "0.2"],
+      ["--rate", "40", "--hang", "0.1", "--kill"],
+    ])
+  func hanging(_ load: [String]) async throws {
+    // On a busy machine a second is short; without the shares of the slots the others wait for tens of them.
+    try await run(
+      "hanging_load.py",
+      load + ["--seconds", "16", "--call-timeout", "2", "--retry-delay-limit", "4", "--limit", "4"],
+      within: .seconds(300))
+  }
+
+  @Test("a disk that fills up while calls are out: no other goes out and none is repeated, until there is room")
+  func fullDisk() async throws {
+    guard geteuid() == 0 else {
+      print("a full disk: not tested, since only root can mount a small one")
+      return
+    }
+    try await run("full_disk.py", ["--full-seconds", "5"], within: .seconds(300))
+  }
+}

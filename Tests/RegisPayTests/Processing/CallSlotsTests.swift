@@ -1,0 +1,93 @@
+import SeededRandom
+import Testing
+
+@testable import RegisPay
+
+@Suite("A consumer's call slots")
+struct CallSlotsTests {
+  private let start = ContinuousClock.now
+  private static let limits = CallSlots.Limits(callLimit: 8, slowAfter: .seconds(1))
+
+  /// Begins calls of a lane for as long as there is room.
+  private func fill(_ slots: inout CallSlots, _ lane: CallSlots.Lane, at now: ContinuousClock.Instant) -> [Int] {
+    var numbers: [Int] = []
+    while slots.hasRoom(lane) { numbers.append(slots.begin(lane, now: now)) }
+    return numbers
+  }
+
+  @Test("first tries take all that is left, repeats a quarter, and payments that have hung have a quarter beside them")
+  func shares() {
+    var slots = CallSlots(limits: Self.limits)
+    #expect(fill(&slots, .again, at: start).count == 2)
+    #expect(fill(&slots, .first, at: start).count == 6)
+    #expect(fill(&slots, .patient, at: start).count == 2)
+    #expect(!CallSlots.Lane.allCases.contains { slots.hasRoom($0) })
+    #expect(slots.count == 10)
+  }
+
+  @Test("a call that ends leaves its place to the next, once")
+  func ends() {
+    var slots = CallSlots(limits: Self.limits)
+    for lane in CallSlots.Lane.allCases {
+      let numbers = fill(&slots, lane, at: start)
+      slots.end(numbers[0])
+      slots.end(numbers[0])
+      #expect(fill(&slots, lane, at: start).count == 1)
+      for number in numbers { slots.end(number) }
+    }
+  }
+
+  @Test("calls that hang leave their slots to those that come, twice as many as there are slots, and no more")
+  func slow() {
+    var slots = CallSlots(limits: Self.limits)
+    var now = start
+    for _ in 0..<3 {
+      #expect(fill(&slots, .first, at: now).count == 8)
+      #expect(slots.nextAging == now + .seconds(1))
+      slots.age(to: now + .milliseconds(999))
+      #expect(!slots.hasRoom(.first))
+      now += .seconds(1)
+      slots.age(to: now)
+    }
+    #expect(slots.slowCount == 24)
+    #expect(!slots.hasRoom(.first) && !slots.hasRoom(.again))
+    #expect(slots.hasRoom(.patient), "what has hung before has its own")
+    #expect(slots.nextAging == nil)
+  }
+
+  @Test("payments that have hung before take no more than their share, however long each hangs again")
+  func patient() {
+    var slots = CallSlots(limits: Self.limits)
+    _ = fill(&slots, .patient, at: start)
+    slots.age(to: start + .seconds(100))
+    #expect(!slots.hasRoom(.patient) && slots.hasRoom(.first) && slots.patientRoom == 0)
+  }
+
+  @Test("whatever begins, ends and ages: the counts are those of the calls that are out")
+  func random() {
+    var random = SeededGenerator.printed("REGISPAY_SEED")
+    for _ in 0..<200 {
+      var slots = CallSlots(limits: Self.limits)
+      var out: [(number: Int, lane: CallSlots.Lane, began: ContinuousClock.Instant)] = []
+      var now = start
+      for _ in 0..<300 {
+        now += .milliseconds(Int.random(in: 0...100, using: &random))
+        slots.age(to: now)
+        switch Int.random(in: 0..<3, using: &random) {
+        case 0 where !out.isEmpty: slots.end(out.remove(at: Int.random(in: out.indices, using: &random)).number)
+        default:
+          let lane = CallSlots.Lane.allCases.randomElement(using: &random) ?? .first
+          if slots.hasRoom(lane) { out.append((slots.begin(lane, now: now), lane, now)) }
+        }
+        let slow = out.filter { $0.lane != .patient && $0.began + .seconds(1) <= now }.count
+        let patient = out.filter { $0.lane == .patient }.count
+        let young = out.count - slow - patient
+        let again = out.filter { $0.lane == .again && $0.began + .seconds(1) > now }.count
+        #expect(slots.count == out.count && slots.slowCount == slow && slots.patientRoom == 2 - patient)
+        #expect(slots.hasRoom(.first) == (young + max(0, slow - 16) < 8))
+        #expect(slots.hasRoom(.again) == (young + max(0, slow - 16) < 8 && again < 2))
+        #expect(out.count <= Self.limits.total)
+      }
+    }
+  }
+}

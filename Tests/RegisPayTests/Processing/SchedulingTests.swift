@@ -1,0 +1,233 @@
+import LogStore
+import Synchronization
+import Testing
+
+@testable import RegisPay
+
+/// What holds up one payment must not hold up another.
+@Suite("A consumer's scheduling")
+struct SchedulingTests {
+  private static let timeout = CallOutcome.retry(CallRetry(.noAnswer, reason: "no answer"))
+  private static let wrongAddress = CallOutcome.retry(CallRetry(.misconfigured, reason: "404"))
+
+  private static func atEnd(_ log: PaymentLog) throws -> Bool {
+    try log.reader.cursor(ConsumerParts.cursor) == log.reader.endOffset
+  }
+
+  @Test("while more calls hang than there are slots, the other payments go through")
+  func hangingCalls() async throws {
+    try await withStore { store in
+      let parts = ConsumerParts(log: PaymentLog(store))
+      let hanging = try await parts.initiate(20)
+      let isBack = Mutex(false)
+      let provider = FakeProvider { payment, _ in
+        while hanging.contains(payment.id), !isBack.withLock({ $0 }), !Task.isCancelled {
+          try? await Task.sleep(for: .milliseconds(2))
+        }
+        return .created
+      }
+      var options = ConsumerParts.quick
+      options.callLimit = 8
+      options.slowAfter = .milliseconds(5)
+      try await parts.consuming(provider, options) { consumer in
+        try await eventually("they hang") { await consumer.progress.slowCalls == 20 }
+        try await parts.wait(for: try await parts.initiate(300), .created)
+        #expect(try parts.states(hanging).allSatisfy { $0 == .initiated }, "they hang still")
+        isBack.withLock { $0 = true }
+        try await parts.wait(for: hanging, .created)
+      }
+      #expect(provider.callCount == 320)
+    }
+  }
+
+  @Test("a payment that has timed out twice waits on the log: the cursor goes on, and it is tried until it is answered")
+  func timeoutsWaitOnTheLog() async throws {
+    try await ConsumerParts.withDelays { parts, options in
+      let hanging = try await parts.initiate(30)
+      let isBack = Mutex(false)
+      let provider = FakeProvider { payment, _ in
+        hanging.contains(payment.id) && !isBack.withLock { $0 } ? Self.timeout : .created
+      }
+      try await parts.consuming(provider, options) { consumer in
+        let others = try await parts.initiate(30)
+        try await parts.wait(for: others, .created)
+        try await eventually("all of them wait on the log, and nothing in memory") {
+          let progress = await consumer.progress
+          return try progress.unfinished == 0 && Self.atEnd(parts.log)
+            && hanging.allSatisfy { try parts.log.load($0)?.payment.delays.isEmpty == false }
+        }
+        #expect(hanging.allSatisfy { parts.board[$0] == nil })
+        isBack.withLock { $0 = true }
+        // Tried again as payments that others go through beside.
+        try await parts.wait(for: hanging, .created)
+      }
+      for id in hanging {
+        let types = try parts.log.reader.stream(id.stream).map(\.type)
+        #expect(types.count { $0 == "PaymentDelayed" } >= 1 && types.last == "PaymentCreated")
+      }
+    }
+  }
+
+  @Test("of payments that time out together, as many as can be tried again soon wait in memory")
+  func timeoutsTogether() async throws {
+    try await ConsumerParts.withDelays { parts, options in
+      var options = options
+      options.callLimit = 8
+      options.timeoutsToDelay = .max
+      options.backoff = Backoff(base: .seconds(3_600), cap: .seconds(3_600))
+      let hanging = try await parts.initiate(8)
+      let provider = FakeProvider { payment, _ in hanging.contains(payment.id) ? Self.timeout : .created }
+      try await parts.consuming(provider, options) { consumer in
+        try await eventually("two wait here, six on the log") {
+          let delayed = try hanging.filter { try parts.log.load($0)?.payment.delays.isEmpty == false }
+          return await consumer.progress.waiting == 2 && delayed.count == 6
+        }
+      }
+    }
+  }
+
+  @Test("a payment whose address is wrong, while others go through, is given up after five tries")
+  func misconfiguredOne() async throws {
+    try await withStore { store in
+      let parts = ConsumerParts(log: PaymentLog(store))
+      let wrong = try await parts.initiate(1)[0]
+      let provider = FakeProvider { payment, _ in payment.id == wrong ? Self.wrongAddress : .created }
+      try await parts.consuming(provider) { _ in
+        try await parts.wait(for: try await parts.initiate(10), .created)
+        try await parts.wait(for: [wrong], .failed)
+      }
+      #expect(provider.calls[wrong] == 5)
+      #expect(try parts.log.load(wrong)?.payment.parked.first?.reason.contains("404") == true)
+    }
+  }
+
+  @Test("an address that is wrong for everybody is an outage: nobody is given up, and all go through when it is right")
+  func misconfiguredForAll() async throws {
+    try await withStore { store in
+      let parts = ConsumerParts(log: PaymentLog(store))
+      let isRight = Mutex(false)
+      let provider = FakeProvider { _, _ in isRight.withLock { $0 } ? .created : Self.wrongAddress }
+      let ids = try await parts.initiate(10)
+      try await parts.consuming(provider) { consumer in
+        try await eventually("the breaker opens, and says why") {
+          await consumer.progress.breaker.status.reason == "404"
+        }
+        let before = provider.callCount
+        try await eventually("trials go on") { provider.callCount >= before + 60 }
+        #expect(try parts.states(ids).allSatisfy { $0 == .initiated })
+        #expect(parts.breaker.state == .closed, "the other steps' calls go on")
+        isRight.withLock { $0 = true }
+        try await parts.wait(for: ids, .created)
+      }
+    }
+  }
+}
+
+/// No call is made whose outcome can't be recorded.
+@Suite("A consumer on a log that can't append")
+struct RecordGateTests {
+  /// A log that takes appends or doesn't.
+  private final class FullDisk: Sendable {
+    /// What is refused now.
+    enum Refuses: Sendable { case nothing, events, all }
+
+    private let inside = Mutex((refuses: Refuses.nothing, refusals: 0))
+
+    var refusals: Int { inside.withLock { $0.refusals } }
+
+    func refuse(_ what: Refuses) { inside.withLock { $0.refuses = what } }
+
+    func log(_ store: LogStore) -> PaymentLog {
+      PaymentLog(store) { [self] append async throws(LogStoreError) in
+        let isRefused = inside.withLock { inside in
+          let isRefused = inside.refuses == .all || (inside.refuses == .events && !append.events.isEmpty)
+          if isRefused { inside.refusals += 1 }
+          return isRefused
+        }
+        if isRefused { throw .diskFull(operation: "write", path: "test") }
+        return try await store.append(append)
+      }
+    }
+  }
+
+  @Test("with calls out when the disk fills, no other goes out and none is repeated, until there is room")
+  func full() async throws {
+    try await withStore { store in
+      let disk = FullDisk()
+      let parts = ConsumerParts(log: disk.log(store))
+      let ids = try await parts.initiate(60)
+      let isAnswering = Mutex(false)
+      let provider = FakeProvider { _, _ in
+        while !isAnswering.withLock({ $0 }), !Task.isCancelled { try? await Task.sleep(for: .milliseconds(2)) }
+        return .created
+      }
+      var options = ConsumerParts.quick
+      options.callLimit = 20
+      options.slowAfter = .seconds(3_600)
+      try await parts.consuming(provider, options) { _ in
+        try await eventually("the calls are out") { provider.callCount == 20 }
+        // Small appends, such as a cursor's, still find room: they must not let calls out.
+        disk.refuse(.events)
+        isAnswering.withLock { $0 = true }
+        try await eventually("what came of them is kept") { parts.log.gate.keptCount == 20 }
+        try await eventually("it is appended again and again") { disk.refusals >= 60 }
+        #expect(provider.callCount == 20)
+        #expect(!parts.log.gate.isOpen && parts.log.gate.reason?.contains("disk full") == true)
+        disk.refuse(.nothing)
+        try await parts.wait(for: ids, .created)
+        #expect(parts.log.gate.isOpen && parts.log.gate.reason == nil && parts.log.gate.keptCount == 0)
+      }
+      #expect(provider.callCount == 60, "one call for each payment")
+    }
+  }
+
+  @Test("an append that fails while no call is out holds calls back, and the cursor's finds out that there is room")
+  func probe() async throws {
+    try await withStore { store in
+      let disk = FullDisk()
+      let parts = ConsumerParts(log: disk.log(store))
+      let provider = FakeProvider { _, _ in .created }
+      try await parts.consuming(provider) { _ in
+        try await parts.wait(for: try await parts.initiate(1), .created)
+        disk.refuse(.all)
+        await #expect(throws: LogStoreError.self) { try await parts.initiate(1) }
+        #expect(!parts.log.gate.isOpen)
+        disk.refuse(.nothing)
+        try await eventually("calls may go out again") { parts.log.gate.isOpen }
+        try await parts.wait(for: try await parts.initiate(5), .created)
+      }
+    }
+  }
+
+  @Test("what is wrong with one append holds nobody back")
+  func ownFault() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let huge = NewEvent(stream: "s", type: "t", payload: [UInt8](repeating: 0, count: 64 << 20))
+      await #expect(throws: LogStoreError.self) { try await log.append(Append([huge])) }
+      #expect(log.gate.isOpen)
+    }
+  }
+
+  @Test("stopped with outcomes that were not recorded, the next start makes those calls again, and no others twice")
+  func stopped() async throws {
+    try await withStore { store in
+      let disk = FullDisk()
+      let parts = ConsumerParts(log: disk.log(store))
+      let before = try await parts.initiate(3)
+      let provider = FakeProvider { _, _ in .created }
+      try await parts.consuming(provider) { _ in try await parts.wait(for: before, .created) }
+      let ids = try await parts.initiate(3)
+      disk.refuse(.events)
+      let unrecorded = FakeProvider { _, _ in .created }
+      try await parts.consuming(unrecorded) { _ in
+        try await eventually("what came of them is kept") { parts.log.gate.keptCount > 0 }
+      }
+      #expect(parts.log.gate.keptCount == 0)
+      disk.refuse(.nothing)
+      let again = FakeProvider { _, _ in .created }
+      try await parts.consuming(again) { _ in try await parts.wait(for: ids, .created) }
+      #expect(again.calls.keys.allSatisfy { !before.contains($0) } && again.callCount == again.calls.count)
+    }
+  }
+}
