@@ -13,7 +13,7 @@ struct ConsumerRoutes: Sendable {
   }
 
   private func list() async throws -> Response {
-    let parked = try await projection.count(status: .failed)
+    let parked = try await projection.failedCount()
     let end = log.reader.endOffset
     let now = ContinuousClock.now
     var all: [JSONValue] = []

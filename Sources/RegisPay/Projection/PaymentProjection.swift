@@ -42,11 +42,18 @@ public final class PaymentProjection: Sendable {
   private let logger: Logger
   private let health: Health
   private let pool: DatabasePool
+  private let limits: PaymentSearch.Limits
   private let state: Mutex<(place: UInt64, startEnd: UInt64, isIndexed: Bool)>
 
   /// Opens the file in a directory, which is made if it is missing. Blocks for some reads.
   public static func open(
     _ directory: String, log: PaymentLog, health: Health, logger: Logger
+  ) throws(ProjectionError) -> PaymentProjection {
+    try open(directory, log: log, health: health, limits: .init(), logger: logger)
+  }
+
+  static func open(
+    _ directory: String, log: PaymentLog, health: Health, limits: PaymentSearch.Limits, logger: Logger
   ) throws(ProjectionError) -> PaymentProjection {
     let path = directory + "/payments.sqlite"
     do {
@@ -54,12 +61,12 @@ public final class PaymentProjection: Sendable {
       let identity = try identity(of: log.reader)
       if let (pool, progress) = try existing(path, identity: identity, end: log.reader.endOffset, logger) {
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }
-        return PaymentProjection(log, pool, progress, isIndexed: isIndexed, health, logger)
+        return PaymentProjection(log, pool, progress, isIndexed: isIndexed, health, limits, logger)
       }
       let pool = try DatabasePool(path: path, configuration: configuration)
       try pool.write { try PaymentTable.create($0) }
       let progress = PaymentTable.Progress(version: PaymentTable.version, log: nil, place: 0)
-      return PaymentProjection(log, pool, progress, isIndexed: false, health, logger)
+      return PaymentProjection(log, pool, progress, isIndexed: false, health, limits, logger)
     } catch {
       throw ProjectionError(path: path, reason: "\(error)")
     }
@@ -67,11 +74,12 @@ public final class PaymentProjection: Sendable {
 
   private init(
     _ log: PaymentLog, _ pool: DatabasePool, _ progress: PaymentTable.Progress, isIndexed: Bool, _ health: Health,
-    _ logger: Logger
+    _ limits: PaymentSearch.Limits, _ logger: Logger
   ) {
     self.log = log
     self.pool = pool
     self.health = health
+    self.limits = limits
     self.logger = logger
     state = Mutex((progress.place, log.reader.endOffset, isIndexed))
   }
@@ -80,6 +88,7 @@ public final class PaymentProjection: Sendable {
     var configuration = Configuration()
     configuration.maximumReaderCount = 4
     configuration.prepareDatabase { database in
+      StatementLimit.prepare(database)
       // Of what a power cut takes away, the log gives it back: the place is in the same transaction.
       try database.execute(sql: "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096")
     }
@@ -136,29 +145,35 @@ public final class PaymentProjection: Sendable {
     }
   }
 
-  /// A page of payments. A place from a page in another order is that of the same payment in this one.
+  /// A page of payments, with fewer than were asked for if finding more would take longer than a page may: `next` goes on
+  /// from there. A place from a page in another order is that of the same payment in this one.
   ///
   /// - Throws: when the table can't be read; it says why. ``UnlistedPayment`` for a place in another order of what is not
-  ///   in the list.
+  ///   in the list. ``StatementLimit/TookTooLong``.
   public func page(_ query: PaymentQuery) async throws -> Page {
-    let (rows, place) = try await pool.read { database in
-      var longer = query
-      longer.limit += 1
-      if let after = query.after, after.order != query.order {
-        longer.after = try PaymentTable.key(of: after.offset, in: query.order, database)
-        guard longer.after != nil else { throw UnlistedPayment() }
+    let deadline = ContinuousClock.now + limits.pageTime
+    var search = PaymentSearch(query, isIndexed: state.withLock { $0.isIndexed }, limits: limits)
+    var asOf: UInt64?
+    repeat {
+      // Each portion waits for its turn among all who read.
+      let place: UInt64
+      (search, place) = try await pool.read { [search, limits] database in
+        try StatementLimit.limit(to: limits.statementTime) {
+          var search = search
+          let place = try PaymentTable.progress(database)?.place ?? 0
+          try search.goOn(database)
+          return (search, place)
+        }
       }
-      return (try PaymentTable.rows(longer, database), try PaymentTable.progress(database)?.place ?? 0)
-    }
-    let page = Array(rows.prefix(query.limit))
-    let next = rows.count > query.limit ? page.last.map { PaymentQuery.Key($0, in: query.order) } : nil
-    return Page(rows: page, next: next, asOf: place)
+      // What is found later is told up to there at least.
+      asOf = asOf ?? place
+    } while !search.isDone && ContinuousClock.now < deadline
+    let (rows, next) = search.page
+    return Page(rows: rows, next: next, asOf: asOf ?? 0)
   }
 
-  /// How many payments have this status, as far as the list has come.
-  public func count(status: PaymentStatus) async throws -> Int {
-    try await pool.read { try PaymentTable.count(status: status, $0) }
-  }
+  /// How many payments were given up, as far as the list has come.
+  public func failedCount() async throws -> Int { try await pool.read(PaymentTable.failedCount) }
 
   /// What of a step had to wait and need not any more, as far as the list has come: the longest due first.
   public func due(

@@ -4,7 +4,10 @@ import GRDB
 /// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
 enum PaymentTable {
   /// Of the tables and of what is put into them. A file of another version is made anew from the log.
-  static let version = 2
+  static let version = 3
+
+  /// The name of the tally of payments that were given up; those of delays have their step's.
+  private static let failedTally = "failed"
 
   static func create(_ database: Database) throws {
     try database.execute(
@@ -24,18 +27,36 @@ enum PaymentTable {
           attempts INTEGER NOT NULL, failures INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (number, step, refund)
         ) WITHOUT ROWID;
         CREATE INDEX delay_due ON delay (step, due);
+        -- How many there are of what is counted: a count by going through them would take as long as there are many.
+        CREATE TABLE tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE TRIGGER delay_counted AFTER INSERT ON delay BEGIN
+          INSERT INTO tally VALUES (new.step, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+        END;
+        CREATE TRIGGER delay_uncounted AFTER DELETE ON delay BEGIN
+          UPDATE tally SET count = count - 1 WHERE name = old.step;
+        END;
+        CREATE TRIGGER failed_counted AFTER INSERT ON payment WHEN new.status = \(code(of: .failed)) BEGIN
+          INSERT INTO tally VALUES ('\(failedTally)', 1) ON CONFLICT DO UPDATE SET count = count + 1;
+        END;
+        CREATE TRIGGER failed_changed AFTER UPDATE OF status ON payment
+        WHEN (old.status = \(code(of: .failed))) <> (new.status = \(code(of: .failed))) BEGIN
+          INSERT INTO tally VALUES ('\(failedTally)', (new.status = \(code(of: .failed))))
+          ON CONFLICT DO UPDATE SET count = count + CASE new.status WHEN \(code(of: .failed)) THEN 1 ELSE -1 END;
+        END;
         """)
   }
 
-  /// The indexes for filters, searches and orders; the table is whole without them, and queries are right, but slow.
+  /// The indexes for filters, searches and orders; the table is whole without them, and queries are right, but slow. Those
+  /// for orders also hold what is filtered by, as far as that costs no further write: then a payment that is passed over is
+  /// not looked up.
   static let indexes: [(name: String, sql: String)] = [
     ("payment_id", "CREATE UNIQUE INDEX payment_id ON payment (id)"),
     (
       "payment_reference", "CREATE INDEX payment_reference ON payment (reference) WHERE reference IS NOT NULL"
     ),
     ("payment_currency", "CREATE INDEX payment_currency ON payment (currency, number)"),
-    ("payment_amount", "CREATE INDEX payment_amount ON payment (amount, number)"),
-    ("payment_updated", "CREATE INDEX payment_updated ON payment (updated, number)"),
+    ("payment_amount", "CREATE INDEX payment_amount ON payment (amount, number, currency)"),
+    ("payment_updated", "CREATE INDEX payment_updated ON payment (updated, number, status, currency)"),
     // Most payments are completed: those are found by any of the others.
     (
       "payment_status",
@@ -122,8 +143,15 @@ enum PaymentTable {
 
   /// How many payments' steps wait for a time.
   static func delayCount(_ step: PaymentStep, _ database: Database) throws -> Int {
+    try tally(step.rawValue, database)
+  }
+
+  /// How many payments were given up.
+  static func failedCount(_ database: Database) throws -> Int { try tally(failedTally, database) }
+
+  private static func tally(_ name: String, _ database: Database) throws -> Int {
     try Int.fetchOne(
-      try database.cachedStatement(sql: "SELECT count(*) FROM delay WHERE step = ?"), arguments: [step.rawValue]) ?? 0
+      try database.cachedStatement(sql: "SELECT count FROM tally WHERE name = ?"), arguments: [name]) ?? 0
   }
 
   /// Why they wait, and how many for each reason, of those that are due first.
@@ -156,24 +184,6 @@ enum PaymentTable {
     DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of payments can't be")
   }
 
-  /// Linear in the page, where an index fits the query; else in the payments that have to be passed over.
-  static func rows(_ query: PaymentQuery, _ database: Database) throws -> [PaymentRow] {
-    var isRare = false
-    if let search = query.search {
-      let (condition, arguments) = matching(search)
-      let sql = "SELECT count(*) FROM (SELECT 1 FROM payment WHERE \(condition) LIMIT \(rareLimit + 1))"
-      isRare =
-        try Int.fetchOne(try database.cachedStatement(sql: sql), arguments: arguments).map { $0 <= rareLimit } ?? false
-    }
-    let (sql, arguments) = select(query, isSearchRare: isRare)
-    let hasDelays = try hasDelays(database)
-    return try Row.fetchAll(try database.cachedStatement(sql: sql), arguments: arguments).map { row in
-      var payment = try paymentRow(row)
-      if hasDelays { payment.delays = try delays(of: row[0], database) }
-      return payment
-    }
-  }
-
   /// The place in an order of the payment that begins at this offset; nil if it is not there.
   static func key(
     of offset: Int64, in order: PaymentQuery.Order, _ database: Database
@@ -183,72 +193,68 @@ enum PaymentTable {
     ).map { PaymentQuery.Key(order: order, value: $0, offset: offset) }
   }
 
-  /// Linear in the payments with this status.
-  static func count(status: PaymentStatus, _ database: Database) throws -> Int {
-    let partly = status == .completed ? "" : " AND status <> \(code(of: .completed))"
-    return try Int.fetchOne(
-      try database.cachedStatement(sql: "SELECT count(*) FROM payment WHERE status = ?\(partly)"),
-      arguments: [code(of: status)]) ?? 0
+  // MARK: - Statements of a search
+
+  /// The payments that pass the query's filters behind its place, in its order.
+  ///
+  /// - Parameter end: the last place that is looked at; nil for all to the end.
+  static func rows(
+    _ query: PaymentQuery, by source: PaymentSearch.Source, upTo end: PaymentQuery.Key?, limit: Int,
+    _ database: Database
+  ) throws -> [PaymentRow] {
+    let statement = select(query, by: source, upTo: end, limit: limit)
+    let hasDelays = try hasDelays(database)
+    return try Row.fetchAll(try database.cachedStatement(sql: statement.sql), arguments: statement.arguments).map {
+      var payment = try paymentRow($0)
+      if hasDelays { payment.delays = try delays(of: $0[0], database) }
+      return payment
+    }
   }
 
-  /// So many payments can be sorted for a page. Of what is found more often, a page is soon full in any order.
-  private static let rareLimit = 10_000
-
-  /// - Parameter isSearchRare: what is searched for is found in few payments: those first, by the indexes.
-  static func select(_ query: PaymentQuery, isSearchRare: Bool) -> (sql: String, arguments: StatementArguments) {
-    var conditions: [String] = []
-    var arguments = StatementArguments()
-    if let status = query.status {
-      conditions.append("status = ?")
-      arguments += [code(of: status)]
-      // Said as the partial index says it: SQLite does not conclude it.
-      if status != .completed { conditions.append("status <> \(code(of: .completed))") }
-    }
-    if let currency = query.currency {
-      conditions.append("currency = ?")
-      arguments += [currency.code]
-    }
-    if let search = query.search {
-      let (condition, searchArguments) = matching(search)
-      conditions.append(isSearchRare ? "number IN (SELECT number FROM payment WHERE \(condition))" : "(\(condition))")
-      arguments += searchArguments
-    }
-    let column = column(query.order)
-    let (direction, comparison) = query.isDescending ? ("DESC", "<") : ("ASC", ">")
-    if let after = query.after {
-      if query.order == .created {
-        conditions.append("number \(comparison) ?")
-        arguments += [after.offset]
-      } else {
-        conditions.append("(\(column), number) \(comparison) (?, ?)")
-        arguments += [after.value, after.offset]
-      }
-    }
-    let order = query.order == .created ? "number \(direction)" : "\(column) \(direction), number \(direction)"
-    let condition = conditions.isEmpty ? "" : "WHERE " + conditions.joined(separator: " AND ")
-    arguments += [query.limit]
-    let sql = """
-      SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, reason
-      FROM payment \(condition) ORDER BY \(order) LIMIT ?
-      """
-    return (sql, arguments)
+  static func select(
+    _ query: PaymentQuery, by source: PaymentSearch.Source, upTo end: PaymentQuery.Key?, limit: Int
+  ) -> Statement {
+    var statement = Statement(
+      "SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, reason")
+    statement.add(from: source, query.filters)
+    statement.add(placesOf: query, upTo: end)
+    statement.sql += " LIMIT ?"
+    statement.arguments += [limit]
+    return statement
   }
 
-  private static func column(_ order: PaymentQuery.Order) -> String {
+  /// The place so many payments behind the query's, whether they pass its filters or not; nil when there are not so many.
+  static func key(
+    after count: Int, _ query: PaymentQuery, by source: PaymentSearch.Source, _ database: Database
+  ) throws -> PaymentQuery.Key? {
+    var statement = Statement("SELECT \(column(query.order)), number")
+    // What is not part of the source is looked at later.
+    statement.add(from: source, PaymentSearch.Source.inOrder(query).source == source ? passed(query) : [])
+    statement.add(placesOf: query, upTo: nil)
+    statement.sql += " LIMIT 1 OFFSET ?"
+    statement.arguments += [count - 1]
+    return try Row.fetchOne(try database.cachedStatement(sql: statement.sql), arguments: statement.arguments).map {
+      PaymentQuery.Key(order: query.order, value: $0[0], offset: $0[1])
+    }
+  }
+
+  private static func passed(_ query: PaymentQuery) -> [PaymentQuery.Filter] {
+    PaymentSearch.Source.inOrder(query).passes
+  }
+
+  /// Whether so many payments or fewer pass a filter. Looks at no more.
+  static func isRare(_ filter: PaymentQuery.Filter, limit: Int, _ database: Database) throws -> Bool {
+    let (condition, arguments) = Statement.condition(filter)
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM payment WHERE \(condition) LIMIT \(limit + 1))"
+    return try Int.fetchOne(try database.cachedStatement(sql: sql), arguments: arguments).map { $0 <= limit } ?? true
+  }
+
+  static func column(_ order: PaymentQuery.Order) -> String {
     switch order {
     case .created: "number"
     case .updated: "updated"
     case .amount: "amount"
     }
-  }
-
-  private static func matching(_ search: String) -> (condition: String, arguments: StatementArguments) {
-    // Behind every text that begins so.
-    var arguments: StatementArguments = [search, search + "\u{10FFFF}"]
-    let byReference = "reference >= ? AND reference < ?"
-    guard let (low, high) = PaymentID.range(beginning: search) else { return (byReference, arguments) }
-    arguments += [Data(low.data), Data(high.data)]
-    return ("(\(byReference)) OR (id >= ? AND id <= ?)", arguments)
   }
 
   private static func paymentRow(_ row: Row) throws -> PaymentRow {
@@ -267,7 +273,7 @@ enum PaymentTable {
   }
 
   // The numbers stand in files: a status keeps its own, and ``version`` counts up when that changes.
-  private static func code(of status: PaymentStatus) -> Int {
+  static func code(of status: PaymentStatus) -> Int {
     switch status {
     case .initiated: 0
     case .created: 1

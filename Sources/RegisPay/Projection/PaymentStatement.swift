@@ -1,0 +1,71 @@
+import Foundation
+import GRDB
+
+extension PaymentTable {
+  /// A statement on payments, with what is put into it.
+  struct Statement {
+    var sql: String
+    var arguments = StatementArguments()
+    private var hasConditions = false
+
+    init(_ select: String) { sql = select }
+
+    /// Which payments are read, by what, and which filters they have to pass. SQLite does not choose: it knows neither how
+    /// many payments pass a filter nor that others wait.
+    mutating func add(from source: PaymentSearch.Source, _ filters: [PaymentQuery.Filter]) {
+      sql += " FROM payment"
+      switch source {
+      case .any: break
+      case .table: sql += " NOT INDEXED"
+      case .index(let name): sql += " INDEXED BY \(name)"
+      case .filter(let filter):
+        let (condition, arguments) = Self.condition(filter)
+        sql += " NOT INDEXED"
+        add("number IN (SELECT number FROM payment WHERE \(condition))", arguments)
+      }
+      for filter in filters where source != .filter(filter) {
+        let (condition, arguments) = Self.condition(filter)
+        add("(\(condition))", arguments)
+      }
+    }
+
+    /// Those behind the query's place and up to another, in its order.
+    mutating func add(placesOf query: PaymentQuery, upTo end: PaymentQuery.Key?) {
+      let column = PaymentTable.column(query.order)
+      let (direction, behind) = query.isDescending ? ("DESC", "<") : ("ASC", ">")
+      func add(_ comparison: String, _ key: PaymentQuery.Key) {
+        if query.order == .created {
+          self.add("number \(comparison) ?", [key.offset])
+        } else {
+          self.add("(\(column), number) \(comparison) (?, ?)", [key.value, key.offset])
+        }
+      }
+      if let after = query.after { add(behind, after) }
+      if let end { add(query.isDescending ? ">=" : "<=", end) }
+      sql += " ORDER BY " + (query.order == .created ? "" : "\(column) \(direction), ") + "number \(direction)"
+    }
+
+    private mutating func add(_ condition: String, _ arguments: StatementArguments) {
+      sql += (hasConditions ? " AND " : " WHERE ") + condition
+      hasConditions = true
+      self.arguments += arguments
+    }
+
+    static func condition(_ filter: PaymentQuery.Filter) -> (sql: String, arguments: StatementArguments) {
+      switch filter {
+      case .status(let status):
+        let code = PaymentTable.code(of: status)
+        if status == .completed { return ("status = ?", [code]) }
+        // Said as the partial index says it: SQLite does not conclude it.
+        return ("status = ? AND status <> \(PaymentTable.code(of: .completed))", [code])
+      case .currency(let currency): return ("currency = ?", [currency.code])
+      case .search(let search):
+        // Behind every text that begins so.
+        let arguments: StatementArguments = [search, search + "\u{10FFFF}"]
+        let byReference = "reference >= ? AND reference < ?"
+        guard let (low, high) = PaymentID.range(beginning: search) else { return (byReference, arguments) }
+        return ("(\(byReference)) OR (id >= ? AND id <= ?)", arguments + [Data(low.data), Data(high.data)])
+      }
+    }
+  }
+}
