@@ -12,8 +12,12 @@ final class EventRoutes: Sendable {
 
   /// Streams open at once; each holds a connection for as long as its client likes.
   private static let connectionLimit = 64
-  /// How often something is sent at least, so that a client that has gone is noticed.
+  /// How long nothing is sent at most, so that a client that has gone is noticed and no proxy takes the stream for dead.
   private static let heartbeat = Duration.seconds(10)
+  /// From one look at the log to the next, for each stream that is open: at most 500 looks a second, whatever happens.
+  private static let pause = Duration.milliseconds(2)
+  /// Bytes that are written at once.
+  private static let pieceLimit = 64 << 10
 
   init(reader: LogReader) { self.reader = reader }
 
@@ -31,7 +35,7 @@ final class EventRoutes: Sendable {
       guard let offset = UInt64(from) else { throw Problem.badRequest("from must be an offset, or end.") }
       place = offset
     }
-    let type = query["type"].map(String.init)
+    let type = query["type"].map { Array($0.utf8) }
     guard connections.add(1, ordering: .relaxed).newValue <= Self.connectionLimit else {
       connections.subtract(1, ordering: .relaxed)
       throw Problem.unavailable("\(Self.connectionLimit) event streams are open already.")
@@ -49,38 +53,47 @@ final class EventRoutes: Sendable {
   }
 
   /// Sends until the client is gone or the server stops.
-  private func send(from start: UInt64, type: String?, to writer: inout any ResponseBodyWriter) async throws {
+  private func send(from start: UInt64, type: [UInt8]?, to writer: inout any ResponseBodyWriter) async throws {
+    let portions = EventPortions(reader: reader, type: type)
+    let clock = ContinuousClock()
     var place = start
     try await writer.write(ByteBuffer(string: ": from offset \(place)\n\n"))
+    var lastSent = clock.now
     while !Task.isCancelled, !Task.isShuttingDownGracefully {
-      let events = try reader.events(from: place, limit: 256)
-      place = events.last.map { $0.offset + 1 } ?? place
-      var bytes: [UInt8] = []
-      for event in events where type == nil || event.type == type { Self.write(event, to: &bytes) }
-      if !bytes.isEmpty { try await writer.write(ByteBuffer(bytes: bytes)) }
-      guard events.isEmpty else { continue }
-      if try await !waitForEvents(at: place) { try await writer.write(ByteBuffer(string: ":\n\n")) }
+      let begin = clock.now
+      let portion = try await RequestThreads.run(.long) { [place] () throws(LogStoreError) in
+        try portions.read(from: place)
+      }
+      place = portion.next
+      var bytes = portion.bytes
+      // Piece by piece: the next one is given to the connection when this one is gone.
+      while let piece = bytes.readSlice(length: min(bytes.readableBytes, Self.pieceLimit)), piece.readableBytes > 0 {
+        try await writer.write(piece)
+        lastSent = clock.now
+      }
+      if portion.isAtEnd, try await waitForEvents(at: place, until: lastSent + Self.heartbeat) {
+        // Each look at the log is a way to another thread and back: of a busy log a stream takes several events at once.
+        try? await clock.sleep(until: begin + Self.pause * connections.load(ordering: .relaxed))
+      }
+      // Also while the log goes on and nothing of it is wanted here.
+      if lastSent.duration(to: clock.now) >= Self.heartbeat {
+        try await writer.write(ByteBuffer(string: ":\n\n"))
+        lastSent = clock.now
+      }
     }
   }
 
   /// - Returns: false when it is time for a heartbeat, or to stop.
-  private func waitForEvents(at place: UInt64) async throws -> Bool {
+  private func waitForEvents(at place: UInt64, until deadline: ContinuousClock.Instant) async throws -> Bool {
     try await withThrowingTaskGroup(of: Bool.self) { [reader] group in
       group.addTask { try await cancelWhenGracefulShutdown { try await reader.waitForEvents(at: place) } }
       group.addTask {
-        try? await Task.sleep(for: Self.heartbeat)
+        try? await Task.sleep(until: deadline)
         return false
       }
       defer { group.cancelAll() }
       return try await group.next() ?? false
     }
-  }
-
-  private static func write(_ event: Event, to bytes: inout [UInt8]) {
-    bytes.append(contentsOf: "id: \(event.offset)\ndata: ".utf8)
-    // Compact JSON holds no line break, which would end the field.
-    JSONValue.object(EventJSON.members(of: event)).write(to: &bytes)
-    bytes.append(contentsOf: "\n\n".utf8)
   }
 
   /// A connection's place among the limited number; given back when the response is over, however it ended.
@@ -94,4 +107,47 @@ final class EventRoutes: Sendable {
 extension HTTPField.Name {
   // A token by RFC 9110, which is all that the initialiser asks.
   fileprivate static let lastEventID = HTTPField.Name("Last-Event-ID")!
+}
+
+/// Reads a log for an event stream, a bounded part at a time.
+private struct EventPortions: Sendable {
+  struct Portion: Sendable {
+    /// Where to go on.
+    var next: UInt64
+    /// The events that are wanted, as the stream sends them.
+    var bytes: ByteBuffer
+    /// There was no more when it was read.
+    var isAtEnd: Bool
+  }
+
+  let reader: LogReader
+  /// In UTF-8; nil for all.
+  let type: [UInt8]?
+
+  /// Bytes of a portion, but for its last event.
+  private static let byteLimit = 64 << 10
+
+  /// Reads until the portion is over. What is not wanted is looked at where it stands, without an allocation.
+  func read(from place: UInt64) throws(LogStoreError) -> Portion {
+    var end = PortionEnd()
+    var bytes: [UInt8] = []
+    let logEnd = reader.endOffset
+    let next = try reader.forEach(from: place) { event in
+      if isWanted(event) { Self.write(event.copy(), to: &bytes) }
+      return bytes.count < Self.byteLimit && !end.isReached(after: event.payload.byteCount)
+    }
+    return Portion(next: next, bytes: ByteBuffer(bytes: bytes), isAtEnd: next >= logEnd)
+  }
+
+  private func isWanted(_ event: borrowing EventView) -> Bool {
+    guard let type else { return true }
+    return event.type.withUnsafeBytes { $0.elementsEqual(type) }
+  }
+
+  private static func write(_ event: Event, to bytes: inout [UInt8]) {
+    bytes.append(contentsOf: "id: \(event.offset)\ndata: ".utf8)
+    // Compact JSON holds no line break, which would end the field.
+    JSONValue.object(EventJSON.members(of: event)).write(to: &bytes)
+    bytes.append(contentsOf: "\n\n".utf8)
+  }
 }

@@ -36,11 +36,11 @@ struct PaymentRoutes: Sendable {
       "/api/v1/payments/{id}",
       [
         .get: { _, context in
-          let loaded = try find(context)
+          let loaded = try await find(context) { $0 }
           return Response(json: try details(loaded, waiting: board[loaded.payment.id]))
         }
       ])
-    router.answer("/api/v1/payments/{id}/events", [.get: { _, context in events(try find(context)) }])
+    router.answer("/api/v1/payments/{id}/events", [.get: { _, context in try await events(context) }])
     router.answer(
       "/api/v1/payments/{id}/cancel", [.post: { request, context in try await execute(.cancel, request, context) }])
     router.answer(
@@ -49,9 +49,9 @@ struct PaymentRoutes: Sendable {
       "/api/v1/payments/{id}/refunds",
       [
         .post: { request, context in
-          let payment = try find(context).payment
+          let payment = try await find(context) { $0.payment }
           let body = try await request.readBody(limit: CreateRequest.bodyLimit)
-          let amount = try RefundRequest(request, body, currency: payment.money.currency).amount
+          let amount = try await RefundRequest(request, body, currency: payment.money.currency).amount
           return try await execute(.refund(amount), of: payment.id, request, body, context)
         }
       ])
@@ -71,7 +71,7 @@ struct PaymentRoutes: Sendable {
     try await once(request, body, context) { claim in
       do {
         switch try await log.request(command, of: id, for: claim) {
-        case .appended(_, let version): return try answer(.changed(id, version: version))
+        case .appended(_, let version): return try await answer(.changed(id, version: version))
         case .refused(let refusal): throw Problem(refusal)
         }
       } catch PaymentLogError.requestTaken {
@@ -90,14 +90,15 @@ struct PaymentRoutes: Sendable {
     let body: JSONValue
     do {
       try request.requireJSON()
-      body = try JSONReader.read(bytes)
+      body = try await Request.json(bytes)
     } catch let error as JSONError {
       throw ValidationError(error)
     }
     let money = try CreateRequest(body).money
     return try await once(request, bytes, context) { claim in
       do {
-        return try await log.initiate(money, for: claim).map { try answer(.created($0)) }
+        guard let id = try await log.initiate(money, for: claim) else { return nil }
+        return try await answer(.created(id))
       } catch is LogStoreError {
         throw Problem.unavailable(
           "The payment was not taken, as the log can't write now; nothing was charged.")
@@ -117,21 +118,24 @@ struct PaymentRoutes: Sendable {
       return response
     }
     while true {
-      switch try requests.find(keyDigest: key.digest, fingerprint: key.fingerprint, now: Clock.microseconds()) {
+      let found = try await RequestThreads.run(.short) { [requests] in
+        try requests.find(keyDigest: key.digest, fingerprint: key.fingerprint, now: Clock.microseconds())
+      }
+      switch found {
       case .free(let claim): if let response = try await act(claim) { return response }
       case .kept(let record):
         guard record.fingerprint == key.fingerprint else { throw Problem.keyReused }
-        return try answer(record.outcome)
+        return try await answer(record.outcome)
       }
     }
   }
 
   /// The same for the first request of a key and for every other.
-  private func answer(_ outcome: KeptRequest.Outcome) throws -> Response {
+  private func answer(_ outcome: KeptRequest.Outcome) async throws -> Response {
     switch outcome {
     case .created(let id): return Response(json: ["paymentId": .string(id.description)])
     case .changed(let id, let version):
-      guard let loaded = try log.load(id, upTo: version) else { throw Self.missing(id) }
+      guard let loaded = try await log.view(id, upTo: version, { $0 }) else { throw Self.missing(id) }
       // Accepted only, when somebody else has to do his part first.
       return Response(
         json: try details(loaded, waiting: nil), status: loaded.payment.state == .cancelled ? .ok : .accepted)
@@ -139,10 +143,13 @@ struct PaymentRoutes: Sendable {
     }
   }
 
-  private func find(_ context: ExchangeContext) throws -> PaymentLog.Loaded {
+  /// - Returns: what is made of the payment that the path names.
+  private func find<Value: Sendable>(
+    _ context: ExchangeContext, _ make: @escaping @Sendable (PaymentLog.Loaded) -> Value
+  ) async throws -> Value {
     let id = try id(context)
-    guard let loaded = try log.load(id) else { throw Self.missing(id) }
-    return loaded
+    guard let value = try await log.view(id, make) else { throw Self.missing(id) }
+    return value
   }
 
   private func id(_ context: ExchangeContext) throws(Problem) -> PaymentID {
@@ -165,11 +172,14 @@ struct PaymentRoutes: Sendable {
     return .object(members)
   }
 
-  private func events(_ loaded: PaymentLog.Loaded) -> Response {
-    let events = loaded.events.map { event in
-      JSONValue.object(EventJSON.members(of: event))
+  private func events(_ context: ExchangeContext) async throws -> Response {
+    // Where it is read: of a long stream the JSON takes longer than a connection's loop may be held.
+    let bytes = try await find(context) { loaded in
+      let events = loaded.events.map { JSONValue.object(EventJSON.members(of: $0)) }
+      let json: JSONValue = ["paymentId": .string(loaded.payment.id.description), "events": .array(events)]
+      return json.bytes
     }
-    return Response(json: ["paymentId": .string(loaded.payment.id.description), "events": .array(events)])
+    return Response(bytes: bytes, contentType: "application/json; charset=utf-8")
   }
 
   private func page(_ request: Request) async throws -> Response {
@@ -178,15 +188,23 @@ struct PaymentRoutes: Sendable {
       page = try await projection.page(try PaymentQuery(request.uri.queryParameters))
     } catch is UnlistedPayment {
       throw Problem.notFound("after is the place of a payment that is not listed.")
+    } catch is StatementLimit.TookTooLong {
+      throw Problem.unavailable(
+        "The list took too long to read, and was not read to the end; the disk may be busy, or the list's indexes are still"
+          + " being made. Try again later, or ask for less: without sort, or with a search that few payments match.")
     }
     let progress = projection.progress
-    return Response(json: [
-      "payments": .array(page.rows.map { .object(PaymentJSON.members(of: $0, waiting: board[$0.id])) }),
-      "next": page.next.map { .string($0.description) } ?? .null,
-      // Until then payments are missing, or shown as they were.
-      "complete": .bool(!progress.isCatchingUp),
-      "asOf": .integer(page.asOf),
-      "logEnd": .integer(max(progress.end, page.asOf)),
-    ])
+    let bytes = await RequestThreads.run(.short) { [page, board] in
+      let json: JSONValue = [
+        "payments": .array(page.rows.map { .object(PaymentJSON.members(of: $0, waiting: board[$0.id])) }),
+        "next": page.next.map { .string($0.description) } ?? .null,
+        // Until then payments are missing, or shown as they were.
+        "complete": .bool(!progress.isCatchingUp),
+        "asOf": .integer(page.asOf),
+        "logEnd": .integer(max(progress.end, page.asOf)),
+      ]
+      return json.bytes
+    }
+    return Response(bytes: bytes, contentType: "application/json; charset=utf-8")
   }
 }

@@ -7,12 +7,12 @@ struct RefundRequest: Sendable {
   var amount: Money?
 
   /// - Throws: ``Problem`` that names what is wrong.
-  init(_ request: Request, _ bytes: [UInt8], currency own: Currency) throws {
+  init(_ request: Request, _ bytes: [UInt8], currency own: Currency) async throws {
     guard !bytes.isEmpty else { return }
     try request.requireJSON()
     let body: JSONValue
     do {
-      body = try JSONReader.read(bytes)
+      body = try await Request.json(bytes)
     } catch {
       throw ValidationError(error).problem
     }

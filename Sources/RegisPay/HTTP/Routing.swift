@@ -71,7 +71,16 @@ extension Request {
   /// - Throws: ``Problem`` 415 or 413, or ``JSONError``.
   func readJSON(limit: Int) async throws -> JSONValue {
     try requireJSON()
-    return try JSONReader.read(try await readBody(limit: limit))
+    return try await Self.json(try await readBody(limit: limit))
+  }
+
+  /// Bytes of JSON that are read as soon as they could be given to another thread.
+  private static let shortBody = 2 << 10
+
+  /// A body's bytes as JSON. Long ones are read where they hold up no connection: 64 KiB may take some milliseconds.
+  static func json(_ bytes: [UInt8]) async throws(JSONError) -> JSONValue {
+    guard bytes.count > shortBody else { return try JSONReader.read(bytes) }
+    return try await RequestThreads.run(.short) { () throws(JSONError) in try JSONReader.read(bytes) }
   }
 
   /// The body's bytes.

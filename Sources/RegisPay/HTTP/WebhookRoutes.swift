@@ -100,13 +100,19 @@ struct WebhookRoutes: Sendable {
   ) async throws -> EndpointWorker.Status {
     switch replay {
     case .event(let payment, let version):
-      guard let event = try webhooks.reader.stream(payment.stream, from: version, limit: 1).first,
-        event.version == version
-      else { throw Problem(refusal: "no-such-event", "there is no such event") }
+      let found = try await RequestThreads.run(.short) { [reader = webhooks.reader] () throws(LogStoreError) in
+        try reader.stream(payment.stream, from: version, limit: 1).first
+      }
+      guard let event = found, event.version == version else {
+        throw Problem(refusal: "no-such-event", "there is no such event")
+      }
       return try await worker.replay(event.offset)
     case .offset(let offset): return try await worker.replay(from: offset)
     case .time(let microseconds):
-      return try await worker.replay(from: try webhooks.reader.firstOffset(at: microseconds))
+      let offset = try await RequestThreads.run(.short) { [reader = webhooks.reader] () throws(LogStoreError) in
+        try reader.firstOffset(at: microseconds)
+      }
+      return try await worker.replay(from: offset)
     }
   }
 

@@ -93,6 +93,26 @@ public struct PaymentLog: Sendable {
     return Loaded(payment: payment, version: last.version, events: events)
   }
 
+  /// Events of a stream that take no longer than others may wait for.
+  private static let shortStream: UInt64 = 256
+
+  /// What is made of a payment as its stream tells it now, on threads for files; nil when there is no such payment. A
+  /// stream that is long is read where nobody waits for a short one.
+  ///
+  /// - Parameter version: as it was then, if there is a later one.
+  func view<Value: Sendable>(
+    _ id: PaymentID, upTo version: UInt64 = .max, _ make: @escaping @Sendable (Loaded) -> Value
+  ) async throws(PaymentLogError) -> Value? {
+    let first = min(version, Self.shortStream)
+    let (value, isWhole) = try await RequestThreads.run(.short) { () throws(PaymentLogError) -> (Value?, Bool) in
+      guard let loaded = try load(id, upTo: first) else { return (nil, true) }
+      guard loaded.version < first || first == version else { return (nil, false) }
+      return (make(loaded), true)
+    }
+    if isWhole { return value }
+    return try await RequestThreads.run(.long) { () throws(PaymentLogError) in try load(id, upTo: version).map(make) }
+  }
+
   /// How a command ended.
   public enum Executed: Sendable, Hashable {
     /// - Parameter version: of the stream, with these.
@@ -126,7 +146,14 @@ public struct PaymentLog: Sendable {
   ) async throws(PaymentLogError) -> Executed {
     var known = known
     while true {
-      let found = if known == nil { try load(id) } else { known }
+      let found: Loaded?
+      if let known {
+        found = known
+      } else if cursor == nil {
+        found = try await view(id) { $0 }
+      } else {
+        found = try load(id)
+      }
       guard let loaded = found else { throw .missing(id) }
       let isReadNow = known == nil
       known = nil

@@ -1,34 +1,48 @@
 import LogStore
 
 /// All charges of the simulator, in the order they were made: read from its log when somebody asks, a page at a time, so
-/// that any number of them takes no memory.
+/// that any number of them takes no memory, and nobody waits for more than a page.
 struct Ledger: Sendable {
   let reader: LogReader
 
   /// Charges of a page, at most.
   private static let pageLimit = 256
-  /// Events that are looked at for one page, at most: others ask in between.
-  private static let eventLimit = 4096
 
   /// Hands out every charge that was made before the call, as it stands when its page is made.
   func forEachPage(_ body: ([Charge]) async throws -> Void) async throws {
     let end = reader.endOffset
     var place: UInt64 = 0
     while place < end {
-      var streams: [String] = []
-      var eventCount = 0
-      place = try reader.forEach(from: place) { event in
-        eventCount += 1
-        if event.type.withUnsafeBytes({ $0.elementsEqual(Charge.EventType.created.rawValue.utf8) }) {
-          streams.append(event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) })
-        }
-        return streams.count < Self.pageLimit && eventCount < Self.eventLimit
+      let (charges, next) = try await RequestThreads.run(.long) { [place] () throws(LogStoreError) in
+        try page(from: place)
       }
-      let page = try streams.compactMap { Charge(try reader.stream($0)) }
-      if !page.isEmpty { try await body(page) }
-      await Task.yield()
+      if !charges.isEmpty { try await body(charges) }
+      place = next
+      try Task.checkCancellation()
     }
   }
+
+  private func page(from place: UInt64) throws(LogStoreError) -> (charges: [Charge], next: UInt64) {
+    var end = PortionEnd()
+    var found: [(offset: UInt64, stream: String)] = []
+    let next = try reader.forEach(from: place) { event in
+      if event.type.withUnsafeBytes({ $0.elementsEqual(Charge.EventType.created.rawValue.utf8) }) {
+        found.append((event.offset, event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }))
+      }
+      return found.count < Self.pageLimit && !end.isReached(after: event.payload.byteCount)
+    }
+    var charges: [Charge] = []
+    end = PortionEnd()
+    for (offset, stream) in found {
+      // At least one, so that it goes on.
+      if !charges.isEmpty, end.isReached(after: Self.lookUpCost) { return (charges, offset) }
+      if let charge = Charge(try reader.stream(stream)) { charges.append(charge) }
+    }
+    return (charges, next)
+  }
+
+  /// A look-up of a stream takes as long as looking at so many bytes, or longer: the clock is asked for every second one.
+  private static let lookUpCost = 64 << 10
 
   /// Every charge that was made before the call.
   func all() async throws -> [Charge] {

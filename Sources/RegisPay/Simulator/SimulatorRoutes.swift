@@ -85,7 +85,7 @@ struct SimulatorRoutes: Sendable {
     let body: JSONValue
     do {
       // The reference's settle route takes no body.
-      body = bytes.isEmpty ? [:] : try JSONReader.read(bytes)
+      body = bytes.isEmpty ? [:] : try await Request.json(bytes)
     } catch {
       throw Problem.badRequest("The body is \(error).")
     }

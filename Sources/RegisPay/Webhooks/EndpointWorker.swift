@@ -63,9 +63,6 @@ actor EndpointWorker {
   private var isReadable = true
   private var timer: (due: UInt64, task: Task<Void, Never>)?
 
-  /// Events that are looked at before others get a turn.
-  private static let scanLimit = 10_000
-
   init(
     _ kept: WebhookTable.Kept, log: PaymentLog, journal: WebhookJournal, options: WebhookOptions,
     warnings: WebhookWarnings, logger: Logger
@@ -217,25 +214,19 @@ actor EndpointWorker {
     if isAtEnd { watch(in: &group) } else { mailbox.continuation.yield(.wake) }
   }
 
-  /// Goes on in the log until so many events are found that the endpoint is to be told of.
+  /// Goes on in the log until so many events are found that the endpoint is to be told of, or until others have to get a turn.
   private func read(_ room: Int) throws(LogStoreError) -> (events: [Event], isAtEnd: Bool) {
     var events: [Event] = []
-    var scanned = 0
+    var portion = PortionEnd()
+    // Compared where they stand: most events are passed over.
+    let types = (endpoint.events ?? Set(PaymentEvent.TypeName.allCases)).map { Array($0.rawValue.utf8) }
     let end = log.reader.endOffset
     readPlace = try log.reader.forEach(from: readPlace) { event in
-      scanned += 1
-      if isWanted(event), waiting[event.offset] == nil, !firstTries.contains(event.offset) {
-        events.append(event.copy())
-      }
-      return events.count < room && scanned < Self.scanLimit
+      let isWanted = event.type.withUnsafeBytes { type in types.contains { $0.elementsEqual(type) } }
+      if isWanted, waiting[event.offset] == nil, !firstTries.contains(event.offset) { events.append(event.copy()) }
+      return events.count < room && !portion.isReached(after: event.payload.byteCount)
     }
     return (events, readPlace >= end)
-  }
-
-  private func isWanted(_ event: borrowing EventView) -> Bool {
-    let name = event.type.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
-    guard let type = PaymentEvent.TypeName(rawValue: name) else { return false }
-    return endpoint.events?.contains(type) ?? true
   }
 
   private func start(_ source: WebhookAttempt.Source, _ offset: UInt64, in group: inout DiscardingTaskGroup) {

@@ -1,5 +1,6 @@
 import LogStore
 import Logging
+import NIOPosix
 import ServiceLifecycle
 import Synchronization
 
@@ -49,19 +50,28 @@ final class Webhooks: Service {
     for worker in workers { started.continuation.yield(worker) }
   }
 
+  /// Threads on which workers read the log and make messages: neither may hold up connections or what else shares threads.
+  private static let threadCount = 2
+
   /// Delivers until the server stops.
   func run() async throws {
+    let threads = MultiThreadedEventLoopGroup(numberOfThreads: Self.threadCount)
+    let executors = LoopExecutor.executors(of: threads)
     await withGracefulShutdownHandler {
       await withDiscardingTaskGroup { group in
+        var count = 0
         for await worker in self.started.stream {
           guard let worker else { break }
-          group.addTask { await worker.run() }
+          group.addTask(executorPreference: executors[count % executors.count]) { await worker.run() }
+          count += 1
         }
         for worker in self.all { worker.stop() }
       }
     } onGracefulShutdown: {
       self.started.continuation.yield(nil)
     }
+    // It fails only when it was shut down before.
+    try? await threads.shutdownGracefully()
   }
 
   /// To be called after ``run()`` has ended, when nobody asks any more.
