@@ -2,7 +2,7 @@ import Foundation
 import Testing
 
 /// What one payment's call does to the other payments: with a PSP written apart from the simulator, in Python.
-@Suite("RegisPay, while calls hang")
+@Suite("RegisPay, while calls hang", .serialized)
 struct RegisPayHangingTests {
   private func run(_ script: String, _ arguments: [String], within limit: Duration) async throws {
     try await withTemporaryFolder { folder in
@@ -35,6 +35,16 @@ struct RegisPayHangingTests {
       "hanging_load.py",
       load + ["--seconds", "16", "--call-timeout", "2", "--retry-delay-limit", "4", "--limit", "4"],
       within: .seconds(300))
+  }
+
+  @Test("a gateway that answers 404 during a deploy costs time: no payment is given up, and all complete afterwards")
+  func deploy() async throws {
+    try await run(
+      "hanging_load.py",
+      [
+        "--rate", "4", "--hang", "0", "--seconds", "24", "--deploy", "12", "--limit", "60",
+        "--argument=--breaker-seconds", "--argument=2",
+      ], within: .seconds(300))
   }
 
   @Test("a disk that fills up while calls are out: no other goes out and none is repeated, until there is room")

@@ -129,6 +129,7 @@ def main():
     options.seconds, options.hang = options.full_seconds + 20, 0
     options.call_timeout, options.retry_delay_limit = 10, 60
     options.argument = ["--segment-bytes", "65536", "--scrub-rate", "0"]
+    hanging_load.unblock_signals()
     print(f"seed {options.seed}", flush=True)
     hanging_load.PSP, hanging_load.LATENCY = CountingPSP, 0.3
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -147,7 +148,7 @@ def main():
                 held = asyncio.run(run(options, server, psp_port, disk))
             finally:
                 server.stop()
-                psp.terminate()
+                psp.kill()
         finally:
             subprocess.run(["umount", "-l", disk], check=False)
         if not held:

@@ -7,7 +7,7 @@
 
 The PSP and the notification service are a process of this program, written apart from the simulator. It never answers a
 hanging payment, half of them at `create` and half at `settle`, at no try, until the load is over: then "the PSP is back".
-With --errors it answers 500 to that share of all calls. With --kill the server is killed (SIGKILL) in the middle of the
+With --errors it answers 500 to that share of all calls, with --deploy 404 to all of them for so many seconds. With --kill the server is killed (SIGKILL) in the middle of the
 load and started again on the same directory.
 
 A payment's time is from when its request should have gone out, whatever went before, to the timestamp of its
@@ -39,6 +39,7 @@ class PSP:
     def __init__(self, errors):
         self.hangs = True
         self.errors = errors
+        self.status = None  # what every call is answered with
         self.calls = 0
         self.hung = 0
         self.references = {}  # by idempotency key
@@ -52,9 +53,12 @@ class PSP:
             if body:
                 change = json.loads(body)
                 self.hangs, self.errors = change["hangs"], change["errors"]
+                self.status = change.get("status")
             charged_twice = sum(1 for count in self.settled.values() if count > 1)
             return 200, {"calls": self.calls, "hung": self.hung, "settled": len(self.settled),
                          "chargedTwice": charged_twice}
+        if self.status:
+            return self.status, {}
         if self.errors and random.random() < self.errors:
             return 500, {}
         if path.endswith("/create"):
@@ -352,6 +356,7 @@ class Watch:
         self.most = {}
         self.reasons = set()
         self.breakers = set()
+        self.is_loading = True
 
     async def run(self, server, stop, interval):
         begin = time.time()
@@ -367,7 +372,7 @@ class Watch:
                 for name in ("callsUnderWay", "slowCalls", "unfinished", "waiting", "delayed", "lag"):
                     self.most[name] = max(self.most.get(name, 0), consumer.get(name, 0))
                 self.reasons.update(reason["reason"] for reason in consumer.get("reasons", []))
-                if consumer["breaker"]["state"] != "closed":
+                if self.is_loading and consumer["breaker"]["state"] != "closed":
                     self.breakers.add(f"{consumer['breaker']['of']}: {consumer['breaker'].get('reason', '?')}")
             try:
                 await asyncio.wait_for(stop.wait(), interval)
@@ -378,6 +383,11 @@ class Watch:
         """Mean memory around that share of the load's time."""
         sizes = [size for second, size in self.memory if abs(second - share * end) <= max(end * 0.1, 2)]
         return sum(sizes) / len(sizes) if sizes else 0
+
+
+def unblock_signals():
+    """What starts this program may have blocked some, and its processes would inherit that."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
 
 def percentile(sorted_values, share):
@@ -401,15 +411,23 @@ async def run(options, server, psp_port, seed):
         server.kill()
         await asyncio.to_thread(server.start)
 
+    async def deploy():
+        await asyncio.sleep(options.seconds / 4)
+        await asyncio.to_thread(post, psp_port, {"hangs": True, "errors": options.errors, "status": 404})
+        await asyncio.sleep(options.deploy)
+        await asyncio.to_thread(post, psp_port, {"hangs": True, "errors": options.errors})
+
     begin = time.time()
+    deploying = asyncio.create_task(deploy()) if options.deploy else None
     killer = asyncio.create_task(kill()) if options.kill else None
     await load(options, server, payments, seed)
-    if killer:
-        await killer
+    for task in (killer, deploying):
+        if task:
+            await task
     load_seconds = time.time() - begin
-    # Those without a fault of their own are soon through; the others hang still.
-    await asyncio.sleep(2)
-    hanging = len(payments.open)
+    # At once: with none but hanging calls left, the breaker would be right to open.
+    watch.is_loading = False
+    hanging = sum(1 for payment in payments.open.values() if payment[0] != NORMAL)
     memory = [watch.around(share, load_seconds) for share in (0.1, 0.5, 1)]
     await asyncio.to_thread(post, psp_port, {"hangs": False, "errors": 0})
     back = time.time()
@@ -447,8 +465,11 @@ def report(options, payments, watch, psp, memory, hanging, half, finished):
         ("each was charged once", psp["chargedTwice"] == 0 and psp["settled"] == len(others) + len(hung)),
         ("most requests were accepted", payments.created > options.rate * options.seconds * (0.7 if options.kill else 0.95)),
         ("memory is flat", memory[2] <= max(memory[0], memory[1]) * 1.25 + 24),
-        ("no breaker opened", options.kill or not watch.breakers),
     ]
+    if options.deploy:
+        expectations.append(("the breaker tells of the 404", any("404" in breaker for breaker in watch.breakers)))
+    elif not options.kill:
+        expectations.append(("no breaker opened", not watch.breakers))
     if options.hang:
         expectations.append(("the hanging ones are seen, with the reason",
                              watch.most.get("delayed", 0) + watch.most.get("waiting", 0) > 0
@@ -464,6 +485,7 @@ def main():
     parser.add_argument("--rate", type=float, required=True, help="payments a second")
     parser.add_argument("--hang", type=float, required=True, help="the share of payments that hangs")
     parser.add_argument("--errors", type=float, default=0, help="the share of calls that are answered 500")
+    parser.add_argument("--deploy", type=float, default=0, help="for so many seconds every call is answered 404")
     parser.add_argument("--kill", action="store_true", help="kill the server in the middle and start it again")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--call-timeout", type=float, default=10)
@@ -474,6 +496,7 @@ def main():
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
+    unblock_signals()
     print(f"{options.rate:g} payments/s, {options.hang:.0%} hang, {options.errors:.0%} of calls fail, "
           f"{options.seconds:g} s{', killed in the middle' if options.kill else ''}; seed {seed}", flush=True)
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -487,7 +510,7 @@ def main():
             held = asyncio.run(run(options, server, psp_port, seed))
         finally:
             server.stop()
-            psp.terminate()
+            psp.kill()
         if not held:
             print("standard error of the server, its end:")
             print(open(folder + "/stderr.txt", errors="replace").read()[-4000:])
