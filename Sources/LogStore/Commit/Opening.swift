@@ -35,7 +35,7 @@ struct Opening {
       guard options.createIfMissing else { throw .notAStore(directory: directory) }
       try create()
     }
-    let catalog = try Catalog.read(directory, disk: disk)
+    let catalog = try Catalog.read(directory, disk: disk, servesDamaged: options.servesDamaged)
     let header = catalog.lastSegment
     let segment = try Segment.open(
       catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
@@ -62,12 +62,13 @@ struct Opening {
     let durable = Durable(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
-        gaps: gaps, open: open, streamCacheBytes: options.streamCacheBytes),
+        gaps: gaps, open: open, streamCacheBytes: options.streamCacheBytes, servesDamaged: options.servesDamaged),
       end: found.end, cursors: found.walk.cursors)
     return Opened(
       lock: lock, disk: disk, durable: durable, file: file, end: found.walk.next, tail: tail,
       recovery: RecoveryReport(
-        wasClosedCleanly: catalog.clean != nil || isNew, tornTail: found.torn, endOffset: found.end.offset))
+        wasClosedCleanly: catalog.clean != nil || isNew, tornTail: found.torn, endOffset: found.end.offset,
+        damagedFiles: catalog.damagedFiles))
   }
 
   private func takeLock() throws(LogStoreError) -> any FileLock {

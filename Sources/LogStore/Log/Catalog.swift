@@ -5,6 +5,8 @@ struct Catalog: Sendable {
   /// In order; never empty.
   var segments: [SegmentHeader]
   var clean: CleanEnd?
+  /// Of finished segments, where that is no reason to refuse the store.
+  var damagedFiles: [Damage] = []
 
   var lastSegment: SegmentHeader {
     // Proof: the only initialiser throws when there is none.
@@ -71,34 +73,52 @@ struct Catalog: Sendable {
   ///
   /// - Parameter lastBase: beside a writer at work, the base offset of a segment that it had begun before this was called:
   ///   of those behind it a listing may show any, and without the ones between, so they are not looked at.
+  /// - Parameter servesDamaged: finished segments that are missing, short or without a sound header are no reason to refuse
+  ///   the store: their names and the headers behind them tell where they begin.
   static func read(
-    _ directory: String, disk: any Disk, upTo lastBase: UInt64? = nil
+    _ directory: String, disk: any Disk, upTo lastBase: UInt64? = nil, servesDamaged: Bool = false
   ) throws(LogStoreError) -> Catalog {
     let store = try readStore(directory, disk: disk)
     let names = try disk.list(directory)
     let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.filter { $0 <= lastBase ?? .max }.sorted()
 
     var segments: [SegmentHeader] = []
+    var damagedFiles: [Damage] = []
     var expectedPrevious = SegmentHeader.noPrevious
     for (index, base) in bases.enumerated() {
       let path = join(directory, FileName.segment(base))
-      let file = try disk.open(path, .read)
-      let header = try Segment.readHeader(of: file, baseOffset: base, storeID: store.storeID)
+      let header: SegmentHeader
+      do throws(LogStoreError) {
+        header = try readSegment(path, base, isFinished: index < bases.count - 1, storeID: store.storeID, disk: disk)
+      } catch {
+        guard servesDamaged, error.isOfTheFile, index < bases.count - 1 else { throw error }
+        if index == 0, base > 0 { segments.append(unreadable(0, SegmentHeader.noPrevious, store.storeID)) }
+        segments.append(unreadable(base, segments.last?.baseOffset ?? SegmentHeader.noPrevious, store.storeID))
+        expectedPrevious = base
+        if let damage = error.finding {
+          damagedFiles.append(damage)
+        } else {
+          damagedFiles.append(Damage(file: path, position: 0, reason: error.description))
+        }
+        continue
+      }
+      if servesDamaged, header.previousBaseOffset != expectedPrevious, header.previousBaseOffset < base {
+        let known = try indexedBases(names, directory, disk: disk).union([0, header.previousBaseOffset])
+        for missing in known.sorted() where missing < base && segments.last.map({ $0.baseOffset < missing }) ?? true {
+          segments.append(unreadable(missing, segments.last?.baseOffset ?? SegmentHeader.noPrevious, store.storeID))
+          expectedPrevious = missing
+          damagedFiles.append(
+            Damage(file: join(directory, FileName.segment(missing)), position: 0, reason: "the file is missing"))
+        }
+      }
       guard header.previousBaseOffset == expectedPrevious else {
         throw .damaged(missing(before: header, path: path, directory: directory))
       }
-      guard index > 0 || base == 0 else {
+      guard !segments.isEmpty || base == 0 else {
         throw .damaged(
           Damage(file: path, position: 32, reason: "the first segment begins with offset \(base), a log with offset 0"))
       }
-      let byteCount = try file.byteCount()
-      if byteCount < header.fileByteCount, index < bases.count - 1 {
-        throw .damaged(
-          Damage(
-            file: path, position: byteCount,
-            reason: "the file ends here, its header says after \(header.fileByteCount) bytes"))
-      }
-      if let gap = header.gap, index == 0 || gap.lowerBound < expectedPrevious {
+      if let gap = header.gap, segments.isEmpty || gap.lowerBound < expectedPrevious {
         throw .damaged(
           Damage(file: path, position: 72, reason: "a gap from offset \(gap.lowerBound) on, inside another segment"))
       }
@@ -121,6 +141,7 @@ struct Catalog: Sendable {
     }
 
     var catalog = Catalog(directory: directory, storeID: store.storeID, segments: segments, clean: nil)
+    catalog.damagedFiles = damagedFiles
     if let bytes = try wholeFile(catalog.cleanPath, byteCount: CleanEnd.byteCount, disk: disk) {
       let clean = try decode(bytes, of: catalog.cleanPath, CleanEnd.init)
       guard clean.storeID == store.storeID else {
@@ -129,6 +150,43 @@ struct Catalog: Sendable {
       catalog.clean = clean
     }
     return catalog
+  }
+
+  /// Reads a segment's first page, and looks whether all of a finished one is there.
+  private static func readSegment(
+    _ path: String, _ base: UInt64, isFinished: Bool, storeID: StoreID, disk: any Disk
+  ) throws(LogStoreError) -> SegmentHeader {
+    let file = try disk.open(path, .read)
+    let header = try Segment.readHeader(of: file, baseOffset: base, storeID: storeID)
+    let byteCount = try file.byteCount()
+    if byteCount < header.fileByteCount, isFinished {
+      throw .damaged(
+        Damage(
+          file: path, position: byteCount,
+          reason: "the file ends here, its header says after \(header.fileByteCount) bytes"))
+    }
+    return header
+  }
+
+  /// Where segments begin, as index files tell.
+  private static func indexedBases(
+    _ names: [String], _ directory: String, disk: any Disk
+  ) throws(LogStoreError) -> Set<UInt64> {
+    var bases: Set<UInt64> = []
+    for name in names where FileName.indexRange(name) != nil {
+      let file = try disk.open(join(directory, name), .read)
+      let mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
+      // A damaged one tells nothing, and is found out when it is used.
+      if let header = try? IndexHeader(mapping.bytes) { bases.formUnion(header.segments.map(\.baseOffset)) }
+    }
+    return bases
+  }
+
+  /// What stands for a finished segment whose header can't be read.
+  private static func unreadable(_ base: UInt64, _ previous: UInt64, _ storeID: StoreID) -> SegmentHeader {
+    SegmentHeader(
+      storeID: storeID, baseOffset: base, previousBaseOffset: previous, fileByteCount: 0, createdMicroseconds: 0,
+      chain: 0)
   }
 
   /// All of a file that must not be longer than it should be; nil if it is not there.

@@ -163,6 +163,16 @@ struct Look: ~Copyable {
     return header
   }
 
+  /// When a record was appended. Where damage is passed over, the frame's header need not be sound.
+  @inline(__always)
+  func timestamp(of record: Record, in segment: Segment) throws(IndexFailure) -> UInt64 {
+    guard let header = FrameHeader(in: segment.bytes, at: record.framePosition, place: segment.place) else {
+      if let guessed = set.guessedTimestamp(of: record, in: segment) { return guessed }
+      return try header(of: record, in: segment).timestamp
+    }
+    return header.timestamp
+  }
+
   /// Puts a stream that was read from version 1 to its end into the cache: what of it is in segments that have their index
   /// file. Not one that lost events in a gap.
   ///
@@ -178,11 +188,13 @@ struct Look: ~Copyable {
     for part in runs.parts.reversed() where part.source >= settled.firstSource {
       for number in part.first..<part.end {
         let (segment, record) = try record(at: runs.places[number], snapshot.sources[part.source], of: stream)
-        guard record.version == UInt64(records.count) + 1 else { return }
+        guard record.version == UInt64(records.count) + 1,
+          let header = FrameHeader(in: segment.bytes, at: record.framePosition, place: segment.place)
+        else { return }
         if number == part.first { records.reserve(part.end - part.first, like: record) }
         records.add(
           record, in: segment.bytes, baseOffset: segment.baseOffset,
-          timestamp: try header(of: record, in: segment).timestamp)
+          timestamp: header.timestamp)
       }
     }
     // A copy has a checksum of its own, so it must not be one of zeros.

@@ -77,12 +77,12 @@ extension SegmentSet {
             guard skipsMissing else { throw .log(incomplete(stream, expected...record.version - 1)) }
             expected = record.version
           }
-          let header = try look.header(of: record, in: segment)
+          let timestamp = try look.timestamp(of: record, in: segment)
           byteCount += record.byteCount
           visit(
             StreamEvent(
               record: SoundRecord(record, in: segment.bytes), baseOffset: segment.baseOffset,
-              timestampMicroseconds: header.timestamp))
+              timestampMicroseconds: timestamp))
           try look.checkUnchanged(record, in: segment, since: faults)
           lastOffset = segment.baseOffset + UInt64(record.relativeOffset)
           expected += 1

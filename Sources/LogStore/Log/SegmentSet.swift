@@ -33,6 +33,10 @@ final class SegmentSet: Sendable {
   let disk: any Disk
   let storeID: StoreID
   let gaps: Gaps
+  /// Finished segments are opened whatever their state, and what is sound in them is served.
+  let servesDamaged: Bool
+  /// Of segments that were found damaged.
+  let damageMaps = DamageMaps()
   /// Nil: nothing is kept.
   let cache: StreamCache?
   private let state: Mutex<State>
@@ -48,8 +52,9 @@ final class SegmentSet: Sendable {
   /// - Parameter streamCacheBytes: how much memory streams that are read again and again may take; 0 for none.
   init(
     directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], gaps: Gaps, open: OpenIndex,
-    streamCacheBytes: Int
+    streamCacheBytes: Int, servesDamaged: Bool = false
   ) {
+    self.servesDamaged = servesDamaged
     self.directory = directory
     self.disk = disk
     self.storeID = storeID
@@ -124,8 +129,13 @@ final class SegmentSet: Sendable {
   }
 
   private func openSegmentToScan(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
-    try Segment.open(
-      join(directory, FileName.segment(baseOffset)), baseOffset: baseOffset, storeID: storeID, disk: disk)
+    let path = join(directory, FileName.segment(baseOffset))
+    do throws(LogStoreError) {
+      return try Segment.open(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
+    } catch {
+      guard servesDamaged, error.isOfTheFile, successor(of: baseOffset) != nil else { throw error }
+      return try Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
+    }
   }
 
   /// A segment to be read in order: in a mapping of its own, since the kernel is told of the others that look-ups jump
@@ -149,8 +159,9 @@ final class SegmentSet: Sendable {
   /// Where a finished segment ends, by the header of the one after it; nil for the last.
   func end(of baseOffset: UInt64) throws(LogStoreError) -> (offset: UInt64, chain: UInt32)? {
     guard let next = successor(of: baseOffset) else { return nil }
-    let header = try segment(next).header
-    return (header.previousEndOffset, header.chain)
+    let segment = try segment(next)
+    if !segment.hasOwnHeader, let damage = segment.fileDamage { throw .damaged(damage) }
+    return (segment.header.previousEndOffset, segment.header.chain)
   }
 
   /// Makes a new last segment known. The one before keeps its index in memory until ``install(_:)`` or
@@ -288,7 +299,9 @@ final class SegmentSet: Sendable {
       index.header.segments.map(\.baseOffset) == snapshot.bases.filter({ range.contains($0) })
     else { return .damaged }
     // It belongs to the content that the next segment follows on from. If that can't be opened, whoever reads it will say so.
-    if let next = try? segment(range.upperBound), next.header.chain != index.header.segments.last?.chain {
+    if let next = try? segment(range.upperBound), next.hasOwnHeader,
+      next.header.chain != index.header.segments.last?.chain
+    {
       return .damaged
     }
     return .sound(index)
@@ -325,9 +338,7 @@ final class SegmentSet: Sendable {
   /// there: if not, that is thrown, and the file stays.
   func distrust(_ file: SealedIndex, _ fault: Fault, segment: Int?) throws(LogStoreError) {
     if file.isBuilt { throw file.damage(fault) }
-    if let segment {
-      _ = try builtIndex(try self.segment(file.header.segments[segment].baseOffset), anew: true)
-    }
+    if let segment { try checkLog(file.header.segments[segment].baseOffset) }
     state.withLock { state in
       guard state.snapshot.files.contains(where: { $0 === file }) else { return }
       state.snapshot = state.snapshot.with(files: state.snapshot.files.filter { $0 !== file })
@@ -369,6 +380,8 @@ final class SegmentSet: Sendable {
   /// The index of a finished segment that has no sound file, made in memory from the segment.
   func builtIndex(_ segment: Segment, anew: Bool = false) throws(LogStoreError) -> SealedIndex {
     if !anew, let known = state.withLock({ $0.built.value(segment.baseOffset) }) { return known }
+    // Not read again and again to find the same: who looks for anything may come by here.
+    if let damage = damageMaps[segment.baseOffset]?.worst { throw .damaged(damage) }
     tellMissing()
     let scanned = try segmentToScan(segment.baseOffset)
     let faults = (scanned: scanned.mapping.faultCount, own: segment.mapping.faultCount)
@@ -398,14 +411,21 @@ final class SegmentSet: Sendable {
   ///
   /// - Returns: as the end's offset that of the next segment, though there be a gap before it.
   func readThrough(_ segment: Segment) throws(LogStoreError) -> (index: OpenIndex, end: FrameExpectation) {
-    guard let end = try end(of: segment.baseOffset), let successor = successor(of: segment.baseOffset) else {
+    guard let successor = successor(of: segment.baseOffset) else {
       preconditionFailure("the last segment's index is the open one")
     }
+    if let damage = segment.fileDamage { throw .damaged(damage) }
     let index = OpenIndex(segment)
     var walk = Walk(segment)
-    if let fault = walk.go(to: .successor(endOffset: end.offset, chain: end.chain), in: segment, adding: index) {
-      throw segment.damage(fault)
+    let next = try self.segment(successor)
+    guard next.hasOwnHeader else {
+      // What the segment ends with is lost with that header. All that is there has to come to where the next one begins.
+      let fault = walk.go(to: .firstInvalid, in: segment, adding: index)
+      if walk.next.offset != successor, let fault { throw segment.damage(fault) }
+      return (index, walk.next)
     }
+    let end = Walk.End.successor(endOffset: next.header.previousEndOffset, chain: next.header.chain)
+    if let fault = walk.go(to: end, in: segment, adding: index) { throw segment.damage(fault) }
     walk.next.offset = successor
     return (index, walk.next)
   }

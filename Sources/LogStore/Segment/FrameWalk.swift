@@ -62,6 +62,42 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     self.segment = segment
   }
 
+  /// Goes to records of a damaged frame, each of which is checked here. False if one of them is not what it was.
+  ///
+  /// - Parameter offset: events before it are left out.
+  mutating func begin(
+    _ segment: Segment, records count: UInt32, in bytes: Range<Int>, timestamp: UInt64, from offset: UInt64
+  )
+    -> Bool
+  {
+    recordsLeft = 0
+    self.segment = nil
+    faults = faultCount()
+    guard let start = segment.bytes.baseAddress else { return false }
+    var position = bytes.lowerBound
+    var first = position
+    var left: UInt32 = 0
+    for _ in 0..<count {
+      guard
+        let record = Record(in: segment.bytes, at: position, limit: bytes.upperBound, place: segment.place)
+      else { return false }
+      if left == 0, segment.baseOffset + UInt64(record.relativeOffset) < offset {
+        first = record.end
+      } else {
+        left += 1
+      }
+      position = record.end
+    }
+    // Behind them no frame is looked for.
+    walk = cframe_walk(segment.bytes, at: bytes.upperBound, limit: bytes.upperBound, place: segment.place)
+    // Proof: all of them were just found to lie within the segment's bytes.
+    record = start + first
+    recordsLeft = left
+    self.timestamp = timestamp
+    self.segment = segment
+    return true
+  }
+
   private mutating func enter(_ segment: Segment, at position: Int, offset: UInt64) throws(Fault) {
     try walk.enter()
     let header = FrameHeader(trusted: segment.bytes, at: position)

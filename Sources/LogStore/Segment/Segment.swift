@@ -1,5 +1,6 @@
 import CChecksum
 import CLinux
+import Glibc
 
 /// One segment file, mapped for reading. May be used from any thread.
 final class Segment: Sendable {
@@ -10,6 +11,10 @@ final class Segment: Sendable {
   let mapping: Mapping
   /// Tells the file from another one of the same name.
   let headerChecksum: UInt32
+  /// What is wrong with the file as a whole; nil as a rule. See ``openDamaged(_:baseOffset:storeID:disk:)``.
+  let fileDamage: Damage?
+  /// False where the header could not be read: ``header`` then holds what the file's name tells, and no chain.
+  let hasOwnHeader: Bool
 
   var baseOffset: UInt64 { header.baseOffset }
   var bytes: UnsafeRawBufferPointer { mapping.bytes }
@@ -20,7 +25,11 @@ final class Segment: Sendable {
   }
 
   /// - Parameter header: as the file has it, or as it must have been.
-  init(path: String, header: SegmentHeader, mapping: Mapping) {
+  init(
+    path: String, header: SegmentHeader, mapping: Mapping, fileDamage: Damage? = nil, hasOwnHeader: Bool = true
+  ) {
+    self.fileDamage = fileDamage
+    self.hasOwnHeader = hasOwnHeader
     self.path = path
     self.header = header
     self.mapping = mapping
@@ -53,6 +62,49 @@ final class Segment: Sendable {
     // The header's checksum was read through the mapping.
     try segment.checkReadable(0..<SegmentHeader.byteCount, since: 0)
     return segment
+  }
+
+  /// Opens a finished segment's file whatever its state, so that what is sound in it can be found: a missing file has no
+  /// bytes, a short one those that are left, and where the header is damaged the file's name counts. ``fileDamage`` says
+  /// what is wrong.
+  static func openDamaged(
+    _ path: String, baseOffset: UInt64, storeID: StoreID, disk: any Disk
+  ) throws(LogStoreError) -> Segment {
+    func guessed(_ byteCount: UInt64) -> SegmentHeader {
+      SegmentHeader(
+        storeID: storeID, baseOffset: baseOffset, previousBaseOffset: SegmentHeader.noPrevious,
+        fileByteCount: byteCount, createdMicroseconds: 0, chain: 0)
+    }
+    let file: any File
+    do throws(LogStoreError) {
+      file = try disk.open(path, .read)
+    } catch .inputOutput(_, _, ENOENT) {
+      return Segment(
+        path: path, header: guessed(0), mapping: Mapping(bytes: UnsafeRawBufferPointer(start: nil, count: 0)) { _ in },
+        fileDamage: Damage(file: path, position: 0, reason: "the file is missing"), hasOwnHeader: false)
+    }
+    let byteCount = min(try file.byteCount(), UInt64(UInt32.max))
+    var header: SegmentHeader?
+    var damage: Damage?
+    do throws(LogStoreError) {
+      header = try readHeader(of: file, baseOffset: baseOffset, storeID: storeID)
+    } catch {
+      guard let found = error.finding else { throw error }
+      damage = found
+    }
+    if let header, byteCount < header.fileByteCount {
+      damage = Damage(
+        file: path, position: byteCount,
+        reason: "the file ends here, its header says after \(header.fileByteCount) bytes")
+    } else if let header, byteCount > header.fileByteCount {
+      damage = Damage(
+        file: path, position: header.fileByteCount, reason: "the file should end here, it goes on to \(byteCount) bytes"
+      )
+    }
+    let mapped = Int(min(byteCount, header?.fileByteCount ?? byteCount))
+    return Segment(
+      path: path, header: header ?? guessed(byteCount), mapping: try file.map(byteCount: mapped), fileDamage: damage,
+      hasOwnHeader: header != nil)
   }
 
   /// Reads and checks the first page.

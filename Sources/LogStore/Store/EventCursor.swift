@@ -12,6 +12,9 @@
 /// event: keep it so; a test counts. Every byte is checked before it is handed out. For one task at a time; any number
 /// of cursors may read at once, and none waits for the writer. A cursor keeps the segment that it is in mapped, and one
 /// at a time.
+///
+/// Damage is thrown, unless the cursor was made to pass over it. Then ``next()`` gives nil once for it, ``takePassed()`` tells
+/// what was left out, and ``next()`` goes on with the sound event behind.
 public struct EventCursor: ~Copyable, Sendable {
   private let durable: Durable
   @usableFromInline var walk = FrameWalk()
@@ -25,10 +28,17 @@ public struct EventCursor: ~Copyable, Sendable {
   /// No event before it is given.
   private var firstOffset: UInt64
   @usableFromInline let storeIDFirst: UInt64
+  private let passesOver: Bool
+  /// The map of the damaged segment that it is in.
+  private var map: DamageMap?
+  private var passed: [DamagedRange] = []
+  /// Where a map was found to be out of date last.
+  private var faultOffset: UInt64?
 
   @usableFromInline
-  init(_ durable: Durable, from offset: UInt64) {
+  init(_ durable: Durable, from offset: UInt64, passingOverDamage: Bool = false) {
     self.durable = durable
+    passesOver = passingOverDamage
     nextOffset = offset
     firstOffset = offset
     storeIDFirst = durable.segments.storeID.first
@@ -37,13 +47,15 @@ public struct EventCursor: ~Copyable, Sendable {
   /// The offset of the event that ``next()`` gives next.
   @inlinable public var offset: UInt64 { nextOffset }
 
-  /// The next event; nil at the end of what is durable at the time of the call.
+  /// The next event; nil at the end of what is durable at the time of the call, and where damage was passed over, until
+  /// ``takePassed()`` was called.
   ///
   /// Bytes of an event that was given can become unreadable while they are read, and are zeros then: the next call throws,
   /// and the one after it gives that event again, so whoever has to be certain before he acts on an event calls ``check()``.
   ///
-  /// - Throws: ``LogStoreError/damaged(_:)``, also when called again; ``LogStoreError/unreadable(_:)``, when called again
-  ///   only if the disk still can't read it; ``LogStoreError/closed``;
+  /// - Throws: ``LogStoreError/damaged(_:)``, also when called again, unless damage is passed over;
+  ///   ``LogStoreError/unreadable(_:)``, when called again only if the disk still can't read it, and not any more if damage is
+  ///   passed over and that lasts; ``LogStoreError/closed``;
   ///   ``LogStoreError/inputOutput(operation:path:code:)`` if a segment can't be opened.
   @inlinable
   @inline(__always)
@@ -76,20 +88,34 @@ public struct EventCursor: ~Copyable, Sendable {
     try await durable.wait(for: durable.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset)
   }
 
+  /// The damaged places that were passed over since this was last called, in order; a place without an event, too, is told
+  /// when its segment is entered. Their offsets are not told again by this cursor.
+  public mutating func takePassed() -> [DamagedRange] {
+    if passed.isEmpty { return [] }
+    defer { passed = [] }
+    return passed
+  }
+
   /// Checks more of the log, until there is an event to give. False at the durable end.
   @usableFromInline
   mutating func readOn() throws(LogStoreError) -> Bool {
     try lookAtFaults()
     if walk.recordsLeft > 0 { return true }
     while true {
-      if nextOffset >= end, try !goOn() { return false }
+      if nextOffset >= end {
+        if try !goOn() { return false }
+        // Records of a damaged frame were checked one by one.
+        if walk.recordsLeft > 0 { return true }
+      }
       do throws(Fault) {
         try walk.readRun(from: nextOffset, to: end)
       } catch {
         // Proof: `goOn` has begun a segment.
-        let failure = walk.segment!.damage(error)
+        let segment = walk.segment!
+        let failure = segment.damage(error)
         if case .unreadable = failure { letGo() }
-        throw failure
+        try passOver(segment.baseOffset, failure)
+        continue
       }
       if walk.recordsLeft > 0 { return true }
     }
@@ -115,17 +141,36 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// Looks how far the log is durable by now, and where the next event is. False if it isn't there yet.
   private mutating func goOn() throws(LogStoreError) -> Bool {
-    let last = try durable.checkedEnd()
-    guard nextOffset < last.offset else { return false }
-    let segments = durable.segments
-    if !segments.gaps.isEmpty, let gap = segments.gaps.gap(at: nextOffset) {
-      lastGap = gap
-      nextOffset = gap.upperBound
-      firstOffset = gap.upperBound
-      guard nextOffset < last.offset else { return false }
+    while true {
+      let last = try durable.checkedEnd()
+      // What was passed over is told before the event behind it.
+      guard nextOffset < last.offset, passed.isEmpty else { return false }
+      let segments = durable.segments
+      if !segments.gaps.isEmpty, let gap = segments.gaps.gap(at: nextOffset) {
+        lastGap = gap
+        nextOffset = gap.upperBound
+        firstOffset = gap.upperBound
+        continue
+      }
+      let base = segments.baseOffset(holding: nextOffset)
+      if passesOver, let map = segments.damageMaps[base], nextOffset < map.endOffset {
+        if try enter(map) { return true }
+        continue
+      }
+      do throws(LogStoreError) {
+        try enter(base, last)
+        return true
+      } catch {
+        try passOver(base, error)
+      }
     }
-    let base = segments.baseOffset(holding: nextOffset)
+  }
+
+  /// Goes to the next event in a segment that isn't known to be damaged.
+  private mutating func enter(_ base: UInt64, _ last: DurableEnd) throws(LogStoreError) {
+    let segments = durable.segments
     let segment = try segments.segmentToScan(base)
+    if let damage = segment.fileDamage { throw .damaged(damage) }
     let isLast = base == last.baseOffset
     // Everything in a finished segment is durable; in the last one, all before the durable end's position.
     let limit = isLast ? last.position : segment.bytes.count
@@ -133,7 +178,7 @@ public struct EventCursor: ~Copyable, Sendable {
       throw segment.damage(
         Fault(position: segment.bytes.count, reason: "the file ends before byte \(limit), which was durable"))
     }
-    if walk.segment === segment {
+    if walk.segment === segment, map == nil {
       walk.extend(to: limit)
     } else {
       let position =
@@ -145,8 +190,64 @@ public struct EventCursor: ~Copyable, Sendable {
         throw segment.damage(error)
       }
     }
+    map = nil
     baseOffset = base
     end = isLast ? last.offset : segments.endOffset(of: base) ?? last.offset
+  }
+
+  // MARK: - Passing over damage
+
+  /// After a fault: has what is sound of the segment looked for, so that ``goOn()`` goes on there. Throws the fault unless
+  /// damage is passed over and was found.
+  private mutating func passOver(_ base: UInt64, _ error: LogStoreError) throws(LogStoreError) {
+    // Twice at the same place: another map says what the first one said, so going on would never end.
+    guard passesOver, error.isOfTheFile, faultOffset != nextOffset else { throw error }
+    if case .unreadable = error, !durable.segments.damageMaps.isPatienceOver(base) { throw error }
+    // If there is a map, what it calls sound has gone bad since, or the log has grown.
+    let known = durable.segments.damageMaps[base]
+    let isOutOfDate = known.map { $0 === map || nextOffset >= $0.endOffset } ?? false
+    if isOutOfDate { faultOffset = nextOffset }
+    let found = try durable.segments.damageMap(
+      of: base, upTo: try durable.checkedEnd(), insteadOf: isOutOfDate ? known : nil)
+    guard let found, nextOffset < found.endOffset else { throw error }
+    end = nextOffset
+    map = nil
+  }
+
+  /// Goes to the next event of a damaged segment. False if there is none before the next place to look at.
+  private mutating func enter(_ map: DamageMap) throws(LogStoreError) -> Bool {
+    if self.map !== map {
+      passed += map.ranges.filter { $0.offsets.isEmpty && $0.offsets.lowerBound >= nextOffset }
+    }
+    self.map = map
+    baseOffset = map.segment.baseOffset
+    guard let piece = map.piece(holding: nextOffset) else {
+      preconditionFailure("a map of a segment has a piece for every offset before its end")
+    }
+    switch piece.content {
+    case .missing(let number):
+      passed.append(map.ranges[number])
+      nextOffset = piece.offsets.upperBound
+      firstOffset = nextOffset
+      return false
+    case .frames:
+      do throws(Fault) {
+        try walk.begin(
+          map.segment, at: piece.bytes.lowerBound, limit: piece.bytes.upperBound, offset: piece.offsets.lowerBound)
+      } catch {
+        try passOver(map.segment.baseOffset, map.segment.damage(error))
+        return false
+      }
+    case .records(let count, let timestamp):
+      guard
+        walk.begin(map.segment, records: count, in: piece.bytes, timestamp: timestamp, from: nextOffset)
+      else {
+        let fault = Fault(position: piece.bytes.lowerBound, reason: "a record is not what it was a while ago")
+        try passOver(map.segment.baseOffset, map.segment.damage(fault))
+        return false
+      }
+    }
+    end = piece.offsets.upperBound
     return true
   }
 }

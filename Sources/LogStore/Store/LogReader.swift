@@ -32,8 +32,13 @@ public final class LogReader: Sendable {
 
   /// A place to take events from one by one, beginning with the one at an offset: see ``EventCursor``. From behind the
   /// end of the log it gives nothing until the log has grown to there.
+  ///
+  /// - Parameter passingOverDamage: goes on with the next sound event instead of throwing ``LogStoreError/damaged(_:)``;
+  ///   ``EventCursor/takePassed()`` tells what was left out.
   @inlinable
-  public func cursor(from offset: UInt64) -> EventCursor { EventCursor(durable, from: offset) }
+  public func cursor(from offset: UInt64, passingOverDamage: Bool = false) -> EventCursor {
+    EventCursor(durable, from: offset, passingOverDamage: passingOverDamage)
+  }
 
   /// Visits events in order from an offset to the durable end as it is now, or until `body` returns false. Returns the
   /// offset to go on with. From behind the end it visits nothing.
@@ -159,6 +164,9 @@ public struct RecoveryReport: Sendable, CustomStringConvertible {
   public var tornTail: Damage?
   /// The offset after the last event that was found.
   public var endOffset: UInt64
+  /// Finished segments whose file is missing, cut or without a sound header; see ``LogStore/Options/servesDamaged``. Damage
+  /// within a file is found when it is read.
+  public var damagedFiles: [Damage] = []
 
   public var description: String {
     guard let tornTail else {

@@ -27,6 +27,11 @@ public final class LogStore: Sendable {
     /// Bytes of memory for streams that are read again and again; 0 for none, otherwise from 1 MiB on. A stream that fits
     /// takes as long to load as it would in a small log, however large this one is. Nothing is taken before it is used.
     public var streamCacheBytes = StreamCache.defaultByteCount
+    /// Open a store whose finished segments are damaged, too: with a damaged header, cut, or missing. Without, such a store
+    /// is refused. What is sound is served and appended to; reading what is not throws ``LogStoreError/damaged(_:)``, and
+    /// so does an append whose stream has its last event there. A damaged last segment is refused in any case: what stands
+    /// behind the damage can't be told from what was never finished.
+    public var servesDamaged = false
 
     /// So many answers take long enough to give that they are left for the time when the disk writes the next group, if half
     /// as many requests wait already. Left with 4 of 8 writers they made a cycle 15 % longer, with 8 or 16 they made no

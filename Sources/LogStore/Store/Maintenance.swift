@@ -71,6 +71,8 @@ extension LogStore {
     let finished = segments.bases.dropLast()
     var report = ReindexReport()
     let total = UInt64(finished.count)
+    // The index of a damaged segment is the only thing that tells what is lost there: none is removed before all can be made.
+    for base in finished { _ = try segments.readThrough(try segments.segmentToScan(base)) }
     for name in try disk.list(directory) where name.hasSuffix(FileName.indexSuffix) {
       try disk.remove(join(directory, name))
     }

@@ -28,8 +28,10 @@ struct ConsumerRoutes: Sendable {
       ])
     }
     let list = projection.progress
+    let damage = log.damage.summary
     return Response(json: [
       "logEnd": .integer(end), "consumers": .array(all), "parked": .integer(parked), "calls": calls,
+      "damage": Self.json(damage),
       "paymentList": [
         "place": .integer(list.place), "lag": .integer(list.end - list.place), "complete": .bool(!list.isCatchingUp),
       ],
@@ -52,6 +54,28 @@ struct ConsumerRoutes: Sendable {
   }
 
   private static let reasonLimit = 5
+
+  private static func json(_ damage: DamageBoard.Summary) -> JSONValue {
+    [
+      "places": .array(
+        damage.ranges.map { range in
+          [
+            "file": .string(range.damage.file), "byte": .integer(range.damage.position),
+            "reason": .string(range.damage.reason), "offset": .integer(range.offsets.lowerBound),
+            "events": .integer(range.offsets.count),
+          ]
+        }),
+      "lostEvents": .integer(damage.lostEvents), "incompleteStreams": .integer(damage.incomplete),
+      "newerPayments": .integer(damage.newer),
+      "skipped": .array(
+        damage.skipped.map { skipped in
+          [
+            "paymentId": .string(skipped.id.description), "step": .string("\(skipped.work)"),
+            "reason": .string(skipped.reason),
+          ]
+        }),
+    ]
+  }
 
   private static func breaker(_ breaker: Breaker, _ now: ContinuousClock.Instant) -> JSONValue {
     var members: [JSONValue.Member] = [.init("of", .string(breaker.name))]

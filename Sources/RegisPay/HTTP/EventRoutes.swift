@@ -8,6 +8,7 @@ import Synchronization
 /// the connection goes on with `Last-Event-ID` where it was.
 final class EventRoutes: Sendable {
   private let reader: LogReader
+  private let follower: LogFollower
   private let connections = Atomic<Int>(0)
 
   /// Streams open at once; each holds a connection for as long as its client likes.
@@ -19,7 +20,10 @@ final class EventRoutes: Sendable {
   /// Bytes that are written at once.
   private static let pieceLimit = 64 << 10
 
-  init(reader: LogReader) { self.reader = reader }
+  init(follower: LogFollower) {
+    self.follower = follower
+    reader = follower.reader
+  }
 
   func add(to router: Routes) {
     router.answer("/api/v1/events", [.get: { request, _ in try self.open(request) }])
@@ -54,7 +58,7 @@ final class EventRoutes: Sendable {
 
   /// Sends until the client is gone or the server stops.
   private func send(from start: UInt64, type: [UInt8]?, to writer: inout any ResponseBodyWriter) async throws {
-    let portions = EventPortions(reader: reader, type: type)
+    let portions = EventPortions(follower: follower, type: type)
     let clock = ContinuousClock()
     var place = start
     try await writer.write(ByteBuffer(string: ": from offset \(place)\n\n"))
@@ -120,7 +124,7 @@ private struct EventPortions: Sendable {
     var isAtEnd: Bool
   }
 
-  let reader: LogReader
+  let follower: LogFollower
   /// In UTF-8; nil for all.
   let type: [UInt8]?
 
@@ -131,8 +135,10 @@ private struct EventPortions: Sendable {
   func read(from place: UInt64) throws(LogStoreError) -> Portion {
     var end = PortionEnd()
     var bytes: [UInt8] = []
-    let logEnd = reader.endOffset
-    let next = try reader.forEach(from: place) { event in
+    let logEnd = follower.reader.endOffset
+    let next = try follower.forEach(
+      from: place, passed: { range in if !range.offsets.isEmpty { Self.write(range, to: &bytes) } }
+    ) { event in
       if isWanted(event) { Self.write(event.copy(), to: &bytes) }
       return bytes.count < Self.byteLimit && !end.isReached(after: event.payload.byteCount)
     }
@@ -148,6 +154,17 @@ private struct EventPortions: Sendable {
     bytes.append(contentsOf: "id: \(event.offset)\ndata: ".utf8)
     // Compact JSON holds no line break, which would end the field.
     JSONValue.object(EventJSON.members(of: event)).write(to: &bytes)
+    bytes.append(contentsOf: "\n\n".utf8)
+  }
+
+  /// Tells of events that can't be read. The id is that of the last of them, so that a client goes on behind.
+  private static func write(_ range: DamagedRange, to bytes: inout [UInt8]) {
+    bytes.append(contentsOf: "id: \(range.offsets.upperBound - 1)\nevent: missing\ndata: ".utf8)
+    let data: JSONValue = [
+      "from": .integer(range.offsets.lowerBound), "to": .integer(range.offsets.upperBound - 1),
+      "reason": .string("the log is damaged there"),
+    ]
+    data.write(to: &bytes)
     bytes.append(contentsOf: "\n\n".utf8)
   }
 }

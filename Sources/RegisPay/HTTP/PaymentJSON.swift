@@ -2,7 +2,10 @@ import LogStore
 
 /// A payment as the API shows it.
 enum PaymentJSON {
-  static func members(of row: PaymentRow, waiting: WaitingBoard.Entry?) -> [JSONValue.Member] {
+  /// - Parameter concern: the payment has events that can't be read, so that it may be otherwise than this says.
+  static func members(
+    of row: PaymentRow, waiting: WaitingBoard.Entry?, concern: DamageBoard.Concern? = nil
+  ) -> [JSONValue.Member] {
     var members: [JSONValue.Member] = [
       .init("paymentId", .string(row.id.description)),
       .init("amount", .number(row.money.decimal)),
@@ -13,6 +16,11 @@ enum PaymentJSON {
       .init("createdAt", .string(timestamp(microseconds: row.createdMicroseconds))),
       .init("updatedAt", .string(timestamp(microseconds: row.updatedMicroseconds))),
     ]
+    switch concern {
+    case .incomplete: members.append(.init("incomplete", .bool(true)))
+    case .newerEvent: members.append(.init("newerEvent", .bool(true)))
+    case nil: break
+    }
     if row.refunded.minorUnits > 0 { members.append(.init("refunded", .number(row.refunded.decimal))) }
     if let trouble = row.trouble {
       members.append(

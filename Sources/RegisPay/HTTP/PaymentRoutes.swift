@@ -118,8 +118,13 @@ struct PaymentRoutes: Sendable {
       return response
     }
     while true {
-      let found = try await RequestThreads.run(.short) { [requests] in
-        try requests.find(keyDigest: key.digest, fingerprint: key.fingerprint, now: Clock.microseconds())
+      let found: RequestLog.Found
+      do {
+        found = try await RequestThreads.run(.short) { [requests] in
+          try requests.find(keyDigest: key.digest, fingerprint: key.fingerprint, now: Clock.microseconds())
+        }
+      } catch let error as LogStoreError where error.isOfAPlace {
+        throw Problem.keyUnreadable
       }
       switch found {
       case .free(let claim): if let response = try await act(claim) { return response }
@@ -165,7 +170,8 @@ struct PaymentRoutes: Sendable {
     let row = PaymentRow(
       loaded.payment, version: loaded.version, offset: first.offset,
       createdMicroseconds: first.timestampMicroseconds, updatedMicroseconds: last.timestampMicroseconds)
-    var members = PaymentJSON.members(of: row, waiting: waiting)
+    var members = PaymentJSON.members(
+      of: row, waiting: waiting, concern: loaded.newerEvent == nil ? nil : .newerEvent)
     if !loaded.payment.refunds.isEmpty {
       members.append(.init("refunds", .array(loaded.payment.refunds.map(PaymentJSON.refund))))
     }
@@ -194,9 +200,12 @@ struct PaymentRoutes: Sendable {
           + " being made. Try again later, or ask for less: without sort, or with a search that few payments match.")
     }
     let progress = projection.progress
-    let bytes = await RequestThreads.run(.short) { [page, board] in
+    let bytes = await RequestThreads.run(.short) { [page, board, damage = log.damage] in
       let json: JSONValue = [
-        "payments": .array(page.rows.map { .object(PaymentJSON.members(of: $0, waiting: board[$0.id])) }),
+        "payments": .array(
+          page.rows.map {
+            .object(PaymentJSON.members(of: $0, waiting: board[$0.id], concern: damage.concern($0.id)))
+          }),
         "next": page.next.map { .string($0.description) } ?? .null,
         // Until then payments are missing, or shown as they were.
         "complete": .bool(!progress.isCatchingUp),

@@ -28,6 +28,14 @@ struct Problem: HTTPResponseError, Hashable {
       detail: "This Idempotency-Key was used for another request; nothing was changed. Use a new key for each intent.")
   }
 
+  static var keyUnreadable: Problem {
+    Problem(
+      status: .internalServerError, name: "idempotency-key-unreadable",
+      detail:
+        "What was done under this Idempotency-Key can't be read, since the log is damaged there; nothing was done now. "
+        + "Look for its payment before you use a new key.")
+  }
+
   static func methodNotAllowed(_ allowed: [HTTPRequest.Method]) -> Problem {
     let names = allowed.map(\.rawValue).joined(separator: ", ")
     return Problem(
@@ -64,6 +72,19 @@ extension Problem {
     Problem(
       status: .internalServerError, name: "payment-incomplete",
       detail: "\(PaymentLogError.incomplete(id, missing: missing)). Only a backup from before can have them.")
+  }
+
+  static func damaged(_ id: PaymentID) -> Problem {
+    Problem(
+      status: .internalServerError, name: "payment-incomplete",
+      detail: "Some events of payment \(id) can't be read, since the log is damaged there; nothing was changed. "
+        + "Only a backup from before can have them. GET /health says where.")
+  }
+
+  static func newerEvent(_ id: PaymentID, _ event: PaymentLog.NewerEvent) -> Problem {
+    Problem(
+      status: .conflict, name: "newer-event",
+      detail: "Nothing was changed: \(PaymentLogError.newerEvent(id, event)). Only that program can decide on it.")
   }
 
   /// What was asked can't be done to the payment as it is.

@@ -54,6 +54,10 @@ struct ProblemMiddleware: RouterMiddleware {
       // Whoever repaired the log was told what was lost; a client that asks for such a payment is not served less than
       // all of it.
       return try Problem.incomplete(id, missing).response(from: request, context: context)
+    } catch PaymentLogError.damaged(let id, _) {
+      return try Problem.damaged(id).response(from: request, context: context)
+    } catch PaymentLogError.newerEvent(let id, let event) {
+      return try Problem.newerEvent(id, event).response(from: request, context: context)
     } catch {
       // Not told to the client: it may hold what is none of its business.
       context.logger.error(

@@ -7,13 +7,15 @@ public struct CompletionConsumer: Sendable {
   public static let cursorName = "payment-completed"
 
   private let store: LogStore
+  private let follower: LogFollower
   private let health: Health
   private let cursorInterval: Duration
   private let logger: Logger
 
   /// - Parameter cursorInterval: how often at most the cursor is moved.
-  public init(store: LogStore, health: Health, cursorInterval: Duration = .seconds(1), logger: Logger) {
-    self.store = store
+  public init(log: PaymentLog, health: Health, cursorInterval: Duration = .seconds(1), logger: Logger) {
+    store = log.store
+    follower = log.follower
     self.health = health
     self.cursorInterval = cursorInterval
     self.logger = logger
@@ -26,16 +28,17 @@ public struct CompletionConsumer: Sendable {
     var lastCommit = ContinuousClock.now
     while !Task.isCancelled {
       do {
-        let events = try store.reader.events(from: place, limit: 256)
+        let (events, next) = try follower.events(from: place, limit: 256)
         for event in events { handle(event) }
-        place = events.last.map { $0.offset + 1 } ?? place
+        let hasMoved = next > place
+        place = next
         let isDue = lastCommit.duration(to: .now) >= cursorInterval
         if place > committed && isDue {
           try await commit(place)
           (committed, lastCommit) = (place, .now)
         }
         health.report(Self.cursorName, fault: nil)
-        guard events.isEmpty else {
+        guard !hasMoved else {
           // Behind a long log others want to run as well.
           await Task.yield()
           continue
@@ -61,7 +64,7 @@ public struct CompletionConsumer: Sendable {
   }
 
   private func handle(_ event: Event) {
-    guard event.type != KeptRequest.eventType else { return }
+    guard event.type != KeptRequest.eventType, SkippedWork.TypeName(rawValue: event.type) == nil else { return }
     do {
       guard case .completed = try PaymentEvent(type: event.type, payload: event.payload) else { return }
       logger.info("payment completed", metadata: ["payment": "\(event.stream)", "offset": "\(event.offset)"])

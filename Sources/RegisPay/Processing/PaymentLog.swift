@@ -1,4 +1,5 @@
 import LogStore
+import Logging
 
 /// Payments on the log: the one place that loads a payment from its stream and appends to it.
 ///
@@ -7,17 +8,24 @@ public struct PaymentLog: Sendable {
   public let store: LogStore
   /// Closed while nothing can be appended; all copies of this value share it.
   let gate: RecordGate
+  /// What of the log can't be read, and which payments that concerns.
+  public let damage: DamageBoard
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
-  public init(_ store: LogStore) {
-    self.init(store) { append async throws(LogStoreError) in try await store.append(append) }
+  /// - Parameter logger: tells of damage that is met.
+  public init(_ store: LogStore, logger: Logger? = nil) {
+    self.init(store, logger: logger) { append async throws(LogStoreError) in try await store.append(append) }
   }
 
   /// - Parameter write: takes the store's place in appending.
-  init(_ store: LogStore, write: @escaping @Sendable (Append) async throws(LogStoreError) -> Appended) {
+  init(
+    _ store: LogStore, logger: Logger? = nil,
+    write: @escaping @Sendable (Append) async throws(LogStoreError) -> Appended
+  ) {
     self.store = store
     self.write = write
     gate = RecordGate(store)
+    damage = DamageBoard(store.reader, logger: logger)
   }
 
   /// Appends, and tells the gate how it went.
@@ -34,12 +42,24 @@ public struct PaymentLog: Sendable {
   }
 
   public var reader: LogReader { store.reader }
+  /// For whoever reads the log in order.
+  public var follower: LogFollower { LogFollower(reader, damage) }
 
   /// A payment with its stream's version, which an append to it must name.
   public struct Loaded: Sendable {
     public var payment: Payment
     public var version: UInt64
     public var events: [Event]
+    /// The first event that this program can't read, if there is one. The payment is then shown as the others tell it, and
+    /// nothing may be decided on it: what it does not know of may be a refund.
+    public var newerEvent: NewerEvent?
+  }
+
+  /// An event of a type, or with data, that this program doesn't know: of a newer program, as a rule.
+  public struct NewerEvent: Sendable, Hashable {
+    public var version: UInt64
+    public var type: String
+    public var reason: String
   }
 
   /// Makes a new payment durable.
@@ -68,29 +88,54 @@ public struct PaymentLog: Sendable {
 
   /// The payment as its stream tells it now; nil when there is no such payment.
   ///
-  /// Events of an unknown type or unreadable are passed over, as a newer program may have written them.
+  /// Events of an unknown type or unreadable are passed over, as a newer program may have written them; see
+  /// ``Loaded/newerEvent``.
   ///
   /// - Parameter version: as it was then, if there is a later one.
   public func load(_ id: PaymentID, upTo version: UInt64 = .max) throws(PaymentLogError) -> Loaded? {
     let events: [Event]
     do throws(LogStoreError) {
       events = try reader.stream(id.stream, limit: Int(clamping: version))
-    } catch .streamIncomplete(_, let missing) {
-      throw .incomplete(id, missing: missing)
     } catch {
-      throw .store(error)
+      throw failure(error, of: id)
     }
     var payment: Payment?
+    var newer: NewerEvent?
     for event in events {
-      guard let known = try? PaymentEvent(type: event.type, payload: event.payload) else { continue }
+      let known: PaymentEvent
+      do {
+        known = try PaymentEvent(type: event.type, payload: event.payload)
+      } catch {
+        newer = newer ?? NewerEvent(version: event.version, type: event.type, reason: error.description)
+        continue
+      }
       do {
         if payment == nil { payment = try Payment(known) } else { try payment?.apply(known) }
       } catch {
-        throw .illegal(id, version: event.version, error)
+        // Behind an event that isn't known nothing has to fit.
+        guard newer != nil else { throw .illegal(id, version: event.version, error) }
       }
     }
-    guard let payment, let last = events.last else { return nil }
-    return Loaded(payment: payment, version: last.version, events: events)
+    if let newer { damage.note(id, .newerEvent, reason: newer.reason) } else { damage.isWell(id) }
+    guard let payment, let last = events.last else {
+      if let newer { throw .newerEvent(id, newer) }
+      return nil
+    }
+    return Loaded(payment: payment, version: last.version, events: events, newerEvent: newer)
+  }
+
+  /// What a failed read of a payment's stream, or a failed append to it, means for the payment.
+  private func failure(_ error: LogStoreError, of id: PaymentID) -> PaymentLogError {
+    let failure: PaymentLogError
+    switch error {
+    case .streamIncomplete(_, let missing): failure = .incomplete(id, missing: missing)
+    case .damaged(let place), .unreadable(let place): failure = .damaged(id, place)
+    default: return .store(error)
+    }
+    damage.note(id, .incomplete, reason: failure.description)
+    // What the disk can't read it may read again: nothing is looked for, and the next load may go well.
+    if case .damaged(let place) = error { damage.met(place) }
+    return failure
   }
 
   /// Events of a stream that take no longer than others may wait for.
@@ -155,6 +200,7 @@ public struct PaymentLog: Sendable {
         found = try load(id)
       }
       guard let loaded = found else { throw .missing(id) }
+      if let newer = loaded.newerEvent { throw .newerEvent(id, newer) }
       let isReadNow = known == nil
       known = nil
       let events: [PaymentEvent]
@@ -179,7 +225,10 @@ public struct PaymentLog: Sendable {
         try await self.append(append)
         return .appended(events, version: version)
       } catch {
-        guard case .conflict(let stream, _, _) = error else { throw .append(error) }
+        guard case .conflict(let stream, _, _) = error else {
+          if case .store = failure(error, of: id) { throw .append(error) }
+          throw failure(error, of: id)
+        }
         if stream == claim?.stream { throw .requestTaken }
       }
     }
@@ -221,6 +270,18 @@ public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
   case requestTaken
   /// The log was repaired, and these versions of the payment's stream could not be saved.
   case incomplete(PaymentID, missing: ClosedRange<UInt64>)
+  /// Some of the payment's events can't be read: the log is damaged there.
+  case damaged(PaymentID, Damage)
+  /// The payment has an event that this program doesn't know, so nothing may be decided on it.
+  case newerEvent(PaymentID, PaymentLog.NewerEvent)
+
+  /// The same may go well later: the log is not at fault with this payment.
+  public var isTransient: Bool {
+    switch self {
+    case .store, .append, .requestTaken: true
+    case .illegal, .missing, .incomplete, .damaged, .newerEvent: false
+    }
+  }
 
   public var description: String {
     switch self {
@@ -230,6 +291,9 @@ public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
     case .requestTaken: "another request has the same key"
     case .incomplete(let id, let missing):
       "versions \(missing.lowerBound) to \(missing.upperBound) of payment \(id) were lost when the log was repaired"
+    case .damaged(let id, let damage): "payment \(id) is incomplete: \(damage)"
+    case .newerEvent(let id, let event):
+      "version \(event.version) of payment \(id) is of a newer program: \(event.reason)"
     }
   }
 }

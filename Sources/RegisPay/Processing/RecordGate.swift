@@ -58,7 +58,8 @@ final class RecordGate: Sendable {
   /// Another append would most likely fail as well.
   static func isOfTheLog(_ error: LogStoreError) -> Bool {
     switch error {
-    case .conflict, .invalidArgument, .limitExceeded, .eventIDReused, .streamIncomplete: false
+    // A look-up that leads into a damaged place refuses appends to that stream alone.
+    case .conflict, .invalidArgument, .limitExceeded, .eventIDReused, .streamIncomplete, .damaged, .unreadable: false
     default: true
     }
   }

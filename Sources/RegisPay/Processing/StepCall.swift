@@ -70,9 +70,11 @@ struct StepCall: Sendable {
       if case .store(let cause) = error {
         return .retry(CallRetry(.notMade, reason: "can't read the payment: \(cause)"), isOutage: true)
       }
-      health.countSkippedEvent()
-      logger.error("skipped a payment that can't be read", metadata: ["payment": "\(work.id)", "error": "\(error)"])
-      return .finished(isAccepted: false)
+      return await skip(work, error, place)
+    }
+    if let newer = known.newerEvent {
+      breakers.abandoned(pass, now: clock.now)
+      return await skip(work, .newerEvent(work.id, newer), place)
     }
     guard known.payment.isDue(work.work), known.payment.delay(of: work.work) == work.delay else {
       breakers.abandoned(pass, now: clock.now)
@@ -135,6 +137,25 @@ struct StepCall: Sendable {
     return failure.isOutage || judgement.isOutage
   }
 
+  /// Goes on without the payment, which can't be decided on: its consumer's place does not wait for it. That is put on the
+  /// log, so that the step goes on when the payment can be read again; see ``SkippedWork``.
+  private func skip(_ work: StepWork, _ error: PaymentLogError, _ place: Place) async -> StepEnding {
+    health.countSkippedEvent()
+    log.damage.skip(work.id, work.work, reason: "\(error)")
+    // What waits for a time is told again by the list.
+    guard case .read = work else { return .finished(isAccepted: false) }
+    let place = await place()
+    let append = Append(
+      [SkippedWork.event(.skipped, .init(id: work.id, work: work.work))],
+      cursors: [CursorCommit(name: cursorName, place: place)])
+    do throws(LogStoreError) {
+      _ = try await log.append(append)
+      return .finished(isAccepted: false, committed: place)
+    } catch {
+      return .retry(CallRetry(.notMade, reason: "can't append: \(error)"), isOutage: true)
+    }
+  }
+
   private func giveUp(
     _ work: StepWork, _ known: PaymentLog.Loaded, reason: String, _ place: Place
   ) async -> StepEnding {
@@ -164,6 +185,7 @@ struct StepCall: Sendable {
       } catch {
         guard case .append(let cause) = error, RecordGate.isOfTheLog(cause) else {
           if failures > 0 { log.gate.release(didAppend: false) }
+          if !error.isTransient { return await skip(work, error) { place } }
           // The call is made again with the same key, and has no second effect.
           return .retry(CallRetry(.notMade, reason: "can't record what came of it: \(error)"), isOutage: true)
         }

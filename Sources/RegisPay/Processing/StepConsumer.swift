@@ -280,12 +280,14 @@ public actor StepConsumer {
     do {
       for _ in 0..<Self.batchesAtOnce where !window.isFull {
         var count = 0
-        try log.reader.forEach(from: window.readPlace) { event in
+        let next = try log.follower.forEach(from: window.readPlace) { event in
           count += 1
           window.move(to: event.offset)
           if let work = work(askedBy: event) { window.admit(work) } else { window.skip() }
           return count < Self.batch && !window.isFull
         }
+        // Damage at the end of what was read has no event behind it.
+        window.move(to: next)
         guard count > 0 else { break }
       }
       isReadable = true

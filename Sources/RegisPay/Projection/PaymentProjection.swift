@@ -58,7 +58,7 @@ public final class PaymentProjection: Sendable {
     let path = directory + "/payments.sqlite"
     do {
       try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-      let identity = try identity(of: log.reader)
+      let identity = log.reader.storeID
       if let (pool, progress) = try existing(path, identity: identity, end: log.reader.endOffset, logger) {
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }
         return PaymentProjection(log, pool, progress, isIndexed: isIndexed, health, limits, logger)
@@ -97,7 +97,7 @@ public final class PaymentProjection: Sendable {
 
   /// The file's tables, if they can be gone on with; otherwise it is removed.
   private static func existing(
-    _ path: String, identity: String?, end: UInt64, _ logger: Logger
+    _ path: String, identity: String, end: UInt64, _ logger: Logger
   ) throws -> (DatabasePool, PaymentTable.Progress)? {
     guard FileManager.default.fileExists(atPath: path) else {
       // What is left of it must not become part of a new one.
@@ -130,11 +130,6 @@ public final class PaymentProjection: Sendable {
     for suffix in ["", "-wal", "-shm"] where FileManager.default.fileExists(atPath: path + suffix) {
       try FileManager.default.removeItem(atPath: path + suffix)
     }
-  }
-
-  /// What tells this log from any other: its first event; nil while there is none.
-  private static func identity(of reader: LogReader) throws(LogStoreError) -> String? {
-    try reader.events(from: 0, limit: 1).first.map { "\($0.id)@\($0.timestampMicroseconds)" }
   }
 
   public var progress: Progress {
@@ -238,14 +233,13 @@ public final class PaymentProjection: Sendable {
   /// - Returns: how many events there were.
   private func advance(_ known: inout RecentPayments, limit: Int) throws -> Int {
     let start = state.withLock { $0.place }
-    let events = try log.reader.events(from: start, limit: limit)
-    guard let last = events.last else { return 0 }
+    let (events, place) = try log.follower.events(from: start, limit: limit)
+    guard place > start else { return 0 }
     var changed: [PaymentID: PaymentRow] = [:]
     for event in events {
-      if let row = known.take(event) { changed[row.id] = row }
+      if let row = try known.take(event) { changed[row.id] = row }
     }
-    let place = last.offset + 1
-    let identity = try Self.identity(of: log.reader)
+    let identity = log.reader.storeID
     let rows = changed.values.sorted { $0.offset < $1.offset }
     try pool.write { database in
       // Hardly any payment waits for long: nothing is looked for where nothing is.
@@ -260,7 +254,8 @@ public final class PaymentProjection: Sendable {
     let wasCatchingUp = progress.isCatchingUp
     state.withLock { $0.place = place }
     if wasCatchingUp, !progress.isCatchingUp { logWhole(place) }
-    return events.count
+    // Where only damage was passed there is more to read, too.
+    return max(events.count, 1)
   }
 
   private func logWhole(_ place: UInt64) {

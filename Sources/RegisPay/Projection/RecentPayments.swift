@@ -30,21 +30,35 @@ struct RecentPayments {
 
   var count: Int { young.count + old.count }
 
-  /// The payment as it stands after an event; nil if the event is of none, or was applied already.
+  /// The payment as it stands after an event; nil if the event is of none, was applied already, or is one of a payment that
+  /// can't be read as a whole. Such a one stays listed as it was known last, and is noted on the log's board.
   ///
   /// What can't be read or can't be is counted and logged by others.
-  mutating func take(_ event: Event) -> PaymentRow? {
+  ///
+  /// - Throws: when the payment can't be read now: the event has to be taken again.
+  mutating func take(_ event: Event) throws(LogStoreError) -> PaymentRow? {
     guard let id = PaymentID(stream: event.stream) else { return nil }
-    guard var known = young[id] ?? old[id] else { return begin(id, event) }
+    guard var known = young[id] ?? old[id] else { return try begin(id, event) }
     guard event.version > known.version else { return nil }
-    if let change = try? PaymentEvent(type: event.type, payload: event.payload) { try? known.payment.apply(change) }
+    guard event.version == known.version + 1 else {
+      log.damage.note(
+        id, .incomplete, reason: "versions \(known.version + 1) to \(event.version - 1) of it can't be read")
+      return nil
+    }
+    do throws(PaymentEventError) {
+      let change = try PaymentEvent(type: event.type, payload: event.payload)
+      // What is not possible is told to whoever loads the payment.
+      try? known.payment.apply(change)
+    } catch {
+      log.damage.note(id, .newerEvent, reason: error.description)
+    }
     known.version = event.version
     known.updatedMicroseconds = event.timestampMicroseconds
     keep(known)
     return known.row
   }
 
-  private mutating func begin(_ id: PaymentID, _ event: Event) -> PaymentRow? {
+  private mutating func begin(_ id: PaymentID, _ event: Event) throws(LogStoreError) -> PaymentRow? {
     if event.version == 1, let first = try? PaymentEvent(type: event.type, payload: event.payload),
       let payment = try? Payment(first)
     {
@@ -55,9 +69,16 @@ struct RecentPayments {
       return known.row
     }
     // Told up to now; its events on the way here are then passed over.
-    guard let loaded = try? log.load(id), let first = loaded.events.first, let last = loaded.events.last else {
+    let found: PaymentLog.Loaded?
+    do throws(PaymentLogError) {
+      found = try log.load(id)
+    } catch .store(let error) {
+      throw error
+    } catch {
+      // Loading has noted why.
       return nil
     }
+    guard let loaded = found, let first = loaded.events.first, let last = loaded.events.last else { return nil }
     let known = Known(
       payment: loaded.payment, version: loaded.version, offset: first.offset,
       createdMicroseconds: first.timestampMicroseconds, updatedMicroseconds: last.timestampMicroseconds)

@@ -36,7 +36,7 @@ struct Processing: Service {
     ]
     consumerBoard.set(consumers)
     let completion = CompletionConsumer(
-      store: log.store, health: health, cursorInterval: options.consumer.cursorInterval, logger: logger)
+      log: log, health: health, cursorInterval: options.consumer.cursorInterval, logger: logger)
     try await withGracefulShutdownHandler {
       try await withThrowingTaskGroup(of: Void.self) { group in
         // Each on one event loop, with the calls that it makes.
@@ -46,6 +46,10 @@ struct Processing: Service {
         }
         group.addTask(executorPreference: executors.last) {
           try await cancelWhenGracefulShutdown { try await completion.run() }
+        }
+        let skipped = SkippedWork(log: log, logger: logger)
+        group.addTask(executorPreference: executors.first) {
+          await cancelWhenGracefulShutdown { await skipped.run() }
         }
         try await group.waitForAll()
       }

@@ -6,20 +6,25 @@ struct Scrubbing: Sendable {
   private let scrubs: [(name: String, scrub: Scrub)]
 
   /// - Parameter options: with a rate of 0 nothing is read.
-  init(_ stores: [(name: String, store: LogStore)], options: ServerOptions, logger: Logger) {
+  /// - Parameter damage: told of what is found in the first log, so that the payments concerned are known.
+  init(
+    _ stores: [(name: String, store: LogStore)], options: ServerOptions, damage: DamageBoard, logger: Logger
+  ) {
     guard options.scrubBytesPerSecond > 0 else {
       scrubs = []
       return
     }
     var rate = Scrub.Options()
     rate.bytesPerSecond = options.scrubBytesPerSecond
-    scrubs = stores.map { name, store in
-      let scrub = store.scrub(rate) { damage in
+    scrubs = stores.enumerated().map { number, entry in
+      let (name, store) = entry
+      let scrub = store.scrub(rate) { found in
         logger.error(
           "damage found; see docs/OPERATIONS.md",
           metadata: [
-            "log": "\(name)", "file": "\(damage.file)", "byte": "\(damage.position)", "reason": "\(damage.reason)",
+            "log": "\(name)", "file": "\(found.file)", "byte": "\(found.position)", "reason": "\(found.reason)",
           ])
+        if number == 0 { damage.inspect(file: found.file) }
       }
       return (name, scrub)
     }

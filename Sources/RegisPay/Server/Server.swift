@@ -29,7 +29,8 @@ public struct Server: Sendable {
       let store = try open("payments", segmentBytes: options.segmentBytes, options, logger)
       let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
       return Server(
-        options: options, log: PaymentLog(store), simulator: Simulator(store: simulatorStore), logger: logger)
+        options: options, log: PaymentLog(store, logger: logger), simulator: Simulator(store: simulatorStore),
+        logger: logger)
     } catch {
       throw .store(error)
     }
@@ -52,6 +53,8 @@ public struct Server: Sendable {
   ) throws(LogStoreError) -> LogStore {
     var storeOptions = LogStore.Options()
     storeOptions.segmentBytes = segmentBytes
+    // Damage in what is finished must not keep all the rest from being served: see docs/DURABILITY.md.
+    storeOptions.servesDamaged = true
     // Under load the processor is what is short, not the disk: see docs/PERFORMANCE.md.
     storeOptions.gatherMilliseconds = options.gatherMilliseconds
     let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
@@ -102,12 +105,14 @@ public struct Server: Sendable {
     }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let scrubbing = Scrubbing(
-      [("payments", log.store), ("simulator", simulator.store)], options: options, logger: logger)
+      [("payments", log.store), ("simulator", simulator.store)], options: options, damage: log.damage, logger: logger)
     defer { scrubbing.stop() }
     health.warn { scrubbing.findings }
     health.watch { [gate = log.gate] in
       gate.reason.map { "no calls go out, since what comes of them can't be recorded: \($0)" }
     }
+    health.warn { [damage = log.damage] in damage.warnings }
+    for damage in log.store.recovery.damagedFiles { log.damage.inspect(file: damage.file) }
     let projection: PaymentProjection
     do throws(ProjectionError) {
       projection = try PaymentProjection.open(
@@ -150,7 +155,7 @@ public struct Server: Sendable {
       log: log, requests: RequestLog(reader: log.reader, lifetime: options.requestLifetime), projection: projection,
       board: board
     ).add(to: routes)
-    EventRoutes(reader: log.reader).add(to: routes)
+    EventRoutes(follower: log.follower).add(to: routes)
     ConsumerRoutes(log: log, consumers: consumers, board: board, projection: projection).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: webhooks).add(to: routes)

@@ -25,7 +25,8 @@ struct Ledger: Sendable {
   private func page(from place: UInt64) throws(LogStoreError) -> (charges: [Charge], next: UInt64) {
     var end = PortionEnd()
     var found: [(offset: UInt64, stream: String)] = []
-    let next = try reader.forEach(from: place) { event in
+    // What is damaged is reported by the scrub, and can't be told here.
+    let next = try reader.forEach(from: place, passingOver: { _ in }) { event in
       if event.type.withUnsafeBytes({ $0.elementsEqual(Charge.EventType.created.rawValue.utf8) }) {
         found.append((event.offset, event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }))
       }
@@ -36,9 +37,18 @@ struct Ledger: Sendable {
     for (offset, stream) in found {
       // At least one, so that it goes on.
       if !charges.isEmpty, end.isReached(after: Self.lookUpCost) { return (charges, offset) }
-      if let charge = Charge(try reader.stream(stream)) { charges.append(charge) }
+      if let charge = try charge(stream) { charges.append(charge) }
     }
     return (charges, next)
+  }
+
+  private func charge(_ stream: String) throws(LogStoreError) -> Charge? {
+    do throws(LogStoreError) {
+      return Charge(try reader.stream(stream))
+    } catch {
+      guard error.isOfAPlace else { throw error }
+      return nil
+    }
   }
 
   /// A look-up of a stream takes as long as looking at so many bytes, or longer: the clock is asked for every second one.

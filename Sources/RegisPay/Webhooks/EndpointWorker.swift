@@ -221,7 +221,7 @@ actor EndpointWorker {
     // Compared where they stand: most events are passed over.
     let types = (endpoint.events ?? Set(PaymentEvent.TypeName.allCases)).map { Array($0.rawValue.utf8) }
     let end = log.reader.endOffset
-    readPlace = try log.reader.forEach(from: readPlace) { event in
+    readPlace = try log.follower.forEach(from: readPlace) { event in
       let isWanted = event.type.withUnsafeBytes { type in types.contains { $0.elementsEqual(type) } }
       if isWanted, waiting[event.offset] == nil, !firstTries.contains(event.offset) { events.append(event.copy()) }
       return events.count < room && !portion.isReached(after: event.payload.byteCount)

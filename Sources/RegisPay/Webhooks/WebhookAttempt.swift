@@ -65,7 +65,8 @@ struct WebhookAttempt: Sendable {
       throw Stop(result: .unreadable(reason: "\(error)"))
     }
     guard let message else {
-      throw Stop(result: .unreadable(reason: "the event is not on the log any more, or is none of a payment"))
+      throw Stop(
+        result: .unreadable(reason: "the event is not on the log any more, can't be read, or is none of a payment"))
     }
     return message
   }
@@ -75,7 +76,7 @@ struct WebhookAttempt: Sendable {
     case .event(let event): return event
     case .offset(let offset):
       do throws(LogStoreError) {
-        return try log.reader.events(from: offset, limit: 1).first { $0.offset == offset }
+        return try log.follower.events(from: offset, limit: 1).events.first { $0.offset == offset }
       } catch {
         throw .store(error)
       }

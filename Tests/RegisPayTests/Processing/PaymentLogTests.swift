@@ -40,10 +40,14 @@ struct PaymentLogTests {
       let log = PaymentLog(store)
       for _ in 0..<20 {
         let id = try await log.initiate(Self.pound)
+        // Changes nothing.
+        let delayed = PaymentEvent.delayed(
+          Delay(PaymentWork(.create), untilMicroseconds: 1, attempts: 1, ownFailures: 0, reason: "busy"))
+        let note = NewEvent(stream: id.stream, type: delayed.type, payload: delayed.payload)
         let executed = try await withThrowingTaskGroup(of: PaymentLog.Executed?.self) { group in
           for _ in 0..<50 {
             group.addTask {
-              _ = try await store.append(Append(NewEvent(stream: id.stream, type: "NoteAdded", payload: [])))
+              _ = try await store.append(Append(note))
               return nil
             }
           }

@@ -286,7 +286,7 @@ struct StepConsumerTests {
     try await withStore { store in
       let health = Health(stores: [])
       let consumer = CompletionConsumer(
-        store: store, health: health, cursorInterval: .milliseconds(10), logger: silent)
+        log: PaymentLog(store), health: health, cursorInterval: .milliseconds(10), logger: silent)
       let events = (0..<10).map { NewEvent(stream: "s\($0)", type: "Unheard of", payload: []) }
       _ = try await store.append(Append(events))
       for round in 1...2 {

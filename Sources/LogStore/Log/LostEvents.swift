@@ -1,11 +1,18 @@
-/// An event that could not be saved, as far as an index file tells.
+/// An event that can't be read, or could not be saved, as far as an index file tells.
 public struct LostEvent: Sendable, Hashable {
   public var offset: UInt64
   /// nil if no other event of the stream was saved.
   public var stream: String?
   public var version: UInt64
-  /// The upper 48 bits of the stream's hash.
-  var key: UInt64
+  /// The upper 48 bits of the stream's hash: what an index has of a stream's name. ``key(ofStream:)`` makes it of a name;
+  /// two streams share one in about one of 2^48 pairs.
+  public var key: UInt64
+
+  /// The key that a stream's events have here.
+  public static func key(ofStream name: String) -> UInt64 {
+    var name = name
+    return name.withUTF8 { IndexKey.stream(hash: streamHash(UnsafeRawBufferPointer($0))) }
+  }
 }
 
 /// Tells from index files which events stood at offsets that are lost: an index lists the positions of all of a segment's

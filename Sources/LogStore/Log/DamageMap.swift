@@ -1,0 +1,268 @@
+/// Offsets whose events can't be read, since a file is damaged there.
+public struct DamagedRange: Sendable, Hashable, CustomStringConvertible {
+  /// The events that are missing; empty where the damage has hit no event, such as a frame's header whose records are all
+  /// sound, and then the offset of the next event behind it.
+  public var offsets: Range<UInt64>
+  /// Where, and what was found.
+  public var damage: Damage
+
+  public init(offsets: Range<UInt64>, damage: Damage) {
+    self.offsets = offsets
+    self.damage = damage
+  }
+
+  public var description: String {
+    offsets.isEmpty ? "\(damage); no event is lost" : "\(damage); offsets \(offsets.lowerBound)..<\(offsets.upperBound)"
+  }
+}
+
+/// What is sound of a damaged segment, and what is not: made once, by reading all of it, and then used by everyone who
+/// passes over the damage.
+///
+/// No offset is guessed. A frame counts if its checksums hold, if it fits between what stands before and behind it, and if
+/// it follows on from the frame before it, where that one is sound. In a damaged frame, and behind a damaged header, each
+/// record counts whose own checksum holds, since that covers the record's place and offset. What lies between is missing.
+final class DamageMap: Sendable {
+  enum Content: Sendable {
+    /// Sound frames, one after the other.
+    case frames
+    /// Sound records of a damaged frame, one after the other.
+    case records(count: UInt32, timestamp: UInt64)
+    /// An index into ``ranges``.
+    case missing(Int)
+  }
+
+  struct Piece: Sendable {
+    var offsets: Range<UInt64>
+    /// Bytes of the file.
+    var bytes: Range<Int>
+    var content: Content
+  }
+
+  /// Bytes of sound frames in one piece, about: whoever begins in the middle reads so many for nothing.
+  static let pieceByteCount = 256 << 10
+  /// Pieces of a map, so that no content makes it grow without bound. What is behind the last one counts as missing.
+  static let pieceLimit = 1 << 16
+
+  let segment: Segment
+  /// Bytes that were looked at: all before the segment's end, or before the durable end.
+  let limit: Int
+  /// All offsets of the segment up to ``endOffset``, in order.
+  let pieces: [Piece]
+  /// Every damaged place, in order.
+  let ranges: [DamagedRange]
+  let endOffset: UInt64
+  /// Something of the segment could not be read by the disk, which may get well again.
+  var isOfUnreadable: Bool { segment.mapping.faultCount > 0 }
+
+  init(segment: Segment, limit: Int, pieces: [Piece], ranges: [DamagedRange], endOffset: UInt64) {
+    self.segment = segment
+    self.limit = limit
+    self.pieces = pieces
+    self.ranges = ranges
+    self.endOffset = endOffset
+  }
+
+  /// The piece that holds an offset before ``endOffset``.
+  func piece(holding offset: UInt64) -> Piece? {
+    let after = pieces.partitionPoint { $0.offsets.lowerBound > offset }
+    guard after > 0, pieces[after - 1].offsets.contains(offset) else { return nil }
+    return pieces[after - 1]
+  }
+
+  /// The first place where events are missing, or else the first at all.
+  var worst: Damage? { (ranges.first { !$0.offsets.isEmpty } ?? ranges.first)?.damage }
+}
+
+/// Makes a ``DamageMap``.
+struct DamageMapMaker {
+  private let segment: Segment
+  /// The segment's events have lower offsets.
+  private let bound: UInt64
+  /// Frames end at or before it.
+  private let limit: Int
+  /// The header checksum of the segment's last frame; nil if that isn't known.
+  private let endChain: UInt32?
+
+  private var pieces: [DamageMap.Piece] = []
+  private var ranges: [DamagedRange] = []
+  private var next: UInt64
+  private var timestamp: UInt64 = 0
+  /// What was found since the last event that was taken, and where.
+  private var pending: Damage?
+  private var finder: SalvageSearch
+
+  /// - Parameter bound: the offset that the segment, or what is durable of it, ends with.
+  /// - Parameter endChain: of a finished segment, as its successor's header tells it.
+  init(_ segment: Segment, bound: UInt64, limit: Int, endChain: UInt32?) {
+    self.segment = segment
+    self.bound = bound
+    self.limit = min(limit, segment.bytes.count)
+    self.endChain = endChain
+    next = segment.baseOffset
+    finder = SalvageSearch(segment, bound: bound)
+  }
+
+  mutating func make() -> DamageMap {
+    pending = segment.fileDamage
+    let chain = readFrames()
+    if let endChain, let chain, chain != endChain, ranges.isEmpty, pending == nil {
+      // Sound by itself, and not what the next segment was written after: another history of the log, and nothing tells
+      // where it parts.
+      pieces = []
+      next = segment.baseOffset
+      note(0, "its last frame is not the one that the next segment follows")
+    }
+    if next < bound {
+      if pieces.count >= DamageMap.pieceLimit { note(limit, "so many places are damaged that no more are looked at") }
+      if pending == nil { note(limit, "the file ends before offset \(bound), with which the segment ends") }
+      skip(to: bound, at: limit)
+    } else if pending != nil {
+      skip(to: next, at: limit)
+    }
+    return DamageMap(segment: segment, limit: limit, pieces: pieces, ranges: ranges, endOffset: bound)
+  }
+
+  /// Returns the chain of the last frame, if all up to there is known.
+  private mutating func readFrames() -> UInt32? {
+    var chain: UInt32? = segment.hasOwnHeader ? segment.header.chain : nil
+    var position = SegmentHeader.byteCount
+    // Behind damage: no frame whose records are looked for begins before it.
+    var hole: Int?
+    while position <= limit - FrameHeader.byteCount, pieces.count < DamageMap.pieceLimit {
+      if position % 8 == 0, let header = finder.header(at: position), position + header.byteCount <= limit,
+        header.firstOffset >= next
+      {
+        if let known = chain, header.chain != known {
+          // It belongs to another history of the log, or what it follows does: neither can be told from the other.
+          note(position + 36, "the frame does not follow on from the frame before it")
+          return nil
+        }
+        take(header, at: position)
+        chain = header.checksum
+        position += header.byteCount
+        hole = nil
+        continue
+      }
+      if next >= bound, segment.bytes.part(position, limit - position).isZero { return chain }
+      chain = nil
+      note(position, reason(at: position))
+      guard let found = finder.search(from: position, frameFrom: hole ?? position, next: next), found.position < limit
+      else { return nil }
+      if found.isFrame {
+        position = found.position
+      } else {
+        (position, hole) = takeRecords(at: found.position)
+      }
+    }
+    return chain
+  }
+
+  private func reason(at position: Int) -> String {
+    let head = segment.bytes.part(position, min(FrameHeader.byteCount, segment.bytes.count - position))
+    return head.isZero ? "zeros where a frame should begin" : "no frame header that matches its checksum and place"
+  }
+
+  private mutating func note(_ position: Int, _ reason: String) {
+    // Says it if the disk could not read it.
+    if pending == nil { pending = segment.damage(Fault(position: position, reason: reason)).finding }
+  }
+
+  /// Goes on with an event: what was found before it is one damaged range, whether events are missing there or not.
+  private mutating func skip(to offset: UInt64, at position: Int) {
+    if pending == nil, offset > next { note(position, "offsets \(next)..<\(offset) are not there") }
+    guard let damage = pending else { return }
+    pending = nil
+    ranges.append(DamagedRange(offsets: next..<offset, damage: damage))
+    guard offset > next else { return }
+    let start = pieces.last?.bytes.upperBound ?? SegmentHeader.byteCount
+    pieces.append(
+      DamageMap.Piece(
+        offsets: next..<offset, bytes: start..<max(start, position), content: .missing(ranges.count - 1)))
+    next = offset
+  }
+
+  private mutating func take(_ header: FrameHeader, at position: Int) {
+    let expected = FrameExpectation(
+      position: position, offset: header.firstOffset, chain: header.chain, timestamp: header.timestamp)
+    timestamp = max(timestamp, header.timestamp)
+    do throws(Fault) {
+      _ = try segment.checkFrame(expected) { _ in }
+    } catch {
+      note(error.position, error.reason)
+      takeRecords(of: header, at: position)
+      return
+    }
+    let end = position + header.byteCount
+    guard header.eventCount > 0 else {
+      // Cursors alone say nothing of what is missing before them.
+      if pending == nil, let last = pieces.last, case .frames = last.content, last.bytes.upperBound == position {
+        pieces[pieces.count - 1].bytes = last.bytes.lowerBound..<end
+      }
+      return
+    }
+    skip(to: header.firstOffset, at: position)
+    if let last = pieces.last, case .frames = last.content, last.bytes.upperBound == position,
+      end - last.bytes.lowerBound <= DamageMap.pieceByteCount
+    {
+      pieces[pieces.count - 1].bytes = last.bytes.lowerBound..<end
+      pieces[pieces.count - 1].offsets = last.offsets.lowerBound..<header.endOffset
+    } else {
+      pieces.append(
+        DamageMap.Piece(offsets: header.firstOffset..<header.endOffset, bytes: position..<end, content: .frames))
+    }
+    next = header.endOffset
+  }
+
+  /// The sound records of a frame whose header is sound, but not all else.
+  private mutating func takeRecords(of header: FrameHeader, at start: Int) {
+    let end = start + header.byteCount
+    var position = start + FrameHeader.byteCount
+    while position < end {
+      if let record = finder.record(at: position, before: end, frame: start) {
+        take(record)
+        position = record.end
+        continue
+      }
+      if end - position < 8 { return }
+      note(position, "no record that matches its checksum and place")
+      position += 1
+      while position < end, !finder.isRecord(at: position, before: end, frame: start) { position += 1 }
+    }
+  }
+
+  /// Sound records one after the other of a frame whose header is not. Returns where to go on.
+  private mutating func takeRecords(at start: Int) -> (position: Int, frame: Int?) {
+    guard let first = finder.record(at: start, before: limit, frame: nil) else { return (start + 1, nil) }
+    var position = start
+    while let record = finder.record(at: position, before: limit, frame: first.framePosition) {
+      take(record)
+      position = record.end
+    }
+    let padded = position.roundedUp(to: 8)
+    guard padded <= limit, segment.bytes.part(position, padded - position).isZero else {
+      return (position, first.framePosition)
+    }
+    return (padded, first.framePosition)
+  }
+
+  private mutating func take(_ record: Record) {
+    guard record.kind == .event, pieces.count < DamageMap.pieceLimit else { return }
+    let offset = segment.baseOffset + UInt64(record.relativeOffset)
+    guard offset >= next, offset < bound else { return }
+    skip(to: offset, at: record.position)
+    if let last = pieces.last, case .records(let count, let time) = last.content,
+      last.bytes.upperBound == record.position, time == timestamp
+    {
+      pieces[pieces.count - 1].bytes = last.bytes.lowerBound..<record.end
+      pieces[pieces.count - 1].offsets = last.offsets.lowerBound..<offset + 1
+      pieces[pieces.count - 1].content = .records(count: count + 1, timestamp: time)
+    } else {
+      pieces.append(
+        DamageMap.Piece(
+          offsets: offset..<offset + 1, bytes: record.position..<record.end,
+          content: .records(count: 1, timestamp: timestamp)))
+    }
+    next = offset + 1
+  }
+}

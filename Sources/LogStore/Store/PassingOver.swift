@@ -1,0 +1,67 @@
+// Reading on behind damage: what is sound is served, and what is left out is told.
+
+extension LogReader {
+  /// As ``forEach(from:_:)``, going on behind damaged places instead of throwing.
+  ///
+  /// A damaged place costs one read of its segment, for all readers of the store together. An event whose frame's header is
+  /// damaged has the time of the frame before.
+  ///
+  /// - Parameter passed: called for every damaged place that was passed over, before the event behind it; for one without a
+  ///   missing event it may be called after that.
+  /// - Returns: the offset to go on with, behind what was passed over.
+  /// - Throws: ``LogStoreError/unreadable(_:)`` until that has lasted for 30 seconds: then it is passed over, too. What is no
+  ///   damage of the log's files: ``LogStoreError/closed``, ``LogStoreError/inputOutput(operation:path:code:)``.
+  @discardableResult
+  public func forEach(
+    from offset: UInt64, passingOver passed: (DamagedRange) -> Void, _ body: (borrowing EventView) -> Bool
+  ) throws(LogStoreError) -> UInt64 {
+    try durable.check()
+    var cursor = cursor(from: offset, passingOverDamage: true)
+    let end = endOffset
+    var goesOn = true
+    while goesOn, cursor.offset < end {
+      var isGiven = false
+      if let event = try cursor.next() {
+        isGiven = true
+        goesOn = body(event)
+        // What was visited was zeros if it could not be read meanwhile.
+        try cursor.check()
+      }
+      let ranges = cursor.takePassed()
+      for range in ranges { passed(range) }
+      if !isGiven, ranges.isEmpty { break }
+    }
+    return cursor.offset
+  }
+
+  /// Every damaged place of one of the store's segment files, in order; empty if the file is sound, or is none of them.
+  ///
+  /// Blocks. Reads all of the file the first time.
+  public func damagedRanges(file: String) throws(LogStoreError) -> [DamagedRange] {
+    try durable.check()
+    let segments = durable.segments
+    guard let name = file.split(separator: "/").last, let base = FileName.baseOffset(String(name), suffix: ".log"),
+      segments.bases.contains(base)
+    else { return [] }
+    return try segments.damageMap(of: base, upTo: durable.end)?.ranges ?? []
+  }
+
+  /// Which events stood at offsets that can't be read, as far as an index file tells: all of them, if the segment has a
+  /// sound one. Their ``LostEvent/stream`` is nil, since an index has streams by their ``LostEvent/key`` only.
+  ///
+  /// Blocks. Reads the index of the segment, and needs memory for what it lists.
+  public func lostEvents(in offsets: Range<UInt64>) throws(LogStoreError) -> [LostEvent] {
+    if offsets.isEmpty { return [] }
+    var lost = LostEvents(try durable.segments.current().files)
+    return lost.events(in: offsets, saved: [])
+  }
+
+  /// Tells the store from any other, but not from a copy of it; 32 hexadecimal digits.
+  public var storeID: String {
+    let id = durable.segments.storeID
+    return [id.first, id.second].map { word in
+      let digits = String(word, radix: 16)
+      return String(repeating: "0", count: 16 - digits.count) + digits
+    }.joined()
+  }
+}

@@ -1,0 +1,210 @@
+import LogStore
+import Logging
+import NIOPosix
+import Synchronization
+
+/// What of a log can't be read: the damaged places that its followers passed over, the payments that are incomplete because
+/// of them, and the work that was skipped. Each place is logged once, and shown in `/health` until the server stops.
+///
+/// Safe to use from any task. Memory is bounded.
+public final class DamageBoard: Sendable {
+  /// Why a payment is not what its events say.
+  public enum Concern: Sendable, Hashable {
+    /// Some of its events can't be read.
+    case incomplete
+    /// It has an event of a newer program.
+    case newerEvent
+  }
+
+  /// Work that was passed over.
+  public struct Skipped: Sendable, Hashable {
+    public var id: PaymentID
+    public var work: PaymentWork
+    public var reason: String
+  }
+
+  private struct State {
+    var ranges: [DamagedRange] = []
+    var seen: Set<DamagedRange> = []
+    /// Files that were looked through because a look-up met damage there.
+    var metFiles: Set<String> = []
+    /// Offsets that are missing, over all ranges.
+    var lostCount: UInt64 = 0
+    /// Streams that lost events, as an index has them.
+    var lostStreams: Set<UInt64> = []
+    /// Not all lost events are listed in an index, or there are too many: others than these may be concerned.
+    var isPartlyUnknown = false
+    var concerns: [PaymentID: Concern] = [:]
+    var skipped: [Skipped] = []
+    var skippedCount = 0
+  }
+
+  /// Places that are shown one by one.
+  private static let rangeLimit = 100
+  /// Places that are told from each other.
+  private static let seenLimit = 10_000
+  private static let streamLimit = 1_000_000
+  private static let concernLimit = 100_000
+  private static let skippedLimit = 1_000
+
+  private let name: String
+  private let reader: LogReader
+  private let logger: Logger?
+  private let state = Mutex(State())
+  private let hasConcerns = Atomic(false)
+
+  /// - Parameter name: of the log, for people.
+  public init(_ reader: LogReader, name: String = "payments", logger: Logger? = nil) {
+    self.name = name
+    self.reader = reader
+    self.logger = logger
+  }
+
+  // MARK: - Places
+
+  /// Takes in a damaged place that was passed over. Logged the first time.
+  func report(_ range: DamagedRange) {
+    let isNew = state.withLock { state in
+      guard state.seen.count < Self.seenLimit, state.seen.insert(range).inserted else { return false }
+      state.lostCount += UInt64(range.offsets.count)
+      if state.ranges.count < Self.rangeLimit { state.ranges.append(range) }
+      return true
+    }
+    guard isNew else { return }
+    logger?.error(
+      "passed over damage; run logstore verify, then restore a backup or use logstore repair (docs/OPERATIONS.md)",
+      metadata: [
+        "log": "\(name)", "file": "\(range.damage.file)", "byte": "\(range.damage.position)",
+        "reason": "\(range.damage.reason)", "offset": "\(range.offsets.lowerBound)", "events": "\(range.offsets.count)",
+      ])
+    guard !range.offsets.isEmpty else { return }
+    // Reads an index file, for which no follower should wait.
+    NIOThreadPool.singleton.submit { [self] _ in find(range) }
+  }
+
+  /// Looks which streams lost events there.
+  private func find(_ range: DamagedRange) {
+    var lost: [LostEvent] = []
+    do throws(LogStoreError) {
+      lost = try reader.lostEvents(in: range.offsets)
+    } catch {
+      logger?.warning("can't tell which payments lost events", metadata: ["log": "\(name)", "error": "\(error)"])
+    }
+    state.withLock { state in
+      for event in lost where state.lostStreams.count < Self.streamLimit { state.lostStreams.insert(event.key) }
+      if lost.count < range.offsets.count || state.lostStreams.count == Self.streamLimit {
+        state.isPartlyUnknown = true
+      }
+    }
+  }
+
+  /// Takes in damage that a look-up has met: all that is damaged in its file is looked for, once.
+  func met(_ damage: Damage) {
+    let isNew = state.withLock { $0.metFiles.count < Self.rangeLimit && $0.metFiles.insert(damage.file).inserted }
+    // Reads the file, for which no request should wait.
+    if isNew { NIOThreadPool.singleton.submit { [self] _ in inspect(file: damage.file) } }
+  }
+
+  /// Takes in all that is damaged in a file of the log: what a scrub, or opening, has found. Blocks: reads the file.
+  func inspect(file: String) {
+    do throws(LogStoreError) {
+      for range in try reader.damagedRanges(file: file) { report(range) }
+    } catch {
+      logger?.warning(
+        "can't tell what is damaged", metadata: ["log": "\(name)", "file": "\(file)", "error": "\(error)"])
+    }
+  }
+
+  // MARK: - Payments
+
+  /// Notes that a payment is not what its events say. Logged the first time.
+  func note(_ id: PaymentID, _ concern: Concern, reason: @autoclosure () -> String) {
+    let isNew = state.withLock { state in
+      guard state.concerns[id] != concern, state.concerns.count < Self.concernLimit else { return false }
+      state.concerns[id] = concern
+      return true
+    }
+    hasConcerns.store(true, ordering: .relaxed)
+    if isNew {
+      logger?.error("a payment can't be decided on", metadata: ["payment": "\(id)", "reason": "\(reason())"])
+    }
+  }
+
+  /// Notes that all of a payment was read. One load where nothing is wrong with any.
+  func isWell(_ id: PaymentID) {
+    if hasConcerns.load(ordering: .relaxed) { state.withLock { $0.concerns[id] = nil } }
+  }
+
+  /// Notes that a step which was skipped goes on.
+  func resumed(_ id: PaymentID, _ work: PaymentWork) {
+    state.withLock { $0.skipped.removeAll { $0.id == id && $0.work == work } }
+  }
+
+  /// What is known to be wrong with a payment; nil for nearly all.
+  public func concern(_ id: PaymentID) -> Concern? {
+    state.withLock { state in
+      if let known = state.concerns[id] { return known }
+      guard !state.lostStreams.isEmpty else { return nil }
+      return state.lostStreams.contains(LostEvent.key(ofStream: id.stream)) ? .incomplete : nil
+    }
+  }
+
+  /// Notes work that was not done, since its payment can't be read.
+  func skip(_ id: PaymentID, _ work: PaymentWork, reason: String) {
+    let isNew = state.withLock { state in
+      let entry = Skipped(id: id, work: work, reason: reason)
+      guard !state.skipped.contains(where: { $0.id == id && $0.work == work }) else { return false }
+      state.skippedCount += 1
+      if state.skipped.count < Self.skippedLimit { state.skipped.append(entry) }
+      return true
+    }
+    if isNew {
+      logger?.error(
+        "skipped a step", metadata: ["payment": "\(id)", "step": "\(work)", "reason": "\(reason)"])
+    }
+  }
+
+  // MARK: - For people
+
+  /// What there is to see; the first of each.
+  public struct Summary: Sendable {
+    public var ranges: [DamagedRange] = []
+    /// Offsets without a readable event.
+    public var lostEvents: UInt64 = 0
+    /// Payments and other streams that are known to be concerned.
+    public var incomplete = 0
+    public var newer = 0
+    public var isPartlyUnknown = false
+    public var skipped: [Skipped] = []
+  }
+
+  public var summary: Summary {
+    state.withLock { state in
+      let incomplete = state.concerns.filter { $0.value == .incomplete }.keys
+      let others = incomplete.count { !state.lostStreams.contains(LostEvent.key(ofStream: $0.stream)) }
+      return Summary(
+        ranges: state.ranges, lostEvents: state.lostCount, incomplete: state.lostStreams.count + others,
+        newer: state.concerns.count - incomplete.count, isPartlyUnknown: state.isPartlyUnknown, skipped: state.skipped)
+    }
+  }
+
+  /// One line for each damaged place, and one for what follows from all of them.
+  public var warnings: [String] {
+    let summary = summary
+    var lines = summary.ranges.map { "the \(name) log: \($0)" }
+    if summary.lostEvents > 0 {
+      lines.append(
+        "the \(name) log: \(summary.lostEvents) events can't be read; \(summary.incomplete)"
+          + " \(summary.isPartlyUnknown ? "or more " : "")streams are incomplete and refuse commands; run logstore verify, then"
+          + " restore a backup or use logstore repair")
+    }
+    if summary.newer > 0 {
+      lines.append(
+        "the \(name) log: \(summary.newer) payments have events of a newer program and refuse commands; go back to it")
+    }
+    if !summary.skipped.isEmpty {
+      lines.append("the \(name) log: \(summary.skipped.count) steps of such payments were skipped")
+    }
+    return lines
+  }
+}

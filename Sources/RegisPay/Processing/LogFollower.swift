@@ -1,0 +1,55 @@
+import LogStore
+
+/// Reads a log in order for whoever follows it: goes on behind damage, which it reports on the log's board. The one way in
+/// which consumers, list, webhooks and event streams read.
+///
+/// Safe to use from any task.
+public struct LogFollower: Sendable {
+  public let reader: LogReader
+  public let damage: DamageBoard
+
+  public init(_ reader: LogReader, _ damage: DamageBoard) {
+    self.reader = reader
+    self.damage = damage
+  }
+
+  /// Visits the events from an offset on until `body` returns false.
+  ///
+  /// - Returns: the offset to go on with, which may lie behind the last event: damage and gaps are passed over.
+  ///
+  /// - Parameter passed: called for each damaged place, before the event behind it.
+  func forEach(
+    from place: UInt64, passed: (DamagedRange) -> Void = { _ in }, _ body: (borrowing EventView) -> Bool
+  ) throws(LogStoreError) -> UInt64 {
+    try reader.forEach(
+      from: place,
+      passingOver: { range in
+        damage.report(range)
+        passed(range)
+      }, body)
+  }
+
+  /// Copies of at most `limit` events.
+  ///
+  /// - Returns: also the offset to go on with.
+  func events(
+    from place: UInt64, limit: Int
+  ) throws(LogStoreError) -> (events: [Event], next: UInt64) {
+    var events: [Event] = []
+    let next = try forEach(from: place) { event in
+      events.append(event.copy())
+      return events.count < limit
+    }
+    return (events, next)
+  }
+}
+
+extension LogStoreError {
+  /// A place of a file is damaged or can't be read: what is not there goes on.
+  var isOfAPlace: Bool {
+    switch self {
+    case .damaged, .unreadable: true
+    default: false
+    }
+  }
+}

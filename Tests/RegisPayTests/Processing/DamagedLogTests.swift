@@ -1,0 +1,196 @@
+import Foundation
+import LogStore
+import Testing
+
+@testable import RegisPay
+
+/// Who follows a log that is damaged, or has events of a newer program, goes on and says so.
+@Suite("A log that can't all be read")
+struct DamagedLogTests {
+  private static let money = Money(minorUnits: 500, currency: Currency.supported[0])
+
+  private func open(_ folder: String) throws -> LogStore {
+    var options = LogStore.Options()
+    options.segmentBytes = 64 << 10
+    options.servesDamaged = true
+    return try LogStore.open(folder + "/log", options: options)
+  }
+
+  /// Appends what a payment's events are.
+  private func append(_ events: [PaymentEvent], of id: PaymentID, from version: UInt64, to store: LogStore) async throws
+  {
+    for (index, event) in events.enumerated() {
+      let new = NewEvent(stream: id.stream, type: event.type, payload: event.payload)
+      _ = try await store.append(Append(new, expecting: .version(version + UInt64(index) - 1)))
+    }
+  }
+
+  /// Created payments over several segments. Returns them in order.
+  private func fill(_ store: LogStore, _ count: Int) async throws -> [PaymentID] {
+    let log = PaymentLog(store)
+    var ids: [PaymentID] = []
+    for _ in 0..<count {
+      let id = try await log.initiate(Self.money)
+      try await append([.created(reference: "r")], of: id, from: 2, to: store)
+      ids.append(id)
+    }
+    try await store.waitUntilIndexed()
+    return ids
+  }
+
+  /// Flips a bit in the data of the payment's first event.
+  private func damage(_ id: PaymentID, in folder: String) throws {
+    let path = folder + "/log/00000000000000000000.log"
+    var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+    let found = try #require(bytes.range(of: Data("\"paymentId\":\"\(id)\"".utf8)))
+    bytes[found.upperBound + 4] ^= 1
+    try bytes.write(to: URL(fileURLWithPath: path))
+  }
+
+  private var options: StepConsumer.Options {
+    var options = StepConsumer.Options()
+    options.cursorInterval = .milliseconds(20)
+    return options
+  }
+
+  private func consuming(
+    _ log: PaymentLog, _ provider: FakeProvider, _ work: () async throws -> Void
+  ) async throws {
+    let consumer = StepConsumer(
+      .settle, log: log, delays: NothingDelayed(), provider: provider,
+      breaker: Breaker(name: "fake", options: .init()), board: WaitingBoard(), health: Health(stores: []),
+      options: options, logger: silent)
+    let run = Task { try await consumer.run() }
+    let result: Result<Void, any Error>
+    do {
+      result = .success(try await work())
+    } catch {
+      result = .failure(error)
+    }
+    consumer.stop()
+    _ = try await endsByItself(run)
+    try result.get()
+  }
+
+  private func atEnd(_ log: PaymentLog) throws -> Bool {
+    try log.reader.cursor("payment-settle") == log.reader.endOffset
+  }
+
+  @Test(
+    "a step of a payment with a damaged event is skipped, the cursor goes on, and it goes on when the file is whole again"
+  )
+  func skipsAndResumes() async throws {
+    try await withTemporaryFolder { folder in
+      var store = try open(folder)
+      let ids = try await fill(store, 300)
+      try await store.close()
+      let path = folder + "/log/00000000000000000000.log"
+      let sound = try Data(contentsOf: URL(fileURLWithPath: path))
+      let hit = ids[20]
+      try damage(hit, in: folder)
+      store = try open(folder)
+      var log = PaymentLog(store)
+      let provider = FakeProvider { _, _ in .done(.recordSettled) }
+      try await consuming(log, provider) {
+        try await eventually("the cursor is at the end") { try atEnd(log) }
+        try await eventually("all others are settled") {
+          try ids.allSatisfy { id in try id == hit || log.load(id)?.payment.status == .settled }
+        }
+      }
+      #expect(provider.calls[hit] == nil)
+      #expect(log.damage.summary.skipped.map(\.id) == [hit])
+      #expect(log.damage.concern(hit) == .incomplete)
+      #expect(log.damage.summary.ranges.map(\.offsets.count) == [1])
+      #expect(log.damage.warnings.first?.contains("00000000000000000000.log @") == true)
+      #expect(throws: PaymentLogError.self) { try log.load(hit) }
+      await #expect(throws: PaymentLogError.self) { try await log.request(.cancel, of: hit) }
+      try await store.close()
+
+      // Still damaged: it is known again from the log.
+      store = try open(folder)
+      log = PaymentLog(store)
+      var skipped = SkippedWork(log: log, logger: silent)
+      skipped.interval = .milliseconds(10)
+      let waiting = Task { [skipped] in await skipped.run() }
+      try await eventually("it is listed") { log.damage.summary.skipped.map(\.id) == [hit] }
+      waiting.cancel()
+      await waiting.value
+      try await store.close()
+
+      try sound.write(to: URL(fileURLWithPath: path))
+      store = try open(folder)
+      log = PaymentLog(store)
+      skipped = SkippedWork(log: log, logger: silent)
+      let resuming = Task { [skipped] in await skipped.run() }
+      try await consuming(log, provider) {
+        try await eventually("it goes on") { try log.load(hit)?.payment.status == .settled }
+      }
+      resuming.cancel()
+      await resuming.value
+      #expect(provider.calls[hit] == 1)
+      #expect(log.damage.summary.skipped.isEmpty)
+      try await store.close()
+    }
+  }
+
+  @Test("a payment with an event of a newer program is shown, not decided on, and its steps wait for that program")
+  func newerEvent() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      try await append([.created(reference: "r")], of: id, from: 2, to: store)
+      _ = try await store.append(Append(NewEvent(stream: id.stream, type: "PaymentCharmed", payload: bytes("{}"))))
+      let other = try await log.initiate(Self.money)
+      try await append([.created(reference: "r")], of: other, from: 2, to: store)
+      let loaded = try #require(try log.load(id))
+      #expect(loaded.payment.status == .created)
+      #expect(loaded.newerEvent?.version == 3 && loaded.newerEvent?.type == "PaymentCharmed")
+      for command in [PaymentCommand.cancel, .retry, .refund(nil)] {
+        await #expect {
+          try await log.request(command, of: id)
+        } throws: { error in
+          if case PaymentLogError.newerEvent(id, _) = error { true } else { false }
+        }
+      }
+      let provider = FakeProvider { _, _ in .done(.recordSettled) }
+      try await consuming(log, provider) {
+        try await eventually("the cursor is at the end") { try atEnd(log) }
+        try await eventually("the other is settled") { try log.load(other)?.payment.status == .settled }
+      }
+      #expect(provider.calls == [other: 1])
+      #expect(log.damage.summary.newer == 1)
+      #expect(log.damage.summary.skipped.map(\.id) == [id])
+      #expect(try log.reader.stream(SkippedWork.stream).map(\.type) == ["PaymentStepSkipped"])
+    }
+  }
+
+  @Test("a payment that can't be loaded now does not let the list's place pass")
+  func failedLoad() async throws {
+    try await withTemporaryFolder { folder in
+      let store = try open(folder)
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      try await append([.created(reference: "r")], of: id, from: 2, to: store)
+      let event = try #require(try store.reader.events(from: 1, limit: 1).first)
+      try await store.close()
+      var recent = RecentPayments(log: log)
+      #expect(throws: LogStoreError.self) { try recent.take(event) }
+    }
+  }
+
+  @Test("a payment that lost an event in the middle stays listed as it was known before, and is marked")
+  func lostInTheMiddle() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      try await append([.created(reference: "r"), .settled], of: id, from: 2, to: store)
+      let events = try store.reader.events(from: 0, limit: 3)
+      var recent = RecentPayments(log: log)
+      #expect(try recent.take(events[0])?.status == .initiated)
+      #expect(try recent.take(events[2]) == nil)
+      #expect(log.damage.concern(id) == .incomplete)
+    }
+  }
+}
+
+private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
