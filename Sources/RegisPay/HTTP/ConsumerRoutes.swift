@@ -48,9 +48,13 @@ struct ConsumerRoutes: Sendable {
 
   /// Why payments wait for this step, in memory or on the log: the most frequent reasons.
   private func reasons(_ step: PaymentStep) async throws -> JSONValue {
-    let counts = board.reasons(step).merging(try await projection.delayReasons(step)) { $0 + $1 }
-    let most = counts.sorted { ($1.value, $0.key) < ($0.value, $1.key) }.prefix(Self.reasonLimit)
-    return .array(most.map { ["reason": .string($0.key), "payments": .integer($0.value)] })
+    let delayed = try await projection.delayReasons(step)
+    // There may be as many reasons as payments that wait.
+    return await RequestThreads.run(.short) { [board] in
+      let counts = board.reasons(step).merging(delayed) { $0 + $1 }
+      let most = counts.sorted { ($1.value, $0.key) < ($0.value, $1.key) }.prefix(Self.reasonLimit)
+      return .array(most.map { ["reason": .string($0.key), "payments": .integer($0.value)] })
+    }
   }
 
   private static let reasonLimit = 5

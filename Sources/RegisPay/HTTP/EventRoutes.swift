@@ -14,14 +14,15 @@ final class EventRoutes: Sendable {
   /// Streams open at once; each holds a connection for as long as its client likes.
   private static let connectionLimit = 64
   /// How long nothing is sent at most, so that a client that has gone is noticed and no proxy takes the stream for dead.
-  private static let heartbeat = Duration.seconds(10)
+  private let heartbeat: Duration
   /// From one look at the log to the next, for each stream that is open: at most 500 looks a second, whatever happens.
   private static let pause = Duration.milliseconds(2)
   /// Bytes that are written at once.
   private static let pieceLimit = 64 << 10
 
-  init(follower: LogFollower) {
+  init(follower: LogFollower, heartbeat: Duration = .seconds(10)) {
     self.follower = follower
+    self.heartbeat = heartbeat
     reader = follower.reader
   }
 
@@ -75,12 +76,12 @@ final class EventRoutes: Sendable {
         try await writer.write(piece)
         lastSent = clock.now
       }
-      if portion.isAtEnd, try await waitForEvents(at: place, until: lastSent + Self.heartbeat) {
+      if portion.isAtEnd, try await waitForEvents(at: place, until: lastSent + heartbeat) {
         // Each look at the log is a way to another thread and back: of a busy log a stream takes several events at once.
         try? await clock.sleep(until: begin + Self.pause * connections.load(ordering: .relaxed))
       }
       // Also while the log goes on and nothing of it is wanted here.
-      if lastSent.duration(to: clock.now) >= Self.heartbeat {
+      if lastSent.duration(to: clock.now) >= heartbeat {
         try await writer.write(ByteBuffer(string: ":\n\n"))
         lastSent = clock.now
       }

@@ -30,9 +30,17 @@ struct Scrubbing: Sendable {
     }
   }
 
-  /// One line for each damaged place.
+  /// Damaged places of a log that are told one by one: a disk that fails may have any number.
+  private static let lineLimit = 20
+
+  /// One line for each damaged place; of many in a log for the first ones, and one for how many more there are.
   var findings: [String] {
-    scrubs.flatMap { entry in entry.scrub.report.findings.map { "the \(entry.name) log: \($0)" } }
+    scrubs.flatMap { name, scrub in
+      let findings = scrub.report.findings
+      let lines = findings.prefix(Self.lineLimit).map { "the \(name) log: \($0)" }
+      let more = findings.count - lines.count
+      return more > 0 ? lines + ["the \(name) log: \(more) more damaged places; logstore verify lists all"] : lines
+    }
   }
 
   /// To be called before the stores are closed.
