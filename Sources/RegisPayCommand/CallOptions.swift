@@ -9,10 +9,12 @@ struct CallOptions: ParsableArguments {
   @Option(help: ArgumentHelp("The longest delay before a call that failed is made again.", valueName: "seconds"))
   var retryDelayLimit = 60.0
 
-  @Option(help: "Failures in a row after which no calls are made to a service for a while.")
+  @Option(help: "Failures in a row, with no success for a second, that open a service's circuit breaker.")
   var breakerFailures = 5
 
-  @Option(help: ArgumentHelp("How long that while is; then one call tries.", valueName: "seconds"))
+  @Option(
+    help: ArgumentHelp(
+      "How long an open circuit breaker waits before it lets one trial call through.", valueName: "seconds"))
   var breakerSeconds = 30.0
 
   func validate() throws {
