@@ -96,6 +96,8 @@ ALWAYS_INLINE cframe_fault enter(cframe_walk *walk, crc_function crc) {
   walk->records_left = load32(header + 28);
   walk->body = ~0u;
   walk->body_expected = load32(header + 40);
+  walk->chain = load32(header);
+  walk->has_chain = 1;
   return CFRAME_SOUND;
 }
 
@@ -191,6 +193,10 @@ ALWAYS_INLINE cframe_fault advance(cframe_walk *walk, uint64_t byte_count, crc_f
   if (fault == CFRAME_SOUND && walk->relative_offset != before.relative_offset) {
     walk->fault_position = before.position + 8;
     fault = CFRAME_WRONG_OFFSET;
+  }
+  if (fault == CFRAME_SOUND && before.has_chain && load32(walk->bytes + before.position + 36) != before.chain) {
+    walk->fault_position = before.position + 36;
+    fault = CFRAME_WRONG_CHAIN;
   }
   if (fault == CFRAME_SOUND) {
     fault = check(walk, byte_count, crc);

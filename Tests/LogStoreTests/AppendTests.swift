@@ -340,4 +340,25 @@ import Testing
     try await store.close()
     try await LogStore.open(directory.path).close()
   }
+
+  @Test("two names that Unicode calls equal are two streams, in conditions too")
+  func namesAreBytes() async throws {
+    let (composed, decomposed) = ("caf\u{E9}", "cafe\u{301}")
+    #expect(composed == decomposed)
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event(composed)))
+    // As one key the second condition would take the place of the first.
+    var conditions: StreamConditions = [composed: .version(1), decomposed: .noStream]
+    #expect(conditions.count == 2 && conditions[composed] == .version(1))
+    let appended = try await store.append(
+      Append([event(decomposed), event(composed)], conditions: conditions))
+    #expect(appended.versions == [1, 2])
+    conditions = [composed: .version(2), decomposed: .noStream]
+    await expectThrows({
+      if case .conflict(_, .noStream, 1) = $0 { true } else { false }
+    }) { () async throws(LogStoreError) in
+      try await store.append(Append([event(composed), event(decomposed)], conditions: conditions))
+    }
+    try await store.close()
+  }
 }

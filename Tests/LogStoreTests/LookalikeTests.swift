@@ -129,3 +129,92 @@ import Testing
     #expect(try LogStore.verify(directory.path).findings == [])
   }
 }
+
+/// A segment from a copy of the store that has gone another way: sound by itself, and not the one that the next follows.
+@Suite struct DivergedSegmentTests {
+  let directory = TemporaryDirectory()
+  let diverged = TemporaryDirectory()
+  var segment: String { "00000000000000000000.log" }
+
+  /// The two have the same first events; the store's first segment is then replaced by the other's.
+  private func makeStores(keepsIndex: Bool) async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for number in 0..<20 { _ = try await store.append(Append(event("s\(number % 3)", "same"))) }
+    try await store.close()
+    try copyStore(directory.path, to: diverged.path)
+    for (path, content) in [(directory.path, "a"), (diverged.path, "b")] {
+      let store = try LogStore.open(path, options: smallSegments())
+      for number in 20..<400 {
+        _ = try await store.append(Append(event("s\(number % 3)", String(repeating: content, count: 400))))
+      }
+      try await store.waitUntilIndexed()
+      try await store.close()
+    }
+    #expect(directory.names(".log") == diverged.names(".log") && directory.names(".log").count > 2)
+    let files = FileManager.default
+    for name in [segment] + (keepsIndex ? [] : directory.names(".idx")) {
+      try files.removeItem(atPath: directory.file(name))
+      guard name == segment || diverged.names(".idx").contains(name) else { continue }
+      try files.copyItem(atPath: diverged.file(name), toPath: directory.file(name))
+    }
+  }
+
+  @Test(
+    "of such a segment nothing is served: not in order, not by stream, not from the middle", arguments: [true, false])
+  func refused(keepsIndex: Bool) async throws {
+    try await makeStores(keepsIndex: keepsIndex)
+    let path = directory.file(segment)
+    let isDamage = { (error: LogStoreError) in
+      if case .damaged(let damage) = error { damage.file == path } else { false }
+    }
+    let reader = try LogReader.open(directory.path)
+    defer { reader.close() }
+    for offset: UInt64 in [0, 25] {
+      var cursor = reader.cursor(from: offset)
+      var served = 0
+      do throws(LogStoreError) {
+        while try cursor.next() != nil { served += 1 }
+        Issue.record("nothing was thrown")
+      } catch {
+        #expect(isDamage(error), "\(error)")
+      }
+      #expect(served == 0)
+    }
+    await expectThrows(isDamage) { () throws(LogStoreError) in try reader.stream("s1", from: 1, limit: 20) }
+    #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
+    // What lies behind it is served.
+    let last = try #require(directory.names(".log").last.flatMap { FileName.baseOffset($0, suffix: ".log") })
+    #expect(try reader.events(from: last, limit: .max).count == Int(400 - last))
+  }
+
+  @Test("verify finds frames that are older than those of the segment before, and a stream that does not begin with 1")
+  func timesAndVersions() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for _ in 0..<300 { _ = try await store.append(Append(event("s", String(repeating: "x", count: 400)))) }
+    try await store.close()
+    let second = try #require(directory.names(".log").dropFirst().first)
+    let base = try #require(FileName.baseOffset(second, suffix: ".log"))
+    let sound = try content(directory.file(second))
+    // The first frame of the second segment, and with it the chain of all that follow.
+    try edit(directory.file(second)) { bytes in
+      bytes.withUnsafeMutableBytes { bytes in
+        guard let header = try? SegmentHeader(UnsafeRawBufferPointer(bytes)) else { return }
+        let place = Place(storeID: header.storeID, baseOffset: base)
+        var position = SegmentHeader.byteCount
+        var chain = header.chain
+        while let frame = FrameHeader(in: UnsafeRawBufferPointer(bytes), at: position, place: place) {
+          chain = FrameHeader.finish(
+            UnsafeMutableRawBufferPointer(rebasing: bytes[position..<position + frame.byteCount]), at: position,
+            place: place, firstOffset: frame.firstOffset, timestamp: 1, eventCount: frame.eventCount,
+            recordCount: frame.recordCount, syncedPosition: frame.syncedPosition, chain: chain,
+            bodyChecksum: frame.bodyChecksum, isSnapshot: frame.isSnapshot)
+          position += frame.byteCount
+        }
+      }
+    }
+    let found = try LogStore.verify(directory.path).findings
+    #expect(found.contains { $0.file == directory.file(second) && $0.reason.contains("older") }, "\(found)")
+    try edit(directory.file(second)) { $0 = sound }
+    #expect(try LogStore.verify(directory.path).findings == [])
+  }
+}

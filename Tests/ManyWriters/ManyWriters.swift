@@ -161,7 +161,7 @@ private struct Writer {
   ) async throws {
     let appended = try await store.append(
       Append(
-        events, conditions: expected.mapValues { $0 == 0 ? .noStream : .version($0) },
+        events, conditions: StreamConditions(expected.map { ($0, $1 == 0 ? .noStream : .version($1)) }),
         cursors: place.map { [CursorCommit(name: "c\(number)", place: $0)] } ?? []))
     guard appended.offsets.count == events.count else { wrong("\(events.count) events got \(appended.offsets)") }
     // The conditions held: each stream goes on from where it was expected to be.

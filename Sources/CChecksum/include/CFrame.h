@@ -25,6 +25,8 @@ typedef enum {
   CFRAME_WRONG_PADDING,
   /// A body checksum that does not match the records and the padding.
   CFRAME_WRONG_BODY,
+  /// A frame that was written after another one than the one before it.
+  CFRAME_WRONG_CHAIN,
 } cframe_fault;
 
 /// A walk over the frames of one segment. All positions are bytes from the segment's start.
@@ -52,6 +54,10 @@ typedef struct {
   /// The register of the body checksum, over the records so far.
   uint32_t body;
   uint32_t body_expected;
+  /// The header checksum of the frame that was entered last, or what the segment's first frame must follow on from; looked
+  /// at if `has_chain`: not where the walk begins in the middle.
+  uint32_t chain;
+  uint32_t has_chain;
 
   /// The records that were checked last, one after the other: how many, and where the first is.
   uint32_t run_records;
@@ -77,8 +83,8 @@ cframe_fault cframe_enter(cframe_walk *walk);
 /// frame. On success `run_records` records from `run_position` on are sound.
 cframe_fault cframe_check(cframe_walk *walk, uint64_t byte_count);
 
-/// As `cframe_check`, and enters the next frame before, if the walk is between frames: its first offset must continue
-/// the one before.
+/// As `cframe_check`, and enters the next frame before, if the walk is between frames: its first offset and its chain must
+/// continue the one before.
 cframe_fault cframe_advance(cframe_walk *walk, uint64_t byte_count);
 
 /// Writes the checksums of `count` records that stand one after the other from `records` on, complete but for them. The

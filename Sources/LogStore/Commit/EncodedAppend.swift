@@ -120,7 +120,7 @@ struct EncodedAppend: Sendable {
       throw .limitExceeded(
         what: "the size of the append in bytes", actual: UInt64(sizes.byteCount), limit: UInt64(Limits.frameBytes))
     }
-    for name in append.conditions.keys {
+    for (name, _) in append.conditions {
       try check(name.utf8.count, "the stream id's length in bytes")
       sizes.byteCount += name.utf8.count
     }
@@ -317,11 +317,6 @@ private struct Encoder {
   private func copy(_ source: UnsafeRawBufferPointer, to bytes: UnsafeMutableRawBufferPointer, at position: Int) {
     UnsafeMutableRawBufferPointer(rebasing: bytes[position..<position + source.count]).copyMemory(from: source)
   }
-}
-
-/// Whether two strings are the same stream id: by bytes, since strings that Unicode calls equal may differ in them.
-private func sameBytes(_ left: String, _ right: String) -> Bool {
-  left.utf8.count == right.utf8.count && left.utf8.elementsEqual(right.utf8)
 }
 
 private func powerOfTwo(atLeast count: Int) -> Int {

@@ -61,13 +61,15 @@ final class OpenIndex: Sendable {
   }
 
   /// Notes the record of the segment's next event, which stands in the mapping. False if its version does not continue
-  /// its stream here.
+  /// its stream here; in a store's first segment every stream begins, with version 1.
   static func add(_ record: Record, hash: UInt64, to state: inout SegmentTable, in segment: Segment) -> Bool {
     let names = RecordNames(mapped: segment.bytes)
     let name = record.name(in: segment.bytes)
     var stream = state.find(hash, name, names)
     if let known = stream {
       guard record.version == state.heads[known].lastVersion &+ 1 else { return false }
+    } else if segment.baseOffset == 0, record.version != 1 {
+      return false
     }
     state.add(
       position: UInt32(record.position), to: &stream, hash: hash, name: name, version: record.version,

@@ -72,7 +72,7 @@ final class SegmentSet: Sendable {
   // MARK: - Segments
 
   /// As it is, whether index files were looked for or not.
-  private var present: Snapshot { state.withLock { $0.snapshot } }
+  var present: Snapshot { state.withLock { $0.snapshot } }
 
   var bases: [UInt64] { present.bases }
   var open: OpenIndex { present.open }
@@ -130,12 +130,15 @@ final class SegmentSet: Sendable {
 
   private func openSegmentToScan(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
     let path = join(directory, FileName.segment(baseOffset))
+    let segment: Segment
     do throws(LogStoreError) {
-      return try Segment.open(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
+      segment = try Segment.open(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
     } catch {
       guard servesDamaged, error.isOfTheFile, successor(of: baseOffset) != nil else { throw error }
       return try Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
     }
+    try checkEnd(of: segment)
+    return segment
   }
 
   /// A segment to be read in order: in a mapping of its own, since the kernel is told of the others that look-ups jump
@@ -159,9 +162,8 @@ final class SegmentSet: Sendable {
   /// Where a finished segment ends, by the header of the one after it; nil for the last.
   func end(of baseOffset: UInt64) throws(LogStoreError) -> (offset: UInt64, chain: UInt32)? {
     guard let next = successor(of: baseOffset) else { return nil }
-    let segment = try segment(next)
-    if !segment.hasOwnHeader, let damage = segment.fileDamage { throw .damaged(damage) }
-    return (segment.header.previousEndOffset, segment.header.chain)
+    let header = try header(of: next)
+    return (header.previousEndOffset, header.chain)
   }
 
   /// Makes a new last segment known. The one before keeps its index in memory until ``install(_:)`` or
@@ -299,9 +301,7 @@ final class SegmentSet: Sendable {
       index.header.segments.map(\.baseOffset) == snapshot.bases.filter({ range.contains($0) })
     else { return .damaged }
     // It belongs to the content that the next segment follows on from. If that can't be opened, whoever reads it will say so.
-    if let next = try? segment(range.upperBound), next.hasOwnHeader,
-      next.header.chain != index.header.segments.last?.chain
-    {
+    if let next = try? header(of: range.upperBound), next.chain != index.header.segments.last?.chain {
       return .damaged
     }
     return .sound(index)

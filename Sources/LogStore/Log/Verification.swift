@@ -11,6 +11,8 @@ struct Verification {
   private var bytesTotal: UInt64 = 0
   /// What the index of each finished segment has to list, if the segment is sound.
   private var sums: [UInt64: ContentSum] = [:]
+  /// The greatest of all frames so far: no frame behind them is older.
+  private var timestamp: UInt64 = 0
 
   init(directory: String, disk: any Disk, progress: Progress?) {
     self.directory = directory
@@ -108,6 +110,8 @@ struct Verification {
     report.bytes += UInt64(segment.bytes.count)
     let index = OpenIndex(segment)
     var walk = Walk(segment)
+    walk.next.timestamp = timestamp
+    defer { timestamp = max(timestamp, walk.next.timestamp) }
     var fault: Fault?
     if let successor {
       let next = try? Segment.readHeader(of: disk.open(path(successor), .read), baseOffset: successor, storeID: storeID)

@@ -34,6 +34,8 @@ struct SalvageWalk {
   /// Offsets below it were given, as far as anything tells.
   private var reach: UInt64
   private var timestamp: UInt64 = 0
+  /// Every event so far was taken: a stream that was not met yet begins with version 1.
+  private var isWhole: Bool
 
   // Of the segment that it is in.
   private var segment: Segment?
@@ -75,6 +77,7 @@ struct SalvageWalk {
     isClosed = source.wasClosed
     reach = source.endOffsetAtLeast
     next = start
+    isWhole = start == 0
   }
 
   mutating func go() throws(LogStoreError) {
@@ -348,7 +351,8 @@ struct SalvageWalk {
     let hash = streamHash(record.name(in: segment.bytes))
     let names = RecordNames(mapped: segment.bytes)
     var stream = table.find(hash, record.name(in: segment.bytes), names)
-    if let stream, record.version != table.heads[stream].lastVersion &+ 1 {
+    let expected = stream.map { table.heads[$0].lastVersion &+ 1 } ?? (isWhole && segment.baseOffset == 0 ? 1 : nil)
+    if let expected, record.version != expected {
       note(record.position + 16, "the event's version does not continue its stream")
       return
     }
@@ -390,6 +394,7 @@ struct SalvageWalk {
     try flush()
     run = rest
     if isStopped { return }
+    isWhole = false
     var saved: [(offset: UInt64, position: Int)] = []
     if let lastSaved { saved.append(lastSaved) }
     if let record { saved.append((offset, record.position)) }

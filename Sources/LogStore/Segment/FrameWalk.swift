@@ -58,7 +58,12 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     recordsLeft = 0
     self.segment = nil
     walk = cframe_walk(segment.bytes, at: position, limit: limit, place: segment.place)
-    if position > SegmentHeader.byteCount { try enter(segment, at: position, offset: offset) }
+    if position > SegmentHeader.byteCount {
+      try enter(segment, at: position, offset: offset)
+    } else {
+      walk.chain = segment.header.chain
+      walk.has_chain = 1
+    }
     self.segment = segment
   }
 
@@ -211,6 +216,7 @@ extension cframe_walk {
     case CFRAME_OTHER_FRAME: reason = "the record belongs to another frame"
     case CFRAME_WRONG_OFFSET: reason = "the offset does not continue the one before it"
     case CFRAME_WRONG_COUNT: reason = "another number of events than the frame should have"
+    case CFRAME_WRONG_CHAIN: reason = "the frame does not follow on from the frame before it"
     case CFRAME_WRONG_PADDING: reason = "bytes behind the frame's last record that are not padding"
     default: reason = "the frame's body checksum does not match its records"
     }

@@ -268,10 +268,21 @@ extension Segment {
           ? "a cursor snapshot that is not the segment's first frame"
           : "the segment does not begin with a cursor snapshot")
     }
+    // A snapshot has what there is to say of cursors and lost streams.
+    guard header.byteCount <= Limits.frameBytes || header.isSnapshot else {
+      throw Fault(
+        position: position + 4, reason: "a frame of \(header.byteCount) bytes; the limit is \(Limits.frameBytes)")
+    }
     try walk.checkFrame()
     var next = position + FrameHeader.byteCount
     for _ in 0..<header.recordCount {
       let record = Record(trusted: bytes, at: next)
+      let content = record.end - record.metadataPosition
+      guard content <= Limits.eventBytes else {
+        throw Fault(
+          position: next + 4,
+          reason: "metadata and payload of \(content) bytes; the limit is \(Limits.eventBytes)")
+      }
       try visit(record)
       next = record.end
     }
@@ -279,6 +290,34 @@ extension Segment {
       throw Fault(position: position, reason: "the frame could not be read again after it was checked")
     }
     return header
+  }
+
+  /// How the frames from one on come to an end.
+  enum Ending: Equatable {
+    /// With the frame that the next segment follows on from.
+    case expected
+    /// With another one, and nothing behind it.
+    case other(Fault)
+    /// At something that is no frame: where the segment ends can't be told.
+    case unknown
+  }
+
+  /// Goes from header to header, and looks at nothing else.
+  ///
+  /// - Parameter endOffset: the next segment follows on from the frame that ends with it and has this header checksum.
+  func ending(from start: Int, at endOffset: UInt64, chain: UInt32) -> Ending {
+    var position = start
+    while let header = FrameHeader(in: bytes, at: position, place: place) {
+      position += header.byteCount
+      if header.checksum == chain, header.endOffset == endOffset { return .expected }
+    }
+    guard position > SegmentHeader.byteCount, bytes.part(position, bytes.count - position).isZero else {
+      return .unknown
+    }
+    return .other(
+      Fault(
+        position: position, reason: "the segment ends here, with another frame than the next segment follows on from")
+    )
   }
 
   /// Whether it holds an empty snapshot of cursors, and zeros to its end: nothing was ever appended to it.

@@ -48,11 +48,11 @@ public struct Append: Sendable {
   public var events: [NewEvent]
   /// Conditions on streams, each stream named once. Streams without one are appended to at any version.
   /// A stream may be named that gets no event.
-  public var conditions: [String: StreamCondition]
+  public var conditions: StreamConditions
   /// Places of consumers, committed together with the events.
   public var cursors: [CursorCommit]
 
-  public init(_ events: [NewEvent], conditions: [String: StreamCondition] = [:], cursors: [CursorCommit] = []) {
+  public init(_ events: [NewEvent], conditions: StreamConditions = [:], cursors: [CursorCommit] = []) {
     self.events = events
     self.conditions = conditions
     self.cursors = cursors
@@ -60,7 +60,7 @@ public struct Append: Sendable {
 
   /// One event for one stream.
   public init(_ event: NewEvent, expecting condition: StreamCondition = .any, cursors: [CursorCommit] = []) {
-    self.init([event], conditions: [event.stream: condition], cursors: cursors)
+    self.init([event], conditions: StreamConditions(event.stream, condition), cursors: cursors)
   }
 }
 

@@ -151,7 +151,7 @@ public final class Simulator: Sendable {
   private struct Effect {
     var answer: Answer
     var events: [NewEvent] = []
-    var conditions: [String: StreamCondition] = [:]
+    var conditions: StreamConditions = [:]
   }
 
   /// Answers a key's first request by `effect`, and every later one as that; another request with the key gets a 422.

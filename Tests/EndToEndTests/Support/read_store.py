@@ -18,6 +18,8 @@ import time
 HEADER_BYTES = 4096
 FRAME_HEADER = struct.Struct("<IIQQIIIIII")
 RECORD_HEADER = struct.Struct("<IIBBBBIQII")
+FRAME_BYTES_MAX = 64 << 20
+EVENT_BYTES_MAX = 16 << 20
 SHORTEST_RECORD = RECORD_HEADER.size + 1
 NONE = (1 << 64) - 1
 EVENT, CURSOR, CURSOR_RESET, LOST_STREAM = 1, 2, 3, 4
@@ -61,12 +63,18 @@ def read_file(path):
         return file.read()
 
 
-def check_version(path, data, known=(1,)):
+def check_header(path, data, zeros, known=(1,)):
+    """The version of a header whose checksum, version and zeros are right."""
+    if crc32c(data[:-4]) != struct.unpack_from("<I", data, len(data) - 4)[0]:
+        raise Damaged(path, len(data) - 4, "header checksum")
     (version,) = struct.unpack_from("<I", data, 8)
     if version > max(known):
         raise Damaged(path, 8, f"format version {version} is newer than this reader")
     if version not in known:
         raise Damaged(path, 8, f"format version {version}")
+    for first, end in zeros(version):
+        if data[first:end].strip(b"\0"):
+            raise Damaged(path, first, "bytes that are to be zero")
     return version
 
 
@@ -90,10 +98,8 @@ class Segment:
             raise Damaged(self.path, len(data), "shorter than its header")
         if data[:8] != b"LSSEGMNT":
             raise Damaged(self.path, 0, "not a segment")
-        version = check_version(self.path, data, (1, 2))
-        (checksum,) = struct.unpack_from("<I", data, 4092)
-        if crc32c(data[:4092]) != checksum:
-            raise Damaged(self.path, 4092, "header checksum")
+        zeros = lambda version: ((68, 72), (80 if version == 2 else 72, 4092))
+        version = check_header(self.path, data[:HEADER_BYTES], zeros, (1, 2))
         self.length_field = struct.unpack_from("<I", data, 12)[0]
         self.base, self.previous, self.size, _, self.chain = struct.unpack_from("<QQQQI", data, 32)
         # Where the segment before ends: before the base offset, if there is a gap between.
@@ -141,9 +147,7 @@ class Reader:
         data = read_file(path)
         if len(data) != 64 or data[:8] != b"LOGSTORE":
             raise Damaged(path, 0, "not a store file of 64 bytes")
-        check_version(path, data)
-        if crc32c(data[:60]) != struct.unpack_from("<I", data, 60)[0]:
-            raise Damaged(path, 60, "checksum")
+        check_header(path, data, lambda _: ((12, 16), (40, 60)))
         self.store_id = data[16:32]
         self.offset = 0
         self.timestamp = 0
@@ -261,9 +265,7 @@ class Reader:
             return None
         if len(data) != 64 or data[:8] != b"LSCLEAN1":
             raise Damaged(path, 0, "not a clean file of 64 bytes")
-        check_version(path, data)
-        if crc32c(data[:60]) != struct.unpack_from("<I", data, 60)[0]:
-            raise Damaged(path, 60, "checksum")
+        check_header(path, data, lambda _: ((56, 60),))
         if data[16:32] != self.store_id:
             raise Damaged(path, 16, "belongs to another store")
         (chain,) = struct.unpack_from("<I", data, 12)
@@ -290,8 +292,10 @@ class Reader:
             raise Invalid(f"frame length {length}")
         if first != self.offset or frame_chain != chain or timestamp < self.timestamp or synced > position:
             raise Invalid("the frame does not follow on from the one before")
-        if (position == HEADER_BYTES) != bool(flags & 1):
-            raise Invalid("the first frame of a segment, and no other, is a cursor snapshot")
+        if (position == HEADER_BYTES) != bool(flags & 1) or flags & 1 and event_count:
+            raise Invalid("the first frame of a segment, and no other, is a cursor snapshot, without events")
+        if length > FRAME_BYTES_MAX and not flags & 1:
+            raise Invalid("the frame is over the limit")
         at = position + FRAME_HEADER.size
         events, cursors, checksums, versions = [], [], [], {}
         for _ in range(record_count):
@@ -311,6 +315,8 @@ class Reader:
             if segment.base + relative != self.offset + len(events):
                 raise Invalid(f"record offset at {at}")
             if kind == EVENT:
+                if metadata_length + len(payload) > EVENT_BYTES_MAX:
+                    raise Invalid(f"the event at {at} is over the limit")
                 version = versions.get(name, self.versions.get(name, 0)) + 1
                 may_jump = name not in versions and self.gaps_before.get(name, 0) < len(self.gaps)
                 least = max(version, self.lost_versions.get(stream_key(name), 0) + 1 if self.lost_versions else 0)
@@ -318,6 +324,8 @@ class Reader:
                     raise Invalid(f"version {number} at {at}, expected {version}")
                 versions[name] = number
                 events.append((self.offset + len(events), name, number, kind_name, payload))
+            elif record_flags or type_length or metadata_length or payload:
+                raise Invalid(f"a record at {at} with what only events have")
             elif kind in (CURSOR, CURSOR_RESET):
                 cursors.append((name, number, kind == CURSOR_RESET))
             elif kind == LOST_STREAM and position == HEADER_BYTES and segment.follows_gap and len(name) == 6 and number:

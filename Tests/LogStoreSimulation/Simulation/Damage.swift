@@ -6,6 +6,8 @@
 extension Simulation {
   private enum Harm: String, CaseIterable {
     case flippedBit, lostSector, lostPartOfSector, misdirectedSector, cutFile, removedFile
+    /// The file `store` is gone, and the first page of frames, or all behind the header.
+    case lostBeginning
   }
 
   /// Damages a copy of the disk, between two lives, and looks at it in every way.
@@ -31,7 +33,9 @@ extension Simulation {
       defer { store.reader.close() }
       for stream in 0..<Self.streamCount {
         do throws(LogStoreError) {
-          if let problem = try model.check(store.reader, stream: "s\(stream)", from: 1) { fail("\(what): \(problem)") }
+          if let problem = try model.check(store.reader, stream: streamName(stream), from: 1) {
+            fail("\(what): \(problem)")
+          }
         } catch {
           guard isRefusal(error) else { return fail("\(what): \(error)") }
         }
@@ -62,6 +66,20 @@ extension Simulation {
       guard !candidates.isEmpty else { return nil }
       let path = candidates.drawn(&generator)
       var harm = Harm.allCases.drawn(&generator)
+      if harm == .lostBeginning {
+        let first = prefix + FileName.segment(0)
+        guard let inode = state.names.files[first], inode.byteCount > SegmentHeader.byteCount,
+          state.names.files[prefix + FileName.store] != nil
+        else { return nil }
+        state.change(.removed(prefix + FileName.store))
+        if generator.oneIn(2) {
+          inode.resize(to: SegmentHeader.byteCount)
+        } else {
+          inode.damage { for index in 4096..<min(8192, $0.count) { $0[index] = 0 } }
+        }
+        state.syncDirectory(Self.directory)
+        return (first, harm)
+      }
       // Proof: it is one of the names.
       let inode = state.names.files[path]!
       if inode.byteCount == 0 { return nil }
@@ -70,6 +88,7 @@ extension Simulation {
       let proven = isOpen ? FormatCheck(segment: inode.content).frames().map(\.synced).max() ?? 0 : inode.byteCount
       if isOpen, proven < Inode.sectorByteCount || harm == .cutFile || harm == .removedFile { return nil }
       switch harm {
+      case .lostBeginning: break
       case .cutFile: inode.resize(to: generator.below(inode.byteCount))
       case .removedFile: state.change(.removed(path))
       case .flippedBit, .lostSector, .lostPartOfSector, .misdirectedSector:

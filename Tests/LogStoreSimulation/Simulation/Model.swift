@@ -338,15 +338,17 @@ struct Payload {
 
   init?(_ bytes: UnsafeRawBufferPointer) {
     guard bytes.count >= Self.byteCount else { return nil }
-    attempt = Int(bytes.loadUnaligned(fromByteOffset: 0, as: UInt32.self))
+    attempt = Int(bytes.loadUnaligned(fromByteOffset: 0, as: UInt32.self).bigEndian)
     ordinal = Int(bytes.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
   }
 
-  static func make(attempt: Int, ordinal: Int, byteCount: Int) -> [UInt8] {
+  /// - Parameter filler: what stands behind; without, something that differs from one to the next.
+  static func make(attempt: Int, ordinal: Int, byteCount: Int, filler: UInt8? = nil) -> [UInt8] {
     var bytes = [UInt8](
-      repeating: UInt8(truncatingIfNeeded: attempt &* 7 &+ ordinal), count: max(byteCount, Self.byteCount))
+      repeating: filler ?? UInt8(truncatingIfNeeded: attempt &* 7 &+ ordinal), count: max(byteCount, Self.byteCount))
     bytes.withUnsafeMutableBytes { buffer in
-      buffer.storeBytes(of: UInt32(attempt), toByteOffset: 0, as: UInt32.self)
+      // The first bytes are zeros: they stand where a frame's header has its synced position.
+      buffer.storeBytes(of: UInt32(attempt).bigEndian, toByteOffset: 0, as: UInt32.self)
       buffer.storeBytes(of: UInt32(ordinal), toByteOffset: 4, as: UInt32.self)
     }
     return bytes

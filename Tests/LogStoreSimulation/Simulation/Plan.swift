@@ -59,6 +59,8 @@ struct Plan: Sendable {
   var noise: SimulatedMachine.Noise
   /// Bytes of payloads, mostly.
   var payloadByteCount: Int
+  /// What the client writes looks like what the store writes.
+  var isHostile = false
   var lives: [Life]
 
   init(seed: UInt64, payloadByteCount: Int, lives: [Life]) {
@@ -81,6 +83,7 @@ struct Plan: Sendable {
     let lifeCount = [1, 2, 3, 3, 4, 5].drawn(&generator)
     lives = []
     for _ in 0..<lifeCount { lives.append(Self.life(&generator)) }
+    isHostile = generator.oneIn(3)
   }
 
   private static let ofCursors: [Step.Kind] = [
@@ -148,7 +151,9 @@ struct Plan: Sendable {
 
 extension Plan: CustomStringConvertible {
   var description: String {
-    var lines = ["LOGSTORE_SEED=\(seed) schedule \(schedule) payloads of \(payloadByteCount) bytes, \(noise)"]
+    var lines = [
+      "LOGSTORE_SEED=\(seed) schedule \(schedule) payloads of \(payloadByteCount) bytes\(isHostile ? " that look like the store's" : ""), \(noise)"
+    ]
     for (number, life) in lives.enumerated() {
       lines.append("life \(number + 1): open the store")
       for failure in life.failures {

@@ -411,7 +411,7 @@ final class Simulation: @unchecked Sendable {
       if !recovery.wasClosedCleanly { fail("closed, but not found so by a reader") }
       if let problem = try model.check(reader, openingIn: life) { fail("a reader at the end: \(problem)") }
       for stream in 0..<Self.streamCount {
-        if let problem = try model.check(reader, stream: "s\(stream)", from: 1) {
+        if let problem = try model.check(reader, stream: streamName(stream), from: 1) {
           fail("a reader at the end: \(problem)")
         }
       }

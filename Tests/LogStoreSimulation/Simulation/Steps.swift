@@ -30,7 +30,7 @@ extension Simulation {
     case .readAll: reading { () throws(LogStoreError) in try self.model.check(store.reader) }
     case .readStreams:
       for _ in 0..<3 {
-        let stream = "s\(generator.below(Self.streamCount))"
+        let stream = streamName(generator.below(Self.streamCount))
         let version = UInt64(generator.below(4))
         reading { () throws(LogStoreError) in
           // Again from its beginning: what is read again comes out of memory, as far as it can.
@@ -89,7 +89,7 @@ extension Simulation {
 
   private func makeCall(_ kind: Call.Kind) -> Call {
     var versions: [String: UInt64] = [:]
-    for stream in 0..<Self.streamCount { versions["s\(stream)"] = model.leastVersion("s\(stream)") }
+    for stream in (0..<Self.streamCount).map(streamName) { versions[stream] = model.leastVersion(stream) }
     let call = Call(kind, life: life, disk: disk, versions: versions, wasStopped: store?.failure != nil)
     if case .append(let number, _) = kind { call.wasPlaced = model.attempts[number].status == .placed }
     return call
@@ -116,18 +116,27 @@ extension Simulation {
       }
     }
     if count == 0, cursors.isEmpty { return }
-    let streams = (0..<count).map { _ in "s\(generator.below(Self.streamCount))" }
+    let streams = (0..<count).map { _ in streamName(generator.below(Self.streamCount)) }
     let sizes = (0..<count).map { _ in
       generator.oneIn(6) ? generator.below(40) : generator.below(plan.payloadByteCount * 2)
     }
     let conditions = drawnConditions(streams, &generator)
     let metadata = [UInt8](repeating: 77, count: generator.oneIn(3) ? generator.below(30) : 0)
+    let type = plan.isHostile ? ["\0", "B", "t"].drawn(&generator) : "t"
+    let isOfHeaders = plan.isHostile && count > 0 && generator.oneIn(3)
     let number = model.begin { number in
-      Append(
+      if isOfHeaders {
+        let events = recordsLikeHeaders(
+          attempt: number, stream: ["s0", "s1", "s2", "A"].drawn(&generator), type: type,
+          count: 20 + generator.below(100))
+        return Append(events, cursors: cursors)
+      }
+      return Append(
         (0..<count).map { ordinal in
-          NewEvent(
-            stream: streams[ordinal], type: "t",
-            payload: Payload.make(attempt: number, ordinal: ordinal, byteCount: sizes[ordinal]), metadata: metadata,
+          var payload = Payload.make(attempt: number, ordinal: ordinal, byteCount: sizes[ordinal])
+          if plan.isHostile { disguise(&payload, &generator) }
+          return NewEvent(
+            stream: streams[ordinal], type: type, payload: payload, metadata: metadata,
             id: hasIDs ? EventID(high: 0xE7, low: UInt64(number) << 16 | UInt64(ordinal)) : nil)
         }, conditions: conditions, cursors: cursors)
     }
@@ -136,12 +145,12 @@ extension Simulation {
 
   private func drawnConditions(
     _ streams: [String], _ generator: inout SeededGenerator
-  ) -> [String: StreamCondition] {
-    var conditions: [String: StreamCondition] = [:]
+  ) -> StreamConditions {
+    var conditions: StreamConditions = [:]
     for _ in 0..<[0, 0, 1, 1, 2].drawn(&generator) {
       let stream =
         streams.isEmpty || generator.oneIn(5)
-        ? "s\(generator.below(Self.streamCount))" : streams.drawn(&generator)
+        ? streamName(generator.below(Self.streamCount)) : streams.drawn(&generator)
       let version = model.versions[stream] ?? 0
       conditions[stream] =
         switch generator.below(8) {
