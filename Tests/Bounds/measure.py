@@ -169,12 +169,13 @@ def load(port, case, count, seconds, begun, results):
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()
                 if answer.getheader("Content-Type", "").startswith("text/event-stream"):
-                    connection.sock.settimeout(1)
+                    # Kept to the end: the server notices with its next heartbeats that a stream's client is gone.
+                    connection.sock.settimeout(max(0.1, end - time.monotonic()))
                     try:
                         while time.monotonic() < end and answer.read1(1 << 20):
                             pass
                     except TimeoutError:
-                        continue
+                        return
                     finally:
                         connection.close()
                         connection = None
