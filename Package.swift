@@ -47,10 +47,12 @@ let package = Package(
       name: "LogStoreCommand",
       dependencies: ["CMalloc", "LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       swiftSettings: strict),
+    // SQLite without a mapped file beside a database.
+    .target(name: "CWALIndex", linkerSettings: [.linkedLibrary("sqlite3")]),
     .target(
       name: "RegisPay",
       dependencies: [
-        "CMalloc", "LogStore",
+        "CMalloc", "CWALIndex", "LogStore",
         .product(name: "DequeModule", package: "swift-collections"),
         .product(name: "Crypto", package: "swift-crypto"),
         .product(name: "Logging", package: "swift-log"),

@@ -241,6 +241,48 @@ extension LogStoreCommandTests {
       }
     }
 
+    @Test("a device that loses its end: a loop device over a file that is cut, and whole again")
+    func device() async throws {
+      guard await Mount.isPossible("a device that loses its end") else { return }
+      let scratch = try TemporaryDirectory(isInMemory: true)
+      let image = scratch.path + "/image"
+      try await FileSystem.ext4.make(image, in: scratch)
+      var names: [String] = []
+      try await Mount.with(image: image, .ext4, in: scratch) { mount in
+        let store = StoreUnderTest(mount.path, in: scratch)
+        try await store.fill(800)
+        names = try store.segments()
+      }
+      let blocks = try await system(["debugfs", "-R", "blocks /\(names[1])", image], in: scratch)
+        .split(whereSeparator: \.isWhitespace).compactMap { Int($0) }
+      let sizes = try await system(["debugfs", "-R", "stats", image], in: scratch).split(separator: "\n")
+      let size = sizes.first { $0.hasPrefix("Block size:") }.flatMap { Int($0.dropFirst(11).filter(\.isNumber)) }
+      let start = try #require(blocks.dropFirst(20).first) * (try #require(size))
+      try await Mount.with(image: image, .ext4, options: ["ro", "noload"], in: scratch) { mount in
+        let store = StoreUnderTest(mount.path, in: scratch)
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: image))
+        try file.seek(toOffset: UInt64(start))
+        let rest = try #require(try file.readToEnd())
+        try file.truncate(atOffset: UInt64(start))
+        for command in ["verify", "dump", "stat", "reindex"] {
+          let finished = try await store.run(command)
+          #expect(finished.signal == nil, "\(command): \(finished.errors)")
+          if command == "verify" || command == "dump" {
+            #expect(finished.exitCode == 1)
+            #expect((finished.text + finished.errors).contains("can't be read: Input/output error"))
+          }
+        }
+        let repaired = StoreUnderTest(scratch.path + "/repaired", in: scratch)
+        #expect(try await store.run("repair", "--to", repaired.path).exitCode == 0)
+        #expect(try await repaired.dump().count > 200)
+        try file.seek(toOffset: UInt64(start))
+        try file.write(contentsOf: rest)
+        try file.close()
+        try await store.expectSound()
+        #expect(try await store.dump().count == 800)
+      }
+    }
+
     @Test(
       "a SIGBUS that isn't ours goes on as before",
       arguments: [

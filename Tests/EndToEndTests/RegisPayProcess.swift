@@ -107,8 +107,9 @@ struct RunningServer: Sendable {
   ///   - arguments: further ones of `serve`.
   ///   - port: 0 for a free one.
   ///   - wrapper: a program with its arguments that runs the server, such as one that makes system calls fail.
+  ///   - errorFolder: for its standard error, which stays open here; `directory` unless another is named.
   static func start(
-    directory: String, arguments: [String] = [], port: Int = 0, under wrapper: [String] = []
+    directory: String, arguments: [String] = [], port: Int = 0, under wrapper: [String] = [], errorFolder: String? = nil
   ) async throws -> RunningServer {
     let process = try RegisPayProcess(
       under: wrapper,
@@ -116,7 +117,7 @@ struct RunningServer: Sendable {
         "serve", "--dir", directory + "/data", "--port", "\(port)", "--log-level", "warning", "--segment-bytes",
         "1048576",
       ] + arguments,
-      folder: directory)
+      folder: errorFolder ?? directory)
     guard let line = try await process.nextLine(), let url = line.split(separator: " ").last, url.hasPrefix("http://")
     else { throw RegisPayProcess.Failure(description: "no address was printed; on stderr: \(process.errorText)") }
     return RunningServer(process: process, url: String(url))

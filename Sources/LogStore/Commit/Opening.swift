@@ -127,8 +127,16 @@ struct Opening {
 
   /// Whether the last writer to open the store came so far that what it had zeroed was synced.
   private func isOpeningFinished() throws(LogStoreError) -> Bool {
-    guard let bytes = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount) else {
-      return true
+    let path = join(directory, FileName.tail)
+    let bytes: [UInt8]
+    do throws(LogStoreError) {
+      guard let found = try disk.contents(path, limit: TailNotice.byteCount) else { return true }
+      bytes = found
+    } catch {
+      guard case .unreadable = error else { throw error }
+      // It can't be written in part either: another file takes its place, and nothing is trusted.
+      try disk.remove(path)
+      return false
     }
     let notice = bytes.withUnsafeBytes { TailNotice($0) }
     return notice.map { $0.state != .opening } ?? false

@@ -106,8 +106,14 @@ final class Follower: Sendable {
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
         gaps: try Gaps(catalog, disk: disk), open: found.index, streamCacheBytes: streamCacheBytes),
       end: found.end, cursors: found.walk.cursors)
-    let follower = Follower(
-      directory: directory, disk: disk, durable: durable, deadWriter: try notice(directory, disk: disk)?.writer)
+    var deadWriter: UInt32?
+    do throws(LogStoreError) {
+      deadWriter = try notice(directory, disk: disk)?.writer
+    } catch {
+      // What nobody writes any more is not needed. If it can be read again later, it says what is known.
+      guard case .unreadable = error else { throw error }
+    }
+    let follower = Follower(directory: directory, disk: disk, durable: durable, deadWriter: deadWriter)
     if follows { follower.start() }
     return (
       follower, durable,
@@ -222,8 +228,7 @@ final class Follower: Sendable {
     while !isStopped.load(ordering: .acquiring) {
       // The watch is set before the notice is read, so none falls between.
       let current = currentWatch()
-      if file == nil { file = try openNotice() }
-      if let file, let notice = try Self.notice(in: file), notice.state != .opening, notice.writer != deadWriter,
+      if let notice = try news(&file), notice.state != .opening, notice.writer != deadWriter,
         notice != last
       {
         try advance(&walk, to: notice)
@@ -240,6 +245,23 @@ final class Follower: Sendable {
       }
     }
   }
+
+  /// What the notice says, if there is one.
+  private func news(_ file: inout (any File)?) throws(LogStoreError) -> TailNotice? {
+    do throws(LogStoreError) {
+      if file == nil { file = try openNotice() }
+      guard let file else { return nil }
+      return try Self.notice(in: file)
+    } catch {
+      guard case .unreadable = error, try !Self.isWritten(directory, disk: disk) else { throw error }
+      // Nobody writes, so there is no news; the next writer makes the file again.
+      file = nil
+      disk.sleep(milliseconds: Self.unreadableRestMilliseconds)
+      return nil
+    }
+  }
+
+  private static let unreadableRestMilliseconds: UInt32 = 100
 
   private func currentWatch() -> (any FileWatch)? {
     watch.withLock { watch in

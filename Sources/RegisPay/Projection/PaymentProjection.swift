@@ -58,6 +58,7 @@ public final class PaymentProjection: Sendable {
     let path = directory + "/payments.sqlite"
     do {
       try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+      try WALIndex.keepInMemory(of: path)
       let identity = log.reader.storeID
       if let (pool, progress) = try existing(path, identity: identity, end: log.reader.endOffset, logger) {
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }

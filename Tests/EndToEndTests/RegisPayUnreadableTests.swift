@@ -1,0 +1,131 @@
+import Foundation
+import Testing
+
+extension RegisPayServeTests {
+  /// A file of the server's that can't be read.
+  private struct BadFile: Sendable, CustomStringConvertible {
+    var description: String
+    /// In the data directory; the last component of it is what the rule names.
+    var path: String
+    /// Whether a server starts that finds it so.
+    var starts: Bool
+
+    init(_ description: String, _ path: String, starts: Bool) {
+      self.description = description
+      self.path = path
+      self.starts = starts
+    }
+  }
+
+  /// Answers of the routes that must never be the end of the process.
+  private func ask(_ server: RunningServer, _ ids: [String], _ bad: BadFile, _ disk: FaultyDisk) async throws {
+    for path in ids.map({ "/api/v1/payments/\($0)" }) + ["/api/v1/payments?limit=100", "/api/v1/consumers", "/health"] {
+      let answer = try await server.get(path)
+      #expect([200, 500, 503].contains(answer.status), "\(bad): \(path) answered \(answer.status)")
+      guard answer.status != 200, path != "/health" else { continue }
+      let body = String(decoding: answer.body, as: UTF8.self)
+      #expect(body.contains("/problems/") && !body.contains(disk.path), "\(bad): \(path): \(body)")
+    }
+    #expect(try await server.get("/alive").status == 200, "\(bad)")
+    let created = try await server.post("/api/payment/create", "{\"amount\":1,\"currency\":\"GBP\"}")
+    #expect([200, 500, 503].contains(created.status), "\(bad): create answered \(created.status)")
+    let stream = try RawConnection(server.url)
+    stream.send("GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    #expect(stream.readSome()?.hasPrefix("HTTP/1.1 200") == true, "\(bad)")
+  }
+
+  private func expectWell(_ server: RunningServer, _ ids: [String], _ bad: BadFile) async throws {
+    try await eventually("\(bad): all is served again", within: .seconds(40)) {
+      for path in ids.map({ "/api/v1/payments/\($0)" }) + ["/api/v1/payments?limit=100", "/health", "/alive"]
+      where try await server.get(path).status != 200 { return false }
+      return true
+    }
+  }
+
+  @Test("each of the server's files that can't be read, or is cut: it answers, and is well again when the disk is")
+  func unreadable() async throws {
+    guard await Mount.isPossible("a server on a disk that can't be read") else { return }
+    let scratch = try TemporaryDirectory()
+    try await FaultyDisk.with(in: scratch) { disk in
+      var server = try await start(disk, scratch)
+      var ids: [String] = []
+      for amount in 1...200 { ids.append(try await server.createPayment("\(amount)")) }
+      try await server.wait(for: ids[199], status: "Completed", within: .seconds(60))
+      let data = disk.backing + "/data"
+      let names = try FileManager.default.contentsOfDirectory(atPath: data + "/payments").sorted()
+      let segments = names.filter { $0.hasSuffix(".log") }
+      try #require(segments.count > 2)
+      let index = try #require(names.first { $0.hasSuffix(".idx") })
+      let files = [
+        BadFile("a finished segment", "payments/\(segments[1])", starts: false),
+        BadFile("the last segment", "payments/\(segments[segments.count - 1])", starts: false),
+        BadFile("an index file", "payments/\(index)", starts: true), BadFile("store", "payments/store", starts: false),
+        BadFile("tail", "payments/tail", starts: true), BadFile("lock", "payments/lock", starts: true),
+        BadFile("the list", "projection/payments.sqlite", starts: false),
+        BadFile("the list's log", "projection/payments.sqlite-wal", starts: false),
+        BadFile("the webhooks", "webhooks/webhooks.sqlite", starts: false),
+        BadFile("the keys", "keys.sqlite", starts: false),
+      ]
+      let asked = [ids[0], ids[70], ids[199]]
+      for bad in files {
+        let rule = FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)
+        try disk.spoil([rule])
+        try await ask(server, asked, bad, disk)
+        try disk.heal()
+        try await expectWell(server, asked, bad)
+      }
+      // Cut while it is mapped, and put back in place.
+      for bad in files.prefix(3) {
+        let path = data + "/" + bad.path
+        let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+        try #require(truncate(disk.path + "/data/" + bad.path, 4096) == 0)
+        try await ask(server, asked, bad, disk)
+        // Behind the file system's back, in place; what was appended meanwhile stands where it was appended.
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        let now = try #require(try file.readToEnd())
+        try file.seek(toOffset: 0)
+        var whole = bytes
+        for position in 4096..<min(now.count, whole.count) where now[position] != 0 { whole[position] = now[position] }
+        try file.write(contentsOf: whole)
+        try file.close()
+        try disk.heal()
+        try await expectWell(server, asked, bad)
+      }
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      try await start(files, disk, asked)
+      server = try await start(disk, scratch)
+      try await expectWell(server, asked, files[0])
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  private func start(_ disk: FaultyDisk, _ scratch: TemporaryDirectory) async throws -> RunningServer {
+    // What is open here would keep the disk from being unmounted.
+    try await RunningServer.start(
+      directory: disk.path, arguments: ["--segment-bytes", "65536"], errorFolder: scratch.path)
+  }
+
+  /// Starts a server with each of the files unreadable: it serves, or says in one line why not.
+  private func start(_ files: [BadFile], _ disk: FaultyDisk, _ ids: [String]) async throws {
+    for bad in files where FileManager.default.fileExists(atPath: disk.backing + "/data/" + bad.path) {
+      try disk.spoil([FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)])
+      let process = try RegisPayProcess(
+        ["serve", "--dir", disk.path + "/data", "--port", "0", "--log-level", "error"], folder: disk.backing)
+      if let line = try await process.nextLine() {
+        let url = try #require(line.split(separator: " ").last)
+        try await ask(RunningServer(process: process, url: String(url)), ids, bad, disk)
+        process.signal(SIGTERM)
+        #expect(try await process.waitForExit() == .init(code: 0, isSignal: false), "\(bad)")
+        #expect(bad.starts, "\(bad)")
+      } else {
+        #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(bad)")
+        #expect(!bad.starts, "\(bad): \(process.errorText)")
+        let lines = process.errorText.split(separator: "\n")
+        // SQLite does not tell a database's files apart.
+        let name = (bad.path as NSString).lastPathComponent.replacingOccurrences(of: "-wal", with: "")
+        #expect(lines.count == 1 && lines[0].contains(name), "\(lines)")
+      }
+      try disk.heal()
+    }
+  }
+}
