@@ -35,6 +35,7 @@ struct Verification {
     let end = durable?.end
     let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.sorted()
       .filter { $0 <= end?.baseOffset ?? .max }
+    try readTail()
     guard let storeID = try storeID() else { return }
     for base in bases { bytesTotal += (try? disk.open(path(base), .read).byteCount()) ?? 0 }
     for (number, base) in bases.enumerated() {
@@ -45,6 +46,15 @@ struct Verification {
     for range in names.compactMap(FileName.indexRange).sorted(by: { $0.lowerBound < $1.lowerBound })
     where range.upperBound <= end?.baseOffset ?? .max {
       try verifyIndex(range, bases: bases, storeID: storeID)
+    }
+  }
+
+  /// The writer's notice is not needed, and so not part of what opening refuses; a place that can't be read is told.
+  private mutating func readTail() throws(LogStoreError) {
+    do throws(LogStoreError) {
+      _ = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount)
+    } catch {
+      try add(error)
     }
   }
 

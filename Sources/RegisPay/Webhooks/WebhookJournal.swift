@@ -56,7 +56,6 @@ final class WebhookJournal: Sendable {
         try database.execute(
           sql: "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA cache_size = -2048")
       }
-      try WALIndex.keepInMemory(of: path)
       let pool = try DatabasePool(path: path, configuration: configuration)
       try pool.write { database in
         let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
