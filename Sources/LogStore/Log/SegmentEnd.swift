@@ -19,7 +19,8 @@ extension SegmentSet {
   func checkEnd(of segment: Segment) throws(LogStoreError) {
     // What is wrong with the segment after this one, or with its index, is said when that is read.
     guard let end = try? end(of: segment.baseOffset) else { return }
-    if let snapshot = try? current(), let position = lastListedFrame(of: segment, before: end.offset, in: snapshot),
+    // As it is: a reindex opens segments before it takes up any index file.
+    if let position = lastListedFrame(of: segment, before: end.offset, in: present),
       segment.ending(from: position, at: end.offset, chain: end.chain) == .expected
     {
       return
