@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,3 +44,30 @@ int clinux_poll_writeback(int descriptor, uint64_t position, uint64_t length, ui
 }
 
 int clinux_name_thread(const char *name) { return pthread_setname_np(pthread_self(), name); }
+
+static int lock_all(int descriptor, int command, short type, short *found) {
+  // From the first byte to whatever the file grows to.
+  struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
+  while (fcntl(descriptor, command, &lock) != 0) {
+    if (errno != EINTR) return errno;
+  }
+  *found = lock.l_type;
+  return 0;
+}
+
+int clinux_mark_in_use(int descriptor) {
+  short found;
+  return lock_all(descriptor, F_OFD_SETLK, F_RDLCK, &found);
+}
+
+int clinux_is_in_use(int descriptor) {
+  short found = F_UNLCK;
+  int code = lock_all(descriptor, F_OFD_GETLK, F_WRLCK, &found);
+  return code != 0 ? code : found == F_UNLCK ? 0 : EAGAIN;
+}
+
+int clinux_lease(int descriptor) {
+  // Not SIGIO, which ends a process that does not expect it: one that is ignored unless somebody asks for it.
+  if (fcntl(descriptor, F_SETSIG, SIGURG) != 0) return errno;
+  return fcntl(descriptor, F_SETLEASE, F_RDLCK) != 0 ? errno : 0;
+}

@@ -21,6 +21,8 @@ struct AppendCommand: AsyncParsableCommand {
 
   @OptionGroup var location: StoreLocation
 
+  @OptionGroup var made: MadeFiles
+
   @Option(help: ArgumentHelp("Append N lines at a time, atomically.", valueName: "n"))
   var batch: Int?
 
@@ -65,6 +67,7 @@ struct AppendCommand: AsyncParsableCommand {
   func run() async throws {
     var options = LogStore.Options()
     if let segmentSize { options.segmentBytes = segmentSize.bytes }
+    options.access = made.access
     if let stream, let type, let data {
       try await appendOne(
         NewEvent(stream: stream, type: type, payload: Array(data.utf8), id: id), options: options)

@@ -22,6 +22,8 @@ struct BackupCommand: AsyncParsableCommand {
 
   @OptionGroup var location: StoreLocation
 
+  @OptionGroup var made: MadeFiles
+
   @Option(
     help: ArgumentHelp(
       "A directory: one that is there, or a name that ends with a slash; - for standard output; else a file.",
@@ -40,7 +42,7 @@ struct BackupCommand: AsyncParsableCommand {
       to == "-" ? .descriptor(STDOUT_FILENO, name: "standard output") : isDirectory(to) ? .directory(to) : .file(to)
     let progress = Progress("backing up")
     defer { progress.clear() }
-    let report = try LogStore.backup(location.directory, to: target) { progress.show($0, of: $1) }
+    let report = try LogStore.backup(location.directory, to: target, access: made.access) { progress.show($0, of: $1) }
     progress.clear()
     reportTornTail(report.tornTail)
     let kept =
@@ -75,6 +77,8 @@ struct RestoreCommand: AsyncParsableCommand {
 
   @OptionGroup var location: StoreLocation
 
+  @OptionGroup var made: MadeFiles
+
   @Option(
     help: ArgumentHelp(
       "Leave out the event at this offset and all behind it, also if it was appended together with events before it.",
@@ -91,7 +95,9 @@ struct RestoreCommand: AsyncParsableCommand {
       ? .descriptor(STDIN_FILENO, name: "standard input") : isDirectory(from) ? .directory(from) : .file(from)
     let progress = Progress("restoring")
     defer { progress.clear() }
-    let report = try LogStore.restore(from: source, to: location.directory, until: until) { progress.show($0, of: $1) }
+    let report = try LogStore.restore(from: source, to: location.directory, until: until, access: made.access) {
+      progress.show($0, of: $1)
+    }
     progress.clear()
     let output = Output()
     try output.add(

@@ -135,3 +135,14 @@ struct StoreLocation: ParsableArguments {
     if directory.isEmpty { throw ValidationError("--dir must name a directory") }
   }
 }
+
+/// Who may read what a call makes.
+struct MadeFiles: ParsableArguments {
+  @Flag(
+    help: ArgumentHelp(
+      "Let the group read what is made: directories 0750, files 0640.",
+      discussion: "Without it nobody but the user may: 0700 and 0600. What is there already keeps its mode."))
+  var groupAccess = false
+
+  var access: StoreAccess { groupAccess ? .group : .owner }
+}

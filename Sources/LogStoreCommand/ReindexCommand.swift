@@ -9,11 +9,13 @@ struct ReindexCommand: AsyncParsableCommand {
 
   @OptionGroup var location: StoreLocation
 
+  @OptionGroup var made: MadeFiles
+
   func run() async throws {
     let progress = Progress("indexing")
     let report: ReindexReport
     do throws(LogStoreError) {
-      report = try LogStore.reindex(location.directory) { progress.show($0, of: $1) }
+      report = try LogStore.reindex(location.directory, access: made.access) { progress.show($0, of: $1) }
     } catch {
       progress.clear()
       throw error

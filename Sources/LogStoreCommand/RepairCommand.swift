@@ -20,6 +20,8 @@ struct RepairCommand: AsyncParsableCommand {
 
   @OptionGroup var location: StoreLocation
 
+  @OptionGroup var made: MadeFiles
+
   @Option(help: ArgumentHelp("The new store's directory: not there yet, or empty.", valueName: "D2"))
   var to: String
 
@@ -33,7 +35,7 @@ struct RepairCommand: AsyncParsableCommand {
   func run() async throws {
     let progress = Progress("repairing")
     defer { progress.clear() }
-    let report = try LogStore.repair(location.directory, to: to) { progress.show($0, of: $1) }
+    let report = try LogStore.repair(location.directory, to: to, access: made.access) { progress.show($0, of: $1) }
     progress.clear()
     reportTornTail(report.tornTail)
     let output = Output()

@@ -32,6 +32,14 @@ struct Keys: ParsableCommand {
     @Option(help: "What the key is for.")
     var name: String
 
+    @Option(
+      help: ArgumentHelp(
+        "Whose it is; without it, the name.",
+        discussion:
+          "Keys of one owner share idempotency keys: what a client asked with its old key, and asks again with "
+          + "the one that replaces it, is done once."))
+    var owner: String?
+
     @Option(help: "read, write or operate; may be given several times. None of them holds another.")
     var scope: [KeyScope]
 
@@ -39,8 +47,10 @@ struct Keys: ParsableCommand {
     var expires: Lifetime?
 
     func validate() throws {
-      guard (1...100).contains(name.utf8.count), !name.unicodeScalars.contains(where: { $0.value < 32 }) else {
-        throw ValidationError("--name is 1 to 100 bytes without control characters")
+      for (option, text) in [("--name", name), ("--owner", owner ?? name)] {
+        guard (1...100).contains(text.utf8.count), !text.unicodeScalars.contains(where: { $0.value < 32 }) else {
+          throw ValidationError("\(option) is 1 to 100 bytes without control characters")
+        }
       }
       guard !scope.isEmpty else { throw ValidationError("a key needs at least one --scope") }
     }
@@ -48,7 +58,7 @@ struct Keys: ParsableCommand {
     func run() {
       do {
         let key = try directory.store().create(
-          name: name, scopes: Set(scope), lifetimeSeconds: expires?.seconds)
+          name: name, owner: owner, scopes: Set(scope), lifetimeSeconds: expires?.seconds)
         print(key.text)
       } catch {
         fail("\(error)")
@@ -58,7 +68,7 @@ struct Keys: ParsableCommand {
 
   struct List: ParsableCommand {
     static let configuration = CommandConfiguration(
-      abstract: "List all keys ever made: id, name, scopes, state, made, used last; separated by tabs.")
+      abstract: "List all keys ever made: id, name, scopes, state, made, used last, owner; separated by tabs.")
 
     @OptionGroup var directory: Directory
 
@@ -77,6 +87,7 @@ struct Keys: ParsableCommand {
             }
           let fields = [
             key.id, key.name, scopes, state, time(key.createdSeconds), key.lastUsedSeconds.map(time) ?? "never",
+            key.owner,
           ]
           print(fields.joined(separator: "\t"))
         }

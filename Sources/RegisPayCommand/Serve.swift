@@ -12,6 +12,14 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("Where the logs are kept; made if it is missing.", valueName: "directory"))
   var dir = "./data"
 
+  @Flag(
+    help: ArgumentHelp(
+      "Let the group read the logs: directories 0750, files 0640.",
+      discussion:
+        "Without it nobody but the server's user may, and keys, webhooks and the list nobody else in any case. "
+        + "What is there already keeps its mode."))
+  var groupAccess = false
+
   @Option(help: "The address to listen on.")
   var host = "127.0.0.1"
 
@@ -84,6 +92,7 @@ struct Serve: AsyncParsableCommand {
     logger.logLevel = logLevel
     var options = ServerOptions(directory: dir)
     options.host = host
+    options.allowsGroup = groupAccess
     options.port = Int(port)
     options.segmentBytes = segmentBytes ?? options.segmentBytes
     options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes

@@ -17,6 +17,17 @@ int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length);
 /// nanoseconds. EAGAIN: the time was over; ENOSYS: the kernel can't tell, as before Linux 6.5 (cachestat(2)).
 int clinux_poll_writeback(int descriptor, uint64_t position, uint64_t length, uint32_t nanoseconds);
 
+/// Marks an open file as in use until its last descriptor is closed: a shared fcntl(2) lock of the open file description
+/// (F_OFD_SETLK), which nobody can refuse who may not write the file.
+int clinux_mark_in_use(int descriptor);
+
+/// Whether another open file description has marked a file: 0, or EAGAIN if so.
+int clinux_is_in_use(int descriptor);
+
+/// A read lease (F_SETLEASE) on a descriptor that is open for reading alone: EAGAIN if anybody has the file open for writing.
+/// While it is held, opening it for writing waits. Whoever does so is no reason for a signal.
+int clinux_lease(int descriptor);
+
 /// pthread_setname_np(3) for the calling thread: how tools call it; at most 15 bytes.
 int clinux_name_thread(const char *name);
 

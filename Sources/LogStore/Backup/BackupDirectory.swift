@@ -76,7 +76,10 @@ struct BackupDirectory {
       throw .backupRefused(
         path: path, reason: "the directory holds \(foreign) and no backup; name a new or an empty directory")
     }
-    guard let lock = try disk.lock(join(path, BackupFileName.lock), exclusive: true) else {
+    let lockPath = join(path, BackupFileName.lock)
+    var lock = try disk.lock(lockPath, exclusive: true)
+    if lock == nil { lock = try disk.lockFromStrangers(lockPath) }
+    guard let lock else {
       throw .backupRefused(path: path, reason: "another backup to it is running; wait for its end")
     }
     return lock

@@ -232,6 +232,7 @@ struct CommitLoop: ~Copyable {
           }
           try writer.sync(isBegun: isBegun)
           health.countSync()
+          health.note(timestamp: writer.lastTimestamp)
           durable.publish(writer.durableEnd, cursors: writer.cursors)
         }
       } catch {

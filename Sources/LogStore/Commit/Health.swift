@@ -4,6 +4,15 @@ import Synchronization
 final class Health: Sendable {
   private let state: Mutex<LogStoreError?> = Mutex(nil)
   private let syncs = Atomic<UInt64>(0)
+  private let timestamp: Atomic<UInt64>
+
+  /// - Parameter timestamp: of the last frame.
+  init(timestamp: UInt64 = 0) { self.timestamp = Atomic(timestamp) }
+
+  /// Of the last frame that was written, in microseconds since 1970-01-01 UTC.
+  var lastTimestamp: UInt64 { timestamp.load(ordering: .relaxed) }
+
+  func note(timestamp: UInt64) { self.timestamp.store(timestamp, ordering: .relaxed) }
 
   var syncCount: UInt64 { syncs.load(ordering: .relaxed) }
 

@@ -56,6 +56,8 @@ struct LogWriter: ~Copyable {
   var durableEnd: DurableEnd {
     DurableEnd(offset: next.offset, baseOffset: index.segment.baseOffset, position: next.position)
   }
+  /// Of the last frame that was written.
+  var lastTimestamp: UInt64 { next.timestamp }
   var isSynced: Bool { syncedPosition == next.position }
   /// Microseconds.
   var now: UInt64 { disk.now() }

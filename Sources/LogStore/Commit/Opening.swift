@@ -74,21 +74,29 @@ struct Opening {
   private func takeLock() throws(LogStoreError) -> any FileLock {
     let path = join(directory, FileName.lock)
     var attemptsLeft = 2500
+    var looksForStrangers = true
     while true {
-      if let lock = try disk.lock(path, exclusive: true) {
+      var taken = try disk.lock(path, exclusive: true)
+      if taken == nil, looksForStrangers || attemptsLeft <= 0 { taken = try disk.lockFromStrangers(path) }
+      looksForStrangers = false
+      if let lock = taken {
         try lock.describe("process \(getpid())\n")
         return lock
       }
       // A reader that settles the end of a dead writer's log holds a shared lock, for a moment.
       let heldByWriter = try disk.lock(path, exclusive: false) == nil
+      guard attemptsLeft > 0 else { throw .locked(directory: directory, holder: holder(of: path)) }
       attemptsLeft -= heldByWriter ? 100 : 1
-      guard attemptsLeft > 0 else {
-        let text = try disk.contents(path, limit: 256) ?? []
-        let holder = String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-        throw .locked(directory: directory, holder: holder.isEmpty ? "another process" : holder)
-      }
       disk.sleep(milliseconds: 2)
     }
+  }
+
+  /// As the kernel tells it; else as the last one that locked the file said of itself.
+  private func holder(of path: String) -> String {
+    if let holder = disk.holder(of: path) { return holder }
+    let text = (try? disk.contents(path, limit: 256)) ?? []
+    let last = String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
+    return last.isEmpty ? "another process" : "another process; the last writer was \(last)"
   }
 
   /// Makes a store: the first segment, then the file `store`, so that a directory with that file has a segment. What is

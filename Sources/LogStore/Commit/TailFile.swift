@@ -1,5 +1,5 @@
 /// The file `tail`, by which a writer tells other processes how far the log is durable. Written in place, never synced:
-/// it counts only while its writer lives.
+/// it counts only while its writer lives, and it is marked as in use for as long, for readers that may not open the lock.
 struct TailFile: ~Copyable {
   private let file: any File
   private let writer: UInt32
@@ -14,10 +14,12 @@ struct TailFile: ~Copyable {
     let file: any File
     if try disk.exists(path) {
       file = try disk.open(path, .readWrite)
+      file.markInUse()
       try file.write(opening.encoded())
     } else {
       try disk.replace(path, with: opening.encoded())
       file = try disk.open(path, .readWrite)
+      file.markInUse()
     }
     self.file = file
     self.writer = writer

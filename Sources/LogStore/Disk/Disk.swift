@@ -26,8 +26,14 @@ protocol Disk: Sendable {
   func removeDirectory(_ path: String) throws(LogStoreError)
   /// Makes the names in a directory durable.
   func syncDirectory(_ path: String) throws(LogStoreError)
-  /// Locks a file (made if missing) until the lock is released or the process dies; nil if someone else's lock forbids.
+  /// Locks a file until the lock is released or the process dies; nil if someone else's lock forbids. For an exclusive lock
+  /// the file is made if it is missing, and is from then on for those who may write it alone.
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)?
+  /// Puts a new file, locked exclusively, in the place of one that only processes hold which may not write it; nil if others
+  /// hold it, or if that can't be told. Looks at all processes.
+  func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)?
+  /// Who holds a lock on a file now, in words; nil if that can't be told.
+  func holder(of path: String) -> String?
   /// Wakes a thread when a file is written by any process.
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch
   /// Microseconds since 1970-01-01 UTC.
@@ -68,6 +74,10 @@ protocol File: AnyObject, Sendable {
   /// Looks without sleeping, for at most so many microseconds, until the disk has what was begun of a part of the file: the
   /// ``sync()`` that follows then sleeps once less, and need not be woken. Promises nothing.
   func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32)
+  /// Lets those see who may only read the file that it is in use, until it is closed. They can't keep it from being so marked.
+  func markInUse()
+  /// Whether somebody else has so marked the file.
+  func isInUse() throws(LogStoreError) -> Bool
   /// Cuts the file or lengthens it with zeros.
   func resize(to byteCount: UInt64) throws(LogStoreError)
   /// Maps the first bytes of the file for reading. Bytes that the disk can't read, or that the file loses later, read as
@@ -79,7 +89,17 @@ protocol File: AnyObject, Sendable {
   func dropFromCache(at position: UInt64, byteCount: UInt64)
 }
 
+extension Disk {
+  /// Where nobody can tell.
+  func holder(of path: String) -> String? { nil }
+  func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? { nil }
+}
+
 extension File {
+  // Where everybody may lock.
+  func markInUse() {}
+  func isInUse() throws(LogStoreError) -> Bool { false }
+
   /// Where nobody can tell.
   func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32) {}
 }

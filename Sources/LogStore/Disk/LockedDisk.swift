@@ -49,6 +49,8 @@ struct LockedDisk: Disk {
   func sleep(milliseconds: UInt32) { disk.sleep(milliseconds: milliseconds) }
   var scheduler: (any Scheduler)? { disk.scheduler }
 
+  func holder(of path: String) -> String? { disk.holder(of: path) }
+
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
     try disk.lock(path, exclusive: exclusive)
   }

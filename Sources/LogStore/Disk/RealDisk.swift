@@ -3,6 +3,9 @@ import Glibc
 
 /// The machine's own disk.
 struct RealDisk: Disk {
+  /// Of what is made.
+  var access = StoreAccess.owner
+
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
     let flags =
       switch mode {
@@ -10,12 +13,14 @@ struct RealDisk: Disk {
       case .readWrite: O_RDWR
       case .create: O_RDWR | O_CREAT | O_TRUNC
       }
-    let descriptor = try Descriptor(path, flags, operation: mode == .create ? "create" : "open")
+    let descriptor = try Descriptor(
+      path, flags, mode: access.fileMode, operation: mode == .create ? "create" : "open")
+    if mode == .create { try setMode(of: descriptor, path) }
     return RealFile(descriptor: descriptor, path: path)
   }
 
   func exists(_ path: String) throws(LogStoreError) -> Bool {
-    if uninterrupted({ access(path, F_OK) }) == 0 { return true }
+    if uninterrupted({ Glibc.access(path, F_OK) }) == 0 { return true }
     let code = errno
     if code == ENOENT { return false }
     throw failure("look for", path, code)
@@ -61,10 +66,25 @@ struct RealDisk: Disk {
   }
 
   func makeDirectory(_ path: String) throws(LogStoreError) -> Bool {
-    if mkdir(path, 0o755) == 0 { return true }
+    if mkdir(path, access.directoryMode) == 0 {
+      try setMode(of: try Descriptor(path, O_RDONLY | O_DIRECTORY, operation: "open directory"), path)
+      return true
+    }
     let code = errno
     if code == EEXIST { return false }
     throw failure("make directory", path, code)
+  }
+
+  /// Gives what was just made its mode past the umask, and takes away what a file of that name had before. A directory's
+  /// set-group-ID bit, which it has from the one above, stays.
+  private func setMode(of descriptor: Descriptor, _ path: String) throws(LogStoreError) {
+    var status = stat()
+    if uninterrupted({ fstat(descriptor.number, &status) }) != 0 { throw failure("look at", path, errno) }
+    let mode = status.st_mode & S_IFMT == S_IFDIR ? access.directoryMode : access.fileMode
+    guard status.st_mode & 0o777 != mode else { return }
+    if uninterrupted({ fchmod(descriptor.number, status.st_mode & 0o7000 | mode) }) != 0 {
+      throw failure("set the mode of", path, errno)
+    }
   }
 
   func rename(_ old: String, to new: String) throws(LogStoreError) {
@@ -90,24 +110,6 @@ struct RealDisk: Disk {
     if fsync(descriptor.number) != 0 { throw failure("sync directory", path, errno) }
   }
 
-  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
-    let descriptor: Descriptor
-    if exclusive {
-      descriptor = try Descriptor(path, O_RDWR | O_CREAT, operation: "open")
-    } else {
-      // A reader makes nothing: without the file nobody has ever locked it.
-      descriptor = try Descriptor(path, O_RDONLY, operation: "open")
-    }
-    while flock(descriptor.number, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 {
-      switch errno {
-      case EINTR: continue
-      case EWOULDBLOCK: return nil
-      case let code: throw failure("lock", path, code)
-      }
-    }
-    return RealLock(descriptor: descriptor, path: path)
-  }
-
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch {
     try RealWatch(path)
   }
@@ -129,7 +131,7 @@ struct RealDisk: Disk {
 
 /// Calls again when a signal came between, which network file systems and FUSE let happen to any call: only for those
 /// that change nothing.
-private func uninterrupted(_ call: () -> Int32) -> Int32 {
+func uninterrupted(_ call: () -> Int32) -> Int32 {
   while true {
     let result = call()
     if result != -1 || errno != EINTR { return result }
@@ -154,10 +156,11 @@ func failure(_ operation: String, _ path: String, _ code: Int32) -> LogStoreErro
 final class Descriptor: Sendable {
   let number: Int32
 
-  init(_ path: String, _ flags: Int32, operation: String) throws(LogStoreError) {
+  /// - Parameter mode: of a file that is made; the umask takes away from it.
+  init(_ path: String, _ flags: Int32, mode: mode_t = 0o600, operation: String) throws(LogStoreError) {
     var opened: Int32
     repeat {
-      opened = Glibc.open(path, flags | O_CLOEXEC, 0o644)
+      opened = Glibc.open(path, flags | O_CLOEXEC, mode)
     } while opened < 0 && errno == EINTR
     let code = errno
     number = opened
@@ -176,7 +179,7 @@ final class Descriptor: Sendable {
 
 let pageByteCount = Int(getpagesize())
 
-private final class RealFile: File {
+final class RealFile: File {
   let descriptor: Descriptor
   let path: String
 
@@ -208,6 +211,19 @@ private final class RealFile: File {
   func sync() throws(LogStoreError) {
     // Not even EINTR is tried again: whether the pages were marked clean meanwhile can't be known.
     if fdatasync(descriptor.number) != 0 { throw failure("sync", path, errno) }
+  }
+
+  func markInUse() {
+    // A file system without such locks: then who may not lock sees no writer, and is served what is proven without one.
+    _ = clinux_mark_in_use(descriptor.number)
+  }
+
+  func isInUse() throws(LogStoreError) -> Bool {
+    switch clinux_is_in_use(descriptor.number) {
+    case 0: return false
+    case EAGAIN: return true
+    case let code: throw failure("look for a lock on", path, code)
+    }
   }
 
   func allocate(byteCount: UInt64) throws(LogStoreError) -> Bool {
@@ -295,37 +311,6 @@ extension RealFile {
 
   func dropFromCache(at position: UInt64, byteCount: UInt64) {
     _ = posix_fadvise(descriptor.number, off_t(position), off_t(byteCount), POSIX_FADV_DONTNEED)
-  }
-}
-
-private final class RealLock: FileLock {
-  let descriptor: Descriptor
-  let path: String
-
-  init(descriptor: Descriptor, path: String) {
-    self.descriptor = descriptor
-    self.path = path
-  }
-
-  func release() {
-    flock(descriptor.number, LOCK_UN)
-  }
-
-  func describe(_ holder: String) throws(LogStoreError) {
-    let file = RealFile(descriptor: descriptor, path: path)
-    try file.resize(to: 0)
-    try file.write(Array(holder.utf8))
-  }
-
-  func check() throws(LogStoreError) {
-    var own = stat()
-    var named = stat()
-    let number = descriptor.number
-    if uninterrupted({ fstat(number, &own) }) != 0 { throw failure("look at", path, errno) }
-    if uninterrupted({ stat(path, &named) }) != 0 { throw failure("look for the lock that is held,", path, errno) }
-    guard own.st_dev == named.st_dev, own.st_ino == named.st_ino else {
-      throw failure("look for the lock that is held,", path, ESTALE)
-    }
   }
 }
 

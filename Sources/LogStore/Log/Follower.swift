@@ -39,10 +39,22 @@ final class Follower: Sendable {
       do throws(LogStoreError) {
         // First, so that a directory without a store is named as such.
         _ = try Catalog.readStore(directory, disk: disk)
-        lock = try sharedLock(directory, disk: disk)
-        let wasEverWritten = try disk.exists(join(directory, FileName.lock))
-        if lock != nil || !wasEverWritten {
+        let before = try notice(directory, disk: disk)
+        switch try findWriter(directory, disk: disk) {
+        case .none(let held):
+          lock = held
           return try openUnwritten(directory, disk: disk, follows: follows, streamCacheBytes)
+        case .unseen:
+          let opened = try openUnwritten(directory, disk: disk, follows: false, streamCacheBytes)
+          // One that began meanwhile has said so before it changed anything.
+          guard case .unseen = try findWriter(directory, disk: disk), try notice(directory, disk: disk) == before else {
+            attemptsLeft -= 1
+            if attemptsLeft > 0 { continue }
+            throw .locked(directory: directory, holder: "a writer that has not finished opening it; try again")
+          }
+          if follows { opened.0.start() }
+          return opened
+        case .alive: break
         }
         wasBesideWriter = true
         return try openBesideWriter(directory, disk: disk, follows: follows, streamCacheBytes)
@@ -59,17 +71,37 @@ final class Follower: Sendable {
     }
   }
 
-  private static func sharedLock(_ directory: String, disk: any Disk) throws(LogStoreError) -> (any FileLock)? {
+  /// Whether another process has the store open for writing.
+  private enum Writer {
+    /// None, and none begins while the lock is held. Without a lock none ever was.
+    case none(lock: (any FileLock)?)
+    /// None can be seen, but one may begin: this process may not lock.
+    case unseen
+    case alive
+  }
+
+  private static func findWriter(_ directory: String, disk: any Disk) throws(LogStoreError) -> Writer {
+    let path = join(directory, FileName.lock)
     do throws(LogStoreError) {
-      return try disk.lock(join(directory, FileName.lock), exclusive: false)
+      return try disk.lock(path, exclusive: false).map { .none(lock: $0) } ?? .alive
     } catch .inputOutput(_, _, ENOENT) {
-      return nil
+      return try disk.exists(path) ? .alive : .none(lock: nil)
+    } catch .inputOutput(_, _, let code) where code == EACCES || code == EPERM {
+      return try isInUse(directory, disk: disk) ? .alive : .unseen
+    }
+  }
+
+  /// Whether a writer has marked its notice: for who may not open the lock.
+  static func isInUse(_ directory: String, disk: any Disk) throws(LogStoreError) -> Bool {
+    do throws(LogStoreError) {
+      return try disk.open(join(directory, FileName.tail), .read).isInUse()
+    } catch .inputOutput(_, _, ENOENT) {
+      return false
     }
   }
 
   private static func isWritten(_ directory: String, disk: any Disk) throws(LogStoreError) -> Bool {
-    guard try disk.exists(join(directory, FileName.lock)) else { return false }
-    return try sharedLock(directory, disk: disk) == nil
+    if case .alive = try findWriter(directory, disk: disk) { true } else { false }
   }
 
   private static func notice(_ directory: String, disk: any Disk) throws(LogStoreError) -> TailNotice? {

@@ -51,6 +51,7 @@ extension LogStore {
   /// directory; needs memory for the index of one segment. May be called from any thread; a second backup to the same place
   /// is refused.
   ///
+  /// - Parameter access: who may read what is made.
   /// - Parameter progress: told of the bytes of segment files that are done.
   /// - Throws: ``LogStoreError/damaged(_:)`` for the store, ``LogStoreError/backupDamaged(_:)`` for a manifest that is not
   ///   what was written, ``LogStoreError/backupRefused(path:reason:)`` where something else is, the backup of another store
@@ -59,9 +60,9 @@ extension LogStore {
   ///   ``LogStoreError/inputOutput(operation:path:code:)``. After each of them the backup is what it was before; what a
   ///   descriptor was given is not a whole backup, which restoring tells.
   public static func backup(
-    _ directory: String, to location: BackupLocation, progress: Progress? = nil
+    _ directory: String, to location: BackupLocation, access: StoreAccess = .owner, progress: Progress? = nil
   ) throws(LogStoreError) -> BackupReport {
-    try BackupRun(directory: directory, disk: RealDisk(), progress: progress).run(to: location)
+    try BackupRun(directory: directory, disk: RealDisk(access: access), progress: progress).run(to: location)
   }
 
   /// Makes a store from a backup, in a directory that is not there yet or is empty.
@@ -78,13 +79,15 @@ extension LogStore {
   /// - Parameter until: the offset that the restored log ends with: events before it are restored, and cursors as they
   ///   were just before it. Any offset up to the end of the backup; an append of several events that lies across it is
   ///   taken apart, its cursors go with its last event.
+  /// - Parameter access: who may read what is made.
   /// - Parameter progress: told of the bytes of the backup, then of those of the store.
   /// - Throws: ``LogStoreError/backupDamaged(_:)``, ``LogStoreError/backupRefused(path:reason:)``,
   ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/diskFull(operation:path:)``,
   ///   ``LogStoreError/inputOutput(operation:path:code:)``. After each of them there is no store.
   public static func restore(
-    from location: BackupLocation, to directory: String, until: UInt64? = nil, progress: Progress? = nil
+    from location: BackupLocation, to directory: String, until: UInt64? = nil, access: StoreAccess = .owner,
+    progress: Progress? = nil
   ) throws(LogStoreError) -> RestoreReport {
-    try Restoration.run(from: location, to: directory, until: until, disk: RealDisk(), progress: progress)
+    try Restoration.run(from: location, to: directory, until: until, disk: RealDisk(access: access), progress: progress)
   }
 }

@@ -134,6 +134,9 @@ public struct DamagedLog: Sendable {
       if try disk.lock(join(directory, FileName.lock), exclusive: false) != nil { return nil }
     } catch .inputOutput(_, _, ENOENT) {
       return nil
+    } catch .inputOutput(_, _, let code) where code == EACCES || code == EPERM {
+      // Not allowed to lock.
+      if try !Follower.isInUse(directory, disk: disk) { return nil }
     }
     guard
       let notice = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount).flatMap({

@@ -32,6 +32,8 @@ public final class LogStore: Sendable {
     /// so does an append whose stream has its last event there. A damaged last segment is refused in any case: what stands
     /// behind the damage can't be told from what was never finished.
     public var servesDamaged = false
+    /// Who may read what is made from now on.
+    public var access = StoreAccess.owner
 
     /// So many answers take long enough to give that they are left for the time when the disk writes the next group, if half
     /// as many requests wait already. Left with 4 of 8 writers they made a cycle 15 % longer, with 8 or 16 they made no
@@ -47,6 +49,8 @@ public final class LogStore: Sendable {
   private let health: Health
   private let closing: Closing
   private let sealer: Sealer
+  /// Microseconds since 1970-01-01 UTC.
+  private let clock: @Sendable () -> UInt64
 
   /// What opening found and did.
   public var recovery: RecoveryReport { reader.recovery }
@@ -56,9 +60,19 @@ public final class LogStore: Sendable {
   /// Groups of appends that were synced since the store was opened: fewer than appends, when many come at once.
   public var syncCount: UInt64 { health.syncCount }
 
+  /// How far the log's time is ahead of this machine's clock, in microseconds; 0 if it isn't. Times on the log never go back:
+  /// after the clock was set forward and back, or was wrong when the machine started, every event gets the time of the last
+  /// one until the clock has come to it again. Order and durability don't depend on it. May be called from any thread.
+  public var clockLeadMicroseconds: UInt64 {
+    let (last, now) = (health.lastTimestamp, clock())
+    return last > now ? last - now : 0
+  }
+
   private init(
-    reader: LogReader, mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing, sealer: Sealer
+    reader: LogReader, mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing, sealer: Sealer,
+    clock: @escaping @Sendable () -> UInt64
   ) {
+    self.clock = clock
     self.reader = reader
     self.mailbox = mailbox
     self.health = health
@@ -85,7 +99,7 @@ public final class LogStore: Sendable {
   ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/notAStore(directory:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``.
   public static func open(_ directory: String, options: Options = Options()) throws(LogStoreError) -> LogStore {
-    try open(directory, options: options, disk: RealDisk())
+    try open(directory, options: options, disk: RealDisk(access: options.access))
   }
 
   static func open(_ directory: String, options: Options, disk: any Disk) throws(LogStoreError) -> LogStore {
@@ -101,14 +115,15 @@ public final class LogStore: Sendable {
     let durable = opened.durable
     let reader = LogReader(durable: durable, follower: nil, recovery: opened.recovery)
     let mailbox = Mailbox<CommitRequest>(disk.scheduler)
-    let health = Health()
+    let health = Health(timestamp: opened.end.timestamp)
     let closing = Closing()
     let start = CommitStart(opened, directory: directory, options: options)
     // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
     startThread("log commit", disk.scheduler) {
       start.run(mailbox, health: health, closing: closing)
     }
-    return LogStore(reader: reader, mailbox: mailbox, health: health, closing: closing, sealer: start.sealer)
+    return LogStore(
+      reader: reader, mailbox: mailbox, health: health, closing: closing, sealer: start.sealer, clock: { disk.now() })
   }
 
   /// Appends atomically, and returns once all of it is durable: its bytes, its file's size and its file's name.

@@ -12,7 +12,7 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case streamIncomplete(stream: String, missing: ClosedRange<UInt64>)
   /// There is no store in this directory.
   case notAStore(directory: String)
-  /// Another process, or another part of this one, has the store open for writing.
+  /// Another process, or another part of this one, has the store open for writing, or keeps writers out while it reads.
   case locked(directory: String, holder: String)
   /// Bytes that were acknowledged are not what was written. Nothing has been changed.
   case damaged(Damage)
@@ -82,7 +82,7 @@ extension LogStoreError: CustomStringConvertible {
     case .notAStore(let directory):
       return "\(directory) holds no LogStore; name a store's directory, or append to create one"
     case .locked(let directory, let holder):
-      return "\(directory) is already open for writing by \(holder); stop that writer first, or only read"
+      return "\(directory) is locked by \(holder); stop that process first, or only read"
     case .damaged(let damage):
       return "\(damage); nothing was changed, run `logstore verify` for all findings and restore a backup, or save the"
         + " rest with `logstore repair`"

@@ -62,10 +62,14 @@ extension LogStore {
   }
 
   /// Makes the index of every finished segment anew. Asks for the writer's lock.
-  public static func reindex(_ directory: String, progress: Progress? = nil) throws(LogStoreError) -> ReindexReport {
+  ///
+  /// - Parameter access: who may read the new files.
+  public static func reindex(
+    _ directory: String, access: StoreAccess = .owner, progress: Progress? = nil
+  ) throws(LogStoreError) -> ReindexReport {
     var options = Options()
     options.createIfMissing = false
-    let opened = try Opening(directory: directory, options: options, disk: RealDisk()).open()
+    let opened = try Opening(directory: directory, options: options, disk: RealDisk(access: access)).open()
     let disk = opened.disk
     let segments = opened.durable.segments
     let finished = segments.bases.dropLast()

@@ -58,14 +58,15 @@ extension LogStore {
   /// Blocks. Reads all of the damaged store, and of the new one twice; needs memory for one segment's events, and more for
   /// lost ones. May be called from any thread.
   ///
+  /// - Parameter access: who may read what is made.
   /// - Parameter progress: told of the bytes of the damaged store's segments, then of those of the new one.
   /// - Throws: ``LogStoreError/repairRefused(path:reason:)`` where there is nothing to save, a writer, or something at the
   ///   target; ``LogStoreError/notAStore(directory:)``, ``LogStoreError/unsupportedFormat(file:version:supported:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``. After each of them
   ///   there is no new store.
   public static func repair(
-    _ directory: String, to target: String, progress: Progress? = nil
+    _ directory: String, to target: String, access: StoreAccess = .owner, progress: Progress? = nil
   ) throws(LogStoreError) -> RepairReport {
-    try RepairRun(directory: directory, disk: RealDisk(), progress: progress).run(to: target)
+    try RepairRun(directory: directory, disk: RealDisk(access: access), progress: progress).run(to: target)
   }
 }

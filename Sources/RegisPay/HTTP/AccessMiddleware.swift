@@ -9,6 +9,8 @@ struct AccessMiddleware: RouterMiddleware {
   let keys: KeyWatch
   let own: OwnToken
   let browser: BrowserProtection
+  /// Only programs on this machine can reach the server: while there is no key they may read what is wrong with it.
+  let isLoopback: Bool
   /// Nil for no limit.
   let rate: RateLimiter?
   var nowSeconds: @Sendable () -> Int64 = { Int64(Date().timeIntervalSince1970) }
@@ -18,33 +20,38 @@ struct AccessMiddleware: RouterMiddleware {
   ) async throws -> Response {
     // No hop and no look at the disk: this is on the way of every payment.
     let ring = keys.ring
+    var known = context
     if ring.isEmpty {
-      try browser.check(request.head)
+      try browser.check(request.head, isPage: Self.isOpen(context.endpointPath, request.method))
       if let rate, !isOwn(request) { try take(rate, address(context)) }
+      known.mayRead = isLoopback
     } else {
-      var known = context
-      known.owner = try check(request, context, ring) ?? ""
-      return try await next(request, known)
+      let key = try check(request, context, ring)
+      known.owner = key.map { RequestOwner($0, in: ring, atSeconds: nowSeconds()) } ?? .everybody
+      known.mayRead = key?.scopes.contains(.read) ?? false
     }
-    return try await next(request, context)
+    return try await next(request, known)
   }
 
-  /// - Returns: the id of the key that it was let in with.
-  private func check(_ request: Request, _ context: ExchangeContext, _ ring: KeyRing) throws(Problem) -> String? {
+  /// The same for everybody, without a key.
+  private static func isOpen(_ path: String?, _ method: HTTPRequest.Method) -> Bool {
+    guard let path, case .open? = RouteAccess.needed(path, method) else { return false }
+    return true
+  }
+
+  /// - Returns: the key that it was let in with; nil where none is needed, and none that is valid was sent.
+  private func check(_ request: Request, _ context: ExchangeContext, _ ring: KeyRing) throws(Problem) -> StoredKey? {
     // Nil where there is no route: to be told so takes a key too, of any scope.
     let path = context.endpointPath
     let needed = path.map { RouteAccess.needed($0, request.method) }
+    let isOpen = Self.isOpen(path, request.method)
     guard let authorization = request.headers[.authorization] else {
       if let rate { try take(rate, address(context)) }
-      guard case .some(.some(.open)) = needed else { throw Self.unauthorized("This needs a key.") }
+      guard isOpen else { throw Self.unauthorized("This needs a key.") }
       return nil
     }
     if own.matches(authorization) {
       guard case .some(.some(.simulator)) = needed else { throw Self.unauthorized("This needs a key.") }
-      return nil
-    }
-    if case .some(.some(.open)) = needed {
-      if let rate { try take(rate, address(context)) }
       return nil
     }
     let key: StoredKey
@@ -53,6 +60,7 @@ struct AccessMiddleware: RouterMiddleware {
       key = try ring.find(token, atSeconds: nowSeconds())
     } catch {
       if let rate { try take(rate, address(context)) }
+      if isOpen { return nil }
       throw switch error {
       case .malformed:
         Self.unauthorized("The Authorization field must be Bearer and a whole key, rp_….", isInvalid: true)
@@ -60,18 +68,18 @@ struct AccessMiddleware: RouterMiddleware {
       }
     }
     if let rate { try take(rate, key.id) }
-    guard let needed else { return nil }
+    guard let needed else { return key }
     let scope: KeyScope
     switch needed {
     case .scope(let needed): scope = needed
     case .simulator: scope = .operate
-    // Handled above; and what nobody decided about is nobody's.
-    case .open: return nil
+    case .open: return key
+    // What nobody decided about is nobody's.
     case nil:
       throw Problem(status: .forbidden, name: "forbidden", detail: "No key may do this.")
     }
     guard key.scopes.contains(scope) else { throw Self.forbidden(scope) }
-    return key.id
+    return key
   }
 
   private func isOwn(_ request: Request) -> Bool { request.headers[.authorization].map(own.matches) ?? false }

@@ -30,7 +30,8 @@ struct ConsumerRoutes: Sendable {
     let list = projection.progress
     let damage = log.damage.summary
     return Response(json: [
-      "logEnd": .integer(end), "consumers": .array(all), "parked": .integer(parked), "calls": calls,
+      "logEnd": .integer(end), "clockAheadMilliseconds": .integer(log.store.clockLeadMicroseconds / 1_000),
+      "consumers": .array(all), "parked": .integer(parked), "calls": calls,
       "damage": Self.json(damage),
       "paymentList": [
         "place": .integer(list.place), "lag": .integer(list.end - list.place), "complete": .bool(!list.isCatchingUp),

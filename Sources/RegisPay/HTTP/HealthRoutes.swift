@@ -1,6 +1,7 @@
 import Hummingbird
 
-/// Whether the process lives, and whether it can do its work.
+/// Whether the process lives, and whether it can do its work. Everybody gets the answer in one word; the reasons, which hold
+/// paths and what receivers of webhooks said, are for those who may read.
 struct HealthRoutes: Sendable {
   let health: Health
 
@@ -9,12 +10,12 @@ struct HealthRoutes: Sendable {
     router.answer(
       "/health",
       [
-        .get: { _, _ in
+        .get: { _, context in
           let problems = health.problems
-          let warnings = health.warnings.map { "warning: " + $0 }
-          guard !problems.isEmpty else { return Response(text: (["Healthy"] + warnings).joined(separator: "\n")) }
+          var lines = [problems.isEmpty ? "Healthy" : "Unhealthy"]
+          if context.mayRead { lines += problems + health.warnings.map { "warning: " + $0 } }
           return Response(
-            text: (["Unhealthy"] + problems + warnings).joined(separator: "\n"), status: .serviceUnavailable)
+            text: lines.joined(separator: "\n"), status: problems.isEmpty ? .ok : .serviceUnavailable)
         }
       ])
   }

@@ -117,22 +117,31 @@ struct PaymentRoutes: Sendable {
       guard let response = try await act(nil) else { preconditionFailure("without a key nobody can take it") }
       return response
     }
+    // Nothing is kept under these any more, so they need no second look.
+    for digest in key.formerDigests {
+      if case .kept(let record) = try await find(digest, key) { return try await answer(record, to: key) }
+    }
     while true {
-      let found: RequestLog.Found
-      do {
-        found = try await RequestThreads.run(.short) { [requests] in
-          try requests.find(keyDigest: key.digest, fingerprint: key.fingerprint, now: Clock.microseconds())
-        }
-      } catch let error as LogStoreError where error.isOfAPlace {
-        throw Problem.keyUnreadable
-      }
-      switch found {
+      switch try await find(key.digest, key) {
       case .free(let claim): if let response = try await act(claim) { return response }
-      case .kept(let record):
-        guard record.fingerprint == key.fingerprint else { throw Problem.keyReused }
-        return try await answer(record.outcome)
+      case .kept(let record): return try await answer(record, to: key)
       }
     }
+  }
+
+  private func find(_ digest: String, _ key: RequestKey) async throws -> RequestLog.Found {
+    do {
+      return try await RequestThreads.run(.short) { [requests] in
+        try requests.find(keyDigest: digest, fingerprint: key.fingerprint, now: Clock.microseconds())
+      }
+    } catch let error as LogStoreError where error.isOfAPlace {
+      throw Problem.keyUnreadable
+    }
+  }
+
+  private func answer(_ record: KeptRequest, to key: RequestKey) async throws -> Response {
+    guard record.fingerprint == key.fingerprint else { throw Problem.keyReused }
+    return try await answer(record.outcome)
   }
 
   /// The same for the first request of a key and for every other.

@@ -11,8 +11,10 @@ typealias Handler = @Sendable (Request, ExchangeContext) async throws -> Respons
 struct ExchangeContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   let channel: any Channel
-  /// The id of the API key that the request came with; empty while there are none.
-  var owner = ""
+  /// Whose API key the request came with.
+  var owner = RequestOwner.everybody
+  /// Whether it may see how the server is, beside whether it is well: paths, and what receivers of webhooks answer.
+  var mayRead = false
 
   init(source: ApplicationRequestContextSource) {
     coreContext = .init(source: source)

@@ -57,13 +57,15 @@ public final class PaymentProjection: Sendable {
   ) throws(ProjectionError) -> PaymentProjection {
     let path = directory + "/payments.sqlite"
     do {
-      try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+      try PrivateFiles.makeDirectory(directory)
       try WALIndex.keepInMemory(of: path)
       let identity = log.reader.storeID
       if let (pool, progress) = try existing(path, identity: identity, end: log.reader.endOffset, logger) {
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }
         return PaymentProjection(log, pool, progress, isIndexed: isIndexed, health, limits, logger)
       }
+      // Made before SQLite does, which would let others read it, and gives its mode to those beside it.
+      try PrivateFiles.makeFile(path, tightens: false)
       let pool = try DatabasePool(path: path, configuration: configuration)
       try pool.write { try PaymentTable.create($0) }
       let progress = PaymentTable.Progress(version: PaymentTable.version, log: nil, place: 0)

@@ -19,8 +19,15 @@ struct BrowserProtection: Sendable {
     hosts = Set(["localhost", "127.0.0.1", "[::1]", ListenAddress.bracketed(host).lowercased()] + allowed)
   }
 
-  /// - Throws: 421 for a name that is not ours, 403 for a change that another site asks for.
-  func check(_ head: HTTPRequest) throws(Problem) {
+  /// Whether a page of another site has sent a request is said by the browser: `Sec-Fetch-Site` (all browsers since 2023,
+  /// to loopback addresses also over plain HTTP), `Origin` (with what its page may read if we let it, event streams
+  /// included, and with changes) and `Referer`, which the page can leave out. What has none of the three, and is no
+  /// browser's newer than that, is taken for a program's.
+  ///
+  /// - Parameter isPage: what is asked for is the same for everybody and costs nothing, so a link from elsewhere, such as
+  ///   one in an e-mail, may lead there.
+  /// - Throws: 421 for a name that is not ours, 403 for what another site asks for.
+  func check(_ head: HTTPRequest, isPage: Bool) throws(Problem) {
     // No browser leaves it out.
     guard let authority = head.authority else { return }
     if let hosts {
@@ -31,23 +38,29 @@ struct BrowserProtection: Sendable {
           detail: "This server is not known by the name that the Host field says; --allowed-host adds one.")
       }
     }
-    switch head.method {
-    case .get, .head, .options: return
-    default: break
-    }
-    if let site = head.headerFields[.secFetchSite] {
+    let isRead = head.method == .get || head.method == .head
+    let fields = head.headerFields
+    if let site = fields[.secFetchSite] {
       // What a person typed, or this server's own page.
-      guard site == "same-origin" || site == "none" else { throw Self.crossOrigin }
-    } else if let origin = head.headerFields[.origin] {
-      // Its scheme may differ, as a proxy in front may speak HTTPS.
-      guard let start = origin.firstRange(of: "://")?.upperBound,
-        origin[start...].lowercased() == authority.lowercased()
-      else { throw Self.crossOrigin }
+      if site == "same-origin" || site == "none" { return }
+      // A link that a person follows, as a whole page: not one in a frame, and no picture or script.
+      let isNavigation = fields[.secFetchMode] == "navigate" && fields[.secFetchDest] == "document"
+      guard isPage, isRead, isNavigation else { throw Self.crossOrigin }
+    } else if let origin = fields[.origin] {
+      guard Self.authority(of: origin) == authority.lowercased() else { throw Self.crossOrigin }
+    } else if let referer = fields[.referer], !(isPage && isRead) {
+      guard Self.authority(of: referer) == authority.lowercased() else { throw Self.crossOrigin }
     }
   }
 
+  /// Without the scheme, which may differ, as a proxy in front may speak HTTPS. Nil for what is no URL.
+  private static func authority(of url: String) -> String? {
+    guard let start = url.firstRange(of: "://")?.upperBound else { return nil }
+    return url[start...].prefix { $0 != "/" && $0 != "?" && $0 != "#" }.lowercased()
+  }
+
   private static let crossOrigin = Problem(
-    status: .forbidden, name: "cross-origin", detail: "Nothing was changed: another site's page asked for it.")
+    status: .forbidden, name: "cross-origin", detail: "Nothing was done: another site's page asked for it.")
 
   /// Without the port.
   private static func host(_ authority: String) -> String {
@@ -61,4 +74,6 @@ struct BrowserProtection: Sendable {
 extension HTTPField.Name {
   // A token by RFC 9110, which is all that the initialiser asks.
   static let secFetchSite = HTTPField.Name("Sec-Fetch-Site")!
+  static let secFetchMode = HTTPField.Name("Sec-Fetch-Mode")!
+  static let secFetchDest = HTTPField.Name("Sec-Fetch-Dest")!
 }

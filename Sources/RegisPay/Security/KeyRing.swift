@@ -22,6 +22,11 @@ final class KeyRing: Sendable {
   }
 
   let entries: [String: Entry]
+  /// Keys whose requests were kept under their ids until some time, by their owners.
+  private let formerIDs: [String: [(id: String, untilSeconds: Int64)]]
+
+  /// What is kept of requests counts no longer, in seconds.
+  private static let requestLifetimeSeconds: Int64 = 24 * 60 * 60
 
   init(_ keys: [StoredKey] = [], after former: KeyRing? = nil) {
     entries = Dictionary(
@@ -29,6 +34,13 @@ final class KeyRing: Sendable {
         let former = former?.entries[key.id]?.lastUsedSeconds.load(ordering: .relaxed) ?? 0
         return (key.id, Entry(key, lastUsedSeconds: max(former, key.lastUsedSeconds ?? 0)))
       }, uniquingKeysWith: { first, _ in first })
+    formerIDs = Dictionary(grouping: keys.filter { $0.ownerSinceSeconds > $0.createdSeconds }, by: \.owner)
+      .mapValues { keys in keys.map { ($0.id, $0.ownerSinceSeconds + Self.requestLifetimeSeconds) } }
+  }
+
+  /// The ids of an owner's keys under which requests may still be kept.
+  func formerIDs(of owner: String, atSeconds now: Int64) -> [String] {
+    formerIDs[owner]?.filter { now < $0.untilSeconds }.map(\.id) ?? []
   }
 
   /// No key was ever made, so none is asked for. A key that is revoked or expired still counts.

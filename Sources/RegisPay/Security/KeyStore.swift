@@ -5,6 +5,10 @@ import GRDB
 public struct StoredKey: Sendable, Hashable {
   public var id: String
   public var name: String
+  /// Whose it is: keys of one owner share what was asked under an idempotency key. A key's name, unless another was given.
+  public var owner: String
+  /// Since when it has one. Later than it was made for a key of an earlier version's.
+  var ownerSinceSeconds: Int64
   public var scopes: Set<KeyScope>
   var hash: [UInt8]
   /// All times are seconds since 1970-01-01 UTC.
@@ -36,7 +40,7 @@ public final class KeyStore: Sendable {
   public static func open(_ directory: String) throws(KeyStoreError) -> KeyStore {
     let path = path(in: directory)
     do {
-      try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+      try PrivateFiles.makeDirectory(directory)
       return try KeyStore(path)
     } catch {
       throw KeyStoreError(path: path, reason: "\(error)")
@@ -53,45 +57,65 @@ public final class KeyStore: Sendable {
   private init(_ path: String) throws {
     self.path = path
     // Made before SQLite does, which would let everybody read it; its journal gets the same mode.
-    let descriptor = Foundation.open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
-    guard descriptor >= 0 else { throw CocoaError(.fileWriteNoPermission) }
-    fchmod(descriptor, 0o600)
-    close(descriptor)
+    try PrivateFiles.makeFile(path, tightens: true)
     var configuration = Configuration()
     configuration.busyMode = .timeout(5)
-    configuration.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = FULL") }
+    configuration.prepareDatabase { database in
+      // What was done is on disk when a call returns: a key that was revoked does not live again after a power cut. EXTRA,
+      // as with FULL the journal's removal is not synced, and a journal that comes back undoes the change. Not WAL: its
+      // files would be taken for a part of a copy that is put back in the place of this file.
+      try database.execute(sql: "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA")
+    }
     queue = try DatabaseQueue(path: path, configuration: configuration)
-    try queue.write { database in
-      let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
-      guard version != Self.version else { return }
-      guard version == 0 else {
-        throw DatabaseError(message: "it has version \(version), and this program knows \(Self.version)")
-      }
+    try queue.write(Self.prepare)
+  }
+
+  private static func prepare(_ database: Database) throws {
+    let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
+    guard version == 0 || version == Self.version else {
+      throw DatabaseError(message: "it has version \(version), and this program knows \(Self.version)")
+    }
+    if version == 0 {
       try database.execute(
         sql: """
           CREATE TABLE key (
             id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, scopes TEXT NOT NULL, hash BLOB NOT NULL,
-            created INTEGER NOT NULL, expiry INTEGER, revoked INTEGER, lastUsed INTEGER
+            created INTEGER NOT NULL, expiry INTEGER, revoked INTEGER, lastUsed INTEGER, owner TEXT, ownerSince INTEGER
           ) STRICT;
           PRAGMA user_version = \(Self.version)
           """)
+    } else if try !database.columns(in: "key").contains(where: { $0.name == "owner" }) {
+      // Earlier programs read and write the table with these columns, too: they name theirs.
+      try database.execute(
+        sql: "ALTER TABLE key ADD COLUMN owner TEXT; ALTER TABLE key ADD COLUMN ownerSince INTEGER")
+    }
+    // Those of an earlier program's, which kept requests under a key's id.
+    if try Bool.fetchOne(database, sql: "SELECT EXISTS (SELECT 1 FROM key WHERE owner IS NULL)") ?? false {
+      try database.execute(
+        sql: "UPDATE key SET owner = name, ownerSince = ? WHERE owner IS NULL",
+        arguments: [Int64(Date().timeIntervalSince1970)])
     }
   }
 
   /// Makes a key. Its text is nowhere but in the answer.
   ///
-  /// - Parameter lifetimeSeconds: nil for one that does not expire.
+  /// - Parameters:
+  ///   - owner: whose it is; nil for its name.
+  ///   - lifetimeSeconds: nil for one that does not expire.
   public func create(
-    name: String, scopes: Set<KeyScope>, lifetimeSeconds: Int64?
+    name: String, owner: String? = nil, scopes: Set<KeyScope>, lifetimeSeconds: Int64?
   ) throws(KeyStoreError) -> APIKey {
     let key = APIKey()
     let now = Int64(Date().timeIntervalSince1970)
     try run { database in
       try database.execute(
-        sql: "INSERT INTO key (id, name, scopes, hash, created, expiry) VALUES (?, ?, ?, ?, ?, ?)",
+        sql: """
+          INSERT INTO key (id, name, owner, ownerSince, scopes, hash, created, expiry) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+          """,
         arguments: [
-          key.id, name, KeyScope.allCases.filter(scopes.contains).map(\.rawValue).joined(separator: " "),
-          Data(key.hash), now, lifetimeSeconds.map { now + $0 },
+          key.id, name, owner ?? name, now,
+          KeyScope.allCases.filter(scopes.contains).map(\.rawValue).joined(separator: " "), Data(key.hash), now,
+          lifetimeSeconds.map { now + $0 },
         ])
     }
     return key
@@ -115,6 +139,8 @@ public final class KeyStore: Sendable {
         let hash: Data = row["hash"]
         return StoredKey(
           id: row["id"], name: row["name"],
+          // Made by an earlier program since this one opened the file: an owner like the others'.
+          owner: row["owner"] ?? row["name"], ownerSinceSeconds: row["ownerSince"] ?? Int64.max / 2,
           // A scope that this program does not know allows nothing.
           scopes: Set(scopes.split(separator: " ").compactMap { KeyScope(rawValue: String($0)) }), hash: Array(hash),
           createdSeconds: row["created"], expirySeconds: row["expiry"], revokedSeconds: row["revoked"],

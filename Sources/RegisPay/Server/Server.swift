@@ -20,10 +20,10 @@ public struct Server: Sendable {
   public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
     // Before anything is made.
     try checkKeys(options, logger)
-    do {
-      try FileManager.default.createDirectory(atPath: options.directory, withIntermediateDirectories: true)
+    do throws(PrivateFiles.Failure) {
+      try PrivateFiles.makeDirectory(options.directory, mode: options.allowsGroup ? 0o750 : 0o700)
     } catch {
-      throw .directory(options.directory, reason: (error as NSError).localizedDescription)
+      throw .directory(options.directory, reason: "\(error)")
     }
     do throws(LogStoreError) {
       let store = try open("payments", segmentBytes: options.segmentBytes, options, logger)
@@ -55,6 +55,7 @@ public struct Server: Sendable {
     storeOptions.segmentBytes = segmentBytes
     // Damage in what is finished must not keep all the rest from being served: see docs/DURABILITY.md.
     storeOptions.servesDamaged = true
+    storeOptions.access = options.allowsGroup ? .group : .owner
     // Under load the processor is what is short, not the disk: see docs/PERFORMANCE.md.
     storeOptions.gatherMilliseconds = options.gatherMilliseconds
     let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
@@ -113,6 +114,10 @@ public struct Server: Sendable {
     }
     health.warn { [damage = log.damage] in damage.warnings }
     for damage in log.store.recovery.damagedFiles { log.damage.inspect(file: damage.file) }
+    let clock = ClockWarnings(stores: [("payments", log.store), ("simulator", simulator.store)])
+    let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
+    health.warn { clock.lines + exposure.lines }
+    for line in clock.lines + exposure.lines { logger.warning("\(line)") }
     let projection: PaymentProjection
     do throws(ProjectionError) {
       projection = try PaymentProjection.open(
@@ -146,6 +151,7 @@ public struct Server: Sendable {
       middleware: AccessMiddleware(
         keys: keys, own: own,
         browser: BrowserProtection(listeningOn: options.host, allowedHosts: options.allowedHosts),
+        isLoopback: options.isLoopback,
         rate: options.limits.requestsPerSecond.map {
           RateLimiter(perSecond: $0, burst: $0 * HTTPLimits.burstSeconds)
         }))

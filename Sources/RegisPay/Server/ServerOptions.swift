@@ -5,6 +5,9 @@ public struct ServerOptions: Sendable {
   /// Holds the payments' log in `payments`, the simulator's in `simulator`, and in `projection` what is made from the
   /// payments' log to be listed; `webhooks` holds endpoints and their secrets. Made if it is missing.
   public var directory: String
+  /// Lets the group read the logs: their directories are made with mode 0750, their files with 0640. Otherwise, and in any
+  /// case for keys, webhooks and the list of payments, nobody but the process's user may. What is there keeps its mode.
+  public var allowsGroup = false
   public var host = "127.0.0.1"
   /// 0 lets the system choose one.
   public var port = 8080

@@ -38,78 +38,112 @@ extension EndpointWorker {
   }
 
   func change(_ change: Change) async throws -> Status {
-    let wasEnabled = endpoint.disabled == nil
-    let isMoved = change.url.map { $0 != endpoint.url } ?? false
-    let now = clock.now()
-    var changed = endpoint
-    changed.updatedMicroseconds = now
-    changed.url = change.url ?? changed.url
-    changed.description = change.description ?? changed.description
-    if let events = change.events { changed.events = events }
-    switch change.isEnabled {
-    case true?: changed.disabled = nil
-    case false? where wasEnabled: changed.disabled = .init(reason: "Somebody asked for it.", sinceMicroseconds: now)
-    default: break
+    try await configure { endpoint, now in
+      let wasEnabled = endpoint.disabled == nil
+      let isMoved = change.url.map { $0 != endpoint.url } ?? false
+      endpoint.url = change.url ?? endpoint.url
+      endpoint.description = change.description ?? endpoint.description
+      if let events = change.events { endpoint.events = events }
+      switch change.isEnabled {
+      case true?: endpoint.disabled = nil
+      case false? where wasEnabled: endpoint.disabled = .init(reason: "Somebody asked for it.", sinceMicroseconds: now)
+      default: break
+      }
+      return isMoved || (!wasEnabled && endpoint.disabled == nil)
     }
-    let restarts = isMoved || (!wasEnabled && changed.disabled == nil)
-    return try await apply(changed, restarts: restarts)
   }
 
   /// - Returns: the new secret beside the rest.
   func rotate() async throws -> (status: Status, secret: WebhookSecret) {
+    let secret = WebhookSecret.random()
+    let status = try await configure { [overlap = options.secretOverlap.microseconds] endpoint, now in
+      endpoint.previousSecret = .init(secret: endpoint.secret, untilMicroseconds: now + overlap)
+      endpoint.secret = secret
+      return false
+    }
+    return (status, secret)
+  }
+
+  /// Decides what the endpoint is to be from what it is, writes it, and lets it hold when it is written. After a failure
+  /// nothing has changed.
+  ///
+  /// - Parameter decide: returns whether what went wrong before counts no more, and everything that waits is tried now.
+  private func configure(
+    _ decide: @Sendable (_ endpoint: inout WebhookEndpoint, _ now: UInt64) -> Bool
+  ) async throws -> Status {
+    await takeTurn()
+    defer { endTurn() }
+    guard !isRemoved else { throw Refusal.removed }
     let now = clock.now()
     var changed = endpoint
     changed.updatedMicroseconds = now
-    changed.previousSecret = .init(
-      secret: endpoint.secret, untilMicroseconds: now + options.secretOverlap.microseconds)
-    changed.secret = .random()
-    return (try await apply(changed, restarts: false), changed.secret)
-  }
-
-  /// - Parameter restarts: what went wrong before counts no more, and everything that waits is tried now.
-  private func apply(_ changed: WebhookEndpoint, restarts: Bool) async throws -> Status {
-    guard !isRemoved else { throw Refusal.removed }
-    let before = endpoint
-    endpoint = changed
+    let restarts = decide(&changed, now)
     var changes = [WebhookChange.configure(changed)]
+    var restarted: [WaitingEvent] = []
     if restarts {
-      (progress.failuresInRow, progress.failingSinceMicroseconds, progress.heldUntilMicroseconds) = (0, nil, 0)
-      changes += makeAllDue(restarting: true) + [notePlace()]
+      restarted = allDue(at: now, restarting: true)
+      changes += restarted.map { .wait(id: id, $0) } + [.progress(id: id, soundAgain(progress))]
     }
-    do {
-      try await journal.write(changes)
-    } catch {
-      endpoint = before
-      throw error
+    let disables = disableCount
+    try await journal.write(changes)
+    // A try that ended meanwhile has disabled it: that was written behind this.
+    if disableCount != disables {
+      changed.disabled = endpoint.disabled
+      changed.updatedMicroseconds = max(now, endpoint.updatedMicroseconds)
+    }
+    endpoint = changed
+    if restarts {
+      for event in restarted where waiting[event.offset]?.isUnderWay == false { waiting[event.offset]?.event = event }
+      progress = soundAgain(progress)
+      // Behind what tries that ended meanwhile have written.
+      commitPlace()
     }
     mailbox.continuation.yield(.wake)
     return status
+  }
+
+  private func soundAgain(_ progress: WebhookProgress) -> WebhookProgress {
+    var progress = progress
+    (progress.failuresInRow, progress.failingSinceMicroseconds, progress.heldUntilMicroseconds) = (0, nil, 0)
+    progress.place = place
+    return progress
   }
 
   /// Sends everything from this offset on once more, beside what waits already.
   ///
   /// - Parameter offset: at or before the present place.
   func replay(from offset: UInt64) async throws -> Status {
+    await takeTurn()
+    defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
+    var moved = progress
+    moved.place = min(offset, place)
+    try await journal.write([.progress(id: id, moved)])
     readPlace = min(offset, readPlace)
-    try await journal.write([notePlace()])
+    // Behind what tries that ended meanwhile have written.
+    commitPlace()
     mailbox.continuation.yield(.wake)
     return status
   }
 
   /// Sends one event once more.
   func replay(_ offset: UInt64) async throws -> Status {
+    await takeTurn()
+    defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
+    let now = clock.now()
     // What waits is tried now; what was not come to, or is under way, is sent anyway.
-    if waiting[offset] == nil {
+    var event = WaitingEvent(offset: offset, attempts: 0, firstTryMicroseconds: now, dueMicroseconds: now)
+    if let entry = waiting[offset] {
+      guard !entry.isUnderWay else { return status }
+      event = entry.event
+      event.dueMicroseconds = now
+    } else {
       guard offset < readPlace, !firstTries.contains(offset) else { return status }
       guard waiting.count < options.waitingLimit else { throw Refusal.tooManyWaiting(limit: options.waitingLimit) }
-      waiting[offset] = Waiting(
-        event: WaitingEvent(offset: offset, attempts: 0, firstTryMicroseconds: clock.now(), dueMicroseconds: 0))
     }
-    guard waiting[offset]?.isUnderWay == false else { return status }
-    waiting[offset]?.event.dueMicroseconds = clock.now()
-    if let event = waiting[offset]?.event { try await journal.write([.wait(id: id, event)]) }
+    try await journal.write([.wait(id: id, event)])
+    if waiting[offset]?.isUnderWay != true, !firstTries.contains(offset) { waiting[offset] = Waiting(event: event) }
     mailbox.continuation.yield(.wake)
     return status
   }
@@ -133,19 +167,45 @@ extension EndpointWorker {
     case .answered(.failed(let reason)), .unread(let reason), .unreadable(let reason): delivery.error = reason
     case .abandoned: delivery.error = "given up, as the server stops"
     }
+    await takeTurn()
+    defer { endTurn() }
     if !isRemoved { try await journal.write(note(delivery)) }
     return delivery
   }
 
   func remove() async throws {
+    await takeTurn()
+    defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
-    isRemoved = true
+    // What a try that ends now would write has no place behind the removal.
+    endedMeanwhile = []
     do {
       try await journal.write([.remove(id: id)])
     } catch {
-      isRemoved = false
+      let missed = endedMeanwhile ?? []
+      endedMeanwhile = nil
+      for (offset, ended) in missed { mailbox.continuation.yield(.ended(offset, ended)) }
+      mailbox.continuation.yield(.wake)
       throw error
     }
+    isRemoved = true
+    underWay -= endedMeanwhile?.count ?? 0
+    endedMeanwhile = nil
     mailbox.continuation.yield(.wake)
+  }
+
+  // MARK: - Turns
+
+  /// Waits until the commands before have ended. Each call is followed by one of ``endTurn()``.
+  func takeTurn() async {
+    guard isCommanded else {
+      isCommanded = true
+      return
+    }
+    await withCheckedContinuation { turns.append($0) }
+  }
+
+  func endTurn() {
+    if turns.isEmpty { isCommanded = false } else { turns.removeFirst().resume() }
   }
 }

@@ -115,23 +115,31 @@ extension EndpointWorker {
   }
 
   /// What waits is due now.
-  func makeAllDue(restarting: Bool = false) -> [WebhookChange] {
-    let now = clock.now()
-    return waiting.keys.sorted().compactMap { offset in
-      guard var entry = waiting[offset], !entry.isUnderWay else { return nil }
-      entry.event.dueMicroseconds = min(entry.event.dueMicroseconds, now)
-      if restarting { (entry.event.attempts, entry.event.firstTryMicroseconds) = (0, now) }
-      waiting[offset] = entry
-      return .wait(id: id, entry.event)
+  private func makeAllDue() -> [WebhookChange] {
+    let events = allDue(at: clock.now(), restarting: false)
+    for event in events { waiting[event.offset]?.event = event }
+    return events.map { .wait(id: id, $0) }
+  }
+
+  /// What waits, as it is when it is due now. Changes nothing.
+  ///
+  /// - Parameter restarting: the tries so far count no more.
+  func allDue(at now: UInt64, restarting: Bool) -> [WaitingEvent] {
+    waiting.values.filter { !$0.isUnderWay }.map(\.event).sorted { $0.offset < $1.offset }.map { event in
+      var event = event
+      event.dueMicroseconds = min(event.dueMicroseconds, now)
+      if restarting { (event.attempts, event.firstTryMicroseconds) = (0, now) }
+      return event
     }
   }
 
   private func disable(_ reason: String) -> WebhookChange {
     logger.error("an endpoint is disabled", metadata: ["reason": "\(reason)"])
     let now = clock.now()
+    disableCount += 1
     endpoint.disabled = .init(reason: reason, sinceMicroseconds: now)
     endpoint.updatedMicroseconds = now
-    return .configure(endpoint)
+    return .disable(id: id, endpoint.disabled, updatedMicroseconds: now)
   }
 
   private func note(

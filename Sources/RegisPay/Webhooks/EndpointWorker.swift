@@ -9,7 +9,9 @@ import Logging
 /// bounded by ``WebhookOptions/callLimit`` and ``WebhookOptions/waitingLimit``; all else stays on the log.
 ///
 /// It is the only owner of its endpoint: what it holds is the truth, and the journal writes the changes in the order in
-/// which they are made here.
+/// which they are made here. What a person asks for is written first and holds from then on; one such command is carried
+/// out at a time. What follows from a try holds at once, and is written until that succeeds: not as it was at first, but
+/// as it is then, so that it never takes back what was decided since.
 actor EndpointWorker {
   enum Message: Sendable {
     /// Something has changed: see what can be done.
@@ -55,6 +57,13 @@ actor EndpointWorker {
   var deliveriesSinceTrim = 0
   var isTesting = false
   var isRemoved = false
+  /// One command is carried out, and the others wait for their turn.
+  var isCommanded = false
+  var turns: [CheckedContinuation<Void, Never>] = []
+  /// Counts ``disable(_:)``, which does not wait for a command to end.
+  var disableCount = 0
+  /// Tries that ended while the removal was being written: they count if it fails.
+  var endedMeanwhile: [(offset: UInt64, ended: WebhookAttempt.Ended)]?
   var isStopping = false
 
   private var committedPlace: UInt64
@@ -112,17 +121,17 @@ actor EndpointWorker {
     case .wake: if isRemoved { group.cancelAll() }
     case .readable: isWatching = false
     case .due(let due): if timer?.due == due { timer = nil }
-    case .ended(let offset, let ended): end(offset, ended)
+    case .ended(let offset, let ended):
+      if endedMeanwhile == nil { end(offset, ended) } else { endedMeanwhile?.append((offset, ended)) }
     case .recorded(_, nil): underWay -= 1
     case .recorded(let changes, _?):
-      // Written again in a while, unless it stops: then the event is sent again at the next start.
       guard !isStopping, !isRemoved else {
         underWay -= 1
         return
       }
       group.addTask { [clock] in
         await clock.sleep(clock.now() + 1_000_000)
-        await self.record(changes)
+        await self.recordAgain(changes)
       }
     case .stop:
       isStopping = true
@@ -139,6 +148,34 @@ actor EndpointWorker {
     journal.enqueue(changes) { [mailbox] in mailbox.continuation.yield(.recorded(changes, $0)) }
   }
 
+  /// Writes again what could not be written, as it is now: what happened since may be on disk already. When the worker
+  /// stops it is left, and the event is sent again at the next start.
+  private func recordAgain(_ changes: [WebhookChange]) async {
+    await takeTurn()
+    defer { endTurn() }
+    guard !isStopping, !isRemoved else {
+      underWay -= 1
+      mailbox.continuation.yield(.wake)
+      return
+    }
+    record(changes.map(present))
+  }
+
+  private func present(_ change: WebhookChange) -> WebhookChange {
+    switch change {
+    case .wait(_, let event): present(event.offset)
+    case .done(_, let offset): present(offset)
+    case .progress: notePlace()
+    case .configure, .disable:
+      .disable(id: id, endpoint.disabled, updatedMicroseconds: endpoint.updatedMicroseconds)
+    case .add, .delivery, .trimDeliveries, .remove: change
+    }
+  }
+
+  private func present(_ offset: UInt64) -> WebhookChange {
+    waiting[offset].map { .wait(id: id, $0.event) } ?? .done(id: id, offset: offset)
+  }
+
   /// The lowest offset that is neither done nor kept among those that wait.
   var place: UInt64 { firstTries.min() ?? readPlace }
 
@@ -148,7 +185,7 @@ actor EndpointWorker {
   // MARK: - Starting tries
 
   private func goOn(in group: inout DiscardingTaskGroup) {
-    guard !isStopping, !isRemoved else { return }
+    guard !isStopping, !isRemoved, endedMeanwhile == nil else { return }
     var due: [UInt64] = []
     let now = clock.now()
     if endpoint.disabled == nil {
@@ -260,7 +297,7 @@ actor EndpointWorker {
   }
 
   /// Moves the kept place past what the endpoint is not told of.
-  private func commitPlace() {
+  func commitPlace() {
     progress.place = place
     committedPlace = progress.place
     // Should it fail, the next one writes a later place.

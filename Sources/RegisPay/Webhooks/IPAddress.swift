@@ -60,12 +60,28 @@ extension IPAddress {
   ///
   /// - Parameter allowingPrivate: this machine and the networks around it are meant to be reached.
   func refusal(allowingPrivate: Bool) -> String? {
+    // Before the private networks that some of these lie in.
+    if isMetadata { return "an address of a cloud's own services" }
     let ranges = bytes.count == 4 ? Self.refusedIPv4 : Self.refusedIPv6
     if let range = ranges.first(where: { $0.contains(self) }) {
       return range.isPrivate && allowingPrivate ? nil : range.name
     }
     // Of IPv6 only this eighth is given out to be reached from everywhere.
     return bytes.count == 16 && bytes[0] & 0xE0 != 0x20 ? "a reserved address" : nil
+  }
+
+  /// A cloud answers there with what its machine is and may do, credentials included. No receiver of messages is there,
+  /// whatever network the server is in.
+  private var isMetadata: Bool {
+    if bytes.count == 4 { return Self.metadataIPv4.contains(bytes) }
+    // An address of a translator to IPv4 has the IPv4 one in it, at one of six places (RFC 6052, section 2.2), of which only
+    // the last is used with the prefixes that everybody knows; byte 8 is left out. That another address has one of these
+    // there by chance happens once in a hundred million.
+    let translated = [
+      [4, 5, 6, 7], [5, 6, 7, 9], [6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15],
+    ]
+    return Self.metadataIPv6.contains { $0.contains(self) }
+      || translated.contains { places in Self.metadataIPv4.contains(places.map { bytes[$0] }) }
   }
 
   private struct Block: Sendable {
@@ -90,6 +106,22 @@ extension IPAddress {
       }
     }
   }
+
+  // As the clouds' manuals and cloud-init have them: AWS (with ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent,
+  // Scaleway; most others use the first.
+  private static let metadataIPv4: Set<[UInt8]> = [
+    [169, 254, 169, 254], [169, 254, 170, 2], [169, 254, 170, 23], [169, 254, 0, 23], [169, 254, 42, 42],
+    [168, 63, 129, 16], [100, 100, 100, 200], [192, 0, 0, 192],
+  ]
+
+  private static let metadataIPv6 = [
+    Block([0xFD, 0x00, 0x0E, 0xC2], 32, "AWS: metadata, credentials of pods, names, time"),
+    Block([0xFD, 0x20, 0x00, 0xCE], 32, "Google"),
+    Block([0xFD, 0x00, 0x00, 0xC1, 0, 0, 0, 0, 0, 0, 0, 0, 0xA9, 0xFE, 0xA9, 0xFE], 128, "Oracle"),
+    Block([0xFD, 0x00, 0x00, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x42], 128, "Scaleway"),
+    Block([0xFD, 0x00, 0xA9, 0xFE, 0xA9, 0xFE], 48, "Akamai"),
+    Block([0xFD, 0x00, 0x01, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0x00, 0x02, 0x00], 128, "Alibaba"),
+  ]
 
   // IANA's registries of special-purpose addresses, all that is not globally reachable and what leads to IPv4 by a
   // detour: https://www.iana.org/assignments/iana-ipv4-special-registry, …/iana-ipv6-special-registry

@@ -5,8 +5,10 @@ import Synchronization
 /// A change of what is kept about endpoints.
 enum WebhookChange: Sendable {
   case add(WebhookEndpoint, WebhookProgress)
-  /// All but its progress.
+  /// All that a person decides. Whether it is disabled is among it.
   case configure(WebhookEndpoint)
+  /// Whether it is disabled, and nothing else: what a person decides meanwhile stays as it is.
+  case disable(id: String, WebhookEndpoint.Disabled?, updatedMicroseconds: UInt64)
   case progress(id: String, WebhookProgress)
   case wait(id: String, WaitingEvent)
   case done(id: String, offset: UInt64)
@@ -33,30 +35,33 @@ final class WebhookJournal: Sendable {
   private let pool: DatabasePool
   private let health: Health
   private let inside = Mutex(Inside())
+  /// Called before each transaction, with its changes; what it throws fails it.
+  private let willWrite: WillWrite
+
+  typealias WillWrite = @Sendable ([WebhookChange]) async throws -> Void
 
   private static let healthName = "webhooks"
 
   /// Opens the file in a directory, which is made if it is missing. Nobody but this process's user may read it.
-  static func open(_ directory: String, health: Health) throws(WebhookStoreError) -> WebhookJournal {
+  ///
+  /// - Parameter willWrite: for tests, which let writes take long or fail.
+  static func open(
+    _ directory: String, health: Health, willWrite: @escaping WillWrite = { _ in }
+  ) throws(WebhookStoreError) -> WebhookJournal {
     let path = directory + "/webhooks.sqlite"
     do {
-      try FileManager.default.createDirectory(
-        atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+      try PrivateFiles.makeDirectory(directory)
       // Made before SQLite does, which gives the file's rights to those beside it.
-      if !FileManager.default.fileExists(atPath: path) {
-        guard FileManager.default.createFile(atPath: path, contents: nil) else {
-          throw WebhookStoreError(path: path, reason: "it can't be made")
-        }
-      }
-      try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: path)
+      try PrivateFiles.makeFile(path, tightens: true)
       var configuration = Configuration()
       configuration.maximumReaderCount = 2
       configuration.prepareDatabase { database in
-        // A commit is on disk when it returns, and a secret that is deleted is overwritten.
-        try database.execute(
-          sql: "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA cache_size = -2048")
+        // A secret that is deleted is overwritten.
+        try database.execute(sql: "PRAGMA secure_delete = ON; PRAGMA cache_size = -2048")
       }
       let pool = try DatabasePool(path: path, configuration: configuration)
+      // A commit is on disk when it returns. Only now: a pool sets NORMAL when it opens, which syncs nothing at a commit.
+      try pool.writeWithoutTransaction { try $0.execute(sql: "PRAGMA synchronous = FULL") }
       try pool.write { database in
         let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
         if version == 0, try !database.tableExists("endpoint") { return try WebhookTable.create(database) }
@@ -65,7 +70,7 @@ final class WebhookJournal: Sendable {
             path: path, reason: "it has version \(version), and this program knows \(WebhookTable.version)")
         }
       }
-      return WebhookJournal(path, pool, health)
+      return WebhookJournal(path, pool, health, willWrite)
     } catch let error as WebhookStoreError {
       throw error
     } catch {
@@ -73,7 +78,8 @@ final class WebhookJournal: Sendable {
     }
   }
 
-  private init(_ path: String, _ pool: DatabasePool, _ health: Health) {
+  private init(_ path: String, _ pool: DatabasePool, _ health: Health, _ willWrite: @escaping WillWrite) {
+    self.willWrite = willWrite
     self.path = path
     self.pool = pool
     self.health = health
@@ -126,6 +132,7 @@ final class WebhookJournal: Sendable {
       guard !entries.isEmpty else { return }
       var failure: WebhookStoreError?
       do {
+        try await willWrite(entries.flatMap(\.changes))
         try await pool.write { database in
           for entry in entries {
             for change in entry.changes { try WebhookTable.apply(change, to: database) }

@@ -26,6 +26,8 @@ public struct WebhookOptions: Sendable {
   public var stopLimit = Duration.seconds(5)
   var clock = WebhookClock.system
   var resolver = HostResolver.system
+  /// See ``WebhookJournal/open(_:health:willWrite:)``.
+  var willWrite: WebhookJournal.WillWrite = { _ in }
 
   public init() {}
 }

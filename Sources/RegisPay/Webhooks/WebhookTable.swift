@@ -33,6 +33,12 @@ enum WebhookTable {
     switch change {
     case .add(let endpoint, let progress): try add(endpoint, progress, to: database)
     case .configure(let endpoint): try configure(endpoint, in: database)
+    case .disable(let id, let disabled, let updated):
+      try database.execute(
+        sql: "UPDATE endpoint SET disabled_reason = ?, disabled_since = ?, updated = max(updated, ?) WHERE id = ?",
+        arguments: [
+          disabled?.reason, disabled.map { Int64(clamping: $0.sinceMicroseconds) }, Int64(clamping: updated), id,
+        ])
     case .progress(let id, let progress): try set(progress, of: id, in: database)
     case .wait(let id, let event):
       try database.cachedStatement(sql: "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?)").execute(arguments: [

@@ -26,7 +26,7 @@ final class Webhooks: Service {
   static func open(
     _ directory: String, log: PaymentLog, options: WebhookOptions, health: Health, logger: Logger
   ) throws(WebhookStoreError) -> Webhooks {
-    let journal = try WebhookJournal.open(directory, health: health)
+    let journal = try WebhookJournal.open(directory, health: health, willWrite: options.willWrite)
     let kept = try journal.endpoints()
     let webhooks = Webhooks(kept, log, journal, options, logger)
     health.warn { [warnings = webhooks.warnings] in warnings.lines }

@@ -1,3 +1,4 @@
+import Foundation
 import HTTPTypes
 import Testing
 
@@ -29,8 +30,10 @@ struct AccessTests {
   ]
 
   /// Makes a key in a running server's directory and waits until it is in force.
-  private func key(_ directory: String, _ server: TestServer, _ scopes: Set<KeyScope>) async throws -> String {
-    let key = try KeyStore.open(directory).create(name: "test", scopes: scopes, lifetimeSeconds: nil).text
+  private func key(
+    _ directory: String, _ server: TestServer, _ scopes: Set<KeyScope>, name: String = "test", owner: String? = nil
+  ) async throws -> String {
+    let key = try KeyStore.open(directory).create(name: name, owner: owner, scopes: scopes, lifetimeSeconds: nil).text
     try await eventually("the key is in force") {
       let with = try await server.send("GET", "/nothing", headers: [("Authorization", "Bearer \(key)")])
       let without = try await server.get("/nothing")
@@ -101,23 +104,80 @@ struct AccessTests {
     }
   }
 
-  @Test("two holders of keys may choose the same idempotency key, and neither gets the other's answer")
+  private func create(_ server: TestServer, _ key: String) async throws -> TestServer.Answer {
+    try await server.send(
+      "POST", "/api/v1/payments",
+      headers: [
+        ("Authorization", "Bearer \(key)"), ("Content-Type", "application/json"), ("Idempotency-Key", "same"),
+      ], body: Array(#"{"amount":1,"currency":"GBP"}"#.utf8))
+  }
+
+  @Test("two owners of keys may choose the same idempotency key, and neither gets the other's answer")
   func owners() async throws {
     try await withKeyedServer { server, directory in
       var answers: Set<String> = []
-      for _ in 0..<2 {
-        let key = try await key(directory, server, [.write])
+      for (name, owner) in [("a", nil), ("b", nil), ("a", "c")] {
+        let key = try await key(directory, server, [.write], name: name, owner: owner)
         for _ in 0..<2 {
-          let answer = try await server.send(
-            "POST", "/api/v1/payments",
-            headers: [
-              ("Authorization", "Bearer \(key)"), ("Content-Type", "application/json"), ("Idempotency-Key", "same"),
-            ], body: Array(#"{"amount":1,"currency":"GBP"}"#.utf8))
+          let answer = try await create(server, key)
           #expect(answer.status == 200)
           answers.insert(answer.text)
         }
       }
-      #expect(answers.count == 2)
+      #expect(answers.count == 3)
+    }
+  }
+
+  @Test("a client whose key is replaced between two tries pays once")
+  func rotation() async throws {
+    try await withKeyedServer { server, directory in
+      var answers: Set<String> = []
+      for (name, owner) in [("shop", nil), ("shop", nil), ("shop 2027", "shop")] {
+        let key = try await key(directory, server, [.write], name: name, owner: owner)
+        answers.insert(try await create(server, key).text)
+        #expect(try KeyStore.open(directory).revoke(String(key.dropFirst(3).prefix(12))))
+      }
+      #expect(answers.count == 1)
+    }
+  }
+
+  @Test("of a server on loopback without keys another site's page gets nothing but the page")
+  func crossSite() async throws {
+    try await TestServer.run { server in
+      let picture = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors"), ("Sec-Fetch-Dest", "image")]
+      let link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
+      for (method, path, scope) in Self.table {
+        let shown = try await server.send(method, path, headers: picture)
+        #expect(shown.status == 403, "\(method) \(path)")
+        let followed = try await server.send(method, path, headers: link)
+        #expect((followed.status == 403) == (scope != nil), "\(method) \(path)")
+      }
+      #expect(try await server.send("GET", "/nothing", headers: picture).status == 403)
+    }
+  }
+
+  @Test("why the server is not well is told to who may read; everybody else gets one word", arguments: [false, true])
+  func health(isKeyed: Bool) async throws {
+    try await withKeyedServer { server, directory in
+      var keys: [KeyScope: String] = [:]
+      for scope in KeyScope.allCases where isKeyed {
+        keys[scope] = "Bearer " + (try await key(directory, server, [scope]))
+      }
+      #expect(try await server.get("/health").text == "Healthy")
+      try FileManager.default.removeItem(atPath: directory + "/keys.sqlite")
+      try await eventually("the missing file is noticed") { try await server.get("/health").status == 503 }
+      func lines(_ authorization: String?) async throws -> [String] {
+        let answer = try await server.send(
+          "GET", "/health", headers: authorization.map { [("Authorization", $0)] } ?? [])
+        #expect(answer.status == 503)
+        return answer.text.split(separator: "\n").map(String.init)
+      }
+      let full = try await lines(keys[.read])
+      #expect(full.count == 2 && full[1].contains(directory), "\(full)")
+      guard isKeyed else { return }
+      for authorization in [nil, "Bearer rp_x", "Basic eDp5", keys[.write], keys[.operate]] {
+        #expect(try await lines(authorization) == ["Unhealthy"])
+      }
     }
   }
 

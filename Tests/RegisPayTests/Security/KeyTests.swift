@@ -1,4 +1,8 @@
+import Crypto
 import Foundation
+import GRDB
+import HTTPTypes
+import Hummingbird
 import Testing
 
 @testable import RegisPay
@@ -80,6 +84,69 @@ struct KeyTests {
       #expect(throws: KeyRing.Refusal.invalid) { try revoked.find(key.text, atSeconds: made) }
       #expect(!revoked.isEmpty, "a server that asked for keys goes on to ask")
     }
+  }
+
+  @Test("a file of an earlier version is read and added to, and its keys' requests are found for a day")
+  func migrated() async throws {
+    try await withTemporaryFolder { folder in
+      let old = try DatabaseQueue(path: folder + "/keys.sqlite")
+      let now = Int64(Date().timeIntervalSince1970)
+      let key = APIKey()
+      try await old.write { database in
+        try database.execute(
+          sql: """
+            CREATE TABLE key (
+              id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, scopes TEXT NOT NULL, hash BLOB NOT NULL,
+              created INTEGER NOT NULL, expiry INTEGER, revoked INTEGER, lastUsed INTEGER
+            ) STRICT;
+            PRAGMA user_version = 1
+            """)
+        try database.execute(
+          sql: "INSERT INTO key (id, name, scopes, hash, created) VALUES (?, 'shop', 'write', ?, ?)",
+          arguments: [key.id, Data(key.hash), now - 1_000])
+      }
+      let store = try KeyStore.open(folder)
+      _ = try store.create(name: "shop", scopes: [.write], lifetimeSeconds: nil)
+      _ = try store.create(name: "shop 2", owner: "other", scopes: [.write], lifetimeSeconds: nil)
+      let ring = KeyRing(try store.all())
+      let found = try ring.find(key.text, atSeconds: now)
+      #expect(found.owner == "shop" && found.scopes == [.write])
+      #expect(ring.formerIDs(of: "shop", atSeconds: now) == [key.id])
+      #expect(ring.formerIDs(of: "other", atSeconds: now) == [])
+      #expect(ring.formerIDs(of: "shop", atSeconds: now + 86_410) == [])
+      #expect(try KeyStore.open(folder).all().map(\.owner) == ["shop", "shop", "other"])
+      // An earlier program goes on with the file.
+      try await old.write { database in
+        try database.execute(
+          sql: "INSERT INTO key (id, name, scopes, hash, created) VALUES ('x', 'late', 'read', x'00', ?)",
+          arguments: [now])
+      }
+      #expect(try store.all().contains { $0.owner == "late" })
+    }
+  }
+
+  @Test("what was kept under a key's id by an earlier version is found by the key that replaces it")
+  func formerRequests() throws {
+    let request = Request(
+      head: .init(
+        method: .post, scheme: nil, authority: nil, path: "/a", headerFields: [.idempotencyKey: "same"]),
+      body: .init(buffer: .init()))
+    func stored(_ id: String, since: Int64) -> StoredKey {
+      StoredKey(
+        id: id, name: "shop", owner: "shop", ownerSinceSeconds: since, scopes: [], hash: [], createdSeconds: 100)
+    }
+    let (old, new) = (stored("aaaaaaaaaaaa", since: 200), stored("bbbbbbbbbbbb", since: 100))
+    let ring = KeyRing([old, new])
+    // As it was computed before: of the id, a line break and the client's key.
+    let digest = hexadecimal(SHA256.hash(data: Data("aaaaaaaaaaaa\nsame".utf8)))
+    for key in [old, new] {
+      let owner = RequestOwner(key, in: ring, atSeconds: 300)
+      #expect(try RequestKey(request, body: [], owner: owner)?.formerDigests == [digest])
+    }
+    let digests = try [old, new].map {
+      try RequestKey(request, body: [], owner: RequestOwner($0, in: ring, atSeconds: 300))?.digest
+    }
+    #expect(digests[0] == digests[1])
   }
 
   @Test("a change by another process is seen, a use is written down, and a removed file lets nobody in")

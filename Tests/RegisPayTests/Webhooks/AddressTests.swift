@@ -37,7 +37,10 @@ struct AddressTests {
 
   @Test(
     "with leave, this machine and private networks are reached",
-    arguments: ["127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd00::1"])
+    arguments: [
+      "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "100.100.100.199", "::1", "fd00::1",
+      "fd00:ec3::254", "fd00:c1::1",
+    ])
   func allowedPrivate(_ text: String) throws {
     #expect(try #require(IPAddress(literal: text)).refusal(allowingPrivate: true) == nil)
   }
@@ -49,6 +52,45 @@ struct AddressTests {
     ])
   func neverAllowed(_ text: String) throws {
     #expect(try #require(IPAddress(literal: text)).refusal(allowingPrivate: true) != nil)
+  }
+
+  @Test(
+    "no cloud's own services are reached, in no form, and not with leave for private networks either",
+    arguments: [
+      "169.254.169.254", "169.254.170.2", "169.254.170.23", "169.254.0.23", "169.254.42.42", "169.254.169.123",
+      "168.63.129.16", "100.100.100.200", "192.0.0.192", "0xa83f8110", "2822734096", "100.100.25800",
+      "fd00:ec2::254", "fd00:ec2::23", "fd00:ec2::253", "fd00:ec2:0:1::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe",
+      "fd00:42::42", "fd00:a9fe:a9fe::1", "fd00:100::100:200", "fe80::a9fe:a9fe",
+      "::ffff:168.63.129.16", "::ffff:100.100.100.200", "::168.63.129.16", "64:ff9b::a83f:8110", "64:ff9b:1::6464:64c8",
+      "2002:a83f:8110::1", "2002:6464:64c8::", "2001:0:a83f:8110::1",
+      // A network's own translator: /96, /32, /40, /48, /56, /64 of RFC 6052.
+      "fd00:64::a9fe:a9fe", "fd00:64::6464:64c8", "2a01:1234::a83f:8110", "fd00:6464:a9fe:a9fe::",
+      "fd00:6464:64a9:fea9:fe::", "fd00:6464:6464:a9fe:a9:fe00::", "fd00:6464:6464:64a9:fe:a9fe::",
+      "fd00:6464:6464:6464:a9:fea9:fe00:0", "fd12::5efe:169.254.169.254",
+    ])
+  func clouds(_ text: String) throws {
+    let address = try #require(IPAddress(literal: text))
+    #expect(address.refusal(allowingPrivate: true) != nil)
+    #expect(address.refusal(allowingPrivate: false) != nil)
+  }
+
+  @Test("a name that leads to a cloud's own services is not gone to, with whatever else it leads to")
+  func names() async throws {
+    var options = WebhookOptions()
+    options.allowsPrivate = true
+    for address in ["168.63.129.16", "fd00:ec2::254", "100.100.100.200"] {
+      let found = try ["127.0.0.1", address].map { try #require(IPAddress(literal: $0)) }
+      options.resolver = HostResolver { _ in found }
+      let sender = WebhookSender(options: options)
+      let signature = WebhookSignature(id: "a", timestamp: 1, body: [], secrets: [.random()])
+      let result = await sender.send([], to: try WebhookURL("http://example.org:1025/"), signature: signature)
+      await sender.close()
+      guard case .failed(let reason) = result else {
+        Issue.record("it was answered")
+        continue
+      }
+      #expect(reason.contains("\(found[1])") && reason.contains("cloud"), "\(reason)")
+    }
   }
 
   @Test(

@@ -180,6 +180,7 @@ struct EndpointWorkerTests {
           #expect(Set(receiver.ids.dropFirst(5)) == Set(more) && receiver.ids.count == 10)
           bench.clock.advance(by: .seconds(1))
           try await eventually("the retry is made") { await worker.status.waitingCount == 0 }
+          try await worker.rests(at: 10)
           #expect(receiver.ids.last == ids.withLock { $0[1] })
           #expect(receiver.ids.count == 11)
           #expect(try await webhooks.log(of: worker).first?.attempt == 2)

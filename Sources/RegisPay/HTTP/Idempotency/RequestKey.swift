@@ -10,19 +10,22 @@ struct RequestKey: Sendable, Hashable {
 
   /// Of the key and whose it is: two clients may choose the same.
   let digest: String
+  /// Under which an earlier version may have kept it.
+  let formerDigests: [String]
   /// Of all that makes the request what it is.
   let fingerprint: String
 
-  /// - Parameter owner: who asks; empty while everybody may.
+  /// - Parameter owner: who asks.
   /// - Returns: nil for a request without a key.
-  init?(_ request: Request, body: [UInt8], owner: String) throws(Problem) {
+  init?(_ request: Request, body: [UInt8], owner: RequestOwner) throws(Problem) {
     let values = request.headers[values: .idempotencyKey]
     guard let key = values.first else { return nil }
     guard values.count == 1, (1...Self.byteLimit).contains(key.utf8.count), key.utf8.allSatisfy({ 32...126 ~= $0 })
     else {
       throw .badRequest("Idempotency-Key must be one field of 1 to \(Self.byteLimit) printable ASCII characters.")
     }
-    digest = Self.digest(Array("\(owner)\n\(key)".utf8))
+    digest = Self.digest(Array("\(owner.scope)\n\(key)".utf8))
+    formerDigests = owner.formerScopes.map { Self.digest(Array("\($0)\n\(key)".utf8)) }
     fingerprint = Self.digest(Array("\(request.method.rawValue) \(request.uri.path)\n".utf8) + body)
   }
 

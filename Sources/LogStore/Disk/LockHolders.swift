@@ -1,0 +1,117 @@
+import Glibc
+
+/// The processes that hold a lock on a file, as the kernel tells them (`/proc/locks`): those that can be seen from here, not
+/// those in another container.
+struct LockHolders: CustomStringConvertible {
+  private struct Holder {
+    var process: pid_t
+    var isShared: Bool
+    /// Nil when it has ended: another process has the lock from it.
+    var name: String?
+    var user: uid_t?
+    var isThere: Bool
+  }
+
+  private let holders: [Holder]
+  /// Who owns the file.
+  private let owner: uid_t
+  private let inode: ino_t
+
+  /// Nil where the kernel does not tell.
+  init?(of descriptor: Int32) {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, let text = Self.contents("/proc/locks") else { return nil }
+    (owner, inode) = (status.st_uid, status.st_ino)
+    var found: [(device: Substring, holder: Holder)] = []
+    for line in text.split(separator: "\n") {
+      // `1: FLOCK  ADVISORY  READ 4711 08:01:131077 0 EOF`; who waits has `->` in the second place.
+      let words = line.split(separator: " ")
+      guard words.count >= 6, words[1] == "FLOCK", let process = pid_t(words[4]) else { continue }
+      let place = words[5].split(separator: ":")
+      guard place.count == 3, ino_t(place[2]) == inode else { continue }
+      found.append((words[5], Self.holder(process, isShared: words[3] == "READ")))
+    }
+    // Some file systems show other device numbers there than to fstat: then the inode has to do, if it is one file's.
+    let device =
+      "\(Self.hexadecimal(Self.major(status.st_dev))):\(Self.hexadecimal(Self.minor(status.st_dev))):\(inode)"
+    let exact = found.filter { $0.device == device }
+    if exact.isEmpty, Set(found.map(\.device)).count > 1 { return nil }
+    holders = (exact.isEmpty ? found : exact).map(\.holder)
+  }
+
+  /// Whether all of them are known, and none is of this process's user, the file's owner or root: together with nobody having
+  /// the file open for writing, that none of them may write it.
+  var areStrangers: Bool {
+    !holders.isEmpty
+      && holders.allSatisfy { holder in
+        if let user = holder.user { return user != 0 && user != owner && user != geteuid() }
+        return !holder.isThere && !isOpenHere
+      }
+  }
+
+  /// Whether a process that may be looked into, as all of this user's may, has the file open.
+  private var isOpenHere: Bool {
+    Self.names("/proc").contains { name in
+      guard pid_t(name) != nil, name != "\(getpid())" else { return false }
+      return Self.names("/proc/\(name)/fd").contains { number in
+        var status = stat()
+        return stat("/proc/\(name)/fd/\(number)", &status) == 0 && status.st_ino == inode
+      }
+    }
+  }
+
+  /// For people: `process 4711 (regispay, user 1000)`.
+  var description: String {
+    guard !holders.isEmpty else {
+      return "a process that can't be seen from here, such as one in another container"
+    }
+    return holders.map { holder in
+      guard holder.isThere else { return "a process that has the lock from process \(holder.process), which has ended" }
+      let name = [holder.name, holder.user.map { "user \($0)" }].compactMap { $0 }.joined(separator: ", ")
+      return "process \(holder.process)" + (name.isEmpty ? "" : " (\(name))")
+        + (holder.isShared ? ", which keeps writers out" : "")
+    }.joined(separator: " and ")
+  }
+
+  private static func holder(_ process: pid_t, isShared: Bool) -> Holder {
+    var holder = Holder(process: process, isShared: isShared, isThere: kill(process, 0) == 0 || errno == EPERM)
+    for line in contents("/proc/\(process)/status")?.split(separator: "\n") ?? [] {
+      let words = line.split { $0 == "\t" || $0 == " " }
+      guard words.count >= 2 else { continue }
+      if words[0] == "Name:" { holder.name = words[1...].joined(separator: " ") }
+      if words[0] == "Uid:" { holder.user = uid_t(words[1]) }
+    }
+    return holder
+  }
+
+  /// All of a small file of the kernel's.
+  private static func contents(_ path: String) -> String? {
+    guard let descriptor = try? Descriptor(path, O_RDONLY, operation: "open") else { return nil }
+    var bytes: [UInt8] = []
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 16, alignment: 1)
+    defer { buffer.deallocate() }
+    while true {
+      let count = read(descriptor.number, buffer.baseAddress, buffer.count)
+      if count < 0, errno == EINTR { continue }
+      guard count > 0 else { return count == 0 ? String(decoding: bytes, as: UTF8.self) : nil }
+      bytes.append(contentsOf: buffer[..<count])
+    }
+  }
+
+  /// Empty where it may not be looked into.
+  private static func names(_ directory: String) -> [String] { (try? RealDisk().list(directory)) ?? [] }
+
+  private static func hexadecimal(_ number: UInt32) -> String {
+    let text = String(number, radix: 16)
+    return text.utf8.count < 2 ? "0" + text : text
+  }
+
+  // As the C library's macros have it.
+  private static func major(_ device: dev_t) -> UInt32 {
+    UInt32(truncatingIfNeeded: (device >> 8) & 0xFFF | (device >> 32) & ~0xFFF)
+  }
+
+  private static func minor(_ device: dev_t) -> UInt32 {
+    UInt32(truncatingIfNeeded: device & 0xFF | (device >> 12) & ~0xFF)
+  }
+}

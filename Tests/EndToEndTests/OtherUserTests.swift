@@ -1,0 +1,186 @@
+import Foundation
+import Testing
+
+/// What another user of the machine can do to a store and a server: nothing. As root, with `setpriv`; skipped otherwise.
+@Suite("Another user of the machine", .serialized)
+struct OtherUserTests {
+  /// Runs a program as `nobody`, in the group `nobody` or another.
+  private static func stranger(group: Int = 65_534) -> [String] {
+    ["setpriv", "--reuid=65534", "--regid=\(group)", "--clear-groups"]
+  }
+
+  private static func umask(_ mask: String) -> [String] { ["sh", "-c", "umask \(mask); exec \"$@\"", "sh"] }
+
+  private static let canBeAnother = geteuid() == 0 && FileManager.default.fileExists(atPath: "/usr/bin/setpriv")
+
+  private static var logstore: String {
+    RegisPayProcess.buildFolder.appendingPathComponent("logstore").path
+  }
+
+  /// Runs a program to its end.
+  private func run(
+    _ words: [String], folder: String, within limit: Duration = .seconds(60)
+  ) async throws -> (code: Int32, errors: String) {
+    let process = try RegisPayProcess(program: words[0], Array(words.dropFirst()), folder: folder)
+    let code = try await process.waitForExit(within: limit).code
+    return (code, process.errorText)
+  }
+
+  /// Everything below a directory and itself, with its mode.
+  private func modes(_ directory: String) throws -> [(path: String, isDirectory: Bool, mode: Int)] {
+    let manager = FileManager.default
+    return try (["."] + manager.subpathsOfDirectory(atPath: directory)).map { name in
+      let attributes = try manager.attributesOfItem(atPath: directory + "/" + name)
+      return (
+        name, attributes[.type] as? FileAttributeType == .typeDirectory, attributes[.posixPermissions] as? Int ?? -1
+      )
+    }
+  }
+
+  /// Makes a data directory with all that there can be in it, and copies of it, beside a running server.
+  ///
+  /// - Returns: the field that lets a request see and create payments.
+  @discardableResult
+  private func fill(
+    _ folder: String, umask: String, arguments: [String] = []
+  ) async throws -> [(String, String)] {
+    let server = try await RunningServer.start(
+      directory: folder, arguments: arguments + ["--allow-private-webhooks"], under: Self.umask(umask))
+    _ = try await server.post("/api/v1/webhooks", #"{"url": "http://127.0.0.1:1025/"}"#)
+    let id = try await server.createPayment("1")
+    try await server.wait(for: id, status: "Completed", within: .seconds(20))
+    let log = folder + "/data/payments"
+    for command in [
+      [Self.logstore, "backup", "--dir", log, "--to", folder + "/backup/"] + arguments,
+      [Self.logstore, "backup", "--dir", log, "--to", folder + "/backup.file"] + arguments,
+      [Self.logstore, "restore", "--from", folder + "/backup.file", "--dir", folder + "/restored"] + arguments,
+      [Self.logstore, "reindex", "--dir", folder + "/restored"] + arguments,
+    ] {
+      let result = try await run(Self.umask(umask) + command, folder: folder)
+      try #require(result.code == 0, "\(command): \(result.errors)")
+    }
+    let keys = try RegisPayProcess(
+      under: Self.umask(umask),
+      ["keys", "create", "--dir", folder + "/data", "--name", "a", "--scope", "read", "--scope", "write"],
+      folder: folder)
+    let key = try #require(try await keys.nextLine())
+    #expect(try await server.stopGracefully().code == 0)
+    return [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")]
+  }
+
+  @Test("may read nothing that was made, whatever the umask", arguments: ["000", "022", "077", "777"])
+  func modes(umask: String) async throws {
+    try await withTemporaryFolder { folder in
+      try await fill(folder, umask: umask)
+      for part in ["data", "backup", "restored"] {
+        let found = try modes(folder + "/" + part)
+        #expect(found.count > 3)
+        for entry in found {
+          #expect(entry.mode == (entry.isDirectory ? 0o700 : 0o600), "\(part)/\(entry.path) with umask \(umask)")
+        }
+      }
+      #expect(try modes(folder).first { $0.path == "backup.file" }?.mode == 0o600)
+    }
+  }
+
+  @Test(
+    "in the group reads the logs, with --group-access, beside the server: not the rest, and can't lock",
+    .enabled(if: canBeAnother))
+  func group() async throws {
+    try await withTemporaryFolder { folder in
+      let headers = try await fill(folder, umask: "022", arguments: ["--group-access"])
+      let secret = ["data/keys.sqlite", "data/webhooks", "data/projection"]
+      for part in ["data", "backup", "restored"] {
+        for entry in try modes(folder + "/" + part) {
+          let name = entry.path == "." ? part : part + "/" + entry.path
+          let isPrivate = secret.contains { name.hasPrefix($0) } || name.hasSuffix("/lock")
+          let mode = entry.isDirectory ? 0o750 : 0o640
+          #expect(entry.mode == (isPrivate ? mode & 0o700 : mode), "\(name)")
+        }
+      }
+      let server = try await RunningServer.start(
+        directory: folder, arguments: ["--group-access"])
+      let member = Self.stranger(group: Int(getegid()))
+      let log = folder + "/data/payments"
+      let tail = try RegisPayProcess(
+        program: member[0], Array(member.dropFirst()) + [Self.logstore, "tail", "--dir", log, "--from", "end"],
+        folder: folder)
+      for command in [["dump"], ["stat"], ["verify"]] {
+        let result = try await run(member + [Self.logstore] + command + ["--dir", log], folder: folder)
+        #expect(result.code == 0, "\(command): \(result.errors)")
+      }
+      #expect(try await run(member + ["flock", "-n", "-s", log + "/lock", "true"], folder: folder).code != 0)
+      #expect(try await server.stopGracefully().code == 0)
+      let dump = try await run(member + [Self.logstore, "dump", "--dir", log], folder: folder)
+      #expect(dump.code == 0, "without a writer: \(dump.errors)")
+      let again = try await RunningServer.start(directory: folder, arguments: ["--group-access"])
+      let made = try await again.post(
+        "/api/payment/create", #"{"amount": 3, "currency": "GBP"}"#, headers: headers)
+      let id = try #require(try made.object()["paymentId"] as? String)
+      #expect(try await tail.nextLine()?.contains(id) == true, "it follows the next writer")
+      tail.signal(SIGTERM)
+      _ = try await tail.waitForExit()
+    }
+  }
+
+  @Test("lists, reads and locks nothing, and holds no start up", .enabled(if: canBeAnother))
+  func stranger() async throws {
+    try await withTemporaryFolder { folder in
+      try await fill(folder, umask: "022")
+      let data = folder + "/data"
+      for command in [
+        ["ls", data], ["ls", data + "/payments"], ["cat", data + "/keys.sqlite"],
+        ["flock", "-n", "-s", data + "/payments/lock", "true"], ["flock", "-n", data, "true"],
+        [Self.logstore, "dump", "--dir", data + "/payments"], [Self.logstore, "append", "--dir", data + "/payments"],
+      ] {
+        #expect(try await run(Self.stranger() + command, folder: folder).code != 0, "\(command)")
+      }
+      _ = try await RunningServer.start(directory: folder)
+    }
+  }
+
+  @Test(
+    "that holds the lock file of a directory that an earlier version left open to all holds no start up",
+    .enabled(if: canBeAnother), arguments: [["-s"], ["-x"]])
+  func oldDirectory(kind: [String]) async throws {
+    try await withTemporaryFolder { folder in
+      let headers = try await fill(folder, umask: "022")
+      let lock = folder + "/data/payments/lock"
+      _ = try await run(["chmod", "-R", "a+rX", folder + "/data"], folder: folder)
+      let words = Self.stranger() + ["flock", "-F"] + kind + [lock, "sh", "-c", "echo held; exec sleep 600"]
+      let holder = try RegisPayProcess(program: words[0], Array(words.dropFirst()), folder: folder)
+      #expect(try await holder.nextLine() == "held")
+      let server = try await RunningServer.start(directory: folder)
+      #expect(kill(holder.pid, 0) == 0, "it holds the lock still")
+      #expect(try FileManager.default.attributesOfItem(atPath: lock)[.posixPermissions] as? Int == 0o600)
+      let health = String(decoding: try await server.get("/health", headers: headers).body, as: UTF8.self)
+      #expect(health.contains("warning: others may read \(folder)/data/payments (mode 0755): chmod"), "\(health)")
+      // The new file excludes as the old one did, and the message names who is there.
+      let second = try await run(
+        [Self.logstore, "append", "--dir", folder + "/data/payments", "--stream", "a", "--type", "b", "--data", "c"],
+        folder: folder)
+      #expect(second.code != 0)
+      #expect(second.errors.contains("process \(server.process.pid) (regispay, user 0)"), "\(second.errors)")
+    }
+  }
+
+  @Test(
+    "that a lock of this user's own is not taken from, and the message names its holder", .enabled(if: canBeAnother))
+  func ownHolder() async throws {
+    try await withTemporaryFolder { folder in
+      let store = folder + "/store"
+      let append = [Self.logstore, "append", "--dir", store, "--stream", "a", "--type", "b", "--data", "c"]
+      #expect(try await run(append, folder: folder).code == 0)
+      // Read-only, as an earlier version's repair holds it.
+      let holder = try RegisPayProcess(
+        program: "sh", ["-c", "exec 9<\"$0\"; flock -s 9; echo held; exec sleep 600", store + "/lock"], folder: folder)
+      #expect(try await holder.nextLine() == "held")
+      let refused = try await run(append, folder: folder)
+      #expect(refused.code != 0)
+      #expect(refused.errors.contains("locked by a process that has the lock from process"), "\(refused.errors)")
+      holder.signal(SIGKILL)
+      _ = try await holder.waitForExit()
+      #expect(try await run(append, folder: folder).code == 0, "none is alive")
+    }
+  }
+}

@@ -1,0 +1,171 @@
+import LogStore
+import Synchronization
+import Testing
+
+@testable import RegisPay
+
+/// Lets writes of the webhooks' file wait and fail as a test wants it.
+private final class WriteGate: Sendable {
+  struct Refused: Error {}
+  enum Kind: Sendable { case configure, disable, remove, progress }
+
+  private let state = Mutex((kinds: Set<Kind>(), held: [CheckedContinuation<Void, any Error>]()))
+
+  /// Keeps writes of this kind from now on until ``release(failing:)``.
+  func hold(_ kind: Kind) { state.withLock { $0.kinds = [kind] } }
+
+  var heldCount: Int { state.withLock { $0.held.count } }
+
+  func release(failing: Bool) {
+    let held = state.withLock { state in
+      defer { (state.kinds, state.held) = ([], []) }
+      return state.held
+    }
+    for write in held { failing ? write.resume(throwing: Refused()) : write.resume() }
+  }
+
+  func willWrite(_ changes: [WebhookChange]) async throws {
+    let kinds = Set(
+      changes.compactMap { change -> Kind? in
+        switch change {
+        case .configure: .configure
+        case .disable: .disable
+        case .remove: .remove
+        case .progress: .progress
+        default: nil
+        }
+      })
+    try await withCheckedThrowingContinuation { (write: CheckedContinuation<Void, any Error>) in
+      let isFree = state.withLock { state in
+        guard !state.kinds.isDisjoint(with: kinds) else { return true }
+        state.held.append(write)
+        return false
+      }
+      if isFree { write.resume() }
+    }
+  }
+}
+
+/// What a person asks for while tries end, and while writes fail.
+@Suite("A command to an endpoint")
+struct EndpointCommandTests {
+  private func withEndpoint(
+    _ work: @escaping @Sendable (WebhookBench, FakeReceiver, EndpointWorker, WriteGate) async throws -> Void
+  ) async throws {
+    try await FakeReceiver.run { receiver in
+      try await WebhookBench.run { bench in
+        var bench = bench
+        let gate = WriteGate()
+        bench.options.willWrite = gate.willWrite
+        try await bench.delivering { [bench] webhooks in
+          try await work(bench, receiver, try await webhooks.add(receiver.url), gate)
+        }
+      }
+    }
+  }
+
+  /// What the file says.
+  private func kept(_ bench: WebhookBench) async throws -> [WebhookTable.Kept] {
+    let journal = try WebhookJournal.open(bench.directory, health: Health(stores: []))
+    let kept = try journal.endpoints()
+    await journal.close()
+    return kept
+  }
+
+  @Test(
+    "whose write fails does not undo that the endpoint was disabled meanwhile, and changes nothing",
+    arguments: [false, true])
+  func disabledMeanwhile(isFailing: Bool) async throws {
+    try await withEndpoint { bench, receiver, worker, gate in
+      receiver.answer { _ in .status(410) }
+      gate.hold(.configure)
+      let change = Task { try await worker.change(.init(description: "new")) }
+      try await eventually("it is being written") { gate.heldCount == 1 }
+      try await bench.initiate(1)
+      try await eventually("the receiver's answer has disabled it") { await worker.status.endpoint.disabled != nil }
+      gate.release(failing: isFailing)
+      let result = await change.result
+      switch result {
+      case .success: #expect(!isFailing)
+      case .failure(let error): #expect(isFailing && error is WebhookStoreError)
+      }
+      try await eventually("nothing is under way") { await worker.underWay == 0 }
+      let endpoint = await worker.status.endpoint
+      #expect(endpoint.disabled?.reason.contains("410") == true)
+      #expect(endpoint.description == (isFailing ? "" : "new"))
+      #expect(try await kept(bench).map(\.endpoint) == [endpoint], "on disk it is the same")
+    }
+  }
+
+  @Test("holds from when it is written: no try uses a secret, a URL or an enabling that may not last")
+  func holdsWhenWritten() async throws {
+    try await withEndpoint { bench, receiver, worker, gate in
+      let before = await worker.status.endpoint
+      gate.hold(.configure)
+      let rotation = Task { try await worker.rotate() }
+      try await eventually("it is being written") { gate.heldCount == 1 }
+      #expect(await worker.status.endpoint == before)
+      let change = Task { try await worker.change(.init(isEnabled: false)) }
+      gate.release(failing: true)
+      await #expect(throws: WebhookStoreError.self) { try await rotation.value }
+      #expect(try await change.value.endpoint.disabled != nil, "the one behind it is carried out")
+      #expect(await worker.status.endpoint.secret == before.secret)
+      #expect(try await kept(bench).first?.endpoint.secret == before.secret)
+    }
+  }
+
+  @Test("that enables it is not taken back by an older write that failed and is made again")
+  func enabledSince() async throws {
+    try await withEndpoint { bench, receiver, worker, gate in
+      receiver.answer { _ in .status(410) }
+      gate.hold(.disable)
+      try await bench.initiate(1)
+      try await eventually("the disabling is being written") { gate.heldCount == 1 }
+      gate.release(failing: true)
+      receiver.answer { _ in .ok }
+      #expect(try await worker.change(.init(isEnabled: true)).endpoint.disabled == nil)
+      bench.clock.advance(by: .seconds(2))
+      try await eventually("all is delivered and written") {
+        let waiting = await worker.status.waitingCount
+        let underWay = await worker.underWay
+        return waiting == 0 && underWay == 0
+      }
+      #expect(await worker.status.endpoint.disabled == nil)
+      let kept = try await kept(bench)
+      #expect(kept.first?.endpoint.disabled == nil && kept.first?.waiting == [])
+    }
+  }
+
+  @Test("that removes it and fails loses no try that ended meanwhile")
+  func notRemoved() async throws {
+    try await withEndpoint { bench, receiver, worker, gate in
+      gate.hold(.remove)
+      let removal = Task { try await worker.remove() }
+      try await eventually("it is being written") { gate.heldCount == 1 }
+      let ids = try await bench.initiate(3)
+      gate.release(failing: true)
+      await #expect(throws: WebhookStoreError.self) { try await removal.value }
+      try await worker.rests(at: 3)
+      #expect(Set(receiver.ids) == Set(ids))
+      try await worker.remove()
+      #expect(try await kept(bench).isEmpty)
+    }
+  }
+
+  @Test("that replays and fails sends nothing again")
+  func notReplayed() async throws {
+    try await withEndpoint { bench, receiver, worker, gate in
+      let ids = try await bench.initiate(2)
+      try await worker.rests(at: 2)
+      gate.hold(.progress)
+      let replay = Task { try await worker.replay(from: 0) }
+      try await eventually("it is being written") { gate.heldCount == 1 }
+      gate.release(failing: true)
+      await #expect(throws: WebhookStoreError.self) { try await replay.value }
+      #expect(await worker.status.progress.place == 2)
+      #expect(receiver.ids.sorted() == ids.sorted())
+      _ = try await worker.replay(from: 1)
+      try await eventually("one is sent again") { receiver.received.count == 3 }
+    }
+  }
+}
