@@ -86,6 +86,42 @@ struct SchedulingTests {
     }
   }
 
+  /// A list of what is due that tells what the log says.
+  private struct DueOnLog: DelayedWork {
+    var log: PaymentLog
+    var ids: [PaymentID]
+
+    func due(
+      _ step: PaymentStep, by microseconds: UInt64, limit: Int
+    ) async throws -> [(id: PaymentID, delay: Delay)] {
+      let due = try ids.compactMap { id in try log.load(id)?.payment.delays.first.map { (id, $0) } }
+      return Array(due.prefix(limit))
+    }
+  }
+
+  @Test("many payments that are due at once go through as fast as calls do, not so many with each tick")
+  func manyDue() async throws {
+    try await withStore { store in
+      var parts = ConsumerParts(log: PaymentLog(store))
+      let ids = try await parts.initiate(40)
+      for id in ids {
+        let delay = Delay(
+          PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "no answer")
+        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", place: 0))
+      }
+      parts.delays = DueOnLog(log: parts.log, ids: ids)
+      var options = ConsumerParts.quick
+      options.callLimit = 2
+      options.cursorInterval = .seconds(2)
+      let start = ContinuousClock.now
+      try await parts.consuming(FakeProvider { _, _ in .created }, options) { [parts] _ in
+        try await parts.wait(for: ids, .created)
+      }
+      // Two with each tick take forty seconds.
+      #expect(start.duration(to: .now) < .seconds(30))
+    }
+  }
+
   @Test("a payment whose address is wrong, while others go through, is given up after five tries")
   func misconfiguredOne() async throws {
     try await withStore { store in
