@@ -17,7 +17,18 @@ struct CallOptions: ParsableArguments {
       "How long an open circuit breaker waits before it lets one trial call through.", valueName: "seconds"))
   var breakerSeconds = 30.0
 
+  @Option(
+    help: ArgumentHelp(
+      "How long the PSP keeps an idempotency key; 0 for ever.",
+      discussion:
+        "After that, what moves money and may have been carried out is not tried again: its outcome is unknown.",
+      valueName: "hours"))
+  var pspKeyLifetime = 24.0
+
   func validate() throws {
+    guard (0...87_600).contains(pspKeyLifetime) else {
+      throw ValidationError("--psp-key-lifetime is 0 to 87600 hours")
+    }
     for (name, seconds) in [
       ("--call-timeout", callTimeout), ("--retry-delay-limit", retryDelayLimit), ("--breaker-seconds", breakerSeconds),
     ] where !(0.01...86_400).contains(seconds) {
@@ -28,6 +39,7 @@ struct CallOptions: ParsableArguments {
 
   func apply(to options: inout ServerOptions) {
     options.callTimeLimit = .seconds(callTimeout)
+    options.consumer.keyLifetime = pspKeyLifetime == 0 ? nil : .seconds(pspKeyLifetime * 3_600)
     options.breaker = .init(failureLimit: breakerFailures, openDuration: .seconds(breakerSeconds))
     options.consumer.backoff.cap = .seconds(retryDelayLimit)
     options.consumer.backoff.base = min(options.consumer.backoff.base, .seconds(retryDelayLimit))

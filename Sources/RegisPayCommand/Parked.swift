@@ -100,17 +100,19 @@ struct Parked: AsyncParsableCommand {
   }
 
   /// Every payment that is parked, page by page.
-  fileprivate static func forEach(_ server: ServerClient, _ body: (JSONValue) -> Void) async throws {
+  static func forEach(
+    _ server: ServerClient, status: PaymentStatus = .failed, _ body: (JSONValue) -> Void
+  ) async throws {
     var after: String?
     repeat {
-      let path = "/api/v1/payments?status=Failed&limit=200" + (after.map { "&after=\($0)" } ?? "")
+      let path = "/api/v1/payments?status=\(status.rawValue)&limit=200" + (after.map { "&after=\($0)" } ?? "")
       let page = try await server.get(path)
       if case .array(let payments) = page["payments"] { payments.forEach(body) }
       after = page["next"]?.text
     } while after != nil
   }
 
-  fileprivate static func text(_ value: JSONValue?) -> String {
+  static func text(_ value: JSONValue?) -> String {
     switch value {
     case .string(let text), .number(let text): text
     case nil, .null: "-"
@@ -119,7 +121,7 @@ struct Parked: AsyncParsableCommand {
   }
 
   /// An id goes into a path, and must be one.
-  fileprivate static func checked(_ id: String) throws -> String {
+  static func checked(_ id: String) throws -> String {
     guard let id = PaymentID(id) else { throw ValidationError("\(id) is no payment's id, which is a UUID") }
     return id.description
   }

@@ -4,5 +4,5 @@ import ArgumentParser
 struct RegisPayCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "regispay", abstract: "An event-driven payment server on one durable log.",
-    subcommands: [Serve.self, Keys.self, Load.self, Parked.self])
+    subcommands: [Serve.self, Keys.self, Load.self, Parked.self, Unknown.self])
 }

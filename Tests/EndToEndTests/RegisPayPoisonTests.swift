@@ -13,15 +13,15 @@ struct RegisPayPoisonTests {
     try await server.get("/api/v1/payments/\(id)").object()
   }
 
-  private func parked(_ folder: String, _ arguments: String...) async throws -> [String] {
-    let process = try RegisPayProcess(["parked"] + arguments, folder: folder)
+  private func command(_ folder: String, _ arguments: String...) async throws -> [String] {
+    let process = try RegisPayProcess(arguments, folder: folder)
     var lines: [String] = []
     while let line = try await process.nextLine() { lines.append(line) }
     #expect(try await process.waitForExit() == .init(code: 0, isSignal: false), "\(process.errorText)")
     return lines
   }
 
-  @Test("one that can never succeed delays no other, is seen with its reason, and finishes once it is released")
+  @Test("one that fails for ever and may have been carried out delays no other, and ends as a person finds")
   func neverSucceeds() async throws {
     try await withTemporaryFolder { folder in
       // The breaker's time is that of a server nobody told otherwise, and longer than what others may take.
@@ -37,7 +37,7 @@ struct RegisPayPoisonTests {
       #expect(waiting?["reason"] as? String == "the PSP answered 500")
       #expect(waiting?["step"] as? String == "create")
       var others: [String] = []
-      while try await server.status(of: poisoned) != "Failed" {
+      while try await server.status(of: poisoned) != "OutcomeUnknown" {
         let other = try await server.createPayment("1.00")
         try await server.wait(for: other, status: "Completed", within: .seconds(15))
         others.append(other)
@@ -46,18 +46,39 @@ struct RegisPayPoisonTests {
         try await Task.sleep(for: .milliseconds(20))
       }
       #expect(others.count >= 30)
+      let unknown = try await payment(server, poisoned)["unknown"] as? [String: Any]
+      #expect((unknown?["reason"] as? String)?.contains("the PSP answered 500") == true)
+      let lines = try await command(folder, "unknown", "list", "--url", server.url)
+      #expect(lines.count == 1 && lines.first?.hasPrefix(poisoned) == true && lines.first?.contains("500") == true)
+      _ = try await command(
+        folder, "unknown", "resolve", poisoned, "--step", "create", "--did-not-happen", "--url", server.url)
+      try await server.wait(for: poisoned, status: "Declined", within: .seconds(15))
+      #expect(try await command(folder, "unknown", "list", "--url", server.url).isEmpty)
+      let ledger = try await server.get("/psp/api/ledger").object()
+      #expect(ledger["count"] as? Int == others.count)
+    }
+  }
+
+  @Test("one whose call the PSP doesn't know is parked, is seen with its reason, and finishes once it is released")
+  func parked() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--retry-delay-limit", "0.05"])
+      try await setFaults(server, #"{"failFrom":500,"failStatuses":[404]}"#)
+      let poisoned = try await server.createPayment("500.00")
+      // Others go through meanwhile: it is no outage.
+      while try await server.status(of: poisoned) != "Failed" {
+        try await server.wait(for: try await server.createPayment("1.00"), status: "Completed", within: .seconds(15))
+      }
       let failure = try await payment(server, poisoned)["failure"] as? [String: Any]
-      #expect((failure?["reason"] as? String)?.contains("the PSP answered 500") == true)
+      #expect((failure?["reason"] as? String)?.contains("404") == true)
       let listed = try await server.get("/api/v1/payments?status=Failed").object()["payments"] as? [[String: Any]]
       #expect(listed?.compactMap { $0["paymentId"] as? String } == [poisoned])
-      let lines = try await parked(folder, "list", "--url", server.url)
-      #expect(lines.count == 1 && lines.first?.hasPrefix(poisoned) == true && lines.first?.contains("500") == true)
+      let lines = try await command(folder, "parked", "list", "--url", server.url)
+      #expect(lines.count == 1 && lines.first?.hasPrefix(poisoned) == true && lines.first?.contains("404") == true)
       try await setFaults(server, "{}")
-      _ = try await parked(folder, "release", "--url", server.url, poisoned)
+      _ = try await command(folder, "parked", "release", "--url", server.url, poisoned)
       try await server.wait(for: poisoned, status: "Completed", within: .seconds(15))
-      #expect(try await parked(folder, "list", "--url", server.url).isEmpty)
-      let ledger = try await server.get("/psp/api/ledger").object()
-      #expect(ledger["count"] as? Int == others.count + 1)
+      #expect(try await command(folder, "parked", "list", "--url", server.url).isEmpty)
     }
   }
 

@@ -22,19 +22,24 @@ public struct ServerClient: Sendable {
 
   public func get(_ path: String) async throws(ServerClientError) -> JSONValue { try await send(.GET, path) }
 
-  public func post(_ path: String, idempotencyKey: String) async throws(ServerClientError) -> JSONValue {
-    try await send(.POST, path, idempotencyKey: idempotencyKey)
+  /// - Parameter body: nil for none.
+  public func post(
+    _ path: String, idempotencyKey: String, body: JSONValue? = nil
+  ) async throws(ServerClientError) -> JSONValue {
+    try await send(.POST, path, idempotencyKey: idempotencyKey, body: body)
   }
 
   private func send(
-    _ method: HTTPMethod, _ path: String, idempotencyKey: String? = nil
+    _ method: HTTPMethod, _ path: String, idempotencyKey: String? = nil, body: JSONValue? = nil
   ) async throws(ServerClientError) -> JSONValue {
+    let bytes = ByteBuffer(bytes: body?.bytes ?? [])
     var head = HTTPRequestHead(
       version: .http1_1, method: method, uri: connections.endpoint.prefix + path,
-      headers: ["Host": connections.endpoint.authority, "Content-Length": "0"])
+      headers: ["Host": connections.endpoint.authority, "Content-Length": String(bytes.readableBytes)])
+    if body != nil { head.headers.add(name: "Content-Type", value: "application/json") }
     if let key { head.headers.add(name: "Authorization", value: "Bearer \(key)") }
     if let idempotencyKey { head.headers.add(name: "Idempotency-Key", value: idempotencyKey) }
-    switch await connections.send(.init(head: head, body: ByteBuffer())) {
+    switch await connections.send(.init(head: head, body: bytes)) {
     case .failure(let failure): throw .noAnswer("\(failure)")
     case .success(let answer):
       let json = try? JSONReader.read(answer.body)

@@ -14,6 +14,7 @@ struct ConsumerRoutes: Sendable {
 
   private func list() async throws -> Response {
     let parked = try await projection.failedCount()
+    let unknown = try await projection.unknownCount()
     let end = log.reader.endOffset
     let now = ContinuousClock.now
     var all: [JSONValue] = []
@@ -31,7 +32,7 @@ struct ConsumerRoutes: Sendable {
     let damage = log.damage.summary
     return Response(json: [
       "logEnd": .integer(end), "clockAheadMilliseconds": .integer(log.store.clockLeadMicroseconds / 1_000),
-      "consumers": .array(all), "parked": .integer(parked), "calls": calls,
+      "consumers": .array(all), "parked": .integer(parked), "outcomeUnknown": .integer(unknown), "calls": calls,
       "damage": Self.json(damage),
       "paymentList": [
         "place": .integer(list.place), "lag": .integer(list.end - list.place), "complete": .bool(!list.isCatchingUp),

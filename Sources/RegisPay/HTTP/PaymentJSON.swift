@@ -23,8 +23,11 @@ enum PaymentJSON {
     }
     if row.refunded.minorUnits > 0 { members.append(.init("refunded", .number(row.refunded.decimal))) }
     if let trouble = row.trouble {
-      members.append(
-        .init("failure", ["step": .string(trouble.step.rawValue), "reason": .string(trouble.reason)]))
+      var failure: [JSONValue.Member] = [.init("step", .string(trouble.step.rawValue))]
+      if let number = trouble.refund { failure.append(.init("refund", .integer(number))) }
+      failure.append(.init("reason", .string(trouble.reason)))
+      // What may have happened is no failure.
+      members.append(.init(row.status == .outcomeUnknown ? "unknown" : "failure", .object(failure)))
     }
     if let waiting {
       members.append(.init("waiting", Self.waiting(waiting.work, waiting.attempts, waiting.reason, until: nil)))
@@ -53,6 +56,7 @@ enum PaymentJSON {
     case .done: members.append(.init("status", "Refunded"))
     case .declined(let reason): members += [.init("status", "Declined"), .init("reason", .string(reason))]
     case .failed(let reason): members += [.init("status", "Failed"), .init("reason", .string(reason))]
+    case .unknown(let reason): members += [.init("status", "OutcomeUnknown"), .init("reason", .string(reason))]
     }
     return .object(members)
   }

@@ -46,6 +46,16 @@ struct PaymentRoutes: Sendable {
     router.answer(
       "/api/v1/payments/{id}/retry", [.post: { request, context in try await execute(.retry, request, context) }])
     router.answer(
+      "/api/v1/payments/{id}/resolve",
+      [
+        .post: { request, context in
+          let id = try id(context)
+          let body = try await request.readBody(limit: CreateRequest.bodyLimit)
+          let resolution = try ResolveRequest(request, body)
+          return try await execute(.resolve(resolution.work, resolution.outcome), of: id, request, body, context)
+        }
+      ])
+    router.answer(
       "/api/v1/payments/{id}/refunds",
       [
         .post: { request, context in

@@ -27,6 +27,7 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/payments/{id}/cancel": [.post: .scope(.write)],
     "/api/v1/payments/{id}/refunds": [.post: .scope(.write)],
     "/api/v1/payments/{id}/retry": [.post: .scope(.operate)],
+    "/api/v1/payments/{id}/resolve": [.post: .scope(.operate)],
     "/api/v1/events": [.get: .scope(.read)],
     "/api/v1/consumers": [.get: .scope(.read)],
     // It says what anybody can read in the documentation.

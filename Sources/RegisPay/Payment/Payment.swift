@@ -5,15 +5,17 @@
 ///     │  ╲        │  ╲        ╲
 ///     │  declined │  declined  failed(notify)
 ///     │           │
-/// cancelled    cancelling ── cancelled, or back to created when the PSP refuses
+///     ╰────── cancelling ── cancelled, or back to created when the PSP refuses
 /// ```
-/// A step that was given up leads to `failed`, and a retry back to where it was.
+/// A step that was given up leads to `failed`, and a retry back to where it was. A step that may have been carried out,
+/// though no answer says so, leads to `outcomeUnknown`, until a person says what happened.
 public struct Payment: Sendable, Hashable {
   public enum State: Sendable, Hashable {
     case initiated
     /// The PSP knows the payment under ``Payment/reference``; no money has moved.
     case created
-    /// A person asked to cancel it, and the PSP is asked whether that comes before the settlement.
+    /// A person asked to cancel it. With a ``Payment/reference`` the PSP is asked whether that comes before the settlement;
+    /// without one the creation may be in flight, and what it turns out to have created is cancelled then.
     case cancelling
     /// The money has moved.
     case settled
@@ -23,7 +25,11 @@ public struct Payment: Sendable, Hashable {
     /// No money has moved, and none will.
     case cancelled
     /// A step was given up, until a person asks for another try.
-    case failed(step: PaymentStep, reason: String)
+    ///
+    /// - Parameter mayHaveHappened: a try may have reached the other side; false when it is known that none did anything.
+    case failed(step: PaymentStep, reason: String, mayHaveHappened: Bool = true)
+    /// A step may or may not have been carried out, until a person says which. Nothing is called for meanwhile.
+    case outcomeUnknown(step: PaymentStep, reason: String)
   }
 
   public let id: PaymentID
@@ -31,6 +37,8 @@ public struct Payment: Sendable, Hashable {
   public private(set) var state: State
   /// The PSP's id of the payment, once it has given one.
   public private(set) var reference: String?
+  /// A person asked to cancel before the PSP had given a reference.
+  public private(set) var isCancellationAsked = false
   /// In the order in which they were asked for; the first has the number 1.
   public private(set) var refunds: [Refund] = []
   /// What is due and waits for a time, at most one of each step and refund.
@@ -75,22 +83,40 @@ public struct Payment: Sendable, Hashable {
 
   private mutating func move(by event: PaymentEvent) throws(IllegalTransition) {
     switch (state, event) {
-    case (.initiated, .created(let reference)):
-      state = .created
-      self.reference = reference
-    // A settlement that was under way when somebody asked to cancel: it was first.
-    case (.created, .settled), (.cancelling, .settled): state = .settled
+    case (.initiated, .created(let reference)): created(reference)
+    // The cancellation is asked for next, by an event that comes with this one.
+    case (.cancelling, .created(let reference)) where self.reference == nil: created(reference)
+    case (.created, .settled): state = .settled
+    // A settlement that was in flight when somebody asked to cancel: it was first.
+    case (.cancelling, .settled) where reference != nil: state = .settled
     case (.settled, .completed): state = .completed
     case (.initiated, .declined(.create, let reason)): state = .declined(step: .create, reason: reason)
+    case (.cancelling, .declined(.create, let reason)) where reference == nil:
+      state = .declined(step: .create, reason: reason)
     case (.created, .declined(.settle, let reason)): state = .declined(step: .settle, reason: reason)
-    case (.created, .cancellationRequested), (.failed(.settle, _), .cancellationRequested): state = .cancelling
-    case (.cancelling, .cancellationRefused): state = .created
-    case (.initiated, .cancelled), (.failed(.create, _), .cancelled), (.cancelling, .cancelled): state = .cancelled
-    case (_, .failed(let step, let reason)) where step == nextStep: state = .failed(step: step, reason: reason)
-    case (.failed(let step, _), .retried(let retried, refund: nil)) where step == retried:
-      state = Self.state(before: step)
+    case (.initiated, .cancellationRequested):
+      state = .cancelling
+      isCancellationAsked = true
+    case (.created, .cancellationRequested), (.failed(.settle, _, _), .cancellationRequested): state = .cancelling
+    case (.cancelling, .cancellationRefused) where reference != nil: state = .created
+    // Earlier versions cancelled at once what the PSP had not answered yet.
+    case (.initiated, .cancelled), (.failed(.create, _, _), .cancelled), (.cancelling, .cancelled): state = .cancelled
+    case (_, .failed(let step, let reason, let mayHaveHappened)) where step == nextStep:
+      state = .failed(step: step, reason: reason, mayHaveHappened: mayHaveHappened)
+    case (.failed(let step, _, _), .retried(let retried, refund: nil)) where step == retried:
+      state = state(before: step)
+    case (_, .outcomeUnknown(let work, let reason)) where work.refund == nil && work.step == nextStep:
+      state = .outcomeUnknown(step: work.step, reason: reason)
+    case (.outcomeUnknown(let step, _), .outcomeResolved(let work, _)) where work.refund == nil && work.step == step:
+      state = state(before: step)
     default: try applyToRefund(event)
     }
+  }
+
+  private mutating func created(_ reference: String) {
+    state = .created
+    self.reference = reference
+    isCancellationAsked = false
   }
 
   private mutating func applyToRefund(_ event: PaymentEvent) throws(IllegalTransition) {
@@ -103,8 +129,18 @@ public struct Payment: Sendable, Hashable {
       refunds[number - 1].status = .done
     case .refundDeclined(let number, let reason) where refund(number)?.status == .requested:
       refunds[number - 1].status = .declined(reason: reason)
-    case .refundFailed(let number, let reason) where refund(number)?.status == .requested:
+    case .refundFailed(let number, let reason, _) where refund(number)?.status == .requested:
       refunds[number - 1].status = .failed(reason: reason)
+    case .outcomeUnknown(let work, let reason):
+      guard let number = work.refund, refund(number)?.status == .requested else {
+        throw IllegalTransition(payment: self, event: event)
+      }
+      refunds[number - 1].status = .unknown(reason: reason)
+    case .outcomeResolved(let work, _):
+      guard let number = work.refund, case .unknown = refund(number)?.status else {
+        throw IllegalTransition(payment: self, event: event)
+      }
+      refunds[number - 1].status = .requested
     case .retried(.refund, let number?):
       guard case .failed = refund(number)?.status else { throw IllegalTransition(payment: self, event: event) }
       refunds[number - 1].status = .requested
@@ -113,9 +149,9 @@ public struct Payment: Sendable, Hashable {
   }
 
   /// The state in which a step is due.
-  private static func state(before step: PaymentStep) -> State {
+  private func state(before step: PaymentStep) -> State {
     switch step {
-    case .create: .initiated
+    case .create: isCancellationAsked ? .cancelling : .initiated
     case .settle: .created
     case .cancel: .cancelling
     case .notify: .settled
@@ -129,9 +165,10 @@ public struct Payment: Sendable, Hashable {
     switch state {
     case .initiated: .create
     case .created: .settle
-    case .cancelling: .cancel
+    // What is not known to be created can't be cancelled yet.
+    case .cancelling: reference == nil ? .create : .cancel
     case .settled: .notify
-    case .completed, .declined, .cancelled, .failed: nil
+    case .completed, .declined, .cancelled, .failed, .outcomeUnknown: nil
     }
   }
 
@@ -151,7 +188,7 @@ public struct Payment: Sendable, Hashable {
   /// The PSP has moved the money to the merchant.
   public var isMoneyMoved: Bool {
     switch state {
-    case .settled, .completed, .failed(.notify, _): true
+    case .settled, .completed, .failed(.notify, _, _), .outcomeUnknown(.notify, _): true
     default: false
     }
   }
@@ -172,15 +209,18 @@ public struct Payment: Sendable, Hashable {
       minorUnits: refunds.reduce(0) { isCounted($1) ? $0 + $1.amount.minorUnits : $0 }, currency: money.currency)
   }
 
-  /// The state's name, as the API and the page show it: what is given up before all else, then what is under way.
+  /// The state's name, as the API and the page show it: what is unknown before all else, then what is given up, then
+  /// what is in flight.
   public var status: PaymentStatus {
-    switch state {
+    if refunds.contains(where: { if case .unknown = $0.status { true } else { false } }) { return .outcomeUnknown }
+    return switch state {
     case .initiated: .initiated
     case .created: .created
     case .cancelling: .cancelling
     case .declined: .declined
     case .cancelled: .cancelled
     case .failed: .failed
+    case .outcomeUnknown: .outcomeUnknown
     case .settled, .completed: refundStatus ?? (state == .settled ? .settled : .completed)
     }
   }
@@ -194,11 +234,21 @@ public struct Payment: Sendable, Hashable {
   /// Everything that was given up and waits for a person, with the reason.
   public var parked: [(work: PaymentWork, reason: String)] {
     var parked: [(work: PaymentWork, reason: String)] = []
-    if case .failed(let step, let reason) = state { parked.append((PaymentWork(step), reason)) }
+    if case .failed(let step, let reason, _) = state { parked.append((PaymentWork(step), reason)) }
     for refund in refunds {
       if case .failed(let reason) = refund.status { parked.append((PaymentWork(refund: refund.number), reason)) }
     }
     return parked
+  }
+
+  /// Every step and refund that may or may not have been carried out, with the reason why that is not known.
+  public var unknown: [(work: PaymentWork, reason: String)] {
+    var unknown: [(work: PaymentWork, reason: String)] = []
+    if case .outcomeUnknown(let step, let reason) = state { unknown.append((PaymentWork(step), reason)) }
+    for refund in refunds {
+      if case .unknown(let reason) = refund.status { unknown.append((PaymentWork(refund: refund.number), reason)) }
+    }
+    return unknown
   }
 }
 
@@ -209,9 +259,10 @@ public struct Refund: Sendable, Hashable {
     case done
     /// The PSP said no: nothing has gone back, and the amount may be asked for again.
     case declined(reason: String)
-    /// Given up without knowing whether it went through, until a person asks for another try, which can't have a second
-    /// effect. The amount stays taken.
+    /// Given up, until a person asks for another try. The amount stays taken.
     case failed(reason: String)
+    /// The PSP may or may not have sent the money back, until a person says which. The amount stays taken.
+    case unknown(reason: String)
   }
 
   /// From 1, in its payment.
@@ -232,6 +283,7 @@ public enum PaymentStatus: String, Sendable, Hashable, CaseIterable {
   case refunding = "Refunding"
   case refunded = "Refunded"
   case failed = "Failed"
+  case outcomeUnknown = "OutcomeUnknown"
 }
 
 /// An event that can't happen to a payment as it is; `payment` is nil for one that has not begun.

@@ -12,10 +12,14 @@ public enum PaymentCommand: Sendable, Hashable {
   case recordCancellationRefused(reason: String)
   /// The PSP has sent the money of this refund back.
   case recordRefunded(Int)
+  /// A person asked to cancel, and the PSP was never asked to create the payment.
+  case recordNotCreated
   /// The PSP said no.
   case decline(PaymentWork, reason: String)
-  /// Given up until a person asks for another try: it isn't known what the other side did, or asking again does not help.
+  /// Given up until a person asks for another try: asking again does not help, and no try has done anything.
   case giveUp(PaymentWork, reason: String)
+  /// Given up, and a try may have been carried out: a person has to say whether it was.
+  case markUnknown(PaymentWork, reason: String)
   /// The next try is some while away.
   case delay(Delay)
 
@@ -25,6 +29,14 @@ public enum PaymentCommand: Sendable, Hashable {
   case refund(Money?)
   /// A person wants everything that was given up, or waits for a time, to be tried again at once.
   case retry
+  /// A person says what became of a step whose outcome is unknown.
+  case resolve(PaymentWork, Resolution)
+
+  public enum Resolution: Sendable, Hashable {
+    /// - Parameter reference: the PSP's, which only a creation needs.
+    case happened(reference: String? = nil)
+    case didNotHappen
+  }
 }
 
 /// Why a command is refused. Nothing was changed.
@@ -39,6 +51,12 @@ public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
   case otherCurrency(Currency, of: Currency)
   case tooManyRefunds(limit: Int)
   case nothingToRetry(PaymentStatus)
+  /// Nobody knows yet whether this step was carried out; what is asked could do it a second time.
+  case outcomeUnknown(PaymentWork)
+  /// The outcome of this step is not unknown, or not any more.
+  case notUnknown(PaymentWork, PaymentStatus)
+  /// A creation that happened has a reference at the PSP, and without it nothing can be done to it.
+  case referenceMissing
 
   /// For programs; stable.
   public var name: String {
@@ -51,6 +69,9 @@ public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
     case .otherCurrency: "other-currency"
     case .tooManyRefunds: "too-many-refunds"
     case .nothingToRetry: "nothing-to-retry"
+    case .outcomeUnknown: "outcome-unknown"
+    case .notUnknown: "not-unknown"
+    case .referenceMissing: "reference-missing"
     }
   }
 
@@ -64,6 +85,11 @@ public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
     case .otherCurrency(let asked, let own): "the payment is in \(own), not in \(asked)"
     case .tooManyRefunds(let limit): "a payment can have \(limit) refunds"
     case .nothingToRetry(let status): "a payment that is \(status.rawValue) has nothing to try again"
+    case .outcomeUnknown(let work):
+      "the outcome of \(work) is unknown: look at the other side whether it happened, and resolve it first"
+    case .notUnknown(let work, let status):
+      "the outcome of \(work) is not unknown; the payment is \(status.rawValue)"
+    case .referenceMissing: "a creation that happened needs the PSP's reference of the payment"
     }
   }
 }
@@ -75,26 +101,39 @@ extension Payment {
   /// What follows from a command, to be appended at this payment's version; nothing is changed here.
   public func decide(_ command: PaymentCommand) throws(PaymentRefusal) -> [PaymentEvent] {
     switch command {
-    case .recordCreated(let reference): return [try due(.create, .created(reference: reference))]
-    // Also while a cancellation is asked for: the PSP was faster.
-    case .recordSettled where state == .cancelling: return [.settled]
-    case .recordSettled: return [try due(.settle, .settled)]
-    case .recordCompleted: return [try due(.notify, .completed)]
-    case .recordCancelled: return [try due(.cancel, .cancelled)]
+    case .recordCreated(let reference):
+      return try ended(PaymentWork(.create), by: [.created(reference: reference)] + cancellation)
+    case .recordSettled: return try settle()
+    case .recordCompleted: return try ended(PaymentWork(.notify), by: [.completed])
+    case .recordCancelled: return try ended(PaymentWork(.cancel), by: [.cancelled])
     case .recordCancellationRefused(let reason): return [try due(.cancel, .cancellationRefused(reason: reason))]
-    case .recordRefunded(let number): return [try due(refund: number, .refunded(number))]
+    case .recordRefunded(let number): return try ended(PaymentWork(refund: number), by: [.refunded(number)])
+    case .recordNotCreated:
+      guard isCancellationAsked else { throw .notDue(status) }
+      return [try due(.create, .cancelled)]
     case .decline(let work, let reason): return [try decline(work, reason)]
     case .giveUp(let work, let reason):
-      if let number = work.refund { return [try due(refund: number, .refundFailed(number, reason: reason))] }
-      return [try due(work.step, .failed(step: work.step, reason: reason))]
+      let event: PaymentEvent =
+        if let number = work.refund { .refundFailed(number, reason: reason, mayHaveHappened: false) } else {
+          .failed(step: work.step, reason: reason, mayHaveHappened: false)
+        }
+      guard isDue(work) else { throw .notDue(status) }
+      return [event]
+    case .markUnknown(let work, let reason):
+      guard isDue(work) else { throw .notDue(status) }
+      return [.outcomeUnknown(work, reason: reason)]
+    case .resolve(let work, let resolution): return try resolve(work, resolution)
     case .delay(let delay):
       guard isDue(delay.work) else { throw .notDue(status) }
       return [.delayed(delay)]
-    case .cancel: return [try cancel()]
+    case .cancel: return try cancel()
     case .refund(let amount): return [try refund(amount)]
     case .retry:
       let works = parked.map(\.work) + delays.map(\.work)
-      guard !works.isEmpty else { throw .nothingToRetry(status) }
+      guard !works.isEmpty else {
+        if let unknown = unknown.first { throw .outcomeUnknown(unknown.work) }
+        throw .nothingToRetry(status)
+      }
       return works.map { .retried($0.step, refund: $0.refund) }
     }
   }
@@ -109,27 +148,89 @@ extension Payment {
     return event
   }
 
+  /// The other side says that it was carried out. That decides also what was unknown: an answer may be late.
+  private func ended(_ work: PaymentWork, by events: [PaymentEvent]) throws(PaymentRefusal) -> [PaymentEvent] {
+    if unknown.contains(where: { $0.work == work }) { return [.outcomeResolved(work, happened: true)] + events }
+    guard isDue(work) else { throw .notDue(status) }
+    return events
+  }
+
+  /// What was asked for before there was something to cancel.
+  private var cancellation: [PaymentEvent] { isCancellationAsked ? [.cancellationRequested] : [] }
+
+  /// Also while a cancellation is asked for, or was given up: the settlement was first, so there was none.
+  private func settle() throws(PaymentRefusal) -> [PaymentEvent] {
+    switch state {
+    case .cancelling where reference != nil: [.settled]
+    case .failed(.cancel, _, _): [.retried(.cancel, refund: nil), .settled]
+    case .outcomeUnknown(.cancel, _): [.outcomeResolved(PaymentWork(.cancel), happened: false), .settled]
+    default: try ended(PaymentWork(.settle), by: [.settled])
+    }
+  }
+
+  private func resolve(
+    _ work: PaymentWork, _ resolution: PaymentCommand.Resolution
+  ) throws(PaymentRefusal) -> [PaymentEvent] {
+    guard unknown.contains(where: { $0.work == work }) else { throw .notUnknown(work, status) }
+    let reason = "it did not happen, as a person found"
+    switch resolution {
+    case .happened(let reference):
+      let events: [PaymentEvent]
+      switch work.step {
+      case .create:
+        guard let reference else { throw .referenceMissing }
+        events = [.created(reference: reference)] + cancellation
+      case .settle: events = [.settled]
+      case .cancel: events = [.cancelled]
+      case .notify: events = [.completed]
+      case .refund: events = work.refund.map { [.refunded($0)] } ?? []
+      }
+      return [.outcomeResolved(work, happened: true)] + events
+    case .didNotHappen:
+      let event: PaymentEvent
+      switch work.step {
+      case .create where isCancellationAsked: event = .cancelled
+      case .create, .settle: event = .declined(step: work.step, reason: reason)
+      // Never on to the settlement of what somebody wanted to cancel: a retry asks for the cancellation again.
+      case .cancel, .notify: event = .failed(step: work.step, reason: reason, mayHaveHappened: false)
+      case .refund: event = .refundDeclined(work.refund ?? 0, reason: reason)
+      }
+      return [.outcomeResolved(work, happened: false), event]
+    }
+  }
+
   private func decline(_ work: PaymentWork, _ reason: String) throws(PaymentRefusal) -> PaymentEvent {
     if let number = work.refund { return try due(refund: number, .refundDeclined(number, reason: reason)) }
     switch work.step {
     // While a cancellation is asked for, a no to the settlement may be that: not due, the cancellation's answer tells.
     case .create, .settle: return try due(work.step, .declined(step: work.step, reason: reason))
     // Money has moved, or is about not to: a no here ends nothing, somebody has to look.
-    case .notify, .cancel, .refund: return try due(work.step, .failed(step: work.step, reason: reason))
+    case .notify, .cancel, .refund:
+      return try due(work.step, .failed(step: work.step, reason: reason, mayHaveHappened: false))
     }
   }
 
-  private func cancel() throws(PaymentRefusal) -> PaymentEvent {
+  private func cancel() throws(PaymentRefusal) -> [PaymentEvent] {
     switch state {
-    // Nobody settles what is not created.
-    case .initiated, .failed(.create, _): return .cancelled
-    // The settlement may be under way: only the PSP can tell which is first.
-    case .created, .failed(.settle, _): return .cancellationRequested
+    // The creation may be in flight, or have reached the PSP: what it created there is cancelled then. It is not waited
+    // for a time, as somebody waits for it.
+    case .initiated where delay(of: PaymentWork(.create)) != nil:
+      [.retried(.create, refund: nil), .cancellationRequested]
+    case .initiated: [.cancellationRequested]
+    case .failed(.create, _, mayHaveHappened: true) where isCancellationAsked: [.retried(.create, refund: nil)]
+    case .failed(.create, _, mayHaveHappened: true): [.retried(.create, refund: nil), .cancellationRequested]
+    // The PSP knows nothing of it.
+    case .failed(.create, _, mayHaveHappened: false): [.cancelled]
+    // The settlement may be in flight: only the PSP can tell which is first.
+    case .created, .failed(.settle, _, _): [.cancellationRequested]
+    case .outcomeUnknown(let step, _): throw .outcomeUnknown(PaymentWork(step))
     default: throw .notCancellable(status)
     }
   }
 
   private func refund(_ asked: Money?) throws(PaymentRefusal) -> PaymentEvent {
+    // Whether the customer was notified changes nothing about the money.
+    if let unknown = unknown.first(where: { $0.work.step != .notify }) { throw .outcomeUnknown(unknown.work) }
     let left = refundable
     guard left.minorUnits > 0 else { throw .nothingToRefund(status) }
     guard refunds.count < Self.refundLimit else { throw .tooManyRefunds(limit: Self.refundLimit) }

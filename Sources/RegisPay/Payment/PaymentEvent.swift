@@ -14,7 +14,10 @@ public enum PaymentEvent: Sendable, Hashable {
   case cancellationRefused(reason: String)
   case cancelled
   /// A step was given up, with a reason a person can act on.
-  case failed(step: PaymentStep, reason: String)
+  ///
+  /// - Parameter mayHaveHappened: false when it is known that no try did anything at the other side. Events of earlier
+  ///   versions don't say, and are read as true.
+  case failed(step: PaymentStep, reason: String, mayHaveHappened: Bool = true)
   /// A try failed, and the next one is some while away: the payment's consumer need not keep its place for it.
   case delayed(Delay)
   /// A person asked for another try of a step, or of this refund.
@@ -23,8 +26,12 @@ public enum PaymentEvent: Sendable, Hashable {
   case refundRequested(Int, Money)
   case refunded(Int)
   case refundDeclined(Int, reason: String)
-  /// A refund was given up, and may have gone through or not.
-  case refundFailed(Int, reason: String)
+  /// A refund was given up. ``mayHaveHappened`` as with ``failed(step:reason:mayHaveHappened:)``.
+  case refundFailed(Int, reason: String, mayHaveHappened: Bool = true)
+  /// A try of this step may have been carried out, and no answer that decides is to be had: a person has to say.
+  case outcomeUnknown(PaymentWork, reason: String)
+  /// A person, or a late answer, said what became of it. The events that follow from this come with it.
+  case outcomeResolved(PaymentWork, happened: Bool)
 }
 
 /// Until when a step of a payment waits, and what for.
@@ -38,13 +45,19 @@ public struct Delay: Sendable, Hashable {
   public var ownFailures: Int
   /// Why the last one failed.
   public var reason: String
+  /// One of the tries may have been carried out. Events of earlier versions don't say, and are read as true.
+  public var mayHaveHappened: Bool
 
-  public init(_ work: PaymentWork, untilMicroseconds: UInt64, attempts: Int, ownFailures: Int, reason: String) {
+  public init(
+    _ work: PaymentWork, untilMicroseconds: UInt64, attempts: Int, ownFailures: Int, reason: String,
+    mayHaveHappened: Bool = true
+  ) {
     self.work = work
     self.untilMicroseconds = untilMicroseconds
     self.attempts = attempts
     self.ownFailures = ownFailures
     self.reason = reason
+    self.mayHaveHappened = mayHaveHappened
   }
 }
 
@@ -96,7 +109,9 @@ extension PaymentEvent {
     case .cancellationRequested: PaymentWork(.cancel)
     case .refundRequested(let number, _): PaymentWork(refund: number)
     case .retried(let step, let refund): refund.map(PaymentWork.init(refund:)) ?? PaymentWork(step)
-    case .completed, .declined, .cancelled, .failed, .delayed, .refunded, .refundDeclined, .refundFailed: nil
+    case .completed, .declined, .cancelled, .failed, .delayed, .refunded, .refundDeclined, .refundFailed,
+      .outcomeUnknown, .outcomeResolved:
+      nil
     }
   }
 }

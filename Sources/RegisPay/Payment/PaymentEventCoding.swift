@@ -29,6 +29,8 @@ extension PaymentEvent {
     case refunded = "PaymentRefunded"
     case refundDeclined = "PaymentRefundDeclined"
     case refundFailed = "PaymentRefundFailed"
+    case outcomeUnknown = "PaymentOutcomeUnknown"
+    case outcomeResolved = "PaymentOutcomeResolved"
 
     /// Whether an event of this type can ask for this step; only then its payload has to be looked at.
     func mayAsk(for step: PaymentStep) -> Bool {
@@ -39,7 +41,9 @@ extension PaymentEvent {
       case .cancellationRequested: step == .cancel
       case .refundRequested: step == .refund
       case .retried: true
-      case .completed, .declined, .cancelled, .failed, .delayed, .refunded, .refundDeclined, .refundFailed: false
+      case .completed, .declined, .cancelled, .failed, .delayed, .refunded, .refundDeclined, .refundFailed,
+        .outcomeUnknown, .outcomeResolved:
+        false
       }
     }
   }
@@ -61,6 +65,8 @@ extension PaymentEvent {
     case .refunded: .refunded
     case .refundDeclined: .refundDeclined
     case .refundFailed: .refundFailed
+    case .outcomeUnknown: .outcomeUnknown
+    case .outcomeResolved: .outcomeResolved
     }
   }
 
@@ -79,13 +85,17 @@ extension PaymentEvent {
       case .created(let reference): ["paymentReference": .string(reference)]
       case .settled, .completed, .cancelled, .cancellationRequested: [:]
       case .cancellationRefused(let reason): ["reason": .string(reason)]
-      case .declined(let step, let reason), .failed(let step, let reason):
-        ["step": .string(step.rawValue), "reason": .string(reason)]
+      case .declined(let step, let reason): ["step": .string(step.rawValue), "reason": .string(reason)]
+      case .failed(let step, let reason, let mayHaveHappened):
+        [
+          "step": .string(step.rawValue), "reason": .string(reason), "mayHaveHappened": .bool(mayHaveHappened),
+        ]
       case .delayed(let delay):
         .object(
           Self.members(delay.work.step, delay.work.refund) + [
             .init("until", .integer(delay.untilMicroseconds)), .init("attempts", .integer(delay.attempts)),
             .init("ownFailures", .integer(delay.ownFailures)), .init("reason", .string(delay.reason)),
+            .init("mayHaveHappened", .bool(delay.mayHaveHappened)),
           ])
       case .retried(let step, let refund): .object(Self.members(step, refund))
       case .refundRequested(let number, let amount):
@@ -93,8 +103,13 @@ extension PaymentEvent {
           "refund": .integer(number), "amount": .number(amount.decimal), "currency": .string(amount.currency.code),
         ]
       case .refunded(let number): ["refund": .integer(number)]
-      case .refundDeclined(let number, let reason), .refundFailed(let number, let reason):
-        ["refund": .integer(number), "reason": .string(reason)]
+      case .refundDeclined(let number, let reason): ["refund": .integer(number), "reason": .string(reason)]
+      case .refundFailed(let number, let reason, let mayHaveHappened):
+        ["refund": .integer(number), "reason": .string(reason), "mayHaveHappened": .bool(mayHaveHappened)]
+      case .outcomeUnknown(let work, let reason):
+        .object(Self.members(work.step, work.refund) + [.init("reason", .string(reason))])
+      case .outcomeResolved(let work, let happened):
+        .object(Self.members(work.step, work.refund) + [.init("happened", .bool(happened))])
       }
     return value.bytes
   }
@@ -126,7 +141,9 @@ extension PaymentEvent {
     case .cancellationRequested: self = .cancellationRequested
     case .cancellationRefused: self = .cancellationRefused(reason: try fields.text("reason"))
     case .cancelled: self = .cancelled
-    case .failed: self = .failed(step: try fields.step(), reason: try fields.text("reason"))
+    case .failed:
+      self = .failed(
+        step: try fields.step(), reason: try fields.text("reason"), mayHaveHappened: try fields.mayHaveHappened())
     case .retried:
       let step = try fields.step()
       self = .retried(step, refund: step == .refund ? try fields.refund() : nil)
@@ -134,11 +151,16 @@ extension PaymentEvent {
       self = .delayed(
         Delay(
           try fields.work(), untilMicroseconds: try fields.number("until"), attempts: try fields.number("attempts"),
-          ownFailures: try fields.number("ownFailures"), reason: try fields.text("reason")))
+          ownFailures: try fields.number("ownFailures"), reason: try fields.text("reason"),
+          mayHaveHappened: try fields.mayHaveHappened()))
     case .refundRequested: self = .refundRequested(try fields.refund(), try fields.money())
     case .refunded: self = .refunded(try fields.refund())
     case .refundDeclined: self = .refundDeclined(try fields.refund(), reason: try fields.text("reason"))
-    case .refundFailed: self = .refundFailed(try fields.refund(), reason: try fields.text("reason"))
+    case .refundFailed:
+      self = .refundFailed(
+        try fields.refund(), reason: try fields.text("reason"), mayHaveHappened: try fields.mayHaveHappened())
+    case .outcomeUnknown: self = .outcomeUnknown(try fields.work(), reason: try fields.text("reason"))
+    case .outcomeResolved: self = .outcomeResolved(try fields.work(), happened: try fields.flag("happened"))
     }
   }
 }
@@ -171,6 +193,18 @@ private struct Fields {
       throw .unreadable(type: type, reason: "no number \(key)")
     }
     return number
+  }
+
+  func flag(_ key: String) throws(PaymentEventError) -> Bool {
+    guard case .bool(let flag) = data[key] else {
+      throw .unreadable(type: type, reason: "\(key) is neither true nor false")
+    }
+    return flag
+  }
+
+  /// Earlier versions didn't write it: what is not said may have happened.
+  func mayHaveHappened() throws(PaymentEventError) -> Bool {
+    data["mayHaveHappened"] == nil ? true : try flag("mayHaveHappened")
   }
 
   func refund() throws(PaymentEventError) -> Int {

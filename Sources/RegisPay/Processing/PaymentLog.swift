@@ -10,6 +10,8 @@ public struct PaymentLog: Sendable {
   let gate: RecordGate
   /// What of the log can't be read, and which payments that concerns.
   public let damage: DamageBoard
+  /// The log's end when this was made, at the start of the process: what an earlier process may have tried is before it.
+  public let openedAt: UInt64
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
   /// - Parameter logger: tells of damage that is met.
@@ -26,6 +28,7 @@ public struct PaymentLog: Sendable {
     self.write = write
     gate = RecordGate(store)
     damage = DamageBoard(store.reader, logger: logger)
+    openedAt = store.reader.endOffset
   }
 
   /// Appends, and tells the gate how it went.

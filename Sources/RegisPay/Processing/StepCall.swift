@@ -55,12 +55,24 @@ struct StepCall: Sendable {
   let provider: any StepProvider
   let breakers: Breakers
   let health: Health
+  let tries: Tries
   let options: StepConsumer.Options
   let clock: ContinuousClock
   let logger: Logger
 
   /// - Parameter ownFailures: how often the payment's calls for the step have failed while others went through.
   func carryOut(_ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, place: Place) async -> StepEnding {
+    let wasTriedHere = tries.begin(work.id, work.work)
+    let (ending, mayHaveHappened) = await carryOut(
+      work, pass, ownFailures: ownFailures, wasTriedHere: wasTriedHere, place: place)
+    tries.end(work.id, work.work, mayHaveHappened: mayHaveHappened)
+    return ending
+  }
+
+  /// - Returns: with the ending, whether a try may have been carried out that the log says nothing of.
+  private func carryOut(
+    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, wasTriedHere: Bool, place: Place
+  ) async -> (StepEnding, mayHaveHappened: Bool) {
     let known: PaymentLog.Loaded
     do throws(PaymentLogError) {
       guard let loaded = try log.load(work.id) else { throw PaymentLogError.missing(work.id) }
@@ -68,52 +80,88 @@ struct StepCall: Sendable {
     } catch {
       breakers.abandoned(pass, now: clock.now)
       if case .store(let cause) = error {
-        return .retry(CallRetry(.notMade, reason: "can't read the payment: \(cause)"), isOutage: true)
+        return (.retry(CallRetry(.notMade, reason: "can't read the payment: \(cause)"), isOutage: true), false)
       }
-      return await skip(work, error, place)
+      return (await skip(work, error, place), false)
     }
     if let newer = known.newerEvent {
       breakers.abandoned(pass, now: clock.now)
-      return await skip(work, .newerEvent(work.id, newer), place)
+      return (await skip(work, .newerEvent(work.id, newer), place), false)
     }
     guard known.payment.isDue(work.work), known.payment.delay(of: work.work) == work.delay else {
       breakers.abandoned(pass, now: clock.now)
-      return .finished(isAccepted: false)
+      return (.finished(isAccepted: false), false)
     }
     guard log.gate.isOpen else {
       breakers.abandoned(pass, now: clock.now)
-      return .abandoned
+      return (.abandoned, false)
+    }
+    let trace = known.trace(of: work.work, openedAt: log.openedAt)
+    let wasTried = wasTriedHere || trace.mayHaveHappened
+    if let command = StepRule.commandWithoutCall(
+      work.work, of: known.payment, mayHaveHappened: wasTried, age: trace.age(at: Clock.microseconds()),
+      keyLifetime: options.keyLifetime)
+    {
+      breakers.abandoned(pass, now: clock.now)
+      return await conclude(command, of: work, as: known, isAccepted: false, mayHaveHappened: wasTriedHere, place)
     }
     let outcome = await provider.perform(work.work, for: known.payment)
     if Task.isCancelled, case .retry = outcome {
       breakers.abandoned(pass, now: clock.now)
-      return .abandoned
+      return (.abandoned, true)
     }
-    switch outcome {
-    case .retry(let failure):
-      let isOutage = judge(failure, pass, work.id)
-      if failure.cause == .misconfigured {
-        guard !isOutage, ownFailures + 1 >= options.misconfiguredLimit else {
-          return .retry(failure, isOutage: isOutage)
-        }
-        return await giveUp(work, known, reason: "\(failure.reason), \(ownFailures + 1) times", place)
-      }
-      guard ownFailures >= options.ownFailureLimit else { return .retry(failure, isOutage: isOutage) }
-      return await giveUp(
-        work, known, reason: "\(failure.reason), again and again, while others went through", place)
-    case .done(let command):
+    // Also what another try in flight beside this one may have done meanwhile.
+    let mayHaveHappened = wasTried || tries.mayHaveHappenedBeside(work.id, work.work)
+    guard case .retry(var failure) = outcome else {
       breakers.succeeded(pass, now: clock.now)
-      return await record(command, of: work, as: known, isAccepted: true, place: place)
-    case .declined(let reason), .refused(_, let reason):
-      breakers.succeeded(pass, now: clock.now)
-      logger.notice(
-        "declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-      return await record(
-        .decline(work.work, reason: reason), of: work, as: known, isAccepted: false, place: place)
-    case .impossible(let reason):
-      breakers.succeeded(pass, now: clock.now)
-      return await giveUp(work, known, reason: reason, place)
+      let isAccepted = if case .done = outcome { true } else { false }
+      guard
+        let command = StepRule.command(
+          for: outcome, of: work.work, mayHaveHappened: mayHaveHappened, isExhausted: true)
+      else { preconditionFailure("only a retry can come without a command") }
+      return await conclude(command, of: work, as: known, isAccepted: isAccepted, mayHaveHappened: true, place)
     }
+    failure.isDoubtful = mayHaveHappened
+    let isOutage = judge(failure, pass, work.id)
+    guard
+      let command = StepRule.command(
+        for: .retry(failure), of: work.work, mayHaveHappened: mayHaveHappened,
+        isExhausted: isExhausted(failure, isOutage: isOutage, ownFailures: ownFailures))
+    else { return (.retry(failure, isOutage: isOutage), failure.mayHaveHappened) }
+    return await conclude(command, of: work, as: known, isAccepted: false, mayHaveHappened: true, place)
+  }
+
+  /// Whether this failure ends the payment's tries.
+  private func isExhausted(_ failure: CallRetry, isOutage: Bool, ownFailures: Int) -> Bool {
+    guard failure.cause == .misconfigured else { return ownFailures >= options.ownFailureLimit }
+    let limit = failure.isDoubtful ? options.misconfiguredLimitWhenTried : options.misconfiguredLimit
+    return !isOutage && ownFailures + 1 >= limit
+  }
+
+  /// Records what became of a step.
+  ///
+  /// - Parameter mayHaveHappened: what is to be remembered of the tries if nothing could be recorded.
+  private func conclude(
+    _ command: PaymentCommand, of work: StepWork, as known: PaymentLog.Loaded, isAccepted: Bool, mayHaveHappened: Bool,
+    _ place: Place
+  ) async -> (StepEnding, mayHaveHappened: Bool) {
+    switch command {
+    case .giveUp(_, let reason), .markUnknown(_, let reason):
+      let isUnknown = if case .markUnknown = command { true } else { false }
+      logger.error(
+        isUnknown ? "the outcome of a step is unknown" : "gave a payment up",
+        metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+    case .decline(_, let reason), .recordCancellationRefused(let reason):
+      logger.notice("declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+    default: break
+    }
+    let ending = await record(command, of: work, as: known, isAccepted: isAccepted, place: place)
+    guard case .finished(_, let committed) = ending else { return (ending, mayHaveHappened) }
+    // It was done, and no state takes it.
+    if isAccepted, committed == 0 { return (ending, true) }
+    // What became of the step is on the log, and of all its tries with it.
+    tries.forget(work.id, work.work)
+    return (ending, false)
   }
 
   /// Tells the breakers of a call without an answer that decides.
@@ -156,19 +204,17 @@ struct StepCall: Sendable {
     }
   }
 
-  private func giveUp(
-    _ work: StepWork, _ known: PaymentLog.Loaded, reason: String, _ place: Place
-  ) async -> StepEnding {
-    logger.error(
-      "gave a payment up", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-    return await record(.giveUp(work.work, reason: reason), of: work, as: known, isAccepted: false, place: place)
-  }
-
   /// Appends what came of a try together with the consumer's place. What the log can't take now is kept here and appended
   /// again, until it can or the server stops: the call is not repeated for it.
   func record(
     _ command: PaymentCommand, of work: StepWork, as known: PaymentLog.Loaded?, isAccepted: Bool, place: Place
   ) async -> StepEnding {
+    var command = command
+    if case .delay(var delay) = command {
+      // From now on it is the log that tells what the tries so far may have done.
+      delay.mayHaveHappened = tries.mayHaveHappened(work.id, work.work)
+      command = .delay(delay)
+    }
     var failures = 0
     while true {
       let place = await place()
@@ -177,9 +223,14 @@ struct StepCall: Sendable {
         let executed = try await log.record(command, on: work.id, as: failures == 0 ? known : nil, cursor: cursor)
         if failures > 0 { log.gate.release(didAppend: true) }
         switch executed {
-        case .appended: return .finished(isAccepted: isAccepted, committed: place)
+        case .appended:
+          if case .delay = command { tries.forget(work.id, work.work) }
+          return .finished(isAccepted: isAccepted, committed: place)
         case .refused(let refusal):
-          logger.notice("a payment had moved on", metadata: ["payment": "\(work.id)", "state": "\(refusal)"])
+          // What the other side has done and no state allows is for a person to look at.
+          logger.log(
+            level: isAccepted ? .error : .notice, "a payment had moved on",
+            metadata: ["payment": "\(work.id)", "step": "\(work.work)", "state": "\(refusal)"])
         }
         return .finished(isAccepted: isAccepted)
       } catch {

@@ -68,7 +68,7 @@ public actor StepConsumer {
   ///   - breaker: shared by all that call the same dependency.
   public init(
     _ step: PaymentStep, log: PaymentLog, delays: any DelayedWork, provider: any StepProvider, breaker: Breaker,
-    board: WaitingBoard, health: Health, options: Options = .init(), logger: Logger
+    board: WaitingBoard, health: Health, tries: Tries = .init(), options: Options = .init(), logger: Logger
   ) {
     self.step = step
     askingTypes = PaymentEvent.TypeName.allCases.filter { $0.mayAsk(for: step) }.map { Array($0.rawValue.utf8) }
@@ -83,8 +83,8 @@ public actor StepConsumer {
     logger[metadataKey: "consumer"] = "\(cursorName)"
     self.logger = logger
     call = StepCall(
-      log: log, cursorName: cursorName, provider: provider, breakers: breakers, health: health, options: options,
-      clock: clock, logger: logger)
+      log: log, cursorName: cursorName, provider: provider, breakers: breakers, health: health, tries: tries,
+      options: options, clock: clock, logger: logger)
     self.window = Window(place: 0, limit: options.unfinishedLimit)
     self.delayed = DelayedQueue(limit: options.callLimit)
     self.slots = CallSlots(limits: options.slotLimits)
@@ -191,7 +191,7 @@ public actor StepConsumer {
     let isOwn = failure.cause == .misconfigured ? !isOutage : acceptedCount > before.acceptedBefore
     let failures = before.count + (isOwn ? 1 : 0)
     ownFailures[offset] = (failures, acceptedCount)
-    let wait = options.backoff(failure.cause).delay(attempts: attempts, atLeast: failure.after)
+    let wait = options.backoff(failure).delay(attempts: attempts, atLeast: failure.after)
     let isLong =
       wait >= options.durableDelay && (failures >= options.ownFailuresToDelay || (failure.after != nil && !isOutage))
     // What hangs may hang for days: it must neither pin the cursor nor pile up here.
@@ -216,7 +216,7 @@ public actor StepConsumer {
     guard isOwn || !isOutage else { return delayed.finish(item) }
     let attempts = item.delay.attempts + 1
     delay(
-      .delayed(item), for: options.backoff(failure.cause).delay(attempts: attempts, atLeast: failure.after), attempts,
+      .delayed(item), for: options.backoff(failure).delay(attempts: attempts, atLeast: failure.after), attempts,
       item.delay.ownFailures + (isOwn ? 1 : 0), failure.reason, in: &group)
   }
 

@@ -13,6 +13,11 @@ extension StepConsumer {
     /// A payment is given up after so many answers that the address or the form of its calls is wrong, unless others get
     /// the same.
     public var misconfiguredLimit = 5
+    /// The same once the step may have been carried out: a person is needed anyway, and soon.
+    public var misconfiguredLimitWhenTried = 3
+    /// How long the other side keeps an idempotency key; nil for ever. After that a step that moves money and may have been
+    /// carried out is not tried again: its outcome is unknown.
+    public var keyLifetime: Duration? = .seconds(24 * 60 * 60)
     /// A payment that was not answered in time so often waits on the log, however long.
     public var timeoutsToDelay = 2
     /// A wait from this length on goes on the log, if it is the payment's own: it has failed ``ownFailuresToDelay`` times
@@ -31,10 +36,10 @@ extension StepConsumer {
     /// The most calls that are out at once for a step.
     var mostCalls: Int { slotLimits.total }
 
-    /// Longer where the address is wrong: meanwhile others show whether it is so for all.
-    func backoff(_ cause: CallRetry.Cause) -> Backoff {
+    /// Longer where the address is wrong: meanwhile others show whether it is so for all. Not where a person is needed soon.
+    func backoff(_ failure: CallRetry) -> Backoff {
       var backoff = backoff
-      if cause == .misconfigured { backoff.base = min(backoff.base * 20, backoff.cap) }
+      if failure.cause == .misconfigured, !failure.isDoubtful { backoff.base = min(backoff.base * 20, backoff.cap) }
       return backoff
     }
   }

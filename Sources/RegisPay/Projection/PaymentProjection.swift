@@ -44,6 +44,7 @@ public final class PaymentProjection: Sendable {
   private let pool: DatabasePool
   private let limits: PaymentSearch.Limits
   private let state: Mutex<(place: UInt64, startEnd: UInt64, isIndexed: Bool)>
+  private let unknown = Mutex(0)
 
   /// Opens the file in a directory, which is made if it is missing. Blocks for some reads.
   public static func open(
@@ -173,6 +174,17 @@ public final class PaymentProjection: Sendable {
   /// How many payments were given up, as far as the list has come.
   public func failedCount() async throws -> Int { try await pool.read(PaymentTable.failedCount) }
 
+  /// How many payments have a step whose outcome is unknown, as far as the list has come.
+  public func unknownCount() async throws -> Int { try await pool.read(PaymentTable.unknownCount) }
+
+  /// The same, as it was when the list went on last. Reads no file.
+  var lastUnknownCount: Int { unknown.withLock { $0 } }
+
+  private func countUnknown() throws {
+    let count = try pool.read(PaymentTable.unknownCount)
+    unknown.withLock { $0 = count }
+  }
+
   /// What of a step had to wait and need not any more, as far as the list has come: the longest due first.
   public func due(
     _ step: PaymentStep, by microseconds: UInt64, limit: Int
@@ -195,10 +207,15 @@ public final class PaymentProjection: Sendable {
   /// Follows the log until its task is cancelled. Reads and writes files on the thread that runs it.
   public func run() async {
     var known = RecentPayments(log: log)
+    var isCounted = false
     while !Task.isCancelled {
       let clock = ContinuousClock()
       let start = clock.now
       do {
+        if !isCounted {
+          try countUnknown()
+          isCounted = true
+        }
         let wasCatchingUp = progress.isCatchingUp
         let limit = wasCatchingUp ? Self.batches.catchingUp : Self.batches.following
         let count = try advance(&known, limit: limit)
@@ -253,6 +270,9 @@ public final class PaymentProjection: Sendable {
         if hasDelays { try PaymentTable.writeDelays(row, database) }
       }
       try PaymentTable.setProgress(.init(version: PaymentTable.version, log: identity, place: place), database)
+    }
+    if lastUnknownCount > 0 || rows.contains(where: { $0.status == .outcomeUnknown }) {
+      try countUnknown()
     }
     let wasCatchingUp = progress.isCatchingUp
     state.withLock { $0.place = place }

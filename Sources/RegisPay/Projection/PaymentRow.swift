@@ -12,13 +12,15 @@ public struct PaymentRow: Sendable, Hashable {
   public var offset: UInt64
   public var createdMicroseconds: UInt64
   public var updatedMicroseconds: UInt64
-  /// Where it ended or was given up, and why; nil while all is well.
+  /// Where it ended, was given up or can't be told, and why; nil while all is well.
   public var trouble: Trouble?
   /// What waits for a time, the next to be tried first.
   public var delays: [Delay]
 
   public struct Trouble: Sendable, Hashable {
     public var step: PaymentStep
+    /// The refund's number; only with the step `refund`.
+    public var refund: Int?
     public var reason: String
   }
 
@@ -58,7 +60,9 @@ public struct PaymentRow: Sendable, Hashable {
 
   private static func trouble(of payment: Payment) -> Trouble? {
     if case .declined(let step, let reason) = payment.state { return Trouble(step: step, reason: reason) }
-    // The first of what was given up; a retry takes up all of it.
-    return payment.parked.first.map { Trouble(step: $0.work.step, reason: $0.reason) }
+    // The first of what is unknown, each of which is resolved by itself, or of what was given up: a retry takes up all.
+    return (payment.unknown.first ?? payment.parked.first).map {
+      Trouble(step: $0.work.step, refund: $0.work.refund, reason: $0.reason)
+    }
   }
 }

@@ -4,10 +4,11 @@ import GRDB
 /// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
 enum PaymentTable {
   /// Of the tables and of what is put into them. A file of another version is made anew from the log.
-  static let version = 3
+  static let version = 4
 
   /// The name of the tally of payments that were given up; those of delays have their step's.
   private static let failedTally = "failed"
+  private static let unknownTally = "unknown"
 
   static func create(_ database: Database) throws {
     try database.execute(
@@ -19,12 +20,13 @@ enum PaymentTable {
         CREATE TABLE payment (
           number INTEGER PRIMARY KEY, id BLOB NOT NULL, version INTEGER NOT NULL, status INTEGER NOT NULL,
           amount INTEGER NOT NULL, currency TEXT NOT NULL, refunded INTEGER NOT NULL, reference TEXT,
-          created INTEGER NOT NULL, updated INTEGER NOT NULL, step TEXT, reason TEXT
+          created INTEGER NOT NULL, updated INTEGER NOT NULL, step TEXT, refund INTEGER, reason TEXT
         );
         -- What waits for a time, of the payment with this number; refund 0 for none.
         CREATE TABLE delay (
           number INTEGER NOT NULL, step TEXT NOT NULL, refund INTEGER NOT NULL, due INTEGER NOT NULL,
-          attempts INTEGER NOT NULL, failures INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (number, step, refund)
+          attempts INTEGER NOT NULL, failures INTEGER NOT NULL, reason TEXT NOT NULL, tried INTEGER NOT NULL,
+          PRIMARY KEY (number, step, refund)
         ) WITHOUT ROWID;
         CREATE INDEX delay_due ON delay (step, due);
         -- How many there are of what is counted: a count by going through them would take as long as there are many.
@@ -34,6 +36,14 @@ enum PaymentTable {
         END;
         CREATE TRIGGER delay_uncounted AFTER DELETE ON delay BEGIN
           UPDATE tally SET count = count - 1 WHERE name = old.step;
+        END;
+        CREATE TRIGGER unknown_counted AFTER INSERT ON payment WHEN new.status = \(code(of: .outcomeUnknown)) BEGIN
+          INSERT INTO tally VALUES ('\(unknownTally)', 1) ON CONFLICT DO UPDATE SET count = count + 1;
+        END;
+        CREATE TRIGGER unknown_changed AFTER UPDATE OF status ON payment
+        WHEN (old.status = \(code(of: .outcomeUnknown))) <> (new.status = \(code(of: .outcomeUnknown))) BEGIN
+          INSERT INTO tally VALUES ('\(unknownTally)', (new.status = \(code(of: .outcomeUnknown))))
+          ON CONFLICT DO UPDATE SET count = count + CASE new.status WHEN \(code(of: .outcomeUnknown)) THEN 1 ELSE -1 END;
         END;
         CREATE TRIGGER failed_counted AFTER INSERT ON payment WHEN new.status = \(code(of: .failed)) BEGIN
           INSERT INTO tally VALUES ('\(failedTally)', 1) ON CONFLICT DO UPDATE SET count = count + 1;
@@ -95,17 +105,18 @@ enum PaymentTable {
     try database.cachedStatement(
       sql: """
         INSERT INTO payment
-          (number, id, version, status, amount, currency, refunded, reference, created, updated, step, reason)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+          (number, id, version, status, amount, currency, refunded, reference, created, updated, step, refund, reason)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (number) DO UPDATE SET
           version = excluded.version, status = excluded.status, refunded = excluded.refunded,
-          reference = excluded.reference, updated = excluded.updated, step = excluded.step, reason = excluded.reason
+          reference = excluded.reference, updated = excluded.updated, step = excluded.step, refund = excluded.refund,
+          reason = excluded.reason
         """
     ).execute(arguments: [
       Int64(clamping: row.offset), Data(row.id.data), Int64(clamping: row.version), code(of: row.status),
       row.money.minorUnits, row.money.currency.code, row.refunded.minorUnits, row.reference,
       Int64(clamping: row.createdMicroseconds), Int64(clamping: row.updatedMicroseconds), row.trouble?.step.rawValue,
-      row.trouble?.reason,
+      row.trouble?.refund, row.trouble?.reason,
     ])
   }
 
@@ -114,9 +125,9 @@ enum PaymentTable {
     let number = Int64(clamping: row.offset)
     try database.cachedStatement(sql: "DELETE FROM delay WHERE number = ?").execute(arguments: [number])
     for delay in row.delays {
-      try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
+      try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
         number, delay.work.step.rawValue, delay.work.refund ?? 0, Int64(clamping: delay.untilMicroseconds),
-        delay.attempts, delay.ownFailures, delay.reason,
+        delay.attempts, delay.ownFailures, delay.reason, delay.mayHaveHappened,
       ])
     }
   }
@@ -149,6 +160,9 @@ enum PaymentTable {
   /// How many payments were given up.
   static func failedCount(_ database: Database) throws -> Int { try tally(failedTally, database) }
 
+  /// How many payments have a step whose outcome is unknown.
+  static func unknownCount(_ database: Database) throws -> Int { try tally(unknownTally, database) }
+
   private static func tally(_ name: String, _ database: Database) throws -> Int {
     try Int.fetchOne(
       try database.cachedStatement(sql: "SELECT count FROM tally WHERE name = ?"), arguments: [name]) ?? 0
@@ -177,7 +191,7 @@ enum PaymentTable {
     else { throw impossibleRow }
     return Delay(
       work, untilMicroseconds: UInt64(clamping: row["due"] as Int64), attempts: row["attempts"],
-      ownFailures: row["failures"], reason: row["reason"])
+      ownFailures: row["failures"], reason: row["reason"], mayHaveHappened: row["tried"])
   }
 
   private static var impossibleRow: DatabaseError {
@@ -215,7 +229,8 @@ enum PaymentTable {
     _ query: PaymentQuery, by source: PaymentSearch.Source, upTo end: PaymentQuery.Key?, limit: Int
   ) -> Statement {
     var statement = Statement(
-      "SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, reason")
+      "SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, refund,"
+        + " reason")
     statement.add(from: source, query.filters)
     statement.add(placesOf: query, upTo: end)
     statement.sql += " LIMIT ?"
@@ -262,8 +277,8 @@ enum PaymentTable {
       let status = status(of: row[3])
     else { throw impossibleRow }
     var trouble: PaymentRow.Trouble?
-    if let step = (row[10] as String?).flatMap(PaymentStep.init(rawValue:)), let reason = row[11] as String? {
-      trouble = .init(step: step, reason: reason)
+    if let step = (row[10] as String?).flatMap(PaymentStep.init(rawValue:)), let reason = row[12] as String? {
+      trouble = .init(step: step, refund: row[11], reason: reason)
     }
     return PaymentRow(
       id: id, money: Money(minorUnits: row[4], currency: currency), status: status, reference: row[7],
@@ -285,6 +300,7 @@ enum PaymentTable {
     case .refunding: 7
     case .refunded: 8
     case .failed: 9
+    case .outcomeUnknown: 10
     }
   }
 

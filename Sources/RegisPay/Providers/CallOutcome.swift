@@ -9,8 +9,10 @@ public enum CallOutcome: Sendable, Hashable {
   /// Another 4xx about the payment. A certain no only while no earlier try of the step can have reached the other side:
   /// to a repeat it may mean that the first try was carried out.
   case refused(status: Int, reason: String)
-  /// Asking again will not help, or what it did can't be told: somebody has to look.
+  /// Asking again will not help, and this call did nothing: somebody has to look.
   case impossible(reason: String)
+  /// It was accepted, and what came of it can't be told: somebody has to look.
+  case unreadable(reason: String)
 }
 
 /// A call without an answer that decides.
@@ -27,7 +29,9 @@ public struct CallRetry: Sendable, Hashable {
     case broken
     /// 408 or 5xx: the other side may have carried the call out before it failed.
     case serverError
-    /// 409, 423, 425 or 429: not now. Says nothing about whether the step was done.
+    /// 409 or 423: another call with the same key, or about the same payment, holds it. Not now; that call may be ours.
+    case inProgress
+    /// 425 or 429: not now; this call did nothing.
     case busy
     /// 401, 403 or 407: our credentials are not accepted; this call did nothing.
     case credentials
@@ -40,6 +44,8 @@ public struct CallRetry: Sendable, Hashable {
   public var reason: String
   /// The least time to wait, as the other side asked (`Retry-After`).
   public var after: Duration?
+  /// An earlier try of the step may have been carried out; known to who made the call.
+  var isDoubtful = false
 
   public init(_ cause: Cause, reason: String, after: Duration? = nil) {
     self.cause = cause
@@ -47,10 +53,10 @@ public struct CallRetry: Sendable, Hashable {
     self.after = after
   }
 
-  /// The other side may have carried this call out.
+  /// The other side may have carried this call out, or an earlier one of the step.
   public var mayHaveHappened: Bool {
     switch cause {
-    case .noAnswer, .broken, .serverError: true
+    case .noAnswer, .broken, .serverError, .inProgress: true
     case .notMade, .unreachable, .busy, .credentials, .misconfigured: false
     }
   }
@@ -59,7 +65,7 @@ public struct CallRetry: Sendable, Hashable {
   public var isOutage: Bool {
     switch cause {
     case .notMade, .unreachable, .noAnswer, .broken, .serverError, .credentials: true
-    case .busy, .misconfigured: false
+    case .inProgress, .busy, .misconfigured: false
     }
   }
 }

@@ -104,7 +104,8 @@ enum Verdict: Sendable, Hashable {
       self = retry(.broken, "the connection to \(name) broke, and the repeat was answered \(answer.status)")
     case 408, 500..<600: self = retry(.serverError, "\(name) answered \(answer.status)")
     case 429: self = retry(.busy, "\(name) answered 429, too many requests")
-    case 409, 423, 425: self = retry(.busy, "\(name) answered \(answer.status): not now")
+    case 409, 423: self = retry(.inProgress, "\(name) answered \(answer.status): not now")
+    case 425: self = retry(.busy, "\(name) answered 425: not now")
     // It does not know us, or not any more: no payment's fault, and it ends when somebody mends the credentials.
     case 401, 403, 407: self = retry(.credentials, "\(name) does not accept our credentials: \(answer.status)")
     case 404...406, 411, 413...415, 417, 421, 426, 431: self = retry(.misconfigured, refusal)

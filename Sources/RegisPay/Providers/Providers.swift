@@ -3,7 +3,7 @@ public struct PSPClient: StepProvider {
   private let caller: Caller
 
   /// Bytes of a reference that we keep; a provider's id is far shorter.
-  private static let referenceLimit = 200
+  static let referenceLimit = 200
 
   /// - Parameters:
   ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
@@ -40,7 +40,7 @@ public struct PSPClient: StepProvider {
     case .accepted(let body):
       guard let reference = (try? JSONReader.read(body))?["paymentId"]?.text, !reference.isEmpty,
         reference.utf8.count <= Self.referenceLimit
-      else { return .impossible(reason: "the PSP accepted the payment without a readable paymentId") }
+      else { return .unreadable(reason: "the PSP accepted the payment without a readable paymentId") }
       return .done(.recordCreated(reference: reference))
     }
   }
@@ -55,13 +55,11 @@ public struct PSPClient: StepProvider {
 
   private func cancel(_ payment: Payment, _ reference: String) async -> CallOutcome {
     let answer = await post("cancel", of: reference, key: idempotencyKey(payment.id, PaymentWork(.cancel)))
-    // A PSP that knows no such call can't cancel; the payment goes on.
-    if case .success(let answer) = answer, [404, 405, 501].contains(answer.status) {
-      return .done(.recordCancellationRefused(reason: "the PSP can't cancel: it answered \(answer.status)"))
+    // A PSP that knows no such call can't cancel. Or its gateway is misconfigured for a while: told by asking again.
+    if case .success(let answer) = answer, answer.status == 501, !answer.isOfRepeat {
+      return .retry(CallRetry(.misconfigured, reason: "the PSP can't cancel: it answered 501"))
     }
     switch Verdict(answer, from: "the PSP") {
-    case .outcome(.declined(let reason)), .outcome(.refused(_, let reason)):
-      return .done(.recordCancellationRefused(reason: reason))
     case .outcome(let outcome): return outcome
     case .accepted: return .done(.recordCancelled)
     }

@@ -16,6 +16,7 @@ struct Processing: Service {
   /// For the simulators in this server, and nobody else.
   let own: OwnToken
   let logger: Logger
+  private let tries = Tries()
 
   func run() async throws {
     // Ends without one when the server could not start.
@@ -61,7 +62,7 @@ struct Processing: Service {
   private func consumer(_ step: PaymentStep, _ provider: any StepProvider, _ breaker: Breaker) -> StepConsumer {
     StepConsumer(
       step, log: log, delays: projection, provider: provider, breaker: breaker, board: board, health: health,
-      options: options.consumer,
+      tries: tries, options: options.consumer,
       logger: logger)
   }
 }

@@ -126,6 +126,11 @@ public struct Server: Sendable {
       throw .projection(error)
     }
     defer { projection.close() }
+    health.warn { [projection] in
+      let count = projection.lastUnknownCount
+      guard count > 0 else { return [] }
+      return ["payments with an unknown outcome: \(count); see regispay unknown list"]
+    }
     let webhooks: Webhooks
     do throws(WebhookStoreError) {
       webhooks = try Webhooks.open(

@@ -84,8 +84,8 @@ public final class Simulator: Sendable {
     try await change(reference, key: key, request: "settle \(reference)") { charge in
       switch charge.status {
       case .created: (Answer(status: 202, body: [:]), charge.event(.settled))
-      case .settled: (Answer(status: 409, body: ["error": "the payment is settled already"]), nil)
-      case .cancelled: (Answer(status: 409, body: ["error": "the payment is cancelled"]), nil)
+      case .settled: (Answer(status: 422, body: ["error": "the payment is settled already"]), nil)
+      case .cancelled: (Answer(status: 422, body: ["error": "the payment is cancelled"]), nil)
       }
     }
   }
@@ -95,8 +95,8 @@ public final class Simulator: Sendable {
     try await change(reference, key: key, request: "cancel \(reference)") { charge in
       switch charge.status {
       case .created: (Answer(status: 202, body: [:]), charge.event(.cancelled))
-      case .settled: (Answer(status: 409, body: ["error": "the payment is settled"]), nil)
-      case .cancelled: (Answer(status: 409, body: ["error": "the payment is cancelled already"]), nil)
+      case .settled: (Answer(status: 422, body: ["error": "the payment is settled"]), nil)
+      case .cancelled: (Answer(status: 422, body: ["error": "the payment is cancelled already"]), nil)
       }
     }
   }

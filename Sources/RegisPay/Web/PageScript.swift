@@ -40,6 +40,10 @@ extension Page {
       if (note) row.state.append(element("span", { className: "note" }, note));
     }
 
+    function note(payment) {
+      return (payment.unknown ?? payment.failure ?? payment.waiting)?.reason;
+    }
+
     function addRow(payment, atEnd) {
       if (rows.has(payment.paymentId)) return;
       const id = payment.paymentId;
@@ -58,7 +62,7 @@ extension Page {
       const row = { line, state, more, detail: null };
       more.addEventListener("click", () => toggleEvents(id, row));
       rows.set(id, row);
-      showState(row, payment.status, payment.failure?.reason ?? payment.waiting?.reason);
+      showState(row, payment.status, note(payment));
       if (atEnd) byId("payments").append(line); else byId("payments").prepend(line);
       byId("empty").hidden = true;
       while (rows.size > shownLimit) {
@@ -104,15 +108,15 @@ extension Page {
     const states = { PaymentInitiated: "Initiated", PaymentCreated: "Created", PaymentSettled: "Settled",
       PaymentCompleted: "Completed", PaymentFailed: "Failed", PaymentDeclined: "Declined",
       PaymentCancelled: "Cancelled", PaymentCancellationRequested: "Cancelling",
-      PaymentRefundRequested: "Refunding" };
+      PaymentRefundRequested: "Refunding", PaymentOutcomeUnknown: "OutcomeUnknown" };
     // After these the state depends on what was before: it is asked for.
     const unclear = new Set(["PaymentCancellationRefused", "PaymentRetried", "PaymentDelayed",
-      "PaymentRefunded", "PaymentRefundDeclined", "PaymentRefundFailed"]);
+      "PaymentRefunded", "PaymentRefundDeclined", "PaymentRefundFailed", "PaymentOutcomeResolved"]);
 
     async function askState(id, row) {
       try {
         const payment = parse(await (await call(`/api/v1/payments/${encodeURIComponent(id)}`)).text());
-        showState(row, payment.status, payment.failure?.reason ?? payment.waiting?.reason);
+        showState(row, payment.status, note(payment));
       } catch {
         showState(row, row.state.dataset.state, "the state can't be loaded now");
       }

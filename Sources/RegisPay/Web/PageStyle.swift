@@ -59,7 +59,7 @@ extension Page {
     .state { color: var(--move); font-weight: 600; font-size: 0.875rem; transition: color 0.3s; }
     .state[data-state="Initiated"] { color: var(--wait); }
     .state[data-state="Completed"] { color: var(--done); }
-    .state[data-state="Failed"] { color: var(--bad); }
+    .state[data-state="Failed"], .state[data-state="OutcomeUnknown"] { color: var(--bad); }
     .note { display: block; font-weight: 400; font-size: 0.8125rem; color: var(--soft); white-space: normal; }
     td ol { margin: 0; padding-left: 1.25rem; }
     td pre { margin: 0.25rem 0 0.75rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.8125rem; }

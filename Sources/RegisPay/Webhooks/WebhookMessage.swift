@@ -19,6 +19,8 @@ extension PaymentEvent.TypeName {
     case .refunded: "payment.refunded"
     case .refundDeclined: "payment.refund_declined"
     case .refundFailed: "payment.refund_failed"
+    case .outcomeUnknown: "payment.outcome_unknown"
+    case .outcomeResolved: "payment.outcome_resolved"
     }
   }
 
@@ -76,8 +78,9 @@ struct WebhookMessage: Sendable, Hashable {
   private static func refundNumber(_ event: Event) -> Int? {
     switch try? PaymentEvent(type: event.type, payload: event.payload) {
     case .refundRequested(let number, _), .refunded(let number), .refundDeclined(let number, _),
-      .refundFailed(let number, _):
+      .refundFailed(let number, _, _):
       number
+    case .outcomeUnknown(let work, _), .outcomeResolved(let work, _): work.refund
     case .retried(_, let number): number
     default: nil
     }

@@ -18,6 +18,18 @@ private struct Situation {
   var status: PaymentStatus
   var due: [PaymentWork]
   var next: [(PaymentEvent, PaymentStatus)]
+  /// What follows when a person asks to cancel it; nil when that is refused.
+  var cancel: [PaymentEvent]? = nil
+  /// What a person has to resolve first.
+  var unknown: PaymentWork? = nil
+}
+
+private func unknown(_ work: PaymentWork) -> PaymentEvent { .outcomeUnknown(work, reason: "no answer") }
+
+private func unknown(_ step: PaymentStep) -> PaymentEvent { unknown(PaymentWork(step)) }
+
+private func resolved(_ work: PaymentWork, _ status: PaymentStatus) -> [(PaymentEvent, PaymentStatus)] {
+  [(.outcomeResolved(work, happened: true), status), (.outcomeResolved(work, happened: false), status)]
 }
 
 private func delay(_ work: PaymentWork, attempts: Int = 6) -> Delay {
@@ -36,36 +48,65 @@ private let situations: [Situation] = [
     name: "initiated", events: [.initiated(id, amount)], status: .initiated, due: [PaymentWork(.create)],
     next: [
       (.created(reference: "r2"), .created), (.declined(step: .create, reason: "no"), .declined),
-      (.cancelled, .cancelled),
-      (.failed(step: .create, reason: "no"), .failed),
-    ]),
+      (.cancelled, .cancelled), (.cancellationRequested, .cancelling),
+      (.failed(step: .create, reason: "no"), .failed), (unknown(.create), .outcomeUnknown),
+    ], cancel: [.cancellationRequested]),
   Situation(
     name: "waiting to be created", events: [.initiated(id, amount), .delayed(delay(PaymentWork(.create)))],
     status: .initiated, due: [PaymentWork(.create)],
     next: [
       (.created(reference: "r2"), .created), (.declined(step: .create, reason: "no"), .declined),
       (.cancelled, .cancelled), (.failed(step: .create, reason: "no"), .failed),
-      (.retried(.create, refund: nil), .initiated),
+      (.retried(.create, refund: nil), .initiated), (.cancellationRequested, .cancelling),
+      (unknown(.create), .outcomeUnknown),
+    ], cancel: [.retried(.create, refund: nil), .cancellationRequested]),
+  Situation(
+    name: "cancelling before it is created", events: [.initiated(id, amount), .cancellationRequested],
+    status: .cancelling, due: [PaymentWork(.create)],
+    next: [
+      (.created(reference: "r2"), .created), (.declined(step: .create, reason: "no"), .declined),
+      (.cancelled, .cancelled), (.failed(step: .create, reason: "no"), .failed), (unknown(.create), .outcomeUnknown),
     ]),
+  Situation(
+    name: "perhaps created", events: [.initiated(id, amount), unknown(.create)], status: .outcomeUnknown, due: [],
+    next: resolved(PaymentWork(.create), .initiated), unknown: PaymentWork(.create)),
+  Situation(
+    name: "perhaps created, and to be cancelled",
+    events: [.initiated(id, amount), .cancellationRequested, unknown(.create)], status: .outcomeUnknown, due: [],
+    next: resolved(PaymentWork(.create), .cancelling), unknown: PaymentWork(.create)),
   Situation(
     name: "created", events: created, status: .created, due: [PaymentWork(.settle)],
     next: [
       (.settled, .settled), (.declined(step: .settle, reason: "no"), .declined),
       (.cancellationRequested, .cancelling), (.failed(step: .settle, reason: "no"), .failed),
-    ]),
+      (unknown(.settle), .outcomeUnknown),
+    ], cancel: [.cancellationRequested]),
+  Situation(
+    name: "perhaps settled", events: created + [unknown(.settle)], status: .outcomeUnknown, due: [],
+    next: resolved(PaymentWork(.settle), .created), unknown: PaymentWork(.settle)),
   Situation(
     name: "cancelling", events: created + [.cancellationRequested], status: .cancelling, due: [PaymentWork(.cancel)],
     next: [
       (.settled, .settled), (.cancelled, .cancelled),
       (.cancellationRefused(reason: "no"), .created), (.failed(step: .cancel, reason: "no"), .failed),
+      (unknown(.cancel), .outcomeUnknown),
     ]),
+  Situation(
+    name: "perhaps cancelled", events: created + [.cancellationRequested, unknown(.cancel)], status: .outcomeUnknown,
+    due: [], next: resolved(PaymentWork(.cancel), .cancelling), unknown: PaymentWork(.cancel)),
   Situation(
     name: "settled", events: settled, status: .settled, due: [PaymentWork(.notify)],
     next: [
-      (.completed, .completed), (.failed(step: .notify, reason: "no"), .failed),
+      (.completed, .completed), (.failed(step: .notify, reason: "no"), .failed), (unknown(.notify), .outcomeUnknown),
       (.refundRequested(1, part), .refunding),
       (.refundRequested(1, amount), .refunding), (.refundRequested(1, rest), .refunding),
     ]),
+  Situation(
+    name: "perhaps notified", events: settled + [unknown(.notify)], status: .outcomeUnknown, due: [],
+    next: resolved(PaymentWork(.notify), .settled) + [
+      (.refundRequested(1, part), .outcomeUnknown), (.refundRequested(1, amount), .outcomeUnknown),
+      (.refundRequested(1, rest), .outcomeUnknown),
+    ], unknown: PaymentWork(.notify)),
   Situation(
     name: "completed", events: completed, status: .completed, due: [],
     next: [
@@ -80,10 +121,21 @@ private let situations: [Situation] = [
     name: "cancelled", events: [.initiated(id, amount), .cancelled], status: .cancelled, due: [], next: []),
   Situation(
     name: "failed to create", events: [.initiated(id, amount), .failed(step: .create, reason: "no")], status: .failed,
-    due: [], next: [(.retried(.create, refund: nil), .initiated), (.cancelled, .cancelled)]),
+    due: [], next: [(.retried(.create, refund: nil), .initiated), (.cancelled, .cancelled)],
+    cancel: [.retried(.create, refund: nil), .cancellationRequested]),
+  Situation(
+    name: "failed to create, and nothing happened",
+    events: [.initiated(id, amount), .failed(step: .create, reason: "no", mayHaveHappened: false)], status: .failed,
+    due: [], next: [(.retried(.create, refund: nil), .initiated), (.cancelled, .cancelled)], cancel: [.cancelled]),
+  Situation(
+    name: "failed to create what is to be cancelled",
+    events: [.initiated(id, amount), .cancellationRequested, .failed(step: .create, reason: "no")], status: .failed,
+    due: [], next: [(.retried(.create, refund: nil), .cancelling), (.cancelled, .cancelled)],
+    cancel: [.retried(.create, refund: nil)]),
   Situation(
     name: "failed to settle", events: created + [.failed(step: .settle, reason: "no")], status: .failed, due: [],
-    next: [(.retried(.settle, refund: nil), .created), (.cancellationRequested, .cancelling)]),
+    next: [(.retried(.settle, refund: nil), .created), (.cancellationRequested, .cancelling)],
+    cancel: [.cancellationRequested]),
   Situation(
     name: "failed to cancel", events: created + [.cancellationRequested, .failed(step: .cancel, reason: "no")],
     status: .failed, due: [], next: [(.retried(.cancel, refund: nil), .cancelling)]),
@@ -98,14 +150,20 @@ private let situations: [Situation] = [
     due: [PaymentWork(refund: 1)],
     next: [
       (.refunded(1), .refunded), (.refundDeclined(1, reason: "no"), .completed),
-      (.refundFailed(1, reason: "no"), .failed),
+      (.refundFailed(1, reason: "no"), .failed), (unknown(PaymentWork(refund: 1)), .outcomeUnknown),
     ]),
+  Situation(
+    name: "perhaps refunded in part",
+    events: completed + [.refundRequested(1, part), unknown(PaymentWork(refund: 1))], status: .outcomeUnknown, due: [],
+    next: resolved(PaymentWork(refund: 1), .refunding) + [(.refundRequested(2, rest), .outcomeUnknown)],
+    unknown: PaymentWork(refund: 1)),
   Situation(
     name: "refunding a part", events: completed + [.refundRequested(1, part)], status: .refunding,
     due: [PaymentWork(refund: 1)],
     next: [
       (.refunded(1), .refunded), (.refundDeclined(1, reason: "no"), .completed),
       (.refundFailed(1, reason: "no"), .failed), (.refundRequested(2, rest), .refunding),
+      (unknown(PaymentWork(refund: 1)), .outcomeUnknown),
     ]),
   Situation(
     name: "waiting to be refunded",
@@ -114,6 +172,7 @@ private let situations: [Situation] = [
     next: [
       (.refunded(1), .refunded), (.refundDeclined(1, reason: "no"), .completed),
       (.refundFailed(1, reason: "no"), .failed), (.retried(.refund, refund: 1), .refunding),
+      (unknown(PaymentWork(refund: 1)), .outcomeUnknown),
     ]),
   Situation(
     name: "refunded in part", events: completed + [.refundRequested(1, part), .refunded(1)], status: .refunded, due: [],
@@ -137,7 +196,8 @@ private let situations: [Situation] = [
     next: [
       (.completed, .refunding), (.failed(step: .notify, reason: "no"), .failed), (.refunded(1), .refunded),
       (.refundDeclined(1, reason: "no"), .settled), (.refundFailed(1, reason: "no"), .failed),
-      (.refundRequested(2, rest), .refunding),
+      (.refundRequested(2, rest), .refunding), (unknown(.notify), .outcomeUnknown),
+      (unknown(PaymentWork(refund: 1)), .outcomeUnknown),
     ]),
 ]
 
@@ -151,7 +211,8 @@ private let events: [PaymentEvent] =
     [.failed(step: step, reason: "no"), .declined(step: step, reason: "no")]
       + (step == .refund ? [] : [.retried(step, refund: nil)])
   }
-  + works.map { .delayed(delay($0, attempts: 7)) }
+  + works.map { .delayed(delay($0, attempts: 7)) } + works.map { unknown($0) }
+  + works.flatMap { work in [true, false].map { .outcomeResolved(work, happened: $0) } }
   + (0...3).flatMap { number -> [PaymentEvent] in
     [
       .refunded(number), .refundDeclined(number, reason: "no"), .refundFailed(number, reason: "no"),
@@ -212,9 +273,12 @@ struct PaymentTests {
           case .notify: .recordCompleted
           case .refund: .recordRefunded(work.refund ?? 0)
           }
-        // A settlement that was under way ends after the payment was asked to be cancelled.
-        let isLate = work.step == .settle && situation.status == .cancelling
+        // A settlement that was in flight ends after the payment was asked to be cancelled, and an answer ends also what
+        // was unknown.
+        let isCancelled = situation.events.contains(.cancellationRequested) && payment.reference != nil
+        let isLate = work.step == .settle && isCancelled || work == situation.unknown
         for (command, isPossible) in [
+          (.markUnknown(work, reason: "no"), isDue),
           (success, isDue || isLate), (.decline(work, reason: "no"), isDue),
           (.giveUp(work, reason: "no"), isDue), (.delay(delay(work)), isDue),
         ] {
@@ -241,19 +305,84 @@ struct PaymentTests {
     for situation in situations {
       let payment = try #require(try Payment(situation.events))
       let possible = situation.next.map(\.0)
-      if possible.contains(.cancellationRequested) {
-        #expect(try payment.decide(.cancel) == [.cancellationRequested], "\(situation.name)")
-      } else if possible.contains(.cancelled) && situation.status != .cancelling {
-        #expect(try payment.decide(.cancel) == [.cancelled], "\(situation.name)")
+      if let cancel = situation.cancel {
+        #expect(try payment.decide(.cancel) == cancel, "\(situation.name)")
+        var after = payment
+        for event in cancel { try after.apply(event) }
+        #expect([.cancelling, .cancelled].contains(after.status), "\(situation.name)")
+      } else if case .outcomeUnknown(let step, _) = payment.state {
+        #expect(throws: PaymentRefusal.outcomeUnknown(PaymentWork(step))) { try payment.decide(.cancel) }
       } else {
         #expect(throws: PaymentRefusal.notCancellable(situation.status)) { try payment.decide(.cancel) }
       }
+      if let unknown = situation.unknown, unknown.step != .notify {
+        #expect(throws: PaymentRefusal.outcomeUnknown(unknown)) { try payment.decide(.refund(nil)) }
+      }
       let retries = possible.filter { if case .retried = $0 { true } else { false } }
       if retries.isEmpty {
-        #expect(throws: PaymentRefusal.nothingToRetry(situation.status)) { try payment.decide(.retry) }
+        let refusal = situation.unknown.map(PaymentRefusal.outcomeUnknown) ?? .nothingToRetry(situation.status)
+        #expect(throws: refusal) { try payment.decide(.retry) }
       } else {
         #expect(try payment.decide(.retry) == retries, "\(situation.name)")
       }
+    }
+  }
+
+  @Test("only what is unknown can be resolved, and either way it ends as if the other side had said so")
+  func resolutions() throws {
+    let ends: [String: (happened: PaymentStatus, didNot: PaymentStatus)] = [
+      "perhaps created": (.created, .declined), "perhaps created, and to be cancelled": (.cancelling, .cancelled),
+      "perhaps settled": (.settled, .declined), "perhaps cancelled": (.cancelled, .failed),
+      "perhaps notified": (.completed, .failed), "perhaps refunded in part": (.refunded, .completed),
+    ]
+    #expect(Set(situations.filter { $0.unknown != nil }.map(\.name)) == Set(ends.keys))
+    for situation in situations {
+      let payment = try #require(try Payment(situation.events))
+      for work in works {
+        for resolution in [PaymentCommand.Resolution.happened(reference: "r3"), .didNotHappen] {
+          guard let end = ends[situation.name], work == situation.unknown else {
+            #expect(throws: PaymentRefusal.notUnknown(work, situation.status)) {
+              try payment.decide(.resolve(work, resolution))
+            }
+            continue
+          }
+          var after = payment
+          for event in try payment.decide(.resolve(work, resolution)) { try after.apply(event) }
+          #expect(after.status == (resolution == .didNotHappen ? end.didNot : end.happened), "\(situation.name)")
+          #expect(after.unknown.isEmpty)
+          if work.step == .create, resolution != .didNotHappen { #expect(after.reference == "r3") }
+          if work.step == .cancel, resolution == .didNotHappen {
+            for event in try after.decide(.retry) { try after.apply(event) }
+            #expect(after.nextStep == .cancel, "it is never settled instead")
+          }
+        }
+      }
+    }
+    let perhapsCreated = try #require(try Payment([.initiated(id, amount), unknown(.create)]))
+    #expect(throws: PaymentRefusal.referenceMissing) {
+      try perhapsCreated.decide(.resolve(PaymentWork(.create), .happened()))
+    }
+  }
+
+  @Test("what the PSP turns out to have created for a payment that is to be cancelled is cancelled there")
+  func createdWhileCancelling() throws {
+    var payment = try #require(try Payment([.initiated(id, amount), .cancellationRequested]))
+    let events = try payment.decide(.recordCreated(reference: "r"))
+    #expect(events == [.created(reference: "r"), .cancellationRequested])
+    for event in events { try payment.apply(event) }
+    #expect(payment.status == .cancelling && payment.nextStep == .cancel && payment.reference == "r")
+    let untried = try #require(try Payment([.initiated(id, amount), .cancellationRequested]))
+    #expect(try untried.decide(.recordNotCreated) == [.cancelled])
+    let wanted = try #require(try Payment([.initiated(id, amount)]))
+    #expect(throws: PaymentRefusal.notDue(.initiated)) { try wanted.decide(.recordNotCreated) }
+  }
+
+  @Test("a settlement that turns out to have been first counts, whatever became of the cancellation")
+  func settledAfterAll() throws {
+    for end in [PaymentEvent.failed(step: .cancel, reason: "no"), unknown(.cancel)] {
+      var payment = try #require(try Payment(created + [.cancellationRequested, end]))
+      for event in try payment.decide(.recordSettled) { try payment.apply(event) }
+      #expect(payment.status == .settled)
     }
   }
 
@@ -360,7 +489,8 @@ struct PaymentTests {
     let commands: [PaymentCommand] = [
       .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .recordCancelled,
       .recordCancellationRefused(reason: "no"), .recordRefunded(number), .decline(work, reason: "no"),
-      .giveUp(work, reason: "no"),
+      .giveUp(work, reason: "no"), .markUnknown(work, reason: "no"), .recordNotCreated,
+      .resolve(work, .happened(reference: "r")), .resolve(work, .didNotHappen),
       .delay(delay(work, attempts: Int.random(in: 0...Int.max, using: &generator))), .cancel,
       .refund(Money(minorUnits: units, currency: currency)), .refund(nil), .retry, .recordCreated(reference: "r"),
       .recordSettled, .recordCompleted, .retry,
@@ -385,6 +515,44 @@ struct PaymentEventTests {
     #expect(
       String(decoding: PaymentEvent.initiated(id, amount).payload, as: UTF8.self)
         == #"{"paymentId":"\#(id)","amount":12.34,"currency":"GBP"}"#)
+  }
+
+  @Test("what earlier versions wrote may have happened, as they didn't say")
+  func oldEvents() throws {
+    func read(_ type: String, _ payload: String) throws -> PaymentEvent {
+      try PaymentEvent(type: type, payload: Array(payload.utf8))
+    }
+    #expect(
+      try read("PaymentFailed", #"{"step":"create","reason":"no"}"#)
+        == .failed(step: .create, reason: "no", mayHaveHappened: true))
+    #expect(
+      try read("PaymentRefundFailed", #"{"refund":1,"reason":"no"}"#)
+        == .refundFailed(1, reason: "no", mayHaveHappened: true))
+    let delayed = #"{"step":"settle","until":5,"attempts":1,"ownFailures":0,"reason":"busy"}"#
+    #expect(
+      try read("PaymentDelayed", delayed)
+        == .delayed(
+          Delay(
+            PaymentWork(.settle), untilMicroseconds: 5, attempts: 1, ownFailures: 0, reason: "busy",
+            mayHaveHappened: true)))
+    // Cancelled at once, as they did it.
+    #expect(try Payment([.initiated(id, amount), .cancelled])?.status == .cancelled)
+    #expect(
+      try Payment([.initiated(id, amount), .failed(step: .create, reason: "no"), .cancelled])?.status == .cancelled)
+  }
+
+  @Test("what is known to have done nothing is written so")
+  func nothingHappened() throws {
+    for event in [
+      PaymentEvent.failed(step: .settle, reason: "no", mayHaveHappened: false),
+      .refundFailed(2, reason: "no", mayHaveHappened: false),
+      .delayed(
+        Delay(
+          PaymentWork(.create), untilMicroseconds: 1, attempts: 1, ownFailures: 0, reason: "no", mayHaveHappened: false)
+      ),
+    ] {
+      #expect(try PaymentEvent(type: event.type, payload: event.payload) == event)
+    }
   }
 
   @Test("members that a later version added are passed over")
@@ -442,7 +610,8 @@ extension PaymentEvent {
   fileprivate var refundNumber: Int? {
     switch self {
     case .delayed(let delay): delay.work.refund
-    case .refunded(let number), .refundDeclined(let number, _), .refundFailed(let number, _),
+    case .outcomeUnknown(let work, _), .outcomeResolved(let work, _): work.refund
+    case .refunded(let number), .refundDeclined(let number, _), .refundFailed(let number, _, _),
       .refundRequested(let number, _):
       number
     default: nil

@@ -115,12 +115,12 @@ struct FaultyPSPTests {
       try await TestServer.run({ $0.pspURL = "http://127.0.0.1:\(port)/psp" }) { server in
         let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
         let id = try #require(try answer.json()["paymentId"]?.text)
-        try await eventually("it fails") {
-          try await server.get("/api/v1/payments/\(id)").json()["status"] == "Failed"
+        try await eventually("its outcome is unknown") {
+          try await server.get("/api/v1/payments/\(id)").json()["status"] == "OutcomeUnknown"
         }
         let payment = try await server.get("/api/v1/payments/\(id)").json()
-        #expect(payment["failure"]?["step"] == "create")
-        #expect(payment["failure"]?["reason"]?.text?.contains("readable paymentId") == true)
+        #expect(payment["unknown"]?["step"] == "create")
+        #expect(payment["unknown"]?["reason"]?.text?.contains("readable paymentId") == true)
       }
     }
   }

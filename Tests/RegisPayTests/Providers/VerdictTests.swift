@@ -23,9 +23,14 @@ struct VerdictTests {
     #expect(cause(verdict(status)) == .serverError)
   }
 
-  @Test("409, 423, 425 and 429 are tried again, and say nothing about what was done", arguments: [409, 423, 425, 429])
+  @Test("425 and 429 are tried again, and did nothing", arguments: [425, 429])
   func busy(_ status: Int) {
     #expect(cause(verdict(status)) == .busy)
+  }
+
+  @Test("409 and 423 are tried again: another call, perhaps of ours, is being carried out", arguments: [409, 423])
+  func inProgress(_ status: Int) {
+    #expect(cause(verdict(status)) == .inProgress)
   }
 
   @Test("an answer that says when is asked again then", arguments: [409, 429, 503])
@@ -91,9 +96,9 @@ struct VerdictTests {
   @Test("which failures leave it unknown whether the call was carried out, and which are outages")
   func causes() {
     let unknown = CallRetry.Cause.allCases.filter { CallRetry($0, reason: "").mayHaveHappened }
-    #expect(unknown == [.noAnswer, .broken, .serverError])
+    #expect(unknown == [.noAnswer, .broken, .serverError, .inProgress])
     let others = CallRetry.Cause.allCases.filter { !CallRetry($0, reason: "").isOutage }
-    #expect(others == [.busy, .misconfigured])
+    #expect(others == [.inProgress, .busy, .misconfigured])
   }
 
   @Test(

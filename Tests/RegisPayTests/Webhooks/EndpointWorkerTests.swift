@@ -33,7 +33,7 @@ struct EndpointWorkerTests {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
         try await bench.delivering { webhooks in
-          let worker = try await webhooks.add(receiver.url, events: [.cancelled])
+          let worker = try await webhooks.add(receiver.url, events: [.cancellationRequested])
           try await bench.initiate(20)
           let id = try await bench.log.initiate(Money(minorUnits: 1, currency: Currency.supported[0]))
           _ = try await bench.log.request(.cancel, of: id)

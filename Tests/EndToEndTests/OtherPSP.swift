@@ -1,0 +1,120 @@
+import AsyncHTTPClient
+import Foundation
+import Testing
+
+/// What goes wrong with one step of one payment; the payment is told by its amount.
+struct PSPCase: Sendable, Hashable, CustomStringConvertible {
+  enum Fault: String, Sendable, CaseIterable { case late, before, after, forgets }
+
+  static let statuses = [409, 423, 425, 400, 402, 404, 410, 422, 500, 200]
+
+  /// In minor units.
+  var amount: Int
+  var step: String
+  var fault: Fault
+  /// What the repeats are answered with.
+  var status: Int
+  /// The server is killed between the first call and the repeats.
+  var isRestarted: Bool
+  /// A person asks to cancel as soon as the PSP was asked to create.
+  var isCancelled = false
+
+  var description: String {
+    "\(step)\(isCancelled ? " and cancel" : ""), \(fault.rawValue), \(status)\(isRestarted ? ", killed between" : "")"
+  }
+
+  /// All combinations, each with an amount of its own.
+  static func all(_ faults: [Fault]) -> [PSPCase] {
+    var cases: [PSPCase] = []
+    let steps = [("create", false), ("create", true), ("settle", false), ("cancel", false), ("refund", false)]
+    for (step, isCancelled) in steps + [("notify", false)] {
+      for fault in faults {
+        for status in statuses {
+          for isRestarted in [false, true] {
+            cases.append(
+              PSPCase(
+                amount: 1_001 + cases.count, step: step, fault: fault, status: status, isRestarted: isRestarted,
+                isCancelled: isCancelled))
+          }
+        }
+      }
+    }
+    return cases
+  }
+
+  /// The status that the payment comes to rest in, before a person resolves anything; nil where several are right.
+  var expected: String? {
+    guard !isCancelled, fault != .forgets else { return nil }
+    switch status {
+    case 200, 409, 423, 425, 500: return ["cancel": "Cancelled", "refund": "Refunded"][step] ?? "Completed"
+    // A cancellation that is declined leads to the settlement; a refund that is declined leaves the rest as it was.
+    case 402: return ["create": "Declined", "settle": "Declined", "notify": "Failed"][step] ?? "Completed"
+    default: return "OutcomeUnknown"
+    }
+  }
+}
+
+/// `Support/other_psp.py`, running.
+struct OtherPSP: Sendable {
+  struct Charge: Decodable, Sendable {
+    var amount: Int
+    var reference: String
+    var state: String
+    var refunds: [Int]
+  }
+
+  struct Ledger: Decodable, Sendable {
+    var charges: [Charge]
+    var notified: [String: Int]
+    /// Of the steps that the cases are about, by amount.
+    var calls: [String: Int]
+
+    func charges(of amount: Int) -> [Charge] { charges.filter { $0.amount == amount } }
+
+    /// Whether the step was carried out, as a person finds it who looks.
+    func hasHappened(_ step: String, _ amount: Int) -> Bool {
+      switch step {
+      case "create": !charges(of: amount).isEmpty
+      case "settle": charges(of: amount).contains { $0.state == "settled" }
+      case "cancel": charges(of: amount).contains { $0.state == "cancelled" }
+      case "refund": charges(of: amount).contains { !$0.refunds.isEmpty }
+      default: notified["\(amount)"] != nil
+      }
+    }
+  }
+
+  let process: RegisPayProcess
+  let url: String
+
+  /// - Parameter forgetSeconds: when a PSP that forgets keys has forgotten one, from its first use.
+  static func start(_ cases: [PSPCase], forgetSeconds: Double, in folder: String) async throws -> OtherPSP {
+    let table = Dictionary(
+      uniqueKeysWithValues: cases.map { item in
+        (
+          "\(item.amount)",
+          [
+            "step": item.step, "fault": item.fault.rawValue, "status": item.status, "restart": item.isRestarted,
+            "forget": forgetSeconds,
+          ] as [String: Any]
+        )
+      })
+    try JSONSerialization.data(withJSONObject: table).write(to: URL(fileURLWithPath: folder + "/cases.json"))
+    let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .appendingPathComponent("Support/other_psp.py")
+    let process = try RegisPayProcess(
+      program: "python3", ["-B", script.path, folder + "/cases.json"], folder: folder)
+    guard let port = try await process.nextLine() else {
+      throw RegisPayProcess.Failure(description: "no port; on stderr: \(process.errorText)")
+    }
+    return OtherPSP(process: process, url: "http://127.0.0.1:\(port)")
+  }
+
+  private var server: RunningServer { RunningServer(process: process, url: url) }
+
+  func ledger() async throws -> Ledger {
+    try JSONDecoder().decode(Ledger.self, from: try await server.get("/ledger").body)
+  }
+
+  /// From now on repeats of the cases with a restart are answered.
+  func open() async throws { _ = try await server.post("/open", "{}") }
+}

@@ -1,0 +1,203 @@
+"""A PSP and a notification service with a ledger, written apart from the server and its simulator; standard library only.
+
+Usage: other_psp.py CASES
+CASES is a JSON file: {"AMOUNT": {"step", "fault", "status", "restart", "forget"}}. Amounts are in minor units and name a
+payment. The first call of the case's step meets the fault:
+
+  late     carried out, and answered after the caller has stopped waiting
+  before   the connection closes, nothing is carried out
+  after    carried out, and the connection closes
+  forgets  carried out, and the connection closes; every repeat is dropped until "forget" seconds have gone by, and then
+           the idempotency key is forgotten: a call with it is a new call
+
+Repeats are answered with "status". 409, 423, 425 and 500 are answered twice, and then what came of the call; a 402 means
+that the call was processed and declined. With "restart" no repeat is answered before POST /open. GET /ledger tells what
+was charged, settled, cancelled and refunded, and how often each step of the cases was called.
+"""
+
+import json
+import socket
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+BUSY = (409, 423, 425, 500)
+LATE_SECONDS = 1.6
+
+with open(sys.argv[1]) as file:
+    cases = {int(amount): case for amount, case in json.load(file).items()}
+
+lock = threading.Lock()
+opened = threading.Event()
+charges = {}  # reference -> {"amount", "state", "refunds": [minor units]}
+answers = {}  # idempotency key -> (status, body)
+calls = {}  # idempotency key -> calls so far
+asked = {}  # idempotency key -> repeats answered with the case's status
+first = {}  # idempotency key -> time of the first call
+forgotten = set()  # idempotency keys
+notified = {}  # amount -> messages
+stepCalls = {}  # amount -> calls of the case's step
+
+
+def minor(number):
+    return round(float(number) * 100)
+
+
+def execute(step, amount, reference, refund):
+    """Carries a call out, once; the lock is held."""
+    if step == "create":
+        reference = f"ref-{amount}-{sum(charge['amount'] == amount for charge in charges.values())}"
+        charges[reference] = {"amount": amount, "state": "held", "refunds": []}
+        return 202, {"paymentId": reference}
+    if step == "notify":
+        notified[amount] = notified.get(amount, 0) + 1
+        return 202, {}
+    charge = charges[reference]
+    if step == "settle":
+        if charge["state"] != "held":
+            return 422, {"error": "the payment is " + charge["state"]}
+        charge["state"] = "settled"
+        return 200, {}
+    if step == "cancel":
+        if charge["state"] != "held":
+            return 422, {"error": "the payment is " + charge["state"]}
+        charge["state"] = "cancelled"
+        return 200, {}
+    # Without a limit: it is the caller's business not to send back more than it has.
+    charge["refunds"].append(refund)
+    return 202, {}
+
+
+def decline(step, reference):
+    """A no in so many words; a hold that is not settled is let go. The lock is held."""
+    if step == "settle" and charges[reference]["state"] == "held":
+        charges[reference]["state"] = "declined"
+    return 402, {"error": "declined"}
+
+
+def process(key, step, amount, reference, refund, status):
+    """What came of the call with this key, which is carried out if that was not done yet. The lock is held."""
+    if key not in answers:
+        if status == 402:
+            answers[key] = decline(step, reference)
+        else:
+            answers[key] = execute(step, amount, reference, refund)
+    return answers[key]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *arguments):
+        pass
+
+    def drop(self):
+        self.close_connection = True
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # The caller has closed it.
+
+    def answer(self, status, body):
+        data = json.dumps(body).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:
+            self.close_connection = True  # The caller doesn't wait any more.
+
+    def do_GET(self):
+        with lock:
+            found = {"charges": [dict(charge, reference=name) for name, charge in charges.items()],
+                     "notified": {str(amount): count for amount, count in notified.items()},
+                     "calls": {str(amount): count for amount, count in stepCalls.items()}}
+        self.answer(200, found)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/open":
+            opened.set()
+            return self.answer(200, {})
+        data = json.loads(body) if body else {}
+        parts = self.path.split("/")
+        reference, refund = None, None
+        if self.path.endswith("/api/payments/create"):
+            step, amount = "create", minor(data["amount"])
+        elif self.path.endswith("/api/send"):
+            step, amount = "notify", minor(json.loads(data["jsonPayload"])["amount"])
+        else:
+            reference, step = parts[-2], {"refunds": "refund"}.get(parts[-1], parts[-1])
+            with lock:
+                amount = charges[reference]["amount"]
+            if step == "refund":
+                refund = minor(data["amount"])
+        key = self.headers["Idempotency-Key"]
+        if not key:
+            return self.answer(400, {"error": "no key"})
+        case = cases.get(amount)
+        # A second refund is none of the case's, and shows whether the first was counted.
+        if not case or case["step"] != step or (step == "refund" and not key.endswith(":refund:1")):
+            return self.other(key, step, amount, reference, refund, case)
+        self.meet(case, key, step, amount, reference, refund)
+
+    def other(self, key, step, amount, reference, refund, case):
+        """A step that no case is about."""
+        with lock:
+            # So that there is something to cancel: it is not settled before that was asked for.
+            isEarly = step == "settle" and case and case["step"] == "cancel" and not stepCalls.get(amount)
+            if not isEarly:
+                status, answer = process(key, step, amount, reference, refund, None)
+        if isEarly:
+            return self.drop()
+        self.answer(status, answer)
+
+    def meet(self, case, key, step, amount, reference, refund):
+        call = (key, step, amount, reference, refund, case["status"])
+        now = time.monotonic()
+        with lock:
+            number = calls.get(key, 0)
+            calls[key] = number + 1
+            stepCalls[amount] = stepCalls.get(amount, 0) + 1
+            first.setdefault(key, now)
+            if number == 0 and case["fault"] == "forgets":
+                execute(step, amount, reference, refund)  # Whatever it says later.
+            elif number == 0 and case["fault"] != "before":
+                process(*call)
+        if number == 0:
+            if case["fault"] == "late":
+                time.sleep(LATE_SECONDS)
+                with lock:
+                    status, answer = answers[key]
+                return self.answer(status, answer)
+            return self.drop()
+        if case["restart"] and not opened.is_set():
+            return self.drop()
+        with lock:
+            if case["fault"] == "forgets":
+                if now < first[key] + case["forget"]:
+                    return self.drop()
+                if key not in forgotten:
+                    forgotten.add(key)
+                    answers.pop(key, None)
+            repeats = asked.get(key, 0)
+            asked[key] = repeats + 1
+            if case["status"] in (200, 402) or (case["status"] in BUSY and repeats >= 2):
+                status, answer = process(*call)
+            else:
+                status, answer = case["status"], {"error": "as the case says"}
+        self.answer(status, answer)
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 1024
+    daemon_threads = True
+
+
+server = Server(("127.0.0.1", 0), Handler)
+print(server.server_address[1], flush=True)
+server.serve_forever()

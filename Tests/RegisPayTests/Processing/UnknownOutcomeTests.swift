@@ -1,0 +1,323 @@
+import LogStore
+import Synchronization
+import Testing
+
+@testable import RegisPay
+
+/// A consumer of the creations on a real log, with a provider that answers as a test says.
+@Suite("A step that may have been carried out")
+struct UnknownOutcomeTests {
+  private static var quick: StepConsumer.Options {
+    var options = StepConsumer.Options()
+    options.backoff = Backoff(base: .milliseconds(2), cap: .milliseconds(10))
+    options.cursorInterval = .milliseconds(20)
+    options.stopLimit = .milliseconds(100)
+    return options
+  }
+
+  private static let money = Money(minorUnits: 100, currency: Currency.supported[0])
+
+  /// Runs a consumer while `work` runs, and then stops it.
+  private func consuming(
+    _ log: PaymentLog, _ provider: FakeProvider, tries: Tries = .init(), _ options: StepConsumer.Options = quick,
+    _ work: () async throws -> Void
+  ) async throws {
+    let consumer = StepConsumer(
+      .create, log: log, delays: NothingDelayed(), provider: provider,
+      breaker: Breaker(name: "fake", options: .init(failureLimit: 50, openDuration: .milliseconds(20))),
+      board: WaitingBoard(), health: Health(stores: []), tries: tries, options: options, logger: silent)
+    let run = Task { try await consumer.run() }
+    let result: Result<Void, any Error>
+    do {
+      result = .success(try await work())
+    } catch {
+      result = .failure(error)
+    }
+    consumer.stop()
+    let didStop = try await endsByItself(run)
+    #expect(didStop)
+    try result.get()
+  }
+
+  private func wait(_ log: PaymentLog, _ id: PaymentID, _ status: PaymentStatus) async throws {
+    try await eventually("it is \(status.rawValue)") { try log.load(id)?.payment.status == status }
+  }
+
+  private static let refusal = CallOutcome.refused(status: 422, reason: "422")
+
+  @Test("a refusal is a no after tries that did nothing, and else leaves the outcome unknown")
+  func refusals() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let tries = Tries()
+      let causes = CallRetry.Cause.allCases.filter { $0 != .notMade }
+      var ids: [PaymentID: CallRetry.Cause] = [:]
+      for cause in causes { ids[try await log.initiate(Self.money)] = cause }
+      let provider = FakeProvider { [ids] payment, attempt in
+        attempt == 1 ? .retry(CallRetry(ids[payment.id] ?? .busy, reason: "first")) : Self.refusal
+      }
+      try await consuming(log, provider, tries: tries) {
+        for (id, cause) in ids {
+          try await wait(log, id, CallRetry(cause, reason: "").mayHaveHappened ? .outcomeUnknown : .declined)
+        }
+        try await eventually("nothing is remembered of what is decided") { tries.count == 0 }
+      }
+      #expect(provider.calls.values.allSatisfy { $0 == 2 }, "what is unknown is not asked again")
+    }
+  }
+
+  @Test("a success and a decline in so many words decide after whatever")
+  func decided() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let (one, other) = (try await log.initiate(Self.money), try await log.initiate(Self.money))
+      let provider = FakeProvider { payment, attempt in
+        guard attempt > 2 else { return .retry(CallRetry(attempt == 1 ? .noAnswer : .inProgress, reason: "late")) }
+        return payment.id == one ? .created : .declined(reason: "402")
+      }
+      try await consuming(log, provider) {
+        try await wait(log, one, .created)
+        try await wait(log, other, .declined)
+      }
+    }
+  }
+
+  @Test("what was due before the process started may have been tried; what came since then was not")
+  func restart() async throws {
+    try await withStore { store in
+      let before = try await PaymentLog(store).initiate(Self.money)
+      let log = PaymentLog(store)
+      let after = try await log.initiate(Self.money)
+      let provider = FakeProvider { _, _ in Self.refusal }
+      try await consuming(log, provider) {
+        try await wait(log, before, .outcomeUnknown)
+        try await wait(log, after, .declined)
+      }
+    }
+  }
+
+  @Test("a wait on the log says whether a try before it may have been carried out; an old one may")
+  func delays() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let work = PaymentWork(.create)
+      for (mayHaveHappened, status) in [(true, PaymentStatus.outcomeUnknown), (false, .declined)] {
+        let id = try await log.initiate(Self.money)
+        let delay = Delay(
+          work, untilMicroseconds: 1, attempts: 1, ownFailures: 0, reason: "busy", mayHaveHappened: mayHaveHappened)
+        for command in [PaymentCommand.delay(delay), .retry] {
+          guard case .appended = try await log.request(command, of: id) else {
+            Issue.record("refused")
+            return
+          }
+        }
+        #expect(try log.load(id)?.trace(of: work, openedAt: log.openedAt).mayHaveHappened == mayHaveHappened)
+        #expect(try log.load(id)?.trace(of: work, openedAt: .max).mayHaveHappened == true, "after a restart")
+        try await consuming(log, FakeProvider { _, _ in Self.refusal }) { try await wait(log, id, status) }
+      }
+    }
+  }
+
+  @Test("what was given up as not done starts clean when it is retried, also after a restart")
+  func retried() async throws {
+    try await withStore { store in
+      var log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      _ = try await log.request(.giveUp(PaymentWork(.create), reason: "no"), of: id)
+      log = PaymentLog(store)
+      #expect(try log.load(id)?.payment.state == .failed(step: .create, reason: "no", mayHaveHappened: false))
+      _ = try await log.request(.retry, of: id)
+      try await consuming(log, FakeProvider { _, _ in Self.refusal }) { try await wait(log, id, .declined) }
+    }
+  }
+
+  @Test("a step that fails for a reason of its own, and may have been carried out, is unknown and not given up")
+  func exhausted() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      let provider = FakeProvider { payment, _ in
+        payment.id == id ? .retry(CallRetry(.noAnswer, reason: "late")) : .created
+      }
+      var options = Self.quick
+      options.ownFailureLimit = 3
+      try await consuming(log, provider, options) {
+        while try log.load(id)?.payment.status != .outcomeUnknown {
+          try await wait(log, try await log.initiate(Self.money), .created)
+        }
+      }
+    }
+  }
+
+  @Test("under a key that the PSP may have forgotten no second call is made, and the outcome is unknown")
+  func oldKey() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      let provider = FakeProvider { _, _ in .retry(CallRetry(.noAnswer, reason: "late")) }
+      var options = Self.quick
+      options.keyLifetime = .milliseconds(1)
+      options.backoff = Backoff(base: .milliseconds(20))
+      try await consuming(log, provider, options) { try await wait(log, id, .outcomeUnknown) }
+      #expect(provider.callCount == 1)
+    }
+  }
+
+  @Test("what is late and unknown is decided by the answer of a call that was in flight")
+  func late() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      let provider = FakeProvider { payment, _ in
+        _ = try? await log.request(.markUnknown(PaymentWork(.create), reason: "?"), of: payment.id)
+        return .created
+      }
+      try await consuming(log, provider) { try await wait(log, id, .created) }
+    }
+  }
+
+  // MARK: - Cancelling what may be created
+
+  @Test("asked to cancel before the PSP was asked to create, it is cancelled without a call")
+  func cancelledUntried() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      _ = try await log.request(.cancel, of: id)
+      let provider = FakeProvider { _, _ in .created }
+      try await consuming(log, provider) { try await wait(log, id, .cancelled) }
+      #expect(provider.callCount == 0)
+    }
+  }
+
+  @Test("asked to cancel while the creation is in flight, what it ends with counts", arguments: 0..<5)
+  func cancelledInFlight(_ end: Int) async throws {
+    let ends: [(CallOutcome, PaymentStatus)] = [
+      (.created, .cancelling), (.declined(reason: "402"), .declined), (Self.refusal, .declined),
+      (.unreadable(reason: "?"), .outcomeUnknown), (.retry(CallRetry(.noAnswer, reason: "late")), .cancelling),
+    ]
+    let (outcome, status) = ends[end]
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      let provider = FakeProvider { payment, attempt in
+        guard attempt == 1 else { return .created }
+        _ = try? await log.request(.cancel, of: payment.id)
+        return outcome
+      }
+      try await consuming(log, provider) {
+        try await wait(log, id, status)
+        guard status == .cancelling else { return }
+        // What the PSP has created is to be cancelled there.
+        try await eventually("it has a reference") { try log.load(id)?.payment.reference == "r" }
+        let loaded = try #require(try log.load(id))
+        #expect(loaded.payment.nextStep == .cancel && loaded.payment.status == .cancelling)
+        #expect(loaded.events.last?.type == "PaymentCancellationRequested", "the consumer of cancellations is asked")
+      }
+    }
+  }
+
+  @Test("asked to cancel between two tries, it is asked again first whether the PSP has created it")
+  func cancelledBetween() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      var options = Self.quick
+      options.backoff = Backoff(base: .milliseconds(300))
+      let provider = FakeProvider { _, attempt in
+        attempt == 1 ? .retry(CallRetry(.serverError, reason: "500")) : .created
+      }
+      try await consuming(log, provider, options) {
+        try await eventually("it was tried") { provider.callCount == 1 }
+        _ = try await log.request(.cancel, of: id)
+        try await eventually("it has a reference") { try log.load(id)?.payment.reference == "r" }
+        #expect(try log.load(id)?.payment.nextStep == .cancel)
+      }
+    }
+  }
+
+  @Test("asked to cancel between two tries that can't have reached the PSP, no further call is made")
+  func cancelledUnreached() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.money)
+      var options = Self.quick
+      options.backoff = Backoff(base: .milliseconds(300))
+      let provider = FakeProvider { _, _ in .outage }
+      try await consuming(log, provider, options) {
+        try await eventually("it was tried") { provider.callCount == 1 }
+        _ = try await log.request(.cancel, of: id)
+        try await wait(log, id, .cancelled)
+      }
+      #expect(provider.callCount == 1)
+    }
+  }
+
+  @Test("asked to cancel before a restart, the PSP is asked after it whether it has created the payment")
+  func cancelledBeforeRestart() async throws {
+    try await withStore { store in
+      let before = PaymentLog(store)
+      let id = try await before.initiate(Self.money)
+      _ = try await before.request(.cancel, of: id)
+      let log = PaymentLog(store)
+      try await consuming(log, FakeProvider { _, _ in .created }) {
+        try await eventually("it has a reference") { try log.load(id)?.payment.reference == "r" }
+        #expect(try log.load(id)?.payment.nextStep == .cancel)
+      }
+    }
+  }
+
+  @Test("asked to cancel what was given up, it is cancelled at once, or asked again if it may have been created")
+  func cancelledGivenUp() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let (clean, old) = (try await log.initiate(Self.money), try await log.initiate(Self.money))
+      _ = try await log.request(.giveUp(PaymentWork(.create), reason: "no"), of: clean)
+      // As earlier versions wrote it.
+      let event = NewEvent(
+        stream: old.stream, type: "PaymentFailed", payload: Array(#"{"step":"create","reason":"no"}"#.utf8))
+      _ = try await store.append(Append(event))
+      #expect(try await log.request(.cancel, of: clean) == .appended([.cancelled], version: 3))
+      _ = try await log.request(.cancel, of: old)
+      let provider = FakeProvider { _, _ in .created }
+      try await consuming(log, provider) {
+        try await eventually("it has a reference") { try log.load(old)?.payment.reference == "r" }
+      }
+      #expect(Set(provider.calls.keys) == [old])
+    }
+  }
+}
+
+@Suite("Tries of this process")
+struct TriesTests {
+  private let id = PaymentID.random()
+  private let work = PaymentWork(.settle)
+
+  @Test("what may have happened is remembered until it is decided, and only for its own step")
+  func remembered() {
+    let tries = Tries()
+    #expect(!tries.begin(id, work))
+    tries.end(id, work, mayHaveHappened: false)
+    #expect(tries.count == 0)
+    #expect(!tries.begin(id, work))
+    tries.end(id, work, mayHaveHappened: true)
+    #expect(tries.mayHaveHappened(id, work))
+    #expect(!tries.mayHaveHappened(id, PaymentWork(.create)) && !tries.mayHaveHappened(.random(), work))
+    #expect(tries.begin(id, work))
+    tries.forget(id, work)
+    tries.end(id, work, mayHaveHappened: false)
+    #expect(tries.count == 0)
+  }
+
+  @Test("a try beside another counts it as perhaps carried out")
+  func beside() {
+    let tries = Tries()
+    #expect(!tries.begin(id, work))
+    #expect(!tries.mayHaveHappenedBeside(id, work))
+    #expect(tries.begin(id, work))
+    #expect(tries.mayHaveHappenedBeside(id, work))
+    tries.end(id, work, mayHaveHappened: false)
+    tries.end(id, work, mayHaveHappened: false)
+    #expect(tries.count == 0)
+  }
+}
