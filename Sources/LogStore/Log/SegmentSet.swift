@@ -326,6 +326,15 @@ final class SegmentSet: Sendable {
     }
   }
 
+  /// All index files were removed: what was taken up of them goes.
+  func forgetIndexes() {
+    state.withLock { state in
+      state.snapshot = state.snapshot.with(files: [])
+      state.generation += 1
+      state.isListed = false
+    }
+  }
+
   /// The index file of a segment can't be made: its index in memory goes all the same, since memory is bounded.
   func giveUp(_ baseOffset: UInt64) {
     state.withLock { state in

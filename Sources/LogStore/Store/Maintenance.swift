@@ -80,6 +80,7 @@ extension LogStore {
     for name in try disk.list(directory) where name.hasSuffix(FileName.indexSuffix) {
       try disk.remove(join(directory, name))
     }
+    segments.forgetIndexes()
     let maker = IndexMaker(segments: segments, disk: disk)
     for base in finished {
       try maker.build(base)

@@ -72,11 +72,15 @@ struct SkippedWork: Sendable {
     do throws(PaymentLogError) {
       guard let known = try log.load(entry.id), known.newerEvent == nil else { return note(entry) }
       if known.payment.isDue(entry.work) {
-        // Its consumer's cursor is past it: the step is asked for again by an event of its own.
-        let isAlone = known.payment.parked.isEmpty
-        _ = try await log.request(
-          .giveUp(entry.work, reason: "the payment could not be read when its turn came"), of: entry.id)
-        if isAlone { _ = try await log.request(.retry, of: entry.id) }
+        // Its consumer's cursor is past it: it is told again as what waits for a time, and that time is now. What an
+        // earlier process may have tried is kept with it.
+        if known.payment.delay(of: entry.work) == nil {
+          let delay = Delay(
+            entry.work, untilMicroseconds: Clock.microseconds(), attempts: 0, ownFailures: 0,
+            reason: "the payment could not be read when its turn came",
+            mayHaveHappened: known.trace(of: entry.work, openedAt: log.openedAt).mayHaveHappened)
+          _ = try await log.request(.delay(delay), of: entry.id)
+        }
         logger.notice("a skipped step goes on", metadata: ["payment": "\(entry.id)", "step": "\(entry.work)"])
       }
     } catch {

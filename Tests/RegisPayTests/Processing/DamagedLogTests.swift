@@ -57,7 +57,7 @@ struct DamagedLogTests {
     _ log: PaymentLog, _ provider: FakeProvider, _ work: () async throws -> Void
   ) async throws {
     let consumer = StepConsumer(
-      .settle, log: log, delays: NothingDelayed(), provider: provider,
+      .settle, log: log, delays: DelaysOfLog(log: log), provider: provider,
       breaker: Breaker(name: "fake", options: .init()), board: WaitingBoard(), health: Health(stores: []),
       options: options, logger: silent)
     let run = Task { try await consumer.run() }
@@ -189,6 +189,28 @@ struct DamagedLogTests {
       #expect(try recent.take(events[0])?.status == .initiated)
       #expect(try recent.take(events[2]) == nil)
       #expect(log.damage.concern(id) == .incomplete)
+    }
+  }
+}
+
+/// What waits, as the log says: read whole each time.
+private struct DelaysOfLog: DelayedWork {
+  let log: PaymentLog
+
+  func due(
+    _ step: PaymentStep, by microseconds: UInt64, limit: Int
+  ) async throws -> [(id: PaymentID, delay: Delay)] {
+    var streams: Set<String> = []
+    _ = try log.follower.forEach(from: 0) { event in
+      let type = event.type.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
+      if type == PaymentEvent.TypeName.delayed.rawValue {
+        streams.insert(event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) })
+      }
+      return true
+    }
+    return try streams.compactMap { PaymentID(stream: $0) }.flatMap { id in
+      let delays = try log.load(id)?.payment.delays ?? []
+      return delays.filter { $0.work.step == step && $0.untilMicroseconds <= microseconds }.map { (id, $0) }
     }
   }
 }
