@@ -47,3 +47,25 @@ struct NothingDelayed: DelayedWork {
     _ step: PaymentStep, by microseconds: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] { [] }
 }
+
+/// What waits, as the log says: read whole each time.
+struct DelaysOfLog: DelayedWork {
+  let log: PaymentLog
+
+  func due(
+    _ step: PaymentStep, by microseconds: UInt64, limit: Int
+  ) async throws -> [(id: PaymentID, delay: Delay)] {
+    var streams: Set<String> = []
+    _ = try log.follower.forEach(from: 0) { event in
+      let type = event.type.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
+      if type == PaymentEvent.TypeName.delayed.rawValue {
+        streams.insert(event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) })
+      }
+      return true
+    }
+    return try streams.compactMap { PaymentID(stream: $0) }.flatMap { id in
+      let delays = try log.load(id)?.payment.delays ?? []
+      return delays.filter { $0.work.step == step && $0.untilMicroseconds <= microseconds }.map { (id, $0) }
+    }
+  }
+}

@@ -178,14 +178,17 @@ struct StepConsumerTests {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
       let provider = FakeProvider { payment, _ in
-        let note = NewEvent(stream: payment.id.stream, type: "NoteAdded", payload: Array("{}".utf8))
+        // Changes nothing that is due.
+        let delayed = PaymentEvent.delayed(
+          Delay(PaymentWork(.create), untilMicroseconds: 1, attempts: 1, ownFailures: 0, reason: "busy"))
+        let note = NewEvent(stream: payment.id.stream, type: delayed.type, payload: delayed.payload)
         _ = try? await store.append(Append(note))
         return .created
       }
       let ids = try await parts.initiate(5)
       try await parts.consuming(provider) { _ in try await parts.wait(for: ids, .created) }
       for id in ids {
-        #expect(try store.reader.stream(id.stream).map(\.type) == ["PaymentInitiated", "NoteAdded", "PaymentCreated"])
+        #expect(try store.reader.stream(id.stream).map(\.type) == ["PaymentInitiated", "PaymentDelayed", "PaymentCreated"])
       }
       #expect(provider.callCount == 5)
     }

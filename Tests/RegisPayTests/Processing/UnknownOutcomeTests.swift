@@ -23,7 +23,7 @@ struct UnknownOutcomeTests {
     _ work: () async throws -> Void
   ) async throws {
     let consumer = StepConsumer(
-      .create, log: log, delays: NothingDelayed(), provider: provider,
+      .create, log: log, delays: DelaysOfLog(log: log), provider: provider,
       breaker: Breaker(name: "fake", options: .init(failureLimit: 50, openDuration: .milliseconds(20))),
       board: WaitingBoard(), health: Health(stores: []), tries: tries, options: options, logger: silent)
     let run = Task { try await consumer.run() }
