@@ -45,7 +45,7 @@ extension LogStoreCommandTests {
       (["fdatasync"], ["fdatasync"]), (["rename", "renameat", "renameat2"], ["rename"]),
       (["unlink", "rmdir", "unlinkat"], ["unlink", "rmdir"]), (["mkdir", "mkdirat"], ["mkdir"]),
       (["ftruncate"], ["ftruncate"]), (["fallocate"], ["fallocate"]), (["sync_file_range"], ["sync_file_range"]),
-      (["mmap"], ["mmap"]), (["flock"], ["flock"]), (["access", "faccessat"], ["access"]),
+      (["mmap"], ["mmap"]), (["flock"], ["flock"]), (["fcntl"], ["fcntl"]), (["access", "faccessat"], ["access"]),
       (["fstat", "stat", "newfstatat"], ["fstat", "stat", "opendir"]),
       (["inotify_add_watch"], ["inotify_add_watch"]),
     ]

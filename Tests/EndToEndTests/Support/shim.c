@@ -33,7 +33,7 @@
 #define CALLS(X) \
   X(open) X(close) X(pread) X(pwrite) X(read) X(write) X(fsync) X(fdatasync) X(rename) X(unlink) X(rmdir) X(mkdir) \
   X(ftruncate) X(fallocate) X(sync_file_range) X(mmap) X(madvise) X(flock) X(opendir) X(readdir) X(closedir) X(fstat) \
-  X(stat) X(access) X(realpath) X(inotify_init1) X(inotify_add_watch) X(pipe) X(poll)
+  X(stat) X(access) X(realpath) X(inotify_init1) X(inotify_add_watch) X(pipe) X(poll) X(fcntl)
 
 enum call {
 #define X(name) call_##name,
@@ -353,6 +353,18 @@ int sync_file_range(int descriptor, off64_t position, off64_t count, unsigned fl
 int flock(int descriptor, int operation) {
   BY_DESCRIPTOR(flock, (int)syscall(SYS_flock, descriptor, operation), );
   END(int, (int)syscall(SYS_flock, descriptor, operation));
+}
+
+// The locks of open files alone: all else that it asks for is about descriptors, and can't fail for a file's sake.
+int fcntl(int descriptor, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void *argument = va_arg(arguments, void *);
+  va_end(arguments);
+  if (command != F_OFD_SETLK && command != F_OFD_GETLK && command != F_SETLEASE)
+    return (int)syscall(SYS_fcntl, descriptor, command, argument);
+  BY_DESCRIPTOR(fcntl, (int)syscall(SYS_fcntl, descriptor, command, argument), );
+  END(int, (int)syscall(SYS_fcntl, descriptor, command, argument));
 }
 
 int fstat(int descriptor, struct stat *status) {
