@@ -156,15 +156,23 @@ func failure(_ operation: String, _ path: String, _ code: Int32) -> LogStoreErro
 final class Descriptor: Sendable {
   let number: Int32
 
+  /// Refuses pipes and devices, which would hold the thread or give anything.
+  ///
   /// - Parameter mode: of a file that is made; the umask takes away from it.
   init(_ path: String, _ flags: Int32, mode: mode_t = 0o600, operation: String) throws(LogStoreError) {
     var opened: Int32
     repeat {
-      opened = Glibc.open(path, flags | O_CLOEXEC, mode)
+      // A pipe without a writer would otherwise hold the thread until one comes. A file takes no notice.
+      opened = Glibc.open(path, flags | O_CLOEXEC | O_NONBLOCK, mode)
     } while opened < 0 && errno == EINTR
     let code = errno
     number = opened
     if opened < 0 { throw failure(operation, path, code) }
+    var status = stat()
+    if uninterrupted({ fstat(number, &status) }) != 0 { throw failure("look at", path, errno) }
+    guard [S_IFREG, S_IFDIR].contains(status.st_mode & S_IFMT) else {
+      throw .damaged(Damage(file: path, position: 0, reason: "it is a pipe or a device, and no file"))
+    }
   }
 
   init(adopting number: Int32) {

@@ -295,14 +295,16 @@ async def follow(server, payments, stop):
             query = "" if last is not None else "?from=0"
             writer.write(f"GET /api/v1/events{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n{resume}\r\n".encode())
             await reader.readuntil(b"\r\n\r\n")
-            while True:
-                line = await reader.readline()
-                if not line:
-                    break
-                if line.startswith(b"id: "):
-                    last = int(line[4:])
-                elif line.startswith(b"data: "):
-                    payments.event(json.loads(line[6:]))
+            rest = b""
+            while size := int(await reader.readline() or b"0", 16):
+                # A chunk may end in the middle of a line.
+                lines = (rest + (await reader.readexactly(size + 2))[:-2]).split(b"\n")
+                rest = lines.pop()
+                for line in lines:
+                    if line.startswith(b"id: "):
+                        last = int(line[4:])
+                    elif line.startswith(b"data: "):
+                        payments.event(json.loads(line[6:]))
         except (OSError, asyncio.IncompleteReadError):
             pass
         await asyncio.sleep(0.05)
