@@ -185,7 +185,7 @@ struct RegisPayServeTests {
     "wrong usage ends with 64",
     arguments: [
       ["serve", "--port", "x"], ["load"], ["serve", "--host", "0.0.0.0"], ["serve", "--host", "127.example.org"],
-      ["serve", "--host", "::"], ["load", "--rate", "0", "--seconds", "1"], ["unknown"],
+      ["serve", "--host", "::"], ["load", "--rate", "0", "--seconds", "1"], ["no-such-command"],
     ])
   func wrongUsage(_ arguments: [String]) async throws {
     try await withTemporaryFolder { folder in

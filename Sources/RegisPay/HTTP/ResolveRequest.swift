@@ -67,8 +67,9 @@ struct ResolveRequest: Sendable, Hashable {
 
   private static func reference(_ body: JSONValue) throws(ValidationError) -> String? {
     guard let value = body["reference"] else { return nil }
-    guard let text = value.text, !text.isEmpty, text.utf8.count <= PSPClient.referenceLimit else {
-      throw failure("reference", "Reference must be a text of 1 to \(PSPClient.referenceLimit) bytes")
+    // In characters, as a JSON schema counts them.
+    guard let text = value.text, !text.isEmpty, text.unicodeScalars.count <= PSPClient.referenceLimit else {
+      throw failure("reference", "Reference must be a text of 1 to \(PSPClient.referenceLimit) characters")
     }
     return text
   }

@@ -20,10 +20,10 @@ struct UnknownOutcomeTests {
   /// Runs a consumer while `work` runs, and then stops it.
   private func consuming(
     _ log: PaymentLog, _ provider: FakeProvider, tries: Tries = .init(), _ options: StepConsumer.Options = quick,
-    _ work: () async throws -> Void
+    delays: any DelayedWork = NothingDelayed(), _ work: () async throws -> Void
   ) async throws {
     let consumer = StepConsumer(
-      .create, log: log, delays: DelaysOfLog(log: log), provider: provider,
+      .create, log: log, delays: delays, provider: provider,
       breaker: Breaker(name: "fake", options: .init(failureLimit: 50, openDuration: .milliseconds(20))),
       board: WaitingBoard(), health: Health(stores: []), tries: tries, options: options, logger: silent)
     let run = Task { try await consumer.run() }
@@ -141,7 +141,7 @@ struct UnknownOutcomeTests {
       }
       var options = Self.quick
       options.ownFailureLimit = 3
-      try await consuming(log, provider, options) {
+      try await consuming(log, provider, options, delays: DelaysOfLog(log: log)) {
         while try log.load(id)?.payment.status != .outcomeUnknown {
           try await wait(log, try await log.initiate(Self.money), .created)
         }
