@@ -188,7 +188,8 @@ struct StepConsumerTests {
       let ids = try await parts.initiate(5)
       try await parts.consuming(provider) { _ in try await parts.wait(for: ids, .created) }
       for id in ids {
-        #expect(try store.reader.stream(id.stream).map(\.type) == ["PaymentInitiated", "PaymentDelayed", "PaymentCreated"])
+        #expect(
+          try store.reader.stream(id.stream).map(\.type) == ["PaymentInitiated", "PaymentDelayed", "PaymentCreated"])
       }
       #expect(provider.callCount == 5)
     }
