@@ -57,7 +57,7 @@ extension RegisPayServeTests {
       try #require(segments.count > 2)
       let index = try #require(names.first { $0.hasSuffix(".idx") })
       let files = [
-        BadFile("a finished segment", "payments/\(segments[1])", starts: false),
+        BadFile("a finished segment", "payments/\(segments[1])", starts: true),
         BadFile("the last segment", "payments/\(segments[segments.count - 1])", starts: false),
         BadFile("an index file", "payments/\(index)", starts: true), BadFile("store", "payments/store", starts: false),
         BadFile("tail", "payments/tail", starts: true), BadFile("lock", "payments/lock", starts: true),
