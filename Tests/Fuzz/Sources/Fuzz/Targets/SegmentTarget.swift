@@ -188,7 +188,7 @@ struct Reading {
       promise(isLogTouched || isIndexFinding(error), "a store whose log is untouched is read: \(error)")
     }
     switch error {
-    case .damaged(let damage):
+    case .damaged(let damage), .unreadable(let damage):
       promise(damage.file.hasPrefix(Seed.directory), "the damage is in a file of the store: \(damage)")
       guard !isResealed else { return }
       let name = String(damage.file.dropFirst(Seed.directory.utf8.count + 1))
