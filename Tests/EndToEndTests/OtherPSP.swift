@@ -4,14 +4,18 @@ import Testing
 
 /// What goes wrong with one step of one payment; the payment is told by its amount.
 struct PSPCase: Sendable, Hashable, CustomStringConvertible {
-  enum Fault: String, Sendable, CaseIterable { case late, before, after, forgets }
+  enum Fault: String, Sendable, CaseIterable { case late, before, after, forgets, done, undone }
 
   static let statuses = [409, 423, 425, 400, 402, 404, 410, 422, 500, 200]
+  /// First answers that don't tell whether the call was carried out.
+  static let unclearStatuses = [406, 412, 424, 444, 460, 499, 302, 600]
 
   /// In minor units.
   var amount: Int
   var step: String
   var fault: Fault
+  /// What the first call is answered with, for the faults `done` and `undone`.
+  var first: Int?
   /// What the repeats are answered with.
   var status: Int
   /// The server is killed between the first call and the repeats.
@@ -20,22 +24,37 @@ struct PSPCase: Sendable, Hashable, CustomStringConvertible {
   var isCancelled = false
 
   var description: String {
-    "\(step)\(isCancelled ? " and cancel" : ""), \(fault.rawValue), \(status)\(isRestarted ? ", killed between" : "")"
+    "\(step)\(isCancelled ? " and cancel" : ""), \(fault.rawValue) \(first ?? 0), \(status)\(isRestarted ? ", killed between" : "")"
   }
+
+  private static let steps = [
+    ("create", false), ("create", true), ("settle", false), ("cancel", false), ("refund", false), ("notify", false),
+  ]
 
   /// All combinations, each with an amount of its own.
   static func all(_ faults: [Fault]) -> [PSPCase] {
+    combinations(faults.flatMap { fault in statuses.map { (fault, nil, $0) } })
+  }
+
+  /// First answers that don't tell whether the call was carried out, and repeats that are answered alike, refused, or
+  /// answered with what came of the call.
+  static var unclear: [PSPCase] {
+    combinations(
+      unclearStatuses.flatMap { first in
+        let again: [(Fault, Int?, Int)] = (400..<500).contains(first) ? [(.done, first, first)] : []
+        return again + [(.done, first, 422), (.done, first, 200), (.undone, first, 200)]
+      })
+  }
+
+  private static func combinations(_ kinds: [(fault: Fault, first: Int?, status: Int)]) -> [PSPCase] {
     var cases: [PSPCase] = []
-    let steps = [("create", false), ("create", true), ("settle", false), ("cancel", false), ("refund", false)]
-    for (step, isCancelled) in steps + [("notify", false)] {
-      for fault in faults {
-        for status in statuses {
-          for isRestarted in [false, true] {
-            cases.append(
-              PSPCase(
-                amount: 1_001 + cases.count, step: step, fault: fault, status: status, isRestarted: isRestarted,
-                isCancelled: isCancelled))
-          }
+    for (step, isCancelled) in steps {
+      for kind in kinds {
+        for isRestarted in [false, true] {
+          cases.append(
+            PSPCase(
+              amount: 1_001 + cases.count, step: step, fault: kind.fault, first: kind.first, status: kind.status,
+              isRestarted: isRestarted, isCancelled: isCancelled))
         }
       }
     }
@@ -93,7 +112,8 @@ struct OtherPSP: Sendable {
         (
           "\(item.amount)",
           [
-            "step": item.step, "fault": item.fault.rawValue, "status": item.status, "restart": item.isRestarted,
+            "step": item.step, "fault": item.fault.rawValue, "first": item.first ?? 0, "status": item.status,
+            "restart": item.isRestarted,
             "forget": forgetSeconds,
           ] as [String: Any]
         )

@@ -17,6 +17,11 @@ struct RegisPayOtherPSPTests {
     try await run(PSPCase.all([.forgets]), forgetSeconds: 5, lifetimeHours: 0.001)
   }
 
+  @Test("a first answer that doesn't tell whether the call was carried out is never taken for a no")
+  func unclear() async throws {
+    try await run(PSPCase.unclear, forgetSeconds: 0, lifetimeHours: 24)
+  }
+
   private func run(_ cases: [PSPCase], forgetSeconds: Double, lifetimeHours: Double) async throws {
     try await withTemporaryFolder { folder in
       let psp = try await OtherPSP.start(cases, forgetSeconds: forgetSeconds, in: folder)

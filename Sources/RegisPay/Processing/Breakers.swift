@@ -2,8 +2,8 @@
 /// one for the address that this step's calls go to.
 ///
 /// An address that is wrong (404, 405 and the like: a gateway during a deploy, a route that has moved) is answered fast,
-/// and perhaps for one step only. So it is no outage of the dependency, and is judged by payments: the same answer to many
-/// of them, and to none another one, is not their fault.
+/// and perhaps for one step only; so is a 4xx that doesn't tell what came of the call. Neither is an outage of the
+/// dependency. They are judged by payments: the same answer to many of them, and to none another one, is not their fault.
 struct Breakers: Sendable {
   enum Admission: Sendable, Hashable {
     case pass(Pass)
@@ -57,7 +57,7 @@ struct Breakers: Sendable {
     return dependency.failed(pass.dependency, by: payment, reason: reason, now: now)
   }
 
-  /// The answer says that the address, or the form of the call, is wrong.
+  /// The answer says that the address, or the form of the call, is wrong, or doesn't say what came of the call.
   func misaddressed(
     _ pass: Pass, by payment: PaymentID, reason: String, now: ContinuousClock.Instant
   ) -> Breaker.Judgement {

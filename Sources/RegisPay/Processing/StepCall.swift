@@ -133,8 +133,9 @@ struct StepCall: Sendable {
 
   /// Whether this failure ends the payment's tries.
   private func isExhausted(_ failure: CallRetry, isOutage: Bool, ownFailures: Int) -> Bool {
-    guard failure.cause == .misconfigured else { return ownFailures >= options.ownFailureLimit }
-    let limit = failure.isDoubtful ? options.misconfiguredLimitWhenTried : options.misconfiguredLimit
+    guard failure.isJudgedByPayments else { return ownFailures >= options.ownFailureLimit }
+    let mayHaveHappened = failure.isDoubtful || failure.mayHaveHappened
+    let limit = mayHaveHappened ? options.misconfiguredLimitWhenTried : options.misconfiguredLimit
     return !isOutage && ownFailures + 1 >= limit
   }
 
@@ -170,7 +171,7 @@ struct StepCall: Sendable {
   private func judge(_ failure: CallRetry, _ pass: Breakers.Pass, _ payment: PaymentID) -> Bool {
     let judgement: Breaker.Judgement
     switch failure.cause {
-    case .misconfigured:
+    case _ where failure.isJudgedByPayments:
       judgement = breakers.misaddressed(pass, by: payment, reason: failure.reason, now: clock.now)
     case _ where failure.isOutage:
       judgement = breakers.failed(pass, by: payment, reason: failure.reason, now: clock.now)

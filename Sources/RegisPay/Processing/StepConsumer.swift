@@ -188,7 +188,7 @@ public actor StepConsumer {
     let attempts = window.attempts(offset) + 1
     let isTimeout = failure.cause == .noAnswer
     let before = ownFailures[offset] ?? (count: 0, acceptedBefore: acceptedCount)
-    let isOwn = failure.cause == .misconfigured ? !isOutage : acceptedCount > before.acceptedBefore
+    let isOwn = failure.isJudgedByPayments ? !isOutage : acceptedCount > before.acceptedBefore
     let failures = before.count + (isOwn ? 1 : 0)
     ownFailures[offset] = (failures, acceptedCount)
     let wait = options.backoff(failure).delay(attempts: attempts, atLeast: failure.after)
@@ -210,7 +210,7 @@ public actor StepConsumer {
     _ item: DelayedQueue.Item, _ failure: CallRetry, _ isOutage: Bool, in group: inout DiscardingTaskGroup
   ) {
     let isOwn =
-      failure.cause == .misconfigured
+      failure.isJudgedByPayments
       ? !isOutage : lastAccepted.map { $0.duration(to: clock.now) < options.durableDelay } ?? false
     // Its place in the list of what waits stays, and it is told again as soon as calls go out.
     guard isOwn || !isOutage else { return delayed.finish(item) }

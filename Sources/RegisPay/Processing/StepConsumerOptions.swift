@@ -10,10 +10,11 @@ extension StepConsumer {
     /// A payment whose tries fail this often while the same step goes through for others is given up, for a person to
     /// look at. Failures during an outage don't count.
     public var ownFailureLimit = 30
-    /// A payment is given up after so many answers that the address or the form of its calls is wrong, unless others get
-    /// the same.
+    /// A payment is given up after so many answers that the address or the form of its calls is wrong (404 and the like),
+    /// unless others get the same.
     public var misconfiguredLimit = 5
-    /// The same once the step may have been carried out: a person is needed anyway, and soon.
+    /// The same once the step may have been carried out, by an earlier try or since the answer doesn't tell: a person is
+    /// needed anyway, and soon.
     public var misconfiguredLimitWhenTried = 3
     /// How long the other side keeps an idempotency key; nil for ever. After that a step that moves money and may have been
     /// carried out is not tried again: its outcome is unknown.
@@ -36,11 +37,13 @@ extension StepConsumer {
     /// The most calls that are out at once for a step.
     var mostCalls: Int { slotLimits.total }
 
-    /// Longer where the address is wrong: meanwhile others show whether it is so for all. Not where a person is needed soon.
+    /// Longer where others may get the same answer: meanwhile they show whether it is so for all. Not where a person is
+    /// needed soon.
     func backoff(_ failure: CallRetry) -> Backoff {
-      var backoff = backoff
-      if failure.cause == .misconfigured, !failure.isDoubtful { backoff.base = min(backoff.base * 20, backoff.cap) }
-      return backoff
+      guard failure.cause == .unclear || (failure.cause == .misconfigured && !failure.isDoubtful) else {
+        return backoff
+      }
+      return Backoff(base: min(backoff.base * 20, backoff.cap), cap: backoff.cap)
     }
   }
 

@@ -4,7 +4,7 @@ enum StepRule {
   ///
   /// Once a try may have been carried out, only an answer about that call decides: a success, or a decline in so many
   /// words. Any other refusal may be about the repeat alone ("no such key", "done already"), and leaves the outcome
-  /// unknown.
+  /// unknown. Which answers are a refusal at all is told by ``StatusMeaning``: a closed list.
   ///
   /// - Parameters:
   ///   - mayHaveHappened: an earlier try of the step may have reached the other side.

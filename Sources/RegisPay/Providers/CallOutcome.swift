@@ -6,8 +6,8 @@ public enum CallOutcome: Sendable, Hashable {
   case retry(CallRetry)
   /// The other side says no to this very call, in so many words (402). Decides, whatever went before.
   case declined(reason: String)
-  /// Another 4xx about the payment. A certain no only while no earlier try of the step can have reached the other side:
-  /// to a repeat it may mean that the first try was carried out.
+  /// 400, 410 or 422: about the payment. A certain no only while no earlier try of the step can have reached the other
+  /// side: to a repeat it may mean that the first try was carried out.
   case refused(status: Int, reason: String)
   /// Asking again will not help, and this call did nothing: somebody has to look.
   case impossible(reason: String)
@@ -29,14 +29,17 @@ public struct CallRetry: Sendable, Hashable {
     case broken
     /// 408 or 5xx: the other side may have carried the call out before it failed.
     case serverError
-    /// 409 or 423: another call with the same key, or about the same payment, holds it. Not now; that call may be ours.
+    /// 409, 423 or 425: another call with the same key, or about the same payment, holds it. Not now; that call may be
+    /// ours.
     case inProgress
-    /// 425 or 429: not now; this call did nothing.
+    /// 429: not now; this call did nothing.
     case busy
-    /// 401, 403 or 407: our credentials are not accepted; this call did nothing.
+    /// 401 or 403: our credentials are not accepted; this call did nothing.
     case credentials
-    /// 404, 405, 413 and the like: about the address or the form of the call; this call did nothing.
+    /// 404, 405, 413, 414 or 415: about the address or the form of the call; this call did nothing.
     case misconfigured
+    /// Another 4xx: it doesn't say whether the call was carried out.
+    case unclear
   }
 
   public var cause: Cause
@@ -56,7 +59,7 @@ public struct CallRetry: Sendable, Hashable {
   /// The other side may have carried this call out, or an earlier one of the step.
   public var mayHaveHappened: Bool {
     switch cause {
-    case .noAnswer, .broken, .serverError, .inProgress: true
+    case .noAnswer, .broken, .serverError, .inProgress, .unclear: true
     case .notMade, .unreachable, .busy, .credentials, .misconfigured: false
     }
   }
@@ -65,9 +68,12 @@ public struct CallRetry: Sendable, Hashable {
   public var isOutage: Bool {
     switch cause {
     case .notMade, .unreachable, .noAnswer, .broken, .serverError, .credentials: true
-    case .inProgress, .busy, .misconfigured: false
+    case .inProgress, .busy, .misconfigured, .unclear: false
     }
   }
+
+  /// An answer that may be this payment's alone or everybody's: how many payments get it tells which, see ``Breakers``.
+  var isJudgedByPayments: Bool { cause == .misconfigured || cause == .unclear }
 }
 
 /// Somebody who carries out a step of a payment. Implementations send the idempotency key ``idempotencyKey(_:_:)`` with

@@ -96,22 +96,26 @@ enum Verdict: Sendable, Hashable {
       .outcome(.retry(CallRetry(cause, reason: reason, after: answer.retryAfter)))
     }
     let refusal = "\(name) refused with \(answer.status)"
-    switch answer.status {
-    case 200..<300: self = .accepted(answer.body)
-    case 402: self = .outcome(.declined(reason: refusal))
+    let meaning = StatusMeaning(answer.status)
     // What was sent first may have been carried out: no other answer to the repeat is one to that.
-    case 400..<500 where answer.isOfRepeat:
+    if answer.isOfRepeat, (400..<500).contains(answer.status), meaning != .declined {
       self = retry(.broken, "the connection to \(name) broke, and the repeat was answered \(answer.status)")
-    case 408, 500..<600: self = retry(.serverError, "\(name) answered \(answer.status)")
-    case 429: self = retry(.busy, "\(name) answered 429, too many requests")
-    case 409, 423: self = retry(.inProgress, "\(name) answered \(answer.status): not now")
-    case 425: self = retry(.busy, "\(name) answered 425: not now")
-    // It does not know us, or not any more: no payment's fault, and it ends when somebody mends the credentials.
-    case 401, 403, 407: self = retry(.credentials, "\(name) does not accept our credentials: \(answer.status)")
-    case 404...406, 411, 413...415, 417, 421, 426, 431: self = retry(.misconfigured, refusal)
-    case 400..<500: self = .outcome(.refused(status: answer.status, reason: refusal))
-    // Redirects are not followed, and nothing else is known: what came of the call can't be told.
-    default: self = retry(.broken, "\(name) answered \(answer.status), which means nothing here")
+      return
+    }
+    switch meaning {
+    case .accepted: self = .accepted(answer.body)
+    case .declined: self = .outcome(.declined(reason: refusal))
+    case .refused: self = .outcome(.refused(status: answer.status, reason: refusal))
+    // It ends when somebody mends the credentials: no payment's fault.
+    case .credentials: self = retry(.credentials, "\(name) does not accept our credentials: \(answer.status)")
+    case .misconfigured: self = retry(.misconfigured, refusal)
+    case .busy: self = retry(.busy, "\(name) answered \(answer.status), too many requests")
+    case .inProgress: self = retry(.inProgress, "\(name) answered \(answer.status): not now")
+    case .serverError: self = retry(.serverError, "\(name) answered \(answer.status)")
+    case .unclear:
+      self = retry(
+        .unclear, "\(name) answered \(answer.status), which doesn't say whether the call was carried out")
+    case .meaningless: self = retry(.broken, "\(name) answered \(answer.status), which means nothing here")
     }
   }
 }

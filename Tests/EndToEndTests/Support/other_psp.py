@@ -1,7 +1,7 @@
 """A PSP and a notification service with a ledger, written apart from the server and its simulator; standard library only.
 
 Usage: other_psp.py CASES
-CASES is a JSON file: {"AMOUNT": {"step", "fault", "status", "restart", "forget"}}. Amounts are in minor units and name a
+CASES is a JSON file: {"AMOUNT": {"step", "fault", "first", "status", "restart", "forget"}}. Amounts are in minor units and name a
 payment. The first call of the case's step meets the fault:
 
   late     carried out, and answered after the caller has stopped waiting
@@ -9,6 +9,8 @@ payment. The first call of the case's step meets the fault:
   after    carried out, and the connection closes
   forgets  carried out, and the connection closes; every repeat is dropped until "forget" seconds have gone by, and then
            the idempotency key is forgotten: a call with it is a new call
+  done     carried out, and answered with the status "first"
+  undone   not carried out, and answered with the status "first"
 
 Repeats are answered with "status". 409, 423, 425 and 500 are answered twice, and then what came of the call; a 402 means
 that the call was processed and declined. With "restart" no repeat is answered before POST /open. GET /ledger tells what
@@ -38,6 +40,7 @@ first = {}  # idempotency key -> time of the first call
 forgotten = set()  # idempotency keys
 notified = {}  # amount -> messages
 stepCalls = {}  # amount -> calls of the case's step
+firstCall = {}  # amount -> time of the first of these
 
 
 def minor(number):
@@ -148,8 +151,11 @@ class Handler(BaseHTTPRequestHandler):
     def other(self, key, step, amount, reference, refund, case):
         """A step that no case is about."""
         with lock:
-            # So that there is something to cancel: it is not settled before that was asked for.
-            isEarly = step == "settle" and case and case["step"] == "cancel" and not stepCalls.get(amount)
+            # So that there is something to cancel: it is not settled before that was asked for, nor by a call that was
+            # on its way then.
+            cancelled = firstCall.get(amount)
+            isEarly = (step == "settle" and case and case["step"] == "cancel"
+                       and (cancelled is None or time.monotonic() < cancelled + 1))
             if not isEarly:
                 status, answer = process(key, step, amount, reference, refund, None)
         if isEarly:
@@ -163,10 +169,11 @@ class Handler(BaseHTTPRequestHandler):
             number = calls.get(key, 0)
             calls[key] = number + 1
             stepCalls[amount] = stepCalls.get(amount, 0) + 1
+            firstCall.setdefault(amount, now)
             first.setdefault(key, now)
             if number == 0 and case["fault"] == "forgets":
                 execute(step, amount, reference, refund)  # Whatever it says later.
-            elif number == 0 and case["fault"] != "before":
+            elif number == 0 and case["fault"] not in ("before", "undone"):
                 process(*call)
         if number == 0:
             if case["fault"] == "late":
@@ -174,6 +181,8 @@ class Handler(BaseHTTPRequestHandler):
                 with lock:
                     status, answer = answers[key]
                 return self.answer(status, answer)
+            if case["fault"] in ("done", "undone"):
+                return self.answer(case["first"], {"error": "as the case says"})
             return self.drop()
         if case["restart"] and not opened.is_set():
             return self.drop()
