@@ -52,22 +52,11 @@ extension RegisPayServeTests {
       for amount in 1...200 { ids.append(try await server.createPayment("\(amount)")) }
       try await server.wait(for: ids[199], status: "Completed", within: .seconds(60))
       let data = disk.backing + "/data"
-      let names = try FileManager.default.contentsOfDirectory(atPath: data + "/payments").sorted()
-      let segments = names.filter { $0.hasSuffix(".log") }
-      try #require(segments.count > 2)
-      let index = try #require(names.first { $0.hasSuffix(".idx") })
-      let files = [
-        BadFile("a finished segment", "payments/\(segments[1])", starts: true),
-        BadFile("the last segment", "payments/\(segments[segments.count - 1])", starts: false),
-        BadFile("an index file", "payments/\(index)", starts: true), BadFile("store", "payments/store", starts: false),
-        BadFile("tail", "payments/tail", starts: true), BadFile("lock", "payments/lock", starts: true),
-        BadFile("the list", "projection/payments.sqlite", starts: false),
-        BadFile("the list's log", "projection/payments.sqlite-wal", starts: false),
-        BadFile("the webhooks", "webhooks/webhooks.sqlite", starts: false),
-        BadFile("the keys", "keys.sqlite", starts: false),
-      ]
       let asked = [ids[0], ids[70], ids[199]]
-      for bad in files {
+      let count = try files(in: data).count
+      // Named each time: the log goes on, and index files are merged.
+      for number in 0..<count {
+        let bad = try files(in: data)[number]
         let rule = FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)
         try disk.spoil([rule])
         try await ask(server, asked, bad, disk)
@@ -75,7 +64,8 @@ extension RegisPayServeTests {
         try await expectWell(server, asked, bad)
       }
       // Cut while it is mapped, and put back in place.
-      for bad in files.prefix(3) {
+      for number in 0..<3 {
+        let bad = try files(in: data)[number]
         let path = data + "/" + bad.path
         let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
         try #require(truncate(disk.path + "/data/" + bad.path, 4096) == 0)
@@ -91,11 +81,63 @@ extension RegisPayServeTests {
         try await expectWell(server, asked, bad)
       }
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
-      try await start(files, disk, asked)
+      for number in 0..<count { try await start(try files(in: data)[number], disk, asked) }
       server = try await start(disk, scratch)
-      try await expectWell(server, asked, files[0])
+      try await expectWell(server, asked, try files(in: data)[0])
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
+  }
+
+  @Test("an event stream waits for a disk that can't read for a while, /health says so, and it leaves nothing out")
+  func waits() async throws {
+    guard await Mount.isPossible("a server on a disk that can't be read") else { return }
+    let scratch = try TemporaryDirectory()
+    try await FaultyDisk.with(in: scratch) { disk in
+      let server = try await start(disk, scratch)
+      var ids: [String] = []
+      for amount in 1...150 { ids.append(try await server.createPayment("\(amount)")) }
+      try await server.wait(for: ids[149], status: "Completed", within: .seconds(60))
+      let data = disk.backing + "/data"
+      let bad = try files(in: data)[0]
+      let base = try #require(UInt64((bad.path as NSString).lastPathComponent.dropLast(4)))
+      try disk.spoil([FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)])
+      let stream = try RawConnection(server.url)
+      stream.send("GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+      // All before the place comes though the place can't be read.
+      var text = ""
+      while !text.contains("id: \(base - 1)\n") { text += try #require(stream.readSome()) }
+      try await eventually("/health says that readers wait", within: .seconds(20)) {
+        String(decoding: try await server.get("/health").body, as: UTF8.self).contains("readers wait for the disk")
+      }
+      #expect(!text.contains("id: \(base)\n"))
+      try disk.heal()
+      let end = try #require(try await server.get("/api/v1/payments?limit=1").object()["logEnd"] as? UInt64)
+      while !text.contains("id: \(end - 1)\n") { text += try #require(stream.readSome()) }
+      #expect(!text.contains("event: missing"))
+      for offset in 0..<end where !text.contains("id: \(offset)\n") { Issue.record("\(offset) was left out") }
+      try await eventually("/health says that all is well", within: .seconds(20)) {
+        let health = try await server.get("/health")
+        return String(decoding: health.body, as: UTF8.self) == "Healthy"
+      }
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  private func files(in data: String) throws -> [BadFile] {
+    let names = try FileManager.default.contentsOfDirectory(atPath: data + "/payments").sorted()
+    let segments = names.filter { $0.hasSuffix(".log") }
+    try #require(segments.count > 2)
+    let index = try #require(names.first { $0.hasSuffix(".idx") })
+    return [
+      BadFile("a finished segment", "payments/\(segments[1])", starts: true),
+      BadFile("the last segment", "payments/\(segments[segments.count - 1])", starts: false),
+      BadFile("an index file", "payments/\(index)", starts: true), BadFile("store", "payments/store", starts: false),
+      BadFile("tail", "payments/tail", starts: true), BadFile("lock", "payments/lock", starts: true),
+      BadFile("the list", "projection/payments.sqlite", starts: false),
+      BadFile("the list's log", "projection/payments.sqlite-wal", starts: false),
+      BadFile("the webhooks", "webhooks/webhooks.sqlite", starts: false),
+      BadFile("the keys", "keys.sqlite", starts: false),
+    ]
   }
 
   private func start(_ disk: FaultyDisk, _ scratch: TemporaryDirectory) async throws -> RunningServer {
@@ -104,27 +146,26 @@ extension RegisPayServeTests {
       directory: disk.path, arguments: ["--segment-bytes", "65536"], errorFolder: scratch.path)
   }
 
-  /// Starts a server with each of the files unreadable: it serves, or says in one line why not.
-  private func start(_ files: [BadFile], _ disk: FaultyDisk, _ ids: [String]) async throws {
-    for bad in files where FileManager.default.fileExists(atPath: disk.backing + "/data/" + bad.path) {
-      try disk.spoil([FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)])
-      let process = try RegisPayProcess(
-        ["serve", "--dir", disk.path + "/data", "--port", "0", "--log-level", "error"], folder: disk.backing)
-      if let line = try await process.nextLine() {
-        let url = try #require(line.split(separator: " ").last)
-        try await ask(RunningServer(process: process, url: String(url)), ids, bad, disk)
-        process.signal(SIGTERM)
-        #expect(try await process.waitForExit() == .init(code: 0, isSignal: false), "\(bad)")
-        #expect(bad.starts, "\(bad)")
-      } else {
-        #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(bad)")
-        #expect(!bad.starts, "\(bad): \(process.errorText)")
-        let lines = process.errorText.split(separator: "\n")
-        // SQLite does not tell a database's files apart.
-        let name = (bad.path as NSString).lastPathComponent.replacingOccurrences(of: "-wal", with: "")
-        #expect(lines.count == 1 && lines[0].contains(name), "\(lines)")
-      }
-      try disk.heal()
+  /// Starts a server with one of the files unreadable: it serves, or says in one line why not.
+  private func start(_ bad: BadFile, _ disk: FaultyDisk, _ ids: [String]) async throws {
+    guard FileManager.default.fileExists(atPath: disk.backing + "/data/" + bad.path) else { return }
+    try disk.spoil([FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)])
+    let process = try RegisPayProcess(
+      ["serve", "--dir", disk.path + "/data", "--port", "0", "--log-level", "error"], folder: disk.backing)
+    if let line = try await process.nextLine() {
+      let url = try #require(line.split(separator: " ").last)
+      try await ask(RunningServer(process: process, url: String(url)), ids, bad, disk)
+      process.signal(SIGTERM)
+      #expect(try await process.waitForExit() == .init(code: 0, isSignal: false), "\(bad)")
+      #expect(bad.starts, "\(bad)")
+    } else {
+      #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(bad)")
+      #expect(!bad.starts, "\(bad): \(process.errorText)")
+      let lines = process.errorText.split(separator: "\n")
+      // SQLite does not tell a database's files apart.
+      let name = (bad.path as NSString).lastPathComponent.replacingOccurrences(of: "-wal", with: "")
+      #expect(lines.count == 1 && lines[0].contains(name), "\(lines)")
     }
+    try disk.heal()
   }
 }

@@ -44,6 +44,16 @@ struct MappedFile: Sendable {
       ? "could not be read for a while (\(systemMessage(EIO))), and now can be; try again" : unreadableReason(code)
   }
 
+  /// Whether the file is gone, is another one, or is shorter than what was mapped.
+  func isOther(byteCount: Int) -> Bool {
+    switch open() {
+    case .success(let descriptor):
+      var status = stat()
+      return fstat(descriptor.number, &status) == 0 && status.st_size < byteCount
+    case .failure(let failure): return failure.code == nil
+    }
+  }
+
   /// Maps again what can be read again. False if something can't be.
   func heal(_ region: FaultRegion) -> Bool {
     guard case .success(let descriptor) = open() else { return false }

@@ -27,6 +27,8 @@ final class Mapping: @unchecked Sendable {
     let reason: @Sendable (_ position: Int) -> String
     /// Reads them again. False if some still can't be read.
     let heal: @Sendable () -> Bool
+    /// Whether the file of that name is another one now, or is gone, or has lost bytes that were mapped.
+    let isOfOtherFile: @Sendable () -> Bool
   }
 
   /// How long pages that can't be read are left alone before they are tried again.
@@ -129,6 +131,10 @@ final class Mapping: @unchecked Sendable {
     else { return false }
     return faults.heal()
   }
+
+  /// Whether the file was cut, removed or replaced since it was mapped: what can't be read then is no matter of the disk, and
+  /// the file has to be mapped again as it is now. Asks the file system.
+  var isOfOtherFile: Bool { faults?.isOfOtherFile() ?? false }
 }
 
 /// What the handler for unreadable pages knows of a mapping.

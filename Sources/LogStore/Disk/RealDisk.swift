@@ -285,6 +285,8 @@ final class RealFile: File {
     } heal: {
       defer { if isRandom.isSet { tell(0..<byteCount, MADV_RANDOM) } }
       return source.heal(region)
+    } isOfOtherFile: {
+      source.isOther(byteCount: byteCount)
     }
     @Sendable func advise(_ advice: Mapping.Advice) {
       switch advice {

@@ -53,7 +53,10 @@ final class DamageMap: Sendable {
   let ranges: [DamagedRange]
   let endOffset: UInt64
   /// Something of the segment could not be read by the disk, which may get well again.
-  var isOfUnreadable: Bool { segment.mapping.faultCount > 0 }
+  var isOfUnreadable: Bool {
+    if case .unreadable = segment.fileError { return true }
+    return segment.mapping.faultCount > 0
+  }
 
   init(segment: Segment, limit: Int, pieces: [Piece], ranges: [DamagedRange], endOffset: UInt64) {
     self.segment = segment

@@ -11,9 +11,13 @@ final class DamageMaps: Sendable {
   /// Maps kept; over that the oldest goes, and is made again when it is needed.
   private static let limit = 64
 
+  /// How long a map of a file that is cut, missing or without a sound header counts, until it is looked whether the file
+  /// was put back.
+  static let fileMilliseconds: UInt64 = 1_000
+
   private let maps = Mutex<[(baseOffset: UInt64, map: DamageMap, madeMilliseconds: UInt64)]>([])
-  /// When a segment was met first that the disk could not read.
-  private let unreadable = Mutex<[UInt64: UInt64]>([:])
+  /// When a segment was met first, and last, that the disk could not read.
+  private let unreadable = Mutex<[UInt64: (since: UInt64, last: UInt64)]>([:])
   /// Held by whoever makes one, so that many who meet the same damage read the segment once.
   private let making = Mutex(())
   private let isEmpty = Atomic(true)
@@ -22,20 +26,37 @@ final class DamageMaps: Sendable {
   subscript(baseOffset: UInt64) -> DamageMap? {
     if isEmpty.load(ordering: .acquiring) { return nil }
     guard let (_, map, made) = maps.withLock({ $0.first { $0.baseOffset == baseOffset } }) else { return nil }
-    if map.isOfUnreadable, monotonicMilliseconds() > made + Self.unreadableMilliseconds { return nil }
+    if let life = Self.life(of: map), monotonicMilliseconds() > made + life { return nil }
     return map
+  }
+
+  /// Milliseconds; nil for a map that counts until the store is closed.
+  private static func life(of map: DamageMap) -> UInt64? {
+    if map.segment.fileError != nil { return fileMilliseconds }
+    return map.isOfUnreadable ? unreadableMilliseconds : nil
+  }
+
+  /// The map that was made last, if it is of the same file in the same state.
+  fileprivate func stillTrue(for segment: Segment) -> DamageMap? {
+    guard let error = segment.fileError else { return nil }
+    return maps.withLock { maps in
+      maps.first { $0.baseOffset == segment.baseOffset && $0.map.segment.fileError == error && !$0.map.isOfUnreadable }?
+        .map
+    }
   }
 
   /// Whether what the disk can't read of a segment has been so for long enough to be passed over.
   func isPatienceOver(_ baseOffset: UInt64) -> Bool {
     let now = monotonicMilliseconds()
     return unreadable.withLock { unreadable in
-      guard let since = unreadable[baseOffset] else {
+      // A while without is the end of it, though nobody has said so.
+      guard let known = unreadable[baseOffset], now < known.last + Self.unreadableMilliseconds else {
         if unreadable.count >= Self.limit { unreadable.removeAll() }
-        unreadable[baseOffset] = now
+        unreadable[baseOffset] = (now, now)
         return false
       }
-      return now >= since + Self.patienceMilliseconds
+      unreadable[baseOffset] = (known.since, now)
+      return now >= known.since + Self.patienceMilliseconds
     }
   }
 
@@ -85,6 +106,10 @@ extension SegmentSet {
       if let bound = endOffset(of: baseOffset) {
         let segment = try Segment.openDamaged(
           join(directory, FileName.segment(baseOffset)), baseOffset: baseOffset, storeID: storeID, disk: disk)
+        if let map = damageMaps.stillTrue(for: segment), map !== known {
+          damageMaps.keep(map)
+          return map
+        }
         // If the one behind it can't be opened, whoever reads that will say so.
         let next = successor(of: baseOffset).flatMap { try? self.segment($0) }
         var maker = DamageMapMaker(

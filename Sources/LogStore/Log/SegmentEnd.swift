@@ -5,7 +5,7 @@ extension SegmentSet {
   func header(of baseOffset: UInt64) throws(LogStoreError) -> SegmentHeader {
     let snapshot = present
     if let ordinal = snapshot.ordinal(of: baseOffset), let known = snapshot.slot(ordinal).mapped {
-      if !known.hasOwnHeader, let damage = known.fileDamage { throw .damaged(damage) }
+      if !known.hasOwnHeader, let error = known.fileError { throw error }
       return known.header
     }
     let file = try disk.open(join(directory, FileName.segment(baseOffset)), .read)

@@ -111,7 +111,10 @@ final class SegmentSet: Sendable {
   }
 
   private func map(_ slot: SegmentSlot) throws(LogStoreError) -> Segment {
-    let segment = slot.keep(try openSegment(slot.baseOffset))
+    let opened = try openSegment(slot.baseOffset)
+    // It may be put back at any time, and is looked at again by everyone who comes.
+    if opened.fileError != nil { return opened }
+    let segment = slot.keep(opened)
     state.withLock { state in
       state.mappedCount += 1
       if state.mappedCount > Self.segmentsMapped {
@@ -152,6 +155,7 @@ final class SegmentSet: Sendable {
     }
     if let known { return known }
     let segment = try openSegmentToScan(baseOffset)
+    if segment.fileError != nil { return segment }
     state.withLock { state in
       if state.scanned.count == Self.segmentsScanned { state.scanned.removeFirst() }
       state.scanned.append(segment)
@@ -374,12 +378,28 @@ final class SegmentSet: Sendable {
     let (snapshot, scanned) = state.withLock { ($0.snapshot, $0.scanned) }
     var isWell = true
     for segment in snapshot.mappedSegments + scanned where segment.mapping.faultCount > 0 {
-      if !segment.mapping.heal() { isWell = false }
+      if segment.mapping.heal() { continue }
+      isWell = false
+      if segment.mapping.isOfOtherFile { unmap(segment) }
     }
     for file in snapshot.files where file.hasFaults {
       try distrust(file, Fault(position: 0, reason: "the index can't be read"), segment: nil)
     }
     if isWell { wellAt.store(count, ordering: .releasing) }
+  }
+
+  /// The file of a finished segment is not what was mapped any more: whoever comes next opens it as it is now, as after a
+  /// restart.
+  private func unmap(_ segment: Segment) {
+    state.withLock { state in
+      guard segment !== state.snapshot.open.segment else { return }
+      state.scanned.removeAll { $0 === segment }
+      guard let ordinal = state.snapshot.ordinal(of: segment.baseOffset),
+        state.snapshot.slot(ordinal).mapped === segment
+      else { return }
+      state.snapshot = state.snapshot.withoutMappings()
+      state.mappedCount = 0
+    }
   }
 
   private func tellMissing() {
@@ -423,7 +443,7 @@ final class SegmentSet: Sendable {
     guard let successor = successor(of: segment.baseOffset) else {
       preconditionFailure("the last segment's index is the open one")
     }
-    if let damage = segment.fileDamage { throw .damaged(damage) }
+    if let error = segment.fileError { throw error }
     let index = OpenIndex(segment)
     var walk = Walk(segment)
     let next = try self.segment(successor)

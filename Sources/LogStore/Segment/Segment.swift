@@ -11,11 +11,13 @@ final class Segment: Sendable {
   let mapping: Mapping
   /// Tells the file from another one of the same name.
   let headerChecksum: UInt32
-  /// What is wrong with the file as a whole; nil as a rule. See ``openDamaged(_:baseOffset:storeID:disk:)``.
-  let fileDamage: Damage?
+  /// What is wrong with the file as a whole: damaged, or the disk can't read its header; nil as a rule. See
+  /// ``openDamaged(_:baseOffset:storeID:disk:)``.
+  let fileError: LogStoreError?
   /// False where the header could not be read: ``header`` then holds what the file's name tells, and no chain.
   let hasOwnHeader: Bool
 
+  var fileDamage: Damage? { fileError?.finding }
   var baseOffset: UInt64 { header.baseOffset }
   var bytes: UnsafeRawBufferPointer { mapping.bytes }
   /// Where the first frame is looked for, with what it must continue.
@@ -26,9 +28,9 @@ final class Segment: Sendable {
 
   /// - Parameter header: as the file has it, or as it must have been.
   init(
-    path: String, header: SegmentHeader, mapping: Mapping, fileDamage: Damage? = nil, hasOwnHeader: Bool = true
+    path: String, header: SegmentHeader, mapping: Mapping, fileError: LogStoreError? = nil, hasOwnHeader: Bool = true
   ) {
-    self.fileDamage = fileDamage
+    self.fileError = fileError
     self.hasOwnHeader = hasOwnHeader
     self.path = path
     self.header = header
@@ -81,29 +83,31 @@ final class Segment: Sendable {
     } catch .inputOutput(_, _, ENOENT) {
       return Segment(
         path: path, header: guessed(0), mapping: Mapping(bytes: UnsafeRawBufferPointer(start: nil, count: 0)) { _ in },
-        fileDamage: Damage(file: path, position: 0, reason: "the file is missing"), hasOwnHeader: false)
+        fileError: .damaged(Damage(file: path, position: 0, reason: "the file is missing")), hasOwnHeader: false)
     }
     let byteCount = min(try file.byteCount(), UInt64(UInt32.max))
     var header: SegmentHeader?
-    var damage: Damage?
+    var fileError: LogStoreError?
     do throws(LogStoreError) {
       header = try readHeader(of: file, baseOffset: baseOffset, storeID: storeID)
     } catch {
-      guard let found = error.finding else { throw error }
-      damage = found
+      guard error.finding != nil else { throw error }
+      fileError = error
     }
     if let header, byteCount < header.fileByteCount {
-      damage = Damage(
-        file: path, position: byteCount,
-        reason: "the file ends here, its header says after \(header.fileByteCount) bytes")
+      fileError = .damaged(
+        Damage(
+          file: path, position: byteCount,
+          reason: "the file ends here, its header says after \(header.fileByteCount) bytes"))
     } else if let header, byteCount > header.fileByteCount {
-      damage = Damage(
-        file: path, position: header.fileByteCount, reason: "the file should end here, it goes on to \(byteCount) bytes"
-      )
+      fileError = .damaged(
+        Damage(
+          file: path, position: header.fileByteCount,
+          reason: "the file should end here, it goes on to \(byteCount) bytes"))
     }
     let mapped = Int(min(byteCount, header?.fileByteCount ?? byteCount))
     return Segment(
-      path: path, header: header ?? guessed(byteCount), mapping: try file.map(byteCount: mapped), fileDamage: damage,
+      path: path, header: header ?? guessed(byteCount), mapping: try file.map(byteCount: mapped), fileError: fileError,
       hasOwnHeader: header != nil)
   }
 

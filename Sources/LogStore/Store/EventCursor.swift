@@ -29,6 +29,8 @@ public struct EventCursor: ~Copyable, Sendable {
   private var firstOffset: UInt64
   @usableFromInline let storeIDFirst: UInt64
   private let passesOver: Bool
+  /// What the disk can't read is passed over only if that lasts.
+  var waitsForDisk = true
   /// The map of the damaged segment that it is in.
   private var map: DamageMap?
   private var passed: [DamagedRange] = []
@@ -153,7 +155,7 @@ public struct EventCursor: ~Copyable, Sendable {
         continue
       }
       let base = segments.baseOffset(holding: nextOffset)
-      if passesOver, let map = segments.damageMaps[base], nextOffset < map.endOffset {
+      if passesOver, let map = segments.damageMaps[base], nextOffset < map.endOffset, mayPass(map) {
         if try enter(map) { return true }
         continue
       }
@@ -170,7 +172,7 @@ public struct EventCursor: ~Copyable, Sendable {
   private mutating func enter(_ base: UInt64, _ last: DurableEnd) throws(LogStoreError) {
     let segments = durable.segments
     let segment = try segments.segmentToScan(base)
-    if let damage = segment.fileDamage { throw .damaged(damage) }
+    if let error = segment.fileError { throw error }
     let isLast = base == last.baseOffset
     // Everything in a finished segment is durable; in the last one, all before the durable end's position.
     let limit = isLast ? last.position : segment.bytes.count
@@ -197,12 +199,17 @@ public struct EventCursor: ~Copyable, Sendable {
 
   // MARK: - Passing over damage
 
+  /// Whether what a map says may be passed over by now: that somebody else has looked at it is no reason.
+  private func mayPass(_ map: DamageMap) -> Bool {
+    !map.isOfUnreadable || !waitsForDisk || durable.segments.damageMaps.isPatienceOver(map.segment.baseOffset)
+  }
+
   /// After a fault: has what is sound of the segment looked for, so that ``goOn()`` goes on there. Throws the fault unless
   /// damage is passed over and was found.
   private mutating func passOver(_ base: UInt64, _ error: LogStoreError) throws(LogStoreError) {
     // Twice at the same place: another map says what the first one said, so going on would never end.
     guard passesOver, error.isOfTheFile, faultOffset != nextOffset else { throw error }
-    if case .unreadable = error, !durable.segments.damageMaps.isPatienceOver(base) { throw error }
+    if case .unreadable = error, waitsForDisk, !durable.segments.damageMaps.isPatienceOver(base) { throw error }
     // If there is a map, what it calls sound has gone bad since, or the log has grown.
     let known = durable.segments.damageMaps[base]
     let isOutOfDate = known.map { $0 === map || nextOffset >= $0.endOffset } ?? false

@@ -6,27 +6,41 @@ extension LogReader {
   /// A damaged place costs one read of its segment, for all readers of the store together. An event whose frame's header is
   /// damaged has the time of the frame before.
   ///
+  /// - Parameter waitsForDisk: without, what the disk can't read is passed over at once: for an answer that is of use at the
+  ///   moment only.
   /// - Parameter passed: called for every damaged place that was passed over, before the event behind it; for one without a
   ///   missing event it may be called after that.
-  /// - Returns: the offset to go on with, behind what was passed over.
+  /// - Returns: the offset to go on with, behind what was passed over; before a place that the disk can't read, if there was
+  ///   anything to tell before it.
   /// - Throws: ``LogStoreError/unreadable(_:)`` until that has lasted for 30 seconds: then it is passed over, too. What is no
   ///   damage of the log's files: ``LogStoreError/closed``, ``LogStoreError/inputOutput(operation:path:code:)``.
   @discardableResult
   public func forEach(
-    from offset: UInt64, passingOver passed: (DamagedRange) -> Void, _ body: (borrowing EventView) -> Bool
+    from offset: UInt64, waitsForDisk: Bool = true, passingOver passed: (DamagedRange) -> Void,
+    _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
     try durable.check()
     var cursor = cursor(from: offset, passingOverDamage: true)
+    cursor.waitsForDisk = waitsForDisk
     let end = endOffset
     var goesOn = true
+    // What was told so far ends here, and every byte of it was sound.
+    var told = offset
     while goesOn, cursor.offset < end {
       var isGiven = false
-      if let event = try cursor.next() {
-        isGiven = true
-        goesOn = body(event)
-        // What was visited was zeros if it could not be read meanwhile.
-        try cursor.check()
+      do throws(LogStoreError) {
+        if let event = try cursor.next() {
+          isGiven = true
+          goesOn = body(event)
+          // What was visited was zeros if it could not be read meanwhile.
+          try cursor.check()
+        }
+      } catch {
+        // What stands before a place that can't be read is not held up by it.
+        if case .unreadable = error, !isGiven, told > offset, cursor.offset == told { return told }
+        throw error
       }
+      told = cursor.offset
       let ranges = cursor.takePassed()
       for range in ranges { passed(range) }
       if !isGiven, ranges.isEmpty { break }
@@ -37,13 +51,17 @@ extension LogReader {
   /// Every damaged place of one of the store's segment files, in order; empty if the file is sound, or is none of them.
   ///
   /// Blocks. Reads all of the file the first time.
+  ///
+  /// - Throws: ``LogStoreError/unreadable(_:)`` where that is the disk's fault and has not lasted for 30 seconds yet.
   public func damagedRanges(file: String) throws(LogStoreError) -> [DamagedRange] {
     try durable.check()
     let segments = durable.segments
     guard let name = file.split(separator: "/").last, let base = FileName.baseOffset(String(name), suffix: ".log"),
       segments.bases.contains(base)
     else { return [] }
-    return try segments.damageMap(of: base, upTo: durable.end)?.ranges ?? []
+    guard let map = try segments.damageMap(of: base, upTo: durable.end) else { return [] }
+    if map.isOfUnreadable, !segments.damageMaps.isPatienceOver(base), let worst = map.worst { throw .unreadable(worst) }
+    return map.ranges
   }
 
   /// Which events stood at offsets that can't be read, as far as an index file tells: all of them, if the segment has a

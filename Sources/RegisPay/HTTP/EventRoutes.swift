@@ -17,6 +17,8 @@ final class EventRoutes: Sendable {
   private let heartbeat: Duration
   /// From one look at the log to the next, for each stream that is open: at most 500 looks a second, whatever happens.
   private static let pause = Duration.milliseconds(2)
+  /// From one look to the next at what the disk can't read.
+  private static let unreadablePause = Duration.milliseconds(250)
   /// Bytes that are written at once.
   private static let pieceLimit = 64 << 10
 
@@ -66,8 +68,14 @@ final class EventRoutes: Sendable {
     var lastSent = clock.now
     while !Task.isCancelled, !Task.isShuttingDownGracefully {
       let begin = clock.now
-      let portion = try await RequestThreads.run(.long) { [place] () throws(LogStoreError) in
-        try portions.read(from: place)
+      guard let portion = try await portions.readIfPossible(from: place) else {
+        // The stream stays open and goes on where it is, as soon as that can be read or is passed over.
+        try await Task.sleep(for: Self.unreadablePause)
+        if lastSent.duration(to: clock.now) >= heartbeat {
+          try await writer.write(ByteBuffer(string: ":\n\n"))
+          lastSent = clock.now
+        }
+        continue
       }
       place = portion.next
       var bytes = portion.bytes
@@ -131,6 +139,16 @@ private struct EventPortions: Sendable {
 
   /// Bytes of a portion, but for its last event.
   private static let byteLimit = 64 << 10
+
+  /// The next portion; nil where a place of the log can't be read at the moment, or was found damaged just now.
+  func readIfPossible(from place: UInt64) async throws(LogStoreError) -> Portion? {
+    do throws(LogStoreError) {
+      return try await RequestThreads.run(.long) { () throws(LogStoreError) in try read(from: place) }
+    } catch {
+      guard error.isOfAPlace else { throw error }
+      return nil
+    }
+  }
 
   /// Reads until the portion is over. What is not wanted is looked at where it stands, without an allocation.
   func read(from place: UInt64) throws(LogStoreError) -> Portion {

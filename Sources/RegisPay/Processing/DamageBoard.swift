@@ -26,6 +26,8 @@ public final class DamageBoard: Sendable {
   private struct State {
     var ranges: [DamagedRange] = []
     var seen: Set<DamagedRange> = []
+    /// What the disk can't read at the moment, by file, and the offset from which a reader has come to it.
+    var unreadable: [String: (damage: Damage, place: UInt64)] = [:]
     /// Files that were looked through because a look-up met damage there.
     var metFiles: Set<String> = []
     /// Offsets that are missing, over all ranges.
@@ -52,6 +54,7 @@ public final class DamageBoard: Sendable {
   private let logger: Logger?
   private let state = Mutex(State())
   private let hasConcerns = Atomic(false)
+  private let hasUnreadable = Atomic(false)
 
   /// - Parameter name: of the log, for people.
   public init(_ reader: LogReader, name: String = "payments", logger: Logger? = nil) {
@@ -82,6 +85,38 @@ public final class DamageBoard: Sendable {
     NIOThreadPool.singleton.submit { [self] _ in find(range) }
   }
 
+  /// Notes that a reader waits for the disk: seen in `/health` until it has read on. Logged the first time.
+  ///
+  /// - Parameter place: where the reader stands.
+  func waits(for damage: Damage, at place: UInt64) {
+    let isNew = state.withLock { state in
+      let known = state.unreadable[damage.file]
+      guard known != nil || state.unreadable.count < Self.rangeLimit else { return false }
+      state.unreadable[damage.file] = (damage, max(known?.place ?? 0, place))
+      return known == nil
+    }
+    hasUnreadable.store(true, ordering: .relaxed)
+    if isNew {
+      logger?.error(
+        "the disk can't read the log; if that lasts for 30 seconds, what stands there is passed over",
+        metadata: [
+          "log": "\(name)", "file": "\(damage.file)", "byte": "\(damage.position)", "reason": "\(damage.reason)",
+        ])
+    }
+  }
+
+  /// Notes that a reader has come from one offset to another: it waits for nothing between. One load as a rule.
+  func readOn(from place: UInt64, to next: UInt64) {
+    guard hasUnreadable.load(ordering: .relaxed), next > place else { return }
+    state.withLock { state in
+      state.unreadable = state.unreadable.filter { !(place..<next).contains($0.value.place) }
+      hasUnreadable.store(!state.unreadable.isEmpty, ordering: .relaxed)
+    }
+  }
+
+  /// Takes in what an answer has left out: all that is damaged in the file is looked for, unless the disk may read it again.
+  func metNow(_ range: DamagedRange) { met(range.damage) }
+
   /// Looks which streams lost events there.
   private func find(_ range: DamagedRange) {
     var lost: [LostEvent] = []
@@ -110,6 +145,10 @@ public final class DamageBoard: Sendable {
     do throws(LogStoreError) {
       for range in try reader.damagedRanges(file: file) { report(range) }
     } catch {
+      // To be looked for again when it is met again.
+      state.withLock { _ = $0.metFiles.remove(file) }
+      // The disk may read it again: whoever needs it waits and says so.
+      if case .unreadable = error { return }
       logger?.warning(
         "can't tell what is damaged", metadata: ["log": "\(name)", "file": "\(file)", "error": "\(error)"])
     }
@@ -176,6 +215,8 @@ public final class DamageBoard: Sendable {
     public var newer = 0
     public var isPartlyUnknown = false
     public var skipped: [Skipped] = []
+    /// What the disk can't read at the moment.
+    public var unreadable: [Damage] = []
   }
 
   public var summary: Summary {
@@ -184,7 +225,8 @@ public final class DamageBoard: Sendable {
       let others = incomplete.count { !state.lostStreams.contains(LostEvent.key(ofStream: $0.stream)) }
       return Summary(
         ranges: state.ranges, lostEvents: state.lostCount, incomplete: state.lostStreams.count + others,
-        newer: state.concerns.count - incomplete.count, isPartlyUnknown: state.isPartlyUnknown, skipped: state.skipped)
+        newer: state.concerns.count - incomplete.count, isPartlyUnknown: state.isPartlyUnknown, skipped: state.skipped,
+        unreadable: state.unreadable.values.map(\.damage).sorted { $0.file < $1.file })
     }
   }
 
@@ -192,6 +234,9 @@ public final class DamageBoard: Sendable {
   public var warnings: [String] {
     let summary = summary
     var lines = summary.ranges.map { "the \(name) log: \($0)" }
+    lines += summary.unreadable.map {
+      "the \(name) log: \($0); readers wait for the disk, for 30 seconds at most, and pass over it then"
+    }
     if summary.lostEvents > 0 {
       lines.append(
         "the \(name) log: \(summary.lostEvents) events can't be read; \(summary.incomplete)"

@@ -21,12 +21,33 @@ public struct LogFollower: Sendable {
   func forEach(
     from place: UInt64, passed: (DamagedRange) -> Void = { _ in }, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try reader.forEach(
-      from: place,
-      passingOver: { range in
-        damage.report(range)
-        passed(range)
-      }, body)
+    try forEach(from: place, waitsForDisk: true, passed: passed, body)
+  }
+
+  /// As above for an answer that can't wait: what the disk can't read at the moment is left out of it.
+  func forEachNow(
+    from place: UInt64, _ body: (borrowing EventView) -> Bool
+  ) throws(LogStoreError) -> UInt64 {
+    try forEach(from: place, waitsForDisk: false, passed: { _ in }, body)
+  }
+
+  private func forEach(
+    from place: UInt64, waitsForDisk: Bool, passed: (DamagedRange) -> Void, _ body: (borrowing EventView) -> Bool
+  ) throws(LogStoreError) -> UInt64 {
+    do throws(LogStoreError) {
+      let next = try reader.forEach(
+        from: place, waitsForDisk: waitsForDisk,
+        passingOver: { range in
+          // What was left out of one answer is no reason for others to leave it out.
+          if waitsForDisk { damage.report(range) } else { damage.metNow(range) }
+          passed(range)
+        }, body)
+      damage.readOn(from: place, to: next)
+      return next
+    } catch {
+      if case .unreadable(let found) = error { damage.waits(for: found, at: place) }
+      throw error
+    }
   }
 
   /// Copies of at most `limit` events.

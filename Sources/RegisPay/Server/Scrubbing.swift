@@ -6,9 +6,9 @@ struct Scrubbing: Sendable {
   private let scrubs: [(name: String, scrub: Scrub)]
 
   /// - Parameter options: with a rate of 0 nothing is read.
-  /// - Parameter damage: told of what is found in the first log, so that the payments concerned are known.
+  /// - Parameter stores: each with the board that is told what is found, so that what is concerned is known.
   init(
-    _ stores: [(name: String, store: LogStore)], options: ServerOptions, damage: DamageBoard, logger: Logger
+    _ stores: [(name: String, store: LogStore, damage: DamageBoard)], options: ServerOptions, logger: Logger
   ) {
     guard options.scrubBytesPerSecond > 0 else {
       scrubs = []
@@ -16,15 +16,15 @@ struct Scrubbing: Sendable {
     }
     var rate = Scrub.Options()
     rate.bytesPerSecond = options.scrubBytesPerSecond
-    scrubs = stores.enumerated().map { number, entry in
-      let (name, store) = entry
+    scrubs = stores.map { entry in
+      let (name, store, damage) = entry
       let scrub = store.scrub(rate) { found in
         logger.error(
           "damage found; see docs/OPERATIONS.md",
           metadata: [
             "log": "\(name)", "file": "\(found.file)", "byte": "\(found.position)", "reason": "\(found.reason)",
           ])
-        if number == 0 { damage.inspect(file: found.file) }
+        damage.inspect(file: found.file)
       }
       return (name, scrub)
     }

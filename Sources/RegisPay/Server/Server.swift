@@ -105,15 +105,18 @@ public struct Server: Sendable {
       throw .endpoint(error)
     }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
-    let scrubbing = Scrubbing(
-      [("payments", log.store), ("simulator", simulator.store)], options: options, damage: log.damage, logger: logger)
+    let simulatorDamage = DamageBoard(simulator.store.reader, name: "simulator", logger: logger)
+    let logs = [("payments", log.store, log.damage), ("simulator", simulator.store, simulatorDamage)]
+    let scrubbing = Scrubbing(logs, options: options, logger: logger)
     defer { scrubbing.stop() }
     health.warn { scrubbing.findings }
     health.watch { [gate = log.gate] in
       gate.reason.map { "no calls go out, since what comes of them can't be recorded: \($0)" }
     }
-    health.warn { [damage = log.damage] in damage.warnings }
-    for damage in log.store.recovery.damagedFiles { log.damage.inspect(file: damage.file) }
+    for (_, store, board) in logs {
+      health.warn { board.warnings }
+      for damage in store.recovery.damagedFiles { board.inspect(file: damage.file) }
+    }
     let clock = ClockWarnings(stores: [("payments", log.store), ("simulator", simulator.store)])
     let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
     health.warn { clock.lines + exposure.lines }
@@ -145,7 +148,7 @@ public struct Server: Sendable {
       throw .keys(error)
     }
     let own = OwnToken()
-    let ledger = Ledger(reader: simulator.store.reader)
+    let ledger = Ledger(follower: LogFollower(simulator.store.reader, simulatorDamage))
     let board = WaitingBoard()
     let consumers = ConsumerBoard()
     let address = AsyncStream<String>.makeStream()

@@ -3,7 +3,8 @@ import LogStore
 /// All charges of the simulator, in the order they were made: read from its log when somebody asks, a page at a time, so
 /// that any number of them takes no memory, and nobody waits for more than a page.
 struct Ledger: Sendable {
-  let reader: LogReader
+  let follower: LogFollower
+  private var reader: LogReader { follower.reader }
 
   /// Charges of a page, at most.
   private static let pageLimit = 256
@@ -25,8 +26,8 @@ struct Ledger: Sendable {
   private func page(from place: UInt64) throws(LogStoreError) -> (charges: [Charge], next: UInt64) {
     var end = PortionEnd()
     var found: [(offset: UInt64, stream: String)] = []
-    // What is damaged is reported by the scrub, and can't be told here.
-    let next = try reader.forEach(from: place, passingOver: { _ in }) { event in
+    // What can't be read is seen in `/health`, and left out here.
+    let next = try follower.forEachNow(from: place) { event in
       if event.type.withUnsafeBytes({ $0.elementsEqual(Charge.EventType.created.rawValue.utf8) }) {
         found.append((event.offset, event.stream.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }))
       }

@@ -66,7 +66,7 @@ struct FaultyPSPTests {
     _ faults: [Fault], _ work: @escaping @Sendable (String, Ledger, FaultMiddleware.Attempts) async throws -> Void
   ) async throws {
     try await withStore { store in
-      let ledger = Ledger(reader: store.reader)
+      let ledger = Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader)))
       let attempts = FaultMiddleware.Attempts()
       let router = Routes(context: ExchangeContext.self)
       router.add(middleware: FaultMiddleware(faults: faults, attempts: attempts))
