@@ -1,0 +1,217 @@
+import Foundation
+import Testing
+
+/// The commands of the documents, run as they stand there. A block that no test names fails `complete()`.
+@Suite("What the documents tell to run", .serialized)
+struct DocumentedCommandTests {
+  private static let readme = "README.md"
+  private static let operations = "docs/OPERATIONS.md"
+  private static let address = "http://127.0.0.1:8080"
+
+  @Test("README: the logstore command")
+  func logstoreCommand() async throws {
+    try await withTemporaryFolder { folder in
+      let block = try CommandBlock.first(Self.readme, "The `logstore` command", "swift build")
+      let printed = try await block.run(
+        in: folder,
+        replacing: [
+          ".build/release/logstore tail --dir orders.log --from end":
+            "timeout 1 logstore tail --dir orders.log --from end || [ $? = 124 ]"
+        ], leavingOut: ["swift build"])
+      #expect(printed.contains("ok 0"))
+      #expect(printed.contains("order-1"))
+    }
+  }
+
+  @Test("README: backup, restore and repair")
+  func backupAndRepair() async throws {
+    try await withTemporaryFolder { folder in
+      let append = #"seq 5 | sed 's/.*/order-&\tPlaced\t{}/' | logstore append --dir orders.log > /dev/null"#
+      let backup = try CommandBlock.first(Self.readme, "Backup", "logstore backup")
+      let printed = try await backup.run(
+        in: folder,
+        replacing: [
+          "/backup/orders/": "backup/orders/", "120000": "3", "ssh host 'cat > orders.backup'": "cat > piped",
+        ],
+        after: append + "; mkdir backup")
+      #expect(printed.contains("backed up events 0..<5"))
+      #expect(printed.contains("restored events 0..<3"))
+      let repair = try CommandBlock.first(Self.readme, "Repair", "logstore verify")
+      #expect(try await repair.run(in: folder).contains("saved 5 of 5"))
+    }
+  }
+
+  @Test("README: the first payment, and the events of a load that completes")
+  func start() async throws {
+    try await withServer { folder, server in
+      let block = try CommandBlock.first(Self.readme, "Start", "curl")
+      let created = try await block.run(
+        in: folder, replacing: [Self.address: server.url], leavingOut: ["PAYMENT-ID", "ledger"])
+      let answer = try #require(try JSONSerialization.jsonObject(with: Data(created.utf8)) as? [String: Any])
+      let id = try #require(answer["paymentId"] as? String)
+      let shown = try await block.run(in: folder, replacing: [Self.address: server.url, "PAYMENT-ID": id])
+      #expect(shown.contains(id) && shown.contains("\"charges\""))
+      let load = try CommandBlock.first(Self.operations, "Try it under load", "regispay load")
+      try await load.run(
+        in: folder, replacing: ["--rate 300 --seconds 60": "--rate 50 --seconds 2 --url \(server.url)"])
+    }
+  }
+
+  @Test("OPERATIONS: keys are made, listed and revoked")
+  func keys() async throws {
+    try await withTemporaryFolder { folder in
+      let block = try CommandBlock.first(Self.operations, "Keys", "regispay keys create")
+      let printed = try await block.run(
+        in: folder,
+        replacing: [
+          "/var/lib/regispay": "data",
+          " ID": " $(regispay keys list --dir data | awk '$2 == \"shop\" { print $1 }')",
+        ], after: "mkdir -m 700 data")
+      #expect(printed.contains("rp_") && printed.contains("shop-2027"))
+    }
+  }
+
+  @Test("OPERATIONS: everything is backed up while the server runs, with closed rights, and restored")
+  func backUpEverything() async throws {
+    try await withServer { folder, server in
+      let id = try await server.createPayment("12.34")
+      try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      let heading = "Back up and restore everything"
+      let backup = try CommandBlock.first(Self.operations, heading, "umask 077")
+      try await backup.run(
+        in: folder, replacing: ["/var/lib/regispay": folder + "/data", "/backup/regispay": folder + "/backup"],
+        after: "regispay keys create --dir data --name shop --scope read")
+      let copies = try FileManager.default.subpathsOfDirectory(atPath: folder + "/backup")
+      #expect(copies.contains("keys.sqlite") && copies.contains("webhooks.sqlite"))
+      for copy in copies {
+        let attributes = try FileManager.default.attributesOfItem(atPath: folder + "/backup/" + copy)
+        let mode = try #require(attributes[.posixPermissions] as? Int)
+        #expect(mode & 0o077 == 0, "\(copy) is for nobody else")
+      }
+      _ = try await server.stopGracefully()
+      let blocks = try CommandBlock.all(in: Self.operations).filter { $0.heading == heading }
+      let restore = try #require(blocks.last)
+      try await restore.run(
+        in: folder, leavingOut: ["regispay serve"],
+        after: "D=\(folder)/restored/data B=\(folder)/backup; mkdir -p \(folder)/restored; rm -rf \(folder)/data")
+      let restored = try await RunningServer.start(directory: folder + "/restored")
+      // A key was made, so nothing is told without one.
+      #expect(try await restored.get("/api/v1/payments/\(id)").status == 401)
+      _ = try await restored.stopGracefully()
+      let dump = CommandBlock(document: "", heading: "", lines: ["logstore dump --dir restored/data/payments"])
+      #expect(try await dump.run(in: folder).contains("PaymentCompleted"))
+    }
+  }
+
+  @Test("OPERATIONS: what was given up is listed, shown and released; what goes wrong is set and ended")
+  func parked() async throws {
+    try await withServer { folder, server in
+      let faults = try CommandBlock.first(Self.operations, "Let things go wrong", "curl -X PUT")
+      #expect(try await faults.run(in: folder, replacing: [Self.address: server.url]).contains("\"failAfter\""))
+      try await post(server, "DELETE", "/psp/api/faults")
+      let block = try CommandBlock.first(Self.operations, "Is it well?", "regispay parked list")
+      let list = try await block.run(
+        in: folder, replacing: ["regispay parked list": "regispay parked list --url \(server.url)"],
+        leavingOut: ["parked show", "parked release"])
+      #expect(list.isEmpty)
+      let id = try await server.createPayment("12.34")
+      try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      let shown = try await block.run(
+        in: folder, replacing: ["show ID": "show \(id) --url \(server.url)"],
+        leavingOut: ["parked list", "parked release"])
+      #expect(shown.contains(id))
+      // There is nothing to release.
+      try await block.run(
+        in: folder, replacing: ["release ID …": "release \(id) --url \(server.url) && exit 9 || [ $? = 1 ]"],
+        leavingOut: ["parked list", "parked show"])
+      let unknown = try CommandBlock.first(Self.operations, "Is it well?", "regispay unknown list")
+      let none = try await unknown.run(
+        in: folder, replacing: ["unknown list": "unknown list --url \(server.url)"], leavingOut: ["resolve"])
+      #expect(none.isEmpty)
+      for line in unknown.lines where line.contains("resolve") {
+        let one = CommandBlock(document: unknown.document, heading: unknown.heading, lines: [line])
+        try await one.run(
+          in: folder, replacing: [" ID": " \(id) --url \(server.url)", "regispay": "! regispay"])
+      }
+    }
+  }
+
+  @Test("PROVIDERS: the simulator speaks the protocol that is told")
+  func provider() async throws {
+    try await withServer { folder, server in
+      let block = try CommandBlock.first("docs/PROVIDERS.md", "Try it", "curl")
+      let printed = try await block.run(in: folder, replacing: ["https://psp.example/v2": server.url + "/psp"])
+      #expect(printed.contains("\"paymentId\""))
+    }
+  }
+
+  @Test("WEBHOOKS: an endpoint is registered")
+  func webhook() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let block = try CommandBlock.first("docs/WEBHOOKS.md", "Register", "curl")
+      let printed = try await block.run(in: folder, replacing: [Self.address: server.url])
+      #expect(printed.contains("\"whsec_"))
+      _ = try await server.stopGracefully()
+    }
+  }
+
+  @Test("payment.http from top to bottom: each request is answered as its comment tells, and no fault is left")
+  func requests() async throws {
+    try await withServer { folder, server in
+      let requests = try DocumentedRequest.all(in: "docs/payment.http")
+      #expect(requests.count > 20)
+      var bodies: [String: [String: Any]] = [:]
+      for request in requests {
+        let answer = try await request.send(to: server, after: bodies)
+        #expect(answer.status == request.status, "\(request.title)")
+        guard let name = request.name else { continue }
+        bodies[name] = try answer.object()
+        guard name == "create", let id = bodies[name]?["paymentId"] as? String else { continue }
+        // A reader needs longer for the next request than the payment does.
+        try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      }
+      let id = try await server.createPayment("12.34")
+      try await server.wait(for: id, status: "Completed", within: .seconds(20))
+    }
+  }
+
+  /// Blocks that no test runs, each with the reason.
+  private static let notRun: [(document: String, beginning: String, reason: String)] = [
+    (readme, "make run", "installs packages; the tests are begun by the second line"),
+    (readme, "swift build -c release --product bench", "minutes; LogStoreBenchTests runs the benchmark"),
+    (operations, "regispay serve --dir /var/lib/regispay", "every test starts it"),
+    (operations, "Tests/Bounds/measure.py", "minutes; for a machine that does nothing else"),
+    ("docs/PROVIDERS.md", "regispay serve --psp-url", "OtherPSP starts it with these options"),
+  ]
+
+  @Test("every block of commands in the documents is run by a test, or is listed with the reason why not")
+  func complete() throws {
+    let source = try String(contentsOfFile: #filePath, encoding: .utf8)
+    for document in CommandBlock.documents {
+      for block in try CommandBlock.all(in: document) {
+        let isListed = Self.notRun.contains { $0.document == document && block.lines[0].hasPrefix($0.beginning) }
+        let isNamed = source.contains("\"\(block.heading)\"")
+        #expect(isListed || isNamed, "\(block)")
+      }
+    }
+    for listed in Self.notRun {
+      let isThere = try CommandBlock.all(in: listed.document).contains { $0.lines[0].hasPrefix(listed.beginning) }
+      #expect(isThere, "\(listed.beginning) is in \(listed.document) no more")
+    }
+  }
+
+  // MARK: - Help
+
+  private func withServer(_ work: (String, RunningServer) async throws -> Void) async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      try await work(folder, server)
+    }
+  }
+
+  private func post(_ server: RunningServer, _ method: String, _ path: String) async throws {
+    let block = CommandBlock(document: "", heading: "", lines: ["curl -sf -X \(method) \(server.url)\(path)"])
+    try await withTemporaryFolder { try await block.run(in: $0) }
+  }
+}
