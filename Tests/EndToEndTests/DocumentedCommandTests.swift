@@ -156,6 +156,44 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("WEBHOOKS: the message shown verifies, and the Python sample reads its amount as a decimal")
+  func webhookSample() async throws {
+    try await withTemporaryFolder { folder in
+      let python = try await PythonEnvironment.make(in: folder, installing: "standardwebhooks")
+      let path = CommandBlock.repository.appendingPathComponent("docs/WEBHOOKS.md")
+      let text = try String(contentsOf: path, encoding: .utf8)
+      let parts = text.components(separatedBy: "   ```python\n")
+      try #require(parts.count == 2)
+      let sample = parts[1].components(separatedBy: "   ```")[0]
+        .components(separatedBy: "\n").map { String($0.dropFirst(3)) }.joined(separator: "\n")
+      let judge = """
+        import base64, datetime, re, sys
+        text = open(sys.argv[1]).read()
+        def shown(field): return re.search("^    " + field + ": (.*)$", text, re.M)[1]
+        body = re.search('^    ({"type".*)$', text, re.M)[1]
+        secret = re.search("`(whsec_[^`]*)`. The body", text)[1]
+        identity, sent = shown("webhook-id"), datetime.datetime.fromtimestamp(
+            int(shown("webhook-timestamp")), datetime.timezone.utc)
+        assert Webhook(secret).sign(identity, sent, body) == shown("webhook-signature")
+        assert sent.isoformat()[:19] == json.loads(body)["timestamp"][:19]
+        now = datetime.datetime.now(datetime.timezone.utc)
+        headers = {"webhook-id": identity, "webhook-timestamp": str(int(now.timestamp())),
+                   "webhook-signature": Webhook(secret).sign(identity, now, body)}
+        assert receive(secret, headers, body)["data"]["amount"] == Decimal("12.30")
+        try:
+            receive(secret, headers, body + " ")
+            sys.exit("a body that was changed is refused")
+        except Exception as error:
+            assert type(error).__name__ == "WebhookVerificationError", error
+        """
+      try (sample + "\n" + judge).write(toFile: folder + "/sample.py", atomically: true, encoding: .utf8)
+      let process = try RegisPayProcess(
+        program: python.programs + "/python3", [folder + "/sample.py", path.path], folder: folder)
+      let exit = try await process.waitForExit(within: .seconds(60))
+      #expect(exit == .init(code: 0, isSignal: false), "\(process.errorText)")
+    }
+  }
+
   @Test("payment.http from top to bottom: each request is answered as its comment tells, and no fault is left")
   func requests() async throws {
     try await withServer { folder, server in
