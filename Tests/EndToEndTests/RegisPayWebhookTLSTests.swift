@@ -4,32 +4,6 @@ import Testing
 /// The server sees a root certificate and a host name of the test's own, in a mount namespace of its own.
 @Suite("RegisPay's webhooks over TLS")
 struct RegisPayWebhookTLSTests {
-  private func run(_ arguments: [String], _ folder: String) async throws {
-    let process = try RegisPayProcess(program: arguments[0], Array(arguments.dropFirst()), folder: folder)
-    let exit = try await process.waitForExit(within: .seconds(60))
-    guard exit.code == 0 else { throw RegisPayProcess.Failure(description: "\(arguments): \(process.errorText)") }
-  }
-
-  /// Makes a root, and certificates of it for these names: `NAME.crt` and `NAME.key`.
-  private func makeCertificates(_ names: [String], in folder: String) async throws {
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    try await run(
-      [
-        "openssl", "req", "-x509", "-subj", "/CN=test root", "-keyout", folder + "/root.key", "-out",
-        folder + "/root.crt",
-      ]
-        + key, folder)
-    for name in names {
-      try await run(
-        [
-          "openssl", "req", "-x509", "-subj", "/CN=\(name)", "-addext", "subjectAltName=DNS:\(name)", "-CA",
-          folder + "/root.crt", "-CAkey", folder + "/root.key", "-addext", "basicConstraints=critical,CA:FALSE",
-          "-keyout", folder + "/\(name).key", "-out", folder + "/\(name).crt",
-        ] + key, folder)
-    }
-    try "127.0.0.1 localhost hooks.example.test\n".write(toFile: folder + "/hosts", atomically: true, encoding: .utf8)
-  }
-
   private func receiver(_ name: String, in folder: String) async throws -> (process: RegisPayProcess, url: String) {
     let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
       .appendingPathComponent("Support/receive_tls.py")
@@ -50,15 +24,12 @@ struct RegisPayWebhookTLSTests {
   @Test("the address that was checked is asked for its name, and only a certificate for that name is accepted")
   func names() async throws {
     try await withTemporaryFolder { folder in
-      try await makeCertificates(["hooks.example.test", "other.example.test"], in: folder)
+      let wrapper = try await TestCertificates.make(["hooks.example.test", "other.example.test"], in: folder)
       let right = try await receiver("hooks.example.test", in: folder)
       let wrong = try await receiver("other.example.test", in: folder)
-      let mounts = [
-        "mount --bind \(folder)/hosts /etc/hosts", "mount --bind \(folder)/root.crt /etc/ssl/certs/ca-certificates.crt",
-      ]
       let server = try await RunningServer.start(
         directory: folder, arguments: ["--allow-private-webhooks"],
-        under: ["unshare", "-m", "sh", "-c", mounts.joined(separator: " && ") + #" && exec "$@""#, "sh"])
+        under: wrapper)
       #expect(try await send(right.url, by: server)["status"] as? Int == 204)
       let port = try #require(URL(string: right.url)?.port)
       #expect(try await right.process.nextLine() == "hooks.example.test hooks.example.test:\(port)")
@@ -72,7 +43,7 @@ struct RegisPayWebhookTLSTests {
   @Test("a certificate that no known root vouches for is not accepted")
   func unknownRoot() async throws {
     try await withTemporaryFolder { folder in
-      try await makeCertificates(["hooks.example.test"], in: folder)
+      _ = try await TestCertificates.make(["hooks.example.test"], in: folder)
       let receiver = try await receiver("hooks.example.test", in: folder)
       let server = try await RunningServer.start(
         directory: folder, arguments: ["--allow-private-webhooks"],
@@ -82,5 +53,40 @@ struct RegisPayWebhookTLSTests {
       #expect((refused["error"] as? String)?.uppercased().contains("CERTIFICATE") == true, "\(refused)")
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
+  }
+}
+
+/// A root certificate and certificates of it, for servers of tests.
+enum TestCertificates {
+  private static func run(_ arguments: [String], _ folder: String) async throws {
+    let process = try RegisPayProcess(program: arguments[0], Array(arguments.dropFirst()), folder: folder)
+    let exit = try await process.waitForExit(within: .seconds(60))
+    guard exit.code == 0 else { throw RegisPayProcess.Failure(description: "\(arguments): \(process.errorText)") }
+  }
+
+  /// Makes a root, and certificates of it for these names: `NAME.crt` and `NAME.key`.
+  ///
+  /// - Returns: what runs a program that trusts the root and finds hooks.example.test on this machine.
+  static func make(_ names: [String], in folder: String) async throws -> [String] {
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    try await run(
+      [
+        "openssl", "req", "-x509", "-subj", "/CN=test root", "-keyout", folder + "/root.key", "-out",
+        folder + "/root.crt",
+      ]
+        + key, folder)
+    for name in names {
+      try await run(
+        [
+          "openssl", "req", "-x509", "-subj", "/CN=\(name)", "-addext", "subjectAltName=DNS:\(name)", "-CA",
+          folder + "/root.crt", "-CAkey", folder + "/root.key", "-addext", "basicConstraints=critical,CA:FALSE",
+          "-keyout", folder + "/\(name).key", "-out", folder + "/\(name).crt",
+        ] + key, folder)
+    }
+    try "127.0.0.1 localhost hooks.example.test\n".write(toFile: folder + "/hosts", atomically: true, encoding: .utf8)
+    let mounts = [
+      "mount --bind \(folder)/hosts /etc/hosts", "mount --bind \(folder)/root.crt /etc/ssl/certs/ca-certificates.crt",
+    ]
+    return ["unshare", "-m", "sh", "-c", mounts.joined(separator: " && ") + #" && exec "$@""#, "sh"]
   }
 }

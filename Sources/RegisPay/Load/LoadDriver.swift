@@ -1,7 +1,7 @@
-import AsyncHTTPClient
 import NIOCore
 import NIOHTTP1
 import NIOPosix
+import Synchronization
 
 /// Drives a server at a constant rate, whatever its answers (open loop), and measures each latency from the moment at
 /// which a request should have been sent: a server that stalls can't hide it by slowing the load down.
@@ -64,37 +64,42 @@ public struct LoadDriver: Sendable {
     let connections = try Connections(
       try Endpoint(options.url), timeLimit: Self.callTimeLimit, answerLimit: 64 << 10, group: group)
     defer { connections.close() }
-    return try await HTTPClient.withHTTPClient(eventLoopGroup: group) { client in
-      let end = try await logEnd(client)
-      return await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { await follow(client, from: end) }
-        group.addTask {
-          while !Task.isCancelled {
-            try await Task.sleep(for: .seconds(1))
-            let counts = tally.counts
-            onProgress(Progress(sent: counts.sent, accepted: counts.accepted, completed: counts.completed))
-          }
+    let end = try await logEnd(connections)
+    return await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { await follow(connections, from: end) }
+      group.addTask {
+        while !Task.isCancelled {
+          try await Task.sleep(for: .seconds(1))
+          let counts = tally.counts
+          onProgress(Progress(sent: counts.sent, accepted: counts.accepted, completed: counts.completed))
         }
-        await send(connections)
-        await waitForCompletion(client)
-        group.cancelAll()
-        return tally.report()
       }
+      await send(connections)
+      await waitForCompletion(connections)
+      group.cancelAll()
+      return tally.report()
     }
   }
 
-  private func request(_ url: String) -> HTTPClientRequest {
-    var request = HTTPClientRequest(url: url)
-    if let key = options.key { request.headers.add(name: "Authorization", value: "Bearer \(key)") }
-    return request
+  private func head(_ method: HTTPMethod, _ path: String, _ connections: Connections) -> HTTPRequestHead {
+    var head = HTTPRequestHead(
+      version: .http1_1, method: method, uri: connections.endpoint.prefix + path,
+      headers: ["Host": connections.endpoint.authority])
+    if let key = options.key { head.headers.add(name: "Authorization", value: "Bearer \(key)") }
+    return head
   }
 
-  private func logEnd(_ client: HTTPClient) async throws -> UInt64 {
-    let response = try await client.execute(
-      request(options.url + "/api/v1/payments?limit=1"), timeout: TimeAmount(Self.callTimeLimit))
-    let body = try await response.body.collect(upTo: 64 << 10)
-    guard case .number(let text)? = try JSONReader.read(Array(body.readableBytesView))["asOf"], let end = UInt64(text)
-    else { throw LoadError.noRegisPay(url: options.url) }
+  private func get(_ path: String, _ connections: Connections) async throws(CallFailure) -> HTTPAnswer {
+    try await connections.send(.init(head: head(.GET, path, connections), body: ByteBuffer())).get()
+  }
+
+  private func logEnd(_ connections: Connections) async throws -> UInt64 {
+    let answer = try await get("/api/v1/payments?limit=1", connections)
+    guard case .number(let text)? = (try? JSONReader.read(answer.body))?["asOf"], let end = UInt64(text) else {
+      // Without a key that may read it is one all the same.
+      guard ![401, 403].contains(answer.status) else { throw LoadError.noKey(url: options.url, status: answer.status) }
+      throw LoadError.noRegisPay(url: options.url)
+    }
     return end
   }
 
@@ -127,11 +132,9 @@ public struct LoadDriver: Sendable {
     let currency = Currency.supported[index % Currency.supported.count]
     let money = Money(minorUnits: Int64(1 + index % 100_000), currency: currency)
     let body = ByteBuffer(string: "{\"amount\":\(money.decimal),\"currency\":\"\(currency.code)\"}")
-    var head = HTTPRequestHead(
-      version: .http1_1, method: .POST, uri: connections.endpoint.prefix + "/api/payment/create",
-      headers: ["Host": connections.endpoint.authority, "Content-Type": "application/json"])
+    var head = head(.POST, "/api/payment/create", connections)
+    head.headers.add(name: "Content-Type", value: "application/json")
     head.headers.add(name: "Content-Length", value: String(body.readableBytes))
-    if let key = options.key { head.headers.add(name: "Authorization", value: "Bearer \(key)") }
     switch await connections.send(Connections.Call(head: head, body: body, isRepeatable: false)) {
     case .failure(let failure): tally.failed("\(failure)")
     case .success(let answer):
@@ -143,40 +146,41 @@ public struct LoadDriver: Sendable {
   }
 
   /// Reads the server's events and notes completions, until it is cancelled; goes on where it was after a break.
-  private func follow(_ client: HTTPClient, from start: UInt64) async {
-    var next = start
+  private func follow(_ connections: Connections, from start: UInt64) async {
+    let next = Mutex(start)
     while !Task.isCancelled {
-      do {
-        let response = try await client.execute(
-          request("\(options.url)/api/v1/events?type=PaymentCompleted&from=\(next)"),
-          deadline: .distantFuture)
-        var lines = LineSplitter()
-        for try await buffer in response.body {
-          for line in lines.split(buffer.readableBytesView) {
-            if let id = line.dropping(prefix: "id: "), let offset = UInt64(id) { next = offset + 1 }
-            guard let data = line.dropping(prefix: "data: ") else { continue }
-            let stream = (try? JSONReader.read(Array(data.utf8)))?["stream"]?.text
-            if let id = stream.flatMap(PaymentID.init(stream:)) { tally.completed(id, at: clock.now) }
-          }
-        }
-      } catch {
-        // Looked for again below; what was missed is asked for one by one at the end.
-      }
+      let lines = Mutex(LineSplitter())
+      let path = "/api/v1/events?type=PaymentCompleted&from=\(next.withLock { $0 })"
+      // However it ends, it is begun again below; what was missed is asked for one by one at the end.
+      _ = await connections.send(
+        .init(
+          head: head(.GET, path, connections), body: ByteBuffer(),
+          sink: { [tally, clock] buffer in
+            for line in lines.withLock({ $0.split(buffer.readableBytesView) }) {
+              // An id names the store before its offset.
+              if let id = line.dropping(prefix: "id: "),
+                let offset = id.split(separator: "-").last.flatMap({ UInt64($0) })
+              {
+                next.withLock { $0 = offset + 1 }
+              }
+              guard let data = line.dropping(prefix: "data: ") else { continue }
+              let stream = (try? JSONReader.read(Array(data.utf8)))?["stream"]?.text
+              if let id = stream.flatMap(PaymentID.init(stream:)) { tally.completed(id, at: clock.now) }
+            }
+          }))
       try? await Task.sleep(for: .milliseconds(200))
     }
   }
 
-  private func waitForCompletion(_ client: HTTPClient) async {
+  private func waitForCompletion(_ connections: Connections) async {
     let deadline = clock.now + options.completionLimit
     while !tally.open.isEmpty, clock.now < deadline {
       try? await Task.sleep(for: .milliseconds(200))
     }
     // The stream of events is a convenience; what counts is what the payment itself says.
     for id in tally.open {
-      let request = request("\(options.url)/api/v1/payments/\(id)")
-      guard let response = try? await client.execute(request, timeout: TimeAmount(Self.callTimeLimit)),
-        let body = try? await response.body.collect(upTo: 64 << 10),
-        let json = try? JSONReader.read(Array(body.readableBytesView))
+      guard let answer = try? await get("/api/v1/payments/\(id)", connections),
+        let json = try? JSONReader.read(answer.body)
       else { continue }
       if json["status"]?.text == PaymentStatus.completed.rawValue { tally.completed(id, at: clock.now) }
     }
@@ -186,9 +190,12 @@ public struct LoadDriver: Sendable {
 /// Why a load could not begin.
 public enum LoadError: Error, Sendable, CustomStringConvertible {
   case noRegisPay(url: String)
+  case noKey(url: String, status: Int)
 
   public var description: String {
     switch self {
+    case .noKey(let url, let status):
+      "\(url) answered \(status); set REGISPAY_KEY to a key with the scopes read and write"
     case .noRegisPay(let url): "what answers at \(url) is no RegisPay server"
     }
   }

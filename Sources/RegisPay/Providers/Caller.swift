@@ -9,16 +9,26 @@ struct HTTPAnswer: Sendable, Hashable {
   var retryAfter: Duration?
   /// The call was sent before on a kept-alive connection that broke without an answer: this answer may be to its repeat.
   var isOfRepeat = false
+  /// The `Retry-After` field as it came.
+  var retryAfterField: String?
 }
 
 /// A call without an answer.
-enum CallFailure: Error, Sendable, Hashable {
+enum CallFailure: Error, Sendable, Hashable, CustomStringConvertible {
   /// No connection could be made, or none was free in time: no byte of the call was sent.
   case unreachable(String)
   /// The call was sent and not answered in time: whether it had an effect is unknown.
   case noAnswer(within: Duration)
   /// The connection broke after the call may have been sent: whether it had an effect is unknown.
   case broken(String)
+
+  var description: String {
+    switch self {
+    case .unreachable(let reason): "it can't be reached: \(reason)"
+    case .noAnswer(let limit): "no answer within \(limit)"
+    case .broken(let reason): "the connection broke: \(reason)"
+    }
+  }
 }
 
 /// Makes calls with an idempotency key and a time limit over kept-alive connections to one endpoint. Redirects are not

@@ -17,20 +17,25 @@ final class Connections: Sendable {
     var body: ByteBuffer
     /// It may be made again when its connection breaks without an answer: it has an idempotency key.
     var isRepeatable = true
+    /// The body of a 2xx as it comes, of any length, without a limit on its time; nil for one that is kept and limited.
+    var sink: (@Sendable (ByteBuffer) -> Void)?
   }
 
   let endpoint: Endpoint
   private let pools: [LoopPool]
 
   /// - Parameters:
+  ///   - address: what is connected to instead of looking the endpoint's name up.
   ///   - timeLimit: for a call as a whole, its waiting for a connection included.
-  ///   - answerLimit: bytes of an answer's body; more end the call.
+  ///   - connectTimeLimit: for connecting; nil for the call's.
+  ///   - answerLimit: bytes of an answer's body.
+  ///   - cutsAnswers: a longer answer counts, without the rest and its connection; otherwise the call fails.
   ///   - connectionLimit: for each event loop.
   ///   - validatesHeads: refuses to send heads with what HTTP does not allow, such as line breaks. Not needed for heads
   ///     that are made of what was checked before.
   init(
-    _ endpoint: Endpoint, timeLimit: Duration, answerLimit: Int, connectionLimit: Int = 512,
-    validatesHeads: Bool = true,
+    _ endpoint: Endpoint, at address: SocketAddress? = nil, timeLimit: Duration, connectTimeLimit: Duration? = nil,
+    answerLimit: Int, cutsAnswers: Bool = false, connectionLimit: Int = 512, validatesHeads: Bool = true,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws(EndpointError) {
     self.endpoint = endpoint
@@ -43,8 +48,10 @@ final class Connections: Sendable {
       }
     }
     let settings = LoopPool.Settings(
-      endpoint: endpoint, tls: tls, timeLimit: TimeAmount(timeLimit), answerLimit: answerLimit,
-      connectionLimit: connectionLimit, validatesHeads: validatesHeads)
+      endpoint: endpoint, address: address, tls: tls, timeLimit: TimeAmount(timeLimit),
+      connectTimeLimit: TimeAmount(connectTimeLimit ?? timeLimit),
+      answerLimits: .init(bodyBytes: answerLimit, cutsBody: cutsAnswers), connectionLimit: connectionLimit,
+      validatesHeads: validatesHeads)
     pools = group.makeIterator().map { LoopPool($0, settings) }
   }
 
@@ -81,9 +88,11 @@ private final class Ticket: Sendable {
 private final class LoopPool: @unchecked Sendable {
   struct Settings: Sendable {
     let endpoint: Endpoint
+    let address: SocketAddress?
     let tls: NIOSSLContext?
     let timeLimit: TimeAmount
-    let answerLimit: Int
+    let connectTimeLimit: TimeAmount
+    let answerLimits: AnswerReader.Limits
     let connectionLimit: Int
     let validatesHeads: Bool
   }
@@ -130,6 +139,7 @@ private final class LoopPool: @unchecked Sendable {
   private var waiting: Deque<Pending> = []
   private var pending: [ObjectIdentifier: Pending] = [:]
   private var timer: RepeatedTask?
+  private var isClosed = false
 
   init(_ loop: any EventLoop, _ settings: Settings) {
     self.loop = loop
@@ -143,7 +153,9 @@ private final class LoopPool: @unchecked Sendable {
   func begin(_ call: Connections.Call, _ ticket: Ticket, _ completion: @escaping Completion) {
     loop.preconditionInEventLoop()
     guard !ticket.isCancelled.load(ordering: .relaxed) else { return completion(.failure(.unreachable("given up"))) }
-    let new = Pending(call, ticket, .now() + settings.timeLimit, completion)
+    guard !isClosed else { return completion(.failure(.unreachable("closed"))) }
+    let deadline = call.sink == nil ? NIODeadline.now() + settings.timeLimit : .distantFuture
+    let new = Pending(call, ticket, deadline, completion)
     pending[ObjectIdentifier(ticket)] = new
     if timer == nil {
       timer = loop.scheduleRepeatedTask(initialDelay: Self.tick, delay: Self.tick) { [weak self] _ in self?.look() }
@@ -159,6 +171,7 @@ private final class LoopPool: @unchecked Sendable {
 
   func close() {
     loop.preconditionInEventLoop()
+    isClosed = true
     for connection in idle { connection.close() }
     for pending in pending.values { fail(pending, "given up") }
   }
@@ -184,8 +197,8 @@ private final class LoopPool: @unchecked Sendable {
     let settings = settings
     let bound = NIOLoopBound(pending, eventLoop: loop)
     connectionCount += 1
-    ClientBootstrap(group: loop)
-      .connectTimeout(settings.timeLimit)
+    let bootstrap = ClientBootstrap(group: loop)
+      .connectTimeout(settings.connectTimeLimit)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
           try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
@@ -196,37 +209,38 @@ private final class LoopPool: @unchecked Sendable {
             let name = isAddress ? nil : settings.endpoint.host
             try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: name))
           }
-          try pipeline.addHTTPClientHandlers(
-            leftOverBytesStrategy: .dropBytes, enableOutboundHeaderValidation: settings.validatesHeads)
-          try pipeline.addHandler(Connection(channel, pool: self))
+          try AnswerReader(settings.answerLimits).addHandlers(to: pipeline, validatesHeads: settings.validatesHeads)
         }
       }
-      .connect(host: settings.endpoint.host, port: settings.endpoint.port)
-      .assumeIsolated()
-      .whenComplete { result in
-        let pending = bound.value
-        switch result {
-        case .failure(let error):
+    let connected =
+      if let address = settings.address { bootstrap.connect(to: address) } else {
+        bootstrap.connect(host: settings.endpoint.host, port: settings.endpoint.port)
+      }
+    connected.assumeIsolated().whenComplete { result in
+      let pending = bound.value
+      switch result {
+      case .failure(let error):
+        self.connectionCount -= 1
+        self.fail(pending, Self.reason(error))
+        self.startWaiting()
+      case .success(let channel):
+        guard channel.isActive, let reader = try? channel.pipeline.syncOperations.handler(type: AnswerReader.self)
+        else {
           self.connectionCount -= 1
-          self.fail(pending, Self.reason(error))
-          self.startWaiting()
-        case .success(let channel):
-          guard let connection = try? channel.pipeline.syncOperations.handler(type: Connection.self) else {
-            return self.fail(pending, "closed at once")
-          }
-          // Too late for this one, in time for the next.
-          guard pending.completion != nil else { return self.release(connection) }
-          pending.connection = connection
-          connection.send(pending)
+          self.fail(pending, "closed at once")
+          return self.startWaiting()
         }
+        let connection = Connection(channel, reader, pool: self)
+        // Too late for this one, in time for the next.
+        guard pending.completion != nil else { return self.release(connection) }
+        pending.connection = connection
+        connection.send(pending)
       }
+    }
   }
 
-  /// From a connection whose call is answered.
-  fileprivate func answered(_ pending: Pending, _ answer: HTTPAnswer, by connection: Connection, isKept: Bool) {
-    if isKept { release(connection) } else { connection.close() }
-    end(pending, .success(answer))
-  }
+  /// From a connection whose call is answered. The connection says by itself when it is free.
+  fileprivate func answered(_ pending: Pending, _ answer: HTTPAnswer) { end(pending, .success(answer)) }
 
   /// From a connection that broke under a call.
   ///
@@ -255,7 +269,8 @@ private final class LoopPool: @unchecked Sendable {
     if case .failure = result { connection?.close() }
   }
 
-  private func release(_ connection: Connection) {
+  fileprivate func release(_ connection: Connection) {
+    guard !isClosed else { return connection.close() }
     guard connection.isUsable else { return }
     connection.idleSince = .now()
     idle.append(connection)
@@ -297,25 +312,23 @@ private final class LoopPool: @unchecked Sendable {
   }
 }
 
-/// One connection, at the end of its channel's pipeline.
-private final class Connection: ChannelInboundHandler, RemovableChannelHandler {
-  typealias InboundIn = HTTPClientResponsePart
-  typealias OutboundOut = HTTPClientRequestPart
-
+/// One connection and the call that is on it.
+private final class Connection: AnswerReaderDelegate {
   private let channel: any Channel
+  private let reader: AnswerReader
   private let pool: LoopPool
   private var pending: LoopPool.Pending?
-  private var head: HTTPResponseHead?
-  private var body: [UInt8] = []
   private var callCount = 0
   var idleSince = NIODeadline.now()
 
-  init(_ channel: any Channel, pool: LoopPool) {
+  init(_ channel: any Channel, _ reader: AnswerReader, pool: LoopPool) {
     self.channel = channel
+    self.reader = reader
     self.pool = pool
+    reader.delegate = self
   }
 
-  var isUsable: Bool { channel.isActive && pending == nil }
+  var isUsable: Bool { channel.isActive && reader.isFree }
 
   func close() { channel.close(promise: nil) }
 
@@ -323,51 +336,30 @@ private final class Connection: ChannelInboundHandler, RemovableChannelHandler {
     self.pending = pending
     pending.wasSent = true
     callCount += 1
-    (head, body) = (nil, [])
+    reader.expect(sink: pending.call.sink)
     channel.write(HTTPClientRequestPart.head(pending.call.head), promise: nil)
     channel.write(HTTPClientRequestPart.body(.byteBuffer(pending.call.body)), promise: nil)
     channel.writeAndFlush(HTTPClientRequestPart.end(nil), promise: nil)
   }
 
-  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    guard pending != nil else { return close() }
-    switch unwrapInboundIn(data) {
-    // Something to come before the answer.
-    case .head(let head) where (100..<200).contains(head.status.code) && head.status != .switchingProtocols: break
-    case .head(let head): self.head = head
-    case .body(let part):
-      body.append(contentsOf: part.readableBytesView)
-      if body.count > pool.settings.answerLimit {
-        fail("its answer has more than \(pool.settings.answerLimit) bytes")
-      }
-    case .end:
-      guard let head, let pending else { return }
-      self.pending = nil
-      let answer = HTTPAnswer(
-        status: Int(head.status.code), body: body,
-        retryAfter: head.headers.first(name: "Retry-After").flatMap(Caller.retryAfter),
-        isOfRepeat: pending.hasBeenRepeated)
-      pool.answered(pending, answer, by: self, isKept: head.isKeepAlive)
-    }
-  }
-
-  func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    fail(LoopPool.reason(error))
-    close()
-  }
-
-  func channelInactive(context: ChannelHandlerContext) {
-    fail("the connection was closed")
-    pool.closed()
-    context.fireChannelInactive()
-  }
-
-  private func fail(_ reason: String) {
+  func answered(_ head: HTTPResponseHead, _ body: [UInt8]) {
     guard let pending else { return }
     self.pending = nil
-    pool.broke(pending, reason, wasReused: callCount > 1, isUnanswered: head == nil && body.isEmpty)
-    close()
+    let retryAfter = head.headers.first(name: "Retry-After")
+    let answer = HTTPAnswer(
+      status: Int(head.status.code), body: body, retryAfter: retryAfter.flatMap(Caller.retryAfter),
+      isOfRepeat: pending.hasBeenRepeated, retryAfterField: retryAfter)
+    pool.answered(pending, answer)
   }
+
+  func failed(_ reason: String, isUnanswered: Bool) {
+    guard let pending else { return }
+    self.pending = nil
+    pool.broke(pending, reason, wasReused: callCount > 1, isUnanswered: isUnanswered)
+  }
+
+  func becameFree() { pool.release(self) }
+  func closed() { pool.closed() }
 }
 
 extension Duration {

@@ -45,6 +45,14 @@ struct Endpoint: Sendable, Hashable {
     host = String(authority)
   }
 
+  /// One whose parts were checked before.
+  init(isTLS: Bool, host: String, port: Int) {
+    self.isTLS = isTLS
+    self.host = host
+    self.port = port
+    prefix = ""
+  }
+
   /// As the Host field has it.
   var authority: String {
     let name = host.contains(":") ? "[\(host)]" : host

@@ -1,31 +1,33 @@
-import AsyncHTTPClient
 import NIOCore
+import NIOPosix
 import Synchronization
 
-/// An HTTP client that reaches one host at one address, and counts who uses it, so that it is shut down when nobody does.
+/// An HTTP client that reaches one host at one address, and counts its users, so that it is closed when there are none.
 final class PinnedClient: Sendable {
-  let http: HTTPClient
-  private let host: String
+  let connections: Connections
+  private let url: WebhookURL
   private let address: IPAddress
   private let use = Mutex((count: 0, isRetired: false))
 
-  init(host: String, address: IPAddress, callLimit: Int, timeLimit: Duration) {
-    self.host = host
+  /// Bytes of an answer that are read, so that the connection can be used again; none is looked at.
+  private static let answerLimit = 16 << 10
+
+  /// - Throws: when TLS can't be set up, or when the address is none that can be connected to.
+  init(_ url: WebhookURL, address: IPAddress, callLimit: Int, timeLimit: Duration) throws {
+    self.url = url
     self.address = address
-    var configuration = HTTPClient.Configuration()
-    configuration.dnsOverride = [host: address.description]
-    configuration.redirectConfiguration = .disallow
-    configuration.httpVersion = .http1Only
-    configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = callLimit
-    configuration.connectionPool.idleTimeout = .seconds(30)
-    // The event has a schedule of its own for that.
-    configuration.connectionPool.retryConnectionEstablishment = false
-    // Leaves time for another address.
-    configuration.timeout.connect = TimeAmount(timeLimit / 3)
-    http = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+    connections = try Connections(
+      Endpoint(isTLS: url.isSecure, host: url.host, port: url.port),
+      at: try SocketAddress(ipAddress: address.description, port: url.port), timeLimit: timeLimit,
+      // Leaves time for another address.
+      connectTimeLimit: timeLimit / 3, answerLimit: Self.answerLimit, cutsAnswers: true, connectionLimit: callLimit,
+      // On one loop: an endpoint has few connections, and each call is to find the one that is open.
+      group: MultiThreadedEventLoopGroup.singleton.next())
   }
 
-  func serves(_ host: String, _ address: IPAddress) -> Bool { host == self.host && address == self.address }
+  func serves(_ url: WebhookURL, _ address: IPAddress) -> Bool {
+    (url.isSecure, url.host, url.port) == (self.url.isSecure, self.url.host, self.url.port) && address == self.address
+  }
 
   func begin() { use.withLock { $0.count += 1 } }
 
@@ -34,20 +36,15 @@ final class PinnedClient: Sendable {
       use.count -= 1
       return use.isRetired && use.count == 0
     }
-    if isOver { Task { await shutDown() } }
+    if isOver { connections.close() }
   }
 
-  /// It is not used any more, but for what is under way.
-  func retire() async {
+  /// It gets no new users.
+  func retire() {
     let isOver = use.withLock { use in
       use.isRetired = true
       return use.count == 0
     }
-    if isOver { await shutDown() }
-  }
-
-  private func shutDown() async {
-    // Fails only when it was shut down before.
-    try? await http.shutdown()
+    if isOver { connections.close() }
   }
 }

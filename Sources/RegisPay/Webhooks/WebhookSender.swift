@@ -1,5 +1,5 @@
-import AsyncHTTPClient
 import NIOCore
+import NIOHTTP1
 
 /// How one try ended.
 enum WebhookResult: Sendable, Hashable {
@@ -18,8 +18,6 @@ actor WebhookSender {
   /// Connects to one address only, whose connections are kept open.
   private var pinned: PinnedClient?
 
-  /// Bytes of an answer that are read, so that the connection can be used again; none is looked at.
-  private static let answerLimit = 16 << 10
   /// Addresses that are tried one after another when they can't be reached.
   private static let addressLimit = 3
   /// Bytes of an error that are kept.
@@ -44,7 +42,7 @@ actor WebhookSender {
   }
 
   /// To be called when nothing is under way.
-  func close() async { await replace(by: nil) }
+  func close() { replace(by: nil) }
 
   private func attempt(_ body: [UInt8], _ url: WebhookURL, _ signature: WebhookSignature) async -> WebhookResult {
     if let refusal = url.refusal(allowingPrivate: options.allowsPrivate) { return .failed(reason: refusal.description) }
@@ -60,7 +58,7 @@ actor WebhookSender {
       }
     }
     // The one that worked last is gone on with, on its open connections.
-    let known = addresses.filter { pinned?.serves(url.host, $0) ?? false }
+    let known = addresses.filter { pinned?.serves(url, $0) ?? false }
     var result = WebhookResult.failed(reason: "the name has no address")
     for address in (known + addresses.filter { !known.contains($0) }).prefix(Self.addressLimit) {
       result = await post(body, url, signature, to: address)
@@ -73,28 +71,25 @@ actor WebhookSender {
   private func post(
     _ body: [UInt8], _ url: WebhookURL, _ signature: WebhookSignature, to address: IPAddress
   ) async -> WebhookResult {
-    let client = await client(for: url.host, at: address)
-    defer { client.end() }
-    var request = HTTPClientRequest(url: url.text)
-    request.method = .POST
-    request.headers.add(name: "Content-Type", value: "application/json")
-    request.headers.add(name: "User-Agent", value: "RegisPay-Webhooks/1")
-    request.headers.add(name: "webhook-id", value: signature.id)
-    request.headers.add(name: "webhook-timestamp", value: String(signature.timestamp))
-    request.headers.add(name: "webhook-signature", value: signature.field)
-    request.body = .bytes(ByteBuffer(bytes: body))
+    let client: PinnedClient
     do {
-      let response = try await client.http.execute(request, deadline: .now() + TimeAmount(options.timeLimit))
-      var count = 0
-      // What comes after the limit is cut off with its connection.
-      for try await part in response.body {
-        count += part.readableBytes
-        if count > Self.answerLimit { break }
-      }
-      let after = response.headers.first(name: "Retry-After").flatMap(Self.seconds)
-      return .answered(status: Int(response.status.code), retryAfter: after)
+      client = try self.client(for: url, at: address)
     } catch {
       return .failed(reason: String("\(error)".prefix(Self.reasonLimit)))
+    }
+    defer { client.end() }
+    let head = HTTPRequestHead(
+      version: .http1_1, method: .POST, uri: url.target,
+      headers: [
+        "Host": client.connections.endpoint.authority, "Content-Type": "application/json",
+        "User-Agent": "RegisPay-Webhooks/1", "webhook-id": signature.id,
+        "webhook-timestamp": String(signature.timestamp), "webhook-signature": signature.field,
+        "Content-Length": String(body.count),
+      ])
+    switch await client.connections.send(.init(head: head, body: ByteBuffer(bytes: body))) {
+    case .success(let answer):
+      return .answered(status: answer.status, retryAfter: answer.retryAfterField.flatMap(Self.seconds))
+    case .failure(let failure): return .failed(reason: String("\(failure)".prefix(Self.reasonLimit)))
     }
   }
 
@@ -105,20 +100,20 @@ actor WebhookSender {
   }
 
   /// A client that is in use until its `end`.
-  private func client(for host: String, at address: IPAddress) async -> PinnedClient {
-    if let pinned, pinned.serves(host, address) {
+  private func client(for url: WebhookURL, at address: IPAddress) throws -> PinnedClient {
+    if let pinned, pinned.serves(url, address) {
       pinned.begin()
       return pinned
     }
-    let client = PinnedClient(host: host, address: address, callLimit: options.callLimit, timeLimit: options.timeLimit)
+    let client = try PinnedClient(
+      url, address: address, callLimit: options.callLimit, timeLimit: options.timeLimit)
     client.begin()
-    await replace(by: client)
+    replace(by: client)
     return client
   }
 
-  private func replace(by client: PinnedClient?) async {
-    let before = pinned
+  private func replace(by client: PinnedClient?) {
+    pinned?.retire()
     pinned = client
-    await before?.retire()
   }
 }

@@ -7,7 +7,8 @@ struct WebhookURL: Sendable, Hashable {
   let port: Int
   /// The host, if it is an address.
   let literal: IPAddress?
-  private let target: String
+  /// Path and query, as they are asked for.
+  let target: String
 
   /// Bytes of a URL.
   static let limit = 2_048

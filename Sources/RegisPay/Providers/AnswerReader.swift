@@ -1,0 +1,204 @@
+import NIOCore
+import NIOHTTP1
+
+/// What comes of the calls on one connection. Called on the connection's event loop.
+protocol AnswerReaderDelegate: AnyObject {
+  /// The whole answer, or as much of it as is wanted.
+  func answered(_ head: HTTPResponseHead, _ body: [UInt8])
+  /// The call has no answer, and the connection is closed.
+  ///
+  /// - Parameter isUnanswered: nothing of an answer had come.
+  func failed(_ reason: String, isUnanswered: Bool)
+  /// The connection can take the next call.
+  func becameFree()
+  func closed()
+}
+
+/// Reads the answers on one client connection. Whatever the other side sends ends in an answer or in a failure, within
+/// these limits: the peer may be broken or hostile, and must not end the process, fill its memory or have what it sent
+/// unasked taken for the answer to a later call.
+///
+/// Lives on its connection's event loop, at the end of the pipeline that ``addHandlers(to:validatesHeads:)`` makes.
+final class AnswerReader: ChannelInboundHandler {
+  typealias InboundIn = HTTPClientResponsePart
+
+  struct Limits: Sendable {
+    /// Bytes of an answer's body.
+    var bodyBytes: Int
+    /// An answer with a longer body is an answer too, without the rest; otherwise the call fails.
+    var cutsBody = false
+    /// Bytes of an answer's fields, trailers included.
+    var headBytes = 64 << 10
+    /// Fields of an answer, trailers included.
+    var headFields = 256
+    /// Interim answers (1xx) before the answer.
+    var interimAnswers = 16
+  }
+
+  private enum State {
+    /// No call waits for an answer: nothing may come.
+    case free
+    case waiting(interimAnswers: Int)
+    case reading(HTTPResponseHead, byteCount: Int)
+    /// The answer is whole. The connection is free once what came with it has been looked at.
+    case answered(isKept: Bool)
+    case closed
+  }
+
+  private let limits: Limits
+  private var state = State.free
+  private var body: [UInt8] = []
+  private var sink: (@Sendable (ByteBuffer) -> Void)?
+  private var context: ChannelHandlerContext?
+  /// The bytes that the decoder was given last, until they have been looked at.
+  fileprivate var lastRead: ByteBuffer?
+  /// Released when the connection is closed.
+  var delegate: (any AnswerReaderDelegate)?
+
+  init(_ limits: Limits) { self.limits = limits }
+
+  /// Adds the HTTP/1 client's handlers with this one as the last.
+  ///
+  /// - Parameter validatesHeads: refuses to send heads with what HTTP does not allow.
+  func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations, validatesHeads: Bool) throws {
+    var decoderLimits = NIOHTTPDecoderLimitConfiguration()
+    decoderLimits.maxHeaderFieldSize = limits.headBytes
+    decoderLimits.maxHeaderListSize = limits.headBytes
+    decoderLimits.maxHeaderFieldCount = limits.headFields
+    try pipeline.addHandler(StrayBytesGuard(self))
+    try pipeline.addHandler(HTTPRequestEncoder())
+    try pipeline.addHandler(
+      ByteToMessageHandler(
+        HTTPResponseDecoder(
+          leftOverBytesStrategy: .dropBytes, informationalResponseStrategy: .forward,
+          limitConfiguration: decoderLimits)))
+    if validatesHeads { try pipeline.addHandler(NIOHTTPRequestHeadersValidator()) }
+    try pipeline.addHandler(self)
+  }
+
+  /// A call is about to be sent: its answer may come.
+  ///
+  /// - Parameter sink: gets the body of a 2xx piece by piece, of any length, instead of the delegate.
+  func expect(sink: (@Sendable (ByteBuffer) -> Void)? = nil) {
+    state = .waiting(interimAnswers: 0)
+    body = []
+    self.sink = sink
+  }
+
+  var isFree: Bool { if case .free = state { true } else { false } }
+
+  func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+  func handlerRemoved(context: ChannelHandlerContext) { end() }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    switch (unwrapInboundIn(data), state) {
+    case (.head(let head), .waiting(let count)) where Self.isInterim(head):
+      guard count < limits.interimAnswers else {
+        return fail("more than \(limits.interimAnswers) interim answers came before the answer")
+      }
+      state = .waiting(interimAnswers: count + 1)
+    case (.head(let head), .waiting): state = .reading(head, byteCount: 0)
+    case (.body(let part), .reading(let head, let count)): take(part, of: head, after: count)
+    case (.end, .reading(let head, _)): finish(head)
+    // The end of an interim answer.
+    case (.end, .waiting): break
+    // After the connection was given up.
+    case (_, .closed): break
+    // Bytes behind the answer, which no call asked for: what else comes here can't be trusted to be an answer.
+    case (_, .free), (_, .answered): close()
+    case (let part, .waiting), (let part, .reading): fail("its answer is out of order: \(part)")
+    }
+  }
+
+  func channelReadComplete(context: ChannelHandlerContext) {
+    let lastRead = lastRead.take()
+    if case .answered(let isKept) = state {
+      guard isKept, let lastRead, endsWithAnswer(lastRead) else { return close() }
+      state = .free
+      delegate?.becameFree()
+    }
+    context.fireChannelReadComplete()
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) { fail("\(error)") }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    fail("the connection was closed")
+    end()
+    context.fireChannelInactive()
+  }
+
+  /// Something to come before the answer. A change of protocol was not asked for: it is a wrong answer.
+  private static func isInterim(_ head: HTTPResponseHead) -> Bool {
+    (100..<200).contains(head.status.code) && head.status.code != 101
+  }
+
+  private func take(_ part: ByteBuffer, of head: HTTPResponseHead, after count: Int) {
+    if let sink, (200..<300).contains(head.status.code) { return sink(part) }
+    let count = count + part.readableBytes
+    state = .reading(head, byteCount: count)
+    guard count > limits.bodyBytes else { return body.append(contentsOf: part.readableBytesView) }
+    guard limits.cutsBody else { return fail("its answer has more than \(limits.bodyBytes) bytes") }
+    finish(head)
+    close()
+  }
+
+  private func finish(_ head: HTTPResponseHead) {
+    // After 101 the bytes are no HTTP; nothing below 200 ends an exchange.
+    state = .answered(isKept: head.isKeepAlive && head.status.code >= 200)
+    delegate?.answered(head, body)
+    sink = nil
+  }
+
+  /// Whether these bytes end where the answer does. The decoder keeps the beginning of another answer to itself, which
+  /// would become a part of the answer to the next call.
+  private func endsWithAnswer(_ bytes: ByteBuffer) -> Bool {
+    let bytes = bytes.readableBytesView
+    let count = min(Self.tailBytes, body.count, bytes.count)
+    // The end of a head, of the last chunk or of trailers; or else the end of the body.
+    return bytes.suffix(4).elementsEqual("\r\n\r\n".utf8)
+      || (count > 0 && bytes.suffix(count).elementsEqual(body.suffix(count)))
+  }
+
+  private static let tailBytes = 16
+
+  private func fail(_ reason: String) {
+    let isUnanswered: Bool
+    switch state {
+    case .waiting(let count): isUnanswered = count == 0
+    case .reading: isUnanswered = false
+    case .free, .answered, .closed: return close()
+    }
+    state = .closed
+    delegate?.failed(reason, isUnanswered: isUnanswered)
+    close()
+  }
+
+  private func close() {
+    state = .closed
+    context?.close(promise: nil)
+  }
+
+  private func end() {
+    state = .closed
+    context = nil
+    delegate?.closed()
+    delegate = nil
+  }
+}
+
+/// Closes the connection when bytes come while no call waits for an answer, before the decoder makes something of them:
+/// the head of an answer that begins before its call would otherwise be taken for that call's answer.
+private final class StrayBytesGuard: ChannelInboundHandler {
+  typealias InboundIn = ByteBuffer
+
+  private let reader: AnswerReader
+
+  init(_ reader: AnswerReader) { self.reader = reader }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    guard !reader.isFree else { return context.close(promise: nil) }
+    reader.lastRead = unwrapInboundIn(data)
+    context.fireChannelRead(data)
+  }
+}
