@@ -143,4 +143,76 @@ struct RegisPayCutTests {
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
   }
+
+  /// What stands under a file's name and is no file.
+  private enum NoFile: String, CaseIterable {
+    case directory, fullDirectory, danglingLink, circularLink, pipe
+
+    func put(at path: String) throws {
+      if FileManager.default.fileExists(atPath: path) { try FileManager.default.removeItem(atPath: path) }
+      switch self {
+      case .directory: try #require(mkdir(path, 0o700) == 0)
+      case .fullDirectory:
+        try FileManager.default.createDirectory(atPath: path + "/a", withIntermediateDirectories: true)
+      case .danglingLink: try #require(symlink("nowhere", path) == 0)
+      case .circularLink: try #require(symlink((path as NSString).lastPathComponent, path) == 0)
+      case .pipe: try #require(mkfifo(path, 0o600) == 0)
+      }
+    }
+  }
+
+  /// What the server says of a name that is no file; nil if it starts over it.
+  private func refusal(_ name: String, _ kind: NoFile, isFinished: Bool) -> String? {
+    let isDirectory = kind == .directory || kind == .fullDirectory
+    if isFinished || name.hasSuffix(".idx") || name == "scrub" { return nil }
+    if name == "next.tmp" { return isDirectory ? "move the directory away" : nil }
+    switch kind {
+    case .directory, .fullDirectory: return "move the directory away"
+    case .circularLink: return "leads in a circle: remove it"
+    case .pipe: return "no file; remove it"
+    // As if there were none.
+    case .danglingLink:
+      return name == "store" ? "the file is missing" : name.hasSuffix(".log") ? "check the path" : nil
+    }
+  }
+
+  @Test(
+    "what is no file in the place of one: the server starts over what it can do without, else says what to do",
+    arguments: ["finished", "last", "index", "store", "clean", "tail", "lock", "next.tmp", "scrub"])
+  func noFile(_ which: String) async throws {
+    let template = try await Self.template.value
+    for kind in NoFile.allCases {
+      try await withTemporaryFolder { folder in
+        try FileManager.default.copyItem(atPath: template.folder + "/data", toPath: folder + "/data")
+        let names = try FileManager.default.contentsOfDirectory(atPath: folder + "/data/payments").sorted()
+        let last = try #require(names.last { $0.hasSuffix(".log") })
+        let finished = try #require(template.payments.split(separator: "/").last)
+        let name =
+          switch which {
+          case "finished": String(finished)
+          case "last": last
+          case "index": try #require(names.first { $0.hasSuffix(".idx") })
+          default: which
+          }
+        let path = folder + "/data/payments/" + name
+        try kind.put(at: path)
+        let process = try RegisPayProcess(
+          ["serve", "--dir", folder + "/data", "--port", "0", "--log-level", "error"], folder: folder)
+        let line = try await process.nextLine()
+        guard let url = line?.split(separator: " ").last else {
+          #expect(try await process.waitForExit() == .init(code: 1, isSignal: false))
+          let said = try #require(refusal(name, kind, isFinished: which == "finished"), "\(kind): \(process.errorText)")
+          #expect(process.errorText.contains(path) && process.errorText.contains(said), "\(kind)")
+          #expect(process.errorText.split(separator: "\n").count == 1, "\(kind): \(process.errorText)")
+          return
+        }
+        #expect(refusal(name, kind, isFinished: which == "finished") == nil, "\(kind)")
+        let server = RunningServer(process: process, url: String(url))
+        let new = try await server.createPayment("1.00")
+        try await server.wait(for: new, status: "Completed", within: .seconds(30))
+        #expect(try await read(server, template).contains("event: missing\n") == (which == "finished"), "\(kind)")
+        #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      }
+    }
+  }
 }

@@ -156,8 +156,9 @@ func failure(_ operation: String, _ path: String, _ code: Int32) -> LogStoreErro
 final class Descriptor: Sendable {
   let number: Int32
 
-  /// Refuses pipes and devices, which would hold the thread or give anything.
+  /// Refuses pipes and devices, which would hold the thread or give anything, and a directory where a file is wanted.
   ///
+  /// - Parameter flags: with `O_DIRECTORY` for a directory.
   /// - Parameter mode: of a file that is made; the umask takes away from it.
   init(_ path: String, _ flags: Int32, mode: mode_t = 0o600, operation: String) throws(LogStoreError) {
     var opened: Int32
@@ -167,11 +168,19 @@ final class Descriptor: Sendable {
     } while opened < 0 && errno == EINTR
     let code = errno
     number = opened
-    if opened < 0 { throw failure(operation, path, code) }
     var status = stat()
+    if opened < 0 {
+      // A socket can't be opened, and the system says of it what it says of a disk that is gone.
+      guard code == ENXIO, stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else {
+        throw failure(operation, path, code)
+      }
+      throw .damaged(Damage(file: path, position: 0, reason: "it is a socket, and no file; remove it"))
+    }
     if uninterrupted({ fstat(number, &status) }) != 0 { throw failure("look at", path, errno) }
-    guard [S_IFREG, S_IFDIR].contains(status.st_mode & S_IFMT) else {
-      throw .damaged(Damage(file: path, position: 0, reason: "it is a pipe or a device, and no file"))
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: break
+    case S_IFDIR: if flags & O_DIRECTORY == 0 { throw failure(operation, path, EISDIR) }
+    default: throw .damaged(Damage(file: path, position: 0, reason: "it is a pipe or a device, and no file; remove it"))
     }
   }
 

@@ -17,6 +17,8 @@ func systemAdvice(_ code: Int32) -> String {
   case ENOMEM: "free some memory, or raise its limit (ulimit -v)"
   case ENOENT, ENOTDIR: "check the path; something on it is missing, or was moved away"
   case ESTALE: "the directory was moved away or replaced beneath its writer; open the one that is meant"
+  case EISDIR: "a file of that name is needed there: move the directory away"
+  case ELOOP: "the symbolic link leads in a circle: remove it"
   case EPIPE: "whoever read it has gone away; start both again"
   case EINTR: "a signal interrupted it; try again"
   default: "if that goes on, look into the kernel's log (dmesg)"
@@ -29,6 +31,15 @@ func isUnreadable(_ code: Int32) -> Bool {
   switch code {
   case EIO, EUCLEAN, EBADMSG, ENODATA, EILSEQ, EREMOTEIO, ENOLINK, ENXIO, ENODEV: true
   default: false
+  }
+}
+
+/// What an `errno` value of an open says of a name under which there is no file; nil if there may be one.
+func noFileReason(_ code: Int32) -> String? {
+  switch code {
+  case EISDIR: "it is a directory, and no file"
+  case ELOOP: "it is a symbolic link that leads in a circle, and no file"
+  default: nil
   }
 }
 

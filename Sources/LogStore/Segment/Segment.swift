@@ -66,9 +66,9 @@ final class Segment: Sendable {
     return segment
   }
 
-  /// Opens a finished segment's file whatever its state, so that what is sound in it can be found: a missing file has no
-  /// bytes, a short one those that are left, and where the header is damaged the file's name counts. ``fileDamage`` says
-  /// what is wrong.
+  /// Opens a finished segment's file whatever its state, so that what is sound in it can be found: a missing file, or
+  /// something else under its name, has no bytes, a short one those that are left, and where the header is damaged the file's
+  /// name counts. ``fileError`` says what is wrong.
   static func openDamaged(
     _ path: String, baseOffset: UInt64, storeID: StoreID, disk: any Disk
   ) throws(LogStoreError) -> Segment {
@@ -80,10 +80,20 @@ final class Segment: Sendable {
     let file: any File
     do throws(LogStoreError) {
       file = try disk.open(path, .read)
-    } catch .inputOutput(_, _, ENOENT) {
+    } catch {
+      let fileError: LogStoreError
+      switch error {
+      case .inputOutput(_, _, ENOENT):
+        fileError = .damaged(Damage(file: path, position: 0, reason: "the file is missing"))
+      case .inputOutput(_, _, let code) where isUnreadable(code):
+        fileError = .unreadable(Damage(file: path, position: 0, reason: unreadableReason(code)))
+      default:
+        guard let found = error.finding else { throw error }
+        fileError = .damaged(found)
+      }
       return Segment(
         path: path, header: guessed(0), mapping: Mapping(bytes: UnsafeRawBufferPointer(start: nil, count: 0)) { _ in },
-        fileError: .damaged(Damage(file: path, position: 0, reason: "the file is missing")), hasOwnHeader: false)
+        fileError: fileError, hasOwnHeader: false)
     }
     let byteCount = min(try file.byteCount(), UInt64(UInt32.max))
     var header: SegmentHeader?

@@ -115,6 +115,8 @@ extension LogStoreError {
     case .damaged(let damage), .unreadable(let damage): damage
     case .inputOutput(let operation, let path, let code) where isUnreadable(code):
       Damage(file: path, position: 0, reason: "can't be read: \(operation): \(systemMessage(code))")
+    case .inputOutput(_, let path, let code):
+      noFileReason(code).map { Damage(file: path, position: 0, reason: $0) }
     default: nil
     }
   }
