@@ -28,12 +28,15 @@ struct RegisPayHangingTests {
       ["--rate", "20", "--hang", "0.3"],
       ["--rate", "20", "--hang", "0.3", "--errors", "0.2"],
       ["--rate", "40", "--hang", "0.1", "--kill"],
+      // More hang than there are slots, for much longer than the others may wait.
+      ["--rate", "150", "--hang", "0.95", "--call-timeout", "10"],
     ])
   func hanging(_ load: [String]) async throws {
     // On a busy machine a second is short; without the shares of the slots the others wait for tens of them.
     try await run(
       "hanging_load.py",
-      load + ["--seconds", "16", "--call-timeout", "2", "--retry-delay-limit", "4", "--limit", "4"],
+      ["--seconds", "16", "--call-timeout", "2", "--retry-delay-limit", "4", "--limit", "4", "--kill-limit", "20"]
+        + load,
       within: .seconds(300))
   }
 

@@ -2,6 +2,11 @@ import DequeModule
 
 /// Which calls may go out beside those that are out. First tries, repeats and payments that hang have shares of their own,
 /// so that none starves another. A pure value; time comes in as an argument.
+///
+/// A call that hangs can't be told from one that is about to be answered, except by time: after ``Limits/slowAfter`` it
+/// leaves its slot to others. So many are let be for as long as they take; what becomes slow beyond that is given up when
+/// others wait, the youngest first. Those that have been out for longer keep their places, so that of a dependency that is
+/// slow for everybody a share of the calls always ends with an answer.
 struct CallSlots: Sendable {
   typealias Instant = ContinuousClock.Instant
 
@@ -20,7 +25,7 @@ struct CallSlots: Sendable {
     var prompt: Int
     /// Of those, how many may be repeats.
     var again: Int
-    /// Calls out for longer: so many take no slot from those that come. What is over it does.
+    /// Calls out for longer: so many take no slot from those that come. What is over it does, until it is given up.
     var slow: Int
     /// Calls for payments that have hung before.
     var patient: Int
@@ -42,12 +47,16 @@ struct CallSlots: Sendable {
   private struct Call {
     var lane: Lane
     var isSlow = false
+    var isGivenUp = false
   }
 
   let limits: Limits
   private var calls: [Int: Call] = [:]
   /// Calls that are not slow yet, in the order in which they began, with some among them that have ended.
   private var young: Deque<(number: Int, start: Instant)> = []
+  /// Slow calls that were not given up, in the order in which they began, with some among them that have ended.
+  private var slow: [Int] = []
+  private var givenUpCount = 0
   private var nextNumber = 0
   private var youngCounts = (first: 0, again: 0)
   private var patientCount = 0
@@ -79,7 +88,23 @@ struct CallSlots: Sendable {
   mutating func end(_ number: Int) {
     guard let call = calls.removeValue(forKey: number) else { return }
     if call.isSlow { slowCount -= 1 } else { count(call.lane, -1) }
+    if call.isGivenUp { givenUpCount -= 1 }
     dropEnded()
+  }
+
+  /// Names the calls that are to be given up for others that wait, and takes note of it. Their slots are free once they
+  /// have ended.
+  ///
+  /// - Parameter waiting: how many others wait for a slot.
+  mutating func giveUp(for waiting: Int) -> [Int] {
+    var numbers: [Int] = []
+    while givenUpCount < min(waiting, slowCount - limits.slow), let number = slow.popLast() {
+      guard calls[number] != nil else { continue }
+      calls[number]?.isGivenUp = true
+      givenUpCount += 1
+      numbers.append(number)
+    }
+    return numbers
   }
 
   /// Takes note of the calls that have become slow by now.
@@ -89,6 +114,7 @@ struct CallSlots: Sendable {
       guard let call = calls[first.number] else { continue }
       count(call.lane, -1)
       calls[first.number]?.isSlow = true
+      slow.append(first.number)
       slowCount += 1
     }
   }
@@ -98,6 +124,8 @@ struct CallSlots: Sendable {
 
   private mutating func dropEnded() {
     while let first = young.first, calls[first.number] == nil { young.removeFirst() }
+    // Swept when ended ones are most of it, so that a sweep costs no more than the ends before it.
+    if slow.count > 2 * slowCount + 64 { slow.removeAll { calls[$0] == nil } }
   }
 
   private mutating func count(_ lane: Lane, _ change: Int) {

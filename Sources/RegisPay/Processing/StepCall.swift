@@ -60,18 +60,22 @@ struct StepCall: Sendable {
   let clock: ContinuousClock
   let logger: Logger
 
-  /// - Parameter ownFailures: how often the payment's calls for the step have failed while others went through.
-  func carryOut(_ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, place: Place) async -> StepEnding {
+  /// - Parameters:
+  ///   - ownFailures: how often the payment's calls for the step have failed while others went through.
+  ///   - stop: ends the call early.
+  func carryOut(
+    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, stop: CallStop, place: Place
+  ) async -> StepEnding {
     let wasTriedHere = tries.begin(work.id, work.work)
     let (ending, mayHaveHappened) = await carryOut(
-      work, pass, ownFailures: ownFailures, wasTriedHere: wasTriedHere, place: place)
+      work, pass, ownFailures: ownFailures, wasTriedHere: wasTriedHere, stop: stop, place: place)
     tries.end(work.id, work.work, mayHaveHappened: mayHaveHappened)
     return ending
   }
 
   /// - Returns: with the ending, whether a try may have been carried out that the log says nothing of.
   private func carryOut(
-    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, wasTriedHere: Bool, place: Place
+    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, wasTriedHere: Bool, stop: CallStop, place: Place
   ) async -> (StepEnding, mayHaveHappened: Bool) {
     let known: PaymentLog.Loaded
     do throws(PaymentLogError) {
@@ -105,7 +109,15 @@ struct StepCall: Sendable {
       breakers.abandoned(pass, now: clock.now)
       return await conclude(command, of: work, as: known, isAccepted: false, mayHaveHappened: wasTriedHere, place)
     }
-    let outcome = await provider.perform(work.work, for: known.payment)
+    let outcome = await CallStop.$current.withValue(stop) { await provider.perform(work.work, for: known.payment) }
+    if stop.isStopped, case .retry = outcome {
+      // Other calls had waited for it to end: that says nothing about the other side, which may be at it still.
+      breakers.abandoned(pass, now: clock.now)
+      let reason = "no answer within \(options.slowAfter), and others waited for the call's place"
+      var failure = CallRetry(.noAnswer, reason: reason)
+      failure.isDoubtful = true
+      return (.retry(failure, isOutage: false), true)
+    }
     if Task.isCancelled, case .retry = outcome {
       breakers.abandoned(pass, now: clock.now)
       return (.abandoned, true)

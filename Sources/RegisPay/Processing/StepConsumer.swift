@@ -47,6 +47,8 @@ public actor StepConsumer {
   private var askedInFull: ContinuousClock.Instant?
   private var isDelayedNext = false
   private var slots: CallSlots
+  /// Of the calls out, by their numbers.
+  private var stops: [Int: CallStop] = [:]
   /// Calls that the other side has accepted.
   private var acceptedCount = 0
   private var lastAccepted: ContinuousClock.Instant?
@@ -142,7 +144,10 @@ public actor StepConsumer {
       for item in items { delayed.admit(item) }
     case .ended(let work, let ending, let slot):
       taskCount -= 1
-      if let slot { slots.end(slot) }
+      if let slot {
+        slots.end(slot)
+        stops[slot] = nil
+      }
       end(work, ending, in: &group)
     case .stop:
       isStopping = true
@@ -331,6 +336,9 @@ public actor StepConsumer {
       case .pass(let pass): start(pass.isTrial && hasUntried ? .first : next, pass, now: now, in: &group)
       }
     }
+    // Calls may go out, and there is no room.
+    let waiting = window.readyCount(.first) + window.readyCount(.again)
+    for number in slots.giveUp(for: waiting) { stops[number]?.stop() }
     if let asked = askedInFull, !delayed.hasReadyWork {
       let due = asked + Self.delayedPoll
       if due <= now { askForDelayed(in: &group) } else { wake(at: due, in: &group) }
@@ -357,8 +365,12 @@ public actor StepConsumer {
     guard let (work, ownFailures) = take(lane) else { return breakers.abandoned(pass, now: now) }
     taskCount += 1
     let slot = slots.begin(lane, now: now)
+    let stop = CallStop()
+    stops[slot] = stop
     group.addTask { [mailbox, call] in
-      let ending = await call.carryOut(work, pass, ownFailures: ownFailures) { await self.place(finishing: work) }
+      let ending = await call.carryOut(work, pass, ownFailures: ownFailures, stop: stop) {
+        await self.place(finishing: work)
+      }
       mailbox.continuation.yield(.ended(work, ending, slot: slot))
     }
   }

@@ -2,8 +2,9 @@ extension StepConsumer {
   public struct Options: Sendable {
     /// Calls out at once that are neither slow nor for payments that have hung; those have shares beside it.
     public var callLimit = 256
-    /// A call that is out for longer is slow, and leaves its slot to others.
-    public var slowAfter = Duration.seconds(1)
+    /// A call that is out for longer is slow, and leaves its slot to others; see ``CallSlots``. With ``callLimit`` it says
+    /// how many first tries a second may hang before others wait: 256 in a quarter of a second are 1,024.
+    public var slowAfter = Duration.milliseconds(250)
     /// Payments read and not finished, waiting for a retry included; with that many no further ones are read.
     public var unfinishedLimit = 10_000
     public var backoff = Backoff()

@@ -45,6 +45,9 @@ struct Window<Item: Sendable>: Sendable {
 
   func hasReady(_ lane: Lane) -> Bool { !queue(lane).isEmpty }
 
+  /// How much of a lane is ready, some of it finished meanwhile.
+  func readyCount(_ lane: Lane) -> Int { queue(lane).count }
+
   /// The lowest unfinished offset: where the cursor may stand.
   var place: UInt64 { order.first ?? readPlace }
 

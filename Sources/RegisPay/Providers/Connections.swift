@@ -55,17 +55,21 @@ final class Connections: Sendable {
     pools = group.makeIterator().map { LoopPool($0, settings) }
   }
 
-  /// Makes a call. When the task is cancelled it fails soon.
+  /// Makes a call. When the task is cancelled, or its ``CallStop`` stops it, it fails soon.
   func send(_ call: Call) async -> Result<HTTPAnswer, CallFailure> {
     let pool = pools.first { $0.loop.inEventLoop } ?? pools[Int.random(in: 0..<pools.count)]
     let ticket = Ticket()
+    let end: @Sendable () -> Void = {
+      ticket.isCancelled.store(true, ordering: .relaxed)
+      pool.loop.execute { pool.cancel(ticket) }
+    }
+    CallStop.current?.whenStopped(end)
     return await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
         pool.onLoop { pool.begin(call, ticket) { continuation.resume(returning: $0) } }
       }
     } onCancel: {
-      ticket.isCancelled.store(true, ordering: .relaxed)
-      pool.loop.execute { pool.cancel(ticket) }
+      end()
     }
   }
 

@@ -8,10 +8,8 @@ with 0 if every expectation held.
 """
 import argparse
 import asyncio
-import multiprocessing
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,14 +17,14 @@ import time
 import urllib.error
 import urllib.request
 
-import hanging_load
+import payment_load
 
 
-class CountingPSP(hanging_load.PSP):
+class CountingPSP(payment_load.PSP):
     """Slow enough for some calls to be out at any time."""
 
-    def __init__(self, errors):
-        super().__init__(errors)
+    def __init__(self):
+        super().__init__(latency=0.3)
         self.by_key = {}
 
     def answer(self, path, key, body):
@@ -57,12 +55,12 @@ def until(what, seconds, condition):
 
 
 async def run(options, server, psp_port, disk):
-    payments, stop = hanging_load.Payments(), asyncio.Event()
-    follower = asyncio.create_task(hanging_load.follow(server, payments, stop))
-    loading = asyncio.create_task(hanging_load.load(options, server, payments, options.seed))
+    payments, stop = payment_load.Payments(), asyncio.Event()
+    follower = asyncio.create_task(payment_load.follow(server, payments, stop))
+    loading = asyncio.create_task(payment_load.load(options, server, payments, options.seed))
 
     def psp():
-        return hanging_load.post(psp_port, {})
+        return payment_load.control(psp_port, {})
 
     def held():
         state = server.get("/api/v1/consumers")["calls"]
@@ -113,9 +111,7 @@ async def run(options, server, psp_port, disk):
     ]
     stop.set()
     follower.cancel()
-    for what, did in expectations:
-        print(f"{'ok' if did else 'NOT SO'}: {what}")
-    return all(did for _, did in expectations)
+    return payment_load.report(expectations)
 
 
 def main():
@@ -129,21 +125,15 @@ def main():
     options.seconds, options.hang = options.full_seconds + 20, 0
     options.call_timeout, options.retry_delay_limit = 10, 60
     options.argument = ["--segment-bytes", "65536", "--scrub-rate", "0"]
-    hanging_load.unblock_signals()
+    payment_load.unblock_signals()
     print(f"seed {options.seed}", flush=True)
-    hanging_load.PSP, hanging_load.LATENCY = CountingPSP, 0.3
-    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    psp_port = listener.getsockname()[1]
-    psp = multiprocessing.get_context("fork").Process(
-        target=hanging_load.run_psp, args=(listener, 0), daemon=True)
-    psp.start()
-    listener.close()
+    psp, psp_port = payment_load.start_psp(CountingPSP())
     with tempfile.TemporaryDirectory(prefix="regispay-full-") as folder:
         disk = folder + "/data"
         os.mkdir(disk)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
         try:
-            server = hanging_load.Server(options, folder, psp_port)
+            server = payment_load.Server(options, folder, psp_port)
             try:
                 held = asyncio.run(run(options, server, psp_port, disk))
             finally:
@@ -152,8 +142,7 @@ def main():
         finally:
             subprocess.run(["umount", "-l", disk], check=False)
         if not held:
-            print("standard error of the server, its end:")
-            print(open(folder + "/stderr.txt", errors="replace").read()[-4000:])
+            server.print_errors()
     print("PASSED" if held else "FAILED")
     return 0 if held else 1
 

@@ -55,6 +55,28 @@ struct CallSlotsTests {
     #expect(slots.nextAging == nil)
   }
 
+  @Test("what becomes slow over the share is given up for others that wait, the youngest first and no more than needed")
+  func givenUp() {
+    var slots = CallSlots(limits: Self.limits)
+    var (now, numbers) = (start, [Int]())
+    for _ in 0..<3 {
+      numbers += fill(&slots, .first, at: now)
+      now += .seconds(1)
+      #expect(slots.giveUp(for: 100).isEmpty, "young ones, and those within the share, are let be")
+      slots.age(to: now)
+    }
+    #expect(slots.giveUp(for: 0).isEmpty)
+    #expect(slots.giveUp(for: 3) == numbers.suffix(3).reversed())
+    #expect(slots.giveUp(for: 3).isEmpty, "these are on their way out")
+    #expect(slots.giveUp(for: 100) == numbers.dropLast(3).suffix(5).reversed())
+    #expect(!slots.hasRoom(.first), "they have not ended")
+    for number in numbers.suffix(8) { slots.end(number) }
+    #expect(fill(&slots, .first, at: now).count == 8 && slots.slowCount == 16)
+    for number in numbers.prefix(16) { slots.end(number) }
+    slots.age(to: now + .seconds(1))
+    #expect(slots.giveUp(for: 100).isEmpty, "the share has room again")
+  }
+
   @Test("payments that have hung before take no more than their share, however long each hangs again")
   func patient() {
     var slots = CallSlots(limits: Self.limits)
@@ -73,7 +95,13 @@ struct CallSlotsTests {
       for _ in 0..<300 {
         now += .milliseconds(Int.random(in: 0...100, using: &random))
         slots.age(to: now)
-        switch Int.random(in: 0..<3, using: &random) {
+        let slowBefore = out.count { $0.lane != .patient && $0.began + .seconds(1) <= now }
+        switch Int.random(in: 0..<4, using: &random) {
+        case 3:
+          let given = slots.giveUp(for: Int.random(in: 0...20, using: &random))
+          #expect(given.count <= max(0, slowBefore - 16) && Set(given).count == given.count)
+          out.removeAll { given.contains($0.number) }
+          for number in given { slots.end(number) }
         case 0 where !out.isEmpty: slots.end(out.remove(at: Int.random(in: out.indices, using: &random)).number)
         default:
           let lane = CallSlots.Lane.allCases.randomElement(using: &random) ?? .first

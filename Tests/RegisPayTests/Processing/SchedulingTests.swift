@@ -40,6 +40,32 @@ struct SchedulingTests {
     }
   }
 
+  @Test("however many calls hang, others go through: what hangs beyond a share is given up early, and tried again")
+  func hangingBeyondTheShare() async throws {
+    try await ConsumerParts.withDelays { parts, options in
+      var options = options
+      options.callLimit = 8
+      options.slowAfter = .milliseconds(5)
+      let hanging = try await parts.initiate(100)
+      let isBack = Mutex(false)
+      let provider = FakeProvider { payment, _ in
+        while hanging.contains(payment.id), !isBack.withLock({ $0 }) {
+          if Task.isCancelled || CallStop.current?.isStopped ?? false { return Self.timeout }
+          try? await Task.sleep(for: .milliseconds(2))
+        }
+        return .created
+      }
+      try await parts.consuming(provider, options) { consumer in
+        try await parts.wait(for: try await parts.initiate(50), .created)
+        #expect(await consumer.progress.slowCalls >= 16, "a share of them is let be")
+        #expect(parts.breaker.state == .closed)
+        #expect(try parts.states(hanging).allSatisfy { $0 == .initiated }, "they hang still")
+        isBack.withLock { $0 = true }
+        try await parts.wait(for: hanging, .created)
+      }
+    }
+  }
+
   @Test("a payment that has timed out twice waits on the log: the cursor goes on, and it is tried until it is answered")
   func timeoutsWaitOnTheLog() async throws {
     try await ConsumerParts.withDelays { parts, options in
