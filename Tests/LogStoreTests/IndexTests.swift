@@ -414,6 +414,39 @@ import Testing
     #expect(operation > (isBuilt ? 10 : 40))
   }
 
+  @Test("an index file that can't be read stays until others cover its segments, and is used when it is well again")
+  func unreadable() async throws {
+    var generator = SeededGenerator.printed()
+    let disk = SimulatedDisk()
+    var model = IndexModel()
+    let store = try LogStore.open("d", options: smallSegments(), disk: disk)
+    try await model.append(4000, to: store, &generator)
+    try await store.waitUntilIndexed()
+    try await store.close()
+    let before = try disk.list("d").filter { $0.hasSuffix(".idx") }.sorted()
+    #expect(!before.isEmpty)
+
+    // Nothing can be written in its place either.
+    disk.setLookFault { _, _, path in path.hasSuffix(".idx") ? .error(EIO) : nil }
+    disk.setFault { _, _, path in path.hasSuffix(".idx.tmp") ? .error(ENOSPC) : nil }
+    do throws(LogStoreError) { try finishIndexes(disk) } catch { #expect(error.finding == nil, "the disk is full") }
+    #expect(try disk.list("d").filter { $0.hasSuffix(".idx") }.sorted() == before)
+    disk.setLookFault(nil)
+    #expect(try missingIndexes(disk) == 0)
+
+    // Where others can be made, they take its place.
+    disk.setLookFault { _, _, path in before.contains { path.hasSuffix($0) } ? .error(EIO) : nil }
+    disk.setFault(nil)
+    try finishIndexes(disk, merging: false)
+    disk.setLookFault(nil)
+    #expect(try missingIndexes(disk) == 0)
+    let after = try disk.list("d").filter { $0.hasSuffix(".idx") }
+    #expect(!after.isEmpty)
+    let reopened = try LogStore.open("d", options: smallSegments(), disk: disk)
+    #expect(try model.check(reopened.reader, lookUps: 3, &generator) == nil)
+    try await reopened.close()
+  }
+
   /// Finished segments that no sound index file covers.
   func missingIndexes(_ disk: SimulatedDisk) throws(LogStoreError) -> Int {
     let (follower, durable, _) = try Follower.open("d", disk: disk)

@@ -5,6 +5,8 @@ final class IndexMaker {
   /// Of segments whose index could not be made, and files that could not be merged: not tried again at once.
   private var failedSegments: Set<UInt64> = []
   private var mergeFailed = false
+  /// Index files that are not sound wait to be replaced.
+  private var hasSuspects = false
 
   init(segments: SegmentSet, disk: any Disk) {
     self.segments = segments
@@ -41,14 +43,18 @@ final class IndexMaker {
   @discardableResult
   func build(_ baseOffset: UInt64) throws(LogStoreError) -> Int {
     let (index, end) = try segments.readThrough(try segments.segmentToScan(baseOffset))
-    return try seal(index, end: end)
+    let byteCount = try seal(index, end: end)
+    // It may be the last that a file of several segments waited for.
+    if hasSuspects { try clean() }
+    return byteCount
   }
 
-  /// Removes index files that are of no use; gives back what is there then.
+  /// Removes index files that are of no use, and returns what is there then.
   @discardableResult
   func clean() throws(LogStoreError) -> Snapshot {
     let listing = try segments.list()
     for name in listing.useless { try disk.remove(join(segments.directory, name)) }
+    hasSuspects = !listing.suspects.isEmpty
     return listing.snapshot
   }
 
@@ -106,7 +112,7 @@ final class IndexMaker {
       } catch {
         switch error {
         case .index(let file, let fault, let segment):
-          // It is taken out, and what it covered is made anew.
+          // It is taken out, and removed once its segments have other files.
           do throws(LogStoreError) {
             try segments.distrust(file, fault, segment: segment)
             try clean()

@@ -224,8 +224,12 @@ final class SegmentSet: Sendable {
 
   struct Listing {
     var snapshot: Snapshot
-    /// Names of index files that are of no use: inside larger ones, damaged, or of segments that there are not.
+    /// Names of index files that are of no use: inside larger ones, of segments that there are not, or not sound and
+    /// replaced by others.
     var useless: [String] = []
+    /// Names of index files that are damaged or can't be read, and that no sound files replace. They stay until then: an
+    /// error of the disk may pass, and of a damaged segment nothing else tells what is lost there.
+    var suspects: [String] = []
   }
 
   /// Looks through the directory for index files and takes up those that are sound, the larger ones first.
@@ -237,15 +241,15 @@ final class SegmentSet: Sendable {
       let names = try disk.list(directory)
       var listing = Listing(snapshot: known)
       var ranges: [Range<UInt64>] = []
+      var suspects: [Range<UInt64>] = []
       for name in names where name.hasSuffix(FileName.indexSuffix) {
         guard let range = FileName.indexRange(name), let first = known.ordinal(of: range.lowerBound),
-          let last = known.ordinal(of: range.upperBound), first < last,
-          !distrusted.contains(join(directory, name))
+          let last = known.ordinal(of: range.upperBound), first < last
         else {
           listing.useless.append(name)
           continue
         }
-        ranges.append(range)
+        if distrusted.contains(join(directory, name)) { suspects.append(range) } else { ranges.append(range) }
       }
       ranges.sort { ($0.lowerBound, $1.upperBound) < ($1.lowerBound, $0.upperBound) }
       var files: [SealedIndex] = []
@@ -261,9 +265,13 @@ final class SegmentSet: Sendable {
         }
         switch try openIndex(range, known) {
         case .sound(let file): files.append(file)
-        case .damaged: listing.useless.append(FileName.index(range))
+        case .damaged: suspects.append(range)
         case .gone: isGone = true
         }
+      }
+      for range in suspects {
+        let name = FileName.index(range)
+        if Self.covers(files, range) { listing.useless.append(name) } else { listing.suspects.append(name) }
       }
       // The writer has merged it meanwhile: what it became is there.
       if isGone, attempts < Self.listingAttempts { continue }
@@ -279,6 +287,13 @@ final class SegmentSet: Sendable {
       listing.snapshot = taken
       return listing
     }
+  }
+
+  /// - Parameter files: in order, none inside another.
+  private static func covers(_ files: [SealedIndex], _ range: Range<UInt64>) -> Bool {
+    var covered = range.lowerBound
+    for file in files where file.baseOffset <= covered { covered = max(covered, file.endOffset) }
+    return covered >= range.upperBound
   }
 
   private enum Opened {
