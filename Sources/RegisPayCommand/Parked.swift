@@ -114,9 +114,20 @@ struct Parked: AsyncParsableCommand {
 
   static func text(_ value: JSONValue?) -> String {
     switch value {
-    case .string(let text), .number(let text): text
+    case .string(let text), .number(let text): printable(text)
     case nil, .null: "-"
     case let value?: String(decoding: value.bytes, as: UTF8.self)
+    }
+  }
+
+  /// A PSP's words stay in their line, and can't steer the terminal: control characters as `\u{1B}`.
+  private static func printable(_ text: String) -> String {
+    text.unicodeScalars.reduce(into: "") { line, scalar in
+      switch scalar.properties.generalCategory {
+      case .control, .format, .lineSeparator, .paragraphSeparator:
+        line += "\\u{\(String(scalar.value, radix: 16, uppercase: true))}"
+      default: line.unicodeScalars.append(scalar)
+      }
     }
   }
 

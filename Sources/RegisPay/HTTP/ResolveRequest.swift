@@ -67,9 +67,8 @@ struct ResolveRequest: Sendable, Hashable {
 
   private static func reference(_ body: JSONValue) throws(ValidationError) -> String? {
     guard let value = body["reference"] else { return nil }
-    // In characters, as a JSON schema counts them.
-    guard let text = value.text, !text.isEmpty, text.unicodeScalars.count <= PSPClient.referenceLimit else {
-      throw failure("reference", "Reference must be a text of 1 to \(PSPClient.referenceLimit) characters")
+    guard let text = value.text, PSPReference.isUsable(text) else {
+      throw failure("reference", "Reference must be a text of 1 to \(PSPReference.byteLimit) bytes of UTF-8")
     }
     return text
   }

@@ -4,11 +4,10 @@ import GRDB
 /// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
 enum PaymentTable {
   /// Of the tables and of what is put into them. A file of another version is made anew from the log.
-  static let version = 4
+  static let version = 5
 
-  /// The name of the tally of payments that were given up; those of delays have their step's.
-  private static let failedTally = "failed"
-  private static let unknownTally = "unknown"
+  /// The statuses whose payments are counted. Their tallies have their names; those of delays have their step's.
+  private static let countedStatuses: [PaymentStatus] = [.failed, .outcomeUnknown]
 
   static func create(_ database: Database) throws {
     try database.execute(
@@ -37,21 +36,22 @@ enum PaymentTable {
         CREATE TRIGGER delay_uncounted AFTER DELETE ON delay BEGIN
           UPDATE tally SET count = count - 1 WHERE name = old.step;
         END;
-        CREATE TRIGGER unknown_counted AFTER INSERT ON payment WHEN new.status = \(code(of: .outcomeUnknown)) BEGIN
-          INSERT INTO tally VALUES ('\(unknownTally)', 1) ON CONFLICT DO UPDATE SET count = count + 1;
+        """)
+    for status in countedStatuses { try count(status, database) }
+  }
+
+  /// Keeps a tally of the payments with a status.
+  private static func count(_ status: PaymentStatus, _ database: Database) throws {
+    let (name, code) = (status.rawValue, code(of: status))
+    try database.execute(
+      sql: """
+        CREATE TRIGGER \(name)_counted AFTER INSERT ON payment WHEN new.status = \(code) BEGIN
+          INSERT INTO tally VALUES ('\(name)', 1) ON CONFLICT DO UPDATE SET count = count + 1;
         END;
-        CREATE TRIGGER unknown_changed AFTER UPDATE OF status ON payment
-        WHEN (old.status = \(code(of: .outcomeUnknown))) <> (new.status = \(code(of: .outcomeUnknown))) BEGIN
-          INSERT INTO tally VALUES ('\(unknownTally)', (new.status = \(code(of: .outcomeUnknown))))
-          ON CONFLICT DO UPDATE SET count = count + CASE new.status WHEN \(code(of: .outcomeUnknown)) THEN 1 ELSE -1 END;
-        END;
-        CREATE TRIGGER failed_counted AFTER INSERT ON payment WHEN new.status = \(code(of: .failed)) BEGIN
-          INSERT INTO tally VALUES ('\(failedTally)', 1) ON CONFLICT DO UPDATE SET count = count + 1;
-        END;
-        CREATE TRIGGER failed_changed AFTER UPDATE OF status ON payment
-        WHEN (old.status = \(code(of: .failed))) <> (new.status = \(code(of: .failed))) BEGIN
-          INSERT INTO tally VALUES ('\(failedTally)', (new.status = \(code(of: .failed))))
-          ON CONFLICT DO UPDATE SET count = count + CASE new.status WHEN \(code(of: .failed)) THEN 1 ELSE -1 END;
+        CREATE TRIGGER \(name)_changed AFTER UPDATE OF status ON payment
+        WHEN (old.status = \(code)) <> (new.status = \(code)) BEGIN
+          INSERT INTO tally VALUES ('\(name)', (new.status = \(code)))
+          ON CONFLICT DO UPDATE SET count = count + CASE new.status WHEN \(code) THEN 1 ELSE -1 END;
         END;
         """)
   }
@@ -158,10 +158,12 @@ enum PaymentTable {
   }
 
   /// How many payments were given up.
-  static func failedCount(_ database: Database) throws -> Int { try tally(failedTally, database) }
+  static func failedCount(_ database: Database) throws -> Int { try tally(PaymentStatus.failed.rawValue, database) }
 
   /// How many payments have a step whose outcome is unknown.
-  static func unknownCount(_ database: Database) throws -> Int { try tally(unknownTally, database) }
+  static func unknownCount(_ database: Database) throws -> Int {
+    try tally(PaymentStatus.outcomeUnknown.rawValue, database)
+  }
 
   private static func tally(_ name: String, _ database: Database) throws -> Int {
     try Int.fetchOne(

@@ -2,9 +2,6 @@
 public struct PSPClient: StepProvider {
   private let caller: Caller
 
-  /// Bytes of a reference that we keep; a provider's id is far shorter.
-  static let referenceLimit = 200
-
   /// - Parameters:
   ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
   ///   - timeLimit: for one try.
@@ -38,8 +35,7 @@ public struct PSPClient: StepProvider {
     switch verdict {
     case .outcome(let outcome): return outcome
     case .accepted(let body):
-      guard let reference = (try? JSONReader.read(body))?["paymentId"]?.text, !reference.isEmpty,
-        reference.utf8.count <= Self.referenceLimit
+      guard let reference = (try? JSONReader.read(body))?["paymentId"]?.text, PSPReference.isUsable(reference)
       else { return .unreadable(reason: "the PSP accepted the payment without a readable paymentId") }
       return .done(.recordCreated(reference: reference))
     }
