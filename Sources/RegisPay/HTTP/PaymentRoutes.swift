@@ -1,3 +1,4 @@
+import HTTPTypes
 import Hummingbird
 import LogStore
 
@@ -151,7 +152,15 @@ struct PaymentRoutes: Sendable {
 
   private func answer(_ record: KeptRequest, to key: RequestKey) async throws -> Response {
     guard record.fingerprint == key.fingerprint else { throw Problem.keyReused }
-    return try await answer(record.outcome)
+    do {
+      var response = try await answer(record.outcome)
+      response.headers[.idempotentReplayed] = "true"
+      return response
+    } catch var problem as Problem {
+      // A refusal that was kept. What can't be read now is no answer of then.
+      if case .refused = record.outcome { problem.headers.append(.init(name: .idempotentReplayed, value: "true")) }
+      throw problem
+    }
   }
 
   /// The same for the first request of a key and for every other.
@@ -235,4 +244,10 @@ struct PaymentRoutes: Sendable {
     }
     return Response(bytes: bytes, contentType: "application/json; charset=utf-8")
   }
+}
+
+extension HTTPField.Name {
+  /// On an answer that was given before, to an earlier request with the same key.
+  // A token by RFC 9110, which is all that the initialiser asks.
+  fileprivate static let idempotentReplayed = HTTPField.Name("Idempotent-Replayed")!
 }

@@ -5,12 +5,10 @@ import NIOHTTP1
 struct HTTPAnswer: Sendable, Hashable {
   var status: Int
   var body: [UInt8]
-  /// The `Retry-After` field, if it was a number of seconds.
+  /// How long it asks to wait (`Retry-After`), without a limit.
   var retryAfter: Duration?
   /// The call was sent before on a kept-alive connection that broke without an answer: this answer may be to its repeat.
   var isOfRepeat = false
-  /// The `Retry-After` field as it came.
-  var retryAfterField: String?
 }
 
 /// A call without an answer.
@@ -73,13 +71,7 @@ struct Caller: Sendable {
   func close() { connections.close() }
 
   /// The longest wait that the other side may impose: an outage is asked about again after that.
-  private static let retryAfterLimit = 15 * 60
-
-  /// Reads a number of seconds; the field's other form, a date, is left to our own delays.
-  static func retryAfter(_ field: String) -> Duration? {
-    guard let seconds = Int(field), seconds >= 0 else { return nil }
-    return .seconds(min(seconds, retryAfterLimit))
-  }
+  static let retryAfterLimit = Duration.seconds(15 * 60)
 }
 
 /// What an answer means, the same for all dependencies.
@@ -103,7 +95,9 @@ enum Verdict: Sendable, Hashable {
 
   private init(_ answer: HTTPAnswer, from name: String) {
     func retry(_ cause: CallRetry.Cause, _ reason: String) -> Verdict {
-      .outcome(.retry(CallRetry(cause, reason: reason, after: answer.retryAfter)))
+      .outcome(
+        .retry(
+          CallRetry(cause, reason: reason, after: answer.retryAfter.map { min($0, Caller.retryAfterLimit) })))
     }
     let refusal = "\(name) refused with \(answer.status)"
     let meaning = StatusMeaning(answer.status)

@@ -349,10 +349,11 @@ private final class Connection: AnswerReaderDelegate {
   func answered(_ head: HTTPResponseHead, _ body: [UInt8]) {
     guard let pending else { return }
     self.pending = nil
-    let retryAfter = head.headers.first(name: "Retry-After")
+    let date = head.headers.first(name: "Date")
+    let retryAfter = head.headers.first(name: "Retry-After").flatMap { RetryAfter.wait($0, date: date) }
     let answer = HTTPAnswer(
-      status: Int(head.status.code), body: body, retryAfter: retryAfter.flatMap(Caller.retryAfter),
-      isOfRepeat: pending.hasBeenRepeated, retryAfterField: retryAfter)
+      status: Int(head.status.code), body: body, retryAfter: retryAfter,
+      isOfRepeat: pending.hasBeenRepeated)
     pool.answered(pending, answer)
   }
 

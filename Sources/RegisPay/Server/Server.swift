@@ -163,6 +163,7 @@ public struct Server: Sendable {
         rate: options.limits.requestsPerSecond.map {
           RateLimiter(perSecond: $0, burst: $0 * HTTPLimits.burstSeconds)
         }))
+    routes.add(middleware: TargetMiddleware())
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)
     PaymentRoutes(

@@ -202,6 +202,17 @@ extension Page {
       if (first) byId(first).focus();
     }
 
+    // What was asked for and has no answer yet: pressed again, the same is one payment, not two.
+    let asked = null;
+    function keyOf(body) {
+      if (asked?.body !== body) {
+        // randomUUID is for secure contexts only, and this page may come over plain HTTP.
+        const bytes = crypto.getRandomValues(new Uint8Array(16));
+        asked = { body, key: "page-" + Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("") };
+      }
+      return asked.key;
+    }
+
     async function create(submit) {
       submit.preventDefault();
       const amount = byId("amount").value.trim();
@@ -210,9 +221,12 @@ extension Page {
       const number = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?$/.test(amount) ? amount : amount ? JSON.stringify(amount) : "null";
       byId("result").textContent = "";
       try {
-        const answer = await call("/api/v1/payments", { method: "POST",
-          headers: { "Content-Type": "application/json" }, body: `{"amount":${number},"currency":${currency}}` });
+        const request = `{"amount":${number},"currency":${currency}}`;
+        const answer = await call("/api/v1/payments", { method: "POST", body: request,
+          headers: { "Content-Type": "application/json", "Idempotency-Key": keyOf(request) } });
         const body = parse(await answer.text());
+        // After an error of the server it is not known whether it was taken.
+        if (answer.status < 500) asked = null;
         showErrors(body.errors ?? {});
         if (answer.ok) {
           byId("result").textContent = `Payment ${body.paymentId} is on its way.`;
@@ -222,7 +236,7 @@ extension Page {
         }
       } catch {
         byId("result").textContent =
-          "The server did not answer. Look at the list before you try again: the payment may have been taken.";
+          "The server did not answer, and the payment may have been taken. Try again: the same is not taken twice.";
       }
     }
 

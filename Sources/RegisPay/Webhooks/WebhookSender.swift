@@ -88,15 +88,9 @@ actor WebhookSender {
       ])
     switch await client.connections.send(.init(head: head, body: ByteBuffer(bytes: body))) {
     case .success(let answer):
-      return .answered(status: answer.status, retryAfter: answer.retryAfterField.flatMap(Self.seconds))
+      return .answered(status: answer.status, retryAfter: answer.retryAfter)
     case .failure(let failure): return .failed(reason: String("\(failure)".prefix(Self.reasonLimit)))
     }
-  }
-
-  /// A number of seconds; the field's other form, a date, is left to our own delays.
-  private static func seconds(_ field: String) -> Duration? {
-    guard let seconds = Int32(field), seconds >= 0 else { return nil }
-    return .seconds(seconds)
   }
 
   /// A client that is in use until its `end`.

@@ -41,6 +41,7 @@ struct IdempotencyTests {
       #expect(first.status == 200)
       let again = try await post(server, path, key: "order-1", Self.body)
       #expect(again.text == first.text)
+      #expect(first.headers["idempotent-replayed"] == nil && again.headers["idempotent-replayed"] == "true")
       let id = try #require(try first.json()["paymentId"]?.text)
       try await wait(server, id, .completed)
       #expect(try await post(server, path, key: "order-1", Self.body).text == first.text)
@@ -115,7 +116,18 @@ struct IdempotencyTests {
       let again = try await post(server, "/api/v1/payments/\(id)/cancel", key: "c")
       #expect(again.status == 409)
       #expect(again.text == first.text)
+      #expect(first.headers["idempotent-replayed"] == nil && again.headers["idempotent-replayed"] == "true")
       #expect(try first.json()["type"] == "/problems/not-cancellable")
+    }
+  }
+
+  @Test("a parameter that the route doesn't know refuses the refund of everything")
+  func parameters() async throws {
+    try await TestServer.run { server in
+      let id = try await complete(server)
+      #expect(try await post(server, "/api/v1/payments/\(id)/refunds?amount=1", key: "q").status == 400)
+      #expect(try await server.get("/api/v1/payments/\(id)").json()["refunds"] == nil)
+      #expect(try await server.get("/health?probe=1").status == 200, "what is open to everybody overlooks them")
     }
   }
 
@@ -125,7 +137,7 @@ struct IdempotencyTests {
       let wrong = try await post(server, "/api/v1/payments", key: "m", #"{"amount":-1,"currency":"GBP"}"#)
       #expect(wrong.status == 400)
       let mended = try await post(server, "/api/v1/payments", key: "m", Self.body)
-      #expect(mended.status == 200)
+      #expect(mended.status == 200 && mended.headers["idempotent-replayed"] == nil)
     }
   }
 
