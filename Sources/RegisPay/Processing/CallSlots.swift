@@ -5,8 +5,8 @@ import DequeModule
 ///
 /// A call that hangs can't be told from one that is about to be answered, except by time: after ``Limits/slowAfter`` it
 /// leaves its slot to others. So many are let be for as long as they take; what becomes slow beyond that is given up when
-/// others wait, the youngest first. Those that have been out for longer keep their places, so that of a dependency that is
-/// slow for everybody a share of the calls always ends with an answer.
+/// others wait, the youngest first, as long as the dependency accepts other calls promptly. One that is slow for everybody
+/// gets no more calls than there are slots, and answers each: to give calls up would only add repeats.
 struct CallSlots: Sendable {
   typealias Instant = ContinuousClock.Instant
 
@@ -62,6 +62,10 @@ struct CallSlots: Sendable {
   private var patientCount = 0
   /// Calls out for longer than ``Limits/slowAfter``, those for payments that have hung aside.
   private(set) var slowCount = 0
+  /// When a call was last accepted before it was slow.
+  private var lastPrompt: Instant?
+  /// How long after that calls are given up.
+  private static let promptMemory = Duration.seconds(5)
 
   init(limits: Limits) { self.limits = limits }
 
@@ -76,7 +80,7 @@ struct CallSlots: Sendable {
   /// How many more calls for payments that have hung may go out.
   var patientRoom: Int { limits.patient - patientCount }
 
-  /// - Returns: the call's number, for ``end(_:)``.
+  /// - Returns: the call's number, for ``end(_:isAccepted:now:)``.
   mutating func begin(_ lane: Lane, now: Instant) -> Int {
     defer { nextNumber += 1 }
     calls[nextNumber] = Call(lane: lane)
@@ -85,8 +89,10 @@ struct CallSlots: Sendable {
     return nextNumber
   }
 
-  mutating func end(_ number: Int) {
+  /// - Parameter isAccepted: the other side has carried it out.
+  mutating func end(_ number: Int, isAccepted: Bool, now: Instant) {
     guard let call = calls.removeValue(forKey: number) else { return }
+    if isAccepted, !call.isSlow, call.lane != .patient { lastPrompt = now }
     if call.isSlow { slowCount -= 1 } else { count(call.lane, -1) }
     if call.isGivenUp { givenUpCount -= 1 }
     dropEnded()
@@ -96,7 +102,8 @@ struct CallSlots: Sendable {
   /// have ended.
   ///
   /// - Parameter waiting: how many others wait for a slot.
-  mutating func giveUp(for waiting: Int) -> [Int] {
+  mutating func giveUp(for waiting: Int, now: Instant) -> [Int] {
+    guard let lastPrompt, now < lastPrompt + Self.promptMemory else { return [] }
     var numbers: [Int] = []
     while givenUpCount < min(waiting, slowCount - limits.slow), let number = slow.popLast() {
       guard calls[number] != nil else { continue }

@@ -145,7 +145,8 @@ public actor StepConsumer {
     case .ended(let work, let ending, let slot):
       taskCount -= 1
       if let slot {
-        slots.end(slot)
+        let isAccepted = if case .finished(isAccepted: true, _) = ending { true } else { false }
+        slots.end(slot, isAccepted: isAccepted, now: clock.now)
         stops[slot] = nil
       }
       end(work, ending, in: &group)
@@ -338,7 +339,7 @@ public actor StepConsumer {
     }
     // Calls may go out, and there is no room.
     let waiting = window.readyCount(.first) + window.readyCount(.again)
-    for number in slots.giveUp(for: waiting) { stops[number]?.stop() }
+    for number in slots.giveUp(for: waiting, now: now) { stops[number]?.stop() }
     if let asked = askedInFull, !delayed.hasReadyWork {
       let due = asked + Self.delayedPoll
       if due <= now { askForDelayed(in: &group) } else { wake(at: due, in: &group) }

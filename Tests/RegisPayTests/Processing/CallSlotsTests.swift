@@ -30,10 +30,10 @@ struct CallSlotsTests {
     var slots = CallSlots(limits: Self.limits)
     for lane in CallSlots.Lane.allCases {
       let numbers = fill(&slots, lane, at: start)
-      slots.end(numbers[0])
-      slots.end(numbers[0])
+      slots.end(numbers[0], isAccepted: false, now: start)
+      slots.end(numbers[0], isAccepted: false, now: start)
       #expect(fill(&slots, lane, at: start).count == 1)
-      for number in numbers { slots.end(number) }
+      for number in numbers { slots.end(number, isAccepted: false, now: start) }
     }
   }
 
@@ -62,19 +62,22 @@ struct CallSlotsTests {
     for _ in 0..<3 {
       numbers += fill(&slots, .first, at: now)
       now += .seconds(1)
-      #expect(slots.giveUp(for: 100).isEmpty, "young ones, and those within the share, are let be")
+      #expect(slots.giveUp(for: 100, now: now).isEmpty, "young ones, and those within the share, are let be")
       slots.age(to: now)
     }
-    #expect(slots.giveUp(for: 0).isEmpty)
-    #expect(slots.giveUp(for: 3) == numbers.suffix(3).reversed())
-    #expect(slots.giveUp(for: 3).isEmpty, "these are on their way out")
-    #expect(slots.giveUp(for: 100) == numbers.dropLast(3).suffix(5).reversed())
+    #expect(slots.giveUp(for: 3, now: now).isEmpty, "nothing goes through promptly: it is slow for everybody")
+    slots.end(slots.begin(.first, now: now), isAccepted: true, now: now)
+    #expect(slots.giveUp(for: 3, now: now + .seconds(5)).isEmpty, "that is long ago")
+    #expect(slots.giveUp(for: 0, now: now).isEmpty)
+    #expect(slots.giveUp(for: 3, now: now) == numbers.suffix(3).reversed())
+    #expect(slots.giveUp(for: 3, now: now).isEmpty, "these are on their way out")
+    #expect(slots.giveUp(for: 100, now: now) == numbers.dropLast(3).suffix(5).reversed())
     #expect(!slots.hasRoom(.first), "they have not ended")
-    for number in numbers.suffix(8) { slots.end(number) }
+    for number in numbers.suffix(8) { slots.end(number, isAccepted: false, now: now) }
     #expect(fill(&slots, .first, at: now).count == 8 && slots.slowCount == 16)
-    for number in numbers.prefix(16) { slots.end(number) }
+    for number in numbers.prefix(16) { slots.end(number, isAccepted: false, now: now) }
     slots.age(to: now + .seconds(1))
-    #expect(slots.giveUp(for: 100).isEmpty, "the share has room again")
+    #expect(slots.giveUp(for: 100, now: now).isEmpty, "the share has room again")
   }
 
   @Test("payments that have hung before take no more than their share, however long each hangs again")
@@ -98,11 +101,13 @@ struct CallSlotsTests {
         let slowBefore = out.count { $0.lane != .patient && $0.began + .seconds(1) <= now }
         switch Int.random(in: 0..<4, using: &random) {
         case 3:
-          let given = slots.giveUp(for: Int.random(in: 0...20, using: &random))
+          let given = slots.giveUp(for: Int.random(in: 0...20, using: &random), now: now)
           #expect(given.count <= max(0, slowBefore - 16) && Set(given).count == given.count)
           out.removeAll { given.contains($0.number) }
-          for number in given { slots.end(number) }
-        case 0 where !out.isEmpty: slots.end(out.remove(at: Int.random(in: out.indices, using: &random)).number)
+          for number in given { slots.end(number, isAccepted: false, now: now) }
+        case 0 where !out.isEmpty:
+          let ended = out.remove(at: Int.random(in: out.indices, using: &random)).number
+          slots.end(ended, isAccepted: Bool.random(using: &random), now: now)
         default:
           let lane = CallSlots.Lane.allCases.randomElement(using: &random) ?? .first
           if slots.hasRoom(lane) { out.append((slots.begin(lane, now: now), lane, now)) }
