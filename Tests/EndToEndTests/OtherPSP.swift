@@ -65,8 +65,8 @@ struct PSPCase: Sendable, Hashable, CustomStringConvertible {
   var expected: String? {
     guard !isCancelled, fault != .forgets else { return nil }
     switch status {
-    case 200, 409, 423, 425, 500: return ["cancel": "Cancelled", "refund": "Refunded"][step] ?? "Completed"
-    // A cancellation that is declined leads to the settlement; a refund that is declined leaves the rest as it was.
+    case 200, 409, 423, 425, 500: return ["cancel": "Cancelled"][step] ?? "Completed"
+    // A part that goes back leaves a payment completed. A cancellation that is declined leads to the settlement; a refund that is declined leaves the rest as it was.
     case 402: return ["create": "Declined", "settle": "Declined", "notify": "Failed"][step] ?? "Completed"
     default: return "OutcomeUnknown"
     }

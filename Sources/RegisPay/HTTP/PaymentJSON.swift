@@ -11,6 +11,7 @@ enum PaymentJSON {
       .init("amount", .number(row.money.decimal)),
       .init("currency", .string(row.money.currency.code)),
       .init("status", .string(row.status.rawValue)),
+      .init("refundedAmount", .number(row.refunded.decimal)),
       .init("paymentReference", row.reference.map(JSONValue.string) ?? .null),
       .init("version", .integer(row.version)),
       .init("createdAt", .string(timestamp(microseconds: row.createdMicroseconds))),
@@ -21,7 +22,7 @@ enum PaymentJSON {
     case .newerEvent: members.append(.init("newerEvent", .bool(true)))
     case nil: break
     }
-    if row.refunded.minorUnits > 0 { members.append(.init("refunded", .number(row.refunded.decimal))) }
+    if row.refunding.minorUnits > 0 { members.append(.init("refundingAmount", .number(row.refunding.decimal))) }
     if let trouble = row.trouble {
       var failure: [JSONValue.Member] = [.init("step", .string(trouble.step.rawValue))]
       if let number = trouble.refund { failure.append(.init("refund", .integer(number))) }

@@ -1,7 +1,7 @@
 import Hummingbird
 
 extension PaymentQuery {
-  /// Reads a list's query: `status`, `currency`, `search`, `sort`, `limit`, `after`.
+  /// Reads a list's query: `status`, `currency`, `refunded`, `search`, `sort`, `limit`, `after`.
   ///
   /// - Throws: ``Problem`` that names what is wrong. A parameter that is not known is wrong too: a filter that is
   ///   misspelt must not show everything.
@@ -27,6 +27,12 @@ extension PaymentQuery {
         throw Problem.badRequest("currency must be one of \(Currency.supported.map(\.code).joined(separator: ", ")).")
       }
       currency = known
+    case "refunded":
+      guard let known = PaymentRow.RefundedPart(rawValue: value) else {
+        let names = PaymentRow.RefundedPart.allCases.map(\.rawValue).joined(separator: ", ")
+        throw Problem.badRequest("refunded must be one of \(names).")
+      }
+      refunded = known
     case "search":
       guard (1...Self.searchLimit).contains(value.unicodeScalars.count) else {
         throw Problem.badRequest("search must be 1 to \(Self.searchLimit) characters.")

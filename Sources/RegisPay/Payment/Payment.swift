@@ -196,6 +196,9 @@ public struct Payment: Sendable, Hashable {
   /// What has gone back.
   public var refunded: Money { total { $0.status == .done } }
 
+  /// What was asked back and has no outcome yet.
+  public var refunding: Money { total { $0.status == .requested } }
+
   /// What may still be asked back: what was settled, less all refunds that are done or may be.
   public var refundable: Money {
     guard isMoneyMoved else { return Money(minorUnits: 0, currency: money.currency) }
@@ -209,8 +212,9 @@ public struct Payment: Sendable, Hashable {
       minorUnits: refunds.reduce(0) { isCounted($1) ? $0 + $1.amount.minorUnits : $0 }, currency: money.currency)
   }
 
-  /// The state's name, as the API and the page show it: what is unknown before all else, then what is given up, then
-  /// what is in flight.
+  /// The state's name, as the API and the page show it: what is unknown before all else, then what is given up, then the
+  /// payment's own state. Money that goes back is an amount beside the state, ``refunded``: only a payment of which all goes
+  /// back, or has gone back, is no completed one any more.
   public var status: PaymentStatus {
     if refunds.contains(where: { if case .unknown = $0.status { true } else { false } }) { return .outcomeUnknown }
     return switch state {
@@ -227,8 +231,9 @@ public struct Payment: Sendable, Hashable {
 
   private var refundStatus: PaymentStatus? {
     if refunds.contains(where: { if case .failed = $0.status { true } else { false } }) { return .failed }
-    if refunds.contains(where: { $0.status == .requested }) { return .refunding }
-    return refunded.minorUnits > 0 ? .refunded : nil
+    if refunded == money { return .refunded }
+    // No overflow: both together are never over the payment's amount, which `apply` sees to.
+    return refunded.minorUnits + refunding.minorUnits == money.minorUnits ? .refunding : nil
   }
 
   /// Everything that was given up and waits for a person, with the reason.

@@ -9,6 +9,7 @@ public struct PaymentQuery: Sendable, Hashable {
 
   public var status: PaymentStatus?
   public var currency: Currency?
+  public var refunded: PaymentRow.RefundedPart?
   /// The beginning of a payment's id, or of the PSP's reference; nil for all.
   public var search: String?
   public var order = Order.created

@@ -5,7 +5,10 @@ public struct PaymentRow: Sendable, Hashable {
   public var status: PaymentStatus
   /// The PSP's.
   public var reference: String?
+  /// What has gone back.
   public var refunded: Money
+  /// What was asked back and has no outcome yet.
+  public var refunding: Money
   /// Of its stream.
   public var version: UInt64
   /// Where the payment begins in the log: payments in the order in which they came.
@@ -16,6 +19,18 @@ public struct PaymentRow: Sendable, Hashable {
   public var trouble: Trouble?
   /// What waits for a time, the next to be tried first.
   public var delays: [Delay]
+
+  /// How much of a payment has gone back, as lists are filtered by it.
+  public enum RefundedPart: String, Sendable, Hashable, CaseIterable {
+    case none
+    case part
+    case all
+  }
+
+  public var refundedPart: RefundedPart {
+    if refunded.minorUnits == 0 { return .none }
+    return refunded == money ? .all : .part
+  }
 
   public struct Trouble: Sendable, Hashable {
     public var step: PaymentStep
@@ -32,6 +47,7 @@ public struct PaymentRow: Sendable, Hashable {
     status = payment.status
     reference = payment.reference
     refunded = payment.refunded
+    refunding = payment.refunding
     self.version = version
     self.offset = offset
     self.createdMicroseconds = createdMicroseconds
@@ -41,8 +57,8 @@ public struct PaymentRow: Sendable, Hashable {
   }
 
   init(
-    id: PaymentID, money: Money, status: PaymentStatus, reference: String?, refunded: Money, version: UInt64,
-    offset: UInt64, createdMicroseconds: UInt64, updatedMicroseconds: UInt64, trouble: Trouble?,
+    id: PaymentID, money: Money, status: PaymentStatus, reference: String?, refunded: Money, refunding: Money,
+    version: UInt64, offset: UInt64, createdMicroseconds: UInt64, updatedMicroseconds: UInt64, trouble: Trouble?,
     delays: [Delay]
   ) {
     self.id = id
@@ -50,6 +66,7 @@ public struct PaymentRow: Sendable, Hashable {
     self.status = status
     self.reference = reference
     self.refunded = refunded
+    self.refunding = refunding
     self.version = version
     self.offset = offset
     self.createdMicroseconds = createdMicroseconds

@@ -125,6 +125,7 @@ struct PaymentSearch: Sendable {
       case .updated: return (.index("payment_updated"), [])
       case .amount: return (.index("payment_amount"), [])
       case .created:
+        if let part = query.refunded, part != .none { return (.index("payment_part"), [.refunded(part)]) }
         if let status = query.status, status != .completed { return (.index("payment_status"), [.status(status)]) }
         if let currency = query.currency { return (.index("payment_currency"), [.currency(currency)]) }
         return (.table, [])
@@ -137,14 +138,18 @@ extension PaymentQuery {
   enum Filter: Sendable, Hashable {
     case search(String)
     case status(PaymentStatus)
+    case refunded(PaymentRow.RefundedPart)
     case currency(Currency)
 
-    /// Most payments are completed: those are found by their order.
-    var hasIndex: Bool { self != .status(.completed) }
+    /// Most payments are completed, and nothing has gone back of most: those are found by their order.
+    var hasIndex: Bool { self != .status(.completed) && self != .refunded(.none) }
   }
 
   /// What a payment has to pass, the rarest first, most likely.
   var filters: [Filter] {
-    [search.map(Filter.search), status.map(Filter.status), currency.map(Filter.currency)].compactMap { $0 }
+    [
+      search.map(Filter.search), refunded.map(Filter.refunded), status.map(Filter.status),
+      currency.map(Filter.currency),
+    ].compactMap { $0 }
   }
 }

@@ -58,6 +58,10 @@ extension PaymentTable {
         if status == .completed { return ("status = ?", [code]) }
         // Said as the partial index says it: SQLite does not conclude it.
         return ("status = ? AND status <> \(PaymentTable.code(of: .completed))", [code])
+      case .refunded(let part):
+        let code = PaymentTable.code(of: part)
+        if part == .none { return ("part = ?", [code]) }
+        return ("part = ? AND part <> \(PaymentTable.code(of: .none))", [code])
       case .currency(let currency): return ("currency = ?", [currency.code])
       case .search(let search):
         // Behind every text that begins so.

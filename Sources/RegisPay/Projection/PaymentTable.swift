@@ -4,7 +4,7 @@ import GRDB
 /// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
 enum PaymentTable {
   /// Of the tables and of what is put into them. A file of another version is made anew from the log.
-  static let version = 5
+  static let version = 6
 
   /// The statuses whose payments are counted. Their tallies have their names; those of delays have their step's.
   private static let countedStatuses: [PaymentStatus] = [.failed, .outcomeUnknown]
@@ -18,7 +18,8 @@ enum PaymentTable {
         INSERT INTO progress VALUES (1, \(version), NULL, 0);
         CREATE TABLE payment (
           number INTEGER PRIMARY KEY, id BLOB NOT NULL, version INTEGER NOT NULL, status INTEGER NOT NULL,
-          amount INTEGER NOT NULL, currency TEXT NOT NULL, refunded INTEGER NOT NULL, reference TEXT,
+          amount INTEGER NOT NULL, currency TEXT NOT NULL, refunded INTEGER NOT NULL,
+          refunding INTEGER NOT NULL, part INTEGER NOT NULL, reference TEXT,
           created INTEGER NOT NULL, updated INTEGER NOT NULL, step TEXT, refund INTEGER, reason TEXT
         );
         -- What waits for a time, of the payment with this number; refund 0 for none.
@@ -67,6 +68,10 @@ enum PaymentTable {
     ("payment_currency", "CREATE INDEX payment_currency ON payment (currency, number)"),
     ("payment_amount", "CREATE INDEX payment_amount ON payment (amount, number, currency)"),
     ("payment_updated", "CREATE INDEX payment_updated ON payment (updated, number, status, currency)"),
+    // Nothing has gone back of most payments: those are found by any of the others.
+    (
+      "payment_part", "CREATE INDEX payment_part ON payment (part, number) WHERE part <> \(code(of: .none))"
+    ),
     // Most payments are completed: those are found by any of the others.
     (
       "payment_status",
@@ -105,16 +110,19 @@ enum PaymentTable {
     try database.cachedStatement(
       sql: """
         INSERT INTO payment
-          (number, id, version, status, amount, currency, refunded, reference, created, updated, step, refund, reason)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+          (number, id, version, status, amount, currency, refunded, refunding, part, reference, created, updated, step,
+            refund, reason)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (number) DO UPDATE SET
           version = excluded.version, status = excluded.status, refunded = excluded.refunded,
+          refunding = excluded.refunding, part = excluded.part,
           reference = excluded.reference, updated = excluded.updated, step = excluded.step, refund = excluded.refund,
           reason = excluded.reason
         """
     ).execute(arguments: [
       Int64(clamping: row.offset), Data(row.id.data), Int64(clamping: row.version), code(of: row.status),
-      row.money.minorUnits, row.money.currency.code, row.refunded.minorUnits, row.reference,
+      row.money.minorUnits, row.money.currency.code, row.refunded.minorUnits, row.refunding.minorUnits,
+      code(of: row.refundedPart), row.reference,
       Int64(clamping: row.createdMicroseconds), Int64(clamping: row.updatedMicroseconds), row.trouble?.step.rawValue,
       row.trouble?.refund, row.trouble?.reason,
     ])
@@ -232,7 +240,7 @@ enum PaymentTable {
   ) -> Statement {
     var statement = Statement(
       "SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, refund,"
-        + " reason")
+        + " reason, refunding")
     statement.add(from: source, query.filters)
     statement.add(placesOf: query, upTo: end)
     statement.sql += " LIMIT ?"
@@ -284,7 +292,8 @@ enum PaymentTable {
     }
     return PaymentRow(
       id: id, money: Money(minorUnits: row[4], currency: currency), status: status, reference: row[7],
-      refunded: Money(minorUnits: row[6], currency: currency), version: UInt64(clamping: row[2] as Int64),
+      refunded: Money(minorUnits: row[6], currency: currency),
+      refunding: Money(minorUnits: row[13], currency: currency), version: UInt64(clamping: row[2] as Int64),
       offset: UInt64(clamping: row[0] as Int64), createdMicroseconds: UInt64(clamping: row[8] as Int64),
       updatedMicroseconds: UInt64(clamping: row[9] as Int64), trouble: trouble, delays: [])
   }
@@ -303,6 +312,14 @@ enum PaymentTable {
     case .refunded: 8
     case .failed: 9
     case .outcomeUnknown: 10
+    }
+  }
+
+  static func code(of part: PaymentRow.RefundedPart) -> Int {
+    switch part {
+    case .none: 0
+    case .part: 1
+    case .all: 2
     }
   }
 

@@ -15,10 +15,11 @@ extension Page {
       return answer;
     };
     const byId = (id) => document.getElementById(id);
+    const amounts = new Set(["amount", "refundedAmount", "refundingAmount"]);
     const parse = (text) => JSON.parse(text, (key, value, context) =>
-      key === "amount" && typeof value === "number" ? context?.source ?? String(value) : value);
+      amounts.has(key) && typeof value === "number" ? context?.source ?? String(value) : value);
 
-    const rawAmount = (key, value) => key === "amount" && JSON.rawJSON ? JSON.rawJSON(value) : value;
+    const rawAmount = (key, value) => amounts.has(key) && JSON.rawJSON ? JSON.rawJSON(value) : value;
 
     function element(tag, properties, ...children) {
       const made = Object.assign(document.createElement(tag), properties);
@@ -41,7 +42,13 @@ extension Page {
     }
 
     function note(payment) {
-      return (payment.unknown ?? payment.failure ?? payment.waiting)?.reason;
+      const notes = [(payment.unknown ?? payment.failure ?? payment.waiting)?.reason];
+      if (payment.refundingAmount) notes.unshift(`${money(payment.refundingAmount, payment.currency)} goes back`);
+      // Digits alone: no amount is computed with.
+      if (/[1-9]/.test(payment.refundedAmount ?? "")) {
+        notes.unshift(`${money(payment.refundedAmount, payment.currency)} refunded`);
+      }
+      return notes.filter(Boolean).join("; ");
     }
 
     function addRow(payment, atEnd) {
@@ -108,10 +115,10 @@ extension Page {
     const states = { PaymentInitiated: "Initiated", PaymentCreated: "Created", PaymentSettled: "Settled",
       PaymentCompleted: "Completed", PaymentFailed: "Failed", PaymentDeclined: "Declined",
       PaymentCancelled: "Cancelled", PaymentCancellationRequested: "Cancelling",
-      PaymentRefundRequested: "Refunding", PaymentOutcomeUnknown: "OutcomeUnknown" };
+      PaymentOutcomeUnknown: "OutcomeUnknown" };
     // After these the state depends on what was before: it is asked for.
     const unclear = new Set(["PaymentCancellationRefused", "PaymentRetried", "PaymentDelayed",
-      "PaymentRefunded", "PaymentRefundDeclined", "PaymentRefundFailed", "PaymentOutcomeResolved"]);
+      "PaymentRefundRequested", "PaymentRefunded", "PaymentRefundDeclined", "PaymentRefundFailed", "PaymentOutcomeResolved"]);
 
     async function askState(id, row) {
       try {

@@ -34,14 +34,28 @@ struct OperationTests {
       try await wait(server, id, .completed)
       let first = try await post(server, "\(id)/refunds", #"{"amount":4}"#)
       #expect(first.status == 202)
-      try await wait(server, id, .refunded)
+      #expect(try first.json()["status"] == "Completed" && first.json()["refundingAmount"] == .number("4.00"))
+      try await eventually("a part is back, and the payment is a completed one still") {
+        let payment = try await server.get("/api/v1/payments/\(id)").json()
+        #expect(payment["status"] == "Completed")
+        return payment["refundedAmount"] == .number("4.00") && payment["refundingAmount"] == nil
+      }
+      try await eventually("the list says so") {
+        let path = "/api/v1/payments?status=Completed&refunded="
+        func count(_ part: String) async throws -> Int {
+          guard case .array(let all) = try await server.get(path + part).json()["payments"] else { return -1 }
+          return all.count
+        }
+        let counts = (try await count("none"), try await count("part"), try await count("all"))
+        return counts == (0, 1, 0)
+      }
       let tooMuch = try await post(server, "\(id)/refunds", #"{"amount":6.01}"#)
       #expect(tooMuch.status == 409)
       #expect(try tooMuch.json()["type"] == "/problems/refund-too-large")
       #expect(try await post(server, "\(id)/refunds").status == 202)
       try await eventually("both are refunded") {
         let payment = try await server.get("/api/v1/payments/\(id)").json()
-        return payment["status"] == "Refunded" && payment["refunded"] == .number("10.00")
+        return payment["status"] == "Refunded" && payment["refundedAmount"] == .number("10.00")
       }
       #expect(try await post(server, "\(id)/refunds").json()["type"] == "/problems/nothing-to-refund")
       #expect(try await charge(server, id)?["refunded"] == .number("10.00"))

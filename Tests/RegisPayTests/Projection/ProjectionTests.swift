@@ -37,17 +37,19 @@ struct ProjectionTests {
   /// Payments in many states, appended in random order; what is to be listed of each comes from its stream.
   private func fill(_ store: LogStore, _ count: Int, _ generator: inout SeededGenerator) async throws -> [PaymentID] {
     let log = PaymentLog(store)
-    var ids: [PaymentID] = []
+    var (ids, currencies) = ([PaymentID](), [Currency]())
     for _ in 0..<count {
       let currency = Currency.supported[Int.random(in: 0...2, using: &generator)]
+      currencies.append(currency)
       ids.append(try await log.initiate(Money(minorUnits: .random(in: 1...20, using: &generator), currency: currency)))
     }
     for _ in 0..<4 * count {
-      let id = ids[Int.random(in: 0..<count, using: &generator)]
+      let index = Int.random(in: 0..<count, using: &generator)
+      let id = ids[index]
       let reference = "ref-\(Int.random(in: 0...999, using: &generator))"
       let commands: [PaymentCommand] = [
         .recordCreated(reference: reference), .recordSettled, .recordCompleted, .refund(nil), .recordRefunded(1),
-        .cancel,
+        .refund(Money(minorUnits: 1, currency: currencies[index])), .recordRefunded(2), .cancel,
         .decline(PaymentWork(.create), reason: "no"), .giveUp(PaymentWork(.settle), reason: "no"),
       ]
       let command = commands[Int.random(in: 0..<commands.count, using: &generator)]
@@ -112,9 +114,12 @@ struct ProjectionTests {
                 var query = PaymentQuery()
                 (query.order, query.isDescending, query.status, query.search) = (order, isDescending, status, search)
                 query.currency = Bool.random(using: &generator) ? nil : Currency.supported[0]
+                query.refunded =
+                  ([nil, nil] + PaymentRow.RefundedPart.allCases).randomElement(using: &generator) ?? nil
                 query.limit = Int.random(in: 1...50, using: &generator)
                 let wanted = rows.filter { row in
                   (status == nil || row.status == status)
+                    && (query.refunded == nil || row.refundedPart == query.refunded)
                     && (query.currency == nil || row.money.currency == query.currency)
                     && (search == nil || row.id.description.hasPrefix(search ?? "")
                       || row.reference?.hasPrefix(search ?? "") ?? false)
@@ -347,6 +352,33 @@ struct ProjectionTests {
         }
       }
       try await store.close()
+    }
+  }
+
+  @Test("the list of the version before, in which a part that went back made a payment Refunded, is made again")
+  func olderList() async throws {
+    try await withTemporaryFolder { folder in
+      try await withStore { store in
+        let log = PaymentLog(store)
+        let id = try await log.initiate(Money(minorUnits: 1_000, currency: .supported[0]))
+        for command in [PaymentCommand.recordCreated(reference: "r"), .recordSettled, .recordCompleted] {
+          _ = try await log.record(command, on: id, cursor: Self.nowhere)
+        }
+        _ = try await log.request(.refund(Money(minorUnits: 1, currency: .supported[0])), of: id)
+        _ = try await log.record(.recordRefunded(1), on: id, cursor: Self.nowhere)
+        try await withProjection(folder, store) { try await caughtUp($0, store) }
+        try PaymentProjection.change(
+          folder + "/payments.sqlite",
+          """
+          UPDATE progress SET version = 5; UPDATE payment SET status = 8; DROP INDEX IF EXISTS payment_part;
+          ALTER TABLE payment DROP COLUMN part; ALTER TABLE payment DROP COLUMN refunding
+          """)
+        try await withProjection(folder, store) { projection in
+          try await caughtUp(projection, store)
+          let row = try #require(try await projection.page(PaymentQuery()).rows.first)
+          #expect(row.status == .completed && row.refunded.decimal == "0.01" && row.refundedPart == .part)
+        }
+      }
     }
   }
 
