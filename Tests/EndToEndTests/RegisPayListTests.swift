@@ -68,7 +68,7 @@ extension RegisPayServeTests {
       try #require(try await change.waitForExit().code == 0, "\(change.errorText)")
 
       server = try await RunningServer.start(directory: folder)
-      #expect(server.process.errorText.contains("it has version 1, not 4"))
+      #expect(server.process.errorText.contains("it has version 1, not "))
       var seen: [Int] = []
       var ownPayment: String?
       try await eventually("the list is made anew", within: .seconds(120)) {
