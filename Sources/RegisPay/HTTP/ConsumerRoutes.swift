@@ -28,6 +28,12 @@ struct ConsumerRoutes: Sendable {
         "breaker": Self.breaker(progress.breaker, now),
       ])
     }
+    if let completion = consumers.completion {
+      all.append([
+        "name": .string(CompletionConsumer.cursorName), "cursor": .integer(completion.committed),
+        "place": .integer(completion.place), "lag": .integer(end - min(end, completion.place)),
+      ])
+    }
     let list = projection.progress
     let damage = log.damage.summary
     return Response(json: [

@@ -10,10 +10,17 @@ public struct CompletionConsumer: Sendable {
   private let follower: LogFollower
   private let health: Health
   private let cursorInterval: Duration
+  private let board: ConsumerBoard
   private let logger: Logger
 
-  /// - Parameter cursorInterval: how often at most the cursor is moved.
-  public init(log: PaymentLog, health: Health, cursorInterval: Duration = .seconds(1), logger: Logger) {
+  /// - Parameters:
+  ///   - board: where it shows how far it is.
+  ///   - cursorInterval: how often at most the cursor is moved.
+  init(
+    log: PaymentLog, health: Health, board: ConsumerBoard = ConsumerBoard(), cursorInterval: Duration = .seconds(1),
+    logger: Logger
+  ) {
+    self.board = board
     store = log.store
     follower = log.follower
     self.health = health
@@ -27,6 +34,7 @@ public struct CompletionConsumer: Sendable {
     var committed = place
     var lastCommit = ContinuousClock.now
     while !Task.isCancelled {
+      board.setCompletion(.init(committed: committed, place: place))
       do {
         let (events, next) = try follower.events(from: place, limit: 256)
         for event in events { handle(event) }

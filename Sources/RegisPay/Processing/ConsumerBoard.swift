@@ -2,7 +2,21 @@ import Synchronization
 
 /// The consumers at work, for people to see. Safe to use from any task.
 final class ConsumerBoard: Sendable {
+  /// How far the consumer is that makes no calls.
+  struct Completion: Sendable, Hashable {
+    /// Its durable cursor.
+    var committed: UInt64 = 0
+    /// The next offset that it reads.
+    var place: UInt64 = 0
+  }
+
   private let consumers = Mutex<[StepConsumer]>([])
+  private let latest = Mutex<Completion?>(nil)
+
+  func setCompletion(_ completion: Completion) { latest.withLock { $0 = completion } }
+
+  /// Nil until it has begun.
+  var completion: Completion? { latest.withLock { $0 } }
 
   func set(_ consumers: [StepConsumer]) { self.consumers.withLock { $0 = consumers } }
 

@@ -181,6 +181,7 @@ public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
   public var reason: String
 
   public var description: String {
-    "can't use \(path): \(reason); nobody is let in without it: restore it, or remove it and make new keys"
+    "can't use \(path): \(reason); no server starts with it as it is: restore it from a backup, or move it away and make new "
+      + "keys"
   }
 }

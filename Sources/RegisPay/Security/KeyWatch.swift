@@ -5,13 +5,15 @@ import Synchronization
 /// Keeps the keys in memory, and looks once a second whether they were changed on disk; a request is checked without a
 /// look at the disk. What can't be read leaves the last known keys in force.
 final class KeyWatch: Sendable {
-  /// The times of last use are written no oftener.
+  /// The times of last use are written no oftener, a key's first use aside.
   private static let noteInterval = Duration.seconds(60)
 
   private struct State {
     var store: KeyStore
     var file: UInt64?
     var changeCount: Int
+    /// The last uses that were written, in seconds.
+    var noted: [String: Int64] = [:]
   }
 
   private let directory: String
@@ -42,18 +44,18 @@ final class KeyWatch: Sendable {
       try? await Task.sleep(for: interval)
       do {
         try look()
-        if noted.duration(to: clock.now) >= Self.noteInterval {
-          noted = clock.now
-          try noteUse()
-        }
+        let isDue = noted.duration(to: clock.now) >= Self.noteInterval
+        if isDue { noted = clock.now }
+        try noteUse(ofAll: isDue)
         health.report(Self.healthName, fault: nil)
       } catch {
-        health.report(Self.healthName, fault: "\(error)")
+        health.report(Self.healthName, fault: "\(error); the keys that were read last stay in force")
         logger.error("the keys can't be read; the last known ones stay in force", metadata: ["error": "\(error)"])
         // The disk is in trouble, or somebody changes the file by hand: once a second would fill the log.
         try? await Task.sleep(for: .seconds(10))
       }
     }
+    // At the end nothing more can be done than what `look` has reported.
     try? noteUse()
   }
 
@@ -84,13 +86,20 @@ final class KeyWatch: Sendable {
   }
 
   /// Writes down when keys were used.
-  func noteUse() throws(KeyStoreError) {
-    let uses = ring.entries.values.compactMap { entry -> (id: String, seconds: Int64)? in
-      let seconds = entry.lastUsedSeconds.load(ordering: .relaxed)
-      return seconds > entry.key.lastUsedSeconds ?? 0 ? (entry.key.id, seconds) : nil
+  ///
+  /// - Parameter ofAll: also of keys that were used before, not only of those that never were.
+  func noteUse(ofAll: Bool = true) throws(KeyStoreError) {
+    let entries = ring.entries.values
+    try state.withLock { (state: inout State) throws(KeyStoreError) in
+      let uses = entries.compactMap { entry -> (id: String, seconds: Int64)? in
+        let seconds = entry.lastUsedSeconds.load(ordering: .relaxed)
+        let known = max(entry.key.lastUsedSeconds ?? 0, state.noted[entry.key.id] ?? 0)
+        return seconds > known && (ofAll || known == 0) ? (entry.key.id, seconds) : nil
+      }
+      guard !uses.isEmpty else { return }
+      try state.store.noteUse(uses)
+      for use in uses { state.noted[use.id] = use.seconds }
     }
-    guard !uses.isEmpty else { return }
-    try state.withLock { (state: inout State) throws(KeyStoreError) in try state.store.noteUse(uses) }
   }
 
   private static func fileNumber(_ path: String) -> UInt64? {

@@ -37,7 +37,7 @@ struct Processing: Service {
     ]
     consumerBoard.set(consumers)
     let completion = CompletionConsumer(
-      log: log, health: health, cursorInterval: options.consumer.cursorInterval, logger: logger)
+      log: log, health: health, board: consumerBoard, cursorInterval: options.consumer.cursorInterval, logger: logger)
     try await withGracefulShutdownHandler {
       try await withThrowingTaskGroup(of: Void.self) { group in
         // Each on one event loop, with the calls that it makes.

@@ -54,8 +54,9 @@ class Watch:
                 for name in ("callsUnderWay", "slowCalls", "unfinished", "waiting", "delayed", "lag"):
                     self.most[name] = max(self.most.get(name, 0), consumer.get(name, 0))
                 self.reasons.update(reason["reason"] for reason in consumer.get("reasons", []))
-                if self.is_loading and consumer["breaker"]["state"] != "closed":
-                    self.breakers.add(f"{consumer['breaker']['of']}: {consumer['breaker'].get('reason', '?')}")
+                breaker = consumer.get("breaker")
+                if self.is_loading and breaker and breaker["state"] != "closed":
+                    self.breakers.add(f"{breaker['of']}: {breaker.get('reason', '?')}")
             try:
                 await asyncio.wait_for(stop.wait(), interval)
             except asyncio.TimeoutError:

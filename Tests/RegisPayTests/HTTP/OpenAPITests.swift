@@ -45,7 +45,11 @@ struct OpenAPITests {
       try check(try await server.get("/api/v1/payments/\(id)"), "PaymentDetails")
       try check(try await server.get("/api/v1/payments"), "PaymentPage")
       try check(try await server.get("/api/v1/payments/\(id)/events"), "PaymentEvents")
-      try check(try await server.get("/api/v1/consumers"), "Consumers")
+      let consumers = try await server.get("/api/v1/consumers")
+      try check(consumers, "Consumers")
+      for name in ["create", "settle", "cancel", "refund", "notify", "completed"] {
+        #expect(consumers.text.contains("\"payment-\(name)\""))
+      }
       try check(try await server.send("POST", "/api/v1/payments/\(id)/cancel"), "Problem")
       try check(try await server.create("{}", path: "/api/v1/payments"), "Problem")
       try check(try await server.create("{}"), "ReferenceError")
