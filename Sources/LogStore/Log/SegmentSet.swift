@@ -395,7 +395,7 @@ final class SegmentSet: Sendable {
     for segment in snapshot.mappedSegments + scanned where segment.mapping.faultCount > 0 {
       if segment.mapping.heal() { continue }
       isWell = false
-      if segment.mapping.isOfOtherFile { unmap(segment) }
+      if segment.mapping.isOfOtherFile { unmap(segment.baseOffset) }
     }
     for file in snapshot.files where file.hasFaults {
       try distrust(file, Fault(position: 0, reason: "the index can't be read"), segment: nil)
@@ -405,12 +405,11 @@ final class SegmentSet: Sendable {
 
   /// The file of a finished segment is not what was mapped any more: whoever comes next opens it as it is now, as after a
   /// restart.
-  private func unmap(_ segment: Segment) {
+  func unmap(_ baseOffset: UInt64) {
     state.withLock { state in
-      guard segment !== state.snapshot.open.segment else { return }
-      state.scanned.removeAll { $0 === segment }
-      guard let ordinal = state.snapshot.ordinal(of: segment.baseOffset),
-        state.snapshot.slot(ordinal).mapped === segment
+      guard baseOffset != state.snapshot.open.segment.baseOffset else { return }
+      state.scanned.removeAll { $0.baseOffset == baseOffset }
+      guard let ordinal = state.snapshot.ordinal(of: baseOffset), state.snapshot.slot(ordinal).mapped != nil
       else { return }
       state.snapshot = state.snapshot.withoutMappings()
       state.mappedCount = 0

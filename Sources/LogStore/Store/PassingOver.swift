@@ -52,14 +52,19 @@ extension LogReader {
   ///
   /// Blocks. Reads all of the file the first time.
   ///
+  /// - Parameter again: reads the file again as it is now, whatever is known of it: after it was put back, all of it is
+  ///   served from then on.
   /// - Throws: ``LogStoreError/unreadable(_:)`` where that is the disk's fault and has not lasted for 30 seconds yet.
-  public func damagedRanges(file: String) throws(LogStoreError) -> [DamagedRange] {
+  public func damagedRanges(file: String, again: Bool = false) throws(LogStoreError) -> [DamagedRange] {
     try durable.check()
     let segments = durable.segments
     guard let name = file.split(separator: "/").last, let base = FileName.baseOffset(String(name), suffix: ".log"),
       segments.bases.contains(base)
     else { return [] }
-    guard let map = try segments.damageMap(of: base, upTo: durable.end) else { return [] }
+    let known = again ? segments.damageMaps[base] : nil
+    let found = try segments.damageMap(of: base, upTo: durable.end, insteadOf: known)
+    if again { segments.unmap(base) }
+    guard let map = found else { return [] }
     if map.isOfUnreadable, !segments.damageMaps.isPatienceOver(base), let worst = map.worst { throw .unreadable(worst) }
     return map.ranges
   }

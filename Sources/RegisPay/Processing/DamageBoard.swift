@@ -4,7 +4,7 @@ import NIOPosix
 import Synchronization
 
 /// What of a log can't be read: the damaged places that its followers passed over, the payments that are incomplete because
-/// of them, and the work that was skipped. Each place is logged once, and shown in `/health` until the server stops.
+/// of them, and the work that was skipped. Each place is logged once, and shown in `/health` until the file is whole again.
 ///
 /// Safe to use from any task. Memory is bounded.
 public final class DamageBoard: Sendable {
@@ -39,6 +39,18 @@ public final class DamageBoard: Sendable {
     var concerns: [PaymentID: Concern] = [:]
     var skipped: [Skipped] = []
     var skippedCount = 0
+
+    /// Forgets what is known of a file, and what follows from all files: that is found again from what is left.
+    mutating func forget(_ file: String) {
+      ranges.removeAll { $0.damage.file == file }
+      seen = seen.filter { $0.damage.file != file }
+      metFiles.remove(file)
+      lostCount = seen.reduce(0) { $0 + UInt64($1.offsets.count) }
+      lostStreams = []
+      isPartlyUnknown = false
+      // Each is noted again by the next who loads it.
+      concerns = concerns.filter { $0.value != .incomplete }
+    }
   }
 
   /// Places that are shown one by one.
@@ -151,6 +163,33 @@ public final class DamageBoard: Sendable {
       if case .unreadable = error { return }
       logger?.warning(
         "can't tell what is damaged", metadata: ["log": "\(name)", "file": "\(file)", "error": "\(error)"])
+    }
+  }
+
+  /// Looks at every damaged file again: what was put back, or what the disk can read again, is damage no more, here and for
+  /// all who read. Blocks: reads the files.
+  func lookAgain() {
+    let files = state.withLock { Set($0.seen.map(\.damage.file)).union($0.unreadable.keys) }
+    for file in files.sorted() {
+      let found: [DamagedRange]
+      do throws(LogStoreError) {
+        found = try reader.damagedRanges(file: file, again: true)
+      } catch {
+        // As it was: it is looked at again in a while.
+        continue
+      }
+      let isBetter = state.withLock { state in
+        // Nobody waits for the disk any more, though whoever did may have gone.
+        state.unreadable[file] = nil
+        hasUnreadable.store(!state.unreadable.isEmpty, ordering: .relaxed)
+        guard !state.seen.filter({ $0.damage.file == file }).isSubset(of: found) else { return false }
+        state.forget(file)
+        return true
+      }
+      guard isBetter else { continue }
+      logger?.notice("a damaged file can be read again", metadata: ["log": "\(name)", "file": "\(file)"])
+      for range in found { report(range) }
+      for range in state.withLock({ $0.seen }) where range.damage.file != file && !range.offsets.isEmpty { find(range) }
     }
   }
 

@@ -18,6 +18,8 @@ public actor StepConsumer {
     case ended(StepWork, StepEnding, slot: Int?)
     /// What had to wait and is due now.
     case delayed([DelayedQueue.Item])
+    /// What was passed over is on the log, up to an offset; nil if it could not be written.
+    case passed(UInt64?)
     case stop
     case stopNow
   }
@@ -59,6 +61,8 @@ public actor StepConsumer {
   private var taskCount = 0
   private var isWatching = false
   private var isReadable = true
+  /// It is written down what was passed over; nothing is read before that.
+  private var isPassing = false
   private var isStopping = false
   private var timer: ContinuousClock.Instant?
 
@@ -122,7 +126,7 @@ public actor StepConsumer {
       for await message in mailbox.stream {
         await handle(message, in: &group)
         if isStopping && taskCount == 0 { break }
-        read()
+        read(in: &group)
         startCalls(in: &group)
         watch(in: &group)
       }
@@ -142,6 +146,11 @@ public actor StepConsumer {
       isAskingForDelayed = false
       askedInFull = items.count >= delayed.limit ? clock.now : nil
       for item in items { delayed.admit(item) }
+    case .passed(let place):
+      taskCount -= 1
+      isPassing = false
+      // If not, it is met again with the next tick.
+      if let place { window.move(to: place) } else { isReadable = false }
     case .ended(let work, let ending, let slot):
       taskCount -= 1
       if let slot {
@@ -281,16 +290,24 @@ public actor StepConsumer {
   }
 
   /// Takes in events that fit, a bounded number at a time: behind a long log there are calls that want to end.
-  private func read() {
-    guard !isStopping else { return }
+  private func read(in group: inout DiscardingTaskGroup) {
+    guard !isStopping, !isPassing else { return }
     do {
       for _ in 0..<Self.batchesAtOnce where !window.isFull {
         var count = 0
-        let next = try log.follower.forEach(from: window.readPlace) { event in
+        var passed: [Range<UInt64>] = []
+        let next = try log.follower.forEach(
+          from: window.readPlace, passed: { range in if !range.offsets.isEmpty { passed.append(range.offsets) } }
+        ) { event in
+          guard passed.isEmpty else { return false }
           count += 1
           window.move(to: event.offset)
           if let work = work(askedBy: event) { window.admit(work) } else { window.skip() }
           return count < Self.batch && !window.isFull
+        }
+        if !passed.isEmpty {
+          pass(over: passed, in: &group)
+          break
         }
         // Damage at the end of what was read has no event behind it.
         window.move(to: next)
@@ -302,6 +319,23 @@ public actor StepConsumer {
       isReadable = false
       health.report(cursorName, fault: "can't read the log: \(error)")
       logger.error("can't read the log", metadata: ["offset": "\(window.readPlace)", "error": "\(error)"])
+    }
+  }
+
+  /// Writes down what was passed over, before the cursor goes behind it: it may have asked for the step, and is looked at
+  /// again when it can be read; see ``SkippedWork``.
+  private func pass(over ranges: [Range<UInt64>], in group: inout DiscardingTaskGroup) {
+    isPassing = true
+    taskCount += 1
+    group.addTask { [mailbox, log, step, logger] in
+      var place = ranges.last?.upperBound
+      do {
+        try await log.append(Append(ranges.map { SkippedWork.event(.passed, .init(step: step, offsets: $0)) }))
+      } catch {
+        logger.error("can't write down what was passed over", metadata: ["error": "\(error)"])
+        place = nil
+      }
+      mailbox.continuation.yield(.passed(place))
     }
   }
 

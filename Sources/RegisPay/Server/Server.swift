@@ -198,6 +198,13 @@ public struct Server: Sendable {
     let services: [any Service] = [
       PartService { await BackgroundThread.run { await projection.run() } },
       PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
+      PartService {
+        // The payments' board is looked at by whoever takes up what was skipped.
+        while !Task.isCancelled {
+          try await Task.sleep(for: .seconds(15))
+          await RequestThreads.run(.long) { simulatorDamage.lookAgain() }
+        }
+      },
       application,
       Processing(
         options: options, log: log, projection: projection, board: board, consumerBoard: consumers, health: health,

@@ -133,6 +133,65 @@ struct DamagedLogTests {
     }
   }
 
+  @Test(
+    "an event that asks for a step and can't be read is passed over, and its step goes on when the file is whole again",
+    arguments: [true, false])
+  func takesUp(isWhileRunning: Bool) async throws {
+    try await withTemporaryFolder { folder in
+      var store = try open(folder)
+      let ids = try await fill(store, 300)
+      try await store.close()
+      let path = folder + "/log/00000000000000000000.log"
+      let sound = try Data(contentsOf: URL(fileURLWithPath: path))
+      let hit = ids[20]
+      // The event that asks is the payment's second.
+      var bytes = sound
+      let first = try #require(bytes.range(of: Data("\"paymentId\":\"\(hit)\"".utf8)))
+      let second = try #require(
+        bytes.range(of: Data(PaymentEvent.TypeName.created.rawValue.utf8), in: first.upperBound..<bytes.count))
+      bytes[second.lowerBound + 3] ^= 1
+      try bytes.write(to: URL(fileURLWithPath: path))
+      store = try open(folder)
+      var log = PaymentLog(store)
+      let provider = FakeProvider { _, _ in .done(.recordSettled) }
+      var skipped = SkippedWork(log: log, logger: silent)
+      skipped.interval = .milliseconds(10)
+      var resuming = Task { [skipped] in await skipped.run() }
+      try await consuming(log, provider) { [log] in
+        try await eventually("the cursor is at the end") { try atEnd(log) }
+        try await eventually("it is known") { log.damage.summary.ranges.map(\.offsets.count) == [1] }
+        #expect(try log.reader.stream(SkippedWork.stream).map(\.type) == ["PaymentStepsPassed"])
+        if isWhileRunning {
+          // Under another file's name first, as a copy from a backup is put back.
+          try sound.write(to: URL(fileURLWithPath: path), options: .atomic)
+          try await eventually("it goes on") { try log.load(hit)?.payment.status == .settled }
+          #expect(log.damage.summary.ranges.isEmpty && log.damage.concern(hit) == nil)
+        }
+      }
+      if !isWhileRunning {
+        resuming.cancel()
+        await resuming.value
+        try await store.close()
+        try sound.write(to: URL(fileURLWithPath: path))
+        store = try open(folder)
+        log = PaymentLog(store)
+        skipped = SkippedWork(log: log, logger: silent)
+        resuming = Task { [skipped] in await skipped.run() }
+        try await consuming(log, provider) { [log] in
+          try await eventually("it goes on") { try log.load(hit)?.payment.status == .settled }
+        }
+      }
+      try await eventually("it is written down") {
+        try log.reader.stream(SkippedWork.stream).last?.type == "PaymentStepsTaken"
+      }
+      resuming.cancel()
+      await resuming.value
+      #expect(provider.calls[hit] == 1)
+      #expect(log.damage.warnings.isEmpty)
+      try await store.close()
+    }
+  }
+
   @Test("a payment with an event of a newer program is shown, not decided on, and its steps wait for that program")
   func newerEvent() async throws {
     try await withStore { store in
