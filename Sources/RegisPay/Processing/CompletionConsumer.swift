@@ -34,7 +34,6 @@ public struct CompletionConsumer: Sendable {
     var committed = place
     var lastCommit = ContinuousClock.now
     while !Task.isCancelled {
-      board.setCompletion(.init(committed: committed, place: place))
       do {
         let (events, next) = try follower.events(from: place, limit: 256)
         for event in events { handle(event) }
@@ -45,6 +44,7 @@ public struct CompletionConsumer: Sendable {
           try await commit(place)
           (committed, lastCommit) = (place, .now)
         }
+        board.setCompletion(.init(committed: committed, place: place))
         health.report(Self.cursorName, fault: nil)
         guard !hasMoved else {
           // Behind a long log others want to run as well.
