@@ -62,7 +62,7 @@ struct HostilePeerTests {
 
   private func connections(_ url: String) throws -> Connections {
     try Connections(
-      try Endpoint(url), timeLimit: .milliseconds(400), answerLimit: 1_000, connectionLimit: 8,
+      try Endpoint(url), timeLimit: .seconds(3), answerLimit: 1_000, connectionLimit: 8,
       group: MultiThreadedEventLoopGroup.singleton.next())
   }
 
