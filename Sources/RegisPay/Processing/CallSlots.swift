@@ -6,7 +6,8 @@ import DequeModule
 /// A call that hangs can't be told from one that is about to be answered, except by time: after ``Limits/slowAfter`` it
 /// leaves its slot to others. So many are let be for as long as they take; what becomes slow beyond that is given up when
 /// others wait, the youngest first, as long as the dependency accepts other calls promptly. One that is slow for everybody
-/// gets no more calls than there are slots, and answers each: to give calls up would only add repeats.
+/// answers each, and to give calls up would only add repeats. Which of the two it is can't be known while nothing but hanging
+/// calls is out: then a few are given up from time to time, to see whether others get through.
 struct CallSlots: Sendable {
   typealias Instant = ContinuousClock.Instant
 
@@ -64,6 +65,8 @@ struct CallSlots: Sendable {
   private(set) var slowCount = 0
   /// When a call was last accepted before it was slow.
   private var lastPrompt: Instant?
+  /// When calls were last given up only to see whether others get through.
+  private var lastProbe: Instant?
   /// How long after that calls are given up.
   private static let promptMemory = Duration.seconds(5)
 
@@ -103,9 +106,16 @@ struct CallSlots: Sendable {
   ///
   /// - Parameter waiting: how many others wait for a slot.
   mutating func giveUp(for waiting: Int, now: Instant) -> [Int] {
-    guard let lastPrompt, now < lastPrompt + Self.promptMemory else { return [] }
+    var most = min(waiting, slowCount - limits.slow) - givenUpCount
+    guard most > 0 else { return [] }
+    let isPrompt = lastPrompt.map { now < $0 + Self.promptMemory } ?? false
+    if !isPrompt {
+      if let nextProbe, now < nextProbe { return [] }
+      lastProbe = now
+      most = min(most, max(1, limits.prompt / 64))
+    }
     var numbers: [Int] = []
-    while givenUpCount < min(waiting, slowCount - limits.slow), let number = slow.popLast() {
+    while numbers.count < most, let number = slow.popLast() {
       guard calls[number] != nil else { continue }
       calls[number]?.isGivenUp = true
       givenUpCount += 1
@@ -128,6 +138,9 @@ struct CallSlots: Sendable {
 
   /// When ``age(to:)`` may make room next; nil while no call is out that could.
   var nextAging: Instant? { young.first.map { $0.start + limits.slowAfter } }
+
+  /// When ``giveUp(for:now:)`` may name calls again, though none was accepted promptly.
+  var nextProbe: Instant? { lastProbe.map { $0 + limits.slowAfter } }
 
   private mutating func dropEnded() {
     while let first = young.first, calls[first.number] == nil { young.removeFirst() }

@@ -374,6 +374,7 @@ public actor StepConsumer {
     // Calls may go out, and there is no room.
     let waiting = window.readyCount(.first) + window.readyCount(.again)
     for number in slots.giveUp(for: waiting, now: now) { stops[number]?.stop() }
+    if waiting > 0, let probe = slots.nextProbe, probe > now { wake(at: probe, in: &group) }
     if let asked = askedInFull, !delayed.hasReadyWork {
       let due = asked + Self.delayedPoll
       if due <= now { askForDelayed(in: &group) } else { wake(at: due, in: &group) }
