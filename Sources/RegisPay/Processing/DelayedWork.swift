@@ -3,8 +3,11 @@ import DequeModule
 /// Where payments are kept that wait for a time, so that no consumer has to keep its place in the log for them.
 public protocol DelayedWork: Sendable {
   /// What of a step is due by then, the longest due first. May tell what was true a while ago.
+  ///
+  /// - Parameter impossible: no wait can end after that, in microseconds since 1970: one that does was written by a clock
+  ///   that has been set back since, and is over.
   func due(
-    _ step: PaymentStep, by microseconds: UInt64, limit: Int
+    _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)]
 }
 

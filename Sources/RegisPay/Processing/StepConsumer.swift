@@ -272,12 +272,13 @@ public actor StepConsumer {
     // What is known already is told again: as much as can be known.
     let limit = delayed.limit
     isAskingForDelayed = true
-    group.addTask { [mailbox, delays, step, health, logger, name = cursorName + "-delays"] in
+    group.addTask { [mailbox, delays, step, health, logger, options, name = cursorName + "-delays"] in
+      let now = Clock.microseconds()
       var items: [DelayedQueue.Item] = []
       do {
-        items = try await delays.due(step, by: Clock.microseconds(), limit: limit).map {
-          .init(id: $0.id, delay: $0.delay)
-        }
+        items = try await delays.due(
+          step, by: now, orAfter: now + options.longestWait.microseconds, limit: limit
+        ).map { .init(id: $0.id, delay: $0.delay) }
         health.report(name, fault: nil)
       } catch {
         if !Task.isCancelled {

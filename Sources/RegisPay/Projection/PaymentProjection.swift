@@ -187,9 +187,9 @@ public final class PaymentProjection: Sendable {
 
   /// What of a step had to wait and need not any more, as far as the list has come: the longest due first.
   public func due(
-    _ step: PaymentStep, by microseconds: UInt64, limit: Int
+    _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] {
-    try await pool.read { try PaymentTable.due(step, by: microseconds, limit: limit, $0) }
+    try await pool.read { try PaymentTable.due(step, by: microseconds, orAfter: impossible, limit: limit, $0) }
   }
 
   /// How many payments' steps wait for a time, as far as the list has come.

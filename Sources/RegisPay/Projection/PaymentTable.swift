@@ -144,16 +144,20 @@ enum PaymentTable {
     try Bool.fetchOne(try database.cachedStatement(sql: "SELECT EXISTS (SELECT 1 FROM delay)")) ?? false
   }
 
-  /// What of a step is due by then, the longest due first.
+  /// What of a step is due by then, the longest due first; see ``DelayedWork``. Reads no more of the index than it tells.
   static func due(
-    _ step: PaymentStep, by microseconds: UInt64, limit: Int, _ database: Database
+    _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int, _ database: Database
   ) throws -> [(id: PaymentID, delay: Delay)] {
     let rows = try Row.fetchAll(
       try database.cachedStatement(
         sql: """
-          SELECT payment.id, delay.* FROM delay JOIN payment USING (number)
-          WHERE delay.step = ? AND delay.due <= ? ORDER BY delay.due LIMIT ?
-          """), arguments: [step.rawValue, Int64(clamping: microseconds), limit])
+          SELECT payment.id, found.* FROM (
+            SELECT * FROM (SELECT * FROM delay WHERE step = ?1 AND due <= ?2 ORDER BY due LIMIT ?4)
+            UNION ALL
+            SELECT * FROM (SELECT * FROM delay WHERE step = ?1 AND due > ?3 ORDER BY due LIMIT ?4)
+          ) AS found JOIN payment USING (number) ORDER BY found.due LIMIT ?4
+          """),
+      arguments: [step.rawValue, Int64(clamping: microseconds), Int64(clamping: impossible), limit])
     return try rows.map { row in
       guard let id = PaymentID(data: Array(row[0] as Data)) else { throw impossibleRow }
       return (id, try delay(row))

@@ -118,7 +118,7 @@ struct SchedulingTests {
     var ids: [PaymentID]
 
     func due(
-      _ step: PaymentStep, by microseconds: UInt64, limit: Int
+      _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
     ) async throws -> [(id: PaymentID, delay: Delay)] {
       let due = try ids.compactMap { id in try log.load(id)?.payment.delays.first.map { (id, $0) } }
       return Array(due.prefix(limit))
@@ -145,6 +145,26 @@ struct SchedulingTests {
       }
       // Two with each tick take forty seconds.
       #expect(start.duration(to: .now) < .seconds(30))
+    }
+  }
+
+  @Test("a wait that a wrong clock wrote ends when the clock is right again; one that can be goes on")
+  func clockSetBack() async throws {
+    try await ConsumerParts.withDelays { parts, options in
+      let ids = try await parts.initiate(3)
+      let now = Clock.microseconds()
+      // 400 days ahead, a little more than any wait can be, and as long as one can be.
+      let ahead: [UInt64] = [400 * 86_400, 15 * 60 + 60, 15 * 60 - 60]
+      for (id, seconds) in zip(ids, ahead) {
+        let delay = Delay(
+          PaymentWork(.create), untilMicroseconds: now + seconds * 1_000_000, attempts: 1, ownFailures: 0, reason: "429"
+        )
+        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", place: 0))
+      }
+      try await parts.consuming(FakeProvider { _, _ in .created }, options) { _ in
+        try await parts.wait(for: Array(ids.prefix(2)), .created)
+        #expect(try parts.states([ids[2]]) == [.initiated])
+      }
     }
   }
 

@@ -432,7 +432,7 @@ struct StepConsumerTests {
     var items: @Sendable () throws -> [(id: PaymentID, delay: Delay)]
 
     func due(
-      _ step: PaymentStep, by microseconds: UInt64, limit: Int
+      _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
     ) async throws -> [(id: PaymentID, delay: Delay)] { try items() }
   }
 
