@@ -118,7 +118,11 @@ extension FoundTail {
         throw segment.damage(
           Fault(
             position: walk.next.position,
-            reason: "the log ends with offset \(walk.next.offset) here, but was closed at offset \(clean.endOffset)"))
+            reason: walk.next.offset != clean.endOffset
+              ? "the log ends with offset \(walk.next.offset) here, but was closed at offset \(clean.endOffset)"
+              : UInt64(walk.next.position) != clean.endPosition
+                ? "the log ends at byte \(walk.next.position), but was closed at byte \(clean.endPosition)"
+                : "the log's last frame is not the one with which it was closed, though offset and byte are the same"))
       }
       if FrameHeader(in: segment.bytes, at: walk.next.position, place: segment.place) != nil {
         throw segment.damage(

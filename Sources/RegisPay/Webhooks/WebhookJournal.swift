@@ -29,6 +29,8 @@ final class WebhookJournal: Sendable {
   private struct Inside {
     var entries: [(changes: [WebhookChange], done: Done)] = []
     var isWriting = false
+    var isTryingAgain = false
+    var isClosed = false
   }
 
   private let path: String
@@ -134,6 +136,10 @@ final class WebhookJournal: Sendable {
       do {
         try await willWrite(entries.flatMap(\.changes))
         try await pool.write { database in
+          // With no change it is to find out whether the file can be written, so something has to be.
+          if entries.allSatisfy(\.changes.isEmpty) {
+            try database.execute(sql: "PRAGMA user_version = \(WebhookTable.version)")
+          }
           for entry in entries {
             for change in entry.changes { try WebhookTable.apply(change, to: database) }
           }
@@ -144,12 +150,37 @@ final class WebhookJournal: Sendable {
         failure = WebhookStoreError(path: path, reason: reason)
       }
       health.report(Self.healthName, fault: failure?.description)
+      if failure != nil { tryAgain() }
       for entry in entries { entry.done(failure) }
+    }
+  }
+
+  /// From one try to the next, while the file can't be written.
+  private static let tryInterval = Duration.seconds(2)
+
+  /// Finds out when the file can be written again, though nobody has anything to write: `/health` says so then.
+  private func tryAgain() {
+    let isFirst = inside.withLock { inside in
+      defer { inside.isTryingAgain = true }
+      return !inside.isTryingAgain && !inside.isClosed
+    }
+    guard isFirst else { return }
+    Task { [weak self] in
+      try? await Task.sleep(for: Self.tryInterval)
+      guard let self,
+        inside.withLock({ inside in
+          inside.isTryingAgain = false
+          return !inside.isClosed
+        })
+      else { return }
+      // Its result is reported as that of any other write, and if it fails again there is another try.
+      enqueue([]) { _ in }
     }
   }
 
   /// Closes the file, once all is written.
   func close() async {
+    inside.withLock { $0.isClosed = true }
     try? await write([])
     // What is in the file is whole, however it is closed.
     try? pool.close()
@@ -162,7 +193,7 @@ public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
   public var reason: String
 
   public var description: String {
-    "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be made anew: mend it, or"
-      + " move it away to go on without them"
+    "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be made again: keep it, look"
+      + " after the disk (free space, rights, the kernel's log), and if the file itself is damaged put a backup in its place"
   }
 }

@@ -1,5 +1,6 @@
 import Foundation
 import GRDB
+import Synchronization
 import Testing
 
 @testable import RegisPay
@@ -51,6 +52,27 @@ struct WebhookStoreTests {
         let rights = try manager.attributesOfItem(atPath: folder + "/webhooks/" + name)[.posixPermissions] as? Int
         #expect(rights == 0o600, "\(name)")
       }
+      await journal.close()
+    }
+  }
+
+  @Test(
+    "a file that could not be written is told of until it can, though nobody writes, and never said to be moved away")
+  func healthEnds() async throws {
+    try await withTemporaryFolder { folder in
+      let isFull = Mutex(true)
+      let health = Health(stores: [])
+      let journal = try WebhookJournal.open(folder + "/webhooks", health: health) { _ in
+        if isFull.withLock({ $0 }) { throw DatabaseError(resultCode: .SQLITE_FULL) }
+      }
+      await #expect(throws: WebhookStoreError.self) {
+        try await journal.write([.add(try endpoint(), WebhookProgress(place: 0))])
+      }
+      let problem = try #require(health.problems.first)
+      #expect(problem.contains("keep it") && !problem.contains("move it away"), "\(problem)")
+      isFull.withLock { $0 = false }
+      try await eventually(within: .seconds(20), "it is well by itself") { health.problems.isEmpty }
+      #expect(try journal.endpoints().isEmpty)
       await journal.close()
     }
   }
