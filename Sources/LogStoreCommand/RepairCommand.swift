@@ -11,8 +11,9 @@ struct RepairCommand: AsyncParsableCommand {
       reason` for each damaged place; `missing FIRST..LAST: damaged …` for each gap; `lost OFFSET⇥STREAM⇥VERSION` for each \
       event in a gap that an index file tells of (STREAM is empty if no other event of it was saved); `partial \
       FIRST..LAST` for saved events of a write that lost others, so that an append among them may be incomplete; `guessed \
-      time FIRST..LAST` for events whose time is lost, and is that of the write before; and a summary. The exit code is 0 \
-      when the new store is there, whatever was lost.
+      time FIRST..LAST` for events whose time is lost, and is that of the write before; `left out FILE FIRST..LAST: reason` \
+      for each segment file of another store, or of a copy of this one that was written to apart from it; and a summary. \
+      The exit code is 0 when the new store is there, whatever was lost, and 2 when it is there and files were left out.
 
       The new store is made in the directory with .repairing behind its name, which the next run replaces, and gets its \
       name when all of it was read and checked. It is the same store: write to one of the two only.
@@ -43,6 +44,7 @@ struct RepairCommand: AsyncParsableCommand {
       if json { bytes.append(json: report) } else { bytes.append(lines: report) }
     }
     try output.flush()
+    if !report.leftOut.isEmpty { throw ExitCode(2) }
   }
 }
 
@@ -65,6 +67,10 @@ extension [UInt8] {
     }
     for offsets in report.partial { append(line: "partial \(offsets.text)") }
     for offsets in report.guessedTimes { append(line: "guessed time \(offsets.text)") }
+    for file in report.leftOut {
+      append(
+        line: "left out \(file.file)\(file.offsets.isEmpty ? "" : " " + file.offsets.text): \(file.reason)")
+    }
     if report.isEndUnknown {
       append(line: "events at the end of the log are lost, and nothing tells how many; the next get their offsets")
     }
@@ -107,7 +113,19 @@ extension [UInt8] {
     append(contentsOf: "]".utf8)
     append(json: "partial", report.partial)
     append(json: "guessed_times", report.guessedTimes)
-    append(contentsOf: #","findings":["#.utf8)
+    append(contentsOf: #","left_out":["#.utf8)
+    for (index, file) in report.leftOut.enumerated() {
+      if index > 0 { append(UInt8(ascii: ",")) }
+      append(contentsOf: #"{"file":"#.utf8)
+      append(jsonString: file.file)
+      if !file.offsets.isEmpty {
+        append(contentsOf: #","first":\#(file.offsets.lowerBound),"last":\#(file.offsets.upperBound - 1)"#.utf8)
+      }
+      append(contentsOf: #","events":\#(file.events),"reason":"#.utf8)
+      append(jsonString: file.reason)
+      append(UInt8(ascii: "}"))
+    }
+    append(contentsOf: #"],"findings":["#.utf8)
     for (index, finding) in report.findings.enumerated() {
       if index > 0 { append(UInt8(ascii: ",")) }
       append(json: finding)

@@ -11,7 +11,7 @@ struct RepairRun {
     try refuseInside(target)
     let lock = try keepWriterOut()
     defer { lock?.release() }
-    guard let source = try SalvageSource(directory, disk: disk) else {
+    guard let source = try SalvageSource(directory, disk: disk, checksHistory: true) else {
       throw .repairRefused(
         path: directory, reason: "nothing in it tells which store it was, so nothing can be saved; use a backup")
     }
@@ -69,6 +69,7 @@ struct RepairRun {
     report.bytes = output.writer.byteCount
     report.cursors = output.writer.cursors.count
     report.findings = walk.findings
+    report.leftOut = source.leftOut
     report.tornTail = walk.tornTail
     report.isEndUnknown = walk.isEndUnknown
     // One whose events go on without a gap on both sides has lost none.

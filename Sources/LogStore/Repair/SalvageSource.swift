@@ -30,12 +30,22 @@ struct SalvageSource {
   /// Base offsets of all segments that there were, as far as anything tells; ascending.
   private(set) var knownBases: [UInt64] = []
   private(set) var findings: [Damage] = []
+  /// Files with segments that are not taken.
+  private(set) var leftOut: [RepairReport.LeftOut] = []
+  /// Of ``parts``, if they were read already.
+  private var evidence: [SegmentEvidence] = []
+  private let checksHistory: Bool
 
   /// Where the log was durable, if that is known for certain: nothing behind it is looked at.
   let durableEnd: DurableEnd?
 
   /// nil when nothing tells which store it is.
-  init?(_ directory: String, disk: any Disk, upTo durableEnd: DurableEnd? = nil) throws(LogStoreError) {
+  ///
+  /// - Parameter checksHistory: all segments are read, so that one of a diverged copy is found whatever its name.
+  init?(
+    _ directory: String, disk: any Disk, upTo durableEnd: DurableEnd? = nil, checksHistory: Bool = false
+  ) throws(LogStoreError) {
+    self.checksHistory = checksHistory
     self.durableEnd = durableEnd
     self.directory = directory
     self.disk = disk
@@ -71,9 +81,11 @@ struct SalvageSource {
       note(FileName.clean, 16, "the file belongs to another store")
       clean = nil
     }
-    try addParts(segmentNames, headers)
     try addIndexes(names)
-    findEnd(try tail())
+    let notice = try tail().flatMap { $0.withUnsafeBytes { TailNotice($0) } }
+    try addParts(segmentNames, headers, notice)
+    checkClean()
+    findEnd(notice)
   }
 
   /// The bytes of the writer's notice; nil if there is none, or it can't be read.
@@ -145,9 +157,11 @@ struct SalvageSource {
 
   // MARK: - Segments
 
-  private mutating func addParts(_ names: [String], _ headers: [String: SegmentHeader]) throws(LogStoreError) {
-    var found: [UInt64: (part: Part, isNamedSo: Bool)] = [:]
-    let candidates = Set(
+  private mutating func addParts(
+    _ names: [String], _ headers: [String: SegmentHeader], _ notice: TailNotice?
+  ) throws(LogStoreError) {
+    var candidates: [(part: Part, isNamedSo: Bool)] = []
+    let bases = Set(
       names.compactMap { FileName.baseOffset($0, suffix: ".log") }
         + headers.values.flatMap { [$0.baseOffset, $0.previousBaseOffset] }
     ).sorted()
@@ -156,10 +170,14 @@ struct SalvageSource {
       let header = headers[name]
       let named = FileName.baseOffset(name, suffix: ".log")
       guard try disk.kind(path) == .file,
-        let base = header?.baseOffset ?? frameBase(path, named, candidates) ?? named
+        let base = header?.baseOffset ?? frameBase(path, named, bases) ?? named
       else { continue }
       if let header, header.storeID != store.storeID {
         note(name, 16, "the segment belongs to another store")
+        leftOut.append(
+          RepairReport.LeftOut(
+            file: path, offsets: header.baseOffset..<header.baseOffset, events: 0,
+            reason: "the segment belongs to another store"))
         continue
       }
       if base != named {
@@ -167,16 +185,59 @@ struct SalvageSource {
           name, 32,
           "the segment begins with offset \(base)" + (named.map { ", its name says \($0)" } ?? ", and is not named so"))
       }
-      let part = Part(
-        path: path, baseOffset: base, header: header, fileByteCount: try disk.open(path, .read).byteCount())
-      if let other = found[base] {
-        // Where several files say that they are one segment, the one that goes further counts: others are older copies.
-        let (end, otherEnd) = (try soundEnd(part), try soundEnd(other.part))
-        if (end, base == named ? 1 : 0) < (otherEnd, other.isNamedSo ? 1 : 0) { continue }
-      }
-      found[base] = (part, base == named)
+      candidates.append(
+        (
+          Part(path: path, baseOffset: base, header: header, fileByteCount: try disk.open(path, .read).byteCount()),
+          base == named
+        ))
     }
-    parts = found.values.map(\.part).sorted { $0.baseOffset < $1.baseOffset }
+    candidates.sort { $0.part.baseOffset < $1.part.baseOffset }
+    parts = candidates.map(\.part)
+    if checksHistory || isDoubtful { try chooseHistory(candidates, notice) }
+    noteMissing()
+  }
+
+  /// Whether the headers alone tell that not all of the files can be of one history, or that a segment is missing.
+  private var isDoubtful: Bool {
+    zip(parts, parts.dropFirst()).contains { before, part in
+      part.baseOffset == before.baseOffset
+        || part.header.map { $0.previousBaseOffset != before.baseOffset } ?? false
+    } || findBases().count != parts.count
+  }
+
+  /// Keeps the files that are of one history. Reads all of them.
+  private mutating func chooseHistory(
+    _ candidates: [(part: Part, isNamedSo: Bool)], _ notice: TailNotice?
+  ) throws(LogStoreError) {
+    var files: [SegmentEvidence] = []
+    for (part, isNamedSo) in candidates {
+      files.append(SegmentEvidence(part, isNamedSo: isNamedSo, in: try load(part).segment))
+    }
+    let (taken, others) = SalvageHistory(files, indexes: indexes, clean: clean, notice: notice).choose()
+    parts = taken.map(\.part)
+    evidence = taken
+    for other in others {
+      let same = taken.first { $0.baseOffset == other.file.baseOffset }
+      if let same, try isBeginning(other.file, of: same) { continue }
+      leaveOut(
+        other.file.part.path, offsets: other.file.baseOffset..<other.file.endOffset, events: other.file.events,
+        reason: "\(other.reason): it is of another history of this store, and is left out")
+    }
+  }
+
+  /// Whether a file is an older copy of another: its last frame is in that too, and by its chain all before it.
+  private func isBeginning(_ older: SegmentEvidence, of newer: SegmentEvidence) throws(LogStoreError) -> Bool {
+    guard let last = older.last else { return true }
+    let segment = try load(newer.part).segment
+    return FrameHeader(in: segment.bytes, at: last.position, place: segment.place)?.checksum == last.checksum
+  }
+
+  private mutating func leaveOut(_ path: String, offsets: Range<UInt64>, events: UInt64, reason: String) {
+    leftOut.append(RepairReport.LeftOut(file: path, offsets: offsets, events: events, reason: reason))
+    findings.append(Damage(file: path, position: 32, reason: reason))
+  }
+
+  private mutating func noteMissing() {
     var before: Part?
     for part in parts {
       if let previous = part.header?.previousBaseOffset,
@@ -231,17 +292,6 @@ struct SalvageSource {
 
   /// How much of a file without a sound header is searched for what it is.
   private static let frameSearchByteCount = 8 << 20
-
-  /// The offset that a part comes to without a fault.
-  private func soundEnd(_ part: Part) throws(LogStoreError) -> UInt64 {
-    let (segment, _) = try load(part)
-    var walk = Walk(segment)
-    if part.header == nil, let first = FrameHeader(in: segment.bytes, at: walk.next.position, place: segment.place) {
-      walk.next.chain = first.chain
-    }
-    _ = walk.go(to: .firstInvalid, in: segment, adding: OpenIndex(segment))
-    return walk.next.offset
-  }
 
   /// A part's bytes, as far as the disk can read them; zeros for the rest.
   func load(_ part: Part) throws(LogStoreError) -> (segment: Segment, unreadable: [Damage]) {
@@ -331,10 +381,22 @@ struct SalvageSource {
     }
     for index in indexes { bases.formUnion(index.header.segments.map(\.baseOffset) + [index.endOffset]) }
     if let clean { bases.insert(clean.baseOffset) }
+    // What lies within a segment that is there was said of another history.
+    for file in evidence { bases = bases.filter { $0 <= file.baseOffset || $0 >= file.endOffset } }
     return bases
   }
 
-  private mutating func findEnd(_ tail: [UInt8]?) {
+  /// A record of the end that a segment goes on behind was not made by its writer.
+  private mutating func checkClean() {
+    guard let found = clean, let last = evidence.last(where: { $0.baseOffset <= found.baseOffset }),
+      found.baseOffset == last.baseOffset && found.endOffset < last.endOffset
+        || found.baseOffset > last.baseOffset && found.baseOffset < last.endOffset
+    else { return }
+    note(FileName.clean, 32, "the log goes on behind the end at which this says that it was closed")
+    clean = nil
+  }
+
+  private mutating func findEnd(_ notice: TailNotice?) {
     if let durableEnd {
       indexes.removeAll { $0.endOffset > durableEnd.baseOffset }
       clean = nil
@@ -356,7 +418,7 @@ struct SalvageSource {
     endOffsetAtLeast = max(clean?.endOffset ?? 0, indexes.map(\.endOffset).max() ?? 0)
     // It does not say of which store it is, so it counts only if it names a segment that is known from elsewhere, or one
     // behind the last: then that one is missing.
-    if let notice = tail.flatMap({ $0.withUnsafeBytes { TailNotice($0) } }),
+    if let notice,
       knownBases.contains(notice.end.baseOffset) || clean == nil && notice.end.baseOffset > knownBases.last ?? 0
     {
       if !knownBases.contains(notice.end.baseOffset) {

@@ -32,7 +32,7 @@ public struct DamagedLog: Sendable {
 
   /// Visits the sound events in order from an offset on, or until `body` returns false.
   ///
-  /// Blocks. Reads the segments from the offset on, and nothing before.
+  /// Blocks. Reads the segments from the offset on, and nothing before unless files are missing or contradict one another.
   ///
   /// - Parameter missing: told of offsets without events, before the event behind them; with what was found where they
   ///   should be, or nil for a gap that a repair has left.

@@ -9,6 +9,17 @@ public struct RepairReport: Sendable {
     public var events: [LostEvent]
   }
 
+  /// A segment's file that was not read for the new store, since it is of another store, or of another history of this one:
+  /// of a copy that was written to apart from it.
+  public struct LeftOut: Sendable {
+    public var file: String
+    /// The offsets that its events have; empty for another store's.
+    public var offsets: Range<UInt64>
+    /// Events of frames that are sound.
+    public var events: UInt64
+    public var reason: String
+  }
+
   /// The offset after the last, saved or missing: what the next event will get.
   public var endOffset: UInt64 = 0
   /// Events that were saved.
@@ -23,6 +34,8 @@ public struct RepairReport: Sendable {
   public var guessedTimes: [Range<UInt64>] = []
   /// Events were lost at the end of the log, and nothing tells how many: the next events get offsets that they had.
   public var isEndUnknown = false
+  /// Files with segments that are no part of the new store. They contradict the files that are; those have more proof.
+  public var leftOut: [LeftOut] = []
   /// Every damaged place, of files that hold no events too.
   public var findings: [Damage] = []
   /// An unfinished write behind the end of the log: no loss.
@@ -55,7 +68,11 @@ extension LogStore {
   /// the next one replaces. It is the same store, with the same id: write to one of the two only. Its index is left to the
   /// next writer.
   ///
-  /// Blocks. Reads all of the damaged store, and of the new one twice; needs memory for one segment's events, and more for
+  /// Of files that contradict one another, as those of two copies that were both written to, the ones with more proof are
+  /// taken: what headers say of the segment before, what index files, `clean` and `tail` say, then the number of events. All
+  /// others are in ``RepairReport/leftOut``.
+  ///
+  /// Blocks. Reads all of the damaged store and of the new one twice; needs memory for one segment's events, and more for
   /// lost ones. May be called from any thread.
   ///
   /// - Parameter access: who may read what is made.
