@@ -164,6 +164,59 @@ struct OtherUserTests {
     }
   }
 
+  /// A lock that a child took which has ended, while its parent keeps the descriptor: the kernel names the child.
+  private static let heldForEndedChild = """
+    import fcntl, os, sys, time
+    f = os.open(sys.argv[1], os.O_RDONLY)
+    if os.fork() == 0:
+        fcntl.flock(f, fcntl.LOCK_EX if sys.argv[2] == "-x" else fcntl.LOCK_SH)
+        os._exit(0)
+    os.wait()
+    print("held", flush=True)
+    time.sleep(600)
+    """
+
+  @Test(
+    "that keeps a lock which an ended child took holds no start up, no reader and no repair",
+    .enabled(if: canBeAnother && FileManager.default.fileExists(atPath: "/usr/bin/python3")), arguments: ["-s", "-x"])
+  func endedChild(kind: String) async throws {
+    try await withTemporaryFolder { folder in
+      try await fill(folder, umask: "022")
+      let log = folder + "/data/payments"
+      let steps = [
+        [Self.logstore, "dump", "--dir", log], [Self.logstore, "repair", "--dir", log, "--to", folder + "/repaired"],
+        [Self.logstore, "append", "--dir", log, "--stream", "a", "--type", "b", "--data", "c"],
+      ]
+      for step in steps {
+        _ = try await run(["chmod", "-R", "a+rX", folder + "/data"], folder: folder)
+        let words = Self.stranger() + ["/usr/bin/python3", "-c", Self.heldForEndedChild, log + "/lock", kind]
+        let holder = try RegisPayProcess(program: words[0], Array(words.dropFirst()), folder: folder)
+        #expect(try await holder.nextLine() == "held")
+        let result = try await run(step, folder: folder, within: .seconds(20))
+        #expect(result.code == 0, "\(step): \(result.errors)")
+        holder.signal(SIGKILL)
+        _ = try await holder.waitForExit()
+      }
+    }
+  }
+
+  @Test("that a refused start closes an open lock file all the same", .enabled(if: canBeAnother))
+  func refusedStartCloses() async throws {
+    try await withTemporaryFolder { folder in
+      let store = folder + "/store"
+      let append = [Self.logstore, "append", "--dir", store, "--stream", "a", "--type", "b", "--data", "c"]
+      #expect(try await run(append, folder: folder).code == 0)
+      _ = try await run(["chmod", "644", store + "/lock"], folder: folder)
+      let holder = try RegisPayProcess(
+        program: "flock", ["-F", "-s", store + "/lock", "sh", "-c", "echo held; exec sleep 600"], folder: folder)
+      #expect(try await holder.nextLine() == "held")
+      #expect(try await run(append, folder: folder).code != 0, "its holder is of this user")
+      #expect(try FileManager.default.attributesOfItem(atPath: store + "/lock")[.posixPermissions] as? Int == 0o600)
+      holder.signal(SIGKILL)
+      _ = try await holder.waitForExit()
+    }
+  }
+
   @Test(
     "that a lock of this user's own is not taken from, and the message names its holder", .enabled(if: canBeAnother))
   func ownHolder() async throws {

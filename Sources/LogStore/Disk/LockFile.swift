@@ -4,36 +4,60 @@ import Glibc
 /// Locks on files between processes: `flock`, which ends with its last holder.
 ///
 /// The kernel lets whoever can open a file lock it, for reading or not, and a shared lock keeps the exclusive one away. So a
-/// lock file is given to those who may write it alone, mode 0600. One of an earlier version, which everybody may read, is
-/// given so when it is locked; if it is held by strangers by then, another file takes its place. That is safe beside earlier
-/// versions too: none of them has the file open for writing, as a writer has, which a lease proves; and whoever opens it
-/// afterwards finds, before anything is changed, that it is not the one under the path any more.
+/// lock file is for those who may write it alone, mode 0600. One of an earlier version, which everybody may read, gets that
+/// mode before it is locked; if strangers hold it by then, another file takes its place. That is safe beside earlier versions
+/// too: none of them has the file open for writing, as a writer has, which a lease proves; and a process that opens it
+/// afterwards finds, before it changes anything, that it is not the one under the path any more.
 extension RealDisk {
   private static let mode: mode_t = 0o600
 
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
-    if !exclusive {
-      let descriptor = try openShared(path)
-      return try Self.take(descriptor, path, LOCK_SH) ? RealLock(descriptor: descriptor, path: path) : nil
+    do throws(LogStoreError) {
+      return exclusive ? try lockExclusively(path) : try lockShared(path)
+    } catch .inputOutput(_, _, EAGAIN) {
+      // Another process replaces the file, and keeps others from opening it meanwhile.
+      return nil
     }
+  }
+
+  private func lockExclusively(_ path: String) throws(LogStoreError) -> (any FileLock)? {
     while true {
       let descriptor = try Descriptor(path, O_RDWR | O_CREAT, mode: Self.mode, operation: "open")
+      // First of all, so that also a start that is refused leaves a file that no stranger can open from now on.
+      try Self.tighten(descriptor, path)
       guard try Self.take(descriptor, path, LOCK_EX) else { return nil }
       let lock = RealLock(descriptor: descriptor, path: path)
       do throws(LogStoreError) {
         // Not if another one has taken its place meanwhile.
-        guard try lock.isInPlace() else { continue }
+        if try lock.isInPlace() { return lock }
       } catch .inputOutput(_, _, ENOENT) {
         continue
       }
-      try Self.tighten(lock.descriptor, path)
-      return lock
+    }
+  }
+
+  private func lockShared(_ path: String) throws(LogStoreError) -> (any FileLock)? {
+    if let lock = try takeShared(path) { return lock }
+    do throws(LogStoreError) {
+      // A stranger can hold it exclusively, too, and would be taken for a writer.
+      guard let lock = try replaceFromStrangers(path) else { return nil }
+      return try Self.take(lock.descriptor, path, LOCK_SH) ? lock : nil
+    } catch .inputOutput(_, _, let code) where code == EACCES || code == EROFS || code == EPERM {
+      // Who may not replace it can't tell either.
+      return nil
     }
   }
 
   func holder(of path: String) -> String? {
+    // Only words for a refusal, which stands without them.
     guard let descriptor = try? Descriptor(path, O_RDONLY, operation: "open") else { return nil }
     return LockHolders(of: descriptor.number)?.description
+  }
+
+  /// The descriptor is closed on return if it got no lock: being open for writing, it would forbid the lease.
+  private func takeShared(_ path: String) throws(LogStoreError) -> RealLock? {
+    let descriptor = try openShared(path)
+    return try Self.take(descriptor, path, LOCK_SH) ? RealLock(descriptor: descriptor, path: path) : nil
   }
 
   /// Open for writing if that is allowed: so a holder is told from one who only may read.
@@ -68,8 +92,11 @@ extension RealDisk {
     }
   }
 
-  func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? {
-    // While the lease is held, nobody opens the file for writing: they wait. It ends with the descriptor.
+  func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? { try replaceFromStrangers(path) }
+
+  private func replaceFromStrangers(_ path: String) throws(LogStoreError) -> RealLock? {
+    // While the lease is held, nobody opens the file for writing. It ends with the descriptor. Without a right to open the file
+    // nothing is known of its holders, and nothing is taken from them.
     guard let held = try? Descriptor(path, O_RDONLY, operation: "open"), clinux_lease(held.number) == 0,
       let holders = LockHolders(of: held.number), holders.areStrangers
     else { return nil }

@@ -16,12 +16,13 @@ struct LockHolders: CustomStringConvertible {
   /// Who owns the file.
   private let owner: uid_t
   private let inode: ino_t
+  private let device: dev_t
 
   /// Nil where the kernel does not tell.
   init?(of descriptor: Int32) {
     var status = stat()
     guard fstat(descriptor, &status) == 0, let text = Self.contents("/proc/locks") else { return nil }
-    (owner, inode) = (status.st_uid, status.st_ino)
+    (owner, inode, device) = (status.st_uid, status.st_ino, status.st_dev)
     var found: [(device: Substring, holder: Holder)] = []
     for line in text.split(separator: "\n") {
       // `1: FLOCK  ADVISORY  READ 4711 08:01:131077 0 EOF`; who waits has `->` in the second place.
@@ -32,31 +33,47 @@ struct LockHolders: CustomStringConvertible {
       found.append((words[5], Self.holder(process, isShared: words[3] == "READ")))
     }
     // Some file systems show other device numbers there than to fstat: then the inode has to do, if it is one file's.
-    let device =
+    let place =
       "\(Self.hexadecimal(Self.major(status.st_dev))):\(Self.hexadecimal(Self.minor(status.st_dev))):\(inode)"
-    let exact = found.filter { $0.device == device }
+    let exact = found.filter { $0.device == place }
     if exact.isEmpty, Set(found.map(\.device)).count > 1 { return nil }
     holders = (exact.isEmpty ? found : exact).map(\.holder)
   }
 
-  /// Whether all of them are known, and none is of this process's user, the file's owner or root: together with nobody having
-  /// the file open for writing, that none of them may write it.
+  /// Whether none of them may write the file, which nobody has open for writing: no process of this user, of the file's owner or
+  /// of root holds it or has it open.
+  ///
+  /// The kernel names the process that took a lock. A child that inherits the descriptor keeps the lock when that process has
+  /// ended, and another process may have got its number. So who has the file open counts as well.
   var areStrangers: Bool {
-    !holders.isEmpty
-      && holders.allSatisfy { holder in
-        if let user = holder.user { return user != 0 && user != owner && user != geteuid() }
-        return !holder.isThere && !isOpenHere
-      }
+    guard !holders.isEmpty else { return false }
+    for holder in holders {
+      guard let user = holder.user, isTrusted(user) else { continue }
+      // Where that can't be looked into, the process counts as the holder.
+      guard let isOpen = isOpen(by: holder.process), !isOpen else { return false }
+    }
+    return !isOpenHere
   }
 
-  /// Whether a process that may be looked into, as all of this user's may, has the file open.
+  private func isTrusted(_ user: uid_t) -> Bool { user == 0 || user == owner || user == geteuid() }
+
+  /// Whether another process has the file open that is this user's, the owner's or root's. Not seen are those that this user may
+  /// not look into.
   private var isOpenHere: Bool {
-    Self.names("/proc").contains { name in
-      guard pid_t(name) != nil, name != "\(getpid())" else { return false }
-      return Self.names("/proc/\(name)/fd").contains { number in
-        var status = stat()
-        return stat("/proc/\(name)/fd/\(number)", &status) == 0 && status.st_ino == inode
-      }
+    // Without a list nothing is known, and nothing is taken from anybody.
+    guard let names = Self.names("/proc") else { return true }
+    return names.contains { name in
+      guard let process = pid_t(name), process != getpid(), isOpen(by: process) == true else { return false }
+      return Self.holder(process, isShared: false).user.map(isTrusted) ?? false
+    }
+  }
+
+  /// Nil if this user may not look into the process.
+  private func isOpen(by process: pid_t) -> Bool? {
+    guard let numbers = Self.names("/proc/\(process)/fd") else { return nil }
+    return numbers.contains { number in
+      var status = stat()
+      return stat("/proc/\(process)/fd/\(number)", &status) == 0 && status.st_ino == inode && status.st_dev == device
     }
   }
 
@@ -86,6 +103,7 @@ struct LockHolders: CustomStringConvertible {
 
   /// All of a small file of the kernel's.
   private static func contents(_ path: String) -> String? {
+    // Without the file nothing is known, whatever the reason: the caller then takes no lock from anybody.
     guard let descriptor = try? Descriptor(path, O_RDONLY, operation: "open") else { return nil }
     var bytes: [UInt8] = []
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 16, alignment: 1)
@@ -98,8 +116,11 @@ struct LockHolders: CustomStringConvertible {
     }
   }
 
-  /// Empty where it may not be looked into.
-  private static func names(_ directory: String) -> [String] { (try? RealDisk().list(directory)) ?? [] }
+  /// Nil where it may not be looked into, or is gone.
+  private static func names(_ directory: String) -> [String]? {
+    // The callers need no reason: what can't be seen counts as held.
+    try? RealDisk().list(directory)
+  }
 
   private static func hexadecimal(_ number: UInt32) -> String {
     let text = String(number, radix: 16)
