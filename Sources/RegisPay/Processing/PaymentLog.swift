@@ -12,6 +12,8 @@ public struct PaymentLog: Sendable {
   public let damage: DamageBoard
   /// The log's end when this was made, at the start of the process: what an earlier process may have tried is before it.
   public let openedAt: UInt64
+  /// Tells how old what is on the log is.
+  let time: SteadyTime
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
   /// - Parameter logger: tells of damage that is met.
@@ -19,9 +21,11 @@ public struct PaymentLog: Sendable {
     self.init(store, logger: logger) { append async throws(LogStoreError) in try await store.append(append) }
   }
 
-  /// - Parameter write: takes the store's place in appending.
+  /// - Parameters:
+  ///   - time: nil for that of the store and of this machine.
+  ///   - write: takes the store's place in appending.
   init(
-    _ store: LogStore, logger: Logger? = nil,
+    _ store: LogStore, logger: Logger? = nil, time: SteadyTime? = nil,
     write: @escaping @Sendable (Append) async throws(LogStoreError) -> Appended
   ) {
     self.store = store
@@ -29,6 +33,7 @@ public struct PaymentLog: Sendable {
     gate = RecordGate(store)
     damage = DamageBoard(store.reader, logger: logger)
     openedAt = store.reader.endOffset
+    self.time = time ?? SteadyTime(logTime: { Clock.microseconds() + store.clockLeadMicroseconds })
   }
 
   /// Appends, and tells the gate how it went.

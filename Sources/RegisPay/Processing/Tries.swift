@@ -85,7 +85,7 @@ struct StepTrace: Sendable, Hashable {
 
   /// How old the step's idempotency key can be.
   ///
-  /// - Parameter now: microseconds since 1970.
+  /// - Parameter now: microseconds since 1970, by ``SteadyTime``.
   func age(at now: UInt64) -> Duration {
     guard let askedMicroseconds, now > askedMicroseconds else { return .zero }
     return .microseconds(Int64(clamping: now - askedMicroseconds))

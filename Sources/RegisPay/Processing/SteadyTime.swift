@@ -1,0 +1,47 @@
+import Synchronization
+
+/// The log's time as it would be if it had gone on without a pause: never behind the machine's clock, never behind the
+/// last event, and in this process never slower than time passes, whatever the clock is set to.
+///
+/// The age of an idempotency key is told by it. By the clock alone a key would stay young for as long as the clock was set
+/// back, and a step would be repeated after the PSP has forgotten its key. What it can't know is how long the machine was
+/// off when the clock was set back meanwhile.
+///
+/// Safe to use from any task.
+final class SteadyTime: Sendable {
+  private struct Latest {
+    var microseconds: UInt64
+    var instant: ContinuousClock.Instant
+  }
+
+  private let latest: Mutex<Latest>
+  private let logTime: @Sendable () -> UInt64
+  private let now: @Sendable () -> ContinuousClock.Instant
+
+  /// - Parameters:
+  ///   - logTime: the later one of the machine's clock and the last event's time, in microseconds since 1970.
+  ///   - now: time that passes whatever the clock is set to.
+  init(
+    logTime: @escaping @Sendable () -> UInt64, now: @escaping @Sendable () -> ContinuousClock.Instant = { .now }
+  ) {
+    self.logTime = logTime
+    self.now = now
+    latest = Mutex(Latest(microseconds: logTime(), instant: now()))
+  }
+
+  /// Microseconds since 1970. To be asked now and then also when nobody needs to know, as it learns of a clock that was set
+  /// forward and back only when it is asked in between.
+  func microseconds() -> UInt64 {
+    let instant = now()
+    let logTime = logTime()
+    return latest.withLock { latest in
+      let passed = latest.instant.duration(to: instant) / .microseconds(1)
+      if passed > 0 {
+        latest.microseconds += UInt64(passed)
+        latest.instant = instant
+      }
+      latest.microseconds = max(latest.microseconds, logTime)
+      return latest.microseconds
+    }
+  }
+}
