@@ -1,9 +1,13 @@
 #include "CWALIndex.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 // The index of one database's log, shared by all connections to it. All of this is guarded by `lock`, but for the bytes of
 // the regions, which SQLite orders by the locks that it takes on them.
@@ -217,4 +221,23 @@ int cwal_keep_index_in_memory(const char *path) {
   private_paths = made;
   pthread_mutex_unlock(&lock);
   return SQLITE_OK;
+}
+
+// Opens as `open` does, but for a pipe, which it refuses: opened in the usual way, one that somebody has put in the place of a
+// database holds the thread until somebody else opens the other end.
+static int open_without_waiting(const char *path, int flags, int mode) {
+  int descriptor = open(path, flags | O_NONBLOCK, mode);
+  if (descriptor < 0) return descriptor;
+  struct stat status;
+  if (fstat(descriptor, &status) == 0 && !S_ISFIFO(status.st_mode)) return descriptor;
+  close(descriptor);
+  errno = EINVAL;
+  return -1;
+}
+
+// Before anything can open a database: SQLite opens further connections of a pool when it likes.
+__attribute__((constructor)) static void refuse_pipes(void) {
+  sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+  if (vfs != NULL && vfs->iVersion >= 3 && vfs->xSetSystemCall != NULL)
+    vfs->xSetSystemCall(vfs, "open", (sqlite3_syscall_ptr)open_without_waiting);
 }

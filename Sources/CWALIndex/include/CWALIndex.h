@@ -4,6 +4,8 @@
 // cuts it, whoever touches the page is ended by SIGBUS, and what SQLite would make of zeros in its place is not known. A
 // database that only this process opens needs no file for it: its connections share the process's memory. SQLite makes the
 // index of the log again whenever the first connection opens the database, so nothing of it has to last.
+//
+// A program that links this also never waits for the other end of a pipe that stands where a database should be.
 #ifndef CWALINDEX_H
 #define CWALINDEX_H
 

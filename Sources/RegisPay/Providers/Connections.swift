@@ -120,6 +120,8 @@ private final class LoopPool: @unchecked Sendable {
     var wasSent = false
     /// It has been on a kept-alive connection, which may have been closed before the call came.
     var hasBeenRepeated = false
+    /// A no that came on a connection that had answered before; it is asked for again on a new one.
+    var firstNo: Int?
 
     init(_ call: Connections.Call, _ ticket: Ticket, _ deadline: NIODeadline, _ completion: @escaping Completion) {
       self.call = call
@@ -244,7 +246,20 @@ private final class LoopPool: @unchecked Sendable {
   }
 
   /// From a connection whose call is answered. The connection says by itself when it is free.
-  fileprivate func answered(_ pending: Pending, _ answer: HTTPAnswer) { end(pending, .success(answer)) }
+  /// - Parameter wasReused: the connection had answered another call before this one.
+  fileprivate func answered(_ pending: Pending, _ answer: HTTPAnswer, by connection: Connection, wasReused: Bool) {
+    // An answer too many, sent as this call went out, would be taken for the call's own: a gateway's 400 as it ends an idle
+    // connection, say. A no frees money, so it counts once a new connection has said the same.
+    if wasReused, pending.call.isRepeatable, pending.firstNo == nil, StatusMeaning(answer.status).isFinalNo {
+      pending.firstNo = answer.status
+      pending.connection = nil
+      connection.close()
+      return connect(for: pending)
+    }
+    var answer = answer
+    if let no = pending.firstNo, no != answer.status { answer.isOfRepeat = true }
+    end(pending, .success(answer))
+  }
 
   /// From a connection that broke under a call.
   ///
@@ -354,7 +369,7 @@ private final class Connection: AnswerReaderDelegate {
     let answer = HTTPAnswer(
       status: Int(head.status.code), body: body, retryAfter: retryAfter,
       isOfRepeat: pending.hasBeenRepeated)
-    pool.answered(pending, answer)
+    pool.answered(pending, answer, by: self, wasReused: callCount > 1)
   }
 
   func failed(_ reason: String, isUnanswered: Bool) {

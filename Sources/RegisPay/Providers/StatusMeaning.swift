@@ -41,4 +41,7 @@ enum StatusMeaning: Sendable, Hashable, CaseIterable {
       default: .meaningless
       }
   }
+
+  /// The first answer of this meaning ends the step.
+  var isFinalNo: Bool { self == .declined || self == .refused }
 }

@@ -165,7 +165,9 @@ struct DamagedLogTests {
           // Under another file's name first, as a copy from a backup is put back.
           try sound.write(to: URL(fileURLWithPath: path), options: .atomic)
           try await eventually("it goes on") { try log.load(hit)?.payment.status == .settled }
-          #expect(log.damage.summary.ranges.isEmpty && log.damage.concern(hit) == nil)
+          try await eventually("no damage is told any more") {
+            log.damage.summary.ranges.isEmpty && log.damage.concern(hit) == nil
+          }
         }
       }
       if !isWhileRunning {

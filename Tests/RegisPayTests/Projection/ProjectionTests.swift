@@ -30,6 +30,15 @@ struct ProjectionTests {
     try result.get()
   }
 
+  @Test("a pipe in the place of a database is refused, and holds no thread", .timeLimit(.minutes(1)))
+  func pipe() async throws {
+    try await withTemporaryFolder { folder in
+      let path = folder + "/pipe.sqlite"
+      #expect(mkfifo(path, 0o600) == 0)
+      #expect(throws: (any Error).self) { try DatabaseQueue(path: path).read { try Int.fetchOne($0, sql: "SELECT 1") } }
+    }
+  }
+
   private func caughtUp(_ projection: PaymentProjection, _ store: LogStore) async throws {
     try await eventually("it has caught up") { projection.progress.place == store.reader.endOffset }
   }

@@ -155,6 +155,40 @@ struct ConnectionsTests {
     }
   }
 
+  @Test("a no on a connection that answered before counts once a new one says the same", arguments: [402, 410, 422])
+  func no(status: Int) async throws {
+    let no = ScriptedServer.Reply.answer("HTTP/1.1 \(status) No\r\nContent-Length: 0\r\n\r\n")
+    // The second call of the first connection meets an answer that was sent for nobody; the third a no that is its own.
+    try await ScriptedServer.run({ seen in
+      seen.body == "no" || (seen.connection == 0 && seen.request == 1) ? no : ScriptedServer.ok()
+    }) { server, url in
+      let connections = try connections(url)
+      defer { connections.close() }
+      #expect(self.status(await send(connections, "first")) == 200)
+      #expect(self.status(await send(connections, "second")) == 200)
+      #expect(server.seen.map(\.body) == ["first", "second", "second"])
+      let answer = try await send(connections, "no").get()
+      #expect(answer.status == status && !answer.isOfRepeat)
+      #expect(server.seen.map(\.body) == ["first", "second", "second", "no", "no"])
+      #expect(Set(server.seen.suffix(3).map(\.connection)).count == 2, "each on a connection of its own")
+    }
+  }
+
+  @Test("a no that a new connection does not repeat may be to another call")
+  func unlike() async throws {
+    try await ScriptedServer.run({ seen in
+      if seen.body != "no" { return ScriptedServer.ok() }
+      let status = seen.connection == 0 ? 422 : 410
+      return .answer("HTTP/1.1 \(status) No\r\nContent-Length: 0\r\n\r\n")
+    }) { _, url in
+      let connections = try connections(url)
+      defer { connections.close() }
+      #expect(status(await send(connections)) == 200)
+      let answer = try await send(connections, "no").get()
+      #expect(answer.status == 410 && answer.isOfRepeat)
+    }
+  }
+
   @Test("a new connection that closes without an answer is a failure, not tried for ever")
   func closed() async throws {
     try await ScriptedServer.run({ _ in .close }) { server, url in
