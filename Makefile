@@ -13,8 +13,9 @@ BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config
 BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
 # A Python environment and openssl: a package of PyPI verifies webhooks, and they go over TLS.
+# curl, ab, wrk and h2load: HTTP clients that others wrote.
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
-	mount util-linux e2fsprogs xfsprogs btrfs-progs patch
+	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client
 
 .PHONY: run test soak hanging simulate planted-bugs fuzz fuzz-briefly sanitize bench format lint clean build-dependencies \
 	bench-dependencies test-dependencies

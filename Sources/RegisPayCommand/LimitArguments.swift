@@ -38,6 +38,12 @@ struct LimitArguments: ParsableArguments {
   @Option(help: ArgumentHelp("The time that a connection may be idle.", valueName: "seconds"))
   var idleTimeout = Self.defaults.idleTime.components.seconds
 
+  @Option(help: "The event streams that are open at once.")
+  var maxStreams = Self.defaults.streams
+
+  @Option(help: "The event streams of one key, or without one of one address, that are open at once.")
+  var maxStreamsPerClient = Self.defaults.streamsPerClient
+
   @Option(
     help: ArgumentHelp(
       """
@@ -52,7 +58,8 @@ struct LimitArguments: ParsableArguments {
       ("--max-head-bytes", Int64(maxHeadBytes)), ("--max-head-fields", Int64(maxHeadFields)),
       ("--max-uri-bytes", Int64(maxURIBytes)), ("--max-body-bytes", Int64(maxBodyBytes)),
       ("--head-timeout", headTimeout), ("--body-timeout", bodyTimeout), ("--write-timeout", writeTimeout),
-      ("--idle-timeout", idleTimeout),
+      ("--idle-timeout", idleTimeout), ("--max-streams", Int64(maxStreams)),
+      ("--max-streams-per-client", Int64(maxStreamsPerClient)),
     ]
     for (name, value) in positive where !(1...1_000_000_000).contains(value) {
       throw ValidationError("\(name) is 1 or more")
@@ -77,6 +84,8 @@ struct LimitArguments: ParsableArguments {
     limits.bodyTime = .seconds(bodyTimeout)
     limits.writeTime = .seconds(writeTimeout)
     limits.idleTime = .seconds(idleTimeout)
+    limits.streams = maxStreams
+    limits.streamsPerClient = maxStreamsPerClient
     let rate = rateLimit ?? (isLoopback ? 0 : 1_000)
     limits.requestsPerSecond = rate == 0 ? nil : rate
     return limits

@@ -278,7 +278,7 @@ def cases(options):
 
     all = {
         "nothing": None,
-        "`events?from=0&type=nothing`": get("/api/v1/events?from=0&type=nothing"),
+        "`events?from=0&type=nothing`": get("/api/v1/events?from=0&type=PaymentRefundFailed"),
         "`events?from=0`": get("/api/v1/events?from=0"),
         "`events`, 16 MiB each": get(f"/api/v1/events?type=Big&from={options.end - 4}"),
         "`payments?limit=200`": get("/api/v1/payments?limit=200"),

@@ -1,7 +1,7 @@
 import Foundation
 
 /// A TCP connection that sends whatever bytes a test likes. Its calls block; to be used from a thread of its own.
-final class RawConnection {
+final class RawConnection: Sendable {
   private let descriptor: Int32
 
   /// - Parameter receiveBytes: of the system's buffer for what was not read yet; nil for as many as it likes.

@@ -8,7 +8,7 @@ struct RegisPayAbuseTests {
   @Test(
     "what is no proper request is answered with an error, and the connection closed",
     arguments: [
-      ("garbage", "\u{16}\u{3}\u{1}garbage\r\n\r\n", 400),
+      ("garbage", "\u{16}\u{3}\u{1}garbage\r\n\r\n", 501),
       ("NUL in a path", "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
       ("NUL in a field", "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\0b\r\n\r\n", 400),
       ("both lengths", post + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),

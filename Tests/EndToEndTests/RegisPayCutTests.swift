@@ -55,7 +55,7 @@ struct RegisPayCutTests {
       var text = ""
       for try await part in response.body {
         text += String(buffer: part)
-        if text.contains("id: \(last)\n") { return text }
+        if text.contains("-\(last)\n") { return text }
       }
       throw RegisPayProcess.Failure(description: "the stream ended behind \(text.suffix(200))")
     }

@@ -193,7 +193,7 @@ struct RegisPayDamageTests {
           }
         }
         let events = try await read(server, from: 0)
-        #expect(events.contains("id: \(template.bases[2])\n"))
+        #expect(events.contains("-\(template.bases[2])\n"))
         if !concerned.isEmpty { #expect(events.contains("event: missing\n")) }
         #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
       }
@@ -240,7 +240,7 @@ struct RegisPayDamageTests {
     var text = ""
     for try await part in response.body {
       text += String(buffer: part)
-      if text.contains("id: \(template.bases[2])\n") { break }
+      if text.contains("-\(template.bases[2])\n") { break }
     }
     return text
   }

@@ -75,7 +75,9 @@ struct RegisPayServeTests {
 
   /// The ids of a stream of server-sent events.
   private func offsets(_ text: String) -> [Int] {
-    text.split(separator: "\n").compactMap { $0.hasPrefix("id: ") ? Int($0.dropFirst(4)) : nil }
+    text.split(separator: "\n").compactMap {
+      $0.hasPrefix("id: ") ? $0.split(separator: "-").last.flatMap { Int($0) } : nil
+    }
   }
 
   @Test("while errors are switched on payments wait, and go on when they are switched off")

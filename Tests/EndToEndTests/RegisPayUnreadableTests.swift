@@ -105,16 +105,16 @@ extension RegisPayServeTests {
       stream.send("GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
       // All before the place comes though the place can't be read.
       var text = ""
-      while !text.contains("id: \(base - 1)\n") { text += try #require(stream.readSome()) }
+      while !text.contains("-\(base - 1)\ndata") { text += try #require(stream.readSome()) }
       try await eventually("/health says that readers wait", within: .seconds(20)) {
         String(decoding: try await server.get("/health").body, as: UTF8.self).contains("readers wait for the disk")
       }
-      #expect(!text.contains("id: \(base)\n"))
+      #expect(!text.contains("-\(base)\ndata"))
       try disk.heal()
       let end = try #require(try await server.get("/api/v1/payments?limit=1").object()["logEnd"] as? UInt64)
-      while !text.contains("id: \(end - 1)\n") { text += try #require(stream.readSome()) }
+      while !text.contains("-\(end - 1)\ndata") { text += try #require(stream.readSome()) }
       #expect(!text.contains("event: missing"))
-      for offset in 0..<end where !text.contains("id: \(offset)\n") { Issue.record("\(offset) was left out") }
+      for offset in 0..<end where !text.contains("-\(offset)\ndata") { Issue.record("\(offset) was left out") }
       try await eventually("/health says that all is well", within: .seconds(20)) {
         let health = try await server.get("/health")
         return String(decoding: health.body, as: UTF8.self) == "Healthy"

@@ -38,6 +38,12 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// Requests whose head was passed on and whose answer is not complete.
   private var unanswered = 0
   private var isAnswerBegun = false
+  /// The answer has no length: each part has to be taken in time, since hardly any fills the buffers.
+  private var isAnswerEndless = false
+  /// Parts of an endless answer that are not on their way yet.
+  private var unwritten = 0
+  /// The request whose body is due waits to be told to send it.
+  private var owesContinue = false
   private var bodyBytes = 0
   private var isFirstRequest = true
   private var inputDeadline: NIODeadline?
@@ -48,6 +54,23 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     self.limits = limits
     self.table = table
     self.own = own
+  }
+
+  /// Adds the HTTP/1 server's handlers with this one as the last.
+  func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations) throws {
+    var decoderLimits = NIOHTTPDecoderLimitConfiguration()
+    decoderLimits.maxHeaderFieldSize = limits.headBytes
+    decoderLimits.maxHeaderListSize = limits.headBytes
+    decoderLimits.maxHeaderFieldCount = limits.headFields
+    try pipeline.configureHTTPServerPipeline(
+      withPipeliningAssistance: false,
+      // The guard answers with problems, and the handler has one request after the other.
+      withErrorHandling: false,
+      // The types that responses are made of allow no line breaks.
+      withOutboundHeaderValidation: false, withEncoderConfiguration: .init(),
+      withDecoderLimitConfiguration: decoderLimits)
+    try pipeline.addHandler(RequestCodec())
+    try pipeline.addHandler(self)
   }
 
   // MARK: - Beginning and end
@@ -122,12 +145,18 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
       }
       unanswered += 1
+      owesContinue = head.headerFields[.expect] != nil
+      // Passed on first: the answer may be made, and make this needless, at once.
+      context.fireChannelRead(data)
+      return sendContinue(context)
     case .body(let buffer):
+      owesContinue = false
       bodyBytes += buffer.readableBytes
       guard bodyBytes <= limits.bodyBytes else {
         return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
       }
     case .end:
+      owesContinue = false
       reading = .nothing
       inputDeadline = nil
       connection?.works()
@@ -158,6 +187,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     switch error {
     case is ChannelError, is IOError: context.fireErrorCaught(error)
     case HTTPParserError.headerOverflow: refuse(.headTooLarge(limits), context)
+    case HTTPParserError.invalidVersion: refuse(.versionNotSupported, context)
+    case HTTPParserError.invalidMethod: refuse(.methodNotImplemented, context)
+    case let problem as Problem: refuse(problem, context)
     default: refuse(.malformed, context)
     }
   }
@@ -172,17 +204,22 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     switch unwrapOutboundIn(data) {
     case .head(var head) where head.status.kind != .informational:
       isAnswerBegun = true
+      isAnswerEndless = head.headerFields[.contentLength] == nil
       guard unanswered == 1, reading == .body else { break }
       head.headerFields[.connection] = "close"
       context.write(wrapOutboundOut(.head(head)), promise: promise)
       return
+    case .body where isAnswerEndless: return writeWatched(data, promise, context)
     case .head, .body: break
     case .end:
       isAnswerBegun = false
       unanswered -= 1
       connection?.waits()
       // The rest of a body that the answer did not need could be endless; and after a malformed request there is none.
-      guard unanswered < 0 || (unanswered == 0 && reading == .body) else { break }
+      guard unanswered < 0 || (unanswered == 0 && reading == .body) else {
+        context.write(data, promise: promise)
+        return sendContinue(context)
+      }
       context.writeAndFlush(data, promise: promise)
       linger(context)
       return
@@ -190,10 +227,32 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.write(data, promise: promise)
   }
 
+  /// Tells the client to send the body that it holds back, once no other answer is due before.
+  private func sendContinue(_ context: ChannelHandlerContext) {
+    guard owesContinue, unanswered == 1, reading == .body, !isAnswerBegun else { return }
+    owesContinue = false
+    context.writeAndFlush(wrapOutboundOut(.head(HTTPResponse(status: .continue))), promise: nil)
+  }
+
+  /// Writes a part of an endless answer, which the client has to take in time.
+  private func writeWatched(_ data: NIOAny, _ promise: EventLoopPromise<Void>?, _ context: ChannelHandlerContext) {
+    let promise = promise ?? context.eventLoop.makePromise()
+    unwritten += 1
+    if outputDeadline == nil {
+      outputDeadline = .now() + TimeAmount(limits.writeTime)
+      setTimer(context)
+    }
+    promise.futureResult.assumeIsolated().whenComplete { [self] _ in
+      unwritten -= 1
+      if unwritten == 0 { outputDeadline = nil }
+    }
+    context.write(data, promise: promise)
+  }
+
   func channelWritabilityChanged(context: ChannelHandlerContext) {
     if context.channel.isWritable {
-      outputDeadline = nil
-    } else if phase == .serving {
+      if unwritten == 0 { outputDeadline = nil }
+    } else if phase == .serving, outputDeadline == nil {
       outputDeadline = .now() + TimeAmount(limits.writeTime)
       setTimer(context)
     }
@@ -284,6 +343,13 @@ extension Problem {
     Problem(
       status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
   }
+
+  fileprivate static let versionNotSupported = Problem(
+    status: .httpVersionNotSupported, name: "version-not-supported", detail: "This server speaks HTTP/1.1 and HTTP/1.0."
+  )
+
+  fileprivate static let methodNotImplemented = Problem(
+    status: .notImplemented, name: "method-not-implemented", detail: "There is no such method here.")
 
   fileprivate static let malformed = Problem.badRequest("This is no HTTP/1.1 request.")
 

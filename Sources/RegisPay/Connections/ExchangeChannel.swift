@@ -2,8 +2,6 @@ import Hummingbird
 import HummingbirdCore
 import Logging
 import NIOCore
-import NIOHTTP1
-import NIOHTTPTypesHTTP1
 import ServiceLifecycle
 
 /// A connection of the server: HTTP/1.1, one request after another, each with its whole body before it is looked at.
@@ -27,20 +25,8 @@ where Answerer.Context == ExchangeContext {
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
     channel.eventLoop.makeCompletedFuture {
       try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
-      var decoderLimits = NIOHTTPDecoderLimitConfiguration()
-      decoderLimits.maxHeaderFieldSize = limits.headBytes
-      decoderLimits.maxHeaderListSize = limits.headBytes
-      decoderLimits.maxHeaderFieldCount = limits.headFields
       let pipeline = channel.pipeline.syncOperations
-      try pipeline.configureHTTPServerPipeline(
-        withPipeliningAssistance: false,
-        // The guard answers with problems, and the handler has one request after the other.
-        withErrorHandling: false,
-        // The types that responses are made of allow no line breaks.
-        withOutboundHeaderValidation: false, withEncoderConfiguration: .init(),
-        withDecoderLimitConfiguration: decoderLimits)
-      try pipeline.addHandler(HTTP1ToHTTPServerCodec(secure: false))
-      try pipeline.addHandler(ConnectionGuard(limits: limits, table: table, own: own))
+      try ConnectionGuard(limits: limits, table: table, own: own).addHandlers(to: pipeline)
       let handler = ExchangeHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)
       try pipeline.addHandler(handler)
       return Value(channel: channel, handler: NIOLoopBound(handler, eventLoop: channel.eventLoop))

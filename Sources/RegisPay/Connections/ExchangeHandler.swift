@@ -43,6 +43,8 @@ where Answerer.Context == ExchangeContext {
   private var isMalformedAfterHeld = false
   /// Part of an answer has gone, and more will follow.
   private var isStreaming = false
+  /// The answer has no length: it goes on until the client has gone.
+  private var isEndless = false
 
   init(responder: Answerer, idleTime: TimeAmount, logger: Logger) {
     self.responder = responder
@@ -120,6 +122,8 @@ where Answerer.Context == ExchangeContext {
     if case ChannelEvent.inputClosed = event {
       isInputClosed = true
       switch state {
+      // Of an answer without an end the client's end is the end.
+      case .answering where isEndless: context.close(promise: nil)
       // It may still read the answers.
       case .answering: break
       case .idle, .reading, .refused: context.close(promise: nil)
@@ -193,9 +197,17 @@ where Answerer.Context == ExchangeContext {
     var last: EventLoopFuture<Void>?
     for (number, part) in parts.enumerated() {
       var part = part
-      if closes, case .head(var head) = part {
-        head.headerFields[.connection] = "close"
-        part = .head(head)
+      if case .head(var head) = part {
+        isEndless =
+          head.headerFields[.contentLength] == nil && head.status.kind == .successful && head.status != .noContent
+        if isEndless, isInputClosed {
+          context.close(promise: nil)
+          return context.eventLoop.makeFailedFuture(ChannelError.ioOnClosedChannel)
+        }
+        if closes {
+          head.headerFields[.connection] = "close"
+          part = .head(head)
+        }
       }
       if case .end = part { isEnd = true }
       if number == parts.count - 1, !isEnd || closes {
@@ -211,6 +223,7 @@ where Answerer.Context == ExchangeContext {
     }
     context.flush()
     isStreaming = !isEnd
+    if isEnd { isEndless = false }
     if isEnd { takeHeld(context) }
     return isEnd ? nil : last
   }

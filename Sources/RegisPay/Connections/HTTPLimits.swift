@@ -27,6 +27,10 @@ public struct HTTPLimits: Sendable {
   public var connectionsPerAddress: Int?
   /// Requests a second of one key, or without a key of one address; nil for any number.
   public var requestsPerSecond: Int?
+  /// Event streams that are open at once.
+  public var streams = 256
+  /// Event streams of one key, or without a key of one address, that are open at once.
+  public var streamsPerClient = 64
   /// How much is read at once: requests and answers are short, and the allocator has short buffers at hand.
   static let reads = AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 64 << 10)
 

@@ -25,10 +25,18 @@ struct AccessMiddleware: RouterMiddleware {
       try browser.check(request.head, isPage: Self.isOpen(context.endpointPath, request.method))
       if let rate, !isOwn(request) { try take(rate, address(context)) }
       known.mayRead = isLoopback
+      known.client = address(context)
+      known.isStillAllowed = { [keys] in keys.ring.isEmpty }
     } else {
       let key = try check(request, context, ring)
       known.owner = key.map { RequestOwner($0, in: ring, atSeconds: nowSeconds()) } ?? .everybody
       known.mayRead = key?.scopes.contains(.read) ?? false
+      known.client = key.map { "key \($0.id)" } ?? address(context)
+      if let key {
+        known.isStillAllowed = { [keys, nowSeconds] in
+          keys.ring.entries[key.id].map { $0.key.hash == key.hash && $0.key.isValid(atSeconds: nowSeconds()) } ?? false
+        }
+      }
     }
     return try await next(request, known)
   }

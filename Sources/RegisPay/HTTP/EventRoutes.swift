@@ -2,19 +2,19 @@ import HTTPTypes
 import Hummingbird
 import LogStore
 import ServiceLifecycle
-import Synchronization
 
-/// The log as server-sent events, from any offset on and then live. An event's id is its offset, so a client that lost
-/// the connection goes on with `Last-Event-ID` where it was.
+/// The log as server-sent events, from any offset on and then live. An event's id names the store and its offset, so a
+/// client that lost the connection goes on with `Last-Event-ID` where it was, and is refused by a log that is not the one
+/// that it followed.
 final class EventRoutes: Sendable {
   private let reader: LogReader
   private let follower: LogFollower
-  private let connections = Atomic<Int>(0)
+  private let slots: StreamSlots
 
-  /// Streams open at once; each holds a connection for as long as its client likes.
-  private static let connectionLimit = 64
   /// How long nothing is sent at most, so that a client that has gone is noticed and no proxy takes the stream for dead.
   private let heartbeat: Duration
+  /// How often it is looked whether the client's key is valid still.
+  private static let keyCheck = Duration.seconds(1)
   /// From one look at the log to the next, for each stream that is open: at most 500 looks a second, whatever happens.
   private static let pause = Duration.milliseconds(2)
   /// From one look to the next at what the disk can't read.
@@ -22,34 +22,28 @@ final class EventRoutes: Sendable {
   /// Bytes that are written at once.
   private static let pieceLimit = 64 << 10
 
-  init(follower: LogFollower, heartbeat: Duration = .seconds(10)) {
+  init(follower: LogFollower, limits: HTTPLimits = HTTPLimits(), heartbeat: Duration = .seconds(10)) {
     self.follower = follower
     self.heartbeat = heartbeat
     reader = follower.reader
+    slots = StreamSlots(limit: limits.streams, limitPerClient: limits.streamsPerClient)
   }
 
   func add(to router: Routes) {
-    router.answer("/api/v1/events", [.get: { request, _ in try self.open(request) }])
+    router.answer("/api/v1/events", [.get: { request, context in try self.open(request, context) }])
   }
 
-  private func open(_ request: Request) throws -> Response {
-    let query = request.uri.queryParameters
-    var place = reader.endOffset
-    if let id = request.headers[.lastEventID] {
-      guard let last = UInt64(id), last < .max else { throw Problem.badRequest("Last-Event-ID must be an offset.") }
-      place = last + 1
-    } else if let from = query["from"], from != "end" {
-      guard let offset = UInt64(from) else { throw Problem.badRequest("from must be an offset, or end.") }
-      place = offset
-    }
-    let type = query["type"].map { Array($0.utf8) }
-    guard connections.add(1, ordering: .relaxed).newValue <= Self.connectionLimit else {
-      connections.subtract(1, ordering: .relaxed)
-      throw Problem.unavailable("\(Self.connectionLimit) event streams are open already.")
-    }
-    let slot = Slot(of: self)
-    let body = ResponseBody { [place] writer in
-      try await self.send(from: place, type: type, to: &writer)
+  private func open(_ request: Request, _ context: ExchangeContext) throws -> Response {
+    let query = try EventStreamQuery(
+      request.uri.queryParameters, lastEventID: request.headers[values: .lastEventID], storeID: reader.storeID,
+      end: reader.endOffset)
+    let slot = try slots.take(context.client)
+    let body = ResponseBody { writer in
+      do {
+        try await self.send(query, while: context.isStillAllowed, to: &writer)
+      } catch is CancellationError {
+        // The server stops, and the stream ends as a whole answer does.
+      }
       try await writer.finish(nil)
       withExtendedLifetime(slot) {}
     }
@@ -59,14 +53,19 @@ final class EventRoutes: Sendable {
       body: body)
   }
 
-  /// Sends until the client is gone or the server stops.
-  private func send(from start: UInt64, type: [UInt8]?, to writer: inout any ResponseBodyWriter) async throws {
-    let portions = EventPortions(follower: follower, type: type)
+  /// Sends until the client is gone, its key is not valid any more, or the server stops.
+  private func send(
+    _ query: EventStreamQuery, while isAllowed: @Sendable () -> Bool, to writer: inout any ResponseBodyWriter
+  ) async throws {
+    let portions = EventPortions(follower: follower, type: query.type.map { Array($0.rawValue.utf8) })
     let clock = ContinuousClock()
-    var place = start
+    var place = query.place
     try await writer.write(ByteBuffer(string: ": from offset \(place)\n\n"))
     var lastSent = clock.now
     while !Task.isCancelled, !Task.isShuttingDownGracefully {
+      guard isAllowed() else {
+        return try await writer.write(ByteBuffer(string: ": ended, as the key is not valid any more\n\n"))
+      }
       let begin = clock.now
       guard let portion = try await portions.readIfPossible(from: place) else {
         // The stream stays open and goes on where it is, as soon as that can be read or is passed over.
@@ -84,9 +83,10 @@ final class EventRoutes: Sendable {
         try await writer.write(piece)
         lastSent = clock.now
       }
-      if portion.isAtEnd, try await waitForEvents(at: place, until: lastSent + heartbeat) {
+      let deadline = min(lastSent + heartbeat, clock.now + Self.keyCheck)
+      if portion.isAtEnd, try await waitForEvents(at: place, until: deadline) {
         // Each look at the log is a way to another thread and back: of a busy log a stream takes several events at once.
-        try? await clock.sleep(until: begin + Self.pause * connections.load(ordering: .relaxed))
+        try? await clock.sleep(until: begin + Self.pause * slots.count)
       }
       // Also while the log goes on and nothing of it is wanted here.
       if lastSent.duration(to: clock.now) >= heartbeat {
@@ -107,13 +107,6 @@ final class EventRoutes: Sendable {
       defer { group.cancelAll() }
       return try await group.next() ?? false
     }
-  }
-
-  /// A connection's place among the limited number; given back when the response is over, however it ended.
-  private final class Slot: Sendable {
-    private let routes: EventRoutes
-    init(of routes: EventRoutes) { self.routes = routes }
-    deinit { routes.connections.subtract(1, ordering: .relaxed) }
   }
 }
 
@@ -136,6 +129,13 @@ private struct EventPortions: Sendable {
   let follower: LogFollower
   /// In UTF-8; nil for all.
   let type: [UInt8]?
+  private let storeID: String
+
+  init(follower: LogFollower, type: [UInt8]?) {
+    self.follower = follower
+    self.type = type
+    storeID = follower.reader.storeID
+  }
 
   /// Bytes of a portion, but for its last event.
   private static let byteLimit = 64 << 10
@@ -156,9 +156,9 @@ private struct EventPortions: Sendable {
     var bytes: [UInt8] = []
     let logEnd = follower.reader.endOffset
     let next = try follower.forEach(
-      from: place, passed: { range in if !range.offsets.isEmpty { Self.write(range, to: &bytes) } }
+      from: place, passed: { range in if !range.offsets.isEmpty { write(range, to: &bytes) } }
     ) { event in
-      if isWanted(event) { Self.write(event.copy(), to: &bytes) }
+      if isWanted(event) { write(event.copy(), to: &bytes) }
       return bytes.count < Self.byteLimit && !end.isReached(after: event.payload.byteCount)
     }
     return Portion(next: next, bytes: ByteBuffer(bytes: bytes), isAtEnd: next >= logEnd)
@@ -169,16 +169,16 @@ private struct EventPortions: Sendable {
     return event.type.withUnsafeBytes { $0.elementsEqual(type) }
   }
 
-  private static func write(_ event: Event, to bytes: inout [UInt8]) {
-    bytes.append(contentsOf: "id: \(event.offset)\ndata: ".utf8)
+  private func write(_ event: Event, to bytes: inout [UInt8]) {
+    bytes.append(contentsOf: "id: \(storeID)-\(event.offset)\ndata: ".utf8)
     // Compact JSON holds no line break, which would end the field.
     JSONValue.object(EventJSON.members(of: event)).write(to: &bytes)
     bytes.append(contentsOf: "\n\n".utf8)
   }
 
   /// Tells of events that can't be read. The id is that of the last of them, so that a client goes on behind.
-  private static func write(_ range: DamagedRange, to bytes: inout [UInt8]) {
-    bytes.append(contentsOf: "id: \(range.offsets.upperBound - 1)\nevent: missing\ndata: ".utf8)
+  private func write(_ range: DamagedRange, to bytes: inout [UInt8]) {
+    bytes.append(contentsOf: "id: \(storeID)-\(range.offsets.upperBound - 1)\nevent: missing\ndata: ".utf8)
     let data: JSONValue = [
       "from": .integer(range.offsets.lowerBound), "to": .integer(range.offsets.upperBound - 1),
       "reason": .string("the log is damaged there"),

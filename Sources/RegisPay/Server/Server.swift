@@ -170,7 +170,7 @@ public struct Server: Sendable {
       log: log, requests: RequestLog(reader: log.reader, lifetime: options.requestLifetime), projection: projection,
       board: board
     ).add(to: routes)
-    EventRoutes(follower: log.follower).add(to: routes)
+    EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
     ConsumerRoutes(log: log, consumers: consumers, board: board, projection: projection).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: webhooks).add(to: routes)

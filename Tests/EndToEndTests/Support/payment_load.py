@@ -303,7 +303,7 @@ async def follow(server, payments, stop):
                 rest = lines.pop()
                 for line in lines:
                     if line.startswith(b"id: "):
-                        last = int(line[4:])
+                        last = line[4:].decode()
                     elif line.startswith(b"data: "):
                         payments.event(json.loads(line[6:]))
         except (OSError, asyncio.IncompleteReadError):

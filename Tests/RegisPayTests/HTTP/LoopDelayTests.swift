@@ -27,7 +27,10 @@ struct LoopDelayTests {
         let watch = LoopWatch()
         try await withThrowingTaskGroup(of: Void.self) { group in
           for _ in 0..<8 {
-            group.addTask { try await Self.readStream(server, "from=0&type=Last", until: "\"type\":\"Last\"") }
+            group.addTask {
+              try await Self.readStream(
+                server, "from=0&type=PaymentRefundFailed", until: "\"type\":\"PaymentRefundFailed\"")
+            }
           }
           for path in ["/api/v1/payments/\(long)", "/api/v1/payments/\(long)/events", "/psp/api/ledger"] {
             group.addTask {
@@ -64,7 +67,7 @@ struct LoopDelayTests {
     _ = try await payments.append(Append(event(.initiated(long, money))))
     _ = try await payments.append(Append(delays))
     _ = try await payments.append(Append(event(.failed(step: .create, reason: "given up"))))
-    _ = try await payments.append(Append(NewEvent(stream: "other", type: "Last", payload: [])))
+    _ = try await payments.append(Append(NewEvent(stream: "other", type: "PaymentRefundFailed", payload: [])))
     try await payments.close()
 
     let simulator = try openStore(directory, "simulator")

@@ -1,0 +1,195 @@
+import DequeModule
+import HTTPTypes
+import NIOCore
+import NIOHTTP1
+import NIOHTTPTypes
+import NIOHTTPTypesHTTP1
+
+/// Turns the HTTP/1 decoder's parts of requests into the server's own, and its answers into the encoder's. What RFC 9112
+/// lets no origin server take is an error here, ``Problem``, after which nothing more is read.
+///
+/// A request's Connection fields are replaced by one, `close`, where the connection ends with its answer. An answer to
+/// HTTP/1.0 is HTTP/1.0 itself: never chunked, and kept alive only as asked.
+final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
+  typealias InboundIn = HTTPServerRequestPart
+  typealias InboundOut = HTTPRequestPart
+  typealias OutboundIn = HTTPResponsePart
+  typealias OutboundOut = HTTPServerResponsePart
+
+  /// What a request said of its connection.
+  private struct Exchange {
+    var isOld: Bool
+    var keepsAlive: Bool
+  }
+
+  /// Requests that are not answered, in order.
+  private var exchanges: Deque<Exchange> = []
+  /// The answer that is being written ends with its connection.
+  private var endsWithConnection = false
+  private var isRefused = false
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    guard !isRefused else { return }
+    switch unwrapInboundIn(data) {
+    case .head(let head):
+      do {
+        let (request, exchange) = try Self.request(head)
+        exchanges.append(exchange)
+        context.fireChannelRead(wrapInboundOut(.head(request)))
+      } catch {
+        isRefused = true
+        context.fireErrorCaught(error)
+      }
+    case .body(let body): context.fireChannelRead(wrapInboundOut(.body(body)))
+    case .end(let trailers):
+      // None is looked at.
+      _ = trailers
+      context.fireChannelRead(wrapInboundOut(.end(nil)))
+    }
+  }
+
+  func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+    switch unwrapOutboundIn(data) {
+    case .head(let response):
+      var head = HTTPResponseHead(response)
+      // The answer to what is no request is one to none of these.
+      if response.status.kind != .informational, let exchange = exchanges.first, exchange.isOld {
+        head.version = .http1_0
+        let hasLength = response.headerFields[.contentLength] != nil || response.status == .noContent
+        endsWithConnection = !hasLength
+        if !hasLength {
+          head.headers.replaceOrAdd(name: "Connection", value: "close")
+        } else if exchange.keepsAlive, response.headerFields[.connection] == nil {
+          head.headers.add(name: "Connection", value: "keep-alive")
+        }
+      }
+      context.write(wrapOutboundOut(.head(head)), promise: promise)
+    case .body(let body): context.write(wrapOutboundOut(.body(.byteBuffer(body))), promise: promise)
+    case .end(let trailers):
+      _ = exchanges.popFirst()
+      context.write(wrapOutboundOut(.end(trailers.map(HTTPHeaders.init))), promise: promise)
+      guard endsWithConnection else { return }
+      endsWithConnection = false
+      context.flush()
+      context.close(promise: nil)
+    }
+  }
+
+  private static func request(_ head: HTTPRequestHead) throws -> (HTTPRequest, Exchange) {
+    try checkFraming(head)
+    let isOld = head.version.minor == 0
+    let target = try RequestTarget(head)
+    let options = head.headers["Connection"].flatMap { $0.split(separator: ",") }
+      .map { $0.filter { $0 != " " && $0 != "\t" }.lowercased() }
+    // Behind these the decoder reads nothing: what follows would be another protocol's.
+    let leavesHTTP = head.method == .CONNECT || (options.contains("upgrade") && head.headers.contains(name: "Upgrade"))
+    let keepsAlive = isOld ? options.contains("keep-alive") && !options.contains("close") : !options.contains("close")
+    let exchange = Exchange(isOld: isOld, keepsAlive: keepsAlive && !leavesHTTP)
+    var fields = HTTPFields(head.headers, splitCookie: false)
+    fields[.connection] = exchange.keepsAlive ? nil : "close"
+    // HTTP/1.0 knows nothing of it.
+    if isOld { fields[.expect] = nil }
+    let request = HTTPRequest(
+      method: try HTTPRequest.Method(head.method), scheme: "http", authority: target.authority, path: target.path,
+      headerFields: fields)
+    return (request, exchange)
+  }
+
+  /// How long the body is must be beyond doubt: what is read as two requests here and as one by a proxy is a way past it.
+  private static func checkFraming(_ head: HTTPRequestHead) throws(Problem) {
+    let codings = head.headers["Transfer-Encoding"].flatMap {
+      $0.split(separator: ",", omittingEmptySubsequences: false)
+    }
+    .map { $0.filter { $0 != " " && $0 != "\t" }.lowercased() }
+    if !codings.isEmpty {
+      guard head.version.minor > 0 else { throw .badRequest("HTTP/1.0 has no Transfer-Encoding.") }
+      guard !head.headers.contains(name: "Content-Length") else {
+        throw .badRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
+      }
+      guard codings == ["chunked"] else {
+        throw Problem(
+          status: .notImplemented, name: "transfer-encoding", detail: "The only Transfer-Encoding here is chunked.")
+      }
+    }
+    let lengths = head.headers["Content-Length"]
+    guard lengths.count < 2, lengths.allSatisfy({ $0.utf8.allSatisfy { (48...57).contains($0) } && !$0.isEmpty }) else {
+      throw .badRequest("Content-Length is one number.")
+    }
+    let expectations = head.headers["Expect"]
+    guard head.version.minor == 0 || expectations.allSatisfy({ $0.lowercased() == "100-continue" }) else {
+      throw Problem(
+        status: .expectationFailed, name: "expectation-failed", detail: "The only expectation met here is 100-continue."
+      )
+    }
+  }
+}
+
+/// Whom a request is for, and where.
+private struct RequestTarget {
+  var authority: String?
+  var path: String
+
+  init(_ head: HTTPRequestHead) throws(Problem) {
+    let hosts = head.headers["Host"]
+    guard hosts.count < 2 else { throw .badRequest("A request has one Host field.") }
+    guard let host = hosts.first else {
+      guard head.version.minor == 0 else { throw .badRequest("A request has a Host field.") }
+      (authority, path) = (nil, head.uri)
+      try checkForm(head)
+      return
+    }
+    guard host.isEmpty || Self.isAuthority(host) else { throw .badRequest("The Host field is no host with a port.") }
+    (authority, path) = (host, head.uri)
+    try checkForm(head)
+  }
+
+  private mutating func checkForm(_ head: HTTPRequestHead) throws(Problem) {
+    if path.hasPrefix("/") || head.method == .CONNECT { return }
+    if path == "*" {
+      guard head.method == .OPTIONS else { throw .badRequest("Only OPTIONS has the target *.") }
+      return
+    }
+    guard let colon = path.range(of: "://"), ["http", "https"].contains(path[..<colon.lowerBound].lowercased()) else {
+      throw .badRequest("A request's target is a path, or a whole URL of http.")
+    }
+    let rest = path[colon.upperBound...]
+    let named = rest.prefix { $0 != "/" && $0 != "?" }
+    guard Self.isAuthority(named) else { throw .badRequest("The target's host is no host with a port.") }
+    if let authority, Self.normal(authority) != Self.normal(named) {
+      throw .badRequest("The target is on another host than the Host field says.")
+    }
+    authority = String(named)
+    let tail = rest[named.endIndex...]
+    path = tail.hasPrefix("/") ? String(tail) : "/" + tail
+  }
+
+  /// A name or an address, in brackets if it is one of IPv6, and maybe a port; nothing of a user.
+  private static func isAuthority(_ text: some StringProtocol) -> Bool {
+    var isInBrackets = false
+    var portDigits: Int?
+    for byte in text.utf8 {
+      switch byte {
+      case UInt8(ascii: "["):
+        guard byte == text.utf8.first, !isInBrackets else { return false }
+        isInBrackets = true
+      case UInt8(ascii: "]"):
+        guard isInBrackets else { return false }
+        isInBrackets = false
+      case UInt8(ascii: ":") where !isInBrackets:
+        guard portDigits == nil else { return false }
+        portDigits = 0
+      case UInt8(ascii: "0")...UInt8(ascii: "9"): if let digits = portDigits { portDigits = digits + 1 }
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "."),
+        UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "~"), UInt8(ascii: "%"), UInt8(ascii: ":"):
+        guard portDigits == nil else { return false }
+      default: return false
+      }
+    }
+    return !isInBrackets && portDigits.map { $0 <= 5 } ?? true && text.utf8.first != UInt8(ascii: ":")
+  }
+
+  private static func normal(_ authority: some StringProtocol) -> String {
+    let text = authority.lowercased()
+    return text.hasSuffix(":80") ? String(text.dropLast(3)) : text.hasSuffix(":") ? String(text.dropLast()) : text
+  }
+}

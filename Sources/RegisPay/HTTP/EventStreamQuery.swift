@@ -1,0 +1,74 @@
+import Hummingbird
+
+/// What a client asks of the event stream: where to begin, and events of which type.
+struct EventStreamQuery: Sendable, Hashable {
+  /// The first offset that is sent.
+  let place: UInt64
+  /// Nil for all.
+  private(set) var type: PaymentEvent.TypeName?
+
+  /// Reads `from` and `type`, and `Last-Event-ID`, which goes before `from`.
+  ///
+  /// - Parameters:
+  ///   - lastEventID: the values of the field: an offset, with or without the store's id and a hyphen before it.
+  ///   - end: the offset that the log's next event will have.
+  /// - Throws: ``Problem`` that names what is wrong. A parameter that is not known is wrong too: a filter that is misspelt
+  ///   must not show everything. So is a place behind the end: the client followed another log, or one that lost events
+  ///   since, and would miss what comes there.
+  init(_ parameters: Parameters, lastEventID: [String], storeID: String, end: UInt64) throws(Problem) {
+    var from: String?
+    var type: String?
+    for (name, value) in parameters {
+      switch name {
+      case "from" where from == nil: from = String(value)
+      case "type" where type == nil: type = String(value)
+      case "from", "type": throw Problem.badRequest("\(name) is given twice.")
+      default: throw Problem.badRequest("There is no parameter \(String(name).debugDescription) here.")
+      }
+    }
+    if let type {
+      guard let known = PaymentEvent.TypeName(rawValue: type) else {
+        throw Problem.badRequest(
+          "type must be one of \(PaymentEvent.TypeName.allCases.map(\.rawValue).joined(separator: ", ")).")
+      }
+      self.type = known
+    }
+    guard lastEventID.count < 2 else { throw Problem.badRequest("Last-Event-ID is given twice.") }
+    let given: UInt64?
+    if let id = lastEventID.first {
+      let last = try Self.offset(id, "Last-Event-ID must be the id of an event", storeID, end)
+      // The type's last offset is none that an event can have.
+      given = last < .max ? last + 1 : last
+    } else if let from, from != "end" {
+      given = try Self.offset(from, "from must be an offset, the id of an event, or end", storeID, end)
+    } else {
+      given = nil
+    }
+    if let given, given > end { throw Self.pastEnd(storeID, end) }
+    place = given ?? end
+  }
+
+  private static func offset(
+    _ text: String, _ refusal: String, _ storeID: String, _ end: UInt64
+  ) throws(Problem) -> UInt64 {
+    let parts = text.split(separator: "-", omittingEmptySubsequences: false)
+    guard (1...2).contains(parts.count), let digits = parts.last, digits.utf8.allSatisfy({ (48...57).contains($0) }),
+      (1...20).contains(digits.utf8.count), let offset = UInt64(digits)
+    else { throw Problem.badRequest("\(refusal).") }
+    if parts.count == 2, parts[0] != storeID {
+      guard parts[0].utf8.count == storeID.utf8.count else { throw Problem.badRequest("\(refusal).") }
+      throw Problem(
+        status: .conflict, name: "other-log",
+        detail: "That id is of another log. This one is \(storeID), and its next event has the offset \(end).")
+    }
+    return offset
+  }
+
+  private static func pastEnd(_ storeID: String, _ end: UInt64) -> Problem {
+    Problem(
+      status: .conflict, name: "past-end",
+      detail:
+        "That is behind the end of the log \(storeID), whose next event has the offset \(end): it was restored from a "
+        + "backup, or it is another one. Read its events again from where yours agree with it.")
+  }
+}

@@ -1,0 +1,58 @@
+import HTTPTypes
+import Hummingbird
+
+extension Problem: HTTPResponseError {
+  var answer: Response {
+    var response = Response(json: json, status: status, contentType: "application/problem+json")
+    for header in headers { response.headers[header.name] = header.value }
+    return response
+  }
+
+  func response(from request: Request, context: some RequestContext) throws -> Response { answer }
+}
+
+extension Problem {
+  static func incomplete(_ id: PaymentID, _ missing: ClosedRange<UInt64>) -> Problem {
+    Problem(
+      status: .internalServerError, name: "payment-incomplete",
+      detail: "\(PaymentLogError.incomplete(id, missing: missing)). Only a backup from before can have them.")
+  }
+
+  static func damaged(_ id: PaymentID) -> Problem {
+    Problem(
+      status: .internalServerError, name: "payment-incomplete",
+      detail: "Some events of payment \(id) can't be read, since the log is damaged there; nothing was changed. "
+        + "Only a backup from before can have them. GET /health says where.")
+  }
+
+  static func newerEvent(_ id: PaymentID, _ event: PaymentLog.NewerEvent) -> Problem {
+    Problem(
+      status: .conflict, name: "newer-event",
+      detail: "Nothing was changed: \(PaymentLogError.newerEvent(id, event)). Only that program can decide on it.")
+  }
+
+  /// What was asked can't be done to the payment as it is.
+  init(_ refusal: PaymentRefusal) { self.init(refusal: refusal.name, "\(refusal)") }
+
+  init(refusal name: String, _ detail: String) {
+    self.init(status: .conflict, name: name, detail: "Nothing was changed: \(detail).")
+  }
+}
+
+extension Response {
+  init(json: JSONValue, status: HTTPResponse.Status = .ok, contentType: String = "application/json; charset=utf-8") {
+    self.init(bytes: json.bytes, status: status, contentType: contentType)
+  }
+
+  init(bytes: [UInt8], status: HTTPResponse.Status = .ok, contentType: String) {
+    self.init(
+      status: status,
+      // Nothing here may be guessed to be something else, or kept by a cache.
+      headers: [.contentType: contentType, .xContentTypeOptions: "nosniff", .cacheControl: "no-store"],
+      body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
+  }
+
+  init(text: String, status: HTTPResponse.Status = .ok) {
+    self.init(bytes: Array(text.utf8), status: status, contentType: "text/plain; charset=utf-8")
+  }
+}

@@ -1,0 +1,105 @@
+import Foundation
+import Testing
+
+@Suite("RegisPay's event streams")
+struct RegisPayStreamTests {
+  private static let request = "GET /api/v1/events?from=0 HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+  /// The status of one more stream, which is closed at once.
+  private func status(_ url: String, _ fields: String = "") async throws -> String {
+    try await onThread {
+      let connection = try RawConnection(url)
+      connection.send(Self.request + fields + "\r\n")
+      return String((connection.readSome() ?? "").prefix(12))
+    }
+  }
+
+  /// Nil when it is refused.
+  private func openStream(_ url: String) throws -> RawConnection? {
+    let connection = try RawConnection(url)
+    connection.send(Self.request + "\r\n")
+    return connection.readSome()?.hasPrefix("HTTP/1.1 200 ") == true ? connection : nil
+  }
+
+  @Test("a client that ends its side leaves its place at once")
+  func gone() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--max-streams-per-client", "2"])
+      let url = server.url
+      let begin = ContinuousClock.now
+      for _ in 0..<5 {
+        // The places of the round before: free just behind the end of the connection.
+        var open: [RawConnection] = []
+        try await eventually("two places are free", within: .seconds(5)) {
+          let place = try await onThread { try openStream(url) }
+          if let place { open.append(place) }
+          return open.count == 2
+        }
+        #expect(try await status(url) == "HTTP/1.1 429")
+        for connection in open { connection.endSending() }
+        let ends = try await onThread { [open] in open.map { $0.readToEnd() } }
+        #expect(ends.allSatisfy { $0 != nil }, "the server ends its side, too")
+      }
+      // A heartbeat, by which they would be noticed otherwise, comes after 10 s each time.
+      #expect(begin.duration(to: .now) < .seconds(25))
+    }
+  }
+
+  @Test("a client that reads nothing is cut off after the time for that")
+  func unread() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(
+        directory: folder, arguments: ["--write-timeout", "1", "--max-streams-per-client", "1"])
+      let url = server.url
+      // More than the system's buffers take without the client.
+      for _ in 0..<40 {
+        try await withThrowingTaskGroup { group in
+          for _ in 0..<100 { group.addTask { _ = try await server.createPayment("1") } }
+          try await group.waitForAll()
+        }
+      }
+      let reader = try await onThread {
+        let connection = try RawConnection(url, receiveBytes: 2_304)
+        connection.send(Self.request + "\r\n")
+        return connection
+      }
+      try await eventually("it has its place", within: .seconds(5)) { try await status(url) == "HTTP/1.1 429" }
+      try await eventually("it is cut off", within: .seconds(20)) { try await status(url) == "HTTP/1.1 200" }
+      withExtendedLifetime(reader) {}
+    }
+  }
+
+  @Test("a stream ends within seconds when its key is revoked")
+  func revoked() async throws {
+    try await withTemporaryFolder { folder in
+      func keys(_ arguments: String...) async throws -> [String] {
+        let process = try RegisPayProcess(["keys"] + arguments + ["--dir", folder + "/data"], folder: folder)
+        var lines: [String] = []
+        while let line = try await process.nextLine() { lines.append(line) }
+        #expect(try await process.waitForExit().code == 0, "\(process.errorText)")
+        return lines
+      }
+      let lines = try await keys("create", "--name", "reader", "--scope", "read")
+      let key = try #require(lines.joined(separator: " ").split(separator: " ").first { $0.hasPrefix("rp_") })
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      let connection = try await onThread {
+        let connection = try RawConnection(url)
+        connection.send(Self.request + "Authorization: Bearer \(key)\r\n\r\n")
+        #expect(connection.readSome()?.hasPrefix("HTTP/1.1 200 ") == true)
+        return connection
+      }
+      let id = try #require(key.split(separator: "_").dropFirst().first)
+      _ = try await keys("revoke", String(id))
+      let begin = ContinuousClock.now
+      let rest = try await onThread {
+        var text = ""
+        while !text.hasSuffix("0\r\n\r\n"), let more = connection.readSome() { text += more }
+        return text
+      }
+      #expect(rest.contains("the key is not valid any more") && rest.hasSuffix("0\r\n\r\n"), "\(rest)")
+      #expect(begin.duration(to: .now) < .seconds(9))
+      #expect(try await status(url, "Authorization: Bearer \(key)\r\n") == "HTTP/1.1 401")
+    }
+  }
+}
