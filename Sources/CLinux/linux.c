@@ -71,3 +71,33 @@ int clinux_lease(int descriptor) {
   if (fcntl(descriptor, F_SETSIG, SIGURG) != 0) return errno;
   return fcntl(descriptor, F_SETLEASE, F_RDLCK) != 0 ? errno : 0;
 }
+
+static int crash_descriptor = -1;
+static struct sigaction handlers_before[NSIG];
+
+// Calls nothing but what signal-safety(7) allows.
+static void note_crash(int number, siginfo_t *information, void *context) {
+  (void)context;
+  int kept = errno;
+  if (pwrite(crash_descriptor, "!", 1, 0) < 0) {
+    // Then the crash is not counted.
+  }
+  errno = kept;
+  sigaction(number, &handlers_before[number], NULL);
+  // The processor's own signals come again when the instruction is run again; others are sent again, and come on return.
+  if (information->si_code <= 0) raise(number);
+}
+
+void clinux_mark_crash(int descriptor) {
+  // Not SIGBUS: reading a mapped file that was cut is no crash (CFaults.h).
+  static const int signals[] = {SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGSEGV};
+  int is_first = crash_descriptor < 0;
+  crash_descriptor = descriptor;
+  // Set twice, the handler would be its own predecessor.
+  if (!is_first) return;
+  struct sigaction action = {.sa_sigaction = note_crash, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+  sigfillset(&action.sa_mask);
+  for (unsigned index = 0; index < sizeof signals / sizeof *signals; index++) {
+    sigaction(signals[index], &action, &handlers_before[signals[index]]);
+  }
+}

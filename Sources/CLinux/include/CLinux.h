@@ -31,6 +31,10 @@ int clinux_lease(int descriptor);
 /// pthread_setname_np(3) for the calling thread: how tools call it; at most 15 bytes.
 int clinux_name_thread(const char *name);
 
+/// From now on a signal that tells of a crash (SIGILL, SIGTRAP, SIGABRT, SIGFPE or SIGSEGV) writes `!` to the first byte
+/// of this open file before it does what it did before. Called again, it takes another file.
+void clinux_mark_crash(int descriptor);
+
 /// Asks the processor for the cache line at an address; touches nothing, so any address will do.
 static inline void clinux_prefetch(const void *address) { __builtin_prefetch(address); }
 

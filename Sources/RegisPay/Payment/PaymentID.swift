@@ -53,6 +53,9 @@ public struct PaymentID: Sendable, Hashable, LosslessStringConvertible {
     return (low, high)
   }
 
+  /// When it was made, in milliseconds since 1970. Of an id that somebody else made up it means nothing.
+  var milliseconds: UInt64 { uuid.high >> 16 }
+
   /// The UUID in lower case.
   public var description: String { uuid.description }
 

@@ -16,6 +16,7 @@ struct Processing: Service {
   /// For the simulators in this server, and nobody else.
   let own: OwnToken
   let logger: Logger
+  let start: CarefulStart
   private let tries = Tries()
 
   func run() async throws {
@@ -61,7 +62,8 @@ struct Processing: Service {
 
   private func consumer(_ step: PaymentStep, _ provider: any StepProvider, _ breaker: Breaker) -> StepConsumer {
     StepConsumer(
-      step, log: log, delays: projection, provider: provider, breaker: breaker, board: board, health: health,
+      step, log: log, delays: projection, provider: CarefulProvider(provider: provider, start: start), breaker: breaker,
+      board: board, health: health,
       tries: tries, options: options.consumer,
       logger: logger)
   }

@@ -118,6 +118,8 @@ public struct Server: Sendable {
       for damage in store.recovery.damagedFiles { board.inspect(file: damage.file) }
     }
     let clock = ClockWarnings(stores: [("payments", log.store), ("simulator", simulator.store)])
+    let start = CarefulStart(options.directory, pace: options.carefulPace, logger: logger)
+    health.warn { start.warnings }
     let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
     health.warn { clock.lines + exposure.lines }
     for line in clock.lines + exposure.lines { logger.warning("\(line)") }
@@ -137,7 +139,8 @@ public struct Server: Sendable {
     let webhooks: Webhooks
     do throws(WebhookStoreError) {
       webhooks = try Webhooks.open(
-        "\(options.directory)/webhooks", log: log, options: options.webhooks, health: health, logger: logger)
+        "\(options.directory)/webhooks", log: log, options: options.webhooks, start: start, health: health,
+        logger: logger)
     } catch {
       throw .webhooks(error)
     }
@@ -209,8 +212,13 @@ public struct Server: Sendable {
       Processing(
         options: options, log: log, projection: projection, board: board, consumerBoard: consumers, health: health,
         address: address.stream,
-        own: own, logger: logger),
+        own: own, logger: logger, start: start),
       webhooks,
+      PartService {
+        try await start.run()
+        // The end of one service is the end of the group.
+        try await gracefulShutdown()
+      },
     ]
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
     var configuration = ServiceGroupConfiguration(
@@ -225,6 +233,7 @@ public struct Server: Sendable {
       failure = serverError(error)
     }
     await webhooks.close()
+    start.settle()
     if let failure { throw failure }
   }
 
@@ -254,6 +263,10 @@ struct PartService: Service {
   let work: @Sendable () async throws -> Void
 
   func run() async throws {
-    try await cancelWhenGracefulShutdown { try await work() }
+    do {
+      try await cancelWhenGracefulShutdown { try await work() }
+    } catch is CancellationError {
+      // It ends as it was asked. Thrown, this would end all other services at once, with answers that they have begun.
+    }
   }
 }

@@ -41,6 +41,8 @@ public struct ServerOptions: Sendable {
   public var allowedHosts: [String] = []
   /// How often it is looked whether keys were made or revoked.
   public var keyInterval = Duration.seconds(1)
+  /// How a start goes on after crashes.
+  var carefulPace = CarefulStart.Pace()
 
   public init(directory: String) { self.directory = directory }
 

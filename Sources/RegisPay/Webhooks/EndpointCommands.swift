@@ -155,7 +155,7 @@ extension EndpointWorker {
     isTesting = true
     defer { isTesting = false }
     let message = WebhookMessage(testOf: id, microseconds: clock.now())
-    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock)
+    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: careful)
     let ended = await attempt.send(message, to: endpoint)
     var delivery = WebhookDelivery(
       event: message.id, type: message.type, offset: nil, attempt: 1, startMicroseconds: ended.startMicroseconds,
@@ -165,7 +165,7 @@ extension EndpointWorker {
       delivery.status = status
       if (200..<300).contains(status) { delivery.outcome = .delivered } else { delivery.error = "answered \(status)" }
     case .answered(.failed(let reason)), .unread(let reason), .unreadable(let reason): delivery.error = reason
-    case .abandoned: delivery.error = "given up, as the server stops"
+    case .abandoned, .suspended: delivery.error = "given up, as the server stops"
     }
     await takeTurn()
     defer { endTurn() }

@@ -25,6 +25,9 @@ extension EndpointWorker {
         after: status == 429 || status == 503 ? after : nil, disabling: nil)
     case .answered(.failed(let reason)):
       fail(offset, ended, status: nil, reason: reason, after: nil, disabling: nil)
+    case .suspended:
+      let reason = "The process crashed twice while a call to it was in flight."
+      fail(offset, ended, status: nil, reason: reason, after: nil, disabling: reason)
     case .unread(let reason):
       // No fault of the endpoint's.
       logger.error("can't read an event", metadata: ["offset": "\(offset)", "reason": "\(reason)"])

@@ -39,6 +39,8 @@ actor EndpointWorker {
   let clock: WebhookClock
   let sender: WebhookSender
   let warnings: WebhookWarnings
+  let careful: CarefulStart
+  private let logEndAtStart: UInt64
   let mailbox = AsyncStream<Message>.makeStream()
 
   var endpoint: WebhookEndpoint {
@@ -74,8 +76,10 @@ actor EndpointWorker {
 
   init(
     _ kept: WebhookTable.Kept, log: PaymentLog, journal: WebhookJournal, options: WebhookOptions,
-    warnings: WebhookWarnings, logger: Logger
+    warnings: WebhookWarnings, start: CarefulStart, logger: Logger
   ) {
+    careful = start
+    logEndAtStart = log.reader.endOffset
     id = kept.endpoint.id
     endpoint = kept.endpoint
     progress = kept.progress
@@ -268,9 +272,10 @@ actor EndpointWorker {
 
   private func start(_ source: WebhookAttempt.Source, _ offset: UInt64, in group: inout DiscardingTaskGroup) {
     underWay += 1
-    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock)
+    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: careful)
+    let wasDue = offset < logEndAtStart
     group.addTask { [mailbox, endpoint] in
-      let ended = await attempt.run(source, for: endpoint)
+      let ended = await attempt.run(source, for: endpoint, wasDue: wasDue)
       mailbox.continuation.yield(.ended(offset, ended))
     }
   }

@@ -23,6 +23,8 @@ struct WebhookAttempt: Sendable {
     case unreadable(reason: String)
     /// The log can't be read now.
     case unread(reason: String)
+    /// Calls to the endpoint were in flight when the process crashed, twice: it is not called again by itself.
+    case suspended
     /// Cut short by the server's stop: as if it had not begun.
     case abandoned
   }
@@ -30,8 +32,17 @@ struct WebhookAttempt: Sendable {
   let log: PaymentLog
   let sender: WebhookSender
   let clock: WebhookClock
+  let start: CarefulStart
 
-  func run(_ source: Source, for endpoint: WebhookEndpoint) async -> Ended {
+  /// - Parameter wasDue: the event was on the log when the process started.
+  func run(_ source: Source, for endpoint: WebhookEndpoint, wasDue: Bool) async -> Ended {
+    await start.perform(
+      "webhook \(endpoint.id)", wasDue: wasDue,
+      suspended: Ended(message: nil, startMicroseconds: clock.now(), durationMicroseconds: 0, result: .suspended)
+    ) { await run(source, for: endpoint) }
+  }
+
+  private func run(_ source: Source, for endpoint: WebhookEndpoint) async -> Ended {
     let message: WebhookMessage
     do throws(Stop) {
       message = try self.message(source)

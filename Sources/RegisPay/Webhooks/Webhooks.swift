@@ -17,6 +17,7 @@ final class Webhooks: Service {
   private let log: PaymentLog
   private let journal: WebhookJournal
   private let warnings: WebhookWarnings
+  private let start: CarefulStart
   private let logger: Logger
   /// In the order in which they were registered.
   private let workers: Mutex<[EndpointWorker]>
@@ -24,19 +25,21 @@ final class Webhooks: Service {
 
   /// Opens what is kept in a directory. Blocks for some reads.
   static func open(
-    _ directory: String, log: PaymentLog, options: WebhookOptions, health: Health, logger: Logger
+    _ directory: String, log: PaymentLog, options: WebhookOptions, start: CarefulStart = CarefulStart(), health: Health,
+    logger: Logger
   ) throws(WebhookStoreError) -> Webhooks {
     let journal = try WebhookJournal.open(directory, health: health, willWrite: options.willWrite)
     let kept = try journal.endpoints()
-    let webhooks = Webhooks(kept, log, journal, options, logger)
+    let webhooks = Webhooks(kept, log, journal, options, start, logger)
     health.warn { [warnings = webhooks.warnings] in warnings.lines }
     return webhooks
   }
 
   private init(
     _ kept: [WebhookTable.Kept], _ log: PaymentLog, _ journal: WebhookJournal, _ options: WebhookOptions,
-    _ logger: Logger
+    _ start: CarefulStart, _ logger: Logger
   ) {
+    self.start = start
     let warnings = WebhookWarnings()
     self.warnings = warnings
     self.log = log
@@ -44,7 +47,7 @@ final class Webhooks: Service {
     self.options = options
     self.logger = logger
     let workers = kept.map {
-      EndpointWorker($0, log: log, journal: journal, options: options, warnings: warnings, logger: logger)
+      EndpointWorker($0, log: log, journal: journal, options: options, warnings: warnings, start: start, logger: logger)
     }
     self.workers = Mutex(workers)
     for worker in workers { started.continuation.yield(worker) }
@@ -95,7 +98,7 @@ final class Webhooks: Service {
     let progress = WebhookProgress(place: log.reader.endOffset)
     let worker = EndpointWorker(
       .init(endpoint: endpoint, progress: progress, waiting: []), log: log, journal: journal, options: options,
-      warnings: warnings, logger: logger)
+      warnings: warnings, start: start, logger: logger)
     // Taken before it is kept, so that no two take the last place.
     try workers.withLock { workers in
       guard workers.count < options.endpointLimit else { throw Refusal.tooMany(limit: options.endpointLimit) }

@@ -1,0 +1,224 @@
+import CLinux
+import Foundation
+import Logging
+import Synchronization
+
+/// Keeps a crash at the start from repeating for ever, when work that is due at each start is what ends the process.
+///
+/// Two files in the data directory say how processes ended: in `crashed` a process that gets a signal of a crash leaves a
+/// mark, and `starts` counts crashes in a row, each within ``settling`` of its start. After ``crashLimit`` of them the
+/// process starts with care: work that was due before is done one at a time, with a pause between, after the API has been
+/// there for a while, and `starts` names it while it is in flight. What was in flight at ``crashLimit`` such crashes is
+/// not done again: it is reported as suspended, once, for a person to decide on. Work that is new goes on at full speed.
+/// A process that was killed, or lost its power, is no crash and changes nothing.
+///
+/// Without care it costs one comparison for each piece of work. Safe to use from any task.
+final class CarefulStart: Sendable {
+  struct Pace: Sendable {
+    /// A process that has run for so long has started well.
+    var settling = Duration.seconds(60)
+    /// The same, while what was due is done with care.
+    var carefulSettling = Duration.seconds(600)
+    /// How long after the start the first of it is done.
+    var delay = Duration.seconds(3)
+    /// Between two pieces of it.
+    var pause = Duration.milliseconds(200)
+
+    init() {}
+  }
+
+  private struct State {
+    var crashCount = 0
+    /// What is done with care just now.
+    var inFlight: String?
+    /// How many crashes each was in flight at.
+    var suspects: [String: Int] = [:]
+    var begins: ContinuousClock.Instant
+    /// The start went well: a crash after it is none of the start.
+    var isOver = false
+  }
+
+  static let crashLimit = 2
+
+  /// When the process started; payments from before are due, in milliseconds since 1970.
+  let startMilliseconds = Clock.microseconds() / 1_000
+  private let isCareful: Bool
+  private let pace: Pace
+  private let path: String?
+  private let logger: Logger
+  private let state: Mutex<State>
+
+  /// One that is never careful and keeps nothing.
+  init() {
+    isCareful = false
+    pace = Pace()
+    path = nil
+    logger = Logger(label: "none") { _ in SwiftLogNoOpLogHandler() }
+    state = Mutex(State(begins: .now))
+  }
+
+  /// Reads how the processes before ended, and begins to note how this one does. Blocks for the files. To be called by the
+  /// one process that has the directory's lock.
+  ///
+  /// - Parameter marksCrashes: false for several in one process.
+  init(_ directory: String, pace: Pace = Pace(), marksCrashes: Bool = true, logger: Logger) {
+    self.pace = pace
+    self.logger = logger
+    path = directory + "/starts"
+    var state = Self.read(directory + "/starts", logger)
+    let hadSettled = state.isOver
+    state.isOver = false
+    let mark = open(directory + "/crashed", O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
+    if mark >= 0 {
+      var byte: UInt8 = 0
+      if pread(mark, &byte, 1, 0) == 1, byte == UInt8(ascii: "!"), !hadSettled {
+        state.crashCount += 1
+        if let inFlight = state.inFlight { state.suspects[inFlight, default: 0] += 1 }
+      }
+      ftruncate(mark, 0)
+      // Open for as long as the process is.
+      if marksCrashes { clinux_mark_crash(mark) } else { close(mark) }
+    } else {
+      logger.warning("a crash can't be noted", metadata: ["reason": "\(String(cString: strerror(errno)))"])
+    }
+    state.inFlight = nil
+    isCareful = state.crashCount >= Self.crashLimit
+    state.begins = .now + pace.delay
+    self.state = Mutex(state)
+    self.state.withLock { write($0) }
+    if isCareful { for line in warnings { logger.error("\(line)") } }
+  }
+
+  /// For ``Health``; empty without care.
+  var warnings: [String] {
+    guard isCareful else { return [] }
+    return state.withLock { state in
+      guard !state.isOver else { return [] }
+      let suspects = state.suspects.keys.sorted().joined(separator: ", ")
+      return [
+        "the last \(state.crashCount) processes crashed soon after their start: what was due is done one at a time"
+          + (suspects.isEmpty ? "" : "; in flight at a crash: \(suspects)")
+      ]
+    }
+  }
+
+  /// Returns when the process has started well; to be run beside it. Throws when it is cancelled before.
+  func run() async throws {
+    try await Task.sleep(for: isCareful ? pace.carefulSettling : pace.settling)
+    settle()
+  }
+
+  /// The process has started well, or it ends as it should.
+  func settle() {
+    state.withLock { state in
+      state.isOver = true
+      (state.crashCount, state.suspects) = (0, [:])
+      write(state)
+    }
+  }
+
+  /// Does a piece of work that may have been in flight at a crash.
+  ///
+  /// - Parameters:
+  ///   - name: the same in every process.
+  ///   - wasDue: it was there before this process was.
+  ///   - suspended: what is returned instead when it was in flight at two crashes.
+  func perform<Result: Sendable>(
+    _ name: String, wasDue: Bool, suspended: Result, _ work: () async -> Result
+  ) async -> Result {
+    guard isCareful, wasDue else { return await work() }
+    while let turn = takeTurn(name) {
+      switch turn {
+      case .suspended:
+        logger.error(
+          "in flight at \(Self.crashLimit) crashes, and not done again by itself", metadata: ["work": "\(name)"])
+        return suspended
+      case .wait:
+        // Few wait, and for a short time: looking again is enough. Cancelled, the work sees it at once.
+        try? await Task.sleep(for: pace.pause / 4)
+        if Task.isCancelled { return await work() }
+      case .own:
+        let result = await work()
+        endTurn()
+        return result
+      }
+    }
+    return await work()
+  }
+
+  private enum Turn { case own, wait, suspended }
+
+  /// - Returns: nil when care is over.
+  private func takeTurn(_ name: String) -> Turn? {
+    state.withLock { state in
+      guard !state.isOver else { return nil }
+      if state.suspects[name, default: 0] >= Self.crashLimit {
+        state.suspects[name] = nil
+        write(state)
+        return .suspended
+      }
+      guard state.inFlight == nil, state.begins <= .now else { return .wait }
+      state.inFlight = name
+      write(state)
+      return .own
+    }
+  }
+
+  private func endTurn() {
+    state.withLock { state in
+      state.inFlight = nil
+      state.begins = .now + pace.pause
+      write(state)
+    }
+  }
+
+  // MARK: - The file
+
+  /// What can't be read counts as nothing: a start must not fail because of it.
+  private static func read(_ path: String, _ logger: Logger) -> State {
+    var state = State(begins: .now)
+    guard let data = FileManager.default.contents(atPath: path) else { return state }
+    guard let json = try? JSONReader.read(Array(data)), case .number(let count)? = json["crashes"] else {
+      logger.warning("what is known of earlier starts can't be read", metadata: ["file": "\(path)"])
+      return state
+    }
+    state.crashCount = Int(count) ?? 0
+    state.inFlight = json["inFlight"]?.text
+    state.isOver = json["isOver"] == .bool(true)
+    if case .object(let members)? = json["suspects"] {
+      for member in members {
+        if case .number(let count) = member.value { state.suspects[member.key] = Int(count) ?? 0 }
+      }
+    }
+    return state
+  }
+
+  /// Not synced: it is about crashes of the process, which the system's cache survives.
+  private func write(_ state: State) {
+    guard let path else { return }
+    let json: JSONValue = [
+      "crashes": .integer(state.crashCount), "isOver": .bool(state.isOver),
+      "inFlight": state.inFlight.map(JSONValue.string) ?? .null,
+      "suspects": .object(state.suspects.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) }),
+    ]
+    do {
+      try Data(json.bytes).write(to: URL(fileURLWithPath: path), options: .atomic)
+      chmod(path, 0o600)
+    } catch {
+      logger.warning("how this process starts can't be noted", metadata: ["reason": "\(error)"])
+    }
+  }
+}
+
+/// Makes a provider's calls with care after crashes. What was in flight at two of them has an outcome that nobody knows.
+struct CarefulProvider: StepProvider {
+  let provider: any StepProvider
+  let start: CarefulStart
+
+  func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
+    await start.perform(
+      "payment \(payment.id) \(work)", wasDue: payment.id.milliseconds < start.startMilliseconds,
+      suspended: .unreadable(reason: "the process crashed twice while this call was in flight; it was not made again")
+    ) { await provider.perform(work, for: payment) }
+  }
+}
