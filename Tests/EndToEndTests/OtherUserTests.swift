@@ -200,6 +200,34 @@ struct OtherUserTests {
     }
   }
 
+  @Test(
+    "that locks a directory which it may read holds nothing up, and lets no second writer in",
+    .enabled(if: canBeAnother), arguments: [["-s"], ["-x"]])
+  func lockedDirectory(kind: [String]) async throws {
+    try await withTemporaryFolder { folder in
+      try await fill(folder, umask: "022")
+      let log = folder + "/data/payments"
+      let append = [Self.logstore, "append", "--dir", log, "--stream", "a", "--type", "b", "--data", "c"]
+      let dump = [Self.logstore, "dump", "--dir", log]
+      _ = try await run(["chmod", "a+rx", folder, folder + "/data", log], folder: folder)
+      let words = Self.stranger() + ["flock", "-F"] + kind + [log, "sh", "-c", "echo held; exec sleep 600"]
+      let holder = try RegisPayProcess(program: words[0], Array(words.dropFirst()), folder: folder)
+      #expect(try await holder.nextLine() == "held")
+      #expect(try await run(append, folder: folder).code == 0)
+      #expect(try await run(dump, folder: folder).code == 0)
+      let server = try await RunningServer.start(directory: folder)
+      #expect(try await run(append, folder: folder).code != 0)
+      try FileManager.default.removeItem(atPath: log + "/lock")
+      #expect(try await run(append, folder: folder).code != 0, "the server writes `tail`")
+      #expect(kill(holder.pid, 0) == 0, "it holds the directory still")
+      holder.signal(SIGKILL)
+      _ = try await holder.waitForExit()
+      #expect(try await run(append, folder: folder).code != 0, "the server writes `tail`, and holds no directory")
+      try await server.killHard()
+      #expect(try await run(append, folder: folder).code == 0)
+    }
+  }
+
   @Test("that a refused start closes an open lock file all the same", .enabled(if: canBeAnother))
   func refusedStartCloses() async throws {
     try await withTemporaryFolder { folder in

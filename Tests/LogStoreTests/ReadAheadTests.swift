@@ -200,5 +200,8 @@ final class AdvisedDisk: Disk {
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
     try real.lock(path, exclusive: exclusive)
   }
+  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    try real.lockDirectory(path, exclusive: exclusive)
+  }
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try real.watch(path) }
 }

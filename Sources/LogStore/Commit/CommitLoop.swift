@@ -41,6 +41,8 @@ struct CommitLoop: ~Copyable {
   /// Requests with more bytes take so long to be put into a frame that no answer should wait for it.
   private static let dueByteCount = 128 << 10
 
+  private static let lockLookMicroseconds: UInt64 = 100_000
+
   private let disk: any Disk
   private let gatherMilliseconds: UInt32
   private let dueCount: Int
@@ -57,6 +59,8 @@ struct CommitLoop: ~Copyable {
   /// Someone in the group waits for durability.
   private var needsSync = false
   private var readAhead = GroupReadAhead()
+  /// When the lock was last looked at.
+  private var lockLook: UInt64 = 0
 
   init(
     disk: any Disk, options: LogStore.Options, durable: Durable, tail: consuming TailFile, health: Health,
@@ -231,6 +235,7 @@ struct CommitLoop: ~Copyable {
             answerDue()
           }
           try writer.sync(isBegun: isBegun)
+          try checkLock()
           health.countSync()
           health.note(timestamp: writer.lastTimestamp)
           durable.publish(writer.durableEnd, cursors: writer.cursors)
@@ -256,6 +261,16 @@ struct CommitLoop: ~Copyable {
     }
     if health.failure == nil { writer.prepareAhead(syncedFrameByteCount: needsSync ? frameByteCount : 0) }
     needsSync = false
+  }
+
+  /// Whether the directory is still where it was, and the lock file in it: nothing is acknowledged that went into a log which has
+  /// been moved away or removed. Looked at every tenth of a second, since it costs two system calls for each of two paths.
+  private mutating func checkLock() throws(LogStoreError) {
+    let now = disk.now()
+    // The clock may have been set back.
+    guard max(now, lockLook) - min(now, lockLook) >= Self.lockLookMicroseconds else { return }
+    lockLook = now
+    try disk.checkLock()
   }
 
   /// Gives the answers that are due; before anything that may take longer than a group's way to the disk.

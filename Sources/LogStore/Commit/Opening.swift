@@ -79,13 +79,20 @@ struct Opening {
       var taken = try disk.lock(path, exclusive: true)
       if taken == nil, looksForStrangers || attemptsLeft <= 0 { taken = try disk.lockFromStrangers(path) }
       looksForStrangers = false
-      if let lock = taken {
-        try lock.describe("process \(getpid())\n")
-        return lock
+      var held = path
+      if let file = taken {
+        if let whole = try disk.lockDirectory(directory, exclusive: true) {
+          let lock = StoreLock(file: file, directory: whole)
+          try lock.describe("process \(getpid())\n")
+          return lock
+        }
+        // The lock file is not the one that a writer locked: it was removed, or replaced.
+        file.release()
+        held = directory
       }
       // A reader that settles the end of a dead writer's log holds a shared lock, for a moment.
-      let heldByWriter = try disk.lock(path, exclusive: false) == nil
-      guard attemptsLeft > 0 else { throw .locked(directory: directory, holder: holder(of: path)) }
+      let heldByWriter = held == directory ? true : try disk.lock(path, exclusive: false) == nil
+      guard attemptsLeft > 0 else { throw .locked(directory: directory, holder: holder(of: held)) }
       attemptsLeft -= heldByWriter ? 100 : 1
       disk.sleep(milliseconds: 2)
     }
@@ -94,7 +101,8 @@ struct Opening {
   /// As the kernel tells it; else as the last one that locked the file said of itself.
   private func holder(of path: String) -> String {
     if let holder = disk.holder(of: path) { return holder }
-    let text = (try? disk.contents(path, limit: 256)) ?? []
+    // Only words for the refusal.
+    let text = (try? disk.contents(join(directory, FileName.lock), limit: 256)) ?? []
     let last = String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
     return last.isEmpty ? "another process" : "another process; the last writer was \(last)"
   }

@@ -29,6 +29,11 @@ protocol Disk: Sendable {
   /// Locks a file until the lock is released or the process dies; nil if someone else's lock forbids. For an exclusive lock
   /// the file is made if it is missing, and is from then on for those who may write it alone.
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)?
+  /// Locks the directory of a store, beside its lock file, until the lock is released or the process dies; nil if another
+  /// process's lock forbids, or, for an exclusive lock, if another process writes the store. Strangers' locks don't count.
+  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)?
+  /// Throws if the lock under which this disk is used is not in place any more.
+  func checkLock() throws(LogStoreError)
   /// Puts a new file, locked exclusively, in the place of one that only processes hold which may not write it; nil if others
   /// hold it, or if that can't be told. Looks at all processes.
   func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)?
@@ -92,6 +97,8 @@ protocol File: AnyObject, Sendable {
 extension Disk {
   /// Where nobody can tell.
   func holder(of path: String) -> String? { nil }
+  /// Where there is none.
+  func checkLock() throws(LogStoreError) {}
   func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? { nil }
 }
 

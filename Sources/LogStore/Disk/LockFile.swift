@@ -50,7 +50,8 @@ extension RealDisk {
 
   func holder(of path: String) -> String? {
     // Only words for a refusal, which stands without them.
-    guard let descriptor = try? Descriptor(path, O_RDONLY, operation: "open") else { return nil }
+    let flags = (try? kind(path)) == .directory ? O_RDONLY | O_DIRECTORY : O_RDONLY
+    guard let descriptor = try? Descriptor(path, flags, operation: "open") else { return nil }
     return LockHolders(of: descriptor.number)?.description
   }
 
@@ -70,7 +71,7 @@ extension RealDisk {
     }
   }
 
-  private static func take(_ descriptor: Descriptor, _ path: String, _ kind: Int32) throws(LogStoreError) -> Bool {
+  static func take(_ descriptor: Descriptor, _ path: String, _ kind: Int32) throws(LogStoreError) -> Bool {
     while flock(descriptor.number, kind | LOCK_NB) != 0 {
       switch errno {
       case EINTR: continue

@@ -55,6 +55,12 @@ struct LockHolders: CustomStringConvertible {
     return !isOpenHere
   }
 
+  /// Whether each of them is another user's, or has ended: for a directory, which other programs may have open. That none of
+  /// them is a writer has to be known from elsewhere.
+  var areStrangersOrEnded: Bool {
+    !holders.isEmpty && holders.allSatisfy { holder in holder.user.map { !isTrusted($0) } ?? !holder.isThere }
+  }
+
   private func isTrusted(_ user: uid_t) -> Bool { user == 0 || user == owner || user == geteuid() }
 
   /// Whether another process has the file open that is this user's, the owner's or root's. Not seen are those that this user may

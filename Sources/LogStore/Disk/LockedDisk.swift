@@ -54,4 +54,10 @@ struct LockedDisk: Disk {
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
     try disk.lock(path, exclusive: exclusive)
   }
+
+  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    try disk.lockDirectory(path, exclusive: exclusive)
+  }
+
+  func checkLock() throws(LogStoreError) { try lock.check() }
 }

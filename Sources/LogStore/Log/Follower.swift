@@ -83,7 +83,7 @@ final class Follower: Sendable {
   private static func findWriter(_ directory: String, disk: any Disk) throws(LogStoreError) -> Writer {
     let path = join(directory, FileName.lock)
     do throws(LogStoreError) {
-      return try disk.lock(path, exclusive: false).map { .none(lock: $0) } ?? .alive
+      return try disk.lockFromWriters(directory).map { .none(lock: $0) } ?? .alive
     } catch .inputOutput(_, _, ENOENT) {
       return try disk.exists(path) ? .alive : .none(lock: nil)
     } catch .inputOutput(_, _, let code) where code == EACCES || code == EPERM {

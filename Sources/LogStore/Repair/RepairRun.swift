@@ -42,9 +42,8 @@ struct RepairRun {
 
   /// Holds the lock that readers hold for a moment, so that no writer changes what is read. nil if it was never locked.
   private func keepWriterOut() throws(LogStoreError) -> (any FileLock)? {
-    let path = join(directory, FileName.lock)
     do throws(LogStoreError) {
-      if let lock = try disk.lock(path, exclusive: false) { return lock }
+      if let lock = try disk.lockFromWriters(directory) { return lock }
     } catch .inputOutput(_, _, ENOENT) {
       return nil
     }

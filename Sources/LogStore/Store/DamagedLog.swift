@@ -131,7 +131,7 @@ public struct DamagedLog: Sendable {
 
   private func durableEndOfWriter() throws(LogStoreError) -> DurableEnd? {
     do throws(LogStoreError) {
-      if try disk.lock(join(directory, FileName.lock), exclusive: false) != nil { return nil }
+      if try disk.lockFromWriters(directory) != nil { return nil }
     } catch .inputOutput(_, _, ENOENT) {
       return nil
     } catch .inputOutput(_, _, let code) where code == EACCES || code == EPERM {

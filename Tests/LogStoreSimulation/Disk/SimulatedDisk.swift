@@ -243,6 +243,14 @@ final class SimulatedDisk: Disk {
     }
   }
 
+  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    try look(.lock, path) { state throws(LogStoreError) in
+      let isRefused = state.locks.contains { $0.path == path && (exclusive || $0.isExclusive) }
+      if isRefused { return nil }
+      return SimulatedLock(disk: self, path: path, isExclusive: exclusive, &state)
+    }
+  }
+
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch {
     // Asked for under a lock, which another thread would wait for.
     try look(.watch, path, passes: false) { state throws(LogStoreError) in

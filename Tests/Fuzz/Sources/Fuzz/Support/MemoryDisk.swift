@@ -94,6 +94,11 @@ final class MemoryDisk: Disk {
     return isTaken ? MemoryLock(disk: self, path: path) : nil
   }
 
+  /// The lock file has to do: nobody removes it here.
+  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    FreeLock()
+  }
+
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { MemoryWatch(onWait) }
 
   /// Threads are the system's own here.
@@ -204,6 +209,11 @@ final class MemoryLock: FileLock {
     if isHeld.exchange(false, ordering: .relaxed) { disk.state.withLock { _ = $0.locked.remove(path) } }
   }
 
+  func describe(_ holder: String) throws(LogStoreError) {}
+}
+
+private final class FreeLock: FileLock {
+  func release() {}
   func describe(_ holder: String) throws(LogStoreError) {}
 }
 

@@ -1,0 +1,99 @@
+import CLinux
+import Glibc
+
+/// The lock of a store: on its lock file, and on the directory itself.
+///
+/// A lock file can be removed or replaced while a writer lives, and the next one would lock the new file. The directory stays
+/// the same, and so does the file `tail`, which a writer has open for writing as long as it lives.
+final class StoreLock: FileLock {
+  private let file: any FileLock
+  private let directory: any FileLock
+
+  init(file: any FileLock, directory: any FileLock) {
+    self.file = file
+    self.directory = directory
+  }
+
+  func release() {
+    directory.release()
+    file.release()
+  }
+
+  func describe(_ holder: String) throws(LogStoreError) { try file.describe(holder) }
+
+  func check() throws(LogStoreError) {
+    try file.check()
+    try directory.check()
+  }
+}
+
+extension Disk {
+  /// A shared lock on a store: no writer begins while it is held. Nil if a writer lives.
+  ///
+  /// - Throws: also if there is no lock file (`ENOENT`) and no writer.
+  func lockFromWriters(_ directory: String) throws(LogStoreError) -> (any FileLock)? {
+    let file: (any FileLock)?
+    do throws(LogStoreError) {
+      file = try lock(join(directory, FileName.lock), exclusive: false)
+    } catch {
+      // It may have been removed under a writer.
+      if case .inputOutput(_, _, ENOENT) = error, try lockDirectory(directory, exclusive: false) == nil { return nil }
+      throw error
+    }
+    guard let file else { return nil }
+    guard let whole = try lockDirectory(directory, exclusive: false) else {
+      file.release()
+      return nil
+    }
+    return StoreLock(file: file, directory: whole)
+  }
+}
+
+extension RealDisk {
+  /// What file systems say that can't lock a directory, as those of a network.
+  private static let unsupported: Set<Int32> = [EBADF, EINVAL, ENOLCK, ENOSYS, EOPNOTSUPP]
+
+  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    let descriptor = try Descriptor(path, O_RDONLY | O_DIRECTORY, operation: "open directory")
+    let lock = RealLock(descriptor: descriptor, path: path)
+    let tail = join(path, FileName.tail)
+    let isLocked: Bool
+    do throws(LogStoreError) {
+      isLocked = try Self.take(descriptor, path, exclusive ? LOCK_EX : LOCK_SH)
+    } catch .inputOutput(_, _, let code) where Self.unsupported.contains(code) {
+      // The lock file has to do, and `tail`.
+      return exclusive && Self.isOpenForWriting(tail) == true ? nil : lock
+    }
+    guard isLocked else {
+      // Who may read a directory can lock it, and no mode keeps the group of `--group-access` from that. A writer is told from
+      // such holders by the file that it writes.
+      guard LockHolders(of: descriptor.number)?.areStrangersOrEnded == true, Self.isOpenForWriting(tail) == false else {
+        return nil
+      }
+      return lock
+    }
+    // A writer that began while strangers held the directory has no lock on it.
+    if exclusive, Self.isOpenForWriting(tail) == true {
+      lock.release()
+      return nil
+    }
+    return lock
+  }
+
+  /// Whether any process has a file open for writing, which strangers can't; nil if that can't be told.
+  private static func isOpenForWriting(_ path: String) -> Bool? {
+    let descriptor: Descriptor
+    do throws(LogStoreError) {
+      descriptor = try Descriptor(path, O_RDONLY, operation: "open")
+    } catch {
+      if case .inputOutput(_, _, ENOENT) = error { return false }
+      return nil
+    }
+    // The lease ends with the descriptor.
+    switch clinux_lease(descriptor.number) {
+    case 0: return false
+    case EAGAIN: return true
+    default: return nil
+    }
+  }
+}
