@@ -228,6 +228,70 @@ struct OtherUserTests {
     }
   }
 
+  @Test(
+    "that makes the names of unfinished backups and stores first reads nothing, and leads nothing elsewhere",
+    .enabled(if: canBeAnother))
+  func names() async throws {
+    try await withTemporaryFolder { folder in
+      let shared = folder + "/shared"
+      let (store, victim, own) = (folder + "/store", folder + "/victim", folder + "/own")
+      func make(_ words: [String]) async throws {
+        let result = try await run(Self.stranger() + words, folder: folder)
+        try #require(result.code == 0, "\(words): \(result.errors)")
+      }
+      func logstore(_ words: String...) async throws -> (code: Int32, errors: String) {
+        try await run([Self.logstore] + words, folder: folder)
+      }
+      let append = ["append", "--dir", store, "--stream", "a", "--type", "b", "--data", "secret"]
+      #expect(try await run([Self.logstore] + append, folder: folder).code == 0)
+      let good = folder + "/good.bak"
+      #expect(try await logstore("backup", "--dir", store, "--to", good).code == 0)
+      try FileManager.default.createDirectory(atPath: own, withIntermediateDirectories: false)
+      try Data("kept".utf8).write(to: URL(fileURLWithPath: victim))
+      _ = try await run(["mkdir", "-m", "1777", shared], folder: folder)
+      _ = try await run(["chmod", "a+rx", folder], folder: folder)
+
+      try await make(["sh", "-c", "umask 0; : > \(shared)/b.bak.tmp"])
+      var result = try await logstore("backup", "--dir", store, "--to", shared + "/b.bak")
+      #expect(result.code != 0)
+      #expect(result.errors.contains("belongs to another user (65534)"), "\(result.errors)")
+      #expect(try Data(contentsOf: URL(fileURLWithPath: shared + "/b.bak.tmp")).isEmpty)
+      try await make(["ln", "-s", victim, shared + "/c.bak.tmp"])
+      result = try await logstore("backup", "--dir", store, "--to", shared + "/c.bak")
+      #expect(result.code != 0)
+      #expect(result.errors.contains("symbolic link"), "\(result.errors)")
+
+      for (kind, reason) in [(["mkdir", "-m", "777"], "another user (65534)"), (["ln", "-s", own], "symbolic link")] {
+        let name = shared + "/" + kind[0]
+        try await make(kind + [name + ".repairing"])
+        try await make(kind + [name + ".restoring"])
+        result = try await logstore("repair", "--dir", store, "--to", name)
+        #expect(result.code != 0 && result.errors.contains(reason), "\(result.errors)")
+        result = try await logstore("restore", "--from", good, "--dir", name)
+        #expect(result.code != 0 && result.errors.contains(reason), "\(result.errors)")
+      }
+
+      let directory = shared + "/backup"
+      #expect(try await logstore("backup", "--dir", store, "--to", directory + "/").code == 0)
+      let manifest = try #require(
+        try FileManager.default.contentsOfDirectory(atPath: directory).first { $0.hasPrefix("manifest") })
+      _ = try await run(["chmod", "1777", directory], folder: folder)
+      try await make(["ln", "-s", victim, directory + "/" + manifest + ".tmp"])
+      #expect(try await run([Self.logstore] + append, folder: folder).code == 0)
+      result = try await logstore("backup", "--dir", store, "--to", directory + "/")
+      #expect(result.code != 0 && result.errors.contains("another user's (65534)"), "\(result.errors)")
+
+      #expect(try Data(contentsOf: URL(fileURLWithPath: victim)) == Data("kept".utf8))
+      #expect(try FileManager.default.contentsOfDirectory(atPath: own).isEmpty)
+      // What is left of this user's own is no hindrance.
+      FileManager.default.createFile(atPath: shared + "/d.bak.tmp", contents: Data([1]))
+      try FileManager.default.createDirectory(atPath: shared + "/d.repairing", withIntermediateDirectories: false)
+      #expect(try await logstore("backup", "--dir", store, "--to", shared + "/d.bak").code == 0)
+      #expect(try await logstore("repair", "--dir", store, "--to", shared + "/d").code == 0)
+      #expect(try await logstore("restore", "--from", shared + "/d.bak", "--dir", shared + "/e").code == 0)
+    }
+  }
+
   @Test("that a refused start closes an open lock file all the same", .enabled(if: canBeAnother))
   func refusedStartCloses() async throws {
     try await withTemporaryFolder { folder in

@@ -54,10 +54,13 @@ struct AsideStore {
       }
     case .file, .other: throw work.refusal(directory, "this is no directory; name another")
     }
-    switch try disk.kind(path) {
-    case nil: _ = try disk.makeDirectory(path)
-    case .directory: break
-    case .file, .other:
+    // Looked at when it is there: another user may have made it first.
+    _ = try disk.makeDirectory(path)
+    if let reason = try disk.foreign(path) {
+      throw work.refusal(
+        path, "this name is needed for the unfinished store, but \(reason); remove it, or name another place")
+    }
+    guard try disk.kind(path) == .directory else {
       throw work.refusal(path, "this name is needed for the unfinished store; remove what is there")
     }
     guard let lock = try disk.lock(join(path, Self.lockName), exclusive: true) else {

@@ -34,6 +34,11 @@ struct BackupRun {
   private func writeFile(_ path: String, _ image: LogImage) throws(LogStoreError) -> BackupReport {
     try refuseForeignFile(path, image)
     let aside = path + FileName.aside
+    if let reason = try disk.foreign(aside) {
+      throw .backupRefused(
+        path: aside,
+        reason: "this name is needed for the unfinished backup, but \(reason); remove it, or name another place")
+    }
     if let kind = try disk.kind(aside), kind != .file {
       throw .backupRefused(path: aside, reason: "this name is needed for the unfinished backup; remove what is there")
     }
@@ -42,7 +47,7 @@ struct BackupRun {
     }
     defer { lock.release() }
     do throws(LogStoreError) {
-      let file = try disk.open(aside, .create)
+      let file = try disk.open(aside, .rewrite)
       let report = try BackupStreamWriter(FileStream(file)).write(image, madeAt: disk.now(), progress)
       try file.sync()
       try disk.rename(aside, to: path)

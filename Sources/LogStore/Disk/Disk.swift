@@ -7,11 +7,15 @@ import Glibc
 /// ``LogStoreError/diskFull(operation:path:)``, naming the operation and the path, or, for bytes that the disk can't read,
 /// ``LogStoreError/unreadable(_:)``.
 protocol Disk: Sendable {
-  /// Opens a file that is there (`.read`, `.readWrite`), or makes an empty one in place of any other (`.create`).
+  /// Opens a file that is there (`.read`, `.readWrite`), or makes an empty one (`.create`): another of the name is removed, and
+  /// one that is another user's refused. `.rewrite` empties a file of this user's that is there, and stays locked.
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File
   func exists(_ path: String) throws(LogStoreError) -> Bool
   /// What a path leads to, through symbolic links; nil if there is nothing.
   func kind(_ path: String) throws(LogStoreError) -> FileKind?
+  /// Why what has a name must not be taken over: it is another user's, or a symbolic link; nil if it is this user's own, or if
+  /// there is nothing. Does not follow the link.
+  func foreign(_ path: String) throws(LogStoreError) -> String?
   /// The one absolute path, without symbolic links, of something that is there.
   func canonicalPath(_ path: String) throws(LogStoreError) -> String
   /// The names in a directory, in no order.
@@ -56,7 +60,7 @@ enum FileKind: Sendable {
 }
 
 enum FileMode: Sendable {
-  case read, readWrite, create
+  case read, readWrite, create, rewrite
 }
 
 /// An open file; closed when the last reference goes.
@@ -97,6 +101,8 @@ protocol File: AnyObject, Sendable {
 extension Disk {
   /// Where nobody can tell.
   func holder(of path: String) -> String? { nil }
+  /// Where there is one user.
+  func foreign(_ path: String) throws(LogStoreError) -> String? { nil }
   /// Where there is none.
   func checkLock() throws(LogStoreError) {}
   func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? { nil }

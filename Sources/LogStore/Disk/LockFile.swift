@@ -22,7 +22,7 @@ extension RealDisk {
 
   private func lockExclusively(_ path: String) throws(LogStoreError) -> (any FileLock)? {
     while true {
-      let descriptor = try Descriptor(path, O_RDWR | O_CREAT, mode: Self.mode, operation: "open")
+      let descriptor = try openExclusive(path)
       // First of all, so that also a start that is refused leaves a file that no stranger can open from now on.
       try Self.tighten(descriptor, path)
       guard try Self.take(descriptor, path, LOCK_EX) else { return nil }
@@ -33,6 +33,15 @@ extension RealDisk {
       } catch .inputOutput(_, _, ENOENT) {
         continue
       }
+    }
+  }
+
+  private func openExclusive(_ path: String) throws(LogStoreError) -> Descriptor {
+    do throws(LogStoreError) {
+      return try Descriptor(path, O_RDWR | O_CREAT | O_NOFOLLOW, mode: Self.mode, operation: "open")
+    } catch {
+      guard case .inputOutput(_, _, ELOOP) = error, try Self.mayFollow(path) else { throw error }
+      return try Descriptor(path, O_RDWR | O_CREAT, mode: Self.mode, operation: "open")
     }
   }
 
@@ -104,6 +113,7 @@ extension RealDisk {
     // The name is one that a writer removes, should the end of this not come to it.
     let aside = path + ".tmp"
     let descriptor = try Descriptor(aside, O_RDWR | O_CREAT | O_NOFOLLOW, mode: Self.mode, operation: "create")
+    try refuseForeign(descriptor, aside)
     let lock = RealLock(descriptor: descriptor, path: aside)
     guard try Self.take(descriptor, aside, LOCK_EX), try lock.isInPlace(),
       try RealLock(descriptor: held, path: path).isInPlace()

@@ -10,7 +10,7 @@ struct LockedDisk: Disk {
   let lock: any FileLock
 
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
-    if mode == .create { try lock.check() }
+    if mode == .create || mode == .rewrite { try lock.check() }
     let file = try disk.open(path, mode)
     // What is written to is in the directory that is locked.
     if mode != .read { try lock.check() }
@@ -41,6 +41,7 @@ struct LockedDisk: Disk {
   func makeDirectory(_ path: String) throws(LogStoreError) -> Bool { try disk.makeDirectory(path) }
   func exists(_ path: String) throws(LogStoreError) -> Bool { try disk.exists(path) }
   func kind(_ path: String) throws(LogStoreError) -> FileKind? { try disk.kind(path) }
+  func foreign(_ path: String) throws(LogStoreError) -> String? { try disk.foreign(path) }
   func canonicalPath(_ path: String) throws(LogStoreError) -> String { try disk.canonicalPath(path) }
   func list(_ directory: String) throws(LogStoreError) -> [String] { try disk.list(directory) }
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try disk.watch(path) }

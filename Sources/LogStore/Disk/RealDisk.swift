@@ -7,15 +7,19 @@ struct RealDisk: Disk {
   var access = StoreAccess.owner
 
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
-    let flags =
-      switch mode {
-      case .read: O_RDONLY
-      case .readWrite: O_RDWR
-      case .create: O_RDWR | O_CREAT | O_TRUNC
-      }
-    let descriptor = try Descriptor(
-      path, flags, mode: access.fileMode, operation: mode == .create ? "create" : "open")
-    if mode == .create { try setMode(of: descriptor, path) }
+    let descriptor: Descriptor
+    switch mode {
+    case .read: descriptor = try Descriptor(path, O_RDONLY, operation: "open")
+    case .readWrite: descriptor = try Descriptor(path, O_RDWR, operation: "open")
+    case .create:
+      descriptor = try create(path)
+      try setMode(of: descriptor, path)
+    case .rewrite:
+      descriptor = try Descriptor(path, O_RDWR | O_NOFOLLOW, operation: "open")
+      try refuseForeign(descriptor, path)
+      try RealFile(descriptor: descriptor, path: path).resize(to: 0)
+      try setMode(of: descriptor, path)
+    }
     return RealFile(descriptor: descriptor, path: path)
   }
 

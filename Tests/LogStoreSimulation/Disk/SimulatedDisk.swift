@@ -150,7 +150,7 @@ final class SimulatedDisk: Disk {
   // MARK: - Disk
 
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
-    if mode == .create {
+    if mode == .create || mode == .rewrite {
       return try change(.create, path) { state throws(LogStoreError) in
         if let inode = state.names.files[path] {
           inode.resize(to: 0)

@@ -34,7 +34,7 @@ final class MemoryDisk: Disk {
 
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
     let isThere = state.withLock { state in
-      if mode == .create { state.files[path] = GuardedMemory(byteCount: 0) }
+      if mode == .create || mode == .rewrite { state.files[path] = GuardedMemory(byteCount: 0) }
       return state.files[path] != nil
     }
     guard isThere else { throw failure("open", path, ENOENT) }

@@ -1,0 +1,62 @@
+import Glibc
+
+/// Names that another user may have made first, in a directory where others can make files: nothing is written into what is
+/// theirs, and no link of theirs is followed.
+extension RealDisk {
+  func foreign(_ path: String) throws(LogStoreError) -> String? {
+    guard let status = try Self.look(at: path) else { return nil }
+    if status.st_mode & S_IFMT == S_IFLNK { return "it is a symbolic link" }
+    return status.st_uid == geteuid() ? nil : "it belongs to another user (\(status.st_uid))"
+  }
+
+  /// Makes a file under a name that is free, or is made free: what this user left there, or the directory's owner, is removed.
+  func create(_ path: String) throws(LogStoreError) -> Descriptor {
+    var attemptsLeft = 3
+    while true {
+      do throws(LogStoreError) {
+        return try Descriptor(
+          path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode: access.fileMode, operation: "create")
+      } catch .inputOutput(_, _, EEXIST) where attemptsLeft > 0 {
+        attemptsLeft -= 1
+        guard let status = try Self.look(at: path) else { continue }
+        if status.st_mode & S_IFMT == S_IFDIR { throw failure("create", path, EISDIR) }
+        guard try Self.isOfUserOrDirectory(status, path) else {
+          throw failure("replace what is another user's (\(status.st_uid)),", path, EPERM)
+        }
+        try remove(path)
+      }
+    }
+  }
+
+  /// As for ``create(_:)``, of a link that is to be followed.
+  static func mayFollow(_ path: String) throws(LogStoreError) -> Bool {
+    guard let status = try look(at: path) else { return true }
+    return try isOfUserOrDirectory(status, path)
+  }
+
+  func refuseForeign(_ descriptor: Descriptor, _ path: String) throws(LogStoreError) {
+    var status = stat()
+    if uninterrupted({ fstat(descriptor.number, &status) }) != 0 { throw failure("look at", path, errno) }
+    guard status.st_uid == geteuid() else {
+      throw failure("write into what is another user's (\(status.st_uid)),", path, EPERM)
+    }
+  }
+
+  /// The owner of a directory can do what he likes in it, so his files there are as good as the directory.
+  private static func isOfUserOrDirectory(_ status: stat, _ path: String) throws(LogStoreError) -> Bool {
+    if status.st_uid == geteuid() { return true }
+    var above = stat()
+    let directory = parent(of: path)
+    if uninterrupted({ stat(directory, &above) }) != 0 { throw failure("look at", directory, errno) }
+    return status.st_uid == above.st_uid
+  }
+
+  /// Without following a link; nil if there is nothing.
+  private static func look(at path: String) throws(LogStoreError) -> stat? {
+    var status = stat()
+    if uninterrupted({ lstat(path, &status) }) == 0 { return status }
+    let code = errno
+    if code == ENOENT { return nil }
+    throw failure("look for", path, code)
+  }
+}
