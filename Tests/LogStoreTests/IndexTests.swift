@@ -244,7 +244,7 @@ import Testing
           case "places": input.positions.reverse()
           case "versions": for index in input.streams.indices { input.streams[index].firstVersion += 1 }
           case "frames": input.frames = input.frames.suffix(1).map { (0, $0.position) }
-          default: input.idOrdinals = input.idOrdinals.map { $0 == 0 ? 0 : $0 - 1 }.filter { $0 < 50 }
+          default: input.ids = input.ids.map { ($0.hash, max($0.ordinal, 1) - 1) }.filter { $0.1 < 50 }
           }
         }
         let output = IndexOutput(nil)

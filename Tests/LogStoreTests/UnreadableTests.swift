@@ -257,6 +257,69 @@ private final class CutFile {
     #expect(try LogStore.verify(directory.path).findings == [])
   }
 
+  @Test(
+    "the last segment loses its end and the log goes on: what is in it is refused, all else served, also when reopened",
+    arguments: [4096, 16 << 10], [true, false])
+  func lastSegment(position: Int, isTouched: Bool) async throws {
+    var options = smallSegments()
+    options.servesDamaged = true
+    let text = String(repeating: "p", count: 200)
+    var store = try LogStore.open(directory.path, options: options)
+    var sound = 0
+    while segments.count < 2 {
+      _ = try await store.append(Append(event("s\(sound)", text, id: EventID(high: 1, low: UInt64(sound)))))
+      sound += 1
+    }
+    // The last one is in the second segment or not.
+    sound -= 1
+    try await store.waitUntilIndexed()
+    let path = try #require(segments.last)
+    let hit = (0..<100).map { event("h\($0)", text, id: EventID(high: 2, low: UInt64($0))) }
+    for event in hit { _ = try await store.append(Append(event)) }
+    let segment = store.reader.durable.segments.open.segment
+    try #require(truncate(path, off_t(position)) == 0)
+    if isTouched { #expect(segment.bytes[position] == 0 && segment.mapping.faultCount > 0) }
+    // A stream whose newest event is sound and whose first is not.
+    _ = try await store.append(Append(event("h99", text)))
+    var later = 0
+    while segments.count < 3 {
+      _ = try await store.append(Append(event("l\(later)", text)))
+      later += 1
+    }
+    try await store.waitUntilIndexed()
+
+    for isReopened in [false, true] {
+      if isReopened {
+        try await store.close()
+        store = try LogStore.open(directory.path, options: options)
+      }
+      for stream in 0..<sound { #expect(try store.reader.stream("s\(stream)").count == 1) }
+      var refused: [Int] = []
+      for stream in 0..<hit.count {
+        do throws(LogStoreError) {
+          #expect(try store.reader.stream("h\(stream)").first?.payload == hit[stream].payload)
+        } catch {
+          #expect(error.finding?.file == path, "\(error)")
+          refused.append(stream)
+        }
+      }
+      #expect(position == 4096 ? refused.count == hit.count : refused.count > 10 && refused.count < hit.count)
+      #expect(refused == Array((hit.count - refused.count)..<hit.count))
+      let new = try await store.append(Append(event("new \(isReopened)"), expecting: .noStream))
+      #expect(new.versions == [1])
+      let first = try await store.append(Append(event("s0", text, id: EventID(high: 1, low: 0))))
+      #expect(first.isRepeat)
+      // A repeat is known by its id though the record is lost: it is refused, and not taken for new.
+      for stream in ["h98", "h99"] {
+        let number = stream == "h98" ? 98 : 99
+        await expectThrows({ $0.finding?.file == path }) { () async throws(LogStoreError) in
+          try await store.append(Append(event(stream, text, id: hit[number].id)))
+        }
+      }
+    }
+    try await store.close()
+  }
+
   @Test("a long name that can't be compared refuses the append that needs it, and not the others")
   func longName() async throws {
     let name = String(repeating: "n", count: 100)

@@ -321,7 +321,7 @@ struct CommitLoop: ~Copyable {
       // They may have to be looked for on the disk.
       answerDue()
       let ids = append.ids
-      for case let id? in ids where writer.mayAwaitID(withLowHalf: id.low) {
+      for case let id? in ids where writer.mayAwait(id) {
         // It is looked for in what is durable, which buffered appends alone would not become.
         needsSync = true
         return .dependsOnGroup

@@ -22,17 +22,17 @@ final class IndexMaker {
     mergeFailed = false
   }
 
-  /// Makes the index file of a segment that has ended, from its index in memory. Gives back its length.
+  /// Makes the index file of a segment that has ended, from its index in memory, and returns the file's length.
+  ///
+  /// The segment may be damaged by now, or cut: with the file, only what is lost of it is refused, and without one nothing
+  /// could be said of any stream that has no event in a later segment.
   @discardableResult
   func seal(_ index: OpenIndex, end: FrameExpectation) throws(LogStoreError) -> Int {
     // Taken out under the lock and used without it: readers may look into the index meanwhile.
     let input = index.state.withLock { $0.sealingInput() }
     do throws(IndexFailure) {
       return try write(index.segment.baseOffset..<end.offset) { output throws(IndexFailure) in
-        let byteCount = try IndexEncoding.encode(input, of: index.segment, end: end, to: output)
-        // Ids were read where they stand: none of them may be zeros that are not the file's.
-        try onDisk { () throws(LogStoreError) in try index.segment.checkReadable(0..<end.position, since: 0) }
-        return byteCount
+        try IndexEncoding.encode(input, of: index.segment, end: end, to: output)
       }
     } catch {
       throw Self.error(error)
@@ -43,6 +43,8 @@ final class IndexMaker {
   @discardableResult
   func build(_ baseOffset: UInt64) throws(LogStoreError) -> Int {
     let (index, end) = try segments.readThrough(try segments.segmentToScan(baseOffset))
+    // What was just read for the index may be zeros that are not the file's.
+    try index.segment.checkReadable(0..<end.position, since: 0)
     let byteCount = try seal(index, end: end)
     // It may be the last that a file of several segments waited for.
     if hasSuspects { try clean() }

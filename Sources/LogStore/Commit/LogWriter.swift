@@ -104,9 +104,10 @@ struct LogWriter: ~Copyable {
     RecordNames(mapped: index.segment.bytes, frame: UnsafeRawBufferPointer(buffer.bytes), at: next.position)
   }
 
-  /// Whether an event that is not durable yet, in the frame being built or written before, may have an id with this low half.
-  func mayAwaitID(withLowHalf key: UInt64) -> Bool {
-    index.state.withLock { table in
+  /// Whether an event that is not durable yet, in the frame being built or written before, may have this id.
+  func mayAwait(_ id: EventID) -> Bool {
+    let key = IndexKey.hash(id)
+    return index.state.withLock { table in
       var found = false
       table.forEachOrdinal(withIDKey: key) { found = found || $0 >= table.durableCount }
       return found
@@ -147,7 +148,8 @@ struct LogWriter: ~Copyable {
           table.add(
             position: UInt32(framePosition + position), to: &streams[stream].head, hash: append.streams[stream].hash,
             name: encoded.part(append.streams[stream].namePosition, append.streams[stream].nameLength),
-            version: versions[event], idKey: append.hasIDs ? Record.storedID(in: encoded, at: source)?.low : nil)
+            version: versions[event],
+            idKey: append.hasIDs ? Record.storedID(in: encoded, at: source).map(IndexKey.hash) : nil)
           position += Int(encoded.integer(at: source + 4, as: UInt32.self))
         }
       }

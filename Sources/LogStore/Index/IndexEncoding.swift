@@ -18,8 +18,8 @@ struct SealingInput {
   /// By ordinal: record positions, and the ordinal + 1 of the stream's event before (0: none).
   var positions: [UInt32]
   var previous: [UInt32]
-  /// Ordinals of events with a stored id, in no order.
-  var idOrdinals: [UInt32]
+  /// Events with a stored id, in no order: the id's hash, the event's ordinal.
+  var ids: [(hash: UInt64, ordinal: UInt32)]
   /// Frames with events: relative offset of the first, position.
   var frames: [(relativeOffset: UInt32, position: UInt32)]
 }
@@ -31,12 +31,15 @@ extension SegmentTable {
         SealingStream(
           hash: head.hash, firstVersion: head.firstVersion, lastOrdinal: head.lastOrdinal, count: head.count)
       },
-      positions: positions, previous: previous, idOrdinals: ids.map(\.ordinal), frames: frames)
+      positions: positions, previous: previous, ids: ids.map { ($0.key, $0.ordinal) }, frames: frames)
   }
 }
 
 enum IndexEncoding {
-  /// Writes the index of a segment that has ended at `end`. Gives back how long it is.
+  /// Writes the index of a segment that has ended at `end`, and returns how long it is.
+  ///
+  /// Reads nothing of the segment but its header, which was read when it was opened: the segment may have become unreadable,
+  /// and the index must still list all of its events. What leads to a damaged record is found out by whoever follows it.
   static func encode(
     _ input: SealingInput, of segment: Segment, end: FrameExpectation, to output: IndexOutput
   ) throws(IndexFailure) -> Int {
@@ -51,7 +54,7 @@ enum IndexEncoding {
     try writer.begin(.streams)
     try addStreams(input, to: &writer)
     try writer.begin(.eventIDs)
-    try addIDs(input, of: segment, to: &writer)
+    try addIDs(input, to: &writer)
     return try writer.finish()
   }
 
@@ -107,17 +110,9 @@ enum IndexEncoding {
   }
 
   private static func addIDs(
-    _ input: SealingInput, of segment: Segment, to writer: inout IndexWriter
+    _ input: SealingInput, to writer: inout IndexWriter
   ) throws(IndexFailure) {
-    let ids = input.idOrdinals.map { ordinal in
-      // The record has the whole id, of which the table in memory keeps a part.
-      let position = input.positions[Int(ordinal)]
-      let at = Int(position) + Record.byteCount
-      let id = EventID(
-        high: segment.bytes.integer(at: at, as: UInt64.self).byteSwapped,
-        low: segment.bytes.integer(at: at + 8, as: UInt64.self).byteSwapped)
-      return (key: IndexKey.eventID(id) << 16, position: position)
-    }
+    let ids = input.ids.map { (key: $0.hash, position: input.positions[Int($0.ordinal)]) }
     for id in sortedByKey(ids, key: { $0.key }, then: { $0.position }) {
       try writer.add(key: id.key >> 16, address: UInt64(id.position))
     }

@@ -201,9 +201,13 @@ enum IndexKey {
   static func stream(hash: UInt64) -> UInt64 { hash >> 16 }
 
   @inline(__always)
-  static func eventID(_ id: EventID) -> UInt64 {
+  static func eventID(_ id: EventID) -> UInt64 { hash(id) >> 16 }
+
+  /// An id's hash, of which the key is the upper part.
+  @inline(__always)
+  static func hash(_ id: EventID) -> UInt64 {
     // Mixed, since ids may be numbers in a row, and have fixed bits as UUIDs do.
-    mixed(id.low ^ id.high &* 0xC2B2_AE3D_27D4_EB4F) >> 16
+    mixed(id.low ^ id.high &* 0xC2B2_AE3D_27D4_EB4F)
   }
 }
 

@@ -73,7 +73,7 @@ final class OpenIndex: Sendable {
     }
     state.add(
       position: UInt32(record.position), to: &stream, hash: hash, name: name, version: record.version,
-      idKey: record.hasID ? record.id(in: segment.bytes, place: segment.place).low : nil)
+      idKey: record.hasID ? IndexKey.hash(record.id(in: segment.bytes, place: segment.place)) : nil)
     return true
   }
 
@@ -125,7 +125,7 @@ final class OpenIndex: Sendable {
   func candidates(for id: EventID) -> [UInt32] {
     state.withLock { state in
       var positions: [UInt32] = []
-      state.forEachOrdinal(withIDKey: id.low) { ordinal in
+      state.forEachOrdinal(withIDKey: IndexKey.hash(id)) { ordinal in
         if ordinal < state.durableCount { positions.append(state.positions[Int(ordinal)]) }
       }
       return positions

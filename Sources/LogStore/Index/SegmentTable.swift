@@ -29,8 +29,8 @@ struct SegmentTable: Sendable {
   private(set) var previous: [UInt32] = []
   /// In the order in which the streams came.
   private(set) var heads: [Head] = []
-  /// Stored event ids: the low half of each, the event's ordinal, and the index + 1 of the one before it with the same
-  /// low half (0: none).
+  /// Stored event ids: the hash of each, the event's ordinal, and the index + 1 of the one before it with the same hash
+  /// (0: none). The hash is all that an index file needs, so a file can be made though the records can't be read any more.
   private(set) var ids: [(key: UInt64, ordinal: UInt32, before: UInt32)] = []
   /// Frames with events: relative offset of the first, position.
   var frames: [(relativeOffset: UInt32, position: UInt32)] = []
@@ -112,7 +112,7 @@ struct SegmentTable: Sendable {
     return start
   }
 
-  /// Visits the events that may have an id with this low half.
+  /// Visits the events that may have an id with this hash.
   func forEachOrdinal(withIDKey key: UInt64, _ visit: (UInt32) -> Void) {
     var next = idSlots.find(key) { ids[$0].key == key }
     while let index = next {

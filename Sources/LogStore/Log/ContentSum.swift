@@ -26,10 +26,8 @@ struct ContentSum: Equatable, Sendable {
       }
     }
     let segment = index.segment
-    for ordinal in input.idOrdinals {
-      let record = Record(trusted: segment.bytes, at: Int(input.positions[Int(ordinal)]))
-      let id = record.id(in: segment.bytes, place: segment.place)
-      add(.eventIDs, key: IndexKey.eventID(id), version: 0, position: UInt64(record.position))
+    for id in input.ids {
+      add(.eventIDs, key: id.hash >> 16, version: 0, position: UInt64(input.positions[Int(id.ordinal)]))
     }
     for frame in IndexEncoding.listed(input.frames) {
       add(

@@ -437,7 +437,7 @@ final class SegmentSet: Sendable {
       let built = try SealedIndex(
         output.takeMemory(), path: path, storeID: storeID, baseOffset: segment.baseOffset, endOffset: end.offset,
         isBuilt: true)
-      // The ids were read again.
+      // What was read for the index may be zeros that are not the file's.
       try scanned.checkReadable(0..<end.position, since: faults.scanned)
       try segment.checkReadable(0..<end.position, since: faults.own)
       state.withLock { $0.built.keep(built) }
