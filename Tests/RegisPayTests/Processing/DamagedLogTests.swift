@@ -72,6 +72,11 @@ struct DamagedLogTests {
     try result.get()
   }
 
+  /// False as well while the payment can't be read yet.
+  private func isSettled(_ id: PaymentID, in log: PaymentLog) -> Bool {
+    (try? log.load(id))?.payment.status == .settled
+  }
+
   private func atEnd(_ log: PaymentLog) throws -> Bool {
     try log.reader.cursor("payment-settle") == log.reader.endOffset
   }
@@ -164,7 +169,7 @@ struct DamagedLogTests {
         if isWhileRunning {
           // Under another file's name first, as a copy from a backup is put back.
           try sound.write(to: URL(fileURLWithPath: path), options: .atomic)
-          try await eventually("it goes on") { try log.load(hit)?.payment.status == .settled }
+          try await eventually("it goes on") { isSettled(hit, in: log) }
           try await eventually("no damage is told any more") {
             log.damage.summary.ranges.isEmpty && log.damage.concern(hit) == nil
           }
@@ -180,7 +185,7 @@ struct DamagedLogTests {
         skipped = SkippedWork(log: log, logger: silent)
         resuming = Task { [skipped] in await skipped.run() }
         try await consuming(log, provider) { [log] in
-          try await eventually("it goes on") { try log.load(hit)?.payment.status == .settled }
+          try await eventually("it goes on") { isSettled(hit, in: log) }
         }
       }
       try await eventually("it is written down") {

@@ -88,7 +88,8 @@ struct HostilePeerTests {
         text.withLock { $0 = digits }
         switch await send(connections) {
         case .success(let answer): #expect(answer.status == code && (code == 101 || !(100..<200).contains(code)))
-        case .failure: #expect((100..<200).contains(code) || code > 999, "\(digits)")
+        case .failure(let failure):
+          #expect((100..<200).contains(code) || code > 999, "\(digits): \(failure)")
         }
       }
     }

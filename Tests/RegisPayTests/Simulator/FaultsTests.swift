@@ -125,7 +125,10 @@ struct FaultsTests {
         "PUT", "/notifications/api/faults", headers: json, body: Array(#"{"dropAfter":1}"#.utf8))
       let id = try #require(try await server.create(#"{"amount":10,"currency":"GBP"}"#).json()["paymentId"]?.text)
       let path = "/api/v1/payments/\(id)"
-      try await eventually("it is tried") { try await server.get(path).json()["waiting"] != nil }
+      try await eventually("it is settled, and the notification was tried") {
+        let payment = try await server.get(path).json()
+        return payment["status"] == "Settled" && payment["waiting"] != nil
+      }
       #expect(
         try await server.send("POST", path + "/refunds", headers: json, body: Array(#"{"amount":1}"#.utf8)).status
           == 202)
