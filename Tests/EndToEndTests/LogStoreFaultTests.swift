@@ -31,7 +31,7 @@ extension LogStoreCommandTests {
       case "fcntl": codes = [EIO, EINTR, ENOLCK]
       case "opendir": codes = [EIO, EINTR, EMFILE, EACCES]
       case "readdir", "close", "closedir": codes = [EIO, EINTR]
-      case "fstat", "stat", "access", "realpath": codes = [EIO, EINTR, EACCES]
+      case "fstat", "stat", "lstat", "access", "realpath": codes = [EIO, EINTR, EACCES]
       case "inotify_init1", "pipe": codes = [EMFILE]
       case "inotify_add_watch": codes = [ENOSPC, EACCES]
       case "poll": codes = [EINTR, ENOMEM]

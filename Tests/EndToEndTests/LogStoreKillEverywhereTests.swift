@@ -46,7 +46,7 @@ extension LogStoreCommandTests {
       (["unlink", "rmdir", "unlinkat"], ["unlink", "rmdir"]), (["mkdir", "mkdirat"], ["mkdir"]),
       (["ftruncate"], ["ftruncate"]), (["fallocate"], ["fallocate"]), (["sync_file_range"], ["sync_file_range"]),
       (["mmap"], ["mmap"]), (["flock"], ["flock"]), (["fcntl"], ["fcntl"]), (["access", "faccessat"], ["access"]),
-      (["fstat", "stat", "newfstatat"], ["fstat", "stat", "opendir"]),
+      (["fstat", "stat", "newfstatat"], ["fstat", "stat", "lstat", "opendir"]),
       (["inotify_add_watch"], ["inotify_add_watch"]),
     ]
 

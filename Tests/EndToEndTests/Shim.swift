@@ -112,7 +112,7 @@ struct ShimRecord {
   static let names = [
     "open", "close", "pread", "pwrite", "read", "write", "fsync", "fdatasync", "rename", "unlink", "rmdir", "mkdir",
     "ftruncate", "fallocate", "sync_file_range", "mmap", "madvise", "flock", "opendir", "readdir", "closedir", "fstat",
-    "stat", "access", "realpath", "inotify_init1", "inotify_add_watch", "pipe", "poll", "fcntl",
+    "stat", "access", "realpath", "inotify_init1", "inotify_add_watch", "pipe", "poll", "fcntl", "lstat",
   ]
 
   var call: String

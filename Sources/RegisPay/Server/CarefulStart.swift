@@ -68,7 +68,12 @@ final class CarefulStart: Sendable {
     var state = Self.read(directory + "/starts", logger)
     let hadSettled = state.isOver
     state.isOver = false
-    let mark = open(directory + "/crashed", O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
+    do throws(PrivateFiles.Failure) {
+      try PrivateFiles.makeFile(directory + "/crashed", tightens: true)
+    } catch {
+      logger.warning("a crash can't be noted", metadata: ["reason": "\(error)"])
+    }
+    let mark = open(directory + "/crashed", O_RDWR | O_CLOEXEC)
     if mark >= 0 {
       var byte: UInt8 = 0
       if pread(mark, &byte, 1, 0) == 1, byte == UInt8(ascii: "!"), !hadSettled {

@@ -33,7 +33,7 @@
 #define CALLS(X) \
   X(open) X(close) X(pread) X(pwrite) X(read) X(write) X(fsync) X(fdatasync) X(rename) X(unlink) X(rmdir) X(mkdir) \
   X(ftruncate) X(fallocate) X(sync_file_range) X(mmap) X(madvise) X(flock) X(opendir) X(readdir) X(closedir) X(fstat) \
-  X(stat) X(access) X(realpath) X(inotify_init1) X(inotify_add_watch) X(pipe) X(poll) X(fcntl)
+  X(stat) X(access) X(realpath) X(inotify_init1) X(inotify_add_watch) X(pipe) X(poll) X(fcntl) X(lstat)
 
 enum call {
 #define X(name) call_##name,
@@ -355,13 +355,13 @@ int flock(int descriptor, int operation) {
   END(int, (int)syscall(SYS_flock, descriptor, operation));
 }
 
-// The locks of open files alone: all else that it asks for is about descriptors, and can't fail for a file's sake.
+// The locks and leases of open files alone: all else that it asks for is about descriptors, and can't fail for a file's sake.
 int fcntl(int descriptor, int command, ...) {
   va_list arguments;
   va_start(arguments, command);
   void *argument = va_arg(arguments, void *);
   va_end(arguments);
-  if (command != F_OFD_SETLK && command != F_OFD_GETLK && command != F_SETLEASE)
+  if (command != F_OFD_SETLK && command != F_OFD_GETLK && command != F_SETLEASE && command != F_SETSIG)
     return (int)syscall(SYS_fcntl, descriptor, command, argument);
   BY_DESCRIPTOR(fcntl, (int)syscall(SYS_fcntl, descriptor, command, argument), );
   END(int, (int)syscall(SYS_fcntl, descriptor, command, argument));
@@ -427,6 +427,7 @@ int access(const char *path, int mode) { BY_PATH(access, -1); }
 #undef ARGUMENTS
 #define ARGUMENTS (path, status)
 int stat(const char *path, struct stat *status) { BY_PATH(stat, -1); }
+int lstat(const char *path, struct stat *status) { BY_PATH(lstat, -1); }
 #undef ARGUMENTS
 
 int rename(const char *path, const char *to) {
