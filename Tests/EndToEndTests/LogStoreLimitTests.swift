@@ -243,7 +243,11 @@ extension LogStoreCommandTests {
       let process = try store.start("append", "--segment-size", "64KiB")
       try await process.send("s\tT\tfirst\n")
       #expect(try await process.line() == "ok 0")
-      try FileManager.default.removeItem(atPath: store.path)
+      // The writer makes files in the background, which a removal that is under way may meet: it is tried again.
+      try await eventually("it is removed", within: .seconds(20)) {
+        try? FileManager.default.removeItem(atPath: store.path)
+        return !FileManager.default.fileExists(atPath: store.path)
+      }
       let (_, finished) = try await goOn(process, from: 1)
       expectTyped(finished, ["No such file or directory; check the path"], "removed")
       #expect(!FileManager.default.fileExists(atPath: store.path), "it was made anew")
