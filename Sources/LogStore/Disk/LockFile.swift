@@ -4,7 +4,7 @@ import Glibc
 /// Locks on files between processes: `flock`, which ends with its last holder.
 ///
 /// The kernel lets whoever can open a file lock it, for reading or not, and a shared lock keeps the exclusive one away. So a
-/// lock file is for those who may write it alone, mode 0600. One of an earlier version, which everybody may read, gets that
+/// lock file has mode 0600: only its owner opens it. One of an earlier version, which everybody may read, gets that
 /// mode before it is locked; if strangers hold it by then, another file takes its place. That is safe beside earlier versions
 /// too: none of them has the file open for writing, as a writer has, which a lease proves; and a process that opens it
 /// afterwards finds, before it changes anything, that it is not the one under the path any more.
@@ -52,7 +52,7 @@ extension RealDisk {
       guard let lock = try replaceFromStrangers(path) else { return nil }
       return try Self.take(lock.descriptor, path, LOCK_SH) ? lock : nil
     } catch .inputOutput(_, _, let code) where code == EACCES || code == EROFS || code == EPERM {
-      // Who may not replace it can't tell either.
+      // A process without the right to replace the file can't tell either.
       return nil
     }
   }

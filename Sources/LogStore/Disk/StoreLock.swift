@@ -65,7 +65,7 @@ extension RealDisk {
       return exclusive && Self.isOpenForWriting(tail) == true ? nil : lock
     }
     guard isLocked else {
-      // Who may read a directory can lock it, and no mode keeps the group of `--group-access` from that. A writer is told from
+      // Everybody with the right to read a directory can lock it, and no mode takes that from the group of `--group-access`. A writer is told from
       // such holders by the file that it writes.
       guard LockHolders(of: descriptor.number)?.areStrangersOrEnded == true, Self.isOpenForWriting(tail) == false else {
         return nil

@@ -39,7 +39,7 @@ enum IndexEncoding {
   /// Writes the index of a segment that has ended at `end`, and returns how long it is.
   ///
   /// Reads nothing of the segment but its header, which was read when it was opened: the segment may have become unreadable,
-  /// and the index must still list all of its events. What leads to a damaged record is found out by whoever follows it.
+  /// and the index must still list all of its events. A reader that follows the index to a damaged record finds the damage by its checksum.
   static func encode(
     _ input: SealingInput, of segment: Segment, end: FrameExpectation, to output: IndexOutput
   ) throws(IndexFailure) -> Int {

@@ -403,7 +403,7 @@ final class SegmentSet: Sendable {
     if isWell { wellAt.store(count, ordering: .releasing) }
   }
 
-  /// The file of a finished segment is not what was mapped any more: whoever comes next opens it as it is now, as after a
+  /// The file of a finished segment is not what was mapped any more: the next reader opens the file as it is now, as after a
   /// restart.
   func unmap(_ baseOffset: UInt64) {
     state.withLock { state in

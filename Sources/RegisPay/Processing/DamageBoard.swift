@@ -159,7 +159,7 @@ public final class DamageBoard: Sendable {
     } catch {
       // To be looked for again when it is met again.
       state.withLock { _ = $0.metFiles.remove(file) }
-      // The disk may read it again: whoever needs it waits and says so.
+      // The disk may read it again, so readers wait for it and report the wait.
       if case .unreadable = error { return }
       logger?.warning(
         "can't tell what is damaged", metadata: ["log": "\(name)", "file": "\(file)", "error": "\(error)"])
@@ -179,7 +179,7 @@ public final class DamageBoard: Sendable {
         continue
       }
       let isBetter = state.withLock { state in
-        // Nobody waits for the disk any more, though whoever did may have gone.
+        // No reader waits for the disk any more. Those that waited may have gone without a report.
         state.unreadable[file] = nil
         hasUnreadable.store(!state.unreadable.isEmpty, ordering: .relaxed)
         guard !state.seen.filter({ $0.damage.file == file }).isSubset(of: found) else { return false }

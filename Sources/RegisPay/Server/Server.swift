@@ -202,7 +202,7 @@ public struct Server: Sendable {
       PartService { await BackgroundThread.run { await projection.run() } },
       PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
       PartService {
-        // The payments' board is looked at by whoever takes up what was skipped.
+        // SkippedWork reads the payments' board to take skipped steps up again.
         while !Task.isCancelled {
           try await Task.sleep(for: .seconds(15))
           await RequestThreads.run(.long) { simulatorDamage.lookAgain() }

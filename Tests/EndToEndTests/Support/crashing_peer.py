@@ -1,23 +1,27 @@
-"""A PSP and a receiver of webhooks that crash who calls them: the process whose number is in the file that is the argument
-gets SIGILL on every call to /crash, and on the creation of a payment of 66.60. Prints its port."""
+"""A PSP and a receiver of webhooks that crash the process that calls them: the owner of the other end of the connection gets
+SIGILL on every call to /crash, and on the creation of a payment of 66.60. Prints its port."""
 
+import glob
 import http.server
 import json
 import os
 import signal
-import sys
-import time
 
 
-def crash():
-    """The number is written only once the server has started."""
-    for _ in range(1000):
-        try:
-            with open(sys.argv[1]) as file:
-                os.kill(int(file.read()), signal.SIGILL)
-            return
-        except (OSError, ValueError):
-            time.sleep(0.01)
+def caller(client_port, server_port):
+    """The process that has the connection between these ports on 127.0.0.1; None when it has ended."""
+    ends = f":{client_port:04X}", f":{server_port:04X}"
+    with open("/proc/net/tcp") as table:
+        for line in table:
+            fields = line.split()
+            if fields[1].endswith(ends[0]) and fields[2].endswith(ends[1]) and fields[9] != "0":
+                for link in glob.glob("/proc/[0-9]*/fd/*"):
+                    try:
+                        if os.readlink(link) == f"socket:[{fields[9]}]":
+                            return int(link.split("/")[2])
+                    except OSError:
+                        pass  # It was closed meanwhile.
+    return None
 
 
 class Peer(http.server.BaseHTTPRequestHandler):
@@ -26,7 +30,10 @@ class Peer(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path == "/crash" or (self.path.endswith("/create") and json.loads(body)["amount"] == 66.6):
-            crash()
+            # Only who made this call: a process that was started since has nothing to do with it.
+            process = caller(self.client_address[1], self.server.server_address[1])
+            if process is not None:
+                os.kill(process, signal.SIGILL)
             self.close_connection = True
             return
         answer = b'{"paymentId":"reference"}'
