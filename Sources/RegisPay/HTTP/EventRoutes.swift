@@ -86,6 +86,7 @@ final class EventRoutes: Sendable {
       let deadline = min(lastSent + heartbeat, clock.now + Self.keyCheck)
       if portion.isAtEnd, try await waitForEvents(at: place, until: deadline) {
         // Each look at the log is a way to another thread and back: of a busy log a stream takes several events at once.
+        // Cancelled it returns at once, and the loop ends with the stream's last chunk.
         try? await clock.sleep(until: begin + Self.pause * slots.count)
       }
       // Also while the log goes on and nothing of it is wanted here.
@@ -101,6 +102,7 @@ final class EventRoutes: Sendable {
     try await withThrowingTaskGroup(of: Bool.self) { [reader] group in
       group.addTask { try await cancelWhenGracefulShutdown { try await reader.waitForEvents(at: place) } }
       group.addTask {
+        // Cancelled once events are there: then nobody reads what this returns.
         try? await Task.sleep(until: deadline)
         return false
       }

@@ -95,6 +95,7 @@ public struct LoadDriver: Sendable {
 
   private func logEnd(_ connections: Connections) async throws -> UInt64 {
     let answer = try await get("/api/v1/payments?limit=1", connections)
+    // What is no JSON, or other JSON, is told as the answer of another kind of server.
     guard case .number(let text)? = (try? JSONReader.read(answer.body))?["asOf"], let end = UInt64(text) else {
       // Without a key that may read it is one all the same.
       guard ![401, 403].contains(answer.status) else { throw LoadError.noKey(url: options.url, status: answer.status) }
