@@ -9,7 +9,8 @@ import Synchronization
 /// mark, and `starts` counts crashes in a row, each within ``settling`` of its start. After ``crashLimit`` of them the
 /// process starts with care: work that was due before is done one at a time, with a pause between, after the API has been
 /// there for a while, and `starts` names it while it is in flight. What was in flight at ``crashLimit`` such crashes is
-/// not done again: it is reported as suspended, once, for a person to decide on. Work that is new goes on at full speed.
+/// not done again: it is reported as suspended, once, for a person to decide on. Work that is new goes on at full speed, but
+/// for messages to a webhook's endpoint that has not taken one in this process yet.
 /// A process that was killed, or lost its power, is no crash and changes nothing.
 ///
 /// Without care it costs one comparison for each piece of work. Safe to use from any task.
@@ -34,6 +35,10 @@ final class CarefulStart: Sendable {
     /// How many crashes each was in flight at.
     var suspects: [String: Int] = [:]
     var begins: ContinuousClock.Instant
+    /// Tickets that were given out.
+    var ticketCount = 0
+    /// What is suspended: up to and including this ticket, or whatever the ticket until ``conclude(_:)`` is called.
+    var suspended: [String: Int] = [:]
     /// The start went well: a crash after it is none of the start.
     var isOver = false
   }
@@ -122,17 +127,37 @@ final class CarefulStart: Sendable {
     }
   }
 
-  /// Does a piece of work that may have been in flight at a crash.
+  /// For work that is asked for now.
+  var ticket: Int? {
+    guard isCareful else { return nil }
+    return state.withLock { state in
+      state.ticketCount += 1
+      return state.ticketCount
+    }
+  }
+
+  /// That work of this name is suspended is recorded: what was asked for until now stays so, and what is asked for later
+  /// was asked for by a person.
+  func conclude(_ name: String) {
+    state.withLock { state in
+      if state.suspended[name] != nil { state.suspended[name] = state.ticketCount }
+    }
+  }
+
+  /// Does a piece of work that may have been in flight at a crash. Work of a name that is suspended stays so until
+  /// ``conclude(_:)``.
   ///
   /// - Parameters:
   ///   - name: the same in every process.
-  ///   - wasDue: it was there before this process was.
+  ///   - isSuspect: it may be what crashed the processes before: it was there before this process was, or it goes to
+  ///     a peer that was.
+  ///   - ticket: taken when the work was asked for; nil for now. See ``conclude(_:)``.
   ///   - suspended: what is returned instead when it was in flight at two crashes.
   func perform<Result: Sendable>(
-    _ name: String, wasDue: Bool, suspended: Result, _ work: () async -> Result
+    _ name: String, isSuspect: Bool, ticket: Int? = nil, suspended: Result, _ work: () async -> Result
   ) async -> Result {
-    guard isCareful, wasDue else { return await work() }
-    while let turn = takeTurn(name) {
+    guard isCareful, isSuspect else { return await work() }
+    while let turn = takeTurn(name, ticket) {
       switch turn {
       case .suspended:
         logger.error(
@@ -154,14 +179,16 @@ final class CarefulStart: Sendable {
   private enum Turn { case own, wait, suspended }
 
   /// - Returns: nil when care is over.
-  private func takeTurn(_ name: String) -> Turn? {
+  private func takeTurn(_ name: String, _ ticket: Int?) -> Turn? {
     state.withLock { state in
       guard !state.isOver else { return nil }
       if state.suspects[name, default: 0] >= Self.crashLimit {
         state.suspects[name] = nil
+        state.suspended[name] = .max
         write(state)
         return .suspended
       }
+      if let last = state.suspended[name], ticket ?? .max <= last { return .suspended }
       guard state.inFlight == nil, state.begins <= .now else { return .wait }
       state.inFlight = name
       write(state)
@@ -221,9 +248,14 @@ struct CarefulProvider: StepProvider {
   let start: CarefulStart
 
   func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
-    await start.perform(
-      "payment \(payment.id) \(work)", wasDue: payment.id.milliseconds < start.startMilliseconds,
-      suspended: .unreadable(reason: "the process crashed twice while this call was in flight; it was not made again")
-    ) { await provider.perform(work, for: payment) }
+    let name = "payment \(payment.id) \(work)"
+    let isSuspect = payment.id.milliseconds < start.startMilliseconds
+    let outcome: CallOutcome? = await start.perform(name, isSuspect: isSuspect, suspended: nil) {
+      await provider.perform(work, for: payment)
+    }
+    if let outcome { return outcome }
+    // Of a step there is one try at a time.
+    start.conclude(name)
+    return .unreadable(reason: "the process crashed twice while this call was in flight; it was not made again")
   }
 }

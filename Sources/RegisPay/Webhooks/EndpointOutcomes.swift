@@ -28,6 +28,7 @@ extension EndpointWorker {
     case .suspended:
       let reason = "The process crashed twice while a call to it was in flight."
       fail(offset, ended, status: nil, reason: reason, after: nil, disabling: reason)
+      careful.conclude(WebhookAttempt.carefulName(id))
     case .unread(let reason):
       // No fault of the endpoint's.
       logger.error("can't read an event", metadata: ["offset": "\(offset)", "reason": "\(reason)"])

@@ -41,6 +41,8 @@ actor EndpointWorker {
   let warnings: WebhookWarnings
   let careful: CarefulStart
   private let logEndAtStart: UInt64
+  /// A message to this endpoint has ended in this process, so a call to it does not crash the process each time.
+  private var hasEnded = false
   let mailbox = AsyncStream<Message>.makeStream()
 
   var endpoint: WebhookEndpoint {
@@ -126,6 +128,7 @@ actor EndpointWorker {
     case .readable: isWatching = false
     case .due(let due): if timer?.due == due { timer = nil }
     case .ended(let offset, let ended):
+      if case .suspended = ended.result {} else { hasEnded = true }
       if endedMeanwhile == nil { end(offset, ended) } else { endedMeanwhile?.append((offset, ended)) }
     case .recorded(_, nil): underWay -= 1
     case .recorded(let changes, _?):
@@ -273,9 +276,12 @@ actor EndpointWorker {
   private func start(_ source: WebhookAttempt.Source, _ offset: UInt64, in group: inout DiscardingTaskGroup) {
     underWay += 1
     let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: careful)
-    let wasDue = offset < logEndAtStart
+    // After crashes, a message about something new is as dangerous as one that was due, until one has ended.
+    let isSuspect = offset < logEndAtStart || !hasEnded
+    // Taken here, so that what is started before the endpoint is disabled comes before that.
+    let ticket = careful.ticket
     group.addTask { [mailbox, endpoint] in
-      let ended = await attempt.run(source, for: endpoint, wasDue: wasDue)
+      let ended = await attempt.run(source, for: endpoint, isSuspect: isSuspect, ticket: ticket)
       mailbox.continuation.yield(.ended(offset, ended))
     }
   }

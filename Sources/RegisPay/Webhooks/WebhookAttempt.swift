@@ -34,13 +34,18 @@ struct WebhookAttempt: Sendable {
   let clock: WebhookClock
   let start: CarefulStart
 
-  /// - Parameter wasDue: the event was on the log when the process started.
-  func run(_ source: Source, for endpoint: WebhookEndpoint, wasDue: Bool) async -> Ended {
+  /// - Parameters:
+  ///   - isSuspect: it may be what crashed the processes before.
+  ///   - ticket: see ``CarefulStart/ticket``.
+  func run(_ source: Source, for endpoint: WebhookEndpoint, isSuspect: Bool, ticket: Int?) async -> Ended {
     await start.perform(
-      "webhook \(endpoint.id)", wasDue: wasDue,
+      Self.carefulName(endpoint.id), isSuspect: isSuspect, ticket: ticket,
       suspended: Ended(message: nil, startMicroseconds: clock.now(), durationMicroseconds: 0, result: .suspended)
     ) { await run(source, for: endpoint) }
   }
+
+  /// What messages to an endpoint are called in ``CarefulStart``.
+  static func carefulName(_ id: String) -> String { "webhook \(id)" }
 
   private func run(_ source: Source, for endpoint: WebhookEndpoint) async -> Ended {
     let message: WebhookMessage

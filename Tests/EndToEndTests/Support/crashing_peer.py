@@ -8,6 +8,25 @@ import os
 import signal
 
 
+def owners(inode):
+    """All processes that have this socket open."""
+    for link in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == f"socket:[{inode}]":
+                yield int(link.split("/")[2])
+        except OSError:
+            pass  # It was closed meanwhile.
+
+
+def is_caller(process):
+    """Not the child that writes a crashed process's backtrace, which inherits its sockets: without it the process waits."""
+    try:
+        with open(f"/proc/{process}/comm") as name:
+            return name.read().strip() != "swift-backtrace"
+    except OSError:
+        return False
+
+
 def caller(client_port, server_port):
     """The process that has the connection between these ports on 127.0.0.1; None when it has ended."""
     ends = f":{client_port:04X}", f":{server_port:04X}"
@@ -15,13 +34,12 @@ def caller(client_port, server_port):
         for line in table:
             fields = line.split()
             if fields[1].endswith(ends[0]) and fields[2].endswith(ends[1]) and fields[9] != "0":
-                for link in glob.glob("/proc/[0-9]*/fd/*"):
-                    try:
-                        if os.readlink(link) == f"socket:[{fields[9]}]":
-                            return int(link.split("/")[2])
-                    except OSError:
-                        pass  # It was closed meanwhile.
+                return next((process for process in owners(fields[9]) if is_caller(process)), None)
     return None
+
+
+# A signal more would meet the handler of the first one.
+crashed = set()
 
 
 class Peer(http.server.BaseHTTPRequestHandler):
@@ -32,7 +50,8 @@ class Peer(http.server.BaseHTTPRequestHandler):
         if self.path == "/crash" or (self.path.endswith("/create") and json.loads(body)["amount"] == 66.6):
             # Only who made this call: a process that was started since has nothing to do with it.
             process = caller(self.client_address[1], self.server.server_address[1])
-            if process is not None:
+            if process is not None and process not in crashed:
+                crashed.add(process)
                 os.kill(process, signal.SIGILL)
             self.close_connection = True
             return

@@ -45,16 +45,30 @@ struct CarefulStartTests {
       for _ in 0..<2 {
         let careful = try start(folder, isAfterCrash: true)
         // The crash comes within the work: what is on disk then is what the next start sees.
-        let copy = await careful.perform("bad", wasDue: true, suspended: nil) {
+        let copy = await careful.perform("bad", isSuspect: true, suspended: nil) {
           FileManager.default.contents(atPath: folder + "/starts")
         }
         try #require(copy).write(to: URL(fileURLWithPath: folder + "/starts"))
       }
       let last = try start(folder, isAfterCrash: true)
-      #expect(await last.perform("good", wasDue: true, suspended: "suspended") { "done" } == "done")
-      #expect(await last.perform("bad", wasDue: false, suspended: "suspended") { "done" } == "done")
-      #expect(await last.perform("bad", wasDue: true, suspended: "suspended") { "done" } == "suspended")
-      #expect(await last.perform("bad", wasDue: true, suspended: "suspended") { "done" } == "done")
+      #expect(await last.perform("good", isSuspect: true, suspended: "suspended") { "done" } == "done")
+      #expect(await last.perform("bad", isSuspect: false, suspended: "suspended") { "done" } == "done")
+      let before = last.ticket
+      for _ in 0..<2 {
+        #expect(await last.perform("bad", isSuspect: true, suspended: "suspended") { "done" } == "suspended")
+      }
+      let meanwhile = last.ticket
+      last.conclude("bad")
+      for ticket in [before, meanwhile] {
+        #expect(
+          await last.perform("bad", isSuspect: true, ticket: ticket, suspended: "suspended") { "done" } == "suspended",
+          "asked for before it was known that it is suspended")
+      }
+      #expect(await last.perform("bad", isSuspect: true, suspended: "suspended") { "done" } == "done")
+      let later = last.ticket
+      #expect(
+        await last.perform("bad", isSuspect: true, ticket: later, suspended: "suspended") { "done" } == "done",
+        "a person asked for it")
     }
   }
 
