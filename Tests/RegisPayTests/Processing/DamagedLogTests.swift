@@ -72,6 +72,17 @@ struct DamagedLogTests {
     try result.get()
   }
 
+  /// Makes a log of 300 payments and closes it.
+  ///
+  /// - Returns: the payments, and the first segment's file with its sound content; the first 21 have events there.
+  private func makeLog(in folder: String) async throws -> (ids: [PaymentID], path: String, sound: Data) {
+    let store = try open(folder)
+    let ids = try await fill(store, 300)
+    try await store.close()
+    let path = folder + "/log/00000000000000000000.log"
+    return (ids, path, try Data(contentsOf: URL(fileURLWithPath: path)))
+  }
+
   /// False as well while the payment can't be read yet.
   private func isSettled(_ id: PaymentID, in log: PaymentLog) -> Bool {
     (try? log.load(id))?.payment.status == .settled
@@ -86,14 +97,10 @@ struct DamagedLogTests {
   )
   func skipsAndResumes() async throws {
     try await withTemporaryFolder { folder in
-      var store = try open(folder)
-      let ids = try await fill(store, 300)
-      try await store.close()
-      let path = folder + "/log/00000000000000000000.log"
-      let sound = try Data(contentsOf: URL(fileURLWithPath: path))
+      let (ids, path, sound) = try await makeLog(in: folder)
       let hit = ids[20]
       try damage(hit, in: folder)
-      store = try open(folder)
+      var store = try open(folder)
       var log = PaymentLog(store)
       let provider = FakeProvider { _, _ in .done(.recordSettled) }
       try await consuming(log, provider) {
@@ -143,11 +150,7 @@ struct DamagedLogTests {
     arguments: [true, false])
   func takesUp(isWhileRunning: Bool) async throws {
     try await withTemporaryFolder { folder in
-      var store = try open(folder)
-      let ids = try await fill(store, 300)
-      try await store.close()
-      let path = folder + "/log/00000000000000000000.log"
-      let sound = try Data(contentsOf: URL(fileURLWithPath: path))
+      let (ids, path, sound) = try await makeLog(in: folder)
       let hit = ids[20]
       // The event that asks is the payment's second.
       var bytes = sound
@@ -156,7 +159,7 @@ struct DamagedLogTests {
         bytes.range(of: Data(PaymentEvent.TypeName.created.rawValue.utf8), in: first.upperBound..<bytes.count))
       bytes[second.lowerBound + 3] ^= 1
       try bytes.write(to: URL(fileURLWithPath: path))
-      store = try open(folder)
+      var store = try open(folder)
       var log = PaymentLog(store)
       let provider = FakeProvider { _, _ in .done(.recordSettled) }
       var skipped = SkippedWork(log: log, logger: silent)
