@@ -108,26 +108,22 @@ struct DumpCommand: AsyncParsableCommand {
 }
 
 extension Output {
-  /// Prints events from an offset up to the durable end, or fewer; returns the offset after the last. Nothing is
-  /// allocated for an event, and its bytes are copied once, from the mapping into the buffer.
+  /// Prints events from an offset up to the durable end, or fewer, as when the task is cancelled; returns the offset after
+  /// the last. Nothing is allocated for an event, and its bytes are copied once, from the mapping into the buffer.
   @discardableResult
   func add(
     eventsOf reader: LogReader, from offset: UInt64, limit: UInt64 = .max, as format: RowFormat
   ) throws -> UInt64 {
-    guard limit > 0, offset < reader.endOffset else { return offset }
+    guard limit > 0 else { return offset }
     var left = limit
-    var failure: OutputError?
-    let next = try reader.forEach(from: offset) { event in
-      do throws(OutputError) {
-        try add { $0.append(event, as: format) }
-      } catch {
-        failure = error
-        return false
-      }
+    let end = reader.endOffset
+    var cursor = reader.cursor(from: offset)
+    while left > 0, cursor.offset < end, let event = try cursor.next() {
+      try add(event, as: format)
+      // What was printed was zeros if it could not be read meanwhile.
+      try cursor.check()
       left -= 1
-      return left > 0
     }
-    if let failure { throw failure }
-    return next
+    return cursor.offset
   }
 }

@@ -1,4 +1,5 @@
 import Glibc
+import LogStore
 
 /// Standard output could not be written to.
 enum OutputError: Error {
@@ -22,6 +23,11 @@ final class Output {
   @inline(__always)
   func add(_ fill: (inout [UInt8]) -> Void) throws(OutputError) {
     fill(&bytes)
+    if bytes.count >= flushThreshold { try flush() }
+  }
+
+  func add(_ event: borrowing EventView, as format: RowFormat) throws(OutputError) {
+    bytes.append(event, as: format)
     if bytes.count >= flushThreshold { try flush() }
   }
 

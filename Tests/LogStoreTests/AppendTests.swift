@@ -326,7 +326,6 @@ import Testing
     try await store.close()
     await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try await store.append(Append(event("a")))
     }
-    await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try await store.close() }
     await expectThrows({ $0 == .closed }) { () async throws(LogStoreError) in try store.reader.events(from: 0, limit: 1)
     }
   }

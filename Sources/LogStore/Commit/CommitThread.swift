@@ -90,10 +90,9 @@ final class Handover<Value: ~Copyable & Sendable>: Sendable {
 final class Closing: Sendable {
   private enum State {
     case open
-    case waiting(UnsafeContinuation<Result<Void, LogStoreError>, Never>)
+    case waiting([UnsafeContinuation<Result<Void, LogStoreError>, Never>])
     case abandoned
     case finished(Result<Void, LogStoreError>)
-    case told
   }
 
   private let state = Mutex(State.open)
@@ -107,19 +106,21 @@ final class Closing: Sendable {
     state.withLock { if case .abandoned = $0 { true } else { false } }
   }
 
-  /// Begins to close, and returns how it went; to the second caller that it is closed.
+  /// Begins to close, and returns how it went, to every caller.
   func wait(_ begin: () -> Void) async -> Result<Void, LogStoreError> {
     await withUnsafeContinuation { continuation in
       // Resumed exactly once: here, or by `finish` out of `waiting`.
       let answer: Result<Void, LogStoreError>? = state.withLock { state in
         switch state {
         case .open:
-          state = .waiting(continuation)
+          state = .waiting([continuation])
+          return nil
+        case .waiting(let others):
+          state = .waiting(others + [continuation])
           return nil
         case .finished(let result):
-          state = .told
           return result
-        case .waiting, .abandoned, .told:
+        case .abandoned:
           return .failure(.closed)
         }
       }
@@ -130,14 +131,10 @@ final class Closing: Sendable {
 
   func finish(with result: Result<Void, LogStoreError>, release: () -> Void) {
     release()
-    let waiter = state.withLock { state -> UnsafeContinuation<Result<Void, LogStoreError>, Never>? in
-      if case .waiting(let continuation) = state {
-        state = .told
-        return continuation
-      }
-      state = .finished(result)
-      return nil
+    let waiters = state.withLock { state -> [UnsafeContinuation<Result<Void, LogStoreError>, Never>] in
+      defer { state = .finished(result) }
+      return if case .waiting(let continuations) = state { continuations } else { [] }
     }
-    waiter?.resume(returning: result)
+    for waiter in waiters { waiter.resume(returning: result) }
   }
 }

@@ -66,20 +66,25 @@ struct PackedRecords: Sendable {
 
   /// Visits the records from the one with this number on, at most `limit`; they are there for the length of the call.
   /// To be asked only where they are sound.
-  func forEach(
-    from first: Int, limit: Int, _ visit: (_ record: SoundRecord, _ baseOffset: UInt64, _ timestamp: UInt64) -> Void
-  ) {
-    bytes.withUnsafeBytes { bytes in
-      var position = 0
-      var number = 0
-      while position < bytes.count, number - first < limit {
-        // Proof: the bytes are what was added, so each position begins a record that lies in them.
-        let record = SoundRecord(
-          checked: bytes.part(position + Self.prefixByteCount, Record.byteCount).baseAddress.unsafelyUnwrapped)
-        if number >= first { visit(record, bytes.integer(at: position), bytes.integer(at: position + 8)) }
-        position += Self.prefixByteCount + record.byteCount.roundedUp(to: 8)
-        number += 1
+  func forEach<Failure: Error>(
+    from first: Int, limit: Int,
+    _ visit: (_ record: SoundRecord, _ baseOffset: UInt64, _ timestamp: UInt64) throws(Failure) -> Void
+  ) throws(Failure) {
+    // The closure throws an error of any type, hence the result.
+    let result = bytes.withUnsafeBytes { bytes in
+      Result { () throws(Failure) in
+        var position = 0
+        var number = 0
+        while position < bytes.count, number - first < limit {
+          // Proof: the bytes are what was added, so each position begins a record that lies in them.
+          let record = SoundRecord(
+            checked: bytes.part(position + Self.prefixByteCount, Record.byteCount).baseAddress.unsafelyUnwrapped)
+          if number >= first { try visit(record, bytes.integer(at: position), bytes.integer(at: position + 8)) }
+          position += Self.prefixByteCount + record.byteCount.roundedUp(to: 8)
+          number += 1
+        }
       }
     }
+    try result.get()
   }
 }

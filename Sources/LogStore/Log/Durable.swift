@@ -27,6 +27,8 @@ final class Durable: Sendable {
 
   let segments: SegmentSet
   private let state: Mutex<State>
+  /// Set with `State/isClosed`, for those who look often.
+  private let hasEnded = Atomic(false)
 
   init(segments: SegmentSet, end: DurableEnd, cursors: CursorPlaces) {
     self.segments = segments
@@ -37,10 +39,20 @@ final class Durable: Sendable {
   var end: DurableEnd { state.withLock { $0.end } }
   var cursors: CursorPlaces { state.withLock { $0.cursors } }
 
+  /// Ended for good: closed, or its follower has found damage.
+  var isClosed: Bool { hasEnded.load(ordering: .acquiring) }
+
   /// Throws once the reader is closed, or its follower has found damage.
   @usableFromInline
   func check() throws(LogStoreError) {
     _ = try checkedEnd()
+  }
+
+  /// As ``check()`` for a call that gives events: throws `cancelled` in a cancelled task.
+  @usableFromInline
+  func checkReading(endsWithTask: Bool) throws(LogStoreError) {
+    try check()
+    if endsWithTask, Task.isCancelled { throw .cancelled }
   }
 
   /// The durable end; throws as ``check()`` does.
@@ -75,8 +87,10 @@ final class Durable: Sendable {
   /// Ends all waiting, now and later.
   func close(failure: LogStoreError? = nil) {
     let due = state.withLock { state in
+      // What was closed by its owner does not fail afterwards.
+      if !state.isClosed { state.failure = failure }
       state.isClosed = true
-      if state.failure == nil { state.failure = failure }
+      hasEnded.store(true, ordering: .releasing)
       var due: [Waiter] = []
       Self.take(from: &state, into: &due) { _ in true }
       return due
@@ -84,8 +98,9 @@ final class Durable: Sendable {
     for waiter in due { waiter.continuation.resume(returning: false) }
   }
 
-  /// Returns true as soon as the event at `offset` is durable, false when the task is cancelled or the reader closed.
-  func wait(for offset: UInt64) async throws(LogStoreError) -> Bool {
+  /// Returns true as soon as the event at `offset` is durable, false when the task is cancelled or the reader closed, also
+  /// if the event is there.
+  func wait(for offset: UInt64, endsWithTask: Bool = true) async throws(LogStoreError) -> Bool {
     let id = state.withLock { state in
       state.lastWaiter += 1
       return state.lastWaiter
@@ -95,9 +110,9 @@ final class Durable: Sendable {
       // under the lock, or right here if it never gets there.
       await withUnsafeContinuation { (continuation: UnsafeContinuation<Bool, Never>) in
         let answer: Bool? = state.withLock { state in
-          if state.end.offset > offset { return true }
           // Under the lock, after the handler is set: a cancellation is seen here, or finds the waiter.
-          if state.isClosed || Task.isCancelled { return false }
+          if state.isClosed || endsWithTask && Task.isCancelled { return false }
+          if state.end.offset > offset { return true }
           state.waiters.append(Waiter(id: id, offset: offset, continuation: continuation))
           state.firstAwaited = min(state.firstAwaited, offset)
           return nil
@@ -105,6 +120,7 @@ final class Durable: Sendable {
         if let answer { continuation.resume(returning: answer) }
       }
     } onCancel: {
+      guard endsWithTask else { return }
       let waiter = state.withLock { state in
         // `firstAwaited` may stay too low: then the next event is one look for nobody.
         state.waiters.firstIndex { $0.id == id }.map { state.waiters.remove(at: $0) }
@@ -115,7 +131,7 @@ final class Durable: Sendable {
     return arrived
   }
 
-  private func checkFailure() throws(LogStoreError) {
+  func checkFailure() throws(LogStoreError) {
     if let failure = state.withLock({ $0.failure }) { throw failure }
   }
 

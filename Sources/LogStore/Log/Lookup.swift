@@ -38,8 +38,10 @@ extension SegmentSet {
   /// Allocates two arrays, whatever the number of events and files; more when the stream is taken into the cache.
   ///
   /// - Parameter skipsMissing: goes on behind versions that are lost in a gap; otherwise they are an error.
+  /// - Parameter visit: what it throws ends the visits.
   func forEachEvent(
-    of stream: StreamKey, from version: UInt64, limit: Int, skipsMissing: Bool = true, _ visit: (StreamEvent) -> Void
+    of stream: StreamKey, from version: UInt64, limit: Int, skipsMissing: Bool = true,
+    _ visit: (StreamEvent) throws(LogStoreError) -> Void
   ) throws(LogStoreError) {
     let (known, isWanted) = cached(stream)
     var expected = max(version, 1)
@@ -54,8 +56,11 @@ extension SegmentSet {
         behind: known?.coveredEnd ?? 0)
       look.prefetch(runs, limit: left)
       if let known, expected <= known.records.count {
-        known.records.forEach(from: Int(expected) - 1, limit: left) { record, baseOffset, timestamp in
-          visit(StreamEvent(record: record, baseOffset: baseOffset, timestampMicroseconds: timestamp))
+        try known.records.forEach(
+          from: Int(expected) - 1, limit: left
+        ) { (record, baseOffset, timestamp) throws(IndexFailure) in
+          try Self.visit(
+            StreamEvent(record: record, baseOffset: baseOffset, timestampMicroseconds: timestamp), visit)
           expected += 1
           left -= 1
         }
@@ -79,10 +84,10 @@ extension SegmentSet {
           }
           let timestamp = try look.timestamp(of: record, in: segment)
           byteCount += record.byteCount
-          visit(
+          try Self.visit(
             StreamEvent(
               record: SoundRecord(record, in: segment.bytes), baseOffset: segment.baseOffset,
-              timestampMicroseconds: timestamp))
+              timestampMicroseconds: timestamp), visit)
           try look.checkUnchanged(record, in: segment, since: faults)
           lastOffset = segment.baseOffset + UInt64(record.relativeOffset)
           expected += 1
@@ -96,6 +101,17 @@ extension SegmentSet {
     }
     if left > 0, !skipsMissing, gaps.lastVersion(of: stream) >= expected {
       throw incomplete(stream, expected...gaps.lastVersion(of: stream))
+    }
+  }
+
+  @inline(__always)
+  private static func visit(
+    _ event: StreamEvent, _ visit: (StreamEvent) throws(LogStoreError) -> Void
+  ) throws(IndexFailure) {
+    do throws(LogStoreError) {
+      try visit(event)
+    } catch {
+      throw .log(error)
     }
   }
 

@@ -126,7 +126,7 @@ struct RepairRun {
     for part in report.missing { for event in part.events { names[event.key] = .some(nil) } }
     guard !names.isEmpty else { return }
     let opened = try Follower.open(path, disk: disk, follows: false)
-    var cursor = EventCursor(opened.durable, from: 0)
+    var cursor = EventCursor(opened.durable, from: 0, endsWithTask: false)
     while let event = try cursor.next() {
       let key = event.stream.withUnsafeBytes { IndexKey.stream(hash: streamHash($0)) }
       if let known = names[key], known == nil {

@@ -15,10 +15,12 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   private(set) var segment: Segment?
   private var walk = cframe_walk()
 
-  /// Of the run that was checked last: the next record, and how many are left. While one is left, ``segment`` holds the
-  /// memory that it is in; before the first run it is an address that is never read, as none is left.
+  /// Of the run that was checked last: the next record, and how many may be handed out. While one is left, ``segment`` holds
+  /// the memory that it is in; before the first run it is an address that is never read, as none is left.
   @usableFromInline var record = UnsafeRawPointer(bitPattern: 8).unsafelyUnwrapped
   @usableFromInline var recordsLeft: UInt32 = 0
+  /// Records of the run behind those: ``release(_:)`` lets them be handed out.
+  private(set) var recordsHeld: UInt32 = 0
 
   init() {}
 
@@ -29,8 +31,8 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// Microseconds since 1970 of the frame that the run is in.
   @usableFromInline private(set) var timestamp: UInt64 = 0
 
-  /// The next event of the run; nil when the run is used up, or has to be looked at before it is gone on with
-  /// (``lookAtFaults()``). No call, no checksum, no reference counting; one number is compared, since a page that the disk
+  /// The next event of the run; nil when no record may be handed out (``release(_:)``), or when the run has to be looked at
+  /// before it is gone on with (``lookAtFaults()``). No call, no checksum, no reference counting; one number is compared, since a page that the disk
   /// can't read becomes zeros under whoever reads it.
   @inlinable
   @inline(__always)
@@ -47,6 +49,14 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     return nil
   }
 
+  /// Lets up to so many more records of the run be handed out. False if there is none.
+  mutating func release(_ count: UInt32) -> Bool {
+    let released = min(count, recordsHeld)
+    recordsLeft += released
+    recordsHeld -= released
+    return recordsLeft > 0
+  }
+
   /// Something could not be read since the run was checked, here or elsewhere.
   @inlinable
   @inline(__always)
@@ -55,8 +65,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// Goes to a segment: to its first frame, or to the frame at a position, which must hold the event at `offset` or end
   /// before it.
   mutating func begin(_ segment: Segment, at position: Int, limit: Int, offset: UInt64) throws(Fault) {
-    recordsLeft = 0
-    self.segment = nil
+    letGo()
     walk = cframe_walk(segment.bytes, at: position, limit: limit, place: segment.place)
     if position > SegmentHeader.byteCount {
       try enter(segment, at: position, offset: offset)
@@ -75,8 +84,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   )
     -> Bool
   {
-    recordsLeft = 0
-    self.segment = nil
+    letGo()
     faults = faultCount()
     guard let start = segment.bytes.baseAddress else { return false }
     var position = bytes.lowerBound
@@ -97,7 +105,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     walk = cframe_walk(segment.bytes, at: bytes.upperBound, limit: bytes.upperBound, place: segment.place)
     // Proof: all of them were just found to lie within the segment's bytes.
     record = start + first
-    recordsLeft = left
+    recordsHeld = left
     self.timestamp = timestamp
     self.segment = segment
     return true
@@ -136,6 +144,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// Goes before the first segment.
   mutating func letGo() {
     recordsLeft = 0
+    recordsHeld = 0
     segment = nil
   }
 
@@ -144,7 +153,8 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     walk.limit = UInt64(limit)
   }
 
-  /// Checks the next run. It may hold no event: a frame may have cursors alone.
+  /// Checks the next run, when the last one is used up. None of its records may be handed out yet. It may hold no event: a
+  /// frame may have cursors alone.
   ///
   /// - Parameter offset: events before it are left out.
   /// - Parameter end: no event of this segment has it or a greater one.
@@ -164,14 +174,15 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     }
     // Proof: the run was just found to lie within the segment's bytes.
     record = start + Int(walk.run_position)
-    recordsLeft = walk.run_records
+    recordsLeft = 0
+    recordsHeld = walk.run_records
     timestamp = walk.timestamp
-    while recordsLeft > 0 {
+    while recordsHeld > 0 {
       let first = SoundRecord(checked: record)
       let isBefore = segment.baseOffset + UInt64(first.relativeOffset) < offset
       guard isBefore, faultCount() == faults else { break }
       record += first.byteCount
-      recordsLeft -= 1
+      recordsHeld -= 1
     }
   }
 }

@@ -8,6 +8,8 @@
 /// } while try await cursor.waitForMore()
 /// ```
 ///
+/// The loop ends, without an error, when its task is cancelled or the reader is closed: see *How reading ends* at ``LogReader``.
+///
 /// An event is borrowed from the cursor until the next call. Nothing is allocated and nothing reference-counted for an
 /// event: keep it so; a test counts. Every byte is checked before it is handed out. For one task at a time; any number
 /// of cursors may read at once, and none waits for the writer. A cursor keeps the segment that it is in mapped, and one
@@ -36,10 +38,14 @@ public struct EventCursor: ~Copyable, Sendable {
   private var passed: [DamagedRange] = []
   /// Where a map was found to be out of date last.
   private var faultOffset: UInt64?
+  private var pace: ReadPace
+  /// Why ``next()`` gave nil before the end of what is durable: `closed` or `cancelled`.
+  @usableFromInline private(set) var ending: LogStoreError?
 
   @usableFromInline
-  init(_ durable: Durable, from offset: UInt64, passingOverDamage: Bool = false) {
+  init(_ durable: Durable, from offset: UInt64, passingOverDamage: Bool = false, endsWithTask: Bool = true) {
     self.durable = durable
+    pace = ReadPace(endsWithTask: endsWithTask)
     passesOver = passingOverDamage
     nextOffset = offset
     firstOffset = offset
@@ -49,15 +55,15 @@ public struct EventCursor: ~Copyable, Sendable {
   /// The offset of the event that ``next()`` gives next.
   @inlinable public var offset: UInt64 { nextOffset }
 
-  /// The next event; nil at the end of what is durable at the time of the call, and where damage was passed over, until
-  /// ``takePassed()`` was called.
+  /// The next event; nil at the end of what is durable at the time of the call, when the task is cancelled or the reader is
+  /// closed, and where damage was passed over, until ``takePassed()`` was called. Where it has come to is ``offset``.
   ///
   /// Bytes of an event that was given can become unreadable while they are read, and are zeros then: the next call throws,
   /// and the one after it gives that event again, so whoever has to be certain before he acts on an event calls ``check()``.
   ///
   /// - Throws: ``LogStoreError/damaged(_:)``, also when called again, unless damage is passed over;
   ///   ``LogStoreError/unreadable(_:)``, when called again only if the disk still can't read it, and not any more if damage is
-  ///   passed over and that lasts; ``LogStoreError/closed``;
+  ///   passed over and that lasts;
   ///   ``LogStoreError/inputOutput(operation:path:code:)`` if a segment can't be opened.
   @inlinable
   @inline(__always)
@@ -84,10 +90,17 @@ public struct EventCursor: ~Copyable, Sendable {
     if walk.isUncertain { try lookAtFaults() }
   }
 
-  /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is
-  /// closed. Costs nothing while it waits.
+  /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is closed,
+  /// also if there are more events. Costs nothing while it waits.
   public nonisolated(nonsending) func waitForMore() async throws(LogStoreError) -> Bool {
-    try await durable.wait(for: durable.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset)
+    try await durable.wait(
+      for: durable.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset, endsWithTask: pace.endsWithTask)
+  }
+
+  /// Throws `closed` or `cancelled` if that is why ``next()`` gave nil: what was read until then must not look whole.
+  @inlinable
+  func checkEnding() throws(LogStoreError) {
+    if let ending { throw ending }
   }
 
   /// The damaged places that were passed over since this was last called, in order; a place without an event, too, is told
@@ -98,16 +111,24 @@ public struct EventCursor: ~Copyable, Sendable {
     return passed
   }
 
-  /// Checks more of the log, until there is an event to give. False at the durable end.
+  /// Checks more of the log, until there is an event to give. False at the durable end, and when reading ends.
   @usableFromInline
   mutating func readOn() throws(LogStoreError) -> Bool {
     try lookAtFaults()
-    if walk.recordsLeft > 0 { return true }
+    pace.noteTime()
     while true {
+      if let found = pace.ending(of: durable) {
+        ending = found
+        // A reader that was closed since its follower has found damage says so.
+        if found == .closed { try durable.checkFailure() }
+        return false
+      }
+      if ending != nil { ending = nil }
+      if walk.release(pace.stride) { return true }
       if nextOffset >= end {
         if try !goOn() { return false }
         // Records of a damaged frame were checked one by one.
-        if walk.recordsLeft > 0 { return true }
+        if walk.release(pace.stride) { return true }
       }
       do throws(Fault) {
         try walk.readRun(from: nextOffset, to: end)
@@ -117,9 +138,7 @@ public struct EventCursor: ~Copyable, Sendable {
         let failure = segment.damage(error)
         if case .unreadable = failure { letGo() }
         try passOver(segment.baseOffset, failure)
-        continue
       }
-      if walk.recordsLeft > 0 { return true }
     }
   }
 
@@ -144,7 +163,7 @@ public struct EventCursor: ~Copyable, Sendable {
   /// Looks how far the log is durable by now, and where the next event is. False if it isn't there yet.
   private mutating func goOn() throws(LogStoreError) -> Bool {
     while true {
-      let last = try durable.checkedEnd()
+      let last = durable.end
       // What was passed over is told before the event behind it.
       guard nextOffset < last.offset, passed.isEmpty else { return false }
       let segments = durable.segments
@@ -215,7 +234,7 @@ public struct EventCursor: ~Copyable, Sendable {
     let isOutOfDate = known.map { $0 === map || nextOffset >= $0.endOffset } ?? false
     if isOutOfDate { faultOffset = nextOffset }
     let found = try durable.segments.damageMap(
-      of: base, upTo: try durable.checkedEnd(), insteadOf: isOutOfDate ? known : nil)
+      of: base, upTo: durable.end, insteadOf: isOutOfDate ? known : nil)
     guard let found, nextOffset < found.endOffset else { throw error }
     end = nextOffset
     map = nil

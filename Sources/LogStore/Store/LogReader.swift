@@ -4,17 +4,38 @@
 /// May be used from any thread and task. Reads go to mapped memory, so they don't wait for anything but a page that has
 /// to come from the disk. Damage that a read meets is thrown, with file and byte, and never served; so is a place that the
 /// disk can't read (``LogStoreError/unreadable(_:)``), until it can again.
+///
+/// ## How reading ends
+///
+/// Reading ends when its task is cancelled, when the reader is closed, and when its ``LogStore`` is closed or released. All of
+/// them do the same, at the next event, whether a loop has caught up with the log or is behind:
+///
+/// * ``EventCursor/next()`` gives nil, and ``EventCursor/waitForMore()`` and ``waitForEvents(at:endsWithTask:)`` return false. So
+///   a loop that follows the log ends without an error, and ``EventCursor/offset`` tells how far it has come.
+/// * Calls that visit or return events throw ``LogStoreError/cancelled`` or ``LogStoreError/closed``, since what they have until
+///   then must not look whole. Other calls throw ``LogStoreError/closed`` on a closed reader, and take no notice of the task.
+/// * A reader that has ended since its store was damaged, moved or removed throws that error in place of all this.
+///
+/// The next event is the next that would be given. A loop that takes more than a million events a second may get up to 64 more.
+/// A call with `endsWithTask: false` takes no notice of the task: for what has to be finished all the same. Closing a reader
+/// that is closed does nothing. A store and its ``LogStore/reader`` are one: closing either closes both. Keep the store for
+/// as long as its reader is used.
 public final class LogReader: Sendable {
   /// Events of a stream that are looked up at once.
   private static let streamPage = 1024
 
   @usableFromInline let durable: Durable
   let follower: Follower?
+  /// Closes the store that the reader belongs to.
+  private let closeStore: (@Sendable () -> Void)?
   /// What was found when the store was opened.
   public let recovery: RecoveryReport
 
-  init(durable: Durable, follower: Follower?, recovery: RecoveryReport) {
+  init(
+    durable: Durable, follower: Follower?, recovery: RecoveryReport, closeStore: (@Sendable () -> Void)? = nil
+  ) {
     self.durable = durable
+    self.closeStore = closeStore
     self.follower = follower
     self.recovery = recovery
   }
@@ -35,9 +56,12 @@ public final class LogReader: Sendable {
   ///
   /// - Parameter passingOverDamage: goes on with the next sound event instead of throwing ``LogStoreError/damaged(_:)``;
   ///   ``EventCursor/takePassed()`` tells what was left out.
+  /// - Parameter endsWithTask: without, also a cancelled task gets events and waits.
   @inlinable
-  public func cursor(from offset: UInt64, passingOverDamage: Bool = false) -> EventCursor {
-    EventCursor(durable, from: offset, passingOverDamage: passingOverDamage)
+  public func cursor(
+    from offset: UInt64, passingOverDamage: Bool = false, endsWithTask: Bool = true
+  ) -> EventCursor {
+    EventCursor(durable, from: offset, passingOverDamage: passingOverDamage, endsWithTask: endsWithTask)
   }
 
   /// Visits events in order from an offset to the durable end as it is now, or until `body` returns false. Returns the
@@ -47,28 +71,33 @@ public final class LogReader: Sendable {
   /// them is to be thrown away.
   ///
   /// An ``EventCursor`` in a loop, made for the call: to follow the log, keep one.
+  ///
+  /// - Parameter endsWithTask: without, also a cancelled task visits all of them.
+  /// - Throws: ``LogStoreError/cancelled``, ``LogStoreError/closed``, and what ``EventCursor/next()`` throws.
   @inlinable
   @discardableResult
   public func forEach(
-    from offset: UInt64, _ body: (borrowing EventView) -> Bool
+    from offset: UInt64, endsWithTask: Bool = true, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try durable.check()
-    var cursor = cursor(from: offset)
+    try durable.checkReading(endsWithTask: endsWithTask)
+    var cursor = cursor(from: offset, endsWithTask: endsWithTask)
     let end = endOffset
     while cursor.offset < end, let event = try cursor.next() {
       let goesOn = body(event)
       // What was visited was zeros if it could not be read meanwhile.
       try cursor.check()
-      if !goesOn { break }
+      if !goesOn { return cursor.offset }
     }
+    try cursor.checkEnding()
     return cursor.offset
   }
 
-  /// Copies of at most `limit` events from an offset on; empty at the end of the log.
-  public func events(from offset: UInt64, limit: Int) throws(LogStoreError) -> [Event] {
+  /// Copies of at most `limit` events from an offset on; empty at the end of the log. Throws as
+  /// ``forEach(from:endsWithTask:_:)`` does.
+  public func events(from offset: UInt64, limit: Int, endsWithTask: Bool = true) throws(LogStoreError) -> [Event] {
     guard limit > 0 else { return [] }
     var events: [Event] = []
-    try forEach(from: offset) { event in
+    try forEach(from: offset, endsWithTask: endsWithTask) { event in
       events.append(event.copy())
       return events.count < limit
     }
@@ -81,23 +110,43 @@ public final class LogReader: Sendable {
   ///
   /// - Parameter skippingMissing: leave out versions that were lost in one of the log's ``gaps``, instead of throwing: the
   ///   events are then not the whole stream, and only their versions tell.
-  /// - Throws: ``LogStoreError/streamIncomplete(stream:missing:)`` where versions that were asked for are known to be lost.
+  /// - Parameter endsWithTask: without, also a cancelled task gets all of them.
+  /// - Throws: ``LogStoreError/streamIncomplete(stream:missing:)`` where versions that were asked for are known to be lost;
+  ///   ``LogStoreError/cancelled``, ``LogStoreError/closed``, ``LogStoreError/damaged(_:)``,
+  ///   ``LogStoreError/unreadable(_:)``, ``LogStoreError/inputOutput(operation:path:code:)``.
   public func stream(
-    _ id: String, from version: UInt64 = 1, limit: Int = .max, skippingMissing: Bool = false
+    _ id: String, from version: UInt64 = 1, limit: Int = .max, skippingMissing: Bool = false,
+    endsWithTask: Bool = true
   ) throws(LogStoreError) -> [Event] {
     var events: [Event] = []
-    try forEach(inStream: id, from: version, limit: limit, skippingMissing: skippingMissing) {
+    try forEach(
+      inStream: id, from: version, limit: limit, skippingMissing: skippingMissing,
+      // No code of the caller's runs in between.
+      ReadPace(endsWithTask: endsWithTask, isFast: true)
+    ) {
       events.append($0.copy())
     }
     return events
   }
 
-  /// As ``stream(_:from:limit:skippingMissing:)`` with borrowed events.
+  /// As ``stream(_:from:limit:skippingMissing:endsWithTask:)`` with borrowed events.
   public func forEach(
     inStream id: String, from version: UInt64 = 1, limit: Int = .max, skippingMissing: Bool = false,
+    endsWithTask: Bool = true, _ body: (borrowing EventView) -> Void
+  ) throws(LogStoreError) {
+    try forEach(
+      inStream: id, from: version, limit: limit, skippingMissing: skippingMissing,
+      ReadPace(endsWithTask: endsWithTask), body)
+  }
+
+  private func forEach(
+    inStream id: String, from version: UInt64, limit: Int, skippingMissing: Bool, _ pace: ReadPace,
     _ body: (borrowing EventView) -> Void
   ) throws(LogStoreError) {
-    try durable.check()
+    try durable.checkReading(endsWithTask: pace.endsWithTask)
+    var pace = pace
+    // The first event needs no look of its own.
+    var beforeLook = pace.stride + 1
     let stream = StreamKey(Array(id.utf8))
     var next = max(version, 1)
     var left = limit
@@ -107,7 +156,13 @@ public final class LogReader: Sendable {
       var count = 0
       try durable.segments.forEachEvent(
         of: stream, from: next, limit: page, skipsMissing: skippingMissing
-      ) { event in
+      ) { event throws(LogStoreError) in
+        beforeLook -= 1
+        if beforeLook == 0 {
+          pace.noteTime()
+          if pace.ending(of: durable) != nil { try durable.checkReading(endsWithTask: pace.endsWithTask) }
+          beforeLook = pace.stride
+        }
         body(
           EventView(
             event.record, baseOffset: event.baseOffset, storeIDFirst: durable.segments.storeID.first,
@@ -141,14 +196,25 @@ public final class LogReader: Sendable {
       .sorted { $0.name < $1.name }
   }
 
-  /// Waits until the event at an offset is durable: true at once if it is. False when the task is cancelled or the
-  /// reader is closed. Costs nothing while it waits. From a gap on it waits for the event behind it.
-  public func waitForEvents(at offset: UInt64) async throws(LogStoreError) -> Bool {
-    try await durable.wait(for: durable.segments.gaps.gap(at: offset)?.upperBound ?? offset)
+  /// Waits until the event at an offset is durable: true at once if it is. False when the task is cancelled or the reader is
+  /// closed, also if the event is durable. Costs nothing while it waits. From a gap on it waits for the event behind it.
+  ///
+  /// - Parameter endsWithTask: without, also a cancelled task waits.
+  public func waitForEvents(at offset: UInt64, endsWithTask: Bool = true) async throws(LogStoreError) -> Bool {
+    try await durable.wait(
+      for: durable.segments.gaps.gap(at: offset)?.upperBound ?? offset, endsWithTask: endsWithTask)
   }
 
-  /// Ends this reader and whoever waits in it. The reader of a ``LogStore`` is closed with its store.
+  /// Ends this reader and all reading from it: see *How reading ends*. May be called from any thread, and again.
+  ///
+  /// On the reader of a ``LogStore`` it closes the store as ``LogStore/close()`` does, which returns when that is done.
   public func close() {
+    closeStore?()
+    end()
+  }
+
+  /// Ends reading alone.
+  func end() {
     follower?.stop()
     durable.close()
   }

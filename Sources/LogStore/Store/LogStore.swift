@@ -84,10 +84,12 @@ public final class LogStore: Sendable {
     abandon()
   }
 
-  /// Lets go without `close`: the log is whole, but its end is not recorded, so the next opening looks for it.
+  /// Lets go without `close`: what was appended becomes durable and the log is whole, but its end is not recorded, so the next
+  /// opening looks for it. Reading ends.
   func abandon() {
     closing.abandon()
     mailbox.close()
+    reader.end()
   }
 
   /// Opens a store for writing, after a crash too: then the end of the log is found by reading its last segment, an
@@ -113,8 +115,9 @@ public final class LogStore: Sendable {
     try StreamCache.check(byteCount: options.streamCacheBytes)
     let opened = try Opening(directory: directory, options: options, disk: disk).open()
     let durable = opened.durable
-    let reader = LogReader(durable: durable, follower: nil, recovery: opened.recovery)
     let mailbox = Mailbox<CommitRequest>(disk.scheduler)
+    let reader = LogReader(
+      durable: durable, follower: nil, recovery: opened.recovery, closeStore: { mailbox.close() })
     let health = Health(timestamp: opened.end.timestamp)
     let closing = Closing()
     let start = CommitStart(opened, directory: directory, options: options)
@@ -163,13 +166,18 @@ public final class LogStore: Sendable {
   }
 
   /// Finishes what was asked for, makes it durable, and records the end of the log, so that from now on anything that
-  /// is missing there counts as damage. Later calls on the store throw ``LogStoreError/closed``.
+  /// is missing there counts as damage. Appends from now on throw ``LogStoreError/closed``; reading ends as ``LogReader``
+  /// describes, before this returns.
+  ///
+  /// May be called again, and while another call closes the store: each returns when the store is closed, and throws the
+  /// same. Cancelling the task does not end it. A store that is released without it lets go in the background; the next
+  /// opening then has to look for the end of the log, and nothing acknowledged is missing.
   ///
   /// - Throws: ``LogStoreError/stopped(cause:)`` after a failure: what was acknowledged is safe, but the end could not be
-  ///   recorded. ``LogStoreError/closed`` if it was closed before.
+  ///   recorded.
   public func close() async throws(LogStoreError) {
     let result = await closing.wait { mailbox.close() }
-    reader.close()
+    reader.end()
     try result.get()
   }
 

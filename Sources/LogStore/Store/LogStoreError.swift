@@ -35,6 +35,8 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case stopped(cause: String)
   /// The store or reader was closed.
   case closed
+  /// The task that reads was cancelled before all was read.
+  case cancelled
 }
 
 /// Where a file is not what was written, and why that is known.
@@ -103,7 +105,9 @@ extension LogStoreError: CustomStringConvertible {
     case .stopped(let cause):
       return "stopped after an earlier failure (\(cause)); close the store and open it again"
     case .closed:
-      return "the store is closed"
+      return "the store is closed; open it again"
+    case .cancelled:
+      return "the reading task was cancelled; read again from where it was, in a task that is not"
     }
   }
 }

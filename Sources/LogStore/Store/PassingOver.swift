@@ -8,19 +8,21 @@ extension LogReader {
   ///
   /// - Parameter waitsForDisk: without, what the disk can't read is passed over at once: for an answer that is of use at the
   ///   moment only.
+  /// - Parameter endsWithTask: without, also a cancelled task visits all of them.
   /// - Parameter passed: called for every damaged place that was passed over, before the event behind it; for one without a
   ///   missing event it may be called after that.
   /// - Returns: the offset to go on with, behind what was passed over; before a place that the disk can't read, if there was
   ///   anything to tell before it.
   /// - Throws: ``LogStoreError/unreadable(_:)`` until that has lasted for 30 seconds: then it is passed over, too. What is no
-  ///   damage of the log's files: ``LogStoreError/closed``, ``LogStoreError/inputOutput(operation:path:code:)``.
+  ///   damage of the log's files: ``LogStoreError/cancelled``, ``LogStoreError/closed``,
+  ///   ``LogStoreError/inputOutput(operation:path:code:)``.
   @discardableResult
   public func forEach(
-    from offset: UInt64, waitsForDisk: Bool = true, passingOver passed: (DamagedRange) -> Void,
-    _ body: (borrowing EventView) -> Bool
+    from offset: UInt64, waitsForDisk: Bool = true, endsWithTask: Bool = true,
+    passingOver passed: (DamagedRange) -> Void, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try durable.check()
-    var cursor = cursor(from: offset, passingOverDamage: true)
+    try durable.checkReading(endsWithTask: endsWithTask)
+    var cursor = cursor(from: offset, passingOverDamage: true, endsWithTask: endsWithTask)
     cursor.waitsForDisk = waitsForDisk
     let end = endOffset
     var goesOn = true
@@ -43,6 +45,7 @@ extension LogReader {
       told = cursor.offset
       let ranges = cursor.takePassed()
       for range in ranges { passed(range) }
+      if !isGiven { try cursor.checkEnding() }
       if !isGiven, ranges.isEmpty { break }
     }
     return cursor.offset

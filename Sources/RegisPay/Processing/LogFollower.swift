@@ -1,7 +1,8 @@
 import LogStore
 
 /// Reads a log in order for whoever follows it: goes on behind damage, which it reports on the log's board. The one way in
-/// which consumers, list, webhooks and event streams read.
+/// which consumers, list, webhooks and event streams read. A part of the log is read to its end also in a cancelled task:
+/// each of them looks between two parts.
 ///
 /// Safe to use from any task.
 public struct LogFollower: Sendable {
@@ -36,7 +37,7 @@ public struct LogFollower: Sendable {
   ) throws(LogStoreError) -> UInt64 {
     do throws(LogStoreError) {
       let next = try reader.forEach(
-        from: place, waitsForDisk: waitsForDisk,
+        from: place, waitsForDisk: waitsForDisk, endsWithTask: false,
         passingOver: { range in
           // What was left out of one answer is no reason for others to leave it out.
           if waitsForDisk { damage.report(range) } else { damage.metNow(range) }

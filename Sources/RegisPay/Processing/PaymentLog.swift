@@ -103,7 +103,8 @@ public struct PaymentLog: Sendable {
   public func load(_ id: PaymentID, upTo version: UInt64 = .max) throws(PaymentLogError) -> Loaded? {
     let events: [Event]
     do throws(LogStoreError) {
-      events = try reader.stream(id.stream, limit: Int(clamping: version))
+      // What came of a call is recorded also when the server stops meanwhile.
+      events = try reader.stream(id.stream, limit: Int(clamping: version), endsWithTask: false)
     } catch {
       throw failure(error, of: id)
     }

@@ -128,7 +128,7 @@ public final class Simulator: Sendable {
     guard let id = EventID(reference), id.description == reference else { return Self.unknownPayment }
     let stream = Charge.stream(reference)
     return try await answerOnce(key: key, request: request) { () throws(LogStoreError) in
-      let events = try self.store.reader.stream(stream)
+      let events = try self.store.reader.stream(stream, endsWithTask: false)
       guard let charge = Charge(events), let last = events.last else { return Effect(answer: Self.unknownPayment) }
       let (answer, event) = decide(charge)
       return Effect(answer: answer, events: event.map { [$0] } ?? [], conditions: [stream: .version(last.version)])
@@ -162,14 +162,14 @@ public final class Simulator: Sendable {
       return Answer(status: 400, body: ["error": .string("a key has 1 to \(Self.keyLimit) bytes")])
     }
     while true {
-      if let key, let first = try store.reader.stream("key:\(key)", limit: 1).first {
+      if let key, let first = try store.reader.stream("key:\(key)", limit: 1, endsWithTask: false).first {
         return Self.repeated(first, request: request)
       }
       let effect = try effect()
       guard (200..<300).contains(effect.answer.status) else {
         // What stands in the way may be this very request, carried out since the key was looked for: key and effect are
         // in one append.
-        if let key, let first = try store.reader.stream("key:\(key)", limit: 1).first {
+        if let key, let first = try store.reader.stream("key:\(key)", limit: 1, endsWithTask: false).first {
           return Self.repeated(first, request: request)
         }
         // A refusal has no effect to be remembered: the same request may be right later.

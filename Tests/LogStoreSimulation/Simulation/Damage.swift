@@ -30,7 +30,7 @@ extension Simulation {
     }
     do throws(LogStoreError) {
       let store = try LogStore.open(Self.directory, options: Self.options, disk: disk)
-      defer { store.reader.close() }
+      defer { store.abandon() }
       for stream in 0..<Self.streamCount {
         do throws(LogStoreError) {
           if let problem = try model.check(store.reader, stream: streamName(stream), from: 1) {

@@ -357,7 +357,7 @@ final class Simulation: @unchecked Sendable {
   }
 
   private func letGoOfStore() {
-    store?.reader.close()
+    store?.abandon()
     store = nil
   }
 

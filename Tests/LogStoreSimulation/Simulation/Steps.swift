@@ -343,7 +343,7 @@ extension Simulation {
     do throws(LogStoreError) {
       let second = try LogStore.open(Self.directory, options: Self.options, disk: process())
       if !disk.isDead { fail("a second writer was let in") }
-      second.reader.close()
+      second.abandon()
     } catch {
       if case .locked = error { return }
       fail("a second writer: \(error)")
