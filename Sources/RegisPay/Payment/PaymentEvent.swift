@@ -47,10 +47,13 @@ public struct Delay: Sendable, Hashable {
   public var reason: String
   /// One of the tries may have been carried out. Events of earlier versions don't say, and are read as true.
   public var mayHaveHappened: Bool
+  /// The last try was not answered in time: the next one most likely takes as long. Events of earlier versions don't say,
+  /// and are read as true.
+  public var isUnanswered: Bool
 
   public init(
     _ work: PaymentWork, untilMicroseconds: UInt64, attempts: Int, ownFailures: Int, reason: String,
-    mayHaveHappened: Bool = true
+    mayHaveHappened: Bool = true, isUnanswered: Bool = true
   ) {
     self.work = work
     self.untilMicroseconds = untilMicroseconds
@@ -58,6 +61,7 @@ public struct Delay: Sendable, Hashable {
     self.ownFailures = ownFailures
     self.reason = reason
     self.mayHaveHappened = mayHaveHappened
+    self.isUnanswered = isUnanswered
   }
 }
 

@@ -15,10 +15,19 @@ struct CallSlots: Sendable {
   enum Lane: Sendable, Hashable, CaseIterable {
     /// The payment's calls for the step have not failed yet.
     case first
-    /// Every call that failed was answered: the next one is soon over too.
+    /// Every call that failed was answered, or, of what has waited on the log, the last one: the next is soon over too.
     case again
-    /// A call was not answered in time, or the payment has waited on the log: it most likely takes all its time again.
+    /// A call was not answered in time: the next most likely takes all its time again.
     case patient
+
+    /// The kind of work on the log that is called for in the lane; nil if none is.
+    var isUnanswered: Bool? {
+      switch self {
+      case .first: nil
+      case .again: false
+      case .patient: true
+      }
+    }
   }
 
   struct Limits: Sendable, Hashable {

@@ -164,7 +164,8 @@ struct SkippedWork: Sendable {
           let delay = Delay(
             entry.work, untilMicroseconds: Clock.microseconds(), attempts: 0, ownFailures: 0,
             reason: "the payment could not be read when its turn came",
-            mayHaveHappened: known.trace(of: entry.work, openedAt: log.openedAt).mayHaveHappened)
+            mayHaveHappened: known.trace(of: entry.work, openedAt: log.openedAt).mayHaveHappened,
+            isUnanswered: false)
           _ = try await log.request(.delay(delay), of: entry.id)
         }
         logger.notice("a skipped step goes on", metadata: ["payment": "\(entry.id)", "step": "\(entry.work)"])

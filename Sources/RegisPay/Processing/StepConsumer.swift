@@ -16,8 +16,8 @@ public actor StepConsumer {
     case tick
     /// - Parameter slot: of the call; nil when there was none.
     case ended(StepWork, StepEnding, slot: Int?)
-    /// What had to wait and is due now.
-    case delayed([DelayedQueue.Item])
+    /// What had to wait and is due now, and of which kinds there was more than fits.
+    case delayed([DelayedQueue.Item], fullKinds: [Bool])
     /// What was passed over is on the log, up to an offset; nil if it could not be written.
     case passed(UInt64?)
     case stop
@@ -45,8 +45,8 @@ public actor StepConsumer {
   private var window: Window<StepRequest>
   private var delayed: DelayedQueue
   private var isAskingForDelayed = false
-  /// There was more due than was asked for, then.
-  private var askedInFull: ContinuousClock.Instant?
+  /// Of some kinds there was more due than was asked for, then.
+  private var askedInFull: (kinds: [Bool], at: ContinuousClock.Instant)?
   private var isDelayedNext = false
   private var slots: CallSlots
   /// Of the calls out, by their numbers.
@@ -143,9 +143,9 @@ public actor StepConsumer {
       _ = call.log.time.microseconds()
       await commitCursor()
       askForDelayed(in: &group)
-    case .delayed(let items):
+    case .delayed(let items, let fullKinds):
       isAskingForDelayed = false
-      askedInFull = items.count >= delayed.limit ? clock.now : nil
+      askedInFull = fullKinds.isEmpty ? nil : (fullKinds, clock.now)
       for item in items { delayed.admit(item) }
     case .passed(let place):
       taskCount -= 1
@@ -215,7 +215,7 @@ public actor StepConsumer {
       isTimeout
       && (window.timeouts(offset) + 1 >= options.timeoutsToDelay || window.patientCount >= slots.limits.patient)
     if isLong || hangs {
-      delay(.read(offset, request), for: wait, attempts, failures, failure.reason, in: &group)
+      delay(.read(offset, request), for: wait, attempts, failures, failure, in: &group)
     } else {
       window.retry(offset, due: clock.now + wait, isTimeout: isTimeout)
       board.set(request.id, .init(work: request.work, attempts: attempts, reason: failure.reason))
@@ -233,7 +233,7 @@ public actor StepConsumer {
     let attempts = item.delay.attempts + 1
     delay(
       .delayed(item), for: options.backoff(failure).delay(attempts: attempts, atLeast: failure.after), attempts,
-      item.delay.ownFailures + (isOwn ? 1 : 0), failure.reason, in: &group)
+      item.delay.ownFailures + (isOwn ? 1 : 0), failure, in: &group)
   }
 
   private func logRetry(_ work: StepWork, _ failure: CallRetry) {
@@ -251,12 +251,12 @@ public actor StepConsumer {
 
   /// Puts the wait on the log; then it is not this consumer's memory that keeps it.
   private func delay(
-    _ work: StepWork, for wait: Duration, _ attempts: Int, _ ownFailures: Int, _ reason: String,
+    _ work: StepWork, for wait: Duration, _ attempts: Int, _ ownFailures: Int, _ failure: CallRetry,
     in group: inout DiscardingTaskGroup
   ) {
     let delay = Delay(
       work.work, untilMicroseconds: Clock.microseconds() + UInt64(max(0, wait / .microseconds(1))), attempts: attempts,
-      ownFailures: ownFailures, reason: reason)
+      ownFailures: ownFailures, reason: failure.reason, isUnanswered: failure.cause == .noAnswer)
     taskCount += 1
     group.addTask { [mailbox, call] in
       var ending = await call.record(.delay(delay), of: work, as: nil, isAccepted: false) {
@@ -269,17 +269,22 @@ public actor StepConsumer {
   }
 
   private func askForDelayed(in group: inout DiscardingTaskGroup) {
-    guard !isStopping, !isAskingForDelayed, delayed.room > 0 else { return }
+    let kinds = [false, true].filter { delayed.room(isUnanswered: $0) > 0 }
+    guard !isStopping, !isAskingForDelayed, !kinds.isEmpty else { return }
     // What is known already is told again: as much as can be known.
     let limit = delayed.limit
     isAskingForDelayed = true
     group.addTask { [mailbox, delays, step, health, logger, options, name = cursorName + "-delays"] in
       let now = Clock.microseconds()
       var items: [DelayedQueue.Item] = []
+      var fullKinds: [Bool] = []
       do {
-        items = try await delays.due(
-          step, by: now, orAfter: now + options.longestWait.microseconds, limit: limit
-        ).map { .init(id: $0.id, delay: $0.delay) }
+        for kind in kinds {
+          let due = try await delays.due(
+            step, isUnanswered: kind, by: now, orAfter: now + options.longestWait.microseconds, limit: limit)
+          items += due.map { .init(id: $0.id, delay: $0.delay) }
+          if due.count >= limit { fullKinds.append(kind) }
+        }
         health.report(name, fault: nil)
       } catch {
         if !Task.isCancelled {
@@ -287,7 +292,7 @@ public actor StepConsumer {
           logger.error("can't read what is due", metadata: ["error": "\(error)"])
         }
       }
-      mailbox.continuation.yield(.delayed(items))
+      mailbox.continuation.yield(.delayed(items, fullKinds: fullKinds))
     }
   }
 
@@ -374,15 +379,15 @@ public actor StepConsumer {
       }
     }
     // Calls may go out, and there is no room.
-    let waiting = window.readyCount(.first) + window.readyCount(.again)
+    let waiting = readyCount(.first) + readyCount(.again)
     for number in slots.giveUp(for: waiting, now: now) { stops[number]?.stop() }
     if waiting > 0, let probe = slots.nextProbe, probe > now { wake(at: probe, in: &group) }
-    if let asked = askedInFull, !delayed.hasReadyWork {
-      let due = asked + Self.delayedPoll
+    if let asked = askedInFull, asked.kinds.contains(where: { delayed.readyCount(isUnanswered: $0) == 0 }) {
+      let due = asked.at + Self.delayedPoll
       if due <= now { askForDelayed(in: &group) } else { wake(at: due, in: &group) }
     }
     if let due = window.nextDue { wake(at: due, in: &group) }
-    if window.hasReady(.first) || window.hasReady(.again), let aging = slots.nextAging { wake(at: aging, in: &group) }
+    if waiting > 0, let aging = slots.nextAging { wake(at: aging, in: &group) }
   }
 
   /// How soon to look again whether the log can append.
@@ -393,8 +398,12 @@ public actor StepConsumer {
 
   /// The lane of the next call, if there is work and room: repeats first, since they have less of the slots.
   private var nextLane: CallSlots.Lane? {
-    if slots.hasRoom(.patient), window.hasReady(.patient) || delayed.hasReadyWork { return .patient }
-    return [.again, .first].first { window.hasReady($0) && slots.hasRoom($0) }
+    [.patient, .again, .first].first { readyCount($0) > 0 && slots.hasRoom($0) }
+  }
+
+  /// How much of a lane is ready, here and of what has waited on the log.
+  private func readyCount(_ lane: CallSlots.Lane) -> Int {
+    window.readyCount(lane) + (lane.isUnanswered.map { delayed.readyCount(isUnanswered: $0) } ?? 0)
   }
 
   private func start(
@@ -414,10 +423,10 @@ public actor StepConsumer {
   }
 
   private func take(_ lane: CallSlots.Lane) -> (work: StepWork, ownFailures: Int)? {
-    if lane == .patient {
+    if let isUnanswered = lane.isUnanswered {
       // What has waited on the log and what waits here take turns.
       isDelayedNext.toggle()
-      if isDelayedNext || !window.hasReady(.patient), let item = delayed.next() {
+      if isDelayedNext || !window.hasReady(lane), let item = delayed.next(isUnanswered: isUnanswered) {
         return (.delayed(item), item.delay.ownFailures)
       }
     }

@@ -187,9 +187,12 @@ public final class PaymentProjection: Sendable {
 
   /// What of a step had to wait and need not any more, as far as the list has come: the longest due first.
   public func due(
-    _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] {
-    try await pool.read { try PaymentTable.due(step, by: microseconds, orAfter: impossible, limit: limit, $0) }
+    try await pool.read {
+      try PaymentTable.due(
+        step, isUnanswered: isUnanswered, by: microseconds, orAfter: impossible, limit: limit, $0)
+    }
   }
 
   /// How many payments' steps wait for a time, as far as the list has come.
@@ -197,7 +200,7 @@ public final class PaymentProjection: Sendable {
     try await pool.read { try PaymentTable.delayCount(step, $0) }
   }
 
-  /// Why payments wait for a step, and how many for each reason; of the 10,000 that are due first.
+  /// Why payments wait for a step, and how many for each reason; of the 10,000 of each kind that are due first.
   func delayReasons(_ step: PaymentStep) async throws -> [String: Int] {
     try await pool.read { try PaymentTable.delayReasons(step, $0) }
   }

@@ -4,7 +4,7 @@ import GRDB
 /// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
 enum PaymentTable {
   /// Of the tables and of what is put into them. A file of another version is made anew from the log.
-  static let version = 6
+  static let version = 7
 
   /// The statuses whose payments are counted. Their tallies have their names; those of delays have their step's.
   private static let countedStatuses: [PaymentStatus] = [.failed, .outcomeUnknown]
@@ -26,9 +26,9 @@ enum PaymentTable {
         CREATE TABLE delay (
           number INTEGER NOT NULL, step TEXT NOT NULL, refund INTEGER NOT NULL, due INTEGER NOT NULL,
           attempts INTEGER NOT NULL, failures INTEGER NOT NULL, reason TEXT NOT NULL, tried INTEGER NOT NULL,
-          PRIMARY KEY (number, step, refund)
+          unanswered INTEGER NOT NULL, PRIMARY KEY (number, step, refund)
         ) WITHOUT ROWID;
-        CREATE INDEX delay_due ON delay (step, due);
+        CREATE INDEX delay_due ON delay (step, unanswered, due);
         -- How many there are of what is counted: a count by going through them would take as long as there are many.
         CREATE TABLE tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
         CREATE TRIGGER delay_counted AFTER INSERT ON delay BEGIN
@@ -133,9 +133,10 @@ enum PaymentTable {
     let number = Int64(clamping: row.offset)
     try database.cachedStatement(sql: "DELETE FROM delay WHERE number = ?").execute(arguments: [number])
     for delay in row.delays {
-      try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
+      try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
         number, delay.work.step.rawValue, delay.work.refund ?? 0, Int64(clamping: delay.untilMicroseconds),
         delay.attempts, delay.ownFailures, delay.reason, delay.mayHaveHappened,
+        delay.isUnanswered,
       ])
     }
   }
@@ -146,18 +147,23 @@ enum PaymentTable {
 
   /// What of a step is due by then, the longest due first; see ``DelayedWork``. Reads no more of the index than it tells.
   static func due(
-    _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int, _ database: Database
+    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int,
+    _ database: Database
   ) throws -> [(id: PaymentID, delay: Delay)] {
     let rows = try Row.fetchAll(
       try database.cachedStatement(
         sql: """
           SELECT payment.id, found.* FROM (
-            SELECT * FROM (SELECT * FROM delay WHERE step = ?1 AND due <= ?2 ORDER BY due LIMIT ?4)
+            SELECT * FROM (
+              SELECT * FROM delay WHERE step = ?1 AND unanswered = ?5 AND due <= ?2 ORDER BY due LIMIT ?4
+            )
             UNION ALL
-            SELECT * FROM (SELECT * FROM delay WHERE step = ?1 AND due > ?3 ORDER BY due LIMIT ?4)
+            SELECT * FROM (
+              SELECT * FROM delay WHERE step = ?1 AND unanswered = ?5 AND due > ?3 ORDER BY due LIMIT ?4
+            )
           ) AS found JOIN payment USING (number) ORDER BY found.due LIMIT ?4
           """),
-      arguments: [step.rawValue, Int64(clamping: microseconds), Int64(clamping: impossible), limit])
+      arguments: [step.rawValue, Int64(clamping: microseconds), Int64(clamping: impossible), limit, isUnanswered])
     return try rows.map { row in
       guard let id = PaymentID(data: Array(row[0] as Data)) else { throw impossibleRow }
       return (id, try delay(row))
@@ -182,12 +188,16 @@ enum PaymentTable {
       try database.cachedStatement(sql: "SELECT count FROM tally WHERE name = ?"), arguments: [name]) ?? 0
   }
 
-  /// Why they wait, and how many for each reason, of those that are due first.
+  /// Why they wait, and how many for each reason, of the 10,000 of each kind that are due first.
   static func delayReasons(_ step: PaymentStep, _ database: Database) throws -> [String: Int] {
     let rows = try Row.fetchAll(
       try database.cachedStatement(
         sql: """
-          SELECT reason, count(*) FROM (SELECT reason FROM delay WHERE step = ? ORDER BY due LIMIT 10000) GROUP BY reason
+          SELECT reason, count(*) FROM (
+            SELECT * FROM (SELECT reason FROM delay WHERE step = ?1 AND unanswered = 0 ORDER BY due LIMIT 10000)
+            UNION ALL
+            SELECT * FROM (SELECT reason FROM delay WHERE step = ?1 AND unanswered = 1 ORDER BY due LIMIT 10000)
+          ) GROUP BY reason
           """), arguments: [step.rawValue])
     return Dictionary(rows.map { ($0[0] as String, $0[1] as Int) }, uniquingKeysWith: +)
   }
@@ -205,7 +215,8 @@ enum PaymentTable {
     else { throw impossibleRow }
     return Delay(
       work, untilMicroseconds: UInt64(clamping: row["due"] as Int64), attempts: row["attempts"],
-      ownFailures: row["failures"], reason: row["reason"], mayHaveHappened: row["tried"])
+      ownFailures: row["failures"], reason: row["reason"], mayHaveHappened: row["tried"],
+      isUnanswered: row["unanswered"])
   }
 
   private static var impossibleRow: DatabaseError {

@@ -118,10 +118,10 @@ struct SchedulingTests {
     var ids: [PaymentID]
 
     func due(
-      _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
     ) async throws -> [(id: PaymentID, delay: Delay)] {
-      let due = try ids.compactMap { id in try log.load(id)?.payment.delays.first.map { (id, $0) } }
-      return Array(due.prefix(limit))
+      let due = try ids.compactMap { id in try log.load(id)?.payment.delays.first.map { (id: id, delay: $0) } }
+      return Array(due.filter { $0.delay.isUnanswered == isUnanswered }.prefix(limit))
     }
   }
 
@@ -145,6 +145,36 @@ struct SchedulingTests {
       }
       // Two with each tick take forty seconds.
       #expect(start.duration(to: .now) < .seconds(30))
+    }
+  }
+
+  @Test("payments that hang, however many are due, hold up none that waits on the log for another reason")
+  func manyHangingAreDue() async throws {
+    try await withStore { store in
+      var parts = ConsumerParts(log: PaymentLog(store))
+      let ids = try await parts.initiate(60)
+      for id in ids {
+        let delay = Delay(
+          PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "500 or no answer",
+          isUnanswered: id != ids.last)
+        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", place: 0))
+      }
+      parts.delays = DueOnLog(log: parts.log, ids: ids)
+      var options = ConsumerParts.quick
+      options.callLimit = 8
+      let isBack = Mutex(false)
+      let provider = FakeProvider { [last = ids.last] payment, _ in
+        while payment.id != last, !isBack.withLock({ $0 }), !Task.isCancelled {
+          try? await Task.sleep(for: .milliseconds(2))
+        }
+        return .created
+      }
+      try await parts.consuming(provider, options) { [parts] _ in
+        try await parts.wait(for: ids.suffix(1), .created)
+        #expect(try parts.states(ids).dropLast().allSatisfy { $0 == .initiated }, "they hang still")
+        isBack.withLock { $0 = true }
+        try await parts.wait(for: ids, .created)
+      }
     }
   }
 

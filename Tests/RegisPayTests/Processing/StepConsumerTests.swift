@@ -432,8 +432,8 @@ struct StepConsumerTests {
     var items: @Sendable () throws -> [(id: PaymentID, delay: Delay)]
 
     func due(
-      _ step: PaymentStep, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
-    ) async throws -> [(id: PaymentID, delay: Delay)] { try items() }
+      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+    ) async throws -> [(id: PaymentID, delay: Delay)] { try items().filter { $0.delay.isUnanswered == isUnanswered } }
   }
 
   @Test("a list that tells of a wait that is not the payment's, any more or yet, leads to no call")

@@ -344,7 +344,8 @@ struct ProjectionTests {
         var ids = try await fill(store, 60, &generator)
         for id in ids where Bool.random(using: &generator) {
           let delay = Delay(
-            PaymentWork(.settle), untilMicroseconds: 5, attempts: 3, ownFailures: 1, reason: "try later")
+            PaymentWork(.settle), untilMicroseconds: 5, attempts: 3, ownFailures: 1, reason: "try later",
+            isUnanswered: Bool.random(using: &generator))
           _ = try await log.record(.delay(delay), on: id, cursor: Self.nowhere)
         }
         try await caughtUp(projection, store)
@@ -359,6 +360,11 @@ struct ProjectionTests {
           let delays = rows.flatMap(\.delays).filter { $0.work.step == step }
           let count = try await projection.delayCount(step)
           #expect(count == delays.count, "\(step)")
+          for kind in [false, true] {
+            let due = try await projection.due(step, isUnanswered: kind, by: 10, orAfter: .max, limit: 1_000)
+            let isSame = Set(due.map(\.delay)) == Set(delays.filter { $0.isUnanswered == kind })
+            #expect(isSame && due.count == delays.count { $0.isUnanswered == kind }, "\(step) \(kind)")
+          }
         }
       }
       try await store.close()
