@@ -16,7 +16,10 @@ struct AppendCommand: AsyncParsableCommand {
       The last batch may be shorter. An append that the store refuses is answered with `err` for each of its lines. On \
       SIGINT or SIGTERM nothing more is read, complete batches are finished, and an incomplete one is answered with `err`.
 
-      With --stream, --type and --data one event is appended, its data taken as it is, without escapes.
+      With --stream, --type and --data one event is appended, its data taken as it is, without escapes. With --id it may be \
+      sent again, whatever became of the first call: the same stream, type and data print the first one's offset. The id with \
+      another stream, type or data, or at another version than --expect names, is refused, and `err` tells what has the id. \
+      --expect any and exists take it wherever it is in the stream.
       """)
 
   @OptionGroup var location: StoreLocation
@@ -41,7 +44,8 @@ struct AppendCommand: AsyncParsableCommand {
       valueName: "any|none|exists|N"))
   var expect: Expectation?
 
-  @Option(help: "The one event's id, a UUID; appending it again changes nothing and prints the first one's offset.")
+  @Option(
+    help: "The one event's id, a UUID: the same event sent again changes nothing and prints the first one's offset.")
   var id: EventID?
 
   @Option(help: "The size of new segment files in bytes, or with KiB, MiB or GiB behind the number.")

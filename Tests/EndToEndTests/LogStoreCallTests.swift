@@ -67,6 +67,34 @@ extension LogStoreCommandTests {
       #expect(try await copy.run("dump").output == text.output)
     }
 
+    @Test("an event with --id may be sent again, and the id can't be used for another event or place")
+    func sameID() async throws {
+      let store = try StoreUnderTest()
+      let id = "0192b3c4-0000-7000-8000-000000000001"
+      func append(_ data: String, type: String = "T", stream: String = "s", expect: String) async throws -> [String] {
+        let result = try await store.run([
+          "append", "--stream", stream, "--type", type, "--data", data, "--expect", expect, "--id", id,
+        ])
+        #expect(result.exitCode == (result.lines[0].hasPrefix("ok ") ? 0 : 1))
+        return result.lines
+      }
+      for expect in ["none", "none", "0", "any", "exists"] {
+        #expect(try await append("d", expect: expect) == ["ok 0"])
+      }
+      let known =
+        "err event id \(id) is used already, by version 1 of stream s, of type T, at offset 0; this append has it"
+      let advice = "; nothing was written, a new event needs an id of its own"
+      for expect in [1, 2, 3] {
+        #expect(try await append("d", expect: "\(expect)") == ["\(known) for version \(expect + 1)\(advice)"])
+      }
+      let other = "\(known) with another payload, 1 bytes where the log has 1, different from byte 0 on\(advice)"
+      #expect(try await append("e", expect: "any") == [other])
+      #expect(try await append("e", expect: "none") == [other])
+      #expect(try await append("d", type: "U", expect: "any") == ["\(known) with type U\(advice)"])
+      #expect(try await append("d", stream: "t", expect: "none") == ["\(known) for stream t\(advice)"])
+      #expect(try await store.dump().count == 1)
+    }
+
     @Test("a refused line is answered in its place, the others are appended, and the exit code is 1")
     func refusedLines() async throws {
       let store = try StoreUnderTest()

@@ -312,23 +312,23 @@ struct CommitLoop: ~Copyable {
           stream: append.name(of: index), expected: stream.condition, actual: streams[index].version)
         break
       }
-      if unmet == nil, !(append.hasIDs && mayRepeatByID(append)) { return .accept }
+      if unmet == nil, !append.hasIDs { return .accept }
       if unmet != nil, !writer.isSynced {
         // Whether it repeats what buffered appends have written can be looked up once that is durable.
         needsSync = true
         return .dependsOnGroup
       }
-      // They may have to be looked for on the disk.
-      answerDue()
-      let ids = append.ids
-      for case let id? in ids where writer.mayAwait(id) {
+      guard append.hasIDs else { return unmet.map { .refuse($0) } ?? .accept }
+      let given = append.given
+      for case let id? in given.lazy.map(\.id) where writer.mayAwait(id) {
         // It is looked for in what is durable, which buffered appends alone would not become.
         needsSync = true
         return .dependsOnGroup
       }
-      switch try earlier(append, ids) {
+      switch try known(append, given) {
       case .same(let appended): return .repeated(appended)
-      case .different(let error): return .refuse(unmet ?? error)
+      // Before a conflict: one who reads the stream again and appends at its end would be refused for the id all the same.
+      case .different(let reuse): return .refuse(.eventIDReused(reuse))
       case .none: return unmet.map { .refuse($0) } ?? .accept
       }
     } catch {
@@ -373,75 +373,20 @@ struct CommitLoop: ~Copyable {
     readAhead.note(missing, from: start, to: writer.now)
   }
 
-  private func mayRepeatByID(_ append: EncodedAppend) -> Bool {
-    for (event, id) in append.ids.enumerated() where id != nil {
-      if !append.streams[append.stream(of: event)].condition.namesVersion { return true }
-    }
-    return false
-  }
-
-  private enum Earlier {
-    case none
-    case same(Appended)
-    case different(LogStoreError)
-  }
-
-  /// Looks for the same append made before: the same ids for the same streams, one after the other.
-  private func earlier(_ append: EncodedAppend, _ ids: [EventID?]) throws(LogStoreError) -> Earlier {
+  /// What the log has of an append's ids.
+  private mutating func known(
+    _ append: EncodedAppend, _ given: [EncodedAppend.Given]
+  ) throws(LogStoreError) -> KnownIDs {
+    let check = KnownIDCheck(append, given, durable.segments)
     while true {
       let faults = faultCount()
-      let earlier = try earlierOnce(append, ids)
+      // Most ids are new, and that is told without a look at the disk.
+      guard try check.mayBeKnown() else { return .none }
+      answerDue()
+      let known = try check.run()
       // Again, if something that was read may have been zeros in the place of what can't be read.
-      if faultCount() == faults { return earlier }
+      if faultCount() == faults { return known }
     }
-  }
-
-  private func earlierOnce(_ append: EncodedAppend, _ ids: [EventID?]) throws(LogStoreError) -> Earlier {
-    var found: (event: Int, id: EventID, record: Record, segment: Segment)?
-    for (event, id) in ids.enumerated() {
-      guard let id else { continue }
-      let stream = append.stream(of: event)
-      if let (record, segment) = try place(of: id, append, stream) {
-        found = (event, id, record, segment)
-        break
-      }
-    }
-    guard let found else { return .none }
-    let different = LogStoreError.eventIDReused(
-      id: found.id, stream: append.name(of: append.stream(of: found.event)), version: found.record.version)
-    // The first event has to be the one found, and an append lies within one frame.
-    guard found.event == 0,
-      let header = FrameHeader(in: found.segment.bytes, at: found.record.framePosition, place: found.segment.place)
-    else { return .different(different) }
-    let bytes = found.segment.bytes
-    let frameEnd = found.record.framePosition + header.byteCount
-    var position = found.record.position
-    var given: [UInt64] = []
-    for (event, id) in ids.enumerated() {
-      guard id != nil,
-        let record = Record(in: bytes, at: position, limit: frameEnd, place: found.segment.place),
-        record.kind == .event, record.hasID, record.id(in: bytes, place: found.segment.place) == id,
-        append.key(of: append.stream(of: event)).matches(record, in: bytes)
-      else { return .different(different) }
-      given.append(record.version)
-      position = record.end
-    }
-    let offset = found.segment.baseOffset + UInt64(found.record.relativeOffset)
-    return .same(
-      Appended(offsets: offset..<offset + UInt64(append.eventCount), versions: given, isRepeat: true))
-  }
-
-  /// Where an event with this id is: at the version that the condition names, or anywhere in the stream.
-  private func place(
-    of id: EventID, _ append: EncodedAppend, _ stream: Int
-  ) throws(LogStoreError) -> (Record, Segment)? {
-    let key = append.key(of: stream)
-    guard let base = append.streams[stream].condition.namedVersion else {
-      return try durable.segments.find(id: id, stream: key)
-    }
-    guard streams[stream].version > base else { return nil }
-    guard let (record, segment) = try durable.segments.record(of: key, version: base + 1) else { return nil }
-    return record.hasID && record.id(in: segment.bytes, place: segment.place) == id ? (record, segment) : nil
   }
 }
 
@@ -464,6 +409,4 @@ extension StreamCondition {
     case .version(let version): version
     }
   }
-
-  var namesVersion: Bool { namedVersion != nil }
 }

@@ -53,14 +53,21 @@ struct EncodedAppend: Sendable {
   /// Bytes of all records.
   var recordByteCount: Int { bytes.count - eventsStart }
 
-  /// The events' ids as they were given; an allocation.
-  var ids: [EventID?] {
+  /// An event as it was given.
+  struct Given {
+    /// Of its record in ``EncodedAppend/bytes``.
+    var position: Int
+    var id: EventID?
+  }
+
+  /// The events with their ids as they were given; an allocation.
+  var given: [Given] {
     bytes.withUnsafeBytes { bytes in
       var position = eventsStart
       return (0..<eventCount).map { _ in
         let start = position
         position += Int(bytes.integer(at: start + 4, as: UInt32.self))
-        return Record.storedID(in: bytes, at: start)
+        return Given(position: start, id: Record.storedID(in: bytes, at: start))
       }
     }
   }
@@ -93,6 +100,7 @@ struct EncodedAppend: Sendable {
       throw .invalidArgument("an append without events and cursors")
     }
     var sizes = Sizes()
+    var mayShareIDs = false
     // By spans, here and where they are copied: to hold a payload meanwhile would count a reference, which is a write to
     // the very memory that is still to come.
     let events = append.events.span
@@ -108,9 +116,11 @@ struct EncodedAppend: Sendable {
       }
       if events.count > 1 { prefetch(events[index].payload.span.bytes) }
       let hasID = events[index].id != nil
+      if hasID, sizes.hasIDs { mayShareIDs = true }
       sizes.hasIDs = sizes.hasIDs || hasID
       sizes.byteCount += Record.byteCount + (hasID ? Record.idByteCount : 0) + name + type + content
     }
+    if mayShareIDs { try checkIDs(append.events) }
     for index in append.cursors.indices {
       try check(append.cursors[index].name.utf8.count, "the cursor name's length in bytes")
       sizes.byteCount += Record.byteCount + append.cursors[index].name.utf8.count
@@ -125,6 +135,18 @@ struct EncodedAppend: Sendable {
       sizes.byteCount += name.utf8.count
     }
     return sizes
+  }
+
+  /// Refuses two events with one id: an id names one event.
+  private static func checkIDs(_ events: [NewEvent]) throws(LogStoreError) {
+    var known: [EventID: Int] = [:]
+    known.reserveCapacity(events.count)
+    for (index, event) in events.enumerated() {
+      guard let id = event.id, let before = known.updateValue(index, forKey: id) else { continue }
+      throw .invalidArgument(
+        "the append's events \(before) and \(index), counted from 0, have the same id \(id); give each an id of its own"
+      )
+    }
   }
 
   /// Asks for what is copied soon, all of an append's events at once: they may be anywhere in memory.

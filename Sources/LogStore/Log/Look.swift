@@ -331,40 +331,61 @@ struct Look: ~Copyable {
 
   // MARK: - Ids and frames
 
-  func find(id: EventID, stream: StreamKey) throws(IndexFailure) -> (record: Record, segment: Segment)? {
+  func mayHold(id: EventID) throws(IndexFailure) -> Bool {
     let key = IndexKey.eventID(id)
     let candidates = try snapshot.candidates(.eventIDs, key)
+    for source in snapshot.sources {
+      switch source.kind {
+      case .open where !snapshot.open.candidates(for: id).isEmpty: return true
+      case .unsealed where !snapshot.unsealed[source.index].candidates(for: id).isEmpty: return true
+      case .file where try snapshot.isCandidate(source.index, candidates, .eventIDs, key): return true
+      case .missing: return true
+      case .open, .unsealed, .file: continue
+      }
+    }
+    return false
+  }
+
+  func find(
+    id: EventID, where isWanted: (Record, Segment) -> Bool
+  ) throws(IndexFailure) -> (record: Record, segment: Segment)? {
+    let key = IndexKey.eventID(id)
+    let candidates = try snapshot.candidates(.eventIDs, key)
+    var other: (record: Record, segment: Segment)?
     for source in snapshot.sources {
       switch source.kind {
       case .open, .unsealed:
         let index = source.kind == .open ? snapshot.open : snapshot.unsealed[source.index]
         for position in index.candidates(for: id) {
           let place = UInt64(source.ordinal) << 32 | UInt64(position)
-          if let found = try self.event(at: place, source, id, stream, key: nil) { return found }
+          guard let found = try self.event(at: place, source, id, key: nil) else { continue }
+          if isWanted(found.record, found.segment) { return found }
+          other = found
         }
       case .file, .missing:
         if source.kind == .file, try !snapshot.isCandidate(source.index, candidates, .eventIDs, key) { continue }
         let file = try file(source)
         for address in try blaming(file, { () throws(Fault) in try file.addresses(.eventIDs, key) }) {
           let place = try place(address, file, source)
-          if let found = try self.event(at: place, source, id, stream, key: key) { return found }
+          guard let found = try self.event(at: place, source, id, key: key) else { continue }
+          if isWanted(found.record, found.segment) { return found }
+          other = found
         }
       }
     }
-    return nil
+    return other
   }
 
-  /// The event at a place if it has this id and is of this stream.
+  /// The event at a place if it has this id.
   private func event(
-    at place: UInt64, _ source: Snapshot.Source, _ id: EventID, _ stream: StreamKey, key: UInt64?
+    at place: UInt64, _ source: Snapshot.Source, _ id: EventID, key: UInt64?
   ) throws(IndexFailure) -> (record: Record, segment: Segment)? {
     let (segment, record) = try event(at: place, source)
     let found = record.id(in: segment.bytes, place: segment.place)
     if let key, !record.hasID || IndexKey.eventID(found) != key {
       throw blame(source, place, segment, "an event with another id")
     }
-    guard record.hasID, found == id, stream.matches(record, in: segment.bytes) else { return nil }
-    return (record, segment)
+    return record.hasID && found == id ? (record, segment) : nil
   }
 
   /// The position of a frame of the segment at or before an offset, as near as is listed.

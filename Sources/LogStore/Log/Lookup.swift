@@ -154,9 +154,20 @@ extension SegmentSet {
     .streamIncomplete(stream: String(decoding: stream.name, as: UTF8.self), missing: missing)
   }
 
-  /// The place of the event with this stored id in this stream; nil if there is none.
-  func find(id: EventID, stream: StreamKey) throws(LogStoreError) -> (record: Record, segment: Segment)? {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in try look.find(id: id, stream: stream) }
+  /// The place of the event with this stored id, nil if there is none: of several, which logs of older programs may have, one
+  /// that is wanted, if there is one.
+  func find(
+    id: EventID, where isWanted: (Record, Segment) -> Bool
+  ) throws(LogStoreError) -> (record: Record, segment: Segment)? {
+    try lookUp { (look: borrowing Look) throws(IndexFailure) in try look.find(id: id, where: isWanted) }
+  }
+
+  /// Whether the log may have one of these stored ids. No is certain, and told from memory and the filters alone.
+  func mayHold(_ ids: some Sequence<EventID>) throws(LogStoreError) -> Bool {
+    try lookUp { (look: borrowing Look) throws(IndexFailure) in
+      for id in ids where try look.mayHold(id: id) { return true }
+      return false
+    }
   }
 
   /// The position of the frame that holds an offset of this segment.

@@ -6,7 +6,8 @@ public struct NewEvent: Sendable, Hashable {
   public var type: String
   public var payload: [UInt8]
   public var metadata: [UInt8]
-  /// Makes the append repeatable. Without one the event gets an id derived from its place.
+  /// Names this event in the whole store, and makes the append repeatable if all of its events have one: see
+  /// ``LogStore/append(_:)``. Without one the event gets an id derived from its place.
   public var id: EventID?
 
   public init(stream: String, type: String, payload: [UInt8], metadata: [UInt8] = [], id: EventID? = nil) {

@@ -131,10 +131,15 @@ public final class LogStore: Sendable {
 
   /// Appends atomically, and returns once all of it is durable: its bytes, its file's size and its file's name.
   ///
-  /// With event ids and a condition on the stream's version, or with event ids alone, the same append may be sent again
-  /// and gives the first one's places. A refused append has written nothing. Cancelling the task does not take it back.
+  /// An append whose events all have ids may be sent again, whatever became of the first call: the answer is the first one's
+  /// places, with ``Appended/isRepeat``, even though its conditions are no longer met. An id names one event of the store. With
+  /// another stream, type or payload, at another version than a condition names, or beside other events than before, it is
+  /// refused as ``LogStoreError/eventIDReused(_:)``, which comes before a conflict. Metadata may differ. What a repeat says of
+  /// cursors is not looked at: they were committed with the first.
   ///
-  /// - Throws: ``LogStoreError/conflict(stream:expected:actual:)``, ``LogStoreError/eventIDReused(id:stream:version:)``,
+  /// A refused append has written nothing. Cancelling the task does not take an append back.
+  ///
+  /// - Throws: ``LogStoreError/conflict(stream:expected:actual:)``, ``LogStoreError/eventIDReused(_:)``,
   ///   ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/limitExceeded(what:actual:limit:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``,
   ///   ``LogStoreError/stopped(cause:)``, ``LogStoreError/closed``.

@@ -6,8 +6,8 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case limitExceeded(what: String, actual: UInt64, limit: UInt64)
   /// A condition of the append does not hold; nothing was written. `actual` is the stream's last version, 0 if it is new.
   case conflict(stream: String, expected: StreamCondition, actual: UInt64)
-  /// Some of the append's event ids are in the stream already, but not as the one append that is being repeated.
-  case eventIDReused(id: EventID, stream: String, version: UInt64)
+  /// The log has an event with one of the append's ids, and not as the same append in the same place; nothing was written.
+  indirect case eventIDReused(EventIDReuse)
   /// Versions of the stream that were asked for are lost in a gap of the log (``LogReader/gaps``).
   case streamIncomplete(stream: String, missing: ClosedRange<UInt64>)
   /// There is no store in this directory.
@@ -75,8 +75,8 @@ extension LogStoreError: CustomStringConvertible {
       return actual == 0
         ? "conflict: stream \(stream) does not exist, expected \(expectation)"
         : "conflict: stream \(stream) is at version \(actual), expected \(expectation)"
-    case .eventIDReused(let id, let stream, let version):
-      return "event id \(id) is already used by version \(version) of stream \(stream), in a different append"
+    case .eventIDReused(let reuse):
+      return reuse.description
     case .streamIncomplete(let stream, let missing):
       return
         "stream \(stream) is incomplete: version\(missing.count == 1 ? "" : "s") \(missing.text) could not be saved"

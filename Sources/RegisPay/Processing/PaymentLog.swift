@@ -234,11 +234,15 @@ public struct PaymentLog: Sendable {
         try await self.append(append)
         return .appended(events, version: version)
       } catch {
-        guard case .conflict(let stream, _, _) = error else {
+        switch error {
+        case .conflict(let stream, _, _): if stream == claim?.stream { throw .requestTaken }
+        // Another decision came first that begins with the same event: as good as a conflict. It ends, since what is read next
+        // is later.
+        case .eventIDReused(let known) where known.stream == id.stream && known.version > loaded.version: continue
+        default:
           if case .store = failure(error, of: id) { throw .append(error) }
           throw failure(error, of: id)
         }
-        if stream == claim?.stream { throw .requestTaken }
       }
     }
   }

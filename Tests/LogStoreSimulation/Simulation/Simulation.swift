@@ -77,7 +77,7 @@ final class Simulation: @unchecked Sendable {
   var tails: [Tail] = []
   var calls: [Call] = []
   /// Appends with an id of another one.
-  var reused: Set<Int> = []
+  var reused: [Int: Reuse] = [:]
   /// What buffered appends were told, by the highest.
   var bufferedEnd: UInt64 = 0
   /// Where the last backup ends that was finished.

@@ -203,7 +203,14 @@ extension Simulation {
     if generator.oneIn(2) { waitForAnswers() }
   }
 
-  /// Another append with an id that is in the log.
+  /// An append with an id that is in the log, and the place that it has there.
+  struct Reuse {
+    var offset: UInt64
+    var stream: String
+    var difference: EventIDReuse.Difference
+  }
+
+  /// Another append with an id that is in the log: of another event, in another place, or in other company.
   private func reuseID(_ generator: inout SeededGenerator) {
     waitForAnswers()
     let known = model.attempts.indices.filter { number in
@@ -212,16 +219,40 @@ extension Simulation {
       return offsets.upperBound <= model.required && attempt.append.events.first?.id != nil
     }
     guard !known.isEmpty else { return }
-    let event = model.attempts[known.drawn(&generator)].append.events[0]
-    let number = model.begin { number in
-      Append(
-        (0..<2).map { ordinal in
-          NewEvent(
-            stream: event.stream, type: "t", payload: Payload.make(attempt: number, ordinal: ordinal, byteCount: 20),
-            id: ordinal == 0 ? event.id : EventID(high: 0xE7, low: UInt64(number) << 16 | UInt64(ordinal)))
-        })
+    let known0 = model.attempts[known.drawn(&generator)]
+    let event = known0.append.events[0]
+    let kind = generator.below(5)
+    var other = event
+    var conditions: StreamConditions = [:]
+    var difference: EventIDReuse.Difference
+    switch kind {
+    case 0:
+      other.stream = event.stream == "s0" ? "s1" : "s0"
+      difference = .stream(other.stream)
+    case 1:
+      // As often as not the condition holds: the stream is there.
+      let version = model.versions[event.stream] ?? 0
+      conditions = [event.stream: .version(version)]
+      difference = .version(version + 1)
+    case 2:
+      other.type = "another"
+      difference = .type("another")
+    case 3:
+      other.payload.append(1)
+      difference = .payload(
+        byteCount: other.payload.count, knownByteCount: event.payload.count, firstDifference: event.payload.count)
+    default: difference = .append(event: 1)
     }
-    reused.insert(number)
+    // What the log would serve, if it took it, is not the attempt's own: it may not take it.
+    let number = model.begin { number in
+      let beside = NewEvent(
+        stream: event.stream, type: "t", payload: Payload.make(attempt: number, ordinal: 1, byteCount: 20),
+        id: EventID(high: 0xE7, low: UInt64(number) << 16 | 1))
+      return Append(kind == 4 ? [other, beside] : [other], conditions: conditions)
+    }
+    // Proof: it was asked for above.
+    let offset = known0.offsets!.lowerBound
+    reused[number] = Reuse(offset: offset, stream: event.stream, difference: difference)
     send(number, isBuffered: false)
     waitForAnswers()
   }
@@ -269,7 +300,7 @@ extension Simulation {
     trace("answer \(number): \(answer)")
     switch answer {
     case .success(let done):
-      if reused.contains(number) { return "append \(number) has the id of another one, and was written" }
+      if reused[number] != nil { return "append \(number) has the id of another one, and was written" }
       if call.wasStopped { return "append \(number) was acknowledged after a failure" }
       if isBuffered, call.life != life {
         // It had a place in a life that is over: whether it is there was seen since.
@@ -285,7 +316,13 @@ extension Simulation {
       return model.refuse(
         number, stream, expected, actual: actual, atLeast: call.versions[stream] ?? 0, wasPlaced: call.wasPlaced,
         isBuffered: isBuffered)
-    case .failure(.eventIDReused) where reused.contains(number): return model.refuse(number, wasPlaced: false)
+    case .failure(.eventIDReused(let reuse)) where reused[number] != nil:
+      // Proof: looked at a line above.
+      let known = reused[number]!
+      guard reuse.offset == known.offset, reuse.stream == known.stream, reuse.difference == known.difference else {
+        return "append \(number) was refused for \(reuse), expected \(known)"
+      }
+      return model.refuse(number, wasPlaced: false)
     case .failure(let error):
       model.fail(number)
       return isExpected(error, life: call.life, disk: call.disk) || error == .closed

@@ -87,6 +87,21 @@ struct PaymentLogTests {
     }
   }
 
+  @Test(
+    "of two late decisions that begin with the same event, the second is told what the first has made of the payment")
+  func sameBeginning() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store)
+      let id = try await log.initiate(Self.pound)
+      _ = try await log.record(.markUnknown(PaymentWork(.create), reason: "no answer"), on: id, cursor: Self.nowhere)
+      let before = try log.load(id)
+      _ = try await log.record(.recordCreated(reference: "a"), on: id, as: before, cursor: Self.nowhere)
+      let second = try await log.record(.recordCreated(reference: "b"), on: id, as: before, cursor: Self.nowhere)
+      #expect(second == .refused(.notDue(.created)))
+      #expect(try log.load(id)?.payment.reference == "a")
+    }
+  }
+
   @Test("a payment that is not there is none, and a stream that tells no payment is an error that names it")
   func missing() async throws {
     try await withStore { store in

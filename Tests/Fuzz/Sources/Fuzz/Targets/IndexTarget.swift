@@ -108,7 +108,8 @@ struct IndexClaims {
 
   private func ids(_ reader: LogReader) {
     for event in seed.events[Int(selector) % 60..<Int(selector) % 60 + 3] {
-      guard let found = try? reader.durable.segments.find(id: event.id, stream: StreamKey(Array(event.stream.utf8)))
+      let stream = StreamKey(Array(event.stream.utf8))
+      guard let found = try? reader.durable.segments.find(id: event.id, where: { stream.matches($0, in: $1.bytes) })
       else { continue }
       promise(
         found.segment.baseOffset + UInt64(found.record.relativeOffset) == event.offset, "the id leads to its event")

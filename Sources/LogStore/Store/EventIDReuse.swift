@@ -1,0 +1,60 @@
+/// Why an append was refused for one of its event ids: the log has an event with the id, and it is not the append's event in
+/// the append's place.
+public struct EventIDReuse: Sendable, Hashable {
+  /// What the append has otherwise.
+  public enum Difference: Sendable, Hashable {
+    /// The event is for this stream.
+    case stream(String)
+    /// The append's condition on the stream gives the event this version.
+    case version(UInt64)
+    /// The event is of this type.
+    case type(String)
+    /// The event has another payload, with this number of bytes, where the log's has `knownByteCount`. Up to
+    /// `firstDifference` bytes from the start they are the same.
+    case payload(byteCount: Int, knownByteCount: Int, firstDifference: Int)
+    /// The event is the same, and the append is another one: its event with this index has no id, or the log does not have it
+    /// in its place beside the first.
+    case append(event: Int)
+  }
+
+  public var id: EventID
+  /// The index of the event in the append, from 0.
+  public var event: Int
+  /// Where the log has the event with the id.
+  public var offset: UInt64
+  public var stream: String
+  public var version: UInt64
+  /// Of the event in the log.
+  public var type: String
+  public var difference: Difference
+
+  public init(
+    id: EventID, event: Int, offset: UInt64, stream: String, version: UInt64, type: String, difference: Difference
+  ) {
+    self.id = id
+    self.event = event
+    self.offset = offset
+    self.stream = stream
+    self.version = version
+    self.type = type
+    self.difference = difference
+  }
+}
+
+extension EventIDReuse: CustomStringConvertible {
+  public var description: String {
+    let asked =
+      switch difference {
+      case .stream(let stream): "has it for stream \(stream)"
+      case .version(let version): "has it for version \(version)"
+      case .type(let type): "has it with type \(type)"
+      case .payload(let byteCount, let knownByteCount, let position):
+        "has it with another payload, \(byteCount) bytes where the log has \(knownByteCount), different from byte \(position) on"
+      case .append(let event):
+        "is another one: its event \(event), counted from 0, has no id or is not in the log in its place beside that one"
+      }
+    return
+      "event id \(id) is used already, by version \(version) of stream \(stream), of type \(type), at offset \(offset);"
+      + " this append \(asked); nothing was written, a new event needs an id of its own"
+  }
+}
