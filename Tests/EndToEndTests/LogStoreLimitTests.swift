@@ -231,7 +231,7 @@ extension LogStoreCommandTests {
       let moved = StoreUnderTest(store.scratch.path + "/moved", in: store.scratch)
       try FileManager.default.moveItem(atPath: store.path, toPath: moved.path)
       let (acknowledged, finished) = try await goOn(process, from: 1)
-      expectTyped(finished, ["No such file or directory; check the path"], "renamed")
+      expectTyped(finished, ["the directory is not there any more"], "renamed")
       #expect(!FileManager.default.fileExists(atPath: store.path), "it was made anew")
       #expect(try await moved.dump().count >= 1 + acknowledged)
       try await moved.expectSound()
@@ -249,7 +249,7 @@ extension LogStoreCommandTests {
         return !FileManager.default.fileExists(atPath: store.path)
       }
       let (_, finished) = try await goOn(process, from: 1)
-      expectTyped(finished, ["No such file or directory; check the path"], "removed")
+      expectTyped(finished, ["the directory is not there any more"], "removed")
       #expect(!FileManager.default.fileExists(atPath: store.path), "it was made anew")
     }
 
@@ -276,7 +276,7 @@ extension LogStoreCommandTests {
         } else {
           (acknowledged, finished) = try await goOn(old, from: 1)
         }
-        expectTyped(finished, ["the directory was moved away or replaced beneath its writer"], "replaced")
+        expectTyped(finished, ["was moved away, replaced or removed while it was open", "where it is now"], "replaced")
         for number in 40..<200 {
           try await new.send("n\tT\tnew \(number) \(String(repeating: "y", count: 700))\n")
           #expect(try await new.line() == "ok \(number)")

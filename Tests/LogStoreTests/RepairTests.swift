@@ -380,7 +380,7 @@ extension TemporaryDirectory {
     let store = try LogStore.open(directory.path, options: smallSegments())
     var options = Scrub.Options()
     options.bytesPerSecond = 0
-    let scrub = store.scrub(options) { _ in }
+    let scrub = try store.scrub(options) { _ in }
     scrub.stop()
     #expect(scrub.report.rounds == 0)
     try await store.close()

@@ -80,3 +80,12 @@ func copyStore(_ path: String, to target: String) throws {
     }
   }
 }
+
+/// Runs `body` on a thread of its own; a machine that has none ends the test.
+func startTestThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
+  do throws(LogStoreError) {
+    try startThread(name, nil, body)
+  } catch {
+    preconditionFailure("\(error)")
+  }
+}

@@ -73,7 +73,7 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
       }
       group.addTask {
         try await withUnsafeThrowingContinuation { continuation in
-          startThread("verify", nil) {
+          startTestThread("verify") {
             let result = Result { () throws(LogStoreError) in
               var isFirst = true
               return try LogStore.verify(path) { _, _ in

@@ -42,6 +42,8 @@ struct CommitLoop: ~Copyable {
   private static let dueByteCount = 128 << 10
 
   private static let lockLookMicroseconds: UInt64 = 100_000
+  /// How often the lock is looked at while nothing is appended.
+  private static let idleLookMilliseconds = 1000
 
   private let disk: any Disk
   private let gatherMilliseconds: UInt32
@@ -85,7 +87,7 @@ struct CommitLoop: ~Copyable {
   mutating func run(_ mailbox: Mailbox<CommitRequest>) -> (end: DurableEnd, chain: UInt32)? {
     var requests: [CommitRequest] = []
     var lastCount = 0
-    while !requests.isEmpty || mailbox.receive(into: &requests) {
+    while !requests.isEmpty || receive(mailbox, into: &requests) {
       let siblings = requests.count + lastCount
       if gatherMilliseconds > 0, siblings >= Self.siblingCount {
         disk.sleep(milliseconds: siblings < Self.manySiblingsCount ? gatherMilliseconds : 2 * gatherMilliseconds)
@@ -112,6 +114,25 @@ struct CommitLoop: ~Copyable {
     commit()
     answerDue()
     return health.failure == nil ? (writer.durableEnd, writer.next.chain) : nil
+  }
+
+  /// Waits for requests; meanwhile looks whether the directory is still there. False at the end.
+  private mutating func receive(_ mailbox: Mailbox<CommitRequest>, into requests: inout [CommitRequest]) -> Bool {
+    while health.failure == nil {
+      if let isOpen = mailbox.receive(into: &requests, milliseconds: Self.idleLookMilliseconds) { return isOpen }
+      do throws(LogStoreError) {
+        try checkLock()
+      } catch {
+        fail(error)
+      }
+    }
+    return mailbox.receive(into: &requests)
+  }
+
+  /// Nothing more is acknowledged. Where nothing more can come either, who waits for it learns why.
+  private func fail(_ error: LogStoreError) {
+    health.fail(error)
+    if case .moved = error { durable.endWaits(error) }
   }
 
   // MARK: - One group
@@ -191,7 +212,7 @@ struct CommitLoop: ~Copyable {
       case .unchanged(let cause):
         return cause
       case .broken(let cause):
-        health.fail(cause)
+        fail(cause)
         return cause
       }
     }
@@ -239,10 +260,12 @@ struct CommitLoop: ~Copyable {
           health.countSync()
           health.note(timestamp: writer.lastTimestamp)
           durable.publish(writer.durableEnd, cursors: writer.cursors)
+        } else {
+          try checkLock()
         }
       } catch {
-        // Nothing more is acknowledged: it isn't known what is on disk, and trying again would not tell.
-        health.fail(error)
+        // It isn't known what is on disk, and trying again would not tell.
+        fail(error)
         for index in answers.indices { answers[index].1 = .failure(error) }
       }
     }
@@ -256,7 +279,7 @@ struct CommitLoop: ~Copyable {
       do throws(LogStoreError) {
         try announce()
       } catch {
-        health.fail(error)
+        fail(error)
       }
     }
     if health.failure == nil { writer.prepareAhead(syncedFrameByteCount: needsSync ? frameByteCount : 0) }

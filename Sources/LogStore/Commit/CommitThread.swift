@@ -10,9 +10,13 @@ struct CommitStart: Sendable {
   private let file: any File
   private let end: FrameExpectation
   private let tail: Handover<TailFile>
+  private let maker: SegmentMaker
   let sealer: Sealer
 
-  init(_ opened: consuming Opening.Opened, directory: String, options: LogStore.Options) {
+  /// Starts the threads beside the committing one. Where one can't be had, none is left, and the lock is released.
+  init(
+    _ opened: consuming Opening.Opened, directory: String, options: LogStore.Options
+  ) throws(LogStoreError) {
     self.directory = directory
     self.options = options
     disk = opened.disk
@@ -21,13 +25,25 @@ struct CommitStart: Sendable {
     file = opened.file
     end = opened.end
     tail = Handover(opened.tail)
-    sealer = Sealer(segments: durable.segments, disk: disk)
+    sealer = try Sealer(segments: durable.segments, disk: disk)
+    do throws(LogStoreError) {
+      maker = try SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
+    } catch {
+      sealer.finish()
+      throw error
+    }
+  }
+
+  /// In place of ``run(_:health:closing:)``: ends the threads, and releases the lock.
+  func giveUp() {
+    maker.stop()
+    sealer.finish()
+    lock.release()
   }
 
   /// The life of the committing thread.
   func run(_ mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing) {
     let segments = durable.segments
-    let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
     var loop = CommitLoop(
       disk: disk, options: options, durable: durable, tail: tail.take(), health: health,
       writer: LogWriter(

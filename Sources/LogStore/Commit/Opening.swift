@@ -82,7 +82,7 @@ struct Opening {
       var held = path
       if let file = taken {
         if let whole = try disk.lockDirectory(directory, exclusive: true) {
-          let lock = StoreLock(file: file, directory: whole)
+          let lock = StoreLock(directory, file: file, directory: whole)
           try lock.describe("process \(getpid())\n")
           return lock
         }
@@ -115,7 +115,7 @@ struct Opening {
     where name.hasSuffix(FileName.aside) || FileName.baseOffset(name, suffix: ".log") != nil {
       try disk.remove(join(directory, name))
     }
-    let maker = SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
+    let maker = try SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
     defer { maker.stop() }
     maker.prepare(
       SegmentMaker.Zeros(byteCount: options.segmentBytes, unitByteCount: SegmentMaker.Zeros.smallest))

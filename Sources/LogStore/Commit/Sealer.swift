@@ -24,7 +24,7 @@ final class Sealer: Sendable {
   private let lastFailure: Mutex<LogStoreError?> = Mutex(nil)
 
   /// Begins with what an earlier writer has left to do.
-  init(segments: SegmentSet, disk: any Disk) {
+  init(segments: SegmentSet, disk: any Disk) throws(LogStoreError) {
     self.segments = segments
     self.disk = disk
     jobs = Mailbox(disk.scheduler)
@@ -32,7 +32,7 @@ final class Sealer: Sendable {
     room = Mailbox(disk.scheduler)
     for _ in 0..<Self.limit { _ = room.send(()) }
     segments.whenIndexIsMissing { [weak self] in self?.look() }
-    startThread("index sealer", disk.scheduler) { [self] in run() }
+    try startThread("index sealer", disk.scheduler) { [self] in run() }
   }
 
   /// Why an index file could not be written last. No data depends on it: the index is built in memory when it is needed.

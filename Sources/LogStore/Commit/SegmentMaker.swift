@@ -51,13 +51,13 @@ final class SegmentMaker: Sendable {
   private let done: Mailbox<Void>
   private let isStopped = Atomic(false)
 
-  init(directory: String, disk: any Disk, byteCount: Int) {
+  init(directory: String, disk: any Disk, byteCount: Int) throws(LogStoreError) {
     self.directory = directory
     self.disk = disk
     self.byteCount = byteCount
     jobs = Mailbox(disk.scheduler)
     done = Mailbox(disk.scheduler)
-    startThread("segment maker", disk.scheduler) { [self] in run() }
+    try startThread("segment maker", disk.scheduler) { [self] in run() }
   }
 
   /// Goes on with the next file, as far as is said. Returns at once.

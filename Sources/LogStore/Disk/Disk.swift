@@ -18,6 +18,10 @@ protocol Disk: Sendable {
   func foreign(_ path: String) throws(LogStoreError) -> String?
   /// The one absolute path, without symbolic links, of something that is there.
   func canonicalPath(_ path: String) throws(LogStoreError) -> String
+  /// The same path, from the root on, for a process that changes its working directory later. What is no path is refused.
+  func absolutePath(_ path: String) throws(LogStoreError) -> String
+  /// Keeps a directory open, without a lock, so that it is seen when its path leads elsewhere.
+  func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory
   /// The names in a directory, in no order.
   func list(_ directory: String) throws(LogStoreError) -> [String]
   /// Makes one directory; one that is there already is no error. Tells whether it was made.
@@ -99,6 +103,10 @@ protocol File: AnyObject, Sendable {
 }
 
 extension Disk {
+  /// Where no one else can move files.
+  func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory { UnmovedDirectory() }
+  /// Where there is no working directory.
+  func absolutePath(_ path: String) throws(LogStoreError) -> String { path }
   /// Where nobody can tell.
   func holder(of path: String) -> String? { nil }
   /// Where there is one user.
@@ -124,6 +132,16 @@ protocol FileLock: AnyObject, Sendable {
   func describe(_ holder: String) throws(LogStoreError)
   /// Throws if the file under the lock's path is not the one that is locked any more.
   func check() throws(LogStoreError)
+}
+
+/// A directory that is kept open. Its inode is not used for another one meanwhile.
+protocol HeldDirectory: AnyObject, Sendable {
+  /// Throws if its path does not lead to it any more.
+  func check() throws(LogStoreError)
+}
+
+private final class UnmovedDirectory: HeldDirectory {
+  func check() throws(LogStoreError) {}
 }
 
 extension FileLock {

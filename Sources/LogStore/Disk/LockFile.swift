@@ -124,7 +124,7 @@ extension RealDisk {
   }
 }
 
-final class RealLock: FileLock {
+final class RealLock: FileLock, HeldDirectory {
   let descriptor: Descriptor
   let path: String
 

@@ -43,6 +43,8 @@ struct LockedDisk: Disk {
   func kind(_ path: String) throws(LogStoreError) -> FileKind? { try disk.kind(path) }
   func foreign(_ path: String) throws(LogStoreError) -> String? { try disk.foreign(path) }
   func canonicalPath(_ path: String) throws(LogStoreError) -> String { try disk.canonicalPath(path) }
+  func absolutePath(_ path: String) throws(LogStoreError) -> String { try disk.absolutePath(path) }
+  func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory { try disk.hold(directory) }
   func list(_ directory: String) throws(LogStoreError) -> [String] { try disk.list(directory) }
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try disk.watch(path) }
   func now() -> UInt64 { disk.now() }

@@ -50,6 +50,23 @@ struct RealDisk: Disk {
     return String(cString: resolved)
   }
 
+  func absolutePath(_ path: String) throws(LogStoreError) -> String {
+    guard !path.isEmpty else { throw .invalidArgument("an empty path; name a directory or a file") }
+    guard !path.utf8.contains(0) else {
+      throw .invalidArgument(
+        "the path \(path.debugDescription) has a NUL in it, behind which the system does not look; name another")
+    }
+    if path.utf8.first == UInt8(ascii: "/") { return path }
+    guard let current = getcwd(nil, 0) else { throw failure("find the working directory for", path, errno) }
+    defer { free(current) }
+    return join(String(cString: current), path)
+  }
+
+  func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory {
+    RealLock(
+      descriptor: try Descriptor(directory, O_RDONLY | O_DIRECTORY, operation: "open directory"), path: directory)
+  }
+
   func list(_ directory: String) throws(LogStoreError) -> [String] {
     guard let stream = uninterrupted({ opendir(directory) }) else { throw failure("list", directory, errno) }
     defer { closedir(stream) }

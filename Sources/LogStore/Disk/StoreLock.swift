@@ -6,10 +6,13 @@ import Glibc
 /// A lock file can be removed or replaced while a writer lives, and the next one would lock the new file. The directory stays
 /// the same, and so does the file `tail`, which a writer has open for writing as long as it lives.
 final class StoreLock: FileLock {
+  private let path: String
   private let file: any FileLock
   private let directory: any FileLock
 
-  init(file: any FileLock, directory: any FileLock) {
+  /// - Parameter path: of the directory.
+  init(_ path: String, file: any FileLock, directory: any FileLock) {
+    self.path = path
     self.file = file
     self.directory = directory
   }
@@ -22,8 +25,21 @@ final class StoreLock: FileLock {
   func describe(_ holder: String) throws(LogStoreError) { try file.describe(holder) }
 
   func check() throws(LogStoreError) {
-    try file.check()
-    try directory.check()
+    try wasMoved(path, "the directory") { () throws(LogStoreError) in try directory.check() }
+    try wasMoved(path, "its lock file") { () throws(LogStoreError) in try file.check() }
+  }
+}
+
+/// Says of a failed look at something that is held whether it is gone, or another is in its place.
+func wasMoved(
+  _ directory: String, _ what: String, _ look: () throws(LogStoreError) -> Void
+) throws(LogStoreError) {
+  do throws(LogStoreError) {
+    try look()
+  } catch .inputOutput(_, _, let code) where code == ENOENT || code == ENOTDIR {
+    throw .moved(directory: directory, reason: "\(what) is not there any more")
+  } catch .inputOutput(_, _, ESTALE) {
+    throw .moved(directory: directory, reason: "\(what) is another one than was opened")
   }
 }
 
@@ -45,7 +61,7 @@ extension Disk {
       file.release()
       return nil
     }
-    return StoreLock(file: file, directory: whole)
+    return StoreLock(directory, file: file, directory: whole)
   }
 }
 

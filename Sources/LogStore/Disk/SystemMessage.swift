@@ -16,7 +16,7 @@ func systemAdvice(_ code: Int32) -> String {
   case EFBIG: "raise the limit of the size of files (ulimit -f)"
   case ENOMEM: "free some memory, or raise its limit (ulimit -v)"
   case ENOENT, ENOTDIR: "check the path; something on it is missing, or was moved away"
-  case ESTALE: "the directory was moved away or replaced beneath its writer; open the one that is meant"
+  case EAGAIN: "end some processes or threads, or raise the limit of them (ulimit -u, TasksMax)"
   case EISDIR: "a file of that name is needed there: move the directory away"
   case ELOOP: "the symbolic link leads in a circle: remove it"
   case EPIPE: "whoever read it has gone away; start both again"

@@ -32,7 +32,12 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
   init(_ scheduler: (any Scheduler)?) {
     self.scheduler = scheduler
     pthread_mutex_init(mutex, nil)
-    pthread_cond_init(arrival, nil)
+    // A wait with a limit takes no notice of a clock that is set.
+    var attributes = pthread_condattr_t()
+    pthread_condattr_init(&attributes)
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+    pthread_cond_init(arrival, &attributes)
+    pthread_condattr_destroy(&attributes)
   }
 
   deinit {
@@ -77,6 +82,28 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     return true
   }
 
+  /// As ``receive(into:)``, but waits for so long at most; nil when that is over. With a scheduler it waits as that does.
+  func receive(into taken: inout [Element], milliseconds: Int) -> Bool? {
+    if scheduler != nil { return receive(into: &taken) }
+    var until = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &until)
+    let nanoseconds = until.tv_nsec + milliseconds % 1000 * 1_000_000
+    until.tv_sec += milliseconds / 1000 + nanoseconds / 1_000_000_000
+    until.tv_nsec = nanoseconds % 1_000_000_000
+    pthread_mutex_lock(mutex)
+    while elements.isEmpty, !isClosed {
+      isWaiting = true
+      if pthread_cond_timedwait(arrival, mutex, &until) == ETIMEDOUT, elements.isEmpty, !isClosed {
+        isWaiting = false
+        pthread_mutex_unlock(mutex)
+        return nil
+      }
+    }
+    pthread_mutex_unlock(mutex)
+    // Its only receiver: what is there stays there.
+    return receive(into: &taken)
+  }
+
   /// Moves what is there into `taken`, without waiting. False once closed, though something may have been taken.
   func receiveWaiting(into taken: inout [Element]) -> Bool {
     scheduler?.pass()
@@ -101,7 +128,10 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
 /// Runs `body` on a thread of its own: file I/O must not block the threads that run tasks.
 ///
 /// - Parameter name: at most 15 bytes.
-func startThread(_ name: String, _ scheduler: (any Scheduler)?, _ body: @escaping @Sendable () -> Void) {
+/// - Throws: where the system has no thread for it, ``LogStoreError/inputOutput(operation:path:code:)``; `body` is gone then.
+func startThread(
+  _ name: String, _ scheduler: (any Scheduler)?, _ body: @escaping @Sendable () -> Void
+) throws(LogStoreError) {
   if let scheduler { return scheduler.start(name, body) }
   final class Box {
     let name: String
@@ -123,7 +153,10 @@ func startThread(_ name: String, _ scheduler: (any Scheduler)?, _ body: @escapin
       box.body()
       return nil
     }, box.toOpaque())
-  // Out of threads: the process can't go on in any sensible way, and the caller could have known its limits.
-  precondition(code == 0, "could not start thread \(name): \(systemMessage(code))")
+  guard code == 0 else {
+    // The thread that would have taken it is not there.
+    box.release()
+    throw .inputOutput(operation: "start the thread", path: name, code: code)
+  }
   pthread_detach(thread)
 }

@@ -23,6 +23,8 @@ final class Durable: Sendable {
     var spare: [Waiter] = []
     var isClosed = false
     var failure: LogStoreError?
+    /// Why no more events can come, while those that are there can be read.
+    var waitFailure: LogStoreError?
   }
 
   let segments: SegmentSet
@@ -98,6 +100,17 @@ final class Durable: Sendable {
     for waiter in due { waiter.continuation.resume(returning: false) }
   }
 
+  /// Fails all waiting for events that are not there, now and later. What is durable is read as before.
+  func endWaits(_ failure: LogStoreError) {
+    let due = state.withLock { state in
+      if state.waitFailure == nil { state.waitFailure = failure }
+      var due: [Waiter] = []
+      Self.take(from: &state, into: &due) { _ in true }
+      return due
+    }
+    for waiter in due { waiter.continuation.resume(returning: false) }
+  }
+
   /// Returns true as soon as the event at `offset` is durable, false when the task is cancelled or the reader closed, also
   /// if the event is there.
   func wait(for offset: UInt64, endsWithTask: Bool = true) async throws(LogStoreError) -> Bool {
@@ -113,6 +126,7 @@ final class Durable: Sendable {
           // Under the lock, after the handler is set: a cancellation is seen here, or finds the waiter.
           if state.isClosed || endsWithTask && Task.isCancelled { return false }
           if state.end.offset > offset { return true }
+          if state.waitFailure != nil { return false }
           state.waiters.append(Waiter(id: id, offset: offset, continuation: continuation))
           state.firstAwaited = min(state.firstAwaited, offset)
           return nil
@@ -127,7 +141,11 @@ final class Durable: Sendable {
       }
       waiter?.continuation.resume(returning: false)
     }
-    if !arrived { try checkFailure() }
+    if !arrived {
+      let (isClosed, failure, waitFailure) = state.withLock { ($0.isClosed, $0.failure, $0.waitFailure) }
+      if let failure { throw failure }
+      if let waitFailure, !isClosed, !(endsWithTask && Task.isCancelled) { throw waitFailure }
+    }
     return arrived
   }
 

@@ -7,7 +7,8 @@ import Synchronization
 final class Follower: Sendable {
   /// How long a reader waits for a writer that is still opening the store.
   static let openingTimeoutMilliseconds = 30_000
-  /// How often the file is looked at anew in case its notice was missed, or it was replaced.
+  /// How often the file is looked at anew in case its notice was missed, or it was replaced; and the directory, in case it was
+  /// moved or removed.
   static let checkMilliseconds: Int32 = 1000
 
   private let directory: String
@@ -17,8 +18,12 @@ final class Follower: Sendable {
   private let deadWriter: UInt32?
   private let watch: Mutex<(any FileWatch)?> = Mutex(nil)
   private let isStopped = Atomic(false)
+  private let held: any HeldDirectory
 
-  private init(directory: String, disk: any Disk, durable: Durable, deadWriter: UInt32?) {
+  private init(
+    directory: String, disk: any Disk, durable: Durable, deadWriter: UInt32?
+  ) throws(LogStoreError) {
+    held = try disk.hold(directory)
     self.directory = directory
     self.disk = disk
     self.durable = durable
@@ -52,7 +57,7 @@ final class Follower: Sendable {
             if attemptsLeft > 0 { continue }
             throw .locked(directory: directory, holder: "a writer that has not finished opening it; try again")
           }
-          if follows { opened.0.start() }
+          if follows { try opened.0.start() }
           return opened
         case .alive: break
         }
@@ -145,8 +150,8 @@ final class Follower: Sendable {
       // What nobody writes any more is not needed. If it can be read again later, it says what is known.
       guard case .unreadable = error else { throw error }
     }
-    let follower = Follower(directory: directory, disk: disk, durable: durable, deadWriter: deadWriter)
-    if follows { follower.start() }
+    let follower = try Follower(directory: directory, disk: disk, durable: durable, deadWriter: deadWriter)
+    if follows { try follower.start() }
     return (
       follower, durable,
       RecoveryReport(
@@ -208,8 +213,8 @@ final class Follower: Sendable {
         directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases,
         gaps: try Gaps(catalog, disk: disk), open: index, streamCacheBytes: streamCacheBytes),
       end: walk.end(in: segment), cursors: walk.cursors)
-    let follower = Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
-    if follows { follower.start(from: walk) }
+    let follower = try Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
+    if follows { try follower.start(from: walk) }
     return (
       follower, durable, RecoveryReport(wasClosedCleanly: true, tornTail: nil, endOffset: walk.next.offset)
     )
@@ -238,14 +243,28 @@ final class Follower: Sendable {
 
   // MARK: - The thread
 
-  private func start(from walk: Walk? = nil) {
-    startThread("log follower", disk.scheduler) { [self] in
+  private func start(from walk: Walk? = nil) throws(LogStoreError) {
+    try startThread("log follower", disk.scheduler) { [self] in
       do throws(LogStoreError) {
         try follow(from: walk)
       } catch {
-        durable.close(failure: error)
+        durable.close(failure: reason(of: error))
       }
     }
+  }
+
+  /// What is missing in a directory that was taken away is no fault of its own.
+  private func reason(of error: LogStoreError) -> LogStoreError {
+    do throws(LogStoreError) {
+      try checkDirectory()
+      return error
+    } catch let moved {
+      return moved
+    }
+  }
+
+  private func checkDirectory() throws(LogStoreError) {
+    try wasMoved(directory, "the directory") { () throws(LogStoreError) in try held.check() }
   }
 
   func stop() {
@@ -257,7 +276,14 @@ final class Follower: Sendable {
     var walk = start
     var file: (any File)?
     var last: TailNotice?
+    var lastCheck = disk.now()
     while !isStopped.load(ordering: .acquiring) {
+      let now = disk.now()
+      // The clock may have been set back.
+      if max(now, lastCheck) - min(now, lastCheck) >= UInt64(Self.checkMilliseconds) * 1000 {
+        lastCheck = now
+        try checkDirectory()
+      }
       // The watch is set before the notice is read, so none falls between.
       let current = currentWatch()
       if let notice = try news(&file), notice.state != .opening, notice.writer != deadWriter,

@@ -8,6 +8,16 @@ public enum BackupLocation: Sendable, Hashable {
   case descriptor(Int32, name: String)
 }
 
+extension BackupLocation {
+  func absolute(on disk: any Disk) throws(LogStoreError) -> BackupLocation {
+    switch self {
+    case .directory(let path): .directory(try disk.absolutePath(path))
+    case .file(let path): .file(try disk.absolutePath(path))
+    case .descriptor: self
+    }
+  }
+}
+
 /// What a backup holds and what it took.
 public struct BackupReport: Sendable, Hashable {
   /// Every event with a lower offset is in the backup, and no other.
@@ -62,7 +72,9 @@ extension LogStore {
   public static func backup(
     _ directory: String, to location: BackupLocation, access: StoreAccess = .owner, progress: Progress? = nil
   ) throws(LogStoreError) -> BackupReport {
-    try BackupRun(directory: directory, disk: RealDisk(access: access), progress: progress).run(to: location)
+    let disk = RealDisk(access: access)
+    return try BackupRun(directory: try disk.absolutePath(directory), disk: disk, progress: progress)
+      .run(to: try location.absolute(on: disk))
   }
 
   /// Makes a store from a backup, in a directory that is not there yet or is empty.
@@ -88,6 +100,9 @@ extension LogStore {
     from location: BackupLocation, to directory: String, until: UInt64? = nil, access: StoreAccess = .owner,
     progress: Progress? = nil
   ) throws(LogStoreError) -> RestoreReport {
-    try Restoration.run(from: location, to: directory, until: until, disk: RealDisk(access: access), progress: progress)
+    let disk = RealDisk(access: access)
+    return try Restoration.run(
+      from: try location.absolute(on: disk), to: try disk.absolutePath(directory), until: until, disk: disk,
+      progress: progress)
   }
 }

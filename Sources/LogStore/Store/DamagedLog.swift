@@ -6,7 +6,7 @@ import Glibc
 /// Events come in order, each checked as by any other reader; where some are missing, ``forEach(from:missing:_:)`` says
 /// which. Beside a writer at work it ends with what was durable when it was opened. May be used from any thread.
 public struct DamagedLog: Sendable {
-  private let directory: String
+  private let location: Result<String, LogStoreError>
   private let disk: any Disk
 
   /// What was found on the way.
@@ -21,12 +21,14 @@ public struct DamagedLog: Sendable {
     public var next: UInt64 = 0
   }
 
+  /// Nothing is looked at yet; what is no path is refused by the first call.
   public init(_ directory: String) {
     self.init(directory, disk: RealDisk())
   }
 
   init(_ directory: String, disk: any Disk) {
-    self.directory = directory
+    // Now: the process may change its working directory.
+    location = Result { () throws(LogStoreError) in try disk.absolutePath(directory) }
     self.disk = disk
   }
 
@@ -107,17 +109,18 @@ public struct DamagedLog: Sendable {
   private func walk(
     from offset: UInt64, report: inout Report, _ visit: @escaping (SalvageWalk.Item) throws(LogStoreError) -> Bool
   ) throws(LogStoreError) -> SalvageSource {
+    let directory = try location.get()
     // Where the end of the log is sound this makes certain that it is durable, and keeps to what a writer has made so.
     var end: DurableEnd?
     do throws(LogStoreError) {
       end = try Follower.open(directory, disk: disk, follows: false).durable.end
     } catch .unsupportedFormat {
       // Of a newer program, or damaged: that is seen below.
-      end = try durableEndOfWriter()
+      end = try durableEndOfWriter(of: directory)
     } catch {
       // That is what this is for. What a living writer has not synced is not to be read all the same.
       guard error.finding != nil else { throw error }
-      end = try durableEndOfWriter()
+      end = try durableEndOfWriter(of: directory)
     }
     guard let source = try SalvageSource(directory, disk: disk, upTo: end) else {
       throw .damaged(Damage(file: directory, position: 0, reason: "nothing in it tells which store it was"))
@@ -129,7 +132,7 @@ public struct DamagedLog: Sendable {
     return source
   }
 
-  private func durableEndOfWriter() throws(LogStoreError) -> DurableEnd? {
+  private func durableEndOfWriter(of directory: String) throws(LogStoreError) -> DurableEnd? {
     do throws(LogStoreError) {
       if try disk.lockFromWriters(directory) != nil { return nil }
     } catch .inputOutput(_, _, ENOENT) {

@@ -249,15 +249,22 @@ extension LogReader {
   /// Opens a store for reading, beside its writer or without one. Changes nothing, but for one case: after a writer
   /// died, the last bytes that it wrote are written again, the same, and synced, before they are served as durable.
   ///
-  /// Blocks for as long as the last segment takes to be read.
+  /// Blocks for as long as the last segment takes to be read. A relative path is looked up once, now. When the directory is moved
+  /// away, replaced or removed, the reader ends within about a second, with ``LogStoreError/moved(directory:reason:)``.
   ///
   /// - Parameter streamCacheBytes: as ``LogStore/Options/streamCacheBytes``.
+  /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/notAStore(directory:)``,
+  ///   ``LogStoreError/locked(directory:holder:)`` while a writer takes too long to open it,
+  ///   ``LogStoreError/damaged(_:)``, ``LogStoreError/unreadable(_:)``,
+  ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``,
+  ///   ``LogStoreError/inputOutput(operation:path:code:)``, also where no thread can be had.
   public static func open(
     _ directory: String, streamCacheBytes: Int = LogStore.Options().streamCacheBytes
   ) throws(LogStoreError) -> LogReader {
     try StreamCache.check(byteCount: streamCacheBytes)
+    let disk = RealDisk()
     let (follower, durable, recovery) = try Follower.open(
-      directory, disk: RealDisk(), streamCacheBytes: streamCacheBytes)
+      try disk.absolutePath(directory), disk: disk, streamCacheBytes: streamCacheBytes)
     return LogReader(durable: durable, follower: follower, recovery: recovery)
   }
 }

@@ -95,11 +95,14 @@ public final class LogStore: Sendable {
   /// Opens a store for writing, after a crash too: then the end of the log is found by reading its last segment, an
   /// unfinished write is cut off (see ``recovery``), and damage is refused.
   ///
-  /// Blocks while it reads the last segment (some 20 ms for 64 MiB), or makes the first.
+  /// Blocks while it reads the last segment (some 20 ms for 64 MiB), or makes the first. A relative path is looked up once, now.
+  /// When the directory is moved away, replaced or removed later, that is seen before a name in it is changed, and otherwise
+  /// within about a second: then ``failure`` is ``LogStoreError/moved(directory:reason:)``, and nothing more is acknowledged.
   ///
-  /// - Throws: ``LogStoreError/locked(directory:holder:)``, ``LogStoreError/damaged(_:)``,
+  /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/locked(directory:holder:)``, ``LogStoreError/damaged(_:)``,
   ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/notAStore(directory:)``,
-  ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``.
+  ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``, also where no thread
+  ///   can be had. Nothing is left open then.
   public static func open(_ directory: String, options: Options = Options()) throws(LogStoreError) -> LogStore {
     try open(directory, options: options, disk: RealDisk(access: options.access))
   }
@@ -113,6 +116,7 @@ public final class LogStore: Sendable {
           + " \(Limits.segmentBytes.upperBound)")
     }
     try StreamCache.check(byteCount: options.streamCacheBytes)
+    let directory = try disk.absolutePath(directory)
     let opened = try Opening(directory: directory, options: options, disk: disk).open()
     let durable = opened.durable
     let mailbox = Mailbox<CommitRequest>(disk.scheduler)
@@ -120,10 +124,15 @@ public final class LogStore: Sendable {
       durable: durable, follower: nil, recovery: opened.recovery, closeStore: { mailbox.close() })
     let health = Health(timestamp: opened.end.timestamp)
     let closing = Closing()
-    let start = CommitStart(opened, directory: directory, options: options)
-    // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
-    startThread("log commit", disk.scheduler) {
-      start.run(mailbox, health: health, closing: closing)
+    let start = try CommitStart(opened, directory: directory, options: options)
+    do throws(LogStoreError) {
+      // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
+      try startThread("log commit", disk.scheduler) {
+        start.run(mailbox, health: health, closing: closing)
+      }
+    } catch {
+      start.giveUp()
+      throw error
     }
     return LogStore(
       reader: reader, mailbox: mailbox, health: health, closing: closing, sealer: start.sealer, clock: { disk.now() })

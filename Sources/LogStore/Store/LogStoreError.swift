@@ -27,6 +27,9 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case repairRefused(path: String, reason: String)
   /// The file was written by a newer program.
   case unsupportedFormat(file: String, version: UInt32, supported: UInt32)
+  /// The directory of an open store was moved away, replaced or removed, or its lock file was. Nothing more is acknowledged,
+  /// and nothing under the path is touched: another store may be there by now.
+  case moved(directory: String, reason: String)
   /// No space left. What was acknowledged is untouched, and reading goes on.
   case diskFull(operation: String, path: String)
   /// The operating system refused; `code` is its `errno`.
@@ -98,6 +101,9 @@ extension LogStoreError: CustomStringConvertible {
       return "\(path): \(reason)"
     case .unsupportedFormat(let file, let version, let supported):
       return "\(file) has format version \(version), this program knows up to \(supported); use a newer program"
+    case .moved(let directory, let reason):
+      return "\(directory) was moved away, replaced or removed while it was open: \(reason); close this, and open the"
+        + " store where it is now"
     case .diskFull(let operation, let path):
       return "disk full: \(operation) \(path); free some space, what was acknowledged is safe"
     case .inputOutput(let operation, let path, let code):

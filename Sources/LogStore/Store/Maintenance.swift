@@ -56,7 +56,8 @@ extension LogStore {
   ///   thrown but listed.
   public static func verify(_ directory: String, progress: Progress? = nil) throws(LogStoreError) -> VerificationReport
   {
-    var verification = Verification(directory: directory, disk: RealDisk(), progress: progress)
+    let disk = RealDisk()
+    var verification = Verification(directory: try disk.absolutePath(directory), disk: disk, progress: progress)
     try verification.run()
     return verification.report
   }
@@ -69,7 +70,9 @@ extension LogStore {
   ) throws(LogStoreError) -> ReindexReport {
     var options = Options()
     options.createIfMissing = false
-    let opened = try Opening(directory: directory, options: options, disk: RealDisk(access: access)).open()
+    let unlocked = RealDisk(access: access)
+    let directory = try unlocked.absolutePath(directory)
+    let opened = try Opening(directory: directory, options: options, disk: unlocked).open()
     let disk = opened.disk
     let segments = opened.durable.segments
     let finished = segments.bases.dropLast()

@@ -84,6 +84,8 @@ extension LogStore {
   public static func repair(
     _ directory: String, to target: String, access: StoreAccess = .owner, progress: Progress? = nil
   ) throws(LogStoreError) -> RepairReport {
-    try RepairRun(directory: directory, disk: RealDisk(access: access), progress: progress).run(to: target)
+    let disk = RealDisk(access: access)
+    return try RepairRun(directory: try disk.absolutePath(directory), disk: disk, progress: progress)
+      .run(to: try disk.absolutePath(target))
   }
 }

@@ -69,8 +69,8 @@ public final class Scrub: Sendable {
     _ = ended.receive(into: &taken)
   }
 
-  func start() {
-    startThread("log scrub", segments.disk.scheduler) { [self] in
+  func start() throws(LogStoreError) {
+    try startThread("log scrub", segments.disk.scheduler) { [self] in
       run()
       ended.close()
     }
@@ -163,9 +163,9 @@ extension LogStore {
   /// - Parameter onDamage: called from the scrub's thread, once for each place while it stays damaged.
   public func scrub(
     _ options: Scrub.Options = Scrub.Options(), onDamage: @escaping @Sendable (Damage) -> Void
-  ) -> Scrub {
+  ) throws(LogStoreError) -> Scrub {
     let scrub = Scrub(reader.durable.segments, options, onDamage: onDamage)
-    scrub.start()
+    try scrub.start()
     return scrub
   }
 }

@@ -9,16 +9,16 @@ struct Scrubbing: Sendable {
   /// - Parameter stores: each with the board that is told what is found, so that what is concerned is known.
   init(
     _ stores: [(name: String, store: LogStore, damage: DamageBoard)], options: ServerOptions, logger: Logger
-  ) {
+  ) throws(LogStoreError) {
     guard options.scrubBytesPerSecond > 0 else {
       scrubs = []
       return
     }
     var rate = Scrub.Options()
     rate.bytesPerSecond = options.scrubBytesPerSecond
-    scrubs = stores.map { entry in
+    scrubs = try stores.map { (entry) throws(LogStoreError) in
       let (name, store, damage) = entry
-      let scrub = store.scrub(rate) { found in
+      let scrub = try store.scrub(rate) { found in
         logger.error(
           "damage found; see docs/OPERATIONS.md",
           metadata: [

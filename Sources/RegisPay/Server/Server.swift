@@ -107,7 +107,12 @@ public struct Server: Sendable {
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let simulatorDamage = DamageBoard(simulator.store.reader, name: "simulator", logger: logger)
     let logs = [("payments", log.store, log.damage), ("simulator", simulator.store, simulatorDamage)]
-    let scrubbing = Scrubbing(logs, options: options, logger: logger)
+    let scrubbing: Scrubbing
+    do throws(LogStoreError) {
+      scrubbing = try Scrubbing(logs, options: options, logger: logger)
+    } catch {
+      throw .store(error)
+    }
     defer { scrubbing.stop() }
     health.warn { scrubbing.findings }
     health.watch { [gate = log.gate] in

@@ -50,7 +50,7 @@ final class Runner: Sendable {
     let runner = Runner(count: count, shrinks: shrinks, seeds: seeds, tell: tell)
     let done = Mailbox<Void>(nil)
     for number in 0..<threads {
-      startThread("simulation", nil) {
+      startTestThread("simulation") {
         runner.work(number)
         _ = done.send(())
       }
@@ -107,5 +107,14 @@ final class Runner: Sendable {
       what happened:
       \(traced.operations.joined(separator: "\n"))
       """
+  }
+}
+
+/// Runs `body` on a thread of its own; a machine that has none ends the test.
+func startTestThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
+  do throws(LogStoreError) {
+    try startThread(name, nil, body)
+  } catch {
+    preconditionFailure("\(error)")
   }
 }

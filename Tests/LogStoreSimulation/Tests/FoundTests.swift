@@ -9,7 +9,7 @@ import Testing
   private func expectHolds(count: Int = 150, _ make: @escaping @Sendable (UInt64) -> Plan) async {
     let first = SeededGenerator.givenSeed ?? .random(in: 0 ... .max / 2)
     let problem: String? = await withUnsafeContinuation { continuation in
-      startThread("histories", nil) {
+      startTestThread("histories") {
         let pool = FiberPool()
         var problem: String?
         for seed in first..<first + UInt64(count) where problem == nil {
@@ -99,7 +99,7 @@ import Testing
   @Test("a disk that ignores syncs is found out, and the history is made short")
   func lyingDisk() async {
     let found: (plan: Plan, problem: String)? = await withUnsafeContinuation { continuation in
-      startThread("histories", nil) {
+      startTestThread("histories") {
         for seed in 0..<UInt64(500) {
           var plan = Plan(seed: seed)
           plan.noise.ignoresSyncOneIn = 2

@@ -10,7 +10,7 @@ import Testing
   /// Runs on threads of the operating system's, so that no thread of tasks waits for it.
   static func runs(_ count: Int, _ seeds: @escaping @Sendable (Int) -> UInt64) async -> Runner.Report {
     await withUnsafeContinuation { continuation in
-      startThread("histories", nil) {
+      startTestThread("histories") {
         continuation.resume(returning: Runner.run(count: count, threads: 2, seeds: seeds))
       }
     }
@@ -31,7 +31,7 @@ import Testing
   func determinism() async {
     let first = UInt64.random(in: 0 ... .max / 2)
     let differing: [UInt64] = await withUnsafeContinuation { continuation in
-      startThread("histories", nil) {
+      startTestThread("histories") {
         let pool = FiberPool()
         continuation.resume(
           returning: (0..<100).map { first &+ $0 }.filter { seed in
