@@ -19,6 +19,15 @@ let tested = strict + [.unsafeFlags(sanitizers + coverage + ["-O", "-enable-test
 
 let package = Package(
   name: "fuzz",
+  // The versions are the main package's: `run` copies its Package.resolved.
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-nio-extras", from: "1.35.2"),
+    .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
+    .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+  ],
   targets: [
     .target(name: "CChecksum", cSettings: [.unsafeFlags(["-fsanitize=fuzzer-no-link,address"])]),
     .target(name: "CLinux"),
@@ -27,10 +36,31 @@ let package = Package(
     .target(name: "CSanitizer", cSettings: [.unsafeFlags(["-fsanitize=address"])]),
     .target(name: "LogStore", dependencies: ["CChecksum", "CLinux", "CLZ4"], swiftSettings: tested),
     .target(name: "LogStoreCommandParts", dependencies: ["LogStore"], swiftSettings: tested),
-    .target(name: "RegisPayParts", swiftSettings: tested),
+    .target(
+      name: "RegisPayParts",
+      dependencies: [
+        .product(name: "DequeModule", package: "swift-collections"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
+        .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras"),
+        .product(name: "HTTPTypes", package: "swift-http-types"),
+      ],
+      swiftSettings: tested),
     .executableTarget(
       name: "Fuzz",
-      dependencies: ["CChecksum", "CSanitizer", "LogStore", "LogStoreCommandParts", "RegisPayParts"],
+      dependencies: [
+        "CChecksum", "CSanitizer", "LogStore", "LogStoreCommandParts", "RegisPayParts",
+        .product(name: "HTTPTypes", package: "swift-http-types"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOEmbedded", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
+      ],
       // Not counted itself.
       swiftSettings: strict + [.unsafeFlags(["-O"])],
       // gold, the toolchain's usual linker here, ends with an internal error on the sanitizer's archive.

@@ -46,6 +46,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private var owesContinue = false
   private var bodyBytes = 0
   private var isFirstRequest = true
+  /// The connection ends with the answer to the request that came last.
+  private var endsConnection = false
+  /// That request has come whole.
+  private var hasLastRequest = false
   private var inputDeadline: NIODeadline?
   private var outputDeadline: NIODeadline?
   private var timer: (task: Scheduled<Void>, time: NIODeadline)?
@@ -62,6 +66,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     decoderLimits.maxHeaderFieldSize = limits.headBytes
     decoderLimits.maxHeaderListSize = limits.headBytes
     decoderLimits.maxHeaderFieldCount = limits.headFields
+    try pipeline.addHandler(RestDropper(self))
     try pipeline.configureHTTPServerPipeline(
       withPipeliningAssistance: false,
       // The guard answers with problems, and the handler has one request after the other.
@@ -118,6 +123,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   // MARK: - What the client sends
 
+  /// No request follows: what still comes is thrown away.
+  fileprivate var isDone: Bool { phase != .serving || hasLastRequest }
+
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     guard phase == .serving else { return }
     sawPart = true
@@ -145,6 +153,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
       }
       unanswered += 1
+      endsConnection = head.headerFields[.connection] == "close"
       owesContinue = head.headerFields[.expect] != nil
       // Passed on first: the answer may be made, and make this needless, at once.
       context.fireChannelRead(data)
@@ -158,6 +167,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     case .end:
       owesContinue = false
       reading = .nothing
+      hasLastRequest = endsConnection
       inputDeadline = nil
       connection?.works()
     }
@@ -167,7 +177,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   func channelReadComplete(context: ChannelHandlerContext) {
     switch phase {
     case .serving:
-      if !sawPart, reading == .nothing, unanswered == 0 {
+      if !sawPart, reading == .nothing, unanswered == 0, !hasLastRequest {
         // Bytes came, and they are not a whole head.
         reading = .head
         setInputDeadline(limits.headTime, context)
@@ -239,7 +249,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     let promise = promise ?? context.eventLoop.makePromise()
     unwritten += 1
     if outputDeadline == nil {
-      outputDeadline = .now() + TimeAmount(limits.writeTime)
+      outputDeadline = context.eventLoop.now + TimeAmount(limits.writeTime)
       setTimer(context)
     }
     promise.futureResult.assumeIsolated().whenComplete { [self] _ in
@@ -253,7 +263,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     if context.channel.isWritable {
       if unwritten == 0 { outputDeadline = nil }
     } else if phase == .serving, outputDeadline == nil {
-      outputDeadline = .now() + TimeAmount(limits.writeTime)
+      outputDeadline = context.eventLoop.now + TimeAmount(limits.writeTime)
       setTimer(context)
     }
     context.fireChannelWritabilityChanged()
@@ -291,7 +301,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     phase = .ended
     reading = .nothing
     outputDeadline = nil
-    inputDeadline = .now() + Self.lingerTime
+    inputDeadline = context.eventLoop.now + Self.lingerTime
     setTimer(context)
     context.close(mode: .output, promise: nil)
     context.read()
@@ -300,7 +310,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   // MARK: - Time
 
   private func setInputDeadline(_ time: Duration, _ context: ChannelHandlerContext) {
-    inputDeadline = .now() + TimeAmount(time)
+    inputDeadline = context.eventLoop.now + TimeAmount(time)
     setTimer(context)
   }
 
@@ -317,7 +327,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func timerFired(_ context: ChannelHandlerContext) {
     timer = nil
-    let now = NIODeadline.now()
+    let now = context.eventLoop.now
     if let outputDeadline, outputDeadline <= now { return context.close(promise: nil) }
     if let inputDeadline, inputDeadline <= now {
       self.inputDeadline = nil
@@ -325,6 +335,20 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
       return refuse(.tooSlow, context)
     }
     setTimer(context)
+  }
+}
+
+/// Throws away what follows the last request before the decoder gets it, which would keep all that comes behind a CONNECT
+/// or an upgrade in memory.
+private final class RestDropper: ChannelInboundHandler, RemovableChannelHandler {
+  typealias InboundIn = ByteBuffer
+
+  private let connection: ConnectionGuard
+
+  init(_ connection: ConnectionGuard) { self.connection = connection }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    if !connection.isDone { context.fireChannelRead(data) }
   }
 }
 

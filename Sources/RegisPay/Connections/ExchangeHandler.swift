@@ -12,7 +12,7 @@ import NIOPosix
 /// All state is touched on the connection's event loop only. Requests that come before the answer to an earlier one
 /// wait here; ``ConnectionGuard`` sees to it that they are few, and bodies short.
 final class ExchangeHandler<Answerer: HTTPResponder>: ChannelInboundHandler
-where Answerer.Context == ExchangeContext {
+where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRequestContextSource {
   typealias InboundIn = HTTPRequestPart
   typealias OutboundOut = HTTPResponsePart
 
@@ -173,7 +173,8 @@ where Answerer.Context == ExchangeContext {
     state = .answering(nil, closes: closes)
     let writer = AnswerWriter(NIOLoopBound((self, context), eventLoop: context.eventLoop), context.channel)
     let request = Request(head: head, body: RequestBody(buffer: body))
-    let exchange = ExchangeContext(source: ApplicationRequestContextSource(channel: context.channel, logger: logger))
+    let channel = context.channel
+    let exchange = Answerer.Context(source: ApplicationRequestContextSource(channel: channel, logger: logger))
     let task = Task(executorPreference: executor) { [responder, logger] in
       do {
         let response = try await responder.respond(to: request, context: exchange)
@@ -181,7 +182,7 @@ where Answerer.Context == ExchangeContext {
       } catch {
         // Responders answer errors themselves: what comes here is a connection that was lost under an answer.
         logger.debug("an answer could not be written", metadata: ["error": "\(error)"])
-        exchange.channel.close(promise: nil)
+        channel.close(promise: nil)
       }
     }
     // The task may be done only after this function: it runs on this very loop.
@@ -244,7 +245,8 @@ where Answerer.Context == ExchangeContext {
 }
 
 /// Writes an answer from its task.
-private struct AnswerWriter<Answerer: HTTPResponder>: Sendable where Answerer.Context == ExchangeContext {
+private struct AnswerWriter<Answerer: HTTPResponder>: Sendable
+where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRequestContextSource {
   private let bound: NIOLoopBound<(ExchangeHandler<Answerer>, ChannelHandlerContext)>
   private let channel: any Channel
 
@@ -279,7 +281,8 @@ private struct AnswerWriter<Answerer: HTTPResponder>: Sendable where Answerer.Co
 }
 
 /// Holds the head and a body of known length back until all of it is there, so that an answer is one write.
-private struct BodyWriter<Answerer: HTTPResponder>: ResponseBodyWriter where Answerer.Context == ExchangeContext {
+private struct BodyWriter<Answerer: HTTPResponder>: ResponseBodyWriter
+where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRequestContextSource {
   let answer: AnswerWriter<Answerer>
   private var held: [HTTPResponsePart]
   private var isHolding: Bool

@@ -9,7 +9,7 @@ import NIOHTTPTypesHTTP1
 /// lets no origin server take is an error here, ``Problem``, after which nothing more is read.
 ///
 /// A request's Connection fields are replaced by one, `close`, where the connection ends with its answer. An answer to
-/// HTTP/1.0 is HTTP/1.0 itself: never chunked, and kept alive only as asked.
+/// HTTP/1.0 is HTTP/1.0 itself: never chunked, and kept alive only as asked. An answer to HEAD has no body, whoever made it.
 final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
   typealias InboundIn = HTTPServerRequestPart
   typealias InboundOut = HTTPRequestPart
@@ -20,6 +20,7 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
   private struct Exchange {
     var isOld: Bool
     var keepsAlive: Bool
+    var isHead: Bool
   }
 
   /// Requests that are not answered, in order.
@@ -27,6 +28,8 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
   /// The answer that is being written ends with its connection.
   private var endsWithConnection = false
   private var isRefused = false
+  /// What was refused is a HEAD; its answer comes behind those to ``exchanges``.
+  private var isRefusedHead = false
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     guard !isRefused else { return }
@@ -38,6 +41,7 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
         context.fireChannelRead(wrapInboundOut(.head(request)))
       } catch {
         isRefused = true
+        isRefusedHead = head.method == .HEAD
         context.fireErrorCaught(error)
       }
     case .body(let body): context.fireChannelRead(wrapInboundOut(.body(body)))
@@ -64,7 +68,12 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
         }
       }
       context.write(wrapOutboundOut(.head(head)), promise: promise)
-    case .body(let body): context.write(wrapOutboundOut(.body(.byteBuffer(body))), promise: promise)
+    case .body(let body):
+      if exchanges.first?.isHead ?? isRefusedHead {
+        promise?.succeed()
+      } else {
+        context.write(wrapOutboundOut(.body(.byteBuffer(body))), promise: promise)
+      }
     case .end(let trailers):
       _ = exchanges.popFirst()
       context.write(wrapOutboundOut(.end(trailers.map(HTTPHeaders.init))), promise: promise)
@@ -84,7 +93,8 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     // Behind these the decoder reads nothing: what follows would be another protocol's.
     let leavesHTTP = head.method == .CONNECT || (options.contains("upgrade") && head.headers.contains(name: "Upgrade"))
     let keepsAlive = isOld ? options.contains("keep-alive") && !options.contains("close") : !options.contains("close")
-    let exchange = Exchange(isOld: isOld, keepsAlive: keepsAlive && !leavesHTTP)
+    let exchange = Exchange(
+      isOld: isOld, keepsAlive: keepsAlive && !leavesHTTP, isHead: head.method == .HEAD)
     var fields = HTTPFields(head.headers, splitCookie: false)
     fields[.connection] = exchange.keepsAlive ? nil : "close"
     // HTTP/1.0 knows nothing of it.

@@ -51,7 +51,12 @@ final class AnswerReader: ChannelInboundHandler {
   private var sink: (@Sendable (ByteBuffer) -> Void)?
   private var context: ChannelHandlerContext?
   /// The bytes that the decoder was given last, until they have been looked at.
-  fileprivate var lastRead: ByteBuffer?
+  private var lastRead: ByteBuffer?
+  /// What it made of them: heads that were whole, and bytes of bodies.
+  private var headsRead = 0
+  private var bodyBytesRead = 0
+  /// The last bytes of what was read before those, as the end of a head may be in both.
+  private var bytesBefore: [UInt8] = []
   /// Released when the connection is closed.
   var delegate: (any AnswerReaderDelegate)?
 
@@ -85,13 +90,25 @@ final class AnswerReader: ChannelInboundHandler {
     self.sink = sink
   }
 
+  /// The decoder is about to be given these bytes.
+  fileprivate func willRead(_ bytes: ByteBuffer) {
+    if let lastRead { bytesBefore = (bytesBefore + lastRead.readableBytesView.suffix(3)).suffix(3) }
+    (lastRead, headsRead, bodyBytesRead) = (bytes, 0, 0)
+  }
+
   var isFree: Bool { if case .free = state { true } else { false } }
 
   func handlerAdded(context: ChannelHandlerContext) { self.context = context }
   func handlerRemoved(context: ChannelHandlerContext) { end() }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    switch (unwrapInboundIn(data), state) {
+    let part = unwrapInboundIn(data)
+    switch part {
+    case .head: headsRead += 1
+    case .body(let bytes): bodyBytesRead += bytes.readableBytes
+    case .end: break
+    }
+    switch (part, state) {
     case (.head(let head), .waiting(let count)) where Self.isInterim(head):
       guard count < limits.interimAnswers else {
         return fail("more than \(limits.interimAnswers) interim answers came before the answer")
@@ -111,9 +128,9 @@ final class AnswerReader: ChannelInboundHandler {
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
-    let lastRead = lastRead.take()
     if case .answered(let isKept) = state {
-      guard isKept, let lastRead, endsWithAnswer(lastRead) else { return close() }
+      guard isKept, endsWithAnswer else { return close() }
+      (lastRead, bytesBefore) = (nil, [])
       state = .free
       delegate?.becameFree()
     }
@@ -139,6 +156,7 @@ final class AnswerReader: ChannelInboundHandler {
     state = .reading(head, byteCount: count)
     guard count > limits.bodyBytes else { return body.append(contentsOf: part.readableBytesView) }
     guard limits.cutsBody else { return fail("its answer has more than \(limits.bodyBytes) bytes") }
+    body.append(contentsOf: part.readableBytesView.prefix(limits.bodyBytes - body.count))
     finish(head)
     close()
   }
@@ -150,17 +168,28 @@ final class AnswerReader: ChannelInboundHandler {
     sink = nil
   }
 
-  /// Whether these bytes end where the answer does. The decoder keeps the beginning of another answer to itself, which
-  /// would become a part of the answer to the next call.
-  private func endsWithAnswer(_ bytes: ByteBuffer) -> Bool {
-    let bytes = bytes.readableBytesView
-    let count = min(Self.tailBytes, body.count, bytes.count)
-    // The end of a head, of the last chunk or of trailers; or else the end of the body.
-    return bytes.suffix(4).elementsEqual("\r\n\r\n".utf8)
-      || (count > 0 && bytes.suffix(count).elementsEqual(body.suffix(count)))
+  /// Whether what was read last ends where the answer does. The decoder keeps the beginning of another answer to itself,
+  /// which would become a part of the answer to the next call.
+  private var endsWithAnswer: Bool {
+    guard let lastRead else { return false }
+    let bytes = lastRead.readableBytesView
+    // The end of a head, of the last chunk or of trailers. The decoder passes over empty lines before the next answer.
+    if (bytesBefore + bytes.suffix(4)).suffix(4).elementsEqual(Self.headEnd) { return true }
+    // Or else the last byte of a body, which may be all that was read.
+    guard headsRead > 0 else { return bytes.count == bodyBytesRead }
+    // Lines that end otherwise are no HTTP: a connection on which they are taken for it is not kept.
+    var heads = 0
+    var matched = 0
+    for (position, byte) in (bytesBefore + bytes).enumerated() {
+      matched = byte == Self.headEnd[matched] ? matched + 1 : byte == Self.headEnd[0] ? 1 : 0
+      guard matched == Self.headEnd.count else { continue }
+      (heads, matched) = (heads + 1, 0)
+      if heads == headsRead { return bytesBefore.count + bytes.count - position - 1 == bodyBytesRead }
+    }
+    return false
   }
 
-  private static let tailBytes = 16
+  private static let headEnd: [UInt8] = Array("\r\n\r\n".utf8)
 
   private func fail(_ reason: String) {
     let isUnanswered: Bool
@@ -198,7 +227,7 @@ private final class StrayBytesGuard: ChannelInboundHandler {
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     guard !reader.isFree else { return context.close(promise: nil) }
-    reader.lastRead = unwrapInboundIn(data)
+    reader.willRead(unwrapInboundIn(data))
     context.fireChannelRead(data)
   }
 }

@@ -162,7 +162,11 @@ struct HostilePeerTests {
   @Test("what comes unasked on a kept connection closes it, and is not the next call's answer")
   func unasked() async throws {
     // The first answer brings the beginning of a second, which its rest would complete.
-    for extra in ["HTTP/1.1 299 X\r\nContent-Length: 1\r\n\r\n!", "x", "HTTP/1.1 100 C\r\n\r\n"] {
+    for extra in [
+      "HTTP/1.1 299 X\r\nContent-Length: 1\r\n\r\n!", "x", "HTTP/1.1 100 C\r\n\r\n",
+      // It ends as the answer before does.
+      "HTTP/1.1 299 X\r\nA: {}",
+    ] {
       try await BytePeer.run({ connection, request in
         (Array(((connection, request) == (0, 0) ? Self.good + extra : Self.good).utf8), false)
       }) { url in

@@ -6,7 +6,7 @@ import Glibc
 enum Fuzz {
   /// What is fed to one part of the program. Given an input it returns, or ends the process with what is broken.
   enum Target: String, CaseIterable {
-    case segment, index, block, tail, backup, lines, json
+    case segment, index, block, tail, backup, lines, json, answers, requests
 
     var body: csanitizer_body {
       switch self {
@@ -17,6 +17,8 @@ enum Fuzz {
       case .backup: { run($0, $1, BackupTarget.run) }
       case .lines: { run($0, $1, LinesTarget.run) }
       case .json: { run($0, $1, JSONTarget.run) }
+      case .answers: { run($0, $1, AnswersTarget.run) }
+      case .requests: { run($0, $1, RequestsTarget.run) }
       }
     }
   }

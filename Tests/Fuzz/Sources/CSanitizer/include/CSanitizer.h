@@ -1,4 +1,4 @@
-// What Swift can't call by itself: the address sanitizer's poison, and libFuzzer's loop.
+// What Swift can't call by itself: the address sanitizer's poison and count of bytes, and libFuzzer's loop.
 #ifndef CSANITIZER_H
 #define CSANITIZER_H
 
@@ -8,6 +8,9 @@
 /// Any later touch of these bytes by code that was built with the sanitizer ends the process with a report.
 void csanitizer_poison(const void *start, size_t length);
 void csanitizer_unpoison(const void *start, size_t length);
+
+/// Bytes that are allocated now, by anything in the process.
+size_t csanitizer_allocated(void);
 
 typedef int (*csanitizer_body)(const uint8_t *bytes, size_t length);
 

@@ -1,0 +1,290 @@
+import CSanitizer
+import HTTPTypes
+import Hummingbird
+import Logging
+import NIOCore
+import NIOEmbedded
+import NIOHTTP1
+
+@testable import RegisPayParts
+
+/// A server's connection whose client sends the input. Requests are taken whole, one after another and within the limits,
+/// the same ones however the bytes were cut into pieces; each has one answer, in order, and what is no request at most one
+/// more, the last; a client that says nothing more is not waited for for ever; and what a client sends without end takes
+/// no memory without end.
+enum RequestsTarget {
+  /// What an input says beside its bytes.
+  private struct Flags {
+    let closesInput, isPatient, isFlood: Bool
+
+    init(_ byte: UInt8) {
+      closesInput = byte & 1 != 0
+      isPatient = byte & 3 == 2
+      isFlood = byte & 192 == 192
+    }
+  }
+
+  private static let limits: HTTPLimits = {
+    var limits = HTTPLimits()
+    (limits.headBytes, limits.headFields, limits.uriBytes, limits.bodyBytes) = (200, 10, 100, 100)
+    return limits
+  }()
+  /// How many requests may wait for one that is answered late.
+  private static let fewRequests = 3
+  /// More than an input has.
+  private static let manyRequests = 100
+  private static let floodBytes = 64 << 10
+  /// Far more than the limits allow, and far less than a flood.
+  private static let memoryLimit = 40 << 10
+  /// Longer than every limit together.
+  private static let longTime = TimeAmount.seconds(300)
+
+  static func run(_ input: inout InputReader) {
+    let flags = Flags(input.byte())
+    let step = Int(input.byte()) + 1
+    let text = input.takeRest()
+    guard !flags.isFlood else { return flood(text, step, flags) }
+    let whole = serve(text, step: max(1, text.count), pipelined: manyRequests, flags)
+    let inPieces = serve(text, step: step, pipelined: manyRequests, flags)
+    promise(whole == inPieces, "the same requests however they are cut: \(whole), \(inPieces)")
+    _ = serve(text, step: step, pipelined: fewRequests, flags)
+  }
+
+  private static func serve(_ text: [UInt8], step: Int, pipelined: Int, _ flags: Flags) -> Served {
+    let client = Client(pipelined: pipelined, keepsRequests: true)
+    for start in stride(from: 0, to: text.count, by: step) where client.channel.isActive {
+      client.send(text[start..<min(start + step, text.count)])
+    }
+    if flags.closesInput {
+      client.closeInput()
+    } else if flags.isPatient {
+      client.wait(longTime)
+    }
+    if flags.closesInput { client.wait(longTime) }
+    let exchanges = client.server.exchanges
+    let isEndless = exchanges.requests.last?.isEndless ?? false
+    let isOver = flags.closesInput || (flags.isPatient && !isEndless)
+    promise(!isOver || !client.channel.isActive, "a client that says nothing more is not waited for")
+    let answers = SentAnswers(client.written, to: exchanges.requests)
+    client.end()
+    if isOver && !isEndless {
+      promise(answers.count == exchanges.requests.count, "each request is answered: \(answers), \(exchanges.requests)")
+    }
+    // How long a head has been waited for depends on when its first byte was seen.
+    return Served(requests: exchanges.requests, saysEnd: flags.isPatient ? nil : answers.saysEnd)
+  }
+
+  private struct Served: Equatable {
+    var requests: [Exchanges.Taken]
+    /// The client is told that what else it sent was not taken. Nil if it depends on the time.
+    var saysEnd: Bool?
+  }
+
+  private static func flood(_ text: [UInt8], _ step: Int, _ flags: Flags) {
+    guard !text.isEmpty else { return }
+    let client = Client(pipelined: fewRequests, keepsRequests: false)
+    let piece = Array(repeatElement(text, count: 1 + step * 2 / text.count).joined())
+    let before = csanitizer_allocated()
+    var sent = 0
+    while sent < floodBytes, client.channel.isActive {
+      client.send(piece[...])
+      client.written = []
+      sent += piece.count
+      let grown = Int(csanitizer_allocated()) - Int(before)
+      promise(grown < memoryLimit, "a flood takes no memory: \(grown) bytes after \(sent)")
+    }
+    client.end()
+  }
+
+  /// The server's side of one connection, and what it writes.
+  private final class Client {
+    let channel = EmbeddedChannel()
+    let server: Server
+    private let table = ConnectionTable(limit: 4, limitPerAddress: nil)
+    var written: [UInt8] = []
+
+    init(pipelined: Int, keepsRequests: Bool) {
+      server = Server(exchanges: Exchanges(keepsRequests: keepsRequests))
+      var limits = RequestsTarget.limits
+      limits.pipelinedRequests = pipelined
+      do {
+        let pipeline = channel.pipeline.syncOperations
+        try pipeline.addHandler(HalfClosing())
+        try ConnectionGuard(limits: limits, table: table, own: RequestsTarget.own).addHandlers(to: pipeline)
+        try pipeline.addHandler(
+          ExchangeHandler(
+            responder: server, idleTime: TimeAmount(limits.idleTime),
+            logger: Logger(label: "fuzz") { _ in ErrorsAreBroken() }))
+        try channel.connect(to: try SocketAddress(unixDomainSocketPath: "/client")).wait()
+      } catch {
+        broken("the connection is made: \(error)")
+      }
+    }
+
+    func send(_ bytes: ArraySlice<UInt8>) {
+      do {
+        try channel.writeInbound(ByteBuffer(bytes: bytes))
+      } catch {
+        // It is answered, or closes the connection.
+      }
+      settle()
+    }
+
+    /// The client will send no more, and still reads.
+    func closeInput() {
+      guard channel.isActive else { return }
+      channel.pipeline.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
+      settle()
+    }
+
+    func wait(_ time: TimeAmount) {
+      channel.embeddedEventLoop.advanceTime(by: time)
+      settle()
+    }
+
+    func end() {
+      do {
+        _ = try channel.finish(acceptAlreadyClosed: true)
+      } catch {
+        // As above.
+      }
+      settle()
+      promise(table.count == 0, "a closed connection is not in the table")
+      promise(server.exchanges.running == 0, "no answer goes on without its connection")
+    }
+
+    private func settle() {
+      channel.embeddedEventLoop.run()
+      do {
+        while let bytes = try channel.readOutbound(as: ByteBuffer.self) { written += bytes.readableBytesView }
+      } catch {
+        broken("bytes are written: \(error)")
+      }
+    }
+  }
+
+  private static let own = OwnToken()
+}
+
+/// An embedded channel knows no closing of one side: here it goes on reading after its output is closed, as a socket does.
+private final class HalfClosing: ChannelOutboundHandler {
+  typealias OutboundIn = ByteBuffer
+
+  private var isClosed = false
+
+  func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+    if isClosed { broken("nothing is written behind the last answer") }
+    context.write(data, promise: promise)
+  }
+
+  func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
+    guard mode == .output else { return context.close(mode: mode, promise: promise) }
+    isClosed = true
+    promise?.succeed()
+  }
+}
+
+/// What was asked on one connection.
+// Safe to send: the connection is an embedded one, whose tasks all run on the fuzzer's only thread.
+final class Exchanges: @unchecked Sendable {
+  struct Taken: Equatable {
+    var method: String
+    var target: String
+    var authority: String?
+    var fields: [String]
+    var body: [UInt8]
+
+    var isEndless: Bool { method != "HEAD" && target.hasPrefix("/e") }
+  }
+
+  private(set) var requests: [Taken] = []
+  private(set) var count = 0
+  var running = 0
+  private let keepsRequests: Bool
+
+  init(keepsRequests: Bool) { self.keepsRequests = keepsRequests }
+
+  /// - Returns: the number of those before.
+  func take(_ request: Request, _ body: ByteBuffer) -> Int {
+    promise(request.head.path?.isEmpty == false, "a request has a target")
+    if keepsRequests {
+      requests.append(
+        Taken(
+          method: request.head.method.rawValue, target: request.head.path ?? "", authority: request.head.authority,
+          fields: request.headers.map { "\($0.name): \($0.value)" }, body: Array(body.readableBytesView)))
+    }
+    count += 1
+    return count - 1
+  }
+}
+
+/// Answers with the number of the request: at once, late, in pieces, without a body, or without an end, as its path says.
+private struct Server: HTTPResponder {
+  typealias Context = BasicRequestContext
+
+  let exchanges: Exchanges
+
+  static let number = HTTPField.Name("N")
+
+  func respond(to request: Request, context: Context) async throws -> Response {
+    exchanges.running += 1
+    defer { exchanges.running -= 1 }
+    let body = try await request.body.collect(upTo: 1 << 20)
+    promise(body.readableBytes <= 100, "a body within the limit")
+    let number = exchanges.take(request, body)
+    guard let name = Self.number else { broken("N is a name") }
+    var fields = HTTPFields()
+    fields[name] = "\(number)"
+    let text = ByteBuffer(string: "answer \(number)")
+    let path = request.head.path ?? ""
+    if path.hasPrefix("/l") { for _ in 0..<3 { await Task.yield() } }
+    if request.head.method == .head {
+      fields[.contentLength] = "\(text.readableBytes)"
+      return Response(status: .ok, headers: fields, body: ResponseBody(contentLength: nil) { try await $0.finish(nil) })
+    }
+    if path.hasPrefix("/n") {
+      return Response(
+        status: .noContent, headers: fields, body: ResponseBody(contentLength: nil) { try await $0.finish(nil) })
+    }
+    if path.hasPrefix("/s") || path.hasPrefix("/e") {
+      let isEndless = path.hasPrefix("/e")
+      let exchanges = exchanges
+      return Response(
+        status: .ok, headers: fields,
+        body: ResponseBody { writer in
+          exchanges.running += 1
+          defer { exchanges.running -= 1 }
+          try await writer.write(text)
+          await Task.yield()
+          if isEndless { try await Self.waitForEnd() }
+          try await writer.write(text)
+          try await writer.finish(nil)
+        })
+    }
+    return Response(status: .ok, headers: fields, body: ResponseBody(byteBuffer: text))
+  }
+
+  /// Until the task is cancelled.
+  private static func waitForEnd() async throws {
+    let (stream, continuation) = AsyncStream.makeStream(of: Void.self)
+    await withTaskCancellationHandler {
+      for await _ in stream {}
+    } onCancel: {
+      continuation.finish()
+    }
+    try Task.checkCancellation()
+  }
+}
+
+/// The server takes what comes out of order for an error of its own.
+private struct ErrorsAreBroken: LogHandler {
+  var metadata: Logger.Metadata = [:]
+  var logLevel = Logger.Level.error
+
+  subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+    get { metadata[key] }
+    set { metadata[key] = newValue }
+  }
+
+  func log(event: LogEvent) { broken("\(event.message) \(event.metadata ?? [:])") }
+}

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/HTTP/HTTPDate.swift

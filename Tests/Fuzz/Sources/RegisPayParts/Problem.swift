@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/HTTP/Problem.swift
