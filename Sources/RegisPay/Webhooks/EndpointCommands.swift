@@ -164,7 +164,8 @@ extension EndpointWorker {
     case .answered(.answered(let status, _)):
       delivery.status = status
       if (200..<300).contains(status) { delivery.outcome = .delivered } else { delivery.error = "answered \(status)" }
-    case .answered(.failed(let reason)), .unread(let reason), .unreadable(let reason): delivery.error = reason
+    case .answered(.failed(let reason)), .answered(.unsent(let reason)), .unread(let reason), .unreadable(let reason):
+      delivery.error = reason
     case .abandoned, .suspended: delivery.error = "given up, as the server stops"
     }
     await takeTurn()

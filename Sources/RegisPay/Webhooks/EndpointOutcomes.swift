@@ -25,6 +25,8 @@ extension EndpointWorker {
         after: status == 429 || status == 503 ? after : nil, disabling: nil)
     case .answered(.failed(let reason)):
       fail(offset, ended, status: nil, reason: reason, after: nil, disabling: nil)
+    case .answered(.unsent(let reason)):
+      postpone(offset, ended, reason)
     case .suspended:
       let reason = "The process crashed twice while a call to it was in flight."
       fail(offset, ended, status: nil, reason: reason, after: nil, disabling: reason)
@@ -39,6 +41,16 @@ extension EndpointWorker {
       forget(offset)
       record([.done(id: id, offset: offset), notePlace()])
     }
+  }
+
+  /// Nothing was sent, through no fault of the endpoint's: it is asked for again soon. Until then no other message is
+  /// begun, which would fare no better and fill up those that wait.
+  private func postpone(_ offset: UInt64, _ ended: WebhookAttempt.Ended, _ reason: String) {
+    let pause: UInt64 = 1_000_000
+    logger.notice("a message waits for room", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+    progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, clock.now() + pause)
+    keep(offset, attempts: tries(of: offset), after: pause, ended)
+    record([wait(offset), notePlace()].compactMap { $0 })
   }
 
   private func tries(of offset: UInt64) -> Int { waiting[offset]?.event.attempts ?? 0 }

@@ -45,7 +45,7 @@ struct WebhookProgress: Sendable, Hashable {
   var failuresInRow = 0
   var failingSinceMicroseconds: UInt64?
   var lastSuccessMicroseconds: UInt64?
-  /// The receiver asked to be left alone until then.
+  /// The receiver asked to be left alone until then, or this process has no room for a try before.
   var heldUntilMicroseconds: UInt64 = 0
 }
 

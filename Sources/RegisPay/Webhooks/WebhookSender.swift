@@ -6,6 +6,8 @@ enum WebhookResult: Sendable, Hashable {
   case answered(status: Int, retryAfter: Duration?)
   /// Without an answer; whether the receiver got it is unknown.
   case failed(reason: String)
+  /// Nothing was sent, for a reason that is this process's and not the receiver's.
+  case unsent(reason: String)
 }
 
 /// Sends messages to one endpoint: looks its name up for each, checks every address, and connects to one of those that
@@ -17,6 +19,7 @@ actor WebhookSender {
   private let options: WebhookOptions
   /// Connects to one address only, whose connections are kept open.
   private var pinned: PinnedClient?
+  private let share = LookUpShare()
 
   /// Addresses that are tried one after another when they can't be reached.
   private static let addressLimit = 3
@@ -48,9 +51,13 @@ actor WebhookSender {
     if let refusal = url.refusal(allowingPrivate: options.allowsPrivate) { return .failed(reason: refusal.description) }
     let addresses: [IPAddress]
     do throws(HostResolver.Failure) {
-      addresses = if let literal = url.literal { [literal] } else { try await options.resolver.addresses(url.host) }
+      addresses =
+        if let literal = url.literal { [literal] } else { try await options.resolver.addresses(url.host, share) }
     } catch {
-      return .failed(reason: error.description)
+      switch error {
+      case .unresolved(let reason): return .failed(reason: reason)
+      case .noRoom(let reason): return .unsent(reason: reason)
+      }
     }
     for address in addresses {
       if let reason = address.refusal(allowingPrivate: options.allowsPrivate) {

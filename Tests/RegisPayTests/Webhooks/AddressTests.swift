@@ -80,7 +80,7 @@ struct AddressTests {
     options.allowsPrivate = true
     for address in ["168.63.129.16", "fd00:ec2::254", "100.100.100.200"] {
       let found = try ["127.0.0.1", address].map { try #require(IPAddress(literal: $0)) }
-      options.resolver = HostResolver { _ in found }
+      options.resolver = HostResolver { _, _ in found }
       let sender = WebhookSender(options: options)
       let signature = WebhookSignature(id: "a", timestamp: 1, body: [], secrets: [.random()])
       let result = await sender.send([], to: try WebhookURL("http://example.org:1025/"), signature: signature)

@@ -8,9 +8,9 @@ import Testing
 struct WebhookSenderTests {
   private static func resolver(_ answers: [String]...) -> HostResolver {
     let left = Mutex(answers)
-    return HostResolver { _ throws(HostResolver.Failure) in
+    return HostResolver { _, _ throws(HostResolver.Failure) in
       let answer = left.withLock { $0.count > 1 ? $0.removeFirst() : $0[0] }
-      guard !answer.isEmpty else { throw HostResolver.Failure(description: "no such name") }
+      guard !answer.isEmpty else { throw HostResolver.Failure.unresolved(reason: "no such name") }
       return answer.compactMap { IPAddress(literal: $0) }
     }
   }
@@ -139,9 +139,9 @@ struct WebhookSenderTests {
       let result = try await Self.send(receiver.url, options)
       guard case .failed(let reason) = result else { throw Unexpected(result: result) }
       #expect(reason.contains("no answer within") || reason.contains("imeout") || reason.contains("eadline"))
-      options.resolver = HostResolver { _ throws(HostResolver.Failure) in
+      options.resolver = HostResolver { _, _ throws(HostResolver.Failure) in
         try? await Task.sleep(for: .seconds(60))
-        throw HostResolver.Failure(description: "too late")
+        throw HostResolver.Failure.unresolved(reason: "too late")
       }
       let unresolved = try await Self.send("https://hooks.example.test/", options)
       #expect(unresolved == .failed(reason: "no answer within 0.2 seconds"))
@@ -164,8 +164,11 @@ struct WebhookSenderTests {
 
   @Test("the system's resolver finds this machine, and says when there is no such name")
   func system() async throws {
-    let found = try await HostResolver.system.addresses("localhost")
+    let share = LookUpShare()
+    let found = try await HostResolver.system.addresses("localhost", share)
     #expect(found.allSatisfy { $0.refusal(allowingPrivate: false) != nil } && !found.isEmpty)
-    await #expect(throws: HostResolver.Failure.self) { try await HostResolver.system.addresses("nothing.invalid") }
+    await #expect(throws: HostResolver.Failure.self) {
+      try await HostResolver.system.addresses("nothing.invalid", share)
+    }
   }
 }
