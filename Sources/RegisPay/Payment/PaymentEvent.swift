@@ -50,10 +50,12 @@ public struct Delay: Sendable, Hashable {
   /// The last try was not answered in time: the next one most likely takes as long. Events of earlier versions don't say,
   /// and are read as true.
   public var isUnanswered: Bool
+  /// When it began to wait, by the same clock as ``untilMicroseconds``. Events of earlier versions don't say.
+  public var beganMicroseconds: UInt64?
 
   public init(
     _ work: PaymentWork, untilMicroseconds: UInt64, attempts: Int, ownFailures: Int, reason: String,
-    mayHaveHappened: Bool = true, isUnanswered: Bool = true
+    mayHaveHappened: Bool = true, isUnanswered: Bool = true, beganMicroseconds: UInt64? = nil
   ) {
     self.work = work
     self.untilMicroseconds = untilMicroseconds
@@ -62,6 +64,7 @@ public struct Delay: Sendable, Hashable {
     self.reason = reason
     self.mayHaveHappened = mayHaveHappened
     self.isUnanswered = isUnanswered
+    self.beganMicroseconds = beganMicroseconds
   }
 }
 

@@ -96,7 +96,7 @@ extension PaymentEvent {
             .init("until", .integer(delay.untilMicroseconds)), .init("attempts", .integer(delay.attempts)),
             .init("ownFailures", .integer(delay.ownFailures)), .init("reason", .string(delay.reason)),
             .init("mayHaveHappened", .bool(delay.mayHaveHappened)), .init("unanswered", .bool(delay.isUnanswered)),
-          ])
+          ] + (delay.beganMicroseconds.map { [.init("began", .integer($0))] } ?? []))
       case .retried(let step, let refund): .object(Self.members(step, refund))
       case .refundRequested(let number, let amount):
         [
@@ -152,7 +152,8 @@ extension PaymentEvent {
         Delay(
           try fields.work(), untilMicroseconds: try fields.number("until"), attempts: try fields.number("attempts"),
           ownFailures: try fields.number("ownFailures"), reason: try fields.text("reason"),
-          mayHaveHappened: try fields.mayHaveHappened(), isUnanswered: try fields.isUnanswered()))
+          mayHaveHappened: try fields.mayHaveHappened(), isUnanswered: try fields.isUnanswered(),
+          beganMicroseconds: try fields.began()))
     case .refundRequested: self = .refundRequested(try fields.refund(), try fields.money())
     case .refunded: self = .refunded(try fields.refund())
     case .refundDeclined: self = .refundDeclined(try fields.refund(), reason: try fields.text("reason"))
@@ -205,6 +206,10 @@ private struct Fields {
   /// Earlier versions didn't write it: what is not said may have happened.
   func mayHaveHappened() throws(PaymentEventError) -> Bool {
     data["mayHaveHappened"] == nil ? true : try flag("mayHaveHappened")
+  }
+
+  func began() throws(PaymentEventError) -> UInt64? {
+    data["began"] == nil ? nil : try number("began")
   }
 
   func isUnanswered() throws(PaymentEventError) -> Bool {

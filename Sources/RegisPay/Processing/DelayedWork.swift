@@ -6,10 +6,10 @@ public protocol DelayedWork: Sendable {
   ///
   /// - Parameters:
   ///   - isUnanswered: of what was not answered in time, or of what was; see ``Delay/isUnanswered``.
-  ///   - impossible: no wait can end after that, in microseconds since 1970: one that does was written by a clock
+  ///   - impossible: no wait can have begun after that, in microseconds since 1970: one that did was written by a clock
   ///     that has been set back since, and is over.
   func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)]
 }
 

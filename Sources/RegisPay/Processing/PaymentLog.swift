@@ -14,6 +14,8 @@ public struct PaymentLog: Sendable {
   public let openedAt: UInt64
   /// Tells how old what is on the log is.
   let time: SteadyTime
+  /// Tells how long payments wait on the log.
+  let waitTime = WaitTime()
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
   /// - Parameter logger: tells of damage that is met.

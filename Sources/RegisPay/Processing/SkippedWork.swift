@@ -162,7 +162,7 @@ struct SkippedWork: Sendable {
         // earlier process may have tried is kept with it.
         if known.payment.delay(of: entry.work) == nil {
           let delay = Delay(
-            entry.work, untilMicroseconds: Clock.microseconds(), attempts: 0, ownFailures: 0,
+            entry.work, untilMicroseconds: log.waitTime.microseconds(), attempts: 0, ownFailures: 0,
             reason: "the payment could not be read when its turn came",
             mayHaveHappened: known.trace(of: entry.work, openedAt: log.openedAt).mayHaveHappened,
             isUnanswered: false)

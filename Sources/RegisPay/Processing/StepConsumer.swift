@@ -208,8 +208,10 @@ public actor StepConsumer {
     let failures = before.count + (isOwn ? 1 : 0)
     ownFailures[offset] = (failures, acceptedCount)
     let wait = options.backoff(failure).delay(attempts: attempts, atLeast: failure.after)
+    // A long wait that the other side asks for holds over a restart, too, and during an outage: memory is for short ones.
     let isLong =
-      wait >= options.durableDelay && (failures >= options.ownFailuresToDelay || (failure.after != nil && !isOutage))
+      wait >= options.durableDelay
+      && (failures >= options.ownFailuresToDelay || failure.asksForWait(options.durableDelay))
     // What hangs may hang for days: it must neither pin the cursor nor pile up here.
     let hangs =
       isTimeout
@@ -229,7 +231,7 @@ public actor StepConsumer {
       failure.isJudgedByPayments
       ? !isOutage : lastAccepted.map { $0.duration(to: clock.now) < options.durableDelay } ?? false
     // Its place in the list of what waits stays, and it is told again as soon as calls go out.
-    guard isOwn || !isOutage else { return delayed.finish(item) }
+    guard isOwn || !isOutage || failure.asksForWait(options.durableDelay) else { return delayed.finish(item) }
     let attempts = item.delay.attempts + 1
     delay(
       .delayed(item), for: options.backoff(failure).delay(attempts: attempts, atLeast: failure.after), attempts,
@@ -254,9 +256,11 @@ public actor StepConsumer {
     _ work: StepWork, for wait: Duration, _ attempts: Int, _ ownFailures: Int, _ failure: CallRetry,
     in group: inout DiscardingTaskGroup
   ) {
+    let now = log.waitTime.microseconds()
     let delay = Delay(
-      work.work, untilMicroseconds: Clock.microseconds() + UInt64(max(0, wait / .microseconds(1))), attempts: attempts,
-      ownFailures: ownFailures, reason: failure.reason, isUnanswered: failure.cause == .noAnswer)
+      work.work, untilMicroseconds: now + wait.microseconds, attempts: attempts,
+      ownFailures: ownFailures, reason: failure.reason, isUnanswered: failure.cause == .noAnswer,
+      beganMicroseconds: now)
     taskCount += 1
     group.addTask { [mailbox, call] in
       var ending = await call.record(.delay(delay), of: work, as: nil, isAccepted: false) {
@@ -274,14 +278,15 @@ public actor StepConsumer {
     // What is known already is told again: as much as can be known.
     let limit = delayed.limit
     isAskingForDelayed = true
-    group.addTask { [mailbox, delays, step, health, logger, options, name = cursorName + "-delays"] in
-      let now = Clock.microseconds()
+    group.addTask { [mailbox, delays, step, health, logger, time = log.waitTime, name = cursorName + "-delays"] in
+      let now = time.microseconds()
       var items: [DelayedQueue.Item] = []
       var fullKinds: [Bool] = []
       do {
         for kind in kinds {
           let due = try await delays.due(
-            step, isUnanswered: kind, by: now, orAfter: now + options.longestWait.microseconds, limit: limit)
+            step, isUnanswered: kind, by: now, orBegunAfter: now + WaitTime.tolerance.microseconds,
+            limit: limit)
           items += due.map { .init(id: $0.id, delay: $0.delay) }
           if due.count >= limit { fullKinds.append(kind) }
         }

@@ -38,9 +38,6 @@ extension StepConsumer {
     /// The most calls that are out at once for a step.
     var mostCalls: Int { slotLimits.total }
 
-    /// No wait that was begun by now ends later: our own, and what the other side may ask for.
-    var longestWait: Duration { max(backoff.cap, Caller.retryAfterLimit) }
-
     /// Longer where others may get the same answer: meanwhile they show whether it is so for all. Not where a person is
     /// needed soon.
     func backoff(_ failure: CallRetry) -> Backoff {

@@ -187,11 +187,11 @@ public final class PaymentProjection: Sendable {
 
   /// What of a step had to wait and need not any more, as far as the list has come: the longest due first.
   public func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] {
     try await pool.read {
       try PaymentTable.due(
-        step, isUnanswered: isUnanswered, by: microseconds, orAfter: impossible, limit: limit, $0)
+        step, isUnanswered: isUnanswered, by: microseconds, orBegunAfter: impossible, limit: limit, $0)
     }
   }
 

@@ -26,9 +26,11 @@ enum PaymentTable {
         CREATE TABLE delay (
           number INTEGER NOT NULL, step TEXT NOT NULL, refund INTEGER NOT NULL, due INTEGER NOT NULL,
           attempts INTEGER NOT NULL, failures INTEGER NOT NULL, reason TEXT NOT NULL, tried INTEGER NOT NULL,
-          unanswered INTEGER NOT NULL, PRIMARY KEY (number, step, refund)
+          unanswered INTEGER NOT NULL, began INTEGER, PRIMARY KEY (number, step, refund)
         ) WITHOUT ROWID;
         CREATE INDEX delay_due ON delay (step, unanswered, due);
+        -- What an earlier version wrote doesn't say when it began: no wait was longer than 15 minutes.
+        CREATE INDEX delay_began ON delay (step, unanswered, ifnull(began, due - 900000000));
         -- How many there are of what is counted: a count by going through them would take as long as there are many.
         CREATE TABLE tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
         CREATE TRIGGER delay_counted AFTER INSERT ON delay BEGIN
@@ -133,10 +135,10 @@ enum PaymentTable {
     let number = Int64(clamping: row.offset)
     try database.cachedStatement(sql: "DELETE FROM delay WHERE number = ?").execute(arguments: [number])
     for delay in row.delays {
-      try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
+      try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
         number, delay.work.step.rawValue, delay.work.refund ?? 0, Int64(clamping: delay.untilMicroseconds),
         delay.attempts, delay.ownFailures, delay.reason, delay.mayHaveHappened,
-        delay.isUnanswered,
+        delay.isUnanswered, delay.beganMicroseconds.map { Int64(clamping: $0) },
       ])
     }
   }
@@ -147,7 +149,7 @@ enum PaymentTable {
 
   /// What of a step is due by then, the longest due first; see ``DelayedWork``. Reads no more of the index than it tells.
   static func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int,
+    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int,
     _ database: Database
   ) throws -> [(id: PaymentID, delay: Delay)] {
     let rows = try Row.fetchAll(
@@ -159,7 +161,9 @@ enum PaymentTable {
             )
             UNION ALL
             SELECT * FROM (
-              SELECT * FROM delay WHERE step = ?1 AND unanswered = ?5 AND due > ?3 ORDER BY due LIMIT ?4
+              SELECT * FROM delay
+              WHERE step = ?1 AND unanswered = ?5 AND due > ?2 AND ifnull(began, due - 900000000) > ?3
+              ORDER BY ifnull(began, due - 900000000) LIMIT ?4
             )
           ) AS found JOIN payment USING (number) ORDER BY found.due LIMIT ?4
           """),
@@ -216,7 +220,7 @@ enum PaymentTable {
     return Delay(
       work, untilMicroseconds: UInt64(clamping: row["due"] as Int64), attempts: row["attempts"],
       ownFailures: row["failures"], reason: row["reason"], mayHaveHappened: row["tried"],
-      isUnanswered: row["unanswered"])
+      isUnanswered: row["unanswered"], beganMicroseconds: (row["began"] as Int64?).map { UInt64(clamping: $0) })
   }
 
   private static var impossibleRow: DatabaseError {

@@ -56,6 +56,9 @@ public struct CallRetry: Sendable, Hashable {
     self.after = after
   }
 
+  /// The other side asked for a wait of at least this length.
+  func asksForWait(_ length: Duration) -> Bool { after.map { $0 >= length } ?? false }
+
   /// The other side may have carried this call out, or an earlier one of the step.
   public var mayHaveHappened: Bool {
     switch cause {

@@ -44,7 +44,7 @@ extension CallOutcome {
 /// Where nothing waits.
 struct NothingDelayed: DelayedWork {
   func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] { [] }
 }
 
@@ -53,7 +53,7 @@ struct DelaysOfLog: DelayedWork {
   let log: PaymentLog
 
   func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] {
     var streams: Set<String> = []
     _ = try log.follower.forEach(from: 0) { event in
@@ -67,7 +67,7 @@ struct DelaysOfLog: DelayedWork {
       let delays = try log.load(id)?.payment.delays ?? []
       return delays.filter {
         $0.work.step == step && $0.isUnanswered == isUnanswered
-          && ($0.untilMicroseconds <= microseconds || $0.untilMicroseconds > impossible)
+          && ($0.untilMicroseconds <= microseconds || $0.beganMicroseconds ?? 0 > impossible)
       }.map { (id, $0) }
     }
   }

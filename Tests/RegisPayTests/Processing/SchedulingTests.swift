@@ -118,7 +118,7 @@ struct SchedulingTests {
     var ids: [PaymentID]
 
     func due(
-      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
     ) async throws -> [(id: PaymentID, delay: Delay)] {
       let due = try ids.compactMap { id in try log.load(id)?.payment.delays.first.map { (id: id, delay: $0) } }
       return Array(due.filter { $0.delay.isUnanswered == isUnanswered }.prefix(limit))
@@ -178,17 +178,44 @@ struct SchedulingTests {
     }
   }
 
+  @Test("payments that are asked to wait for long, however many, hold up no others: by 503 as by 429")
+  func manyAskedToWait() async throws {
+    for cause in [CallRetry.Cause.serverError, .busy] {
+      try await ConsumerParts.withDelays { parts, options in
+        var options = options
+        options.unfinishedLimit = 20
+        options.durableDelay = .seconds(10)
+        let asked = CallOutcome.retry(CallRetry(cause, reason: "not now", after: .seconds(900)))
+        let waiting = try await parts.initiate(60)
+        let provider = FakeProvider { payment, _ in waiting.contains(payment.id) ? asked : .created }
+        try await parts.consuming(provider, options) { consumer in
+          try await parts.wait(for: try await parts.initiate(60), .created)
+          try await eventually("nothing waits in memory") {
+            try await consumer.progress.unfinished == 0 && Self.atEnd(parts.log)
+          }
+        }
+        // Nor is the other side asked again sooner after a restart.
+        let again = FakeProvider { payment, _ in waiting.contains(payment.id) ? asked : .created }
+        try await parts.consuming(again, options) { _ in
+          try await parts.wait(for: try await parts.initiate(20), .created)
+        }
+        #expect(again.callCount == 20)
+      }
+    }
+  }
+
   @Test("a wait that a wrong clock wrote ends when the clock is right again; one that can be goes on")
   func clockSetBack() async throws {
     try await ConsumerParts.withDelays { parts, options in
-      let ids = try await parts.initiate(3)
+      // For 15 seconds, by clocks that were 400 days, 10 minutes and half a second ahead.
+      let ahead: [UInt64] = [400 * 86_400_000, 600_000, 500]
+      let ids = try await parts.initiate(ahead.count)
       let now = Clock.microseconds()
-      // 400 days ahead, a little more than any wait can be, and as long as one can be.
-      let ahead: [UInt64] = [400 * 86_400, 15 * 60 + 60, 15 * 60 - 60]
-      for (id, seconds) in zip(ids, ahead) {
+      for (id, milliseconds) in zip(ids, ahead) {
+        let began = now + milliseconds * 1_000
         let delay = Delay(
-          PaymentWork(.create), untilMicroseconds: now + seconds * 1_000_000, attempts: 1, ownFailures: 0, reason: "429"
-        )
+          PaymentWork(.create), untilMicroseconds: began + 15_000_000, attempts: 1, ownFailures: 0, reason: "429",
+          beganMicroseconds: began)
         _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", place: 0))
       }
       try await parts.consuming(FakeProvider { _, _ in .created }, options) { _ in
@@ -196,6 +223,16 @@ struct SchedulingTests {
         #expect(try parts.states([ids[2]]) == [.initiated])
       }
     }
+  }
+
+  @Test("the time of waits goes on as time does, whatever the clock is set to")
+  func waitTime() {
+    let start = ContinuousClock.now
+    let now = Mutex(start)
+    let time = WaitTime(startMicroseconds: 5_000_000) { now.withLock { $0 } }
+    #expect(time.microseconds() == 5_000_000)
+    now.withLock { $0 = start + .seconds(15) }
+    #expect(time.microseconds() == 20_000_000)
   }
 
   @Test("a payment whose address is wrong, while others go through, is given up after five tries")

@@ -432,7 +432,7 @@ struct StepConsumerTests {
     var items: @Sendable () throws -> [(id: PaymentID, delay: Delay)]
 
     func due(
-      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orAfter impossible: UInt64, limit: Int
+      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
     ) async throws -> [(id: PaymentID, delay: Delay)] { try items().filter { $0.delay.isUnanswered == isUnanswered } }
   }
 

@@ -345,7 +345,7 @@ struct ProjectionTests {
         for id in ids where Bool.random(using: &generator) {
           let delay = Delay(
             PaymentWork(.settle), untilMicroseconds: 5, attempts: 3, ownFailures: 1, reason: "try later",
-            isUnanswered: Bool.random(using: &generator))
+            isUnanswered: Bool.random(using: &generator), beganMicroseconds: Bool.random(using: &generator) ? 4 : nil)
           _ = try await log.record(.delay(delay), on: id, cursor: Self.nowhere)
         }
         try await caughtUp(projection, store)
@@ -361,13 +361,44 @@ struct ProjectionTests {
           let count = try await projection.delayCount(step)
           #expect(count == delays.count, "\(step)")
           for kind in [false, true] {
-            let due = try await projection.due(step, isUnanswered: kind, by: 10, orAfter: .max, limit: 1_000)
+            let due = try await projection.due(step, isUnanswered: kind, by: 10, orBegunAfter: .max, limit: 1_000)
             let isSame = Set(due.map(\.delay)) == Set(delays.filter { $0.isUnanswered == kind })
             #expect(isSame && due.count == delays.count { $0.isUnanswered == kind }, "\(step) \(kind)")
           }
         }
       }
       try await store.close()
+    }
+  }
+
+  @Test("a wait that began later than now is told as due, and of an older version's one that is longer than any was")
+  func waitsOfAWrongClock() async throws {
+    let now: UInt64 = 1_800_000_000_000_000
+    let minute: UInt64 = 60_000_000
+    // Of each: when it began, until when it lasts, and whether it is over.
+    let waits: [(began: UInt64?, until: UInt64, isOver: Bool)] = [
+      (now - minute, now - 1, true), (now - minute, now + minute, false), (now + minute, now + 2 * minute, true),
+      (nil, now - 1, true), (nil, now + 14 * minute, false), (nil, now + 16 * minute, true),
+    ]
+    try await withTemporaryFolder { folder in
+      try await withStore { store in
+        let log = PaymentLog(store)
+        var over: Set<PaymentID> = []
+        for wait in waits {
+          let id = try await log.initiate(Money(minorUnits: 1_000, currency: .supported[0]))
+          let delay = Delay(
+            PaymentWork(.create), untilMicroseconds: wait.until, attempts: 1, ownFailures: 0, reason: "busy",
+            beganMicroseconds: wait.began)
+          _ = try await log.record(.delay(delay), on: id, cursor: Self.nowhere)
+          if wait.isOver { over.insert(id) }
+        }
+        try await withProjection(folder, store) { projection in
+          try await caughtUp(projection, store)
+          let due = try await projection.due(
+            .create, isUnanswered: true, by: now, orBegunAfter: now + 1_000_000, limit: 100)
+          #expect(Set(due.map(\.id)) == over && due.count == over.count)
+        }
+      }
     }
   }
 
