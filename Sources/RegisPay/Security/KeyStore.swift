@@ -37,29 +37,36 @@ public final class KeyStore: Sendable {
   static func path(in directory: String) -> String { directory + "/keys.sqlite" }
 
   /// Opens it; it and the directory are made if they are missing.
-  public static func open(_ directory: String) throws(KeyStoreError) -> KeyStore {
+  ///
+  /// - Parameter patience: how long a call waits, and holds its thread, while another program has the file locked.
+  public static func open(_ directory: String, patience: Duration = .seconds(5)) throws(KeyStoreError) -> KeyStore {
     let path = path(in: directory)
     do {
       try PrivateFiles.makeDirectory(directory)
-      return try KeyStore(path)
+      return try KeyStore(path, patience)
     } catch {
-      throw KeyStoreError(path: path, reason: "\(error)")
+      throw KeyStoreError(path: path, error)
     }
   }
 
   /// Whether a directory has keys that are valid now. Makes nothing.
   static func hasValidKey(_ directory: String) throws(KeyStoreError) -> Bool {
-    guard FileManager.default.fileExists(atPath: path(in: directory)) else { return false }
     let now = Int64(Date().timeIntervalSince1970)
-    return try open(directory).all().contains { $0.isValid(atSeconds: now) }
+    return try keys(in: directory).contains { $0.isValid(atSeconds: now) }
   }
 
-  private init(_ path: String) throws {
+  /// The keys that a directory has. Makes nothing.
+  static func keys(in directory: String) throws(KeyStoreError) -> [StoredKey] {
+    guard FileManager.default.fileExists(atPath: path(in: directory)) else { return [] }
+    return try open(directory).all()
+  }
+
+  private init(_ path: String, _ patience: Duration) throws {
     self.path = path
     // Made before SQLite does, which would let everybody read it; its journal gets the same mode.
     try PrivateFiles.makeFile(path, tightens: true)
     var configuration = Configuration()
-    configuration.busyMode = .timeout(5)
+    configuration.busyMode = .timeout(patience / .seconds(1))
     configuration.prepareDatabase { database in
       // What was done is on disk when a call returns: a key that was revoked does not live again after a power cut. EXTRA,
       // as with FULL the journal's removal is not synced, and a journal that comes back undoes the change. Not WAL: its
@@ -162,7 +169,7 @@ public final class KeyStore: Sendable {
     do {
       return try queue.writeWithoutTransaction { try Int.fetchOne($0, sql: "PRAGMA data_version") ?? 0 }
     } catch {
-      throw KeyStoreError(path: path, reason: "\(error)")
+      throw KeyStoreError(path: path, error)
     }
   }
 
@@ -170,18 +177,61 @@ public final class KeyStore: Sendable {
     do {
       return try queue.write(work)
     } catch {
-      throw KeyStoreError(path: path, reason: "\(error)")
+      throw KeyStoreError(path: path, error)
     }
   }
 }
 
 /// Why the keys can't be used.
 public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
+  /// What stands in the way, by which what helps differs.
+  enum Kind: Sendable {
+    /// The file is not there.
+    case gone
+    /// Another program has it locked: nothing is wrong with it.
+    case locked
+    /// What it holds can't be read as keys.
+    case damaged
+    /// The disk, its room or its permissions, or the directory's.
+    case inaccessible
+  }
+
   public var path: String
   public var reason: String
+  var kind: Kind
 
-  public var description: String {
-    "can't use \(path): \(reason); no server starts with it as it is: restore it from a backup, or move it away and make new "
-      + "keys"
+  init(path: String, reason: String, kind: Kind) {
+    self.path = path
+    self.reason = reason
+    self.kind = kind
+  }
+
+  init(path: String, _ error: any Error) {
+    self.init(path: path, reason: "\(error)", kind: Self.kind(of: error))
+  }
+
+  private static func kind(of error: any Error) -> Kind {
+    guard let error = error as? DatabaseError else { return .inaccessible }
+    return switch error.resultCode {
+    case .SQLITE_BUSY, .SQLITE_LOCKED: .locked
+    case .SQLITE_IOERR, .SQLITE_FULL, .SQLITE_PERM, .SQLITE_READONLY, .SQLITE_CANTOPEN, .SQLITE_NOMEM, .SQLITE_AUTH:
+      .inaccessible
+    default: .damaged
+    }
+  }
+
+  public var description: String { "can't use \(path): \(reason); \(advice)" }
+
+  private var advice: String {
+    switch kind {
+    case .gone:
+      "put it back, from a backup for example, or make new keys with regispay keys create: where keys were made once, no"
+        + " server starts without one"
+    case .locked: "another program has it locked: it is read as soon as that program lets go of it"
+    case .damaged:
+      "no server starts with it as it is: restore it from a backup, or move it away and make new keys with regispay keys"
+        + " create"
+    case .inaccessible: "look at its disk, its permissions and those of its directory; the file itself may be sound"
+    }
   }
 }

@@ -1,4 +1,5 @@
 import Foundation
+import LogStore
 import Logging
 import Synchronization
 
@@ -7,6 +8,13 @@ import Synchronization
 final class KeyWatch: Sendable {
   /// The times of last use are written no oftener, a key's first use aside.
   private static let noteInterval = Duration.seconds(60)
+  /// A fault that lasts is logged no oftener: once a second would fill the log.
+  private static let logInterval = Duration.seconds(10)
+  /// How long a look may wait for another program, as it holds a thread; and for how long such looks are no fault.
+  private static let patience = (look: Duration.milliseconds(100), fault: Duration.seconds(5))
+  /// A checkpoint of this name on the log says that keys were made once. It is in every backup of the log: a server whose
+  /// `keys.sqlite` was lost, or was not restored, does not open to everybody.
+  static let checkpointName = "api-keys-required"
 
   private struct State {
     var store: KeyStore
@@ -17,21 +25,46 @@ final class KeyWatch: Sendable {
   }
 
   private let directory: String
+  private let log: PaymentLog
   private let current: Mutex<KeyRing>
   private let state: Mutex<State>
+  private let isNotedRequired = Atomic(false)
   private let health: Health
   private let logger: Logger
 
   /// Reads the keys; blocks for that.
-  init(_ directory: String, health: Health, logger: Logger) throws(KeyStoreError) {
+  ///
+  /// - Parameter isInsecure: starts without keys also where some were made once.
+  init(
+    _ directory: String, log: PaymentLog, isInsecure: Bool = false, health: Health, logger: Logger
+  ) throws(KeyStoreError) {
     self.directory = directory
+    self.log = log
     self.health = health
     self.logger = logger
-    let store = try KeyStore.open(directory)
+    try Self.checkPresence(directory, log, isInsecure)
+    let store = try KeyStore.open(directory, patience: Self.patience.look)
     // Counted before they are read: a change between the two is read twice, not missed.
     let changeCount = try store.changeCount()
     current = Mutex(KeyRing(try store.all()))
     state = Mutex(State(store: store, file: Self.fileNumber(store.path), changeCount: changeCount))
+  }
+
+  private static func checkPresence(
+    _ directory: String, _ log: PaymentLog, _ isInsecure: Bool
+  ) throws(KeyStoreError) {
+    let path = KeyStore.path(in: directory)
+    let isRequired: Bool
+    do throws(LogStoreError) {
+      isRequired = try log.reader.cursor(checkpointName) != nil
+    } catch {
+      throw KeyStoreError(
+        path: path, reason: "the log doesn't tell whether keys were made: \(error)", kind: .inaccessible)
+    }
+    guard isRequired, !isInsecure, try KeyStore.keys(in: directory).isEmpty else { return }
+    let isThere = FileManager.default.fileExists(atPath: path)
+    throw KeyStoreError(
+      path: path, reason: "\(isThere ? "it holds no key" : "it is gone"), and keys were made for this log", kind: .gone)
   }
 
   var ring: KeyRing { current.withLock { $0 } }
@@ -40,20 +73,28 @@ final class KeyWatch: Sendable {
   func run(every interval: Duration) async {
     let clock = ContinuousClock()
     var noted = clock.now
+    var lockedSince: ContinuousClock.Instant?
+    var logged: ContinuousClock.Instant?
     while !Task.isCancelled {
-      try? await Task.sleep(for: interval)
-      do {
+      do throws(KeyStoreError) {
         try look()
         let isDue = noted.duration(to: clock.now) >= Self.noteInterval
         if isDue { noted = clock.now }
         try noteUse(ofAll: isDue)
+        lockedSince = nil
         health.report(Self.healthName, fault: nil)
       } catch {
-        health.report(Self.healthName, fault: "\(error); the keys that were read last stay in force")
-        logger.error("the keys can't be read; the last known ones stay in force", metadata: ["error": "\(error)"])
-        // The disk is in trouble, or somebody changes the file by hand: once a second would fill the log.
-        try? await Task.sleep(for: .seconds(10))
+        lockedSince = error.kind == .locked ? lockedSince ?? clock.now : nil
+        // A command that makes a key holds the file for a moment.
+        let isFault = lockedSince.map { $0.duration(to: clock.now) >= Self.patience.fault } ?? true
+        if isFault { health.report(Self.healthName, fault: "\(error); the keys that were read last stay in force") }
+        if isFault, logged.map({ $0.duration(to: clock.now) >= Self.logInterval }) ?? true {
+          logged = clock.now
+          logger.error("the keys can't be read; the last known ones stay in force", metadata: ["error": "\(error)"])
+        }
       }
+      await noteRequired()
+      try? await Task.sleep(for: interval)
     }
     // At the end nothing more can be done than what `look` has reported.
     try? noteUse()
@@ -61,14 +102,27 @@ final class KeyWatch: Sendable {
 
   private static let healthName = "keys"
 
+  /// Puts it on the log that keys were made. While the log can't append, which it reports itself, it is tried again.
+  private func noteRequired() async {
+    guard !isNotedRequired.load(ordering: .relaxed), !ring.isEmpty else { return }
+    do throws(LogStoreError) {
+      if try log.reader.cursor(Self.checkpointName) == nil {
+        try await log.append(Append([], cursors: [CursorCommit(name: Self.checkpointName, place: 0)]))
+      }
+      isNotedRequired.store(true, ordering: .relaxed)
+    } catch {
+      logger.error("can't write down that keys were made", metadata: ["error": "\(error)"])
+    }
+  }
+
   /// Reads the keys if they were changed.
   func look() throws(KeyStoreError) {
     let ring = try state.withLock { (state: inout State) throws(KeyStoreError) -> KeyRing? in
       let file = Self.fileNumber(state.store.path)
       // Removed, it does not open the server; put back from a backup, it counts.
-      guard let file else { throw KeyStoreError(path: state.store.path, reason: "it is gone") }
+      guard let file else { throw KeyStoreError(path: state.store.path, reason: "it is gone", kind: .gone) }
       if file != state.file {
-        state.store = try KeyStore.open(directory)
+        state.store = try KeyStore.open(directory, patience: Self.patience.look)
         state.file = file
         state.changeCount = -1
       }

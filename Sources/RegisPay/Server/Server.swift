@@ -151,7 +151,8 @@ public struct Server: Sendable {
     }
     let keys: KeyWatch
     do throws(KeyStoreError) {
-      keys = try KeyWatch(options.directory, health: health, logger: logger)
+      keys = try KeyWatch(
+        options.directory, log: log, isInsecure: options.isInsecure, health: health, logger: logger)
     } catch {
       throw .keys(error)
     }

@@ -151,8 +151,8 @@ struct KeyTests {
 
   @Test("a change by another process is seen, a use is written down, and a removed file lets nobody in")
   func watched() async throws {
-    try await withTemporaryFolder { folder in
-      let watch = try KeyWatch(folder, health: Health(stores: []), logger: silent)
+    try await withFolderAndLog { folder, log in
+      let watch = try KeyWatch(folder, log: log, health: Health(stores: []), logger: silent)
       #expect(watch.ring.isEmpty)
       let other = try KeyStore.open(folder)
       let key = try other.create(name: "a", scopes: [.read], lifetimeSeconds: nil)
@@ -171,6 +171,77 @@ struct KeyTests {
       _ = try KeyStore.open(folder)
       try watch.look()
       #expect(!watch.ring.isEmpty, "an empty file in its place neither")
+    }
+  }
+
+  private func withFolderAndLog(_ work: (String, PaymentLog) async throws -> Void) async throws {
+    try await withTemporaryFolder { folder in
+      try await withStore { store in try await work(folder, PaymentLog(store)) }
+    }
+  }
+
+  /// Watches until the log says that keys were made.
+  private func noteRequired(_ folder: String, _ log: PaymentLog) async throws {
+    let watch = try KeyWatch(folder, log: log, health: Health(stores: []), logger: silent)
+    let task = Task { await watch.run(every: .milliseconds(5)) }
+    defer { task.cancel() }
+    try await eventually("it is on the log") { try log.reader.cursor(KeyWatch.checkpointName) == 0 }
+  }
+
+  @Test("a start without the keys that were made once is refused, until there is a key again or everybody is meant")
+  func keysGone() async throws {
+    try await withFolderAndLog { folder, log in
+      let open = { (isInsecure: Bool) in
+        try KeyWatch(folder, log: log, isInsecure: isInsecure, health: Health(stores: []), logger: silent)
+      }
+      #expect(try open(false).ring.isEmpty, "none was made yet")
+      _ = try KeyStore.open(folder).create(name: "a", scopes: [.read], lifetimeSeconds: nil)
+      try await noteRequired(folder, log)
+      let path = KeyStore.path(in: folder)
+      try FileManager.default.removeItem(atPath: path)
+      let gone = try #require(throws: KeyStoreError.self) { try open(false) }
+      #expect(gone.kind == .gone && gone.description.contains("it is gone"), "\(gone)")
+      #expect(!FileManager.default.fileExists(atPath: path), "nothing stands in the way of a copy")
+      #expect(try open(true).ring.isEmpty)
+      let empty = try #require(throws: KeyStoreError.self) { try open(false) }
+      #expect(empty.kind == .gone && empty.description.contains("it holds no key"), "\(empty)")
+      _ = try KeyStore.open(folder).create(name: "b", scopes: [.read], lifetimeSeconds: nil)
+      #expect(try open(false).ring.entries.count == 1)
+    }
+  }
+
+  @Test("a file that another program has locked is no reason to move it away, and is read as soon as it is free")
+  func locked() async throws {
+    try await withFolderAndLog { folder, log in
+      let key = try KeyStore.open(folder).create(name: "a", scopes: [.read], lifetimeSeconds: nil)
+      let health = Health(stores: [])
+      let watch = try KeyWatch(folder, log: log, health: health, logger: silent)
+      let task = Task { await watch.run(every: .milliseconds(5)) }
+      defer { task.cancel() }
+      var configuration = Configuration()
+      configuration.allowsUnsafeTransactions = true
+      let other = try DatabaseQueue(path: KeyStore.path(in: folder), configuration: configuration)
+      try await other.writeWithoutTransaction { try $0.execute(sql: "BEGIN EXCLUSIVE") }
+      try await eventually("it is told") { health.problems.contains { $0.contains("another program has it locked") } }
+      #expect(!health.problems.contains { $0.contains("move it") || $0.contains("restore") }, "\(health.problems)")
+      #expect(try watch.ring.find(key.text, atSeconds: 1_900_000_000).name == "a")
+      let start = ContinuousClock.now
+      try await other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
+      try await eventually("it is over") { health.problems.isEmpty }
+      #expect(start.duration(to: .now) < .seconds(5), "with the next look, not after a pause")
+    }
+  }
+
+  @Test("what helps is told by what stands in the way")
+  func advice() throws {
+    for (code, kind) in [
+      (ResultCode.SQLITE_BUSY, KeyStoreError.Kind.locked), (.SQLITE_IOERR, .inaccessible),
+      (.SQLITE_FULL, .inaccessible),
+      (.SQLITE_CORRUPT, .damaged), (.SQLITE_NOTADB, .damaged),
+    ] {
+      let error = KeyStoreError(path: "keys.sqlite", DatabaseError(resultCode: code))
+      #expect(error.kind == kind)
+      #expect(error.description.contains("move it away") == (kind == .damaged), "\(error)")
     }
   }
 }
