@@ -379,7 +379,7 @@ extension TemporaryDirectory {
     _ = try await makeStore(directory.path)
     let store = try LogStore.open(directory.path, options: smallSegments())
     var options = Scrub.Options()
-    options.bytesPerSecond = 0
+    options.bytesPerSecond = Scrub.Options.bytesPerSecondMin
     let scrub = try store.scrub(options) { _ in }
     scrub.stop()
     #expect(scrub.report.rounds == 0)

@@ -120,7 +120,8 @@ import Testing
       var options = LogStore.Options()
       options.streamCacheBytes = byteCount
       await expectThrows({
-        $0 == .invalidArgument("a stream cache of \(byteCount) bytes; it must be 0, for none, or at least 1048576")
+        $0
+          == .invalidArgument("a stream cache of \(byteCount) bytes; it must be 0, for none, or 1048576 to 68719476736")
       }) { () throws(LogStoreError) in _ = try LogStore.open(directory.path, options: options) }
     }
     #expect(!FileManager.default.fileExists(atPath: directory.path))

@@ -21,7 +21,8 @@ struct Opening {
   func open() throws(LogStoreError) -> Opened {
     let isNew = try !disk.exists(join(directory, FileName.store))
     if isNew {
-      if !options.createIfMissing, try !disk.exists(directory) { throw .notAStore(directory: directory) }
+      // Before the lock, whose file would be made.
+      if !options.createIfMissing { try refuseMissing() }
       try disk.makeDirectories(directory)
     }
     let lock = try takeLock()
@@ -29,12 +30,17 @@ struct Opening {
       .open(lock, isNew: isNew)
   }
 
+  /// Throws unless another process has made the store meanwhile. A store that has lost its file `store` is not none.
+  private func refuseMissing() throws(LogStoreError) {
+    var isNothingLost = true
+    if try disk.exists(directory) { isNothingLost = try Catalog.isNothingLost(directory, disk: disk) }
+    if try disk.exists(join(directory, FileName.store)) { return }
+    throw isNothingLost ? .notAStore(directory: directory) : Catalog.storeMissing(directory)
+  }
+
   private func open(_ lock: any FileLock, isNew: Bool) throws(LogStoreError) -> Opened {
     // Looked for again: another process may have made it before the lock was ours.
-    if isNew, try !disk.exists(join(directory, FileName.store)) {
-      guard options.createIfMissing else { throw .notAStore(directory: directory) }
-      try create()
-    }
+    if isNew, try !disk.exists(join(directory, FileName.store)) { try create() }
     let catalog = try Catalog.read(directory, disk: disk, servesDamaged: options.servesDamaged)
     let header = catalog.lastSegment
     let segment = try Segment.open(

@@ -23,6 +23,8 @@ final class Durable: Sendable {
     var spare: [Waiter] = []
     var isClosed = false
     var failure: LogStoreError?
+    /// Called once when it is closed.
+    var closings: [@Sendable () -> Void] = []
     /// Why no more events can come, while those that are there can be read.
     var waitFailure: LogStoreError?
   }
@@ -88,16 +90,27 @@ final class Durable: Sendable {
 
   /// Ends all waiting, now and later.
   func close(failure: LogStoreError? = nil) {
-    let due = state.withLock { state in
+    let (due, closings) = state.withLock { state in
       // What was closed by its owner does not fail afterwards.
       if !state.isClosed { state.failure = failure }
       state.isClosed = true
       hasEnded.store(true, ordering: .releasing)
       var due: [Waiter] = []
       Self.take(from: &state, into: &due) { _ in true }
-      return due
+      defer { state.closings = [] }
+      return (due, state.closings)
     }
     for waiter in due { waiter.continuation.resume(returning: false) }
+    for tell in closings { tell() }
+  }
+
+  /// Calls `tell` once when it is closed: at once if it is.
+  func whenClosed(_ tell: @escaping @Sendable () -> Void) {
+    let isClosed = state.withLock { state in
+      if !state.isClosed { state.closings.append(tell) }
+      return state.isClosed
+    }
+    if isClosed { tell() }
   }
 
   /// Fails all waiting for events that are not there, now and later. What is durable is read as before.

@@ -16,6 +16,8 @@ final class StreamCache: Sendable {
   /// For who doesn't say.
   static let defaultByteCount = 32 << 20
   static let byteCountMin = 1 << 20
+  /// The tables of so many bytes take 512 MiB.
+  static let byteCountMax = 64 << 30
   /// A longer stream takes so long to read that where it lies makes little of it.
   static let streamByteCount = 64 << 10
 
@@ -37,9 +39,9 @@ final class StreamCache: Sendable {
 
   /// Refuses what can't be a size.
   static func check(byteCount: Int) throws(LogStoreError) {
-    guard byteCount == 0 || byteCount >= byteCountMin else {
+    guard byteCount == 0 || (byteCountMin...byteCountMax).contains(byteCount) else {
       throw .invalidArgument(
-        "a stream cache of \(byteCount) bytes; it must be 0, for none, or at least \(byteCountMin)")
+        "a stream cache of \(byteCount) bytes; it must be 0, for none, or \(byteCountMin) to \(byteCountMax)")
     }
   }
 

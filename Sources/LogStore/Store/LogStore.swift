@@ -14,17 +14,19 @@ import Synchronization
 /// try await store.close()
 /// ```
 public final class LogStore: Sendable {
+  /// What is out of its range is refused by ``LogStore/open(_:options:)`` with ``LogStoreError/invalidArgument(_:)``, before
+  /// anything is made.
   public struct Options: Sendable {
     /// Bytes of a segment file, from 64 KiB to 1 GiB; rounded up to 4 KiB. It holds for segments made from now on.
     public var segmentBytes = 64 << 20
-    /// Make the store, and its directory, if there is none.
+    /// Make the store, and its directory, if there is none. Without, nothing is made where there is none.
     public var createIfMissing = true
     /// How long a sync waits for more appends to join it, while there are many: fewer syncs, and fewer wake-ups of those
     /// who wait for them, for so much more latency. With dozens of appends at once it waits twice as long. 0 syncs what
     /// there is at once, which is best while the processor isn't what is short. A writer that is alone never waits.
-    /// (PostgreSQL has the same as `commit_delay` and `commit_siblings`.)
+    /// (PostgreSQL has the same as `commit_delay` and `commit_siblings`.) From 0 to 1,000.
     public var gatherMilliseconds: UInt32 = 0
-    /// Bytes of memory for streams that are read again and again; 0 for none, otherwise from 1 MiB on. A stream that fits
+    /// Bytes of memory for streams that are read again and again; 0 for none, otherwise from 1 MiB to 64 GiB. A stream that fits
     /// takes as long to load as it would in a small log, however large this one is. Nothing is taken before it is used.
     public var streamCacheBytes = StreamCache.defaultByteCount
     /// Open a store whose finished segments are damaged, too: with a damaged header, cut, or missing. Without, such a store
@@ -41,6 +43,26 @@ public final class LogStore: Sendable {
     var dueCount = 16
 
     public init() {}
+
+    private static let gatherMillisecondsMax: UInt32 = 1000
+
+    /// As they are used; refuses what is out of its range.
+    func checked() throws(LogStoreError) -> Options {
+      guard Limits.segmentBytes.contains(segmentBytes) else {
+        throw .invalidArgument(
+          "a segment size of \(segmentBytes) bytes; it must be \(Limits.segmentBytes.lowerBound) to"
+            + " \(Limits.segmentBytes.upperBound)")
+      }
+      try StreamCache.check(byteCount: streamCacheBytes)
+      guard gatherMilliseconds <= Self.gatherMillisecondsMax else {
+        throw .invalidArgument(
+          "\(gatherMilliseconds) ms to gather appends; it must be 0 to \(Self.gatherMillisecondsMax)")
+      }
+      var options = self
+      // The bounds are multiples.
+      options.segmentBytes = segmentBytes.roundedUp(to: SegmentHeader.byteCount)
+      return options
+    }
   }
 
   /// Reads this store. It sees an append as soon as it is acknowledged.
@@ -108,14 +130,7 @@ public final class LogStore: Sendable {
   }
 
   static func open(_ directory: String, options: Options, disk: any Disk) throws(LogStoreError) -> LogStore {
-    var options = options
-    options.segmentBytes = options.segmentBytes.roundedUp(to: SegmentHeader.byteCount)
-    guard Limits.segmentBytes.contains(options.segmentBytes) else {
-      throw .invalidArgument(
-        "a segment size of \(options.segmentBytes) bytes; it must be \(Limits.segmentBytes.lowerBound) to"
-          + " \(Limits.segmentBytes.upperBound)")
-    }
-    try StreamCache.check(byteCount: options.streamCacheBytes)
+    let options = try options.checked()
     let directory = try disk.absolutePath(directory)
     let opened = try Opening(directory: directory, options: options, disk: disk).open()
     let durable = opened.durable

@@ -1,6 +1,3 @@
-import Glibc
-import Synchronization
-
 /// Reads all finished segments and index files of an open store again and again, slowly, on a thread of its own, and tells
 /// what is damaged: a disk that loses what is hardly ever read is found out while there is still a copy.
 ///
@@ -10,16 +7,33 @@ import Synchronization
 ///
 /// It takes as much of the disk as its rate says, and memory for one segment; what it brought into the page cache leaves
 /// it again, so that it pushes out nothing that is in use. It remembers in the store's file `scrub` where it is, goes on
-/// there after a restart, and does not leave a damaged file behind: so long as it is damaged, every start tells again. May
-/// be used from any thread.
+/// there after a restart, and does not leave a damaged file behind: so long as it is damaged, every start tells again. It ends
+/// with ``stop()``, when what ``LogStore/scrub(_:onDamage:)`` returned is released, and when the store is closed. May be used
+/// from any thread.
 public final class Scrub: Sendable {
   public struct Options: Sendable {
-    /// How fast it reads; at least 64 KiB a second.
+    /// How fast it reads; at least ``bytesPerSecondMin``. Other values are refused.
     public var bytesPerSecond: UInt64 = 8 << 20
-    /// From the beginning of one round to that of the next, if it takes no longer.
+    /// From the beginning of one round to that of the next, if it takes no longer: from 0 to ``intervalMax``, and taken for a
+    /// second if it is less. Others are refused.
     public var interval = Duration.seconds(86_400)
 
+    /// 64 KiB a second.
+    public static let bytesPerSecondMin: UInt64 = 64 << 10
+    /// Ten years.
+    public static let intervalMax = Duration.seconds(3650 * 86_400)
+
     public init() {}
+
+    func check() throws(LogStoreError) {
+      guard bytesPerSecond >= Self.bytesPerSecondMin else {
+        throw .invalidArgument(
+          "a scrub of \(bytesPerSecond) bytes a second; it must be at least \(Self.bytesPerSecondMin)")
+      }
+      guard interval >= .zero, interval <= Self.intervalMax else {
+        throw .invalidArgument("a scrub every \(interval); it must be 0 seconds to \(Self.intervalMax)")
+      }
+    }
   }
 
   /// What it has done since it was begun.
@@ -32,212 +46,47 @@ public final class Scrub: Sendable {
     public var findings: [Damage] = []
   }
 
-  private struct State {
-    var report = Report()
-    /// Findings of the present round.
-    var fresh: [Damage] = []
-  }
-
-  /// Which segment is next, and when the round began.
-  private struct Place {
-    var nextBase: UInt64 = 0
-    var roundStart: UInt64 = 0
-  }
-
   static let fileName = "scrub"
 
-  private let segments: SegmentSet
-  private let options: Options
-  private let onDamage: @Sendable (Damage) -> Void
-  private let state = Mutex(State())
-  private let stopping = Stopping()
-  private let ended: Mailbox<Void>
+  private let loop: ScrubLoop
 
   init(_ segments: SegmentSet, _ options: Options, onDamage: @escaping @Sendable (Damage) -> Void) {
-    self.segments = segments
-    self.options = options
-    self.onDamage = onDamage
-    ended = Mailbox(segments.disk.scheduler)
-  }
-
-  public var report: Report { state.withLock { $0.report } }
-
-  /// Ends it, and returns when it has ended: within a piece of 256 KiB. Closing the store does not end it.
-  public func stop() {
-    stopping.stop()
-    var taken: [Void] = []
-    _ = ended.receive(into: &taken)
-  }
-
-  func start() throws(LogStoreError) {
-    try startThread("log scrub", segments.disk.scheduler) { [self] in
-      run()
-      ended.close()
-    }
-  }
-
-  private func run() {
-    var place = readPlace()
-    while !stopping.isStopped {
-      let now = segments.disk.now()
-      let interval = UInt64(max(options.interval / .microseconds(1), 0))
-      if place.nextBase == 0 {
-        let due = place.roundStart + interval
-        // A clock that was set back must not put it off.
-        if place.roundStart > 0, due > now, place.roundStart <= now {
-          _ = stopping.wait(microseconds: due - now)
-          continue
-        }
-        place.roundStart = now
-      }
-      guard round(&place) else { return }
-    }
-  }
-
-  /// One round, or the rest of one. False if it was stopped.
-  func runOnce() -> Bool {
-    var place = Place(nextBase: 0, roundStart: segments.disk.now())
-    return round(&place)
-  }
-
-  private func round(_ place: inout Place) -> Bool {
-    let pace = Pace(options.bytesPerSecond, stopping)
-    let run = ScrubRun(segments) {
-      pace.pause(after: $0)
-    } found: {
-      self.note($0)
-    } read: { byteCount in
-      self.state.withLock { $0.report.bytes += byteCount }
-    }
-    var isSound = true
-    if place.nextBase == 0, !run.readIndexes() { return false }
-    while let base = segments.bases.dropLast().first(where: { $0 >= place.nextBase }) {
-      guard run.readSegment(base) else { return false }
-      place.nextBase = base + 1
-      isSound = isSound && state.withLock { $0.fresh.isEmpty }
-      // Behind a damaged file the place is not remembered.
-      if isSound { write(place) }
-    }
-    place.nextBase = 0
-    if isSound { write(place) }
-    state.withLock { state in
-      state.report.rounds += 1
-      state.report.findings = state.fresh
-      state.fresh = []
-    }
-    return true
-  }
-
-  private func note(_ damage: Damage) {
-    let isNew = state.withLock { state in
-      state.fresh.append(damage)
-      if state.report.findings.contains(damage) { return false }
-      state.report.findings.append(damage)
-      return true
-    }
-    if isNew { onDamage(damage) }
-  }
-
-  // MARK: - Its place
-
-  private var path: String { join(segments.directory, Self.fileName) }
-
-  private func readPlace() -> Place {
-    guard let bytes = try? segments.disk.contents(path, limit: 100) else { return Place() }
-    let numbers = String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isWhitespace).compactMap { UInt64($0) }
-    guard numbers.count == 2 else { return Place() }
-    return Place(nextBase: numbers[0], roundStart: numbers[1])
-  }
-
-  /// Not synced: an older place costs some reading, and a broken one a round.
-  private func write(_ place: Place) {
-    guard let file = try? segments.disk.open(path, .create) else { return }
-    try? file.write(Array("\(place.nextBase) \(place.roundStart)\n".utf8))
-  }
-}
-
-extension LogStore {
-  /// Begins to read the store in the background: see ``Scrub``. Keep what is returned, to stop it before the store is
-  /// closed.
-  ///
-  /// - Parameter onDamage: called from the scrub's thread, once for each place while it stays damaged.
-  public func scrub(
-    _ options: Scrub.Options = Scrub.Options(), onDamage: @escaping @Sendable (Damage) -> Void
-  ) throws(LogStoreError) -> Scrub {
-    let scrub = Scrub(reader.durable.segments, options, onDamage: onDamage)
-    try scrub.start()
-    return scrub
-  }
-}
-
-/// Keeps a reader to a rate.
-private final class Pace {
-  private let bytesPerSecond: UInt64
-  private let stopping: Stopping
-  private let start = ContinuousClock.now
-  private var bytes: UInt64 = 0
-
-  init(_ bytesPerSecond: UInt64, _ stopping: Stopping) {
-    self.bytesPerSecond = max(bytesPerSecond, 64 << 10)
-    self.stopping = stopping
-  }
-
-  /// Waits until so many more bytes are due. False if it is stopped.
-  func pause(after byteCount: UInt64) -> Bool {
-    let (sum, overflow) = bytes.addingReportingOverflow(byteCount)
-    bytes = overflow ? .max : sum
-    let due = Double(bytes) / Double(bytesPerSecond) * 1_000_000
-    let past = Double((ContinuousClock.now - start) / .microseconds(1))
-    return due > past ? stopping.wait(microseconds: UInt64(due - past)) : !stopping.isStopped
-  }
-}
-
-/// A wait that can be ended.
-///
-/// Sendable: the flag is touched only between `lock` and `unlock`. The pthread objects live at a fixed address until
-/// `deinit`, which can only run when no thread holds a reference.
-private final class Stopping: @unchecked Sendable {
-  private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-  private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-  private var stopped = false
-
-  init() {
-    pthread_mutex_init(mutex, nil)
-    pthread_cond_init(condition, nil)
+    loop = ScrubLoop(segments, options, onDamage: onDamage)
   }
 
   deinit {
-    pthread_cond_destroy(condition)
-    pthread_mutex_destroy(mutex)
-    condition.deallocate()
-    mutex.deallocate()
+    loop.end()
   }
 
-  var isStopped: Bool {
-    pthread_mutex_lock(mutex)
-    defer { pthread_mutex_unlock(mutex) }
-    return stopped
+  public var report: Report { loop.report }
+
+  /// Ends it, and returns when it has ended: within a piece of 256 KiB. From within `onDamage` it returns at once. May be called
+  /// again.
+  public func stop() { loop.stop() }
+
+  /// - Parameter durable: whose end ends it.
+  func start(until durable: Durable) throws(LogStoreError) {
+    try loop.start()
+    durable.whenClosed { [weak loop] in loop?.end() }
   }
 
-  func stop() {
-    pthread_mutex_lock(mutex)
-    stopped = true
-    pthread_mutex_unlock(mutex)
-    pthread_cond_broadcast(condition)
-  }
+  /// One round, or the rest of one. False if it was stopped.
+  func runOnce() -> Bool { loop.runOnce() }
+}
 
-  /// False if it was stopped before the time was over.
-  func wait(microseconds: UInt64) -> Bool {
-    var until = timespec()
-    clock_gettime(CLOCK_REALTIME, &until)
-    let nanoseconds = UInt64(until.tv_nsec) + microseconds % 1_000_000 * 1000
-    until.tv_sec += Int(min(microseconds / 1_000_000, 1 << 31)) + Int(nanoseconds / 1_000_000_000)
-    until.tv_nsec = Int(nanoseconds % 1_000_000_000)
-    pthread_mutex_lock(mutex)
-    defer { pthread_mutex_unlock(mutex) }
-    while !stopped {
-      if pthread_cond_timedwait(condition, mutex, &until) == ETIMEDOUT { break }
-    }
-    return !stopped
+extension LogStore {
+  /// Begins to read the store in the background: see ``Scrub``. Keep what is returned: released, it ends.
+  ///
+  /// - Parameter onDamage: called from the scrub's thread, once for each place while it stays damaged.
+  /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/closed``, and
+  ///   ``LogStoreError/inputOutput(operation:path:code:)`` where no thread can be had.
+  public func scrub(
+    _ options: Scrub.Options = Scrub.Options(), onDamage: @escaping @Sendable (Damage) -> Void
+  ) throws(LogStoreError) -> Scrub {
+    try options.check()
+    try reader.durable.check()
+    let scrub = Scrub(reader.durable.segments, options, onDamage: onDamage)
+    try scrub.start(until: reader.durable)
+    return scrub
   }
 }

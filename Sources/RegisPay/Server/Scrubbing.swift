@@ -15,7 +15,7 @@ struct Scrubbing: Sendable {
       return
     }
     var rate = Scrub.Options()
-    rate.bytesPerSecond = options.scrubBytesPerSecond
+    rate.bytesPerSecond = max(options.scrubBytesPerSecond, Scrub.Options.bytesPerSecondMin)
     scrubs = try stores.map { (entry) throws(LogStoreError) in
       let (name, store, damage) = entry
       let scrub = try store.scrub(rate) { found in
