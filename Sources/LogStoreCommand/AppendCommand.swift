@@ -165,7 +165,7 @@ extension LogStoreError {
   /// The one append was refused, and the store goes on; any other error has stopped the store.
   var isRefusal: Bool {
     switch self {
-    case .invalidArgument, .limitExceeded, .conflict, .eventIDReused: true
+    case .invalidArgument, .limitExceeded, .conflict, .eventIDReused, .cursorBehind: true
     default: false
     }
   }

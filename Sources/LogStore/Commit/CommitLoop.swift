@@ -304,7 +304,7 @@ struct CommitLoop: ~Copyable {
 
   // MARK: - Conditions
 
-  private enum Decision {
+  enum Decision {
     /// The append's streams are in ``streams``.
     case accept
     case refuse(LogStoreError)
@@ -314,20 +314,8 @@ struct CommitLoop: ~Copyable {
 
   private mutating func decide(_ append: EncodedAppend) -> Decision {
     do throws(LogStoreError) {
-      let end = writer.nextOffset + UInt64(append.eventCount)
-      for cursor in append.cursors {
-        guard cursor.place <= end else {
-          return .refuse(
-            .invalidArgument(
-              "cursor \(String(decoding: cursor.name, as: UTF8.self)) can't move to offset \(cursor.place),"
-                + " the log ends with \(end)"))
-        }
-        guard writer.cursors[cursor.name] != nil || writer.cursors.count < Limits.cursors else {
-          return .refuse(
-            .limitExceeded(
-              what: "the number of cursors", actual: UInt64(writer.cursors.count + 1), limit: UInt64(Limits.cursors)))
-        }
-      }
+      let cursors = CursorCheck(append, writer.cursors, end: writer.nextOffset + UInt64(append.eventCount))
+      if let refusal = cursors.refusal { return .refuse(refusal) }
       try find(append)
       var unmet: LogStoreError?
       for (index, stream) in append.streams.enumerated() where !stream.condition.isMet(by: streams[index].version) {
@@ -335,13 +323,13 @@ struct CommitLoop: ~Copyable {
           stream: append.name(of: index), expected: stream.condition, actual: streams[index].version)
         break
       }
-      if unmet == nil, !append.hasIDs { return .accept }
+      if unmet == nil, !append.hasIDs { return cursors.decision }
       if unmet != nil, !writer.isSynced {
         // Whether it repeats what buffered appends have written can be looked up once that is durable.
         needsSync = true
         return .dependsOnGroup
       }
-      guard append.hasIDs else { return unmet.map { .refuse($0) } ?? .accept }
+      guard append.hasIDs else { return unmet.map { .refuse($0) } ?? cursors.decision }
       let given = append.given
       for case let id? in given.lazy.map(\.id) where writer.mayAwait(id) {
         // It is looked for in what is durable, which buffered appends alone would not become.
@@ -352,7 +340,7 @@ struct CommitLoop: ~Copyable {
       case .same(let appended): return .repeated(appended)
       // Before a conflict: one who reads the stream again and appends at its end would be refused for the id all the same.
       case .different(let reuse): return .refuse(.eventIDReused(reuse))
-      case .none: return unmet.map { .refuse($0) } ?? .accept
+      case .none: return unmet.map { .refuse($0) } ?? cursors.decision
       }
     } catch {
       return .refuse(error)

@@ -19,6 +19,8 @@ struct EncodedAppend: Sendable {
     var name: [UInt8]
     var place: UInt64
     var isReset: Bool
+    var mayLag: Bool
+    var isDeletion: Bool
   }
 
   /// The names of streams with conditions, then the events' records, then the cursors'.
@@ -275,7 +277,8 @@ private struct Encoder {
       nameLength: name.count, typeLength: 0, metadataLength: 0, payloadLength: 0, id: nil)
     cursors.append(
       EncodedAppend.Cursor(
-        start: start, byteCount: position - start, name: Array(name), place: cursor.place, isReset: cursor.isReset))
+        start: start, byteCount: position - start, name: Array(name), place: cursor.place, isReset: cursor.isReset,
+        mayLag: cursor.mayLag, isDeletion: cursor.isDeletion))
   }
 
   /// The index of the stream with this name, added if it is new.

@@ -158,12 +158,16 @@ struct LogWriter: ~Copyable {
     recordCount += append.eventCount
   }
 
-  /// Adds a cursor's record, if it moves the cursor.
+  /// Adds a cursor's record, if it moves the cursor or deletes it.
   mutating func add(cursor record: UnsafeRawBufferPointer, name: [UInt8], place: UInt64, isReset: Bool) {
-    if !isReset, let present = cursors[name], present >= place { return }
-    cursors[name] = place
+    let known = cursors[name]
+    if known == nil, place == CursorPlaces.deleted { return }
+    if !isReset, let present = known, present >= place { return }
+    cursors[name] = place == CursorPlaces.deleted ? nil : place
     let start = buffer.append(record)
     let placed = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + record.count])
+    // A program that knows of no deletion takes the name for one that stands behind everything.
+    if known == nil { Record.makeReset(placed) }
     Record.place(
       placed, at: next.position + start, framePosition: next.position, version: place,
       relativeOffset: UInt32(nextOffset - index.segment.baseOffset))

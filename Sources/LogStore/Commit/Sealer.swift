@@ -8,7 +8,7 @@ final class Sealer: Sendable {
     /// Some index file is missing or not sound.
     case look
     /// Someone waits until there is nothing left to do.
-    case tell(UnsafeContinuation<Result<Void, LogStoreError>, Never>)
+    case tell(EndableWait<Void>)
   }
 
   /// Finished segments whose index is still in memory; the writer waits at this many, so that memory stays bounded.
@@ -52,13 +52,12 @@ final class Sealer: Sendable {
   }
 
   /// Returns once every segment that has ended has its index file, and those are merged as far as they should be. Throws
-  /// what stands in the way, or `closed`.
+  /// what stands in the way, `closed`, or `cancelled`.
   func waitUntilDone() async throws(LogStoreError) {
-    let result = await withUnsafeContinuation {
-      (continuation: UnsafeContinuation<Result<Void, LogStoreError>, Never>) in
-      if !jobs.send(.tell(continuation)) { continuation.resume(returning: .failure(.closed)) }
+    let wait = EndableWait<Void>()
+    try await wait.wait {
+      if !jobs.send(.tell(wait)) { wait.end(with: .failure(.closed)) }
     }
-    try result.get()
   }
 
   /// Finishes what was asked for, and ends.
@@ -78,7 +77,7 @@ final class Sealer: Sendable {
     private let sealer: Sealer
     private let maker: IndexMaker
     private var taken: [Job] = []
-    private var waiting: [UnsafeContinuation<Result<Void, LogStoreError>, Never>] = []
+    private var waiting: [EndableWait<Void>] = []
     private var mustLook = true
     private var isOpen = true
 
@@ -109,7 +108,7 @@ final class Sealer: Sendable {
         case .look:
           mustLook = true
           maker.forgetFailures()
-        case .tell(let continuation): waiting.append(continuation)
+        case .tell(let wait): waiting.append(wait)
         }
       }
     }
@@ -172,7 +171,7 @@ final class Sealer: Sendable {
       } catch {
         result = .failure(error)
       }
-      for continuation in waiting { continuation.resume(returning: result) }
+      for wait in waiting { wait.end(with: result) }
       waiting.removeAll()
     }
   }

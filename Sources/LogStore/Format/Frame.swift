@@ -143,6 +143,9 @@ struct Record: Sendable {
     guard distance >= FrameHeader.byteCount, distance <= position else { return nil }
   }
 
+  /// Makes a cursor's record one that sets the cursor, before its checksum is made.
+  static func makeReset(_ record: UnsafeMutableRawBufferPointer) { record[8] = RecordKind.cursorReset.rawValue }
+
   /// Reads a record that was checked, or that this process has just written.
   init(trusted bytes: UnsafeRawBufferPointer, at position: Int) {
     self.position = position

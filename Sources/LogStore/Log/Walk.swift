@@ -2,10 +2,14 @@
 typealias CursorPlaces = [[UInt8]: UInt64]
 
 extension CursorPlaces {
+  /// Stands for none: no log has so many events.
+  static let deleted = UInt64.max
+
   /// Applies a cursor's record, by the rule of the format: forward only, unless it is a reset.
   mutating func apply(_ record: Record, in bytes: UnsafeRawBufferPointer) {
     let name = Array(record.name(in: bytes))
     self[name] = record.kind == .cursorReset ? record.version : Swift.max(self[name] ?? 0, record.version)
+    if record.version == Self.deleted { self[name] = nil }
   }
 }
 

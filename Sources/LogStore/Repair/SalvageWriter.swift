@@ -48,7 +48,8 @@ struct SalvageWriter: ~Copyable {
       // The state of all cursors, which begins the next segment anyway.
       if run.isWholeFrame { cursors = [:] }
       for record in run.records where record.kind == .cursor {
-        cursors[Array(record.name(in: run.segment.bytes))] = record.version
+        let place = record.version == CursorPlaces.deleted ? nil : record.version
+        cursors[Array(record.name(in: run.segment.bytes))] = place
       }
       return
     }

@@ -66,18 +66,35 @@ public struct Append: Sendable {
 }
 
 /// A consumer's durable place: the offset that it reads next.
+///
+/// A place behind the cursor's present one is refused with ``LogStoreError/cursorBehind(name:place:present:)``, unless
+/// ``isReset`` moves the cursor back or ``mayLag`` lets it stay. The present place is no error, and changes nothing.
 public struct CursorCommit: Sendable, Hashable {
   /// 1…255 bytes of UTF-8.
   public var name: String
   /// The offset to read next; at most the end of the log as it is after this append.
   public var place: UInt64
-  /// Without it, a place at or behind the cursor's present one changes nothing: a cursor only moves forward.
+  /// Sets the cursor to the place, also if that is behind its present one.
   public var isReset: Bool
+  /// A place behind the cursor's present one changes nothing, and the append is not refused: for a consumer that commits from
+  /// several tasks, where a later place may overtake an earlier one.
+  public var mayLag: Bool
+  /// Made by ``deleting(_:)``.
+  private(set) var isDeletion = false
 
-  public init(name: String, place: UInt64, isReset: Bool = false) {
+  public init(name: String, place: UInt64, isReset: Bool = false, mayLag: Bool = false) {
     self.name = name
     self.place = place
     self.isReset = isReset
+    self.mayLag = mayLag
+  }
+
+  /// Deletes a cursor, atomically with the append that it is part of; one that isn't there is no error. The name can be used
+  /// again, from any place on.
+  public static func deleting(_ name: String) -> CursorCommit {
+    var commit = CursorCommit(name: name, place: CursorPlaces.deleted, isReset: true)
+    commit.isDeletion = true
+    return commit
   }
 }
 

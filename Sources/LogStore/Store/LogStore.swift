@@ -161,35 +161,42 @@ public final class LogStore: Sendable {
   /// refused as ``LogStoreError/eventIDReused(_:)``, which comes before a conflict. Metadata may differ. What a repeat says of
   /// cursors is not looked at: they were committed with the first.
   ///
-  /// A refused append has written nothing. Cancelling the task does not take an append back.
+  /// A refused append has written nothing. An append takes no notice of its task: what has its place can't be taken back, and
+  /// only the answer tells that it is durable, so a cancelled task still appends, waits and gets it. With `endsWithTask` a
+  /// cancelled task is refused before anything is placed, and a wait ends with ``LogStoreError/cancelled``: the append then may
+  /// become durable all the same, and with event ids can be sent again.
   ///
   /// - Throws: ``LogStoreError/conflict(stream:expected:actual:)``, ``LogStoreError/eventIDReused(_:)``,
   ///   ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/limitExceeded(what:actual:limit:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``,
-  ///   ``LogStoreError/stopped(cause:)``, ``LogStoreError/closed``.
+  ///   ``LogStoreError/cursorBehind(name:place:present:)``, ``LogStoreError/stopped(cause:)``, ``LogStoreError/moved(directory:reason:)``,
+  ///   ``LogStoreError/closed``, and ``LogStoreError/cancelled`` only with `endsWithTask`.
   @discardableResult
-  public func append(_ append: Append) async throws(LogStoreError) -> Appended {
-    try await send(.append(try EncodedAppend(append)))
+  public func append(_ append: Append, endsWithTask: Bool = false) async throws(LogStoreError) -> Appended {
+    let append = try EncodedAppend(append)
+    return endsWithTask ? try await sendUntilCancelled(.append(append)) : try await send(.append(append))
   }
 
   /// For imports: appends atomically, and returns once it has its place in the log, but *before it is written, let alone
-  /// durable*. A crash undoes it, and a failed write is told by ``flush()`` and every later call. Nobody reads it before it
-  /// is durable: ``flush()`` makes everything before it so, and any ``append(_:)`` does.
+  /// durable*. A crash undoes it, and a failed write is told by ``flush(endsWithTask:)`` and every later call. Nobody reads it before it
+  /// is durable: ``flush(endsWithTask:)`` makes everything before it so, and any ``append(_:endsWithTask:)`` does. Takes no notice
+  /// of its task.
   @discardableResult
   public func appendBuffered(_ append: Append) async throws(LogStoreError) -> Appended {
     try await send(.appendBuffered(try EncodedAppend(append)))
   }
 
-  /// Returns once everything that was appended before is durable.
-  public func flush() async throws(LogStoreError) {
-    _ = try await send(.flush)
+  /// Returns once everything that was appended before is durable. Takes notice of its task as ``append(_:endsWithTask:)`` does.
+  public func flush(endsWithTask: Bool = false) async throws(LogStoreError) {
+    _ = endsWithTask ? try await sendUntilCancelled(.flush) : try await send(.flush)
   }
 
   /// Returns once the index of everything in finished segments is on disk, and its files are merged as far as they should
-  /// be: after an import, say. Nothing depends on it; what is appended meanwhile is waited for too.
+  /// be: after an import, say. Nothing depends on it; what is appended meanwhile is waited for too. Cancelling the task ends the
+  /// wait, and not the work.
   ///
   /// - Throws: what keeps an index file from being written, such as ``LogStoreError/diskFull(operation:path:)``;
-  ///   ``LogStoreError/closed``.
+  ///   ``LogStoreError/closed``, ``LogStoreError/cancelled``.
   public func waitUntilIndexed() async throws(LogStoreError) {
     try await sealer.waitUntilDone()
   }
@@ -208,6 +215,22 @@ public final class LogStore: Sendable {
     let result = await closing.wait { mailbox.close() }
     reader.end()
     try result.get()
+  }
+
+  /// As ``send(_:)`` in a task of its own, which goes on when this one does not wait any longer.
+  private func sendUntilCancelled(_ kind: CommitRequest.Kind) async throws(LogStoreError) -> Appended {
+    let wait = EndableWait<Appended>()
+    return try await wait.wait {
+      Task {
+        let answer: CommitRequest.Answer
+        do throws(LogStoreError) {
+          answer = .success(try await self.send(kind))
+        } catch {
+          answer = .failure(error)
+        }
+        wait.end(with: answer)
+      }
+    }
   }
 
   private func send(_ kind: CommitRequest.Kind) async throws(LogStoreError) -> Appended {

@@ -8,6 +8,8 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case conflict(stream: String, expected: StreamCondition, actual: UInt64)
   /// The log has an event with one of the append's ids, and not as the same append in the same place; nothing was written.
   indirect case eventIDReused(EventIDReuse)
+  /// A cursor was to move back without ``CursorCommit/isReset``; nothing was written. `present` is where it stands.
+  case cursorBehind(name: String, place: UInt64, present: UInt64)
   /// Versions of the stream that were asked for are lost in a gap of the log (``LogReader/gaps``).
   case streamIncomplete(stream: String, missing: ClosedRange<UInt64>)
   /// There is no store in this directory.
@@ -38,7 +40,8 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case stopped(cause: String)
   /// The store or reader was closed.
   case closed
-  /// The task that reads was cancelled before all was read.
+  /// The task was cancelled before all was read, or before what it waited for came. An append that was waited for is made all the
+  /// same if it has its place already: with event ids it can be sent again.
   case cancelled
 }
 
@@ -80,6 +83,9 @@ extension LogStoreError: CustomStringConvertible {
         : "conflict: stream \(stream) is at version \(actual), expected \(expectation)"
     case .eventIDReused(let reuse):
       return reuse.description
+    case .cursorBehind(let name, let place, let present):
+      return "cursor \(name) is at offset \(present) and can't be moved back to \(place); commit a later place, or"
+        + " reset it"
     case .streamIncomplete(let stream, let missing):
       return
         "stream \(stream) is incomplete: version\(missing.count == 1 ? "" : "s") \(missing.text) could not be saved"
@@ -113,7 +119,7 @@ extension LogStoreError: CustomStringConvertible {
     case .closed:
       return "the store is closed; open it again"
     case .cancelled:
-      return "the reading task was cancelled; read again from where it was, in a task that is not"
+      return "the task was cancelled; go on in another one"
     }
   }
 }

@@ -59,7 +59,9 @@ final class RecordGate: Sendable {
   static func isOfTheLog(_ error: LogStoreError) -> Bool {
     switch error {
     // A look-up that leads into a damaged place refuses appends to that stream alone.
-    case .conflict, .invalidArgument, .limitExceeded, .eventIDReused, .streamIncomplete, .damaged, .unreadable: false
+    case .conflict, .invalidArgument, .limitExceeded, .eventIDReused, .cursorBehind, .streamIncomplete, .damaged,
+      .unreadable:
+      false
     default: true
     }
   }

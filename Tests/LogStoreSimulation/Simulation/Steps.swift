@@ -112,7 +112,10 @@ extension Simulation {
     if !isBuffered, count == 0 || generator.oneIn(5) {
       let free = (0..<Self.cursorCount).map { "c\($0)" }.filter { model.cursors[$0]?.pending == nil }
       if let name = free.isEmpty ? nil : free.drawn(&generator) {
-        cursors = [CursorCommit(name: name, place: drawnOffset(&generator), isReset: generator.oneIn(4))]
+        cursors = [
+          CursorCommit(
+            name: name, place: drawnOffset(&generator), isReset: generator.oneIn(4), mayLag: true)
+        ]
       }
     }
     if count == 0, cursors.isEmpty { return }

@@ -1,0 +1,48 @@
+/// What an append wants of cursors, against how they stand with the group being built. An append without any costs nothing.
+struct CursorCheck {
+  /// Why it can't be done, whatever else is so.
+  private(set) var refusal: LogStoreError?
+  /// A cursor would go back: an error unless the append is a repeat, whose cursors were committed with the first.
+  private var behind: LogStoreError?
+
+  /// - Parameter end: of the log, with the append's events.
+  init(_ append: EncodedAppend, _ places: CursorPlaces, end: UInt64) {
+    if append.cursors.isEmpty { return }
+    var count = places.count
+    // What earlier commits of the append have made of some.
+    var changed: [[UInt8]: UInt64?] = [:]
+    for (index, cursor) in append.cursors.enumerated() {
+      let known = changed.isEmpty ? nil : changed[cursor.name]
+      let present = known ?? places[cursor.name]
+      var place: UInt64? = cursor.place
+      if cursor.isDeletion {
+        if present != nil { count -= 1 }
+        place = nil
+      } else if cursor.place > end {
+        refusal = .invalidArgument(
+          "cursor \(Self.text(cursor.name)) can't move to offset \(cursor.place), the log ends with \(end)")
+        return
+      } else if let present {
+        if !cursor.isReset, cursor.place < present {
+          place = present
+          if !cursor.mayLag, behind == nil {
+            behind = .cursorBehind(name: Self.text(cursor.name), place: cursor.place, present: present)
+          }
+        }
+      } else {
+        count += 1
+        guard count <= Limits.cursors else {
+          refusal = .limitExceeded(
+            what: "the number of cursors", actual: UInt64(count), limit: UInt64(Limits.cursors))
+          return
+        }
+      }
+      if append.cursors.count > index + 1 { changed[cursor.name] = .some(place) }
+    }
+  }
+
+  /// What becomes of the append, if nothing else stands in its way.
+  var decision: CommitLoop.Decision { behind.map { .refuse($0) } ?? .accept }
+
+  private static func text(_ name: [UInt8]) -> String { String(decoding: name, as: UTF8.self) }
+}
