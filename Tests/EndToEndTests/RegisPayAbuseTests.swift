@@ -94,6 +94,53 @@ struct RegisPayAbuseTests {
     }
   }
 
+  @Test("a request that is refused at its head is not the answer to the one before it")
+  func refusedBehindAnother() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      let body = #"{"amount":1,"currency":"GBP"}"#
+      for refused in [Self.post + "Content-Length: 1000000\r\n\r\n", Self.post + "Host: b\r\n\r\n"] {
+        let answer = try await onThread {
+          let connection = try RawConnection(url)
+          // It takes a sync of the disk, in which the next one comes.
+          connection.send(Self.post + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)" + refused)
+          return connection.readToEnd()
+        }
+        let statuses = answer?.matches(of: #/HTTP\/1\.1 ([0-9]{3}) /#).map { String($0.1) }
+        #expect(statuses == ["200", "400"], "\(answer ?? "still open")")
+      }
+    }
+  }
+
+  @Test(
+    "what follows the last request of a connection takes no memory, however much it is",
+    arguments: [
+      "CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n",
+      "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+      "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
+    ])
+  func flood(_ request: String) async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      let sent = try await onThread {
+        let connection = try RawConnection(url)
+        connection.send(request)
+        let piece = String(repeating: "x", count: 1 << 20)
+        var sent = 0
+        // For as long as the server lingers, so that its answer is not lost.
+        while sent < 1 << 30, connection.send(piece) { sent += piece.count }
+        return sent
+      }
+      let status = try String(contentsOfFile: "/proc/\(server.process.pid)/status", encoding: .utf8)
+      let peak = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }?
+        .split(separator: " ").dropFirst().first.flatMap { Int($0) }
+      #expect((peak ?? .max) < 200 << 10, "KiB of the server's memory, after \(sent >> 20) MiB")
+      #expect(try await server.get("/alive").status == 200)
+    }
+  }
+
   @Test("slow heads, half bodies and endless bodies are cut while others are served")
   func slow() async throws {
     try await withTemporaryFolder { folder in

@@ -154,6 +154,26 @@ struct RegisPayHTTPTests {
     }
   }
 
+  @Test(
+    "an answer to HEAD has no body, whoever refuses it",
+    arguments: [
+      "HEAD /nothing HTTP/1.1\r\n\(host)Connection: close\r\n\r\n", "HEAD / HTTP/1.1\r\n\r\n",
+      "HEAD /\(String(repeating: "x", count: 10_000)) HTTP/1.1\r\n\(host)\r\n",
+      "HEAD / HTTP/1.1\r\n\(host)Content-Length: 1000000\r\n\r\n",
+    ])
+  func refusedHead(_ request: String) async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      let answer = try await onThread {
+        let connection = try RawConnection(url)
+        connection.send(request)
+        return connection.readToEnd()
+      }
+      #expect(answer?.hasPrefix("HTTP/1.1 4") == true && answer?.hasSuffix("\r\n\r\n") == true, "\(answer ?? "open")")
+    }
+  }
+
   @Test("clients that others wrote get every answer whole: curl, ab, wrk, h2load, http.client, httpx, aiohttp")
   func clients() async throws {
     try await withTemporaryFolder { folder in

@@ -131,9 +131,6 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     sawPart = true
     switch unwrapInboundIn(data) {
     case .head(let head):
-      reading = .body
-      inputDeadline = nil
-      bodyBytes = 0
       if isFirstRequest {
         isFirstRequest = false
         // An attacker who fills the table must not stop payments that are on their way.
@@ -152,6 +149,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
       if let length = head.headerFields[.contentLength].flatMap(Int.init), length > limits.bodyBytes {
         return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
       }
+      // Only now: what is refused at its head has no body that is read, and is none of those that have an answer to come.
+      reading = .body
+      inputDeadline = nil
+      bodyBytes = 0
       unanswered += 1
       endsConnection = head.headerFields[.connection] == "close"
       owesContinue = head.headerFields[.expect] != nil
