@@ -5,6 +5,9 @@ import Testing
 enum TestTool {
   static let shim = Task { try await build("shim.c", to: "logstore-test-shim.so", ["-shared", "-fPIC", "-ldl"]) }
 
+  /// A calendar that is wrong.
+  static let clock = Task { try await build("clock.c", to: "regispay-test-clock.so", ["-shared", "-fPIC"]) }
+
   /// Needs the Debian package libfuse3-dev.
   static let recorder = Task {
     let scratch = try TemporaryDirectory()

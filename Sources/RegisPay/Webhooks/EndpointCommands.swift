@@ -29,6 +29,7 @@ extension EndpointWorker {
   }
 
   var status: Status {
+    _ = now()
     var shown = progress
     shown.place = place
     let next = waiting.values.map(\.event.dueMicroseconds).min()
@@ -74,7 +75,7 @@ extension EndpointWorker {
     await takeTurn()
     defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
-    let now = clock.now()
+    let now = self.now()
     var changed = endpoint
     changed.updatedMicroseconds = now
     let restarts = decide(&changed, now)
@@ -131,7 +132,7 @@ extension EndpointWorker {
     await takeTurn()
     defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
-    let now = clock.now()
+    let now = self.now()
     // What waits is tried now; what was not come to, or is under way, is sent anyway.
     var event = WaitingEvent(offset: offset, attempts: 0, firstTryMicroseconds: now, dueMicroseconds: now)
     if let entry = waiting[offset] {
@@ -154,7 +155,7 @@ extension EndpointWorker {
     guard !isTesting else { throw Refusal.isTesting }
     isTesting = true
     defer { isTesting = false }
-    let message = WebhookMessage(testOf: id, microseconds: clock.now())
+    let message = WebhookMessage(testOf: id, microseconds: now())
     let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: careful)
     let ended = await attempt.send(message, to: endpoint)
     var delivery = WebhookDelivery(

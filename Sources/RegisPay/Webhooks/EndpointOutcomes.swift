@@ -47,8 +47,9 @@ extension EndpointWorker {
   /// begun, which would fare no better and fill up those that wait.
   private func postpone(_ offset: UInt64, _ ended: WebhookAttempt.Ended, _ reason: String) {
     let pause: UInt64 = 1_000_000
+    let now = self.now()
     logger.notice("a message waits for room", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
-    progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, clock.now() + pause)
+    progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, now + pause)
     keep(offset, attempts: tries(of: offset), after: pause, ended)
     record([wait(offset), notePlace()].compactMap { $0 })
   }
@@ -66,7 +67,7 @@ extension EndpointWorker {
     let first = waiting[offset]?.event.firstTryMicroseconds ?? ended.startMicroseconds
     waiting[offset] = Waiting(
       event: WaitingEvent(
-        offset: offset, attempts: attempts, firstTryMicroseconds: first, dueMicroseconds: clock.now() + microseconds))
+        offset: offset, attempts: attempts, firstTryMicroseconds: first, dueMicroseconds: now() + microseconds))
     firstTries.remove(offset)
   }
 
@@ -76,7 +77,7 @@ extension EndpointWorker {
     let attempts = tries(of: offset) + 1
     progress.failuresInRow = 0
     progress.failingSinceMicroseconds = nil
-    progress.lastSuccessMicroseconds = clock.now()
+    progress.lastSuccessMicroseconds = now()
     forget(offset)
     var changes = wasWaiting ? [WebhookChange.done(id: id, offset: offset)] : []
     if wasFailing {
@@ -92,7 +93,7 @@ extension EndpointWorker {
     _ offset: UInt64, _ ended: WebhookAttempt.Ended, status: Int?, reason: String, after asked: Duration?,
     disabling: String?
   ) {
-    let now = clock.now()
+    let now = self.now()
     let attempts = tries(of: offset) + 1
     let asked = asked.map { min($0, options.retryAfterLimit) }
     progress.failuresInRow += 1
@@ -100,7 +101,10 @@ extension EndpointWorker {
     if let asked { progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, now + asked.microseconds) }
     if progress.failuresInRow == options.failureLimit {
       probeMicroseconds = now + options.probeInterval.microseconds
-      logger.warning("an endpoint fails again and again", metadata: ["reason": "\(reason)"])
+      // Of one that is disabled there is a line of its own.
+      if disabling == nil, endpoint.disabled == nil {
+        logger.warning("an endpoint fails again and again", metadata: ["reason": "\(reason)"])
+      }
     }
     let first = waiting[offset]?.event.firstTryMicroseconds ?? ended.startMicroseconds
     var changes: [WebhookChange] = []
@@ -132,7 +136,7 @@ extension EndpointWorker {
 
   /// What waits is due now.
   private func makeAllDue() -> [WebhookChange] {
-    let events = allDue(at: clock.now(), restarting: false)
+    let events = allDue(at: now(), restarting: false)
     for event in events { waiting[event.offset]?.event = event }
     return events.map { .wait(id: id, $0) }
   }
@@ -150,8 +154,12 @@ extension EndpointWorker {
   }
 
   private func disable(_ reason: String) -> WebhookChange {
+    // Messages that were in flight together end alike: the first has said why.
+    if let disabled = endpoint.disabled {
+      return .disable(id: id, disabled, updatedMicroseconds: endpoint.updatedMicroseconds)
+    }
     logger.error("an endpoint is disabled", metadata: ["reason": "\(reason)"])
-    let now = clock.now()
+    let now = self.now()
     disableCount += 1
     endpoint.disabled = .init(reason: reason, sinceMicroseconds: now)
     endpoint.updatedMicroseconds = now

@@ -71,15 +71,20 @@ actor EndpointWorker {
   var isStopping = false
 
   private var committedPlace: UInt64
-  private var commitMicroseconds: UInt64 = 0
+  var commitMicroseconds: UInt64 = 0
   private var isWatching = false
   private var isReadable = true
   private var timer: (due: UInt64, task: Task<Void, Never>)?
+  /// When the clock was looked at last.
+  var looked: WebhookClock.Look
 
   init(
     _ kept: WebhookTable.Kept, log: PaymentLog, journal: WebhookJournal, options: WebhookOptions,
     warnings: WebhookWarnings, start: CarefulStart, logger: Logger
   ) {
+    let look = options.clock.look()
+    looked = look
+    let kept = kept.bounded(at: look.now, options)
     careful = start
     logEndAtStart = log.reader.endOffset
     id = kept.endpoint.id
@@ -127,7 +132,9 @@ actor EndpointWorker {
     case .wake: if isRemoved { group.cancelAll() }
     case .readable: isWatching = false
     case .due(let due): if timer?.due == due { timer = nil }
-    case .ended(let offset, let ended):
+    case .ended(let offset, var ended):
+      // It has begun before now, whatever the clock was then.
+      ended.startMicroseconds = min(ended.startMicroseconds, now())
       if case .suspended = ended.result {} else { hasEnded = true }
       if endedMeanwhile == nil { end(offset, ended) } else { endedMeanwhile?.append((offset, ended)) }
     case .recorded(_, nil): underWay -= 1
@@ -137,7 +144,7 @@ actor EndpointWorker {
         return
       }
       group.addTask { [clock] in
-        await clock.sleep(clock.now() + 1_000_000)
+        await clock.sleep(clock.look().passed + 1_000_000)
         await self.recordAgain(changes)
       }
     case .stop:
@@ -194,7 +201,7 @@ actor EndpointWorker {
   private func goOn(in group: inout DiscardingTaskGroup) {
     guard !isStopping, !isRemoved, endedMeanwhile == nil else { return }
     var due: [UInt64] = []
-    let now = clock.now()
+    let now = self.now()
     if endpoint.disabled == nil {
       if now < progress.heldUntilMicroseconds {
         due.append(progress.heldUntilMicroseconds)
@@ -291,8 +298,10 @@ actor EndpointWorker {
   private func wake(at due: UInt64) {
     if let timer, timer.due == due { return }
     timer?.task.cancel()
+    let now = self.now()
+    let end = looked.passed + (due > now ? due - now : 0)
     let task = Task { [mailbox, clock] in
-      await clock.sleep(due)
+      await clock.sleep(end)
       if !Task.isCancelled { mailbox.continuation.yield(.due(due)) }
     }
     timer = (due, task)

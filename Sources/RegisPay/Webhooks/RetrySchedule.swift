@@ -16,6 +16,12 @@ public struct RetrySchedule: Sendable {
     .seconds(14 * 3_600), .seconds(20 * 3_600), .seconds(24 * 3_600),
   ]
 
+  /// The longest wait after so many tries, without what the receiver asked for.
+  func longest(attempts: Int) -> Duration {
+    guard let delay = delays.indices.contains(attempts - 1) ? delays[attempts - 1] : delays.max() else { return .zero }
+    return delay + delay * jitter
+  }
+
   /// How long to wait after so many tries have failed; nil when that was the last.
   ///
   /// - Parameters:

@@ -384,6 +384,28 @@ struct EndpointWorkerTests {
     }
   }
 
+  @Test("says in one line that it is disabled, however many of its messages were in flight")
+  func disabledOnce() async throws {
+    try await FakeReceiver.run { receiver in
+      try await WebhookBench.run { bench in
+        var bench = bench
+        let lines = LineCollector()
+        bench.logger = lines.logger
+        receiver.answer { _ in .status(410) }
+        try await bench.delivering { [bench] webhooks in
+          let worker = try await webhooks.add(receiver.url)
+          try await bench.initiate(bench.options.callLimit)
+          try await eventually("all have ended") {
+            let isAtRest = await worker.underWay == 0
+            let waiting = await worker.status.waitingCount
+            return isAtRest && waiting > 0
+          }
+          #expect(lines.text.split(separator: "\n").filter { $0.contains("endpoint") }.count == 1, "\(lines.text)")
+        }
+      }
+    }
+  }
+
   @Test("that is removed is told nothing more, and nothing of it is kept")
   func removed() async throws {
     try await FakeReceiver.run { receiver in

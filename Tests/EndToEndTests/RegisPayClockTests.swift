@@ -1,0 +1,70 @@
+import Foundation
+import Testing
+
+/// A server whose calendar is wrong for a while: Support/clock.c is in front of its C library.
+@Suite("RegisPay, on a machine whose clock is wrong")
+struct RegisPayClockTests {
+  private struct Machine {
+    let folder: String
+    private var clock: String { folder + "/clock" }
+    private var open: String { folder + "/open" }
+
+    func setClock(by seconds: Int) throws {
+      try "\(seconds)\n".write(toFile: clock, atomically: true, encoding: .utf8)
+    }
+
+    func startServer() async throws -> RunningServer {
+      try await RunningServer.start(
+        directory: folder, arguments: ["--allow-private-webhooks"],
+        under: ["env", "LD_PRELOAD=\(try await TestTool.clock.value)", "SHIFTED_CLOCK=\(clock)"])
+    }
+
+    /// - Returns: the receiver with its address.
+    func startReceiver() async throws -> (RegisPayProcess, url: String) {
+      let process = try RegisPayProcess(
+        program: "python3", [StoreUnderTest.support + "/busy_receiver.py", open, "2"], folder: folder)
+      guard let port = try await process.nextLine() else {
+        throw RegisPayProcess.Failure(description: "no port; on stderr: \(process.errorText)")
+      }
+      return (process, "http://127.0.0.1:\(port)/")
+    }
+
+    func openReceiver() throws { try "".write(toFile: open, atomically: true, encoding: .utf8) }
+  }
+
+  private static let days400 = 400 * 86_400
+
+  /// Waits for a message to be answered so.
+  private func receive(_ status: String, from receiver: RegisPayProcess) async throws {
+    while true {
+      let line = try await receiver.nextLine(within: .seconds(60))
+      guard let line else { throw RegisPayProcess.Failure(description: "the receiver ended: \(receiver.errorText)") }
+      if line.hasPrefix(status) { return }
+    }
+  }
+
+  @Test(
+    "webhooks go on as soon as the clock is set right, also after a restart",
+    arguments: [(days400, false), (days400, true), (-days400, false), (-days400, true)])
+  func webhooks(_ wrongBy: Int, _ restarts: Bool) async throws {
+    try await withTemporaryFolder { folder in
+      let machine = Machine(folder: folder)
+      let (receiver, url) = try await machine.startReceiver()
+      try machine.setClock(by: wrongBy)
+      var server = try await machine.startServer()
+      #expect(try await server.post("/api/v1/webhooks", "{\"url\":\"\(url)\"}").status == 201)
+      _ = try await server.createPayment("1.00")
+      try await receive("503", from: receiver)
+      if restarts { #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false)) }
+      try machine.setClock(by: 0)
+      try machine.openReceiver()
+      if restarts { server = try await machine.startServer() }
+      try await receive("204", from: receiver)
+      let started = server
+      try await eventually("everything is delivered", within: .seconds(60)) {
+        let endpoints = try await started.get("/api/v1/webhooks").object()["webhooks"] as? [[String: Any]]
+        return endpoints?.first?["waiting"] as? Int == 0
+      }
+    }
+  }
+}
