@@ -77,37 +77,80 @@ struct RegisPayStreamTests {
     }
   }
 
+  private func keys(_ arguments: [String], in folder: String) async throws -> [String] {
+    let process = try RegisPayProcess(["keys"] + arguments + ["--dir", folder + "/data"], folder: folder)
+    var lines: [String] = []
+    while let line = try await process.nextLine() { lines.append(line) }
+    #expect(try await process.waitForExit().code == 0, "\(process.errorText)")
+    return lines
+  }
+
+  /// A stream that was let in with a key.
+  private func open(_ url: String, with key: Substring) async throws -> RawConnection {
+    try await onThread {
+      let connection = try RawConnection(url)
+      connection.send(Self.request + "Authorization: Bearer \(key)\r\n\r\n")
+      #expect(connection.readSome()?.hasPrefix("HTTP/1.1 200 ") == true)
+      return connection
+    }
+  }
+
+  private func expectEnd(of connection: RawConnection) async throws {
+    let rest = try await onThread {
+      var text = ""
+      while !text.hasSuffix("0\r\n\r\n"), let more = connection.readSome() { text += more }
+      return text
+    }
+    #expect(rest.contains("the key is not valid any more") && rest.hasSuffix("0\r\n\r\n"), "\(rest)")
+  }
+
   @Test("a stream ends within seconds when its key is revoked")
   func revoked() async throws {
     try await withTemporaryFolder { folder in
-      func keys(_ arguments: String...) async throws -> [String] {
-        let process = try RegisPayProcess(["keys"] + arguments + ["--dir", folder + "/data"], folder: folder)
-        var lines: [String] = []
-        while let line = try await process.nextLine() { lines.append(line) }
-        #expect(try await process.waitForExit().code == 0, "\(process.errorText)")
-        return lines
-      }
-      let lines = try await keys("create", "--name", "reader", "--scope", "read")
+      let lines = try await keys(["create", "--name", "reader", "--scope", "read"], in: folder)
       let key = try #require(lines.joined(separator: " ").split(separator: " ").first { $0.hasPrefix("rp_") })
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
-      let connection = try await onThread {
-        let connection = try RawConnection(url)
-        connection.send(Self.request + "Authorization: Bearer \(key)\r\n\r\n")
-        #expect(connection.readSome()?.hasPrefix("HTTP/1.1 200 ") == true)
-        return connection
-      }
+      let connection = try await open(server.url, with: key)
       let id = try #require(key.split(separator: "_").dropFirst().first)
-      _ = try await keys("revoke", String(id))
+      _ = try await keys(["revoke", String(id)], in: folder)
       let begin = ContinuousClock.now
-      let rest = try await onThread {
+      try await expectEnd(of: connection)
+      #expect(begin.duration(to: .now) < .seconds(9))
+      #expect(try await status(server.url, "Authorization: Bearer \(key)\r\n") == "HTTP/1.1 401")
+    }
+  }
+
+  @Test("a stream ends within seconds when its key expires, and that of another key goes on")
+  func expired() async throws {
+    try await withTemporaryFolder { folder in
+      func create(_ scope: String, _ more: String...) async throws -> Substring {
+        let lines = try await keys(["create", "--name", "client", "--scope", scope] + more, in: folder)
+        return try #require(lines.joined(separator: " ").split(separator: " ").first { $0.hasPrefix("rp_") })
+      }
+      let (lasting, writer) = (try await create("read"), try await create("write"))
+      let begin = ContinuousClock.now
+      let short = try await create("read", "--expires", "15s")
+      let made = ContinuousClock.now
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      let other = try await open(url, with: lasting)
+      let connection = try await open(url, with: short)
+      try await expectEnd(of: connection)
+      // A time is told in whole seconds.
+      #expect(begin.duration(to: .now) > .seconds(14) && made.duration(to: .now) < .seconds(15 + 9))
+      #expect(try await status(url, "Authorization: Bearer \(short)\r\n") == "HTTP/1.1 401")
+      #expect(try await status(url, "Authorization: Bearer \(lasting)\r\n") == "HTTP/1.1 200")
+      // It still gets what happens.
+      let answer = try await server.post(
+        "/api/v1/payments", #"{"amount":1,"currency":"GBP"}"#,
+        headers: [("Authorization", "Bearer \(writer)"), ("Content-Type", "application/json")])
+      #expect(answer.status == 200)
+      let text = try await onThread {
         var text = ""
-        while !text.hasSuffix("0\r\n\r\n"), let more = connection.readSome() { text += more }
+        while !text.contains("PaymentInitiated"), let more = other.readSome() { text += more }
         return text
       }
-      #expect(rest.contains("the key is not valid any more") && rest.hasSuffix("0\r\n\r\n"), "\(rest)")
-      #expect(begin.duration(to: .now) < .seconds(9))
-      #expect(try await status(url, "Authorization: Bearer \(key)\r\n") == "HTTP/1.1 401")
+      #expect(text.contains("PaymentInitiated"), "\(text)")
     }
   }
 }
