@@ -112,7 +112,6 @@ struct Serve: AsyncParsableCommand {
         fflush(nil)
       }
     } catch {
-      if case ServerError.noKeys = error { throw ValidationError("\(error)") }
       fail("\(error)")
     }
   }

@@ -186,13 +186,23 @@ struct RegisPayServeTests {
   @Test(
     "wrong usage ends with 64",
     arguments: [
-      ["serve", "--port", "x"], ["load"], ["serve", "--host", "0.0.0.0"], ["serve", "--host", "127.example.org"],
-      ["serve", "--host", "::"], ["load", "--rate", "0", "--seconds", "1"], ["no-such-command"],
+      ["serve", "--port", "x"], ["load"], ["load", "--rate", "0", "--seconds", "1"], ["no-such-command"],
     ])
   func wrongUsage(_ arguments: [String]) async throws {
     try await withTemporaryFolder { folder in
       let process = try RegisPayProcess(arguments, folder: folder)
       #expect(try await process.waitForExit() == .init(code: 64, isSignal: false))
+    }
+  }
+
+  @Test(
+    "without a key an address that others may reach is not listened on: exit code 1",
+    arguments: ["0.0.0.0", "127.example.org", "::"])
+  func noKeys(_ host: String) async throws {
+    try await withTemporaryFolder { folder in
+      let process = try RegisPayProcess(["serve", "--dir", folder + "/data", "--host", host], folder: folder)
+      #expect(try await process.waitForExit() == .init(code: 1, isSignal: false))
+      #expect(process.errorText.contains("there is no valid key"), "\(process.errorText)")
     }
   }
 
