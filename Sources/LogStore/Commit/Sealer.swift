@@ -32,7 +32,7 @@ final class Sealer: Sendable {
     room = Mailbox(disk.scheduler)
     for _ in 0..<Self.limit { _ = room.send(()) }
     segments.whenIndexIsMissing { [weak self] in self?.look() }
-    try startThread("index sealer", disk.scheduler) { [self] in run() }
+    try disk.onThread("index sealer") { [self] in run() }
   }
 
   /// Why an index file could not be written last. No data depends on it: the index is built in memory when it is needed.

@@ -57,7 +57,7 @@ final class SegmentMaker: Sendable {
     self.byteCount = byteCount
     jobs = Mailbox(disk.scheduler)
     done = Mailbox(disk.scheduler)
-    try startThread("segment maker", disk.scheduler) { [self] in run() }
+    try disk.onThread("segment maker") { [self] in run() }
   }
 
   /// Goes on with the next file, as far as is said. Returns at once.

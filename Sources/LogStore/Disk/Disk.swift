@@ -57,6 +57,8 @@ protocol Disk: Sendable {
   func sleep(milliseconds: UInt32)
   /// Who decides which thread runs; nil: the operating system.
   var scheduler: (any Scheduler)? { get }
+  /// Runs `body` on a thread of its own; see ``startThread(_:_:_:)``.
+  func onThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(LogStoreError)
 }
 
 enum FileKind: Sendable {
@@ -105,6 +107,9 @@ protocol File: AnyObject, Sendable {
 extension Disk {
   /// Where no one else can move files.
   func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory { UnmovedDirectory() }
+  func onThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(LogStoreError) {
+    try startThread(name, scheduler, body)
+  }
   /// Where there is no working directory.
   func absolutePath(_ path: String) throws(LogStoreError) -> String { path }
   /// Where nobody can tell.

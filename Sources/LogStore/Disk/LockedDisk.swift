@@ -51,6 +51,9 @@ struct LockedDisk: Disk {
   func random() -> UInt64 { disk.random() }
   func sleep(milliseconds: UInt32) { disk.sleep(milliseconds: milliseconds) }
   var scheduler: (any Scheduler)? { disk.scheduler }
+  func onThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(LogStoreError) {
+    try disk.onThread(name, body)
+  }
 
   func holder(of path: String) -> String? { disk.holder(of: path) }
 

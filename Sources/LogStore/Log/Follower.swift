@@ -244,7 +244,7 @@ final class Follower: Sendable {
   // MARK: - The thread
 
   private func start(from walk: Walk? = nil) throws(LogStoreError) {
-    try startThread("log follower", disk.scheduler) { [self] in
+    try disk.onThread("log follower") { [self] in
       do throws(LogStoreError) {
         try follow(from: walk)
       } catch {

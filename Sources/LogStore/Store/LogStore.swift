@@ -142,7 +142,7 @@ public final class LogStore: Sendable {
     let start = try CommitStart(opened, directory: directory, options: options)
     do throws(LogStoreError) {
       // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
-      try startThread("log commit", disk.scheduler) {
+      try disk.onThread("log commit") {
         start.run(mailbox, health: health, closing: closing)
       }
     } catch {

@@ -44,7 +44,7 @@ final class ScrubLoop: Sendable {
   }
 
   func start() throws(LogStoreError) {
-    try startThread("log scrub", segments.disk.scheduler) { [self] in
+    try segments.disk.onThread("log scrub") { [self] in
       thread.withLock { $0 = pthread_self() }
       run()
       ended.close()

@@ -1,0 +1,131 @@
+import Foundation
+import Synchronization
+import Testing
+
+@testable import LogStore
+
+/// A machine that has no thread left.
+@Suite struct ThreadTests {
+  let directory = TemporaryDirectory()
+
+  private func isMissing(_ error: LogStoreError) -> Bool {
+    if case .inputOutput("start the thread", _, EAGAIN) = error { true } else { false }
+  }
+
+  /// Tries with one thread more each time until it succeeds; returns how often it failed.
+  private func failures<Opened>(_ open: (ThreadlessDisk) throws(LogStoreError) -> Opened) async throws -> Int {
+    for threads in 0..<8 {
+      let disk = ThreadlessDisk(threads)
+      do throws(LogStoreError) {
+        let opened = try open(disk)
+        withExtendedLifetime(opened) {}
+        return threads
+      } catch {
+        #expect(isMissing(error), "\(error)")
+      }
+      // What was started before has ended.
+      while disk.running > 0 { await Task.yield() }
+      // Nobody holds the lock, and all descriptors in the directory are closed.
+      if FileManager.default.fileExists(atPath: directory.file("lock")) {
+        let lock = try RealDisk().lock(directory.file("lock"), exclusive: true)
+        #expect(lock != nil)
+        lock?.release()
+        let whole = try RealDisk().lockDirectory(directory.path, exclusive: true)
+        #expect(whole != nil)
+        whole?.release()
+      }
+      #expect(try openNames() == [])
+      #expect(directory.names(".tmp") == [])
+    }
+    return 8
+  }
+
+  /// Names in the directory that this process has open.
+  private func openNames() throws -> [String] {
+    try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").compactMap {
+      // It may have been closed meanwhile.
+      try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/fd/\($0)")
+    }.filter { $0.hasPrefix(directory.path) }
+  }
+
+  @Test("a store whose threads can't be had is an error, new or not, and leaves no thread, lock or descriptor")
+  func store() async throws {
+    let path = directory.path
+    let options = smallSegments()
+    // The second try makes the first segment, with a thread that ends, so the others find a store.
+    #expect(
+      try await failures { disk throws(LogStoreError) in try LogStore.open(path, options: options, disk: disk) } == 3)
+    // It was let go of in the background.
+    while true {
+      if case .success(let store) = Result(catching: { try LogStore.open(path, options: options) }) {
+        _ = try await store.append(Append(event("s")))
+        try await store.close()
+        break
+      }
+      await Task.yield()
+    }
+    #expect(
+      try await failures { disk throws(LogStoreError) in try LogStore.open(path, options: options, disk: disk) } == 3)
+  }
+
+  @Test("so is a reader, and a scrub")
+  func reader() async throws {
+    let path = directory.path
+    try await LogStore.open(path, options: smallSegments()).close()
+    #expect(try await failures { disk throws(LogStoreError) in try Follower.open(path, disk: disk).follower } == 1)
+    let disk = ThreadlessDisk(3)
+    let store = try LogStore.open(path, options: smallSegments(), disk: disk)
+    await expectThrows({ isMissing($0) }) { () async throws(LogStoreError) in try store.scrub { _ in } }
+    _ = try await store.append(Append(event("s")))
+    try await store.close()
+    while disk.running > 0 { await Task.yield() }
+  }
+}
+
+/// The machine's own disk, on a machine that has so many threads and no more.
+final class ThreadlessDisk: Disk {
+  private let disk = RealDisk()
+  private let left: Mutex<Int>
+  private let started = Mutex(0)
+
+  init(_ threads: Int) { left = Mutex(threads) }
+
+  /// Threads that have not ended.
+  var running: Int { started.withLock { $0 } }
+
+  func onThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(LogStoreError) {
+    let isThere = left.withLock { left in
+      left -= 1
+      return left >= 0
+    }
+    guard isThere else { throw .inputOutput(operation: "start the thread", path: name, code: EAGAIN) }
+    started.withLock { $0 += 1 }
+    try startThread(name, nil) { [self] in
+      body()
+      started.withLock { $0 -= 1 }
+    }
+  }
+
+  func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File { try disk.open(path, mode) }
+  func exists(_ path: String) throws(LogStoreError) -> Bool { try disk.exists(path) }
+  func kind(_ path: String) throws(LogStoreError) -> FileKind? { try disk.kind(path) }
+  func canonicalPath(_ path: String) throws(LogStoreError) -> String { try disk.canonicalPath(path) }
+  func list(_ directory: String) throws(LogStoreError) -> [String] { try disk.list(directory) }
+  func makeDirectory(_ path: String) throws(LogStoreError) -> Bool { try disk.makeDirectory(path) }
+  func rename(_ old: String, to new: String) throws(LogStoreError) { try disk.rename(old, to: new) }
+  func remove(_ path: String) throws(LogStoreError) { try disk.remove(path) }
+  func removeDirectory(_ path: String) throws(LogStoreError) { try disk.removeDirectory(path) }
+  func syncDirectory(_ path: String) throws(LogStoreError) { try disk.syncDirectory(path) }
+  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    try disk.lock(path, exclusive: exclusive)
+  }
+  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
+    try disk.lockDirectory(path, exclusive: exclusive)
+  }
+  func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory { try disk.hold(directory) }
+  func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try disk.watch(path) }
+  func now() -> UInt64 { disk.now() }
+  func random() -> UInt64 { disk.random() }
+  func sleep(milliseconds: UInt32) { disk.sleep(milliseconds: milliseconds) }
+  var scheduler: (any Scheduler)? { nil }
+}
