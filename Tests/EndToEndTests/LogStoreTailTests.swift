@@ -71,6 +71,37 @@ extension LogStoreCommandTests {
       _ = try await writer.end()
     }
 
+    @Test("a tail whose every poll fails prints all the same, and does not spin")
+    func pollFails() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(10)
+      let append = try store.start("append")
+      let log = store.scratch.newPath("polls")
+      let fault = Shim.Fault(call: "poll", number: 1, andLater: true, action: .error(ENOMEM))
+      let words = try await Shim.words(root: store.path, faults: [fault], log: log)
+      let tail = try store.start("tail", under: words)
+      for _ in 0..<10 { #expect(try await tail.line() != nil) }
+      let start = ContinuousClock.now
+      let before = try Self.pollCount(log)
+      for number in 10..<30 {
+        try await append.send("s\tT\t\(number)\n")
+        #expect(try await tail.line()?.hasPrefix("\(number)\t") == true)
+      }
+      // Time is what is measured over.
+      try await Task.sleep(for: .seconds(1))
+      let count = try Self.pollCount(log) - before
+      let milliseconds = Int((ContinuousClock.now - start) / .milliseconds(1))
+      // It rests for 2 ms after each.
+      #expect(count > 10 && count <= milliseconds / 2 + 10, "\(count) polls in \(milliseconds) ms")
+      tail.signal(SIGKILL)
+      _ = try await tail.end()
+      _ = try await append.end()
+    }
+
+    private static func pollCount(_ log: String) throws -> Int {
+      try ShimRecord.read(log).count { $0.call == "poll" && $0.phase == .failed }
+    }
+
     @Test("a waiting tail burns no core")
     func waitsQuietly() async throws {
       let store = try StoreUnderTest()

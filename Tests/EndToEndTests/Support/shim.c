@@ -509,8 +509,9 @@ int pipe(int ends[2]) {
 }
 
 int poll(struct pollfd *sources, nfds_t count, int milliseconds) {
+  // Waits without an end are the command's own, for a signal; those for a file's notice have one.
   bool is_ours = false;
-  for (nfds_t index = 0; index < count; index++) is_ours = is_ours || is_open(sources[index].fd);
+  for (nfds_t index = 0; milliseconds >= 0 && index < count; index++) is_ours = is_ours || is_open(sources[index].fd);
   if (!is_ours) return REAL(poll)(sources, count, milliseconds);
   struct going going = by_path("<poll>");
   BEGIN(poll, -1);
