@@ -15,6 +15,11 @@ struct RepairCommand: AsyncParsableCommand {
       for each segment file of another store, or of a copy of this one that was written to apart from it; and a summary. \
       The exit code is 0 when the new store is there, whatever was lost, and 2 when it is there and files were left out.
 
+      Where files are of copies that were written to apart, those are taken that lead to the end of the log that the files \
+      `clean` and `tail` name. Where these do not decide, nothing is made: one line `history N: …` tells of each copy what \
+      there is and which file to name with --keep, one line `history N FILE` names each file that not all of them have, \
+      and the exit code is 3. No file is changed or moved, so each of the copies can be repaired, one after the other.
+
       The new store is made in the directory with .repairing behind its name, which the next run replaces, and gets its \
       name when all of it was read and checked. It is the same store: write to one of the two only.
       """)
@@ -26,6 +31,12 @@ struct RepairCommand: AsyncParsableCommand {
   @Option(help: ArgumentHelp("The new store's directory: not there yet, or empty.", valueName: "D2"))
   var to: String
 
+  @Option(
+    help: ArgumentHelp(
+      "A file of the copy that is to be kept, where there are several; may be given more than once.", valueName: "FILE")
+  )
+  var keep: [String] = []
+
   @Flag(help: "Print one JSON object.")
   var json = false
 
@@ -36,7 +47,17 @@ struct RepairCommand: AsyncParsableCommand {
   func run() async throws {
     let progress = Progress("repairing")
     defer { progress.clear() }
-    let report = try LogStore.repair(location.directory, to: to, access: made.access) { progress.show($0, of: $1) }
+    let report: RepairReport
+    do throws(LogStoreError) {
+      report = try LogStore.repair(location.directory, to: to, keeping: keep, access: made.access) {
+        progress.show($0, of: $1)
+      }
+    } catch .repairUndecided(let path, let histories) {
+      progress.clear()
+      try show(histories)
+      complain(LogStoreError.repairUndecided(path: path, histories: histories).description)
+      throw ExitCode(3)
+    }
     progress.clear()
     reportTornTail(report.tornTail)
     let output = Output()
@@ -46,6 +67,14 @@ struct RepairCommand: AsyncParsableCommand {
     try output.flush()
     if !report.leftOut.isEmpty { throw ExitCode(2) }
   }
+
+  private func show(_ histories: [RepairHistory]) throws {
+    let output = Output()
+    try output.add { bytes in
+      if json { bytes.append(json: histories) } else { bytes.append(lines: histories) }
+    }
+    try output.flush()
+  }
 }
 
 extension Range<UInt64> {
@@ -54,6 +83,33 @@ extension Range<UInt64> {
 }
 
 extension [UInt8] {
+  fileprivate mutating func append(lines histories: [RepairHistory]) {
+    for (index, history) in histories.enumerated() {
+      let what =
+        history.endOffset.map { "\(history.events) events, up to offset \($0)" }
+        ?? "the log that \(history.keeping) tells of, without files that it does not fit"
+      append(line: "history \(index + 1): \(what); --keep \(history.keeping)")
+      for file in history.files { append(line: "history \(index + 1) \(file)") }
+    }
+  }
+
+  fileprivate mutating func append(json histories: [RepairHistory]) {
+    append(contentsOf: #"{"histories":["#.utf8)
+    for (index, history) in histories.enumerated() {
+      append(contentsOf: (index > 0 ? "," : "").utf8)
+      append(contentsOf: #"{"events":\#(history.events),"keep":"#.utf8)
+      append(jsonString: history.keeping)
+      if let end = history.endOffset { append(contentsOf: #","end_offset":\#(end)"#.utf8) }
+      append(contentsOf: #","files":["#.utf8)
+      for (place, file) in history.files.enumerated() {
+        append(contentsOf: (place > 0 ? "," : "").utf8)
+        append(jsonString: file)
+      }
+      append(contentsOf: "]}".utf8)
+    }
+    append(contentsOf: "]}\n".utf8)
+  }
+
   fileprivate mutating func append(lines report: RepairReport) {
     for finding in report.findings { append(line: finding.description) }
     for missing in report.missing {

@@ -124,4 +124,165 @@ private struct Diverged {
     _ = try LogStore.repair(stores.own.path, to: target.path)
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == stores.events)
   }
+
+  /// The names of segments that the copies have both, with other events.
+  private func differing(_ stores: Diverged) throws -> [String] {
+    try stores.own.names(".log").filter { name in
+      let other = try? Data(contentsOf: URL(fileURLWithPath: stores.other.file(name)))
+      return try other != nil && other != Data(contentsOf: URL(fileURLWithPath: stores.own.file(name)))
+    }
+  }
+
+  /// Overwrites a segment and the index files of it alone.
+  private func overwrite(_ name: String, in stores: Diverged) throws {
+    try stores.mix(name)
+    for index in stores.other.names(".idx") where index.hasPrefix(name.dropLast(4)) { try stores.mix(index) }
+  }
+
+  @Test(
+    "segments and index files of a copy over the store's own ones are left out: tail or clean tells whose the end is",
+    arguments: [["clean"], ["tail"], []])
+  func overwritten(missing: [String]) async throws {
+    let stores = try await Diverged(otherCount: 700)
+    for name in missing { try FileManager.default.removeItem(atPath: stores.own.file(name)) }
+    let names = try differing(stores)
+    #expect(names.count > 3)
+    for name in names.dropLast(2) { try overwrite(name, in: stores) }
+    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+    let lost = bases[0]..<bases[names.count - 2]
+    let target = TemporaryDirectory()
+    let report = try LogStore.repair(stores.own.path, to: target.path)
+    let saved = try LogReader.open(target.path).events(from: 0, limit: .max)
+    #expect(!saved.contains { $0.type == "copy" && $0.offset >= bases[1] })
+    #expect(saved.filter { !lost.contains($0.offset) } == stores.events.filter { !lost.contains($0.offset) })
+    #expect(report.leftOut.count >= names.count - 3, "\(report.leftOut)")
+  }
+
+  @Test("where neither clean nor tail tells whose files are whose, nothing is made, and each history can be asked for")
+  func undecided() async throws {
+    let stores = try await Diverged(otherCount: 700)
+    for name in [FileName.clean, FileName.tail] { try FileManager.default.removeItem(atPath: stores.own.file(name)) }
+    let names = try differing(stores)
+    for name in names.dropLast(2) { try overwrite(name, in: stores) }
+    let before = DamageableStore.contents(stores.own.path)
+    let target = TemporaryDirectory()
+    var histories: [RepairHistory] = []
+    await expectThrows({
+      guard case .repairUndecided(_, let found) = $0 else { return false }
+      histories = found
+      return true
+    }) { () throws(LogStoreError) in
+      _ = try LogStore.repair(stores.own.path, to: target.path)
+    }
+    #expect(histories.count == 2, "\(histories)")
+    #expect(!FileManager.default.fileExists(atPath: target.path))
+    #expect(DamageableStore.contents(stores.own.path) == before)
+    let firstOwn = try #require(FileName.baseOffset(names[names.count - 2], suffix: ".log"))
+    var hadOwn = 0
+    var hadOther = 0
+    for history in histories {
+      let made = TemporaryDirectory()
+      let report = try LogStore.repair(stores.own.path, to: made.path, keeping: [history.keeping])
+      #expect(!report.leftOut.isEmpty)
+      let saved = try LogReader.open(made.path).events(from: 0, limit: .max)
+      if saved.suffix(10) == stores.events.suffix(10) {
+        hadOwn += 1
+        #expect(saved.filter { $0.offset >= firstOwn } == stores.events.filter { $0.offset >= firstOwn })
+      } else {
+        hadOther += 1
+        #expect(saved.contains { $0.type == "copy" })
+      }
+    }
+    #expect(hadOwn == 1 && hadOther == 1)
+  }
+
+  @Test(
+    "all segments of a copy in the place of the store's own, and clean and tail that know others, are not taken in silence"
+  )
+  func allOverwritten() async throws {
+    let stores = try await Diverged()
+    for name in stores.other.names(".log") + stores.other.names(".idx") { try stores.mix(name) }
+    for name in stores.own.names(".log") where !stores.other.names(".log").contains(name) {
+      try FileManager.default.removeItem(atPath: stores.own.file(name))
+    }
+    let target = TemporaryDirectory()
+    await expectThrows({ if case .repairUndecided(_, let found) = $0 { found.count == 2 } else { false } }) {
+      () throws(LogStoreError) in
+      _ = try LogStore.repair(stores.own.path, to: target.path)
+    }
+    _ = try LogStore.repair(stores.own.path, to: target.path, keeping: [stores.other.names(".log")[8]])
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max).last?.type == "copy")
+    await expectThrows({ if case .repairRefused = $0 { true } else { false } }) { () throws(LogStoreError) in
+      _ = try LogStore.repair(stores.own.path, to: target.path + "2", keeping: ["nothing.log"])
+    }
+  }
+
+  @Test("the record of the end, and the index files, of a longer copy make no gap behind the end of the log")
+  func phantomGap() async throws {
+    for hasClean in [true, false] {
+      let stores = try await Diverged(otherCount: 700)
+      for name in stores.other.names(".idx") where !stores.own.names(".idx").contains(name) { try stores.mix(name) }
+      if !hasClean { try stores.mix(FileName.clean) }
+      let target = TemporaryDirectory()
+      let report = try LogStore.repair(stores.own.path, to: target.path)
+      #expect(report.endOffset == 500 && report.missing.isEmpty, "\(report.missing)")
+      #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == stores.events)
+    }
+  }
+
+  @Test("a copy's segment that fills a hole, and is younger than what stands behind it, is left out")
+  func youngerInHole() async throws {
+    let stores = try await Diverged()
+    let names = try differing(stores)
+    let lost = Array(names[1...3])
+    for name in lost { try FileManager.default.removeItem(atPath: stores.own.file(name)) }
+    for index in stores.own.names(".idx") { try FileManager.default.removeItem(atPath: stores.own.file(index)) }
+    try stores.mix(lost[1])
+    let first = try #require(FileName.baseOffset(lost[0], suffix: ".log"))
+    let end = try #require(FileName.baseOffset(names[4], suffix: ".log"))
+    try stores.expectSaved(without: first..<end, leftOut: 1)
+  }
+
+  @Test(
+    "a segment that lost its last frames, of cursors alone, keeps its events, or is asked for",
+    arguments: [true, false])
+  func lostCursorFrames(isIndexed: Bool) async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for number in 0..<21 { try await store.append(Append(event("a", String(repeating: "x", count: 901 + number)))) }
+    var place: UInt64 = 0
+    while directory.names(".log").count < 2, place < 10_000 {
+      place += 1
+      let commit = CursorCommit(name: String(repeating: "c", count: 250), place: place % 20, isReset: true)
+      try await store.append(Append([], cursors: [commit]))
+    }
+    try await store.append(Append(event("a", "behind")))
+    try await store.waitUntilIndexed()
+    let events = try store.reader.events(from: 0, limit: .max)
+    try await store.close()
+    let first = directory.file(FileName.segment(0))
+    let id = try #require(try SalvageSource(directory.path, disk: RealDisk())).store.storeID
+    let segment = try Segment.open(first, baseOffset: 0, storeID: id, disk: RealDisk())
+    var next = segment.start
+    var position = 0
+    while let header = try? segment.checkFrame(next, visit: { _ in }) {
+      next.advance(past: header)
+      if header.eventCount > 0 { position = next.position }
+    }
+    #expect(position % 512 != 0 && position < next.position)
+    var bytes = try Data(contentsOf: URL(fileURLWithPath: first))
+    bytes.replaceSubrange(position..., with: Data(count: bytes.count - position))
+    try bytes.write(to: URL(fileURLWithPath: first))
+    let target = TemporaryDirectory()
+    if !isIndexed {
+      for name in directory.names(".idx") { try FileManager.default.removeItem(atPath: directory.file(name)) }
+      await expectThrows({ if case .repairUndecided = $0 { true } else { false } }) { () throws(LogStoreError) in
+        _ = try LogStore.repair(directory.path, to: target.path)
+      }
+    }
+    let report = try LogStore.repair(
+      directory.path, to: target.path, keeping: isIndexed ? [] : [FileName.segment(0)])
+    #expect(report.leftOut.isEmpty)
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
+  }
 }

@@ -176,6 +176,9 @@ func parent(of path: String) -> String {
   return slash == path.startIndex ? "/" : String(path[..<slash])
 }
 
+/// The last part of a path.
+func fileName(of path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
+
 extension Disk {
   /// Makes a directory and the ones above it that are missing, and makes all of their names durable: also of those that
   /// are there already, since whoever made them may have died before that.

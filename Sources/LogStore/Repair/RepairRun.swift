@@ -4,6 +4,8 @@ import Glibc
 struct RepairRun {
   let directory: String
   let disk: any Disk
+  /// Files of the history that is wanted, where there are several.
+  var keeping: [String] = []
   let progress: Progress?
 
   func run(to target: String) throws(LogStoreError) -> RepairReport {
@@ -11,7 +13,7 @@ struct RepairRun {
     try refuseInside(target)
     let lock = try keepWriterOut()
     defer { lock?.release() }
-    guard let source = try SalvageSource(directory, disk: disk, checksHistory: true) else {
+    guard let source = try SalvageSource(directory, disk: disk, checksHistory: true, keeping: try wanted()) else {
       throw .repairRefused(
         path: directory, reason: "nothing in it tells which store it was, so nothing can be saved; use a backup")
     }
@@ -28,6 +30,24 @@ struct RepairRun {
       try? place.remove()
       throw error
     }
+  }
+
+  private func wanted() throws(LogStoreError) -> SalvageAnchors.Keeping {
+    var wanted = SalvageAnchors.Keeping()
+    for file in keeping {
+      let name = fileName(of: file)
+      let path = join(directory, name)
+      guard try disk.kind(path) == .file else {
+        throw .repairRefused(
+          path: path, reason: "there is no such file to keep; name one of those in the store's directory")
+      }
+      switch name {
+      case FileName.clean: wanted.clean = true
+      case FileName.tail: wanted.tail = true
+      default: wanted.paths.insert(path)
+      }
+    }
+    return wanted
   }
 
   /// The store that is repaired is not written to.

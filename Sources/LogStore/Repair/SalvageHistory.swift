@@ -2,69 +2,127 @@
 ///
 /// Two copies of a store that both were written to have the same store id, and all checks pass in both. What tells them
 /// apart is how files follow one another: each header names the segment before it, the offset where that ends, and the
-/// checksum of its last frame; an index file names the last frame of each segment that it was made of; `clean` and `tail` name
-/// the last segment. Files that contradict one another are never both taken. Of all ways to take files that do not, the one
-/// with the most proof counts.
+/// checksum of its last frame; an index file names the last frame of each segment that it was made of. Files that contradict
+/// one another are never both taken. Which history is this directory's is told by `clean` and `tail`, which name its last
+/// segment, or by whoever asks for the repair (``SalvageAnchors``). What contradicts that history is left out. Where
+/// files contradict one another and nothing tells which are this store's, there are alternatives.
 struct SalvageHistory {
   /// A file that is left out, and why.
   struct LeftOut {
     var file: SegmentEvidence
     var reason: String
+    /// Of a file that is taken, and may be of the same history as this one; empty or a part of a sentence.
+    var doubt = ""
   }
 
-  private enum Link {
-    /// The later file's header has the checksum of the earlier one's last frame.
-    case proven
-    /// Nothing speaks for it or against it: damage, or a missing segment, lies between.
-    case possible
-    case contradiction(String)
+  /// One way to take files that do not contradict one another.
+  struct Alternative {
+    var files: [SegmentEvidence]
+    /// Naming it keeps this way.
+    var keeping: SegmentEvidence
   }
 
-  /// A disk loses no less.
-  private static let sectorByteCount = 512
+  struct Choice {
+    /// In order.
+    var taken: [SegmentEvidence]
+    var leftOut: [LeftOut]
+    /// More than one where nothing decides; ``taken`` is the first.
+    var alternatives: [Alternative]
+    /// What denies that the log ends as the files that are taken do, if nothing names them.
+    var denial: String?
+
+    /// What there is to choose from; empty if it is decided.
+    var histories: [RepairHistory] {
+      if alternatives.isEmpty {
+        guard let denial, let last = taken.last else { return [] }
+        let all = RepairHistory(
+          files: taken.map(\.part.path), events: taken.reduce(0) { $0 + $1.events }, endOffset: last.endOffset,
+          keeping: last.part.path)
+        return [all, RepairHistory(files: [], events: 0, endOffset: nil, keeping: denial)]
+      }
+      return alternatives.map { way in
+        let others = alternatives.filter { $0.files.map(\.part.path) != way.files.map(\.part.path) }
+        let own = way.files.filter { file in
+          others.contains { !$0.files.contains { $0.part.path == file.part.path } }
+        }
+        return RepairHistory(
+          files: own.map(\.part.path), events: way.files.reduce(0) { $0 + $1.events },
+          endOffset: way.files.last?.endOffset, keeping: way.keeping.part.path)
+      }
+    }
+  }
 
   private enum Vote { case confirmed, denied, none }
 
-  /// In order of base offsets.
-  private let files: [SegmentEvidence]
-  private let indexes: [SealedIndex]
-  private let clean: CleanEnd?
-  private let notice: TailNotice?
+  static let alternativesMax = 8
+
+  let anchors: SalvageAnchors
+  private var links: SalvageLinks { anchors.links }
+  private var files: [SegmentEvidence] { links.files }
+  private var clean: CleanEnd? { anchors.clean }
+  private var notice: TailNotice? { anchors.notice }
   private let votes: [Vote]
   /// Counts for an end that `clean`, or `tail`, names: as much as all events.
   private let endBonus: Int
 
-  init(_ found: [SegmentEvidence], indexes: [SealedIndex], clean: CleanEnd?, notice: TailNotice?) {
-    let files = found.sorted { $0.baseOffset < $1.baseOffset }
-    self.files = files
-    self.indexes = indexes
-    self.clean = clean
-    self.notice = notice
-    votes = files.map { Self.vote(of: indexes, on: $0) }
-    endBonus = 4 * files.reduce(0) { $0 + Self.weight($1) }
+  init(_ anchors: SalvageAnchors) {
+    self.anchors = anchors
+    let links = anchors.links
+    votes = links.files.map { Self.vote(of: links.indexes, on: $0) }
+    endBonus = 4 * links.files.reduce(0) { $0 + Self.weight($1) }
   }
 
-  /// The files that are taken, in order, and all others. Quadratic in the number of files.
-  func choose() -> (taken: [SegmentEvidence], leftOut: [LeftOut]) {
-    // The best way that ends with each file: its worth, and the file before.
+  /// The files that are taken, and all others. Quadratic in the number of files.
+  func choose() -> Choice {
+    let candidates = files.indices.filter { anchors.foreign[$0] == nil }
+    let taken = bestWay(among: candidates)
+    let chosen = Set(taken)
+    var ways = [taken]
+    for number in candidates where !chosen.contains(number) {
+      let way = bestWay(among: candidates, through: number)
+      if way.contains(number), !ways.contains(way), ways.count < Self.alternativesMax { ways.append(way) }
+    }
+    for (earlier, later) in zip(taken, taken.dropFirst()) where isDoubtful(earlier, later) {
+      let way = bestWay(among: candidates.filter { $0 != earlier }, through: later)
+      if !ways.contains(way), ways.count < Self.alternativesMax { ways.append(way) }
+    }
+    return Choice(
+      taken: taken.map { files[$0] }, leftOut: leftOut(taken),
+      alternatives: ways.count > 1 ? ways.map { alternative($0, of: ways) } : [], denial: anchors.denial(of: taken))
+  }
+
+  private func alternative(_ way: [Int], of ways: [[Int]]) -> Alternative {
+    let others = ways.filter { $0 != way }
+    let own = way.filter { number in !others.contains { $0.contains(number) } }
+    let partly = way.filter { number in others.contains { !$0.contains(number) } }
+    // If the others have all of it and more: what follows there on the first file that this one has not.
+    let more = others.flatMap { $0 }.filter { !way.contains($0) }.min() ?? 0
+    let keeping = own.last ?? partly.last ?? way.first { $0 > more } ?? way[way.count - 1]
+    return Alternative(files: way.map { files[$0] }, keeping: files[keeping])
+  }
+
+  /// The way to take files with the most proof.
+  private func bestWay(among candidates: [Int], through wanted: Int? = nil) -> [Int] {
+    // The best way that ends with each file: its worth, and the candidate before.
     var ways: [(worth: Int, before: Int?)] = []
-    for later in files.indices {
+    for (place, later) in candidates.enumerated() {
       var best: (worth: Int, before: Int?) = (0, nil)
       // The nearest first: of ways of the same worth the one without a hole.
-      for earlier in files.indices[..<later].reversed() {
-        guard let worth = worth(of: earlier, then: later).map({ $0 + ways[earlier].worth }) else { continue }
+      for earlier in candidates.indices[..<place].reversed() {
+        guard let worth = worth(of: candidates[earlier], then: later).map({ $0 + ways[earlier].worth }) else {
+          continue
+        }
         if worth > best.worth { best = (worth, earlier) }
       }
-      ways.append((best.worth + worth(of: later), best.before))
+      ways.append((best.worth + worth(of: later) + (later == wanted ? 16 * endBonus : 0), best.before))
     }
-    var taken: [Int] = []
+    var way: [Int] = []
     var place = ways.indices.max { ways[$0].worth < ways[$1].worth }
     while let number = place {
-      taken.append(number)
+      way.append(candidates[number])
       place = ways[number].before
     }
-    taken.reverse()
-    return (taken.map { files[$0] }, leftOut(taken))
+    return way.reversed()
   }
 
   // MARK: - Proof
@@ -83,15 +141,17 @@ struct SalvageHistory {
     }
     if let clean, file.isEnd(clean) { worth += endBonus }
     if let notice, file.isOpen(notice) { worth += endBonus }
+    if anchors.kept.contains(number) { worth += 4 * endBonus }
     return worth
   }
 
   /// What one file adds that directly follows another; nil if it can't.
   private func worth(of earlier: Int, then later: Int) -> Int? {
-    switch link(files[earlier], files[later]) {
+    switch links[earlier, later] {
     case .contradiction: return nil
     case .proven: return Self.weight(files[earlier]) + Self.weight(files[later])
-    case .possible: break
+    case .doubtful where !anchors.kept.isEmpty && !anchors.isKept(earlier, later): return nil
+    case .possible, .doubtful: break
     }
     // Behind the end that `clean` or `tail` names there is nothing, unless there is so much that what names it must be older
     // than the log.
@@ -99,38 +159,8 @@ struct SalvageHistory {
     return -endBonus * ends.count { $0 }
   }
 
-  private func link(_ earlier: SegmentEvidence, _ later: SegmentEvidence) -> Link {
-    let name = FileName.segment(earlier.baseOffset)
-    guard earlier.baseOffset < later.baseOffset else {
-      return .contradiction("another file with more proof is this segment")
-    }
-    guard earlier.endOffset <= later.part.previousEndOffset else {
-      return .contradiction(
-        "it begins with offset \(later.baseOffset), and \(name) has events up to \(earlier.endOffset - 1)")
-    }
-    guard let header = later.part.header else { return .possible }
-    guard header.previousBaseOffset != SegmentHeader.noPrevious else {
-      return .contradiction("it says that it is the first segment, and \(name) is before it")
-    }
-    guard header.previousBaseOffset >= earlier.baseOffset else {
-      return .contradiction("it follows the segment of offset \(header.previousBaseOffset), and not \(name)")
-    }
-    guard header.previousBaseOffset == earlier.baseOffset else {
-      return earlier.endOffset <= header.previousBaseOffset
-        ? .possible
-        : .contradiction(
-          "it follows a segment that begins with offset \(header.previousBaseOffset), and \(name) has that event")
-    }
-    guard let chain = earlier.endChain, earlier.endOffset == header.previousEndOffset else { return .possible }
-    if chain == header.chain { return .proven }
-    // Sectors at the end of the earlier one may be lost, in which frames with cursors alone stood.
-    let indexed = indexes.flatMap(\.header.segments).filter { $0.baseOffset == earlier.baseOffset }
-    if earlier.endPosition % Self.sectorByteCount == 0, !indexed.contains(where: { $0.chain == chain }),
-      indexed.isEmpty || indexed.contains(where: { $0.endPosition > earlier.endPosition })
-    {
-      return .possible
-    }
-    return .contradiction("the last frame of \(name) is not the one that it follows")
+  private func isDoubtful(_ earlier: Int, _ later: Int) -> Bool {
+    if case .doubtful = links[earlier, later] { !anchors.isKept(earlier, later) } else { false }
   }
 
   /// What index files say of a file: each names the last frame of each segment that it was made of.
@@ -153,12 +183,20 @@ struct SalvageHistory {
   private func leftOut(_ taken: [Int]) -> [LeftOut] {
     let chosen = Set(taken)
     return files.indices.filter { !chosen.contains($0) }.map { number in
+      if let reason = anchors.foreign[number] {
+        let shared = taken.last { earlier in
+          if case .proven = links[earlier, number], !anchors.own.contains(earlier) { true } else { false }
+        }
+        // Nothing tells whether the copies had parted there already.
+        let doubt = shared.map { "; \(fileName(of: files[$0].part.path)) before it, which is kept, may be, too" } ?? ""
+        return LeftOut(file: files[number], reason: reason, doubt: doubt)
+      }
       let before = taken.last { files[$0].baseOffset <= files[number].baseOffset }
       let after = taken.first { files[$0].baseOffset > files[number].baseOffset }
-      if let before, case .contradiction(let reason) = link(files[before], files[number]) {
+      if let before, case .contradiction(let reason) = links[before, number] {
         return LeftOut(file: files[number], reason: reason)
       }
-      if let after, case .contradiction = link(files[number], files[after]) {
+      if let after, case .contradiction = links[number, after] {
         return LeftOut(
           file: files[number], reason: "it does not go on with \(FileName.segment(files[after].baseOffset))")
       }

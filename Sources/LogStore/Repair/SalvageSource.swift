@@ -35,6 +35,8 @@ struct SalvageSource {
   /// Of ``parts``, if they were read already.
   private var evidence: [SegmentEvidence] = []
   private let checksHistory: Bool
+  /// Files of the history that is wanted, by whoever asks for the repair.
+  private let wanted: SalvageAnchors.Keeping
 
   /// Where the log was durable, if that is known for certain: nothing behind it is looked at.
   let durableEnd: DurableEnd?
@@ -42,10 +44,13 @@ struct SalvageSource {
   /// nil when nothing tells which store it is.
   ///
   /// - Parameter checksHistory: all segments are read, so that one of a diverged copy is found whatever its name.
+  /// - Throws: ``LogStoreError/repairUndecided(path:histories:)`` if they are, and nothing tells which history is this store's.
   init?(
-    _ directory: String, disk: any Disk, upTo durableEnd: DurableEnd? = nil, checksHistory: Bool = false
+    _ directory: String, disk: any Disk, upTo durableEnd: DurableEnd? = nil, checksHistory: Bool = false,
+    keeping wanted: SalvageAnchors.Keeping = SalvageAnchors.Keeping()
   ) throws(LogStoreError) {
     self.checksHistory = checksHistory
+    self.wanted = wanted
     self.durableEnd = durableEnd
     self.directory = directory
     self.disk = disk
@@ -84,7 +89,7 @@ struct SalvageSource {
     try addIndexes(names)
     let notice = try tail().flatMap { $0.withUnsafeBytes { TailNotice($0) } }
     try addParts(segmentNames, headers, notice)
-    checkClean()
+    checkClean(notice)
     findEnd(notice)
   }
 
@@ -211,18 +216,39 @@ struct SalvageSource {
   ) throws(LogStoreError) {
     var files: [SegmentEvidence] = []
     for (part, isNamedSo) in candidates {
-      files.append(SegmentEvidence(part, isNamedSo: isNamedSo, in: try load(part).segment))
+      files.append(
+        SegmentEvidence(part, isNamedSo: isNamedSo, in: try load(part).segment, clean: clean, notice: notice))
     }
-    let (taken, others) = SalvageHistory(files, indexes: indexes, clean: clean, notice: notice).choose()
-    parts = taken.map(\.part)
-    evidence = taken
-    for other in others {
-      let same = taken.first { $0.baseOffset == other.file.baseOffset }
-      if let same, try isBeginning(other.file, of: same) { continue }
+    let links = SalvageLinks(try withoutOlderCopies(files), indexes: indexes)
+    let choice = SalvageHistory(SalvageAnchors(links, clean: clean, notice: notice, keeping: wanted)).choose()
+    if checksHistory {
+      let histories = choice.histories
+      guard histories.isEmpty else { throw .repairUndecided(path: directory, histories: histories) }
+    }
+    parts = choice.taken.map(\.part)
+    evidence = choice.taken
+    for other in choice.leftOut {
       leaveOut(
         other.file.part.path, offsets: other.file.baseOffset..<other.file.endOffset, events: other.file.events,
-        reason: "\(other.reason): it is of another history of this store, and is left out")
+        reason: "\(other.reason): it is of another history of this store, and is left out\(other.doubt)")
     }
+  }
+
+  /// All files but those whose frames are the first ones of another file.
+  private func withoutOlderCopies(_ files: [SegmentEvidence]) throws(LogStoreError) -> [SegmentEvidence] {
+    var kept: [SegmentEvidence] = []
+    for base in Set(files.map(\.baseOffset)) {
+      var newer: [SegmentEvidence] = []
+      let same = files.filter { $0.baseOffset == base }
+        .sorted { ($0.endPosition, $0.isNamedSo ? 1 : 0) > ($1.endPosition, $1.isNamedSo ? 1 : 0) }
+      for file in same {
+        var isOlder = false
+        for other in newer where !isOlder { isOlder = try isBeginning(file, of: other) }
+        if !isOlder { newer.append(file) }
+      }
+      kept += newer
+    }
+    return kept
   }
 
   /// Whether a file is an older copy of another: its last frame is in that too, and by its chain all before it.
@@ -386,14 +412,38 @@ struct SalvageSource {
     return bases
   }
 
-  /// A record of the end that a segment goes on behind was not made by its writer.
-  private mutating func checkClean() {
-    guard let found = clean, let last = evidence.last(where: { $0.baseOffset <= found.baseOffset }),
+  /// A record of the end that a segment goes on behind was not made by its writer, and neither was one of another end than
+  /// the one at which the last file ends and that `tail` tells of.
+  private mutating func checkClean(_ notice: TailNotice?) {
+    guard let found = clean else { return }
+    if let last = evidence.last(where: { $0.baseOffset <= found.baseOffset }),
       found.baseOffset == last.baseOffset && found.endOffset < last.endOffset
         || found.baseOffset > last.baseOffset && found.baseOffset < last.endOffset
-    else { return }
-    note(FileName.clean, 32, "the log goes on behind the end at which this says that it was closed")
-    clean = nil
+    {
+      note(FileName.clean, 32, "the log goes on behind the end at which this says that it was closed")
+      clean = nil
+    } else if let notice, let last = evidence.last, last.isWholeEnd(notice), !last.isEnd(found) {
+      note(FileName.clean, 32, "the log ends with offset \(last.endOffset), as tail says too; this says otherwise")
+      clean = nil
+    }
+    if let notice, evidence.contains(where: { $0.testimony(on: notice) == .denies }) {
+      note(FileName.tail, 12, "it names another segment of offset \(notice.end.baseOffset) than the one that is there")
+    }
+    dropForeignIndexes(notice)
+  }
+
+  /// An index is made only when the next segment is there. So of a log that ends where `clean` says, or `tail` if it says that
+  /// the log was closed, none tells of a segment behind the last one.
+  private mutating func dropForeignIndexes(_ notice: TailNotice?) {
+    guard let last = evidence.last else { return }
+    let isClosed = clean.map(last.isEnd) ?? false
+    let wasClosed = notice.map { $0.state == .closed && last.isWholeEnd($0) } ?? false
+    guard isClosed || wasClosed else { return }
+    for index in indexes where index.endOffset > last.baseOffset {
+      findings.append(
+        Damage(file: index.path, position: 40, reason: "it tells of a segment behind the end of the log"))
+    }
+    indexes.removeAll { $0.endOffset > last.baseOffset }
   }
 
   private mutating func findEnd(_ notice: TailNotice?) {

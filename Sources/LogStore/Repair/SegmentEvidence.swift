@@ -1,6 +1,19 @@
 /// What the frame headers of one segment file say of it. Each header has a checksum that covers its place, so what they say
 /// was written by a writer of this store id; whether by this directory's is decided by ``SalvageHistory``.
 struct SegmentEvidence {
+  /// What a file has where `clean` or `tail` say that the log ends.
+  enum Mark: Equatable {
+    /// No sound frame tells.
+    case unknown
+    case inFrame
+    case frameEnd(checksum: UInt32, offset: UInt64)
+  }
+
+  /// What a file says of a record of the log's end.
+  enum Testimony {
+    case names, denies, silent
+  }
+
   var part: SalvageSource.Part
   /// The file has the name of the segment that it is.
   var isNamedSo: Bool
@@ -14,16 +27,22 @@ struct SegmentEvidence {
   private(set) var last: (position: Int, checksum: UInt32)?
   /// The header checksum of the last frame; nil where something is damaged, so that another frame may have been the last.
   private(set) var endChain: UInt32?
+  /// Of the first and of the last frame; nil without one.
+  private(set) var timestamps: ClosedRange<UInt64>?
+  private var cleanMark = Mark.unknown
+  private var noticeMark = Mark.unknown
   let headerChecksum: UInt32?
 
   var baseOffset: UInt64 { part.baseOffset }
 
   /// Reads the file once. Frames are not checked but for their headers.
-  init(_ part: SalvageSource.Part, isNamedSo: Bool, in segment: Segment) {
+  init(_ part: SalvageSource.Part, isNamedSo: Bool, in segment: Segment, clean: CleanEnd?, notice: TailNotice?) {
     self.part = part
     self.isNamedSo = isNamedSo
     endOffset = part.baseOffset
     headerChecksum = part.header == nil ? nil : segment.headerChecksum
+    let cleanPosition = clean.flatMap { $0.baseOffset == part.baseOffset ? Int(clamping: $0.endPosition) : nil }
+    let noticePosition = notice.flatMap { $0.end.baseOffset == part.baseOffset ? $0.end.position : nil }
     let bytes = segment.bytes
     var position = SegmentHeader.byteCount
     var chain = part.header?.chain
@@ -34,6 +53,10 @@ struct SegmentEvidence {
         (chain, last) = (header.checksum, (position, header.checksum))
         events += UInt64(header.eventCount)
         endOffset = header.endOffset
+        let first = timestamps?.lowerBound ?? header.timestamp
+        timestamps = first...max(first, header.timestamp)
+        if let cleanPosition { cleanMark = mark(cleanPosition, header, at: position) ?? cleanMark }
+        if let noticePosition { noticeMark = mark(noticePosition, header, at: position) ?? noticeMark }
         position += header.byteCount
         endPosition = position
         continue
@@ -45,6 +68,12 @@ struct SegmentEvidence {
     if isWhole { endChain = last?.checksum }
   }
 
+  private func mark(_ wanted: Int, _ header: FrameHeader, at position: Int) -> Mark? {
+    let end = position + header.byteCount
+    if wanted == end { return .frameEnd(checksum: header.checksum, offset: header.endOffset) }
+    return position < wanted && wanted < end ? .inFrame : nil
+  }
+
   /// Whether the log was closed at the end of this file.
   func isEnd(_ clean: CleanEnd) -> Bool {
     clean.baseOffset == baseOffset && clean.endOffset == endOffset && clean.chain == endChain
@@ -53,9 +82,43 @@ struct SegmentEvidence {
 
   /// Whether the last writer told others that it was writing this file.
   func isOpen(_ notice: TailNotice) -> Bool {
-    notice.end.baseOffset == baseOffset && notice.segment == headerChecksum && notice.end.offset <= endOffset
+    testimony(on: notice) == .names && notice.end.offset <= endOffset
   }
 
   /// Whether the last writer told others that the log was durable to the end of this file, and no further.
   func isEnd(_ notice: TailNotice) -> Bool { isOpen(notice) && notice.end.offset == endOffset }
+
+  /// Whether nothing of this file is missing, and the last writer told others that it ended so.
+  func isWholeEnd(_ notice: TailNotice) -> Bool {
+    endChain != nil && isEnd(notice) && notice.end.position == endPosition
+  }
+
+  /// Whether the log was closed at the end of this file, or was closed at a place that this file has no such frame at.
+  func testimony(on clean: CleanEnd) -> Testimony {
+    if isEnd(clean) { return .names }
+    if baseOffset < clean.baseOffset { return endOffset > clean.baseOffset ? .denies : .silent }
+    guard baseOffset == clean.baseOffset else { return .silent }
+    return switch cleanMark {
+    // Lost with the frames behind it, perhaps.
+    case .unknown: .silent
+    case .inFrame: .denies
+    // The log went on there since: an older record.
+    case .frameEnd(let checksum, _): checksum == clean.chain ? .silent : .denies
+    }
+  }
+
+  /// Whether a writer told others that it was writing this file, or another one in its place.
+  func testimony(on notice: TailNotice) -> Testimony {
+    if baseOffset < notice.end.baseOffset { return endOffset > notice.end.baseOffset ? .denies : .silent }
+    guard baseOffset == notice.end.baseOffset, let headerChecksum else { return .silent }
+    guard headerChecksum == notice.segment else {
+      // A segment without events gives way to another one of its name.
+      return notice.end.offset == baseOffset ? .silent : .denies
+    }
+    return switch noticeMark {
+    case .unknown: .names
+    case .inFrame: .denies
+    case .frameEnd(_, let offset): offset == notice.end.offset ? .names : .denies
+    }
+  }
 }

@@ -27,6 +27,9 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case backupRefused(path: String, reason: String)
   /// Nothing can be repaired there; nothing was changed. The reason says what to do.
   case repairRefused(path: String, reason: String)
+  /// The store's files are of several histories, and nothing tells which is its own: nothing was made, and nothing was changed.
+  /// Ask again and name a file of the one to keep.
+  case repairUndecided(path: String, histories: [RepairHistory])
   /// The file was written by a newer program.
   case unsupportedFormat(file: String, version: UInt32, supported: UInt32)
   /// The directory of an open store was moved away, replaced or removed, or its lock file was. Nothing more is acknowledged,
@@ -105,6 +108,10 @@ extension LogStoreError: CustomStringConvertible {
       return "\(damage); this is in the backup, which was not changed: use another copy of it"
     case .backupRefused(let path, let reason), .repairRefused(let path, let reason):
       return "\(path): \(reason)"
+    case .repairUndecided(let path, let histories):
+      return
+        "\(path) holds files of \(histories.count) histories of this store, and nothing tells which is its own: name a file"
+        + " of the one to keep, \(histories.map { fileName(of: $0.keeping) }.joined(separator: " or ")); nothing was made"
     case .unsupportedFormat(let file, let version, let supported):
       return "\(file) has format version \(version), this program knows up to \(supported); use a newer program"
     case .moved(let directory, let reason):

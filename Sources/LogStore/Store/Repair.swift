@@ -55,6 +55,19 @@ public struct RepairReport: Sendable {
   }
 }
 
+/// One of several histories that a store's files are of: copies that were written to apart, and that nothing tells which of
+/// them is the store's own.
+public struct RepairHistory: Sendable, Hashable {
+  /// The segment files that not all of the histories have, in order; empty for the one that has none of those of the others.
+  public var files: [String]
+  /// Events in all of the history's files.
+  public var events: UInt64
+  /// The offset after the last one there; nil if it is only known that the log did not end as in the others.
+  public var endOffset: UInt64?
+  /// The file to name so that this history is kept.
+  public var keeping: String
+}
+
 extension LogStore {
   /// Makes a new store of all that is sound of a damaged one, in a directory that is not there yet or is empty.
   ///
@@ -68,24 +81,28 @@ extension LogStore {
   /// the next one replaces. It is the same store, with the same id: write to one of the two only. Its index is left to the
   /// next writer.
   ///
-  /// Of files that contradict one another, as those of two copies that were both written to, the ones with more proof are
-  /// taken: what headers say of the segment before, what index files, `clean` and `tail` say, then the number of events. All
-  /// others are in ``RepairReport/leftOut``.
+  /// Of files that contradict one another, as those of two copies that were both written to, the ones are taken that lead,
+  /// by headers and index files, to the end of the log that `clean` and `tail` name. All others are in
+  /// ``RepairReport/leftOut``. Where neither decides nothing is made, and the histories are told.
   ///
   /// Blocks. Reads all of the damaged store and of the new one twice; needs memory for one segment's events, and more for
   /// lost ones. May be called from any thread.
   ///
+  /// - Parameter keeping: names of files in the damaged store that are of the history that is wanted, where there are several:
+  ///   segments, or `clean` or `tail`, to believe that one alone.
   /// - Parameter access: who may read what is made.
   /// - Parameter progress: told of the bytes of the damaged store's segments, then of those of the new one.
-  /// - Throws: ``LogStoreError/repairRefused(path:reason:)`` where there is nothing to save, a writer, or something at the
+  /// - Throws: ``LogStoreError/repairUndecided(path:histories:)``; ``LogStoreError/repairRefused(path:reason:)`` where there is nothing to save, a writer, or something at the
   ///   target; ``LogStoreError/notAStore(directory:)``, ``LogStoreError/unsupportedFormat(file:version:supported:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``. After each of them
   ///   there is no new store.
   public static func repair(
-    _ directory: String, to target: String, access: StoreAccess = .owner, progress: Progress? = nil
+    _ directory: String, to target: String, keeping: [String] = [], access: StoreAccess = .owner,
+    progress: Progress? = nil
   ) throws(LogStoreError) -> RepairReport {
     let disk = RealDisk(access: access)
-    return try RepairRun(directory: try disk.absolutePath(directory), disk: disk, progress: progress)
-      .run(to: try disk.absolutePath(target))
+    let run = RepairRun(
+      directory: try disk.absolutePath(directory), disk: disk, keeping: keeping, progress: progress)
+    return try run.run(to: try disk.absolutePath(target))
   }
 }
