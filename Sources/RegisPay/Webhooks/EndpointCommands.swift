@@ -86,6 +86,10 @@ extension EndpointWorker {
       changes += restarted.map { .wait(id: id, $0) } + [.progress(id: id, soundAgain(progress))]
     }
     let disables = disableCount
+    // What the present URL answers meanwhile counts only if it stays.
+    let isMoved = changed.url != endpoint.url
+    if isMoved { endedMeanwhile = [] }
+    defer { if isMoved { endMissed() } }
     try await journal.write(changes)
     // A try that ended meanwhile has disabled it: that was written behind this.
     if disableCount != disables {
@@ -184,15 +188,20 @@ extension EndpointWorker {
     do {
       try await journal.write([.remove(id: id)])
     } catch {
-      let missed = endedMeanwhile ?? []
-      endedMeanwhile = nil
-      for (offset, ended) in missed { mailbox.continuation.yield(.ended(offset, ended)) }
-      mailbox.continuation.yield(.wake)
+      endMissed()
       throw error
     }
     isRemoved = true
     underWay -= endedMeanwhile?.count ?? 0
     endedMeanwhile = nil
+    mailbox.continuation.yield(.wake)
+  }
+
+  /// Lets the tries that ended during a write count.
+  private func endMissed() {
+    let missed = endedMeanwhile ?? []
+    endedMeanwhile = nil
+    for (offset, ended) in missed { mailbox.continuation.yield(.ended(offset, ended)) }
     mailbox.continuation.yield(.wake)
   }
 

@@ -8,6 +8,9 @@ extension EndpointWorker {
       underWay -= 1
       return
     }
+    if ended.url != endpoint.url, case .answered(let result) = ended.result {
+      return endElsewhere(offset, ended, result)
+    }
     switch ended.result {
     case .abandoned:
       // As it was: a first try holds the place where it is.
@@ -41,6 +44,33 @@ extension EndpointWorker {
       forget(offset)
       record([.done(id: id, offset: offset), notePlace()])
     }
+  }
+
+  /// The URL was changed during the try: what the former one came to says nothing about the endpoint as it is. A message
+  /// that it took is delivered, and any other is sent to the present URL at once.
+  private func endElsewhere(_ offset: UInt64, _ ended: WebhookAttempt.Ended, _ result: WebhookResult) {
+    let attempts = tries(of: offset) + 1
+    let wasWaiting = waiting[offset] != nil
+    forget(offset)
+    if case .answered(let status, _) = result, (200..<300).contains(status) {
+      let changes = wasWaiting ? [WebhookChange.done(id: id, offset: offset)] : []
+      let delivery = note(ended, offset, attempts, status: status, error: nil, .delivered, next: nil)
+      return record(changes + delivery + [notePlace()])
+    }
+    // The change of the URL began the counting of tries again for those that waited then.
+    keep(offset, attempts: 0, after: 0, ended)
+    var changes = [wait(offset)].compactMap { $0 }
+    let next = waiting[offset]?.event.dueMicroseconds
+    switch result {
+    case .answered(let status, _):
+      let error = "answered \(status), by the URL before it was changed"
+      changes += note(ended, offset, attempts, status: status, error: error, .retrying, next: next)
+    case .failed(let reason):
+      let error = "\(reason), at the URL before it was changed"
+      changes += note(ended, offset, attempts, status: nil, error: error, .retrying, next: next)
+    case .unsent: break
+    }
+    record(changes + [notePlace()])
   }
 
   /// Nothing was sent, through no fault of the endpoint's: it is asked for again soon. Until then no other message is

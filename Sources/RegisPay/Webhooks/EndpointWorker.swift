@@ -66,7 +66,7 @@ actor EndpointWorker {
   var turns: [CheckedContinuation<Void, Never>] = []
   /// Counts ``disable(_:)``, which does not wait for a command to end.
   var disableCount = 0
-  /// Tries that ended while the removal was being written: they count if it fails.
+  /// Tries that ended while a removal or another URL was being written: they count after that.
   var endedMeanwhile: [(offset: UInt64, ended: WebhookAttempt.Ended)]?
   var isStopping = false
 

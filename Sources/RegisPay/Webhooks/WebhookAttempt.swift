@@ -12,6 +12,8 @@ struct WebhookAttempt: Sendable {
   struct Ended: Sendable {
     /// Nil when there was nothing to send.
     var message: WebhookMessage?
+    /// The endpoint's when the try began.
+    var url: WebhookURL
     var startMicroseconds: UInt64
     var durationMicroseconds: UInt64
     var result: Result
@@ -40,7 +42,8 @@ struct WebhookAttempt: Sendable {
   func run(_ source: Source, for endpoint: WebhookEndpoint, isSuspect: Bool, ticket: Int?) async -> Ended {
     await start.perform(
       Self.carefulName(endpoint.id), isSuspect: isSuspect, ticket: ticket,
-      suspended: Ended(message: nil, startMicroseconds: clock.now(), durationMicroseconds: 0, result: .suspended)
+      suspended: Ended(
+        message: nil, url: endpoint.url, startMicroseconds: clock.now(), durationMicroseconds: 0, result: .suspended)
     ) { await run(source, for: endpoint) }
   }
 
@@ -52,7 +55,8 @@ struct WebhookAttempt: Sendable {
     do throws(Stop) {
       message = try self.message(source)
     } catch {
-      return Ended(message: nil, startMicroseconds: clock.now(), durationMicroseconds: 0, result: error.result)
+      return Ended(
+        message: nil, url: endpoint.url, startMicroseconds: clock.now(), durationMicroseconds: 0, result: error.result)
     }
     return await send(message, to: endpoint)
   }
@@ -66,7 +70,7 @@ struct WebhookAttempt: Sendable {
     var ended = Result.answered(result)
     if Task.isCancelled, case .failed = result { ended = .abandoned }
     return Ended(
-      message: message, startMicroseconds: start,
+      message: message, url: endpoint.url, startMicroseconds: start,
       durationMicroseconds: time.duration(to: .now).microseconds, result: ended)
   }
 

@@ -136,6 +136,77 @@ struct EndpointCommandTests {
     }
   }
 
+  /// Answers the first URL's messages with a status once a test says so, and others with 200.
+  private func withLateAnswer(
+    _ status: Int,
+    _ work:
+      @escaping @Sendable (
+        WebhookBench, FakeReceiver, EndpointWorker, WriteGate, _ letAnswer: @Sendable () -> Void
+      ) async throws -> Void
+  ) async throws {
+    try await withEndpoint { bench, receiver, worker, gate in
+      let (late, answerNow) = AsyncStream<Void>.makeStream()
+      receiver.answer { message in
+        guard message.path == "/hook" else { return .ok }
+        for await _ in late {}
+        return .status(status, [("Retry-After", "3600")])
+      }
+      try await bench.initiate(1)
+      try await eventually("a call is in flight") { receiver.received.count == 1 }
+      try await work(bench, receiver, worker, gate) { answerNow.finish() }
+    }
+  }
+
+  private func moved(_ receiver: FakeReceiver) throws -> EndpointWorker.Change {
+    .init(url: try WebhookURL(receiver.url.replacing("/hook", with: "/new")))
+  }
+
+  @Test(
+    "that changes its URL: what the former one answers late says nothing about it, and the message is sent to the new one",
+    arguments: [410, 500, 503, 301, 200], [false, true])
+  func lateAnswer(_ code: Int, isDuringTheWrite: Bool) async throws {
+    try await withLateAnswer(code) { bench, receiver, worker, gate, letAnswer in
+      if isDuringTheWrite {
+        gate.hold(.configure)
+        let change = Task { try await worker.change(moved(receiver)) }
+        try await eventually("it is being written") { gate.heldCount == 1 }
+        letAnswer()
+        try await eventually("the answer has come") { await worker.endedMeanwhile?.count == 1 }
+        gate.release(failing: false)
+        _ = try await change.value
+      } else {
+        _ = try await worker.change(moved(receiver))
+        letAnswer()
+      }
+      try await worker.rests(at: 1)
+      try await eventually("nothing waits") { await worker.status.waitingCount == 0 }
+      let status = await worker.status
+      #expect(status.endpoint.disabled == nil)
+      #expect(status.progress.failuresInRow == 0 && status.progress.heldUntilMicroseconds == 0)
+      try await bench.initiate(1)
+      try await worker.rests(at: 2)
+      #expect(receiver.received.map(\.path) == (code == 200 ? ["/hook", "/new"] : ["/hook", "/new", "/new"]))
+      let kept = try await kept(bench)
+      #expect(kept.map(\.endpoint) == [status.endpoint] && kept.first?.waiting == [])
+    }
+  }
+
+  @Test("that changes its URL and fails: what the URL answered meanwhile counts")
+  func notMoved() async throws {
+    try await withLateAnswer(410) { bench, receiver, worker, gate, letAnswer in
+      gate.hold(.configure)
+      let change = Task { try await worker.change(moved(receiver)) }
+      try await eventually("it is being written") { gate.heldCount == 1 }
+      letAnswer()
+      try await eventually("the answer has come") { await worker.endedMeanwhile?.count == 1 }
+      gate.release(failing: true)
+      await #expect(throws: WebhookStoreError.self) { try await change.value }
+      try await eventually("it is disabled") { await worker.status.endpoint.disabled != nil }
+      try await eventually("nothing is under way") { await worker.underWay == 0 }
+      #expect(try await kept(bench).first?.endpoint.disabled != nil)
+    }
+  }
+
   @Test("that removes it and fails loses no try that ended meanwhile")
   func notRemoved() async throws {
     try await withEndpoint { bench, receiver, worker, gate in
