@@ -52,6 +52,26 @@ struct RegisPayHTTPTests {
     Claim("3.2.2, with a user", "GET http://a@127.0.0.1/alive HTTP/1.1\r\n\(host)\r\n", bad),
     Claim("3.2.4, GET *", "GET * HTTP/1.1\r\n\(host)\r\n", bad),
     Claim("5.1, space before a colon", "\(alive)X : y\r\n\r\n", bad),
+    Claim("5.1, space before the colon of Host", "GET /alive HTTP/1.1\r\nHost : 127.0.0.1\r\n\r\n", bad),
+    Claim("5.1, space before the colon of a length", post + "Content-Length : 0\r\n\r\n", bad),
+    Claim("5.1, space around Host", "GET /alive HTTP/1.1\r\nHost: \t 127.0.0.1 \t \r\n\r\n", good, kept),
+    Claim("5.1, Host of space alone", "GET /alive HTTP/1.1\r\nHost: \t \r\n\r\n", "1.1 421", kept),
+    Claim("5.1, no space around Host", "GET /alive HTTP/1.1\r\nHost:127.0.0.1\r\n\r\n", good, kept),
+    Claim("5.1, space around a length", post + "Content-Length: \t29 \r\n\r\n\(json)", good, kept),
+    // The decoder knows only spaces there. Refused is safe: no other reader can take it for a different length.
+    Claim("5.1, a tab behind a length", post + "Content-Length: 29\t\r\n\r\n\(json)", bad),
+    Claim("5.1, space in a length", post + "Content-Length: 2 9\r\n\r\n\(json)", bad),
+    Claim(
+      "5.1, space around a coding",
+      post + "Transfer-Encoding: \tchunked \r\n\r\n1d\r\n\(json)\r\n0\r\n\r\n", good, kept),
+    Claim("5.1, space around close", "\(alive)Connection: \tclose \t\r\n\r\n", good),
+    Claim(
+      "5.1, space around an expectation",
+      post + "Expect: \t100-continue \t\r\nContent-Length: \(json.count)\r\n\r\n\(json)", "1.1 100", good, kept),
+    Claim(
+      "5.1, space around a media type",
+      "POST /api/payment/create HTTP/1.1\r\n\(host)Content-Type: \tapplication/json \t\r\nContent-Length: 29\r\n\r\n"
+        + json, good, kept),
     Claim("5.2, a folded field", "\(alive)X: y\r\n z\r\n\r\n", bad),
     Claim("6.1, an unknown coding", post + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "1.1 501"),
     Claim(

@@ -88,7 +88,7 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     try checkFraming(head)
     let isOld = head.version.minor == 0
     let target = try RequestTarget(head)
-    let options = head.headers["Connection"].flatMap { $0.split(separator: ",") }
+    let options = head.headers.values("Connection").flatMap { $0.split(separator: ",") }
       .map { $0.filter { $0 != " " && $0 != "\t" }.lowercased() }
     // Behind these the decoder reads nothing: what follows would be another protocol's.
     let leavesHTTP = head.method == .CONNECT || (options.contains("upgrade") && head.headers.contains(name: "Upgrade"))
@@ -107,7 +107,7 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
 
   /// How long the body is must be beyond doubt: what is read as two requests here and as one by a proxy is a way past it.
   private static func checkFraming(_ head: HTTPRequestHead) throws(Problem) {
-    let codings = head.headers["Transfer-Encoding"].flatMap {
+    let codings = head.headers.values("Transfer-Encoding").flatMap {
       $0.split(separator: ",", omittingEmptySubsequences: false)
     }
     .map { $0.filter { $0 != " " && $0 != "\t" }.lowercased() }
@@ -121,11 +121,11 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
           status: .notImplemented, name: "transfer-encoding", detail: "The only Transfer-Encoding here is chunked.")
       }
     }
-    let lengths = head.headers["Content-Length"]
+    let lengths = head.headers.values("Content-Length")
     guard lengths.count < 2, lengths.allSatisfy({ $0.utf8.allSatisfy { (48...57).contains($0) } && !$0.isEmpty }) else {
       throw .badRequest("Content-Length is one number.")
     }
-    let expectations = head.headers["Expect"]
+    let expectations = head.headers.values("Expect")
     guard head.version.minor == 0 || expectations.allSatisfy({ $0.lowercased() == "100-continue" }) else {
       throw Problem(
         status: .expectationFailed, name: "expectation-failed", detail: "The only expectation met here is 100-continue."
@@ -140,7 +140,7 @@ private struct RequestTarget {
   var path: String
 
   init(_ head: HTTPRequestHead) throws(Problem) {
-    let hosts = head.headers["Host"]
+    let hosts = head.headers.values("Host")
     guard hosts.count < 2 else { throw .badRequest("A request has one Host field.") }
     guard let host = hosts.first else {
       guard head.version.minor == 0 else { throw .badRequest("A request has a Host field.") }
@@ -149,7 +149,7 @@ private struct RequestTarget {
       return
     }
     guard host.isEmpty || Self.isAuthority(host) else { throw .badRequest("The Host field is no host with a port.") }
-    (authority, path) = (host, head.uri)
+    (authority, path) = (String(host), head.uri)
     try checkForm(head)
   }
 

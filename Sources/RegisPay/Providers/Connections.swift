@@ -364,8 +364,8 @@ private final class Connection: AnswerReaderDelegate {
   func answered(_ head: HTTPResponseHead, _ body: [UInt8]) {
     guard let pending else { return }
     self.pending = nil
-    let date = head.headers.first(name: "Date")
-    let retryAfter = head.headers.first(name: "Retry-After").flatMap { RetryAfter.wait($0, date: date) }
+    let date = head.headers.values("Date").first.map(String.init)
+    let retryAfter = head.headers.values("Retry-After").first.flatMap { RetryAfter.wait(String($0), date: date) }
     let answer = HTTPAnswer(
       status: Int(head.status.code), body: body, retryAfter: retryAfter,
       isOfRepeat: pending.hasBeenRepeated)

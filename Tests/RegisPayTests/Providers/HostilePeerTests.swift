@@ -111,6 +111,7 @@ struct HostilePeerTests {
     ("a NUL in a field", "HTTP/1.1 200 OK\r\nA: b\0c\r\nContent-Length: 0\r\n\r\n", false),
     ("a field without a name", "HTTP/1.1 200 OK\r\n: b\r\nContent-Length: 0\r\n\r\n", false),
     ("a space before the colon", "HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n", false),
+    ("white space around a length", "HTTP/1.1 200 OK\r\nContent-Length: \t2 \r\n\r\n{}", true),
     ("a flood of 1xx", String(repeating: "HTTP/1.1 102 P\r\n\r\n", count: 10_000), false),
     ("some 1xx, then an answer", "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 103 E\r\nLink: x\r\n\r\n" + good, true),
     (
@@ -156,6 +157,19 @@ struct HostilePeerTests {
         if case .failure = answer, call == 1 { answer = await send(connections) }
         #expect((try? answer.get().body).map { [[49], [50], [51]].contains($0) } == true, "\(name): \(answer)")
       }
+    }
+  }
+
+  @Test("white space around a field's value is no part of it")
+  func whiteSpace() async throws {
+    let bytes =
+      "HTTP/1.1 503 X\r\nDate: \tSun, 06 Nov 1994 08:49:37 GMT \t\r\nRetry-After: \tSun, 06 Nov 1994 08:50:37 GMT\t\r\n"
+      + "Content-Length: \t2 \r\nConnection: \tclose\t\r\n\r\n{}"
+    try await BytePeer.run({ _, _ in (Array(bytes.utf8), false) }) { url in
+      let connections = try connections(url)
+      defer { connections.close() }
+      let answer = try await send(connections).get()
+      #expect(answer.status == 503 && answer.body == Array("{}".utf8) && answer.retryAfter == .seconds(60))
     }
   }
 

@@ -1,0 +1,15 @@
+import NIOHTTP1
+
+extension HTTPHeaders {
+  /// The values of a field, one for each line that it has. White space around a value is no part of it (RFC 9110, 5.5);
+  /// the decoder leaves it behind the value.
+  func values(_ name: String) -> [Substring] {
+    self[name].map { value in
+      let isSpace = { (byte: UInt8) in byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }
+      let bytes = value.utf8
+      guard let first = bytes.firstIndex(where: { !isSpace($0) }), let last = bytes.lastIndex(where: { !isSpace($0) })
+      else { return "" }
+      return value[first...last]
+    }
+  }
+}

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Connections/FieldValues.swift
