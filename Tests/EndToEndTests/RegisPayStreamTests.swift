@@ -45,6 +45,34 @@ struct RegisPayStreamTests {
     }
   }
 
+  @Test("a client that has ended its side before its stream begins is answered, up to the stream's end")
+  func endedBefore() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--max-streams-per-client", "1"])
+      let url = server.url
+      _ = try await server.createPayment("1")
+      // More often than there are places: each is free again.
+      for delay: UInt32 in [0, 0, 0, 500, 2_000, 200_000] {
+        var answer = ""
+        try await eventually("the place of the stream before is free", within: .seconds(5)) {
+          answer = try await onThread {
+            let connection = try RawConnection(url)
+            connection.send("GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + Self.request + "\r\n")
+            // It comes before, between or after the parts of the answer.
+            usleep(delay)
+            connection.endSending()
+            return connection.readToEnd() ?? "still open"
+          }
+          return !answer.contains("HTTP/1.1 429 ")
+        }
+        let answers = answer.components(separatedBy: "HTTP/1.1 200 OK\r\n")
+        #expect(answers.count == 3, "after \(delay) µs: \(answer)")
+        #expect(answers.last?.contains(": from offset 0\n\n") == true, "after \(delay) µs: \(answer)")
+        #expect(answer.hasSuffix("\r\n0\r\n\r\n"), "after \(delay) µs: \(answer)")
+      }
+    }
+  }
+
   @Test("a client that reads nothing is cut off after the time for that")
   func unread() async throws {
     try await withTemporaryFolder { folder in

@@ -122,8 +122,11 @@ where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRe
     if case ChannelEvent.inputClosed = event {
       isInputClosed = true
       switch state {
-      // Of an answer without an end the client's end is the end.
-      case .answering where isEndless: context.close(promise: nil)
+      // Of an answer without an end the client's end is the end. What the system does not take now is left: it would keep
+      // the connection for a client that does not read.
+      case .answering where isEndless:
+        context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
+        context.close(promise: nil)
       // It may still read the answers.
       case .answering: break
       case .idle, .reading, .refused: context.close(promise: nil)
@@ -201,10 +204,7 @@ where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRe
       if case .head(var head) = part {
         isEndless =
           head.headerFields[.contentLength] == nil && head.status.kind == .successful && head.status != .noContent
-        if isEndless, isInputClosed {
-          context.close(promise: nil)
-          return context.eventLoop.makeFailedFuture(ChannelError.ioOnClosedChannel)
-        }
+        if isEndless, isInputClosed { return writeAsWhole(head, parts.dropFirst(), context) }
         if closes {
           head.headerFields[.connection] = "close"
           part = .head(head)
@@ -227,6 +227,27 @@ where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRe
     if isEnd { isEndless = false }
     if isEnd { takeHeld(context) }
     return isEnd ? nil : last
+  }
+
+  /// Begins and ends an answer that would go on until the client's end, which has come already: what comes with its head
+  /// is all there is of it. An answer that says nothing could not be told from a fault.
+  ///
+  /// - Returns: a failure by which the answer's task ends.
+  private func writeAsWhole(
+    _ head: HTTPResponse, _ parts: ArraySlice<HTTPResponsePart>, _ context: ChannelHandlerContext
+  ) -> EventLoopFuture<Void> {
+    if case .answering(let task, _) = state { task?.cancel() }
+    isEndless = false
+    let written = context.eventLoop.makePromise(of: Void.self)
+    becomeClosing(context, written.futureResult)
+    var head = head
+    head.headerFields[.connection] = "close"
+    context.write(wrapOutboundOut(.head(head)), promise: nil)
+    for part in parts {
+      if case .body = part { context.write(wrapOutboundOut(part), promise: nil) }
+    }
+    context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: written)
+    return context.eventLoop.makeFailedFuture(CancellationError())
   }
 
   private func becomeClosing(_ context: ChannelHandlerContext, _ written: EventLoopFuture<Void>) {
