@@ -109,8 +109,9 @@ enum WebhookRequest {
   }
 
   private static func description(_ value: JSONValue) throws(ValidationError) -> String {
-    guard case .string(let text) = value, text.utf8.count <= WebhookEndpoint.descriptionLimit else {
-      throw failure("description", "description must be a text of at most \(WebhookEndpoint.descriptionLimit) bytes")
+    let limit = WebhookEndpoint.descriptionLimit
+    guard case .string(let text) = value, text.unicodeScalars.count <= limit else {
+      throw failure("description", "description must be a text of at most \(limit) characters")
     }
     return text
   }

@@ -25,7 +25,7 @@ struct WebhookEndpoint: Sendable, Hashable {
     var sinceMicroseconds: UInt64
   }
 
-  /// Bytes of a description.
+  /// Code points of a description, as JSON Schema counts.
   static let descriptionLimit = 500
 
   static func newID() -> String { "we_\(EventID.random())" }
