@@ -43,6 +43,13 @@ final class RawConnection: Sendable {
   /// Tells the server that nothing more will be sent.
   func endSending() { shutdown(descriptor, Int32(SHUT_WR)) }
 
+  /// Ends the connection with a reset: Linux sends one when a socket that is connected is taken off its address.
+  func reset() {
+    var nowhere = sockaddr()
+    nowhere.sa_family = sa_family_t(AF_UNSPEC)
+    connect(descriptor, &nowhere, socklen_t(MemoryLayout<sockaddr>.size))
+  }
+
   /// What has come, as soon as something has; nil when nothing does, or no more.
   func readSome() -> String? {
     var buffer = [UInt8](repeating: 0, count: 16 << 10)

@@ -52,6 +52,34 @@ struct RegisPayConnectionTests {
     }
   }
 
+  @Test(
+    "a connection that is reset in the middle of a request, or of its answer, is let go at once",
+    arguments: ["", "GET /al", "POST /api/v1/payments HTTP/1.1\r\n\(head)Content-Length: 100\r\n\r\n{", streamed])
+  func reset(_ sent: String) async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let url = server.url
+      func descriptorCount() throws -> Int {
+        try FileManager.default.contentsOfDirectory(atPath: "/proc/\(server.process.pid)/fd").count
+      }
+      _ = try await server.get("/alive")
+      let before = try descriptorCount()
+      let connections = try await onThread {
+        try (0..<50).map { _ in
+          let connection = try RawConnection(url)
+          connection.send(sent)
+          return connection
+        }
+      }
+      try await eventually("all are taken", within: .seconds(5)) { try descriptorCount() >= before + 50 }
+      for connection in connections { connection.reset() }
+      // Sooner than any time limit: 10 s for a head, 30 s for a body and for an answer that is not read.
+      try await eventually("all are let go", within: .seconds(5)) { try descriptorCount() <= before + 5 }
+    }
+  }
+
+  private static let streamed = "GET /api/v1/events?from=0 HTTP/1.1\r\n\(head)\r\n"
+
   @Test("a client that breaks off in the middle of a body is let go, and nothing is created")
   func brokenOff() async throws {
     try await withTemporaryFolder { folder in
