@@ -111,6 +111,9 @@ extension LogStoreCommandTests {
     }
 
     private func fillUp(_ store: StoreUnderTest) async throws {
+      // A store is not made beside what is another's.
+      let first = try await store.run(["append", "--segment-size", "4MiB"], input: Array("s\tT\tfirst\n".utf8))
+      #expect(first.exitCode == 0)
       try store.write("filler", Array(repeating: 1, count: 8 << 20))
       let payload = String(repeating: "p", count: 500_000)
       let input = (0..<60).map { "s\tT\t\($0) \(payload)\n" }.joined()

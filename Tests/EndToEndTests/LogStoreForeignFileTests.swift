@@ -139,6 +139,73 @@ extension LogStoreCommandTests {
       }
     }
 
+    @Test(
+      "a directory that holds anything that isn't a store's is refused by every call, and stays as it is",
+      arguments: [
+        ["README"], ["a.tmp"], ["next.tmp"], ["store.tmp"], ["lock.tmp"], ["tail"], ["lock"], ["clean"],
+        ["00000000000000000000.log"], ["00000000000000000005.log"],
+        ["00000000000000000000-00000000000000000005.idx"], ["store"], ["store", "lock", "tail", "next.tmp"],
+      ])
+    func wrongDirectory(names: [String]) async throws {
+      for bytes in [Array("an hour's work\n".utf8), [UInt8](repeating: 0x5A, count: 4096), [0x5A]] {
+        let store = try StoreUnderTest()
+        try FileManager.default.createDirectory(atPath: store.path, withIntermediateDirectories: true)
+        for name in names { try store.write(name, bytes) }
+        func state() throws -> [String: (bytes: [UInt8], mode: Int)] {
+          var state: [String: (bytes: [UInt8], mode: Int)] = [:]
+          for name in try store.files() {
+            let attributes = try FileManager.default.attributesOfItem(atPath: store.file(name))
+            state[name] = (try store.bytes(name), attributes[.posixPermissions] as? Int ?? 0)
+          }
+          return state
+        }
+        let before = try state()
+        for arguments in [
+          ["append"], ["append", "--stream", "s", "--type", "t", "--data", "d"], ["tail", "--cursor", "c"], ["tail"],
+          ["dump"], ["stat"], ["verify"], ["reindex"], ["backup", "--to", store.scratch.newPath("backup")],
+        ] {
+          let result = try await store.run(arguments, input: Array("s\tT\tx\n".utf8))
+          #expect(result.exitCode == 1 && !result.text.contains("ok "), "\(arguments): \(result.text)")
+          #expect(result.errors.contains(store.path) || arguments == ["verify"], "\(arguments): \(result.errors)")
+          let after = try state()
+          #expect(after.keys.sorted() == before.keys.sorted(), "\(arguments)")
+          for (name, file) in before { #expect(after[name] ?? ([], 0) == file, "\(arguments): \(name)") }
+        }
+      }
+    }
+
+    @Test("what an interrupted making of a store leaves is no hindrance, nor what a file system puts into a directory")
+    func remains() async throws {
+      for (name, bytes) in [
+        ("lock", Array("process 17\n".utf8)), ("lock", []), ("lock", [0, 0, 0]), ("next.tmp", []),
+        ("next.tmp", [UInt8](repeating: 0, count: 70_000)), ("store.tmp", Array("LOGSTORE".utf8)),
+        (".nfs0000000000000001", [1]),
+      ] {
+        let store = try StoreUnderTest()
+        try FileManager.default.createDirectory(
+          atPath: store.path + "/lost+found", withIntermediateDirectories: true)
+        try store.write(name, bytes)
+        let appended = try await store.run("append", input: "s\tT\tx\n")
+        #expect(appended.text == "ok 0\n", "\(name): \(appended.errors)")
+        #expect(FileManager.default.fileExists(atPath: store.path + "/lost+found"))
+        try await store.expectSound()
+      }
+    }
+
+    @Test("in a store's directory files of others stay: their names, and what only has the name of an unfinished file")
+    func others() async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(10)
+      let foreign = Array("an hour's work\n".utf8)
+      for name in ["README", "notes.tmp", "next.tmp", "store.tmp", "x.idx.tmp"] { try store.write(name, foreign) }
+      #expect(try await store.run("append", input: "s\tT\tx\n").text == "ok 10\n")
+      for name in ["README", "notes.tmp", "next.tmp.kept-1", "store.tmp.kept-1", "x.idx.tmp"] {
+        #expect(try store.bytes(name) == foreign, "\(name)")
+      }
+      for name in ["next.tmp", "store.tmp"] { #expect(try !store.files().contains(name)) }
+      try await store.expectSound()
+    }
+
     @Test("bytes made up at random in place of any file are only data", arguments: 0..<4)
     func randomBytes(_ part: Int) async throws {
       let store = try await Self.manySegments()

@@ -24,7 +24,7 @@ struct AsideStore {
   }
 
   /// Locked by whoever makes the store. The name is one that a writer removes, should the end of the work not come to it.
-  private static let lockName = "restore" + FileName.aside
+  private static let lockName = FileName.restoring
 
   /// Where the store is to be.
   let directory: String
@@ -76,7 +76,7 @@ struct AsideStore {
   }
 
   private static func isKnown(_ name: String) -> Bool {
-    name == FileName.store || name == FileName.clean || name.hasSuffix(FileName.aside)
+    name == FileName.store || name == FileName.clean || FileName.isAside(name)
       || FileName.baseOffset(name, suffix: ".log") != nil
   }
 

@@ -23,7 +23,11 @@ struct Opening {
     if isNew {
       // Before the lock, whose file would be made.
       if !options.createIfMissing { try refuseMissing() }
+      try OwnFiles(directory: directory, disk: disk).checkFree()
       try disk.makeDirectories(directory)
+    } else {
+      // Before the lock file is written to: a file of this name is not yet a store.
+      _ = try Catalog.readStore(directory, disk: disk)
     }
     let lock = try takeLock()
     return try Opening(directory: directory, options: options, disk: LockedDisk(disk: disk, lock: lock))
@@ -52,9 +56,7 @@ struct Opening {
     let wasOpeningFinished = try isOpeningFinished()
     // Everything is sound; from here on files are changed.
     let tail = try TailFile(directory: directory, disk: disk)
-    for name in try disk.list(directory) where name.hasSuffix(FileName.aside) {
-      try disk.remove(join(directory, name))
-    }
+    try OwnFiles(directory: directory, disk: disk).removeUnfinished()
     let file = try disk.open(segment.path, .readWrite)
     var open = found.index
     if catalog.clean == nil {
@@ -116,9 +118,11 @@ struct Opening {
   /// Makes a store: the first segment, then the file `store`, so that a directory with that file has a segment. What is
   /// left of an earlier attempt that did not come so far is replaced.
   private func create() throws(LogStoreError) {
+    // Again, now that nobody else makes one.
+    try OwnFiles(directory: directory, disk: disk).checkFree()
     guard try Catalog.isNothingLost(directory, disk: disk) else { throw Catalog.storeMissing(directory) }
     for name in try disk.list(directory)
-    where name.hasSuffix(FileName.aside) || FileName.baseOffset(name, suffix: ".log") != nil {
+    where FileName.isAside(name) || FileName.baseOffset(name, suffix: ".log") != nil {
       try disk.remove(join(directory, name))
     }
     let maker = try SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)

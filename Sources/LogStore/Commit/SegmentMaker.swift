@@ -80,7 +80,7 @@ final class SegmentMaker: Sendable {
   }
 
   /// Where the file stands until it gets its name.
-  var path: String { join(directory, "next" + FileName.aside) }
+  var path: String { join(directory, FileName.next) }
 
   /// Ends the thread, waits for that, and removes what it has made ahead. To be called before the store's lock is
   /// released: the next writer uses the same name.

@@ -287,6 +287,19 @@ enum FileName {
   static let tail = "tail"
   static let lock = "lock"
   static let aside = ".tmp"
+  /// The next segment, as far as it is made.
+  static let next = "next" + aside
+  /// Locked by one who makes a whole store aside.
+  static let restoring = "restore" + aside
+  private static let asides: Set<String> = [
+    next, restoring, store + aside, clean + aside, tail + aside, lock + aside,
+  ]
+
+  /// Whether a name is one under which a store's files are made.
+  static func isAside(_ name: String) -> Bool {
+    asides.contains(name)
+      || name.hasSuffix(indexSuffix + aside) && indexRange(String(name.dropLast(aside.utf8.count))) != nil
+  }
 
   static func segment(_ baseOffset: UInt64) -> String { digits(baseOffset) + ".log" }
   static func index(_ range: Range<UInt64>) -> String {

@@ -121,8 +121,12 @@ public final class LogStore: Sendable {
   /// When the directory is moved away, replaced or removed later, that is seen before a name in it is changed, and otherwise
   /// within about a second: then ``failure`` is ``LogStoreError/moved(directory:reason:)``, and nothing more is acknowledged.
   ///
+  /// A new store is made only in a directory that is empty or not there yet. What an interrupted making of one has left, as its
+  /// content shows, and what a file system keeps in its directories (`lost+found`, `.nfs…`), is no hindrance.
+  ///
   /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/locked(directory:holder:)``, ``LogStoreError/damaged(_:)``,
   ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/notAStore(directory:)``,
+  ///   ``LogStoreError/foreignFile(directory:name:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``, also where no thread
   ///   can be had. Nothing is left open then.
   public static func open(_ directory: String, options: Options = Options()) throws(LogStoreError) -> LogStore {

@@ -12,6 +12,8 @@ public enum LogStoreError: Error, Sendable, Hashable {
   case cursorBehind(name: String, place: UInt64, present: UInt64)
   /// Versions of the stream that were asked for are lost in a gap of the log (``LogReader/gaps``).
   case streamIncomplete(stream: String, missing: ClosedRange<UInt64>)
+  /// There is no store in this directory, and none can be made, since it holds something of another's. Nothing was changed.
+  case foreignFile(directory: String, name: String)
   /// There is no store in this directory.
   case notAStore(directory: String)
   /// Another process, or another part of this one, has the store open for writing, or keeps writers out while it reads.
@@ -93,6 +95,9 @@ extension LogStoreError: CustomStringConvertible {
       return
         "stream \(stream) is incomplete: version\(missing.count == 1 ? "" : "s") \(missing.text) could not be saved"
         + " when the store was repaired; ask for what is left explicitly"
+    case .foreignFile(let directory, let name):
+      return
+        "\(directory) holds no LogStore, but \(name); nothing was changed, name a directory that is empty or not there yet"
     case .notAStore(let directory):
       return "\(directory) holds no LogStore; name a store's directory, or append to create one"
     case .locked(let directory, let holder):

@@ -203,7 +203,8 @@ struct Reading {
     // A segment header that was sealed anew may tell of a gap.
     case .streamIncomplete: promise(isResealed, "a stream lacks events only behind a gap: \(error)")
     case .inputOutput, .diskFull, .locked, .closed, .stopped, .moved, .cancelled, .backupDamaged, .backupRefused,
-      .repairRefused, .repairUndecided, .conflict, .cursorBehind, .eventIDReused, .invalidArgument, .limitExceeded:
+      .repairRefused, .repairUndecided, .conflict, .cursorBehind, .eventIDReused, .foreignFile, .invalidArgument,
+      .limitExceeded:
       broken("another error than damage: \(error)")
     }
   }

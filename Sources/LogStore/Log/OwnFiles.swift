@@ -1,0 +1,119 @@
+import Glibc
+
+/// Which files in a directory are a store's own: where the file `store` tells that a store is there, those under the names that
+/// docs/FORMAT.md lists; before there is one, those whose content tells, since a name such as `lock` could be anybody's.
+/// Nothing else is ever overwritten or removed.
+struct OwnFiles {
+  /// What the kinds of files begin with has so many bytes, in one sector of a disk.
+  private static let magicByteCount = 8
+  /// A lock file has at most the words `process N`.
+  private static let lockByteCount = 64
+
+  let directory: String
+  let disk: any Disk
+
+  /// Refuses a directory in which no store can be made, since it holds something else than what an interrupted making of one
+  /// leaves. Changes nothing, and returns if another process made a store there meanwhile.
+  ///
+  /// What a file system puts into its own directories is passed over: `lost+found`, and `.nfs…`, a file that is removed and still
+  /// open.
+  func checkFree() throws(LogStoreError) {
+    guard try disk.kind(directory) != nil else { return }
+    let names = try disk.list(directory)
+    if names.contains(FileName.store) { return }
+    for name in names.sorted() {
+      if try isOwn(name) { continue }
+      // Segments without the file `store` are damage, whatever lies beside them.
+      if names.contains(where: { FileName.baseOffset($0, suffix: ".log") != nil }),
+        try !Catalog.isNothingLost(directory, disk: disk)
+      {
+        throw Catalog.storeMissing(directory)
+      }
+      throw .foreignFile(directory: directory, name: name)
+    }
+  }
+
+  /// Removes what unfinished work has left in a store's directory. What has the name of such a file, and other content, is
+  /// moved aside within the directory: after a power cut a file system may show anything in a file that was not synced,
+  /// and that must not keep the store from being opened.
+  func removeUnfinished() throws(LogStoreError) {
+    for name in try disk.list(directory) where FileName.isAside(name) {
+      let path = join(directory, name)
+      var isForeign = false
+      do throws(LogStoreError) {
+        if try disk.kind(path) == .file { isForeign = try !isUnfinished(name) }
+      } catch {
+        // Can't be read, so it isn't known whose it is.
+        isForeign = true
+      }
+      if isForeign {
+        try disk.rename(path, to: try freePath(path))
+      } else {
+        try disk.remove(path)
+      }
+    }
+  }
+
+  private func freePath(_ path: String) throws(LogStoreError) -> String {
+    var number = 1
+    while try disk.exists("\(path).kept-\(number)") { number += 1 }
+    return "\(path).kept-\(number)"
+  }
+
+  // MARK: - By content
+
+  /// Whether the making of a store may have left a file.
+  private func isOwn(_ name: String) throws(LogStoreError) -> Bool {
+    let path = join(directory, name)
+    if name == "lost+found" || name.hasPrefix(".nfs") { return true }
+    switch try disk.kind(path) {
+    // Gone since, or a link that leads nowhere: nothing is written through it.
+    case nil: return try disk.foreign(path) == nil
+    case .directory, .other: return false
+    case .file: break
+    }
+    switch name {
+    case FileName.lock: return try isLockText(path)
+    case FileName.tail: return try isTail(path)
+    case FileName.clean: return try begins(path, with: "LSCLEAN1")
+    case _ where FileName.indexRange(name) != nil: return try begins(path, with: IndexLayout.magic)
+    case _ where FileName.baseOffset(name, suffix: ".log") != nil: return try begins(path, with: "LSSEGMNT")
+    case _ where FileName.isAside(name): return try isUnfinished(name)
+    default: return false
+    }
+  }
+
+  /// Whether a file under the name of an unfinished one begins as it would, or as far as it was written.
+  private func isUnfinished(_ name: String) throws(LogStoreError) -> Bool {
+    let path = join(directory, name)
+    // Whatever else a power cut has let through of what was not synced.
+    let head = try disk.contents(path, limit: Self.magicByteCount) ?? []
+    if head.allSatisfy({ $0 == 0 }) { return true }
+    switch name {
+    case FileName.next: return try begins(path, with: "LSSEGMNT")
+    case FileName.store + FileName.aside: return try begins(path, with: "LOGSTORE")
+    case FileName.clean + FileName.aside: return try begins(path, with: "LSCLEAN1")
+    case FileName.tail + FileName.aside: return try isTail(path)
+    case FileName.lock + FileName.aside, FileName.restoring: return try isLockText(path)
+    default: return try begins(path, with: IndexLayout.magic)
+    }
+  }
+
+  private func begins(_ path: String, with magic: StaticString) throws(LogStoreError) -> Bool {
+    let head = try disk.contents(path, limit: magic.utf8CodeUnitCount) ?? []
+    return magic.withUTF8Buffer { $0.elementsEqual(head) }
+  }
+
+  private func isTail(_ path: String) throws(LogStoreError) -> Bool {
+    let bytes = try disk.contents(path, limit: TailNotice.byteCount + 1) ?? []
+    return bytes.count == TailNotice.byteCount && bytes.withUnsafeBytes { TailNotice($0) } != nil
+  }
+
+  /// Empty, zeros where a power cut has left no bytes, or the words of ``FileLock/describe(_:)``.
+  private func isLockText(_ path: String) throws(LogStoreError) -> Bool {
+    let bytes = try disk.contents(path, limit: Self.lockByteCount) ?? []
+    if bytes.allSatisfy({ $0 == 0 }) { return bytes.count < Self.lockByteCount }
+    guard bytes.starts(with: "process ".utf8), bytes.last == UInt8(ascii: "\n") else { return false }
+    return bytes.dropFirst("process ".utf8.count).dropLast().allSatisfy { (48...57).contains($0) }
+  }
+}
