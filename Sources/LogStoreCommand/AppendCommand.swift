@@ -7,14 +7,16 @@ struct AppendCommand: AsyncParsableCommand {
     abstract: "Append events, and print `ok OFFSET` for each once it is durable.",
     discussion: """
       Reads STREAM⇥TYPE⇥PAYLOAD lines from standard input, with \\t, \\n, \\r and \\\\ for a tab, newline, carriage \
-      return and backslash. The payload is the rest of the line and may be any bytes. Answers come in the order of the \
+      return and backslash. The payload is the rest of the line and may be any bytes. A line that ends with a carriage return, as \
+      those of a CRLF file do, or begins with a byte order mark is refused, since neither is meant to be data: write \\r for \
+      a carriage return that is. Answers come in the order of the \
       lines: `ok OFFSET` once the event is durable, or `err REASON` for a line that was refused; the exit code is 1 \
       when there was one.
 
       With --batch N, N good lines are one atomic append: all of them are there after a crash, or none. A line that is \
       no event is answered with `err` and is not part of any batch, so the batch around it goes on to the next line. \
       The last batch may be shorter. An append that the store refuses is answered with `err` for each of its lines. On \
-      SIGINT or SIGTERM nothing more is read, complete batches are finished, and an incomplete one is answered with `err`.
+      SIGINT, SIGTERM or SIGHUP nothing more is read, complete batches are finished, and an incomplete one is answered with `err`.
 
       With --stream, --type and --data one event is appended, its data taken as it is, without escapes. With --id it may be \
       sent again, whatever became of the first call: the same stream, type and data print the first one's offset. The id with \
@@ -54,9 +56,11 @@ struct AppendCommand: AsyncParsableCommand {
   func validate() throws {
     let isSingle = stream != nil || type != nil || data != nil
     if isSingle {
-      guard stream != nil, type != nil, data != nil else {
+      guard let stream, let type, data != nil else {
         throw ValidationError("one event needs all of --stream, --type and --data")
       }
+      try checkName(stream, "--stream")
+      try checkName(type, "--type")
       if batch != nil { throw ValidationError("--batch is for events from standard input") }
     } else if expect != nil || id != nil {
       throw ValidationError("--expect and --id are for one event; give --stream, --type and --data")
@@ -122,6 +126,13 @@ struct AppendCommand: AsyncParsableCommand {
       let lines = outcome.refusedLines == 1 ? "1 line was" : "\(outcome.refusedLines) lines were"
       throw CommandFailure(message: "\(lines) refused; the err lines say why")
     }
+  }
+}
+
+/// Refuses what can't be a name in a store, before anything is opened or printed.
+func checkName(_ name: String, _ option: String) throws {
+  guard (1...Limits.nameBytes).contains(name.utf8.count) else {
+    throw ValidationError("\(option) is \(name.utf8.count) bytes long; it must be 1 to \(Limits.nameBytes)")
   }
 }
 

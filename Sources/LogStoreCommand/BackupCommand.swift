@@ -16,7 +16,8 @@ struct BackupCommand: AsyncParsableCommand {
       or of other events of this one.
 
       To a file, the whole backup is one stream, written under the name with .tmp behind it, that then takes the place of \
-      an older one. To standard output it is the same stream, and the line goes to standard error; a reader that goes away \
+      an older one. The older one is refused if it goes further than the log, if the log has other events than it, or if it is \
+      damaged; --replace takes its place even so. To standard output it is the same stream, and the line goes to standard error; a reader that goes away \
       before the end makes the exit code 1.
       """)
 
@@ -30,7 +31,11 @@ struct BackupCommand: AsyncParsableCommand {
       valueName: "dir/|file|-"))
   var to: String
 
+  @Flag(help: "Replace a backup in a file also if it holds what the log does not, or is damaged.")
+  var replace = false
+
   func validate() throws {
+    if replace, to == "-" || isDirectory(to) { throw ValidationError("--replace is for a backup in a file") }
     if to.isEmpty { throw ValidationError("--to must name a directory, a file, or -") }
     if to == "-", isatty(STDOUT_FILENO) == 1 {
       throw ValidationError("--to - writes a backup to standard output, which is a terminal; redirect it")
@@ -42,7 +47,9 @@ struct BackupCommand: AsyncParsableCommand {
       to == "-" ? .descriptor(STDOUT_FILENO, name: "standard output") : isDirectory(to) ? .directory(to) : .file(to)
     let progress = Progress("backing up")
     defer { progress.clear() }
-    let report = try LogStore.backup(location.directory, to: target, access: made.access) { progress.show($0, of: $1) }
+    let report = try LogStore.backup(
+      location.directory, to: target, access: made.access, replaces: replace
+    ) { progress.show($0, of: $1) }
     progress.clear()
     reportTornTail(report.tornTail)
     let kept =

@@ -37,6 +37,7 @@ struct DumpCommand: AsyncParsableCommand {
   var allowDamaged = false
 
   func validate() throws {
+    if let stream { try checkName(stream, "--stream") }
     if skipMissing, stream == nil { throw ValidationError("--skip-missing goes with --stream") }
   }
 

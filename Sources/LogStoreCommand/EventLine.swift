@@ -12,10 +12,18 @@ enum EventLine {
   /// The longest line that can still be within ``Limits``: every byte escaped, and two tabs.
   static let byteLimit = 2 * (2 * Limits.nameBytes + Limits.eventBytes) + 2
 
-  /// Reads one line (without its newline). The payload is the rest of the line, so a raw tab in it is data, and so is
-  /// a carriage return before the newline. What the store would refuse is refused here, so that one bad line doesn't
+  /// Reads one line (without its newline). The payload is the rest of the line, so a raw tab in it is data. A carriage
+  /// return before the newline and a byte order mark before the stream are a text editor's, and refused: as data they would be
+  /// found out only when the stream is not found again, or the payload does not compare. What the store would refuse is refused here, so that one bad line doesn't
   /// take down the atomic append around it.
   static func parse(_ line: Slice<UnsafeBufferPointer<UInt8>>) throws(LineRefusal) -> NewEvent {
+    if line.last == UInt8(ascii: "\r") {
+      throw LineRefusal(
+        "the line ends with a carriage return; end lines with a newline alone, or write \\r if it is data")
+    }
+    if line.starts(with: [0xEF, 0xBB, 0xBF]) {
+      throw LineRefusal("the line begins with a byte order mark (BOM); save the file as UTF-8 without it")
+    }
     let tab = UInt8(ascii: "\t")
     guard let first = line.firstPlace(of: tab), let second = line[(first + 1)...].firstPlace(of: tab) else {
       throw LineRefusal("expected STREAM, TYPE and PAYLOAD separated by tabs")

@@ -31,6 +31,7 @@ struct TailCommand: AsyncParsableCommand {
   var allowDamaged = false
 
   func validate() throws {
+    if let cursor { try checkName(cursor, "--cursor") }
     if allowDamaged, cursor != nil {
       throw ValidationError("--cursor writes to the store, so not with --allow-damaged")
     }

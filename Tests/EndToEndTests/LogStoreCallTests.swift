@@ -13,7 +13,10 @@ extension LogStoreCommandTests {
         ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--id", "no-uuid"],
         ["append", "--dir", "x", "--stream", "s", "--type", "t", "--data", "d", "--batch", "2"],
         ["dump", "--dir", "x", "--from", "-1"], ["dump", "--dir", "x", "--format", "xml"], ["dump", "--dir", ""],
-        ["tail", "--dir", "x", "--from", "start"], ["frobnicate"], ["stat", "--dir", "x", "--yaml"],
+        ["tail", "--dir", "x", "--from", "start"], ["tail", "--dir", "x", "--cursor", ""],
+        ["dump", "--dir", "x", "--stream", ""], ["append", "--dir", "x", "--stream", "", "--type", "t", "--data", "d"],
+        ["append", "--dir", "x", "--stream", "s", "--type", "", "--data", "d"],
+        ["backup", "--dir", "x", "--to", "d/", "--replace"], ["frobnicate"], ["stat", "--dir", "x", "--yaml"],
       ])
     func wrongUsage(arguments: [String]) async throws {
       let scratch = try TemporaryDirectory()
@@ -101,21 +104,23 @@ extension LogStoreCommandTests {
       let long = String(repeating: "x", count: 256)
       let input =
         "a\tT\tone\nno tabs\na\tonly one tab\n\tT\tempty stream\na\t\tempty type\na\tT\tbad \\x escape\n"
-        + "a\tT\tends in \\\n\(long)\tT\tlong\na\tT\ta raw\ttab is data\na\tT\tcarriage\r\na\tT\tno newline at the end"
+        + "a\tT\tends in \\\n\(long)\tT\tlong\na\tT\ta raw\ttab is data\na\tT\tcarriage\r\n\u{FEFF}a\tT\tmark\n"
+        + "a\tT\tcarriage\\r\na\tT\traw \rdata\na\tT\tno newline at the end"
       let result = try await store.run(["append"], input: Array(input.utf8))
       #expect(result.exitCode == 1)
       #expect(
         result.lines.map { $0.prefix(3) } == [
-          "ok ", "err", "err", "err", "err", "err", "err", "err", "ok ", "ok ", "ok ",
+          "ok ", "err", "err", "err", "err", "err", "err", "err", "ok ", "err", "err", "ok ", "ok ", "ok ",
         ])
       #expect(result.lines[3] == "err stream is empty")
+      #expect(result.lines[9].contains("carriage return") && result.lines[10].contains("byte order mark"))
       #expect(result.lines[7] == "err stream is 256 bytes, the limit is 255")
       #expect(result.errors.split(separator: "\n").count == 1 && result.errors.hasPrefix("logstore: "))
       #expect(
         try await store.dump().map(\.payload)
-          == ["one", "a raw\ttab is data", "carriage\r", "no newline at the end"].map { Array($0.utf8) })
+          == ["one", "a raw\ttab is data", "carriage\r", "raw \rdata", "no newline at the end"].map { Array($0.utf8) })
       let notText = try await store.run(["append"], input: [0xFF, 9, 84, 9, 0xFF, 10, 115, 9, 84, 9, 0xFF, 10])
-      #expect(notText.lines == ["err stream is not valid UTF-8", "ok 4"])
+      #expect(notText.lines == ["err stream is not valid UTF-8", "ok 5"])
     }
 
     @Test("N good lines are one atomic append; a refused line is no part of it; the last may be shorter")
@@ -178,7 +183,8 @@ extension LogStoreCommandTests {
       #expect(try await process.end().exitCode == 0)
     }
 
-    @Test("SIGTERM and SIGINT finish what is in flight and close cleanly", arguments: [SIGTERM, SIGINT])
+    @Test(
+      "SIGTERM, SIGINT and SIGHUP finish what is in flight and close cleanly", arguments: [SIGTERM, SIGINT, SIGHUP])
     func stopsOnSignal(number: Int32) async throws {
       let store = try StoreUnderTest()
       let process = try store.start("append", "--batch", "2")
@@ -189,6 +195,38 @@ extension LogStoreCommandTests {
       let finished = try await process.endByItself()
       #expect(finished.exitCode == 0, "\(finished.errors)")
       #expect(try store.files().contains("clean"))
+    }
+
+    @Test("under nohup a SIGHUP changes nothing")
+    func ignoresHangup() async throws {
+      let store = try StoreUnderTest()
+      let process = try store.start("append", under: ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"])
+      try await process.send("s\tT\t0\n")
+      #expect(try await process.line() == "ok 0")
+      process.signal(SIGHUP)
+      try await process.send("s\tT\t1\n")
+      #expect(try await process.line() == "ok 1")
+      #expect(try await process.end().exitCode == 0)
+    }
+
+    @Test(
+      "standard descriptors that are closed at the start get no file of the store", arguments: ["0", "1", "2", "0 1 2"])
+    func closedDescriptors(numbers: String) async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(10)
+      let closing = numbers.split(separator: " ").map { "\($0)>&-" }.joined(separator: " ")
+      // The second writer of one store complains on standard error.
+      for more in [[], ["--expect", "none"]] {
+        _ = try await store.run(
+          ["append", "--stream", "s", "--type", "T", "--data", "x"] + more,
+          under: ["sh", "-c", "exec \"$@\" \(closing)", "sh"])
+      }
+      #expect(try await store.dump().count == 11)
+      try await store.expectSound()
+      // Nobody got the copy: that is no success.
+      let lost = try await store.run(
+        ["backup", "--to", "-"], under: ["sh", "-c", "exec \"$@\" 1>&-", "sh"])
+      #expect(lost.exitCode == 1)
     }
 
     @Test("interrupted within a batch, its lines are refused and nothing of it is appended")

@@ -222,6 +222,46 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     #expect(try scene.backupContent() == before)
   }
 
+  @Test("a backup in a file is replaced by one that goes on from it, and a better one only if that is asked for")
+  func betterFile() async throws {
+    let directory = TemporaryDirectory()
+    try FileManager.default.createDirectory(atPath: directory.path, withIntermediateDirectories: true)
+    let (store, older, file) = (directory.file("store"), directory.file("older"), directory.file("backup"))
+    func append(_ path: String, _ text: String, _ count: Int) async throws {
+      let log = try LogStore.open(path, options: smallSegments())
+      for number in 0..<count { _ = try await log.append(Append(event("s", "\(text) \(number)"))) }
+      try await log.close()
+    }
+    func backup(_ path: String, replaces: Bool = false) throws(LogStoreError) -> UInt64 {
+      try LogStore.backup(path, to: .file(file), replaces: replaces).endOffset
+    }
+    func refused(_ path: String, _ reason: String) async throws {
+      let before = try Data(contentsOf: URL(fileURLWithPath: file))
+      await expectThrows({
+        if case .backupRefused(let at, let text) = $0 { at == file && text.contains(reason) } else { false }
+      }) { () throws(LogStoreError) in try backup(path) }
+      #expect(try Data(contentsOf: URL(fileURLWithPath: file)) == before)
+    }
+    try await append(store, "same", 400)
+    try copyStore(store, to: older)
+    #expect(try backup(store) == 400)
+    try await append(store, "new", 400)
+    #expect(try backup(store) == 800)
+    #expect(try backup(store) == 800)
+    try await refused(older, "was backed up to 800")
+    try await append(older, "other", 600)
+    try await refused(older, "other events")
+    #expect(try backup(older, replaces: true) == 1000)
+    try await refused(store, "was backed up to 1000")
+    // A damaged one may hold what is nowhere else.
+    var bytes = try Data(contentsOf: URL(fileURLWithPath: file))
+    bytes[bytes.count / 2] ^= 1
+    try bytes.write(to: URL(fileURLWithPath: file))
+    try await refused(older, "damaged")
+    #expect(try backup(older, replaces: true) == 1000)
+    #expect(try LogStore.restore(from: .file(file), to: directory.file("restored")).endOffset == 1000)
+  }
+
   private func directoryOf(_ name: String, _ scene: Scene) -> String { scene.directory.file(name) }
 
   @Test("a log that differs within the segment that was open is refused")

@@ -30,7 +30,8 @@ struct BackupDirectory {
     let lock = try take()
     defer { lock.release() }
     let previous = try manifest()
-    if let previous { try check(image, continues: previous) }
+    let continuation = BackupContinuation(image: image, path: path, advice: "name another directory for this one")
+    if let previous { try continuation.check(previous) }
     var report = BackupReport(image)
     var parts: [BackupPart] = []
     let total = try image.fileByteCount()
@@ -43,7 +44,7 @@ struct BackupDirectory {
         report.segmentsKept += 1
       } else {
         let (segment, part) = try image.read(base)
-        if let old { try check(segment, part, continues: old) }
+        if let old { try continuation.check(segment, part, continues: old) }
         if try holds(part) {
           report.segmentsKept += 1
         } else {
@@ -132,50 +133,5 @@ struct BackupDirectory {
       try disk.remove(join(path, name))
     }
     try disk.syncDirectory(path)
-  }
-
-  // MARK: - Whether the log goes on from what was backed up
-
-  private func check(_ image: LogImage, continues previous: BackupManifest) throws(LogStoreError) {
-    guard previous.store == image.store else {
-      throw .backupRefused(path: path, reason: "this is the backup of another store; name another directory")
-    }
-    guard previous.endOffset <= image.end.offset else {
-      throw .backupRefused(
-        path: path,
-        reason: "the log ends with offset \(image.end.offset), but was backed up to \(previous.endOffset); something is"
-          + " missing from the log, or it is an older copy: restore this backup, or name another directory")
-    }
-    let bases = image.bases
-    for (number, part) in previous.parts.enumerated() {
-      guard number < bases.count, bases[number] == part.baseOffset else { throw diverged(at: part.baseOffset) }
-      // Frames are chained by their checksums, so equal values at the end of a segment mean that all before is the same.
-      if number + 1 < previous.parts.count {
-        let finish = try image.finish(of: part.baseOffset)
-        guard finish?.offset == part.endOffset, finish?.chain == part.chain else {
-          throw diverged(at: part.baseOffset)
-        }
-      }
-    }
-  }
-
-  /// What was backed up of a segment must be what it begins with.
-  private func check(
-    _ segment: Segment, _ part: BackupPart, continues old: BackupPart
-  ) throws(LogStoreError) {
-    // Without events it may have been replaced by another file of the same name.
-    if old.baseOffset == old.endOffset { return }
-    guard part.contentByteCount >= old.contentByteCount else { throw diverged(at: old.baseOffset) }
-    let faults = segment.mapping.faultCount
-    let sum = checksum(segment.bytes.part(0, Int(old.contentByteCount)))
-    try segment.checkReadable(0..<Int(old.contentByteCount), since: faults)
-    guard sum == old.checksum else { throw diverged(at: old.baseOffset) }
-  }
-
-  private func diverged(at offset: UInt64) -> LogStoreError {
-    .backupRefused(
-      path: path,
-      reason: "the log has other events from offset \(offset) on than were backed up, though it is the same store: two"
-        + " copies of it were written to; name another directory for this one")
   }
 }

@@ -5,6 +5,8 @@ struct BackupRun {
 
   let directory: String
   let disk: any Disk
+  /// A backup in a file that is better than the new one is replaced all the same.
+  var replaces = false
   let progress: Progress?
 
   func run(to location: BackupLocation) throws(LogStoreError) -> BackupReport {
@@ -46,6 +48,8 @@ struct BackupRun {
       throw .backupRefused(path: path, reason: "another backup to it is running; wait for its end")
     }
     defer { lock.release() }
+    // Under the lock, so that no other run replaces it in between.
+    if !replaces { try refuseBetterFile(path, image) }
     do throws(LogStoreError) {
       let file = try disk.open(aside, .rewrite)
       let report = try BackupStreamWriter(FileStream(file)).write(image, madeAt: disk.now(), progress)
@@ -58,6 +62,55 @@ struct BackupRun {
       try? disk.remove(aside)
       throw error
     }
+  }
+
+  /// Refuses to replace a backup that the log does not go on from. Reads all of it.
+  private func refuseBetterFile(_ path: String, _ image: LogImage) throws(LogStoreError) {
+    guard try disk.kind(path) == .file else { return }
+    let file = try disk.open(path, .read)
+    if try file.byteCount() == 0 { return }
+    let continuation = BackupContinuation(
+      image: image, path: path, advice: "name another file, or replace it with --replace")
+    do throws(LogStoreError) {
+      var reader = try BackupStreamReader(FileStream(file))
+      var sums: [UInt32] = []
+      while true {
+        switch try reader.next() {
+        case .part(let part): sums.append(try Self.checksum(of: part, &reader))
+        case .end(let manifest):
+          for (part, sum) in zip(manifest.parts, sums) where part.checksum != sum {
+            throw .backupDamaged(
+              Damage(
+                file: path, position: 0, reason: "the segment of offset \(part.baseOffset) does not match its checksum")
+            )
+          }
+          try continuation.check(manifest)
+          if let last = manifest.parts.last { try continuation.checkOpen(last) }
+          return
+        }
+      }
+    } catch .backupDamaged(let damage) {
+      throw .backupRefused(
+        path: path,
+        reason: "the backup that is there is damaged at byte \(damage.position) (\(damage.reason)), and may hold"
+          + " events all the same; name another file, or replace it with --replace")
+    }
+  }
+
+  private static func checksum(
+    of part: BackupPart, _ reader: inout BackupStreamReader
+  ) throws(LogStoreError) -> UInt32 {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: pieceByteCount, alignment: 16)
+    defer { buffer.deallocate() }
+    var sum = RunningChecksum()
+    var left = part.contentByteCount
+    while left > 0 {
+      let piece = UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(min(left, UInt64(buffer.count)))])
+      try reader.read(into: piece)
+      sum.add(UnsafeRawBufferPointer(piece))
+      left -= UInt64(piece.count)
+    }
+    return sum.value
   }
 
   /// Only nothing, an empty file, or a backup of the same store is replaced.

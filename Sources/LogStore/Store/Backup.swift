@@ -61,7 +61,11 @@ extension LogStore {
   /// directory; needs memory for the index of one segment. May be called from any thread; a second backup to the same place
   /// is refused.
   ///
+  /// A backup in a file is replaced by one that goes on from it. One that goes further than the log, of which the log has other
+  /// events, or that is damaged is refused, so that a good backup is never lost to a worse one.
+  ///
   /// - Parameter access: who may read what is made.
+  /// - Parameter replaces: a backup in a file is replaced also if it would be refused, but for one of another store.
   /// - Parameter progress: told of the bytes of segment files that are done.
   /// - Throws: ``LogStoreError/damaged(_:)`` for the store, ``LogStoreError/backupDamaged(_:)`` for a manifest that is not
   ///   what was written, ``LogStoreError/backupRefused(path:reason:)`` where something else is, the backup of another store
@@ -70,11 +74,14 @@ extension LogStore {
   ///   ``LogStoreError/inputOutput(operation:path:code:)``. After each of them the backup is what it was before; what a
   ///   descriptor was given is not a whole backup, which restoring tells.
   public static func backup(
-    _ directory: String, to location: BackupLocation, access: StoreAccess = .owner, progress: Progress? = nil
+    _ directory: String, to location: BackupLocation, access: StoreAccess = .owner, replaces: Bool = false,
+    progress: Progress? = nil
   ) throws(LogStoreError) -> BackupReport {
     let disk = RealDisk(access: access)
-    return try BackupRun(directory: try disk.absolutePath(directory), disk: disk, progress: progress)
-      .run(to: try location.absolute(on: disk))
+    return try BackupRun(
+      directory: try disk.absolutePath(directory), disk: disk, replaces: replaces, progress: progress
+    )
+    .run(to: try location.absolute(on: disk))
   }
 
   /// Makes a store from a backup, in a directory that is not there yet or is empty.
