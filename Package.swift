@@ -43,9 +43,13 @@ let package = Package(
       swiftSettings: strict + [.enableExperimentalFeature("Lifetimes")]),
     // The settings of glibc's allocator, which Swift's own overlay leaves out.
     .systemLibrary(name: "CMalloc"),
+    // What a program does before anything else.
+    .target(name: "CStart"),
     .executableTarget(
       name: "LogStoreCommand",
-      dependencies: ["CMalloc", "LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: [
+        "CMalloc", "CStart", "LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
       swiftSettings: strict),
     // SQLite without a mapped file beside a database.
     .target(name: "CWALIndex", linkerSettings: [.linkedLibrary("sqlite3")]),
@@ -74,7 +78,7 @@ let package = Package(
     .executableTarget(
       name: "RegisPayCommand",
       dependencies: [
-        "RegisPay",
+        "CStart", "RegisPay",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],

@@ -1,7 +1,8 @@
+import CStart
 import Glibc
 import Synchronization
 
-/// SIGINT and SIGTERM as something to wait for. The first one asks the command to finish what it began; a second one
+/// SIGINT, SIGTERM and SIGHUP as something to wait for; a SIGHUP that is ignored at the start, as under `nohup`, stays ignored. The first one asks the command to finish what it began; a second one
 /// ends the process at once, since its default action is back by then.
 enum Interruption {
   /// The writing end of the pipe that the signal handler speaks into; -1 before ``descriptor()``.
@@ -16,7 +17,7 @@ enum Interruption {
           "a pipe could not be made: \(String(cString: strerror(errno))); raise the limit of open files (ulimit -n)")
     }
     wakeDescriptor.store(ends[1], ordering: .releasing)
-    for number in [SIGINT, SIGTERM] {
+    for number in [SIGINT, SIGTERM] + (cstart_is_ignored(SIGHUP) ? [] : [SIGHUP]) {
       signal(number) { number in
         // Only what may be called in a signal handler.
         signal(number, SIG_DFL)

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CStart
 import Foundation
 import Logging
 import RegisPay
@@ -7,7 +8,7 @@ import RegisPay
 struct Serve: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Serve the API, the page, the consumers and the simulators from one data directory.",
-    discussion: "Stops on SIGTERM or SIGINT: requests and calls under way are ended, and the logs are closed.")
+    discussion: "Stops on SIGTERM, SIGINT or SIGHUP: requests and calls under way are ended, and the logs are closed.")
 
   @Option(help: ArgumentHelp("Where the logs are kept; made if it is missing.", valueName: "directory"))
   var dir = "./data"
@@ -69,6 +70,12 @@ struct Serve: AsyncParsableCommand {
   )
   var insecure = false
 
+  @Option(
+    help: ArgumentHelp(
+      "The time that a stop may take, whatever hangs. What is not done by then is done after the next start.",
+      valueName: "seconds"))
+  var stopTimeout = 15
+
   @OptionGroup(title: "Limits")
   var limitArguments: LimitArguments
 
@@ -76,6 +83,7 @@ struct Serve: AsyncParsableCommand {
     guard (1...300).contains(webhookTimeout) else {
       throw ValidationError("--webhook-timeout must be 1 to 300 seconds")
     }
+    guard (1...3600).contains(stopTimeout) else { throw ValidationError("--stop-timeout must be 1 to 3600 seconds") }
     for url in [pspURL, notificationsURL].compactMap({ $0 }) {
       guard url.hasPrefix("http://") || url.hasPrefix("https://") else {
         throw ValidationError("\(url) is no URL that begins with http:// or https://")
@@ -87,6 +95,13 @@ struct Serve: AsyncParsableCommand {
     // A log that may not grow is an error of its own, and no reason to end.
     signal(SIGXFSZ, SIG_IGN)
     HTTPLimits.raiseDescriptorLimit()
+    let descriptors = HTTPLimits.descriptorLimit
+    guard descriptors >= HTTPLimits.descriptorsNeeded else {
+      fail(
+        "only \(descriptors) files and connections may be open at a time, and \(HTTPLimits.descriptorsNeeded) are needed; raise"
+          + " the hard limit of open files (ulimit -n \(HTTPLimits.descriptorsNeeded), or LimitNOFILE= of the systemd unit)"
+      )
+    }
     Allocator.keepMemoryFlat()
     var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
     logger.logLevel = logLevel
@@ -102,15 +117,22 @@ struct Serve: AsyncParsableCommand {
     options.webhooks.timeLimit = .seconds(webhookTimeout)
     options.allowedHosts = allowedHost
     options.isInsecure = insecure
+    options.stopLimit = .seconds(stopTimeout)
     options.limits = limitArguments.limits(isLoopback: options.isLoopback)
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
     do {
-      try await Server.open(options, logger: logger).run(stopSignals: [.sigterm, .sigint]) { url in
-        print("RegisPay is ready: open \(url)")
-        // Seen at once, also through a pipe.
-        fflush(nil)
-      }
+      try await Server.open(options, logger: logger).run(
+        stopSignals: [.sigterm, .sigint] + (cstart_is_ignored(SIGHUP) ? [] : [.sighup]),
+        onOverdue: { [stopTimeout] in
+          // As after kill -9, nothing that was answered is lost.
+          fail("not everything ended within the \(stopTimeout) seconds of --stop-timeout; the next start does the rest")
+        },
+        onReady: { url in
+          print("RegisPay is ready: open \(url)")
+          // Seen at once, also through a pipe.
+          fflush(nil)
+        })
     } catch {
       fail("\(error)")
     }

@@ -50,10 +50,19 @@ public struct HTTPLimits: Sendable {
     _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
   }
 
-  /// The number of connections that descriptors are there for as well: the rest is for logs and calls out.
-  var connectionsPossible: Int {
+  /// The least number of descriptors that a server may have: some 50 for logs, databases and event loops, and of the rest
+  /// enough for connections and calls that these always get theirs. Without one, a log stops, and the runtime's timers end
+  /// the process.
+  public static let descriptorsNeeded = 256
+
+  /// How many files and connections the process may have open.
+  public static var descriptorLimit: Int {
     var limit = rlimit()
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return connections }
-    return min(connections, max(1, Int(clamping: limit.rlim_cur) / 2))
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return .max }
+    return Int(clamping: limit.rlim_cur)
   }
+
+  /// The number of connections that descriptors are there for as well: three of eight. One of eight is for calls out, see
+  /// ``SocketBudget``, and one for what they are to the simulator; the rest is for logs and databases.
+  var connectionsPossible: Int { min(connections, max(1, Self.descriptorLimit / 8 * 3)) }
 }

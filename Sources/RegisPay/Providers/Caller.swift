@@ -49,7 +49,7 @@ struct Caller: Sendable {
     // ``Endpoint`` has checked the host; a path and a key are made of identifiers, percent-encoded where they are not ours.
     connections = try Connections(
       try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit,
-      connectionLimit: Self.connectionLimit, validatesHeads: false)
+      connectionLimit: Self.connectionLimit, isBudgeted: true, validatesHeads: false)
     var headers: HTTPHeaders = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
     if let authorization { headers.add(name: "Authorization", value: authorization) }
     self.headers = headers

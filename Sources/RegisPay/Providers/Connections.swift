@@ -31,11 +31,13 @@ final class Connections: Sendable {
   ///   - answerLimit: bytes of an answer's body.
   ///   - cutsAnswers: a longer answer counts, without the rest and its connection; otherwise the call fails.
   ///   - connectionLimit: for each event loop.
+  ///   - isBudgeted: the connections are of those that the process may have for calls out, see ``SocketBudget``.
   ///   - validatesHeads: refuses to send heads with what HTTP does not allow, such as line breaks. Not needed for heads
   ///     that are made of what was checked before.
   init(
     _ endpoint: Endpoint, at address: SocketAddress? = nil, timeLimit: Duration, connectTimeLimit: Duration? = nil,
-    answerLimit: Int, cutsAnswers: Bool = false, connectionLimit: Int = 512, validatesHeads: Bool = true,
+    answerLimit: Int, cutsAnswers: Bool = false, connectionLimit: Int = 512, isBudgeted: Bool = false,
+    validatesHeads: Bool = true,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws(EndpointError) {
     self.endpoint = endpoint
@@ -50,7 +52,11 @@ final class Connections: Sendable {
     let settings = LoopPool.Settings(
       endpoint: endpoint, address: address, tls: tls, timeLimit: TimeAmount(timeLimit),
       connectTimeLimit: TimeAmount(connectTimeLimit ?? timeLimit),
-      answerLimits: .init(bodyBytes: answerLimit, cutsBody: cutsAnswers), connectionLimit: connectionLimit,
+      answerLimits: .init(bodyBytes: answerLimit, cutsBody: cutsAnswers),
+      // Over its share a call waits for a connection that is free again, and does not fail.
+      connectionLimit: isBudgeted
+        ? min(connectionLimit, max(1, SocketBudget.limit / 2 / System.coreCount)) : connectionLimit,
+      isBudgeted: isBudgeted,
       validatesHeads: validatesHeads)
     pools = group.makeIterator().map { LoopPool($0, settings) }
   }
@@ -98,6 +104,7 @@ private final class LoopPool: @unchecked Sendable {
     let connectTimeLimit: TimeAmount
     let answerLimits: AnswerReader.Limits
     let connectionLimit: Int
+    let isBudgeted: Bool
     let validatesHeads: Bool
   }
 
@@ -202,6 +209,9 @@ private final class LoopPool: @unchecked Sendable {
   private func connect(for pending: Pending) {
     let settings = settings
     let bound = NIOLoopBound(pending, eventLoop: loop)
+    guard !settings.isBudgeted || SocketBudget.take() else {
+      return fail(pending, "this process has too many connections open for its limit of open files (ulimit -n)")
+    }
     connectionCount += 1
     let bootstrap = ClientBootstrap(group: loop)
       .connectTimeout(settings.connectTimeLimit)
@@ -227,12 +237,14 @@ private final class LoopPool: @unchecked Sendable {
       switch result {
       case .failure(let error):
         self.connectionCount -= 1
+        if settings.isBudgeted { SocketBudget.give() }
         self.fail(pending, Self.reason(error))
         self.startWaiting()
       case .success(let channel):
         guard channel.isActive, let reader = try? channel.pipeline.syncOperations.handler(type: AnswerReader.self)
         else {
           self.connectionCount -= 1
+          if settings.isBudgeted { SocketBudget.give() }
           self.fail(pending, "closed at once")
           return self.startWaiting()
         }
@@ -298,6 +310,7 @@ private final class LoopPool: @unchecked Sendable {
 
   fileprivate func closed() {
     connectionCount -= 1
+    if settings.isBudgeted { SocketBudget.give() }
     startWaiting()
   }
 

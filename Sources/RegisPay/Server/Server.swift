@@ -18,6 +18,9 @@ public struct Server: Sendable {
 
   /// Opens the logs. Blocks while their tails are read.
   public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
+    var options = options
+    options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
+    options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
     // Before anything is made.
     try checkKeys(options, logger)
     do throws(PrivateFiles.Failure) {
@@ -76,13 +79,18 @@ public struct Server: Sendable {
   /// task: connections are then cut in the middle of being accepted, which the network library takes for an error of
   /// ours.
   ///
+  /// - Parameter onOverdue: called on a thread of its own if a stop takes longer than ``ServerOptions/stopLimit``, since something
+  ///   hangs; then the process may be ended, as by `kill -9`.
   /// - Parameter onReady: called once with the address, such as `http://127.0.0.1:8080`, as soon as it answers.
   public func run(
-    stopSignals: [UnixSignal] = [], onReady: @escaping @Sendable (String) -> Void
+    stopSignals: [UnixSignal] = [], onOverdue: @escaping @Sendable () -> Void = {},
+    onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
     var failure: ServerError?
+    let deadline = StopDeadline(options.stopLimit, onOverdue: onOverdue)
+    defer { deadline.end() }
     do throws(ServerError) {
-      try await serve(stopSignals: stopSignals, onReady: onReady)
+      try await serve(stopSignals: stopSignals, deadline, onReady: onReady)
     } catch {
       failure = error
     }
@@ -97,7 +105,7 @@ public struct Server: Sendable {
   }
 
   private func serve(
-    stopSignals: [UnixSignal], onReady: @escaping @Sendable (String) -> Void
+    stopSignals: [UnixSignal], _ deadline: StopDeadline, onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
     do throws(EndpointError) {
       for url in [options.pspURL, options.notificationsURL].compactMap({ $0 }) { _ = try Endpoint(url) }
@@ -220,7 +228,9 @@ public struct Server: Sendable {
         address: address.stream,
         own: own, logger: logger, start: start),
       webhooks,
+      // The last one is the first to be told.
       PartService {
+        defer { deadline.begin() }
         try await start.run()
         // The end of one service is the end of the group.
         try await gracefulShutdown()
@@ -231,7 +241,7 @@ public struct Server: Sendable {
       services: services.map { .init(service: $0) }
         + [.init(service: stopSwitch, successTerminationBehavior: .gracefullyShutdownGroup)],
       gracefulShutdownSignals: stopSignals, logger: quietLogger)
-    configuration.maximumGracefulShutdownDuration = options.stopLimit
+    configuration.maximumGracefulShutdownDuration = options.stopLimit * 0.8
     var failure: ServerError?
     do {
       try await ServiceGroup(configuration: configuration).run()

@@ -22,7 +22,8 @@ public struct ServerOptions: Sendable {
   /// How long a client's idempotency key is kept.
   public var requestLifetime = Duration.seconds(24 * 60 * 60)
   public var webhooks = WebhookOptions()
-  /// How long requests under way may take to end when the server stops; what is not done then is cut off.
+  /// How long a stop may take. A third of it, at most 5 seconds, calls out and webhooks get to end; at four fifths requests and
+  /// all else are cut off, and the logs are closed.
   public var stopLimit = Duration.seconds(15)
   /// Size of the payments log's segment files, in bytes. A new log takes as long as writing two of them.
   public var segmentBytes = 32 << 20

@@ -21,6 +21,7 @@ final class PinnedClient: Sendable {
       at: try SocketAddress(ipAddress: address.description, port: url.port), timeLimit: timeLimit,
       // Leaves time for another address.
       connectTimeLimit: timeLimit / 3, answerLimit: Self.answerLimit, cutsAnswers: true, connectionLimit: callLimit,
+      isBudgeted: true,
       // On one loop: an endpoint has few connections, and each call is to find the one that is open.
       group: MultiThreadedEventLoopGroup.singleton.next())
   }

@@ -1,0 +1,134 @@
+import Foundation
+import Testing
+
+/// What a server is started with: few descriptors, closed ones, signals that are ignored; and how it ends.
+@Suite("RegisPay, started by others", .serialized)
+struct RegisPayEnvironmentTests {
+  @Test("too few descriptors are refused, with how many are needed", arguments: [20, 48, 64, 80, 255])
+  func tooFewDescriptors(count: Int) async throws {
+    try await withTemporaryFolder { folder in
+      let process = try RegisPayProcess(
+        under: ["sh", "-c", "ulimit -n \(count); exec \"$@\"", "sh"],
+        ["serve", "--dir", folder + "/data", "--port", "0"],
+        folder: folder)
+      #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(process.errorText)")
+      #expect(
+        process.errorText.hasPrefix(
+          "regispay: only \(count) files and connections may be open at a time, and 256 are needed; raise the hard limit"
+        ))
+      #expect(!FileManager.default.fileExists(atPath: folder + "/data"))
+    }
+  }
+
+  @Test(
+    "with the fewest descriptors, all connections taken and a load, clients are answered and the server is at rest after it"
+  )
+  func fewDescriptors() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(
+        directory: folder, under: ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"])
+      let url = server.url
+      let idle = try await onThread { Held((0..<400).compactMap { _ in try? RawConnection(url) }) }
+      let ids = try await withThrowingTaskGroup(of: String?.self) { group in
+        // One that gets no connection may try again.
+        for index in 0..<200 { group.addTask { try? await server.createPayment("\(index + 1)") } }
+        return try await group.reduce(into: [String]()) { if let id = $1 { $0.append(id) } }
+      }
+      #expect(!ids.isEmpty)
+      for id in ids { try await server.wait(for: id, status: "Completed", within: .seconds(60)) }
+      let before = try processorTicks(server.process.pid)
+      try await Task.sleep(for: .seconds(2))
+      let ticks = try processorTicks(server.process.pid) - before
+      // A loop that polls would take most of 200.
+      #expect(ticks < 80, "\(ticks) hundredths of a second of two")
+      #expect(try await server.get("/alive").status == 200)
+      withExtendedLifetime(idle) {}
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false), "\(server.process.errorText)")
+    }
+  }
+
+  @Test("SIGHUP stops it as SIGTERM does, and under nohup it is ignored")
+  func hangup() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      server.process.signal(SIGHUP)
+      #expect(try await server.process.waitForExit() == .init(code: 0, isSignal: false))
+      let ignoring = try await RunningServer.start(
+        directory: folder, under: ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"])
+      #expect(!ignoring.process.errorText.contains("log opened"), "both logs were closed")
+      ignoring.process.signal(SIGHUP)
+      let id = try await ignoring.createPayment("1")
+      try await ignoring.wait(for: id, status: "Completed", within: .seconds(10))
+      #expect(try await ignoring.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  @Test("closed standard descriptors are /dev/null, and no log line goes into another file", arguments: [0, 1, 2])
+  func closedDescriptors(number: Int) async throws {
+    try await withTemporaryFolder { folder in
+      let port = try freePort()
+      let process = try RegisPayProcess(
+        under: ["sh", "-c", "exec \"$@\" \(number)>&-", "sh"],
+        ["serve", "--dir", folder + "/data", "--port", "\(port)", "--log-level", "debug"], folder: folder)
+      let server = RunningServer(process: process, url: "http://127.0.0.1:\(port)")
+      try await eventually("the server answers", within: .seconds(30)) {
+        (try? await server.get("/alive").status) == 200
+      }
+      let link = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(process.pid)/fd/\(number)")
+      #expect(link == "/dev/null")
+      let id = try await server.createPayment("1")
+      try await server.wait(for: id, status: "Completed", within: .seconds(10))
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  @Test("a stop takes no longer than --stop-timeout, whatever the simulator has still to wait for")
+  func stopTimeout() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(
+        directory: folder, arguments: ["--stop-timeout", "2", "--call-timeout", "60"])
+      let faults = try await server.put("/psp/api/faults", #"{"delay":{"exponentialMean":3000000,"limit":30000}}"#)
+      #expect(faults.status == 200)
+      _ = try await server.createPayment("1")
+      // On its way to the simulator, which keeps it waiting.
+      try await Task.sleep(for: .milliseconds(500))
+      let before = ContinuousClock.now
+      let exit = try await server.stopGracefully()
+      #expect(ContinuousClock.now - before < .seconds(4), "\(server.process.errorText)")
+      // 1 if what was cut off took too long to end.
+      #expect(!exit.isSignal && exit.code <= 1, "\(server.process.errorText)")
+    }
+  }
+
+  /// A port that was free just now: a server whose standard output is closed can't tell its own.
+  private func freePort() throws -> Int {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    defer { close(descriptor) }
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    let result = withUnsafeMutablePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        bind(descriptor, $0, length) | getsockname(descriptor, $0, &length)
+      }
+    }
+    try #require(result == 0)
+    return Int(UInt16(bigEndian: address.sin_port))
+  }
+
+  /// Processor time that a process has used, in hundredths of a second.
+  private func processorTicks(_ pid: pid_t) throws -> Int {
+    let fields = try String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8).split(separator: ")").last?.split(
+      separator: " ")
+    // The state is the third field of all.
+    let (user, system) = (fields.flatMap { Int($0[11]) }, fields.flatMap { Int($0[12]) })
+    return try #require(user) + #require(system)
+  }
+
+  /// Keeps connections open.
+  private final class Held: Sendable {
+    let connections: [RawConnection]
+    init(_ connections: [RawConnection]) { self.connections = connections }
+  }
+}
