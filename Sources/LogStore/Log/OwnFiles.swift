@@ -83,19 +83,27 @@ struct OwnFiles {
     }
   }
 
-  /// Whether a file under the name of an unfinished one begins as it would, or as far as it was written.
+  /// Whether a file under the name of an unfinished one begins as it would, as far as it was written: the process may have
+  /// died in the middle of any write, and a power cut may have let through any part of what was not synced.
   private func isUnfinished(_ name: String) throws(LogStoreError) -> Bool {
     let path = join(directory, name)
-    // Whatever else a power cut has let through of what was not synced.
     let head = try disk.contents(path, limit: Self.magicByteCount) ?? []
     if head.allSatisfy({ $0 == 0 }) { return true }
     switch name {
-    case FileName.next: return try begins(path, with: "LSSEGMNT")
-    case FileName.store + FileName.aside: return try begins(path, with: "LOGSTORE")
-    case FileName.clean + FileName.aside: return try begins(path, with: "LSCLEAN1")
+    case FileName.next: return Self.isPart(head, of: "LSSEGMNT")
+    case FileName.store + FileName.aside: return Self.isPart(head, of: "LOGSTORE")
+    case FileName.clean + FileName.aside: return Self.isPart(head, of: "LSCLEAN1")
     case FileName.tail + FileName.aside: return try isTail(path)
     case FileName.lock + FileName.aside, FileName.restoring: return try isLockText(path)
-    default: return try begins(path, with: IndexLayout.magic)
+    default: return Self.isPart(head, of: IndexLayout.magic)
+    }
+  }
+
+  /// Whether a file's first bytes are what it begins with, to some byte, and zeros from there on.
+  private static func isPart(_ head: [UInt8], of magic: StaticString) -> Bool {
+    magic.withUTF8Buffer { magic in
+      let sameCount = zip(head, magic).prefix { $0 == $1 }.count
+      return head.dropFirst(sameCount).allSatisfy { $0 == 0 }
     }
   }
 
@@ -109,11 +117,17 @@ struct OwnFiles {
     return bytes.count == TailNotice.byteCount && bytes.withUnsafeBytes { TailNotice($0) } != nil
   }
 
-  /// Empty, zeros where a power cut has left no bytes, or the words of ``FileLock/describe(_:)``.
+  /// The words of ``FileLock/describe(_:)`` as far as they were written, and zeros where a power cut has left no bytes.
   private func isLockText(_ path: String) throws(LogStoreError) -> Bool {
     let bytes = try disk.contents(path, limit: Self.lockByteCount) ?? []
-    if bytes.allSatisfy({ $0 == 0 }) { return bytes.count < Self.lockByteCount }
-    guard bytes.starts(with: "process ".utf8), bytes.last == UInt8(ascii: "\n") else { return false }
-    return bytes.dropFirst("process ".utf8.count).dropLast().allSatisfy { (48...57).contains($0) }
+    guard bytes.count < Self.lockByteCount else { return false }
+    let word = Array("process ".utf8)
+    let sameCount = zip(bytes, word).prefix { $0 == $1 }.count
+    var rest = bytes.dropFirst(sameCount)
+    if sameCount == word.count {
+      rest = rest.drop { (48...57).contains($0) }
+      if rest.first == UInt8(ascii: "\n") { rest = rest.dropFirst() }
+    }
+    return rest.allSatisfy { $0 == 0 }
   }
 }
