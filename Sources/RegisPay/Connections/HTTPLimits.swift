@@ -62,7 +62,7 @@ public struct HTTPLimits: Sendable {
     return Int(clamping: limit.rlim_cur)
   }
 
-  /// The number of connections that descriptors are there for as well: three of eight. One of eight is for calls out, see
-  /// ``SocketBudget``, and one for what they are to the simulator; the rest is for logs and databases.
+  /// The number of connections that descriptors are there for as well: three of eight. ``SocketBudget``
+  /// is for calls out, and as many for what they are to the simulator; the rest is for logs and databases.
   var connectionsPossible: Int { min(connections, max(1, Self.descriptorLimit / 8 * 3)) }
 }

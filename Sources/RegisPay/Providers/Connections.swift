@@ -53,8 +53,8 @@ final class Connections: Sendable {
       endpoint: endpoint, address: address, tls: tls, timeLimit: TimeAmount(timeLimit),
       connectTimeLimit: TimeAmount(connectTimeLimit ?? timeLimit),
       answerLimits: .init(bodyBytes: answerLimit, cutsBody: cutsAnswers),
-      // Over its share a call waits for a connection that is free again, and does not fail.
-      connectionLimit: isBudgeted
+      // Of few sockets the PSP and notifications have a share each, so that neither takes all.
+      connectionLimit: isBudgeted && SocketBudget.isTight
         ? min(connectionLimit, max(1, SocketBudget.limit / 2 / System.coreCount)) : connectionLimit,
       isBudgeted: isBudgeted,
       validatesHeads: validatesHeads)
@@ -195,7 +195,11 @@ private final class LoopPool: @unchecked Sendable {
       pending.connection = connection
       return connection.send(pending)
     }
-    guard connectionCount < settings.connectionLimit else { return waiting.append(pending) }
+    guard connectionCount < settings.connectionLimit, !settings.isBudgeted || SocketBudget.take() else {
+      if connectionCount > 0 { return waiting.append(pending) }
+      // None of its own ends, so that it could wait for that.
+      return fail(pending, "this process has too many connections open for its limit of open files (ulimit -n)")
+    }
     connect(for: pending)
   }
 
@@ -206,12 +210,10 @@ private final class LoopPool: @unchecked Sendable {
     }
   }
 
+  /// A socket was taken from the budget, if there is one.
   private func connect(for pending: Pending) {
     let settings = settings
     let bound = NIOLoopBound(pending, eventLoop: loop)
-    guard !settings.isBudgeted || SocketBudget.take() else {
-      return fail(pending, "this process has too many connections open for its limit of open files (ulimit -n)")
-    }
     connectionCount += 1
     let bootstrap = ClientBootstrap(group: loop)
       .connectTimeout(settings.connectTimeLimit)
