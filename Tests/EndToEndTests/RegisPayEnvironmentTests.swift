@@ -50,7 +50,8 @@ struct RegisPayEnvironmentTests {
   @Test("SIGHUP stops it as SIGTERM does, and under nohup it is ignored")
   func hangup() async throws {
     try await withTemporaryFolder { folder in
-      let server = try await RunningServer.start(directory: folder)
+      // As from a shell, also where the tests themselves run under nohup.
+      let server = try await RunningServer.start(directory: folder, under: ["env", "--default-signal=HUP"])
       server.process.signal(SIGHUP)
       #expect(try await server.process.waitForExit() == .init(code: 0, isSignal: false))
       let ignoring = try await RunningServer.start(

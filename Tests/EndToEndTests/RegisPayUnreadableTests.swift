@@ -95,8 +95,9 @@ extension RegisPayServeTests {
     try await FaultyDisk.with(in: scratch) { disk in
       let server = try await start(disk, scratch)
       var ids: [String] = []
-      for amount in 1...150 { ids.append(try await server.createPayment("\(amount)")) }
-      try await server.wait(for: ids[149], status: "Completed", within: .seconds(60))
+      // Enough for three segments, however many events share a frame.
+      for amount in 1...250 { ids.append(try await server.createPayment("\(amount)")) }
+      try await server.wait(for: ids[249], status: "Completed", within: .seconds(60))
       let data = disk.backing + "/data"
       let bad = try files(in: data)[0]
       let base = try #require(UInt64((bad.path as NSString).lastPathComponent.dropLast(4)))
