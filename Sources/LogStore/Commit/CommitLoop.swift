@@ -391,7 +391,7 @@ struct CommitLoop: ~Copyable {
     let check = KnownIDCheck(append, given, durable.segments)
     while true {
       let faults = faultCount()
-      // Most ids are new, and that is told without a look at the disk.
+      // Most ids are new, which memory and the filters of the index show without reading the disk.
       guard try check.mayBeKnown() else { return .none }
       answerDue()
       let known = try check.run()

@@ -34,7 +34,7 @@ final class EndableWait<Value: Sendable>: Sendable {
     begin()
     let answer = await withTaskCancellationHandler {
       await withUnsafeContinuation { (continuation: UnsafeContinuation<Answer, Never>) in
-        // Resumed exactly once: here, or by whoever turns `waiting` into `ended`.
+        // Resumed exactly once: here, or by the call of `end` that changes `waiting` to `ended`.
         let answer = state.withLock { state -> Answer? in
           if case .ended(let answer) = state { return answer }
           state = .waiting(continuation)

@@ -1,6 +1,6 @@
 /// Which files are of this directory's history for certain, and which are not.
 ///
-/// `clean` and `tail` name the segment in which the last writer of the directory was; whoever asks for the repair may name a
+/// `clean` and `tail` name the segment in which the last writer of the directory was; the operator may name a
 /// file instead. From such a file proof goes backwards alone: its header names the last frame of the segment before it, and
 /// an index file that was made of it names those of all before. Nothing goes forwards, since two copies may follow on from
 /// one segment. A file that contradicts one of these is of another history, and so is what follows on from it.
@@ -9,7 +9,7 @@ struct SalvageAnchors {
   /// As far as it is to be believed.
   let clean: CleanEnd?
   let notice: TailNotice?
-  /// Named by whoever asks for the repair.
+  /// Named by the operator (`--keep`).
   let kept: Set<Int>
   /// Files of this history.
   private(set) var own: Set<Int> = []
@@ -39,7 +39,7 @@ struct SalvageAnchors {
     findForeign(isCleanBelieved: isBelieved[1] && byClean.count == 1, trusts: wanted)
   }
 
-  /// What whoever asks for the repair wants to be kept.
+  /// What the operator wants to keep.
   struct Keeping {
     var paths: Set<String> = []
     var clean = false

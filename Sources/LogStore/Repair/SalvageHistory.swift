@@ -4,7 +4,7 @@
 /// apart is how files follow one another: each header names the segment before it, the offset where that ends, and the
 /// checksum of its last frame; an index file names the last frame of each segment that it was made of. Files that contradict
 /// one another are never both taken. Which history is this directory's is told by `clean` and `tail`, which name its last
-/// segment, or by whoever asks for the repair (``SalvageAnchors``). What contradicts that history is left out. Where
+/// segment, or by the operator (``SalvageAnchors``). What contradicts that history is left out. Where
 /// files contradict one another and nothing tells which are this store's, there are alternatives.
 struct SalvageHistory {
   /// A file that is left out, and why.

@@ -35,7 +35,7 @@ struct SalvageSource {
   /// Of ``parts``, if they were read already.
   private var evidence: [SegmentEvidence] = []
   private let checksHistory: Bool
-  /// Files of the history that is wanted, by whoever asks for the repair.
+  /// Files of the history that the operator wants to keep.
   private let wanted: SalvageAnchors.Keeping
 
   /// Where the log was durable, if that is known for certain: nothing behind it is looked at.

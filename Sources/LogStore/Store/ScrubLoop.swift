@@ -121,6 +121,7 @@ final class ScrubLoop: Sendable {
   private var path: String { join(segments.directory, Scrub.fileName) }
 
   private func readPlace() -> Place {
+    // A place that is missing or can't be read costs one round from the beginning, and nothing else depends on it.
     guard let bytes = try? segments.disk.contents(path, limit: 100) else { return Place() }
     let numbers = String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isWhitespace).compactMap { UInt64($0) }
     guard numbers.count == 2 else { return Place() }
@@ -129,6 +130,7 @@ final class ScrubLoop: Sendable {
 
   /// Not synced: an older place costs some reading, and a broken one a round.
   private func write(_ place: Place) {
+    // A disk that can't take it says so at the log's own writes; the scrub goes on, and its next start reads more.
     guard let file = try? segments.disk.open(path, .create) else { return }
     try? file.write(Array("\(place.nextBase) \(place.roundStart)\n".utf8))
   }
@@ -158,8 +160,8 @@ private final class Pace {
 
 /// A wait that can be ended.
 ///
-/// Sendable: the flag is touched only between `lock` and `unlock`. The pthread objects live at a fixed address until
-/// `deinit`, which can only run when no thread holds a reference.
+/// `@unchecked Sendable` is safe: the flag is read and written only while the mutex is held, and the pthread objects live at a
+/// fixed address until `deinit`, which runs only when no thread holds a reference.
 private final class Stopping: @unchecked Sendable {
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)

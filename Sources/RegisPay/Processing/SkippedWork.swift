@@ -85,7 +85,7 @@ struct SkippedWork: Sendable {
         if case .closed = error { return }
         logger.error("can't look at skipped steps", metadata: ["error": "\(error)"])
       }
-      // Cancelled when the server stops.
+      // Throws only when the task is cancelled, as the server stops; the loop's condition sees that.
       try? await Task.sleep(for: interval)
     }
   }

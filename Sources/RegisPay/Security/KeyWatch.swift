@@ -94,6 +94,7 @@ final class KeyWatch: Sendable {
         }
       }
       await noteRequired()
+      // Throws only when the task is cancelled, which the loop's condition sees.
       try? await Task.sleep(for: interval)
     }
     // At the end nothing more can be done than what `look` has reported.

@@ -32,7 +32,7 @@ struct WebhookClock: Sendable {
     sleep: { until in
       let passed = systemPassed()
       guard passed < until else { return }
-      // Cut short only by its task's end, as said.
+      // Throws only when the task is cancelled; then this returns early, as promised.
       try? await Task.sleep(for: .microseconds(until - passed))
     })
 
