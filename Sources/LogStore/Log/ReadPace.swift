@@ -2,10 +2,11 @@
 /// next to nothing.
 ///
 /// A look at the task costs some 10 ns, as much as an event of a scan. So there is one before every event, until events were
-/// taken faster than one in a microsecond for a while; then one before every 64th, until they are not.
+/// taken faster than one in a microsecond for a while; then one before every 64th, until they are not. The clock costs as much
+/// as several events, so a fast reader asks it at every eighth look: one that becomes slow is found to be within 512 events.
 struct ReadPace: Sendable {
   static let fastStride: UInt32 = 64
-  private static let fastMicroseconds: Int64 = 64
+  private static let looksPerTime: UInt32 = 8
   /// So many times ``fastStride`` events in a row have to be fast.
   private static let fastRounds = 4
 
@@ -14,6 +15,8 @@ struct ReadPace: Sendable {
   /// How many events may be given before the next look.
   private(set) var stride: UInt32 = 1
   private var looksLeft = Self.fastStride
+  /// Looks from one time to the next; ``looksLeft`` counts down from it.
+  private var looks = Self.fastStride
   private var roundsLeft = Self.fastRounds
   private var start: ContinuousClock.Instant?
 
@@ -22,7 +25,7 @@ struct ReadPace: Sendable {
     self.endsWithTask = endsWithTask
     if isFast {
       roundsLeft = 0
-      stride = Self.fastStride
+      setStride()
     }
   }
 
@@ -34,15 +37,21 @@ struct ReadPace: Sendable {
 
   /// Notes that ``stride`` events were taken since the last time.
   mutating func noteTime() {
-    if stride == 1 {
-      looksLeft -= 1
-      if looksLeft > 0 { return }
-      looksLeft = Self.fastStride
-    }
+    looksLeft -= 1
+    if looksLeft > 0 { return }
     let now = ContinuousClock.now
-    let isFast = start.map { $0.duration(to: now) < .microseconds(Self.fastMicroseconds) } ?? false
+    // Up to a microsecond for an event.
+    let limit = Duration.microseconds(Int64(looks * stride))
+    let isFast = start.map { $0.duration(to: now) < limit } ?? false
     start = now
     roundsLeft = isFast ? max(roundsLeft - 1, 0) : Self.fastRounds
-    stride = roundsLeft == 0 ? Self.fastStride : 1
+    setStride()
+  }
+
+  private mutating func setStride() {
+    let isFast = roundsLeft == 0
+    stride = isFast ? Self.fastStride : 1
+    looks = isFast ? Self.looksPerTime : Self.fastStride
+    looksLeft = looks
   }
 }
