@@ -2,6 +2,7 @@ import Foundation
 import Hummingbird
 import LogStore
 import Logging
+import Synchronization
 import Testing
 
 @testable import RegisPay
@@ -83,4 +84,34 @@ func endsByItself(_ task: Task<Void, any Error>, within limit: Duration = .secon
   defer { watchdog.cancel() }
   try await task.value
   return !task.isCancelled
+}
+
+/// Keeps what is logged, message and metadata.
+final class LineCollector: Sendable {
+  private let lines = Mutex<[String]>([])
+
+  var text: String { lines.withLock { $0.joined(separator: "\n") } }
+
+  var logger: Logger {
+    var logger = Logger(label: "test") { _ in Handler(collector: self) }
+    logger.logLevel = .trace
+    return logger
+  }
+
+  private struct Handler: LogHandler {
+    let collector: LineCollector
+    var metadata: Logger.Metadata = [:]
+    var logLevel = Logger.Level.trace
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+      get { metadata[key] }
+      set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+      collector.lines.withLock {
+        $0.append("\(event.message) \(metadata) \(event.metadata ?? [:])")
+      }
+    }
+  }
 }

@@ -75,6 +75,7 @@ final class KeyWatch: Sendable {
     var noted = clock.now
     var lockedSince: ContinuousClock.Instant?
     var logged: ContinuousClock.Instant?
+    var noteFailure: LogStoreError?
     while !Task.isCancelled {
       do throws(KeyStoreError) {
         try look()
@@ -93,7 +94,11 @@ final class KeyWatch: Sendable {
           logger.error("the keys can't be read; the last known ones stay in force", metadata: ["error": "\(error)"])
         }
       }
-      await noteRequired()
+      let failure = await noteRequired()
+      if let failure, failure != noteFailure {
+        logger.error("can't write down that keys were made", metadata: ["error": "\(failure)"])
+      }
+      noteFailure = failure
       // Throws only when the task is cancelled, which the loop's condition sees.
       try? await Task.sleep(for: interval)
     }
@@ -103,16 +108,20 @@ final class KeyWatch: Sendable {
 
   private static let healthName = "keys"
 
-  /// Puts it on the log that keys were made. While the log can't append, which it reports itself, it is tried again.
-  private func noteRequired() async {
-    guard !isNotedRequired.load(ordering: .relaxed), !ring.isEmpty else { return }
+  /// Puts it on the log that keys were made. While the log can't append, which it reports itself, it is tried again with every
+  /// look.
+  ///
+  /// - Returns: what stands in the way.
+  private func noteRequired() async -> LogStoreError? {
+    guard !isNotedRequired.load(ordering: .relaxed), !ring.isEmpty else { return nil }
     do throws(LogStoreError) {
       if try log.reader.cursor(Self.checkpointName) == nil {
         try await log.append(Append([], cursors: [CursorCommit(name: Self.checkpointName, place: 0)]))
       }
       isNotedRequired.store(true, ordering: .relaxed)
+      return nil
     } catch {
-      logger.error("can't write down that keys were made", metadata: ["error": "\(error)"])
+      return error
     }
   }
 

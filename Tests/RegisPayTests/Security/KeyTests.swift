@@ -3,6 +3,8 @@ import Foundation
 import GRDB
 import HTTPTypes
 import Hummingbird
+import LogStore
+import Synchronization
 import Testing
 
 @testable import RegisPay
@@ -207,6 +209,26 @@ struct KeyTests {
       #expect(empty.kind == .gone && empty.description.contains("it holds no key"), "\(empty)")
       _ = try KeyStore.open(folder).create(name: "b", scopes: [.read], lifetimeSeconds: nil)
       #expect(try open(false).ring.entries.count == 1)
+    }
+  }
+
+  @Test("while the log can't append, that keys were made is written as soon as it can, and told once")
+  func requiredLater() async throws {
+    try await withTemporaryFolder { folder in
+      try await withStore { store in
+        let tries = Atomic<Int>(0)
+        let log = PaymentLog(store) { append async throws(LogStoreError) in
+          if tries.add(1, ordering: .relaxed).newValue <= 20 { throw .diskFull(operation: "write", path: "test") }
+          return try await store.append(append)
+        }
+        let collector = LineCollector()
+        _ = try KeyStore.open(folder).create(name: "a", scopes: [.read], lifetimeSeconds: nil)
+        let watch = try KeyWatch(folder, log: log, health: Health(stores: []), logger: collector.logger)
+        let task = Task { await watch.run(every: .milliseconds(1)) }
+        defer { task.cancel() }
+        try await eventually("it is on the log") { try store.reader.cursor(KeyWatch.checkpointName) == 0 }
+        #expect(collector.text.split(separator: "\n").count { $0.contains("can't write down") } == 1)
+      }
     }
   }
 

@@ -480,33 +480,3 @@ struct EndpointWorkerTests {
     }
   }
 }
-
-/// Keeps what is logged, message and metadata.
-private final class LineCollector: Sendable {
-  private let lines = Mutex<[String]>([])
-
-  var text: String { lines.withLock { $0.joined(separator: "\n") } }
-
-  var logger: Logger {
-    var logger = Logger(label: "test") { _ in Handler(collector: self) }
-    logger.logLevel = .trace
-    return logger
-  }
-
-  private struct Handler: LogHandler {
-    let collector: LineCollector
-    var metadata: Logger.Metadata = [:]
-    var logLevel = Logger.Level.trace
-
-    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
-      get { metadata[key] }
-      set { metadata[key] = newValue }
-    }
-
-    func log(event: LogEvent) {
-      collector.lines.withLock {
-        $0.append("\(event.message) \(metadata) \(event.metadata ?? [:])")
-      }
-    }
-  }
-}
