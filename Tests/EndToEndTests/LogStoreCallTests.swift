@@ -90,7 +90,7 @@ extension LogStoreCommandTests {
       for expect in [1, 2, 3] {
         #expect(try await append("d", expect: "\(expect)") == ["\(known) for version \(expect + 1)\(advice)"])
       }
-      let other = "\(known) with another payload, 1 bytes where the log has 1, different from byte 0 on\(advice)"
+      let other = "\(known) with another payload (in bytes: 1, in the log 1), different from byte 0 on\(advice)"
       #expect(try await append("e", expect: "any") == [other])
       #expect(try await append("e", expect: "none") == [other])
       #expect(try await append("d", type: "U", expect: "any") == ["\(known) with type U\(advice)"])

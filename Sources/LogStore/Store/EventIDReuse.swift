@@ -49,7 +49,7 @@ extension EventIDReuse: CustomStringConvertible {
       case .version(let version): "has it for version \(version)"
       case .type(let type): "has it with type \(type)"
       case .payload(let byteCount, let knownByteCount, let position):
-        "has it with another payload, \(byteCount) bytes where the log has \(knownByteCount), different from byte \(position) on"
+        "has it with another payload (in bytes: \(byteCount), in the log \(knownByteCount)), different from byte \(position) on"
       case .append(let event):
         "is another one: its event \(event), counted from 0, has no id or is not in the log in its place beside that one"
       }

@@ -15,6 +15,8 @@ struct HTTPAnswer: Sendable, Hashable {
 enum CallFailure: Error, Sendable, Hashable, CustomStringConvertible {
   /// No connection could be made, or none was free in time: no byte of the call was sent.
   case unreachable(String)
+  /// This process has as many connections open as it may, and made none: no fault of the other side's.
+  case noSocket
   /// The call was sent and not answered in time: whether it had an effect is unknown.
   case noAnswer(within: Duration)
   /// The connection broke after the call may have been sent: whether it had an effect is unknown.
@@ -23,6 +25,7 @@ enum CallFailure: Error, Sendable, Hashable, CustomStringConvertible {
   var description: String {
     switch self {
     case .unreachable(let reason): "it can't be reached: \(reason)"
+    case .noSocket: "this process has too many connections open for its limit of open files (ulimit -n)"
     case .noAnswer(let limit): "no answer within \(limit)"
     case .broken(let reason): "the connection broke: \(reason)"
     }
@@ -49,7 +52,7 @@ struct Caller: Sendable {
     // ``Endpoint`` has checked the host; a path and a key are made of identifiers, percent-encoded where they are not ours.
     connections = try Connections(
       try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit,
-      connectionLimit: Self.connectionLimit, isBudgeted: true, validatesHeads: false)
+      connectionLimit: Self.connectionLimit, budget: .process, validatesHeads: false)
     var headers: HTTPHeaders = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
     if let authorization { headers.add(name: "Authorization", value: authorization) }
     self.headers = headers
@@ -85,6 +88,8 @@ enum Verdict: Sendable, Hashable {
     switch result {
     case .failure(.unreachable(let reason)):
       self = .outcome(.retry(CallRetry(.unreachable, reason: "\(name) can't be reached: \(reason)")))
+    case .failure(.noSocket):
+      self = .outcome(.retry(CallRetry(.notMade, reason: "\(name) was not called: \(CallFailure.noSocket)")))
     case .failure(.noAnswer(let limit)):
       self = .outcome(.retry(CallRetry(.noAnswer, reason: "\(name) gave no answer within \(limit)")))
     case .failure(.broken(let reason)):

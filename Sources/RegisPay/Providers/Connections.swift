@@ -31,12 +31,12 @@ final class Connections: Sendable {
   ///   - answerLimit: bytes of an answer's body.
   ///   - cutsAnswers: a longer answer counts, without the rest and its connection; otherwise the call fails.
   ///   - connectionLimit: for each event loop.
-  ///   - isBudgeted: the connections are of those that the process may have for calls out, see ``SocketBudget``.
+  ///   - budget: of the sockets that the connections take; nil where they need none of one.
   ///   - validatesHeads: refuses to send heads with what HTTP does not allow, such as line breaks. Not needed for heads
   ///     that are made of what was checked before.
   init(
     _ endpoint: Endpoint, at address: SocketAddress? = nil, timeLimit: Duration, connectTimeLimit: Duration? = nil,
-    answerLimit: Int, cutsAnswers: Bool = false, connectionLimit: Int = 512, isBudgeted: Bool = false,
+    answerLimit: Int, cutsAnswers: Bool = false, connectionLimit: Int = 512, budget: SocketBudget? = nil,
     validatesHeads: Bool = true,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws(EndpointError) {
@@ -54,9 +54,10 @@ final class Connections: Sendable {
       connectTimeLimit: TimeAmount(connectTimeLimit ?? timeLimit),
       answerLimits: .init(bodyBytes: answerLimit, cutsBody: cutsAnswers),
       // Of few sockets the PSP and notifications have a share each, so that neither takes all.
-      connectionLimit: isBudgeted && SocketBudget.isTight
-        ? min(connectionLimit, max(1, SocketBudget.limit / 2 / System.coreCount)) : connectionLimit,
-      isBudgeted: isBudgeted,
+      connectionLimit: budget.map { budget in
+        budget.isTight ? min(connectionLimit, max(1, budget.limit / 2 / System.coreCount)) : connectionLimit
+      } ?? connectionLimit,
+      budget: budget,
       validatesHeads: validatesHeads)
     pools = group.makeIterator().map { LoopPool($0, settings) }
   }
@@ -104,7 +105,7 @@ private final class LoopPool: @unchecked Sendable {
     let connectTimeLimit: TimeAmount
     let answerLimits: AnswerReader.Limits
     let connectionLimit: Int
-    let isBudgeted: Bool
+    let budget: SocketBudget?
     let validatesHeads: Bool
   }
 
@@ -195,10 +196,10 @@ private final class LoopPool: @unchecked Sendable {
       pending.connection = connection
       return connection.send(pending)
     }
-    guard connectionCount < settings.connectionLimit, !settings.isBudgeted || SocketBudget.take() else {
+    guard connectionCount < settings.connectionLimit, settings.budget?.take() ?? true else {
       if connectionCount > 0 { return waiting.append(pending) }
       // None of its own ends, so that it could wait for that.
-      return fail(pending, "this process has too many connections open for its limit of open files (ulimit -n)")
+      return end(pending, .failure(.noSocket))
     }
     connect(for: pending)
   }
@@ -239,14 +240,14 @@ private final class LoopPool: @unchecked Sendable {
       switch result {
       case .failure(let error):
         self.connectionCount -= 1
-        if settings.isBudgeted { SocketBudget.give() }
+        settings.budget?.give()
         self.fail(pending, Self.reason(error))
         self.startWaiting()
       case .success(let channel):
         guard channel.isActive, let reader = try? channel.pipeline.syncOperations.handler(type: AnswerReader.self)
         else {
           self.connectionCount -= 1
-          if settings.isBudgeted { SocketBudget.give() }
+          settings.budget?.give()
           self.fail(pending, "closed at once")
           return self.startWaiting()
         }
@@ -312,7 +313,7 @@ private final class LoopPool: @unchecked Sendable {
 
   fileprivate func closed() {
     connectionCount -= 1
-    if settings.isBudgeted { SocketBudget.give() }
+    settings.budget?.give()
     startWaiting()
   }
 

@@ -13,7 +13,7 @@ final class PinnedClient: Sendable {
   private static let answerLimit = 16 << 10
 
   /// - Throws: when TLS can't be set up, or when the address is none that can be connected to.
-  init(_ url: WebhookURL, address: IPAddress, callLimit: Int, timeLimit: Duration) throws {
+  init(_ url: WebhookURL, address: IPAddress, callLimit: Int, timeLimit: Duration, sockets: SocketBudget) throws {
     self.url = url
     self.address = address
     connections = try Connections(
@@ -21,7 +21,7 @@ final class PinnedClient: Sendable {
       at: try SocketAddress(ipAddress: address.description, port: url.port), timeLimit: timeLimit,
       // Leaves time for another address.
       connectTimeLimit: timeLimit / 3, answerLimit: Self.answerLimit, cutsAnswers: true, connectionLimit: callLimit,
-      isBudgeted: true,
+      budget: sockets,
       // On one loop: an endpoint has few connections, and each call is to find the one that is open.
       group: MultiThreadedEventLoopGroup.singleton.next())
   }

@@ -26,6 +26,8 @@ public struct WebhookOptions: Sendable {
   public var stopLimit = Duration.seconds(5)
   var clock = WebhookClock.system
   var resolver = HostResolver.system
+  /// Of the connections to receivers.
+  var sockets = SocketBudget.process
   /// See ``WebhookJournal/open(_:health:willWrite:)``.
   var willWrite: WebhookJournal.WillWrite = { _ in }
 

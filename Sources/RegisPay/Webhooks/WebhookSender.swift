@@ -69,7 +69,11 @@ actor WebhookSender {
     var result = WebhookResult.failed(reason: "the name has no address")
     for address in (known + addresses.filter { !known.contains($0) }).prefix(Self.addressLimit) {
       result = await post(body, url, signature, to: address)
-      if case .answered = result { break }
+      // Without a socket the next address fares no better.
+      switch result {
+      case .answered, .unsent: return result
+      case .failed: break
+      }
       if Task.isCancelled { break }
     }
     return result
@@ -96,6 +100,7 @@ actor WebhookSender {
     switch await client.connections.send(.init(head: head, body: ByteBuffer(bytes: body))) {
     case .success(let answer):
       return .answered(status: answer.status, retryAfter: answer.retryAfter)
+    case .failure(.noSocket): return .unsent(reason: "\(CallFailure.noSocket)")
     case .failure(let failure): return .failed(reason: String("\(failure)".prefix(Self.reasonLimit)))
     }
   }
@@ -107,7 +112,7 @@ actor WebhookSender {
       return pinned
     }
     let client = try PinnedClient(
-      url, address: address, callLimit: options.callLimit, timeLimit: options.timeLimit)
+      url, address: address, callLimit: options.callLimit, timeLimit: options.timeLimit, sockets: options.sockets)
     client.begin()
     replace(by: client)
     return client

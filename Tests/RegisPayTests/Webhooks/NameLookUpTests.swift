@@ -111,4 +111,32 @@ struct NameLookUpTests {
       }
     }
   }
+
+  @Test("a message for which this process has no socket left waits, and is not the endpoint's failure")
+  func noSocket() async throws {
+    try await FakeReceiver.run { receiver in
+      try await WebhookBench.run { bench in
+        var bench = bench
+        let sockets = SocketBudget(limit: 1)
+        #expect(sockets.take())
+        bench.options.sockets = sockets
+        try await bench.delivering { [bench] webhooks in
+          let worker = try await webhooks.add(receiver.url)
+          let ids = try await bench.initiate(5)
+          try await eventually("they wait") {
+            let (waiting, underWay) = (await worker.status.waitingCount, await worker.underWay)
+            return waiting > 0 && underWay == 0
+          }
+          #expect(await worker.status.progress.failuresInRow == 0)
+          #expect(receiver.ids.isEmpty)
+          sockets.give()
+          try await eventually("all are delivered") {
+            bench.clock.advance(by: .seconds(1))
+            return Set(receiver.ids) == Set(ids)
+          }
+          #expect(await worker.status.progress.failuresInRow == 0)
+        }
+      }
+    }
+  }
 }
