@@ -25,7 +25,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     case ended
   }
 
-  private static let lingerTime = TimeAmount.seconds(1)
+  /// How long a client that is answered for the last time may go on sending before the connection is cut.
+  private static let lingerTime = TimeAmount.seconds(2)
+  /// Between two reads, of 256 KiB at most, of what a client sends behind its last request: some 25 MiB a second.
+  private static let restPause = TimeAmount.milliseconds(10)
 
   private let limits: HTTPLimits
   private let table: ConnectionTable
@@ -52,6 +55,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private var hasLastRequest = false
   private var inputDeadline: NIODeadline?
   private var outputDeadline: NIODeadline?
+  private var isReadDue = false
   private var timer: (task: Scheduled<Void>, time: NIODeadline)?
 
   init(limits: HTTPLimits, table: ConnectionTable, own: OwnToken) {
@@ -186,11 +190,21 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         setInputDeadline(limits.bodyTime, context)
       }
       sawPart = false
-    case .ending: break
-    // The server has stopped asking for more.
-    case .ended: context.read()
+    case .ending, .ended: break
     }
     context.fireChannelReadComplete()
+  }
+
+  /// The channel asks after each read. What no request is in is read slowly: a client that sends without an end costs no
+  /// processor, and does not lose its answer, as it would if the connection were closed over what it sent.
+  func read(context: ChannelHandlerContext) {
+    guard isDone else { return context.read() }
+    guard !isReadDue else { return }
+    isReadDue = true
+    context.eventLoop.assumeIsolated().scheduleTask(in: Self.restPause) { [self] in
+      isReadDue = false
+      context.read()
+    }
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
@@ -298,14 +312,19 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.fireErrorCaught(HTTPParserError.unknown)
   }
 
-  private func linger(_ context: ChannelHandlerContext) {
+  /// The handler behind this one ends its answers so, too.
+  func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
+    guard mode == .output, phase != .ended else { return context.close(mode: mode, promise: promise) }
+    linger(context, promise)
+  }
+
+  private func linger(_ context: ChannelHandlerContext, _ promise: EventLoopPromise<Void>? = nil) {
     phase = .ended
     reading = .nothing
     outputDeadline = nil
     inputDeadline = context.eventLoop.now + Self.lingerTime
     setTimer(context)
-    context.close(mode: .output, promise: nil)
-    context.read()
+    context.close(mode: .output, promise: promise)
   }
 
   // MARK: - Time

@@ -26,9 +26,6 @@ where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRe
     case refused
   }
 
-  /// How long a client that is answered for the last time may go on sending before the connection is cut.
-  private static var lingerTime: TimeAmount { .seconds(2) }
-
   private let responder: Answerer
   private let idleTime: TimeAmount
   private let logger: Logger
@@ -257,10 +254,8 @@ where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRe
     written.whenComplete { _ in
       let context = bound.value
       guard !isInputClosed else { return context.close(promise: nil) }
-      // Closed at once, what the client still sends would make the system throw the answer away.
+      // Closed whole, what the client still sends would make the system throw the answer away. The guard waits for its end.
       context.close(mode: .output, promise: nil)
-      let channel = context.channel
-      context.eventLoop.scheduleTask(in: Self.lingerTime) { channel.close(promise: nil) }
     }
   }
 }
