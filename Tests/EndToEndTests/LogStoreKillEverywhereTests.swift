@@ -68,28 +68,47 @@ extension LogStoreCommandTests {
       let finished = try await run.run(
         under: ["strace", "-f", "-y", "-qqq", "-s", "4096", "-e", "signal=none", "-o", trace] + environment)
       try #require(finished.exitCode == 0, "\(operation.name): \(finished.errors)")
-      var seen: [String: Int] = [:]
+      var seen: [String: [String]] = [:]
+      // By thread. What ends in a question mark, or never, was not made: the process ended first, and for a thread that is
+      // being ended strace may print another thread's call a second time.
+      var begun: [Substring: String] = [:]
       for line in try String(contentsOfFile: trace, encoding: .isoLatin1).split(separator: "\n") {
-        // The number of the thread, then the call; what is resumed was counted when it began.
+        // The number of the thread, then the call.
         let words = line.split(separator: " ", maxSplits: 1)
         guard words.count == 2 else { continue }
-        let call = words[1].drop { $0 == " " }
-        guard let open = call.firstIndex(of: "("), !call.hasPrefix("<...") else { continue }
+        var call = String(words[1].drop { $0 == " " })
+        if call.hasSuffix("<unfinished ...>") {
+          begun[words[0]] = call
+          continue
+        }
+        if call.hasPrefix("<...") {
+          guard let first = begun.removeValue(forKey: words[0]) else { continue }
+          call = first + call
+        }
+        guard let open = call.firstIndex(of: "("), !call.hasSuffix("= ?") else { continue }
         // Output and errors go to files in there too; and the log is not the store's.
         guard call.contains(root), !call.contains("\(root)/errors."), !call.contains(log) else { continue }
         if ["1<", "0<"].contains(where: { call[call.index(after: open)...].hasPrefix($0) }) { continue }
-        seen[String(call[..<open]), default: 0] += 1
+        seen[String(call[..<open]), default: []].append(call)
       }
       let records = try ShimRecord.read(log).filter { $0.phase == .begin }
       for (names, shim) in Self.systemCalls {
-        let count = names.reduce(0) { $0 + (seen.removeValue(forKey: $1) ?? 0) }
-        let known = records.count { record in
+        let calls = names.flatMap { seen.removeValue(forKey: $0) ?? [] }
+        let count = calls.count
+        let recorded = records.filter { record in
           shim.contains(record.call) && (record.path.hasPrefix(root) || record.path == "<directory>")
         }
+        let known = recorded.count
         // A thread may be about to close its files when the process ends.
         let isClose = names.contains("close") && count <= known && known - count < 3
         #expect(
-          count == known || isClose, "\(operation.name): \(count) times \(names), of which the tests know \(known)")
+          count == known || isClose,
+          """
+          \(operation.name): \(count) times \(names), of which the tests know \(known)
+          \(calls.joined(separator: "\n"))
+          of which the tests know
+          \(recorded.map { "\($0.call) \($0.path)" }.joined(separator: "\n"))
+          """)
       }
       for name in Self.uncounted { seen[name] = nil }
       #expect(seen.isEmpty, "\(operation.name): calls that no test fails: \(seen)")
