@@ -51,7 +51,7 @@ struct SalvageAnchors {
   }
 
   /// The files, and all that are proven to be before them.
-  private static func closure(_ seeds: Set<Int>, _ links: SalvageLinks) -> Set<Int> {
+  static func closure(_ seeds: Set<Int>, _ links: SalvageLinks) -> Set<Int> {
     guard !seeds.isEmpty else { return [] }
     let files = links.files
     let numbers = Dictionary(grouping: files.indices) { files[$0].baseOffset }
@@ -90,7 +90,7 @@ struct SalvageAnchors {
     }
   }
 
-  private static func contradict(_ some: Set<Int>, _ others: Set<Int>, _ links: SalvageLinks) -> Bool {
+  static func contradict(_ some: Set<Int>, _ others: Set<Int>, _ links: SalvageLinks) -> Bool {
     for one in some.subtracting(others) {
       for other in others.subtracting(some) {
         if case .contradiction = links[min(one, other), max(one, other)] { return true }

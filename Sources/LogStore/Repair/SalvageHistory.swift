@@ -79,7 +79,7 @@ struct SalvageHistory {
     let chosen = Set(taken)
     var ways = [taken]
     for number in candidates where !chosen.contains(number) {
-      let way = bestWay(among: candidates, through: number)
+      let way = bestWay(among: fitting(number, candidates), through: number)
       if way.contains(number), !ways.contains(way), ways.count < Self.alternativesMax { ways.append(way) }
     }
     for (earlier, later) in zip(taken, taken.dropFirst()) where isDoubtful(earlier, later) {
@@ -89,6 +89,13 @@ struct SalvageHistory {
     return Choice(
       taken: taken.map { files[$0] }, leftOut: leftOut(taken),
       alternatives: ways.count > 1 ? ways.map { alternative($0, of: ways) } : [], denial: anchors.denial(of: taken))
+  }
+
+  /// The files that contradict neither a file nor what is proven to be before it: naming the file leaves out the others, so
+  /// no way through it has one of them.
+  private func fitting(_ number: Int, _ candidates: [Int]) -> [Int] {
+    let own = SalvageAnchors.closure([number], links)
+    return candidates.filter { !SalvageAnchors.contradict(own, [$0], links) }
   }
 
   private func alternative(_ way: [Int], of ways: [[Int]]) -> Alternative {
