@@ -149,8 +149,10 @@ struct FaultRegion: @unchecked Sendable {
 @inline(__always)
 func faultCount() -> UInt64 { clinux_fault_count() }
 
-func monotonicMilliseconds() -> UInt64 {
+func monotonicMilliseconds() -> UInt64 { monotonicMicroseconds() / 1000 }
+
+func monotonicMicroseconds() -> UInt64 {
   var time = timespec()
   clock_gettime(CLOCK_MONOTONIC, &time)
-  return UInt64(time.tv_sec) * 1000 + UInt64(time.tv_nsec) / 1_000_000
+  return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
 }

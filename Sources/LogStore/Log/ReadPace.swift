@@ -18,7 +18,9 @@ struct ReadPace: Sendable {
   /// Looks from one time to the next; ``looksLeft`` counts down from it.
   private var looks = Self.fastStride
   private var roundsLeft = Self.fastRounds
-  private var start: ContinuousClock.Instant?
+  /// Microseconds of the monotonic clock. `ContinuousClock.Instant` has a size that is known only when the program runs, and
+  /// with it all that it is part of.
+  private var start: UInt64?
 
   /// - Parameter isFast: events are known to be taken fast.
   init(endsWithTask: Bool, isFast: Bool = false) {
@@ -39,10 +41,9 @@ struct ReadPace: Sendable {
   mutating func noteTime() {
     looksLeft -= 1
     if looksLeft > 0 { return }
-    let now = ContinuousClock.now
+    let now = monotonicMicroseconds()
     // Up to a microsecond for an event.
-    let limit = Duration.microseconds(Int64(looks * stride))
-    let isFast = start.map { $0.duration(to: now) < limit } ?? false
+    let isFast = start.map { now - $0 < UInt64(looks * stride) } ?? false
     start = now
     roundsLeft = isFast ? max(roundsLeft - 1, 0) : Self.fastRounds
     setStride()

@@ -49,11 +49,12 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     return nil
   }
 
-  /// Lets up to so many more records of the run be handed out. False if there is none.
-  mutating func release(_ count: UInt32) -> Bool {
+  /// Lets up to `count` more records of the run be handed out, and takes them off it. False if there is none.
+  mutating func release(_ count: inout UInt32) -> Bool {
     let released = min(count, recordsHeld)
     recordsLeft += released
     recordsHeld -= released
+    count -= released
     return recordsLeft > 0
   }
 
@@ -159,16 +160,18 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// - Parameter offset: events before it are left out.
   /// - Parameter end: no event of this segment has it or a greater one.
   mutating func readRun(from offset: UInt64, to end: UInt64) throws(Fault) {
-    guard let segment, let start = segment.bytes.baseAddress else { return }
+    // The segment itself is not touched: to count a reference to it would cost as much as an event.
+    guard segment != nil, let start = walk.bytes.map({ UnsafeRawPointer($0) }) else { return }
     let before = walk
-    while true {
+    faults = faultCount()
+    try walk.advance(by: Self.runByteCount)
+    // Again if a page may have become zeros while it was checked: then it is not sound, or it is well again.
+    while isUncertain, mayHaveBeenUnreadable() {
+      walk = before
       faults = faultCount()
       try walk.advance(by: Self.runByteCount)
-      // Again if a page may have become zeros while it was checked: then it is not sound, or it is well again.
-      if faultCount() == faults || !segment.mayHaveBeenUnreadable(Int(walk.run_position)..<Int(walk.position)) { break }
-      walk = before
     }
-    guard segment.baseOffset + walk.relative_offset <= end else {
+    guard walk.base_offset + walk.relative_offset <= end else {
       throw Fault(
         position: Int(walk.run_position), reason: "events behind offset \(end), with which the segment should end")
     }
@@ -179,11 +182,17 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     timestamp = walk.timestamp
     while recordsHeld > 0 {
       let first = SoundRecord(checked: record)
-      let isBefore = segment.baseOffset + UInt64(first.relativeOffset) < offset
+      let isBefore = walk.base_offset + UInt64(first.relativeOffset) < offset
       guard isBefore, faultCount() == faults else { break }
       record += first.byteCount
       recordsHeld -= 1
     }
+  }
+
+  /// Whether a page of the run could not be read.
+  @inline(never)
+  private func mayHaveBeenUnreadable() -> Bool {
+    segment?.mayHaveBeenUnreadable(Int(walk.run_position)..<Int(walk.position)) ?? false
   }
 }
 

@@ -39,6 +39,8 @@ public struct EventCursor: ~Copyable, Sendable {
   /// Where a map was found to be out of date last.
   private var faultOffset: UInt64?
   private var pace: ReadPace
+  /// Events that may be given before the next look whether reading ends.
+  private var eventsToLook: UInt32 = 0
   /// Why ``next()`` gave nil before the end of what is durable: `closed` or `cancelled`.
   @usableFromInline private(set) var ending: LogStoreError?
 
@@ -114,21 +116,17 @@ public struct EventCursor: ~Copyable, Sendable {
   /// Checks more of the log, until there is an event to give. False at the durable end, and when reading ends.
   @usableFromInline
   mutating func readOn() throws(LogStoreError) -> Bool {
-    try lookAtFaults()
-    pace.noteTime()
+    try check()
+    var rounds = 0
     while true {
-      if let found = pace.ending(of: durable) {
-        ending = found
-        // A reader that was closed since its follower has found damage says so.
-        if found == .closed { try durable.checkFailure() }
-        return false
-      }
-      if ending != nil { ending = nil }
-      if walk.release(pace.stride) { return true }
+      // Also at the end of a segment or the log, and where there are runs without events.
+      if eventsToLook == 0 || nextOffset >= end || rounds > 1, try !look() { return false }
+      rounds += 1
+      if walk.release(&eventsToLook) { return true }
       if nextOffset >= end {
         if try !goOn() { return false }
         // Records of a damaged frame were checked one by one.
-        if walk.release(pace.stride) { return true }
+        if walk.release(&eventsToLook) { return true }
       }
       do throws(Fault) {
         try walk.readRun(from: nextOffset, to: end)
@@ -140,6 +138,21 @@ public struct EventCursor: ~Copyable, Sendable {
         try passOver(segment.baseOffset, failure)
       }
     }
+  }
+
+  /// False if reading ends.
+  private mutating func look() throws(LogStoreError) -> Bool {
+    if let found = pace.ending(of: durable) {
+      ending = found
+      eventsToLook = 0
+      // A reader that was closed since its follower has found damage says so.
+      if found == .closed { try durable.checkFailure() }
+      return false
+    }
+    if ending != nil { ending = nil }
+    pace.noteTime()
+    eventsToLook = pace.stride
+    return true
   }
 
   @usableFromInline

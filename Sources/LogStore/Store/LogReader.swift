@@ -82,12 +82,11 @@ public final class LogReader: Sendable {
     try durable.checkReading(endsWithTask: endsWithTask)
     var cursor = cursor(from: offset, endsWithTask: endsWithTask)
     let end = endOffset
+    // What was visited was zeros if it could not be read meanwhile: `next()` throws then, and behind the last one `check()`.
     while cursor.offset < end, let event = try cursor.next() {
-      let goesOn = body(event)
-      // What was visited was zeros if it could not be read meanwhile.
-      try cursor.check()
-      if !goesOn { return cursor.offset }
+      if !body(event) { break }
     }
+    try cursor.check()
     try cursor.checkEnding()
     return cursor.offset
   }
