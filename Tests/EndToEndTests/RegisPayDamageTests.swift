@@ -17,7 +17,7 @@ struct RegisPayDamageTests {
   }
 
   /// Completed payments in several segments, and where their events are.
-  private struct Template: Sendable {
+  struct Template: Sendable {
     var folder: String
     /// Offsets of each payment's events.
     var offsets: [String: [UInt64]]
@@ -25,19 +25,26 @@ struct RegisPayDamageTests {
     /// Frames of the first segment.
     var frames: [Int]
 
+    /// Of requests under a key whose records are in the logs' first segments.
+    static let body = #"{"amount":10.00,"currency":"GBP"}"#
+    static let keyHeaders = [("Content-Type", "application/json"), ("Idempotency-Key", "known")]
+
     var segment: String { "/data/payments/00000000000000000000.log" }
     /// Payments with an event in the first segment.
     var first: Set<String> { Set(offsets.filter { $0.value.contains { $0 < bases[1] } }.keys) }
   }
 
-  private static let template = Task { try await makeTemplate() }
-  private static let small = ["--segment-bytes", "65536"]
+  static let template = Task { try await makeTemplate() }
+  static let small = ["--segment-bytes", "65536"]
 
   private static func makeTemplate() async throws -> Template {
     let folder = FileManager.default.temporaryDirectory.appendingPathComponent("regispay-\(UUID().uuidString)").path
     try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
     let server = try await RunningServer.start(directory: folder, arguments: small)
-    var ids: [String] = []
+    let keyed = try await server.post("/api/payment/create", Template.body, headers: Template.keyHeaders)
+    var ids = [try #require(try keyed.object()["paymentId"] as? String)]
+    #expect(
+      try await server.post("/psp/api/payments/create", Template.body, headers: Template.keyHeaders).status == 202)
     func bases() throws -> [UInt64] {
       try FileManager.default.contentsOfDirectory(atPath: folder + "/data/payments").filter { $0.hasSuffix(".log") }
         .compactMap { UInt64($0.dropLast(4)) }.sorted()
@@ -109,14 +116,14 @@ struct RegisPayDamageTests {
     return (found.upperBound + 40, id)
   }
 
-  private func withCopy(_ template: Template, _ work: (String) async throws -> Void) async throws {
+  func withCopy(_ template: Template, _ work: (String) async throws -> Void) async throws {
     try await withTemporaryFolder { folder in
       try FileManager.default.copyItem(atPath: template.folder + "/data", toPath: folder + "/data")
       try await work(folder)
     }
   }
 
-  private func health(_ server: RunningServer) async throws -> String {
+  func health(_ server: RunningServer) async throws -> String {
     let answer = try await server.get("/health")
     #expect(answer.status == 200)
     return String(decoding: answer.body, as: UTF8.self)

@@ -124,6 +124,36 @@ extension RegisPayServeTests {
     }
   }
 
+  @Test(
+    "a finished segment that the disk can't read is told by /health when a request meets it, and no longer than that lasts"
+  )
+  func met() async throws {
+    guard await Mount.isPossible("a server on a disk that can't be read") else { return }
+    let scratch = try TemporaryDirectory()
+    try await FaultyDisk.with(in: scratch) { disk in
+      var server = try await start(disk, scratch)
+      var ids: [String] = []
+      for amount in 1...250 { ids.append(try await server.createPayment("\(amount)")) }
+      try await server.wait(for: ids[249], status: "Completed", within: .seconds(60))
+      // So that nothing of it is in memory, and nobody but the request reads it.
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      server = try await start(disk, scratch, ["--scrub-rate", "0"])
+      let data = disk.backing + "/data"
+      let bad = try #require(
+        try FileManager.default.contentsOfDirectory(atPath: data + "/payments").sorted().first { $0.hasSuffix(".log") })
+      try disk.spoil([FaultyDisk.Rule(file: bad, range: 0..<1 << 30)])
+      func health() async throws -> String { String(decoding: try await server.get("/health").body, as: UTF8.self) }
+      #expect(try await health() == "Healthy")
+      #expect(try await server.get("/api/v1/payments/\(ids[0])").status == 500)
+      let told = try await health()
+      #expect(told.contains("payments/\(bad) @") && told.contains("requests that need it are refused"), "\(told)")
+      try disk.heal()
+      try await eventually("/health says that all is well", within: .seconds(30)) { try await health() == "Healthy" }
+      #expect(try await server.get("/api/v1/payments/\(ids[0])").status == 200)
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
   private func files(in data: String) throws -> [BadFile] {
     let names = try FileManager.default.contentsOfDirectory(atPath: data + "/payments").sorted()
     let segments = names.filter { $0.hasSuffix(".log") }
@@ -141,10 +171,12 @@ extension RegisPayServeTests {
     ]
   }
 
-  private func start(_ disk: FaultyDisk, _ scratch: TemporaryDirectory) async throws -> RunningServer {
+  private func start(
+    _ disk: FaultyDisk, _ scratch: TemporaryDirectory, _ arguments: [String] = []
+  ) async throws -> RunningServer {
     // What is open here would keep the disk from being unmounted.
     try await RunningServer.start(
-      directory: disk.path, arguments: ["--segment-bytes", "65536"], errorFolder: scratch.path)
+      directory: disk.path, arguments: ["--segment-bytes", "65536"] + arguments, errorFolder: scratch.path)
   }
 
   /// Starts a server with one of the files unreadable: it serves, or says in one line why not.

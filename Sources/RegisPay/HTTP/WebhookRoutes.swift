@@ -100,8 +100,10 @@ struct WebhookRoutes: Sendable {
   ) async throws -> EndpointWorker.Status {
     switch replay {
     case .event(let payment, let version):
-      let found = try await RequestThreads.run(.short) { [reader = webhooks.reader] () throws(LogStoreError) in
-        try reader.stream(payment.stream, from: version, limit: 1).first
+      let found = try await RequestThreads.run(.short) { [follower = webhooks.follower] () throws(LogStoreError) in
+        try follower.look { reader throws(LogStoreError) in
+          try reader.stream(payment.stream, from: version, limit: 1).first
+        }
       }
       guard let event = found, event.version == version else {
         throw Problem(refusal: "no-such-event", "there is no such event")
@@ -109,8 +111,8 @@ struct WebhookRoutes: Sendable {
       return try await worker.replay(event.offset)
     case .offset(let offset): return try await worker.replay(from: offset)
     case .time(let microseconds):
-      let offset = try await RequestThreads.run(.short) { [reader = webhooks.reader] () throws(LogStoreError) in
-        try reader.firstOffset(at: microseconds)
+      let offset = try await RequestThreads.run(.short) { [follower = webhooks.follower] () throws(LogStoreError) in
+        try follower.look { reader throws(LogStoreError) in try reader.firstOffset(at: microseconds) }
       }
       return try await worker.replay(from: offset)
     }

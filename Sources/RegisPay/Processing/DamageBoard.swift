@@ -26,10 +26,11 @@ public final class DamageBoard: Sendable {
   private struct State {
     var ranges: [DamagedRange] = []
     var seen: Set<DamagedRange> = []
-    /// What the disk can't read at the moment, by file, and the offset from which a reader has come to it.
-    var unreadable: [String: (damage: Damage, place: UInt64)] = [:]
-    /// Files that were looked through because a look-up met damage there.
-    var metFiles: Set<String> = []
+    /// What the disk can't read at the moment, by file, and the offset from which a reader has come to it; nil where
+    /// nobody waits, since a look-up met it.
+    var unreadable: [String: (damage: Damage, place: UInt64?)] = [:]
+    /// Files that are looked through because a look-up met damage there, and what it met. Told until all of it is known.
+    var metFiles: [String: Damage] = [:]
     /// Offsets that are missing, over all ranges.
     var lostCount: UInt64 = 0
     /// Streams that lost events, as an index has them.
@@ -44,7 +45,7 @@ public final class DamageBoard: Sendable {
     mutating func forget(_ file: String) {
       ranges.removeAll { $0.damage.file == file }
       seen = seen.filter { $0.damage.file != file }
-      metFiles.remove(file)
+      metFiles[file] = nil
       lostCount = seen.reduce(0) { $0 + UInt64($1.offsets.count) }
       lostStreams = []
       isPartlyUnknown = false
@@ -100,17 +101,23 @@ public final class DamageBoard: Sendable {
   /// Notes that a reader waits for the disk: seen in `/health` until it has read on. Logged the first time.
   ///
   /// - Parameter place: where the reader stands.
-  func waits(for damage: Damage, at place: UInt64) {
+  func waits(for damage: Damage, at place: UInt64) { note(unreadable: damage, at: place) }
+
+  private func note(unreadable damage: Damage, at place: UInt64?) {
     let isNew = state.withLock { state in
       let known = state.unreadable[damage.file]
       guard known != nil || state.unreadable.count < Self.rangeLimit else { return false }
-      state.unreadable[damage.file] = (damage, max(known?.place ?? 0, place))
+      if let place {
+        state.unreadable[damage.file] = (damage, max(known?.place ?? 0, place))
+      } else if known == nil {
+        state.unreadable[damage.file] = (damage, nil)
+      }
       return known == nil
     }
     hasUnreadable.store(true, ordering: .relaxed)
     if isNew {
       logger?.error(
-        "the disk can't read the log; if that lasts for 30 seconds, what stands there is passed over",
+        "the disk can't read the log; readers in order wait for 30 seconds, and then pass over what stands there",
         metadata: [
           "log": "\(name)", "file": "\(damage.file)", "byte": "\(damage.position)", "reason": "\(damage.reason)",
         ])
@@ -121,12 +128,12 @@ public final class DamageBoard: Sendable {
   func readOn(from place: UInt64, to next: UInt64) {
     guard hasUnreadable.load(ordering: .relaxed), next > place else { return }
     state.withLock { state in
-      state.unreadable = state.unreadable.filter { !(place..<next).contains($0.value.place) }
+      state.unreadable = state.unreadable.filter { !($0.value.place.map((place..<next).contains) ?? false) }
       hasUnreadable.store(!state.unreadable.isEmpty, ordering: .relaxed)
     }
   }
 
-  /// Takes in what an answer has left out: all that is damaged in the file is looked for, unless the disk may read it again.
+  /// Takes in what an answer has left out: all that is damaged in the file is looked for.
   func metNow(_ range: DamagedRange) { met(range.damage) }
 
   /// Looks which streams lost events there.
@@ -145,9 +152,23 @@ public final class DamageBoard: Sendable {
     }
   }
 
+  /// Takes in the place that a look-up, or an append, has met and could not read. Any other error tells nothing of it.
+  func met(_ error: LogStoreError) {
+    switch error {
+    case .damaged(let damage): met(damage)
+    // Nothing more is looked for: the next look-up may go well.
+    case .unreadable(let damage): note(unreadable: damage, at: nil)
+    default: break
+    }
+  }
+
   /// Takes in damage that a look-up has met: all that is damaged in its file is looked for, once.
-  func met(_ damage: Damage) {
-    let isNew = state.withLock { $0.metFiles.count < Self.rangeLimit && $0.metFiles.insert(damage.file).inserted }
+  private func met(_ damage: Damage) {
+    let isNew = state.withLock { state in
+      guard state.metFiles.count < Self.rangeLimit, state.metFiles[damage.file] == nil else { return false }
+      state.metFiles[damage.file] = damage
+      return true
+    }
     // Reads the file, for which no request should wait.
     if isNew { NIOThreadPool.singleton.submit { [self] _ in inspect(file: damage.file) } }
   }
@@ -155,12 +176,13 @@ public final class DamageBoard: Sendable {
   /// Takes in all that is damaged in a file of the log: what a scrub, or opening, has found. Blocks: reads the file.
   func inspect(file: String) {
     do throws(LogStoreError) {
-      for range in try reader.damagedRanges(file: file) { report(range) }
+      let ranges = try reader.damagedRanges(file: file)
+      for range in ranges { report(range) }
+      // It was well again when all of it was read, so it is looked for again when it is met again.
+      if ranges.isEmpty { state.withLock { $0.metFiles[file] = nil } }
     } catch {
-      // To be looked for again when it is met again.
-      state.withLock { _ = $0.metFiles.remove(file) }
-      // The disk may read it again, so readers wait for it and report the wait.
-      if case .unreadable = error { return }
+      state.withLock { $0.metFiles[file] = nil }
+      if case .unreadable(let damage) = error { return note(unreadable: damage, at: nil) }
       logger?.warning(
         "can't tell what is damaged", metadata: ["log": "\(name)", "file": "\(file)", "error": "\(error)"])
     }
@@ -186,9 +208,10 @@ public final class DamageBoard: Sendable {
         state.forget(file)
         return true
       }
+      // Also where nothing is better: what look-ups alone have met was not passed over by anyone.
+      for range in found { report(range) }
       guard isBetter else { continue }
       logger?.notice("a damaged file can be read again", metadata: ["log": "\(name)", "file": "\(file)"])
-      for range in found { report(range) }
       for range in state.withLock({ $0.seen }) where range.damage.file != file && !range.offsets.isEmpty { find(range) }
     }
   }
@@ -256,6 +279,8 @@ public final class DamageBoard: Sendable {
     public var skipped: [Skipped] = []
     /// What the disk can't read at the moment.
     public var unreadable: [Damage] = []
+    /// What a look-up met a moment ago, and of which it is not known yet how many events it concerns.
+    public var met: [Damage] = []
   }
 
   public var summary: Summary {
@@ -265,7 +290,9 @@ public final class DamageBoard: Sendable {
       return Summary(
         ranges: state.ranges, lostEvents: state.lostCount, incomplete: state.lostStreams.count + others,
         newer: state.concerns.count - incomplete.count, isPartlyUnknown: state.isPartlyUnknown, skipped: state.skipped,
-        unreadable: state.unreadable.values.map(\.damage).sorted { $0.file < $1.file })
+        unreadable: state.unreadable.values.map(\.damage).sorted { $0.file < $1.file },
+        met: state.metFiles.filter { met in !state.seen.contains { $0.damage.file == met.key } }.values
+          .sorted { $0.file < $1.file })
     }
   }
 
@@ -273,8 +300,10 @@ public final class DamageBoard: Sendable {
   public var warnings: [String] {
     let summary = summary
     var lines = summary.ranges.map { "the \(name) log: \($0)" }
+    lines += summary.met.map { "the \(name) log: \($0)" }
     lines += summary.unreadable.map {
-      "the \(name) log: \($0); readers wait for the disk, for 30 seconds at most, and pass over it then"
+      "the \(name) log: \($0); readers wait for the disk, for 30 seconds at most, and pass over it then;"
+        + " requests that need it are refused"
     }
     if summary.lostEvents > 0 {
       lines.append(

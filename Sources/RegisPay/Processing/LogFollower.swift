@@ -51,6 +51,18 @@ public struct LogFollower: Sendable {
     }
   }
 
+  /// Looks something up in the log. A place that can't be read is told in `/health` from then on.
+  func look<Value>(
+    _ body: (LogReader) throws(LogStoreError) -> Value
+  ) throws(LogStoreError) -> Value {
+    do throws(LogStoreError) {
+      return try body(reader)
+    } catch {
+      damage.met(error)
+      throw error
+    }
+  }
+
   /// Copies of at most `limit` events.
   ///
   /// - Returns: also the offset to go on with.

@@ -47,6 +47,7 @@ public struct PaymentLog: Sendable {
       return appended
     } catch {
       gate.failed(error)
+      damage.met(error)
       throw error
     }
   }
@@ -144,8 +145,7 @@ public struct PaymentLog: Sendable {
     default: return .store(error)
     }
     damage.note(id, .incomplete, reason: failure.description)
-    // What the disk can't read it may read again: nothing is looked for, and the next load may go well.
-    if case .damaged(let place) = error { damage.met(place) }
+    damage.met(error)
     return failure
   }
 

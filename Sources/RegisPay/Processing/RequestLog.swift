@@ -24,7 +24,7 @@ struct RequestLog: Sendable {
     case kept(KeptRequest)
   }
 
-  let reader: LogReader
+  let follower: LogFollower
   /// How long a key is kept.
   let lifetime: Duration
 
@@ -33,8 +33,11 @@ struct RequestLog: Sendable {
   /// - Parameter now: microseconds since 1970-01-01 UTC.
   func find(keyDigest: String, fingerprint: String, now: UInt64) throws -> Found {
     let stream = KeptRequest.stream(keyDigest)
-    let version = try reader.streamVersion(stream)
-    if version > 0, let last = try reader.stream(stream, from: version, limit: 1).first {
+    let (version, last) = try follower.look { reader throws(LogStoreError) in
+      let version = try reader.streamVersion(stream)
+      return (version, version > 0 ? try reader.stream(stream, from: version, limit: 1).first : nil)
+    }
+    if let last {
       let age = Duration.microseconds(Int64(clamping: now) - Int64(clamping: last.timestampMicroseconds))
       if age < lifetime { return .kept(try KeptRequest(last)) }
     }

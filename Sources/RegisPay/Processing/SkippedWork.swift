@@ -76,8 +76,9 @@ struct SkippedWork: Sendable {
       await RequestThreads.run(.long) { log.damage.lookAgain() }
       do throws(LogStoreError) {
         // What can't be read of this stream itself is left out.
-        let new = try log.reader.stream(
-          Self.stream, from: open.version, skippingMissing: true, endsWithTask: false)
+        let new = try log.follower.look { [open] reader throws(LogStoreError) in
+          try reader.stream(Self.stream, from: open.version, skippingMissing: true, endsWithTask: false)
+        }
         for event in new { open.take(event) }
         for entry in open.entries { try await resume(entry) }
         for passed in open.passed { try await take(passed) }
@@ -116,8 +117,10 @@ struct SkippedWork: Sendable {
       while place < passed.offsets.upperBound {
         let before = place
         let limit = Int(min(passed.offsets.upperBound - place, Self.batch))
-        for event in try log.reader.events(from: place, limit: limit, endsWithTask: false)
-        where event.offset < passed.offsets.upperBound {
+        let events = try log.follower.look { reader throws(LogStoreError) in
+          try reader.events(from: before, limit: limit, endsWithTask: false)
+        }
+        for event in events where event.offset < passed.offsets.upperBound {
           place = event.offset + 1
           guard let id = PaymentID(stream: event.stream),
             let work = (try? PaymentEvent(type: event.type, payload: event.payload))?.work, work.step == passed.step

@@ -32,7 +32,8 @@ public struct Server: Sendable {
       let store = try open("payments", segmentBytes: options.segmentBytes, options, logger)
       let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
       return Server(
-        options: options, log: PaymentLog(store, logger: logger), simulator: Simulator(store: simulatorStore),
+        options: options, log: PaymentLog(store, logger: logger),
+        simulator: Simulator(store: simulatorStore, logger: logger),
         logger: logger)
     } catch {
       throw .store(error)
@@ -113,7 +114,7 @@ public struct Server: Sendable {
       throw .endpoint(error)
     }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
-    let simulatorDamage = DamageBoard(simulator.store.reader, name: "simulator", logger: logger)
+    let simulatorDamage = simulator.follower.damage
     let logs = [("payments", log.store, log.damage), ("simulator", simulator.store, simulatorDamage)]
     let scrubbing: Scrubbing
     do throws(LogStoreError) {
@@ -165,7 +166,7 @@ public struct Server: Sendable {
       throw .keys(error)
     }
     let own = OwnToken()
-    let ledger = Ledger(follower: LogFollower(simulator.store.reader, simulatorDamage))
+    let ledger = Ledger(follower: simulator.follower)
     let board = WaitingBoard()
     let consumers = ConsumerBoard()
     let address = AsyncStream<String>.makeStream()
@@ -184,7 +185,7 @@ public struct Server: Sendable {
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)
     PaymentRoutes(
-      log: log, requests: RequestLog(reader: log.reader, lifetime: options.requestLifetime), projection: projection,
+      log: log, requests: RequestLog(follower: log.follower, lifetime: options.requestLifetime), projection: projection,
       board: board
     ).add(to: routes)
     EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)

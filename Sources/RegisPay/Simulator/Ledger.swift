@@ -45,7 +45,7 @@ struct Ledger: Sendable {
 
   private func charge(_ stream: String) throws(LogStoreError) -> Charge? {
     do throws(LogStoreError) {
-      return Charge(try reader.stream(stream))
+      return Charge(try follower.look { reader throws(LogStoreError) in try reader.stream(stream) })
     } catch {
       guard error.isOfAPlace else { throw error }
       return nil

@@ -1,4 +1,5 @@
 import LogStore
+import Logging
 import Synchronization
 
 /// A payment service provider and a notification service to try things with. It keeps what it did on a log of its own,
@@ -15,6 +16,8 @@ public final class Simulator: Sendable {
   }
 
   let store: LogStore
+  /// Reads the log, and tells what of it can't be read.
+  let follower: LogFollower
   private let isFailing = Atomic<Bool>(false)
   /// Not kept over a restart.
   private let faults: Mutex<[Service: Faults]>
@@ -26,8 +29,10 @@ public final class Simulator: Sendable {
   /// Bytes of a key, so that its stream's name fits.
   private static let keyLimit = 200
 
-  public init(store: LogStore) {
+  /// - Parameter logger: tells of damage that is met.
+  public init(store: LogStore, logger: Logger? = nil) {
     self.store = store
+    follower = LogFollower(store.reader, DamageBoard(store.reader, name: "simulator", logger: logger))
     faults = Mutex([:])
   }
 
@@ -128,7 +133,7 @@ public final class Simulator: Sendable {
     guard let id = EventID(reference), id.description == reference else { return Self.unknownPayment }
     let stream = Charge.stream(reference)
     return try await answerOnce(key: key, request: request) { () throws(LogStoreError) in
-      let events = try self.store.reader.stream(stream, endsWithTask: false)
+      let events = try self.events(of: stream)
       guard let charge = Charge(events), let last = events.last else { return Effect(answer: Self.unknownPayment) }
       let (answer, event) = decide(charge)
       return Effect(answer: answer, events: event.map { [$0] } ?? [], conditions: [stream: .version(last.version)])
@@ -162,14 +167,14 @@ public final class Simulator: Sendable {
       return Answer(status: 400, body: ["error": .string("a key has 1 to \(Self.keyLimit) bytes")])
     }
     while true {
-      if let key, let first = try store.reader.stream("key:\(key)", limit: 1, endsWithTask: false).first {
+      if let key, let first = try events(of: "key:\(key)", limit: 1).first {
         return Self.repeated(first, request: request)
       }
       let effect = try effect()
       guard (200..<300).contains(effect.answer.status) else {
         // What stands in the way may be this very request, carried out since the key was looked for: key and effect are
         // in one append.
-        if let key, let first = try store.reader.stream("key:\(key)", limit: 1, endsWithTask: false).first {
+        if let key, let first = try events(of: "key:\(key)", limit: 1).first {
           return Self.repeated(first, request: request)
         }
         // A refusal has no effect to be remembered: the same request may be right later.
@@ -187,9 +192,16 @@ public final class Simulator: Sendable {
         if !append.events.isEmpty { _ = try await store.append(append) }
         return effect.answer
       } catch {
+        follower.damage.met(error)
         // Another request with this key, or for this payment, was first: see what it did.
         guard case .conflict = error else { throw error }
       }
+    }
+  }
+
+  private func events(of stream: String, limit: Int = .max) throws(LogStoreError) -> [Event] {
+    try follower.look { reader throws(LogStoreError) in
+      try reader.stream(stream, limit: limit, endsWithTask: false)
     }
   }
 

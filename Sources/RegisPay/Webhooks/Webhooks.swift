@@ -85,7 +85,7 @@ final class Webhooks: Service {
   func worker(_ id: String) -> EndpointWorker? { workers.withLock { $0.first { $0.id == id } } }
 
   /// What is delivered from.
-  var reader: LogReader { log.reader }
+  var follower: LogFollower { log.follower }
 
   /// Registers an endpoint, which is told what happens from now on.
   func add(

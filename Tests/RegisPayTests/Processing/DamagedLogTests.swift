@@ -47,6 +47,24 @@ struct DamagedLogTests {
     try bytes.write(to: URL(fileURLWithPath: path))
   }
 
+  @Test("what the disk could not read for a look-up, and is lost when it is looked at again, stays told")
+  func unreadableThenLost() async throws {
+    try await withTemporaryFolder { folder in
+      let store = try open(folder)
+      let ids = try await fill(store, 400)
+      let board = DamageBoard(store.reader)
+      let path = folder + "/log/00000000000000000000.log"
+      board.met(.unreadable(Damage(file: path, position: 4096, reason: "the disk can't read it")))
+      #expect(board.warnings.count == 1 && board.warnings[0].contains("requests that need it are refused"))
+      try damage(ids[10], in: folder)
+      board.lookAgain()
+      let warnings = board.warnings
+      #expect(warnings.first?.contains("offsets 20..<21") == true, "\(warnings)")
+      #expect(!warnings.contains { $0.contains("requests that need it are refused") }, "\(warnings)")
+      try await store.close()
+    }
+  }
+
   private var options: StepConsumer.Options {
     var options = StepConsumer.Options()
     options.cursorInterval = .milliseconds(20)
