@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 int clinux_allocate(int descriptor, uint64_t length) {
@@ -72,20 +73,45 @@ int clinux_lease(int descriptor) {
   return fcntl(descriptor, F_SETLEASE, F_RDLCK) != 0 ? errno : 0;
 }
 
+// CLOSE_RANGE_CLOEXEC of <linux/close_range.h>, which older systems lack.
+#define CLOSE_RANGE_CLOEXEC_FLAG (1u << 2)
+
 static int crash_descriptor = -1;
 static struct sigaction handlers_before[NSIG];
 
+// A handler that comes next may start a program that reports the crash (Swift's backtracer), for seconds. It must not hold
+// sockets of this process, some of which a library opens without SOCK_CLOEXEC: a process that is killed meanwhile would leave
+// its port taken until the report is written.
+static void close_on_exec(void) {
+#ifdef SYS_close_range
+  if (syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC_FLAG) == 0) return;
+#endif
+  // Before Linux 5.11: the first ones, of which sockets that listen are.
+  for (int number = 3; number < 1024; number++) fcntl(number, F_SETFD, FD_CLOEXEC);
+}
+
 // Calls nothing but what signal-safety(7) allows.
 static void note_crash(int number, siginfo_t *information, void *context) {
-  (void)context;
+  // As before: somebody wants this signal to do nothing.
+  if (handlers_before[number].sa_handler == SIG_IGN) return;
   int kept = errno;
   if (pwrite(crash_descriptor, "!", 1, 0) < 0) {
     // Then the crash is not counted.
   }
+  close_on_exec();
   errno = kept;
   sigaction(number, &handlers_before[number], NULL);
-  // The processor's own signals come again when the instruction is run again; others are sent again, and come on return.
-  if (information->si_code <= 0) raise(number);
+  // The processor's own signals come again when the instruction is run again, as often as a handler returns.
+  if (information->si_code > 0) return;
+  // Others are sent again, and come at once, with the signals blocked that were.
+  const ucontext_t *interrupted = context;
+  pthread_sigmask(SIG_SETMASK, &interrupted->uc_sigmask, NULL);
+  raise(number);
+  // Swift's handler returns when the crash is reported, for the instruction to fail again. This process would live on then,
+  // with its port and its locks.
+  struct sigaction end = {.sa_handler = SIG_DFL};
+  sigaction(number, &end, NULL);
+  raise(number);
 }
 
 void clinux_mark_crash(int descriptor) {

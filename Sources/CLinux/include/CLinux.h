@@ -32,7 +32,9 @@ int clinux_lease(int descriptor);
 int clinux_name_thread(const char *name);
 
 /// From now on a signal that tells of a crash (SIGILL, SIGTRAP, SIGABRT, SIGFPE or SIGSEGV) writes `!` to the first byte
-/// of this open file before it does what it did before. Called again, it takes another file.
+/// of this open file before it does what it did before, and no program that is started afterwards has this process's files or
+/// sockets. A signal that was sent (kill, abort) ends the process also where the handler before returns. Called again, it
+/// takes another file.
 void clinux_mark_crash(int descriptor);
 
 /// Asks the processor for the cache line at an address; touches nothing, so any address will do.

@@ -99,6 +99,16 @@ final class CarefulStart: Sendable {
     if isCareful { for line in warnings { logger.error("\(line)") } }
   }
 
+  /// Whether the last process, which may not be gone yet, has left the mark of a crash.
+  static func isMarked(_ directory: String) -> Bool {
+    // What is no file here is none of this program's.
+    let mark = open(directory + "/crashed", O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard mark >= 0 else { return false }
+    defer { close(mark) }
+    var byte: UInt8 = 0
+    return pread(mark, &byte, 1, 0) == 1 && byte == UInt8(ascii: "!")
+  }
+
   /// For ``Health``; empty without care.
   var warnings: [String] {
     guard isCareful else { return [] }

@@ -29,7 +29,9 @@ public struct Server: Sendable {
       throw .directory(options.directory, reason: "\(error)")
     }
     do throws(LogStoreError) {
-      let store = try open("payments", segmentBytes: options.segmentBytes, options, logger)
+      let store = try CrashedHolder.outlived(in: options.directory, logger) { () throws(LogStoreError) in
+        try open("payments", segmentBytes: options.segmentBytes, options, logger)
+      }
       let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
       return Server(
         options: options, log: PaymentLog(store, logger: logger),
