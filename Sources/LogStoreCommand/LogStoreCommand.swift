@@ -10,11 +10,12 @@ struct LogStoreCommand: AsyncParsableCommand {
     abstract: "Append to, read, follow and check a LogStore: a durable append-only log in one directory.",
     discussion: """
       Fields are separated by tabs; a tab, newline, carriage return or backslash inside one is written \\t, \\n, \\r, \\\\.
-      Exit codes: 0 done, 1 it failed (the reason is on standard error), 2 repaired, but files were left out, 64 wrong usage.
+      Exit codes: 0 done, 1 it failed (the reason is on standard error), 2 repaired, but files were left \
+      out, 3 nothing repaired, as there are several copies to choose from, 64 wrong usage.
       """,
     subcommands: [
       AppendCommand.self, DumpCommand.self, TailCommand.self, StatCommand.self, VerifyCommand.self, ReindexCommand.self,
-      BackupCommand.self, RestoreCommand.self, RepairCommand.self,
+      BackupCommand.self, RestoreCommand.self, RepairCommand.self, DeleteCursorCommand.self,
     ])
 }
 

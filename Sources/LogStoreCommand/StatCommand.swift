@@ -89,7 +89,7 @@ extension [UInt8] {
 
 extension String {
   /// The bytes with the fields' escapes.
-  fileprivate var escapedOnOneLine: [UInt8] {
+  var escapedOnOneLine: [UInt8] {
     var text = self
     return text.withUTF8 { utf8 in
       var bytes: [UInt8] = []
