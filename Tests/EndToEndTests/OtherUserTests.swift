@@ -123,6 +123,88 @@ struct OtherUserTests {
     }
   }
 
+  /// SQLite's files of a data directory: databases, and those beside them.
+  private func databases(_ folder: String) throws -> [(path: String, isDirectory: Bool, mode: Int)] {
+    try modes(folder + "/data").filter { $0.path.contains(".sqlite") }
+  }
+
+  @Test(
+    "reads and locks no SQLite file, of a running server or left by a killed one, also where they were open to all",
+    .enabled(if: canBeAnother), arguments: ["022", "000"])
+  func databases(umask: String) async throws {
+    try await withTemporaryFolder { folder in
+      let headers = try await fill(folder, umask: umask)
+      for isOld in [false, true] {
+        if isOld {
+          // As an earlier version, or somebody, left them; their directories as well.
+          _ = try await run(["chmod", "-R", "a+rX", folder], folder: folder)
+          for entry in try databases(folder) {
+            _ = try await run(["chmod", "666", folder + "/data/" + entry.path], folder: folder)
+          }
+        }
+        let server = try await RunningServer.start(directory: folder, under: Self.umask(umask))
+        let made = try await server.post(
+          "/api/payment/create", #"{"amount": 3, "currency": "GBP"}"#, headers: headers)
+        #expect(made.status == 200)
+        let found = try databases(folder)
+        for name in [
+          "keys.sqlite", "projection/payments.sqlite", "webhooks/webhooks.sqlite", "webhooks/webhooks.sqlite-wal",
+          "webhooks/webhooks.sqlite-shm",
+        ] {
+          #expect(found.contains { $0.path.hasSuffix(name) }, "\(found)")
+        }
+        for entry in found {
+          #expect(entry.mode == 0o600, "\(entry.path) with umask \(umask)")
+          let path = folder + "/data/" + entry.path
+          for command in [["cat", path], ["flock", "-n", "-s", path, "true"], ["sh", "-c", ": >> \(path)"]] {
+            #expect(try await run(Self.stranger() + command, folder: folder).code != 0, "\(command)")
+          }
+        }
+        // What SQLite keeps beside its files stays there.
+        try await server.killHard()
+        #expect(try databases(folder).contains { $0.path.hasSuffix("webhooks.sqlite-wal") })
+      }
+    }
+  }
+
+  /// Opens files while that is possible, and locks them as SQLite does.
+  private static let heldOpen = """
+    import fcntl, os, sys, time
+    for path in sys.argv[1:]:
+        fcntl.lockf(os.open(path, os.O_RDONLY), fcntl.LOCK_SH)
+    print("held", flush=True)
+    time.sleep(600)
+    """
+
+  @Test(
+    "that has SQLite files open and locked from a time when it could holds up no start, no key and no webhook",
+    .enabled(if: canBeAnother && FileManager.default.fileExists(atPath: "/usr/bin/python3")))
+  func heldDatabases() async throws {
+    try await withTemporaryFolder { folder in
+      let headers = try await fill(folder, umask: "022")
+      // Killed, so that there are files beside the databases.
+      try await RunningServer.start(directory: folder).killHard()
+      _ = try await run(["chmod", "-R", "a+rX", folder], folder: folder)
+      let files = try databases(folder).map { folder + "/data/" + $0.path }
+      #expect(files.count >= 5)
+      let words = Self.stranger() + ["/usr/bin/python3", "-c", Self.heldOpen] + files
+      let holder = try RegisPayProcess(program: words[0], Array(words.dropFirst()), folder: folder)
+      #expect(try await holder.nextLine() == "held", "\(holder.errorText)")
+      let server = try await RunningServer.start(directory: folder, arguments: ["--allow-private-webhooks"])
+      let create = ["keys", "create", "--dir", folder + "/data", "--name", "b", "--scope", "operate"]
+      let keys = try RegisPayProcess(create, folder: folder)
+      let key = try #require(try await keys.nextLine(), "\(keys.errorText)")
+      let operate = [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")]
+      try await eventually("the new key is known", within: .seconds(20)) {
+        try await server.post("/api/v1/webhooks", #"{"url": "http://127.0.0.1:1026/"}"#, headers: operate).status == 201
+      }
+      let made = try await server.post("/api/payment/create", #"{"amount": 3, "currency": "GBP"}"#, headers: headers)
+      #expect(made.status == 200, "the keys that were there are kept")
+      #expect(kill(holder.pid, 0) == 0, "it holds the files still")
+      #expect(try await server.stopGracefully().code == 0)
+    }
+  }
+
   @Test("lists, reads and locks nothing, and holds no start up", .enabled(if: canBeAnother))
   func stranger() async throws {
     try await withTemporaryFolder { folder in
@@ -284,7 +366,7 @@ struct OtherUserTests {
       #expect(try Data(contentsOf: URL(fileURLWithPath: victim)) == Data("kept".utf8))
       #expect(try FileManager.default.contentsOfDirectory(atPath: own).isEmpty)
       // What is left of this user's own is no hindrance.
-      FileManager.default.createFile(atPath: shared + "/d.bak.tmp", contents: Data([1]))
+      #expect(FileManager.default.createFile(atPath: shared + "/d.bak.tmp", contents: Data([1])))
       try FileManager.default.createDirectory(atPath: shared + "/d.repairing", withIntermediateDirectories: false)
       #expect(try await logstore("backup", "--dir", store, "--to", shared + "/d.bak").code == 0)
       #expect(try await logstore("repair", "--dir", store, "--to", shared + "/d").code == 0)

@@ -60,13 +60,14 @@ public final class PaymentProjection: Sendable {
     do {
       try PrivateFiles.makeDirectory(directory)
       try WALIndex.keepInMemory(of: path)
+      // One that is there may be an earlier version's, or of another umask.
+      if FileManager.default.fileExists(atPath: path) { try PrivateDatabase.make(path) }
       let identity = log.reader.storeID
       if let (pool, progress) = try existing(path, identity: identity, end: log.reader.endOffset, logger) {
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }
         return PaymentProjection(log, pool, progress, isIndexed: isIndexed, health, limits, logger)
       }
-      // Made before SQLite does, which would let others read it, and gives its mode to those beside it.
-      try PrivateFiles.makeFile(path, tightens: false)
+      try PrivateDatabase.make(path)
       let pool = try DatabasePool(path: path, configuration: configuration)
       try pool.write { try PaymentTable.create($0) }
       let progress = PaymentTable.Progress(version: PaymentTable.version, log: nil, place: 0)

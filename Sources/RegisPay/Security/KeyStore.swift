@@ -63,8 +63,7 @@ public final class KeyStore: Sendable {
 
   private init(_ path: String, _ patience: Duration) throws {
     self.path = path
-    // Made before SQLite does, which would let everybody read it; its journal gets the same mode.
-    try PrivateFiles.makeFile(path, tightens: true)
+    try PrivateDatabase.makeShared(path)
     var configuration = Configuration()
     configuration.busyMode = .timeout(patience / .seconds(1))
     configuration.prepareDatabase { database in

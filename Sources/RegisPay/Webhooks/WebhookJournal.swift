@@ -53,8 +53,7 @@ final class WebhookJournal: Sendable {
     let path = directory + "/webhooks.sqlite"
     do {
       try PrivateFiles.makeDirectory(directory)
-      // Made before SQLite does, which gives the file's rights to those beside it.
-      try PrivateFiles.makeFile(path, tightens: true)
+      try PrivateDatabase.make(path)
       var configuration = Configuration()
       configuration.maximumReaderCount = 2
       configuration.prepareDatabase { database in
