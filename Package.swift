@@ -96,7 +96,7 @@ let package = Package(
         .product(name: "Histogram", package: "hdrhistogram-swift"),
       ],
       swiftSettings: strict),
-    .testTarget(name: "LogStoreTests", dependencies: ["CChecksum", "LogStore"], swiftSettings: strict),
+    .testTarget(name: "LogStoreTests", dependencies: ["CChecksum", "CLinux", "LogStore"], swiftSettings: strict),
     // Random numbers by a seed that a test prints and can be given.
     .target(name: "SeededRandom", path: "Tests/SeededRandom", swiftSettings: strict),
     .testTarget(
@@ -115,7 +115,7 @@ let package = Package(
     // The whole of LogStore on a simulated disk, with a simulated clock and scheduler. `Optimised` is a package of its own.
     .target(name: "CFibers", path: "Tests/CFibers"),
     .testTarget(
-      name: "LogStoreSimulation", dependencies: ["CFibers", "LogStore"], exclude: ["Optimised", "planted"],
+      name: "LogStoreSimulation", dependencies: ["CFibers", "CLinux", "LogStore"], exclude: ["Optimised", "planted"],
       swiftSettings: strict),
     // In front of the C library's allocator, for the tests that count.
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),

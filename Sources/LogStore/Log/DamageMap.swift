@@ -51,6 +51,8 @@ final class DamageMap: Sendable {
   let pieces: [Piece]
   /// Every damaged place, in order.
   let ranges: [DamagedRange]
+  /// Of ``ranges``, those that the disk could not read.
+  private let unreadable: Set<Int>
   let endOffset: UInt64
   /// Something of the segment could not be read by the disk, which may get well again.
   var isOfUnreadable: Bool {
@@ -58,11 +60,15 @@ final class DamageMap: Sendable {
     return segment.mapping.faultCount > 0
   }
 
-  init(segment: Segment, limit: Int, pieces: [Piece], ranges: [DamagedRange], endOffset: UInt64) {
+  /// - Parameter unreadable: which of the ranges the disk could not read.
+  init(
+    segment: Segment, limit: Int, pieces: [Piece], ranges: [DamagedRange], unreadable: Set<Int>, endOffset: UInt64
+  ) {
     self.segment = segment
     self.limit = limit
     self.pieces = pieces
     self.ranges = ranges
+    self.unreadable = unreadable
     self.endOffset = endOffset
   }
 
@@ -73,8 +79,18 @@ final class DamageMap: Sendable {
     return pieces[after - 1]
   }
 
-  /// The first place where events are missing, or else the first at all.
-  var worst: Damage? { (ranges.first { !$0.offsets.isEmpty } ?? ranges.first)?.damage }
+  /// The first place where events are missing, or else the first at all: damage, or what the disk can't read.
+  var worst: LogStoreError? {
+    (ranges.firstIndex { !$0.offsets.isEmpty } ?? ranges.indices.first).map { error(of: $0) }
+  }
+
+  /// The first place that the disk could not read.
+  var firstUnreadable: LogStoreError? { unreadable.min().map { error(of: $0) } }
+
+  private func error(of number: Int) -> LogStoreError {
+    let damage = ranges[number].damage
+    return unreadable.contains(number) ? .unreadable(damage) : .damaged(damage)
+  }
 }
 
 /// Makes a ``DamageMap``.
@@ -91,8 +107,9 @@ struct DamageMapMaker {
   private var ranges: [DamagedRange] = []
   private var next: UInt64
   private var timestamp: UInt64 = 0
+  private var unreadable: Set<Int> = []
   /// What was found since the last event that was taken, and where.
-  private var pending: Damage?
+  private var pending: LogStoreError?
   private var finder: SalvageSearch
 
   /// - Parameter bound: the offset that the segment, or what is durable of it, ends with.
@@ -107,7 +124,7 @@ struct DamageMapMaker {
   }
 
   mutating func make() -> DamageMap {
-    pending = segment.fileDamage
+    pending = segment.fileError
     let chain = readFrames()
     if let endChain, let chain, chain != endChain, ranges.isEmpty, pending == nil {
       // Sound by itself, and not what the next segment was written after: another history of the log, and nothing tells
@@ -123,7 +140,8 @@ struct DamageMapMaker {
     } else if pending != nil {
       skip(to: next, at: limit)
     }
-    return DamageMap(segment: segment, limit: limit, pieces: pieces, ranges: ranges, endOffset: bound)
+    return DamageMap(
+      segment: segment, limit: limit, pieces: pieces, ranges: ranges, unreadable: unreadable, endOffset: bound)
   }
 
   /// Returns the chain of the last frame, if all up to there is known.
@@ -168,14 +186,15 @@ struct DamageMapMaker {
 
   private mutating func note(_ position: Int, _ reason: String) {
     // Says it if the disk could not read it.
-    if pending == nil { pending = segment.damage(Fault(position: position, reason: reason)).finding }
+    if pending == nil { pending = segment.damage(Fault(position: position, reason: reason)) }
   }
 
   /// Goes on with an event: what was found before it is one damaged range, whether events are missing there or not.
   private mutating func skip(to offset: UInt64, at position: Int) {
     if pending == nil, offset > next { note(position, "offsets \(next)..<\(offset) are not there") }
-    guard let damage = pending else { return }
+    guard let error = pending, let damage = error.finding else { return }
     pending = nil
+    if case .damaged = error {} else { unreadable.insert(ranges.count) }
     ranges.append(DamagedRange(offsets: next..<offset, damage: damage))
     guard offset > next else { return }
     let start = pieces.last?.bytes.upperBound ?? SegmentHeader.byteCount

@@ -27,6 +27,8 @@ final class DamageMaps: Sendable {
     if isEmpty.load(ordering: .acquiring) { return nil }
     guard let (_, map, made) = maps.withLock({ $0.first { $0.baseOffset == baseOffset } }) else { return nil }
     if let life = Self.life(of: map), monotonicMilliseconds() > made + life { return nil }
+    // The disk can read it again: nothing of it may be left out.
+    if map.segment.mapping.faultCount > 0, map.segment.mapping.heal() { return nil }
     return map
   }
 
@@ -132,7 +134,7 @@ extension SegmentSet {
 
   /// Makes certain that the log is sound where an index has led astray; otherwise throws what is damaged.
   func checkLog(_ baseOffset: UInt64) throws(LogStoreError) {
-    if let damage = damageMaps[baseOffset]?.worst { throw .damaged(damage) }
+    if let error = damageMaps[baseOffset]?.worst { throw error }
     do throws(LogStoreError) {
       _ = try builtIndex(try segment(baseOffset), anew: true)
     } catch {

@@ -212,9 +212,11 @@ struct Look: ~Copyable {
   }
 
   private func checkReadable(_ record: Record, in segment: Segment) throws(IndexFailure) {
-    for range in [record.framePosition..<record.framePosition + FrameHeader.byteCount, record.position..<record.end]
-    where segment.mayHaveBeenUnreadable(range) {
-      throw .log(segment.unreadable(at: range.lowerBound))
+    do throws(LogStoreError) {
+      try segment.checkReadable(record.framePosition..<record.framePosition + FrameHeader.byteCount, since: 0)
+      try segment.checkReadable(record.position..<record.end, since: 0)
+    } catch {
+      throw .log(error)
     }
   }
 

@@ -24,6 +24,8 @@ final class SegmentSet: Sendable {
     var mappedCount = 0
     /// Oldest first.
     var scanned: [Segment] = []
+    /// Segments whose files as a whole are not what they should be, and when they are looked at again.
+    var faulty: [(segment: Segment, untilMilliseconds: UInt64)] = []
     var built = BuiltIndexes()
     /// Paths of files that led astray.
     var distrusted: Set<String> = []
@@ -112,7 +114,7 @@ final class SegmentSet: Sendable {
 
   private func map(_ slot: SegmentSlot) throws(LogStoreError) -> Segment {
     let opened = try openSegment(slot.baseOffset)
-    // It may be put back at any time, and is looked at again by everyone who comes.
+    // It may be put back at any time.
     if opened.fileError != nil { return opened }
     let segment = slot.keep(opened)
     state.withLock { state in
@@ -132,16 +134,37 @@ final class SegmentSet: Sendable {
   }
 
   private func openSegmentToScan(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
+    if servesDamaged, let known = faultySegment(baseOffset) { return known }
     let path = join(directory, FileName.segment(baseOffset))
     let segment: Segment
     do throws(LogStoreError) {
       segment = try Segment.open(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
     } catch {
       guard servesDamaged, error.isOfTheFile, successor(of: baseOffset) != nil else { throw error }
-      return try Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
+      let opened = try Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
+      if opened.fileError != nil { keepFaulty(opened) }
+      return opened
     }
     try checkEnd(of: segment)
     return segment
+  }
+
+  /// The file may be put back at any time, so it is looked at again; not by everyone who comes: whoever maps it anew meets its
+  /// unreadable pages anew, and a look-up that was made again for that would never end.
+  private func faultySegment(_ baseOffset: UInt64) -> Segment? {
+    state.withLock { state in
+      if state.faulty.isEmpty { return nil }
+      let now = monotonicMilliseconds()
+      state.faulty.removeAll { now > $0.untilMilliseconds }
+      return state.faulty.first { $0.segment.baseOffset == baseOffset }?.segment
+    }
+  }
+
+  private func keepFaulty(_ segment: Segment) {
+    state.withLock { state in
+      if state.faulty.count == Self.segmentsScanned { state.faulty.removeFirst() }
+      state.faulty.append((segment, monotonicMilliseconds() + DamageMaps.fileMilliseconds))
+    }
   }
 
   /// A segment to be read in order: in a mapping of its own, since the kernel is told of the others that look-ups jump
@@ -409,6 +432,7 @@ final class SegmentSet: Sendable {
     state.withLock { state in
       guard baseOffset != state.snapshot.open.segment.baseOffset else { return }
       state.scanned.removeAll { $0.baseOffset == baseOffset }
+      state.faulty.removeAll { $0.segment.baseOffset == baseOffset }
       guard let ordinal = state.snapshot.ordinal(of: baseOffset), state.snapshot.slot(ordinal).mapped != nil
       else { return }
       state.snapshot = state.snapshot.withoutMappings()
@@ -424,7 +448,7 @@ final class SegmentSet: Sendable {
   func builtIndex(_ segment: Segment, anew: Bool = false) throws(LogStoreError) -> SealedIndex {
     if !anew, let known = state.withLock({ $0.built.value(segment.baseOffset) }) { return known }
     // Not read again and again to find the same: who looks for anything may come by here.
-    if let damage = damageMaps[segment.baseOffset]?.worst { throw .damaged(damage) }
+    if let error = damageMaps[segment.baseOffset]?.worst { throw error }
     tellMissing()
     let scanned = try segmentToScan(segment.baseOffset)
     let faults = (scanned: scanned.mapping.faultCount, own: segment.mapping.faultCount)

@@ -55,8 +55,10 @@ struct SalvageLinks {
           "it follows a segment that begins with offset \(header.previousBaseOffset), and \(earlier.name) has that event"
         )
     }
-    guard let chain = earlier.endChain, earlier.endOffset == header.previousEndOffset else { return .possible }
-    return chain == header.chain ? .proven : withoutLastFrames(earlier, before: header)
+    guard earlier.endOffset == header.previousEndOffset, let last = earlier.last else { return .possible }
+    // Whatever is lost before it: that frame is there.
+    if last.checksum == header.chain { return .proven }
+    return earlier.endChain == nil ? .possible : withoutLastFrames(earlier, before: header)
   }
 
   /// The earlier file has every event that it should have, and its last frame is not the one that the later file names.

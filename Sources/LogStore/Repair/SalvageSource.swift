@@ -142,7 +142,11 @@ struct SalvageSource {
   private func indexIDs(_ names: [String]) throws(LogStoreError) -> [StoreID] {
     var ids: [StoreID] = []
     for name in names where FileName.indexRange(name) != nil {
-      if let index = try mapIndex(name).flatMap({ try? IndexHeader($0.bytes) }) { ids.append(index.storeID) }
+      do throws(LogStoreError) {
+        if let index = try mapIndex(name).flatMap({ try? IndexHeader($0.bytes) }) { ids.append(index.storeID) }
+      } catch .unreadable {
+        // Is a finding when the indexes are taken up.
+      }
     }
     return ids
   }
@@ -216,8 +220,11 @@ struct SalvageSource {
   ) throws(LogStoreError) {
     var files: [SegmentEvidence] = []
     for (part, isNamedSo) in candidates {
+      let (segment, unreadable) = try load(part)
       files.append(
-        SegmentEvidence(part, isNamedSo: isNamedSo, in: try load(part).segment, clean: clean, notice: notice))
+        SegmentEvidence(
+          part, isNamedSo: isNamedSo, in: segment, unreadableEnd: unreadable.last?.range.upperBound, clean: clean,
+          notice: notice))
     }
     let links = SalvageLinks(try withoutOlderCopies(files), indexes: indexes)
     let choice = SalvageHistory(SalvageAnchors(links, clean: clean, notice: notice, keeping: wanted)).choose()
@@ -319,8 +326,14 @@ struct SalvageSource {
   /// How much of a file without a sound header is searched for what it is.
   private static let frameSearchByteCount = 8 << 20
 
+  /// Pages in a row that the disk can't read.
+  struct UnreadablePlace {
+    var range: Range<Int>
+    var damage: Damage
+  }
+
   /// A part's bytes, as far as the disk can read them; zeros for the rest.
-  func load(_ part: Part) throws(LogStoreError) -> (segment: Segment, unreadable: [Damage]) {
+  func load(_ part: Part) throws(LogStoreError) -> (segment: Segment, unreadable: [UnreadablePlace]) {
     let file = try disk.open(part.path, .read)
     let most = part.header?.fileByteCount ?? UInt64(UInt32.max)
     let byteCount = Int(min(try file.byteCount(), most))
@@ -329,37 +342,33 @@ struct SalvageSource {
       ?? SegmentHeader(
         storeID: store.storeID, baseOffset: part.baseOffset, previousBaseOffset: SegmentHeader.noPrevious,
         fileByteCount: UInt64(byteCount), createdMicroseconds: store.createdMicroseconds, chain: 0)
-    if let mapping = try map(file, byteCount: byteCount) {
-      return (Segment(path: part.path, header: header, mapping: mapping), [])
+    do throws(LogStoreError) {
+      return (Segment(path: part.path, header: header, mapping: try map(file, byteCount: byteCount)), [])
+    } catch .unreadable {
+      return try loadAround(file, part, header, byteCount)
     }
-    return try loadAround(file, part, header, byteCount)
   }
 
-  /// nil if the disk can't read all of it.
-  private func map(_ file: any File, byteCount: Int) throws(LogStoreError) -> Mapping? {
+  /// Throws if the disk can't read all of it.
+  private func map(_ file: any File, byteCount: Int) throws(LogStoreError) -> Mapping {
     let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 4096)
     defer { piece.deallocate() }
     var position = 0
-    do throws(LogStoreError) {
-      while position < byteCount {
-        let count = try file.read(into: piece, at: UInt64(position))
-        // It became shorter meanwhile.
-        if count == 0 { break }
-        position += count
-      }
-    } catch .unreadable {
-      return nil
+    while position < byteCount {
+      let count = try file.read(into: piece, at: UInt64(position))
+      // It became shorter meanwhile.
+      if count == 0 { break }
+      position += count
     }
     return try file.map(byteCount: min(position, byteCount))
   }
 
   private func loadAround(
     _ file: any File, _ part: Part, _ header: SegmentHeader, _ byteCount: Int
-  ) throws(LogStoreError) -> (segment: Segment, unreadable: [Damage]) {
+  ) throws(LogStoreError) -> (segment: Segment, unreadable: [UnreadablePlace]) {
     let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(byteCount, 1), alignment: 4096)
     let mapping = Mapping(bytes: UnsafeRawBufferPointer(rebasing: memory[..<byteCount])) { _ in memory.deallocate() }
-    var unreadable: [Damage] = []
-    var unreadableEnd: Int?
+    var unreadable: [UnreadablePlace] = []
     for position in stride(from: 0, to: byteCount, by: 4096) {
       let page = UnsafeMutableRawBufferPointer(rebasing: memory[position..<min(position + 4096, byteCount)])
       page.initializeMemory(as: UInt8.self, repeating: 0)
@@ -367,11 +376,15 @@ struct SalvageSource {
         _ = try file.read(into: page, at: UInt64(position))
       } catch .unreadable(let damage) {
         page.initializeMemory(as: UInt8.self, repeating: 0)
-        // Pages that follow one on another are one place.
-        if unreadableEnd != position {
-          unreadable.append(Damage(file: part.path, position: UInt64(position), reason: damage.reason))
+        let end = position + page.count
+        if let last = unreadable.last, last.range.upperBound == position {
+          unreadable[unreadable.count - 1].range = last.range.lowerBound..<end
+        } else {
+          unreadable.append(
+            UnreadablePlace(
+              range: position..<end,
+              damage: Damage(file: part.path, position: UInt64(position), reason: damage.reason)))
         }
-        unreadableEnd = position + page.count
       }
     }
     return (Segment(path: part.path, header: header, mapping: mapping), unreadable)
@@ -388,8 +401,17 @@ struct SalvageSource {
 
   private mutating func addIndexes(_ names: [String]) throws(LogStoreError) {
     for name in names {
-      guard let range = FileName.indexRange(name), let mapping = try mapIndex(name) else { continue }
+      guard let range = FileName.indexRange(name) else { continue }
       let path = join(directory, name)
+      let mapping: Mapping
+      do throws(LogStoreError) {
+        guard let mapped = try mapIndex(name) else { continue }
+        mapping = mapped
+      } catch .unreadable(let damage) {
+        // The log has all that is in it.
+        findings.append(damage)
+        continue
+      }
       do throws(Fault) {
         indexes.append(
           try SealedIndex(

@@ -39,6 +39,7 @@ struct SalvageWalk {
 
   // Of the segment that it is in.
   private var segment: Segment?
+  private var unreadable: [SalvageSource.UnreadablePlace] = []
   /// Of its mapping, before it was walked over.
   private var faults: UInt64 = 0
   private var part: SalvageSource.Part?
@@ -115,7 +116,9 @@ struct SalvageWalk {
       !isFinished
       ? endBound(part, segment) : isBeforeNext ? successor?.previousEndOffset ?? known[following] : known[following]
     finder = SalvageSearch(segment, bound: bound)
-    for damage in unreadable { note(damage) }
+    self.unreadable = unreadable
+    // What is lost there is said where the walk comes to it.
+    for place in unreadable { note(place.damage, isLoss: false) }
     checkLength(part, segment)
     var position = SegmentHeader.byteCount
     // nil where it can't be known.
@@ -137,7 +140,8 @@ struct SalvageWalk {
       chain = nil
       note(position, reason(at: position))
       guard let found = finder?.search(from: position, frameFrom: hole ?? position, next: next) else {
-        if !isFinished, clean == nil, reach <= next { isEndUnknown = true }
+        // What the writer told others is a least: it is never synced.
+        if !isFinished, clean == nil, reach <= next || !unreadable.isEmpty { isEndUnknown = true }
         break
       }
       if found.isFrame {
@@ -196,9 +200,12 @@ struct SalvageWalk {
     _ position: Int, _ chain: UInt32?, _ part: SalvageSource.Part, _ successor: SalvageSource.Part?
   ) -> Bool {
     guard let segment else { return true }
+    let rest = segment.bytes.part(min(position, segment.bytes.count), max(segment.bytes.count - position, 0))
     let isAllThere = next >= bound
+    // What is missing stood in pages before that the disk can't read, and here is the end.
+    let isLostBefore = unreadable.contains { $0.damage == pendingDamage } && rest.isZero
     if isFinished {
-      guard isAllThere else { return false }
+      guard isAllThere else { return isLostBefore }
       if isBeforeNext, let end = successor?.header?.chain, let chain, end != chain {
         note(position, "frames with cursors are missing: \(reason(at: position))")
       } else {
@@ -208,16 +215,18 @@ struct SalvageWalk {
     }
     if source.durableEnd != nil { return false }
     if let clean, clean.baseOffset == part.baseOffset {
-      guard isAllThere, UInt64(position) >= clean.endPosition else { return false }
+      guard isAllThere, UInt64(position) >= clean.endPosition else { return isLostBefore }
       noteRest(segment, behind: position)
       return true
     }
-    let rest = segment.bytes.part(min(position, segment.bytes.count), max(segment.bytes.count - position, 0))
     if isClosed || position == SegmentHeader.byteCount || reach > next {
       // Nothing was in flight: what is not zero was acknowledged.
-      return rest.isZero && position > SegmentHeader.byteCount && reach <= next
+      guard rest.isZero, position > SegmentHeader.byteCount, reach <= next || isLostBefore else { return false }
+      noteUnknownEnd(position, isLostBefore)
+      return true
     }
     if segment.proofThatSynced(position) != nil { return false }
+    noteUnknownEnd(position, isLostBefore)
     let behind = rest.countWithoutTrailingZeros
     let missing = Int(segment.header.fileByteCount) - segment.bytes.count
     if behind > 0 || missing > 0 {
@@ -225,6 +234,12 @@ struct SalvageWalk {
         file: segment.path, position: UInt64(position), reason: "an unfinished write ends the log here")
     }
     return true
+  }
+
+  /// What the disk can't read behind the last event that was saved may be events.
+  private mutating func noteUnknownEnd(_ position: Int, _ isLostBefore: Bool) {
+    let isBehind = unreadable.last.map { $0.range.upperBound > position } ?? false
+    if isBehind || isLostBefore { isEndUnknown = true }
   }
 
   private mutating func noteRest(_ segment: Segment, behind position: Int) {
@@ -245,7 +260,11 @@ struct SalvageWalk {
 
   private mutating func note(_ position: Int, _ reason: String, isLoss: Bool = true) {
     guard let segment else { return }
-    note(Damage(file: segment.path, position: UInt64(position), reason: reason), isLoss: isLoss)
+    // What is not sound since the disk can't read a part of it is not damaged.
+    let extent = unreadable.isEmpty ? position..<position : segment.extent(at: position)
+    let place = unreadable.first { $0.range.overlaps(extent) }
+    note(
+      place?.damage ?? Damage(file: segment.path, position: UInt64(position), reason: reason), isLoss: isLoss)
   }
 
   // MARK: - Frames and records
@@ -272,6 +291,8 @@ struct SalvageWalk {
       let found = soundRecords
       try takeRecords(of: header, at: position)
       if soundRecords - found == header.recordCount { taken = [] }
+      // Events that the frame should end with are lost here, and not behind it.
+      if header.endOffset > next { try skip(to: header.endOffset, before: nil) }
     } else {
       for record in records { try take(record) }
       taken = []

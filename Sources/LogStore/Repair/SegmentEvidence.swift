@@ -25,8 +25,11 @@ struct SegmentEvidence {
   private(set) var endPosition = SegmentHeader.byteCount
   /// Where the last frame begins, and its header checksum; nil if there is none.
   private(set) var last: (position: Int, checksum: UInt32)?
-  /// The header checksum of the last frame; nil where something is damaged, so that another frame may have been the last.
+  /// The header checksum of the last frame; nil where something is damaged, or can't be read, so that another frame may have
+  /// been the last.
   private(set) var endChain: UInt32?
+  /// The same though something behind the last frame can't be read.
+  private var lastChain: UInt32?
   /// Of the first and of the last frame; nil without one.
   private(set) var timestamps: ClosedRange<UInt64>?
   private var cleanMark = Mark.unknown
@@ -36,7 +39,12 @@ struct SegmentEvidence {
   var baseOffset: UInt64 { part.baseOffset }
 
   /// Reads the file once. Frames are not checked but for their headers.
-  init(_ part: SalvageSource.Part, isNamedSo: Bool, in segment: Segment, clean: CleanEnd?, notice: TailNotice?) {
+  ///
+  /// - Parameter unreadableEnd: bytes from here on can be read; nil if all can.
+  init(
+    _ part: SalvageSource.Part, isNamedSo: Bool, in segment: Segment, unreadableEnd: Int?, clean: CleanEnd?,
+    notice: TailNotice?
+  ) {
     self.part = part
     self.isNamedSo = isNamedSo
     endOffset = part.baseOffset
@@ -65,7 +73,8 @@ struct SegmentEvidence {
       isWhole = false
       position = max(position + 8, (position + other) / 8 * 8)
     }
-    if isWhole { endChain = last?.checksum }
+    if isWhole { lastChain = last?.checksum }
+    if unreadableEnd ?? 0 <= endPosition { endChain = lastChain }
   }
 
   private func mark(_ wanted: Int, _ header: FrameHeader, at position: Int) -> Mark? {
@@ -76,7 +85,7 @@ struct SegmentEvidence {
 
   /// Whether the log was closed at the end of this file.
   func isEnd(_ clean: CleanEnd) -> Bool {
-    clean.baseOffset == baseOffset && clean.endOffset == endOffset && clean.chain == endChain
+    clean.baseOffset == baseOffset && clean.endOffset == endOffset && clean.chain == lastChain
       && clean.endPosition == UInt64(endPosition)
   }
 

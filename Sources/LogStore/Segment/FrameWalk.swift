@@ -163,30 +163,44 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     // The segment itself is not touched: to count a reference to it would cost as much as an event.
     guard segment != nil, let start = walk.bytes.map({ UnsafeRawPointer($0) }) else { return }
     let before = walk
-    faults = faultCount()
-    try walk.advance(by: Self.runByteCount)
-    // Again if a page may have become zeros while it was checked: then it is not sound, or it is well again.
-    while isUncertain, mayHaveBeenUnreadable() {
-      walk = before
+    while true {
       faults = faultCount()
       try walk.advance(by: Self.runByteCount)
+      if !isUncertain || !mayHaveBeenUnreadable() {
+        guard walk.base_offset + walk.relative_offset <= end else {
+          throw Fault(
+            position: Int(walk.run_position), reason: "events behind offset \(end), with which the segment should end")
+        }
+        // Proof: the run was just found to lie within the segment's bytes.
+        record = start + Int(walk.run_position)
+        recordsLeft = 0
+        recordsHeld = walk.run_records
+        timestamp = walk.timestamp
+        if leaveOut(before: offset) { return }
+      }
+      // Again, as a page may have become zeros while it was checked: then it is not sound, or it is well again.
+      walk = before
     }
-    guard walk.base_offset + walk.relative_offset <= end else {
-      throw Fault(
-        position: Int(walk.run_position), reason: "events behind offset \(end), with which the segment should end")
-    }
-    // Proof: the run was just found to lie within the segment's bytes.
-    record = start + Int(walk.run_position)
-    recordsLeft = 0
-    recordsHeld = walk.run_records
-    timestamp = walk.timestamp
+  }
+
+  /// Leaves out the run's events before an offset. False if a page of the run may have become zeros meanwhile.
+  private mutating func leaveOut(before offset: UInt64) -> Bool {
     while recordsHeld > 0 {
       let first = SoundRecord(checked: record)
       let isBefore = walk.base_offset + UInt64(first.relativeOffset) < offset
-      guard isBefore, faultCount() == faults else { break }
-      record += first.byteCount
+      let byteCount = first.byteCount
+      // After what was read, before it is used.
+      if isUncertain {
+        let count = faultCount()
+        if mayHaveBeenUnreadable() { return false }
+        // It was a page of another mapping.
+        faults = count
+      }
+      guard isBefore else { return true }
+      record += byteCount
       recordsHeld -= 1
     }
+    return true
   }
 
   /// Whether a page of the run could not be read.

@@ -17,7 +17,6 @@ final class Segment: Sendable {
   /// False where the header could not be read: ``header`` then holds what the file's name tells, and no chain.
   let hasOwnHeader: Bool
 
-  var fileDamage: Damage? { fileError?.finding }
   var baseOffset: UInt64 { header.baseOffset }
   var bytes: UnsafeRawBufferPointer { mapping.bytes }
   /// Where the first frame is looked for, with what it must continue.
@@ -173,13 +172,18 @@ extension Segment {
     .unreadable(Damage(file: path, position: UInt64(position), reason: mapping.reason(at: position)))
   }
 
+  /// What a frame or a record that is not sound takes up: as much as it says that it does; nothing that is in a segment is
+  /// longer.
+  func extent(at position: Int) -> Range<Int> {
+    let start = min(max(position, 0), bytes.count)
+    let said = start + 8 <= bytes.count ? Int(bytes.integer(at: start + 4, as: UInt32.self)) : 0
+    return start..<min(start + max(min(said, Limits.frameBytes), FrameHeader.byteCount), bytes.count)
+  }
+
   /// The error if a frame or a record is not sound because it could not be read; nil if it is not sound by itself.
   private func unreadable(_ fault: Fault) -> LogStoreError? {
-    let start = min(max(fault.position, 0), bytes.count)
-    // As long as it says that it is; nothing that is in a segment is longer.
-    let said = start + 8 <= bytes.count ? Int(bytes.integer(at: start + 4, as: UInt32.self)) : 0
-    let most = Limits.frameBytes
-    let range = start..<min(start + max(min(said, most), FrameHeader.byteCount), bytes.count)
+    let range = extent(at: fault.position)
+    let start = range.lowerBound
     if let position = mapping.unreadablePosition(in: range) { return unreadable(at: position) }
     // It may be well again since it was looked at.
     guard mayHaveBeenUnreadable(range),

@@ -68,11 +68,16 @@ extension LogStore {
   public static func reindex(
     _ directory: String, access: StoreAccess = .owner, progress: Progress? = nil
   ) throws(LogStoreError) -> ReindexReport {
+    let disk = RealDisk(access: access)
+    return try reindex(try disk.absolutePath(directory), disk: disk, progress: progress)
+  }
+
+  static func reindex(
+    _ directory: String, disk: any Disk, progress: Progress?
+  ) throws(LogStoreError) -> ReindexReport {
     var options = Options()
     options.createIfMissing = false
-    let unlocked = RealDisk(access: access)
-    let directory = try unlocked.absolutePath(directory)
-    let opened = try Opening(directory: directory, options: options, disk: unlocked).open()
+    let opened = try Opening(directory: directory, options: options, disk: disk).open()
     let disk = opened.disk
     let segments = opened.durable.segments
     let finished = segments.bases.dropLast()

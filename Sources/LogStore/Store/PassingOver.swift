@@ -68,7 +68,7 @@ extension LogReader {
     let found = try segments.damageMap(of: base, upTo: durable.end, insteadOf: known)
     if again { segments.unmap(base) }
     guard let map = found else { return [] }
-    if map.isOfUnreadable, !segments.damageMaps.isPatienceOver(base), let worst = map.worst { throw .unreadable(worst) }
+    if map.isOfUnreadable, !segments.damageMaps.isPatienceOver(base), let error = map.firstUnreadable { throw error }
     return map.ranges
   }
 

@@ -32,7 +32,8 @@ public struct RepairReport: Sendable {
   public var partial: [Range<UInt64>] = []
   /// Saved events whose time is lost with their frame's header: they have the time of the frame before.
   public var guessedTimes: [Range<UInt64>] = []
-  /// Events were lost at the end of the log, and nothing tells how many: the next events get offsets that they had.
+  /// Events were lost at the end of the log, or may have been where the disk can't read it, and nothing tells how many: the next
+  /// events get offsets that they had.
   public var isEndUnknown = false
   /// Files with segments that are no part of the new store. They contradict the files that are; those have more proof.
   public var leftOut: [LeftOut] = []

@@ -1,4 +1,8 @@
+import CLinux
 import Glibc
+import Synchronization
+
+@testable import LogStore
 
 /// Zeroed memory of a fixed size.
 ///
@@ -67,6 +71,8 @@ struct SectorSet: Sendable {
 /// Sendable: all of it is guarded by the lock of the machine that it is in.
 final class Inode: @unchecked Sendable {
   static let sectorByteCount = 512
+  /// What the kernel reads from the disk at a time.
+  static let pageByteCount = 4096
 
   private(set) var memory: Block
   var byteCount = 0
@@ -76,6 +82,10 @@ final class Inode: @unchecked Sendable {
   private(set) var dirty = SectorSet()
   /// The kernel takes them for written, since a sync that should have written them has failed; the disk does not have them.
   private(set) var lost = SectorSet()
+  /// What stands in pages that the disk can't read for now. In memory, and so in every mapping, they are zeros.
+  private(set) var unreadable: [Int: [UInt8]] = [:]
+  /// The mappings of the file on a machine that tells them of unreadable pages, and how long they are.
+  private let mappings = Mutex<[(region: FaultRegion, byteCount: Int)]>([])
   /// Grows with every write.
   private(set) var changes: UInt64 = 0
 
@@ -105,6 +115,7 @@ final class Inode: @unchecked Sendable {
     durableByteCount = other.durableByteCount
     dirty = other.dirty
     lost = other.lost
+    unreadable = other.unreadable
   }
 
   var content: [UInt8] { Array(memory.bytes[..<byteCount]) }
@@ -118,12 +129,14 @@ final class Inode: @unchecked Sendable {
     UnsafeMutableRawBufferPointer(rebasing: memory.bytes[position..<end]).copyMemory(from: bytes)
     byteCount = max(byteCount, end)
     dirty.insert(position / Self.sectorByteCount...(end - 1) / Self.sectorByteCount)
+    for page in pages(position..<end) { unreadable[page] = nil }
   }
 
   func resize(to count: Int) {
     changes += 1
     reserve(count)
     if count < byteCount { memory.zero(count..<byteCount) }
+    unreadable = unreadable.filter { $0.key * Self.pageByteCount < count }
     byteCount = count
   }
 
@@ -142,6 +155,70 @@ final class Inode: @unchecked Sendable {
     sync()
     let count = min(byteCount, durable.bytes.count)
     durable.copy(0..<count, from: memory)
+  }
+
+  // MARK: - Pages that can't be read
+
+  /// The disk can't read a page from now on, and the kernel does not have it.
+  func makeUnreadable(_ page: Int) {
+    let start = page * Self.pageByteCount
+    guard start < byteCount, unreadable[page] == nil else { return }
+    let range = start..<min(start + Self.pageByteCount, byteCount)
+    mappings.withLock { mappings in
+      // As the handler for SIGBUS does: noted first, so that nobody sees zeros who can't see why.
+      for mapping in mappings where start < mapping.byteCount {
+        clinux_region_note(mapping.region.pointer, UInt64(start))
+      }
+    }
+    unreadable[page] = Array(memory.bytes[range])
+    memory.zero(range)
+  }
+
+  /// All of the file can be read again. A mapping still has it that there were pages that could not be.
+  func makeReadable() {
+    for (page, bytes) in unreadable {
+      let start = page * Self.pageByteCount
+      let count = min(bytes.count, byteCount - start)
+      bytes.withUnsafeBytes {
+        UnsafeMutableRawBufferPointer(rebasing: memory.bytes[start..<start + count]).copyMemory(
+          from: UnsafeRawBufferPointer(rebasing: $0[..<count]))
+      }
+    }
+    unreadable = [:]
+  }
+
+  /// How many of so many bytes from a position on can be read.
+  func readableCount(_ count: Int, at position: Int) -> Int {
+    guard !unreadable.isEmpty, let page = pages(position..<position + count).first(where: { unreadable[$0] != nil })
+    else { return count }
+    return max(0, page * Self.pageByteCount - position)
+  }
+
+  /// Whether the kernel would have to read a page that it can't, to write a part of it.
+  func needsUnreadable(toWrite range: Range<Int>) -> Bool {
+    pages(range).contains { page in
+      let start = page * Self.pageByteCount
+      return unreadable[page] != nil
+        && (range.lowerBound > start || range.upperBound < min(start + Self.pageByteCount, byteCount))
+    }
+  }
+
+  private func pages(_ range: Range<Int>) -> Range<Int> {
+    if unreadable.isEmpty || range.isEmpty { return 0..<0 }
+    return range.lowerBound / Self.pageByteCount..<(range.upperBound - 1) / Self.pageByteCount + 1
+  }
+
+  /// A mapping is to be told of pages that can't be read, those of before first.
+  func add(_ region: FaultRegion, byteCount: Int) {
+    for page in unreadable.keys.sorted() where page * Self.pageByteCount < byteCount {
+      clinux_region_note(region.pointer, UInt64(page * Self.pageByteCount))
+    }
+    mappings.withLock { $0.append((region, byteCount)) }
+  }
+
+  func remove(_ region: FaultRegion) {
+    mappings.withLock { $0.removeAll { $0.region.pointer == region.pointer } }
+    clinux_region_remove(region.pointer)
   }
 
   // MARK: - What reaches the disk

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Synchronization
 
@@ -301,7 +302,9 @@ final class SimulatedFile: File {
     try disk.look(.read, path) { state throws(LogStoreError) in
       try readAll(into: buffer, path, at: position) { rest, done in
         let start = Int(position) + done
-        var count = max(0, min(rest.count, inode.byteCount - start))
+        let wanted = max(0, min(rest.count, inode.byteCount - start))
+        var count = inode.readableCount(wanted, at: start)
+        if count < wanted, count == 0 { return -Int(EIO) }
         if count > 0, state.oneIn(state.noise.interruptsOneIn) {
           if state.oneIn(2) { return -Int(EINTR) }
           count = Int(state.generator.next() % UInt64(count)) + 1
@@ -322,6 +325,9 @@ final class SimulatedFile: File {
         inode.write(UnsafeRawBufferPointer(rebasing: bytes[..<count]), at: Int(position))
       }
     } _: { state throws(LogStoreError) in
+      if inode.needsUnreadable(toWrite: Int(position)..<Int(position) + bytes.count) {
+        throw failure("write", path, EIO)
+      }
       try writeAll(bytes, path) { rest, done in
         var count = rest.count
         if state.oneIn(state.noise.interruptsOneIn) {
@@ -365,11 +371,32 @@ final class SimulatedFile: File {
   }
 
   func map(byteCount: Int) throws(LogStoreError) -> Mapping {
-    try disk.look(.map, path) { _ throws(LogStoreError) in
+    try disk.look(.map, path) { state throws(LogStoreError) in
       let memory = inode.memory
-      return Mapping(bytes: UnsafeRawBufferPointer(rebasing: memory.bytes[..<byteCount])) { _ in
+      let bytes = UnsafeRawBufferPointer(rebasing: memory.bytes[..<byteCount])
+      guard state.losesPages else { return Mapping(bytes: bytes) { _ in withExtendedLifetime(memory) {} } }
+      guard let pointer = clinux_region_add(bytes.baseAddress, UInt64(byteCount)) else {
+        throw failure("map", path, ENOMEM)
+      }
+      let region = FaultRegion(pointer: pointer)
+      inode.add(region, byteCount: byteCount)
+      return Mapping(bytes: bytes, faults: faults(region)) { [inode] _ in
+        inode.remove(region)
         withExtendedLifetime(memory) {}
       }
+    }
+  }
+
+  /// A mapping is not made well: the file has to be mapped again when it can be read.
+  private func faults(_ region: FaultRegion) -> Mapping.Faults {
+    let (machine, inode) = (disk.machine, inode)
+    return Mapping.Faults(region: region) { position in
+      machine.withState { _ in inode.readableCount(1, at: position) == 1 }
+        ? "could not be read for a while, and now can be" : unreadableReason(EIO)
+    } heal: {
+      false
+    } isOfOtherFile: {
+      machine.withState { _ in inode.unreadable.isEmpty }
     }
   }
 }

@@ -75,6 +75,8 @@ final class SimulatedMachine: Sendable {
     var locks: [HeldLock] = []
     var generator = SeededGenerator(0)
     var noise = Noise()
+    /// Pages of files can become unreadable, and mappings are told.
+    var losesPages = false
     /// What the clock is ahead.
     var clockMicroseconds: UInt64 = 1_700_000_000_000_000
     /// Of all that was done, in order.

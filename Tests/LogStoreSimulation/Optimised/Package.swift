@@ -20,6 +20,6 @@ let package = Package(
     .target(
       name: "LogStore", dependencies: ["CChecksum", "CLinux", "CLZ4"],
       swiftSettings: settings + [.enableExperimentalFeature("Lifetimes")]),
-    .executableTarget(name: "simulate", dependencies: ["CFibers", "LogStore"], swiftSettings: settings),
+    .executableTarget(name: "simulate", dependencies: ["CFibers", "CLinux", "LogStore"], swiftSettings: settings),
   ]
 )

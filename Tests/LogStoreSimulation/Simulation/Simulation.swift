@@ -69,6 +69,7 @@ final class Simulation: @unchecked Sendable {
 
   let plan: Plan
   let scheduler: FiberScheduler
+  let pool: FiberPool
   let machine: SimulatedMachine
   let model = Model()
   var disk: SimulatedDisk
@@ -94,6 +95,7 @@ final class Simulation: @unchecked Sendable {
 
   init(_ plan: Plan, pool: FiberPool, isTraced: Bool = false) {
     self.plan = plan
+    self.pool = pool
     scheduler = FiberScheduler(seed: plan.schedule, pool: pool)
     var state = SimulatedMachine.State()
     state.generator = SeededGenerator(plan.schedule ^ 0x9E37)
@@ -166,7 +168,10 @@ final class Simulation: @unchecked Sendable {
     if problem == nil { finish(life.end) }
     if problem == nil, life.isRead { readBetweenLives() }
     if problem == nil { restoreLast() }
-    if problem == nil, let seed = life.damage { damage(seed) }
+    if problem == nil, let seed = life.damage {
+      damage(seed)
+      if problem == nil { loseSight(seed ^ 0x5B01) }
+    }
   }
 
   private func plantFailures(_ life: Plan.Life) {

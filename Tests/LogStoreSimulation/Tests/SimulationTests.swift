@@ -3,7 +3,8 @@ import Testing
 
 @testable import LogStore
 
-@Suite struct SimulationTests {
+/// One after the other: pages that can't be read are counted for the whole process, and may lead another history elsewhere.
+@Suite(.serialized) struct SimulationTests {
   /// Here, unoptimised, only a few: `make test` runs many more with the program in `Optimised`.
   static let histories = getenv("LOGSTORE_SIMULATIONS").flatMap { Int(String(cString: $0)) } ?? 200
 

@@ -1,0 +1,139 @@
+import CLinux
+import Glibc
+import Testing
+
+@testable import LogStore
+
+/// Pages that the simulated disk can't read: with an error, and not as a file that was cut.
+@Suite(.timeLimit(.minutes(2))) struct UnreadablePageTests {
+  let machine: SimulatedMachine
+  let disk: SimulatedDisk
+
+  init() {
+    var state = SimulatedMachine.State()
+    state.losesPages = true
+    machine = SimulatedMachine(state)
+    disk = SimulatedDisk(machine)
+  }
+
+  /// A closed store of several segments, with 200 events of each of three streams.
+  func makeStore() async throws {
+    let store = try LogStore.open("d", options: smallSegments(), disk: disk)
+    for number in 0..<600 {
+      _ = try await store.append(Append(event("s\(number / 200)", String(repeating: "p", count: 200))))
+    }
+    try await store.waitUntilIndexed()
+    try await store.close()
+  }
+
+  func files(_ suffix: String) -> [String] {
+    machine.withState { $0.names.files.keys.filter { $0.hasPrefix("d/") && $0.hasSuffix(suffix) }.sorted() }
+  }
+
+  func lose(_ path: String, page: Int) {
+    machine.withState { $0.names.files[path]?.makeUnreadable(page) }
+  }
+
+  func remove(_ path: String) throws {
+    try disk.remove(path)
+  }
+
+  func isUnreadable(_ error: LogStoreError, _ path: String, page: Int) -> Bool {
+    guard case .unreadable(let damage) = error else { return false }
+    return damage.file == path && damage.position / 4096 == page
+  }
+
+  @Test("what the disk can't read is not called damage when its segment was looked through before")
+  func remembered() async throws {
+    try await makeStore()
+    for index in files(".idx") { try remove(index) }
+    let path = files(".log")[1]
+    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false, streamCacheBytes: 0)
+    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    defer { reader.close() }
+    lose(path, page: 4)
+    let base = durable.segments.bases[1]
+    let map = try durable.segments.damageMap(of: base, upTo: nil)
+    #expect(map?.ranges.isEmpty == false)
+    await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in try reader.stream("s1") }
+    await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in
+      try durable.segments.checkLog(base)
+    }
+    await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in
+      try reader.damagedRanges(file: path)
+    }
+  }
+
+  @Test("a look-up in a segment whose header can't be read ends, and has what can be read")
+  func header() async throws {
+    try await makeStore()
+    lose(files(".log")[1], page: 0)
+    var options = smallSegments()
+    options.servesDamaged = true
+    let store = try LogStore.open("d", options: options, disk: disk)
+    for stream in 0..<3 { #expect(try store.reader.stream("s\(stream)").count == 200) }
+    try await store.close()
+  }
+
+  @Test("a repair names an index file that can't be read")
+  func index() async throws {
+    try await makeStore()
+    let path = try #require(files(".idx").first)
+    lose(path, page: 0)
+    let report = try RepairRun(directory: "d", disk: disk, progress: nil).run(to: "mended")
+    #expect(report.findings.map(\.file) == [path] && report.events == 600)
+    #expect(report.findings.allSatisfy { $0.reason.contains("can't be read") })
+  }
+
+  @Test("a repair calls nothing damaged that it can't read, and says for each loss where", arguments: 1..<16)
+  func repair(page: Int) async throws {
+    try await makeStore()
+    let path = files(".log")[1]
+    lose(path, page: page)
+    let report = try RepairRun(directory: "d", disk: disk, progress: nil).run(to: "mended")
+    let place = [Damage(file: path, position: UInt64(page) * 4096, reason: unreadableReason(EIO))]
+    #expect(report.findings == place)
+    #expect(report.missing.allSatisfy { $0.damage == place[0] })
+    #expect(report.endOffset == 600 && !report.isEndUnknown)
+  }
+
+  @Test("a repair says that the log's end may be lost in pages that can't be read")
+  func end() async throws {
+    try await makeStore()
+    for name in [FileName.clean, FileName.tail] { try remove("d/" + name) }
+    let path = try #require(files(".log").last)
+    let content = try #require(machine.withState { $0.names.files[path]?.content })
+    let used = try #require(content.lastIndex { $0 != 0 })
+    lose(path, page: used / 4096)
+    let report = try RepairRun(directory: "d", disk: disk, progress: nil).run(to: "mended")
+    #expect(report.isEndUnknown && report.endOffset < 600)
+    #expect(report.findings.map(\.reason) == [unreadableReason(EIO)])
+  }
+
+  @Test("a cursor begins where it should while pages of other files can't be read")
+  func cursorBesideFaults() async throws {
+    try await makeStore()
+    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
+    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    defer { reader.close() }
+    let other = [UInt8](repeating: 0, count: 4096)
+    let region = try #require(other.withUnsafeBytes { clinux_region_add($0.baseAddress, 4096) })
+    let pointer = FaultRegion(pointer: region)
+    defer { clinux_region_remove(region) }
+    let isDone = SharedFlag()
+    let ended = Mailbox<Void>(nil)
+    startTestThread("faults") {
+      while !isDone.isSet { clinux_region_note(pointer.pointer, 0) }
+      _ = ended.send(())
+    }
+    for round in 0..<2000 {
+      let offset = UInt64(100 + round % 80)
+      var cursor = reader.cursor(from: offset)
+      let first = try cursor.next()?.offset
+      if first != offset { Issue.record("a cursor from \(offset) begins with \(first as Any)") }
+    }
+    isDone.set()
+    var taken: [Void] = []
+    _ = ended.receive(into: &taken)
+  }
+}
