@@ -52,6 +52,12 @@ struct Serve: AsyncParsableCommand {
       discussion: "Whoever may register a webhook can then make this server send requests to what only it can reach."))
   var allowPrivateWebhooks = false
 
+  @Flag(
+    help: ArgumentHelp(
+      "Start though the webhooks that were registered are gone.",
+      discussion: "Needed once. They have to be registered again, and their receivers get other secrets."))
+  var newWebhooks = false
+
   @Option(help: ArgumentHelp("How long a webhook's receiver may take to answer.", valueName: "seconds"))
   var webhookTimeout = 15
 
@@ -114,6 +120,7 @@ struct Serve: AsyncParsableCommand {
     options.scrubBytesPerSecond = scrubRate
     calls.apply(to: &options)
     options.webhooks.allowsPrivate = allowPrivateWebhooks
+    options.webhooks.acceptsLoss = newWebhooks
     options.webhooks.timeLimit = .seconds(webhookTimeout)
     options.allowedHosts = allowedHost
     options.isInsecure = insecure

@@ -160,6 +160,8 @@ struct RunningServer: Sendable {
     try await send(.PUT, path, headers: [("Content-Type", "application/json")], body: body)
   }
 
+  func delete(_ path: String) async throws -> Answer { try await send(.DELETE, path, headers: []) }
+
   private func send(
     _ method: HTTPMethod, _ path: String, headers: [(String, String)], body: String? = nil
   ) async throws -> Answer {
@@ -172,7 +174,7 @@ struct RunningServer: Sendable {
     return Answer(status: Int(response.status.code), body: Data(bytes.readableBytesView))
   }
 
-  enum HTTPMethod: String { case GET, POST, PUT }
+  enum HTTPMethod: String { case GET, POST, PUT, DELETE }
 
   /// Creates a payment and returns its id.
   func createPayment(_ amount: String, _ currency: String = "GBP") async throws -> String {

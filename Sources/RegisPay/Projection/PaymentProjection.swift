@@ -131,6 +131,21 @@ public final class PaymentProjection: Sendable {
     return nil
   }
 
+  /// How far the log went that the file in a directory was made from; nil where that can't be told. Makes nothing.
+  static func place(in directory: String) -> (path: String, place: UInt64)? {
+    let path = directory + "/payments.sqlite"
+    guard FileManager.default.fileExists(atPath: path) else { return nil }
+    do {
+      try WALIndex.keepInMemory(of: path)
+      let queue = try DatabaseQueue(path: path, configuration: configuration)
+      defer { try? queue.close() }
+      return try queue.read(PaymentTable.progress).map { (path, $0.log == nil ? 0 : $0.place) }
+    } catch {
+      // It says nothing then. Whether it can be used is found out, and reported, when it is opened.
+      return nil
+    }
+  }
+
   private static func remove(_ path: String) throws {
     for suffix in ["", "-wal", "-shm"] where FileManager.default.fileExists(atPath: path + suffix) {
       try FileManager.default.removeItem(atPath: path + suffix)
@@ -250,8 +265,12 @@ public final class PaymentProjection: Sendable {
 
   /// Closes the file. No page can be asked for afterwards.
   public func close() {
-    // What was not written yet is read from the log again.
-    try? pool.close()
+    do {
+      // What was not written yet is read from the log again.
+      try pool.closeWhole()
+    } catch {
+      logger.warning("the list of payments was not closed as it should be", metadata: ["error": "\(error)"])
+    }
   }
 
   /// - Returns: how many events there were.

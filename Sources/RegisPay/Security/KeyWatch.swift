@@ -25,7 +25,7 @@ final class KeyWatch: Sendable {
   }
 
   private let directory: String
-  private let log: PaymentLog
+  private let mark: LogMark
   private let current: Mutex<KeyRing>
   private let state: Mutex<State>
   private let isNotedRequired = Atomic(false)
@@ -39,10 +39,10 @@ final class KeyWatch: Sendable {
     _ directory: String, log: PaymentLog, isInsecure: Bool = false, health: Health, logger: Logger
   ) throws(KeyStoreError) {
     self.directory = directory
-    self.log = log
+    mark = Self.mark(on: log)
     self.health = health
     self.logger = logger
-    try Self.checkPresence(directory, log, isInsecure)
+    try Self.checkPresence(directory, mark, isInsecure)
     let store = try KeyStore.open(directory, patience: Self.patience.look)
     // Counted before they are read: a change between the two is read twice, not missed.
     let changeCount = try store.changeCount()
@@ -50,21 +50,21 @@ final class KeyWatch: Sendable {
     state = Mutex(State(store: store, file: Self.fileNumber(store.path), changeCount: changeCount))
   }
 
+  private static func mark(on log: PaymentLog) -> LogMark { LogMark(name: checkpointName, noun: "key", log: log) }
+
   private static func checkPresence(
-    _ directory: String, _ log: PaymentLog, _ isInsecure: Bool
+    _ directory: String, _ mark: LogMark, _ isInsecure: Bool
   ) throws(KeyStoreError) {
     let path = KeyStore.path(in: directory)
     let isRequired: Bool
     do throws(LogStoreError) {
-      isRequired = try log.reader.cursor(checkpointName) != nil
+      isRequired = try mark.isSet()
     } catch {
       throw KeyStoreError(
         path: path, reason: "the log doesn't tell whether keys were made: \(error)", kind: .inaccessible)
     }
     guard isRequired, !isInsecure, try KeyStore.keys(in: directory).isEmpty else { return }
-    let isThere = FileManager.default.fileExists(atPath: path)
-    throw KeyStoreError(
-      path: path, reason: "\(isThere ? "it holds no key" : "it is gone"), and keys were made for this log", kind: .gone)
+    throw KeyStoreError(path: path, reason: mark.reason(path: path), kind: .gone)
   }
 
   var ring: KeyRing { current.withLock { $0 } }
@@ -115,9 +115,7 @@ final class KeyWatch: Sendable {
   private func noteRequired() async -> LogStoreError? {
     guard !isNotedRequired.load(ordering: .relaxed), !ring.isEmpty else { return nil }
     do throws(LogStoreError) {
-      if try log.reader.cursor(Self.checkpointName) == nil {
-        try await log.append(Append([], cursors: [CursorCommit(name: Self.checkpointName, place: 0)]))
-      }
+      try await mark.set(true)
       isNotedRequired.store(true, ordering: .relaxed)
       return nil
     } catch {

@@ -23,6 +23,7 @@ public struct Server: Sendable {
     options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
     // Before anything is made.
     try checkKeys(options, logger)
+    if !LostLog.hasLog(options.directory + "/payments") { try LostLog.check(options.directory) }
     do throws(PrivateFiles.Failure) {
       try PrivateFiles.makeDirectory(options.directory, mode: options.allowsGroup ? 0o750 : 0o700)
     } catch {
@@ -115,6 +116,8 @@ public struct Server: Sendable {
     } catch {
       throw .endpoint(error)
     }
+    // One that an earlier start has begun.
+    if log.reader.endOffset == 0 { try LostLog.check(options.directory) }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let simulatorDamage = simulator.follower.damage
     let logs = [("payments", log.store, log.damage), ("simulator", simulator.store, simulatorDamage)]

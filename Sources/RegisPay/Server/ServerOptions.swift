@@ -61,6 +61,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   /// Anybody who reaches this address could pay.
   case noKeys(host: String)
   case directory(String, reason: String)
+  /// The payments' log is missing or empty, and a file beside it was made from one with so many events.
+  case lostLog(directory: String, witness: String, place: UInt64, others: [String])
   case addressInUse(host: String, port: Int)
   case listen(host: String, port: Int, reason: String)
   case stopped(reason: String)
@@ -76,6 +78,10 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
       "\(host) may be reached from elsewhere, and there is no valid key; make one with regispay keys create, or add "
         + "--insecure if everybody is meant to be let in"
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
+    case .lostLog(let directory, let witness, let place, let others):
+      "\(directory)/payments, the log of payments, is missing or empty, and \(witness) was made from one with \(place) events:"
+        + " put the log back (logstore restore), or, to begin with an empty one, move these out of \(directory) first:"
+        + " \(others.joined(separator: ", "))"
     case .addressInUse(let host, let port):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"
     case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"

@@ -44,13 +44,29 @@ final class WebhookJournal: Sendable {
 
   private static let healthName = "webhooks"
 
+  static func path(in directory: String) -> String { directory + "/webhooks.sqlite" }
+
+  /// How far on the log the file in a directory has come; nil where that can't be told. Makes nothing.
+  static func place(in directory: String) -> (path: String, place: UInt64)? {
+    let path = path(in: directory)
+    guard FileManager.default.fileExists(atPath: path) else { return nil }
+    do {
+      let queue = try DatabaseQueue(path: path)
+      defer { try? queue.close() }
+      return (path, try queue.read(WebhookTable.place))
+    } catch {
+      // It says nothing then. Whether it can be used is found out, and reported, when it is opened.
+      return nil
+    }
+  }
+
   /// Opens the file in a directory, which is made if it is missing. Nobody but this process's user may read it.
   ///
   /// - Parameter willWrite: for tests, which let writes take long or fail.
   static func open(
     _ directory: String, health: Health, willWrite: @escaping WillWrite = { _ in }
   ) throws(WebhookStoreError) -> WebhookJournal {
-    let path = directory + "/webhooks.sqlite"
+    let path = path(in: directory)
     do {
       try PrivateFiles.makeDirectory(directory)
       try PrivateDatabase.make(path)
@@ -178,21 +194,39 @@ final class WebhookJournal: Sendable {
   }
 
   /// Closes the file, once all is written.
-  func close() async {
+  ///
+  /// - Returns: what went wrong. What is in the file and its log is whole in any case.
+  @discardableResult
+  func close() async -> (any Error)? {
     inside.withLock { $0.isClosed = true }
-    try? await write([])
-    // What is in the file is whole, however it is closed.
-    try? pool.close()
+    do {
+      try await write([])
+      try pool.closeWhole()
+      return nil
+    } catch {
+      return error
+    }
   }
 }
 
 /// Why what is kept about webhooks can't be used.
 public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
+  enum Kind: Sendable {
+    /// The log says that endpoints were registered, and there are none.
+    case gone
+    case unusable
+  }
+
   public var path: String
   public var reason: String
+  var kind = Kind.unusable
 
   public var description: String {
-    "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be made again: keep it, look"
-      + " after the disk (free space, rights, the kernel's log), and if the file itself is damaged put a backup in its place"
+    if kind == .gone {
+      return "can't use \(path): \(reason); put it back from a backup, or start once with --new-webhooks and register"
+        + " the webhooks again: their endpoints and secrets are lost then"
+    }
+    return "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be made again:"
+      + " keep it, look after the disk (free space, rights, the kernel's log), and if the file itself is damaged put a backup in its place"
   }
 }

@@ -24,6 +24,8 @@ public struct WebhookOptions: Sendable {
   public var cursorInterval = Duration.seconds(1)
   /// How long calls under way may take to end when the server stops; they are made again at the next start.
   public var stopLimit = Duration.seconds(5)
+  /// Starts also where the log says that endpoints were registered, and there are none.
+  public var acceptsLoss = false
   var clock = WebhookClock.system
   var resolver = HostResolver.system
   /// Of the connections to receivers.

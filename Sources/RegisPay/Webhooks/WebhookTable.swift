@@ -140,6 +140,11 @@ extension WebhookTable {
     }
   }
 
+  /// The furthest place of an endpoint on the log.
+  static func place(_ database: Database) throws -> UInt64 {
+    unsigned(try Int64.fetchOne(database, sql: "SELECT max(place) FROM endpoint") ?? 0)
+  }
+
   private static func endpoint(_ row: Row) throws -> WebhookEndpoint {
     guard let url = try? WebhookURL(row[1]), let secret = WebhookSecret(bytes: Array(row[4] as Data)) else {
       throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of endpoints can't be")
