@@ -13,9 +13,9 @@ struct RegisPayClockTests {
       try "\(seconds)\n".write(toFile: clock, atomically: true, encoding: .utf8)
     }
 
-    func startServer() async throws -> RunningServer {
+    func startServer(_ arguments: [String] = ["--allow-private-webhooks"]) async throws -> RunningServer {
       try await RunningServer.start(
-        directory: folder, arguments: ["--allow-private-webhooks"],
+        directory: folder, arguments: arguments,
         under: ["env", "LD_PRELOAD=\(try await TestTool.clock.value)", "SHIFTED_CLOCK=\(clock)"])
     }
 
@@ -32,6 +32,7 @@ struct RegisPayClockTests {
     func openReceiver() throws { try "".write(toFile: open, atomically: true, encoding: .utf8) }
   }
 
+  private static let days2 = 2 * 86_400
   private static let days400 = 400 * 86_400
 
   /// Waits for a message to be answered so.
@@ -40,6 +41,42 @@ struct RegisPayClockTests {
       let line = try await receiver.nextLine(within: .seconds(60))
       guard let line else { throw RegisPayProcess.Failure(description: "the receiver ended: \(receiver.errorText)") }
       if line.hasPrefix(status) { return }
+    }
+  }
+
+  @Test(
+    "a clock that is set forward or back while the server runs makes no key of its own old",
+    arguments: [[days2], [days2, 0], [-days2], [days400, -days400, 0]])
+  func keys(_ jumps: [Int]) async throws {
+    try await withTemporaryFolder { folder in
+      let machine = Machine(folder: folder)
+      try machine.setClock(by: 0)
+      // Every call may have been carried out, and waits on the log or in memory for the next one.
+      let server = try await machine.startServer([
+        "--breaker-seconds", "0.2", "--retry-delay-limit", "0.5", "--breaker-failures", "1000000",
+      ])
+      _ = try await server.post("/toggle-errors", "")
+      let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "order-1")]
+      let body = #"{"amount":5,"currency":"GBP"}"#
+      let payment = try await server.post("/api/v1/payments", body, headers: headers).object()["paymentId"]
+      let id = try #require(payment as? String)
+      let attempts = { () async throws -> Int in
+        let waiting = try await server.get("/api/v1/payments/\(id)").object()["waiting"] as? [String: Any]
+        return waiting?["attempts"] as? Int ?? 0
+      }
+      for jump in [0] + jumps {
+        try machine.setClock(by: jump)
+        let seen = try await attempts()
+        try await eventually("it is tried with this clock, or is at rest", within: .seconds(30)) {
+          if try await server.status(of: id) == "OutcomeUnknown" { return true }
+          return try await attempts() > seen + 1
+        }
+      }
+      let again = try await server.post("/api/v1/payments", body, headers: headers)
+      #expect(try again.object()["paymentId"] as? String == id, "the client's key is as young")
+      _ = try await server.post("/toggle-errors", "")
+      try await server.wait(for: id, status: "Completed", within: .seconds(30))
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
   }
 

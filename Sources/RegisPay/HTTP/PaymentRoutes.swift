@@ -142,8 +142,8 @@ struct PaymentRoutes: Sendable {
 
   private func find(_ digest: String, _ key: RequestKey) async throws -> RequestLog.Found {
     do {
-      return try await RequestThreads.run(.short) { [requests] in
-        try requests.find(keyDigest: digest, fingerprint: key.fingerprint, now: Clock.microseconds())
+      return try await RequestThreads.run(.short) { [requests, log] in
+        try requests.find(keyDigest: digest, fingerprint: key.fingerprint, age: log.leastAge(of:))
       }
     } catch let error as LogStoreError where error.isOfAPlace {
       throw Problem.keyUnreadable

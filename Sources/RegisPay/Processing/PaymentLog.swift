@@ -12,8 +12,10 @@ public struct PaymentLog: Sendable {
   public let damage: DamageBoard
   /// The log's end when this was made, at the start of the process: what an earlier process may have tried is before it.
   public let openedAt: UInt64
-  /// Tells how old what is on the log is.
-  let time: SteadyTime
+  /// Tells how old what an earlier process has appended is.
+  private let time: SteadyTime
+  /// Tells how old what this process has appended is.
+  private let appendTimes: AppendTimes
   /// Tells how long payments wait on the log.
   let waitTime = WaitTime()
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
@@ -25,9 +27,11 @@ public struct PaymentLog: Sendable {
 
   /// - Parameters:
   ///   - time: nil for that of the store and of this machine.
+  ///   - now: time that passes whatever the clock is set to.
   ///   - write: takes the store's place in appending.
   init(
     _ store: LogStore, logger: Logger? = nil, time: SteadyTime? = nil,
+    now: @escaping @Sendable () -> ContinuousClock.Instant = { .now },
     write: @escaping @Sendable (Append) async throws(LogStoreError) -> Appended
   ) {
     self.store = store
@@ -35,7 +39,31 @@ public struct PaymentLog: Sendable {
     gate = RecordGate(store)
     damage = DamageBoard(store.reader, logger: logger)
     openedAt = store.reader.endOffset
-    self.time = time ?? SteadyTime(logTime: { Clock.microseconds() + store.clockLeadMicroseconds })
+    self.time = time ?? SteadyTime(logTime: { Clock.microseconds() + store.clockLeadMicroseconds }, now: now)
+    appendTimes = AppendTimes(end: { store.reader.endOffset }, now: now)
+  }
+
+  // MARK: - Ages
+
+  /// To be called about once a second, so that ages are known.
+  func noteTime() {
+    _ = time.microseconds()
+    appendTimes.note()
+  }
+
+  /// How old the idempotency key of a step can be: rather older than it is than younger. The clock has no part in that while
+  /// the process runs. What an earlier process asked for is as old as the log's times say, as nothing else is left of it.
+  func age(of trace: StepTrace) -> Duration {
+    guard let asked = trace.asked else { return .zero }
+    if let age = appendTimes.age(of: asked.offset) { return age.upperBound }
+    let now = time.microseconds()
+    return now > asked.microseconds ? .microseconds(Int64(clamping: now - asked.microseconds)) : .zero
+  }
+
+  /// How long ago an event was appended: rather less than it is than more.
+  func leastAge(of event: Event) -> Duration {
+    if let age = appendTimes.age(of: event.offset) { return age.lowerBound }
+    return .microseconds(Int64(clamping: waitTime.microseconds()) - Int64(clamping: event.timestampMicroseconds))
   }
 
   /// Appends, and tells the gate how it went.

@@ -30,17 +30,14 @@ struct RequestLog: Sendable {
 
   /// What is known of a key now.
   ///
-  /// - Parameter now: microseconds since 1970-01-01 UTC.
-  func find(keyDigest: String, fingerprint: String, now: UInt64) throws -> Found {
+  /// - Parameter age: how long ago an event was appended.
+  func find(keyDigest: String, fingerprint: String, age: (Event) -> Duration) throws -> Found {
     let stream = KeptRequest.stream(keyDigest)
     let (version, last) = try follower.look { reader throws(LogStoreError) in
       let version = try reader.streamVersion(stream)
       return (version, version > 0 ? try reader.stream(stream, from: version, limit: 1).first : nil)
     }
-    if let last {
-      let age = Duration.microseconds(Int64(clamping: now) - Int64(clamping: last.timestampMicroseconds))
-      if age < lifetime { return .kept(try KeptRequest(last)) }
-    }
+    if let last, age(last) < lifetime { return .kept(try KeptRequest(last)) }
     return .free(Claim(stream: stream, version: version, fingerprint: fingerprint))
   }
 }

@@ -103,7 +103,7 @@ struct StepCall: Sendable {
     let trace = known.trace(of: work.work, openedAt: log.openedAt)
     let wasTried = wasTriedHere || trace.mayHaveHappened
     if let command = StepRule.commandWithoutCall(
-      work.work, of: known.payment, mayHaveHappened: wasTried, age: trace.age(at: log.time.microseconds()),
+      work.work, of: known.payment, mayHaveHappened: wasTried, age: log.age(of: trace),
       keyLifetime: options.keyLifetime)
     {
       breakers.abandoned(pass, now: clock.now)

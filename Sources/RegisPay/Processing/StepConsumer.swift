@@ -140,7 +140,7 @@ public actor StepConsumer {
     case .readable: isWatching = false
     case .due(let instant): if timer == instant { timer = nil }
     case .tick:
-      _ = call.log.time.microseconds()
+      log.noteTime()
       await commitCursor()
       askForDelayed(in: &group)
     case .delayed(let items, let fullKinds):

@@ -80,15 +80,14 @@ public final class Tries: Sendable {
 struct StepTrace: Sendable, Hashable {
   /// An earlier process may have made a try that was carried out.
   var mayHaveHappened = false
-  /// When the step was first asked for, in microseconds since 1970: its idempotency key can't be older.
-  var askedMicroseconds: UInt64?
+  /// Where on the log the step was first asked for, and when: its idempotency key can't be older. See
+  /// ``PaymentLog/age(of:)``.
+  var asked: Asked?
 
-  /// How old the step's idempotency key can be.
-  ///
-  /// - Parameter now: microseconds since 1970, by ``SteadyTime``.
-  func age(at now: UInt64) -> Duration {
-    guard let askedMicroseconds, now > askedMicroseconds else { return .zero }
-    return .microseconds(Int64(clamping: now - askedMicroseconds))
+  struct Asked: Sendable, Hashable {
+    var offset: UInt64
+    /// Since 1970, by the log's times.
+    var microseconds: UInt64
   }
 }
 
@@ -108,7 +107,7 @@ extension PaymentLog.Loaded {
       guard let known = try? PaymentEvent(type: event.type, payload: event.payload) else { continue }
       if known.work == work {
         if event.offset < openedAt { trace.mayHaveHappened = true }
-        if trace.askedMicroseconds == nil { trace.askedMicroseconds = event.timestampMicroseconds }
+        trace.asked = trace.asked ?? .init(offset: event.offset, microseconds: event.timestampMicroseconds)
         continue
       }
       switch known {
