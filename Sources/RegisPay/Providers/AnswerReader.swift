@@ -46,6 +46,7 @@ final class AnswerReader: ChannelInboundHandler {
   }
 
   private let limits: Limits
+  private let host: String
   private var state = State.free
   private var body: [UInt8] = []
   private var sink: (@Sendable (ByteBuffer) -> Void)?
@@ -60,7 +61,11 @@ final class AnswerReader: ChannelInboundHandler {
   /// Released when the connection is closed.
   var delegate: (any AnswerReaderDelegate)?
 
-  init(_ limits: Limits) { self.limits = limits }
+  /// - Parameter host: the other side's name, for reasons.
+  init(_ limits: Limits, host: String = "the other side") {
+    self.limits = limits
+    self.host = host
+  }
 
   /// Adds the HTTP/1 client's handlers with this one as the last.
   ///
@@ -137,7 +142,9 @@ final class AnswerReader: ChannelInboundHandler {
     context.fireChannelReadComplete()
   }
 
-  func errorCaught(context: ChannelHandlerContext, error: any Error) { fail("\(error)") }
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    fail(TLSFailure.reason(error, host: host) ?? "\(error)")
+  }
 
   func channelInactive(context: ChannelHandlerContext) {
     fail("the connection was closed")

@@ -46,7 +46,8 @@ final class Connections: Sendable {
       do {
         tls = try NIOSSLContext(configuration: .makeClientConfiguration())
       } catch {
-        throw EndpointError(url: endpoint.authority, reason: "TLS can't be set up: \(error)")
+        let reason = TLSFailure.reason(error, host: endpoint.host) ?? "\(error)"
+        throw EndpointError(url: endpoint.authority, reason: "TLS can't be set up: \(reason)")
       }
     }
     let settings = LoopPool.Settings(
@@ -215,6 +216,7 @@ private final class LoopPool: @unchecked Sendable {
   private func connect(for pending: Pending) {
     let settings = settings
     let bound = NIOLoopBound(pending, eventLoop: loop)
+    let handshake = NIOLoopBound(settings.tls.map { _ in Handshake(host: settings.endpoint.host) }, eventLoop: loop)
     connectionCount += 1
     let bootstrap = ClientBootstrap(group: loop)
       .connectTimeout(settings.connectTimeLimit)
@@ -222,20 +224,28 @@ private final class LoopPool: @unchecked Sendable {
         channel.eventLoop.makeCompletedFuture {
           try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
           let pipeline = channel.pipeline.syncOperations
-          if let tls = settings.tls {
+          if let tls = settings.tls, let handshake = handshake.value {
             // An address has no name to ask for.
             let isAddress = (try? SocketAddress(ipAddress: settings.endpoint.host, port: 0)) != nil
             let name = isAddress ? nil : settings.endpoint.host
             try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: name))
+            try pipeline.addHandler(handshake)
           }
-          try AnswerReader(settings.answerLimits).addHandlers(to: pipeline, validatesHeads: settings.validatesHeads)
+          try AnswerReader(settings.answerLimits, host: settings.endpoint.host).addHandlers(
+            to: pipeline, validatesHeads: settings.validatesHeads)
         }
       }
     let connected =
       if let address = settings.address { bootstrap.connect(to: address) } else {
         bootstrap.connect(host: settings.endpoint.host, port: settings.endpoint.port)
       }
-    connected.assumeIsolated().whenComplete { result in
+    let secured = connected.flatMap { channel in
+      guard let handshake = handshake.value else { return channel.eventLoop.makeSucceededFuture(channel) }
+      let done = handshake.done(on: channel, within: settings.connectTimeLimit)
+      done.whenFailure { _ in channel.close(promise: nil) }
+      return done.map { channel }
+    }
+    secured.assumeIsolated().whenComplete { result in
       let pending = bound.value
       switch result {
       case .failure(let error):

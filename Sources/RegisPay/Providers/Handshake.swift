@@ -1,0 +1,77 @@
+import NIOCore
+import NIOSSL
+import NIOTLS
+
+/// Waits for the TLS handshake of one client connection. Until it is done no byte of a call leaves: a handshake that fails is a
+/// connection that could not be made, and no call that may have been carried out.
+///
+/// Lives on its connection's event loop, behind the TLS handler.
+final class Handshake: ChannelInboundHandler {
+  typealias InboundIn = ByteBuffer
+
+  struct Failure: Error, CustomStringConvertible {
+    let description: String
+  }
+
+  private enum State {
+    case going(EventLoopPromise<Void>?)
+    case ended(Result<Void, Failure>)
+  }
+
+  private let host: String
+  private var state = State.going(nil)
+
+  init(host: String) { self.host = host }
+
+  /// Ends with the handshake. To be called once, when the connection is made.
+  ///
+  /// - Parameter limit: after which the connection is closed.
+  func done(on channel: any Channel, within limit: TimeAmount) -> EventLoopFuture<Void> {
+    switch state {
+    case .ended(let result): return channel.eventLoop.makeCompletedFuture(result.mapError { $0 as any Error })
+    case .going:
+      let promise = channel.eventLoop.makePromise(of: Void.self)
+      state = .going(promise)
+      let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)
+      let timer = channel.eventLoop.scheduleTask(in: limit) { [host] in
+        bound.value.end(.failure(Failure(description: "no TLS handshake with \(host) within \(Duration(limit))")))
+        channel.close(promise: nil)
+      }
+      promise.futureResult.whenComplete { _ in timer.cancel() }
+      return promise.futureResult
+    }
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if case .handshakeCompleted? = event as? TLSUserEvent { end(.success(())) }
+    context.fireUserInboundEventTriggered(event)
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    if case .going = state {
+      // Without one the reason is told without it.
+      let certificate = (try? context.pipeline.syncOperations.nioSSL_peerCertificate()).flatMap { $0 }
+      let reason = TLSFailure.reason(error, host: host, certificate: certificate) ?? "\(error)"
+      end(.failure(Failure(description: reason)))
+    }
+    context.fireErrorCaught(error)
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    end(.failure(Failure(description: "\(host) closed the connection during the TLS handshake")))
+    context.fireChannelInactive()
+  }
+
+  func handlerRemoved(context: ChannelHandlerContext) {
+    end(.failure(Failure(description: "the connection to \(host) was closed during the TLS handshake")))
+  }
+
+  private func end(_ result: Result<Void, Failure>) {
+    guard case .going(let promise) = state else { return }
+    state = .ended(result)
+    switch result {
+    case .success: promise?.succeed()
+    case .failure(let failure): promise?.fail(failure)
+    }
+  }
+}
