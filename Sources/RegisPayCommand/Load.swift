@@ -26,6 +26,7 @@ struct Load: AsyncParsableCommand {
     guard (1...86_400).contains(seconds) else { throw ValidationError("--seconds is 1 to 86400") }
     guard rate * seconds <= 20_000_000 else { throw ValidationError("at most 20,000,000 payments at a time") }
     guard wait >= 0 else { throw ValidationError("--wait is 0 or more") }
+    try checkURL(url, of: "--url")
   }
 
   func run() async throws {

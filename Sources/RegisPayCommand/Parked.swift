@@ -16,6 +16,8 @@ struct Parked: AsyncParsableCommand {
     @Option(help: "The server's address.")
     var url = "http://127.0.0.1:8080"
 
+    func validate() throws { try checkURL(url, of: "--url") }
+
     /// Not an argument: those can be read by everybody on the machine.
     var key: String? { ProcessInfo.processInfo.environment["REGISPAY_KEY"] }
 

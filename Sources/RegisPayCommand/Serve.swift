@@ -90,11 +90,12 @@ struct Serve: AsyncParsableCommand {
       throw ValidationError("--webhook-timeout must be 1 to 300 seconds")
     }
     guard (1...3600).contains(stopTimeout) else { throw ValidationError("--stop-timeout must be 1 to 3600 seconds") }
-    for url in [pspURL, notificationsURL].compactMap({ $0 }) {
-      guard url.hasPrefix("http://") || url.hasPrefix("https://") else {
-        throw ValidationError("\(url) is no URL that begins with http:// or https://")
-      }
+    if let segmentBytes, !ServerOptions.segmentByteRange.contains(segmentBytes) {
+      let range = ServerOptions.segmentByteRange
+      throw ValidationError("--segment-bytes is \(range.lowerBound) to \(range.upperBound)")
     }
+    if let pspURL { try checkURL(pspURL, of: "--psp-url") }
+    if let notificationsURL { try checkURL(notificationsURL, of: "--notifications-url") }
   }
 
   func run() async throws {
@@ -147,6 +148,15 @@ struct Serve: AsyncParsableCommand {
 
   private static func withoutSlash(_ url: String) -> String {
     url.hasSuffix("/") ? String(url.dropLast()) : url
+  }
+}
+
+/// - Throws: ``ValidationError``: a URL that can't be used is wrong usage.
+func checkURL(_ url: String, of option: String) throws {
+  do throws(EndpointError) {
+    try BaseURL.check(url)
+  } catch {
+    throw ValidationError("\(option): \(error)")
   }
 }
 

@@ -20,7 +20,13 @@ struct ExitCodeTests {
   private static let ends: [End] = [
     End(0, "keys create --dir DIR --name a --scope read --expires 1s"), End(0, "keys list --dir DIR"), End(0, ""),
     End(64, "no-such-command"), End(64, "load --rate 0"), End(64, "serve --port 99999"),
-    End(64, "serve --psp-url ftp://a"), End(64, "parked release"),
+    End(64, "serve --psp-url ftp://a"), End(64, "serve --psp-url http://[::1"), End(64, "serve --psp-url http://"),
+    End(64, "serve --notifications-url http://a:0"), End(64, "serve --psp-url http://user:geheim@a"),
+    End(64, "serve --notifications-url user:geheim@a"), End(64, "serve --segment-bytes 0"),
+    End(64, "serve --segment-bytes 65535"), End(64, "serve --segment-bytes 1073741825"),
+    End(64, "load --rate 1 --seconds 1 --url a"), End(64, "parked list --url http://user:geheim@a"),
+    End(64, "unknown list --url http://a:0"),
+    End(64, "parked release"),
     End(64, "unknown resolve nonsense --step create --happened"), End(1, "serve --dir /dev/null/x"),
     End(1, "serve --dir NEW --host 0.0.0.0"), End(1, "keys create --dir /dev/null/x --name a --scope read"),
     End(1, "keys list --dir /dev/null/x"), End(1, "keys revoke --dir DIR nobody"),
@@ -50,6 +56,7 @@ struct ExitCodeTests {
         let exit = try await process.waitForExit()
         let errors = process.errorText
         #expect(exit == .init(code: end.code, isSignal: false), "regispay \(end.arguments): \(errors)")
+        #expect(!errors.contains("geheim"), "no password is shown: \(errors)")
         // "one line on standard error says what and what to do"
         if end.code == 1 { #expect(errors.split(separator: "\n").count == 1, "regispay \(end.arguments): \(errors)") }
       }

@@ -1,3 +1,4 @@
+import Foundation
 import NIOCore
 import NIOPosix
 import NIOSSL
@@ -21,7 +22,7 @@ struct Endpoint: Sendable, Hashable {
       throw EndpointError(url: url, reason: "it must begin with http:// or https://")
     }
     let slash = rest.firstIndex(of: "/") ?? rest.endIndex
-    var authority = rest[..<slash]
+    let authority = rest[..<slash]
     var path = rest[slash...]
     while path.last == "/" { path.removeLast() }
     prefix = String(path)
@@ -32,17 +33,36 @@ struct Endpoint: Sendable, Hashable {
       throw EndpointError(url: url, reason: "only a host, a port and a path are possible")
     }
     port = isTLS ? 443 : 80
-    // A colon within brackets belongs to an IPv6 address.
-    if let colon = authority.lastIndex(of: ":"), !authority[colon...].contains("]") {
-      guard let number = Int(authority[authority.index(after: colon)...]), (1...65535).contains(number) else {
-        throw EndpointError(url: url, reason: "the port must be 1 to 65535")
-      }
-      port = number
-      authority = authority[..<colon]
+    let (name, after) = try Self.host(authority, of: url)
+    guard !name.isEmpty else { throw EndpointError(url: url, reason: "it names no host") }
+    host = String(name)
+    guard !after.isEmpty else { return }
+    guard after.first == ":", let number = Int(after.dropFirst()), (1...65535).contains(number) else {
+      throw EndpointError(url: url, reason: "the port must be 1 to 65535")
     }
-    if authority.hasPrefix("["), authority.hasSuffix("]") { authority = authority.dropFirst().dropLast() }
-    guard !authority.isEmpty else { throw EndpointError(url: url, reason: "it names no host") }
-    host = String(authority)
+    port = number
+  }
+
+  /// The host, and what is behind it: nothing, or a colon and a port.
+  private static func host(
+    _ authority: Substring, of url: String
+  ) throws(EndpointError) -> (name: Substring, after: Substring) {
+    guard authority.hasPrefix("[") else {
+      let end = authority.firstIndex(of: ":") ?? authority.endIndex
+      let name = authority[..<end]
+      guard !name.contains("["), !name.contains("]") else {
+        throw EndpointError(url: url, reason: "only an IPv6 address is in brackets, and all of it")
+      }
+      return (name, authority[end...])
+    }
+    guard let end = authority.firstIndex(of: "]") else {
+      throw EndpointError(url: url, reason: "its bracket is not closed")
+    }
+    let name = authority[..<end].dropFirst()
+    guard case .v6? = try? SocketAddress(ipAddress: String(name), port: 0) else {
+      throw EndpointError(url: url, reason: "what is in brackets is no IPv6 address")
+    }
+    return (name, authority[end...].dropFirst())
   }
 
   /// One whose parts were checked before.
@@ -65,7 +85,20 @@ public struct EndpointError: Error, Sendable, Hashable, CustomStringConvertible 
   var url: String
   var reason: String
 
-  public var description: String { "\(url) is no base URL for calls: \(reason)" }
+  public var description: String { "\(BaseURL.shown(url)) is no base URL for calls: \(reason)" }
+}
+
+/// What a command may do with a base URL that it was given.
+public enum BaseURL {
+  public static func check(_ url: String) throws(EndpointError) { _ = try Endpoint(url) }
+
+  /// The URL as it may be shown: without a user's name and password, which may be in it though it can't be used then.
+  public static func shown(_ url: String) -> String {
+    // Up to the last one: a password that was not encoded may hold anything.
+    guard let at = url.lastIndex(of: "@") else { return url }
+    let start = url.range(of: "://")?.upperBound ?? url.startIndex
+    return (start <= at ? url[..<start] : "") + "…" + url[at...]
+  }
 }
 
 extension String {

@@ -200,6 +200,7 @@ public struct Server: Sendable {
     SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
     // Hummingbird's own messages are about connections and of use only when something is wrong with them.
     var quietLogger = logger
+    quietLogger.handler = LibraryLogHandler(handler: logger.handler)
     quietLogger.logLevel = max(logger.logLevel, .warning)
     let responder = routes.buildResponder()
     let limits = options.limits

@@ -27,6 +27,8 @@ public struct ServerOptions: Sendable {
   public var stopLimit = Duration.seconds(15)
   /// Size of the payments log's segment files, in bytes. A new log takes as long as writing two of them.
   public var segmentBytes = 32 << 20
+  /// What these sizes may be, in bytes.
+  public static let segmentByteRange = Limits.segmentBytes
   /// Size of the simulator log's segment files, in bytes.
   public var simulatorSegmentBytes = 16 << 20
   /// How long the logs' syncs wait for more appends to join them, under load.

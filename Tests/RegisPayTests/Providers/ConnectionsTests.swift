@@ -310,8 +310,19 @@ struct ConnectionsTests {
     arguments: [
       "", "psp.example", "ftp://psp.example", "http://", "http://:80", "http://a:0", "http://a:65536", "http://a:x",
       "http://a b", "http://a/?x", "http://a/#x", "http://user@a", "http://a/\r\nX: y", "http://caf\u{E9}",
+      "http://[::1", "http://[::1:80", "http://[::1]80", "http://[::1]x:80", "http://[a]", "http://[]", "http://::1",
+      "http://a]", "http://[127.0.0.1]", "http://a:",
     ])
   func noEndpoints(_ url: String) {
     #expect(throws: EndpointError.self) { try Endpoint(url) }
+  }
+
+  @Test(
+    "what is refused is shown without a user's name and password",
+    arguments: ["http://user:geheim@a", "user:geheim@a", "https://user:ge/heim@geheim@a:99999/b", "geheim@://"])
+  func userinfo(_ url: String) throws {
+    let error = try #require(throws: EndpointError.self) { try Endpoint(url) }
+    #expect(!"\(error)".contains("geheim") && !"\(error)".contains("user:"), "\(error)")
+    #expect("\(error)".contains("…@"))
   }
 }

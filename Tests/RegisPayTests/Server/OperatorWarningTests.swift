@@ -16,6 +16,19 @@ struct OperatorWarningTests {
     if let text { #expect(line?.contains("time is \(text) ahead of this machine's clock") == true) }
   }
 
+  @Test("what the libraries log is passed on, but for a socket that is closed twice when a stop is cut off")
+  func libraries() {
+    let collector = LineCollector()
+    var logger = collector.logger
+    logger.handler = LibraryLogHandler(handler: logger.handler)
+    logger.logLevel = .warning
+    logger[metadataKey: "a"] = "b"
+    logger.error("Server shutdown error: Already closed")
+    logger.error("Server shutdown error: something else")
+    logger.info("not that much")
+    #expect(collector.text == #"Server shutdown error: something else ["a": b] [:]"#)
+  }
+
   private func lines(_ modes: [String: Int], isForGroup: Bool = false) async throws -> [String] {
     try await withTemporaryFolder { folder in
       let data = folder + "/data"
