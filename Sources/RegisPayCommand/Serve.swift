@@ -110,7 +110,7 @@ struct Serve: AsyncParsableCommand {
       )
     }
     Allocator.keepMemoryFlat()
-    var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
+    var logger = Logger(label: "regispay") { StreamLogHandler(label: $0, stream: LogOutput.standardError) }
     logger.logLevel = logLevel
     var options = ServerOptions(directory: dir)
     options.host = host
@@ -144,6 +144,7 @@ struct Serve: AsyncParsableCommand {
     } catch {
       fail("\(error)")
     }
+    LogOutput.standardError.flush(seconds: 1)
   }
 
   private static func withoutSlash(_ url: String) -> String {
@@ -162,7 +163,8 @@ func checkURL(_ url: String, of option: String) throws {
 
 /// Says what went wrong in one line, and ends the process with exit code 1.
 func fail(_ message: String) -> Never {
-  FileHandle.standardError.write(Data("regispay: \(message)\n".utf8))
+  LogOutput.standardError.write("regispay: \(message)\n")
+  LogOutput.standardError.flush(seconds: 1)
   exit(1)
 }
 

@@ -8,6 +8,9 @@ enum TestTool {
   /// A calendar that is wrong.
   static let clock = Task { try await build("clock.c", to: "regispay-test-clock.so", ["-shared", "-fPIC"]) }
 
+  /// A disk that does not answer.
+  static let hang = Task { try await build("hang.c", to: "regispay-test-hang.so", ["-shared", "-fPIC", "-ldl"]) }
+
   /// Needs the Debian package libfuse3-dev.
   static let recorder = Task {
     let scratch = try TemporaryDirectory()

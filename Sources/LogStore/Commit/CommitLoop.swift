@@ -88,6 +88,7 @@ struct CommitLoop: ~Copyable {
     var requests: [CommitRequest] = []
     var lastCount = 0
     while !requests.isEmpty || receive(mailbox, into: &requests) {
+      health.note(isWorking: true)
       let siblings = requests.count + lastCount
       if gatherMilliseconds > 0, siblings >= Self.siblingCount {
         disk.sleep(milliseconds: siblings < Self.manySiblingsCount ? gatherMilliseconds : 2 * gatherMilliseconds)
@@ -111,21 +112,26 @@ struct CommitLoop: ~Copyable {
       }
     }
     needsSync = true
+    health.note(isWorking: true)
     commit()
     answerDue()
+    health.note(isWorking: false)
     return health.failure == nil ? (writer.durableEnd, writer.next.chain) : nil
   }
 
   /// Waits for requests; meanwhile looks whether the directory is still there. False at the end.
   private mutating func receive(_ mailbox: Mailbox<CommitRequest>, into requests: inout [CommitRequest]) -> Bool {
     while health.failure == nil {
+      health.note(isWorking: false)
       if let isOpen = mailbox.receive(into: &requests, milliseconds: Self.idleLookMilliseconds) { return isOpen }
+      health.note(isWorking: true)
       do throws(LogStoreError) {
         try checkLock()
       } catch {
         fail(error)
       }
     }
+    health.note(isWorking: false)
     return mailbox.receive(into: &requests)
   }
 

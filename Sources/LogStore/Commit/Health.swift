@@ -5,6 +5,8 @@ final class Health: Sendable {
   private let state: Mutex<LogStoreError?> = Mutex(nil)
   private let syncs = Atomic<UInt64>(0)
   private let timestamp: Atomic<UInt64>
+  /// Milliseconds of the monotonic clock; 0 while the writer waits for work.
+  private let workStart = Atomic<UInt64>(0)
 
   /// - Parameter timestamp: of the last frame.
   init(timestamp: UInt64 = 0) { self.timestamp = Atomic(timestamp) }
@@ -17,6 +19,16 @@ final class Health: Sendable {
   var syncCount: UInt64 { syncs.load(ordering: .relaxed) }
 
   func countSync() { syncs.add(1, ordering: .relaxed) }
+
+  /// The writer has begun with what it was given, or waits for more.
+  func note(isWorking: Bool) { workStart.store(isWorking ? monotonicMilliseconds() : 0, ordering: .relaxed) }
+
+  /// How long the writer has been at what it was given last.
+  var workMilliseconds: UInt64 {
+    let start = workStart.load(ordering: .relaxed)
+    let now = monotonicMilliseconds()
+    return start == 0 || now < start ? 0 : now - start
+  }
 
   var failure: LogStoreError? { state.withLock { $0 } }
 

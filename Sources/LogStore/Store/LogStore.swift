@@ -82,6 +82,10 @@ public final class LogStore: Sendable {
   /// Groups of appends that were synced since the store was opened: fewer than appends, when many come at once.
   public var syncCount: UInt64 { health.syncCount }
 
+  /// How long the writer has been at the appends that it took last, in milliseconds; 0 while it waits for some. Some milliseconds
+  /// are usual, and some hundred for many megabytes; seconds mean a disk that does not answer. May be called from any thread.
+  public var workMilliseconds: UInt64 { health.workMilliseconds }
+
   /// How far the log's time is ahead of this machine's clock, in microseconds; 0 if it isn't. Times on the log never go back:
   /// after the clock was set forward and back, or was wrong when the machine started, every event gets the time of the last
   /// one until the clock has come to it again. Order and durability don't depend on it. May be called from any thread.

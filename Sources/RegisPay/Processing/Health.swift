@@ -5,6 +5,9 @@ import Synchronization
 ///
 /// Safe to use from any task.
 public final class Health: Sendable {
+  /// A write that takes longer is in the way.
+  private static let hangMilliseconds: UInt64 = 5_000
+
   private let stores: [(name: String, store: LogStore)]
   private let faults = Mutex<[String: String]>([:])
   private let watches = Mutex<[@Sendable () -> String?]>([])
@@ -16,8 +19,11 @@ public final class Health: Sendable {
 
   /// One line each; empty when all is well.
   public var problems: [String] {
-    let failures = stores.compactMap { entry in
-      entry.store.failure.map { "the \(entry.name) log can't write: \($0)" }
+    let failures = stores.compactMap { entry -> String? in
+      if let failure = entry.store.failure { return "the \(entry.name) log can't write: \(failure)" }
+      let milliseconds = entry.store.workMilliseconds
+      return milliseconds < Self.hangMilliseconds
+        ? nil : "the \(entry.name) log has waited \(milliseconds / 1000) seconds for its disk to write"
     }
     let watched = watches.withLock { $0 }.compactMap { $0() }
     return failures + watched + faults.withLock { $0.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } }
