@@ -82,12 +82,10 @@ extension LogReader {
     return lost.events(in: offsets, saved: [])
   }
 
-  /// Tells the store from any other, but not from a copy of it; 32 hexadecimal digits.
+  /// Names the store, and copies of it, in 16 hexadecimal digits: the half of its id that is no secret (docs/FORMAT.md, *What can
+  /// pass for what*).
   public var storeID: String {
-    let id = durable.segments.storeID
-    return [id.first, id.second].map { word in
-      let digits = String(word, radix: 16)
-      return String(repeating: "0", count: 16 - digits.count) + digits
-    }.joined()
+    let digits = String(durable.segments.storeID.first, radix: 16)
+    return String(repeating: "0", count: 16 - digits.count) + digits
   }
 }

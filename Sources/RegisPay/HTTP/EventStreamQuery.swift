@@ -55,8 +55,11 @@ struct EventStreamQuery: Sendable, Hashable {
     guard (1...2).contains(parts.count), let digits = parts.last, digits.utf8.allSatisfy({ (48...57).contains($0) }),
       (1...20).contains(digits.utf8.count), let offset = UInt64(digits)
     else { throw Problem.badRequest("\(refusal).") }
-    if parts.count == 2, parts[0] != storeID {
-      guard parts[0].utf8.count == storeID.utf8.count else { throw Problem.badRequest("\(refusal).") }
+    // Ids of before had 16 more digits behind these.
+    let isOurs = parts.count == 1 || parts[0].hasPrefix(storeID)
+    let digitCounts = [storeID.utf8.count, 2 * storeID.utf8.count]
+    guard parts.count == 1 || digitCounts.contains(parts[0].utf8.count) else { throw Problem.badRequest("\(refusal).") }
+    if !isOurs {
       throw Problem(
         status: .conflict, name: "other-log",
         detail: "That id is of another log. This one is \(storeID), and its next event has the offset \(end).")

@@ -113,7 +113,8 @@ public final class PaymentProjection: Sendable {
     do {
       let pool = try DatabasePool(path: path, configuration: configuration)
       if let progress = try pool.read(PaymentTable.progress) {
-        if progress.version == PaymentTable.version, progress.log == identity || progress.log == nil,
+        // Written by a version before, the log's id has more digits behind these.
+        if progress.version == PaymentTable.version, progress.log?.hasPrefix(identity) != false,
           progress.place <= end
         {
           return (pool, progress)

@@ -74,8 +74,8 @@ struct EventStreamTests {
 
 @Suite("What an event stream is asked for")
 struct EventStreamQueryTests {
-  private static let store = String(repeating: "0", count: 31) + "1"
-  private static let other = String(repeating: "0", count: 31) + "2"
+  private static let store = String(repeating: "a", count: 15) + "1"
+  private static let other = String(repeating: "a", count: 15) + "2"
 
   private func query(_ text: String, _ lastEventID: String...) throws -> EventStreamQuery {
     try EventStreamQuery(
@@ -85,6 +85,8 @@ struct EventStreamQueryTests {
   private static let places: [(text: String, lastEventID: [String], place: UInt64)] = [
     ("", [], 10), ("from=end", [], 10), ("from=0", [], 0), ("from=10", [], 10), ("from=\(store)-7", [], 7),
     ("from=0", ["4"], 5), ("", ["\(store)-9"], 10), ("type=PaymentSettled", ["0"], 1),
+    // As ids were told before.
+    ("", ["\(store)\(other)-3"], 4),
   ]
 
   @Test("it begins where it is asked to, by an offset with or without the store", arguments: places.indices)
@@ -109,6 +111,7 @@ struct EventStreamQueryTests {
   func pastEnd() {
     let asked: [(String, [String])] = [
       ("from=11", []), ("", ["10"]), ("", ["\(Self.store)-10"]), ("", ["\(Self.other)-3"]),
+      ("", ["\(Self.other)\(Self.store)-3"]),
       ("from=\(Self.other)-3", []),
       ("", ["18446744073709551615"]),
     ]
