@@ -61,8 +61,8 @@ struct CommitLoop: ~Copyable {
   /// Someone in the group waits for durability.
   private var needsSync = false
   private var readAhead = GroupReadAhead()
-  /// When the lock was last looked at.
-  private var lockLook: UInt64 = 0
+  /// When the lock and the segment's file were last looked at; nil: look next time.
+  private var lockLook: UInt64?
 
   init(
     disk: any Disk, options: LogStore.Options, durable: Durable, tail: consuming TailFile, health: Health,
@@ -113,6 +113,8 @@ struct CommitLoop: ~Copyable {
     }
     needsSync = true
     health.note(isWorking: true)
+    // Whatever the time: nobody looks after this.
+    lockLook = nil
     commit()
     answerDue()
     health.note(isWorking: false)
@@ -138,7 +140,10 @@ struct CommitLoop: ~Copyable {
   /// Nothing more is acknowledged. Where nothing more can come either, who waits for it learns why.
   private func fail(_ error: LogStoreError) {
     health.fail(error)
-    if case .moved = error { durable.endWaits(error) }
+    switch error {
+    case .moved, .segmentLost: durable.endWaits(error)
+    default: break
+    }
   }
 
   // MARK: - One group
@@ -292,14 +297,16 @@ struct CommitLoop: ~Copyable {
     needsSync = false
   }
 
-  /// Whether the directory is still where it was, and the lock file in it: nothing is acknowledged that went into a log which has
-  /// been moved away or removed. Looked at every tenth of a second, since it costs two system calls for each of two paths.
+  /// Whether the directory is still where it was, the lock file in it, and the segment's file in it: nothing is
+  /// acknowledged that went into a log which has been moved away or removed. Looked at every tenth of a second, since it costs
+  /// two system calls for each of three paths.
   private mutating func checkLock() throws(LogStoreError) {
     let now = disk.now()
     // The clock may have been set back.
-    guard max(now, lockLook) - min(now, lockLook) >= Self.lockLookMicroseconds else { return }
+    if let last = lockLook, max(now, last) - min(now, last) < Self.lockLookMicroseconds { return }
     lockLook = now
     try disk.checkLock()
+    try writer.checkFile()
   }
 
   /// Gives the answers that are due; before anything that may take longer than a group's way to the disk.

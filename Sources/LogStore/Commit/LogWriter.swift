@@ -191,6 +191,18 @@ struct LogWriter: ~Copyable {
     reset()
   }
 
+  /// Throws if the segment's file was removed or replaced. Two system calls. That it was cut costs what was in it, and is told
+  /// where it is read.
+  func checkFile() throws(LogStoreError) {
+    do throws(LogStoreError) {
+      try file.checkPlace(index.segment.path)
+    } catch {
+      // It may have gone with its directory, which is then what to name.
+      try disk.checkLock()
+      throw error
+    }
+  }
+
   /// Sees to it that the next segment's file is ready in time, and that what is not synced is under way to the disk.
   /// To be called when nobody waits.
   ///
@@ -320,6 +332,8 @@ struct LogWriter: ~Copyable {
   private mutating func finishSegment(
     _ header: SegmentHeader, _ made: SegmentMaker.Made
   ) throws(LogStoreError) -> (index: OpenIndex, oldEnd: FrameExpectation) {
+    // Nobody looks for the old one as often afterwards.
+    try checkFile()
     let oldEnd = next
     let frame = finishFrame(
       place: Place(storeID: header.storeID, baseOffset: header.baseOffset), position: SegmentHeader.byteCount,

@@ -98,6 +98,9 @@ protocol File: AnyObject, Sendable {
   /// Maps the first bytes of the file for reading. Bytes that the disk can't read, or that the file loses later, read as
   /// zeros: see ``Mapping``.
   func map(byteCount: Int) throws(LogStoreError) -> Mapping
+  /// Throws ``LogStoreError/segmentLost(file:reason:)`` if a path does not lead to this file any more: somebody has
+  /// removed or replaced it.
+  func checkPlace(_ path: String) throws(LogStoreError)
   /// Whether some of a part of the file is in memory.
   func isCached(at position: UInt64, byteCount: Int) -> Bool
   /// Lets the kernel forget a part of the file that nobody has mapped. Promises nothing.
@@ -122,6 +125,9 @@ extension Disk {
 }
 
 extension File {
+  /// Where no one else can change files.
+  func checkPlace(_ path: String) throws(LogStoreError) {}
+
   // Where everybody may lock.
   func markInUse() {}
   func isInUse() throws(LogStoreError) -> Bool { false }

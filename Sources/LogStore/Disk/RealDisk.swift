@@ -337,6 +337,20 @@ final class RealFile: File {
 }
 
 extension RealFile {
+  func checkPlace(_ path: String) throws(LogStoreError) {
+    var own = stat()
+    var named = stat()
+    if uninterrupted({ fstat(descriptor.number, &own) }) != 0 { throw failure("look at", path, errno) }
+    if uninterrupted({ stat(path, &named) }) != 0 {
+      let code = errno
+      guard code == ENOENT || code == ENOTDIR else { throw failure("look for", path, code) }
+      throw .segmentLost(file: path, reason: "it is not there any more")
+    }
+    guard own.st_dev == named.st_dev, own.st_ino == named.st_ino else {
+      throw .segmentLost(file: path, reason: "another file is in its place")
+    }
+  }
+
   func isCached(at position: UInt64, byteCount: Int) -> Bool {
     guard byteCount > 0, let size = try? self.byteCount(), position < size else { return true }
     let count = min(byteCount, Int(size - position))

@@ -37,6 +37,9 @@ public enum LogStoreError: Error, Sendable, Hashable {
   /// The directory of an open store was moved away, replaced or removed, or its lock file was. Nothing more is acknowledged,
   /// and nothing under the path is touched: another store may be there by now.
   case moved(directory: String, reason: String)
+  /// The segment file that an open store writes to was removed or replaced by somebody else. Nothing more is acknowledged.
+  /// What the file held, all of it acknowledged, may be lost with it.
+  case segmentLost(file: String, reason: String)
   /// No space left. What was acknowledged is untouched, and reading goes on.
   case diskFull(operation: String, path: String)
   /// The operating system refused; `code` is its `errno`.
@@ -122,6 +125,10 @@ extension LogStoreError: CustomStringConvertible {
     case .moved(let directory, let reason):
       return "\(directory) was moved away, replaced or removed while it was open: \(reason); close this, and open the"
         + " store where it is now"
+    case .segmentLost(let file, let reason):
+      return
+        "\(file) was removed or replaced while the store wrote to it: \(reason); nothing more is acknowledged:"
+        + " close this, and put the file back, restore a backup, or save the rest with `logstore repair`"
     case .diskFull(let operation, let path):
       return "disk full: \(operation) \(path); free some space, what was acknowledged is safe"
     case .inputOutput(let operation, let path, let code):

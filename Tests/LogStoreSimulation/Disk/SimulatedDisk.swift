@@ -343,6 +343,15 @@ final class SimulatedFile: File {
     }
   }
 
+  /// Does not count as an operation, and never fails: nobody but the store changes its files while it is open.
+  func checkPlace(_ path: String) throws(LogStoreError) {
+    if disk.isDead { return }
+    let isSound = disk.machine.withState { state in
+      state.names.files[path] === inode
+    }
+    if !isSound { throw .segmentLost(file: path, reason: "another file is in its place") }
+  }
+
   func sync() throws(LogStoreError) {
     try disk.change(.sync, path) { state in
       inode.failSync { state.oneIn(3) }

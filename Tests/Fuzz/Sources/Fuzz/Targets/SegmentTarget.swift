@@ -202,8 +202,9 @@ struct Reading {
     case .unsupportedFormat, .notAStore: break
     // A segment header that was sealed anew may tell of a gap.
     case .streamIncomplete: promise(isResealed, "a stream lacks events only behind a gap: \(error)")
-    case .inputOutput, .diskFull, .locked, .closed, .stopped, .moved, .cancelled, .backupDamaged, .backupRefused,
-      .repairRefused, .repairUndecided, .conflict, .cursorBehind, .eventIDReused, .foreignFile, .invalidArgument,
+    case .inputOutput, .diskFull, .locked, .closed, .stopped, .moved, .segmentLost, .cancelled, .backupDamaged,
+      .backupRefused, .repairRefused, .repairUndecided, .conflict, .cursorBehind, .eventIDReused, .foreignFile,
+      .invalidArgument,
       .limitExceeded:
       broken("another error than damage: \(error)")
     }

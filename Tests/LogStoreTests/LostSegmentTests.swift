@@ -1,0 +1,126 @@
+import Foundation
+import Glibc
+import Testing
+
+@testable import LogStore
+
+/// The segment file that a store writes to is removed or replaced while the store is open.
+@Suite struct LostSegmentTests {
+  let directory = TemporaryDirectory()
+
+  enum Loss: CaseIterable { case removed, moved, replaced }
+
+  private var segment: String { join(directory.path, FileName.segment(0)) }
+
+  private func lose(_ loss: Loss) throws {
+    let files = FileManager.default
+    switch loss {
+    case .removed: try files.removeItem(atPath: segment)
+    case .moved: try files.moveItem(atPath: segment, toPath: directory.file("elsewhere"))
+    case .replaced:
+      // By the same bytes, as a copy from a backup is.
+      try files.copyItem(atPath: segment, toPath: directory.file("copy"))
+      #expect(rename(directory.file("copy"), segment) == 0)
+    }
+  }
+
+  private func isLost(_ error: LogStoreError?) -> Bool {
+    if case .segmentLost(segment, _)? = error { true } else { false }
+  }
+
+  private func expectStopped(_ body: () async throws(LogStoreError) -> Void) async {
+    await expectThrows({ if case .stopped(let cause) = $0 { cause.contains(segment) } else { false } }, body)
+  }
+
+  @Test(
+    "a writer without anything to write notices, whoever waits for more is told, and no close is clean",
+    arguments: Loss.allCases)
+  func idleWriter(_ loss: Loss) async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event("s")))
+    let waiting = Task { try await store.reader.waitForEvents(at: 1) }
+    try lose(loss)
+    guard case .failure(let error) = await waiting.result else {
+      Issue.record("there is nothing more to come")
+      return
+    }
+    #expect(isLost(error as? LogStoreError), "\(error)")
+    #expect(isLost(store.failure))
+    await expectStopped { () async throws(LogStoreError) in _ = try await store.append(Append(event("s"))) }
+    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    #expect(!FileManager.default.fileExists(atPath: directory.file(FileName.clean)))
+  }
+
+  @Test("a writer at work stops, and names the file", arguments: Loss.allCases, [false, true])
+  func busyWriter(_ loss: Loss, isBuffered: Bool) async throws {
+    // Large enough that it isn't full before the next look.
+    var options = LogStore.Options()
+    options.segmentBytes = 64 << 20
+    let store = try LogStore.open(directory.path, options: options)
+    for _ in 0..<10 { _ = try await store.append(Append(event("s"))) }
+    try lose(loss)
+    var failure: LogStoreError?
+    let deadline = ContinuousClock.now + .seconds(20)
+    while failure == nil, ContinuousClock.now < deadline {
+      do throws(LogStoreError) {
+        let append = Append(event("s"))
+        _ = isBuffered ? try await store.appendBuffered(append) : try await store.append(append)
+      } catch {
+        failure = error
+      }
+    }
+    switch failure {
+    case .segmentLost(segment, _): break
+    case .stopped(let cause): #expect(cause.contains(segment))
+    default: Issue.record("\(failure?.description ?? "everything was acknowledged")")
+    }
+    #expect(isLost(store.failure))
+    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+  }
+
+  @Test("a store that is closed at once does not say that all is well", arguments: Loss.allCases)
+  func closedAtOnce(_ loss: Loss) async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    // Two looks for one: the loss comes right behind the first append's.
+    _ = try await store.append(Append(event("s")))
+    try lose(loss)
+    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    #expect(!FileManager.default.fileExists(atPath: directory.file(FileName.clean)))
+  }
+
+  @Test("no segment is begun behind one that is lost", arguments: Loss.allCases)
+  func nextSegment(_ loss: Loss) async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event("s")))
+    try lose(loss)
+    var acknowledged = 0
+    do throws(LogStoreError) {
+      // More than fits, in less than the time between two looks.
+      while acknowledged < 200 {
+        _ = try await store.appendBuffered(Append(event("s", String(repeating: "x", count: 3000))))
+        acknowledged += 1
+      }
+      Issue.record("everything was acknowledged")
+    } catch {
+      #expect(isLost(store.failure), "\(error)")
+    }
+    #expect(
+      try FileManager.default.contentsOfDirectory(atPath: directory.path).allSatisfy {
+        !$0.hasSuffix(".log") || $0 == FileName.segment(0)
+      })
+    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+  }
+
+  @Test("what is left of a store goes on: a segment that is put back has everything that was acknowledged")
+  func putBack() async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    _ = try await store.append(Append(event("s", "first")))
+    try lose(.moved)
+    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    try FileManager.default.moveItem(atPath: directory.file("elsewhere"), toPath: segment)
+    let again = try LogStore.open(directory.path, options: smallSegments())
+    #expect(try again.reader.stream("s").count == 1)
+    _ = try await again.append(Append(event("s", "second")))
+    try await again.close()
+  }
+}
