@@ -16,7 +16,8 @@ struct AppendCommand: AsyncParsableCommand {
       With --batch N, N good lines are one atomic append: all of them are there after a crash, or none. A line that is \
       no event is answered with `err` and is not part of any batch, so the batch around it goes on to the next line. \
       The last batch may be shorter. An append that the store refuses is answered with `err` for each of its lines. On \
-      SIGINT, SIGTERM or SIGHUP nothing more is read, complete batches are finished, and an incomplete one is answered with `err`.
+      SIGINT, SIGTERM or SIGHUP nothing more is read, complete batches are finished, and an incomplete one is answered with `err`; a reader of the answers \
+      that reads nothing any more is not waited for.
 
       With --stream, --type and --data one event is appended, its data taken as it is, without escapes. With --id it may be \
       sent again, whatever became of the first call: the same stream, type and data print the first one's offset. The id with \
@@ -121,7 +122,8 @@ struct AppendCommand: AsyncParsableCommand {
     }
     try await store.close()
     if let inputFailure = outcome.inputFailure { throw inputFailure }
-    if let outputFailure = outcome.outputFailure { throw outputFailure }
+    // After a signal the answers that nobody took don't decide how this ends.
+    if let outputFailure = outcome.outputFailure, !outputFailure.isInterruption { throw outputFailure }
     if outcome.refusedLines > 0 {
       let lines = outcome.refusedLines == 1 ? "1 line was" : "\(outcome.refusedLines) lines were"
       throw CommandFailure(message: "\(lines) refused; the err lines say why")

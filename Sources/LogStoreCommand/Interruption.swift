@@ -2,11 +2,22 @@ import CStart
 import Glibc
 import Synchronization
 
-/// SIGINT, SIGTERM and SIGHUP as something to wait for; a SIGHUP that is ignored at the start, as under `nohup`, stays ignored. The first one asks the command to finish what it began; a second one
-/// ends the process at once, since its default action is back by then.
+/// SIGINT, SIGTERM and SIGHUP as something to wait for; a SIGHUP that is ignored at the start, as under `nohup`, stays ignored.
+/// The first one asks the command to finish what it began, without waiting for a reader that does not read; a second one ends
+/// the process at once, since its default action is back by then.
 enum Interruption {
   /// The writing end of the pipe that the signal handler speaks into; -1 before ``descriptor()``.
   private static let wakeDescriptor = Atomic<Int32>(-1)
+  /// The reading end, which nobody reads: once readable it stays so. -1 before ``descriptor()``.
+  private static let readDescriptor = Atomic<Int32>(-1)
+  /// A signal came; ``wake()`` alone is none.
+  private static let hasCome = Atomic(false)
+  /// How long a reader that reads nothing is waited for after a signal.
+  private static let patienceMilliseconds: Int32 = 400
+  private static let lookMilliseconds: Int32 = 100
+
+  /// Whether signals are waited for, and don't end the process by themselves.
+  static var isCaught: Bool { readDescriptor.load(ordering: .acquiring) >= 0 }
 
   /// Starts to catch the signals. Returns a descriptor that becomes readable when one has come. Called once.
   static func descriptor() throws(CommandFailure) -> Int32 {
@@ -17,10 +28,12 @@ enum Interruption {
           "a pipe could not be made: \(String(cString: strerror(errno))); raise the limit of open files (ulimit -n)")
     }
     wakeDescriptor.store(ends[1], ordering: .releasing)
+    readDescriptor.store(ends[0], ordering: .releasing)
     for number in [SIGINT, SIGTERM] + (cstart_is_ignored(SIGHUP) ? [] : [SIGHUP]) {
       signal(number) { number in
         // Only what may be called in a signal handler.
         signal(number, SIG_DFL)
+        Interruption.hasCome.store(true, ordering: .releasing)
         Interruption.wake()
       }
     }
@@ -33,10 +46,32 @@ enum Interruption {
     _ = write(wakeDescriptor.load(ordering: .acquiring), &byte, 1)
   }
 
+  /// Blocks until a descriptor takes something, or can't be written to. After a signal it waits for a moment only, so that a
+  /// slow reader gets all, and one that has stopped keeps nobody.
+  static func waitForRoom(in descriptor: Int32) throws(OutputError) {
+    // The pipe is readable also after `wake()`, and would then end each wait at once.
+    var isAwake = false
+    while true {
+      let isOver = hasCome.load(ordering: .acquiring)
+      var waiting = [
+        pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0),
+        pollfd(
+          fd: isOver || isAwake ? -1 : readDescriptor.load(ordering: .acquiring), events: Int16(POLLIN), revents: 0),
+      ]
+      let ready = poll(&waiting, 2, isOver ? patienceMilliseconds : isAwake ? lookMilliseconds : -1)
+      // What can't be polled is written to all the same, and the write says why it can't be.
+      if ready < 0, errno != EINTR { return }
+      if ready > 0, waiting[0].revents != 0 { return }
+      if ready == 0, isOver { throw .interrupted }
+      if ready > 0 { isAwake = true }
+    }
+  }
+
   /// Waits on a thread of its own for a signal, or for the reader of standard output to go away, and calls `body` once.
   /// Without it a follower that has nothing to print would never notice either. Called once, too, when waiting fails.
-  static func watch(_ body: @escaping @Sendable () -> Void) throws(CommandFailure) -> Watch {
-    let interrupted = try descriptor()
+  ///
+  /// - Parameter interrupted: from ``descriptor()``.
+  static func watch(_ interrupted: Int32, _ body: @escaping @Sendable () -> Void) -> Watch {
     let watch = Watch()
     startThread {
       var waiting = [

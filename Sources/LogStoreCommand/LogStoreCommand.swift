@@ -116,6 +116,12 @@ func tell(_ text: String) {
   var text = text
   text.withUTF8 { line.append(escaping: UnsafeRawBufferPointer($0), only: .lineBreaks) }
   line.append(UInt8(ascii: "\n"))
+  do throws(OutputError) {
+    if Interruption.isCaught { try Interruption.waitForRoom(in: STDERR_FILENO) }
+  } catch {
+    // A signal came, and nobody reads.
+    return
+  }
   // One write, so that lines of several processes don't mix; nobody is left to tell if it fails.
   _ = line.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
 }

@@ -10,7 +10,7 @@ struct TailCommand: AsyncParsableCommand {
       cursor and moves it past events once they were written out; an event may be printed again after a crash, none is \
       left out. The cursor is kept in the store, so this opens the store for writing and fails while another process \
       writes to it. --from then says where a new cursor begins. Where events are missing, since a repair could not save \
-      them, standard error has a line `missing FIRST..LAST`.
+      them, standard error has a line `missing FIRST..LAST`. A signal ends it, also while nobody reads what it prints.
 
       With --allow-damaged it begins with what is sound of a damaged store, tells of the rest on standard error, and goes \
       on behind it, if the end of the log is sound; otherwise it ends with an error there.
@@ -63,8 +63,10 @@ struct TailCommand: AsyncParsableCommand {
 
   func run() async throws {
     let command = self
+    // Before the first write, which a signal must end.
+    let interrupted = try Interruption.descriptor()
     let following = Task { try await command.follow() }
-    let watch = try Interruption.watch { following.cancel() }
+    let watch = Interruption.watch(interrupted) { following.cancel() }
     try await following.value
     if let failure = watch.failure { throw failure }
   }

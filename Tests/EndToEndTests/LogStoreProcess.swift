@@ -212,6 +212,19 @@ final class LogStoreProcess: Sendable {
     }
   }
 
+  /// As ``endByItself(within:)``, but its output is read only when it has ended.
+  func endUnread(within limit: Duration) async throws -> Finished {
+    try await onThread {
+      let seconds = Double(limit.components.seconds) + Double(limit.components.attoseconds) / 1e18
+      if self.ended.wait(timeout: .now() + seconds) == .timedOut {
+        self.signalAll(SIGKILL)
+        throw HarnessError("the process did not end within \(limit); standard error: \(self.errorsSoFar)")
+      }
+      self.ended.signal()
+    }
+    return try await endByItself()
+  }
+
   private func drain(within limit: Duration) throws -> [UInt8] {
     let descriptor = state.withLock { $0.output }
     guard descriptor >= 0 else { return [] }

@@ -1,0 +1,73 @@
+import Foundation
+import Testing
+
+extension LogStoreCommandTests {
+  /// Standard output is a pipe that is full, and whoever should read it does not.
+  @Suite("The logstore command, while nobody reads what it prints")
+  struct LogStoreBlockedOutputTests {
+    /// More than the time that a reader is given.
+    private static let limit = Duration.seconds(5)
+
+    @Test("tail ends at the first signal", arguments: [SIGTERM, SIGINT, SIGHUP], [false, true])
+    func tail(_ signal: Int32, hasCursor: Bool) async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(3000)
+      let tail = hasCursor ? try store.start("tail", "--cursor", "c") : try store.start("tail")
+      #expect(try await tail.line()?.hasPrefix("0\t") == true)
+      try await onThread { try waitUntilAsleep(tail.pid) }
+      tail.signal(signal)
+      let finished = try await tail.endUnread(within: Self.limit)
+      #expect(finished.exitCode == 0 && finished.errors.isEmpty, "\(finished.errors)")
+      // Whole lines, and fewer than there are.
+      #expect(finished.output.last == UInt8(ascii: "\n"))
+      let next = finished.lines.count + 1
+      #expect(next < 3000)
+      #expect(finished.lines.last?.hasPrefix("\(next - 1)\t") == true)
+      guard hasCursor else { return }
+      // What was not printed comes the next time.
+      let again = try store.start("tail", "--cursor", "c")
+      let first = try await again.line()
+      #expect((first?.split(separator: "\t").first).flatMap { Int($0) }.map { $0 <= next } == true, "\(first ?? "")")
+      again.signal(SIGKILL)
+      _ = try await again.end()
+    }
+
+    @Test("append ends at the first signal, and what it has answered is there", arguments: [1, 100])
+    func append(batch: Int) async throws {
+      let store = try StoreUnderTest()
+      let input = store.scratch.newPath("input")
+      try Data(StoreUnderTest.lines(60_000, 10)).write(to: URL(fileURLWithPath: input))
+      let append = try LogStoreProcess(
+        StoreUnderTest.command, ["append", "--dir", store.path, "--batch", "\(batch)"], scratch: store.scratch,
+        inputFile: input)
+      #expect(try await append.line() == "ok 0")
+      try await onThread { try waitUntilAsleep(append.pid) }
+      append.signal(SIGTERM)
+      let finished = try await append.endUnread(within: Self.limit)
+      // 1 where an unfinished batch was refused.
+      #expect(finished.exitCode == 0 || batch > 1 && finished.exitCode == 1, "\(finished.errors)")
+      #expect(finished.output.last == UInt8(ascii: "\n"))
+      let answers = finished.lines.filter { $0.hasPrefix("ok ") }
+      #expect(answers == (1..<answers.count + 1).map { "ok \($0)" })
+      let events = try await store.dump().count
+      #expect(events > answers.count && events < 60_000, "\(events) events, \(answers.count) answers")
+      // It was closed as after any signal.
+      #expect(FileManager.default.fileExists(atPath: store.path + "/clean"))
+    }
+
+    @Test("a reader that is only slow gets every answer after a signal")
+    func slowReader() async throws {
+      let store = try StoreUnderTest()
+      let input = store.scratch.newPath("input")
+      try Data(StoreUnderTest.lines(60_000, 10)).write(to: URL(fileURLWithPath: input))
+      let append = try LogStoreProcess(
+        StoreUnderTest.command, ["append", "--dir", store.path], scratch: store.scratch, inputFile: input)
+      #expect(try await append.line() == "ok 0")
+      try await onThread { try waitUntilAsleep(append.pid) }
+      append.signal(SIGTERM)
+      let finished = try await append.endByItself()
+      #expect(finished.exitCode == 0, "\(finished.errors)")
+      #expect(finished.lines.count + 1 == (try await store.dump().count))
+    }
+  }
+}
