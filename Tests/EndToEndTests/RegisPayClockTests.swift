@@ -104,4 +104,41 @@ struct RegisPayClockTests {
       }
     }
   }
+
+  /// Seconds since 1970 that no machine's clock should say, against the true time: before 1970, just behind it, and too many to be
+  /// counted in microseconds.
+  private static let impossible = [-100_000, 5, 900_000_000_000_000_000]
+
+  @Test("a server takes payments and ends cleanly whatever the clock says", arguments: impossible)
+  func impossibleClock(_ seconds: Int) async throws {
+    try await withTemporaryFolder { folder in
+      let machine = Machine(folder: folder)
+      try machine.setClock(by: seconds - Int(Date().timeIntervalSince1970))
+      let server = try await machine.startServer()
+      let id = try await server.createPayment("1.00")
+      #expect(try await server.get("/api/v1/payments/\(id)").status == 200)
+      #expect(try await server.get("/health").status == 200)
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      // What was written so is read when the clock is right.
+      try machine.setClock(by: 0)
+      let again = try await machine.startServer()
+      #expect(try await again.get("/api/v1/payments/\(id)").status == 200)
+      #expect(try await again.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  @Test("logstore appends and prints whatever the clock says", arguments: impossible)
+  func impossibleClockOfStore(_ seconds: Int) async throws {
+    let store = try StoreUnderTest()
+    let clock = store.scratch.newPath("clock")
+    let shift = seconds - Int(Date().timeIntervalSince1970)
+    try "\(shift)\n".write(toFile: clock, atomically: true, encoding: .utf8)
+    let words = ["env", "LD_PRELOAD=\(try await TestTool.clock.value)", "SHIFTED_CLOCK=\(clock)"]
+    let appended = try await store.run(["append"], input: Array("s\tT\tx\n".utf8), under: words)
+    #expect(appended.exitCode == 0 && appended.text == "ok 0\n", "\(appended.errors)")
+    let dumped = try await store.run(["dump", "--format", "json"], under: words)
+    #expect(dumped.exitCode == 0 && dumped.lines.count == 1, "\(dumped.errors)")
+    #expect(try await store.run("append", input: "s\tT\ty\n").text == "ok 1\n")
+    #expect(try await store.run("verify").exitCode == 0)
+  }
 }

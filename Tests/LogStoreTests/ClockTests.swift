@@ -1,8 +1,22 @@
+import Glibc
 import Testing
 
 @testable import LogStore
 
 @Suite struct ClockTests {
+  @Test("a clock that is before 1970, or absurdly far ahead, gives a time that can be counted on from")
+  func impossible() {
+    func read(_ seconds: Int, _ nanoseconds: Int = 999_999_999) -> UInt64 {
+      microseconds(since1970: timespec(tv_sec: seconds, tv_nsec: nanoseconds))
+    }
+    #expect(read(1_700_000_000, 1_999) == 1_700_000_000_000_001)
+    for seconds in [-1, -1_000_000_000_000, .min] { #expect(read(seconds) == 0) }
+    #expect(read(0, 0) == 0)
+    for seconds in [253_402_300_799, 253_402_300_800, 900_000_000_000_000_000, .max] {
+      #expect(read(seconds) == 253_402_300_799_999_999, "\(seconds)")
+    }
+  }
+
   @Test("a clock that was set back is told, also before anything is appended, and times do not go back")
   func setBack() async throws {
     let directory = TemporaryDirectory()

@@ -138,7 +138,7 @@ struct RealDisk: Disk {
   func now() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_REALTIME, &time)
-    return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
+    return microseconds(since1970: time)
   }
 
   func random() -> UInt64 { .random(in: .min ... .max) }
@@ -148,6 +148,13 @@ struct RealDisk: Disk {
   }
 
   var scheduler: (any Scheduler)? { nil }
+}
+
+/// A calendar's time; 0 before 1970, and in the last second of the year 9999 after that: a clock that is wrong ends no process,
+/// and what is counted on from such a time does not overflow, and can be printed.
+func microseconds(since1970 time: timespec) -> UInt64 {
+  guard time.tv_sec >= 0 else { return 0 }
+  return min(UInt64(time.tv_sec), 253_402_300_799) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
 }
 
 /// Calls again when a signal came between, which network file systems and FUSE let happen to any call: only for those

@@ -169,7 +169,12 @@ private final class Stopping: @unchecked Sendable {
 
   init() {
     pthread_mutex_init(mutex, nil)
-    pthread_cond_init(condition, nil)
+    // A wait takes no notice of a clock that is set, or wrong.
+    var attributes = pthread_condattr_t()
+    pthread_condattr_init(&attributes)
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+    pthread_cond_init(condition, &attributes)
+    pthread_condattr_destroy(&attributes)
   }
 
   deinit {
@@ -195,7 +200,7 @@ private final class Stopping: @unchecked Sendable {
   /// False if it was stopped before the time was over.
   func wait(microseconds: UInt64) -> Bool {
     var until = timespec()
-    clock_gettime(CLOCK_REALTIME, &until)
+    clock_gettime(CLOCK_MONOTONIC, &until)
     let nanoseconds = UInt64(until.tv_nsec) + microseconds % 1_000_000 * 1000
     until.tv_sec += Int(min(microseconds / 1_000_000, 1 << 31)) + Int(nanoseconds / 1_000_000_000)
     until.tv_nsec = Int(nanoseconds % 1_000_000_000)

@@ -20,7 +20,7 @@ enum HTTPDate {
     func padded(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
     let day = days[Int(parts.tm_wday)]
     let month = months[Int(parts.tm_mon)]
-    let date = "\(day), \(padded(parts.tm_mday)) \(month) \(1900 + parts.tm_year)"
+    let date = "\(day), \(padded(parts.tm_mday)) \(month) \(1900 + Int(parts.tm_year))"
     return "\(date) \(padded(parts.tm_hour)):\(padded(parts.tm_min)):\(padded(parts.tm_sec)) GMT"
   }
 

@@ -1,11 +1,12 @@
 import Glibc
 
 enum Clock {
-  /// The time now, in microseconds since 1970-01-01 UTC.
+  /// The time now, in microseconds since 1970-01-01 UTC; 0 before that, and never after the year 9999, whatever the clock says.
   static func microseconds() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_REALTIME, &time)
-    return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
+    guard time.tv_sec >= 0 else { return 0 }
+    return min(UInt64(time.tv_sec), 253_402_300_799) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
   }
 }
 

@@ -39,7 +39,7 @@ struct WebhookClock: Sendable {
   @Sendable private static func systemLook() -> Look {
     while true {
       let passed = systemPassed()
-      let now = UInt64(max(0, Date().timeIntervalSince1970 * 1e6))
+      let now = Clock.microseconds()
       // A process that was stopped in between has seen two moments.
       if systemPassed() - passed < 100_000 { return Look(now: now, passed: passed) }
     }
