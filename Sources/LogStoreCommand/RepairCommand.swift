@@ -33,7 +33,8 @@ struct RepairCommand: AsyncParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "A file of the copy that is to be kept, where there are several; may be given more than once.", valueName: "FILE")
+      "A segment file of the copy that is to be kept, where there are several, or clean or tail, to go by that; may be given more than once.",
+      valueName: "FILE")
   )
   var keep: [String] = []
 

@@ -144,14 +144,38 @@ extension LogStoreCommandTests {
       #expect(try mixed.store.content() == before)
     }
 
-    @Test("--keep with a file that all copies have, or that is no segment, decides nothing")
+    @Test("--keep with a file that all copies have decides nothing")
     func decidesNothing() async throws {
       let mixed = try await Mixed(.inOneSegment)
       let shared = try #require(try mixed.store.segments().first { !mixed.ownFiles.contains($0) })
-      for file in [shared, "store", "lock"] {
-        let (result, target) = try await mixed.repair("--keep", file)
-        #expect(result.exitCode == 1 || result.exitCode == 3, "\(file): \(result.text) \(result.errors)")
-        #expect(!FileManager.default.fileExists(atPath: target.path), "\(file)")
+      let (result, target) = try await mixed.repair("--keep", shared)
+      #expect(result.exitCode == 1 || result.exitCode == 3, "\(result.text) \(result.errors)")
+      #expect(!FileManager.default.fileExists(atPath: target.path))
+    }
+
+    @Test(
+      "--keep with a file of the store that is no segment is refused, also where there is nothing to choose",
+      arguments: [false, true])
+    func keepsNoOtherFile(isMixed: Bool) async throws {
+      let store: StoreUnderTest
+      if isMixed {
+        store = try await Mixed(.inOneSegment).store
+      } else {
+        store = try StoreUnderTest()
+        try await store.fill(1000)
+      }
+      try store.write("notes.txt", Array("no segment\n".utf8))
+      let names = try FileManager.default.contentsOfDirectory(atPath: store.path)
+      let index = try #require(names.first { $0.hasSuffix(".idx") })
+      for name in ["store", "lock", "notes.txt", index] {
+        #expect(names.contains(name))
+        let target = store.scratch.newPath("repaired")
+        let result = try await store.run("repair", "--to", target, "--keep", name)
+        #expect(result.exitCode == 1 && result.text.isEmpty, "\(result.text) \(result.errors)")
+        #expect(
+          result.errors.contains("/\(name): ") && result.errors.contains("name a segment file")
+            && result.errors.contains("`clean` or `tail`"), "\(result.errors)")
+        #expect(!FileManager.default.fileExists(atPath: target))
       }
     }
 

@@ -202,8 +202,18 @@ struct SalvageSource {
     }
     candidates.sort { $0.part.baseOffset < $1.part.baseOffset }
     parts = candidates.map(\.part)
+    try refuseOtherWanted()
     if checksHistory || isDoubtful { try chooseHistory(candidates, notice) }
     noteMissing()
+  }
+
+  /// Refuses a file to keep that is no segment of this store: it decides nothing, and ignoring it would look as if it had.
+  private func refuseOtherWanted() throws(LogStoreError) {
+    guard let other = wanted.paths.subtracting(parts.map(\.path)).min() else { return }
+    throw .repairRefused(
+      path: other,
+      reason: "this is no segment file of the store, and tells of no history; to keep one name a segment file of it, or"
+        + " `clean` or `tail`")
   }
 
   /// Whether the headers alone tell that not all of the files can be of one history, or that a segment is missing.

@@ -90,7 +90,7 @@ extension LogStore {
   /// lost ones. May be called from any thread.
   ///
   /// - Parameter keeping: names of files in the damaged store that are of the history that is wanted, where there are several:
-  ///   segments, or `clean` or `tail`, to believe that one alone.
+  ///   segments, or `clean` or `tail`, to believe that one alone. Any other file is refused.
   /// - Parameter access: who may read what is made.
   /// - Parameter progress: told of the bytes of the damaged store's segments, then of those of the new one.
   /// - Throws: ``LogStoreError/repairUndecided(path:histories:)``; ``LogStoreError/repairRefused(path:reason:)`` where there is nothing to save, a writer, or something at the
