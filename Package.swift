@@ -6,6 +6,9 @@ let strict: [SwiftSetting] = [
   .enableUpcomingFeature("ExistentialAny"),
 ]
 
+let command = TargetDependencyCondition.when(traits: ["Command"])
+let server = TargetDependencyCondition.when(traits: ["Server"])
+
 let package = Package(
   name: "regispay",
   products: [
@@ -13,6 +16,13 @@ let package = Package(
     .executable(name: "logstore", targets: ["LogStoreCommand"]),
     .executable(name: "regispay", targets: ["RegisPayCommand"]),
     .executable(name: "bench", targets: ["Bench"]),
+  ],
+  // All are on by default. A package that takes the library LogStore alone asks for none of them, and then fetches nothing else.
+  traits: [
+    .default(enabledTraits: ["Benchmark", "Command", "Server"]),
+    .trait(name: "Benchmark", description: "The program bench", enabledTraits: ["Server"]),
+    .trait(name: "Command", description: "The program logstore"),
+    .trait(name: "Server", description: "The program regispay"),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -48,7 +58,8 @@ let package = Package(
     .executableTarget(
       name: "LogStoreCommand",
       dependencies: [
-        "CMalloc", "CStart", "LogStore", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "CMalloc", "CStart", "LogStore",
+        .product(name: "ArgumentParser", package: "swift-argument-parser", condition: command),
       ],
       swiftSettings: strict),
     // SQLite without a mapped file beside a database.
@@ -57,30 +68,29 @@ let package = Package(
       name: "RegisPay",
       dependencies: [
         "CMalloc", "CWALIndex", "LogStore",
-        .product(name: "DequeModule", package: "swift-collections"),
-        .product(name: "Crypto", package: "swift-crypto"),
-        .product(name: "Logging", package: "swift-log"),
-        .product(name: "Hummingbird", package: "hummingbird"),
-        .product(name: "GRDB", package: "GRDB.swift"),
-        .product(name: "GRDBSQLite", package: "GRDB.swift"),
-        .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
-        .product(name: "NIOCore", package: "swift-nio"),
-        .product(name: "NIOHTTP1", package: "swift-nio"),
-        .product(name: "NIOPosix", package: "swift-nio"),
-        .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
-        .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras"),
-        .product(name: "NIOSSL", package: "swift-nio-ssl"),
-        .product(name: "HTTPTypes", package: "swift-http-types"),
-        .product(name: "Crypto", package: "swift-crypto"),
+        .product(name: "DequeModule", package: "swift-collections", condition: server),
+        .product(name: "Crypto", package: "swift-crypto", condition: server),
+        .product(name: "Logging", package: "swift-log", condition: server),
+        .product(name: "Hummingbird", package: "hummingbird", condition: server),
+        .product(name: "GRDB", package: "GRDB.swift", condition: server),
+        .product(name: "GRDBSQLite", package: "GRDB.swift", condition: server),
+        .product(name: "ServiceLifecycle", package: "swift-service-lifecycle", condition: server),
+        .product(name: "NIOCore", package: "swift-nio", condition: server),
+        .product(name: "NIOHTTP1", package: "swift-nio", condition: server),
+        .product(name: "NIOPosix", package: "swift-nio", condition: server),
+        .product(name: "NIOHTTPTypes", package: "swift-nio-extras", condition: server),
+        .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras", condition: server),
+        .product(name: "NIOSSL", package: "swift-nio-ssl", condition: server),
+        .product(name: "HTTPTypes", package: "swift-http-types", condition: server),
       ],
       resources: [.embedInCode("HTTP/OpenAPI/openapi.json")],
       swiftSettings: strict),
     .executableTarget(
       name: "RegisPayCommand",
       dependencies: [
-        "CStart", "RegisPay",
-        .product(name: "ArgumentParser", package: "swift-argument-parser"),
-        .product(name: "Logging", package: "swift-log"),
+        "CStart", "LogStore", "RegisPay",
+        .product(name: "ArgumentParser", package: "swift-argument-parser", condition: server),
+        .product(name: "Logging", package: "swift-log", condition: server),
       ],
       swiftSettings: strict),
     // The engines that the benchmark runs beside LogStore; Debian's libraries.
@@ -91,9 +101,9 @@ let package = Package(
       name: "Bench",
       dependencies: [
         "CChecksum", "CLMDB", "CRocksDB", "CSQLite", "LogStore", "RegisPay",
-        .product(name: "ArgumentParser", package: "swift-argument-parser"),
-        .product(name: "Logging", package: "swift-log"),
-        .product(name: "Histogram", package: "hdrhistogram-swift"),
+        .product(name: "ArgumentParser", package: "swift-argument-parser", condition: server),
+        .product(name: "Logging", package: "swift-log", condition: server),
+        .product(name: "Histogram", package: "hdrhistogram-swift", condition: server),
       ],
       swiftSettings: strict),
     .testTarget(name: "LogStoreTests", dependencies: ["CChecksum", "CLinux", "LogStore"], swiftSettings: strict),
@@ -104,12 +114,12 @@ let package = Package(
       dependencies: [
         "RegisPay",
         "SeededRandom",
-        .product(name: "GRDB", package: "GRDB.swift"),
-        .product(name: "Logging", package: "swift-log"),
-        .product(name: "Hummingbird", package: "hummingbird"),
-        .product(name: "AsyncHTTPClient", package: "async-http-client"),
-        .product(name: "NIOCore", package: "swift-nio"),
-        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "GRDB", package: "GRDB.swift", condition: server),
+        .product(name: "Logging", package: "swift-log", condition: server),
+        .product(name: "Hummingbird", package: "hummingbird", condition: server),
+        .product(name: "AsyncHTTPClient", package: "async-http-client", condition: server),
+        .product(name: "NIOCore", package: "swift-nio", condition: server),
+        .product(name: "NIOPosix", package: "swift-nio", condition: server),
       ],
       swiftSettings: strict),
     // The whole of LogStore on a simulated disk, with a simulated clock and scheduler. `Optimised` is a package of its own.
@@ -131,8 +141,8 @@ let package = Package(
       name: "EndToEndTests",
       dependencies: [
         "LogStoreCommand", "RegisPayCommand", "Bench", "ManyWriters",
-        .product(name: "AsyncHTTPClient", package: "async-http-client"),
-        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "AsyncHTTPClient", package: "async-http-client", condition: server),
+        .product(name: "NIOCore", package: "swift-nio", condition: server),
       ],
       exclude: ["Support", "OlderStores"],
       swiftSettings: strict),

@@ -13,6 +13,7 @@ struct LogStoreCommand: AsyncParsableCommand {
       Exit codes: 0 done, 1 it failed (the reason is on standard error), 2 repaired, but files were left \
       out, 3 nothing repaired, as there are several copies to choose from, 64 wrong usage.
       """,
+    version: LogStore.version,
     subcommands: [
       AppendCommand.self, DumpCommand.self, TailCommand.self, StatCommand.self, VerifyCommand.self, ReindexCommand.self,
       BackupCommand.self, RestoreCommand.self, RepairCommand.self, DeleteCursorCommand.self,

@@ -14,6 +14,9 @@ import Synchronization
 /// try await store.close()
 /// ```
 public final class LogStore: Sendable {
+  /// The version of this package, the library and the programs, as in CHANGELOG.md.
+  public static let version = "0.1.0"
+
   /// What is out of its range is refused by ``LogStore/open(_:options:)`` with ``LogStoreError/invalidArgument(_:)``, before
   /// anything is made.
   public struct Options: Sendable {
