@@ -46,7 +46,7 @@ final class AnswerReader: ChannelInboundHandler {
   }
 
   private let limits: Limits
-  private let host: String
+  private let reason: @Sendable (any Error) -> String?
   private var state = State.free
   private var body: [UInt8] = []
   private var sink: (@Sendable (ByteBuffer) -> Void)?
@@ -61,10 +61,10 @@ final class AnswerReader: ChannelInboundHandler {
   /// Released when the connection is closed.
   var delegate: (any AnswerReaderDelegate)?
 
-  /// - Parameter host: the other side's name, for reasons.
-  init(_ limits: Limits, host: String = "the other side") {
+  /// - Parameter reason: says in words what an error of the handlers in front of this one means; nil for the error's own text.
+  init(_ limits: Limits, reason: @escaping @Sendable (any Error) -> String? = { _ in nil }) {
     self.limits = limits
-    self.host = host
+    self.reason = reason
   }
 
   /// Adds the HTTP/1 client's handlers with this one as the last.
@@ -143,7 +143,7 @@ final class AnswerReader: ChannelInboundHandler {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    fail(TLSFailure.reason(error, host: host) ?? "\(error)")
+    fail(reason(error) ?? "\(error)")
   }
 
   func channelInactive(context: ChannelHandlerContext) {

@@ -231,8 +231,10 @@ private final class LoopPool: @unchecked Sendable {
             try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: name))
             try pipeline.addHandler(handshake)
           }
-          try AnswerReader(settings.answerLimits, host: settings.endpoint.host).addHandlers(
-            to: pipeline, validatesHeads: settings.validatesHeads)
+          let reader = AnswerReader(settings.answerLimits) { [host = settings.endpoint.host] error in
+            TLSFailure.reason(error, host: host)
+          }
+          try reader.addHandlers(to: pipeline, validatesHeads: settings.validatesHeads)
         }
       }
     let connected =
