@@ -9,8 +9,9 @@ struct RegisPayStalledTests {
   func standardError() async throws {
     try await withTemporaryFolder { folder in
       let open = folder + "/open"
-      // Reads nothing before the file is there; then everything.
-      let reader = "while [ ! -e '\(open)' ]; do sleep 0.05; done; exec cat > '\(folder)/errors'"
+      // Reads nothing before the file is there; then everything. Ends with the test, however that ends.
+      let wait = "while [ ! -e '\(open)' ]; do [ -d '\(folder)' ] || exit; sleep 0.05; done"
+      let reader = "\(wait); exec cat > '\(folder)/errors'"
       let server = try await RunningServer.start(
         directory: folder, arguments: ["--log-level", "trace"],
         under: ["bash", "-c", "exec 2> >(\(reader)); exec \"$@\"", "bash"])
