@@ -191,8 +191,8 @@ struct LogWriter: ~Copyable {
     reset()
   }
 
-  /// Throws if the segment's file was removed or replaced. Two system calls. That it was cut costs what was in it, and is told
-  /// where it is read.
+  /// Throws if the segment's file was removed or replaced. Makes two system calls. Does not look for a file that was cut: the
+  /// events that it lost are refused when they are read.
   func checkFile() throws(LogStoreError) {
     do throws(LogStoreError) {
       try file.checkPlace(index.segment.path)

@@ -149,8 +149,9 @@ final class SegmentSet: Sendable {
     return segment
   }
 
-  /// The file may be put back at any time, so it is looked at again; not by everyone who comes: whoever maps it anew meets its
-  /// unreadable pages anew, and a look-up that was made again for that would never end.
+  /// A segment that could not be read, kept for a short time. After that it is mapped again, since the file may be repaired. It
+  /// is not mapped again for each look-up: each mapping raises new faults for the unreadable pages, and a look-up that starts
+  /// over after a fault would never end.
   private func faultySegment(_ baseOffset: UInt64) -> Segment? {
     state.withLock { state in
       if state.faulty.isEmpty { return nil }

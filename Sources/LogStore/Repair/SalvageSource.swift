@@ -143,6 +143,7 @@ struct SalvageSource {
     var ids: [StoreID] = []
     for name in names where FileName.indexRange(name) != nil {
       do throws(LogStoreError) {
+        // An index with a damaged header names no store here; the damage is reported when the indexes are read.
         if let index = try mapIndex(name).flatMap({ try? IndexHeader($0.bytes) }) { ids.append(index.storeID) }
       } catch .unreadable {
         // Is a finding when the indexes are taken up.

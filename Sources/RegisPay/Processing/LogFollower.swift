@@ -51,7 +51,7 @@ public struct LogFollower: Sendable {
     }
   }
 
-  /// Looks something up in the log. A place that can't be read is told in `/health` from then on.
+  /// Looks something up in the log. If part of the log can't be read, `/health` reports it from then on.
   func look<Value>(
     _ body: (LogReader) throws(LogStoreError) -> Value
   ) throws(LogStoreError) -> Value {

@@ -3,7 +3,7 @@ import Synchronization
 /// The log's time as it would be if it had gone on without a pause: never behind the machine's clock, never behind the
 /// last event, and in this process never slower than time passes, whatever the clock is set to.
 ///
-/// The age of an idempotency key of an earlier process is told by it; that of this process's own by ``AppendTimes``. By the
+/// It gives the age of idempotency keys that an earlier process used; ``AppendTimes`` gives the age of this process's keys. By the
 /// clock alone a key would stay young for as long as the clock was set back, and a step would be repeated after the PSP has
 /// forgotten its key. A clock that is set forward makes such keys older, as it may have been behind when the process started.
 /// What it can't know is how long the machine was off when the clock was set back meanwhile.

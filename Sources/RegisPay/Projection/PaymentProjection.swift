@@ -139,6 +139,7 @@ public final class PaymentProjection: Sendable {
     do {
       try WALIndex.keepInMemory(of: path)
       let queue = try DatabaseQueue(path: path, configuration: configuration)
+      // Nothing was written, so a failed close loses nothing.
       defer { try? queue.close() }
       return try queue.read(PaymentTable.progress).map { (path, $0.log == nil ? 0 : $0.place) }
     } catch {

@@ -59,6 +59,7 @@ struct Endpoint: Sendable, Hashable {
       throw EndpointError(url: url, reason: "its bracket is not closed")
     }
     let name = authority[..<end].dropFirst()
+    // The only error is that it is no address.
     guard case .v6? = try? SocketAddress(ipAddress: String(name), port: 0) else {
       throw EndpointError(url: url, reason: "what is in brackets is no IPv6 address")
     }

@@ -49,7 +49,7 @@ final class Handshake: ChannelInboundHandler {
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
     if case .going = state {
-      // Without one the reason is told without it.
+      // The certificate only adds detail to the reason; without one, or without a TLS handler, the reason stays general.
       let certificate = (try? context.pipeline.syncOperations.nioSSL_peerCertificate()).flatMap { $0 }
       let reason = TLSFailure.reason(error, host: host, certificate: certificate) ?? "\(error)"
       end(.failure(Failure(description: reason)))

@@ -52,6 +52,7 @@ final class WebhookJournal: Sendable {
     guard FileManager.default.fileExists(atPath: path) else { return nil }
     do {
       let queue = try DatabaseQueue(path: path)
+      // Nothing was written, so a failed close loses nothing.
       defer { try? queue.close() }
       return (path, try queue.read(WebhookTable.place))
     } catch {
