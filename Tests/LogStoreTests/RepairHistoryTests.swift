@@ -285,4 +285,33 @@ private struct Diverged {
     #expect(report.leftOut.isEmpty)
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
+
+  @Test("a segment without events that was to give way to a longer one, beside that one unfinished, is no other history")
+  func unfinishedSuccessor() async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for _ in 0..<5 { try await store.append(Append(event("a", "before"))) }
+    let events = try store.reader.events(from: 0, limit: .max)
+    try await store.close()
+    let other = TemporaryDirectory()
+    try FileManager.default.copyItem(atPath: directory.path, toPath: other.path)
+    let name = FileName.segment(5)
+    for (path, byteCount) in [(directory.path, 80_000), (other.path, 120_000)] {
+      let store = try LogStore.open(path, options: smallSegments())
+      try await store.append(Append(event("a", String(repeating: "x", count: byteCount))))
+      try await store.close()
+      // As before its first append: the header, and the first frame with the cursors.
+      let file = URL(fileURLWithPath: path + "/" + name)
+      var bytes = try Data(contentsOf: file)
+      let start = SegmentHeader.byteCount + FrameHeader.byteCount
+      bytes.replaceSubrange(start..., with: Data(count: bytes.count - start))
+      try bytes.write(to: file)
+    }
+    try FileManager.default.copyItem(atPath: other.file(name), toPath: directory.file(FileName.next))
+    for name in [FileName.clean, FileName.tail] { try FileManager.default.removeItem(atPath: directory.file(name)) }
+    let target = TemporaryDirectory()
+    let report = try LogStore.repair(directory.path, to: target.path)
+    #expect(report.leftOut.isEmpty, "\(report.leftOut)")
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
+  }
 }

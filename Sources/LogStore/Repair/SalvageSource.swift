@@ -237,7 +237,7 @@ struct SalvageSource {
           part, isNamedSo: isNamedSo, in: segment, unreadableEnd: unreadable.last?.range.upperBound, clean: clean,
           notice: notice))
     }
-    let links = SalvageLinks(try withoutOlderCopies(files), indexes: indexes)
+    let links = SalvageLinks(try withoutOlderCopies(files, notice), indexes: indexes)
     let choice = SalvageHistory(SalvageAnchors(links, clean: clean, notice: notice, keeping: wanted)).choose()
     if checksHistory {
       let histories = choice.histories
@@ -252,21 +252,35 @@ struct SalvageSource {
     }
   }
 
-  /// All files but those whose frames are the first ones of another file.
-  private func withoutOlderCopies(_ files: [SegmentEvidence]) throws(LogStoreError) -> [SegmentEvidence] {
+  /// All files but those whose frames are the first ones of another file, and those that were never a segment of the log.
+  private func withoutOlderCopies(
+    _ files: [SegmentEvidence], _ notice: TailNotice?
+  ) throws(LogStoreError) -> [SegmentEvidence] {
     var kept: [SegmentEvidence] = []
     for base in Set(files.map(\.baseOffset)) {
       var newer: [SegmentEvidence] = []
       let same = files.filter { $0.baseOffset == base }
         .sorted { ($0.endPosition, $0.isNamedSo ? 1 : 0) > ($1.endPosition, $1.isNamedSo ? 1 : 0) }
+      let named = same.first { $0.isNamedSo }
       for file in same {
-        var isOlder = false
+        var isOlder = named.map { isUnfinished(file, beside: $0, notice) } ?? false
         for other in newer where !isOlder { isOlder = try isBeginning(file, of: other) }
         if !isOlder { newer.append(file) }
       }
       kept += newer
     }
     return kept
+  }
+
+  /// Whether a file was to take the place of a segment without events, and was not renamed yet when the power failed. It has
+  /// no events; nothing else is lost with it, as the other one has all cursors. Not one that was asked for, or that a record
+  /// of the log's end names: then the names are wrong.
+  private func isUnfinished(_ file: SegmentEvidence, beside named: SegmentEvidence, _ notice: TailNotice?) -> Bool {
+    guard !file.isNamedSo, file.events == 0, file.endChain != nil, !wanted.paths.contains(file.part.path),
+      let header = file.part.header, let other = named.part.header,
+      header.previousBaseOffset == other.previousBaseOffset, header.chain == other.chain
+    else { return false }
+    return notice?.segment != file.headerChecksum && !(clean.map(file.isEnd) ?? false)
   }
 
   /// Whether a file is an older copy of another: its last frame is in that too, and by its chain all before it.
