@@ -6,11 +6,13 @@ public struct DamagedRange: Sendable, Hashable, CustomStringConvertible {
   /// Where, and what was found.
   public var damage: Damage
 
+  /// A damaged range, as ``LogReader/damagedRanges(file:again:)`` returns it.
   public init(offsets: Range<UInt64>, damage: Damage) {
     self.offsets = offsets
     self.damage = damage
   }
 
+  /// The damage and the missing offsets, in one line.
   public var description: String {
     offsets.isEmpty ? "\(damage); no event is lost" : "\(damage); offsets \(offsets.lowerBound)..<\(offsets.upperBound)"
   }

@@ -1,8 +1,10 @@
 /// An event that can't be read, or could not be saved, as far as an index file tells.
 public struct LostEvent: Sendable, Hashable {
+  /// The event's offset in the log.
   public var offset: UInt64
   /// nil if no other event of the stream was saved.
   public var stream: String?
+  /// The event's version in its stream.
   public var version: UInt64
   /// The upper 48 bits of the stream's hash: what an index has of a stream's name. ``key(ofStream:)`` makes it of a name;
   /// two streams share one in about one of 2^48 pairs.

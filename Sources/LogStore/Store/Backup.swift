@@ -22,6 +22,7 @@ extension BackupLocation {
 public struct BackupReport: Sendable, Hashable {
   /// Every event with a lower offset is in the backup, and no other.
   public var endOffset: UInt64
+  /// Segment files in the backup.
   public var segments: Int
   /// Segments that were in the directory already, whole and unchanged.
   public var segmentsKept: Int
@@ -44,6 +45,7 @@ public struct BackupReport: Sendable, Hashable {
 public struct RestoreReport: Sendable, Hashable {
   /// The offset after the last event.
   public var endOffset: UInt64
+  /// Segment files of the restored store.
   public var segments: Int
   /// Bytes of segments that were read from the backup and kept.
   public var bytes: UInt64
@@ -52,7 +54,8 @@ public struct RestoreReport: Sendable, Hashable {
 extension LogStore {
   /// Copies a store, up to its durable end as it is when this begins, while it is being written or not.
   ///
-  /// The store is read as any reader does: its writer is neither waited for nor held up. Every byte that is copied is
+  /// The store is read as a reader in another process does: its writer is neither waited for nor held up, and an append that was
+  /// acknowledged just before may be behind the backup's end (``BackupReport/endOffset``). Every byte that is copied is
   /// checked before. A directory gets what is new since the last time: finished segments once, the open one anew. What it
   /// holds already is read and checked too, and made anew where it has gone bad. Until the new backup is durable as a whole
   /// the one before stays valid, and after a killed run the next one goes on with the segments that were finished.
@@ -64,6 +67,8 @@ extension LogStore {
   /// A backup in a file is replaced by one that goes on from it. One that goes further than the log, of which the log has other
   /// events, or that is damaged is refused, so that a good backup is never lost to a worse one.
   ///
+  /// - Parameter directory: the store's directory.
+  /// - Parameter location: where the backup is written to.
   /// - Parameter access: who may read what is made.
   /// - Parameter replaces: a backup in a file is replaced also if it would be refused, but for one of another store.
   /// - Parameter progress: told of the bytes of segment files that are done.
@@ -95,6 +100,8 @@ extension LogStore {
   /// Blocks. Reads the backup and writes, syncs and reads the store; memory does not grow with it. May be called from any
   /// thread.
   ///
+  /// - Parameter location: where the backup is.
+  /// - Parameter directory: the directory that the store is made in.
   /// - Parameter until: the offset that the restored log ends with: events before it are restored, and cursors as they
   ///   were just before it. Any offset up to the end of the backup; an append of several events that lies across it is
   ///   taken apart, its cursors go with its last event.

@@ -36,8 +36,10 @@ public struct DamagedLog: Sendable {
   ///
   /// Blocks. Reads the segments from the offset on, and nothing before unless files are missing or contradict one another.
   ///
+  /// - Parameter offset: the first offset to visit.
   /// - Parameter missing: told of offsets without events, before the event behind them; with what was found where they
   ///   should be, or nil for a gap that a repair has left.
+  /// - Parameter body: visits one event; false ends the visit.
   public func forEach(
     from offset: UInt64 = 0, missing: @escaping (Range<UInt64>, Damage?) -> Void = { _, _ in },
     _ body: @escaping (borrowing EventView) -> Bool

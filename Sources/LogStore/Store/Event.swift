@@ -1,15 +1,18 @@
-/// An event to be appended. Nothing is checked here; ``LogStore/append(_:)`` checks against ``Limits``.
+/// An event to be appended. Nothing is checked here; ``LogStore/append(_:endsWithTask:)`` checks against ``Limits``.
 public struct NewEvent: Sendable, Hashable {
   /// The stream's id, 1…255 bytes of UTF-8. Two ids are the same when their bytes are.
   public var stream: String
   /// The event's type, 1…255 bytes of UTF-8.
   public var type: String
+  /// The event's data, in any encoding; LogStore does not look at it. With ``metadata`` at most ``Limits/eventBytes``.
   public var payload: [UInt8]
+  /// Data about the event, such as a trace's id, in any encoding; LogStore does not look at it.
   public var metadata: [UInt8]
   /// Names this event in the whole store, and makes the append repeatable if all of its events have one: see
-  /// ``LogStore/append(_:)``. Without one the event gets an id derived from its place.
+  /// ``LogStore/append(_:endsWithTask:)``. Without one the event gets an id derived from its place.
   public var id: EventID?
 
+  /// An event for `stream`, without metadata and without an id of its own unless they are given.
   public init(stream: String, type: String, payload: [UInt8], metadata: [UInt8] = [], id: EventID? = nil) {
     self.stream = stream
     self.type = type
@@ -23,21 +26,29 @@ public struct NewEvent: Sendable, Hashable {
 public struct Event: Sendable, Hashable {
   /// Place in the whole log, from 0, without gaps.
   public var offset: UInt64
+  /// The stream's id.
   public var stream: String
   /// Place in the stream, from 1, without gaps.
   public var version: UInt64
+  /// The event's type.
   public var type: String
+  /// The id that the event was appended with, or the one derived from its place.
   public var id: EventID
   /// Microseconds since 1970-01-01 UTC; never less than that of an earlier offset.
   public var timestampMicroseconds: UInt64
+  /// The bytes that the event was appended with as its metadata.
   public var metadata: [UInt8]
+  /// The bytes that the event was appended with as its payload.
   public var payload: [UInt8]
 }
 
 /// What a stream's last version must be for an append to happen.
 public enum StreamCondition: Sendable, Hashable {
+  /// The stream may be at any version, or not exist.
   case any
+  /// The stream has no event.
   case noStream
+  /// The stream has at least one event.
   case streamExists
   /// The last event's version; 0 is the same as ``noStream``.
   case version(UInt64)
@@ -53,6 +64,7 @@ public struct Append: Sendable {
   /// Places of consumers, committed together with the events.
   public var cursors: [CursorCommit]
 
+  /// Events for any number of streams, conditions on streams, and cursors, all or nothing.
   public init(_ events: [NewEvent], conditions: StreamConditions = [:], cursors: [CursorCommit] = []) {
     self.events = events
     self.conditions = conditions
@@ -82,6 +94,7 @@ public struct CursorCommit: Sendable, Hashable {
   /// Made by ``deleting(_:)``.
   private(set) var isDeletion = false
 
+  /// Moves the cursor `name` to `place`, and makes the cursor if there is none.
   public init(name: String, place: UInt64, isReset: Bool = false, mayLag: Bool = false) {
     self.name = name
     self.place = place

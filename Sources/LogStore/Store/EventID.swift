@@ -1,8 +1,11 @@
 /// An event's identity: 128 bits, written as a UUID.
 public struct EventID: Sendable, Hashable {
+  /// The first 64 bits: the UUID's first 16 digits.
   public var high: UInt64
+  /// The last 64 bits.
   public var low: UInt64
 
+  /// The id with these 128 bits; any value is allowed, a valid UUID or not.
   public init(high: UInt64, low: UInt64) {
     self.high = high
     self.low = low
@@ -42,6 +45,7 @@ extension EventID: LosslessStringConvertible {
     self.init(high: words[0], low: words[1])
   }
 
+  /// `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, with lowercase digits.
   public var description: String {
     let digits = Array("0123456789abcdef".utf8)
     var text: [UInt8] = []

@@ -17,17 +17,22 @@ public struct EventIDReuse: Sendable, Hashable {
     case append(event: Int)
   }
 
+  /// The id that both events have.
   public var id: EventID
   /// The index of the event in the append, from 0.
   public var event: Int
   /// Where the log has the event with the id.
   public var offset: UInt64
+  /// The stream of the event in the log.
   public var stream: String
+  /// The version of the event in the log.
   public var version: UInt64
-  /// Of the event in the log.
+  /// The type of the event in the log.
   public var type: String
+  /// What differs between the append and the event in the log.
   public var difference: Difference
 
+  /// What is known of the event in the log, and what differs.
   public init(
     id: EventID, event: Int, offset: UInt64, stream: String, version: UInt64, type: String, difference: Difference
   ) {
@@ -42,6 +47,7 @@ public struct EventIDReuse: Sendable, Hashable {
 }
 
 extension EventIDReuse: CustomStringConvertible {
+  /// What the append and the log have under the id, in one line.
   public var description: String {
     let asked =
       switch difference {

@@ -33,9 +33,11 @@ public struct EventView: ~Copyable, ~Escapable {
   @inlinable public var type: RawSpan {
     @_lifetime(copy self) get { span(record.type) }
   }
+  /// The bytes that the event was appended with as its metadata.
   @inlinable public var metadata: RawSpan {
     @_lifetime(copy self) get { span(record.metadata) }
   }
+  /// The bytes that the event was appended with as its payload.
   @inlinable public var payload: RawSpan {
     @_lifetime(copy self) get { span(record.payload) }
   }

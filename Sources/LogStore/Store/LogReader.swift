@@ -1,5 +1,5 @@
 /// Reads a store: what is durable, only that, and without waiting for the writer. A ``LogStore`` has one for its own
-/// process; ``open(_:)`` makes one beside another process's writer, or beside none.
+/// process; ``open(_:streamCacheBytes:)`` makes one beside another process's writer, or beside none.
 ///
 /// May be used from any thread and task. Reads go to mapped memory, so they don't wait for anything but a page that has
 /// to come from the disk. Damage that a read meets is thrown, with file and byte, and never served; so is a place that the
@@ -47,13 +47,14 @@ public final class LogReader: Sendable {
   /// The offset after the last durable event: what the next one will get. 0 for an empty log.
   public var endOffset: UInt64 { durable.end.offset }
 
-  /// Offsets below ``endOffset`` that have no events, ascending: what ``LogStore/repair(_:to:progress:)`` could not save.
+  /// Offsets below ``endOffset`` that have no events, ascending: what ``LogStore/repair(_:to:keeping:access:progress:)`` could not save.
   /// Reading in order goes on behind each; what follows is not the next event that ever was.
   public var gaps: [Range<UInt64>] { durable.segments.gaps.ranges }
 
   /// A place to take events from one by one, beginning with the one at an offset: see ``EventCursor``. From behind the
   /// end of the log it gives nothing until the log has grown to there.
   ///
+  /// - Parameter offset: the offset of the first event.
   /// - Parameter passingOverDamage: goes on with the next sound event instead of throwing ``LogStoreError/damaged(_:)``;
   ///   ``EventCursor/takePassed()`` tells what was left out.
   /// - Parameter endsWithTask: without, also a cancelled task gets events and waits.
@@ -72,7 +73,9 @@ public final class LogReader: Sendable {
   ///
   /// An ``EventCursor`` in a loop, made for the call: to follow the log, keep one.
   ///
+  /// - Parameter offset: the offset of the first event to visit.
   /// - Parameter endsWithTask: without, also a cancelled task visits all of them.
+  /// - Parameter body: visits one event; false ends the visit.
   /// - Throws: ``LogStoreError/cancelled``, ``LogStoreError/closed``, and what ``EventCursor/next()`` throws.
   @inlinable
   @discardableResult
@@ -107,6 +110,9 @@ public final class LogReader: Sendable {
   ///
   /// Looks at each segment's filter from the newest back to the one where the version is.
   ///
+  /// - Parameter id: the stream's id.
+  /// - Parameter version: the version of the first event.
+  /// - Parameter limit: the number of events after which the call returns.
   /// - Parameter skippingMissing: leave out versions that were lost in one of the log's ``gaps``, instead of throwing: the
   ///   events are then not the whole stream, and only their versions tell.
   /// - Parameter endsWithTask: without, also a cancelled task gets all of them.
@@ -198,6 +204,7 @@ public final class LogReader: Sendable {
   /// Waits until the event at an offset is durable: true at once if it is. False when the task is cancelled or the reader is
   /// closed, also if the event is durable. Costs nothing while it waits. From a gap on it waits for the event behind it.
   ///
+  /// - Parameter offset: the offset to wait for.
   /// - Parameter endsWithTask: without, also a cancelled task waits.
   public func waitForEvents(at offset: UInt64, endsWithTask: Bool = true) async throws(LogStoreError) -> Bool {
     try await durable.wait(
@@ -233,6 +240,7 @@ public struct RecoveryReport: Sendable, CustomStringConvertible {
   /// within a file is found when it is read.
   public var damagedFiles: [Damage] = []
 
+  /// What was found at the end of the log, in one line.
   public var description: String {
     guard let tornTail else {
       return wasClosedCleanly
@@ -248,9 +256,13 @@ extension LogReader {
   /// Opens a store for reading, beside its writer or without one. Changes nothing, but for one case: after a writer
   /// died, the last bytes that it wrote are written again, the same, and synced, before they are served as durable.
   ///
+  /// It sees an append a moment after the writer has acknowledged it: a writer tells other readers of its end after it has
+  /// answered. ``waitForEvents(at:endsWithTask:)`` waits for an event.
+  ///
   /// Blocks for as long as the last segment takes to be read. A relative path is looked up once, now. When the directory is moved
   /// away, replaced or removed, the reader ends within about a second, with ``LogStoreError/moved(directory:reason:)``.
   ///
+  /// - Parameter directory: the store's directory.
   /// - Parameter streamCacheBytes: as ``LogStore/Options/streamCacheBytes``.
   /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/notAStore(directory:)``,
   ///   ``LogStoreError/locked(directory:holder:)`` while a writer takes too long to open it,

@@ -3,7 +3,7 @@ import Synchronization
 /// A durable, ordered log of events in a directory, open for writing. It is event store and change feed at once.
 ///
 /// One process at a time, and one `LogStore` in it, may have a store open for writing; any number may read
-/// (``LogReader/open(_:)``). A `LogStore` may be used from any thread and any number of tasks at once: appends that wait
+/// (``LogReader/open(_:streamCacheBytes:)``). A `LogStore` may be used from any thread and any number of tasks at once: appends that wait
 /// at the same time share one sync. Nothing it does blocks the threads that tasks run on, but for ``open(_:options:)``.
 ///
 /// ```swift
@@ -45,6 +45,7 @@ public final class LogStore: Sendable {
     /// difference, with 32 of 64 a cycle is 12 to 15 % shorter.
     var dueCount = 16
 
+    /// The defaults, as each property states its own.
     public init() {}
 
     private static let gatherMillisecondsMax: UInt32 = 1000

@@ -62,16 +62,19 @@ public struct Damage: Sendable, Hashable, CustomStringConvertible {
   /// What was found, against what was expected.
   public var reason: String
 
+  /// A finding at a byte of a file.
   public init(file: String, position: UInt64, reason: String) {
     self.file = file
     self.position = position
     self.reason = reason
   }
 
+  /// `damaged FILE @BYTE: reason`.
   public var description: String { "damaged \(file) @\(position): \(reason)" }
 }
 
 extension LogStoreError: CustomStringConvertible {
+  /// What failed, where, and what to do, in one line.
   public var description: String {
     switch self {
     case .invalidArgument(let reason):

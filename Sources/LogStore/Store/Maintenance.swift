@@ -1,13 +1,15 @@
 /// What `verify` found.
 public struct VerificationReport: Sendable {
   /// Every place that is not what was written; empty for a sound store. Damaged index files are among them, though
-  /// nothing depends on them: ``LogStore/reindex(_:progress:)`` makes them anew.
+  /// nothing depends on them: ``LogStore/reindex(_:access:progress:)`` makes them anew.
   public var findings: [Damage] = []
   /// An unfinished write behind the end of the log, after a crash: no damage, the next writer cuts it off.
   public var tornTail: Damage?
+  /// Events that were read and checked.
   public var events: UInt64 = 0
   /// Offsets without events, as a repair left them: no damage.
   public var gaps: [Range<UInt64>] = []
+  /// Segment files that were read.
   public var segments = 0
   /// Bytes of segments and indexes that were read.
   public var bytes: UInt64 = 0
@@ -25,8 +27,11 @@ public struct ReindexReport: Sendable {
 public struct StoreStatistics: Sendable {
   /// A cursor's place and how many events are behind it.
   public struct Cursor: Sendable {
+    /// The cursor's name.
     public var name: String
+    /// The offset that the consumer reads next.
     public var place: UInt64
+    /// Offsets from ``place`` to the end of the log.
     public var lag: UInt64
   }
 
@@ -34,15 +39,19 @@ public struct StoreStatistics: Sendable {
   public var endOffset: UInt64
   /// Offsets before it that have no events, since a repair could not save them.
   public var gaps: [Range<UInt64>]
+  /// The number of offsets in ``gaps``.
   public var missingEvents: UInt64 { gaps.reduce(0) { $0 + UInt64($1.count) } }
+  /// Events that are there: ``endOffset`` without the missing ones.
   public var events: UInt64 { endOffset - missingEvents }
   /// Streams, as the indexes count them: those whose first event is there.
   public var streams: UInt64
+  /// Segment files.
   public var segments: Int
   /// Bytes of segment files, with the space that is written ahead.
   public var logBytes: UInt64
   /// Bytes of index files.
   public var indexBytes: UInt64
+  /// All cursors, sorted by name.
   public var cursors: [Cursor]
 }
 
@@ -52,6 +61,8 @@ public typealias Progress = (_ bytesDone: UInt64, _ bytesTotal: UInt64) -> Void
 extension LogStore {
   /// Reads every byte of a store and checks it, as far as it is durable. Changes nothing, and may run beside a writer.
   ///
+  /// - Parameter directory: the store's directory.
+  /// - Parameter progress: called with the bytes that are read and their total.
   /// - Throws: what stands in the way of reading at all, ``LogStoreError/notAStore(directory:)`` for one. Damage is not
   ///   thrown but listed.
   public static func verify(_ directory: String, progress: Progress? = nil) throws(LogStoreError) -> VerificationReport
@@ -64,7 +75,9 @@ extension LogStore {
 
   /// Makes the index of every finished segment anew. Asks for the writer's lock.
   ///
+  /// - Parameter directory: the store's directory.
   /// - Parameter access: who may read the new files.
+  /// - Parameter progress: called with the number of finished segments that have their new index, and of all.
   public static func reindex(
     _ directory: String, access: StoreAccess = .owner, progress: Progress? = nil
   ) throws(LogStoreError) -> ReindexReport {

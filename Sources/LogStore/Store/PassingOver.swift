@@ -1,16 +1,18 @@
 // Reading on behind damage: what is sound is served, and what is left out is told.
 
 extension LogReader {
-  /// As ``forEach(from:_:)``, going on behind damaged places instead of throwing.
+  /// As ``LogReader/forEach(from:endsWithTask:_:)``, going on behind damaged places instead of throwing.
   ///
   /// A damaged place costs one read of its segment, for all readers of the store together. An event whose frame's header is
   /// damaged has the time of the frame before.
   ///
+  /// - Parameter offset: the offset of the first event to visit.
   /// - Parameter waitsForDisk: without, what the disk can't read is passed over at once: for an answer that is of use at the
   ///   moment only.
   /// - Parameter endsWithTask: without, also a cancelled task visits all of them.
   /// - Parameter passed: called for every damaged place that was passed over, before the event behind it; for one without a
   ///   missing event it may be called after that.
+  /// - Parameter body: visits one event; false ends the visit.
   /// - Returns: the offset to go on with, behind what was passed over; before a place that the disk can't read, if there was
   ///   anything to tell before it.
   /// - Throws: ``LogStoreError/unreadable(_:)`` until that has lasted for 30 seconds: then it is passed over, too. What is no
@@ -55,6 +57,7 @@ extension LogReader {
   ///
   /// Blocks. Reads all of the file the first time.
   ///
+  /// - Parameter file: the segment file's name or path, as ``Damage/file`` has it.
   /// - Parameter again: reads the file again as it is now, whatever is known of it: after it was put back, all of it is
   ///   served from then on.
   /// - Throws: ``LogStoreError/unreadable(_:)`` where that is the disk's fault and has not lasted for 30 seconds yet.

@@ -2,6 +2,7 @@
 public struct RepairReport: Sendable {
   /// Offsets that are a gap of the new store.
   public struct Missing: Sendable {
+    /// The offsets that have no events.
     public var offsets: Range<UInt64>
     /// What was found where the events should be; nil if they were missing before, from an earlier repair.
     public var damage: Damage?
@@ -12,11 +13,13 @@ public struct RepairReport: Sendable {
   /// A segment's file that was not read for the new store, since it is of another store, or of another history of this one:
   /// of a copy that was written to apart from it.
   public struct LeftOut: Sendable {
+    /// The file's path.
     public var file: String
     /// The offsets that its events have; empty for another store's.
     public var offsets: Range<UInt64>
     /// Events of frames that are sound.
     public var events: UInt64
+    /// Why the file was not read for the new store.
     public var reason: String
   }
 
@@ -26,6 +29,7 @@ public struct RepairReport: Sendable {
   public var events: UInt64 = 0
   /// In order. Together with the saved events these are all offsets up to ``endOffset``.
   public var missing: [Missing] = []
+  /// The number of offsets in ``missing``.
   public var missingEvents: UInt64 { missing.reduce(0) { $0 + UInt64($1.offsets.count) } }
   /// Saved events from frames that lost others. A frame holds one or more appends, and where one ends is not written
   /// down: an append that these belong to may be incomplete.
@@ -41,8 +45,9 @@ public struct RepairReport: Sendable {
   public var findings: [Damage] = []
   /// An unfinished write behind the end of the log: no loss.
   public var tornTail: Damage?
-  /// Of the new store.
+  /// Segment files of the new store.
   public var segments = 0
+  /// Cursors of the new store.
   public var cursors = 0
   /// Bytes of the new store's frames and headers.
   public var bytes: UInt64 = 0
@@ -89,6 +94,8 @@ extension LogStore {
   /// Blocks. Reads all of the damaged store and of the new one twice; needs memory for one segment's events, and more for
   /// lost ones. May be called from any thread.
   ///
+  /// - Parameter directory: the damaged store's directory.
+  /// - Parameter target: the directory that the new store is made in.
   /// - Parameter keeping: names of files in the damaged store that are of the history that is wanted, where there are several:
   ///   segments, or `clean` or `tail`, to believe that one alone. Any other file is refused.
   /// - Parameter access: who may read what is made.

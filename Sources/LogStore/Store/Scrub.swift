@@ -11,6 +11,7 @@
 /// with ``stop()``, when what ``LogStore/scrub(_:onDamage:)`` returned is released, and when the store is closed. May be used
 /// from any thread.
 public final class Scrub: Sendable {
+  /// How fast and how often a scrub reads the store.
   public struct Options: Sendable {
     /// How fast it reads; at least ``bytesPerSecondMin``. Other values are refused.
     public var bytesPerSecond: UInt64 = 8 << 20
@@ -23,6 +24,7 @@ public final class Scrub: Sendable {
     /// Ten years.
     public static let intervalMax = Duration.seconds(3650 * 86_400)
 
+    /// 8 MiB a second, one round a day.
     public init() {}
 
     func check() throws(LogStoreError) {
@@ -58,6 +60,7 @@ public final class Scrub: Sendable {
     loop.end()
   }
 
+  /// What the scrub has done until now. May be read from any thread.
   public var report: Report { loop.report }
 
   /// Ends it, and returns when it has ended: within a piece of 256 KiB. From within `onDamage` it returns at once. May be called
@@ -77,6 +80,7 @@ public final class Scrub: Sendable {
 extension LogStore {
   /// Begins to read the store in the background: see ``Scrub``. Keep what is returned: released, it ends.
   ///
+  /// - Parameter options: how fast and how often it reads.
   /// - Parameter onDamage: called from the scrub's thread, once for each place while it stays damaged.
   /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/closed``, and
   ///   ``LogStoreError/inputOutput(operation:path:code:)`` where no thread can be had.

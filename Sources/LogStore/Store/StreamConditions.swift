@@ -22,6 +22,7 @@ public struct StreamConditions: Sendable, Hashable, ExpressibleByDictionaryLiter
 
   private var byStream: [StreamName: StreamCondition]
 
+  /// No conditions.
   public init() {
     byStream = [:]
   }
@@ -43,7 +44,9 @@ public struct StreamConditions: Sendable, Hashable, ExpressibleByDictionaryLiter
     byStream[StreamName(stream: stream)] = condition
   }
 
+  /// The number of streams with a condition.
   public var count: Int { byStream.count }
+  /// Whether no stream has a condition.
   public var isEmpty: Bool { byStream.isEmpty }
   var first: (stream: String, condition: StreamCondition)? { byStream.first.map { ($0.key.stream, $0.value) } }
 
@@ -61,11 +64,13 @@ public struct StreamConditions: Sendable, Hashable, ExpressibleByDictionaryLiter
       base = conditions.byStream.makeIterator()
     }
 
+    /// The next stream and its condition; nil after the last.
     public mutating func next() -> (stream: String, condition: StreamCondition)? {
       base.next().map { ($0.key.stream, $0.value) }
     }
   }
 
+  /// Visits each stream once, in no order.
   public func makeIterator() -> Iterator { Iterator(self) }
 }
 
