@@ -286,7 +286,7 @@ private struct Diverged {
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
-  @Test("a segment without events that was to give way to a longer one, beside that one unfinished, is no other history")
+  @Test("an empty segment that was to give way to a longer one, beside that one unfinished, is no other history")
   func unfinishedSuccessor() async throws {
     let directory = TemporaryDirectory()
     let store = try LogStore.open(directory.path, options: smallSegments())
