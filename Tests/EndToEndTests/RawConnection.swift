@@ -4,22 +4,17 @@ import Foundation
 final class RawConnection: Sendable {
   private let descriptor: Int32
 
-  /// - Parameter receiveBytes: of the system's buffer for what was not read yet; nil for as many as it likes.
-  init(_ url: String, receiveBytes: Int32? = nil) throws {
+  /// - Parameters:
+  ///   - text: is sent at once.
+  ///   - receiveBytes: of the system's buffer for what was not read yet; nil for as many as it likes.
+  init(_ url: String, sending text: String = "", receiveBytes: Int32? = nil) throws {
     let port = url.split(separator: ":").last.flatMap { UInt16($0) } ?? 0
     descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = port.bigEndian
-    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
     if var receiveBytes {
       setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &receiveBytes, socklen_t(MemoryLayout<Int32>.size))
     }
-    let result = withUnsafePointer(to: address) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-      }
-    }
+    var address = sockaddr_in.loopback(port: port)
+    let result = address.withSystemAddress { connect(descriptor, $0, $1.pointee) }
     guard descriptor >= 0, result == 0 else {
       let reason = String(cString: strerror(errno))
       if descriptor >= 0 { close(descriptor) }
@@ -29,6 +24,7 @@ final class RawConnection: Sendable {
     var limit = timeval(tv_sec: 20, tv_usec: 0)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    if !text.isEmpty { send(text) }
   }
 
   deinit { close(descriptor) }
@@ -38,6 +34,15 @@ final class RawConnection: Sendable {
   func send(_ text: String) -> Bool {
     let bytes = Array(text.utf8)
     return Glibc.send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL)) == bytes.count
+  }
+
+  /// Sends a text again and again, for as long as the server takes it; a gibibyte at most.
+  ///
+  /// - Returns: the bytes that were sent.
+  func sendWhileTaken(_ text: String) -> Int {
+    var sent = 0
+    while sent < 1 << 30, send(text) { sent += text.utf8.count }
+    return sent
   }
 
   /// Tells the server that nothing more will be sent.
@@ -57,6 +62,15 @@ final class RawConnection: Sendable {
     return count > 0 ? String(decoding: buffer[..<count], as: UTF8.self) : nil
   }
 
+  /// What has come, once it is enough; less when nothing comes, or no more.
+  ///
+  /// - Parameter text: what was read before.
+  func read(after text: String = "", until isEnough: (String) -> Bool) -> String {
+    var text = text
+    while !isEnough(text), let more = readSome() { text += more }
+    return text
+  }
+
   /// Everything until the server closes the connection; nil when it does not.
   func readToEnd() -> String? {
     var bytes: [UInt8] = []
@@ -68,6 +82,40 @@ final class RawConnection: Sendable {
       } else {
         return count == 0 || errno == ECONNRESET ? String(decoding: bytes, as: UTF8.self) : nil
       }
+    }
+  }
+}
+
+extension RawConnection {
+  /// Sends a text over a connection of its own, on a thread of its own.
+  ///
+  /// - Parameter endsSending: tells the server that nothing more will be sent.
+  /// - Returns: everything until the server closes the connection; nil when it does not.
+  static func answer(to text: String, from url: String, endsSending: Bool = false) async throws -> String? {
+    try await onThread {
+      let connection = try RawConnection(url, sending: text)
+      if endsSending { connection.endSending() }
+      return connection.readToEnd()
+    }
+  }
+}
+
+extension sockaddr_in {
+  static func loopback(port: UInt16) -> sockaddr_in {
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = port.bigEndian
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    return address
+  }
+
+  /// As the calls for sockets take an address, with its length.
+  mutating func withSystemAddress(
+    _ body: (UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>) -> Int32
+  ) -> Int32 {
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    return withUnsafeMutablePointer(to: &self) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, &length) }
     }
   }
 }

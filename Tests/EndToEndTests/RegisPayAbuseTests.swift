@@ -31,12 +31,7 @@ struct RegisPayAbuseTests {
   func malformed(_ name: String, _ request: String, _ status: Int) async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
-      let answer = try await onThread {
-        let connection = try RawConnection(url)
-        connection.send(request)
-        return connection.readToEnd()
-      }
+      let answer = try await RawConnection.answer(to: request, from: server.url)
       #expect(answer?.hasPrefix("HTTP/1.1 \(status) ") == true, "\(name): \(answer ?? "still open")")
       #expect(try await server.get("/alive").status == 200)
       #expect(server.process.errorText.isEmpty, "nothing that a client sends fills the log")
@@ -50,11 +45,8 @@ struct RegisPayAbuseTests {
         directory: folder, arguments: ["--max-connections-per-address", "4"])
       let url = server.url
       func answerToOneMore() async throws -> String? {
-        try await onThread {
-          let more = try RawConnection(url)
-          more.send("GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-          return more.readToEnd()
-        }
+        let request = "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        return try await RawConnection.answer(to: request, from: url)
       }
       // One connection, over which one request goes after another, and three more.
       #expect(try await server.get("/alive").status == 200)
@@ -82,10 +74,9 @@ struct RegisPayAbuseTests {
       let server = try await RunningServer.start(directory: folder)
       let url = server.url
       let (garbage, flood) = try await onThread {
-        let garbage = try RawConnection(url)
-        garbage.send("GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\u{1}\u{2}garbage\r\n\r\n")
-        let flood = try RawConnection(url)
-        flood.send(String(repeating: "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", count: 1_000))
+        let request = "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        let garbage = try RawConnection(url, sending: request + "\u{1}\u{2}garbage\r\n\r\n")
+        let flood = try RawConnection(url, sending: String(repeating: request, count: 1_000))
         return (garbage.readToEnd(), flood.readToEnd())
       }
       #expect(garbage?.hasPrefix("HTTP/1.1 200 ") == true, "\(garbage ?? "still open")")
@@ -98,15 +89,11 @@ struct RegisPayAbuseTests {
   func refusedBehindAnother() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
       let body = #"{"amount":1,"currency":"GBP"}"#
       for refused in [Self.post + "Content-Length: 1000000\r\n\r\n", Self.post + "Host: b\r\n\r\n"] {
-        let answer = try await onThread {
-          let connection = try RawConnection(url)
-          // It takes a sync of the disk, in which the next one comes.
-          connection.send(Self.post + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)" + refused)
-          return connection.readToEnd()
-        }
+        // It takes a sync of the disk, in which the next one comes.
+        let first = Self.post + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
+        let answer = try await RawConnection.answer(to: first + refused, from: server.url)
         let statuses = answer?.matches(of: #/HTTP\/1\.1 ([0-9]{3}) /#).map { String($0.1) }
         #expect(statuses == ["200", "400"], "\(answer ?? "still open")")
       }
@@ -125,13 +112,8 @@ struct RegisPayAbuseTests {
       let server = try await RunningServer.start(directory: folder)
       let url = server.url
       let sent = try await onThread {
-        let connection = try RawConnection(url)
-        connection.send(request)
-        let piece = String(repeating: "x", count: 1 << 20)
-        var sent = 0
         // For as long as the server lingers, so that its answer is not lost.
-        while sent < 1 << 30, connection.send(piece) { sent += piece.count }
-        return sent
+        try RawConnection(url, sending: request).sendWhileTaken(String(repeating: "x", count: 1 << 20))
       }
       #expect(sent < 256 << 20, "MiB \(sent >> 20): what is thrown away is read slowly")
       let status = try String(contentsOfFile: "/proc/\(server.process.pid)/status", encoding: .utf8)
@@ -149,32 +131,20 @@ struct RegisPayAbuseTests {
         directory: folder, arguments: ["--head-timeout", "1", "--body-timeout", "1"])
       let url = server.url
       async let head = onThread {
-        let connection = try RawConnection(url)
-        connection.send("GET /alive HTTP/1.1\r\n")
+        let connection = try RawConnection(url, sending: "GET /alive HTTP/1.1\r\n")
         // A byte now and then must not win time.
         for _ in 0..<100 where connection.send("X") { usleep(50_000) }
         return connection.readToEnd()
       }
-      async let body = onThread {
-        let connection = try RawConnection(url)
-        connection.send(Self.post + "Content-Length: 100\r\n\r\n{\"amount\":1,\"currency\":\"GBP\"}")
-        return connection.readToEnd()
-      }
+      async let body = RawConnection.answer(
+        to: Self.post + "Content-Length: 100\r\n\r\n{\"amount\":1,\"currency\":\"GBP\"}", from: url)
+      let chunk = "1000\r\n\(String(repeating: " ", count: 4_096))\r\n"
       async let endless = onThread {
-        let connection = try RawConnection(url)
-        connection.send(Self.post + "Transfer-Encoding: chunked\r\n\r\n")
-        let chunk = "1000\r\n\(String(repeating: " ", count: 4_096))\r\n"
-        var sent = 0
-        while sent < 1 << 30, connection.send(chunk) { sent += 4_096 }
-        return sent
+        try RawConnection(url, sending: Self.post + "Transfer-Encoding: chunked\r\n\r\n").sendWhileTaken(chunk)
       }
       async let unread = onThread {
-        let connection = try RawConnection(url)
-        connection.send("POST /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n")
-        let chunk = "1000\r\n\(String(repeating: " ", count: 4_096))\r\n"
-        var sent = 0
-        while sent < 1 << 30, connection.send(chunk) { sent += 4_096 }
-        return sent
+        let head = "POST /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        return try RawConnection(url, sending: head).sendWhileTaken(chunk)
       }
       let id = try await server.createPayment("1")
       try await server.wait(for: id, status: "Completed", within: .seconds(5))
@@ -210,7 +180,7 @@ struct RegisPayAbuseTests {
         let files = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(server.process.pid)/fd").count
         let kilobytes = status.split(separator: "\n").first { $0.hasPrefix("VmRSS:") }?
           .split(separator: " ").dropFirst().first.flatMap { Int($0) }
-        return (connections.count, (files, kilobytes ?? .max, Held(connections)))
+        return (connections.count, (files, kilobytes ?? .max, connections))
       }
       #expect(opened == 10_000)
       let begin = ContinuousClock.now
@@ -221,13 +191,6 @@ struct RegisPayAbuseTests {
       #expect(half.1 < 800 << 10, "KiB of the server's memory")
       withExtendedLifetime(half.2) {}
     }
-  }
-
-  /// Keeps connections open; nothing else is done with them.
-  private final class Held: @unchecked Sendable {
-    // Handed over from one thread to one task, which only lets them go.
-    private let connections: [RawConnection]
-    init(_ connections: [RawConnection]) { self.connections = connections }
   }
 
   @Test("no log line of a server with keys and faults holds a secret")

@@ -18,9 +18,8 @@ struct RegisPayConnectionTests {
       let url = server.url
       // Together more than the system takes without the client.
       let answer = try await onThread {
-        let connection = try RawConnection(url, receiveBytes: 2_304)
         let request = "GET /api/v1/payments?limit=200 HTTP/1.1\r\n\(Self.head)\r\n"
-        connection.send(String(repeating: request, count: 30))
+        let connection = try RawConnection(url, sending: String(repeating: request, count: 30), receiveBytes: 2_304)
         connection.endSending()
         usleep(500_000)
         return connection.readToEnd()
@@ -39,14 +38,9 @@ struct RegisPayConnectionTests {
   func pipelined() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
-      let answers = try await onThread {
-        let connection = try RawConnection(url)
-        connection.send(
-          ["/alive", "/openapi.json", "/nothing", "/alive"].map { "GET \($0) HTTP/1.1\r\n\(Self.head)\r\n" }.joined())
-        connection.endSending()
-        return connection.readToEnd()
-      }
+      let paths = ["/alive", "/openapi.json", "/nothing", "/alive"]
+      let answers = try await RawConnection.answer(
+        to: paths.map { "GET \($0) HTTP/1.1\r\n\(Self.head)\r\n" }.joined(), from: server.url, endsSending: true)
       let lines = answers?.components(separatedBy: "HTTP/1.1 ").dropFirst().map { $0.prefix(3) }
       #expect(lines == ["200", "200", "404", "200"])
     }
@@ -65,11 +59,7 @@ struct RegisPayConnectionTests {
       _ = try await server.get("/alive")
       let before = try descriptorCount()
       let connections = try await onThread {
-        try (0..<50).map { _ in
-          let connection = try RawConnection(url)
-          connection.send(sent)
-          return connection
-        }
+        try (0..<50).map { _ in try RawConnection(url, sending: sent) }
       }
       try await eventually("all are taken", within: .seconds(5)) { try descriptorCount() >= before + 50 }
       for connection in connections { connection.reset() }
@@ -84,15 +74,10 @@ struct RegisPayConnectionTests {
   func brokenOff() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
-      let answer = try await onThread {
-        let connection = try RawConnection(url)
-        connection.send(
-          "GET /alive HTTP/1.1\r\n\(Self.head)\r\nPOST /api/v1/payments HTTP/1.1\r\n\(Self.head)"
-            + "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"amount\":1,")
-        connection.endSending()
-        return connection.readToEnd()
-      }
+      let answer = try await RawConnection.answer(
+        to: "GET /alive HTTP/1.1\r\n\(Self.head)\r\nPOST /api/v1/payments HTTP/1.1\r\n\(Self.head)"
+          + "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"amount\":1,",
+        from: server.url, endsSending: true)
       #expect(answer?.hasPrefix("HTTP/1.1 200 ") == true, "\(answer ?? "still open")")
       #expect((try await server.get("/api/v1/payments").object()["payments"] as? [Any])?.isEmpty == true)
     }

@@ -28,7 +28,7 @@ struct RegisPayEnvironmentTests {
       let server = try await RunningServer.start(
         directory: folder, under: ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"])
       let url = server.url
-      let idle = try await onThread { Held((0..<400).compactMap { _ in try? RawConnection(url) }) }
+      let idle = try await onThread { (0..<400).compactMap { _ in try? RawConnection(url) } }
       let ids = try await withThrowingTaskGroup(of: String?.self) { group in
         // One that gets no connection may try again.
         for index in 0..<200 { group.addTask { try? await server.createPayment("\(index + 1)") } }
@@ -105,15 +105,8 @@ struct RegisPayEnvironmentTests {
   private func freePort() throws -> Int {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     defer { close(descriptor) }
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let result = withUnsafeMutablePointer(to: &address) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        bind(descriptor, $0, length) | getsockname(descriptor, $0, &length)
-      }
-    }
+    var address = sockaddr_in.loopback(port: 0)
+    let result = address.withSystemAddress { bind(descriptor, $0, $1.pointee) | getsockname(descriptor, $0, $1) }
     try #require(result == 0)
     return Int(UInt16(bigEndian: address.sin_port))
   }
@@ -125,11 +118,5 @@ struct RegisPayEnvironmentTests {
     // The state is the third field of all.
     let (user, system) = (fields.flatMap { Int($0[11]) }, fields.flatMap { Int($0[12]) })
     return try #require(user) + #require(system)
-  }
-
-  /// Keeps connections open.
-  private final class Held: Sendable {
-    let connections: [RawConnection]
-    init(_ connections: [RawConnection]) { self.connections = connections }
   }
 }

@@ -111,13 +111,8 @@ struct RegisPayHTTPTests {
   func claims() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
       for claim in Self.claims {
-        let answer = try await onThread {
-          let connection = try RawConnection(url)
-          connection.send(claim.request + Self.next)
-          return connection.readToEnd()
-        }
+        let answer = try await RawConnection.answer(to: claim.request + Self.next, from: server.url)
         let answers = answer?.matches(of: #/HTTP\/(1\.[01] [0-9]{3}) /#).map { String($0.1) }
         #expect(answers == claim.answers, "\(claim.section): \(answer ?? "still open")")
         // RFC 9110, 6.6.1 and 10.2.1.
@@ -136,22 +131,17 @@ struct RegisPayHTTPTests {
       let server = try await RunningServer.start(directory: folder)
       let url = server.url
       let (first, last) = try await onThread {
-        let connection = try RawConnection(url)
         // Behind another request it is asked for once it is its turn.
-        connection.send(
-          Self.alive + "\r\n" + Self.post + "Expect: 100-Continue\r\nContent-Length: \(Self.json.count)\r\n\r\n")
-        var first = ""
-        while !first.hasSuffix("HTTP/1.1 100 Continue\r\n\r\n"), let more = connection.readSome() { first += more }
+        let head = Self.post + "Expect: 100-Continue\r\nContent-Length: \(Self.json.count)\r\n\r\n"
+        let connection = try RawConnection(url, sending: Self.alive + "\r\n" + head)
+        let first = connection.read { $0.hasSuffix("HTTP/1.1 100 Continue\r\n\r\n") }
         connection.send(Self.json + Self.next)
         return (first, connection.readToEnd())
       }
       #expect(first.hasPrefix("HTTP/1.1 200 OK\r\n") && first.hasSuffix("HTTP/1.1 100 Continue\r\n\r\n"), "\(first)")
       #expect(last?.components(separatedBy: "HTTP/1.1 200 OK\r\n").count == 3, "\(last ?? "still open")")
-      let refused = try await onThread {
-        let connection = try RawConnection(url)
-        connection.send(Self.post + "Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n")
-        return connection.readToEnd()
-      }
+      let refused = try await RawConnection.answer(
+        to: Self.post + "Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", from: url)
       #expect(refused?.hasPrefix("HTTP/1.1 413 ") == true, "\(refused ?? "still open")")
     }
   }
@@ -160,13 +150,10 @@ struct RegisPayHTTPTests {
   func head() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
-      let answers = try await onThread {
-        try ["GET", "HEAD"].map { method in
-          let connection = try RawConnection(url)
-          connection.send("\(method) /openapi.json HTTP/1.1\r\n\(Self.host)Connection: close\r\n\r\n")
-          return connection.readToEnd() ?? ""
-        }
+      var answers: [String] = []
+      for method in ["GET", "HEAD"] {
+        let request = "\(method) /openapi.json HTTP/1.1\r\n\(Self.host)Connection: close\r\n\r\n"
+        answers.append(try await RawConnection.answer(to: request, from: server.url) ?? "")
       }
       let lengths = answers.map { $0.components(separatedBy: "\r\n").first { $0.hasPrefix("Content-Length: ") } }
       #expect(lengths[0] != nil && lengths[0] == lengths[1])
@@ -184,12 +171,7 @@ struct RegisPayHTTPTests {
   func refusedHead(_ request: String) async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let url = server.url
-      let answer = try await onThread {
-        let connection = try RawConnection(url)
-        connection.send(request)
-        return connection.readToEnd()
-      }
+      let answer = try await RawConnection.answer(to: request, from: server.url)
       #expect(answer?.hasPrefix("HTTP/1.1 4") == true && answer?.hasSuffix("\r\n\r\n") == true, "\(answer ?? "open")")
     }
   }

@@ -22,10 +22,10 @@ extension RegisPayDamageTests {
     case .keyOfRequest:
       return try await server.post("/api/payment/create", Template.body, headers: Template.keyHeaders).status
     case .eventStream:
-      let stream = try RawConnection(server.url)
-      stream.send("GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-      var text = ""
-      while !text.contains("event: missing") { text += try #require(stream.readSome(), "\(text)") }
+      let request = "GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+      let stream = try RawConnection(server.url, sending: request)
+      let text = stream.read { $0.contains("event: missing") }
+      try #require(text.contains("event: missing"), "\(text)")
       return 500
     case .replay:
       let made = try await server.post("/api/v1/webhooks", #"{"url": "http://127.0.0.1:1025/"}"#).object()

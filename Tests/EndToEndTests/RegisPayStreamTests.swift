@@ -8,16 +8,14 @@ struct RegisPayStreamTests {
   /// The status of one more stream, which is closed at once.
   private func status(_ url: String, _ fields: String = "") async throws -> String {
     try await onThread {
-      let connection = try RawConnection(url)
-      connection.send(Self.request + fields + "\r\n")
+      let connection = try RawConnection(url, sending: Self.request + fields + "\r\n")
       return String((connection.readSome() ?? "").prefix(12))
     }
   }
 
   /// Nil when it is refused.
   private func openStream(_ url: String) throws -> RawConnection? {
-    let connection = try RawConnection(url)
-    connection.send(Self.request + "\r\n")
+    let connection = try RawConnection(url, sending: Self.request + "\r\n")
     return connection.readSome()?.hasPrefix("HTTP/1.1 200 ") == true ? connection : nil
   }
 
@@ -56,8 +54,8 @@ struct RegisPayStreamTests {
         var answer = ""
         try await eventually("the place of the stream before is free", within: .seconds(5)) {
           answer = try await onThread {
-            let connection = try RawConnection(url)
-            connection.send("GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + Self.request + "\r\n")
+            let before = "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+            let connection = try RawConnection(url, sending: before + Self.request + "\r\n")
             // It comes before, between or after the parts of the answer.
             usleep(delay)
             connection.endSending()
@@ -87,11 +85,7 @@ struct RegisPayStreamTests {
         }
       }
       func open() async throws -> RawConnection {
-        try await onThread {
-          let connection = try RawConnection(url, receiveBytes: 2_304)
-          connection.send(Self.request + "\r\n")
-          return connection
-        }
+        try await onThread { try RawConnection(url, sending: Self.request + "\r\n", receiveBytes: 2_304) }
       }
       var reader = try await open()
       try await eventually("it has its place", within: .seconds(15)) {
@@ -116,19 +110,14 @@ struct RegisPayStreamTests {
   /// A stream that was let in with a key.
   private func open(_ url: String, with key: Substring) async throws -> RawConnection {
     try await onThread {
-      let connection = try RawConnection(url)
-      connection.send(Self.request + "Authorization: Bearer \(key)\r\n\r\n")
+      let connection = try RawConnection(url, sending: Self.request + "Authorization: Bearer \(key)\r\n\r\n")
       #expect(connection.readSome()?.hasPrefix("HTTP/1.1 200 ") == true)
       return connection
     }
   }
 
   private func expectEnd(of connection: RawConnection) async throws {
-    let rest = try await onThread {
-      var text = ""
-      while !text.hasSuffix("0\r\n\r\n"), let more = connection.readSome() { text += more }
-      return text
-    }
+    let rest = try await onThread { connection.read { $0.hasSuffix("0\r\n\r\n") } }
     #expect(rest.contains("the key is not valid any more") && rest.hasSuffix("0\r\n\r\n"), "\(rest)")
   }
 
@@ -173,11 +162,7 @@ struct RegisPayStreamTests {
         "/api/v1/payments", #"{"amount":1,"currency":"GBP"}"#,
         headers: [("Authorization", "Bearer \(writer)"), ("Content-Type", "application/json")])
       #expect(answer.status == 200)
-      let text = try await onThread {
-        var text = ""
-        while !text.contains("PaymentInitiated"), let more = other.readSome() { text += more }
-        return text
-      }
+      let text = try await onThread { other.read { $0.contains("PaymentInitiated") } }
       #expect(text.contains("PaymentInitiated"), "\(text)")
     }
   }

@@ -17,6 +17,8 @@ extension RegisPayServeTests {
     }
   }
 
+  private static let streamed = "GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
   /// Answers of the routes that must never be the end of the process.
   private func ask(_ server: RunningServer, _ ids: [String], _ bad: BadFile, _ disk: FaultyDisk) async throws {
     for path in ids.map({ "/api/v1/payments/\($0)" }) + ["/api/v1/payments?limit=100", "/api/v1/consumers", "/health"] {
@@ -29,8 +31,7 @@ extension RegisPayServeTests {
     #expect(try await server.get("/alive").status == 200, "\(bad)")
     let created = try await server.post("/api/payment/create", "{\"amount\":1,\"currency\":\"GBP\"}")
     #expect([200, 500, 503].contains(created.status), "\(bad): create answered \(created.status)")
-    let stream = try RawConnection(server.url)
-    stream.send("GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    let stream = try RawConnection(server.url, sending: Self.streamed)
     #expect(stream.readSome()?.hasPrefix("HTTP/1.1 200") == true, "\(bad)")
   }
 
@@ -102,18 +103,18 @@ extension RegisPayServeTests {
       let bad = try files(in: data)[0]
       let base = try #require(UInt64((bad.path as NSString).lastPathComponent.dropLast(4)))
       try disk.spoil([FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)])
-      let stream = try RawConnection(server.url)
-      stream.send("GET /api/v1/events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+      let stream = try RawConnection(server.url, sending: Self.streamed)
       // All before the place comes though the place can't be read.
-      var text = ""
-      while !text.contains("-\(base - 1)\ndata") { text += try #require(stream.readSome()) }
+      var text = stream.read { $0.contains("-\(base - 1)\ndata") }
+      try #require(text.contains("-\(base - 1)\ndata"))
       try await eventually("/health says that readers wait", within: .seconds(20)) {
         String(decoding: try await server.get("/health").body, as: UTF8.self).contains("readers wait for the disk")
       }
       #expect(!text.contains("-\(base)\ndata"))
       try disk.heal()
       let end = try #require(try await server.get("/api/v1/payments?limit=1").object()["logEnd"] as? UInt64)
-      while !text.contains("-\(end - 1)\ndata") { text += try #require(stream.readSome()) }
+      text = stream.read(after: text) { $0.contains("-\(end - 1)\ndata") }
+      try #require(text.contains("-\(end - 1)\ndata"))
       #expect(!text.contains("event: missing"))
       for offset in 0..<end where !text.contains("-\(offset)\ndata") { Issue.record("\(offset) was left out") }
       try await eventually("/health says that all is well", within: .seconds(20)) {

@@ -8,8 +8,6 @@ import Testing
 @Suite struct LostSegmentTests {
   let directory = TemporaryDirectory()
 
-  enum Loss: CaseIterable { case removed, moved, replaced }
-
   private var segment: String { join(directory.path, FileName.segment(0)) }
 
   private func lose(_ loss: Loss) throws {
@@ -28,10 +26,6 @@ import Testing
     if case .segmentLost(segment, _)? = error { true } else { false }
   }
 
-  private func expectStopped(_ body: () async throws(LogStoreError) -> Void) async {
-    await expectThrows({ if case .stopped(let cause) = $0 { cause.contains(segment) } else { false } }, body)
-  }
-
   @Test(
     "a writer without anything to write notices, whoever waits for more is told, and no close is clean",
     arguments: Loss.allCases)
@@ -40,14 +34,12 @@ import Testing
     _ = try await store.append(Append(event("s")))
     let waiting = Task { try await store.reader.waitForEvents(at: 1) }
     try lose(loss)
-    guard case .failure(let error) = await waiting.result else {
-      Issue.record("there is nothing more to come")
-      return
-    }
-    #expect(isLost(error as? LogStoreError), "\(error)")
+    let error = await failure(of: waiting)
+    #expect(isLost(error), "\(error?.description ?? "there is nothing more to come")")
     #expect(isLost(store.failure))
-    await expectStopped { () async throws(LogStoreError) in _ = try await store.append(Append(event("s"))) }
-    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    await expectStopped(naming: segment) { () async throws(LogStoreError) in try await store.append(Append(event("s")))
+    }
+    await expectStopped(naming: segment) { () async throws(LogStoreError) in try await store.close() }
     #expect(!FileManager.default.fileExists(atPath: directory.file(FileName.clean)))
   }
 
@@ -59,23 +51,14 @@ import Testing
     let store = try LogStore.open(directory.path, options: options)
     for _ in 0..<10 { _ = try await store.append(Append(event("s"))) }
     try lose(loss)
-    var failure: LogStoreError?
-    let deadline = ContinuousClock.now + .seconds(20)
-    while failure == nil, ContinuousClock.now < deadline {
-      do throws(LogStoreError) {
-        let append = Append(event("s"))
-        _ = isBuffered ? try await store.appendBuffered(append) : try await store.append(append)
-      } catch {
-        failure = error
-      }
-    }
+    let failure = await failureAtWork(of: store, isBuffered: isBuffered)
     switch failure {
     case .segmentLost(segment, _): break
     case .stopped(let cause): #expect(cause.contains(segment))
     default: Issue.record("\(failure?.description ?? "everything was acknowledged")")
     }
     #expect(isLost(store.failure))
-    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    await expectStopped(naming: segment) { () async throws(LogStoreError) in try await store.close() }
   }
 
   @Test("a store that is closed at once does not say that all is well", arguments: Loss.allCases)
@@ -84,7 +67,7 @@ import Testing
     // Two looks for one: the loss comes right behind the first append's.
     _ = try await store.append(Append(event("s")))
     try lose(loss)
-    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    await expectStopped(naming: segment) { () async throws(LogStoreError) in try await store.close() }
     #expect(!FileManager.default.fileExists(atPath: directory.file(FileName.clean)))
   }
 
@@ -108,7 +91,7 @@ import Testing
       try FileManager.default.contentsOfDirectory(atPath: directory.path).allSatisfy {
         !$0.hasSuffix(".log") || $0 == FileName.segment(0)
       })
-    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    await expectStopped(naming: segment) { () async throws(LogStoreError) in try await store.close() }
   }
 
   @Test("what is left of a store goes on: a segment that is put back has everything that was acknowledged")
@@ -116,7 +99,7 @@ import Testing
     let store = try LogStore.open(directory.path, options: smallSegments())
     _ = try await store.append(Append(event("s", "first")))
     try lose(.moved)
-    await expectStopped { () async throws(LogStoreError) in try await store.close() }
+    await expectStopped(naming: segment) { () async throws(LogStoreError) in try await store.close() }
     try FileManager.default.moveItem(atPath: directory.file("elsewhere"), toPath: segment)
     let again = try LogStore.open(directory.path, options: smallSegments())
     #expect(try again.reader.stream("s").count == 1)

@@ -11,11 +11,6 @@ import Testing
     if case .moved(path, _)? = error { true } else { false }
   }
 
-  /// The error that a wait for more ends with.
-  func failure(of waiting: Task<Bool, any Error>) async -> LogStoreError? {
-    if case .failure(let error) = await waiting.result { error as? LogStoreError } else { nil }
-  }
-
   @Test("a relative path is looked up when it is opened: then the process may go where it likes")
   func changedDirectory() async {
     await #expect(processExitsWith: .success) {
@@ -42,8 +37,6 @@ import Testing
     }
   }
 
-  enum Loss: CaseIterable { case removed, moved, replaced }
-
   func lose(_ loss: Loss) throws {
     let files = FileManager.default
     switch loss {
@@ -69,15 +62,11 @@ import Testing
     try lose(loss)
     #expect(Self.isMoved(await failure(of: waiting), path))
     #expect(Self.isMoved(store.failure, path))
-    await expectThrows({ if case .stopped(let cause) = $0 { cause.contains(path) } else { false } }) {
-      () async throws(LogStoreError) in try await store.append(Append(event("s")))
-    }
+    await expectStopped(naming: path) { () async throws(LogStoreError) in try await store.append(Append(event("s"))) }
     // What is durable is read on, and waiting for that is none.
     #expect(try await store.reader.waitForEvents(at: 0))
     #expect(try store.reader.stream("s").count == 1)
-    await expectThrows({ if case .stopped(let cause) = $0 { cause.contains(path) } else { false } }) {
-      () async throws(LogStoreError) in try await store.close()
-    }
+    await expectStopped(naming: path) { () async throws(LogStoreError) in try await store.close() }
     if loss == .replaced { #expect(try FileManager.default.contentsOfDirectory(atPath: path).isEmpty) }
     try removeMoved()
   }
@@ -88,16 +77,7 @@ import Testing
     let store = try LogStore.open(path, options: smallSegments())
     for _ in 0..<10 { _ = try await store.append(Append(event("s"))) }
     try lose(loss)
-    var failure: LogStoreError?
-    let deadline = ContinuousClock.now + .seconds(20)
-    while failure == nil, ContinuousClock.now < deadline {
-      do throws(LogStoreError) {
-        let append = Append(event("s"))
-        _ = isBuffered ? try await store.appendBuffered(append) : try await store.append(append)
-      } catch {
-        failure = error
-      }
-    }
+    let failure = await failureAtWork(of: store, isBuffered: isBuffered)
     switch failure {
     case .moved(path, _): break
     case .stopped(let cause): #expect(cause.contains(path))
