@@ -218,6 +218,9 @@ struct DocumentedCommandTests {
   private static let notRun: [(document: String, beginning: String, reason: String)] = [
     (readme, "make run", "installs packages; the tests are begun by the second line"),
     (readme, "swift build -c release --product bench", "minutes; LogStoreBenchTests runs the benchmark"),
+    ("CONTRIBUTING.md", "make run", "as README's"),
+    ("CONTRIBUTING.md", "LOGSTORE_SEED=4711", "a release build; `make simulate` runs the program"),
+    ("CONTRIBUTING.md", "Tests/Fuzz/run", "a release build; `make fuzz-briefly` runs it"),
     (operations, "regispay serve --dir /var/lib/regispay", "every test starts it"),
     (operations, "Tests/Bounds/measure.py", "minutes; for a machine that does nothing else"),
     ("docs/PROVIDERS.md", "regispay serve --psp-url", "OtherPSP starts it with these options"),

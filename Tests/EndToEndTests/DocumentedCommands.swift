@@ -12,14 +12,14 @@ struct CommandBlock: Sendable, Hashable, CustomStringConvertible {
 
   /// The documents that hold commands.
   static let documents = [
-    "README.md", "SECURITY.md", "docs/OPERATIONS.md", "docs/PROVIDERS.md", "docs/WEBHOOKS.md", "docs/DURABILITY.md",
-    "docs/FORMAT.md", "docs/SIMULATION.md", "docs/PERFORMANCE.md", "docs/ARCHITECTURE.md",
+    "README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/OPERATIONS.md", "docs/PROVIDERS.md", "docs/WEBHOOKS.md",
+    "docs/DURABILITY.md", "docs/FORMAT.md", "docs/SIMULATION.md", "docs/PERFORMANCE.md", "docs/ARCHITECTURE.md",
   ]
 
   /// What a command begins with.
   private static let programs = [
     "regispay", "logstore", ".build/", "curl", "sqlite3", "printf", "make", "swift", "umask", "mkdir", "cp", "D=", "B=",
-    "Tests/",
+    "Tests/", "LOGSTORE_",
   ]
 
   static var repository: URL {
