@@ -5,9 +5,14 @@ import Testing
 /// What befalls a file or a directory of a store while the store is open.
 enum Loss: CaseIterable { case removed, moved, replaced }
 
-/// The error that a wait for more ends with.
+/// The error that a wait for more ends with; nil if it ends without one, or with the test's time.
 func failure(of waiting: Task<Bool, any Error>) async -> LogStoreError? {
-  if case .failure(let error) = await waiting.result { error as? LogStoreError } else { nil }
+  let result = await withTaskCancellationHandler {
+    await waiting.result
+  } onCancel: {
+    waiting.cancel()
+  }
+  return if case .failure(let error) = result { error as? LogStoreError } else { nil }
 }
 
 /// Appends until the store refuses to.

@@ -118,7 +118,7 @@ struct ReadAheadTests {
 }
 
 /// The machine's own disk, which counts what it is asked for ahead, and whose clock makes everything seem to take long.
-final class AdvisedDisk: Disk {
+final class AdvisedDisk: RealDiskDouble {
   private final class AdvisedFile: File {
     private let file: any File
     private let disk: AdvisedDisk
@@ -165,7 +165,7 @@ final class AdvisedDisk: Disk {
   }
 
   private let isSlow: Bool
-  private let real = RealDisk()
+  let real = RealDisk()
   private let clock = Atomic<UInt64>(1_700_000_000_000_000)
   private let readAheads = Atomic<Int>(0)
   private let keptReady = Atomic<Int>(0)
@@ -177,10 +177,6 @@ final class AdvisedDisk: Disk {
   var readAheadCount: Int { readAheads.load(ordering: .relaxed) }
   var keptReadyCount: Int { keptReady.load(ordering: .relaxed) }
 
-  var scheduler: (any Scheduler)? { nil }
-  func random() -> UInt64 { real.random() }
-  func sleep(milliseconds: UInt32) { real.sleep(milliseconds: milliseconds) }
-
   func now() -> UInt64 {
     clock.wrappingAdd(isSlow ? 10_000 : 0, ordering: .relaxed).newValue
   }
@@ -188,20 +184,4 @@ final class AdvisedDisk: Disk {
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
     AdvisedFile(try real.open(path, mode), self)
   }
-  func exists(_ path: String) throws(LogStoreError) -> Bool { try real.exists(path) }
-  func kind(_ path: String) throws(LogStoreError) -> FileKind? { try real.kind(path) }
-  func canonicalPath(_ path: String) throws(LogStoreError) -> String { try real.canonicalPath(path) }
-  func list(_ directory: String) throws(LogStoreError) -> [String] { try real.list(directory) }
-  func makeDirectory(_ path: String) throws(LogStoreError) -> Bool { try real.makeDirectory(path) }
-  func rename(_ old: String, to new: String) throws(LogStoreError) { try real.rename(old, to: new) }
-  func remove(_ path: String) throws(LogStoreError) { try real.remove(path) }
-  func removeDirectory(_ path: String) throws(LogStoreError) { try real.removeDirectory(path) }
-  func syncDirectory(_ path: String) throws(LogStoreError) { try real.syncDirectory(path) }
-  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
-    try real.lock(path, exclusive: exclusive)
-  }
-  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
-    try real.lockDirectory(path, exclusive: exclusive)
-  }
-  func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try real.watch(path) }
 }

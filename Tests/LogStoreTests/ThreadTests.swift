@@ -83,8 +83,8 @@ import Testing
 }
 
 /// The machine's own disk, on a machine that has so many threads and no more.
-final class ThreadlessDisk: Disk {
-  private let disk = RealDisk()
+final class ThreadlessDisk: RealDiskDouble {
+  let real = RealDisk()
   private let left: Mutex<Int>
   private let started = Mutex(0)
 
@@ -105,27 +105,4 @@ final class ThreadlessDisk: Disk {
       started.withLock { $0 -= 1 }
     }
   }
-
-  func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File { try disk.open(path, mode) }
-  func exists(_ path: String) throws(LogStoreError) -> Bool { try disk.exists(path) }
-  func kind(_ path: String) throws(LogStoreError) -> FileKind? { try disk.kind(path) }
-  func canonicalPath(_ path: String) throws(LogStoreError) -> String { try disk.canonicalPath(path) }
-  func list(_ directory: String) throws(LogStoreError) -> [String] { try disk.list(directory) }
-  func makeDirectory(_ path: String) throws(LogStoreError) -> Bool { try disk.makeDirectory(path) }
-  func rename(_ old: String, to new: String) throws(LogStoreError) { try disk.rename(old, to: new) }
-  func remove(_ path: String) throws(LogStoreError) { try disk.remove(path) }
-  func removeDirectory(_ path: String) throws(LogStoreError) { try disk.removeDirectory(path) }
-  func syncDirectory(_ path: String) throws(LogStoreError) { try disk.syncDirectory(path) }
-  func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
-    try disk.lock(path, exclusive: exclusive)
-  }
-  func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
-    try disk.lockDirectory(path, exclusive: exclusive)
-  }
-  func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory { try disk.hold(directory) }
-  func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try disk.watch(path) }
-  func now() -> UInt64 { disk.now() }
-  func random() -> UInt64 { disk.random() }
-  func sleep(milliseconds: UInt32) { disk.sleep(milliseconds: milliseconds) }
-  var scheduler: (any Scheduler)? { nil }
 }

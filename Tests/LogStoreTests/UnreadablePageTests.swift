@@ -17,10 +17,13 @@ import Testing
   }
 
   /// A closed store of several segments, with 200 events of each of three streams.
-  func makeStore() async throws {
+  ///
+  /// - Parameter batch: events in a frame.
+  func makeStore(batch: Int = 1) async throws {
     let store = try LogStore.open("d", options: smallSegments(), disk: disk)
-    for number in 0..<600 {
-      _ = try await store.append(Append(event("s\(number / 200)", String(repeating: "p", count: 200))))
+    let payload = String(repeating: "p", count: 200)
+    for first in stride(from: 0, to: 600, by: batch) {
+      _ = try await store.append(Append((first..<first + batch).map { event("s\($0 / 200)", payload) }))
     }
     try await store.waitUntilIndexed()
     try await store.close()
@@ -75,6 +78,20 @@ import Testing
     try await store.close()
   }
 
+  @Test("verify lists every place that can't be read, once each, and goes on behind it")
+  func verification() async throws {
+    try await makeStore()
+    let paths = files(".log")
+    for path in paths { for page in [2, 3, 7] { lose(path, page: page) } }
+    var verification = Verification(directory: "d", disk: disk, progress: nil)
+    try verification.run()
+    let places = paths.flatMap { path in
+      [2, 7].map { Damage(file: path, position: UInt64($0) * 4096, reason: unreadableReason(EIO)) }
+    }
+    #expect(verification.report.findings == places)
+    #expect(verification.unreadable.map(places.contains) == true)
+  }
+
   @Test("a repair names an index file that can't be read")
   func index() async throws {
     try await makeStore()
@@ -112,7 +129,8 @@ import Testing
 
   @Test("a cursor begins where it should while pages of other files can't be read")
   func cursorBesideFaults() async throws {
-    try await makeStore()
+    // So that it has to leave out the events before it of a frame.
+    try await makeStore(batch: 50)
     let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
     let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
     defer { reader.close() }
