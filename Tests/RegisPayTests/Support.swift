@@ -60,25 +60,41 @@ func withApplication<Context: RequestContext & InitializableFromSource<Applicati
   }
 }
 
-/// Waits for something that no event tells, by looking again and again. The limit is for a machine that is busy with other
-/// things, not a promise.
-func eventually(
-  within limit: Duration = .seconds(60), _ what: Comment, sourceLocation: SourceLocation = #_sourceLocation,
-  _ condition: () async throws -> Bool
-) async throws {
-  let deadline = ContinuousClock.now + limit
-  while try await !condition() {
-    try #require(ContinuousClock.now < deadline, what, sourceLocation: sourceLocation)
+/// How long a test waits for something that never comes: a minute, and a thousand looks. Time alone says nothing on a
+/// machine that is busy with other things: there the looks are as rare as the work that they wait for.
+struct Patience {
+  private let deadline = ContinuousClock.now + .seconds(60)
+  private var looks = 0
+
+  /// Pauses until the next look.
+  ///
+  /// - Returns: false when there have been enough.
+  mutating func lasts() async throws -> Bool {
+    looks += 1
+    guard looks < 1_000 || ContinuousClock.now < deadline else { return false }
     try await Task.sleep(for: .milliseconds(2))
+    return true
   }
 }
 
-/// Waits for a task to end, and cancels it when it takes longer than `limit`.
+/// Waits for something that no event tells, by looking again and again.
+func eventually(
+  _ what: Comment, sourceLocation: SourceLocation = #_sourceLocation, _ condition: () async throws -> Bool
+) async throws {
+  var patience = Patience()
+  while try await !condition() {
+    let lasts = try await patience.lasts()
+    try #require(lasts, what, sourceLocation: sourceLocation)
+  }
+}
+
+/// Waits for a task to end, and cancels it when it never does.
 ///
 /// - Returns: whether it ended by itself.
-func endsByItself(_ task: Task<Void, any Error>, within limit: Duration = .seconds(10)) async throws -> Bool {
+func endsByItself(_ task: Task<Void, any Error>) async throws -> Bool {
   let watchdog = Task {
-    try await Task.sleep(for: limit)
+    var patience = Patience()
+    while try await patience.lasts() {}
     task.cancel()
   }
   defer { watchdog.cancel() }

@@ -17,7 +17,7 @@ public struct PaymentLog: Sendable {
   /// Tells how old what this process has appended is.
   private let appendTimes: AppendTimes
   /// Tells how long payments wait on the log.
-  let waitTime = WaitTime()
+  let waitTime: WaitTime
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
   /// - Parameter logger: tells of damage that is met.
@@ -41,6 +41,7 @@ public struct PaymentLog: Sendable {
     openedAt = store.reader.endOffset
     self.time = time ?? SteadyTime(logTime: { Clock.microseconds() + store.clockLeadMicroseconds }, now: now)
     appendTimes = AppendTimes(end: { store.reader.endOffset }, now: now)
+    waitTime = WaitTime(now: now)
   }
 
   // MARK: - Ages

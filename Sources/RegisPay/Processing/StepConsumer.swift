@@ -107,6 +107,9 @@ public actor StepConsumer {
   /// before ``run()``.
   public nonisolated func stop() { mailbox.continuation.yield(.stop) }
 
+  /// Commits the cursor and looks for what is due, as ``run()`` does with each cursor interval. May be called from anywhere.
+  nonisolated func tick() { mailbox.continuation.yield(.tick) }
+
   /// Works until ``stop()`` or until its task is cancelled. To be called once.
   ///
   /// - Throws: when its place can't be read at the start.
@@ -116,10 +119,10 @@ public actor StepConsumer {
     committedPlace = place
     let interval = options.cursorInterval
     await withDiscardingTaskGroup { group in
-      group.addTask { [mailbox] in
+      group.addTask { [self] in
         while !Task.isCancelled {
           try? await Task.sleep(for: interval)
-          mailbox.continuation.yield(.tick)
+          tick()
         }
       }
       mailbox.continuation.yield(.readable)

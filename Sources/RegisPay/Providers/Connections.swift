@@ -28,6 +28,8 @@ final class Connections: Sendable {
   ///   - address: what is connected to instead of looking the endpoint's name up.
   ///   - timeLimit: for a call as a whole, its waiting for a connection included.
   ///   - connectTimeLimit: for connecting; nil for the call's.
+  ///   - idleTimeLimit: for a connection without a call. By default it is less than servers keep one, which would
+  ///     otherwise close it while a call is on its way.
   ///   - answerLimit: bytes of an answer's body.
   ///   - cutsAnswers: a longer answer counts, without the rest and its connection; otherwise the call fails.
   ///   - connectionLimit: for each event loop.
@@ -36,8 +38,8 @@ final class Connections: Sendable {
   ///     that are made of what was checked before.
   init(
     _ endpoint: Endpoint, at address: SocketAddress? = nil, timeLimit: Duration, connectTimeLimit: Duration? = nil,
-    answerLimit: Int, cutsAnswers: Bool = false, connectionLimit: Int = 512, budget: SocketBudget? = nil,
-    validatesHeads: Bool = true,
+    idleTimeLimit: Duration = .seconds(30), answerLimit: Int, cutsAnswers: Bool = false, connectionLimit: Int = 512,
+    budget: SocketBudget? = nil, validatesHeads: Bool = true,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws(EndpointError) {
     self.endpoint = endpoint
@@ -52,7 +54,7 @@ final class Connections: Sendable {
     }
     let settings = LoopPool.Settings(
       endpoint: endpoint, address: address, tls: tls, timeLimit: TimeAmount(timeLimit),
-      connectTimeLimit: TimeAmount(connectTimeLimit ?? timeLimit),
+      connectTimeLimit: TimeAmount(connectTimeLimit ?? timeLimit), idleTimeLimit: TimeAmount(idleTimeLimit),
       answerLimits: .init(bodyBytes: answerLimit, cutsBody: cutsAnswers),
       // Of few sockets the PSP and notifications have a share each, so that neither takes all.
       connectionLimit: budget.map { budget in
@@ -104,6 +106,7 @@ private final class LoopPool: @unchecked Sendable {
     let tls: NIOSSLContext?
     let timeLimit: TimeAmount
     let connectTimeLimit: TimeAmount
+    let idleTimeLimit: TimeAmount
     let answerLimits: AnswerReader.Limits
     let connectionLimit: Int
     let budget: SocketBudget?
@@ -112,8 +115,6 @@ private final class LoopPool: @unchecked Sendable {
 
   typealias Completion = @Sendable (Result<HTTPAnswer, CallFailure>) -> Void
 
-  /// Less than servers keep them, which would otherwise close one while a call is on its way to it.
-  private static let idleTime = TimeAmount.seconds(30)
   /// How often time limits are looked at. One timer for all: calls are many, and hardly any takes that long.
   private static let tick = TimeAmount.milliseconds(50)
 
@@ -340,7 +341,7 @@ private final class LoopPool: @unchecked Sendable {
       end(pending, .failure(.noAnswer(within: limit)))
     }
     // The longest idle are at the front.
-    while let first = idle.first, !first.isUsable || first.idleSince + Self.idleTime <= now {
+    while let first = idle.first, !first.isUsable || first.idleSince + settings.idleTimeLimit <= now {
       first.close()
       idle.removeFirst()
     }

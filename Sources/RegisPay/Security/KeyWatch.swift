@@ -70,7 +70,11 @@ final class KeyWatch: Sendable {
   var ring: KeyRing { current.withLock { $0 } }
 
   /// Looks again and again until its task is cancelled.
-  func run(every interval: Duration) async {
+  ///
+  /// - Parameter pause: what it does between two looks; it throws when the task is cancelled.
+  func run(
+    every interval: Duration, pause: (Duration) async throws -> Void = { try await Task.sleep(for: $0) }
+  ) async {
     let clock = ContinuousClock()
     var noted = clock.now
     var lockedSince: ContinuousClock.Instant?
@@ -100,7 +104,7 @@ final class KeyWatch: Sendable {
       }
       noteFailure = failure
       // Throws only when the task is cancelled, which the loop's condition sees.
-      try? await Task.sleep(for: interval)
+      try? await pause(interval)
     }
     // At the end nothing more can be done than what `look` has reported.
     try? noteUse()

@@ -103,7 +103,7 @@ struct FaultsTests {
       }
       for (index, id) in ids.enumerated() {
         let status = (index + 1) % 5 == 0 ? "Declined" : "Completed"
-        try await eventually(within: .seconds(60), "\(id) is \(status)") {
+        try await eventually("\(id) is \(status)") {
           try await server.get("/api/v1/payments/\(id)").json()["status"] == .string(status)
         }
       }

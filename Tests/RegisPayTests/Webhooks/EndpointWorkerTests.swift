@@ -84,7 +84,7 @@ struct EndpointWorkerTests {
     try await FakeReceiver.run { receiver in
       try await FakeReceiver.run { silent in
         silent.answer { _ in
-          try? await Task.sleep(for: .seconds(60))
+          try? await Task.sleep(for: .seconds(3_600))
           return .ok
         }
         try await WebhookBench.run { bench in
@@ -195,7 +195,7 @@ struct EndpointWorkerTests {
       try await WebhookBench.run { bench in
         let ids = Mutex<[String]>([])
         receiver.answer { _ in
-          try? await Task.sleep(for: .seconds(60))
+          try? await Task.sleep(for: .seconds(3_600))
           return .ok
         }
         try await bench.delivering { webhooks in

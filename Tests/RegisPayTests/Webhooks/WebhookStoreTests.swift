@@ -71,7 +71,7 @@ struct WebhookStoreTests {
       let problem = try #require(health.problems.first)
       #expect(problem.contains("keep it") && !problem.contains("move it away"), "\(problem)")
       isFull.withLock { $0 = false }
-      try await eventually(within: .seconds(20), "it is well by itself") { health.problems.isEmpty }
+      try await eventually("it is well by itself") { health.problems.isEmpty }
       #expect(try journal.endpoints().isEmpty)
       await journal.close()
     }
