@@ -31,7 +31,7 @@ test: test-dependencies lint
 	$(MAKE) simulate
 	swift test --skip-build --filter AllocationTests
 	swift test --skip-build --filter RegisPayTests
-	swift test --skip-build --no-parallel --filter EndToEndTests
+	Tests/EndToEndTests/Support/run
 	$(MAKE) fuzz-briefly
 
 # The same tests with the long settings: hours, not minutes.
@@ -41,7 +41,7 @@ soak: test-dependencies
 	$(MAKE) simulate SIMULATIONS=3000000
 	$(MAKE) planted-bugs
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 LOGSTORE_DAMAGES=2000 \
-		REGISPAY_KILL_ROUNDS=10 REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
+		REGISPAY_KILL_ROUNDS=10 REGISPAY_FAULT_ROUNDS=50 REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
 	$(MAKE) hanging
 
 # Payments while a share of them hangs at the PSP, five minutes each, on the release build.

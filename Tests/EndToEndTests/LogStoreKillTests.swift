@@ -56,7 +56,8 @@ extension LogStoreCommandTests {
       var rounds = ManyWriterRounds(store: try StoreUnderTest())
       var events = 0
       for number in 1...max(5, Self.rounds / 20) {
-        if number % 8 == 0 { rounds = ManyWriterRounds(store: try StoreUnderTest()) }
+        // Each round reads all that the rounds before have written to its store.
+        if number % 4 == 0 { rounds = ManyWriterRounds(store: try StoreUnderTest()) }
         try await rounds.run(number, killAfter: .milliseconds(Int.random(in: 100...900, using: &random)), &random)
         events += rounds.acknowledgedInLastRound
       }

@@ -27,11 +27,15 @@ import Testing
       #expect(built == .init(code: 0, isSignal: false), "\(build.errorText)")
       let fetched = try FileManager.default.contentsOfDirectory(atPath: shop + "/.build/checkouts")
       #expect(fetched.isEmpty, "\(fetched)")
-      // It follows the log until it is ended, as the example says.
+      // It follows the log until it is ended, as the example says. Through a pipe its lines come at once with stdbuf alone.
       let run = try RegisPayProcess(
-        program: "env", ["-C", shop, "timeout", "5", shop + "/.build/debug/shop"], folder: shop)
-      let ended = try await run.waitForExit(within: .seconds(30))
-      #expect(ended.code == 124, "\(run.errorText)")
+        program: "env", ["-C", shop, "stdbuf", "-oL", shop + "/.build/debug/shop"], folder: shop)
+      var lines: [String] = []
+      while lines.count < 8, let line = try await run.nextLine(within: .seconds(60)) { lines.append(line) }
+      let all = ["0 12", "1 0", "2 0"]
+      #expect(lines == ["1 Placed", "2 Paid"] + all + all, "\(run.errorText)")
+      run.signal(SIGTERM)
+      #expect(try await run.waitForExit() == .init(code: SIGTERM, isSignal: true))
       let events = try await StoreUnderTest(shop + "/orders.log", in: try TemporaryDirectory()).dump()
       #expect(events.count == 3)
     }

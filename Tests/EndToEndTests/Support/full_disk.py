@@ -122,7 +122,7 @@ def main():
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     options.seed = options.seed if options.seed is not None else random.randrange(1 << 32)
-    options.seconds, options.hang = options.full_seconds + 20, 0
+    options.seconds, options.hang = options.full_seconds + 12, 0
     options.call_timeout, options.retry_delay_limit = 10, 60
     options.argument = ["--segment-bytes", "65536", "--scrub-rate", "0"]
     payment_load.unblock_signals()
