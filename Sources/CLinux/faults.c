@@ -125,6 +125,20 @@ static void go_on(int number, siginfo_t *info, void *context) {
   if (!is_from_kernel) raise(number);
 }
 
+// Puts zeros in the place of a page that can't be read, or of the whole mapping if no more pages can be listed. Noted before:
+// zeros must not be seen by anyone who can't see why. And after: who noted the number of faults in between, and read the page
+// once more before it was replaced, must see that it is not what was read.
+static int put_zeros(clinux_region *region, uint64_t page) {
+  int is_listed = note(region, page);
+  for (;;) {
+    uint64_t start = is_listed ? region->start + page * page_bytes : region->start;
+    if (!map(start, is_listed ? page_bytes : region->byte_count, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) return 0;
+    int is_still_listed = note(region, page);
+    if (is_still_listed || !is_listed) return 1;
+    is_listed = 0;
+  }
+}
+
 static void handle(int number, siginfo_t *info, void *context) {
   int code = errno;
   uintptr_t address = (uintptr_t)info->si_addr;
@@ -132,16 +146,7 @@ static void handle(int number, siginfo_t *info, void *context) {
   // Not what another process has sent, and not an address that is not aligned.
   if (info->si_code > 0 && info->si_code != BUS_ADRALN) {
     clinux_region *region = find(address);
-    if (region != NULL) {
-      // Noted first: zeros must not be seen by anyone who can't see why.
-      uint64_t start = region->start;
-      uint64_t page = (address - start) / page_bytes;
-      if (note(region, page)) {
-        is_ours = map(start + page * page_bytes, page_bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      } else {
-        is_ours = map(start, region->byte_count, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      }
-    }
+    if (region != NULL) is_ours = put_zeros(region, (address - region->start) / page_bytes);
   }
   if (!is_ours) go_on(number, info, context);
   errno = code;

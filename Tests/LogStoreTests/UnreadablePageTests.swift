@@ -154,4 +154,66 @@ import Testing
     var taken: [Void] = []
     _ = ended.receive(into: &taken)
   }
+
+  /// Reads all, passing over what can't be read, while pages of another mapping fail. Returns the offsets of the events.
+  private func readBesideFaults(_ reader: LogReader) throws -> [UInt64] {
+    var offsets: [UInt64] = []
+    var passed = 0
+    let end = try reader.forEach(from: 0, waitsForDisk: false) {
+      passed += $0.offsets.count
+    } _: { event in
+      offsets.append(event.offset)
+      OtherMapping.one.fail()
+      return true
+    }
+    #expect(end == reader.endOffset && offsets.count + passed == Int(end))
+    return offsets
+  }
+
+  @Test("records of a frame that can be read in part are served while pages of other files can't be read")
+  func recordsBesideFaults() async throws {
+    let store = try LogStore.open("d", options: smallSegments(), disk: disk)
+    for _ in 0..<20 {
+      try await store.append(Append((0..<40).map { event("s\($0)", String(repeating: "p", count: 200)) }))
+    }
+    try await store.waitUntilIndexed()
+    try await store.close()
+    let path = files(".log")[1]
+    for page in [0, 3] { lose(path, page: page) }
+    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
+    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    defer { reader.close() }
+    let offsets = try readBesideFaults(reader)
+    #expect(offsets.count < 800 && offsets.count > 750, "\(offsets.count)")
+  }
+
+  @Test("an event is served whose checksum holds though a page of it can't be read, as the page is zeros")
+  func zerosBesideFaults() async throws {
+    let store = try LogStore.open("d", options: smallSegments(), disk: disk)
+    for number in 0..<8 {
+      let payload = String(repeating: number == 4 ? "\0" : "x", count: 20_000)
+      try await store.append(Append([event("s", payload), event("t", "next")]))
+    }
+    try await store.waitUntilIndexed()
+    try await store.close()
+    // The page in the middle of the zeros, in whichever segment they are.
+    let found = machine.withState { state -> (path: String, page: Int)? in
+      for path in state.names.files.keys.sorted() where path.hasSuffix(".log") {
+        guard let bytes = state.names.files[path]?.content, let end = bytes.lastIndex(where: { $0 != 0 }) else {
+          continue
+        }
+        for page in 2..<end / 4096 - 1
+        where bytes[(page * 4096 - 64)..<((page + 1) * 4096 + 64)].allSatisfy({ $0 == 0 }) {
+          return (path, page)
+        }
+      }
+      return nil
+    }
+    let place = try #require(found)
+    lose(place.path, page: place.page)
+    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
+    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    defer { reader.close() }
+    #expect(try readBesideFaults(reader) == Array(0..<16))
+  }
 }

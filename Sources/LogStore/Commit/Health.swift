@@ -21,12 +21,12 @@ final class Health: Sendable {
   func countSync() { syncs.add(1, ordering: .relaxed) }
 
   /// The writer has begun with what it was given, or waits for more.
-  func note(isWorking: Bool) { workStart.store(isWorking ? monotonicMilliseconds() : 0, ordering: .relaxed) }
+  func note(isWorking: Bool) { workStart.store(isWorking ? MonotonicClock.milliseconds : 0, ordering: .relaxed) }
 
   /// How long the writer has been at what it was given last.
   var workMilliseconds: UInt64 {
     let start = workStart.load(ordering: .relaxed)
-    let now = monotonicMilliseconds()
+    let now = MonotonicClock.milliseconds
     return start == 0 || now < start ? 0 : now - start
   }
 

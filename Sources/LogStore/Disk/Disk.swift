@@ -51,6 +51,8 @@ protocol Disk: Sendable {
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch
   /// Microseconds since 1970-01-01 UTC.
   func now() -> UInt64
+  /// Microseconds of a clock that only goes forwards, from some moment on.
+  func monotonicMicroseconds() -> UInt64
   /// A number that nobody can foresee.
   func random() -> UInt64
   /// Blocks the thread for about so long.
@@ -59,6 +61,12 @@ protocol Disk: Sendable {
   var scheduler: (any Scheduler)? { get }
   /// Runs `body` on a thread of its own; see ``startThread(_:_:_:)``.
   func onThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(LogStoreError)
+}
+
+extension Disk {
+  func monotonicMicroseconds() -> UInt64 { MonotonicClock.microseconds }
+
+  func monotonicMilliseconds() -> UInt64 { monotonicMicroseconds() / 1000 }
 }
 
 enum FileKind: Sendable {

@@ -48,6 +48,7 @@ struct LockedDisk: Disk {
   func list(_ directory: String) throws(LogStoreError) -> [String] { try disk.list(directory) }
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try disk.watch(path) }
   func now() -> UInt64 { disk.now() }
+  func monotonicMicroseconds() -> UInt64 { disk.monotonicMicroseconds() }
   func random() -> UInt64 { disk.random() }
   func sleep(milliseconds: UInt32) { disk.sleep(milliseconds: milliseconds) }
   var scheduler: (any Scheduler)? { disk.scheduler }

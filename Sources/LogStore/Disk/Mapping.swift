@@ -89,6 +89,9 @@ final class Mapping: @unchecked Sendable {
 
   // MARK: - Pages that can't be read
 
+  /// Nil for memory. Not to be used longer than the mapping is held.
+  var region: FaultRegion? { faults?.region }
+
   /// How often a page could not be read so far. Every byte that was read before the call was the file's if the number is
   /// what it was before.
   var faultCount: UInt64 { faults.map { clinux_region_fault_count($0.region.pointer) } ?? 0 }
@@ -124,7 +127,7 @@ final class Mapping: @unchecked Sendable {
   /// Reads again what could not be read, now and then. False while some of it can't be.
   func heal() -> Bool {
     guard let faults, unreadablePosition(in: 0..<bytes.count) != nil else { return true }
-    let now = monotonicMilliseconds()
+    let now = MonotonicClock.milliseconds
     let due = healsAt.load(ordering: .relaxed)
     guard now >= due,
       healsAt.compareExchange(expected: due, desired: now + Self.restMilliseconds, ordering: .relaxed).exchanged
@@ -149,10 +152,13 @@ struct FaultRegion: @unchecked Sendable {
 @inline(__always)
 func faultCount() -> UInt64 { clinux_fault_count() }
 
-func monotonicMilliseconds() -> UInt64 { monotonicMicroseconds() / 1000 }
+/// The machine's clock that only goes forwards, from some moment on.
+enum MonotonicClock {
+  static var milliseconds: UInt64 { microseconds / 1000 }
 
-func monotonicMicroseconds() -> UInt64 {
-  var time = timespec()
-  clock_gettime(CLOCK_MONOTONIC, &time)
-  return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
+  static var microseconds: UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
+  }
 }

@@ -15,6 +15,7 @@ final class DamageMaps: Sendable {
   /// was put back.
   static let fileMilliseconds: UInt64 = 1_000
 
+  private let disk: any Disk
   private let maps = Mutex<[(baseOffset: UInt64, map: DamageMap, madeMilliseconds: UInt64)]>([])
   /// When a segment was met first, and last, that the disk could not read.
   private let unreadable = Mutex<[UInt64: (since: UInt64, last: UInt64)]>([:])
@@ -22,11 +23,13 @@ final class DamageMaps: Sendable {
   private let making = Mutex(())
   private let isEmpty = Atomic(true)
 
+  init(_ disk: any Disk) { self.disk = disk }
+
   /// Costs one load while nothing is damaged.
   subscript(baseOffset: UInt64) -> DamageMap? {
     if isEmpty.load(ordering: .acquiring) { return nil }
     guard let (_, map, made) = maps.withLock({ $0.first { $0.baseOffset == baseOffset } }) else { return nil }
-    if let life = Self.life(of: map), monotonicMilliseconds() > made + life { return nil }
+    if let life = Self.life(of: map), disk.monotonicMilliseconds() > made + life { return nil }
     // The disk can read it again: nothing of it may be left out.
     if map.segment.mapping.faultCount > 0, map.segment.mapping.heal() { return nil }
     return map
@@ -49,7 +52,7 @@ final class DamageMaps: Sendable {
 
   /// Whether what the disk can't read of a segment has been so for long enough to be passed over.
   func isPatienceOver(_ baseOffset: UInt64) -> Bool {
-    let now = monotonicMilliseconds()
+    let now = disk.monotonicMilliseconds()
     return unreadable.withLock { unreadable in
       // A while without is the end of it, though nobody has said so.
       guard let known = unreadable[baseOffset], now < known.last + Self.unreadableMilliseconds else {
@@ -72,7 +75,7 @@ final class DamageMaps: Sendable {
     maps.withLock { maps in
       maps.removeAll { $0.baseOffset == map.segment.baseOffset }
       if maps.count == Self.limit { maps.removeFirst() }
-      maps.append((map.segment.baseOffset, map, monotonicMilliseconds()))
+      maps.append((map.segment.baseOffset, map, disk.monotonicMilliseconds()))
     }
     isEmpty.store(false, ordering: .releasing)
   }

@@ -41,7 +41,7 @@ struct ReadPace: Sendable {
   mutating func noteTime() {
     looksLeft -= 1
     if looksLeft > 0 { return }
-    let now = monotonicMicroseconds()
+    let now = MonotonicClock.microseconds
     // Up to a microsecond for an event.
     let isFast = start.map { now - $0 < UInt64(looks * stride) } ?? false
     start = now

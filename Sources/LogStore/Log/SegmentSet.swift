@@ -38,7 +38,7 @@ final class SegmentSet: Sendable {
   /// Finished segments are opened whatever their state, and what is sound in them is served.
   let servesDamaged: Bool
   /// Of segments that were found damaged.
-  let damageMaps = DamageMaps()
+  let damageMaps: DamageMaps
   /// Nil: nothing is kept.
   let cache: StreamCache?
   private let state: Mutex<State>
@@ -57,6 +57,7 @@ final class SegmentSet: Sendable {
     streamCacheBytes: Int, servesDamaged: Bool = false
   ) {
     self.servesDamaged = servesDamaged
+    damageMaps = DamageMaps(disk)
     self.directory = directory
     self.disk = disk
     self.storeID = storeID
@@ -155,7 +156,7 @@ final class SegmentSet: Sendable {
   private func faultySegment(_ baseOffset: UInt64) -> Segment? {
     state.withLock { state in
       if state.faulty.isEmpty { return nil }
-      let now = monotonicMilliseconds()
+      let now = disk.monotonicMilliseconds()
       state.faulty.removeAll { now > $0.untilMilliseconds }
       return state.faulty.first { $0.segment.baseOffset == baseOffset }?.segment
     }
@@ -164,7 +165,7 @@ final class SegmentSet: Sendable {
   private func keepFaulty(_ segment: Segment) {
     state.withLock { state in
       if state.faulty.count == Self.segmentsScanned { state.faulty.removeFirst() }
-      state.faulty.append((segment, monotonicMilliseconds() + DamageMaps.fileMilliseconds))
+      state.faulty.append((segment, disk.monotonicMilliseconds() + DamageMaps.fileMilliseconds))
     }
   }
 
@@ -409,7 +410,7 @@ final class SegmentSet: Sendable {
   /// - Parameter count: faults of the process until now.
   func lookAtFaults(_ count: UInt64) throws(LogStoreError) {
     guard wellAt.load(ordering: .acquiring) != count else { return }
-    let now = monotonicMilliseconds()
+    let now = disk.monotonicMilliseconds()
     let due = rests.load(ordering: .relaxed)
     guard now >= due,
       rests.compareExchange(expected: due, desired: now + Self.restMilliseconds, ordering: .relaxed).exchanged

@@ -273,13 +273,17 @@ struct SalvageSource {
   }
 
   /// Whether a file was to take the place of a segment without events, and was not renamed yet when the power failed. It has
-  /// no events; nothing else is lost with it, as the other one has all cursors. Not one that was asked for, or that a record
-  /// of the log's end names: then the names are wrong.
+  /// no events; nothing else is lost with it, as the other one has all cursors. Its header may not have been written yet. Not
+  /// one that was asked for, or that a record of the log's end names: then the names are wrong.
   private func isUnfinished(_ file: SegmentEvidence, beside named: SegmentEvidence, _ notice: TailNotice?) -> Bool {
     guard !file.isNamedSo, file.events == 0, file.endChain != nil, !wanted.paths.contains(file.part.path),
-      let header = file.part.header, let other = named.part.header,
-      header.previousBaseOffset == other.previousBaseOffset, header.chain == other.chain
+      let other = named.part.header
     else { return false }
+    if let header = file.part.header,
+      header.previousBaseOffset != other.previousBaseOffset || header.chain != other.chain
+    {
+      return false
+    }
     return notice?.segment != file.headerChecksum && !(clean.map(file.isEnd) ?? false)
   }
 

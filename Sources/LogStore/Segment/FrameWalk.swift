@@ -27,6 +27,10 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// Faults of the process when the run was checked: with another number it is not known any more that what is read of the
   /// run is what was checked.
   @usableFromInline private(set) var faults: UInt64 = 0
+  /// The same of the segment's mapping: what had become zeros before was checked as zeros, and its checksum held.
+  private var ownFaults: UInt64 = 0
+  /// Of the segment's mapping, which lives as long as ``segment`` is held; nil for memory.
+  private var region: FaultRegion?
 
   /// Microseconds since 1970 of the frame that the run is in.
   @usableFromInline private(set) var timestamp: UInt64 = 0
@@ -67,6 +71,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// before it.
   mutating func begin(_ segment: Segment, at position: Int, limit: Int, offset: UInt64) throws(Fault) {
     letGo()
+    region = segment.mapping.region
     walk = cframe_walk(segment.bytes, at: position, limit: limit, place: segment.place)
     if position > SegmentHeader.byteCount {
       try enter(segment, at: position, offset: offset)
@@ -86,7 +91,8 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     -> Bool
   {
     letGo()
-    faults = faultCount()
+    region = segment.mapping.region
+    noteFaults()
     guard let start = segment.bytes.baseAddress else { return false }
     var position = bytes.lowerBound
     var first = position
@@ -104,6 +110,8 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     }
     // Behind them no frame is looked for.
     walk = cframe_walk(segment.bytes, at: bytes.upperBound, limit: bytes.upperBound, place: segment.place)
+    // The run is these records: what stands before them may be unreadable.
+    walk.run_position = UInt64(bytes.lowerBound)
     // Proof: all of them were just found to lie within the segment's bytes.
     record = start + first
     recordsHeld = left
@@ -133,7 +141,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     }
     // From the run on; it may lie in two frames, but for records that were not checked yet.
     let run = Int(walk.run_position)..<max(Int(walk.position), Int(walk.run_position))
-    guard segment.mayHaveBeenUnreadable(run) else {
+    guard segment.mayHaveBeenUnreadable(run, since: ownFaults) else {
       faults = count
       return
     }
@@ -147,6 +155,14 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     recordsLeft = 0
     recordsHeld = 0
     segment = nil
+    region = nil
+  }
+
+  /// Before a run is checked. The segment itself is not touched: to count a reference to it would cost as much as an event.
+  private mutating func noteFaults() {
+    faults = faultCount()
+    // The later one: a fault between the two leaves the run uncertain, and is known by the time of its check.
+    ownFaults = region.map { clinux_region_fault_count($0.pointer) } ?? 0
   }
 
   /// Lets the walk go on to where the segment is durable now.
@@ -160,11 +176,10 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// - Parameter offset: events before it are left out.
   /// - Parameter end: no event of this segment has it or a greater one.
   mutating func readRun(from offset: UInt64, to end: UInt64) throws(Fault) {
-    // The segment itself is not touched: to count a reference to it would cost as much as an event.
     guard segment != nil, let start = walk.bytes.map({ UnsafeRawPointer($0) }) else { return }
     let before = walk
     while true {
-      faults = faultCount()
+      noteFaults()
       try walk.advance(by: Self.runByteCount)
       if !isUncertain || !mayHaveBeenUnreadable() {
         guard walk.base_offset + walk.relative_offset <= end else {
@@ -203,10 +218,10 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
     return true
   }
 
-  /// Whether a page of the run could not be read.
+  /// Whether a page of the run could not be read since its check began.
   @inline(never)
   private func mayHaveBeenUnreadable() -> Bool {
-    segment?.mayHaveBeenUnreadable(Int(walk.run_position)..<Int(walk.position)) ?? false
+    segment?.mayHaveBeenUnreadable(Int(walk.run_position)..<Int(walk.position), since: ownFaults) ?? false
   }
 }
 

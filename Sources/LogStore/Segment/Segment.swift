@@ -163,9 +163,10 @@ extension Segment {
     if mapping.wasTouched(since: count, range) { throw unreadable(at: range.lowerBound) }
   }
 
-  /// Whether what was read of a range may have been zeros for the bytes of the file, now or ever.
-  func mayHaveBeenUnreadable(_ range: Range<Int>) -> Bool {
-    mapping.wasTouched(since: 0, range.clamped(to: 0..<bytes.count))
+  /// Whether what was read of a range may have been zeros for the bytes of the file, since there had been so many faults of the
+  /// mapping, or ever.
+  func mayHaveBeenUnreadable(_ range: Range<Int>, since count: UInt64 = 0) -> Bool {
+    mapping.wasTouched(since: count, range.clamped(to: 0..<bytes.count))
   }
 
   func unreadable(at position: Int) -> LogStoreError {
@@ -253,7 +254,7 @@ extension Segment {
     _ expected: FrameExpectation, visit: (Record) throws(Fault) -> Void
   ) throws(Fault) -> FrameHeader {
     let position = expected.position
-    let faults = faultCount()
+    let faults = mapping.faultCount
     var walk = cframe_walk(bytes, at: position, limit: bytes.count, place: place)
     do throws(Fault) {
       try walk.enter()
@@ -304,7 +305,7 @@ extension Segment {
       try visit(record)
       next = record.end
     }
-    if faultCount() != faults, mayHaveBeenUnreadable(position..<Int(walk.frame_end)) {
+    if mayHaveBeenUnreadable(position..<Int(walk.frame_end), since: faults) {
       throw Fault(position: position, reason: "the frame could not be read again after it was checked")
     }
     return header

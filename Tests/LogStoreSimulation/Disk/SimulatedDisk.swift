@@ -124,6 +124,7 @@ final class SimulatedDisk: Disk {
     case nil:
       return try machine.withState { state throws(LogStoreError) in
         state.note(number, operation, path, detail)
+        state.failElsewhere()
         return try body(&state)
       }
     }
@@ -144,7 +145,11 @@ final class SimulatedDisk: Disk {
     switch fault {
     case .death: throw failure("\(operation)", path, EIO)
     case .error(let code): throw failure("\(operation)", path, code)
-    case nil: return try machine.withState { state throws(LogStoreError) in try body(&state) }
+    case nil:
+      return try machine.withState { state throws(LogStoreError) in
+        state.failElsewhere()
+        return try body(&state)
+      }
     }
   }
 
@@ -268,6 +273,18 @@ final class SimulatedDisk: Disk {
         state.clockMicroseconds = 1_700_000_000_000_000 + state.generator.next() % 20_000_000
       }
       return state.clockMicroseconds + passed
+    }
+  }
+
+  func monotonicMicroseconds() -> UInt64 {
+    guard let threads else { return MonotonicClock.microseconds }
+    let passed = threads.microseconds
+    return machine.withState { state in
+      if state.oneIn(state.noise.stallsOneIn) {
+        state.stalledMicroseconds += [100_000, 700_000, 1_100_000, 31_000_000][Int(state.generator.next() & 3)]
+      }
+      state.failElsewhere()
+      return state.stalledMicroseconds + passed
     }
   }
 

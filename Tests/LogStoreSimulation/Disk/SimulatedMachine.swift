@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Synchronization
 
@@ -66,6 +67,10 @@ final class SimulatedMachine: Sendable {
     var setsClockOneIn: UInt64 = 0
     /// One of so many syncs does nothing and says that it did: no log can bear that, so a simulation must find it; 0: none.
     var ignoresSyncOneIn: UInt64 = 0
+    /// Before one of so many looks at the monotonic clock the process stood still for long; 0: never.
+    var stallsOneIn: UInt64 = 0
+    /// At one of so many operations a page of another mapping of the process, not of the store, can't be read; 0: never.
+    var failsElsewhereOneIn: UInt64 = 0
   }
 
   struct State {
@@ -79,6 +84,8 @@ final class SimulatedMachine: Sendable {
     var losesPages = false
     /// What the clock is ahead.
     var clockMicroseconds: UInt64 = 1_700_000_000_000_000
+    /// What the monotonic clock is ahead.
+    var stalledMicroseconds: UInt64 = 0
     /// Of all that was done, in order.
     var digest: UInt64 = 0xcbf2_9ce4_8422_2325
     /// The same in words, if it is wanted.
@@ -181,4 +188,28 @@ extension SimulatedMachine.State {
   }
 
   mutating func oneIn(_ count: UInt64) -> Bool { count > 0 && generator.next() % count == 0 }
+
+  /// A page of a mapping that is not of the store can't be read, perhaps.
+  mutating func failElsewhere() {
+    if oneIn(noise.failsElsewhereOneIn) { OtherMapping.one.fail() }
+  }
+}
+
+/// A mapping of the process that is of no store. All mappings' faults are counted in one number, which readers look at.
+///
+/// Proof for Sendable: `region` never changes, and what it leads to may be used from any thread (CFaults.h).
+final class OtherMapping: @unchecked Sendable {
+  static let one = OtherMapping()
+
+  private let region: FaultRegion?
+
+  private init() {
+    let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: Inode.pageByteCount, alignment: 4096)
+    region = clinux_region_add(memory.baseAddress, UInt64(memory.count)).map(FaultRegion.init)
+  }
+
+  /// Notes that a page of it could not be read.
+  func fail() {
+    if let region { clinux_region_note(region.pointer, 0) }
+  }
 }

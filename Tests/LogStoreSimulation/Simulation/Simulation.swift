@@ -107,6 +107,9 @@ final class Simulation: @unchecked Sendable {
 
   /// Runs a plan from its beginning to its end.
   static func run(_ plan: Plan, pool: FiberPool, isTraced: Bool = false) -> Outcome {
+    // There has been a fault in the process, as there may be at any time: so that a history goes the same way whatever was
+    // run before it.
+    OtherMapping.one.fail()
     let simulation = Simulation(plan, pool: pool, isTraced: isTraced)
     simulation.run()
     return simulation.machine.withState { state in

@@ -52,8 +52,12 @@ final class UnreadableDisk: @unchecked Sendable {
     generator = SeededGenerator(seed)
     model = Model(copying: simulation.model)
     let isTraced = simulation.machine.withState { $0.trace != nil }
+    let stallsOneIn: UInt64 = [0, 4, 20, 200].drawn(&generator)
+    let failsElsewhereOneIn: UInt64 = [0, 0, 3, 20].drawn(&generator)
     machine.withState { state in
       state.losesPages = true
+      state.noise.stallsOneIn = stallsOneIn
+      state.noise.failsElsewhereOneIn = failsElsewhereOneIn
       if isTraced { state.trace = [] }
     }
   }
@@ -97,7 +101,12 @@ final class UnreadableDisk: @unchecked Sendable {
   /// says that it is there.
   private func isDueToAll(_ damage: Damage) -> Bool {
     let isUnfinished = unfinished.map { damage.file == $0.path && damage.position >= $0.position } ?? false
-    return isDue(damage) || isUnfinished || FileName.isAside(fileName(of: damage.file))
+    let name = fileName(of: damage.file)
+    // With a name of its own, if the next writer found something else in it.
+    let isAside =
+      FileName.isAside(name)
+      || name.firstRange(of: ".kept-").map { FileName.isAside(String(name[..<$0.lowerBound])) } ?? false
+    return isDue(damage) || isUnfinished || isAside
   }
 
   private func noteUnfinished() {
