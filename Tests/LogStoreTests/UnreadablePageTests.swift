@@ -179,10 +179,10 @@ import Testing
     try await store.waitUntilIndexed()
     try await store.close()
     let path = files(".log")[1]
-    for page in [0, 3] { lose(path, page: page) }
     let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
     let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
     defer { reader.close() }
+    for page in [0, 3] { lose(path, page: page) }
     let offsets = try readBesideFaults(reader)
     #expect(offsets.count < 800 && offsets.count > 750, "\(offsets.count)")
   }

@@ -42,8 +42,8 @@ clinux_region *clinux_region_add(const void *start, uint64_t byte_count);
 /// Forgets a mapping; before it is unmapped.
 void clinux_region_remove(clinux_region *region);
 
-/// How many faults there were, in all mappings of the process. Every byte that was read before the call is the file's if the
-/// number is the same as before it was read.
+/// How many faults there were, in all mappings of the process, each counted before its page becomes zeros and once more when it
+/// has. Every byte that was read before the call is the file's if the number is the same as before it was read.
 static inline uint64_t clinux_fault_count(void) {
   // What was read comes before the number: a page of zeros is there only after the number has grown.
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
