@@ -24,10 +24,8 @@ struct OwnFiles {
     for name in names.sorted() {
       if try isOwn(name) { continue }
       // Segments without the file `store` are damage, whatever lies beside them.
-      if names.contains(where: { FileName.baseOffset($0, suffix: ".log") != nil }),
-        try !Catalog.isNothingLost(directory, disk: disk)
-      {
-        throw Catalog.storeMissing(directory)
+      for other in names where FileName.baseOffset(other, suffix: ".log") != nil {
+        if try isOwn(other) { throw Catalog.storeMissing(directory) }
       }
       throw .foreignFile(directory: directory, name: name)
     }
