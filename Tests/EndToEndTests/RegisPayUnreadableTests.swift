@@ -136,6 +136,10 @@ extension RegisPayServeTests {
       var ids: [String] = []
       for amount in 1...250 { ids.append(try await server.createPayment("\(amount)")) }
       try await server.wait(for: ids[249], status: "Completed", within: .seconds(60))
+      try await eventually("every consumer has come to the end", within: .seconds(30)) {
+        let consumers = try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]]
+        return try #require(consumers).allSatisfy { $0["lag"] as? Int == 0 }
+      }
       // So that nothing of it is in memory, and nobody but the request reads it.
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
       server = try await start(disk, scratch, ["--scrub-rate", "0"])

@@ -26,6 +26,7 @@ struct OwnFiles {
       // Segments without the file `store` are damage, whatever lies beside them.
       for other in names where FileName.baseOffset(other, suffix: ".log") != nil {
         if try isOwn(other) { throw Catalog.storeMissing(directory) }
+        if try !Catalog.isNothingLost(directory, disk: disk) { throw Catalog.storeMissing(directory) }
       }
       throw .foreignFile(directory: directory, name: name)
     }
