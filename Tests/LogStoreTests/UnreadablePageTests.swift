@@ -92,6 +92,20 @@ import Testing
     #expect(verification.unreadable.map(places.contains) == true)
   }
 
+  @Test("a reindex that meets a page which can't be read leaves the store as it was, closed cleanly")
+  func reindex() async throws {
+    try await makeStore()
+    let path = files(".log")[1]
+    let indexes = files(".idx")
+    let clean = machine.withState { $0.names.files["d/" + FileName.clean]?.content }
+    lose(path, page: 4)
+    await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in
+      try LogStore.reindex("d", disk: disk, progress: nil)
+    }
+    #expect(clean != nil && machine.withState { $0.names.files["d/" + FileName.clean]?.content } == clean)
+    #expect(files(".idx") == indexes)
+  }
+
   @Test("a repair names an index file that can't be read")
   func index() async throws {
     try await makeStore()

@@ -96,8 +96,16 @@ extension LogStore {
     let finished = segments.bases.dropLast()
     var report = ReindexReport()
     let total = UInt64(finished.count)
-    // The index of a damaged segment is the only thing that tells what is lost there: none is removed before all can be made.
-    for base in finished { _ = try segments.readThrough(try segments.segmentToScan(base)) }
+    do throws(LogStoreError) {
+      // The index of a damaged segment is the only thing that tells what is lost there: none is removed before all can be
+      // made.
+      for base in finished { _ = try segments.readThrough(try segments.segmentToScan(base)) }
+    } catch {
+      // Nothing was changed but the record of a clean end, which opening took back. The damage is what the caller has to
+      // know; without the record the next opening reads more, as after a crash.
+      try? CommitStart.recordEnd(opened.durable, chain: opened.end.chain, directory: directory, disk: disk)
+      throw error
+    }
     for name in try disk.list(directory) where name.hasSuffix(FileName.indexSuffix) {
       try disk.remove(join(directory, name))
     }

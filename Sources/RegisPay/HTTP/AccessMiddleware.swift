@@ -29,7 +29,7 @@ struct AccessMiddleware: RouterMiddleware {
       known.isStillAllowed = { [keys] in keys.ring.isEmpty }
     } else {
       let key = try check(request, context, ring)
-      known.owner = key.map { RequestOwner($0, in: ring, atSeconds: nowSeconds()) } ?? .everybody
+      known.owner = key.map { RequestOwner($0, in: ring) } ?? .everybody
       known.mayRead = key?.scopes.contains(.read) ?? false
       known.client = key.map { "key \($0.id)" } ?? address(context)
       if let key {

@@ -22,11 +22,9 @@ final class KeyRing: Sendable {
   }
 
   let entries: [String: Entry]
-  /// Keys whose requests were kept under their ids until some time, by their owners.
-  private let formerIDs: [String: [(id: String, untilSeconds: Int64)]]
-
-  /// What is kept of requests counts no longer, in seconds.
-  private static let requestLifetimeSeconds: Int64 = 24 * 60 * 60
+  /// Keys whose requests were kept under their ids by an earlier program, by their owners. For good: when such a record counts
+  /// no longer is for the record to tell, and the calendar may be set while the server runs.
+  private let formerIDs: [String: [String]]
 
   init(_ keys: [StoredKey] = [], after former: KeyRing? = nil) {
     entries = Dictionary(
@@ -35,13 +33,11 @@ final class KeyRing: Sendable {
         return (key.id, Entry(key, lastUsedSeconds: max(former, key.lastUsedSeconds ?? 0)))
       }, uniquingKeysWith: { first, _ in first })
     formerIDs = Dictionary(grouping: keys.filter { $0.ownerSinceSeconds > $0.createdSeconds }, by: \.owner)
-      .mapValues { keys in keys.map { ($0.id, $0.ownerSinceSeconds + Self.requestLifetimeSeconds) } }
+      .mapValues { keys in keys.map(\.id) }
   }
 
   /// The ids of an owner's keys under which requests may still be kept.
-  func formerIDs(of owner: String, atSeconds now: Int64) -> [String] {
-    formerIDs[owner]?.filter { now < $0.untilSeconds }.map(\.id) ?? []
-  }
+  func formerIDs(of owner: String) -> [String] { formerIDs[owner] ?? [] }
 
   /// No key was ever made, so none is asked for. A key that is revoked or expired still counts.
   var isEmpty: Bool { entries.isEmpty }

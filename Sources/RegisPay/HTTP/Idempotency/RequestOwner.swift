@@ -3,8 +3,7 @@
 struct RequestOwner: Sendable, Hashable {
   /// What is put before a client's key to make it the owner's own.
   let scope: String
-  /// What was put there for some of the owner's API keys by programs that told keys apart by the id of the API key, as long
-  /// as a record of theirs may count.
+  /// What was put there for some of the owner's API keys by programs that told keys apart by the id of the API key.
   var formerScopes: [String] = []
 
   /// While there are no API keys.
@@ -12,9 +11,9 @@ struct RequestOwner: Sendable, Hashable {
 
   private init(scope: String) { self.scope = scope }
 
-  init(_ key: StoredKey, in ring: KeyRing, atSeconds now: Int64) {
+  init(_ key: StoredKey, in ring: KeyRing) {
     // No id of a key can look like this, and no name has a line break.
     scope = "owner \(key.owner)"
-    formerScopes = ring.formerIDs(of: key.owner, atSeconds: now)
+    formerScopes = ring.formerIDs(of: key.owner)
   }
 }
