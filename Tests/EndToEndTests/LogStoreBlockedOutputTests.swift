@@ -55,19 +55,55 @@ extension LogStoreCommandTests {
       #expect(FileManager.default.fileExists(atPath: store.path + "/clean"))
     }
 
-    @Test("a reader that is only slow gets every answer after a signal")
-    func slowReader() async throws {
+    @Test("answers that were written in pieces end with a whole line")
+    func wholeLines() async throws {
       let store = try StoreUnderTest()
       let input = store.scratch.newPath("input")
-      try Data(StoreUnderTest.lines(60_000, 10)).write(to: URL(fileURLWithPath: input))
+      // One append, whose answers are longer than the pipe: they are written together, in pieces, and not all of them. Nothing is
+      // read before, so the pipe takes a number of whole pages. A page ends inside a line then: 6,890 bytes go before `ok 1000`,
+      // each line from there on has 8, and no number of pages less 6,890 bytes is a multiple of 8.
+      try Data(StoreUnderTest.lines(20_000, 10)).write(to: URL(fileURLWithPath: input))
       let append = try LogStoreProcess(
-        StoreUnderTest.command, ["append", "--dir", store.path], scratch: store.scratch, inputFile: input)
-      #expect(try await append.line() == "ok 0")
+        StoreUnderTest.command, ["append", "--dir", store.path, "--batch", "20000"], scratch: store.scratch,
+        inputFile: input)
+      try await append.waitUntilPrinting()
       try await onThread { try waitUntilAsleep(append.pid) }
       append.signal(SIGTERM)
+      let finished = try await append.endUnread(within: Self.limit)
+      #expect(finished.exitCode == 0, "\(finished.errors)")
+      let answers = finished.lines
+      #expect(answers == (0..<answers.count).map { "ok \($0)" })
+      #expect(answers.count > 1000 && answers.count < 10_000, "\(answers.count) answers")
+      #expect(finished.output.last == UInt8(ascii: "\n"), "\(finished.text.suffix(20))")
+      #expect(try await store.dump().count == 20_000)
+    }
+
+    @Test("a reader that is only slow gets every answer after a signal, in order")
+    func slowReader() async throws {
+      let store = try StoreUnderTest()
+      let (input, waits) = (store.scratch.newPath("input"), store.scratch.newPath("waits"))
+      try Data(StoreUnderTest.lines(60_000, 10)).write(to: URL(fileURLWithPath: input))
+      let append = try LogStoreProcess(
+        "env",
+        [
+          "LD_PRELOAD=\(try await TestTool.patience.value)", "PATIENCE=\(waits)", StoreUnderTest.command, "append",
+          "--dir",
+          store.path,
+        ], scratch: store.scratch, inputFile: input)
+      #expect(try await append.line() == "ok 0")
+      try await onThread { try waitUntilAsleep(append.pid) }
+      #expect(!FileManager.default.fileExists(atPath: waits), "without a signal it waits without a limit")
+      append.signal(SIGTERM)
+      // Only then is anything read: the signal has come, the pipe is full, and the reader is waited for.
+      try await eventually("it waits for its reader", within: .seconds(20)) {
+        FileManager.default.fileExists(atPath: waits)
+      }
       let finished = try await append.endByItself()
       #expect(finished.exitCode == 0, "\(finished.errors)")
-      #expect(finished.lines.count + 1 == (try await store.dump().count))
+      let count = try await store.dump().count
+      #expect(count > 1 && count < 60_000, "\(count) events")
+      #expect(finished.output.last == UInt8(ascii: "\n"))
+      #expect(finished.lines == (1..<max(1, count)).map { "ok \($0)" })
     }
   }
 }

@@ -184,6 +184,17 @@ final class LogStoreProcess: Sendable {
     }
   }
 
+  /// Waits until its standard output has something to read, and reads nothing. Throws when the time is over.
+  func waitUntilPrinting(within limit: Duration = .seconds(20)) async throws {
+    let descriptor = state.withLock { $0.output }
+    try await onThread {
+      var waiting = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+      guard poll(&waiting, 1, Int32(limit.components.seconds * 1000)) > 0 else {
+        throw HarnessError("no output within \(limit); standard error: \(self.errorsSoFar)")
+      }
+    }
+  }
+
   /// What it has written to standard error until now.
   var errorsSoFar: String {
     String(decoding: FileManager.default.contents(atPath: errorsPath) ?? Data(), as: UTF8.self)

@@ -11,6 +11,11 @@ enum TestTool {
   /// A disk that does not answer.
   static let hang = Task { try await build("hang.c", to: "regispay-test-hang.so", ["-shared", "-fPIC", "-ldl"]) }
 
+  /// A reader of standard output is waited for longer.
+  static let patience = Task {
+    try await build("patience.c", to: "logstore-test-patience.so", ["-shared", "-fPIC", "-ldl"])
+  }
+
   /// Needs the Debian package libfuse3-dev.
   static let recorder = Task {
     let scratch = try TemporaryDirectory()
