@@ -81,6 +81,40 @@ struct RegisPayLostFileTests {
     }
   }
 
+  @Test(
+    "a webhooks file that is there and holds no endpoint is refused at each start, until the right one is put back",
+    arguments: [false, true])
+  func emptyWebhooks(hasNoBytes: Bool) async throws {
+    try await withTemporaryFolder { folder in
+      let (_, webhook) = try await use(folder)
+      let (path, kept, other) = (folder + "/data/webhooks", folder + "/kept", folder + "/other")
+      try FileManager.default.moveItem(atPath: path, toPath: kept)
+      try FileManager.default.createDirectory(atPath: other, withIntermediateDirectories: true)
+      if hasNoBytes {
+        try FileManager.default.createDirectory(
+          atPath: path, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
+        #expect(
+          FileManager.default.createFile(
+            atPath: path + "/webhooks.sqlite", contents: nil, attributes: [.posixPermissions: 0o600]))
+      } else {
+        // As a server without endpoints leaves it.
+        let server = try await RunningServer.start(directory: other)
+        #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+        try FileManager.default.moveItem(atPath: other + "/data/webhooks", toPath: path)
+      }
+      for _ in 1...2 {
+        let line = try await refusal(folder)
+        #expect(line.contains(path + "/webhooks.sqlite") && line.contains("it holds no webhook endpoint"), "\(line)")
+        #expect(line.contains("--new-webhooks"), "\(line)")
+      }
+      try FileManager.default.removeItem(atPath: path)
+      try FileManager.default.moveItem(atPath: kept, toPath: path)
+      let server = try await RunningServer.start(directory: folder)
+      #expect(try await webhooks(of: server) == [webhook])
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
   @Test("--new-webhooks is needed once, and after the last webhook was removed nothing is")
   func newWebhooks() async throws {
     try await withTemporaryFolder { folder in
