@@ -116,6 +116,37 @@ import Testing
     try removeMoved()
   }
 
+  /// A follower that has no `tail` to watch looks for it all the time, and the directory's own look comes once a second: it meets
+  /// what lies there now first.
+  @Test(
+    "a reader that fails by what was put in the directory's place says that the directory is another",
+    arguments: [false, true])
+  func readerFails(byOtherStore: Bool) async throws {
+    let (path, other) = (directory.path, directory.path + ".other")
+    let store = try LogStore.open(path, options: smallSegments())
+    _ = try await store.append(Append(event("s")))
+    try await store.close()
+    try FileManager.default.removeItem(atPath: directory.file("tail"))
+    if byOtherStore {
+      // Its `tail` names a segment that is not of the store that was opened.
+      let store = try LogStore.open(other, options: smallSegments())
+      _ = try await store.append(Append(event("s")))
+      try await store.close()
+    } else {
+      // No name can be looked up below a file.
+      try Data().write(to: URL(fileURLWithPath: other))
+    }
+    let reader = try LogReader.open(path)
+    let waiting = Task { try await reader.waitForEvents(at: 1) }
+    try lose(.moved)
+    try FileManager.default.moveItem(atPath: other, toPath: path)
+    let failure = await failure(of: waiting)
+    #expect(Self.isMoved(failure, path), "\(failure?.description ?? "none")")
+    await expectThrows({ Self.isMoved($0, path) }) { () async throws(LogStoreError) in try reader.stream("s") }
+    reader.close()
+    try removeMoved()
+  }
+
   @Test("what is no path is refused, by every call that takes one", arguments: ["", "a\0b", "/tmp/a\0"])
   func noPath(_ path: String) async throws {
     let sound = directory.path
