@@ -125,9 +125,9 @@ static void go_on(int number, siginfo_t *info, void *context) {
   if (!is_from_kernel) raise(number);
 }
 
-// Puts zeros in the place of a page that can't be read, or of the whole mapping if no more pages can be listed. Noted before:
-// zeros must not be seen by anyone who can't see why. And after: who noted the number of faults in between, and read the page
-// once more before it was replaced, must see that it is not what was read.
+// Replaces a page that can't be read by zeros, or the whole mapping if no more pages can be listed. The fault is noted before,
+// so that no reader sees zeros without the reason. It is noted again after: a reader may take the number of faults in between
+// and still read the old page, and has to learn that the page changed.
 static int put_zeros(clinux_region *region, uint64_t page) {
   int is_listed = note(region, page);
   for (;;) {

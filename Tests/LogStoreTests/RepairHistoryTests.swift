@@ -286,7 +286,7 @@ private struct Diverged {
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
-  @Test("an empty segment that was to give way to a longer one, beside that one unfinished, is no other history")
+  @Test("an empty segment beside the unfinished one that was to replace it is one history with it")
   func unfinishedSuccessor() async throws {
     let directory = TemporaryDirectory()
     let store = try LogStore.open(directory.path, options: smallSegments())

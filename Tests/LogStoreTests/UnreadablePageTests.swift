@@ -92,9 +92,12 @@ import Testing
     #expect(verification.unreadable.map(places.contains) == true)
   }
 
-  @Test("a reindex that meets a page which can't be read leaves the store as it was, closed cleanly")
-  func reindex() async throws {
+  @Test(
+    "a reindex that meets a page which can't be read leaves the store closed cleanly only if it was",
+    arguments: [true, false])
+  func reindex(isClosed: Bool) async throws {
     try await makeStore()
+    if !isClosed { try remove("d/" + FileName.clean) }
     let path = files(".log")[1]
     let indexes = files(".idx")
     let clean = machine.withState { $0.names.files["d/" + FileName.clean]?.content }
@@ -102,7 +105,8 @@ import Testing
     await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in
       try LogStore.reindex("d", disk: disk, progress: nil)
     }
-    #expect(clean != nil && machine.withState { $0.names.files["d/" + FileName.clean]?.content } == clean)
+    #expect(isClosed == (clean != nil))
+    #expect(machine.withState { $0.names.files["d/" + FileName.clean]?.content } == clean)
     #expect(files(".idx") == indexes)
   }
 

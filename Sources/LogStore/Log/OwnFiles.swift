@@ -24,10 +24,12 @@ struct OwnFiles {
     for name in names.sorted() {
       if try isOwn(name) { continue }
       // Segments without the file `store` are damage, whatever lies beside them.
-      for other in names where FileName.baseOffset(other, suffix: ".log") != nil {
-        if try isOwn(other) { throw Catalog.storeMissing(directory) }
-        if try !Catalog.isNothingLost(directory, disk: disk) { throw Catalog.storeMissing(directory) }
+      let segments = names.filter { FileName.baseOffset($0, suffix: ".log") != nil }
+      for segment in segments {
+        if try isOwn(segment) { throw Catalog.storeMissing(directory) }
       }
+      // One whose first bytes are lost, too.
+      if !segments.isEmpty, try !Catalog.isNothingLost(directory, disk: disk) { throw Catalog.storeMissing(directory) }
       throw .foreignFile(directory: directory, name: name)
     }
   }

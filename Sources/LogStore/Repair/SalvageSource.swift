@@ -263,28 +263,25 @@ struct SalvageSource {
         .sorted { ($0.endPosition, $0.isNamedSo ? 1 : 0) > ($1.endPosition, $1.isNamedSo ? 1 : 0) }
       let named = same.first { $0.isNamedSo }
       for file in same {
-        var isOlder = named.map { isUnfinished(file, beside: $0, notice) } ?? false
-        for other in newer where !isOlder { isOlder = try isBeginning(file, of: other) }
-        if !isOlder { newer.append(file) }
+        var isDropped = named.map { isUnfinished(file, beside: $0, notice) } ?? false
+        for other in newer where !isDropped { isDropped = try isBeginning(file, of: other) }
+        if !isDropped { newer.append(file) }
       }
       kept += newer
     }
     return kept
   }
 
-  /// Whether a file was to take the place of a segment without events, and was not renamed yet when the power failed. It has
-  /// no events; nothing else is lost with it, as the other one has all cursors. Its header may not have been written yet. Not
-  /// one that was asked for, or that a record of the log's end names: then the names are wrong.
+  /// Whether a file was written to replace a segment without events, and the power failed before it was renamed. It holds no
+  /// event, and the segment has all its cursors, so nothing is lost with it. False for a file that the operator asks
+  /// for, or that a record of the log's end names: then the files have each other's names.
   private func isUnfinished(_ file: SegmentEvidence, beside named: SegmentEvidence, _ notice: TailNotice?) -> Bool {
     guard !file.isNamedSo, file.events == 0, file.endChain != nil, !wanted.paths.contains(file.part.path),
-      let other = named.part.header
+      let header = file.part.header, let other = named.part.header,
+      header.previousBaseOffset == other.previousBaseOffset, header.chain == other.chain
     else { return false }
-    if let header = file.part.header,
-      header.previousBaseOffset != other.previousBaseOffset || header.chain != other.chain
-    {
-      return false
-    }
-    return notice?.segment != file.headerChecksum && !(clean.map(file.isEnd) ?? false)
+    if let notice, notice.segment == file.headerChecksum { return false }
+    return !(clean.map(file.isEnd) ?? false)
   }
 
   /// Whether a file is an older copy of another: its last frame is in that too, and by its chain all before it.

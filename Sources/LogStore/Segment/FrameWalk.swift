@@ -27,7 +27,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// Faults of the process when the run was checked: with another number it is not known any more that what is read of the
   /// run is what was checked.
   @usableFromInline private(set) var faults: UInt64 = 0
-  /// The same of the segment's mapping: what had become zeros before was checked as zeros, and its checksum held.
+  /// Faults of the segment's mapping at that time. A page that was zeros by then was checked as zeros, and its checksum held.
   private var ownFaults: UInt64 = 0
   /// Of the segment's mapping, which lives as long as ``segment`` is held; nil for memory.
   private var region: FaultRegion?
@@ -161,7 +161,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// Before a run is checked. The segment itself is not touched: to count a reference to it would cost as much as an event.
   private mutating func noteFaults() {
     faults = faultCount()
-    // The later one: a fault between the two leaves the run uncertain, and is known by the time of its check.
+    // Taken second: a fault between the two leaves the run uncertain, and its page is zeros when the run is checked.
     ownFaults = region.map { clinux_region_fault_count($0.pointer) } ?? 0
   }
 

@@ -1,7 +1,7 @@
 /// What `verify` found.
 public struct VerificationReport: Sendable {
   /// Every place that is not what was written; empty for a sound store. Damaged index files are among them, though
-  /// nothing depends on them: ``LogStore/reindex(_:access:progress:)`` makes them anew.
+  /// nothing depends on them: ``LogStore/reindex(_:access:progress:)`` builds them again.
   public var findings: [Damage] = []
   /// An unfinished write behind the end of the log, after a crash: no damage, the next writer cuts it off.
   public var tornTail: Damage?
@@ -73,7 +73,7 @@ extension LogStore {
     return verification.report
   }
 
-  /// Makes the index of every finished segment anew. Asks for the writer's lock.
+  /// Builds the index of every finished segment again. Asks for the writer's lock.
   ///
   /// - Parameter directory: the store's directory.
   /// - Parameter access: who may read the new files.
@@ -101,9 +101,12 @@ extension LogStore {
       // made.
       for base in finished { _ = try segments.readThrough(try segments.segmentToScan(base)) }
     } catch {
-      // Nothing was changed but the record of a clean end, which opening took back. The damage is what the caller has to
-      // know; without the record the next opening reads more, as after a crash.
-      try? CommitStart.recordEnd(opened.durable, chain: opened.end.chain, directory: directory, disk: disk)
+      // Opening has taken back the record of a clean end; nothing else was changed, so the record is written again. If that
+      // fails too, the first error is the one to throw: a store without the record is sound, and its next opening looks for
+      // the log's end as after a crash.
+      if opened.recovery.wasClosedCleanly {
+        try? CommitStart.recordEnd(opened.durable, chain: opened.end.chain, directory: directory, disk: disk)
+      }
       throw error
     }
     for name in try disk.list(directory) where name.hasSuffix(FileName.indexSuffix) {

@@ -22,8 +22,8 @@ final class KeyRing: Sendable {
   }
 
   let entries: [String: Entry]
-  /// Keys whose requests were kept under their ids by an earlier program, by their owners. For good: when such a record counts
-  /// no longer is for the record to tell, and the calendar may be set while the server runs.
+  /// By owner, the keys under whose ids an earlier program kept requests. They never expire here: each record has its own age,
+  /// and the calendar may be set while the server runs.
   private let formerIDs: [String: [String]]
 
   init(_ keys: [StoredKey] = [], after former: KeyRing? = nil) {
