@@ -115,6 +115,5 @@ struct RestoreCommand: AsyncParsableCommand {
 
 /// Whether a path is that of a directory, or means one.
 private func isDirectory(_ path: String) -> Bool {
-  var status = stat()
-  return path.hasSuffix("/") || (stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR)
+  path.hasSuffix("/") || fileStatus(at: path).map { $0.st_mode & S_IFMT == S_IFDIR } ?? false
 }

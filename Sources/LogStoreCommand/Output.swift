@@ -81,6 +81,6 @@ private func pieceEnd(of bytes: [UInt8], from start: Int) -> Int {
 
 /// Whether nobody has to read what is written for the next write to go on.
 private func isFile(_ descriptor: Int32) -> Bool {
-  var status = stat()
-  return fstat(descriptor, &status) == 0 && [S_IFREG, S_IFBLK].contains(status.st_mode & S_IFMT)
+  guard let status = fileStatus(descriptor) else { return false }
+  return [S_IFREG, S_IFBLK].contains(status.st_mode & S_IFMT)
 }

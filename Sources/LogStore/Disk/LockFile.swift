@@ -93,11 +93,11 @@ extension RealDisk {
 
   /// Keeps those who may not write from opening the file, and gives it to the owner where the umask did not.
   private static func tighten(_ descriptor: Descriptor, _ path: String) throws(LogStoreError) {
-    var status = stat()
-    if fstat(descriptor.number, &status) != 0 { throw failure("look at", path, errno) }
+    let status = try descriptor.status(path)
     guard status.st_mode & 0o677 != Self.mode else { return }
     // Who is not the owner, but may write, can't, and need not.
-    if fchmod(descriptor.number, status.st_mode & 0o7700 | Self.mode) != 0, errno != EPERM, errno != EROFS {
+    let mode = status.st_mode & 0o7700 | Self.mode
+    if uninterrupted({ fchmod(descriptor.number, mode) }) != 0, errno != EPERM, errno != EROFS {
       throw failure("set the mode of", path, errno)
     }
   }
@@ -149,11 +149,8 @@ final class RealLock: FileLock, HeldDirectory {
 
   /// Whether the file under the path is the one that is locked.
   func isInPlace() throws(LogStoreError) -> Bool {
-    var own = stat()
-    var named = stat()
-    let number = descriptor.number
-    if uninterrupted({ fstat(number, &own) }) != 0 { throw failure("look at", path, errno) }
-    if uninterrupted({ stat(path, &named) }) != 0 {
+    let own = try descriptor.status(path)
+    guard let named = fileStatus(at: path) else {
       throw failure("look for the lock that is held,", path, errno)
     }
     return own.st_dev == named.st_dev && own.st_ino == named.st_ino

@@ -20,8 +20,7 @@ struct LockHolders: CustomStringConvertible {
 
   /// Nil where the kernel does not tell.
   init?(of descriptor: Int32) {
-    var status = stat()
-    guard fstat(descriptor, &status) == 0, let text = Self.contents("/proc/locks") else { return nil }
+    guard let status = fileStatus(descriptor), let text = Self.contents("/proc/locks") else { return nil }
     (owner, inode, device) = (status.st_uid, status.st_ino, status.st_dev)
     var found: [(device: Substring, holder: Holder)] = []
     for line in text.split(separator: "\n") {
@@ -78,8 +77,8 @@ struct LockHolders: CustomStringConvertible {
   private func isOpen(by process: pid_t) -> Bool? {
     guard let numbers = Self.names("/proc/\(process)/fd") else { return nil }
     return numbers.contains { number in
-      var status = stat()
-      return stat("/proc/\(process)/fd/\(number)", &status) == 0 && status.st_ino == inode && status.st_dev == device
+      guard let status = fileStatus(at: "/proc/\(process)/fd/\(number)") else { return false }
+      return status.st_ino == inode && status.st_dev == device
     }
   }
 

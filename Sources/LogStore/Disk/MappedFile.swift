@@ -28,8 +28,7 @@ struct MappedFile: Sendable {
     case .failure(let failure):
       return failure.code.map(unreadableReason) ?? "can't be read, and the file was removed or replaced since"
     }
-    var status = stat()
-    if fstat(descriptor.number, &status) == 0, status.st_size <= position {
+    if let status = fileStatus(descriptor.number), status.st_size <= position {
       return "can't be read: the file was cut to \(status.st_size) bytes while it was read"
     }
     let code: Int32 = withUnsafeTemporaryAllocation(byteCount: pageByteCount, alignment: 16) { page in
@@ -48,8 +47,7 @@ struct MappedFile: Sendable {
   func isOther(byteCount: Int) -> Bool {
     switch open() {
     case .success(let descriptor):
-      var status = stat()
-      return fstat(descriptor.number, &status) == 0 && status.st_size < byteCount
+      return fileStatus(descriptor.number).map { $0.st_size < byteCount } ?? false
     case .failure(let failure): return failure.code == nil
     }
   }
@@ -72,11 +70,7 @@ struct FileIdentity: Hashable, Sendable {
   private let inode: UInt64
 
   init(_ descriptor: Int32, _ path: String) throws(LogStoreError) {
-    var status = stat()
-    while fstat(descriptor, &status) != 0 {
-      let code = errno
-      if code != EINTR { throw failure("look at", path, code) }
-    }
+    guard let status = fileStatus(descriptor) else { throw failure("look at", path, errno) }
     device = UInt64(status.st_dev)
     inode = UInt64(status.st_ino)
   }

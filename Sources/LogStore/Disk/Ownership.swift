@@ -35,8 +35,7 @@ extension RealDisk {
   }
 
   func refuseForeign(_ descriptor: Descriptor, _ path: String) throws(LogStoreError) {
-    var status = stat()
-    if uninterrupted({ fstat(descriptor.number, &status) }) != 0 { throw failure("look at", path, errno) }
+    let status = try descriptor.status(path)
     guard status.st_uid == geteuid() else {
       throw failure("write into what is another user's (\(status.st_uid)),", path, EPERM)
     }
@@ -45,9 +44,8 @@ extension RealDisk {
   /// The owner of a directory can do what he likes in it, so his files there are as good as the directory.
   private static func isOfUserOrDirectory(_ status: stat, _ path: String) throws(LogStoreError) -> Bool {
     if status.st_uid == geteuid() { return true }
-    var above = stat()
     let directory = parent(of: path)
-    if uninterrupted({ stat(directory, &above) }) != 0 { throw failure("look at", directory, errno) }
+    guard let above = fileStatus(at: directory) else { throw failure("look at", directory, errno) }
     return status.st_uid == above.st_uid
   }
 

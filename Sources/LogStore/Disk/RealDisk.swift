@@ -31,8 +31,7 @@ struct RealDisk: Disk {
   }
 
   func kind(_ path: String) throws(LogStoreError) -> FileKind? {
-    var status = stat()
-    if uninterrupted({ stat(path, &status) }) != 0 {
+    guard let status = fileStatus(at: path) else {
       let code = errno
       if code == ENOENT { return nil }
       throw failure("look for", path, code)
@@ -99,8 +98,7 @@ struct RealDisk: Disk {
   /// Gives what was just made its mode past the umask, and takes away what a file of that name had before. A directory's
   /// set-group-ID bit, which it has from the one above, stays.
   private func setMode(of descriptor: Descriptor, _ path: String) throws(LogStoreError) {
-    var status = stat()
-    if uninterrupted({ fstat(descriptor.number, &status) }) != 0 { throw failure("look at", path, errno) }
+    let status = try descriptor.status(path)
     let mode = status.st_mode & S_IFMT == S_IFDIR ? access.directoryMode : access.fileMode
     guard status.st_mode & 0o777 != mode else { return }
     if uninterrupted({ fchmod(descriptor.number, status.st_mode & 0o7000 | mode) }) != 0 {
@@ -174,6 +172,18 @@ private func uninterrupted<Pointer>(_ call: () -> Pointer?) -> Pointer? {
   }
 }
 
+/// What the system says of an open file; nil, with `errno`, if it says nothing. A signal does not disturb it.
+package func fileStatus(_ descriptor: Int32) -> stat? {
+  var status = stat()
+  return uninterrupted({ fstat(descriptor, &status) }) == 0 ? status : nil
+}
+
+/// As above, of what has a path; links are followed.
+package func fileStatus(at path: String) -> stat? {
+  var status = stat()
+  return uninterrupted({ stat(path, &status) }) == 0 ? status : nil
+}
+
 func failure(_ operation: String, _ path: String, _ code: Int32) -> LogStoreError {
   code == ENOSPC || code == EDQUOT
     ? .diskFull(operation: operation, path: path)
@@ -196,16 +206,14 @@ final class Descriptor: Sendable {
     } while opened < 0 && errno == EINTR
     let code = errno
     number = opened
-    var status = stat()
     if opened < 0 {
       // A socket can't be opened, and the system says of it what it says of a disk that is gone.
-      guard code == ENXIO, stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else {
+      guard code == ENXIO, let status = fileStatus(at: path), status.st_mode & S_IFMT == S_IFSOCK else {
         throw failure(operation, path, code)
       }
       throw .damaged(Damage(file: path, position: 0, reason: "it is a socket, and no file; remove it"))
     }
-    if uninterrupted({ fstat(number, &status) }) != 0 { throw failure("look at", path, errno) }
-    switch status.st_mode & S_IFMT {
+    switch try status(path).st_mode & S_IFMT {
     case S_IFREG: break
     case S_IFDIR: if flags & O_DIRECTORY == 0 { throw failure(operation, path, EISDIR) }
     default: throw .damaged(Damage(file: path, position: 0, reason: "it is a pipe or a device, and no file; remove it"))
@@ -214,6 +222,11 @@ final class Descriptor: Sendable {
 
   init(adopting number: Int32) {
     self.number = number
+  }
+
+  func status(_ path: String, operation: String = "look at") throws(LogStoreError) -> stat {
+    guard let status = fileStatus(number) else { throw failure(operation, path, errno) }
+    return status
   }
 
   deinit {
@@ -234,9 +247,7 @@ final class RealFile: File {
   }
 
   func byteCount() throws(LogStoreError) -> UInt64 {
-    var status = stat()
-    if uninterrupted({ fstat(descriptor.number, &status) }) != 0 { throw failure("get the size of", path, errno) }
-    return UInt64(status.st_size)
+    UInt64(try descriptor.status(path, operation: "get the size of").st_size)
   }
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int {
@@ -345,10 +356,8 @@ final class RealFile: File {
 
 extension RealFile {
   func checkPlace(_ path: String) throws(LogStoreError) {
-    var own = stat()
-    var named = stat()
-    if uninterrupted({ fstat(descriptor.number, &own) }) != 0 { throw failure("look at", path, errno) }
-    if uninterrupted({ stat(path, &named) }) != 0 {
+    let own = try descriptor.status(path)
+    guard let named = fileStatus(at: path) else {
       let code = errno
       guard code == ENOENT || code == ENOTDIR else { throw failure("look for", path, code) }
       throw .segmentLost(file: path, reason: "it is not there any more")
