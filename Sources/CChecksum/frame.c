@@ -80,44 +80,44 @@ ALWAYS_INLINE int is_record(
   return load32(record) == placed(crc, place, position, record + 4, length - 4) && has_possible_fields(record, length);
 }
 
-ALWAYS_INLINE cframe_fault enter(cframe_walk *walk, crc_function crc) {
-  uint64_t position = walk->position;
-  if (!is_header(walk->bytes, walk->limit, position, walk->base_offset, walk->place, crc)) {
-    walk->fault_position = position;
+ALWAYS_INLINE cframe_fault enter(cframe_reader *reader, crc_function crc) {
+  uint64_t position = reader->position;
+  if (!is_header(reader->bytes, reader->limit, position, reader->base_offset, reader->place, crc)) {
+    reader->fault_position = position;
     return CFRAME_NO_HEADER;
   }
-  const uint8_t *header = walk->bytes + position;
-  walk->frame_position = position;
-  walk->frame_end = position + load32(header + 4);
-  walk->position = position + HEADER_BYTES;
-  walk->relative_offset = load64(header + 8) - walk->base_offset;
-  walk->timestamp = load64(header + 16);
-  walk->events_left = load32(header + 24);
-  walk->records_left = load32(header + 28);
-  walk->body = ~0u;
-  walk->body_expected = load32(header + 40);
-  walk->chain = load32(header);
-  walk->has_chain = 1;
+  const uint8_t *header = reader->bytes + position;
+  reader->frame_position = position;
+  reader->frame_end = position + load32(header + 4);
+  reader->position = position + HEADER_BYTES;
+  reader->relative_offset = load64(header + 8) - reader->base_offset;
+  reader->timestamp = load64(header + 16);
+  reader->events_left = load32(header + 24);
+  reader->records_left = load32(header + 28);
+  reader->body = ~0u;
+  reader->body_expected = load32(header + 40);
+  reader->chain = load32(header);
+  reader->has_chain = 1;
   return CFRAME_SOUND;
 }
 
 #define FAULT(what, at)                                                                                                \
   do {                                                                                                                 \
-    walk->fault_position = (at);                                                                                       \
+    reader->fault_position = (at);                                                                                       \
     return (what);                                                                                                     \
   } while (0)
 
-ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_function crc) {
-  const uint8_t *bytes = walk->bytes;
-  const uint32_t place = walk->place;
-  const uint64_t frame_position = walk->frame_position;
-  const uint64_t frame_end = walk->frame_end;
-  const uint64_t start = walk->position;
+ALWAYS_INLINE cframe_fault check(cframe_reader *reader, uint64_t byte_count, crc_function crc) {
+  const uint8_t *bytes = reader->bytes;
+  const uint32_t place = reader->place;
+  const uint64_t frame_position = reader->frame_position;
+  const uint64_t frame_end = reader->frame_end;
+  const uint64_t start = reader->position;
   const uint64_t run_end = byte_count < frame_end - start ? start + byte_count : frame_end;
   uint64_t position = start;
-  uint64_t relative_offset = walk->relative_offset;
-  uint32_t records_left = walk->records_left;
-  uint32_t body = walk->body;
+  uint64_t relative_offset = reader->relative_offset;
+  uint32_t records_left = reader->records_left;
+  uint32_t body = reader->body;
   if (records_left > 0) {
     do {
       // Holds at every turn: position <= frame_end <= limit.
@@ -152,11 +152,11 @@ ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_fun
   if (relative_offset > UINT32_MAX + 1ull) {
     FAULT(CFRAME_WRONG_OFFSET, start + 24);
   }
-  uint64_t events = relative_offset - walk->relative_offset;
-  if (events > walk->events_left) {
+  uint64_t events = relative_offset - reader->relative_offset;
+  if (events > reader->events_left) {
     FAULT(CFRAME_WRONG_COUNT, frame_position + 24);
   }
-  uint32_t events_left = walk->events_left - (uint32_t)events;
+  uint32_t events_left = reader->events_left - (uint32_t)events;
   if (records_left == 0) {
     if (events_left != 0) {
       FAULT(CFRAME_WRONG_COUNT, frame_position + 24);
@@ -169,41 +169,41 @@ ALWAYS_INLINE cframe_fault check(cframe_walk *walk, uint64_t byte_count, crc_fun
         FAULT(CFRAME_WRONG_PADDING, position);
       }
     }
-    if (~crc(body, bytes + position, frame_end - position) != walk->body_expected) {
+    if (~crc(body, bytes + position, frame_end - position) != reader->body_expected) {
       FAULT(CFRAME_WRONG_BODY, frame_position + 40);
     }
     position = frame_end;
   }
-  walk->run_records = walk->records_left - records_left;
-  walk->run_position = start;
-  walk->position = position;
-  walk->relative_offset = relative_offset;
-  walk->records_left = records_left;
-  walk->events_left = events_left;
-  walk->body = body;
+  reader->run_records = reader->records_left - records_left;
+  reader->run_position = start;
+  reader->position = position;
+  reader->relative_offset = relative_offset;
+  reader->records_left = records_left;
+  reader->events_left = events_left;
+  reader->body = body;
   return CFRAME_SOUND;
 }
 
-ALWAYS_INLINE cframe_fault advance(cframe_walk *walk, uint64_t byte_count, crc_function crc) {
-  if (walk->records_left > 0) {
-    return check(walk, byte_count, crc);
+ALWAYS_INLINE cframe_fault advance(cframe_reader *reader, uint64_t byte_count, crc_function crc) {
+  if (reader->records_left > 0) {
+    return check(reader, byte_count, crc);
   }
-  cframe_walk before = *walk;
-  cframe_fault fault = enter(walk, crc);
-  if (fault == CFRAME_SOUND && walk->relative_offset != before.relative_offset) {
-    walk->fault_position = before.position + 8;
+  cframe_reader before = *reader;
+  cframe_fault fault = enter(reader, crc);
+  if (fault == CFRAME_SOUND && reader->relative_offset != before.relative_offset) {
+    reader->fault_position = before.position + 8;
     fault = CFRAME_WRONG_OFFSET;
   }
-  if (fault == CFRAME_SOUND && before.has_chain && load32(walk->bytes + before.position + 36) != before.chain) {
-    walk->fault_position = before.position + 36;
+  if (fault == CFRAME_SOUND && before.has_chain && load32(reader->bytes + before.position + 36) != before.chain) {
+    reader->fault_position = before.position + 36;
     fault = CFRAME_WRONG_CHAIN;
   }
   if (fault == CFRAME_SOUND) {
-    fault = check(walk, byte_count, crc);
+    fault = check(reader, byte_count, crc);
   }
   if (fault != CFRAME_SOUND) {
-    before.fault_position = walk->fault_position;
-    *walk = before;
+    before.fault_position = reader->fault_position;
+    *reader = before;
   }
   return fault;
 }
@@ -231,12 +231,12 @@ ALWAYS_INLINE uint32_t finish_records(
   target static int is_record_##name(const uint8_t *bytes, uint64_t limit, uint64_t position, uint32_t place) {        \
     return is_record(bytes, limit, position, place, crc);                                                              \
   }                                                                                                                    \
-  target static cframe_fault enter_##name(cframe_walk *walk) { return enter(walk, crc); }                              \
-  target static cframe_fault check_##name(cframe_walk *walk, uint64_t byte_count) {                                    \
-    return check(walk, byte_count, crc);                                                                               \
+  target static cframe_fault enter_##name(cframe_reader *reader) { return enter(reader, crc); }                              \
+  target static cframe_fault check_##name(cframe_reader *reader, uint64_t byte_count) {                                    \
+    return check(reader, byte_count, crc);                                                                               \
   }                                                                                                                    \
-  target static cframe_fault advance_##name(cframe_walk *walk, uint64_t byte_count) {                                  \
-    return advance(walk, byte_count, crc);                                                                             \
+  target static cframe_fault advance_##name(cframe_reader *reader, uint64_t byte_count) {                                  \
+    return advance(reader, byte_count, crc);                                                                             \
   }                                                                                                                    \
   target static uint32_t finish_records_##name(                                                                        \
       uint8_t *records, uint32_t count, uint64_t position, uint32_t place, uint32_t body) {                            \
@@ -272,11 +272,11 @@ int cframe_is_record(const uint8_t *bytes, uint64_t limit, uint64_t position, ui
   return CHOOSE(is_record, bytes, limit, position, place);
 }
 
-cframe_fault cframe_enter(cframe_walk *walk) { return CHOOSE(enter, walk); }
+cframe_fault cframe_enter(cframe_reader *reader) { return CHOOSE(enter, reader); }
 
-cframe_fault cframe_check(cframe_walk *walk, uint64_t byte_count) { return CHOOSE(check, walk, byte_count); }
+cframe_fault cframe_check(cframe_reader *reader, uint64_t byte_count) { return CHOOSE(check, reader, byte_count); }
 
-cframe_fault cframe_advance(cframe_walk *walk, uint64_t byte_count) { return CHOOSE(advance, walk, byte_count); }
+cframe_fault cframe_advance(cframe_reader *reader, uint64_t byte_count) { return CHOOSE(advance, reader, byte_count); }
 
 uint32_t cframe_finish_records(uint8_t *records, uint32_t count, uint64_t position, uint32_t place, uint32_t body) {
   return CHOOSE(finish_records, records, count, position, place, body);

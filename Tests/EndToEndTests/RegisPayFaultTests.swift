@@ -14,12 +14,12 @@ struct RegisPayFaultTests {
 
   /// What the clients asked for, and what they were told.
   private final class Asked: Sendable {
-    private struct Inside {
+    private struct State {
       var amountCount = 0
       var answered: [String: Int] = [:]
     }
 
-    private let inside = Mutex(Inside())
+    private let inside = Mutex(State())
 
     var answered: [String: Int] { inside.withLock { $0.answered } }
     var count: Int { inside.withLock { $0.amountCount } }

@@ -4,14 +4,14 @@ import Testing
 
 /// What a load asked for, and what it was told.
 private final class Asked: Sendable {
-  private struct Inside {
+  private struct State {
     /// Every amount asked for, in minor units; each is asked for once.
     var amounts: Set<Int> = []
     /// The answered payments, by id.
     var answered: [String: Int] = [:]
   }
 
-  private let inside = Mutex(Inside())
+  private let inside = Mutex(State())
 
   var count: Int { inside.withLock { $0.amounts.count } }
   var answered: [String: Int] { inside.withLock { $0.answered } }

@@ -169,7 +169,7 @@ import Testing
   }
 
   func seal(
-    _ bytes: UnsafeMutableRawBufferPointer, _ frame: Int, _ sealing: Sealing, _ place: Place
+    _ bytes: UnsafeMutableRawBufferPointer, _ frame: Int, _ sealing: Sealing, _ place: ChecksumSeed
   ) {
     let read = UnsafeRawBufferPointer(bytes)
     let start = bytes.baseAddress!.assumingMemoryBound(to: UInt8.self)
@@ -190,7 +190,7 @@ import Testing
   }
 
   /// Takes all events, counting them, each of which must be the next; gives back the damage that it ended with.
-  func scan(_ cursor: inout EventCursor, _ expected: inout UInt64) -> Damage? {
+  func readOn(_ cursor: inout EventCursor, _ expected: inout UInt64) -> Damage? {
     do throws(LogStoreError) {
       while let event = try cursor.next() {
         let offset = event.offset
@@ -209,14 +209,14 @@ import Testing
   func fraud(_ fraud: Fraud) async throws {
     try await makeStore()
     let path = directory.file("00000000000000000000.log")
-    let place: Place
+    let place: ChecksumSeed
     let frame: Int
     do {
       let reader = try LogReader.open(directory.path)
-      place = try reader.durable.segments.segment(0).place
+      place = try reader.commitPoint.segments.segment(0).place
       // The first frame has no events. This one has those from 50 on.
-      frame = try reader.durable.segments.framePosition(
-        holding: 50, in: reader.durable.segments.segment(0), end: .max)
+      frame = try reader.commitPoint.segments.framePosition(
+        holding: 50, in: reader.commitPoint.segments.segment(0), end: .max)
       reader.close()
     }
     let count = FrameHeader.byteCount + 5 * 207 + 5
@@ -234,14 +234,14 @@ import Testing
       }
     }
     let reader = try LogReader.open(directory.path)
-    let segment = try reader.durable.segments.segment(0)
+    let segment = try reader.commitPoint.segments.segment(0)
 
     // In order, from the start and into the frame, with the index and without.
     for start: UInt64 in [0, 45] {
       var cursor = reader.cursor(from: start)
       var expected = start
       for _ in 0..<2 {
-        let damage = scan(&cursor, &expected)
+        let damage = readOn(&cursor, &expected)
         #expect(damage?.file == path)
         #expect(
           damage.map { (UInt64(frame)..<UInt64(frame + count)).contains($0.position) } == true,
@@ -252,9 +252,9 @@ import Testing
         expected == 50, "nothing of the broken frame is served, since it is checked in one run")
     }
     // Frame by frame, as opening, indexing and `verify` do it.
-    var walk = Walk(segment)
-    let fault = walk.go(to: .position(frame + count), in: segment, adding: OpenIndex(segment))
-    #expect(fault != nil && walk.next.position == frame)
+    var scan = RecoveryScan(segment)
+    let fault = scan.go(to: .position(frame + count), in: segment, adding: ActiveIndex(segment))
+    #expect(fault != nil && scan.next.position == frame)
     #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
     reader.close()
   }
@@ -270,8 +270,8 @@ import Testing
     try await store.close()
     let path = directory.file("00000000000000000000.log")
     let reader = try LogReader.open(directory.path)
-    let segment = try reader.durable.segments.segment(0)
-    let frame = try reader.durable.segments.framePosition(holding: 7, in: segment, end: .max)
+    let segment = try reader.commitPoint.segments.segment(0)
+    let frame = try reader.commitPoint.segments.framePosition(holding: 7, in: segment, end: .max)
     #expect(FrameHeader(trusted: segment.bytes, at: frame).byteCount == FrameHeader.byteCount + 80)
     try edit(path) { file in
       file.withUnsafeMutableBytes { bytes in
@@ -281,12 +281,12 @@ import Testing
     }
     // A number of records that can't fit is refused with the header, one that could at the first that is not there.
     let fault = more == 1 ? frame + 128 : frame
-    var walk = Walk(segment)
-    #expect(walk.go(to: .firstInvalid, in: segment, adding: OpenIndex(segment))?.position == fault)
-    #expect(walk.next.position == frame)
+    var scan = RecoveryScan(segment)
+    #expect(scan.go(to: .firstInvalid, in: segment, adding: ActiveIndex(segment))?.position == fault)
+    #expect(scan.next.position == frame)
     var cursor = reader.cursor(from: 0)
     var seen: UInt64 = 0
-    #expect(scan(&cursor, &seen)?.position == UInt64(fault) && seen == 7)
+    #expect(readOn(&cursor, &seen)?.position == UInt64(fault) && seen == 7)
     #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
     reader.close()
   }
@@ -309,19 +309,19 @@ import Testing
     for _ in 0..<20 {
       let victim = Int.random(in: 0..<1000, using: &generator)
       let reader = try LogReader.open(directory.path)
-      let found = try reader.durable.segments.record(of: StreamKey(bytes("s\(victim)")), version: 1)
+      let found = try reader.commitPoint.segments.record(of: StreamKey(bytes("s\(victim)")), version: 1)
       let position = try #require(found).record.position
       try edit(path) { $0[Int(position) + 60] ^= 1 }
       var cursor = reader.cursor(from: 0)
       var seen: UInt64 = 0
-      #expect(scan(&cursor, &seen)?.position == UInt64(position))
+      #expect(readOn(&cursor, &seen)?.position == UInt64(position))
       #expect(seen <= victim && victim - Int(seen) <= 8192 / 200)
       reader.close()
       try edit(path) { $0 = sound }
     }
     // Fewer events than there are: known before the first that is too many is given, though the frame goes on.
     let reader = try LogReader.open(directory.path)
-    let segment = try reader.durable.segments.segment(0)
+    let segment = try reader.commitPoint.segments.segment(0)
     let frame = SegmentHeader.byteCount + FrameHeader.byteCount
     try edit(path) { file in
       file.withUnsafeMutableBytes { bytes in
@@ -331,12 +331,12 @@ import Testing
           at: frame)
       }
     }
-    var walk = FrameWalk()
-    try walk.begin(segment, at: SegmentHeader.byteCount, limit: segment.bytes.count, offset: 0)
+    var scan = FrameReader()
+    try scan.begin(segment, at: SegmentHeader.byteCount, limit: segment.bytes.count, offset: 0)
     do throws(Fault) {
       while true {
-        try walk.readRun(from: 0, to: 1000)
-        #expect(walk.recordsLeft == 0)
+        try scan.readRun(from: 0, to: 1000)
+        #expect(scan.recordsLeft == 0)
       }
     } catch {
       #expect(error.position == frame + 24)
@@ -344,7 +344,8 @@ import Testing
     // A cursor does not come so far: the segment now ends with another frame than the one that the next follows on from.
     var cursor = reader.cursor(from: 0)
     var seen: UInt64 = 0
-    #expect(scan(&cursor, &seen)?.position == UInt64(frame + FrameHeader(trusted: segment.bytes, at: frame).byteCount))
+    #expect(
+      readOn(&cursor, &seen)?.position == UInt64(frame + FrameHeader(trusted: segment.bytes, at: frame).byteCount))
     #expect(seen == 0)
     reader.close()
   }
@@ -353,8 +354,8 @@ import Testing
   func mappedEnd() async throws {
     try await makeStore()
     let reader = try LogReader.open(directory.path)
-    let segment = try reader.durable.segments.segment(0)
-    let frame = try reader.durable.segments.framePosition(holding: 50, in: segment, end: .max)
+    let segment = try reader.commitPoint.segments.segment(0)
+    let frame = try reader.commitPoint.segments.framePosition(holding: 50, in: segment, end: .max)
     let count = FrameHeader.byteCount + 5 * 207 + 5
     // At every place where it may end within the frame: the memory behind it can't be touched.
     let page = Int(getpagesize())
@@ -367,12 +368,12 @@ import Testing
     for end in frame..<frame + count {
       let start = memory + (wall - end)
       start.copyMemory(from: segment.bytes.baseAddress!, byteCount: end)
-      var walk = cframe_walk(
+      var scan = cframe_reader(
         UnsafeRawBufferPointer(start: start, count: end), at: frame, limit: .max,
         place: segment.place)
-      #expect(cframe_advance(&walk, .max) == CFRAME_NO_HEADER)
+      #expect(cframe_advance(&scan, .max) == CFRAME_NO_HEADER)
       #expect(
-        cframe_is_record(walk.bytes, UInt64(end), UInt64(frame + 48 + 4 * 207), walk.place) == 0
+        cframe_is_record(scan.bytes, UInt64(end), UInt64(frame + 48 + 4 * 207), scan.place) == 0
           || end >= frame + 48 + 5 * 207)
     }
     reader.close()

@@ -170,8 +170,8 @@ final class History: Sendable {
       let store = try LogStore.open("d", options: smallSegments(), disk: disk)
       if let problem = try history.check(store.reader) { return "at the end: \(problem)" }
       try await store.close()
-      let (follower, durable, recovery) = try Follower.open("d", disk: disk)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       if let problem = try history.check(reader) { return "as a reader at the end: \(problem)" }
       reader.close()
     } catch {
@@ -265,8 +265,8 @@ final class History: Sendable {
     killed.setFault { _, _, path in path.hasSuffix(".idx.tmp") ? .error(EIO) : nil }
     let served: UInt64
     if byReader {
-      let (follower, durable, _) = try Follower.open("d", disk: killed)
-      served = durable.end.offset
+      let (follower, commitPoint, _) = try Follower.open("d", disk: killed)
+      served = commitPoint.end.offset
       follower.stop()
     } else {
       let reopened = try LogStore.open("d", options: smallSegments(), disk: killed)
@@ -380,7 +380,7 @@ final class History: Sendable {
       }
       #expect(unsynced == [])
     }
-    #expect(store.reader.durable.segments.bases.count > 3)
+    #expect(store.reader.commitPoint.segments.bases.count > 3)
     try await store.close()
   }
 }

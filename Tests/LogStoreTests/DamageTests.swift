@@ -280,8 +280,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     let name = try #require(directory.names(".idx").first)
     do {
       let reader = try LogReader.open(directory.path)
-      let segment = try reader.durable.segments.segment(0)
-      let (index, end) = try reader.durable.segments.readThrough(segment)
+      let segment = try reader.commitPoint.segments.segment(0)
+      let (index, end) = try reader.commitPoint.segments.readThrough(segment)
       var input = index.state.withLock { $0.sealingInput() }
       // Four streams take turns; two of them are now said to be in each other's place.
       input.positions.swapAt(first, first + 1)
@@ -308,8 +308,8 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     let name = try #require(directory.names(".idx").first)
     do {
       let reader = try LogReader.open(directory.path)
-      let segment = try reader.durable.segments.segment(0)
-      let (index, end) = try reader.durable.segments.readThrough(segment)
+      let segment = try reader.commitPoint.segments.segment(0)
+      let (index, end) = try reader.commitPoint.segments.readThrough(segment)
       var input = index.state.withLock { $0.sealingInput() }
       input.frames = [(0, UInt32(segment.bytes.count))]
       let output = IndexOutput(nil)

@@ -145,7 +145,7 @@ import Testing
     }
     // It has seen the last notice, which is now overwritten.
     #expect(try await other.waitForEvents(at: 399))
-    let first = try store.reader.durable.segments.segment(0)
+    let first = try store.reader.commitPoint.segments.segment(0)
     let notice = TailNotice(
       end: DurableEnd(offset: 0, baseOffset: 0, position: first.start.position), writer: 7,
       segment: first.headerChecksum, state: .open)

@@ -74,7 +74,7 @@ import Testing
 
   @Test("random bytes are no frame, no record and no index, and reading them ends")
   func hostileBytes() throws {
-    let place = Place(storeID: .random(), baseOffset: 0)
+    let place = ChecksumSeed(storeID: .random(), baseOffset: 0)
     var generator = SeededGenerator.printed()
     for _ in 0..<200 {
       let noise = (0..<8192).map { _ in UInt8.random(in: 0...255, using: &generator) }

@@ -36,8 +36,8 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
   }
   if isIndexed { try await store.waitUntilIndexed() }
   let events = try store.reader.events(from: 0, limit: .max)
-  let id = store.reader.durable.segments.storeID
-  let bases = store.reader.durable.segments.bases
+  let id = store.reader.commitPoint.segments.storeID
+  let bases = store.reader.commitPoint.segments.bases
   try await store.close()
   var places: [(file: String, record: Range<Int>)] = []
   for base in bases {
@@ -209,7 +209,7 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
   func replaced() async throws {
     let store = try await Repaired(losing: [898, 899])
     let path = store.directory.path
-    let known = try LogReader.open(path).durable.segments.gaps
+    let known = try LogReader.open(path).commitPoint.segments.gaps
     #expect(known.ranges == [898..<900])
     let writer = try LogStore.open(path, options: smallSegments())
     // Full of cursors: the next event begins a segment of the same name.
@@ -223,7 +223,7 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     #expect(try writer.reader.events(from: 890, limit: .max).map(\.offset) == Array(890..<898) + [900])
     try await writer.close()
     #expect(try LogStore.verify(path).findings.isEmpty)
-    let gaps = try LogReader.open(path).durable.segments.gaps
+    let gaps = try LogReader.open(path).commitPoint.segments.gaps
     #expect(gaps.ranges == known.ranges && gaps.lastVersions == known.lastVersions)
   }
 

@@ -63,7 +63,7 @@ struct IndexModel: Sendable {
     _ reader: LogReader, lookUps: Int, countsStreams: Bool = true, _ generator: inout some RandomNumberGenerator
   ) throws(LogStoreError) -> String? {
     guard reader.endOffset == UInt64(entries.count) else { return "the log ends with \(reader.endOffset)" }
-    let segments = reader.durable.segments
+    let segments = reader.commitPoint.segments
     let statistics = try reader.statistics()
     guard !countsStreams || statistics.streams == UInt64(offsets.count) else {
       return "\(statistics.streams) streams, expected \(offsets.count)"

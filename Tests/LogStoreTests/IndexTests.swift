@@ -213,9 +213,9 @@ import Testing
         }
       }
       let reader = try LogReader.open(directory.path)
-      let files = try reader.durable.segments.current().files.map(ObjectIdentifier.init)
+      let files = try reader.commitPoint.segments.current().files.map(ObjectIdentifier.init)
       #expect(try model.check(reader, lookUps: 60, &generator) == nil)
-      #expect(try reader.durable.segments.current().files.map(ObjectIdentifier.init) == files)
+      #expect(try reader.commitPoint.segments.current().files.map(ObjectIdentifier.init) == files)
       reader.close()
       #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
       try edit(path) { $0 = sound }
@@ -232,9 +232,9 @@ import Testing
     let sound = try content(directory.file(name))
     do {
       let reader = try LogReader.open(directory.path)
-      let segments = reader.durable.segments
+      let segments = reader.commitPoint.segments
       let range = try #require(FileName.indexRange(name))
-      var parts: [SealedIndex] = []
+      var parts: [IndexFile] = []
       for base in segments.bases where range.contains(base) {
         let segment = try segments.segment(base)
         let (index, end) = try segments.readThrough(segment)
@@ -250,7 +250,7 @@ import Testing
         let output = IndexOutput(nil)
         _ = try IndexEncoding.encode(input, of: segment, end: end, to: output)
         parts.append(
-          try SealedIndex(
+          try IndexFile(
             output.takeMemory(), path: "part", storeID: segments.storeID, baseOffset: base, endOffset: end.offset))
       }
       let output = IndexOutput(nil)
@@ -297,7 +297,7 @@ import Testing
       try await store.flush()
       var isIndexed = false
       for _ in 0..<2 {
-        let files = try store.reader.durable.segments.current().files
+        let files = try store.reader.commitPoint.segments.current().files
         for stream in streams {
           let all = model.offsets[stream] ?? []
           #expect(try store.reader.streamVersion(stream) == UInt64(all.count))
@@ -309,7 +309,7 @@ import Testing
           }
         }
         // None was taken for damaged.
-        let kept = try store.reader.durable.segments.current().files
+        let kept = try store.reader.commitPoint.segments.current().files
         if isIndexed { #expect(kept.map(ObjectIdentifier.init) == files.map(ObjectIdentifier.init)) }
         try await store.waitUntilIndexed()
         isIndexed = true
@@ -402,8 +402,8 @@ import Testing
       for after in [disk.afterKill(), disk.afterPowerCut(&generator), disk.afterPowerCut(&generator)] {
         for _ in 0..<2 {
           if isBuilt { #expect(try missingIndexes(after) == 0, "operation \(operation)") }
-          let (follower, durable, recovery) = try Follower.open("d", disk: after)
-          let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+          let (follower, commitPoint, recovery) = try Follower.open("d", disk: after)
+          let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
           #expect(try model.check(reader, lookUps: 3, &generator) == nil, "operation \(operation)")
           reader.close()
           try finishIndexes(after)
@@ -449,21 +449,21 @@ import Testing
 
   /// Finished segments that no sound index file covers.
   func missingIndexes(_ disk: SimulatedDisk) throws(LogStoreError) -> Int {
-    let (follower, durable, _) = try Follower.open("d", disk: disk)
+    let (follower, commitPoint, _) = try Follower.open("d", disk: disk)
     defer { follower.stop() }
-    return try durable.segments.current().sources.count { $0.kind == .missing }
+    return try commitPoint.segments.current().sources.count { $0.kind == .missing }
   }
 
   /// Builds and merges, as the writer's thread does.
   func finishIndexes(_ disk: SimulatedDisk, merging: Bool = true) throws(LogStoreError) {
-    let (follower, durable, _) = try Follower.open("d", disk: disk)
+    let (follower, commitPoint, _) = try Follower.open("d", disk: disk)
     defer { follower.stop() }
-    let maker = IndexMaker(segments: durable.segments, disk: disk)
-    try maker.clean()
-    while let step = try maker.nextStep() {
+    let builder = IndexBuilder(segments: commitPoint.segments, disk: disk)
+    try builder.clean()
+    while let step = try builder.nextStep() {
       if case .merge = step, !merging { return }
       do throws(IndexFailure) {
-        try maker.perform(step)
+        try builder.perform(step)
       } catch {
         if case .log(let error) = error { throw error }
         Issue.record("\(error)")

@@ -37,7 +37,7 @@ import Testing
     let frame = try secondFrame()
     try content(segment).withUnsafeBytes { bytes in
       let header = try SegmentHeader(bytes)
-      let place = Place(storeID: header.storeID, baseOffset: 0)
+      let place = ChecksumSeed(storeID: header.storeID, baseOffset: 0)
       for position in stride(from: frame + FrameHeader.byteCount, to: frame + 48 * 4000, by: 48) {
         // The checksum of one is that of the other.
         #expect(place.checksum(of: bytes.part(position + 4, 44), at: position) == bytes.integer(at: position))
@@ -69,7 +69,7 @@ import Testing
 
   @Test("an empty frame's header never passes as a record")
   func headerAsRecord() throws {
-    let place = Place(storeID: .random(), baseOffset: 0x0100_0101)
+    let place = ChecksumSeed(storeID: .random(), baseOffset: 0x0100_0101)
     var bytes = [UInt8](repeating: 0, count: 8192)
     bytes.withUnsafeMutableBytes { bytes in
       _ = FrameHeader.finish(
@@ -199,7 +199,7 @@ import Testing
     try edit(directory.file(second)) { bytes in
       bytes.withUnsafeMutableBytes { bytes in
         guard let header = try? SegmentHeader(UnsafeRawBufferPointer(bytes)) else { return }
-        let place = Place(storeID: header.storeID, baseOffset: base)
+        let place = ChecksumSeed(storeID: header.storeID, baseOffset: base)
         var position = SegmentHeader.byteCount
         var chain = header.chain
         while let frame = FrameHeader(in: UnsafeRawBufferPointer(bytes), at: position, place: place) {

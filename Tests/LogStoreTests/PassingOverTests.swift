@@ -41,7 +41,7 @@ import Testing
     try bytes.withUnsafeBytes { bytes in
       let store = try #require(
         try? decode(Array(bytes[..<SegmentHeader.byteCount]), of: "", SegmentHeader.init).storeID)
-      let place = Place(storeID: store, baseOffset: base)
+      let place = ChecksumSeed(storeID: store, baseOffset: base)
       while let header = FrameHeader(in: bytes, at: position, place: place) {
         found.append(position)
         position += header.byteCount

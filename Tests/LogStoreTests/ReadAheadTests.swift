@@ -104,11 +104,11 @@ struct ReadAheadTests {
     }
     // Whether a position is in its mapping is checked by the disk.
     let disk = AdvisedDisk(isSlow: true)
-    let (follower, durable, recovery) = try Follower.open(directory.path, disk: disk)
-    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    let (follower, commitPoint, recovery) = try Follower.open(directory.path, disk: disk)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     let hashes = model.offsets.keys.map { StreamKey(Array($0.utf8)).hash }
     for _ in 0..<3 {
-      durable.segments.readAhead(lastEventsOf: hashes)
+      commitPoint.segments.readAhead(lastEventsOf: hashes)
       #expect(try model.check(reader, lookUps: 50, &generator) == nil)
     }
     reader.close()

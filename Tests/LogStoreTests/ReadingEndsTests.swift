@@ -72,7 +72,7 @@ import Testing
     let store = try await store(events: 3000)
     let reader = end == .storesReaderClosed ? store.reader : try LogReader.open(directory.path)
     // Twice: the second time the stream is in the cache, and all is mapped.
-    for _ in 0..<2 where end == .cancelled || !reader.durable.isClosed {
+    for _ in 0..<2 where end == .cancelled || !reader.commitPoint.isClosed {
       let reading = Task {
         await read(reader, way) { offset in
           guard offset == 10 else { return }

@@ -251,7 +251,7 @@ extension TemporaryDirectory {
     _ = try await makeStore(store.path)
     try store.remove(store.names(".log")[1])
     let report = try LogStore.repair(store.path, to: first.path)
-    let gaps = try LogReader.open(first.path).durable.segments.gaps
+    let gaps = try LogReader.open(first.path).commitPoint.segments.gaps
     let damaged = try #require(first.names(".log").last)
     try first.change(damaged) { bytes in
       let end = bytes.lastIndex { $0 != 0 } ?? 0
@@ -260,7 +260,7 @@ extension TemporaryDirectory {
     let again = try LogStore.repair(first.path, to: second.path)
     #expect(again.missing.count == 2 && again.missing[0].offsets == report.missing[0].offsets)
     #expect(again.missing[0].damage == nil && again.missing[1].damage != nil)
-    let kept = try LogReader.open(second.path).durable.segments.gaps
+    let kept = try LogReader.open(second.path).commitPoint.segments.gaps
     #expect(kept.ranges.first == gaps.ranges.first)
     for (key, version) in gaps.lastVersions { #expect(kept.lastVersions[key] ?? 0 >= version) }
     #expect(!gaps.lastVersions.isEmpty)
@@ -306,7 +306,7 @@ extension TemporaryDirectory {
     let range = try #require(FileName.indexRange(name))
     try FileManager.default.copyItem(atPath: store.path, toPath: other.path)
     let reader = try LogReader.open(store.path)
-    let segments = reader.durable.segments
+    let segments = reader.commitPoint.segments
     let base = range.lowerBound
     let (index, end) = try segments.readThrough(try segments.segmentToScan(base))
     var input = index.state.withLock { $0.sealingInput() }
@@ -332,7 +332,7 @@ extension TemporaryDirectory {
     var options = Scrub.Options()
     options.bytesPerSecond = .max
     let told = Told()
-    let scrub = Scrub(store.reader.durable.segments, options) { told.add($0) }
+    let scrub = Scrub(store.reader.commitPoint.segments, options) { told.add($0) }
     #expect(scrub.runOnce() && scrub.report.rounds == 1 && scrub.report.findings.isEmpty && told.all.isEmpty)
     let finished = directory.names(".log").dropLast()
     #expect(scrub.report.bytes > UInt64(finished.count) * 65536)
@@ -360,7 +360,7 @@ extension TemporaryDirectory {
     let store = try LogStore.open(directory.path, options: smallSegments())
     var options = Scrub.Options()
     options.bytesPerSecond = .max
-    let scrub = Scrub(store.reader.durable.segments, options) { _ in }
+    let scrub = Scrub(store.reader.commitPoint.segments, options) { _ in }
     #expect(scrub.runOnce())
     let place = try String(contentsOfFile: directory.file(Scrub.fileName), encoding: .utf8)
     #expect(place.hasPrefix("0 "))

@@ -165,7 +165,7 @@ import Testing
       ids.append(event.id)
       versions.append(event.version)
     }
-    let place = EventID(high: store.reader.durable.segments.storeID.first.byteSwapped, low: 1)
+    let place = EventID(high: store.reader.commitPoint.segments.storeID.first.byteSwapped, low: 1)
     #expect(ids == [id, place] && versions == [1, 2])
     #expect(try store.reader.events(from: 0, limit: 2).map(\.id) == ids)
     try await store.close()

@@ -13,7 +13,7 @@ import Testing
     let store = try LogStore.open(directory.path, options: smallSegments(32 << 20))
     try await store.append(Append(events))
     var records: [String: PackedRecords] = [:]
-    let segment = store.reader.durable.segments.open.segment
+    let segment = store.reader.commitPoint.segments.open.segment
     var place = segment.start
     // The first frame holds the cursors.
     place.advance(past: try segment.checkFrame(place) { _ in })
@@ -134,7 +134,7 @@ import Testing
   // MARK: - In a store
 
   private static func isKnown(_ stream: String, _ reader: LogReader) -> Bool {
-    if case .known = reader.durable.segments.cache?.find(key(stream)) { true } else { false }
+    if case .known = reader.commitPoint.segments.cache?.find(key(stream)) { true } else { false }
   }
 
   @Test("streams that are read again and again are always what was appended, as the log grows and is merged")
@@ -172,7 +172,7 @@ import Testing
       }
     }
     #expect(hits > 1000, "\(hits) of 2,700 loads found something in memory")
-    #expect(store.reader.durable.segments.bases.count > 20)
+    #expect(store.reader.commitPoint.segments.bases.count > 20)
     // Each event as a reader without memory sees it: offset, id, time and all.
     let plain = try LogReader.open(directory.path, streamCacheBytes: 0)
     for name in names { #expect(try store.reader.stream(name) == plain.stream(name), "\(name)") }
@@ -184,8 +184,8 @@ import Testing
     let directory = TemporaryDirectory()
     let store = try LogStore.open(directory.path, options: smallSegments())
     func fillSegment() async throws {
-      let base = store.reader.durable.segments.open.segment.baseOffset
-      while store.reader.durable.segments.open.segment.baseOffset == base {
+      let base = store.reader.commitPoint.segments.open.segment.baseOffset
+      while store.reader.commitPoint.segments.open.segment.baseOffset == base {
         try await store.append(Append(event("filler", String(repeating: "x", count: 10_000))))
       }
       try await store.waitUntilIndexed()
@@ -208,7 +208,7 @@ import Testing
   @Test("a stream that changed in memory is read from the log again")
   func changedInMemory() async throws {
     let (directory, store) = try await Self.storeWithFinishedSegment()
-    let segments = store.reader.durable.segments
+    let segments = store.reader.commitPoint.segments
     for _ in 0..<2 { _ = try store.reader.stream("a") }
     guard case .known(var entry) = segments.cache?.find(Self.key("a")) else { return #expect(Bool(false)) }
     let sound = try store.reader.stream("a")
@@ -242,13 +242,13 @@ import Testing
     #expect(Self.isKnown("a", store.reader))
     // As if the name had the same hash: the log has no such stream.
     var seen = 0
-    try store.reader.durable.segments.forEachEvent(
+    try store.reader.commitPoint.segments.forEachEvent(
       of: StreamKey(bytes("b"), hash: Self.key("a").hash), from: 1, limit: .max
     ) { _ in seen += 1 }
     #expect(seen == 0)
     let other = StreamKey(bytes("b"), hash: Self.key("a").hash)
-    #expect(try store.reader.durable.segments.lastVersion(of: other) == 0)
-    #expect(store.reader.durable.segments.cache?.peek(other) == nil)
+    #expect(try store.reader.commitPoint.segments.lastVersion(of: other) == 0)
+    #expect(store.reader.commitPoint.segments.cache?.peek(other) == nil)
     try await store.close()
     _ = directory
   }
@@ -257,7 +257,7 @@ import Testing
   func conditions() async throws {
     let (directory, store) = try await Self.storeWithFinishedSegment()
     for _ in 0..<3 { _ = try store.reader.stream("a") }
-    #expect(Self.isKnown("a", store.reader) && store.reader.durable.segments.cache?.peek(Self.key("filler")) == nil)
+    #expect(Self.isKnown("a", store.reader) && store.reader.commitPoint.segments.cache?.peek(Self.key("filler")) == nil)
     func conflict(_ version: UInt64, actual: UInt64) async {
       await expectThrows({ $0 == .conflict(stream: "a", expected: .version(version), actual: actual) }) {
         () throws(LogStoreError) in
@@ -281,7 +281,7 @@ import Testing
   func none() async throws {
     let (directory, store) = try await Self.storeWithFinishedSegment(streamCacheBytes: 0)
     for _ in 0..<3 { #expect(try store.reader.stream("a").count == 5) }
-    #expect(store.reader.durable.segments.cache == nil)
+    #expect(store.reader.commitPoint.segments.cache == nil)
     try await store.close()
     _ = directory
   }
@@ -292,7 +292,7 @@ import Testing
     let store = try LogStore.open(directory.path, options: smallSegments(1 << 20))
     for _ in 0..<200 { try await store.append(Append(event("long", String(repeating: "x", count: 6000)))) }
     try await store.waitUntilIndexed()
-    #expect(store.reader.durable.segments.bases.count > 1)
+    #expect(store.reader.commitPoint.segments.bases.count > 1)
     for _ in 0..<4 { #expect(try store.reader.stream("long").count == 200) }
     #expect(!Self.isKnown("long", store.reader))
     try await store.close()

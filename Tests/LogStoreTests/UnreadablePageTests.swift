@@ -51,16 +51,16 @@ import Testing
     try await makeStore()
     for index in files(".idx") { try remove(index) }
     let path = files(".log")[1]
-    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false, streamCacheBytes: 0)
-    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk, follows: false, streamCacheBytes: 0)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     defer { reader.close() }
     lose(path, page: 4)
-    let base = durable.segments.bases[1]
-    let map = try durable.segments.damageMap(of: base, upTo: nil)
+    let base = commitPoint.segments.bases[1]
+    let map = try commitPoint.segments.damageMap(of: base, upTo: nil)
     #expect(map?.ranges.isEmpty == false)
     await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in try reader.stream("s1") }
     await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in
-      try durable.segments.checkLog(base)
+      try commitPoint.segments.checkLog(base)
     }
     await expectThrows({ isUnreadable($0, path, page: 4) }) { () throws(LogStoreError) in
       try reader.damagedRanges(file: path)
@@ -149,8 +149,8 @@ import Testing
   func cursorBesideFaults() async throws {
     // So that it has to leave out the events before it of a frame.
     try await makeStore(batch: 50)
-    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
-    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk, follows: false)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     defer { reader.close() }
     let other = [UInt8](repeating: 0, count: 4096)
     let region = try #require(other.withUnsafeBytes { clinux_region_add($0.baseAddress, 4096) })
@@ -197,8 +197,8 @@ import Testing
     try await store.waitUntilIndexed()
     try await store.close()
     let path = files(".log")[1]
-    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
-    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk, follows: false)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     defer { reader.close() }
     for page in [0, 3] { lose(path, page: page) }
     let offsets = try readBesideFaults(reader)
@@ -229,8 +229,8 @@ import Testing
     }
     let place = try #require(found)
     lose(place.path, page: place.page)
-    let (follower, durable, recovery) = try Follower.open("d", disk: disk, follows: false)
-    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk, follows: false)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     defer { reader.close() }
     #expect(try readBesideFaults(reader) == Array(0..<16))
   }

@@ -289,7 +289,7 @@ private final class CutFile {
     let path = try #require(segments.last)
     let hit = (0..<100).map { event("h\($0)", text, id: EventID(high: 2, low: UInt64($0))) }
     for event in hit { _ = try await store.append(Append(event)) }
-    let segment = store.reader.durable.segments.open.segment
+    let segment = store.reader.commitPoint.segments.open.segment
     try #require(truncate(path, off_t(position)) == 0)
     if isTouched { #expect(segment.bytes[position] == 0 && segment.mapping.faultCount > 0) }
     // A stream whose newest event is sound and whose first is not.
@@ -342,7 +342,7 @@ private final class CutFile {
     store = try LogStore.open(directory.path, options: smallSegments())
     let segment = try #require(segments.first)
     let cut = try CutFile(segment, at: 4096)
-    let mapping = store.reader.durable.segments.open.segment.mapping
+    let mapping = store.reader.commitPoint.segments.open.segment.mapping
     #expect(mapping.bytes[4096] == 0)
     await expectThrows({ unreadable($0)?.file == segment }) { () async throws(LogStoreError) in
       try await store.append(Append(event(name)))

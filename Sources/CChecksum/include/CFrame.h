@@ -64,7 +64,7 @@ typedef struct {
   uint64_t run_position;
   /// After a fault: where it is.
   uint64_t fault_position;
-} cframe_walk;
+} cframe_reader;
 
 /// Whether there is a header of a frame at `position`, with a length that fits before `limit`, numbers of records and events
 /// that fit that length, known flags, and a checksum that matches its bytes and place. Says nothing about the records.
@@ -76,16 +76,16 @@ int cframe_is_record(const uint8_t *bytes, uint64_t limit, uint64_t position, ui
 
 /// Checks the header of the frame at `position`, whatever its first offset, and stands before its first record. The walk
 /// must be between frames. After a fault it is where it was; so it is with the two that follow.
-cframe_fault cframe_enter(cframe_walk *walk);
+cframe_fault cframe_enter(cframe_reader *reader);
 
 /// Checks the next records of the frame, as many as begin within `byte_count` bytes and at least one, if there is one;
 /// with the last one also everything about the frame as a whole: counts, padding, body checksum. The walk must be in a
 /// frame. On success `run_records` records from `run_position` on are sound.
-cframe_fault cframe_check(cframe_walk *walk, uint64_t byte_count);
+cframe_fault cframe_check(cframe_reader *reader, uint64_t byte_count);
 
 /// As `cframe_check`, and enters the next frame before, if the walk is between frames: its first offset and its chain must
 /// continue the one before.
-cframe_fault cframe_advance(cframe_walk *walk, uint64_t byte_count);
+cframe_fault cframe_advance(cframe_reader *reader, uint64_t byte_count);
 
 /// Writes the checksums of `count` records that stand one after the other from `records` on, complete but for them. The
 /// first is to stand at `position` of the segment with this `place`. The lengths in them must be right. Gives back the

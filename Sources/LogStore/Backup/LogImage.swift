@@ -14,7 +14,7 @@ struct LogImage {
     let path = join(directory, FileName.store)
     let header = try decode(try disk.contents(path, limit: StoreHeader.byteCount + 1) ?? [], of: path, StoreHeader.init)
     return LogImage(
-      store: header, end: opened.durable.end, recovery: opened.recovery, segments: opened.durable.segments)
+      store: header, end: opened.commitPoint.end, recovery: opened.recovery, segments: opened.commitPoint.segments)
   }
 
   /// The size of a segment's file.
@@ -41,18 +41,18 @@ struct LogImage {
     let segment = try segments.segmentToScan(baseOffset)
     let faults = segment.mapping.faultCount
     let finish = try finish(of: baseOffset)
-    var walk = Walk(segment)
-    let goal: Walk.End =
+    var scan = RecoveryScan(segment)
+    let goal: RecoveryScan.End =
       if let finish { .successor(endOffset: finish.offset, chain: finish.chain) } else { .position(end.position) }
-    if let fault = walk.go(to: goal, in: segment, adding: OpenIndex(segment)) { throw segment.damage(fault) }
-    let content = segment.bytes.part(0, walk.next.position)
+    if let fault = scan.go(to: goal, in: segment, adding: ActiveIndex(segment)) { throw segment.damage(fault) }
+    let content = segment.bytes.part(0, scan.next.position)
     let sum = checksum(content)
     try segment.checkReadable(0..<content.count, since: faults)
     return (
       segment,
       BackupPart(
-        baseOffset: baseOffset, endOffset: walk.next.offset, contentByteCount: UInt64(content.count), checksum: sum,
-        chain: walk.next.chain)
+        baseOffset: baseOffset, endOffset: scan.next.offset, contentByteCount: UInt64(content.count), checksum: sum,
+        chain: scan.next.chain)
     )
   }
 }

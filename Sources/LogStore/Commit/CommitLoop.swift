@@ -48,9 +48,9 @@ struct CommitLoop: ~Copyable {
   private let disk: any Disk
   private let gatherMilliseconds: UInt32
   private let dueCount: Int
-  private let durable: Durable
+  private let commitPoint: CommitPoint
   private var tail: TailFile
-  private let health: Health
+  private let status: CommitStatus
   private var writer: LogWriter
 
   /// The streams of the append that is looked at, as they stand with the group being built.
@@ -65,15 +65,15 @@ struct CommitLoop: ~Copyable {
   private var lockLook: UInt64?
 
   init(
-    disk: any Disk, options: LogStore.Options, durable: Durable, tail: consuming TailFile, health: Health,
+    disk: any Disk, options: LogStore.Options, commitPoint: CommitPoint, tail: consuming TailFile, status: CommitStatus,
     writer: consuming LogWriter
   ) {
     self.disk = disk
     gatherMilliseconds = options.gatherMilliseconds
     dueCount = options.dueCount
-    self.durable = durable
+    self.commitPoint = commitPoint
     self.tail = tail
-    self.health = health
+    self.status = status
     self.writer = writer
   }
 
@@ -88,7 +88,7 @@ struct CommitLoop: ~Copyable {
     var requests: [CommitRequest] = []
     var lastCount = 0
     while !requests.isEmpty || receive(mailbox, into: &requests) {
-      health.note(isWorking: true)
+      status.note(isWorking: true)
       let siblings = requests.count + lastCount
       if gatherMilliseconds > 0, siblings >= Self.siblingCount {
         disk.sleep(milliseconds: siblings < Self.manySiblingsCount ? gatherMilliseconds : 2 * gatherMilliseconds)
@@ -97,7 +97,7 @@ struct CommitLoop: ~Copyable {
       }
       lastCount = requests.count
       if readAhead.isOn { answerDue() }
-      readAhead.fetch(for: requests, writer, durable.segments)
+      readAhead.fetch(for: requests, writer, commitPoint.segments)
       var done = 0
       while done < requests.count {
         done = group(requests, from: done)
@@ -112,36 +112,36 @@ struct CommitLoop: ~Copyable {
       }
     }
     needsSync = true
-    health.note(isWorking: true)
+    status.note(isWorking: true)
     // Whatever the time: nobody looks after this.
     lockLook = nil
     commit()
     answerDue()
-    health.note(isWorking: false)
-    return health.failure == nil ? (writer.durableEnd, writer.next.chain) : nil
+    status.note(isWorking: false)
+    return status.failure == nil ? (writer.durableEnd, writer.next.chain) : nil
   }
 
   /// Waits for requests; meanwhile looks whether the directory is still there. False at the end.
   private mutating func receive(_ mailbox: Mailbox<CommitRequest>, into requests: inout [CommitRequest]) -> Bool {
-    while health.failure == nil {
-      health.note(isWorking: false)
+    while status.failure == nil {
+      status.note(isWorking: false)
       if let isOpen = mailbox.receive(into: &requests, milliseconds: Self.idleLookMilliseconds) { return isOpen }
-      health.note(isWorking: true)
+      status.note(isWorking: true)
       do throws(LogStoreError) {
         try checkLock()
       } catch {
         fail(error)
       }
     }
-    health.note(isWorking: false)
+    status.note(isWorking: false)
     return mailbox.receive(into: &requests)
   }
 
   /// Nothing more is acknowledged. Where nothing more can come either, who waits for it learns why.
   private func fail(_ error: LogStoreError) {
-    health.fail(error)
+    status.fail(error)
     switch error {
-    case .moved, .segmentLost: durable.endWaits(error)
+    case .moved, .segmentLost: commitPoint.endWaits(error)
     default: break
     }
   }
@@ -152,7 +152,7 @@ struct CommitLoop: ~Copyable {
   private mutating func group(_ requests: [CommitRequest], from start: Int) -> Int {
     for index in start..<requests.count {
       let request = requests[index]
-      if let failure = health.failure {
+      if let failure = status.failure {
         answer(request, .failure(.stopped(cause: failure.description)))
         continue
       }
@@ -257,7 +257,7 @@ struct CommitLoop: ~Copyable {
   /// when the next group is on its way to the disk.
   private mutating func commit() {
     let frameByteCount = writer.isFrameEmpty ? 0 : writer.frameByteCount
-    if health.failure == nil {
+    if status.failure == nil {
       do throws(LogStoreError) {
         try writer.writeFrame()
         if needsSync {
@@ -268,9 +268,9 @@ struct CommitLoop: ~Copyable {
           }
           try writer.sync(isBegun: isBegun)
           try checkLock()
-          health.countSync()
-          health.note(timestamp: writer.lastTimestamp)
-          durable.publish(writer.durableEnd, cursors: writer.cursors)
+          status.countSync()
+          status.note(timestamp: writer.lastTimestamp)
+          commitPoint.publish(writer.durableEnd, cursors: writer.cursors)
         } else {
           try checkLock()
         }
@@ -283,17 +283,17 @@ struct CommitLoop: ~Copyable {
     answerDue()
     swap(&answers, &due)
     // Who gathers has more to do with the processor than to poll.
-    let staysDue = health.failure == nil && gatherMilliseconds == 0 && due.count >= dueCount
+    let staysDue = status.failure == nil && gatherMilliseconds == 0 && due.count >= dueCount
     if !staysDue { answerDue() }
     // Other processes learn of it after those who waited here.
-    if health.failure == nil, needsSync {
+    if status.failure == nil, needsSync {
       do throws(LogStoreError) {
         try announce()
       } catch {
         fail(error)
       }
     }
-    if health.failure == nil { writer.prepareAhead(syncedFrameByteCount: needsSync ? frameByteCount : 0) }
+    if status.failure == nil { writer.prepareAhead(syncedFrameByteCount: needsSync ? frameByteCount : 0) }
     needsSync = false
   }
 
@@ -392,7 +392,7 @@ struct CommitLoop: ~Copyable {
     answerDue()
     let start = writer.now
     for index in streams.indices where streams[index].version == 0 {
-      streams[index].version = try durable.segments.lastSealedVersion(of: append.key(of: index))
+      streams[index].version = try commitPoint.segments.lastSealedVersion(of: append.key(of: index))
     }
     readAhead.note(missing, from: start, to: writer.now)
   }
@@ -401,7 +401,7 @@ struct CommitLoop: ~Copyable {
   private mutating func known(
     _ append: EncodedAppend, _ given: [EncodedAppend.Given]
   ) throws(LogStoreError) -> KnownIDs {
-    let check = KnownIDCheck(append, given, durable.segments)
+    let check = KnownIDCheck(append, given, commitPoint.segments)
     while true {
       let faults = faultCount()
       // Most ids are new, which memory and the filters of the index show without reading the disk.

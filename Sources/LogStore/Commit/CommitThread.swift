@@ -6,63 +6,63 @@ struct CommitStart: Sendable {
   private let options: LogStore.Options
   private let disk: any Disk
   private let lock: any FileLock
-  private let durable: Durable
+  private let commitPoint: CommitPoint
   private let file: any File
   private let end: FrameExpectation
   private let tail: Handover<TailFile>
-  private let maker: SegmentMaker
-  let sealer: Sealer
+  private let preallocator: SegmentPreallocator
+  let sealer: SegmentSealer
 
   /// Starts the threads beside the committing one. Where one can't be had, none is left, and the lock is released.
   init(
-    _ opened: consuming Opening.Opened, directory: String, options: LogStore.Options
+    _ opened: consuming Recovery.Opened, directory: String, options: LogStore.Options
   ) throws(LogStoreError) {
     self.directory = directory
     self.options = options
     disk = opened.disk
     lock = opened.lock
-    durable = opened.durable
+    commitPoint = opened.commitPoint
     file = opened.file
     end = opened.end
     tail = Handover(opened.tail)
-    sealer = try Sealer(segments: durable.segments, disk: disk)
+    sealer = try SegmentSealer(segments: commitPoint.segments, disk: disk)
     do throws(LogStoreError) {
-      maker = try SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
+      preallocator = try SegmentPreallocator(directory: directory, disk: disk, byteCount: options.segmentBytes)
     } catch {
       sealer.finish()
       throw error
     }
   }
 
-  /// In place of ``run(_:health:closing:)``: ends the threads, and releases the lock.
+  /// In place of ``run(_:status:closing:)``: ends the threads, and releases the lock.
   func giveUp() {
-    maker.stop()
+    preallocator.stop()
     sealer.finish()
     lock.release()
   }
 
   /// The life of the committing thread.
-  func run(_ mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing) {
-    let segments = durable.segments
+  func run(_ mailbox: Mailbox<CommitRequest>, status: CommitStatus, closing: Closing) {
+    let segments = commitPoint.segments
     var loop = CommitLoop(
-      disk: disk, options: options, durable: durable, tail: tail.take(), health: health,
+      disk: disk, options: options, commitPoint: commitPoint, tail: tail.take(), status: status,
       writer: LogWriter(
-        disk: disk, directory: directory, segments: segments, file: file, end: end, cursors: durable.cursors,
-        maker: maker, sealer: sealer))
+        disk: disk, directory: directory, segments: segments, file: file, end: end, cursors: commitPoint.cursors,
+        preallocator: preallocator, sealer: sealer))
     do throws(LogStoreError) {
       try loop.announce()
     } catch {
-      health.fail(error)
+      status.fail(error)
     }
     let end = loop.run(mailbox)
-    maker.stop()
+    preallocator.stop()
     sealer.finish()
     closing.finish(
       with: Result { () throws(LogStoreError) in
         if closing.isAbandoned { return }
-        if let failure = health.failure { throw .stopped(cause: failure.description) }
+        if let failure = status.failure { throw .stopped(cause: failure.description) }
         guard let end else { return }
-        try Self.recordEnd(durable, end.end, chain: end.chain, directory: directory, disk: disk)
+        try Self.recordEnd(commitPoint, end.end, chain: end.chain, directory: directory, disk: disk)
         try loop.announce(.closed)
       }
     ) {
@@ -72,11 +72,11 @@ struct CommitStart: Sendable {
   }
 
   static func recordEnd(
-    _ durable: Durable, _ end: DurableEnd? = nil, chain: UInt32, directory: String, disk: any Disk
+    _ commitPoint: CommitPoint, _ end: DurableEnd? = nil, chain: UInt32, directory: String, disk: any Disk
   ) throws(LogStoreError) {
-    let end = end ?? durable.end
+    let end = end ?? commitPoint.end
     let clean = CleanEnd(
-      storeID: durable.segments.storeID, endOffset: end.offset, baseOffset: end.baseOffset,
+      storeID: commitPoint.segments.storeID, endOffset: end.offset, baseOffset: end.baseOffset,
       endPosition: UInt64(end.position), chain: chain)
     try disk.replace(join(directory, FileName.clean), with: clean.encoded())
   }

@@ -9,12 +9,12 @@ struct LogWriter: ~Copyable {
   private let disk: any Disk
   private let directory: String
   private let segments: SegmentSet
-  private let maker: SegmentMaker
-  private let sealer: Sealer
+  private let preallocator: SegmentPreallocator
+  private let sealer: SegmentSealer
 
-  private(set) var index: OpenIndex
+  private(set) var index: ActiveIndex
   /// That of the segment before, if this writer has written it: most streams that go on were there a moment ago.
-  private(set) var previousIndex: OpenIndex?
+  private(set) var previousIndex: ActiveIndex?
   private var file: any File
   /// Where the next frame goes and what it continues; includes what is written but not synced.
   private(set) var next: FrameExpectation
@@ -37,12 +37,12 @@ struct LogWriter: ~Copyable {
 
   init(
     disk: any Disk, directory: String, segments: SegmentSet, file: any File, end: FrameExpectation,
-    cursors: CursorPlaces, maker: SegmentMaker, sealer: Sealer
+    cursors: CursorPlaces, preallocator: SegmentPreallocator, sealer: SegmentSealer
   ) {
     self.disk = disk
     self.directory = directory
     self.segments = segments
-    self.maker = maker
+    self.preallocator = preallocator
     self.sealer = sealer
     self.file = file
     self.cursors = cursors
@@ -186,7 +186,7 @@ struct LogWriter: ~Copyable {
     try file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(position))
     // The mapping shows what was written, since both are the page cache; but it is not touched here: a page that is
     // mapped costs more to sync.
-    index.state.withLock { OpenIndex.addFrame(frame, at: position, to: &$0, in: index.segment) }
+    index.state.withLock { ActiveIndex.addFrame(frame, at: position, to: &$0, in: index.segment) }
     next.advance(past: frame)
     reset()
   }
@@ -214,20 +214,20 @@ struct LogWriter: ~Copyable {
       syncedFrames.byteCount += frameByteCount
     }
     if position - writebackPosition >= Self.writebackByteCount {
-      maker.startWriteback(of: file, at: writebackPosition, byteCount: position - writebackPosition)
+      preallocator.startWriteback(of: file, at: writebackPosition, byteCount: position - writebackPosition)
       writebackPosition = position
     }
     guard position >= preparedPosition else { return }
     preparedPosition = position + max(Int(index.segment.header.fileByteCount) / 128, SegmentHeader.byteCount)
     let average = syncedFrames.byteCount / max(syncedFrames.count, 1)
-    var unit = SegmentMaker.Zeros.smallest
-    while unit < average, unit < SegmentMaker.Zeros.largest { unit *= 2 }
+    var unit = SegmentPreallocator.Zeros.smallest
+    while unit < average, unit < SegmentPreallocator.Zeros.largest { unit *= 2 }
     // A little faster than this segment is filled, so that the next one is done before this one is full.
-    maker.prepare(SegmentMaker.Zeros(byteCount: syncedFrames.byteCount / 4 * 5, unitByteCount: unit))
+    preallocator.prepare(SegmentPreallocator.Zeros(byteCount: syncedFrames.byteCount / 4 * 5, unitByteCount: unit))
   }
 
   private mutating func finishFrame(
-    place: Place, position: Int, timestamp: UInt64, chain: UInt32, syncedPosition: Int, isSnapshot: Bool
+    place: ChecksumSeed, position: Int, timestamp: UInt64, chain: UInt32, syncedPosition: Int, isSnapshot: Bool
   ) -> FrameHeader {
     let padding = buffer.pad(to: 8)
     bodyChecksum.add(UnsafeRawBufferPointer(padding))
@@ -282,9 +282,9 @@ struct LogWriter: ~Copyable {
     let replaces = next.offset == old.baseOffset
     buildSnapshot(base: next.offset, replaced: replaces ? old : nil)
     let frameBytes = buffer.count.roundedUp(to: 8)
-    let made: SegmentMaker.Made
+    let made: SegmentPreallocator.Made
     do throws(LogStoreError) {
-      made = try maker.take(
+      made = try preallocator.take(
         atLeast: SegmentHeader.byteCount + frameBytes + (FrameHeader.byteCount + needed).roundedUp(to: 8))
     } catch {
       reset()
@@ -295,7 +295,7 @@ struct LogWriter: ~Copyable {
       previousBaseOffset: replaces ? old.header.previousBaseOffset : old.baseOffset,
       fileByteCount: UInt64(made.byteCount), createdMicroseconds: disk.now(),
       chain: replaces ? old.header.chain : next.chain, gapStart: replaces ? old.header.gapStart : nil)
-    let opened: (index: OpenIndex, oldEnd: FrameExpectation)
+    let opened: (index: ActiveIndex, oldEnd: FrameExpectation)
     do throws(LogStoreError) {
       opened = try finishSegment(header, made)
     } catch {
@@ -311,7 +311,7 @@ struct LogWriter: ~Copyable {
 
   private mutating func buildSnapshot(base: UInt64, replaced: Segment?) {
     reset()
-    let place = Place(storeID: segments.storeID, baseOffset: base)
+    let place = ChecksumSeed(storeID: segments.storeID, baseOffset: base)
     for (name, position) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
       addToSnapshot(EncodedAppend.cursorRecord(name: name), version: position, place)
     }
@@ -320,7 +320,7 @@ struct LogWriter: ~Copyable {
     for stream in replaced.lostStreams { addToSnapshot(stream.encoded(), version: stream.lastVersion, place) }
   }
 
-  private mutating func addToSnapshot(_ bytes: [UInt8], version: UInt64, _ place: Place) {
+  private mutating func addToSnapshot(_ bytes: [UInt8], version: UInt64, _ place: ChecksumSeed) {
     let start = bytes.withUnsafeBytes { buffer.append($0) }
     let record = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...])
     let at = SegmentHeader.byteCount + start
@@ -330,20 +330,20 @@ struct LogWriter: ~Copyable {
   }
 
   private mutating func finishSegment(
-    _ header: SegmentHeader, _ made: SegmentMaker.Made
-  ) throws(LogStoreError) -> (index: OpenIndex, oldEnd: FrameExpectation) {
+    _ header: SegmentHeader, _ made: SegmentPreallocator.Made
+  ) throws(LogStoreError) -> (index: ActiveIndex, oldEnd: FrameExpectation) {
     // Nobody looks for the old one as often afterwards.
     try checkFile()
     let oldEnd = next
     let frame = finishFrame(
-      place: Place(storeID: header.storeID, baseOffset: header.baseOffset), position: SegmentHeader.byteCount,
+      place: ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset), position: SegmentHeader.byteCount,
       timestamp: max(disk.now(), next.timestamp), chain: header.chain, syncedPosition: SegmentHeader.byteCount,
       isSnapshot: true)
     try made.file.write(header.encoded())
     try made.file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(SegmentHeader.byteCount))
     try made.file.sync()
     let path = join(directory, FileName.segment(header.baseOffset))
-    try disk.rename(maker.path, to: path)
+    try disk.rename(preallocator.path, to: path)
     try disk.syncDirectory(directory)
     reset()
     let segment = try Segment.open(
@@ -355,7 +355,7 @@ struct LogWriter: ~Copyable {
     writebackPosition = next.position
     preparedPosition = 0
     syncedFrames = (0, 0)
-    let index = OpenIndex(segment)
+    let index = ActiveIndex(segment)
     segments.append(index)
     return (index, oldEnd)
   }

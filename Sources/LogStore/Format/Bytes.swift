@@ -89,7 +89,7 @@ struct StoreID: Hashable, Sendable {
 }
 
 /// What every check in one segment begins with, so that bytes of another store or segment never pass.
-struct Place: Sendable {
+struct ChecksumSeed: Sendable {
   let storeID: StoreID
   let baseOffset: UInt64
   /// The checksum's register after both.

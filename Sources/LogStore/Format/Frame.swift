@@ -1,7 +1,7 @@
 import CChecksum
 
 // Frames and records of docs/FORMAT.md: bytes ↔ values, no I/O, no state. What makes a header or a record sound is
-// decided in one place, CFrame.h, for single ones here and for whole runs in ``FrameWalk``.
+// decided in one place, CFrame.h, for single ones here and for whole runs in ``FrameReader``.
 
 /// The first 48 bytes of a frame.
 ///
@@ -46,7 +46,7 @@ struct FrameHeader: Equatable, Sendable {
 
   /// Reads a header and checks it by itself: its checksum, and that the frame lies in `bytes` (the whole segment).
   /// Says nothing about the records.
-  init?(in bytes: UnsafeRawBufferPointer, at position: Int, place: Place) {
+  init?(in bytes: UnsafeRawBufferPointer, at position: Int, place: ChecksumSeed) {
     guard position >= SegmentHeader.byteCount,
       cframe_is_header(
         bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(bytes.count), UInt64(position),
@@ -72,7 +72,8 @@ struct FrameHeader: Equatable, Sendable {
   /// Finishes a frame whose records stand in `frame` from byte 48 on with their checksums in place: writes the header
   /// and returns its checksum.
   static func finish(
-    _ frame: UnsafeMutableRawBufferPointer, at position: Int, place: Place, firstOffset: UInt64, timestamp: UInt64,
+    _ frame: UnsafeMutableRawBufferPointer, at position: Int, place: ChecksumSeed, firstOffset: UInt64,
+    timestamp: UInt64,
     eventCount: Int, recordCount: Int, syncedPosition: Int, chain: UInt32, bodyChecksum: UInt32, isSnapshot: Bool
   ) -> UInt32 {
     frame.set(UInt32(frame.count), at: 4)
@@ -132,7 +133,7 @@ struct Record: Sendable {
   @inline(__always) var end: Int { position + byteCount }
 
   /// Reads and fully checks the record at a position, which must end at or before `limit`; nil if it isn't sound.
-  init?(in bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: Place) {
+  init?(in bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: ChecksumSeed) {
     guard position >= 0, limit <= bytes.count,
       cframe_is_record(
         bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(clamping: limit), UInt64(position),
@@ -164,7 +165,7 @@ struct Record: Sendable {
   }
 
   /// The stored id, or the one made of the event's place.
-  func id(in bytes: UnsafeRawBufferPointer, place: Place) -> EventID {
+  func id(in bytes: UnsafeRawBufferPointer, place: ChecksumSeed) -> EventID {
     guard hasID else {
       return EventID(
         high: place.storeID.first.byteSwapped, low: place.baseOffset &+ UInt64(relativeOffset))
@@ -225,7 +226,7 @@ extension Record {
   }
 }
 
-extension Place {
+extension ChecksumSeed {
   /// Writes the checksums of records that stand one after the other and are complete but for them.
   ///
   /// - Parameter count: how many they are; their lengths must add up to the buffer's.

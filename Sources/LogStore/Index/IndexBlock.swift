@@ -58,7 +58,7 @@ struct IndexBlock {
 /// Goes through a section's entries in order, for merging: decodes block after block into flat arrays. Not for more than
 /// one thread.
 final class IndexCursor {
-  private let index: SealedIndex
+  private let index: IndexFile
   private let section: IndexSection
   /// Added to keys, and to the number of the segment in an address.
   private let keyOffset: UInt64
@@ -79,7 +79,7 @@ final class IndexCursor {
 
   /// - Parameter shift: the merged file's address shift.
   init(
-    _ index: SealedIndex, _ section: IndexSection, keyOffset: UInt64, segmentOffset: Int, shift: UInt32
+    _ index: IndexFile, _ section: IndexSection, keyOffset: UInt64, segmentOffset: Int, shift: UInt32
   ) throws(Fault) {
     self.index = index
     self.section = section

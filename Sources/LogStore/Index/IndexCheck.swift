@@ -1,6 +1,6 @@
 // Reading all of an index file, for `verify`.
 
-extension SealedIndex {
+extension IndexFile {
   /// Checks every byte, and that what the file says agrees with itself: with the number of events in its segments too.
   ///
   /// Memory doesn't grow with the file. About 20 ns an event.

@@ -1,4 +1,4 @@
-// Making an index file from an `OpenIndex`: the only place that looks into its table for that.
+// Making an index file from an `ActiveIndex`: the only place that looks into its table for that.
 
 /// What sealing needs to know of a stream in a finished segment.
 struct SealingStream {
@@ -11,7 +11,7 @@ struct SealingStream {
   var count: UInt32
 }
 
-/// What is taken out of an ``OpenIndex`` to make a file of it, under its lock and quickly.
+/// What is taken out of an ``ActiveIndex`` to make a file of it, under its lock and quickly.
 struct SealingInput {
   /// In no order.
   var streams: [SealingStream]

@@ -1,6 +1,6 @@
 import CChecksum
 
-// The layout of index files, docs/FORMAT.md: values ↔ bytes. Writing is `IndexWriter`, reading `SealedIndex`.
+// The layout of index files, docs/FORMAT.md: values ↔ bytes. Writing is `IndexWriter`, reading `IndexFile`.
 
 enum IndexLayout {
   static let magic: StaticString = "LSINDEX3"
@@ -85,7 +85,7 @@ struct IndexHeader: Sendable {
     addressShift = IndexLayout.addressShift(endPosition: segments.map(\.endPosition).max() ?? 0)
   }
 
-  var place: IndexPlace { IndexPlace(storeID: storeID, baseOffset: baseOffset, endOffset: endOffset) }
+  var place: IndexChecksumSeed { IndexChecksumSeed(storeID: storeID, baseOffset: baseOffset, endOffset: endOffset) }
 
   /// Reads and checks the header against itself and the file's length.
   init(_ bytes: UnsafeRawBufferPointer) throws(Fault) {
@@ -175,7 +175,7 @@ struct IndexHeader: Sendable {
 }
 
 /// What every check in one index file begins with, so that a block of another store, file or position never passes.
-struct IndexPlace: Sendable {
+struct IndexChecksumSeed: Sendable {
   private let register: UInt32
 
   init(storeID: StoreID, baseOffset: UInt64, endOffset: UInt64) {

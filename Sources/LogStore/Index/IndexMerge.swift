@@ -3,7 +3,7 @@
 enum IndexMerge {
   /// - Parameter inputs: from the oldest on, each beginning where the one before ends; at least one.
   /// - Returns: the merged file's length.
-  static func merge(_ inputs: [SealedIndex], to output: IndexOutput) throws(IndexFailure) -> Int {
+  static func merge(_ inputs: [IndexFile], to output: IndexOutput) throws(IndexFailure) -> Int {
     let last = inputs[inputs.count - 1]
     precondition(zip(inputs, inputs.dropFirst()).allSatisfy { $0.endOffset == $1.baseOffset })
     let header = IndexHeader(
@@ -18,7 +18,7 @@ enum IndexMerge {
   }
 
   private static func cursors(
-    _ inputs: [SealedIndex], _ section: IndexSection, _ header: IndexHeader
+    _ inputs: [IndexFile], _ section: IndexSection, _ header: IndexHeader
   ) throws(IndexFailure) -> [IndexCursor] {
     var cursors: [IndexCursor] = []
     var segmentOffset = 0
@@ -36,7 +36,7 @@ enum IndexMerge {
 
   @inline(__always)
   private static func blaming<Value>(
-    _ input: SealedIndex, _ body: () throws(Fault) -> Value
+    _ input: IndexFile, _ body: () throws(Fault) -> Value
   ) throws(IndexFailure) -> Value {
     do throws(Fault) {
       return try body()
@@ -47,7 +47,7 @@ enum IndexMerge {
 
   /// Frames of one file come before those of the next.
   private static func mergeFrames(
-    _ inputs: [SealedIndex], _ header: IndexHeader, to writer: inout IndexWriter
+    _ inputs: [IndexFile], _ header: IndexHeader, to writer: inout IndexWriter
   ) throws(IndexFailure) {
     for (input, cursor) in zip(inputs, try cursors(inputs, .frames, header)) {
       while cursor.key != .max {
@@ -60,7 +60,7 @@ enum IndexMerge {
   /// Entries of a key that follow one on another become one. Nobody looks whether they are of one stream: whoever reads
   /// them looks at the records.
   private static func mergeStreams(
-    _ inputs: [SealedIndex], _ header: IndexHeader, to writer: inout IndexWriter
+    _ inputs: [IndexFile], _ header: IndexHeader, to writer: inout IndexWriter
   ) throws(IndexFailure) {
     let cursors = try cursors(inputs, .streams, header)
     var pending = PendingEntry()
@@ -77,7 +77,7 @@ enum IndexMerge {
   }
 
   private static func mergeIDs(
-    _ inputs: [SealedIndex], _ header: IndexHeader, to writer: inout IndexWriter
+    _ inputs: [IndexFile], _ header: IndexHeader, to writer: inout IndexWriter
   ) throws(IndexFailure) {
     try forEachInOrder(try cursors(inputs, .eventIDs, header), inputs) { cursor throws(IndexFailure) in
       try writer.add(key: cursor.key, address: cursor.addresses[0])
@@ -87,7 +87,7 @@ enum IndexMerge {
   /// Visits the entries of all cursors by ascending key, those of one key from the oldest file on.
   @inline(__always)
   private static func forEachInOrder(
-    _ cursors: [IndexCursor], _ inputs: [SealedIndex], _ visit: (IndexCursor) throws(IndexFailure) -> Void
+    _ cursors: [IndexCursor], _ inputs: [IndexFile], _ visit: (IndexCursor) throws(IndexFailure) -> Void
   ) throws(IndexFailure) {
     // Few, so that looking at all of them is as fast as any tree.
     var heads = cursors.map(\.key)

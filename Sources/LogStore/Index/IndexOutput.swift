@@ -133,7 +133,7 @@ enum IndexFailure: Error {
   /// The log, or the disk, is why.
   case log(LogStoreError)
   /// An index file is not what it should be. Where it led astray: the number of that segment in the file.
-  case index(SealedIndex, Fault, segment: Int?)
+  case index(IndexFile, Fault, segment: Int?)
   /// Records of another stream stand where the wanted one's should, and rightly so: their keys are the same.
   case sharedKey
   /// The work was given up, to be done another time.

@@ -4,7 +4,7 @@ import CLZ4
 /// are written as they fill, and tables and filters from a second look at the blocks.
 struct IndexWriter: ~Copyable {
   private var header: IndexHeader
-  private let place: IndexPlace
+  private let place: IndexChecksumSeed
   private let output: IndexOutput
 
   private var section = IndexSection.frames
@@ -220,7 +220,7 @@ struct IndexWriter: ~Copyable {
 private struct FilterLines: ~Copyable {
   private let count: Int
   private let kind: UInt8
-  private let place: IndexPlace
+  private let place: IndexChecksumSeed
   private let output: IndexOutput
   private let line = UnsafeMutableRawBufferPointer.allocate(byteCount: IndexFilter.lineByteCount, alignment: 64)
   private var number = 0
@@ -229,7 +229,7 @@ private struct FilterLines: ~Copyable {
   /// The line says where it begins.
   private var hasBegun = false
 
-  init(count: Int, kind: UInt8, place: IndexPlace, output: IndexOutput) {
+  init(count: Int, kind: UInt8, place: IndexChecksumSeed, output: IndexOutput) {
     self.count = count
     self.kind = kind
     self.place = place

@@ -1,6 +1,6 @@
 import CLinux
 
-/// Where the records of one segment are, by stream, event id and offset: the content of an ``OpenIndex``, which locks it.
+/// Where the records of one segment are, by stream, event id and offset: the content of an ``ActiveIndex``, which locks it.
 ///
 /// Two open-addressing tables with linear probing over dense arrays (D. E. Knuth, TAOCP 3, 6.4): a look-up costs one
 /// cache line of the table and one of the array, and one of the segment to compare the name. The keys are hashes already,

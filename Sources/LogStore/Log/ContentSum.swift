@@ -13,7 +13,7 @@ struct ContentSum: Equatable, Sendable {
   init() {}
 
   /// What the index of a finished segment has to list.
-  init(_ index: OpenIndex) {
+  init(_ index: ActiveIndex) {
     let input = index.state.withLock { $0.sealingInput() }
     for stream in input.streams {
       let key = IndexKey.stream(hash: stream.hash)
@@ -36,7 +36,7 @@ struct ContentSum: Equatable, Sendable {
   }
 }
 
-extension SealedIndex {
+extension IndexFile {
   /// What the file lists, by segment.
   func contentSums() throws(Fault) -> [ContentSum] {
     var sums = [ContentSum](repeating: ContentSum(), count: segmentCount)

@@ -96,7 +96,7 @@ final class DamageMap: Sendable {
 }
 
 /// Makes a ``DamageMap``.
-struct DamageMapMaker {
+struct DamageMapBuilder {
   private let segment: Segment
   /// The segment's events have lower offsets.
   private let bound: UInt64

@@ -117,14 +117,14 @@ extension SegmentSet {
         }
         // If the one behind it can't be opened, whoever reads that will say so.
         let next = successor(of: baseOffset).flatMap { try? self.segment($0) }
-        var maker = DamageMapMaker(
+        var builder = DamageMapBuilder(
           segment, bound: bound, limit: segment.bytes.count,
           endChain: next.flatMap { $0.hasOwnHeader ? $0.header.chain : nil })
-        map = maker.make()
+        map = builder.make()
       } else {
         guard let end, end.baseOffset == baseOffset else { return nil }
-        var maker = DamageMapMaker(open.segment, bound: end.offset, limit: end.position, endChain: nil)
-        map = maker.make()
+        var builder = DamageMapBuilder(open.segment, bound: end.offset, limit: end.position, endChain: nil)
+        map = builder.make()
       }
       if map.ranges.isEmpty {
         damageMaps.forget(baseOffset)

@@ -3,7 +3,7 @@ import Synchronization
 
 /// Follows a log that another process writes, or nobody: reads how far it is durable from the file `tail`, checks and
 /// indexes the frames up to there, and publishes them. One thread of its own does that; everything it changes is in
-/// ``Durable``.
+/// ``CommitPoint``.
 final class Follower: Sendable {
   /// How long a reader waits for a writer that is still opening the store.
   static let openingTimeoutMilliseconds = 30_000
@@ -13,7 +13,7 @@ final class Follower: Sendable {
 
   private let directory: String
   private let disk: any Disk
-  private let durable: Durable
+  private let commitPoint: CommitPoint
   /// The writer that wrote `tail` and was dead when this follower began; what it says is not news.
   private let deadWriter: UInt32?
   private let watch: Mutex<(any FileWatch)?> = Mutex(nil)
@@ -21,12 +21,12 @@ final class Follower: Sendable {
   private let held: any HeldDirectory
 
   private init(
-    directory: String, disk: any Disk, durable: Durable, deadWriter: UInt32?
+    directory: String, disk: any Disk, commitPoint: CommitPoint, deadWriter: UInt32?
   ) throws(LogStoreError) {
     held = try disk.hold(directory)
     self.directory = directory
     self.disk = disk
-    self.durable = durable
+    self.commitPoint = commitPoint
     self.deadWriter = deadWriter
   }
 
@@ -36,7 +36,7 @@ final class Follower: Sendable {
   static func open(
     _ directory: String, disk: any Disk, follows: Bool = true,
     streamCacheBytes: Int = StreamCache.defaultByteCount
-  ) throws(LogStoreError) -> (follower: Follower, durable: Durable, recovery: RecoveryReport) {
+  ) throws(LogStoreError) -> (follower: Follower, commitPoint: CommitPoint, recovery: RecoveryReport) {
     var attemptsLeft = 5
     while true {
       var lock: (any FileLock)?
@@ -117,32 +117,33 @@ final class Follower: Sendable {
   /// Nobody writes, and while the shared lock is held nobody begins to.
   private static func openUnwritten(
     _ directory: String, disk: any Disk, follows: Bool, _ streamCacheBytes: Int
-  ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
+  ) throws(LogStoreError) -> (Follower, CommitPoint, RecoveryReport) {
     let catalog = try Catalog.read(directory, disk: disk)
     let header = catalog.lastSegment
     let segment = try Segment.open(
       catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
       mayBeShort: catalog.clean == nil)
-    var found = try FoundTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
-    if catalog.clean == nil, !(try settle(found, disk: disk)), found.walk.provenPosition < found.walk.next.position {
+    var found = try RecoveredTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
+    if catalog.clean == nil, !(try recoverTail(found, disk: disk)), found.scan.provenPosition < found.scan.next.position
+    {
       // What can't be written again, for it is not ours to write, can't be made certain either.
-      let proven = found.walk.provenPosition
-      let index = OpenIndex(segment)
-      var walk = Walk(segment)
-      if let fault = walk.go(to: .position(proven), in: segment, adding: index) { throw segment.damage(fault) }
-      found = FoundTail(
-        index: index, walk: walk,
+      let proven = found.scan.provenPosition
+      let index = ActiveIndex(segment)
+      var scan = RecoveryScan(segment)
+      if let fault = scan.go(to: .position(proven), in: segment, adding: index) { throw segment.damage(fault) }
+      found = RecoveredTail(
+        index: index, scan: scan,
         torn: Damage(
-          file: segment.path, position: UInt64(walk.next.position),
+          file: segment.path, position: UInt64(scan.next.position),
           reason:
             "acknowledged events may stand here, but nothing proves that they are on disk, and they can't be synced"
             + " without leave to write; read as one who may write, or let a writer open the store"))
     }
-    let durable = Durable(
+    let commitPoint = CommitPoint(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
         gaps: try Gaps(catalog, disk: disk), open: found.index, streamCacheBytes: streamCacheBytes),
-      end: found.end, cursors: found.walk.cursors)
+      end: found.end, cursors: found.scan.cursors)
     var deadWriter: UInt32?
     do throws(LogStoreError) {
       deadWriter = try notice(directory, disk: disk)?.writer
@@ -150,10 +151,10 @@ final class Follower: Sendable {
       // What nobody writes any more is not needed. If it can be read again later, it says what is known.
       guard case .unreadable = error else { throw error }
     }
-    let follower = try Follower(directory: directory, disk: disk, durable: durable, deadWriter: deadWriter)
+    let follower = try Follower(directory: directory, disk: disk, commitPoint: commitPoint, deadWriter: deadWriter)
     if follows { try follower.start() }
     return (
-      follower, durable,
+      follower, commitPoint,
       RecoveryReport(
         wasClosedCleanly: catalog.clean != nil, tornTail: found.torn, endOffset: found.end.offset)
     )
@@ -161,9 +162,9 @@ final class Follower: Sendable {
 
   /// Makes the end of the log that was found durable, by writing the same bytes again and syncing. False without the
   /// right to write.
-  private static func settle(_ found: FoundTail, disk: any Disk) throws(LogStoreError) -> Bool {
-    let proven = found.walk.provenPosition
-    let count = found.walk.next.position - proven
+  private static func recoverTail(_ found: RecoveredTail, disk: any Disk) throws(LogStoreError) -> Bool {
+    let proven = found.scan.provenPosition
+    let count = found.scan.next.position - proven
     let file: any File
     do throws(LogStoreError) {
       // The segment's name may not be durable yet either.
@@ -183,7 +184,7 @@ final class Follower: Sendable {
 
   private static func openBesideWriter(
     _ directory: String, disk: any Disk, follows: Bool, _ streamCacheBytes: Int
-  ) throws(LogStoreError) -> (Follower, Durable, RecoveryReport) {
+  ) throws(LogStoreError) -> (Follower, CommitPoint, RecoveryReport) {
     var waited = 0
     var notice = try notice(directory, disk: disk)
     while notice == nil || notice?.state == .opening {
@@ -207,16 +208,16 @@ final class Follower: Sendable {
     let segment = try Segment.open(
       join(catalog.directory, FileName.segment(notice.end.baseOffset)), baseOffset: notice.end.baseOffset,
       storeID: catalog.storeID, disk: disk)
-    let (index, walk) = try read(segment, to: notice)
-    let durable = Durable(
+    let (index, scan) = try read(segment, to: notice)
+    let commitPoint = CommitPoint(
       segments: SegmentSet(
         directory: catalog.directory, disk: disk, storeID: catalog.storeID, bases: bases,
         gaps: try Gaps(catalog, disk: disk), open: index, streamCacheBytes: streamCacheBytes),
-      end: walk.end(in: segment), cursors: walk.cursors)
-    let follower = try Follower(directory: catalog.directory, disk: disk, durable: durable, deadWriter: nil)
-    if follows { try follower.start(from: walk) }
+      end: scan.end(in: segment), cursors: scan.cursors)
+    let follower = try Follower(directory: catalog.directory, disk: disk, commitPoint: commitPoint, deadWriter: nil)
+    if follows { try follower.start(from: scan) }
     return (
-      follower, durable, RecoveryReport(wasClosedCleanly: true, tornTail: nil, endOffset: walk.next.offset)
+      follower, commitPoint, RecoveryReport(wasClosedCleanly: true, tornTail: nil, endOffset: scan.next.offset)
     )
   }
 
@@ -226,29 +227,29 @@ final class Follower: Sendable {
   /// cursors' snapshot that the new one begins with, and that is durable; the notice says nothing of what follows there.
   private static func read(
     _ segment: Segment, to notice: TailNotice
-  ) throws(LogStoreError) -> (index: OpenIndex, walk: Walk) {
+  ) throws(LogStoreError) -> (index: ActiveIndex, scan: RecoveryScan) {
     let isReplaced = segment.headerChecksum != notice.segment && notice.end.offset == notice.end.baseOffset
-    let index = OpenIndex(segment)
-    var walk = Walk(segment)
+    let index = ActiveIndex(segment)
+    var scan = RecoveryScan(segment)
     let position = isReplaced ? SegmentHeader.byteCount + FrameHeader.byteCount : notice.end.position
-    if let fault = walk.go(to: .position(position), in: segment, adding: index) { throw segment.damage(fault) }
-    guard walk.next.offset == notice.end.offset else {
+    if let fault = scan.go(to: .position(position), in: segment, adding: index) { throw segment.damage(fault) }
+    guard scan.next.offset == notice.end.offset else {
       throw segment.damage(
         Fault(
-          position: walk.next.position,
-          reason: "the log ends with offset \(walk.next.offset) here, its writer says \(notice.end.offset)"))
+          position: scan.next.position,
+          reason: "the log ends with offset \(scan.next.offset) here, its writer says \(notice.end.offset)"))
     }
-    return (index, walk)
+    return (index, scan)
   }
 
   // MARK: - The thread
 
-  private func start(from walk: Walk? = nil) throws(LogStoreError) {
+  private func start(from scan: RecoveryScan? = nil) throws(LogStoreError) {
     try disk.onThread("log follower") { [self] in
       do throws(LogStoreError) {
-        try follow(from: walk)
+        try follow(from: scan)
       } catch {
-        durable.close(failure: reason(of: error))
+        commitPoint.close(failure: reason(of: error))
       }
     }
   }
@@ -272,8 +273,8 @@ final class Follower: Sendable {
     watch.withLock { $0?.interrupt() }
   }
 
-  private func follow(from start: Walk?) throws(LogStoreError) {
-    var walk = start
+  private func follow(from start: RecoveryScan?) throws(LogStoreError) {
+    var scan = start
     var file: (any File)?
     var last: TailNotice?
     var lastCheck = disk.now()
@@ -289,7 +290,7 @@ final class Follower: Sendable {
       if let notice = try news(&file), notice.state != .opening, notice.writer != deadWriter,
         notice != last
       {
-        try advance(&walk, to: notice)
+        try advance(&scan, to: notice)
         last = notice
         continue
       }
@@ -348,10 +349,10 @@ final class Follower: Sendable {
     return try result.get()
   }
 
-  private func advance(_ walk: inout Walk?, to notice: TailNotice) throws(LogStoreError) {
+  private func advance(_ scan: inout RecoveryScan?, to notice: TailNotice) throws(LogStoreError) {
     let end = notice.end
-    let known = durable.segments.open
-    if end == durable.end, known.segment.headerChecksum == notice.segment { return }
+    let known = commitPoint.segments.open
+    if end == commitPoint.end, known.segment.headerChecksum == notice.segment { return }
     guard end.baseOffset >= known.segment.baseOffset else {
       throw .damaged(
         Damage(
@@ -359,13 +360,13 @@ final class Follower: Sendable {
           reason: "it says that the log ends in the segment of offset \(end.baseOffset), but it has gone on to that of"
             + " offset \(known.segment.baseOffset)"))
     }
-    if let going = walk, known.segment.headerChecksum == notice.segment, going.next.position <= end.position {
+    if let going = scan, known.segment.headerChecksum == notice.segment, going.next.position <= end.position {
       var going = going
       if going.go(to: .position(end.position), in: known.segment, adding: known) == nil,
         going.next.offset == end.offset
       {
-        walk = going
-        durable.publish(end, cursors: going.cursors)
+        scan = going
+        commitPoint.publish(end, cursors: going.cursors)
         return
       }
     }
@@ -373,14 +374,14 @@ final class Follower: Sendable {
     // began without a writer, and walks its segment a second time, once.
     let segment = try Segment.open(
       join(directory, FileName.segment(end.baseOffset)), baseOffset: end.baseOffset,
-      storeID: durable.segments.storeID, disk: disk)
+      storeID: commitPoint.segments.storeID, disk: disk)
     let (index, going) = try Self.read(segment, to: notice)
     let newBases = try disk.list(directory)
       .compactMap { FileName.baseOffset($0, suffix: ".log") }
       .filter { $0 > known.segment.baseOffset && $0 <= end.baseOffset }
       .sorted()
-    durable.segments.advance(over: newBases, to: index)
-    walk = going
-    durable.publish(going.end(in: segment), cursors: going.cursors)
+    commitPoint.segments.advance(over: newBases, to: index)
+    scan = going
+    commitPoint.publish(going.end(in: segment), cursors: going.cursors)
   }
 }

@@ -26,11 +26,11 @@ struct LostEvents {
     var version: UInt64
   }
 
-  private let indexes: [SealedIndex]
+  private let indexes: [IndexFile]
   /// Of the segment that was looked at last.
-  private var last: (index: SealedIndex, number: Int, events: [Listed])?
+  private var last: (index: IndexFile, number: Int, events: [Listed])?
 
-  init(_ indexes: [SealedIndex]) {
+  init(_ indexes: [IndexFile]) {
     // The smallest first: less to read for one segment.
     self.indexes = indexes.sorted { ($0.segmentCount, $0.baseOffset) < ($1.segmentCount, $1.baseOffset) }
   }
@@ -81,7 +81,7 @@ struct LostEvents {
     return nil
   }
 
-  private mutating func read(_ index: SealedIndex, _ number: Int) -> [Listed]? {
+  private mutating func read(_ index: IndexFile, _ number: Int) -> [Listed]? {
     if let last, last.index === index, last.number == number { return last.events }
     var events: [Listed] = []
     do throws(Fault) {

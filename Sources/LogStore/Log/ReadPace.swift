@@ -32,8 +32,8 @@ struct ReadPace: Sendable {
   }
 
   /// Whether reading ends, and why: `closed` or `cancelled`.
-  func ending(of durable: Durable) -> LogStoreError? {
-    if durable.isClosed { return .closed }
+  func ending(of commitPoint: CommitPoint) -> LogStoreError? {
+    if commitPoint.isClosed { return .closed }
     return endsWithTask && Task.isCancelled ? .cancelled : nil
   }
 

@@ -53,7 +53,7 @@ final class SegmentSet: Sendable {
 
   /// - Parameter streamCacheBytes: how much memory streams that are read again and again may take; 0 for none.
   init(
-    directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], gaps: Gaps, open: OpenIndex,
+    directory: String, disk: any Disk, storeID: StoreID, bases: [UInt64], gaps: Gaps, open: ActiveIndex,
     streamCacheBytes: Int, servesDamaged: Bool = false
   ) {
     self.servesDamaged = servesDamaged
@@ -78,7 +78,7 @@ final class SegmentSet: Sendable {
   var present: Snapshot { state.withLock { $0.snapshot } }
 
   var bases: [UInt64] { present.bases }
-  var open: OpenIndex { present.open }
+  var open: ActiveIndex { present.open }
 
   /// The segment that an offset is in, or is to be in, if it is at the end of the log.
   func baseOffset(holding offset: UInt64) -> UInt64 {
@@ -197,7 +197,7 @@ final class SegmentSet: Sendable {
 
   /// Makes a new last segment known. The one before keeps its index in memory until ``install(_:)`` or
   /// ``giveUp(_:)``, or is gone if it had no event and so the same name.
-  func append(_ open: OpenIndex) {
+  func append(_ open: ActiveIndex) {
     let finished = state.withLock { state -> Segment? in
       let old = state.snapshot
       if old.open.segment.baseOffset == open.segment.baseOffset {
@@ -215,7 +215,7 @@ final class SegmentSet: Sendable {
   }
 
   /// Goes on at a later segment than the last one known: for a follower, which learns of several at once.
-  func advance(over newBases: [UInt64], to open: OpenIndex) {
+  func advance(over newBases: [UInt64], to open: ActiveIndex) {
     let finished = state.withLock { state in
       let old = state.snapshot
       state.mappedCount += 1
@@ -277,7 +277,7 @@ final class SegmentSet: Sendable {
         if distrusted.contains(join(directory, name)) { suspects.append(range) } else { ranges.append(range) }
       }
       ranges.sort { ($0.lowerBound, $1.upperBound) < ($1.lowerBound, $0.upperBound) }
-      var files: [SealedIndex] = []
+      var files: [IndexFile] = []
       var isGone = false
       for range in ranges {
         if let last = files.last, range.lowerBound < last.endOffset {
@@ -315,14 +315,14 @@ final class SegmentSet: Sendable {
   }
 
   /// - Parameter files: in order, none inside another.
-  private static func covers(_ files: [SealedIndex], _ range: Range<UInt64>) -> Bool {
+  private static func covers(_ files: [IndexFile], _ range: Range<UInt64>) -> Bool {
     var covered = range.lowerBound
     for file in files where file.baseOffset <= covered { covered = max(covered, file.endOffset) }
     return covered >= range.upperBound
   }
 
   private enum Opened {
-    case sound(SealedIndex)
+    case sound(IndexFile)
     case damaged
     case gone
   }
@@ -340,7 +340,7 @@ final class SegmentSet: Sendable {
     }
     mapping.expectRandomAccess()
     guard
-      let index = try? SealedIndex(
+      let index = try? IndexFile(
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound),
       index.header.segments.map(\.baseOffset) == snapshot.bases.filter({ range.contains($0) })
     else { return .damaged }
@@ -357,7 +357,7 @@ final class SegmentSet: Sendable {
   }
 
   /// A file is there and durable, and takes the place of all that it covers.
-  func install(_ file: SealedIndex) {
+  func install(_ file: IndexFile) {
     state.withLock { state in
       let old = state.snapshot
       let range = file.baseOffset..<file.endOffset
@@ -389,7 +389,7 @@ final class SegmentSet: Sendable {
 
   /// A file was not what it should be. If it led astray in a segment, it is first made sure that the log itself is sound
   /// there: if not, that is thrown, and the file stays.
-  func distrust(_ file: SealedIndex, _ fault: Fault, segment: Int?) throws(LogStoreError) {
+  func distrust(_ file: IndexFile, _ fault: Fault, segment: Int?) throws(LogStoreError) {
     if file.isBuilt { throw file.damage(fault) }
     if let segment { try checkLog(file.header.segments[segment].baseOffset) }
     state.withLock { state in
@@ -447,7 +447,7 @@ final class SegmentSet: Sendable {
   }
 
   /// The index of a finished segment that has no sound file, made in memory from the segment.
-  func builtIndex(_ segment: Segment, anew: Bool = false) throws(LogStoreError) -> SealedIndex {
+  func builtIndex(_ segment: Segment, anew: Bool = false) throws(LogStoreError) -> IndexFile {
     if !anew, let known = state.withLock({ $0.built.value(segment.baseOffset) }) { return known }
     // Not read again and again to find the same: who looks for anything may come by here.
     if let error = damageMaps[segment.baseOffset]?.worst { throw error }
@@ -460,7 +460,7 @@ final class SegmentSet: Sendable {
     let path = join(directory, FileName.index(segment.baseOffset..<end.offset))
     do {
       _ = try IndexEncoding.encode(input, of: segment, end: end, to: output)
-      let built = try SealedIndex(
+      let built = try IndexFile(
         output.takeMemory(), path: path, storeID: storeID, baseOffset: segment.baseOffset, endOffset: end.offset,
         isBuilt: true)
       // What was read for the index may be zeros that are not the file's.
@@ -479,41 +479,41 @@ final class SegmentSet: Sendable {
   /// Reads all of a finished segment, and finds where its events are.
   ///
   /// - Returns: as the end's offset that of the next segment, though there be a gap before it.
-  func readThrough(_ segment: Segment) throws(LogStoreError) -> (index: OpenIndex, end: FrameExpectation) {
+  func readThrough(_ segment: Segment) throws(LogStoreError) -> (index: ActiveIndex, end: FrameExpectation) {
     guard let successor = successor(of: segment.baseOffset) else {
       preconditionFailure("the last segment's index is the open one")
     }
     if let error = segment.fileError { throw error }
-    let index = OpenIndex(segment)
-    var walk = Walk(segment)
+    let index = ActiveIndex(segment)
+    var scan = RecoveryScan(segment)
     let next = try self.segment(successor)
     guard next.hasOwnHeader else {
       // What the segment ends with is lost with that header. All that is there has to come to where the next one begins.
-      let fault = walk.go(to: .firstInvalid, in: segment, adding: index)
-      if walk.next.offset != successor, let fault { throw segment.damage(fault) }
-      return (index, walk.next)
+      let fault = scan.go(to: .firstInvalid, in: segment, adding: index)
+      if scan.next.offset != successor, let fault { throw segment.damage(fault) }
+      return (index, scan.next)
     }
-    let end = Walk.End.successor(endOffset: next.header.previousEndOffset, chain: next.header.chain)
-    if let fault = walk.go(to: end, in: segment, adding: index) { throw segment.damage(fault) }
-    walk.next.offset = successor
-    return (index, walk.next)
+    let end = RecoveryScan.End.successor(endOffset: next.header.previousEndOffset, chain: next.header.chain)
+    if let fault = scan.go(to: end, in: segment, adding: index) { throw segment.damage(fault) }
+    scan.next.offset = successor
+    return (index, scan.next)
   }
 }
 
 /// Indexes in memory of segments without a file; over the limit the one used longest ago goes.
 struct BuiltIndexes {
-  private var entries: [UInt64: (index: SealedIndex, lastUse: UInt64)] = [:]
+  private var entries: [UInt64: (index: IndexFile, lastUse: UInt64)] = [:]
   private var uses: UInt64 = 0
   private var byteCount = 0
 
-  mutating func value(_ baseOffset: UInt64) -> SealedIndex? {
+  mutating func value(_ baseOffset: UInt64) -> IndexFile? {
     guard let entry = entries[baseOffset] else { return nil }
     uses += 1
     entries[baseOffset] = (entry.index, uses)
     return entry.index
   }
 
-  mutating func keep(_ index: SealedIndex) {
+  mutating func keep(_ index: IndexFile) {
     forget(index.baseOffset)
     uses += 1
     entries[index.baseOffset] = (index, uses)

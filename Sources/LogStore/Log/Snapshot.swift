@@ -26,11 +26,11 @@ final class Snapshot: Sendable {
   /// Of the segments, ascending; the last one is the open one.
   let bases: [UInt64]
   private let slots: [SegmentSlot]
-  let open: OpenIndex
+  let open: ActiveIndex
   /// Newest first.
-  let unsealed: [OpenIndex]
+  let unsealed: [ActiveIndex]
   /// Newest first; none overlaps another.
-  let files: [SealedIndex]
+  let files: [IndexFile]
   /// Newest first; they cover the whole log.
   let sources: [Source]
   /// The oldest segments, all of which have their index file or can be read for it: from which of ``sources`` on they are
@@ -41,12 +41,12 @@ final class Snapshot: Sendable {
 
   /// - Parameter files: in any order, not overlapping, from one base offset to another.
   /// - Parameter unsealed: finished segments; those that a file covers are left out.
-  init(bases: [UInt64], slots: [SegmentSlot], open: OpenIndex, unsealed: [OpenIndex], files: [SealedIndex]) {
+  init(bases: [UInt64], slots: [SegmentSlot], open: ActiveIndex, unsealed: [ActiveIndex], files: [IndexFile]) {
     self.bases = bases
     self.slots = slots
     self.open = open
     let files = files.sorted { $0.baseOffset > $1.baseOffset }
-    var kept: [OpenIndex] = []
+    var kept: [ActiveIndex] = []
     var sources = [Source(kind: .open, index: 0, ordinal: bases.count - 1)]
     var number = 0
     var ordinal = bases.count - 2
@@ -79,8 +79,8 @@ final class Snapshot: Sendable {
 
   /// The same with some things changed.
   func with(
-    bases: [UInt64]? = nil, slots: [SegmentSlot]? = nil, open: OpenIndex? = nil, unsealed: [OpenIndex]? = nil,
-    files: [SealedIndex]? = nil
+    bases: [UInt64]? = nil, slots: [SegmentSlot]? = nil, open: ActiveIndex? = nil, unsealed: [ActiveIndex]? = nil,
+    files: [IndexFile]? = nil
   ) -> Snapshot {
     Snapshot(
       bases: bases ?? self.bases, slots: slots ?? self.slots, open: open ?? self.open,
@@ -132,16 +132,16 @@ final class Snapshot: Sendable {
     with(slots: bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) })
   }
 
-  func slots(adding newBases: [UInt64], open: OpenIndex) -> [SegmentSlot] {
+  func slots(adding newBases: [UInt64], open: ActiveIndex) -> [SegmentSlot] {
     slots + newBases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) }
   }
 
-  func slotsForgettingLast(adding newBases: [UInt64], open: OpenIndex) -> [SegmentSlot] {
+  func slotsForgettingLast(adding newBases: [UInt64], open: ActiveIndex) -> [SegmentSlot] {
     slots.dropLast() + [SegmentSlot(self.open.segment.baseOffset)]
       + newBases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) }
   }
 
-  func slotsReplacingLast(by open: OpenIndex) -> [SegmentSlot] {
+  func slotsReplacingLast(by open: ActiveIndex) -> [SegmentSlot] {
     slots.dropLast() + [SegmentSlot(open.segment)]
   }
 

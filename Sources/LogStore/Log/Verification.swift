@@ -23,16 +23,16 @@ struct Verification {
   mutating func run() throws(LogStoreError) {
     // Whatever opening refuses is the first finding; the segments are then read one by one, by their names.
     // One moment of the log: what a writer appends, closes or replaces meanwhile is not looked at.
-    var durable: Durable?
+    var commitPoint: CommitPoint?
     do throws(LogStoreError) {
       let opened = try Follower.open(directory, disk: disk, follows: false)
-      durable = opened.durable
+      commitPoint = opened.commitPoint
       report.tornTail = opened.recovery.tornTail
     } catch {
       try add(error)
     }
     let names = try disk.list(directory)
-    let end = durable?.end
+    let end = commitPoint?.end
     let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.sorted()
       .filter { $0 <= end?.baseOffset ?? .max }
     try readTail()
@@ -40,7 +40,7 @@ struct Verification {
     for base in bases { bytesTotal += (try? disk.open(path(base), .read).byteCount()) ?? 0 }
     for (number, base) in bases.enumerated() {
       let successor = number + 1 < bases.count ? bases[number + 1] : nil
-      try verify(base, successor: successor, durable: durable, storeID: storeID)
+      try verify(base, successor: successor, commitPoint: commitPoint, storeID: storeID)
       progress?(report.bytes, bytesTotal)
     }
     for range in names.compactMap(FileName.indexRange).sorted(by: { $0.lowerBound < $1.lowerBound })
@@ -89,13 +89,13 @@ struct Verification {
   }
 
   private mutating func verify(
-    _ base: UInt64, successor: UInt64?, durable: Durable?, storeID: StoreID
+    _ base: UInt64, successor: UInt64?, commitPoint: CommitPoint?, storeID: StoreID
   ) throws(LogStoreError) {
     report.segments += 1
-    let end = durable?.end
+    let end = commitPoint?.end
     let isLive = end?.baseOffset == base
     let segment: Segment
-    if isLive, let open = durable?.segments.open.segment {
+    if isLive, let open = commitPoint?.segments.open.segment {
       // The file that the end is in: one without events may have been replaced by another of its name since.
       segment = open
     } else {
@@ -107,43 +107,43 @@ struct Verification {
         return
       }
     }
-    try verify(segment, successor: successor, durable: durable, storeID: storeID)
+    try verify(segment, successor: successor, commitPoint: commitPoint, storeID: storeID)
     try addUnreadable(in: segment)
   }
 
   private mutating func verify(
-    _ segment: Segment, successor: UInt64?, durable: Durable?, storeID: StoreID
+    _ segment: Segment, successor: UInt64?, commitPoint: CommitPoint?, storeID: StoreID
   ) throws(LogStoreError) {
     let base = segment.baseOffset
-    let end = durable?.end
+    let end = commitPoint?.end
     let isLive = end?.baseOffset == base
     report.bytes += UInt64(segment.bytes.count)
-    let index = OpenIndex(segment)
-    var walk = Walk(segment)
-    walk.next.timestamp = timestamp
-    defer { timestamp = max(timestamp, walk.next.timestamp) }
+    let index = ActiveIndex(segment)
+    var scan = RecoveryScan(segment)
+    scan.next.timestamp = timestamp
+    defer { timestamp = max(timestamp, scan.next.timestamp) }
     var fault: Fault?
     if let successor {
       let next = try? Segment.readHeader(of: disk.open(path(successor), .read), baseOffset: successor, storeID: storeID)
       if let gap = next?.gap { report.gaps.append(gap) }
       if let next, next.previousBaseOffset == base {
-        fault = walk.go(
+        fault = scan.go(
           to: .successor(endOffset: next.previousEndOffset, chain: next.chain), in: segment, adding: index)
       } else {
         // Where this one ends is not known without the one after it, whose damage or absence is a finding already; every
         // frame that is there is checked.
-        _ = walk.go(to: .firstInvalid, in: segment, adding: index)
-        report.events += walk.next.offset - base
-        addFurther(in: segment, after: walk.next.position)
+        _ = scan.go(to: .firstInvalid, in: segment, adding: index)
+        report.events += scan.next.offset - base
+        addFurther(in: segment, after: scan.next.position)
         return
       }
     } else if let end, isLive {
-      fault = walk.go(to: .position(end.position), in: segment, adding: index)
+      fault = scan.go(to: .position(end.position), in: segment, adding: index)
     } else {
       // Opening has named what is wrong with the last segment.
-      _ = walk.go(to: .firstInvalid, in: segment, adding: index)
+      _ = scan.go(to: .firstInvalid, in: segment, adding: index)
     }
-    report.events += walk.next.offset - base
+    report.events += scan.next.offset - base
     if let fault {
       add(fault, in: segment)
       addFurther(in: segment, after: fault.position)
@@ -153,7 +153,7 @@ struct Verification {
       let faults = segment.mapping.faultCount
       let sum = ContentSum(index)
       if segment.mapping.faultCount == faults { sums[base] = sum }
-      if let fault = segment.faultBehind(walk.next.position) { add(fault, in: segment) }
+      if let fault = segment.faultBehind(scan.next.position) { add(fault, in: segment) }
     } else if isLive, report.tornTail == nil, let end {
       let rest = segment.bytes.part(end.position, segment.bytes.count - end.position)
       // Asked afterwards: a writer takes the record back before it writes, and makes one with another end.
@@ -244,7 +244,7 @@ struct Verification {
     }
     report.bytes += UInt64(mapping.bytes.count)
     do throws(Fault) {
-      let index = try SealedIndex(
+      let index = try IndexFile(
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound)
       guard bases.contains(range.upperBound), index.header.segments.map(\.baseOffset) == bases.filter(range.contains)
       else { throw Fault(position: 0, reason: "an index whose segments are not there") }

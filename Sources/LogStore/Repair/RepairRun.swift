@@ -72,12 +72,12 @@ struct RepairRun {
 
   private func copy(_ source: SalvageSource, to path: String) throws(LogStoreError) -> RepairReport {
     let output = Output(SalvageWriter(path, store: source.store, disk: disk))
-    var walk = SalvageWalk(source, progress: progress) { (item) throws(LogStoreError) in
+    var scan = SalvageScan(source, progress: progress) { (item) throws(LogStoreError) in
       try output.add(item)
       return true
     }
-    try walk.go()
-    guard walk.soundRuns > 0 else {
+    try scan.go()
+    guard scan.soundRuns > 0 else {
       throw .repairRefused(
         path: directory, reason: "no event, frame or cursor in it is sound, so nothing can be saved; use a backup")
     }
@@ -87,13 +87,13 @@ struct RepairRun {
     report.segments = output.writer.segmentCount
     report.bytes = output.writer.byteCount
     report.cursors = output.writer.cursors.count
-    report.findings = walk.findings
+    report.findings = scan.findings
     report.leftOut = source.leftOut
-    report.tornTail = walk.tornTail
-    report.isEndUnknown = walk.isEndUnknown
+    report.tornTail = scan.tornTail
+    report.isEndUnknown = scan.isEndUnknown
     // One whose events go on without a gap on both sides has lost none.
     let edges = Set(report.missing.flatMap { [$0.offsets.lowerBound, $0.offsets.upperBound] })
-    report.partial = walk.partial.filter { edges.contains($0.lowerBound) || edges.contains($0.upperBound) }
+    report.partial = scan.partial.filter { edges.contains($0.lowerBound) || edges.contains($0.upperBound) }
     return report
   }
 
@@ -106,7 +106,7 @@ struct RepairRun {
       self.writer = writer
     }
 
-    func add(_ item: SalvageWalk.Item) throws(LogStoreError) {
+    func add(_ item: SalvageScan.Item) throws(LogStoreError) {
       switch item {
       case .run(let run):
         let first = writer.next
@@ -146,7 +146,7 @@ struct RepairRun {
     for part in report.missing { for event in part.events { names[event.key] = .some(nil) } }
     guard !names.isEmpty else { return }
     let opened = try Follower.open(path, disk: disk, follows: false)
-    var cursor = EventCursor(opened.durable, from: 0, endsWithTask: false)
+    var cursor = EventCursor(opened.commitPoint, from: 0, endsWithTask: false)
     while let event = try cursor.next() {
       let key = event.stream.withUnsafeBytes { IndexKey.stream(hash: streamHash($0)) }
       if let known = names[key], known == nil {

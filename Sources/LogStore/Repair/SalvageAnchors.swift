@@ -81,7 +81,7 @@ struct SalvageAnchors {
 
   /// The place in an index file of the segment that a file is, or follows by its header; all before it there are before the
   /// file, too. nil if the index was made of others.
-  private static func lastKnown(of index: SealedIndex, by file: SegmentEvidence) -> Int? {
+  private static func lastKnown(of index: IndexFile, by file: SegmentEvidence) -> Int? {
     let segments = index.header.segments
     return segments.lastIndex { segment in
       segment.baseOffset == file.baseOffset

@@ -171,7 +171,7 @@ struct SalvageHistory {
   }
 
   /// What index files say of a file: each names the last frame of each segment that it was made of.
-  private static func vote(of indexes: [SealedIndex], on file: SegmentEvidence) -> Vote {
+  private static func vote(of indexes: [IndexFile], on file: SegmentEvidence) -> Vote {
     var vote = Vote.none
     for index in indexes where (index.baseOffset..<index.endOffset).contains(file.baseOffset) {
       guard let segment = index.header.segments.first(where: { $0.baseOffset == file.baseOffset }) else {

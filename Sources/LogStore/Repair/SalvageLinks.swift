@@ -15,9 +15,9 @@ struct SalvageLinks {
 
   /// In order of base offsets.
   let files: [SegmentEvidence]
-  let indexes: [SealedIndex]
+  let indexes: [IndexFile]
 
-  init(_ found: [SegmentEvidence], indexes: [SealedIndex]) {
+  init(_ found: [SegmentEvidence], indexes: [IndexFile]) {
     files = found.sorted { $0.baseOffset < $1.baseOffset }
     self.indexes = indexes
   }

@@ -23,7 +23,7 @@ struct SalvageSource {
   private(set) var clean: CleanEnd?
   /// There is a record of a clean end, readable or not: then nothing was in flight.
   private(set) var wasClosed = false
-  private(set) var indexes: [SealedIndex] = []
+  private(set) var indexes: [IndexFile] = []
   /// The log ended at this offset or behind it, by `clean`, by index files, and by what the last writer told other
   /// processes.
   private(set) var endOffsetAtLeast: UInt64 = 0
@@ -326,7 +326,7 @@ struct SalvageSource {
     guard let bytes = try? disk.contents(path, limit: Self.frameSearchByteCount) else { return nil }
     return bytes.withUnsafeBytes { bytes in
       func byteCount(at position: Int, of base: UInt64) -> Int? {
-        FrameHeader(in: bytes, at: position, place: Place(storeID: store.storeID, baseOffset: base))?.byteCount
+        FrameHeader(in: bytes, at: position, place: ChecksumSeed(storeID: store.storeID, baseOffset: base))?.byteCount
       }
       func frame(at position: Int) -> (base: UInt64, byteCount: Int)? {
         if let named, let found = byteCount(at: position, of: named) { return (named, found) }
@@ -440,7 +440,7 @@ struct SalvageSource {
       }
       do throws(Fault) {
         indexes.append(
-          try SealedIndex(
+          try IndexFile(
             mapping, path: path, storeID: store.storeID, baseOffset: range.lowerBound, endOffset: range.upperBound))
       } catch {
         findings.append(Damage(file: path, position: UInt64(error.position), reason: error.reason))

@@ -5,7 +5,7 @@ struct SalvageWriter: ~Copyable {
   private struct Piece {
     var file: any File
     var header: SegmentHeader
-    var place: Place
+    var place: ChecksumSeed
     /// Of the segment that its events come from.
     var sourceBase: UInt64
     var position = SegmentHeader.byteCount
@@ -98,7 +98,7 @@ struct SalvageWriter: ~Copyable {
       storeID: store.storeID, baseOffset: next, previousBaseOffset: previousBase, fileByteCount: 0,
       createdMicroseconds: disk.now(), chain: chain, gapStart: gapStart)
     var begun = Piece(
-      file: file, header: header, place: Place(storeID: store.storeID, baseOffset: next), sourceBase: sourceBase,
+      file: file, header: header, place: ChecksumSeed(storeID: store.storeID, baseOffset: next), sourceBase: sourceBase,
       chain: chain)
     var body = RunningChecksum()
     var count = 0

@@ -36,7 +36,7 @@ struct ScrubRun {
       let goesOn = read(join(directory, FileName.index(range))) { file, byteCount throws(LogStoreError) in
         do throws(Fault) {
           let mapping = try map(file, byteCount)
-          let index = try SealedIndex(
+          let index = try IndexFile(
             mapping, path: file.path, storeID: segments.storeID, baseOffset: range.lowerBound,
             endOffset: range.upperBound)
           try index.check(missingEvents: segments.gaps.eventCount(in: range))
@@ -66,10 +66,10 @@ struct ScrubRun {
     return read(path) { _, _ throws(LogStoreError) in
       guard let end = try segments.end(of: base) else { return }
       let segment = try Segment.open(path, baseOffset: base, storeID: segments.storeID, disk: disk)
-      var walk = Walk(segment)
-      let goal = Walk.End.successor(endOffset: end.offset, chain: end.chain)
-      if let fault = walk.go(to: goal, in: segment, adding: OpenIndex(segment)) { throw segment.damage(fault) }
-      if let fault = segment.faultBehind(walk.next.position) { throw segment.damage(fault) }
+      var scan = RecoveryScan(segment)
+      let goal = RecoveryScan.End.successor(endOffset: end.offset, chain: end.chain)
+      if let fault = scan.go(to: goal, in: segment, adding: ActiveIndex(segment)) { throw segment.damage(fault) }
+      if let fault = segment.faultBehind(scan.next.position) { throw segment.damage(fault) }
     }
   }
 

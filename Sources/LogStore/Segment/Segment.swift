@@ -6,7 +6,7 @@ import Glibc
 final class Segment: Sendable {
   let path: String
   let header: SegmentHeader
-  let place: Place
+  let place: ChecksumSeed
   /// Bytes of the file as it was when it was mapped; shorter than the header says only if that was allowed.
   let mapping: Mapping
   /// Tells the file from another one of the same name.
@@ -37,7 +37,7 @@ final class Segment: Sendable {
     // Only what a repair reads can be shorter than its header.
     headerChecksum =
       mapping.bytes.count < SegmentHeader.byteCount ? 0 : mapping.bytes.integer(at: SegmentHeader.byteCount - 4)
-    place = Place(storeID: header.storeID, baseOffset: header.baseOffset)
+    place = ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset)
   }
 
   /// - Parameter mayBeShort: the last segment after an unclean end may have lost its end with its unfinished writes.
@@ -255,9 +255,9 @@ extension Segment {
   ) throws(Fault) -> FrameHeader {
     let position = expected.position
     let faults = mapping.faultCount
-    var walk = cframe_walk(bytes, at: position, limit: bytes.count, place: place)
+    var reader = cframe_reader(bytes, at: position, limit: bytes.count, place: place)
     do throws(Fault) {
-      try walk.enter()
+      try reader.enter()
     } catch {
       let zeros =
         position < bytes.count && bytes.part(position, min(FrameHeader.byteCount, bytes.count - position)).isZero
@@ -292,7 +292,7 @@ extension Segment {
       throw Fault(
         position: position + 4, reason: "a frame of \(header.byteCount) bytes; the limit is \(Limits.frameBytes)")
     }
-    try walk.checkFrame()
+    try reader.checkFrame()
     var next = position + FrameHeader.byteCount
     for _ in 0..<header.recordCount {
       let record = Record(trusted: bytes, at: next)
@@ -305,7 +305,7 @@ extension Segment {
       try visit(record)
       next = record.end
     }
-    if mayHaveBeenUnreadable(position..<Int(walk.frame_end), since: faults) {
+    if mayHaveBeenUnreadable(position..<Int(reader.frame_end), since: faults) {
       throw Fault(position: position, reason: "the frame could not be read again after it was checked")
     }
     return header

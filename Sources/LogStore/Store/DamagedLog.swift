@@ -45,7 +45,7 @@ public struct DamagedLog: Sendable {
     _ body: @escaping (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> Report {
     var report = Report()
-    try walk(from: offset, report: &report) { item in
+    try scan(from: offset, report: &report) { item in
       switch item {
       case .gap(let gap):
         missing(gap.offsets, gap.damage)
@@ -67,7 +67,7 @@ public struct DamagedLog: Sendable {
   public func statistics() throws(LogStoreError) -> (statistics: StoreStatistics, report: Report) {
     var report = Report()
     let count = Count()
-    let source = try walk(from: 0, report: &report) { item in
+    let source = try scan(from: 0, report: &report) { item in
       count.add(item)
       return true
     }
@@ -91,7 +91,7 @@ public struct DamagedLog: Sendable {
     var gaps: [Range<UInt64>] = []
     var cursors: CursorPlaces = [:]
 
-    func add(_ item: SalvageWalk.Item) {
+    func add(_ item: SalvageScan.Item) {
       switch item {
       case .gap(let gap): gaps.append(gap.offsets)
       case .run(let run):
@@ -108,14 +108,14 @@ public struct DamagedLog: Sendable {
   }
 
   @discardableResult
-  private func walk(
-    from offset: UInt64, report: inout Report, _ visit: @escaping (SalvageWalk.Item) throws(LogStoreError) -> Bool
+  private func scan(
+    from offset: UInt64, report: inout Report, _ visit: @escaping (SalvageScan.Item) throws(LogStoreError) -> Bool
   ) throws(LogStoreError) -> SalvageSource {
     let directory = try location.get()
     // Where the end of the log is sound this makes certain that it is durable, and keeps to what a writer has made so.
     var end: DurableEnd?
     do throws(LogStoreError) {
-      end = try Follower.open(directory, disk: disk, follows: false).durable.end
+      end = try Follower.open(directory, disk: disk, follows: false).commitPoint.end
     } catch .unsupportedFormat {
       // Of a newer program, or damaged: that is seen below.
       end = try durableEndOfWriter(of: directory)
@@ -127,10 +127,10 @@ public struct DamagedLog: Sendable {
     guard let source = try SalvageSource(directory, disk: disk, upTo: end) else {
       throw .damaged(Damage(file: directory, position: 0, reason: "nothing in it tells which store it was"))
     }
-    var walk = SalvageWalk(source, from: offset, visit: visit)
-    try walk.go()
+    var scan = SalvageScan(source, from: offset, visit: visit)
+    try scan.go()
     report = Report(
-      findings: walk.findings, tornTail: walk.tornTail, isEndUnknown: walk.isEndUnknown, next: max(walk.next, offset))
+      findings: scan.findings, tornTail: scan.tornTail, isEndUnknown: scan.isEndUnknown, next: max(scan.next, offset))
     return source
   }
 

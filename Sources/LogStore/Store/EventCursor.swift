@@ -18,8 +18,8 @@
 /// Damage is thrown, unless the cursor was made to pass over it. Then ``next()`` gives nil once for it, ``takePassed()`` tells
 /// what was left out, and ``next()`` goes on with the sound event behind.
 public struct EventCursor: ~Copyable, Sendable {
-  private let durable: Durable
-  @usableFromInline var walk = FrameWalk()
+  private let commitPoint: CommitPoint
+  @usableFromInline var scan = FrameReader()
   @usableFromInline var nextOffset: UInt64
   /// The gap that was passed last: offsets whose events a repair could not save. ``next()`` goes on with the event behind
   /// it.
@@ -45,13 +45,13 @@ public struct EventCursor: ~Copyable, Sendable {
   @usableFromInline private(set) var ending: LogStoreError?
 
   @usableFromInline
-  init(_ durable: Durable, from offset: UInt64, passingOverDamage: Bool = false, endsWithTask: Bool = true) {
-    self.durable = durable
+  init(_ commitPoint: CommitPoint, from offset: UInt64, passingOverDamage: Bool = false, endsWithTask: Bool = true) {
+    self.commitPoint = commitPoint
     pace = ReadPace(endsWithTask: endsWithTask)
     passesOver = passingOverDamage
     nextOffset = offset
     firstOffset = offset
-    storeIDFirst = durable.segments.storeID.first
+    storeIDFirst = commitPoint.segments.storeID.first
   }
 
   /// The offset of the event that ``next()`` gives next.
@@ -72,10 +72,10 @@ public struct EventCursor: ~Copyable, Sendable {
   @_lifetime(&self)
   public mutating func next() throws(LogStoreError) -> EventView? {
     while true {
-      if let record = walk.nextEvent() {
+      if let record = scan.nextEvent() {
         nextOffset &+= 1
         let event = EventView(
-          record, baseOffset: baseOffset, storeIDFirst: storeIDFirst, timestampMicroseconds: walk.timestamp)
+          record, baseOffset: baseOffset, storeIDFirst: storeIDFirst, timestampMicroseconds: scan.timestamp)
         // Proof: the record lies in the segment that the walk holds, and the walk lets go of it, if at all, in a later
         // call, which can't be made while this one's event is in use.
         return _overrideLifetime(event, mutating: &self)
@@ -89,14 +89,14 @@ public struct EventCursor: ~Copyable, Sendable {
   @inlinable
   @inline(__always)
   public mutating func check() throws(LogStoreError) {
-    if walk.isUncertain { try lookAtFaults() }
+    if scan.isUncertain { try lookAtFaults() }
   }
 
   /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is closed,
   /// also if there are more events. Costs nothing while it waits.
   public nonisolated(nonsending) func waitForMore() async throws(LogStoreError) -> Bool {
-    try await durable.wait(
-      for: durable.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset, endsWithTask: pace.endsWithTask)
+    try await commitPoint.wait(
+      for: commitPoint.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset, endsWithTask: pace.endsWithTask)
   }
 
   /// Throws `closed` or `cancelled` if that is why ``next()`` gave nil: what was read until then must not look whole.
@@ -122,17 +122,17 @@ public struct EventCursor: ~Copyable, Sendable {
       // Also at the end of a segment or the log, and where there are runs without events.
       if eventsToLook == 0 || nextOffset >= end || rounds > 1, try !look() { return false }
       rounds += 1
-      if walk.release(&eventsToLook) { return true }
+      if scan.release(&eventsToLook) { return true }
       if nextOffset >= end {
         if try !goOn() { return false }
         // Records of a damaged frame were checked one by one.
-        if walk.release(&eventsToLook) { return true }
+        if scan.release(&eventsToLook) { return true }
       }
       do throws(Fault) {
-        try walk.readRun(from: nextOffset, to: end)
+        try scan.readRun(from: nextOffset, to: end)
       } catch {
         // Proof: `goOn` has begun a segment.
-        let segment = walk.segment!
+        let segment = scan.segment!
         let failure = segment.damage(error)
         if case .unreadable = failure { letGo() }
         try passOver(segment.baseOffset, failure)
@@ -142,11 +142,11 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// False if reading ends.
   private mutating func look() throws(LogStoreError) -> Bool {
-    if let found = pace.ending(of: durable) {
+    if let found = pace.ending(of: commitPoint) {
       ending = found
       eventsToLook = 0
       // A reader that was closed since its follower has found damage says so.
-      if found == .closed { try durable.checkFailure() }
+      if found == .closed { try commitPoint.checkFailure() }
       return false
     }
     if ending != nil { ending = nil }
@@ -158,7 +158,7 @@ public struct EventCursor: ~Copyable, Sendable {
   @usableFromInline
   mutating func lookAtFaults() throws(LogStoreError) {
     do throws(LogStoreError) {
-      try walk.lookAtFaults()
+      try scan.lookAtFaults()
     } catch {
       // The event that was given last may have been zeros, and is to be given again.
       nextOffset = max(nextOffset, firstOffset + 1) - 1
@@ -169,17 +169,17 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// Begins with its segment again at the next call, mapped again if the disk can read it by then.
   private mutating func letGo() {
-    walk.letGo()
+    scan.letGo()
     end = 0
   }
 
   /// Looks how far the log is durable by now, and where the next event is. False if it isn't there yet.
   private mutating func goOn() throws(LogStoreError) -> Bool {
     while true {
-      let last = durable.end
+      let last = commitPoint.end
       // What was passed over is told before the event behind it.
       guard nextOffset < last.offset, passed.isEmpty else { return false }
-      let segments = durable.segments
+      let segments = commitPoint.segments
       if !segments.gaps.isEmpty, let gap = segments.gaps.gap(at: nextOffset) {
         lastGap = gap
         nextOffset = gap.upperBound
@@ -202,7 +202,7 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// Goes to the next event in a segment that isn't known to be damaged.
   private mutating func enter(_ base: UInt64, _ last: DurableEnd) throws(LogStoreError) {
-    let segments = durable.segments
+    let segments = commitPoint.segments
     let segment = try segments.segmentToScan(base)
     if let error = segment.fileError { throw error }
     let isLast = base == last.baseOffset
@@ -212,14 +212,14 @@ public struct EventCursor: ~Copyable, Sendable {
       throw segment.damage(
         Fault(position: segment.bytes.count, reason: "the file ends before byte \(limit), which was durable"))
     }
-    if walk.segment === segment, map == nil {
-      walk.extend(to: limit)
+    if scan.segment === segment, map == nil {
+      scan.extend(to: limit)
     } else {
       let position =
         nextOffset == base
         ? SegmentHeader.byteCount : try segments.framePosition(holding: nextOffset, in: segment, end: limit)
       do throws(Fault) {
-        try walk.begin(segment, at: position, limit: limit, offset: nextOffset)
+        try scan.begin(segment, at: position, limit: limit, offset: nextOffset)
       } catch {
         throw segment.damage(error)
       }
@@ -233,7 +233,7 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// Whether what a map says may be passed over by now: that somebody else has looked at it is no reason.
   private func mayPass(_ map: DamageMap) -> Bool {
-    !map.isOfUnreadable || !waitsForDisk || durable.segments.damageMaps.isPatienceOver(map.segment.baseOffset)
+    !map.isOfUnreadable || !waitsForDisk || commitPoint.segments.damageMaps.isPatienceOver(map.segment.baseOffset)
   }
 
   /// After a fault: has what is sound of the segment looked for, so that ``goOn()`` goes on there. Throws the fault unless
@@ -241,13 +241,13 @@ public struct EventCursor: ~Copyable, Sendable {
   private mutating func passOver(_ base: UInt64, _ error: LogStoreError) throws(LogStoreError) {
     // Twice at the same place: another map says what the first one said, so going on would never end.
     guard passesOver, error.isOfTheFile, faultOffset != nextOffset else { throw error }
-    if case .unreadable = error, waitsForDisk, !durable.segments.damageMaps.isPatienceOver(base) { throw error }
+    if case .unreadable = error, waitsForDisk, !commitPoint.segments.damageMaps.isPatienceOver(base) { throw error }
     // If there is a map, what it calls sound has gone bad since, or the log has grown.
-    let known = durable.segments.damageMaps[base]
+    let known = commitPoint.segments.damageMaps[base]
     let isOutOfDate = known.map { $0 === map || nextOffset >= $0.endOffset } ?? false
     if isOutOfDate { faultOffset = nextOffset }
-    let found = try durable.segments.damageMap(
-      of: base, upTo: durable.end, insteadOf: isOutOfDate ? known : nil)
+    let found = try commitPoint.segments.damageMap(
+      of: base, upTo: commitPoint.end, insteadOf: isOutOfDate ? known : nil)
     guard let found, nextOffset < found.endOffset else { throw error }
     end = nextOffset
     map = nil
@@ -271,7 +271,7 @@ public struct EventCursor: ~Copyable, Sendable {
       return false
     case .frames:
       do throws(Fault) {
-        try walk.begin(
+        try scan.begin(
           map.segment, at: piece.bytes.lowerBound, limit: piece.bytes.upperBound, offset: piece.offsets.lowerBound)
       } catch {
         try passOver(map.segment.baseOffset, map.segment.damage(error))
@@ -279,7 +279,7 @@ public struct EventCursor: ~Copyable, Sendable {
       }
     case .records(let count, let timestamp):
       guard
-        walk.begin(map.segment, records: count, in: piece.bytes, timestamp: timestamp, from: nextOffset)
+        scan.begin(map.segment, records: count, in: piece.bytes, timestamp: timestamp, from: nextOffset)
       else {
         let fault = Fault(position: piece.bytes.lowerBound, reason: "a record is not what it was a while ago")
         try passOver(map.segment.baseOffset, map.segment.damage(fault))

@@ -24,7 +24,7 @@ public final class LogReader: Sendable {
   /// Events of a stream that are looked up at once.
   private static let streamPage = 1024
 
-  @usableFromInline let durable: Durable
+  @usableFromInline let commitPoint: CommitPoint
   let follower: Follower?
   /// Closes the store that the reader belongs to.
   private let closeStore: (@Sendable () -> Void)?
@@ -32,9 +32,9 @@ public final class LogReader: Sendable {
   public let recovery: RecoveryReport
 
   init(
-    durable: Durable, follower: Follower?, recovery: RecoveryReport, closeStore: (@Sendable () -> Void)? = nil
+    commitPoint: CommitPoint, follower: Follower?, recovery: RecoveryReport, closeStore: (@Sendable () -> Void)? = nil
   ) {
-    self.durable = durable
+    self.commitPoint = commitPoint
     self.closeStore = closeStore
     self.follower = follower
     self.recovery = recovery
@@ -45,11 +45,11 @@ public final class LogReader: Sendable {
   }
 
   /// The offset after the last durable event: what the next one will get. 0 for an empty log.
-  public var endOffset: UInt64 { durable.end.offset }
+  public var endOffset: UInt64 { commitPoint.end.offset }
 
   /// Offsets below ``endOffset`` that have no events, ascending: what ``LogStore/repair(_:to:keeping:access:progress:)`` could not save.
   /// Reading in order goes on behind each; what follows is not the next event that ever was.
-  public var gaps: [Range<UInt64>] { durable.segments.gaps.ranges }
+  public var gaps: [Range<UInt64>] { commitPoint.segments.gaps.ranges }
 
   /// A place to take events from one by one, beginning with the one at an offset: see ``EventCursor``. From behind the
   /// end of the log it gives nothing until the log has grown to there.
@@ -62,7 +62,7 @@ public final class LogReader: Sendable {
   public func cursor(
     from offset: UInt64, passingOverDamage: Bool = false, endsWithTask: Bool = true
   ) -> EventCursor {
-    EventCursor(durable, from: offset, passingOverDamage: passingOverDamage, endsWithTask: endsWithTask)
+    EventCursor(commitPoint, from: offset, passingOverDamage: passingOverDamage, endsWithTask: endsWithTask)
   }
 
   /// Visits events in order from an offset to the durable end as it is now, or until `body` returns false. Returns the
@@ -82,7 +82,7 @@ public final class LogReader: Sendable {
   public func forEach(
     from offset: UInt64, endsWithTask: Bool = true, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try durable.checkReading(endsWithTask: endsWithTask)
+    try commitPoint.checkReading(endsWithTask: endsWithTask)
     var cursor = cursor(from: offset, endsWithTask: endsWithTask)
     let end = endOffset
     // What was visited was zeros if it could not be read meanwhile: `next()` throws then, and behind the last one `check()`.
@@ -148,7 +148,7 @@ public final class LogReader: Sendable {
     inStream id: String, from version: UInt64, limit: Int, skippingMissing: Bool, _ pace: ReadPace,
     _ body: (borrowing EventView) -> Void
   ) throws(LogStoreError) {
-    try durable.checkReading(endsWithTask: pace.endsWithTask)
+    try commitPoint.checkReading(endsWithTask: pace.endsWithTask)
     var pace = pace
     // The first event needs no look of its own.
     var beforeLook = pace.stride + 1
@@ -159,18 +159,18 @@ public final class LogReader: Sendable {
     while left > 0 {
       let page = min(left, Self.streamPage)
       var count = 0
-      try durable.segments.forEachEvent(
+      try commitPoint.segments.forEachEvent(
         of: stream, from: next, limit: page, skipsMissing: skippingMissing
       ) { event throws(LogStoreError) in
         beforeLook -= 1
         if beforeLook == 0 {
           pace.noteTime()
-          if pace.ending(of: durable) != nil { try durable.checkReading(endsWithTask: pace.endsWithTask) }
+          if pace.ending(of: commitPoint) != nil { try commitPoint.checkReading(endsWithTask: pace.endsWithTask) }
           beforeLook = pace.stride
         }
         body(
           EventView(
-            event.record, baseOffset: event.baseOffset, storeIDFirst: durable.segments.storeID.first,
+            event.record, baseOffset: event.baseOffset, storeIDFirst: commitPoint.segments.storeID.first,
             timestampMicroseconds: event.timestampMicroseconds))
         count += 1
         next = event.record.version + 1
@@ -183,20 +183,20 @@ public final class LogReader: Sendable {
   /// A stream's last version; 0 if there is no such stream. If the stream lost its last events in a gap, the last version
   /// that is known to have been: the next event gets a greater one.
   public func streamVersion(_ id: String) throws(LogStoreError) -> UInt64 {
-    try durable.check()
-    return try durable.segments.lastVersion(of: StreamKey(Array(id.utf8)))
+    try commitPoint.check()
+    return try commitPoint.segments.lastVersion(of: StreamKey(Array(id.utf8)))
   }
 
   /// The place of a cursor: the offset that its consumer reads next; nil if it was never committed.
   public func cursor(_ name: String) throws(LogStoreError) -> UInt64? {
-    try durable.check()
-    return durable.cursors[Array(name.utf8)]
+    try commitPoint.check()
+    return commitPoint.cursors[Array(name.utf8)]
   }
 
   /// All cursors, by name.
   public func cursors() throws(LogStoreError) -> [(name: String, place: UInt64)] {
-    try durable.check()
-    return durable.cursors
+    try commitPoint.check()
+    return commitPoint.cursors
       .map { (name: String(decoding: $0.key, as: UTF8.self), place: $0.value) }
       .sorted { $0.name < $1.name }
   }
@@ -207,8 +207,8 @@ public final class LogReader: Sendable {
   /// - Parameter offset: the offset to wait for.
   /// - Parameter endsWithTask: without, also a cancelled task waits.
   public func waitForEvents(at offset: UInt64, endsWithTask: Bool = true) async throws(LogStoreError) -> Bool {
-    try await durable.wait(
-      for: durable.segments.gaps.gap(at: offset)?.upperBound ?? offset, endsWithTask: endsWithTask)
+    try await commitPoint.wait(
+      for: commitPoint.segments.gaps.gap(at: offset)?.upperBound ?? offset, endsWithTask: endsWithTask)
   }
 
   /// Ends this reader and all reading from it: see *How reading ends*. May be called from any thread, and again.
@@ -222,7 +222,7 @@ public final class LogReader: Sendable {
   /// Ends reading alone.
   func end() {
     follower?.stop()
-    durable.close()
+    commitPoint.close()
   }
 }
 
@@ -274,8 +274,8 @@ extension LogReader {
   ) throws(LogStoreError) -> LogReader {
     try StreamCache.check(byteCount: streamCacheBytes)
     let disk = RealDisk()
-    let (follower, durable, recovery) = try Follower.open(
+    let (follower, commitPoint, recovery) = try Follower.open(
       try disk.absolutePath(directory), disk: disk, streamCacheBytes: streamCacheBytes)
-    return LogReader(durable: durable, follower: follower, recovery: recovery)
+    return LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
   }
 }

@@ -72,9 +72,9 @@ public final class LogStore: Sendable {
   /// Reads this store. It sees an append as soon as it is acknowledged.
   public let reader: LogReader
   private let mailbox: Mailbox<CommitRequest>
-  private let health: Health
+  private let status: CommitStatus
   private let closing: Closing
-  private let sealer: Sealer
+  private let sealer: SegmentSealer
   /// Microseconds since 1970-01-01 UTC.
   private let clock: @Sendable () -> UInt64
 
@@ -82,30 +82,30 @@ public final class LogStore: Sendable {
   public var recovery: RecoveryReport { reader.recovery }
 
   /// The failure of a write or sync after which nothing more is acknowledged, until the store is opened anew.
-  public var failure: LogStoreError? { health.failure }
+  public var failure: LogStoreError? { status.failure }
   /// Groups of appends that were synced since the store was opened: fewer than appends, when many come at once.
-  public var syncCount: UInt64 { health.syncCount }
+  public var syncCount: UInt64 { status.syncCount }
 
   /// How long the writer has been at the appends that it took last, in milliseconds; 0 while it waits for some. Some milliseconds
   /// are usual, and some hundred for many megabytes; seconds mean a disk that does not answer. May be called from any thread.
-  public var workMilliseconds: UInt64 { health.workMilliseconds }
+  public var workMilliseconds: UInt64 { status.workMilliseconds }
 
   /// How far the log's time is ahead of this machine's clock, in microseconds; 0 if it isn't. Times on the log never go back:
   /// after the clock was set forward and back, or was wrong when the machine started, every event gets the time of the last
   /// one until the clock has come to it again. Order and durability don't depend on it. May be called from any thread.
   public var clockLeadMicroseconds: UInt64 {
-    let (last, now) = (health.lastTimestamp, clock())
+    let (last, now) = (status.lastTimestamp, clock())
     return last > now ? last - now : 0
   }
 
   private init(
-    reader: LogReader, mailbox: Mailbox<CommitRequest>, health: Health, closing: Closing, sealer: Sealer,
+    reader: LogReader, mailbox: Mailbox<CommitRequest>, status: CommitStatus, closing: Closing, sealer: SegmentSealer,
     clock: @escaping @Sendable () -> UInt64
   ) {
     self.clock = clock
     self.reader = reader
     self.mailbox = mailbox
-    self.health = health
+    self.status = status
     self.closing = closing
     self.sealer = sealer
   }
@@ -144,25 +144,25 @@ public final class LogStore: Sendable {
   static func open(_ directory: String, options: Options, disk: any Disk) throws(LogStoreError) -> LogStore {
     let options = try options.checked()
     let directory = try disk.absolutePath(directory)
-    let opened = try Opening(directory: directory, options: options, disk: disk).open()
-    let durable = opened.durable
+    let opened = try Recovery(directory: directory, options: options, disk: disk).open()
+    let commitPoint = opened.commitPoint
     let mailbox = Mailbox<CommitRequest>(disk.scheduler)
     let reader = LogReader(
-      durable: durable, follower: nil, recovery: opened.recovery, closeStore: { mailbox.close() })
-    let health = Health(timestamp: opened.end.timestamp)
+      commitPoint: commitPoint, follower: nil, recovery: opened.recovery, closeStore: { mailbox.close() })
+    let status = CommitStatus(timestamp: opened.end.timestamp)
     let closing = Closing()
     let start = try CommitStart(opened, directory: directory, options: options)
     do throws(LogStoreError) {
       // The thread is told only when the store is open, so that a reader elsewhere never waits for nothing.
       try disk.onThread("log commit") {
-        start.run(mailbox, health: health, closing: closing)
+        start.run(mailbox, status: status, closing: closing)
       }
     } catch {
       start.giveUp()
       throw error
     }
     return LogStore(
-      reader: reader, mailbox: mailbox, health: health, closing: closing, sealer: start.sealer, clock: { disk.now() })
+      reader: reader, mailbox: mailbox, status: status, closing: closing, sealer: start.sealer, clock: { disk.now() })
   }
 
   /// Appends atomically, and returns once all of it is durable: its bytes, its file's size and its file's name.

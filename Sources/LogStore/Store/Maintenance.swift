@@ -90,9 +90,9 @@ extension LogStore {
   ) throws(LogStoreError) -> ReindexReport {
     var options = Options()
     options.createIfMissing = false
-    let opened = try Opening(directory: directory, options: options, disk: disk).open()
+    let opened = try Recovery(directory: directory, options: options, disk: disk).open()
     let disk = opened.disk
-    let segments = opened.durable.segments
+    let segments = opened.commitPoint.segments
     let finished = segments.bases.dropLast()
     var report = ReindexReport()
     let total = UInt64(finished.count)
@@ -105,7 +105,7 @@ extension LogStore {
       // fails too, the first error is the one to throw: a store without the record is sound, and its next opening looks for
       // the log's end as after a crash.
       if opened.recovery.wasClosedCleanly {
-        try? CommitStart.recordEnd(opened.durable, chain: opened.end.chain, directory: directory, disk: disk)
+        try? CommitStart.recordEnd(opened.commitPoint, chain: opened.end.chain, directory: directory, disk: disk)
       }
       throw error
     }
@@ -113,7 +113,7 @@ extension LogStore {
       try disk.remove(join(directory, name))
     }
     segments.forgetIndexes()
-    let maker = IndexMaker(segments: segments, disk: disk)
+    let maker = IndexBuilder(segments: segments, disk: disk)
     for base in finished {
       try maker.build(base)
       // As a writer does, so that the files come out the same.
@@ -123,7 +123,7 @@ extension LogStore {
     }
     report.indexBytes = try segments.indexByteCount()
     // The record of a clean end was taken back by opening; nothing was appended since, so it is put back the same.
-    try CommitStart.recordEnd(opened.durable, chain: opened.end.chain, directory: directory, disk: disk)
+    try CommitStart.recordEnd(opened.commitPoint, chain: opened.end.chain, directory: directory, disk: disk)
     opened.lock.release()
     return report
   }
@@ -132,9 +132,9 @@ extension LogStore {
 extension LogReader {
   /// Counts what the store holds, by the headers of segments and index files.
   public func statistics() throws(LogStoreError) -> StoreStatistics {
-    try durable.check()
-    let end = durable.end
-    let segments = durable.segments
+    try commitPoint.check()
+    let end = commitPoint.end
+    let segments = commitPoint.segments
     var statistics = StoreStatistics(
       endOffset: end.offset, gaps: gaps.filter { $0.upperBound <= end.offset }, streams: 0, segments: 0, logBytes: 0,
       indexBytes: 0, cursors: [])

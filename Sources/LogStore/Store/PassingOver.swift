@@ -23,7 +23,7 @@ extension LogReader {
     from offset: UInt64, waitsForDisk: Bool = true, endsWithTask: Bool = true,
     passingOver passed: (DamagedRange) -> Void, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try durable.checkReading(endsWithTask: endsWithTask)
+    try commitPoint.checkReading(endsWithTask: endsWithTask)
     var cursor = cursor(from: offset, passingOverDamage: true, endsWithTask: endsWithTask)
     cursor.waitsForDisk = waitsForDisk
     let end = endOffset
@@ -62,13 +62,13 @@ extension LogReader {
   ///   served from then on.
   /// - Throws: ``LogStoreError/unreadable(_:)`` where that is the disk's fault and has not lasted for 30 seconds yet.
   public func damagedRanges(file: String, again: Bool = false) throws(LogStoreError) -> [DamagedRange] {
-    try durable.check()
-    let segments = durable.segments
+    try commitPoint.check()
+    let segments = commitPoint.segments
     guard let name = file.split(separator: "/").last, let base = FileName.baseOffset(String(name), suffix: ".log"),
       segments.bases.contains(base)
     else { return [] }
     let known = again ? segments.damageMaps[base] : nil
-    let found = try segments.damageMap(of: base, upTo: durable.end, insteadOf: known)
+    let found = try segments.damageMap(of: base, upTo: commitPoint.end, insteadOf: known)
     if again { segments.unmap(base) }
     guard let map = found else { return [] }
     if map.isOfUnreadable, !segments.damageMaps.isPatienceOver(base), let error = map.firstUnreadable { throw error }
@@ -81,14 +81,14 @@ extension LogReader {
   /// Blocks. Reads the index of the segment, and needs memory for what it lists.
   public func lostEvents(in offsets: Range<UInt64>) throws(LogStoreError) -> [LostEvent] {
     if offsets.isEmpty { return [] }
-    var lost = LostEvents(try durable.segments.current().files)
+    var lost = LostEvents(try commitPoint.segments.current().files)
     return lost.events(in: offsets, saved: [])
   }
 
   /// Names the store, and copies of it, in 16 hexadecimal digits: the half of its id that is no secret (docs/FORMAT.md, *What can
   /// pass for what*).
   public var storeID: String {
-    let digits = String(durable.segments.storeID.first, radix: 16)
+    let digits = String(commitPoint.segments.storeID.first, radix: 16)
     return String(repeating: "0", count: 16 - digits.count) + digits
   }
 }

@@ -68,9 +68,9 @@ public final class Scrub: Sendable {
   public func stop() { loop.stop() }
 
   /// - Parameter durable: whose end ends it.
-  func start(until durable: Durable) throws(LogStoreError) {
+  func start(until commitPoint: CommitPoint) throws(LogStoreError) {
     try loop.start()
-    durable.whenClosed { [weak loop] in loop?.end() }
+    commitPoint.whenClosed { [weak loop] in loop?.end() }
   }
 
   /// One round, or the rest of one. False if it was stopped.
@@ -88,9 +88,9 @@ extension LogStore {
     _ options: Scrub.Options = Scrub.Options(), onDamage: @escaping @Sendable (Damage) -> Void
   ) throws(LogStoreError) -> Scrub {
     try options.check()
-    try reader.durable.check()
-    let scrub = Scrub(reader.durable.segments, options, onDamage: onDamage)
-    try scrub.start(until: reader.durable)
+    try reader.commitPoint.check()
+    let scrub = Scrub(reader.commitPoint.segments, options, onDamage: onDamage)
+    try scrub.start(until: reader.commitPoint)
     return scrub
   }
 }

@@ -3,7 +3,7 @@ import NIOHTTP1
 
 /// Speaks to a running server's API, for commands. Safe to use from any task.
 public struct ServerClient: Sendable {
-  private let connections: Connections
+  private let connections: ConnectionPool
   private let key: String?
 
   private static let timeLimit = Duration.seconds(30)
@@ -13,7 +13,7 @@ public struct ServerClient: Sendable {
   ///   - url: the server's address, such as `http://127.0.0.1:8080`.
   ///   - key: an API key, if the server asks for one.
   public init(url: String, key: String?) throws(EndpointError) {
-    connections = try Connections(
+    connections = try ConnectionPool(
       try Endpoint(url), timeLimit: Self.timeLimit, answerLimit: Self.answerLimit, connectionLimit: 8)
     self.key = key
   }

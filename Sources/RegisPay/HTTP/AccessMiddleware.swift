@@ -7,7 +7,7 @@ import NIOCore
 /// included.
 struct AccessMiddleware: RouterMiddleware {
   let keys: KeyWatch
-  let own: OwnToken
+  let own: InternalToken
   let browser: BrowserProtection
   /// Only programs on this machine can reach the server: while there is no key they may read what is wrong with it.
   let isLoopback: Bool
@@ -16,7 +16,7 @@ struct AccessMiddleware: RouterMiddleware {
   var nowSeconds: @Sendable () -> Int64 = { Int64(Date().timeIntervalSince1970) }
 
   func handle(
-    _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
+    _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
     // No hop and no look at the disk: this is on the way of every payment.
     let ring = keys.ring
@@ -48,7 +48,7 @@ struct AccessMiddleware: RouterMiddleware {
   }
 
   /// - Returns: the key that it was let in with; nil where none is needed, and none that is valid was sent.
-  private func check(_ request: Request, _ context: ExchangeContext, _ ring: KeyRing) throws(Problem) -> StoredKey? {
+  private func check(_ request: Request, _ context: HTTPRequestContext, _ ring: KeyRing) throws(Problem) -> StoredKey? {
     // Nil where there is no route: to be told so takes a key too, of any scope.
     let path = context.endpointPath
     let needed = path.map { RouteAccess.needed($0, request.method) }
@@ -101,7 +101,7 @@ struct AccessMiddleware: RouterMiddleware {
       headers: [.init(name: .retryAfter, value: "\(seconds)")])
   }
 
-  private func address(_ context: ExchangeContext) -> String {
+  private func address(_ context: HTTPRequestContext) -> String {
     context.channel.remoteAddress.map(ClientAddress.init)?.text ?? "unknown"
   }
 

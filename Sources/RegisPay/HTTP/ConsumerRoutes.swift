@@ -4,8 +4,8 @@ import LogStore
 /// How far processing is: what the consumers have read of the log, what they wait for and why.
 struct ConsumerRoutes: Sendable {
   let log: PaymentLog
-  let consumers: ConsumerBoard
-  let board: WaitingBoard
+  let consumers: ConsumerRegistry
+  let board: RetryStatus
   let projection: PaymentProjection
 
   func add(to router: Routes) {
@@ -67,7 +67,7 @@ struct ConsumerRoutes: Sendable {
 
   private static let reasonLimit = 5
 
-  private static func json(_ damage: DamageBoard.Summary) -> JSONValue {
+  private static func json(_ damage: DamageStatus.Summary) -> JSONValue {
     [
       "places": .array(
         damage.ranges.map { range in

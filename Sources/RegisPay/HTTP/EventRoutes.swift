@@ -33,7 +33,7 @@ final class EventRoutes: Sendable {
     router.answer("/api/v1/events", [.get: { request, context in try self.open(request, context) }])
   }
 
-  private func open(_ request: Request, _ context: ExchangeContext) throws -> Response {
+  private func open(_ request: Request, _ context: HTTPRequestContext) throws -> Response {
     let query = try EventStreamQuery(
       request.uri.queryParameters, lastEventID: request.headers[values: .lastEventID], storeID: reader.storeID,
       end: reader.endOffset)

@@ -4,7 +4,7 @@ import LogStore
 enum PaymentJSON {
   /// - Parameter concern: the payment has events that can't be read, so that it may be otherwise than this says.
   static func members(
-    of row: PaymentRow, waiting: WaitingBoard.Entry?, concern: DamageBoard.Concern? = nil
+    of row: PaymentRow, waiting: RetryStatus.Entry?, concern: DamageStatus.Concern? = nil
   ) -> [JSONValue.Member] {
     var members: [JSONValue.Member] = [
       .init("paymentId", .string(row.id.description)),

@@ -5,9 +5,9 @@ import LogStore
 /// Payments over HTTP: the reference's create route, and our own versioned ones.
 struct PaymentRoutes: Sendable {
   let log: PaymentLog
-  let requests: RequestLog
+  let requests: IdempotencyStore
   let projection: PaymentProjection
-  let board: WaitingBoard
+  let board: RetryStatus
 
   func add(to router: Routes) {
     router.answer(
@@ -70,14 +70,14 @@ struct PaymentRoutes: Sendable {
 
   /// Carries out what a person asks for, and answers with the payment as it stands then.
   private func execute(
-    _ command: PaymentCommand, _ request: Request, _ context: ExchangeContext
+    _ command: PaymentCommand, _ request: Request, _ context: HTTPRequestContext
   ) async throws -> Response {
     let body = try await request.readBody(limit: CreateRequest.bodyLimit)
     return try await execute(command, of: try id(context), request, body, context)
   }
 
   private func execute(
-    _ command: PaymentCommand, of id: PaymentID, _ request: Request, _ body: [UInt8], _ context: ExchangeContext
+    _ command: PaymentCommand, of id: PaymentID, _ request: Request, _ body: [UInt8], _ context: HTTPRequestContext
   ) async throws -> Response {
     try await once(request, body, context) { claim in
       do {
@@ -96,7 +96,7 @@ struct PaymentRoutes: Sendable {
   }
 
   /// Answers only when the payment is durable.
-  private func create(_ request: Request, _ context: ExchangeContext) async throws -> Response {
+  private func create(_ request: Request, _ context: HTTPRequestContext) async throws -> Response {
     let bytes = try await request.readBody(limit: CreateRequest.bodyLimit)
     let body: JSONValue
     do {
@@ -121,10 +121,10 @@ struct PaymentRoutes: Sendable {
   ///
   /// - Parameter act: nil when the key was taken by another request meanwhile.
   private func once(
-    _ request: Request, _ body: [UInt8], _ context: ExchangeContext,
-    _ act: (RequestLog.Claim?) async throws -> Response?
+    _ request: Request, _ body: [UInt8], _ context: HTTPRequestContext,
+    _ act: (IdempotencyStore.Claim?) async throws -> Response?
   ) async throws -> Response {
-    guard let key = try RequestKey(request, body: body, owner: context.owner) else {
+    guard let key = try IdempotencyKey(request, body: body, owner: context.owner) else {
       guard let response = try await act(nil) else { preconditionFailure("without a key nobody can take it") }
       return response
     }
@@ -140,7 +140,7 @@ struct PaymentRoutes: Sendable {
     }
   }
 
-  private func find(_ digest: String, _ key: RequestKey) async throws -> RequestLog.Found {
+  private func find(_ digest: String, _ key: IdempotencyKey) async throws -> IdempotencyStore.Found {
     do {
       return try await RequestThreads.run(.short) { [requests, log] in
         try requests.find(keyDigest: digest, fingerprint: key.fingerprint, age: log.leastAge(of:))
@@ -150,7 +150,7 @@ struct PaymentRoutes: Sendable {
     }
   }
 
-  private func answer(_ record: KeptRequest, to key: RequestKey) async throws -> Response {
+  private func answer(_ record: IdempotencyRecord, to key: IdempotencyKey) async throws -> Response {
     guard record.fingerprint == key.fingerprint else { throw Problem.keyReused }
     do {
       var response = try await answer(record.outcome)
@@ -164,7 +164,7 @@ struct PaymentRoutes: Sendable {
   }
 
   /// The same for the first request of a key and for every other.
-  private func answer(_ outcome: KeptRequest.Outcome) async throws -> Response {
+  private func answer(_ outcome: IdempotencyRecord.Outcome) async throws -> Response {
     switch outcome {
     case .created(let id): return Response(json: ["paymentId": .string(id.description)])
     case .changed(let id, let version):
@@ -178,21 +178,21 @@ struct PaymentRoutes: Sendable {
 
   /// - Returns: what is made of the payment that the path names.
   private func find<Value: Sendable>(
-    _ context: ExchangeContext, _ make: @escaping @Sendable (PaymentLog.Loaded) -> Value
+    _ context: HTTPRequestContext, _ make: @escaping @Sendable (PaymentLog.Loaded) -> Value
   ) async throws -> Value {
     let id = try id(context)
     guard let value = try await log.view(id, make) else { throw Self.missing(id) }
     return value
   }
 
-  private func id(_ context: ExchangeContext) throws(Problem) -> PaymentID {
+  private func id(_ context: HTTPRequestContext) throws(Problem) -> PaymentID {
     guard let id = PaymentID(context.parameters.get("id") ?? "") else { throw .notFound("A payment's id is a UUID.") }
     return id
   }
 
   private static func missing(_ id: PaymentID) -> Problem { .notFound("There is no payment \(id).") }
 
-  private func details(_ loaded: PaymentLog.Loaded, waiting: WaitingBoard.Entry?) throws -> JSONValue {
+  private func details(_ loaded: PaymentLog.Loaded, waiting: RetryStatus.Entry?) throws -> JSONValue {
     // A payment has at least the event that it begins with.
     guard let first = loaded.events.first, let last = loaded.events.last else { throw Problem.notFound("No events.") }
     let row = PaymentRow(
@@ -206,7 +206,7 @@ struct PaymentRoutes: Sendable {
     return .object(members)
   }
 
-  private func events(_ context: ExchangeContext) async throws -> Response {
+  private func events(_ context: HTTPRequestContext) async throws -> Response {
     // Where it is read: of a long stream the JSON takes longer than a connection's loop may be held.
     let bytes = try await find(context) { loaded in
       let events = loaded.events.map { JSONValue.object(EventJSON.members(of: $0)) }

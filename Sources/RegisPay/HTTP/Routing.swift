@@ -4,11 +4,11 @@ import Logging
 import NIOCore
 import NIOHTTP1
 
-typealias Routes = Router<ExchangeContext>
-typealias Handler = @Sendable (Request, ExchangeContext) async throws -> Response
+typealias Routes = Router<HTTPRequestContext>
+typealias Handler = @Sendable (Request, HTTPRequestContext) async throws -> Response
 
 /// One request and its answer, with the connection that they go over.
-struct ExchangeContext: RequestContext {
+struct HTTPRequestContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   let channel: any Channel
   /// Whose API key the request came with.
@@ -27,7 +27,7 @@ struct ExchangeContext: RequestContext {
   }
 }
 
-extension RouterMethods<ExchangeContext> {
+extension RouterMethods<HTTPRequestContext> {
   /// Answers a path: these methods with their handlers, and HEAD as GET (by the router's option). Other methods are told
   /// from unknown paths by ``RouteAccess/methods(at:)``.
   func answer(_ path: RouterPath, _ handlers: [HTTPRequest.Method: Handler]) {
@@ -38,7 +38,7 @@ extension RouterMethods<ExchangeContext> {
 /// Turns every error into `application/problem+json`: an unknown route, and what no handler foresaw.
 struct ProblemMiddleware: RouterMiddleware {
   func handle(
-    _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
+    _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
     do {
       return try await next(request, context)

@@ -10,7 +10,7 @@ struct TargetMiddleware: RouterMiddleware {
   private static let reading: Set = ["/api/v1/payments", "/api/v1/events", "/api/v1/webhooks/{id}/deliveries"]
 
   func handle(
-    _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
+    _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
     let path = request.uri.path
     if path.count > 1, path.hasSuffix("/") || path.contains("//") {

@@ -88,7 +88,7 @@ struct WebhookRoutes: Sendable {
     return Response(json: .object(members), status: httpStatus)
   }
 
-  private func find(_ context: ExchangeContext) throws(Problem) -> EndpointWorker {
+  private func find(_ context: HTTPRequestContext) throws(Problem) -> EndpointWorker {
     guard let worker = webhooks.worker(context.parameters.get("id") ?? "") else {
       throw Problem.notFound("There is no such webhook.")
     }

@@ -61,7 +61,7 @@ public struct LoadDriver: Sendable {
   private func run(
     on group: MultiThreadedEventLoopGroup, _ onProgress: @escaping @Sendable (Progress) -> Void
   ) async throws -> LoadReport {
-    let connections = try Connections(
+    let connections = try ConnectionPool(
       try Endpoint(options.url), timeLimit: Self.callTimeLimit, answerLimit: 64 << 10, group: group)
     defer { connections.close() }
     let end = try await logEnd(connections)
@@ -81,7 +81,7 @@ public struct LoadDriver: Sendable {
     }
   }
 
-  private func head(_ method: HTTPMethod, _ path: String, _ connections: Connections) -> HTTPRequestHead {
+  private func head(_ method: HTTPMethod, _ path: String, _ connections: ConnectionPool) -> HTTPRequestHead {
     var head = HTTPRequestHead(
       version: .http1_1, method: method, uri: connections.endpoint.prefix + path,
       headers: ["Host": connections.endpoint.authority])
@@ -89,11 +89,11 @@ public struct LoadDriver: Sendable {
     return head
   }
 
-  private func get(_ path: String, _ connections: Connections) async throws(CallFailure) -> HTTPAnswer {
+  private func get(_ path: String, _ connections: ConnectionPool) async throws(CallFailure) -> HTTPAnswer {
     try await connections.send(.init(head: head(.GET, path, connections), body: ByteBuffer())).get()
   }
 
-  private func logEnd(_ connections: Connections) async throws -> UInt64 {
+  private func logEnd(_ connections: ConnectionPool) async throws -> UInt64 {
     let answer = try await get("/api/v1/payments?limit=1", connections)
     // What is no JSON, or other JSON, is told as the answer of another kind of server.
     guard case .number(let text)? = (try? JSONReader.read(answer.body))?["asOf"], let end = UInt64(text) else {
@@ -107,7 +107,7 @@ public struct LoadDriver: Sendable {
   /// How often at most it wakes up to send what is due.
   private static let pace = Duration.milliseconds(1)
 
-  private func send(_ connections: Connections) async {
+  private func send(_ connections: ConnectionPool) async {
     let start = clock.now
     let interval = Duration.seconds(1) / options.rate
     let count = Int(options.duration / interval)
@@ -129,14 +129,14 @@ public struct LoadDriver: Sendable {
     }
   }
 
-  private func createPayment(_ connections: Connections, index: Int, intended: ContinuousClock.Instant) async {
+  private func createPayment(_ connections: ConnectionPool, index: Int, intended: ContinuousClock.Instant) async {
     let currency = Currency.supported[index % Currency.supported.count]
     let money = Money(minorUnits: Int64(1 + index % 100_000), currency: currency)
     let body = ByteBuffer(string: "{\"amount\":\(money.decimal),\"currency\":\"\(currency.code)\"}")
     var head = head(.POST, "/api/payment/create", connections)
     head.headers.add(name: "Content-Type", value: "application/json")
     head.headers.add(name: "Content-Length", value: String(body.readableBytes))
-    switch await connections.send(Connections.Call(head: head, body: body, isRepeatable: false)) {
+    switch await connections.send(ConnectionPool.Call(head: head, body: body, isRepeatable: false)) {
     case .failure(let failure): tally.failed("\(failure)")
     case .success(let answer):
       guard answer.status == 200 else { return tally.failed("answered \(answer.status)") }
@@ -147,7 +147,7 @@ public struct LoadDriver: Sendable {
   }
 
   /// Reads the server's events and notes completions, until it is cancelled; goes on where it was after a break.
-  private func follow(_ connections: Connections, from start: UInt64) async {
+  private func follow(_ connections: ConnectionPool, from start: UInt64) async {
     let next = Mutex(start)
     while !Task.isCancelled {
       let lines = Mutex(LineSplitter())
@@ -173,7 +173,7 @@ public struct LoadDriver: Sendable {
     }
   }
 
-  private func waitForCompletion(_ connections: Connections) async {
+  private func waitForCompletion(_ connections: ConnectionPool) async {
     let deadline = clock.now + options.completionLimit
     while !tally.open.isEmpty, clock.now < deadline {
       try? await Task.sleep(for: .milliseconds(200))

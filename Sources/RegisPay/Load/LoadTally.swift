@@ -5,7 +5,7 @@ import Synchronization
 final class LoadTally: Sendable {
   typealias Instant = ContinuousClock.Instant
 
-  private struct Inside {
+  private struct State {
     var sent = 0
     var underWay = 0
     /// Accepted and not seen completed, with the time at which each should have been sent.
@@ -31,7 +31,7 @@ final class LoadTally: Sendable {
     }
   }
 
-  private let inside = Mutex(Inside())
+  private let state = Mutex(State())
 
   struct Counts: Sendable {
     var sent: Int
@@ -42,17 +42,17 @@ final class LoadTally: Sendable {
   }
 
   var counts: Counts {
-    inside.withLock {
+    state.withLock {
       Counts(
         sent: $0.sent, underWay: $0.underWay, accepted: $0.toAccepted.count, completed: $0.toCompleted.count)
     }
   }
 
   /// Accepted payments that were not seen completed.
-  var open: [PaymentID] { inside.withLock { Array($0.open.keys) } }
+  var open: [PaymentID] { state.withLock { Array($0.open.keys) } }
 
   func begin(intended: Instant) {
-    inside.withLock {
+    state.withLock {
       $0.sent += 1
       $0.underWay += 1
       $0.start = $0.start ?? intended
@@ -60,40 +60,40 @@ final class LoadTally: Sendable {
   }
 
   func accepted(_ id: PaymentID, intended: Instant, at now: Instant) {
-    inside.withLock { inside in
-      inside.underWay -= 1
-      inside.toAccepted.append(intended.duration(to: now))
-      inside.lastAccepted = max(inside.lastAccepted ?? now, now)
-      if let completed = inside.early.removeValue(forKey: id) {
-        inside.complete(intended, at: completed)
+    state.withLock { state in
+      state.underWay -= 1
+      state.toAccepted.append(intended.duration(to: now))
+      state.lastAccepted = max(state.lastAccepted ?? now, now)
+      if let completed = state.early.removeValue(forKey: id) {
+        state.complete(intended, at: completed)
       } else {
-        inside.open[id] = intended
+        state.open[id] = intended
       }
     }
   }
 
   func failed(_ reason: String) {
-    inside.withLock {
+    state.withLock {
       $0.underWay -= 1
       $0.errors[reason, default: 0] += 1
     }
   }
 
   /// Counts a request that was never sent.
-  func notSent(_ reason: String) { inside.withLock { $0.errors[reason, default: 0] += 1 } }
+  func notSent(_ reason: String) { state.withLock { $0.errors[reason, default: 0] += 1 } }
 
   func completed(_ id: PaymentID, at now: Instant) {
-    inside.withLock { inside in
-      if let intended = inside.open.removeValue(forKey: id) {
-        inside.complete(intended, at: now)
-      } else if inside.underWay > 0 {
-        inside.early[id] = now
+    state.withLock { state in
+      if let intended = state.open.removeValue(forKey: id) {
+        state.complete(intended, at: now)
+      } else if state.underWay > 0 {
+        state.early[id] = now
       }
     }
   }
 
   func report() -> LoadReport {
-    inside.withLock {
+    state.withLock {
       LoadReport(
         sent: $0.sent, errors: $0.errors, incomplete: $0.open.count, toAccepted: LoadLatencies($0.toAccepted),
         toCompleted: LoadLatencies($0.toCompleted), acceptedAfter: $0.time(to: $0.lastAccepted),

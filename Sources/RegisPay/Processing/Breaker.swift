@@ -71,7 +71,7 @@ public final class Breaker: Sendable {
     var isOutage: Bool
   }
 
-  private struct Inside {
+  private struct Internals {
     var state = State.closed
     var period = 0
     var lastSuccess: Instant?
@@ -97,7 +97,7 @@ public final class Breaker: Sendable {
   public let name: String
   let options: Options
   private let counting: Counting
-  private let inside = Mutex(Inside())
+  private let internals = Mutex(Internals())
 
   /// - Parameter name: the dependency, for logs.
   public convenience init(name: String, options: Options = .init()) {
@@ -110,16 +110,16 @@ public final class Breaker: Sendable {
     self.counting = counting
   }
 
-  public var state: State { inside.withLock { $0.state } }
+  public var state: State { internals.withLock { $0.state } }
 
   /// The state, and why the last call failed; nil while it is closed.
   var status: (state: State, reason: String?) {
-    inside.withLock { ($0.state, $0.state == .closed ? nil : $0.reason) }
+    internals.withLock { ($0.state, $0.state == .closed ? nil : $0.reason) }
   }
 
   /// How soon to ask again while a trial is out; bounds what a consumer loses after the trial has succeeded.
   private static let trialPoll = Duration.milliseconds(50)
-  /// The weight of one outcome in ``Inside/failureShare``.
+  /// The weight of one outcome in ``Internals/failureShare``.
   private static let outcomeWeight = 1.0 / 128
   /// A row of failures that is more probable than this may be chance.
   private static let chance = 1e-9
@@ -128,15 +128,15 @@ public final class Breaker: Sendable {
 
   /// - Parameter hasUntried: there is a payment to call for that was not tried yet; a trial is to be that one.
   func admit(hasUntried: Bool, now: Instant) -> Admission {
-    inside.withLock { inside in
-      switch inside.state {
-      case .closed: return .pass(Pass(period: inside.period, start: now, isTrial: false))
-      case .open(let until) where now < until && !(hasUntried && inside.failing.count < options.failureLimit):
+    internals.withLock { internals in
+      switch internals.state {
+      case .closed: return .pass(Pass(period: internals.period, start: now, isTrial: false))
+      case .open(let until) where now < until && !(hasUntried && internals.failing.count < options.failureLimit):
         return .wait(until: until)
       case .open:
-        inside.state = .trying
-        inside.period += 1
-        return .pass(Pass(period: inside.period, start: now, isTrial: true))
+        internals.state = .trying
+        internals.period += 1
+        return .pass(Pass(period: internals.period, start: now, isTrial: true))
       case .trying: return .wait(until: now + Self.trialPoll)
       }
     }
@@ -144,39 +144,39 @@ public final class Breaker: Sendable {
 
   /// The call was answered, whatever the answer.
   func succeeded(_ pass: Pass, now: Instant) {
-    inside.withLock { inside in
-      guard pass.period == inside.period else { return }
-      for _ in 0..<min(inside.failuresSinceSuccess, 1_000) {
-        inside.failureShare += (1 - inside.failureShare) * Self.outcomeWeight
+    internals.withLock { internals in
+      guard pass.period == internals.period else { return }
+      for _ in 0..<min(internals.failuresSinceSuccess, 1_000) {
+        internals.failureShare += (1 - internals.failureShare) * Self.outcomeWeight
       }
-      inside.failureShare -= inside.failureShare * Self.outcomeWeight
-      inside.lastSuccess = now
-      (inside.row, inside.rowStart, inside.failing, inside.failuresSinceSuccess) = (0, nil, [], 0)
-      inside.state = .closed
+      internals.failureShare -= internals.failureShare * Self.outcomeWeight
+      internals.lastSuccess = now
+      (internals.row, internals.rowStart, internals.failing, internals.failuresSinceSuccess) = (0, nil, [], 0)
+      internals.state = .closed
     }
   }
 
   /// The call was not answered, or with an error of the server.
   func failed(_ pass: Pass, by payment: PaymentID, reason: String, now: Instant) -> Judgement {
-    inside.withLock { inside in
-      let needed = needed(inside)
-      guard pass.period == inside.period else {
-        return Judgement(didOpen: false, isOutage: inside.failing.count >= needed)
+    internals.withLock { internals in
+      let needed = needed(internals)
+      guard pass.period == internals.period else {
+        return Judgement(didOpen: false, isOutage: internals.failing.count >= needed)
       }
-      inside.reason = reason
-      inside.failuresSinceSuccess += 1
-      if pass.isTrial || inside.lastSuccess.map({ pass.start >= $0 }) ?? true {
-        inside.row += 1
-        inside.rowStart = min(inside.rowStart ?? pass.start, pass.start)
-        if inside.failing.count < needed { inside.failing.insert(payment) }
+      internals.reason = reason
+      internals.failuresSinceSuccess += 1
+      if pass.isTrial || internals.lastSuccess.map({ pass.start >= $0 }) ?? true {
+        internals.row += 1
+        internals.rowStart = min(internals.rowStart ?? pass.start, pass.start)
+        if internals.failing.count < needed { internals.failing.insert(payment) }
       }
-      let isOutage = inside.failing.count >= needed
-      let count = counting == .failures ? inside.row : inside.failing.count
-      let isQuiet = inside.rowStart.map { now - $0 >= options.quietDuration } ?? false
-      guard inside.state == .trying || (count >= needed && isQuiet) else {
+      let isOutage = internals.failing.count >= needed
+      let count = counting == .failures ? internals.row : internals.failing.count
+      let isQuiet = internals.rowStart.map { now - $0 >= options.quietDuration } ?? false
+      guard internals.state == .trying || (count >= needed && isQuiet) else {
         return Judgement(didOpen: false, isOutage: isOutage)
       }
-      inside.open(until: now + options.openDuration)
+      internals.open(until: now + options.openDuration)
       return Judgement(didOpen: true, isOutage: isOutage)
     }
   }
@@ -184,18 +184,18 @@ public final class Breaker: Sendable {
   /// The call was given up by us before it had an outcome, or its outcome says nothing here. A trial leaves its place to
   /// another call.
   func abandoned(_ pass: Pass, now: Instant) {
-    inside.withLock { inside in
-      guard pass.period == inside.period, inside.state == .trying else { return }
-      inside.open(until: now)
+    internals.withLock { internals in
+      guard pass.period == internals.period, internals.state == .trying else { return }
+      internals.open(until: now)
     }
   }
 
   /// How many failures in a row are no chance, as calls have failed lately.
-  private func needed(_ inside: Inside) -> Int {
+  private func needed(_ internals: Internals) -> Int {
     var count = 1
-    var chance = inside.failureShare
+    var chance = internals.failureShare
     while chance > Self.chance, count < Self.longestRow * options.failureLimit {
-      chance *= inside.failureShare
+      chance *= internals.failureShare
       count += 1
     }
     return max(count, options.failureLimit)

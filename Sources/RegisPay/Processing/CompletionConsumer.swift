@@ -10,14 +10,15 @@ public struct CompletionConsumer: Sendable {
   private let follower: LogFollower
   private let health: Health
   private let cursorInterval: Duration
-  private let board: ConsumerBoard
+  private let board: ConsumerRegistry
   private let logger: Logger
 
   /// - Parameters:
   ///   - board: where it shows how far it is.
   ///   - cursorInterval: how often at most the cursor is moved.
   init(
-    log: PaymentLog, health: Health, board: ConsumerBoard = ConsumerBoard(), cursorInterval: Duration = .seconds(1),
+    log: PaymentLog, health: Health, board: ConsumerRegistry = ConsumerRegistry(),
+    cursorInterval: Duration = .seconds(1),
     logger: Logger
   ) {
     self.board = board
@@ -72,7 +73,7 @@ public struct CompletionConsumer: Sendable {
   }
 
   private func handle(_ event: Event) {
-    guard event.type != KeptRequest.eventType, SkippedWork.TypeName(rawValue: event.type) == nil else { return }
+    guard event.type != IdempotencyRecord.eventType, SkippedWork.TypeName(rawValue: event.type) == nil else { return }
     do {
       guard case .completed = try PaymentEvent(type: event.type, payload: event.payload) else { return }
       logger.info("payment completed", metadata: ["payment": "\(event.stream)", "offset": "\(event.offset)"])

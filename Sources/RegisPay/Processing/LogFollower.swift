@@ -7,9 +7,9 @@ import LogStore
 /// Safe to use from any task.
 public struct LogFollower: Sendable {
   public let reader: LogReader
-  public let damage: DamageBoard
+  public let damage: DamageStatus
 
-  public init(_ reader: LogReader, _ damage: DamageBoard) {
+  public init(_ reader: LogReader, _ damage: DamageStatus) {
     self.reader = reader
     self.damage = damage
   }

@@ -9,7 +9,7 @@ public struct PaymentLog: Sendable {
   /// Closed while nothing can be appended; all copies of this value share it.
   let gate: RecordGate
   /// What of the log can't be read, and which payments that concerns.
-  public let damage: DamageBoard
+  public let damage: DamageStatus
   /// The log's end when this was made, at the start of the process: what an earlier process may have tried is before it.
   public let openedAt: UInt64
   /// Tells how old what an earlier process has appended is.
@@ -37,7 +37,7 @@ public struct PaymentLog: Sendable {
     self.store = store
     self.write = write
     gate = RecordGate(store)
-    damage = DamageBoard(store.reader, logger: logger)
+    damage = DamageStatus(store.reader, logger: logger)
     openedAt = store.reader.endOffset
     self.time = time ?? SteadyTime(logTime: { Clock.microseconds() + store.clockLeadMicroseconds }, now: now)
     appendTimes = AppendTimes(end: { store.reader.endOffset }, now: now)
@@ -113,7 +113,7 @@ public struct PaymentLog: Sendable {
   /// Makes a new payment durable, and with it the request that asked for it.
   ///
   /// - Returns: nil when somebody else used the request's key first; nothing was appended.
-  func initiate(_ money: Money, for claim: RequestLog.Claim?) async throws(LogStoreError) -> PaymentID? {
+  func initiate(_ money: Money, for claim: IdempotencyStore.Claim?) async throws(LogStoreError) -> PaymentID? {
     let id = PaymentID.random()
     var append = Append(newEvent(.initiated(id, money), of: id, version: 1), expecting: .noStream)
     claim?.add(.created(id), to: &append)
@@ -220,14 +220,14 @@ public struct PaymentLog: Sendable {
   ///
   /// - Parameter claim: of the request, to be kept with what comes of it.
   func request(
-    _ command: PaymentCommand, of id: PaymentID, for claim: RequestLog.Claim? = nil
+    _ command: PaymentCommand, of id: PaymentID, for claim: IdempotencyStore.Claim? = nil
   ) async throws(PaymentLogError) -> Executed {
     try await execute(command, on: id, as: nil, cursor: nil, for: claim)
   }
 
   private func execute(
     _ command: PaymentCommand, on id: PaymentID, as known: Loaded?, cursor: CursorCommit?,
-    for claim: RequestLog.Claim? = nil
+    for claim: IdempotencyStore.Claim? = nil
   ) async throws(PaymentLogError) -> Executed {
     var known = known
     while true {
@@ -279,7 +279,7 @@ public struct PaymentLog: Sendable {
   }
 
   private func keep(
-    _ refusal: PaymentRefusal, for claim: RequestLog.Claim?
+    _ refusal: PaymentRefusal, for claim: IdempotencyStore.Claim?
   ) async throws(PaymentLogError) -> Executed {
     guard let claim else { return .refused(refusal) }
     var append = Append([])

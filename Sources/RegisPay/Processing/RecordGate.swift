@@ -10,15 +10,15 @@ import Synchronization
 ///
 /// Safe to use from any task.
 final class RecordGate: Sendable {
-  private struct Inside {
+  private struct State {
     /// Why the last append failed; nil while the gate is open.
     var reason: String?
     var keptCount = 0
   }
 
   private let store: LogStore
-  private let inside = Mutex(Inside())
-  /// Mirrors `Inside/reason`: every append that goes through looks at it.
+  private let state = Mutex(State())
+  /// Mirrors `State/reason`: every append that goes through looks at it.
   private let isClosed = Atomic<Bool>(false)
 
   init(_ store: LogStore) { self.store = store }
@@ -30,28 +30,28 @@ final class RecordGate: Sendable {
   var isOpen: Bool { !isClosed.load(ordering: .acquiring) && store.failure == nil }
 
   /// Why no calls go out; nil when they do.
-  var reason: String? { inside.withLock { $0.reason } ?? store.failure?.description }
+  var reason: String? { state.withLock { $0.reason } ?? store.failure?.description }
 
   /// Outcomes of calls that are not on the log yet.
-  var keptCount: Int { inside.withLock { $0.keptCount } }
+  var keptCount: Int { state.withLock { $0.keptCount } }
 
   /// An append went through.
   func appended() {
     guard isClosed.load(ordering: .acquiring) else { return }
-    inside.withLock { if $0.keptCount == 0 { open(&$0) } }
+    state.withLock { if $0.keptCount == 0 { open(&$0) } }
   }
 
   /// An append failed. What is wrong with the append itself says nothing about the next one.
   func failed(_ error: LogStoreError) {
     guard Self.isOfTheLog(error) else { return }
-    inside.withLock { close(&$0, error) }
+    state.withLock { close(&$0, error) }
   }
 
   /// An outcome could not be appended, and is kept until ``release(didAppend:)``.
   func keep(_ error: LogStoreError) {
-    inside.withLock { inside in
-      inside.keptCount += 1
-      close(&inside, error)
+    state.withLock { state in
+      state.keptCount += 1
+      close(&state, error)
     }
   }
 
@@ -67,19 +67,19 @@ final class RecordGate: Sendable {
   }
 
   func release(didAppend: Bool) {
-    inside.withLock { inside in
-      inside.keptCount -= 1
-      if didAppend, inside.keptCount == 0 { open(&inside) }
+    state.withLock { state in
+      state.keptCount -= 1
+      if didAppend, state.keptCount == 0 { open(&state) }
     }
   }
 
-  private func close(_ inside: inout Inside, _ error: LogStoreError) {
-    inside.reason = error.description
+  private func close(_ state: inout State, _ error: LogStoreError) {
+    state.reason = error.description
     isClosed.store(true, ordering: .releasing)
   }
 
-  private func open(_ inside: inout Inside) {
-    inside.reason = nil
+  private func open(_ state: inout State) {
+    state.reason = nil
     isClosed.store(false, ordering: .releasing)
   }
 }

@@ -35,14 +35,14 @@ public actor StepConsumer {
   private let delays: any DelayedWork
   private let call: StepCall
   private let breakers: Breakers
-  private let board: WaitingBoard
+  private let board: RetryStatus
   private let health: Health
   private let options: Options
   private let logger: Logger
   private let clock = ContinuousClock()
   private let mailbox = AsyncStream<Message>.makeStream()
 
-  private var window: Window<StepRequest>
+  private var window: InFlightWindow<StepRequest>
   private var delayed: DelayedQueue
   private var isAskingForDelayed = false
   /// Of some kinds there was more due than was asked for, then.
@@ -74,7 +74,7 @@ public actor StepConsumer {
   ///   - breaker: shared by all that call the same dependency.
   public init(
     _ step: PaymentStep, log: PaymentLog, delays: any DelayedWork, provider: any StepProvider, breaker: Breaker,
-    board: WaitingBoard, health: Health, tries: Tries = .init(), options: Options = .init(), logger: Logger
+    board: RetryStatus, health: Health, tries: Tries = .init(), options: Options = .init(), logger: Logger
   ) {
     self.step = step
     askingTypes = PaymentEvent.TypeName.allCases.filter { $0.mayAsk(for: step) }.map { Array($0.rawValue.utf8) }
@@ -91,7 +91,7 @@ public actor StepConsumer {
     call = StepCall(
       log: log, cursorName: cursorName, provider: provider, breakers: breakers, health: health, tries: tries,
       options: options, clock: clock, logger: logger)
-    self.window = Window(place: 0, limit: options.unfinishedLimit)
+    self.window = InFlightWindow(place: 0, limit: options.unfinishedLimit)
     self.delayed = DelayedQueue(limit: options.callLimit)
     self.slots = CallSlots(limits: options.slotLimits)
   }
@@ -115,7 +115,7 @@ public actor StepConsumer {
   /// - Throws: when its place can't be read at the start.
   public func run() async throws(LogStoreError) {
     let place = try log.reader.cursor(cursorName) ?? 0
-    window = Window(place: place, limit: options.unfinishedLimit)
+    window = InFlightWindow(place: place, limit: options.unfinishedLimit)
     committedPlace = place
     let interval = options.cursorInterval
     await withDiscardingTaskGroup { group in

@@ -7,29 +7,29 @@ final class CallStop: Sendable {
   /// Of the call that this task makes; nil where nobody ends it early.
   @TaskLocal static var current: CallStop?
 
-  private struct Inside {
+  private struct State {
     var isStopped = false
     var action: (@Sendable () -> Void)?
   }
 
-  private let inside = Mutex(Inside())
+  private let state = Mutex(State())
 
-  var isStopped: Bool { inside.withLock { $0.isStopped } }
+  var isStopped: Bool { state.withLock { $0.isStopped } }
 
   func stop() {
-    let action = inside.withLock { inside in
-      inside.isStopped = true
-      defer { inside.action = nil }
-      return inside.action
+    let action = state.withLock { state in
+      state.isStopped = true
+      defer { state.action = nil }
+      return state.action
     }
     action?()
   }
 
   /// What ends the call; done at once if it was stopped before. There is one for each call: a second takes its place.
   func whenStopped(_ action: @escaping @Sendable () -> Void) {
-    let isStopped = inside.withLock { inside in
-      if !inside.isStopped { inside.action = action }
-      return inside.isStopped
+    let isStopped = state.withLock { state in
+      if !state.isStopped { state.action = action }
+      return state.isStopped
     }
     if isStopped { action() }
   }

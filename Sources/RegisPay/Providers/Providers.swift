@@ -1,13 +1,13 @@
 /// The payment service provider: creates and settles payments by HTTP.
 public struct PSPClient: StepProvider {
-  private let caller: Caller
+  private let caller: ProviderClient
 
   /// - Parameters:
   ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
   ///   - timeLimit: for one try.
   ///   - authorization: the value of that field; nil to send none.
   public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
-    caller = try Caller(baseURL, timeLimit: timeLimit, authorization: authorization)
+    caller = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
   }
 
   /// Closes the connections, once no call is made any more.
@@ -85,14 +85,14 @@ public struct PSPClient: StepProvider {
 
 /// Tells the customer, by HTTP, that the payment went through.
 public struct NotificationClient: StepProvider {
-  private let caller: Caller
+  private let caller: ProviderClient
 
   /// - Parameters:
   ///   - baseURL: what `/api/send` is appended to, such as `http://127.0.0.1:8080/notifications`.
   ///   - timeLimit: for one try.
   ///   - authorization: the value of that field; nil to send none.
   public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
-    caller = try Caller(baseURL, timeLimit: timeLimit, authorization: authorization)
+    caller = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
   }
 
   /// Closes the connections, once no call is made any more.

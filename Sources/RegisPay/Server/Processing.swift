@@ -8,13 +8,13 @@ struct Processing: Service {
   let options: ServerOptions
   let log: PaymentLog
   let projection: PaymentProjection
-  let board: WaitingBoard
-  let consumerBoard: ConsumerBoard
+  let board: RetryStatus
+  let consumerBoard: ConsumerRegistry
   let health: Health
   /// Tells the server's own address once it listens; the simulators are there.
   let address: AsyncStream<String>
   /// For the simulators in this server, and nobody else.
-  let own: OwnToken
+  let own: InternalToken
   let logger: Logger
   let start: CarefulStart
   private let tries = Tries()

@@ -8,7 +8,7 @@ struct Scrubbing: Sendable {
   /// - Parameter options: with a rate of 0 nothing is read.
   /// - Parameter stores: each with the board that is told what is found, so that what is concerned is known.
   init(
-    _ stores: [(name: String, store: LogStore, damage: DamageBoard)], options: ServerOptions, logger: Logger
+    _ stores: [(name: String, store: LogStore, damage: DamageStatus)], options: ServerOptions, logger: Logger
   ) throws(LogStoreError) {
     guard options.scrubBytesPerSecond > 0 else {
       scrubs = []

@@ -170,13 +170,13 @@ public struct Server: Sendable {
     } catch {
       throw .keys(error)
     }
-    let own = OwnToken()
+    let own = InternalToken()
     let ledger = Ledger(follower: simulator.follower)
-    let board = WaitingBoard()
-    let consumers = ConsumerBoard()
+    let board = RetryStatus()
+    let consumers = ConsumerRegistry()
     let address = AsyncStream<String>.makeStream()
 
-    let routes = Routes(context: ExchangeContext.self, options: .autoGenerateHeadEndpoints)
+    let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
     routes.add(
       middleware: AccessMiddleware(
@@ -190,7 +190,8 @@ public struct Server: Sendable {
     WebRoutes().add(to: routes)
     HealthRoutes(health: health).add(to: routes)
     PaymentRoutes(
-      log: log, requests: RequestLog(follower: log.follower, lifetime: options.requestLifetime), projection: projection,
+      log: log, requests: IdempotencyStore(follower: log.follower, lifetime: options.requestLifetime),
+      projection: projection,
       board: board
     ).add(to: routes)
     EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
@@ -208,7 +209,7 @@ public struct Server: Sendable {
     let application = Application(
       responder: responder,
       server: HTTPServerBuilder { [quietLogger] _ in
-        ExchangeChannel(responder: responder, limits: limits, table: table, own: own, logger: quietLogger)
+        HTTPServerChannel(responder: responder, limits: limits, table: table, own: own, logger: quietLogger)
       },
       configuration: .init(address: .hostname(options.host, port: options.port)),
       onServerRunning: { channel in

@@ -32,7 +32,7 @@ public final class Simulator: Sendable {
   /// - Parameter logger: tells of damage that is met.
   public init(store: LogStore, logger: Logger? = nil) {
     self.store = store
-    follower = LogFollower(store.reader, DamageBoard(store.reader, name: "simulator", logger: logger))
+    follower = LogFollower(store.reader, DamageStatus(store.reader, name: "simulator", logger: logger))
     faults = Mutex([:])
   }
 

@@ -77,7 +77,7 @@ struct SimulatorRoutes: Sendable {
   }
 
   private func answer(
-    _ request: Request, _ context: ExchangeContext, _ service: Simulator.Service,
+    _ request: Request, _ context: HTTPRequestContext, _ service: Simulator.Service,
     by act: (_ key: String?, _ body: JSONValue) async throws(LogStoreError) -> Simulator.Answer
   ) async throws -> Response {
     if let outage = simulator.outage { return response(outage) }
@@ -104,7 +104,7 @@ struct SimulatorRoutes: Sendable {
     return response(answer)
   }
 
-  private func carryOut(_ fault: Faults.Fault, _ faults: Faults, _ context: ExchangeContext) async -> Response {
+  private func carryOut(_ fault: Faults.Fault, _ faults: Faults, _ context: HTTPRequestContext) async -> Response {
     switch fault {
     case .fail(let status, _): return response(Simulator.failure(status, faults))
     case .drop: return await drop(context)
@@ -112,7 +112,7 @@ struct SimulatorRoutes: Sendable {
   }
 
   /// Closes the connection, so that the response goes nowhere.
-  private func drop(_ context: ExchangeContext) async -> Response {
+  private func drop(_ context: HTTPRequestContext) async -> Response {
     // Already closed is closed too.
     try? await context.channel.close()
     return Response(status: .internalServerError)

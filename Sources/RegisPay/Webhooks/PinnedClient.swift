@@ -4,7 +4,7 @@ import Synchronization
 
 /// An HTTP client that reaches one host at one address, and counts its users, so that it is closed when there are none.
 final class PinnedClient: Sendable {
-  let connections: Connections
+  let connections: ConnectionPool
   private let url: WebhookURL
   private let address: IPAddress
   private let use = Mutex((count: 0, isRetired: false))
@@ -16,7 +16,7 @@ final class PinnedClient: Sendable {
   init(_ url: WebhookURL, address: IPAddress, callLimit: Int, timeLimit: Duration, sockets: SocketBudget) throws {
     self.url = url
     self.address = address
-    connections = try Connections(
+    connections = try ConnectionPool(
       Endpoint(isTLS: url.isSecure, host: url.host, port: url.port),
       at: try SocketAddress(ipAddress: address.description, port: url.port), timeLimit: timeLimit,
       // Leaves time for another address.

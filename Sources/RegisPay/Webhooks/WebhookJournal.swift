@@ -26,7 +26,7 @@ enum WebhookChange: Sendable {
 final class WebhookJournal: Sendable {
   typealias Done = @Sendable (WebhookStoreError?) -> Void
 
-  private struct Inside {
+  private struct State {
     var entries: [(changes: [WebhookChange], done: Done)] = []
     var isWriting = false
     var isTryingAgain = false
@@ -36,7 +36,7 @@ final class WebhookJournal: Sendable {
   private let path: String
   private let pool: DatabasePool
   private let health: Health
-  private let inside = Mutex(Inside())
+  private let state = Mutex(State())
   /// Called before each transaction, with its changes; what it throws fails it.
   private let willWrite: WillWrite
 
@@ -124,10 +124,10 @@ final class WebhookJournal: Sendable {
   ///
   /// - Parameter done: called when they are on disk, or with the reason why nothing was changed.
   func enqueue(_ changes: [WebhookChange], done: @escaping Done) {
-    let isFirst = inside.withLock { inside in
-      inside.entries.append((changes, done))
-      defer { inside.isWriting = true }
-      return !inside.isWriting
+    let isFirst = state.withLock { state in
+      state.entries.append((changes, done))
+      defer { state.isWriting = true }
+      return !state.isWriting
     }
     if isFirst { Task { await write() } }
   }
@@ -142,10 +142,10 @@ final class WebhookJournal: Sendable {
 
   private func write() async {
     while true {
-      let entries = inside.withLock { inside in
-        defer { inside.entries = [] }
-        if inside.entries.isEmpty { inside.isWriting = false }
-        return inside.entries
+      let entries = state.withLock { state in
+        defer { state.entries = [] }
+        if state.entries.isEmpty { state.isWriting = false }
+        return state.entries
       }
       guard !entries.isEmpty else { return }
       var failure: WebhookStoreError?
@@ -176,17 +176,17 @@ final class WebhookJournal: Sendable {
 
   /// Finds out when the file can be written again, though nobody has anything to write: `/health` says so then.
   private func tryAgain() {
-    let isFirst = inside.withLock { inside in
-      defer { inside.isTryingAgain = true }
-      return !inside.isTryingAgain && !inside.isClosed
+    let isFirst = state.withLock { state in
+      defer { state.isTryingAgain = true }
+      return !state.isTryingAgain && !state.isClosed
     }
     guard isFirst else { return }
     Task { [weak self] in
       try? await Task.sleep(for: Self.tryInterval)
       guard let self,
-        inside.withLock({ inside in
-          inside.isTryingAgain = false
-          return !inside.isClosed
+        state.withLock({ state in
+          state.isTryingAgain = false
+          return !state.isClosed
         })
       else { return }
       // Its result is reported as that of any other write, and if it fails again there is another try.
@@ -199,7 +199,7 @@ final class WebhookJournal: Sendable {
   /// - Returns: what went wrong. What is in the file and its log is whole in any case.
   @discardableResult
   func close() async -> (any Error)? {
-    inside.withLock { $0.isClosed = true }
+    state.withLock { $0.isClosed = true }
     do {
       try await write([])
       try pool.closeWhole()

@@ -44,8 +44,8 @@ extension Simulation {
     let directory = "restored\(disk.number)"
     defer { removeDirectory(directory) }
     _ = try Restoration.run(from: .directory(Self.backup), to: directory, until: until, disk: disk, progress: nil)
-    let (follower, durable, recovery) = try Follower.open(directory, disk: disk)
-    let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+    let (follower, commitPoint, recovery) = try Follower.open(directory, disk: disk)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     defer { reader.close() }
     var count: UInt64 = 0
     try reader.forEach(from: 0) { event in

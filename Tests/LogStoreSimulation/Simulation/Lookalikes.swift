@@ -56,21 +56,23 @@ extension Simulation {
   /// Headers of frames that could stand behind the end of the log, with the checksums of such as far as one can know them who
   /// has seen the ids that are made of places: half of the store's id.
   private func forgedHeaders(_ count: Int, _ generator: inout SeededGenerator) -> [UInt8] {
-    guard let durable = store?.reader.durable, let segment = store?.reader.durable.segments.open.segment else {
+    guard let commitPoint = store?.reader.commitPoint, let segment = store?.reader.commitPoint.segments.open.segment
+    else {
       return []
     }
     let known = StoreID(first: segment.place.storeID.first, second: generator.next())
-    let place = Place(storeID: known, baseOffset: segment.baseOffset)
+    let place = ChecksumSeed(storeID: known, baseOffset: segment.baseOffset)
     let shift = generator.below(8)
     var bytes = [UInt8](repeating: 0, count: shift)
-    let start = durable.end.position + FrameHeader.byteCount + Record.byteCount + shift + 8
+    let start = commitPoint.end.position + FrameHeader.byteCount + Record.byteCount + shift + 8
     while bytes.count < count {
       let position = (start + bytes.count) / 8 * 8
       var header = [UInt8](repeating: 0, count: FrameHeader.byteCount)
       header.withUnsafeMutableBytes { header in
         header.set(UInt32(FrameHeader.byteCount), at: 4)
         _ = FrameHeader.finish(
-          header, at: position, place: place, firstOffset: durable.end.offset + 1, timestamp: disk.now(), eventCount: 0,
+          header, at: position, place: place, firstOffset: commitPoint.end.offset + 1, timestamp: disk.now(),
+          eventCount: 0,
           recordCount: 0, syncedPosition: position, chain: 0, bodyChecksum: RunningChecksum().value, isSnapshot: false)
       }
       bytes += header

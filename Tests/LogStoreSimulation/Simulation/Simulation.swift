@@ -279,8 +279,8 @@ final class Simulation: @unchecked Sendable {
     let required = model.required
     let disk = process()
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Self.directory, disk: disk)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.directory, disk: disk)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       defer { reader.close() }
       if isAlone, reader.endOffset < required {
         fail("lost: a reader finds the log to end with \(reader.endOffset), it went to \(required)")
@@ -314,14 +314,14 @@ final class Simulation: @unchecked Sendable {
       disk.die()
       letGoOfStore()
       if life % 2 == 0 {
-        guard settle(whole: false) else { return }
+        guard recoverTail(whole: false) else { return }
         machine.evict()
       }
     case .powerCut(let keep):
       disk.die()
       for other in others { other.disk.die() }
       letGo()
-      guard settle(whole: true) else { return }
+      guard recoverTail(whole: true) else { return }
       var generator = SeededGenerator(plan.schedule &+ UInt64(life))
       machine.cutPower(&generator, keep: keep)
     }
@@ -376,7 +376,7 @@ final class Simulation: @unchecked Sendable {
   }
 
   /// Lets everything come to an end that can.
-  private func settle(whole: Bool) -> Bool {
+  private func recoverTail(whole: Bool) -> Bool {
     let readers = whole ? 0 : others.count
     let isThere = scheduler.run {
       self.scheduler.others.count <= readers && self.calls.allSatisfy { $0.answer != nil }
@@ -409,13 +409,13 @@ final class Simulation: @unchecked Sendable {
     close()
     if problem != nil { return }
     letGo()
-    guard settle(whole: true) else { return }
+    guard recoverTail(whole: true) else { return }
     machine.cutPower(&generator, keep: 0)
     life += 1
     disk = process()
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Self.directory, disk: disk)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.directory, disk: disk)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       if !recovery.wasClosedCleanly { fail("closed, but not found so by a reader") }
       if let problem = try model.check(reader, openingIn: life) { fail("a reader at the end: \(problem)") }
       for stream in 0..<Self.streamCount {

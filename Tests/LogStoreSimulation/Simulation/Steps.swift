@@ -179,7 +179,7 @@ extension Simulation {
 
   private func waitUntilIndexed(_ store: LogStore) {
     // Of segments that were durably followed by another when it was asked; one that begins just now may come too late.
-    let end = store.reader.durable.end.baseOffset
+    let end = store.reader.commitPoint.end.baseOffset
     start(makeCall(.waitUntilIndexed)) { () async throws(LogStoreError) in
       try await store.waitUntilIndexed()
       return Appended(offsets: 0..<end, versions: [], isRepeat: false)
@@ -368,8 +368,8 @@ extension Simulation {
       }
     }
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Self.directory, disk: disk)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.directory, disk: disk)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       others.append(OtherReader(reader: reader, disk: disk))
       if let problem = try model.check(reader) { fail("another process's reader: \(problem)") }
       startTail(reader, disk, from: generator.oneIn(2) ? reader.endOffset : 0)

@@ -34,8 +34,8 @@ extension UnreadableDisk {
     defer { removeDirectory(Self.restored) }
     do throws(LogStoreError) {
       _ = try Restoration.run(from: location, to: Self.restored, until: nil, disk: process(), progress: nil)
-      let (follower, durable, recovery) = try Follower.open(Self.restored, disk: process(), follows: false)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.restored, disk: process(), follows: false)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       defer { reader.close() }
       var count: UInt64 = 0
       try reader.forEach(from: 0) { event in

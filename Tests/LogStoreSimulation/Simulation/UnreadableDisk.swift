@@ -201,8 +201,8 @@ final class UnreadableDisk: @unchecked Sendable {
 
   private func openReader() -> LogReader? {
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Self.directory, disk: process(), follows: false)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.directory, disk: process(), follows: false)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       // Some of the files are mapped, or all.
       if generator.oneIn(2) { read(reader, "a reader before", openingIn: nil) }
       return reader
@@ -315,7 +315,7 @@ final class UnreadableDisk: @unchecked Sendable {
   }
 
   private func scrub(_ store: LogStore) {
-    let segments = store.reader.durable.segments
+    let segments = store.reader.commitPoint.segments
     var found: [Damage] = []
     let run = ScrubRun(segments, pause: { _ in true }, found: { found.append($0) }, read: { _ in })
     _ = run.readIndexes()
@@ -355,8 +355,8 @@ final class UnreadableDisk: @unchecked Sendable {
 
   private func readAnew() {
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Self.directory, disk: process(), follows: false)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.directory, disk: process(), follows: false)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       defer { reader.close() }
       read(reader, "a reader", openingIn: simulation.life + 1)
     } catch {
@@ -461,8 +461,8 @@ final class UnreadableDisk: @unchecked Sendable {
       for missing in report.missing where missing.damage.map({ isDueToAll($0) }) != true {
         fail("repair: \(missing.offsets) are missing: \(missing.damage as Any)")
       }
-      let (follower, durable, recovery) = try Follower.open(Self.mended, disk: process(), follows: false)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.mended, disk: process(), follows: false)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       defer { reader.close() }
       var count: UInt64 = 0
       try reader.forEach(from: 0) { event in

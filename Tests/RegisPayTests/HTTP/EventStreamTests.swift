@@ -14,7 +14,7 @@ struct EventStreamTests {
     heartbeat: Duration = .seconds(10), _ work: @escaping @Sendable (LogStore, _ url: String) async throws -> Void
   ) async throws {
     try await withStore { store in
-      let router = Routes(context: ExchangeContext.self)
+      let router = Routes(context: HTTPRequestContext.self)
       EventRoutes(follower: PaymentLog(store).follower, heartbeat: heartbeat).add(to: router)
       try await withApplication(router) { port in try await work(store, "http://127.0.0.1:\(port)/api/v1/events") }
     }

@@ -17,7 +17,7 @@ struct ConsumerParts {
 
   var log: PaymentLog
   var delays: any DelayedWork = NothingDelayed()
-  var board = WaitingBoard()
+  var board = RetryStatus()
   var health = Health(stores: [])
   var breaker = Breaker(
     name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(50), quietDuration: .zero))

@@ -52,7 +52,7 @@ struct DamagedLogTests {
     try await withTemporaryFolder { folder in
       let store = try open(folder)
       let ids = try await fill(store, 400)
-      let board = DamageBoard(store.reader)
+      let board = DamageStatus(store.reader)
       let path = folder + "/log/00000000000000000000.log"
       board.met(.unreadable(Damage(file: path, position: 4096, reason: "the disk can't read it")))
       #expect(board.warnings.count == 1 && board.warnings[0].contains("requests that need it are refused"))
@@ -76,7 +76,7 @@ struct DamagedLogTests {
   ) async throws {
     let consumer = StepConsumer(
       .settle, log: log, delays: DelaysOfLog(log: log), provider: provider,
-      breaker: Breaker(name: "fake", options: .init()), board: WaitingBoard(), health: Health(stores: []),
+      breaker: Breaker(name: "fake", options: .init()), board: RetryStatus(), health: Health(stores: []),
       options: options, logger: silent)
     let run = Task { try await consumer.run() }
     let result: Result<Void, any Error>

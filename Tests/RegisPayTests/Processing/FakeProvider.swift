@@ -6,31 +6,31 @@ import Synchronization
 final class FakeProvider: StepProvider {
   typealias Answer = @Sendable (_ payment: Payment, _ attempt: Int) async -> CallOutcome
 
-  private struct Inside {
+  private struct State {
     var calls: [PaymentID: Int] = [:]
     var underWay = 0
     var mostUnderWay = 0
   }
 
-  private let inside = Mutex(Inside())
+  private let state = Mutex(State())
   private let answer: Answer
 
   /// - Parameter answer: by the payment and the number of the try, from 1.
   init(_ answer: @escaping Answer) { self.answer = answer }
 
-  var calls: [PaymentID: Int] { inside.withLock { $0.calls } }
+  var calls: [PaymentID: Int] { state.withLock { $0.calls } }
   var callCount: Int { calls.values.reduce(0, +) }
-  var mostUnderWay: Int { inside.withLock { $0.mostUnderWay } }
+  var mostUnderWay: Int { state.withLock { $0.mostUnderWay } }
 
   func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
-    let attempt = inside.withLock { inside in
-      inside.calls[payment.id, default: 0] += 1
-      inside.underWay += 1
-      inside.mostUnderWay = max(inside.mostUnderWay, inside.underWay)
-      return inside.calls[payment.id, default: 0]
+    let attempt = state.withLock { state in
+      state.calls[payment.id, default: 0] += 1
+      state.underWay += 1
+      state.mostUnderWay = max(state.mostUnderWay, state.underWay)
+      return state.calls[payment.id, default: 0]
     }
     let outcome = await answer(payment, attempt)
-    inside.withLock { $0.underWay -= 1 }
+    state.withLock { $0.underWay -= 1 }
     return outcome
   }
 }

@@ -279,17 +279,17 @@ struct RecordGateTests {
     /// What is refused now.
     enum Refuses: Sendable { case nothing, events, all }
 
-    private let inside = Mutex((refuses: Refuses.nothing, refusals: 0))
+    private let state = Mutex((refuses: Refuses.nothing, refusals: 0))
 
-    var refusals: Int { inside.withLock { $0.refusals } }
+    var refusals: Int { state.withLock { $0.refusals } }
 
-    func refuse(_ what: Refuses) { inside.withLock { $0.refuses = what } }
+    func refuse(_ what: Refuses) { state.withLock { $0.refuses = what } }
 
     func log(_ store: LogStore) -> PaymentLog {
       PaymentLog(store) { [self] append async throws(LogStoreError) in
-        let isRefused = inside.withLock { inside in
-          let isRefused = inside.refuses == .all || (inside.refuses == .events && !append.events.isEmpty)
-          if isRefused { inside.refusals += 1 }
+        let isRefused = state.withLock { state in
+          let isRefused = state.refuses == .all || (state.refuses == .events && !append.events.isEmpty)
+          if isRefused { state.refusals += 1 }
           return isRefused
         }
         if isRefused { throw .diskFull(operation: "write", path: "test") }

@@ -25,7 +25,7 @@ struct UnknownOutcomeTests {
     let consumer = StepConsumer(
       .create, log: log, delays: delays, provider: provider,
       breaker: Breaker(name: "fake", options: .init(failureLimit: 50, openDuration: .milliseconds(20))),
-      board: WaitingBoard(), health: Health(stores: []), tries: tries, options: options, logger: silent)
+      board: RetryStatus(), health: Health(stores: []), tries: tries, options: options, logger: silent)
     let run = Task { try await consumer.run() }
     let result: Result<Void, any Error>
     do {

@@ -37,7 +37,7 @@ private struct FaultMiddleware: RouterMiddleware {
   let attempts: Attempts
 
   func handle(
-    _ request: Request, context: ExchangeContext, next: (Request, ExchangeContext) async throws -> Response
+    _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
     guard let key = request.headers[.idempotencyKey] else { return try await next(request, context) }
     let attempt = attempts.next(key)
@@ -66,9 +66,9 @@ struct FaultyPSPTests {
     _ faults: [Fault], _ work: @escaping @Sendable (String, Ledger, FaultMiddleware.Attempts) async throws -> Void
   ) async throws {
     try await withStore { store in
-      let ledger = Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader)))
+      let ledger = Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader)))
       let attempts = FaultMiddleware.Attempts()
-      let router = Routes(context: ExchangeContext.self)
+      let router = Routes(context: HTTPRequestContext.self)
       router.add(middleware: FaultMiddleware(faults: faults, attempts: attempts))
       SimulatorRoutes(simulator: Simulator(store: store), ledger: ledger).add(to: router)
       try await withApplication(router) { port in try await work("http://127.0.0.1:\(port)", ledger, attempts) }
@@ -107,7 +107,7 @@ struct FaultyPSPTests {
 
   @Test("an answer that can't be read parks the payment where it is seen, and the others go on")
   func unreadable() async throws {
-    let router = Routes(context: ExchangeContext.self)
+    let router = Routes(context: HTTPRequestContext.self)
     router.post("/psp/api/payments/create") { _, _ in
       Response(status: .accepted, body: .init(byteBuffer: .init(string: "?")))
     }

@@ -61,14 +61,14 @@ struct HostilePeerTests {
   private static let good = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
   /// No call here ends by its time limit: each peer answers or closes. The limit is out of a busy machine's reach.
-  private func connections(_ url: String) throws -> Connections {
-    try Connections(
+  private func connections(_ url: String) throws -> ConnectionPool {
+    try ConnectionPool(
       try Endpoint(url), timeLimit: .seconds(3_600), idleTimeLimit: .seconds(3_600), answerLimit: 1_000,
       connectionLimit: 8,
       group: MultiThreadedEventLoopGroup.singleton.next())
   }
 
-  private func send(_ connections: Connections) async -> Result<HTTPAnswer, CallFailure> {
+  private func send(_ connections: ConnectionPool) async -> Result<HTTPAnswer, CallFailure> {
     let head = HTTPRequestHead(
       version: .http1_1, method: .POST, uri: "/",
       headers: ["Host": connections.endpoint.authority, "Content-Length": "2"])

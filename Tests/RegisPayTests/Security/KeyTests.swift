@@ -142,10 +142,10 @@ struct KeyTests {
     let digest = hexadecimal(SHA256.hash(data: Data("aaaaaaaaaaaa\nsame".utf8)))
     for key in [old, new] {
       let owner = RequestOwner(key, in: ring)
-      #expect(try RequestKey(request, body: [], owner: owner)?.formerDigests == [digest])
+      #expect(try IdempotencyKey(request, body: [], owner: owner)?.formerDigests == [digest])
     }
     let digests = try [old, new].map {
-      try RequestKey(request, body: [], owner: RequestOwner($0, in: ring))?.digest
+      try IdempotencyKey(request, body: [], owner: RequestOwner($0, in: ring))?.digest
     }
     #expect(digests[0] == digests[1])
   }

@@ -20,7 +20,7 @@ struct SimulatorTests {
           for _ in 0..<50 { group.addTask { try await simulator.createPayment(key: key, body: ten) } }
           for try await answer in group { answers.insert(answer) }
         }
-        let charges = try await Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader))).all()
+        let charges = try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all()
         #expect(charges.map(\.idempotencyKey) == [key])
         try await store.close()
       }
@@ -40,7 +40,7 @@ struct SimulatorTests {
       // The same amount, written otherwise, is the same request.
       #expect(
         try await simulator.createPayment(key: "k", body: ["amount": .number("1e1"), "currency": "GBP"]) == first)
-      #expect(try await Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader))).all().count == 1)
+      #expect(try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all().count == 1)
     }
   }
 
@@ -49,7 +49,7 @@ struct SimulatorTests {
     try await withStore { store in
       let simulator = Simulator(store: store)
       for _ in 0..<3 { _ = try await simulator.createPayment(key: nil, body: ten) }
-      let charges = try await Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader))).all()
+      let charges = try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all()
       #expect(charges.count == 3)
     }
   }
@@ -58,7 +58,7 @@ struct SimulatorTests {
   func settles() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)
-      let ledger = Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader)))
+      let ledger = Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader)))
       let created = try await simulator.createPayment(key: "p:create", body: ten)
       let reference = try #require(created.body["paymentId"]?.text)
       #expect(try await ledger.all().map(\.status) == [.created])
@@ -132,7 +132,7 @@ struct SimulatorTests {
       let simulator = Simulator(store: store)
       let id = PaymentID.random()
       for key in ["\(id):create", "strange"] { _ = try await simulator.createPayment(key: key, body: ten) }
-      let charges = try await Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader))).all().map(\.json)
+      let charges = try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all().map(\.json)
       #expect(charges.map { $0["paymentId"] } == [.string(id.description), .null])
       #expect(charges.allSatisfy { $0["amount"] == .number("10.00") && $0["currency"] == "GBP" })
     }
@@ -167,7 +167,7 @@ struct SimulatorTests {
         async let settlement = simulator.settlePayment(reference: reference, key: "s").status
         async let cancellation = simulator.cancelPayment(reference: reference, key: "x").status
         let answers = try await [settlement, cancellation]
-        let statuses = try await Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader))).all().map(
+        let statuses = try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all().map(
           \.status)
         #expect(answers == [202, 422] && statuses == [.settled] || answers == [422, 202] && statuses == [.cancelled])
         // The same key, the same answer.
@@ -193,7 +193,7 @@ struct SimulatorTests {
       }
       #expect(answers == [202, 202, 202, 202, 422, 422])
       let charge = try #require(
-        try await Ledger(follower: LogFollower(store.reader, DamageBoard(store.reader))).all().first)
+        try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all().first)
       #expect(charge.refunded.decimal == "8.00")
       #expect(charge.refundCount == 2)
       let euros = try await simulator.refundPayment(

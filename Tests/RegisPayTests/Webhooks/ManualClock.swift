@@ -11,7 +11,7 @@ final class ManualClock: Sendable {
     var continuation: CheckedContinuation<Void, Never>
   }
 
-  private struct Inside {
+  private struct State {
     var now: UInt64 = 1_800_000_000_000_000
     var passed: UInt64 = 0
     var count = 0
@@ -20,58 +20,58 @@ final class ManualClock: Sendable {
     var cancelled: Set<Int> = []
   }
 
-  private let inside = Mutex(Inside())
+  private let state = Mutex(State())
 
-  var now: UInt64 { inside.withLock { $0.now } }
+  var now: UInt64 { state.withLock { $0.now } }
 
   /// When the first sleeper wakes, by the calendar as it is set.
   var nextWake: UInt64? {
-    inside.withLock { inside in inside.sleepers.map { inside.now + $0.until - inside.passed }.min() }
+    state.withLock { state in state.sleepers.map { state.now + $0.until - state.passed }.min() }
   }
 
   var clock: WebhookClock {
     WebhookClock(
-      look: { self.inside.withLock { .init(now: $0.now, passed: $0.passed) } },
+      look: { self.state.withLock { .init(now: $0.now, passed: $0.passed) } },
       sleep: { await self.sleep(until: $0) })
   }
 
   func advance(by duration: Duration) {
-    let woken = inside.withLock { inside in
-      inside.now += duration.microseconds
-      inside.passed += duration.microseconds
-      let passed = inside.passed
-      defer { inside.sleepers.removeAll { $0.until <= passed } }
-      return inside.sleepers.filter { $0.until <= passed }
+    let woken = state.withLock { state in
+      state.now += duration.microseconds
+      state.passed += duration.microseconds
+      let passed = state.passed
+      defer { state.sleepers.removeAll { $0.until <= passed } }
+      return state.sleepers.filter { $0.until <= passed }
     }
     for sleeper in woken { sleeper.continuation.resume() }
   }
 
   /// Somebody sets the calendar. Nobody who sleeps notices.
   func set(by seconds: Int64) {
-    inside.withLock { $0.now = UInt64(Int64($0.now) + seconds * 1_000_000) }
+    state.withLock { $0.now = UInt64(Int64($0.now) + seconds * 1_000_000) }
   }
 
   private func sleep(until: UInt64) async {
-    let number = inside.withLock { inside in
-      inside.count += 1
-      return inside.count
+    let number = state.withLock { state in
+      state.count += 1
+      return state.count
     }
     await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
-        let isOver = inside.withLock { inside in
-          if inside.passed >= until || inside.cancelled.remove(number) != nil { return true }
-          inside.sleepers.append(Sleeper(until: until, number: number, continuation: continuation))
+        let isOver = state.withLock { state in
+          if state.passed >= until || state.cancelled.remove(number) != nil { return true }
+          state.sleepers.append(Sleeper(until: until, number: number, continuation: continuation))
           return false
         }
         if isOver { continuation.resume() }
       }
     } onCancel: {
-      let sleeper = inside.withLock { inside -> Sleeper? in
-        guard let index = inside.sleepers.firstIndex(where: { $0.number == number }) else {
-          inside.cancelled.insert(number)
+      let sleeper = state.withLock { state -> Sleeper? in
+        guard let index = state.sleepers.firstIndex(where: { $0.number == number }) else {
+          state.cancelled.insert(number)
           return nil
         }
-        return inside.sleepers.remove(at: index)
+        return state.sleepers.remove(at: index)
       }
       sleeper?.continuation.resume()
     }

@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Connections/ClientAddress.swift
+../../../../Sources/RegisPay/HTTPServer/ClientAddress.swift

@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Connections/ConnectionGuard.swift
+../../../../Sources/RegisPay/HTTPServer/ConnectionGuard.swift

@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Connections/ConnectionTable.swift
+../../../../Sources/RegisPay/HTTPServer/ConnectionTable.swift

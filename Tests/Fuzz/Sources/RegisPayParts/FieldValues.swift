@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Connections/FieldValues.swift
+../../../../Sources/RegisPay/HTTPServer/FieldValues.swift

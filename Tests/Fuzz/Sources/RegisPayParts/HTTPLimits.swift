@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Connections/HTTPLimits.swift
+../../../../Sources/RegisPay/HTTPServer/HTTPLimits.swift

@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Connections/LoopExecutor.swift
+../../../../Sources/RegisPay/HTTPServer/LoopExecutor.swift

@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Connections/RequestCodec.swift
+../../../../Sources/RegisPay/HTTPServer/RequestCodec.swift

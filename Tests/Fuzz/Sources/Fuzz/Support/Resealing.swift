@@ -79,7 +79,7 @@ enum Resealing {
       let segments = Int(read.integer(at: 12, as: UInt32.self))
       let checked = IndexLayout.headerByteCount + segments * IndexLayout.segmentByteCount
       if segments <= 1 << 16, checked + 4 <= read.count { bytes.set(checksum(read.part(0, checked)), at: checked) }
-      let place = IndexPlace(
+      let place = IndexChecksumSeed(
         storeID: StoreID(first: read.integer(at: 16), second: read.integer(at: 24)),
         baseOffset: read.integer(at: 32), endOffset: read.integer(at: 40))
       for section in IndexSection.allCases {

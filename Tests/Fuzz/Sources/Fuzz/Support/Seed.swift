@@ -56,8 +56,9 @@ final class Seed: Sendable {
       var verification = Verification(directory: Self.directory, disk: changed, progress: nil)
       try verification.run()
       promise(verification.report.findings.isEmpty, "a seed is sound: \(verification.report.findings)")
-      let (follower, durable, recovery) = try Follower.open(Self.directory, disk: changed, follows: false)
-      events = try LogReader(durable: durable, follower: follower, recovery: recovery).events(from: 0, limit: .max)
+      let (follower, commitPoint, recovery) = try Follower.open(Self.directory, disk: changed, follows: false)
+      events = try LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery).events(
+        from: 0, limit: .max)
     } catch {
       broken("a seed can be read: \(error)")
     }

@@ -65,8 +65,8 @@ enum BackupTarget {
   ) {
     do throws(LogStoreError) {
       let report = try Restoration.run(from: location, to: restored, until: until, disk: disk, progress: nil)
-      let (follower, durable, recovery) = try Follower.open(restored, disk: disk, follows: false)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(restored, disk: disk, follows: false)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       promise(reader.endOffset == report.endOffset, "the restored log ends where the report says")
       let events = try reader.events(from: 0, limit: .max)
       promise(UInt64(events.count) == report.endOffset, "all of it can be read")

@@ -60,7 +60,7 @@ enum BlockTarget {
     }
   }
 
-  private static func file(_ blocks: [[Block]], _ choices: UInt8) -> SealedIndex {
+  private static func file(_ blocks: [[Block]], _ choices: UInt8) -> IndexFile {
     var header = IndexHeader(
       storeID: id,
       segments: bases.map { IndexedSegment(baseOffset: $0, endPosition: 60_000, chain: 7) }, endOffset: endOffset)
@@ -103,7 +103,7 @@ enum BlockTarget {
     Resealing.index(&bytes)
     let memory = GuardedMemory(bytes)
     do throws(Fault) {
-      return try SealedIndex(
+      return try IndexFile(
         Mapping(bytes: UnsafeRawBufferPointer(memory.bytes)) { _ in withExtendedLifetime(memory) {} },
         path: "block.idx", storeID: id, baseOffset: 0, endOffset: endOffset)
     } catch {
@@ -112,7 +112,7 @@ enum BlockTarget {
   }
 
   /// A sound file that follows on.
-  private static let second: SealedIndex = {
+  private static let second: IndexFile = {
     let output = IndexOutput(nil)
     do throws(IndexFailure) {
       var writer = try IndexWriter(
@@ -136,7 +136,7 @@ enum BlockTarget {
       broken("an index can be written to memory: \(error)")
     }
     do throws(Fault) {
-      return try SealedIndex(
+      return try IndexFile(
         output.takeMemory(), path: "second.idx", storeID: id, baseOffset: endOffset, endOffset: 6000)
     } catch {
       broken("what was just written is sound: \(error)")
@@ -144,7 +144,7 @@ enum BlockTarget {
   }()
 
   /// A merge gives up, or makes a file that is sound by itself.
-  private static func merge(_ first: SealedIndex, _ selector: UInt8) {
+  private static func merge(_ first: IndexFile, _ selector: UInt8) {
     let output = IndexOutput(nil)
     do throws(IndexFailure) {
       _ = try IndexMerge.merge([first, second], to: output)
@@ -157,7 +157,7 @@ enum BlockTarget {
       return
     }
     do throws(Fault) {
-      let merged = try SealedIndex(
+      let merged = try IndexFile(
         output.takeMemory(), path: "merged.idx", storeID: id, baseOffset: 0, endOffset: 6000)
       IndexProbe(merged, isSound: (try? merged.check(missingEvents: 0)) != nil, selector: selector).run()
     } catch {

@@ -29,7 +29,7 @@ enum IndexTarget {
       let memory = GuardedMemory(bytes)
       let mapping = Mapping(bytes: UnsafeRawBufferPointer(memory.bytes)) { _ in withExtendedLifetime(memory) {} }
       guard
-        let index = try? SealedIndex(
+        let index = try? IndexFile(
           mapping, path: name, storeID: StoreID(first: 0x3736_3534_3332_3130, second: 0x6665_6463_6261_3938),
           baseOffset: range.lowerBound, endOffset: range.upperBound)
       else { continue }
@@ -43,8 +43,8 @@ enum IndexTarget {
     var options = LogStore.Options()
     options.createIfMissing = false
     do throws(LogStoreError) {
-      let opened = try Opening(directory: Seed.directory, options: options, disk: disk).open()
-      let maker = IndexMaker(segments: opened.durable.segments, disk: disk)
+      let opened = try Recovery(directory: Seed.directory, options: options, disk: disk).open()
+      let maker = IndexBuilder(segments: opened.commitPoint.segments, disk: disk)
       try maker.clean()
       var steps = 0
       while let step = try maker.nextStep() {
@@ -76,8 +76,8 @@ struct IndexClaims {
 
   func check() {
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Seed.directory, disk: disk, follows: false)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Seed.directory, disk: disk, follows: false)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       // Offsets: whatever the index says.
       for offset in [UInt64(selector), UInt64(selector) * 2 + 60, 100] where offset < reader.endOffset {
         let found = try reader.events(from: offset, limit: 2)
@@ -109,7 +109,7 @@ struct IndexClaims {
   private func ids(_ reader: LogReader) {
     for event in seed.events[Int(selector) % 60..<Int(selector) % 60 + 3] {
       let stream = StreamKey(Array(event.stream.utf8))
-      guard let found = try? reader.durable.segments.find(id: event.id, where: { stream.matches($0, in: $1.bytes) })
+      guard let found = try? reader.commitPoint.segments.find(id: event.id, where: { stream.matches($0, in: $1.bytes) })
       else { continue }
       promise(
         found.segment.baseOffset + UInt64(found.record.relativeOffset) == event.offset, "the id leads to its event")
@@ -119,11 +119,11 @@ struct IndexClaims {
 
 /// Every look-up in one index file.
 struct IndexProbe {
-  let index: SealedIndex
+  let index: IndexFile
   let isSound: Bool
   let selector: UInt8
 
-  init(_ index: SealedIndex, isSound: Bool, selector: UInt8) {
+  init(_ index: IndexFile, isSound: Bool, selector: UInt8) {
     self.index = index
     self.isSound = isSound
     self.selector = selector

@@ -112,7 +112,7 @@ enum RequestsTarget {
         try pipeline.addHandler(HalfClosing())
         try ConnectionGuard(limits: limits, table: table, own: RequestsTarget.own).addHandlers(to: pipeline)
         try pipeline.addHandler(
-          ExchangeHandler(
+          HTTPServerHandler(
             responder: server, idleTime: TimeAmount(limits.idleTime),
             logger: Logger(label: "fuzz") { _ in ErrorsAreBroken() }))
         try channel.connect(to: try SocketAddress(unixDomainSocketPath: "/client")).wait()
@@ -163,7 +163,7 @@ enum RequestsTarget {
     }
   }
 
-  private static let own = OwnToken()
+  private static let own = InternalToken()
 }
 
 /// An embedded channel knows no closing of one side: here it goes on reading after its output is closed, as a socket does.

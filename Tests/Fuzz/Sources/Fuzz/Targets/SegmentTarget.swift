@@ -64,8 +64,8 @@ struct Reading {
   func readAll(selector: UInt8, verified: VerificationReport?) {
     let reader: LogReader
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Seed.directory, disk: disk, follows: false)
-      reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Seed.directory, disk: disk, follows: false)
+      reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     } catch {
       accept(error)
       return
@@ -169,7 +169,7 @@ struct Reading {
     for event in seed.events[Int(selector) % 40..<min(Int(selector) % 40 + 4, seed.events.count)] {
       do throws(LogStoreError) {
         let stream = StreamKey(Array(event.stream.utf8))
-        let found = try reader.durable.segments.find(id: event.id) { stream.matches($0, in: $1.bytes) }
+        let found = try reader.commitPoint.segments.find(id: event.id) { stream.matches($0, in: $1.bytes) }
         if let found {
           promise(found.record.id(in: found.segment.bytes, place: found.segment.place) == event.id, "the id is the one")
         }

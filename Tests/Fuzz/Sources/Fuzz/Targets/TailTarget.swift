@@ -46,8 +46,8 @@ enum TailTarget {
     // The writer is there for the first looks, and gone when the reader looks again, so that it doesn't try five times.
     disk.state.withLock { $0.looksAtWriter = 1 }
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Seed.directory, disk: disk, follows: false)
-      expectTruth(LogReader(durable: durable, follower: follower, recovery: recovery), seed)
+      let (follower, commitPoint, recovery) = try Follower.open(Seed.directory, disk: disk, follows: false)
+      expectTruth(LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery), seed)
     } catch {
       accept(error)
     }
@@ -85,8 +85,8 @@ enum TailTarget {
     disk.set(join(Seed.directory, FileName.lock), [])
     disk.state.withLock { $0.looksAtWriter = 1 }
     do throws(LogStoreError) {
-      let (follower, durable, recovery) = try Follower.open(Seed.directory, disk: disk)
-      let reader = LogReader(durable: durable, follower: follower, recovery: recovery)
+      let (follower, commitPoint, recovery) = try Follower.open(Seed.directory, disk: disk)
+      let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
       // Ends with the last notice, or with damage, of which whoever waits is told.
       Task.detached {
         do throws(LogStoreError) {

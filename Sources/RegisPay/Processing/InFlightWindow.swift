@@ -5,7 +5,7 @@ import DequeModule
 ///
 /// Offsets are admitted in log order and finished in any order. The cursor's place is the lowest unfinished offset, so
 /// nothing is lost when the process dies. Memory is bounded by `limit`: what is finished takes no room.
-struct Window<Item: Sendable>: Sendable {
+struct InFlightWindow<Item: Sendable>: Sendable {
   typealias Instant = ContinuousClock.Instant
   typealias Lane = CallSlots.Lane
 

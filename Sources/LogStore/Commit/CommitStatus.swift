@@ -1,7 +1,7 @@
 import Synchronization
 
 /// Whether the writer may still acknowledge, and how often it has synced. The first failure stays.
-final class Health: Sendable {
+final class CommitStatus: Sendable {
   private let state: Mutex<LogStoreError?> = Mutex(nil)
   private let syncs = Atomic<UInt64>(0)
   private let timestamp: Atomic<UInt64>

@@ -3,7 +3,7 @@ import LogStore
 /// The requests that were made under idempotency keys, on the log.
 ///
 /// Safe to use from any task.
-struct RequestLog: Sendable {
+struct IdempotencyStore: Sendable {
   /// A key that may be used: to be kept with what is done for it.
   struct Claim: Sendable {
     let stream: String
@@ -12,16 +12,16 @@ struct RequestLog: Sendable {
     let fingerprint: String
 
     /// The record to be appended with what was done, on its condition.
-    func add(_ outcome: KeptRequest.Outcome, to append: inout Append) {
-      let record = KeptRequest(fingerprint: fingerprint, outcome: outcome)
-      append.events.append(NewEvent(stream: stream, type: KeptRequest.eventType, payload: record.payload))
+    func add(_ outcome: IdempotencyRecord.Outcome, to append: inout Append) {
+      let record = IdempotencyRecord(fingerprint: fingerprint, outcome: outcome)
+      append.events.append(NewEvent(stream: stream, type: IdempotencyRecord.eventType, payload: record.payload))
       append.conditions[stream] = version == 0 ? .noStream : .version(version)
     }
   }
 
   enum Found: Sendable {
     case free(Claim)
-    case kept(KeptRequest)
+    case kept(IdempotencyRecord)
   }
 
   let follower: LogFollower
@@ -32,12 +32,12 @@ struct RequestLog: Sendable {
   ///
   /// - Parameter age: how long ago an event was appended.
   func find(keyDigest: String, fingerprint: String, age: (Event) -> Duration) throws -> Found {
-    let stream = KeptRequest.stream(keyDigest)
+    let stream = IdempotencyRecord.stream(keyDigest)
     let (version, last) = try follower.look { reader throws(LogStoreError) in
       let version = try reader.streamVersion(stream)
       return (version, version > 0 ? try reader.stream(stream, from: version, limit: 1).first : nil)
     }
-    if let last, age(last) < lifetime { return .kept(try KeptRequest(last)) }
+    if let last, age(last) < lifetime { return .kept(try IdempotencyRecord(last)) }
     return .free(Claim(stream: stream, version: version, fingerprint: fingerprint))
   }
 }

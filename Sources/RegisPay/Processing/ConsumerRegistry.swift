@@ -1,7 +1,7 @@
 import Synchronization
 
 /// The consumers at work, for people to see. Safe to use from any task.
-final class ConsumerBoard: Sendable {
+final class ConsumerRegistry: Sendable {
   /// How far the consumer is that makes no calls.
   struct Completion: Sendable, Hashable {
     /// Its durable cursor.

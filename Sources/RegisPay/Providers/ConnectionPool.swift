@@ -10,7 +10,7 @@ import Synchronization
 ///
 /// With the connections of a loop all in use, calls wait for one in the order in which they came. Safe to use from any
 /// task.
-final class Connections: Sendable {
+final class ConnectionPool: Sendable {
   /// A call as it goes out.
   struct Call: Sendable {
     var head: HTTPRequestHead
@@ -120,7 +120,7 @@ private final class LoopPool: @unchecked Sendable {
 
   /// A call, from its beginning to its answer, whatever connections it needs for that.
   final class Pending {
-    let call: Connections.Call
+    let call: ConnectionPool.Call
     let ticket: Ticket
     let deadline: NIODeadline
     private(set) var completion: Completion?
@@ -133,7 +133,7 @@ private final class LoopPool: @unchecked Sendable {
     /// A no that came on a connection that had answered before; it is asked for again on a new one.
     var firstNo: Int?
 
-    init(_ call: Connections.Call, _ ticket: Ticket, _ deadline: NIODeadline, _ completion: @escaping Completion) {
+    init(_ call: ConnectionPool.Call, _ ticket: Ticket, _ deadline: NIODeadline, _ completion: @escaping Completion) {
       self.call = call
       self.ticket = ticket
       self.deadline = deadline
@@ -166,7 +166,7 @@ private final class LoopPool: @unchecked Sendable {
     if loop.inEventLoop { work() } else { loop.execute(work) }
   }
 
-  func begin(_ call: Connections.Call, _ ticket: Ticket, _ completion: @escaping Completion) {
+  func begin(_ call: ConnectionPool.Call, _ ticket: Ticket, _ completion: @escaping Completion) {
     loop.preconditionInEventLoop()
     guard !ticket.isCancelled.load(ordering: .relaxed) else { return completion(.failure(.unreachable("given up"))) }
     guard !isClosed else { return completion(.failure(.unreachable("closed"))) }

@@ -14,7 +14,7 @@ extension CursorPlaces {
 }
 
 /// What a walk over a segment's frames has gathered so far.
-struct Walk: Sendable {
+struct RecoveryScan: Sendable {
   /// Where the next frame must stand.
   var next: FrameExpectation
   var cursors: CursorPlaces = [:]
@@ -43,7 +43,7 @@ struct Walk: Sendable {
   /// Checks frame after frame and adds them to the index, up to an end. The fault says why it stopped before.
   ///
   /// Reads every byte on the way; about 70 ns an event of 256 bytes.
-  mutating func go(to end: End, in segment: Segment, adding index: OpenIndex) -> Fault? {
+  mutating func go(to end: End, in segment: Segment, adding index: ActiveIndex) -> Fault? {
     index.state.withLock { state in
       while true {
         switch end {
@@ -58,7 +58,7 @@ struct Walk: Sendable {
           let header = try segment.checkFrame(next) { record throws(Fault) in
             if record.kind == .event {
               let hash = streamHash(record.name(in: segment.bytes))
-              guard OpenIndex.add(record, hash: hash, to: &state, in: segment) else {
+              guard ActiveIndex.add(record, hash: hash, to: &state, in: segment) else {
                 throw Fault(position: record.position + 16, reason: "the event's version does not continue its stream")
               }
             } else if record.kind == .lostStream {
@@ -72,7 +72,7 @@ struct Walk: Sendable {
               throw Fault(position: next.position + 24, reason: "a cursor snapshot with events")
             }
           }
-          OpenIndex.addFrame(header, at: next.position, to: &state, in: segment)
+          ActiveIndex.addFrame(header, at: next.position, to: &state, in: segment)
           provenPosition = max(provenPosition, header.syncedPosition)
           next.advance(past: header)
         } catch {
@@ -84,23 +84,23 @@ struct Walk: Sendable {
 }
 
 /// What was found at the end of the log.
-struct FoundTail: Sendable {
-  var index: OpenIndex
-  var walk: Walk
+struct RecoveredTail: Sendable {
+  var index: ActiveIndex
+  var scan: RecoveryScan
   /// An unfinished write behind the end, to be cut off.
   var torn: Damage?
 
   var segment: Segment { index.segment }
   var end: DurableEnd {
-    walk.end(in: segment)
+    scan.end(in: segment)
   }
 }
 
-extension FoundTail {
+extension RecoveredTail {
   /// Reads the last segment and decides where the log ends, by the rules of docs/FORMAT.md. Changes nothing.
-  static func find(in segment: Segment, clean: CleanEnd?, cleanPath: String) throws(LogStoreError) -> FoundTail {
-    let index = OpenIndex(segment)
-    var walk = Walk(segment)
+  static func find(in segment: Segment, clean: CleanEnd?, cleanPath: String) throws(LogStoreError) -> RecoveredTail {
+    let index = ActiveIndex(segment)
+    var scan = RecoveryScan(segment)
     if let clean {
       guard clean.baseOffset == segment.baseOffset else {
         throw .damaged(
@@ -109,37 +109,37 @@ extension FoundTail {
             reason: "the log was closed in the segment of offset \(clean.baseOffset), but the last segment there is"
               + " begins with \(segment.baseOffset)"))
       }
-      if let fault = walk.go(to: .position(Int(clamping: clean.endPosition)), in: segment, adding: index) {
+      if let fault = scan.go(to: .position(Int(clamping: clean.endPosition)), in: segment, adding: index) {
         throw segment.damage(
           Fault(
             position: fault.position,
             reason:
               "\(fault.reason); the log was closed cleanly at byte \(clean.endPosition), offset \(clean.endOffset)"))
       }
-      guard walk.next.offset == clean.endOffset, walk.next.chain == clean.chain,
-        UInt64(walk.next.position) == clean.endPosition
+      guard scan.next.offset == clean.endOffset, scan.next.chain == clean.chain,
+        UInt64(scan.next.position) == clean.endPosition
       else {
         throw segment.damage(
           Fault(
-            position: walk.next.position,
-            reason: walk.next.offset != clean.endOffset
-              ? "the log ends with offset \(walk.next.offset) here, but was closed at offset \(clean.endOffset)"
-              : UInt64(walk.next.position) != clean.endPosition
-                ? "the log ends at byte \(walk.next.position), but was closed at byte \(clean.endPosition)"
+            position: scan.next.position,
+            reason: scan.next.offset != clean.endOffset
+              ? "the log ends with offset \(scan.next.offset) here, but was closed at offset \(clean.endOffset)"
+              : UInt64(scan.next.position) != clean.endPosition
+                ? "the log ends at byte \(scan.next.position), but was closed at byte \(clean.endPosition)"
                 : "the log's last frame is not the one with which it was closed, though offset and byte are the same"))
       }
-      if FrameHeader(in: segment.bytes, at: walk.next.position, place: segment.place) != nil {
+      if FrameHeader(in: segment.bytes, at: scan.next.position, place: segment.place) != nil {
         throw segment.damage(
-          Fault(position: walk.next.position, reason: "a frame behind the end at which the log was closed cleanly"))
+          Fault(position: scan.next.position, reason: "a frame behind the end at which the log was closed cleanly"))
       }
-      return FoundTail(index: index, walk: walk, torn: nil)
+      return RecoveredTail(index: index, scan: scan, torn: nil)
     }
 
     // Without a recorded end the walk always stops at something.
-    guard let fault = walk.go(to: .firstInvalid, in: segment, adding: index) else {
+    guard let fault = scan.go(to: .firstInvalid, in: segment, adding: index) else {
       preconditionFailure("a walk without an end ended without a fault")
     }
-    let end = walk.next.position
+    let end = scan.next.position
     // All behind is looked at here: what can't be read of it may be anything, so that it can't be told where the log ends.
     let proof = segment.proofThatSynced(end)
     let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
@@ -166,6 +166,6 @@ extension FoundTail {
           : "an unfinished write of \(behind) bytes ends the log here (\(fault.reason)); nothing acknowledged was in it"
       )
     }
-    return FoundTail(index: index, walk: walk, torn: torn)
+    return RecoveredTail(index: index, scan: scan, torn: torn)
   }
 }

@@ -11,7 +11,7 @@ import NIOPosix
 ///
 /// All state is touched on the connection's event loop only. Requests that come before the answer to an earlier one
 /// wait here; ``ConnectionGuard`` sees to it that they are few, and bodies short.
-final class ExchangeHandler<Answerer: HTTPResponder>: ChannelInboundHandler
+final class HTTPServerHandler<Answerer: HTTPResponder>: ChannelInboundHandler
 where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRequestContextSource {
   typealias InboundIn = HTTPRequestPart
   typealias OutboundOut = HTTPResponsePart
@@ -263,10 +263,10 @@ where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRe
 /// Writes an answer from its task.
 private struct AnswerWriter<Answerer: HTTPResponder>: Sendable
 where Answerer.Context: RequestContext, Answerer.Context.Source == ApplicationRequestContextSource {
-  private let bound: NIOLoopBound<(ExchangeHandler<Answerer>, ChannelHandlerContext)>
+  private let bound: NIOLoopBound<(HTTPServerHandler<Answerer>, ChannelHandlerContext)>
   private let channel: any Channel
 
-  init(_ bound: NIOLoopBound<(ExchangeHandler<Answerer>, ChannelHandlerContext)>, _ channel: any Channel) {
+  init(_ bound: NIOLoopBound<(HTTPServerHandler<Answerer>, ChannelHandlerContext)>, _ channel: any Channel) {
     self.bound = bound
     self.channel = channel
   }

@@ -2,9 +2,9 @@ import Synchronization
 
 /// Writes the index files of finished segments, behind the writer, on a thread of its own, and merges them when nothing
 /// else waits.
-final class Sealer: Sendable {
+final class SegmentSealer: Sendable {
   private enum Job: Sendable {
-    case seal(OpenIndex, FrameExpectation)
+    case seal(ActiveIndex, FrameExpectation)
     /// Some index file is missing or not sound.
     case look
     /// Someone waits until there is nothing left to do.
@@ -39,7 +39,7 @@ final class Sealer: Sendable {
   var failure: LogStoreError? { lastFailure.withLock { $0 } }
 
   /// Makes the index file of a segment that has ended. Called by the writer alone.
-  func seal(_ index: OpenIndex, end: FrameExpectation) {
+  func seal(_ index: ActiveIndex, end: FrameExpectation) {
     var room: [Void] = []
     _ = self.room.receive(into: &room)
     for _ in room.dropFirst() { _ = self.room.send(()) }
@@ -74,16 +74,16 @@ final class Sealer: Sendable {
 
   /// What the thread does.
   private final class Worker {
-    private let sealer: Sealer
-    private let maker: IndexMaker
+    private let sealer: SegmentSealer
+    private let builder: IndexBuilder
     private var taken: [Job] = []
     private var waiting: [EndableWait<Void>] = []
     private var mustLook = true
     private var isOpen = true
 
-    init(_ sealer: Sealer) {
+    init(_ sealer: SegmentSealer) {
       self.sealer = sealer
-      maker = IndexMaker(segments: sealer.segments, disk: sealer.disk)
+      builder = IndexBuilder(segments: sealer.segments, disk: sealer.disk)
     }
 
     func run() {
@@ -107,17 +107,17 @@ final class Sealer: Sendable {
         case .seal(let index, let end): seal(index, end)
         case .look:
           mustLook = true
-          maker.forgetFailures()
+          builder.forgetFailures()
         case .tell(let wait): waiting.append(wait)
         }
       }
     }
 
-    private func seal(_ index: OpenIndex, _ end: FrameExpectation) {
+    private func seal(_ index: ActiveIndex, _ end: FrameExpectation) {
       defer { _ = sealer.room.send(()) }
-      maker.forgetFailures()
+      builder.forgetFailures()
       do throws(LogStoreError) {
-        try maker.seal(index, end: end)
+        try builder.seal(index, end: end)
       } catch {
         sealer.segments.giveUp(index.segment.baseOffset)
         note(error)
@@ -130,16 +130,16 @@ final class Sealer: Sendable {
 
     /// Does one thing that is left to do when no job waits. False if there is none.
     private func step() -> Bool {
-      let step: IndexMaker.Step
+      let step: IndexBuilder.Step
       do throws(LogStoreError) {
         if mustLook {
           mustLook = false
-          for file in try maker.clean().files where isOpen {
+          for file in try builder.clean().files where isOpen {
             file.keepStreamFilterReady()
             takeJobs()
           }
         }
-        guard let next = try maker.nextStep(), isOpen || next.segmentCount <= Sealer.closingSegments else {
+        guard let next = try builder.nextStep(), isOpen || next.segmentCount <= SegmentSealer.closingSegments else {
           return false
         }
         step = next
@@ -148,9 +148,9 @@ final class Sealer: Sendable {
         return false
       }
       do throws(IndexFailure) {
-        try maker.perform(step) { [self] () throws(IndexFailure) in
+        try builder.perform(step) { [self] () throws(IndexFailure) in
           takeJobs()
-          if !isOpen, step.segmentCount > Sealer.closingSegments { throw .stopped }
+          if !isOpen, step.segmentCount > SegmentSealer.closingSegments { throw .stopped }
         }
       } catch {
         switch error {
@@ -166,8 +166,8 @@ final class Sealer: Sendable {
       guard !waiting.isEmpty else { return }
       var result = Result<Void, LogStoreError>.success(())
       do throws(LogStoreError) {
-        if maker.hasFailed, let failure = sealer.failure { throw failure }
-        if try maker.nextStep() != nil { throw .closed }
+        if builder.hasFailed, let failure = sealer.failure { throw failure }
+        if try builder.nextStep() != nil { throw .closed }
       } catch {
         result = .failure(error)
       }

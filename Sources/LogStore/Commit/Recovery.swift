@@ -2,7 +2,7 @@ import Glibc
 
 /// Opens a store for writing: locks it, finds the end of the log, and makes all before it durable and all behind it
 /// zero. See docs/FORMAT.md, *What a writer does when it opens*.
-struct Opening {
+struct Recovery {
   let directory: String
   let options: LogStore.Options
   let disk: any Disk
@@ -11,7 +11,7 @@ struct Opening {
     var lock: any FileLock
     /// For all that the holder of the lock does.
     var disk: any Disk
-    var durable: Durable
+    var commitPoint: CommitPoint
     var file: any File
     var end: FrameExpectation
     var tail: TailFile
@@ -30,7 +30,7 @@ struct Opening {
       _ = try Catalog.readStore(directory, disk: disk)
     }
     let lock = try takeLock()
-    return try Opening(directory: directory, options: options, disk: LockedDisk(disk: disk, lock: lock))
+    return try Recovery(directory: directory, options: options, disk: LockedDisk(disk: disk, lock: lock))
       .open(lock, isNew: isNew)
   }
 
@@ -50,7 +50,7 @@ struct Opening {
     let segment = try Segment.open(
       catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
       mayBeShort: catalog.clean == nil)
-    let found = try FoundTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
+    let found = try RecoveredTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
     let gaps = try Gaps(catalog, disk: disk)
 
     let wasOpeningFinished = try isOpeningFinished()
@@ -60,20 +60,20 @@ struct Opening {
     let file = try disk.open(segment.path, .readWrite)
     var open = found.index
     if catalog.clean == nil {
-      open = try settle(found, file, storeID: catalog.storeID, trustsZeros: wasOpeningFinished)
+      open = try recoverTail(found, file, storeID: catalog.storeID, trustsZeros: wasOpeningFinished)
     } else {
       try disk.remove(catalog.cleanPath)
     }
     // Takes back the record of the clean end, and makes durable what a writer that died may have renamed without coming
     // to this.
     try disk.syncDirectory(directory)
-    let durable = Durable(
+    let commitPoint = CommitPoint(
       segments: SegmentSet(
         directory: directory, disk: disk, storeID: catalog.storeID, bases: catalog.segments.map(\.baseOffset),
         gaps: gaps, open: open, streamCacheBytes: options.streamCacheBytes, servesDamaged: options.servesDamaged),
-      end: found.end, cursors: found.walk.cursors)
+      end: found.end, cursors: found.scan.cursors)
     return Opened(
-      lock: lock, disk: disk, durable: durable, file: file, end: found.walk.next, tail: tail,
+      lock: lock, disk: disk, commitPoint: commitPoint, file: file, end: found.scan.next, tail: tail,
       recovery: RecoveryReport(
         wasClosedCleanly: catalog.clean != nil || isNew, tornTail: found.torn, endOffset: found.end.offset,
         damagedFiles: catalog.damagedFiles))
@@ -125,11 +125,11 @@ struct Opening {
     where FileName.isAside(name) || FileName.baseOffset(name, suffix: ".log") != nil {
       try disk.remove(join(directory, name))
     }
-    let maker = try SegmentMaker(directory: directory, disk: disk, byteCount: options.segmentBytes)
-    defer { maker.stop() }
-    maker.prepare(
-      SegmentMaker.Zeros(byteCount: options.segmentBytes, unitByteCount: SegmentMaker.Zeros.smallest))
-    let made = try maker.take(atLeast: 2 * SegmentHeader.byteCount)
+    let preallocator = try SegmentPreallocator(directory: directory, disk: disk, byteCount: options.segmentBytes)
+    defer { preallocator.stop() }
+    preallocator.prepare(
+      SegmentPreallocator.Zeros(byteCount: options.segmentBytes, unitByteCount: SegmentPreallocator.Zeros.smallest))
+    let made = try preallocator.take(atLeast: 2 * SegmentHeader.byteCount)
     let storeID = StoreID(first: disk.random(), second: disk.random())
     let now = disk.now()
     let header = SegmentHeader(
@@ -138,13 +138,13 @@ struct Opening {
     var snapshot = [UInt8](repeating: 0, count: FrameHeader.byteCount)
     snapshot.withUnsafeMutableBytes { frame in
       _ = FrameHeader.finish(
-        frame, at: SegmentHeader.byteCount, place: Place(storeID: storeID, baseOffset: 0), firstOffset: 0,
+        frame, at: SegmentHeader.byteCount, place: ChecksumSeed(storeID: storeID, baseOffset: 0), firstOffset: 0,
         timestamp: now, eventCount: 0, recordCount: 0, syncedPosition: SegmentHeader.byteCount, chain: 0,
         bodyChecksum: RunningChecksum().value, isSnapshot: true)
     }
     try made.file.write(header.encoded() + snapshot)
     try made.file.sync()
-    try disk.rename(maker.path, to: join(directory, FileName.segment(0)))
+    try disk.rename(preallocator.path, to: join(directory, FileName.segment(0)))
     try disk.syncDirectory(directory)
     try disk.replace(
       join(directory, FileName.store),
@@ -173,12 +173,12 @@ struct Opening {
   ///
   /// - Parameter trustsZeros: without, zeros behind the end may be what an earlier opening wrote and failed to sync: the
   ///   kernel shows them, and the disk has what was there before. They are written again.
-  private func settle(
-    _ found: FoundTail, _ file: any File, storeID: StoreID, trustsZeros: Bool
-  ) throws(LogStoreError) -> OpenIndex {
+  private func recoverTail(
+    _ found: RecoveredTail, _ file: any File, storeID: StoreID, trustsZeros: Bool
+  ) throws(LogStoreError) -> ActiveIndex {
     let segment = found.segment
-    let end = found.walk.next.position
-    let proven = found.walk.provenPosition
+    let end = found.scan.next.position
+    let proven = found.scan.provenPosition
     let isShort = segment.bytes.count < Int(segment.header.fileByteCount)
     // From a copy: zeros for what can't be read must not be written over it.
     try segment.forEachPiece(of: proven..<end) { (piece, position) throws(LogStoreError) in
@@ -192,9 +192,9 @@ struct Opening {
     guard isShort else { return found.index }
     // The file has its size again; the mapping was made of what was left.
     let whole = try Segment.open(segment.path, baseOffset: segment.baseOffset, storeID: storeID, disk: disk)
-    let index = OpenIndex(whole)
-    var walk = Walk(whole)
-    if let fault = walk.go(to: .position(end), in: whole, adding: index) { throw whole.damage(fault) }
+    let index = ActiveIndex(whole)
+    var scan = RecoveryScan(whole)
+    if let fault = scan.go(to: .position(end), in: whole, adding: index) { throw whole.damage(fault) }
     return index
   }
 }

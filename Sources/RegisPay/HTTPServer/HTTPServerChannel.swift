@@ -9,17 +9,17 @@ import ServiceLifecycle
 /// Hummingbird's own channel hands every part of a message from one task to another, for bodies of any length. Ours are
 /// small, and a payment is four requests: one task a request, on the connection's own event loop, costs far less
 /// (docs/PERFORMANCE.md, *A payment's processor time*).
-struct ExchangeChannel<Answerer: HTTPResponder>: ServerChildChannel
-where Answerer.Context == ExchangeContext {
+struct HTTPServerChannel<Answerer: HTTPResponder>: ServerChildChannel
+where Answerer.Context == HTTPRequestContext {
   struct Value: ServerChildChannelValue {
     let channel: any Channel
-    fileprivate let handler: NIOLoopBound<ExchangeHandler<Answerer>>
+    fileprivate let handler: NIOLoopBound<HTTPServerHandler<Answerer>>
   }
 
   let responder: Answerer
   let limits: HTTPLimits
   let table: ConnectionTable
-  let own: OwnToken
+  let own: InternalToken
   let logger: Logger
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
@@ -27,7 +27,7 @@ where Answerer.Context == ExchangeContext {
       try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
       let pipeline = channel.pipeline.syncOperations
       try ConnectionGuard(limits: limits, table: table, own: own).addHandlers(to: pipeline)
-      let handler = ExchangeHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)
+      let handler = HTTPServerHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)
       try pipeline.addHandler(handler)
       return Value(channel: channel, handler: NIOLoopBound(handler, eventLoop: channel.eventLoop))
     }

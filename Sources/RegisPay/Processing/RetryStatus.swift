@@ -3,7 +3,7 @@ import Synchronization
 /// Which payments wait for a retry and why, for people to see. Bounded by the consumers' windows.
 ///
 /// Safe to use from any task.
-public final class WaitingBoard: Sendable {
+public final class RetryStatus: Sendable {
   public struct Entry: Sendable, Hashable {
     public var work: PaymentWork
     /// Tries that have failed so far.

@@ -5,7 +5,7 @@ import LogStore
 ///
 /// There is no moment at which a key is taken and its answer is not there yet: of requests at once one is appended first,
 /// and the others find its record.
-struct KeptRequest: Sendable, Hashable {
+struct IdempotencyRecord: Sendable, Hashable {
   /// What was done for it.
   enum Outcome: Sendable, Hashable {
     /// A payment began.
@@ -39,8 +39,8 @@ struct KeptRequest: Sendable, Hashable {
   }
 
   /// - Throws: when the event is none of ours.
-  init(_ event: Event) throws(KeptRequestError) {
-    let unreadable = KeptRequestError(offset: event.offset)
+  init(_ event: Event) throws(IdempotencyRecordError) {
+    let unreadable = IdempotencyRecordError(offset: event.offset)
     guard event.type == Self.eventType, let json = try? JSONReader.read(event.payload),
       let fingerprint = json["request"]?.text, let outcome = json["outcome"]
     else { throw unreadable }
@@ -65,7 +65,7 @@ struct KeptRequest: Sendable, Hashable {
 }
 
 /// The record of a key can't be read; a newer program may have written it.
-struct KeptRequestError: Error, CustomStringConvertible {
+struct IdempotencyRecordError: Error, CustomStringConvertible {
   var offset: UInt64
 
   var description: String { "the record of a request at offset \(offset) can't be read" }

@@ -3,7 +3,7 @@ import Synchronization
 /// What readers of a log go by: how far it is durable, and whoever waits for it to go on. The writer, or the follower of
 /// another process's writer, publishes; any thread reads.
 @usableFromInline
-final class Durable: Sendable {
+final class CommitPoint: Sendable {
   private struct Waiter {
     var id: UInt64
     /// The event that it waits for.

@@ -4,7 +4,7 @@ import Hummingbird
 
 /// A request's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): made again with the same key, it has no
 /// second effect and gets the first answer.
-struct RequestKey: Sendable, Hashable {
+struct IdempotencyKey: Sendable, Hashable {
   /// Bytes of a key.
   static let byteLimit = 255
 

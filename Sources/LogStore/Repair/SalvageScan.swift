@@ -3,7 +3,7 @@
 ///
 /// What it hands out continues: offsets ascend, with gaps between, and the versions of a stream within a segment go on one
 /// by one unless there is a gap.
-struct SalvageWalk {
+struct SalvageScan {
   enum Item {
     case run(SalvagedRun)
     case gap(SalvagedGap)

@@ -52,7 +52,7 @@ struct StreamRun: Sendable {
 ///
 /// Bounded by the segment's size: at most 40 bytes an event, 8 where a stream has many. One thread adds; any thread reads,
 /// and sees only what lies before the bound given with ``publish(endOffset:)``.
-final class OpenIndex: Sendable {
+final class ActiveIndex: Sendable {
   let segment: Segment
   let state = Mutex(SegmentTable())
 

@@ -7,7 +7,7 @@ import Synchronization
 /// of them, and the work that was skipped. Each place is logged once, and shown in `/health` until the file is whole again.
 ///
 /// Safe to use from any task. Memory is bounded.
-public final class DamageBoard: Sendable {
+public final class DamageStatus: Sendable {
   /// Why a payment is not what its events say.
   public enum Concern: Sendable, Hashable {
     /// Some of its events can't be read.

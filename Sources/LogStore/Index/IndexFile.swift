@@ -3,12 +3,12 @@ import CLinux
 /// An index file of one or more finished segments, opened. Everything in it is checked before it is used: the header when
 /// it is opened, blocks and filter lines when they are read. What it says is a claim, to be checked against the record that
 /// it leads to. May be used from any thread.
-final class SealedIndex: Sendable {
+final class IndexFile: Sendable {
   let path: String
   let header: IndexHeader
   /// Made by this process from a segment, not read from a file.
   let isBuilt: Bool
-  private let place: IndexPlace
+  private let place: IndexChecksumSeed
   private let mapping: Mapping
 
   var bytes: UnsafeRawBufferPointer { mapping.bytes }
@@ -395,7 +395,7 @@ final class SealedIndex: Sendable {
   }
 }
 
-/// A filter of an index file, ready to be probed. Good for as long as its ``SealedIndex`` is held.
+/// A filter of an index file, ready to be probed. Good for as long as its ``IndexFile`` is held.
 ///
 /// Sendable though it holds a pointer: into a mapping, which nobody writes.
 struct FilterProbe: @unchecked Sendable {
@@ -403,7 +403,7 @@ struct FilterProbe: @unchecked Sendable {
   fileprivate let lineCount: Int
   fileprivate let position: Int
   fileprivate let kind: UInt8
-  fileprivate let place: IndexPlace
+  fileprivate let place: IndexChecksumSeed
 
   enum Answer {
     case absent

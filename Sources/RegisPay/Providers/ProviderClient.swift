@@ -34,8 +34,8 @@ enum CallFailure: Error, Sendable, Hashable, CustomStringConvertible {
 
 /// Makes calls with an idempotency key and a time limit over kept-alive connections to one endpoint. Redirects are not
 /// followed: a payment would go where nobody configured it to.
-struct Caller: Sendable {
-  private let connections: Connections
+struct ProviderClient: Sendable {
+  private let connections: ConnectionPool
   private let headers: HTTPHeaders
 
   /// Bytes of an answer; none of ours needs more.
@@ -50,7 +50,7 @@ struct Caller: Sendable {
   ///   - authorization: the value of that field, if the other side wants one.
   init(_ baseURL: String, timeLimit: Duration, authorization: String?) throws(EndpointError) {
     // ``Endpoint`` has checked the host; a path and a key are made of identifiers, percent-encoded where they are not ours.
-    connections = try Connections(
+    connections = try ConnectionPool(
       try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit,
       connectionLimit: Self.connectionLimit, budget: .process, validatesHeads: false)
     var headers: HTTPHeaders = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
@@ -67,7 +67,7 @@ struct Caller: Sendable {
       version: .http1_1, method: .POST, uri: connections.endpoint.prefix + path, headers: headers)
     head.headers.add(name: "Idempotency-Key", value: key)
     head.headers.add(name: "Content-Length", value: String(bytes.readableBytes))
-    return await connections.send(Connections.Call(head: head, body: bytes))
+    return await connections.send(ConnectionPool.Call(head: head, body: bytes))
   }
 
   /// Closes the connections; calls under way fail.
@@ -102,7 +102,7 @@ enum Verdict: Sendable, Hashable {
     func retry(_ cause: CallRetry.Cause, _ reason: String) -> Verdict {
       .outcome(
         .retry(
-          CallRetry(cause, reason: reason, after: answer.retryAfter.map { min($0, Caller.retryAfterLimit) })))
+          CallRetry(cause, reason: reason, after: answer.retryAfter.map { min($0, ProviderClient.retryAfterLimit) })))
     }
     let refusal = "\(name) refused with \(answer.status)"
     let meaning = StatusMeaning(answer.status)

@@ -1,5 +1,5 @@
 /// Makes and merges index files. Only in the process that holds the writer's lock, and not for more than one thread.
-final class IndexMaker {
+final class IndexBuilder {
   let segments: SegmentSet
   let disk: any Disk
   /// Of segments whose index could not be made, and files that could not be merged: not tried again at once.
@@ -27,7 +27,7 @@ final class IndexMaker {
   /// The segment may be damaged by now, or cut: with the file, only what is lost of it is refused, and without one nothing
   /// could be said of any stream that has no event in a later segment.
   @discardableResult
-  func seal(_ index: OpenIndex, end: FrameExpectation) throws(LogStoreError) -> Int {
+  func seal(_ index: ActiveIndex, end: FrameExpectation) throws(LogStoreError) -> Int {
     // Taken out under the lock and used without it: readers may look into the index meanwhile.
     let input = index.state.withLock { $0.sealingInput() }
     do throws(IndexFailure) {
@@ -69,7 +69,7 @@ final class IndexMaker {
     if let missing { return .build(snapshot.bases[missing.ordinal]) }
     guard !mergeFailed else { return nil }
     // Runs of files without a gap, each looked at by itself.
-    var run: [SealedIndex] = []
+    var run: [IndexFile] = []
     for file in snapshot.files.reversed() + [nil] {
       if let file, run.last.map({ $0.endOffset == file.baseOffset }) ?? true {
         run.append(file)
@@ -83,7 +83,7 @@ final class IndexMaker {
 
   enum Step {
     case build(UInt64)
-    case merge([SealedIndex])
+    case merge([IndexFile])
 
     /// Segments whose indexes are read and written.
     var segmentCount: Int {
@@ -143,7 +143,7 @@ final class IndexMaker {
   }
 
   private func merge(
-    _ files: [SealedIndex], between: @escaping () throws(IndexFailure) -> Void
+    _ files: [IndexFile], between: @escaping () throws(IndexFailure) -> Void
   ) throws(IndexFailure) {
     let range = files[0].baseOffset..<files[files.count - 1].endOffset
     _ = try write(range, between: between) { output throws(IndexFailure) in
@@ -187,7 +187,7 @@ final class IndexMaker {
     }
     do throws(Fault) {
       segments.install(
-        try SealedIndex(
+        try IndexFile(
           mapping, path: path, storeID: segments.storeID, baseOffset: range.lowerBound, endOffset: range.upperBound))
     } catch {
       let fault = mapping.explained(error)

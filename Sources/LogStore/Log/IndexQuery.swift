@@ -1,7 +1,7 @@
 // One look into one snapshot: where things are claimed to be, and whether they are there.
 
 /// A look-up in one snapshot.
-struct Look: ~Copyable {
+struct IndexQuery: ~Copyable {
   let set: SegmentSet
   let snapshot: Snapshot
   /// Streams share a key: every address of it is looked at.
@@ -23,7 +23,7 @@ struct Look: ~Copyable {
     var places = ContiguousArray<UInt64>()
   }
 
-  func file(_ source: Snapshot.Source) throws(IndexFailure) -> SealedIndex {
+  func file(_ source: Snapshot.Source) throws(IndexFailure) -> IndexFile {
     if source.kind == .file { return snapshot.files[source.index] }
     let segment = try segment(source.ordinal)
     do throws(LogStoreError) {
@@ -60,7 +60,7 @@ struct Look: ~Copyable {
   }
 
   private func blaming<Value>(
-    _ file: SealedIndex, _ body: () throws(Fault) -> Value
+    _ file: IndexFile, _ body: () throws(Fault) -> Value
   ) throws(IndexFailure) -> Value {
     do throws(Fault) {
       return try body()
@@ -71,7 +71,7 @@ struct Look: ~Copyable {
 
   /// An address of a file as a place.
   private func place(
-    _ address: UInt64, _ file: SealedIndex, _ source: Snapshot.Source
+    _ address: UInt64, _ file: IndexFile, _ source: Snapshot.Source
   ) throws(IndexFailure) -> UInt64 {
     let (number, position) = try blaming(file) { () throws(Fault) in try file.split(address) }
     return UInt64(source.ordinal + number) << 32 | UInt64(position)
@@ -136,7 +136,7 @@ struct Look: ~Copyable {
 
   /// The places of a stream's events in a file, in order, when others share its key.
   private func placesOneByOne(
-    of stream: StreamKey, in file: SealedIndex, _ source: Snapshot.Source
+    of stream: StreamKey, in file: IndexFile, _ source: Snapshot.Source
   ) throws(IndexFailure) -> [(place: UInt64, version: UInt64)] {
     let key = IndexKey.stream(hash: stream.hash)
     var found: [(place: UInt64, version: UInt64)] = []
@@ -256,7 +256,7 @@ struct Look: ~Copyable {
   }
 
   private func lastVersion(
-    of stream: StreamKey, in file: SealedIndex, _ source: Snapshot.Source
+    of stream: StreamKey, in file: IndexFile, _ source: Snapshot.Source
   ) throws(IndexFailure) -> UInt64? {
     if isCareful { return try placesOneByOne(of: stream, in: file, source).last?.version }
     let key = IndexKey.stream(hash: stream.hash)
@@ -306,7 +306,7 @@ struct Look: ~Copyable {
 
   /// Adds places to `places`; gives back the stream's first version in the file, nil if it has none of its events.
   private func addRun(
-    of stream: StreamKey, from version: UInt64, limit: Int, _ file: SealedIndex, _ source: Snapshot.Source,
+    of stream: StreamKey, from version: UInt64, limit: Int, _ file: IndexFile, _ source: Snapshot.Source,
     to places: inout ContiguousArray<UInt64>
   ) throws(IndexFailure) -> UInt64? {
     if isCareful {
@@ -315,7 +315,7 @@ struct Look: ~Copyable {
       return found.first?.version
     }
     let first = places.count
-    let claim: SealedIndex.RunClaim?
+    let claim: IndexFile.RunClaim?
     do throws(Fault) {
       claim = try file.run(IndexKey.stream(hash: stream.hash), from: version, limit: limit, into: &places)
     } catch {

@@ -6,8 +6,8 @@ private let start = ContinuousClock.now
 
 @Suite("A consumer's window")
 struct WindowTests {
-  private func window(_ count: Int, limit: Int = 100) -> Window<String> {
-    var window = Window<String>(place: 10, limit: limit)
+  private func window(_ count: Int, limit: Int = 100) -> InFlightWindow<String> {
+    var window = InFlightWindow<String>(place: 10, limit: limit)
     for index in 0..<count { window.admit("work \(index)") }
     return window
   }
@@ -26,7 +26,7 @@ struct WindowTests {
 
   @Test("skipped events move the place along, but never past unfinished work")
   func skipping() {
-    var window = Window<String>(place: 0, limit: 10)
+    var window = InFlightWindow<String>(place: 0, limit: 10)
     window.skip()
     window.skip()
     #expect(window.place == 2)
@@ -39,7 +39,7 @@ struct WindowTests {
 
   @Test("offsets without events, as a repair leaves them, are passed over")
   func gap() {
-    var window = Window<String>(place: 0, limit: 10)
+    var window = InFlightWindow<String>(place: 0, limit: 10)
     window.admit("first")
     window.move(to: 5)
     window.admit("second")
@@ -57,7 +57,7 @@ struct WindowTests {
   func placeFinishing() {
     var generator = SystemRandomNumberGenerator()
     for _ in 0..<200 {
-      var window = Window<Int>(place: 0, limit: 100)
+      var window = InFlightWindow<Int>(place: 0, limit: 100)
       for index in 0..<20 { if Bool.random(using: &generator) { window.admit(index) } else { window.skip() } }
       var offsets: [UInt64] = []
       while let work = window.next(.first) { offsets.append(work.offset) }

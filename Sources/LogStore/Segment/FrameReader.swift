@@ -6,14 +6,14 @@ import CLinux
 /// Not for two threads at once. Sendable though it holds pointers: they lead into the mapping of ``segment``, which it
 /// keeps and which is only read, and a walk can't be copied, so whoever has it is the only one who moves it.
 @usableFromInline
-struct FrameWalk: ~Copyable, @unchecked Sendable {
+struct FrameReader: ~Copyable, @unchecked Sendable {
   /// What is checked at once: small enough that it is still in the first-level cache when it is handed out, large
   /// enough that the call doesn't count.
   static let runByteCount: UInt64 = 8 << 10
 
   /// nil before the first segment.
   private(set) var segment: Segment?
-  private var walk = cframe_walk()
+  private var reader = cframe_reader()
 
   /// Of the run that was checked last: the next record, and how many may be handed out. While one is left, ``segment`` holds
   /// the memory that it is in; before the first run it is an address that is never read, as none is left.
@@ -72,12 +72,12 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   mutating func begin(_ segment: Segment, at position: Int, limit: Int, offset: UInt64) throws(Fault) {
     letGo()
     region = segment.mapping.region
-    walk = cframe_walk(segment.bytes, at: position, limit: limit, place: segment.place)
+    reader = cframe_reader(segment.bytes, at: position, limit: limit, place: segment.place)
     if position > SegmentHeader.byteCount {
       try enter(segment, at: position, offset: offset)
     } else {
-      walk.chain = segment.header.chain
-      walk.has_chain = 1
+      reader.chain = segment.header.chain
+      reader.has_chain = 1
     }
     self.segment = segment
   }
@@ -109,9 +109,9 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
       position = record.end
     }
     // Behind them no frame is looked for.
-    walk = cframe_walk(segment.bytes, at: bytes.upperBound, limit: bytes.upperBound, place: segment.place)
+    reader = cframe_reader(segment.bytes, at: bytes.upperBound, limit: bytes.upperBound, place: segment.place)
     // The run is these records: what stands before them may be unreadable.
-    walk.run_position = UInt64(bytes.lowerBound)
+    reader.run_position = UInt64(bytes.lowerBound)
     // Proof: all of them were just found to lie within the segment's bytes.
     record = start + first
     recordsHeld = left
@@ -121,7 +121,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   }
 
   private mutating func enter(_ segment: Segment, at position: Int, offset: UInt64) throws(Fault) {
-    try walk.enter()
+    try reader.enter()
     let header = FrameHeader(trusted: segment.bytes, at: position)
     guard header.firstOffset <= offset, header.endOffset >= offset else {
       throw Fault(
@@ -140,7 +140,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
       return
     }
     // From the run on; it may lie in two frames, but for records that were not checked yet.
-    let run = Int(walk.run_position)..<max(Int(walk.position), Int(walk.run_position))
+    let run = Int(reader.run_position)..<max(Int(reader.position), Int(reader.run_position))
     guard segment.mayHaveBeenUnreadable(run, since: ownFaults) else {
       faults = count
       return
@@ -167,7 +167,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
 
   /// Lets the walk go on to where the segment is durable now.
   mutating func extend(to limit: Int) {
-    walk.limit = UInt64(limit)
+    reader.limit = UInt64(limit)
   }
 
   /// Checks the next run, when the last one is used up. None of its records may be handed out yet. It may hold no event: a
@@ -176,25 +176,26 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// - Parameter offset: events before it are left out.
   /// - Parameter end: no event of this segment has it or a greater one.
   mutating func readRun(from offset: UInt64, to end: UInt64) throws(Fault) {
-    guard segment != nil, let start = walk.bytes.map({ UnsafeRawPointer($0) }) else { return }
-    let before = walk
+    guard segment != nil, let start = reader.bytes.map({ UnsafeRawPointer($0) }) else { return }
+    let before = reader
     while true {
       noteFaults()
-      try walk.advance(by: Self.runByteCount)
+      try reader.advance(by: Self.runByteCount)
       if !isUncertain || !mayHaveBeenUnreadable() {
-        guard walk.base_offset + walk.relative_offset <= end else {
+        guard reader.base_offset + reader.relative_offset <= end else {
           throw Fault(
-            position: Int(walk.run_position), reason: "events behind offset \(end), with which the segment should end")
+            position: Int(reader.run_position), reason: "events behind offset \(end), with which the segment should end"
+          )
         }
         // Proof: the run was just found to lie within the segment's bytes.
-        record = start + Int(walk.run_position)
+        record = start + Int(reader.run_position)
         recordsLeft = 0
-        recordsHeld = walk.run_records
-        timestamp = walk.timestamp
+        recordsHeld = reader.run_records
+        timestamp = reader.timestamp
         if leaveOut(before: offset) { return }
       }
       // Again, as a page may have become zeros while it was checked: then it is not sound, or it is well again.
-      walk = before
+      reader = before
     }
   }
 
@@ -202,7 +203,7 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   private mutating func leaveOut(before offset: UInt64) -> Bool {
     while recordsHeld > 0 {
       let first = SoundRecord(checked: record)
-      let isBefore = walk.base_offset + UInt64(first.relativeOffset) < offset
+      let isBefore = reader.base_offset + UInt64(first.relativeOffset) < offset
       let byteCount = first.byteCount
       // After what was read, before it is used.
       if isUncertain {
@@ -221,13 +222,13 @@ struct FrameWalk: ~Copyable, @unchecked Sendable {
   /// Whether a page of the run could not be read since its check began.
   @inline(never)
   private func mayHaveBeenUnreadable() -> Bool {
-    segment?.mayHaveBeenUnreadable(Int(walk.run_position)..<Int(walk.position), since: ownFaults) ?? false
+    segment?.mayHaveBeenUnreadable(Int(reader.run_position)..<Int(reader.position), since: ownFaults) ?? false
   }
 }
 
-extension cframe_walk {
+extension cframe_reader {
   /// Between frames, before the one at `position`, which begins with the segment's first event if it is the first.
-  init(_ bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: Place) {
+  init(_ bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: ChecksumSeed) {
     self.init()
     self.bytes = bytes.baseAddress?.assumingMemoryBound(to: UInt8.self)
     // A walk never looks at a byte that isn't mapped, whatever it is asked for.

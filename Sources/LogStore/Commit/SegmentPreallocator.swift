@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// How far it is written is the writer's to say: about as fast as the writer fills the segment before, so that neither
 /// waits for the other's syncs; and not at all for buffered appends, which gain nothing by it.
-final class SegmentMaker: Sendable {
+final class SegmentPreallocator: Sendable {
   struct Made: Sendable {
     var file: any File
     var byteCount: Int

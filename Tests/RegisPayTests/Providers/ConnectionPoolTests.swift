@@ -100,20 +100,20 @@ struct ConnectionsTests {
   /// Without limits of its own nothing ends by time, however busy the machine is.
   private func connections(
     _ url: String, timeLimit: Duration = .seconds(3_600), answerLimit: Int = 1_000, connectionLimit: Int = 8
-  ) throws -> Connections {
+  ) throws -> ConnectionPool {
     // One loop, so that there is one pool.
-    try Connections(
+    try ConnectionPool(
       try Endpoint(url), timeLimit: timeLimit, idleTimeLimit: .seconds(3_600), answerLimit: answerLimit,
       connectionLimit: connectionLimit, group: MultiThreadedEventLoopGroup.singleton.next())
   }
 
   /// Opens a connection and leaves it free: the next call goes out on it at once, in whatever time that takes.
-  private func warm(_ connections: Connections) async throws {
+  private func warm(_ connections: ConnectionPool) async throws {
     try await eventually("a call is answered in time") { status(await send(connections, "warm")) == 200 }
   }
 
   private func send(
-    _ connections: Connections, _ body: String = "x", isRepeatable: Bool = true
+    _ connections: ConnectionPool, _ body: String = "x", isRepeatable: Bool = true
   ) async -> Result<HTTPAnswer, CallFailure> {
     let head = HTTPRequestHead(
       version: .http1_1, method: .POST, uri: "/",

@@ -32,7 +32,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private let limits: HTTPLimits
   private let table: ConnectionTable
-  private let own: OwnToken
+  private let own: InternalToken
   private var connection: ConnectionTable.Connection?
   private var phase = Phase.serving
   private var reading = Reading.nothing
@@ -58,7 +58,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private var isReadDue = false
   private var timer: (task: Scheduled<Void>, time: NIODeadline)?
 
-  init(limits: HTTPLimits, table: ConnectionTable, own: OwnToken) {
+  init(limits: HTTPLimits, table: ConnectionTable, own: InternalToken) {
     self.limits = limits
     self.table = table
     self.own = own

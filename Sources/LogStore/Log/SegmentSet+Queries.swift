@@ -7,10 +7,10 @@ extension SegmentSet {
   /// Of a stream that lost its last events in a gap, the last that is known to have been.
   func lastVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
     let known = cache?.peek(stream)
-    let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in
-      try look.checkNames(of: stream)
-      if let version = look.snapshot.open.lastVersion(of: stream, in: look.snapshot.open.segment) { return version }
-      return try look.lastSealedVersion(of: stream, known)
+    let found = try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+      try query.checkNames(of: stream)
+      if let version = query.snapshot.open.lastVersion(of: stream, in: query.snapshot.open.segment) { return version }
+      return try query.lastSealedVersion(of: stream, known)
     }
     return max(found, gaps.lastVersion(of: stream))
   }
@@ -18,8 +18,8 @@ extension SegmentSet {
   /// As ``lastVersion(of:)`` over finished segments only: for the writer, which knows the open one.
   func lastSealedVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
     let known = cache?.peek(stream)
-    let found = try lookUp { (look: borrowing Look) throws(IndexFailure) in
-      try look.lastSealedVersion(of: stream, known)
+    let found = try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+      try query.lastSealedVersion(of: stream, known)
     }
     return max(found, gaps.lastVersion(of: stream))
   }
@@ -48,13 +48,13 @@ extension SegmentSet {
     var left = limit
     var lastOffset: UInt64 = 0
     var byteCount = known?.records.byteCount ?? 0
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in
+    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
       // Again from where it stopped, if an index was found out on the way.
       guard left > 0 else { return }
-      let runs = try look.runs(
+      let runs = try query.runs(
         of: stream, from: max(expected, UInt64(known?.records.count ?? 0) + 1), limit: left,
         behind: known?.coveredEnd ?? 0)
-      look.prefetch(runs, limit: left)
+      query.prefetch(runs, limit: left)
       if let known, expected <= known.records.count {
         try known.records.forEach(
           from: Int(expected) - 1, limit: left
@@ -68,27 +68,27 @@ extension SegmentSet {
         if left == 0 { return }
       }
       for part in runs.parts.reversed() {
-        let source = look.snapshot.sources[part.source]
+        let source = query.snapshot.sources[part.source]
         for number in part.first..<min(part.end, part.first + left) {
           let faults = faultCount()
-          let (segment, record) = try look.record(at: runs.places[number], source, of: stream)
+          let (segment, record) = try query.record(at: runs.places[number], source, of: stream)
           if record.version != expected {
             guard record.version > expected,
               gaps.areBetween(lastOffset, segment.baseOffset + UInt64(record.relativeOffset))
             else {
-              throw look.blame(
+              throw query.blame(
                 source, runs.places[number], segment, "version \(record.version) of the stream, expected \(expected)")
             }
             guard skipsMissing else { throw .log(incomplete(stream, expected...record.version - 1)) }
             expected = record.version
           }
-          let timestamp = try look.timestamp(of: record, in: segment)
+          let timestamp = try query.timestamp(of: record, in: segment)
           byteCount += record.byteCount
           try Self.visit(
             StreamEvent(
               record: SoundRecord(record, in: segment.bytes), baseOffset: segment.baseOffset,
               timestampMicroseconds: timestamp), visit)
-          try look.checkUnchanged(record, in: segment, since: faults)
+          try query.checkUnchanged(record, in: segment, since: faults)
           lastOffset = segment.baseOffset + UInt64(record.relativeOffset)
           expected += 1
           left -= 1
@@ -96,7 +96,7 @@ extension SegmentSet {
         if left == 0 { return }
       }
       if let cache, version <= 1, isWanted || known != nil, byteCount <= StreamCache.streamByteCount {
-        try look.keep(runs, behind: known, of: stream, in: cache)
+        try query.keep(runs, behind: known, of: stream, in: cache)
       }
     }
     if left > 0, !skipsMissing, gaps.lastVersion(of: stream) >= expected {
@@ -133,19 +133,19 @@ extension SegmentSet {
 
   /// A stream's event with this version, or, if that was lost in a gap, the next that there is; nil behind its end.
   func record(of stream: StreamKey, version: UInt64) throws(LogStoreError) -> (record: Record, segment: Segment)? {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in
-      let runs = try look.runs(of: stream, from: version, limit: 1)
+    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+      let runs = try query.runs(of: stream, from: version, limit: 1)
       guard let oldest = runs.parts.last else { return nil }
-      let source = look.snapshot.sources[oldest.source]
-      let (segment, record) = try look.record(at: runs.places[oldest.first], source, of: stream)
+      let source = query.snapshot.sources[oldest.source]
+      let (segment, record) = try query.record(at: runs.places[oldest.first], source, of: stream)
       if record.version != version {
         guard record.version > version, gaps.areBetween(0, segment.baseOffset + UInt64(record.relativeOffset)) else {
-          throw look.blame(
+          throw query.blame(
             source, runs.places[oldest.first], segment,
             "version \(record.version) of the stream, expected \(version)")
         }
       }
-      _ = try look.header(of: record, in: segment)
+      _ = try query.header(of: record, in: segment)
       return (record, segment)
     }
   }
@@ -159,13 +159,13 @@ extension SegmentSet {
   func find(
     id: EventID, where isWanted: (Record, Segment) -> Bool
   ) throws(LogStoreError) -> (record: Record, segment: Segment)? {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in try look.find(id: id, where: isWanted) }
+    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in try query.find(id: id, where: isWanted) }
   }
 
   /// Whether the log may have one of these stored ids. No is certain, and told from memory and the filters alone.
   func mayHold(_ ids: some Sequence<EventID>) throws(LogStoreError) -> Bool {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in
-      for id in ids where try look.mayHold(id: id) { return true }
+    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+      for id in ids where try query.mayHold(id: id) { return true }
       return false
     }
   }
@@ -174,15 +174,15 @@ extension SegmentSet {
   ///
   /// - Parameter end: positions from here on are not to be read.
   func framePosition(holding offset: UInt64, in segment: Segment, end: Int) throws(LogStoreError) -> Int {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in
-      guard let ordinal = look.snapshot.ordinal(of: segment.baseOffset) else {
+    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+      guard let ordinal = query.snapshot.ordinal(of: segment.baseOffset) else {
         throw .log(segment.damage(Fault(position: 0, reason: "the segment is not one of the store's")))
       }
-      let source = look.snapshot.source(of: ordinal)
-      var position = try look.framePosition(atOrBefore: offset, source, ordinal)
+      let source = query.snapshot.source(of: ordinal)
+      var position = try query.framePosition(atOrBefore: offset, source, ordinal)
       let listed = position
       guard listed < end else {
-        throw look.blame(
+        throw query.blame(
           source, ordinal, segment,
           Fault(position: listed, reason: "no frame can be there, the frames end at byte \(end)"))
       }
@@ -191,11 +191,11 @@ extension SegmentSet {
           let fault = Fault(position: position, reason: "no frame header that matches its checksum and place")
           // The frame behind a sound one is the log's own.
           if position != listed { throw .log(segment.damage(fault)) }
-          throw look.blame(source, ordinal, segment, fault)
+          throw query.blame(source, ordinal, segment, fault)
         }
         if header.firstOffset <= offset, offset < header.endOffset { return position }
         guard header.firstOffset <= offset else {
-          throw look.blame(
+          throw query.blame(
             source, ordinal, segment,
             Fault(
               position: position, reason: "the frame begins with offset \(header.firstOffset), looking for \(offset)"))
@@ -208,15 +208,15 @@ extension SegmentSet {
 
   /// How many streams there are: those that begin in a segment, over all segments.
   func streamCount() throws(LogStoreError) -> UInt64 {
-    try lookUp { (look: borrowing Look) throws(IndexFailure) in
+    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
       var count: UInt64 = 0
-      for source in look.snapshot.sources {
+      for source in query.snapshot.sources {
         switch source.kind {
-        case .open: count += look.snapshot.open.newStreamCount(in: look.snapshot.open.segment)
+        case .open: count += query.snapshot.open.newStreamCount(in: query.snapshot.open.segment)
         case .unsealed:
-          let index = look.snapshot.unsealed[source.index]
+          let index = query.snapshot.unsealed[source.index]
           count += index.newStreamCount(in: index.segment)
-        case .file, .missing: count += try look.file(source).header.newStreamCount
+        case .file, .missing: count += try query.file(source).header.newStreamCount
         }
       }
       return count
@@ -227,15 +227,15 @@ extension SegmentSet {
   /// log is the truth.
   @inline(__always)
   private func lookUp<Value>(
-    _ body: (borrowing Look) throws(IndexFailure) -> Value
+    _ body: (borrowing IndexQuery) throws(IndexFailure) -> Value
   ) throws(LogStoreError) -> Value {
     var isCareful = false
     while true {
       let faults = faultCount()
       if faults != 0 { try lookAtFaults(faults) }
-      let look = Look(set: self, snapshot: try current(), isCareful: isCareful)
+      let query = IndexQuery(set: self, snapshot: try current(), isCareful: isCareful)
       do throws(IndexFailure) {
-        let value = try body(look)
+        let value = try body(query)
         // Again, if a page somewhere became zeros meanwhile: it may have been read for what it had been. Ends: each time
         // another page has failed, and a mapping's are left alone for a while.
         if faultCount() == faults { return value }

@@ -1,1 +1,0 @@
-../../../../Sources/RegisPay/Connections/ExchangeHandler.swift

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Security/InternalToken.swift

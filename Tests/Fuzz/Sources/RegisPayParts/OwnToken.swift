@@ -1,1 +1,0 @@
-../../../../Sources/RegisPay/Security/OwnToken.swift
