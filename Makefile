@@ -6,6 +6,14 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 ARGUMENTS ?=
 SIMULATIONS ?= 20000
+# The folders from the bottom up; none refers to one above it: docs/ARCHITECTURE.md.
+LOGSTORE_LAYERS = Types,Disk,Format,Segment,Index,Log,Commit,Backup,Repair,Store
+REGISPAY_LAYERS = Foundation,JSON,SQLite,Payment,Store,Security,Providers,Projection,Processing,Webhooks,HTTPServer,HTTP,Web,$\
+	Simulator,Client,Load,Server
+# The package manager passes traits to the compiler in the order of a hash table. With hashes of a new seed each time, the
+# command lines differ, and every build would compile Hummingbird and all above it again. Only for builds: a server's hashes need
+# their random seed.
+SWIFT_BUILD = SWIFT_DETERMINISTIC_HASHING=1 swift build
 
 # What building needs, and what the tests need beside it.
 BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config
@@ -21,11 +29,12 @@ TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl c
 	bench-dependencies test-dependencies
 
 run: build-dependencies
-	swift build -c release --product regispay
+	@echo "Building RegisPay: about 7 minutes on two cores the first time, then some seconds."
+	$(SWIFT_BUILD) -c release --product regispay
 	.build/release/regispay serve --dir $(DIR) --host $(HOST) --port $(PORT) $(ARGUMENTS)
 
 test: test-dependencies lint
-	swift build --build-tests
+	$(SWIFT_BUILD) --build-tests
 	swift test --skip-build --filter LogStoreTests
 	swift test --skip-build --filter LogStoreSimulation
 	$(MAKE) simulate
@@ -36,7 +45,7 @@ test: test-dependencies lint
 
 # The same tests with the long settings: hours, not minutes.
 soak: test-dependencies
-	swift build --build-tests
+	$(SWIFT_BUILD) --build-tests
 	LOGSTORE_SIMULATIONS=200000 LOGSTORE_DAMAGES=2000 swift test --skip-build --filter LogStoreTests
 	$(MAKE) simulate SIMULATIONS=3000000
 	$(MAKE) planted-bugs
@@ -49,13 +58,13 @@ HANGING = Tests/EndToEndTests/Support/hanging_load.py --program .build/release/r
 HANGING_SECONDS ?= 300
 
 hanging: build-dependencies
-	swift build -c release --product regispay
+	$(SWIFT_BUILD) -c release --product regispay
 	for trouble in "" "--errors 0.2" "--kill"; do for load in "--rate 20 --hang 0.3" "--rate 100 --hang 0.05" \
 	  "--rate 1000 --hang 0.01"; do $(HANGING) $$load $$trouble || exit 1; done; done
 
 # The whole of LogStore on a simulated machine, optimised: so many histories, see docs/SIMULATION.md.
 simulate: build-dependencies
-	swift build -c release --package-path Tests/LogStoreSimulation/Optimised --scratch-path .build/simulation
+	$(SWIFT_BUILD) -c release --package-path Tests/LogStoreSimulation/Optimised --scratch-path .build/simulation
 	.build/simulation/release/simulate $(SIMULATIONS)
 
 # Whether the simulation finds the bugs in Tests/LogStoreSimulation/planted, and after how many histories.
@@ -77,10 +86,10 @@ fuzz-briefly: build-dependencies
 # have an allocator of their own), and limits on memory and time are not the program's own. The thread sanitizer has to be
 # told what contended mutexes order: Tests/Sanitizers.
 sanitize: test-dependencies
-	swift build --build-tests --sanitize=address --scratch-path .build-address
+	$(SWIFT_BUILD) --build-tests --sanitize=address --scratch-path .build-address
 	SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0 \
 	  swift test --skip-build --sanitize=address --scratch-path .build-address --filter LogStoreTests
-	swift build --build-tests --sanitize=thread --scratch-path .build-thread
+	$(SWIFT_BUILD) --build-tests --sanitize=thread --scratch-path .build-thread
 	"$$(dirname "$$(command -v swift)")/clang" -O1 -Wall -Wextra -Werror -shared -fPIC -o .build-thread/mutexes.so \
 	  Tests/Sanitizers/mutexes.c -ldl
 	SWIFT_BACKTRACE=enable=no LD_PRELOAD=$$PWD/.build-thread/mutexes.so \
@@ -88,7 +97,7 @@ sanitize: test-dependencies
 	  .build-thread/debug/regispayPackageTests.xctest --testing-library swift-testing --filter LogStoreTests
 
 bench: bench-dependencies
-	swift build -c release --product bench
+	$(SWIFT_BUILD) -c release --product bench
 	.build/release/bench all --peers sqlite,lmdb,rocksdb --out bench-report.html $(ARGUMENTS)
 
 format:
@@ -96,6 +105,8 @@ format:
 
 lint:
 	swift format lint --strict --recursive --parallel Package.swift Sources Tests
+	Tests/Layers/arrows Sources/LogStore --quiet --order $(LOGSTORE_LAYERS)
+	Tests/Layers/arrows Sources/RegisPay --quiet --order $(REGISPAY_LAYERS)
 
 clean:
 	swift package clean
