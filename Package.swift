@@ -13,6 +13,7 @@ let package = Package(
   name: "regispay",
   products: [
     .library(name: "LogStore", targets: ["LogStore"]),
+    .library(name: "LogStoreCodable", targets: ["LogStoreCodable"]),
     .executable(name: "logstore", targets: ["LogStoreCommand"]),
     .executable(name: "regispay", targets: ["RegisPayCommand"]),
     .executable(name: "bench", targets: ["Bench"]),
@@ -51,6 +52,8 @@ let package = Package(
       dependencies: ["CChecksum", "CLinux", "CLZ4"],
       // Lifetimes: borrowed reads hand out spans that the compiler keeps from outliving the event.
       swiftSettings: strict + [.enableExperimentalFeature("Lifetimes")]),
+    // Payloads as Codable values, for those who want them.
+    .target(name: "LogStoreCodable", dependencies: ["LogStore"], swiftSettings: strict),
     // The settings of glibc's allocator, which Swift's own overlay leaves out.
     .systemLibrary(name: "CMalloc"),
     // What a program does before anything else.
@@ -106,7 +109,9 @@ let package = Package(
         .product(name: "Histogram", package: "hdrhistogram-swift", condition: server),
       ],
       swiftSettings: strict),
-    .testTarget(name: "LogStoreTests", dependencies: ["CChecksum", "CLinux", "LogStore"], swiftSettings: strict),
+    .testTarget(
+      name: "LogStoreTests", dependencies: ["CChecksum", "CLinux", "LogStore", "LogStoreCodable"], swiftSettings: strict
+    ),
     // Random numbers by a seed that a test prints and can be given.
     .target(name: "SeededRandom", path: "Tests/SeededRandom", swiftSettings: strict),
     .testTarget(
