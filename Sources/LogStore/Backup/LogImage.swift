@@ -56,3 +56,11 @@ struct LogImage {
     )
   }
 }
+
+extension BackupReport {
+  init(_ image: LogImage) {
+    self.init(
+      endOffset: image.end.offset, segments: image.bases.count, segmentsKept: 0, bytesCopied: 0,
+      tornTail: image.recovery.tornTail)
+  }
+}

@@ -65,7 +65,7 @@ struct CommitLoop: ~Copyable {
   private var lockLook: UInt64?
 
   init(
-    disk: any Disk, options: LogStore.Options, commitPoint: CommitPoint, tail: consuming TailFile, status: CommitStatus,
+    disk: any Disk, options: StoreOptions, commitPoint: CommitPoint, tail: consuming TailFile, status: CommitStatus,
     writer: consuming LogWriter
   ) {
     self.disk = disk

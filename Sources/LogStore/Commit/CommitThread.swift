@@ -3,7 +3,7 @@ import Synchronization
 /// Everything that the committing thread starts with, handed over to it.
 struct CommitStart: Sendable {
   private let directory: String
-  private let options: LogStore.Options
+  private let options: StoreOptions
   private let disk: any Disk
   private let lock: any FileLock
   private let commitPoint: CommitPoint
@@ -15,7 +15,7 @@ struct CommitStart: Sendable {
 
   /// Starts the threads beside the committing one. Where one can't be had, none is left, and the lock is released.
   init(
-    _ opened: consuming Recovery.Opened, directory: String, options: LogStore.Options
+    _ opened: consuming Recovery.Opened, directory: String, options: StoreOptions
   ) throws(LogStoreError) {
     self.directory = directory
     self.options = options

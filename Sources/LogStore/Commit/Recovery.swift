@@ -4,7 +4,7 @@ import Glibc
 /// zero. See docs/FORMAT.md, *What a writer does when it opens*.
 struct Recovery {
   let directory: String
-  let options: LogStore.Options
+  let options: StoreOptions
   let disk: any Disk
 
   struct Opened: ~Copyable {

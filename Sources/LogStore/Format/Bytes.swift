@@ -128,3 +128,11 @@ func mixed(_ value: UInt64) -> UInt64 {
   value = value &* 0x9E37_79B9_7F4A_7C15
   return value ^ value >> 29
 }
+
+@inline(__always)
+func equal(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> Bool {
+  guard left.count == right.count, let a = left.baseAddress, let b = right.baseAddress else {
+    return left.count == right.count
+  }
+  return memcmp(a, b, left.count) == 0
+}

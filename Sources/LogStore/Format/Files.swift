@@ -6,12 +6,6 @@ let formatVersion: UInt32 = 1
 /// manifest of a backup with one.
 let gapFormatVersion: UInt32 = 2
 
-/// Why bytes are not what they should be, and where in their file.
-struct Fault: Error, Equatable {
-  var position: Int
-  var reason: String
-}
-
 enum HeaderFault: Error, Equatable {
   case fault(Fault)
   case newerVersion(UInt32, supported: UInt32)

@@ -31,14 +31,6 @@ struct StreamKey: Sendable, Hashable {
   }
 }
 
-@inline(__always)
-func equal(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> Bool {
-  guard left.count == right.count, let a = left.baseAddress, let b = right.baseAddress else {
-    return left.count == right.count
-  }
-  return memcmp(a, b, left.count) == 0
-}
-
 /// Consecutive events of one stream in one segment.
 struct StreamRun: Sendable {
   /// The first version of the stream in the whole segment.

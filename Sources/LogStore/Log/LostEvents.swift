@@ -1,22 +1,3 @@
-/// An event that can't be read, or could not be saved, as far as an index file tells.
-public struct LostEvent: Sendable, Hashable {
-  /// The event's offset in the log.
-  public var offset: UInt64
-  /// nil if no other event of the stream was saved.
-  public var stream: String?
-  /// The event's version in its stream.
-  public var version: UInt64
-  /// The upper 48 bits of the stream's hash: what an index has of a stream's name. ``key(ofStream:)`` makes it of a name;
-  /// two streams share one in about one of 2^48 pairs.
-  public var key: UInt64
-
-  /// The key that a stream's events have here.
-  public static func key(ofStream name: String) -> UInt64 {
-    var name = name
-    return name.withUTF8 { IndexKey.stream(hash: streamHash(UnsafeRawBufferPointer($0))) }
-  }
-}
-
 /// Tells from index files which events stood at offsets that are lost: an index lists the positions of all of a segment's
 /// events, so the nth in order of position is the nth event of the segment.
 struct LostEvents {
@@ -103,5 +84,13 @@ struct LostEvents {
     events.sort { $0.position < $1.position }
     last = (index, number, events)
     return events
+  }
+}
+
+extension LostEvent {
+  /// The key that a stream's events have here.
+  public static func key(ofStream name: String) -> UInt64 {
+    var name = name
+    return name.withUTF8 { IndexKey.stream(hash: streamHash(UnsafeRawBufferPointer($0))) }
   }
 }

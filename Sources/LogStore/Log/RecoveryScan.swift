@@ -3,7 +3,7 @@ typealias CursorPlaces = [[UInt8]: UInt64]
 
 extension CursorPlaces {
   /// Stands for none: no log has so many events.
-  static let deleted = UInt64.max
+  static let deleted = CursorCommit.deletedOffset
 
   /// Applies a cursor's record, by the rule of the format: forward only, unless it is a reset.
   mutating func apply(_ record: Record, in bytes: UnsafeRawBufferPointer) {

@@ -24,7 +24,7 @@ struct SalvageWriter: ~Copyable {
   private(set) var cursors: CursorPlaces = [:]
   private var timestamp: UInt64 = 0
   /// Bytes of the file that was read last.
-  private var fileByteCount = UInt64(LogStore.Options().segmentBytes)
+  private var fileByteCount = UInt64(StoreOptions().segmentBytes)
 
   // Of the segment before.
   private var previousBase = SegmentHeader.noPrevious

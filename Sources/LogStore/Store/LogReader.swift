@@ -226,32 +226,6 @@ public final class LogReader: Sendable {
   }
 }
 
-/// What opening a store found and did.
-public struct RecoveryReport: Sendable, CustomStringConvertible {
-  /// The store was closed cleanly, or is new, or its writer is alive.
-  public var wasClosedCleanly: Bool
-  /// An unfinished write behind the end of the log. A writer has cut it off; a reader has left it as it is. For a reader
-  /// without leave to write it may be the last events of a writer that died, whole but not proven to be on disk: its reason
-  /// says so.
-  public var tornTail: Damage?
-  /// The offset after the last event that was found.
-  public var endOffset: UInt64
-  /// Finished segments whose file is missing, cut or without a sound header; see ``LogStore/Options/servesDamaged``. Damage
-  /// within a file is found when it is read.
-  public var damagedFiles: [Damage] = []
-
-  /// What was found at the end of the log, in one line.
-  public var description: String {
-    guard let tornTail else {
-      return wasClosedCleanly
-        ? "the log ends with offset \(endOffset)"
-        : "the store was not closed; nothing is missing, the log ends with offset \(endOffset)"
-    }
-    return "\(tornTail.file) @\(tornTail.position): \(tornTail.reason); by what the log shows, it ends with offset"
-      + " \(endOffset)"
-  }
-}
-
 extension LogReader {
   /// Opens a store for reading, beside its writer or without one. Changes nothing, but for one case: after a writer
   /// died, the last bytes that it wrote are written again, the same, and synced, before they are served as durable.
@@ -263,7 +237,7 @@ extension LogReader {
   /// away, replaced or removed, the reader ends within about a second, with ``LogStoreError/moved(directory:reason:)``.
   ///
   /// - Parameter directory: the store's directory.
-  /// - Parameter streamCacheBytes: as ``LogStore/Options/streamCacheBytes``.
+  /// - Parameter streamCacheBytes: as ``StoreOptions/streamCacheBytes``.
   /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/notAStore(directory:)``,
   ///   ``LogStoreError/locked(directory:holder:)`` while a writer takes too long to open it,
   ///   ``LogStoreError/damaged(_:)``, ``LogStoreError/unreadable(_:)``,

@@ -1,28 +1,3 @@
-/// What `verify` found.
-public struct VerificationReport: Sendable {
-  /// Every place that is not what was written; empty for a sound store. Damaged index files are among them, though
-  /// nothing depends on them: ``LogStore/reindex(_:access:progress:)`` builds them again.
-  public var findings: [Damage] = []
-  /// An unfinished write behind the end of the log, after a crash: no damage, the next writer cuts it off.
-  public var tornTail: Damage?
-  /// Events that were read and checked.
-  public var events: UInt64 = 0
-  /// Offsets without events, as a repair left them: no damage.
-  public var gaps: [Range<UInt64>] = []
-  /// Segment files that were read.
-  public var segments = 0
-  /// Bytes of segments and indexes that were read.
-  public var bytes: UInt64 = 0
-}
-
-/// What `reindex` made.
-public struct ReindexReport: Sendable {
-  /// Finished segments, each of which has a new index.
-  public var segments = 0
-  /// Bytes of all index files.
-  public var indexBytes: UInt64 = 0
-}
-
 /// A store in numbers, as far as it is durable.
 public struct StoreStatistics: Sendable {
   /// A cursor's place and how many events are behind it.
@@ -54,9 +29,6 @@ public struct StoreStatistics: Sendable {
   /// All cursors, sorted by name.
   public var cursors: [Cursor]
 }
-
-/// Called now and then during long work.
-public typealias Progress = (_ bytesDone: UInt64, _ bytesTotal: UInt64) -> Void
 
 extension LogStore {
   /// Reads every byte of a store and checks it, as far as it is durable. Changes nothing, and may run beside a writer.

@@ -91,6 +91,8 @@ public struct CursorCommit: Sendable, Hashable {
   /// A place behind the cursor's present one changes nothing, and the append is not refused: for a consumer that commits from
   /// several tasks, where a later place may overtake an earlier one.
   public var mayLag: Bool
+  /// In the log, the place of a cursor that is deleted.
+  static let deletedOffset = UInt64.max
   /// Made by ``deleting(_:)``.
   private(set) var isDeletion = false
 
@@ -105,7 +107,7 @@ public struct CursorCommit: Sendable, Hashable {
   /// Deletes a cursor, atomically with the append that it is part of; one that isn't there is no error. The name can be used
   /// again, from any place on.
   public static func deleting(_ name: String) -> CursorCommit {
-    var commit = CursorCommit(name: name, place: CursorPlaces.deleted, isReset: true)
+    var commit = CursorCommit(name: name, place: Self.deletedOffset, isReset: true)
     commit.isDeletion = true
     return commit
   }
