@@ -101,12 +101,12 @@ struct Serve: AsyncParsableCommand {
   func run() async throws {
     // A log that may not grow is an error of its own, and no reason to end.
     signal(SIGXFSZ, SIG_IGN)
-    HTTPLimits.raiseDescriptorLimit()
-    let descriptors = HTTPLimits.descriptorLimit
-    guard descriptors >= HTTPLimits.descriptorsNeeded else {
+    DescriptorLimit.raise()
+    let descriptors = DescriptorLimit.current
+    guard descriptors >= DescriptorLimit.needed else {
       fail(
-        "only \(descriptors) files and connections may be open at a time, and \(HTTPLimits.descriptorsNeeded) are needed; raise"
-          + " the hard limit of open files (ulimit -n \(HTTPLimits.descriptorsNeeded), or LimitNOFILE= of the systemd unit)"
+        "only \(descriptors) files and connections may be open at a time, and \(DescriptorLimit.needed) are needed; raise"
+          + " the hard limit of open files (ulimit -n \(DescriptorLimit.needed), or LimitNOFILE= of the systemd unit)"
       )
     }
     Allocator.keepMemoryFlat()

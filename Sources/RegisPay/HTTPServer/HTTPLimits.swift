@@ -1,6 +1,3 @@
-import Foundation
-import NIOCore
-
 /// What a client may use of the server. Each limit is there so that no client can keep others from being served.
 public struct HTTPLimits: Sendable {
   /// Bytes of a request's first line and fields.
@@ -31,38 +28,13 @@ public struct HTTPLimits: Sendable {
   public var streams = 256
   /// Event streams of one key, or without a key of one address, that are open at once.
   public var streamsPerClient = 64
-  /// How much is read at once: requests and answers are short, and the allocator has short buffers at hand.
-  static let reads = AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 64 << 10)
 
   /// What may come at once, in seconds' worth of requests.
   public static let burstSeconds = 2
 
   public init() {}
 
-  /// Lets the process have as many files and connections open as it may.
-  public static func raiseDescriptorLimit() {
-    var limit = rlimit()
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < limit.rlim_max else {
-      return
-    }
-    limit.rlim_cur = limit.rlim_max
-    // As many as before will have to do otherwise.
-    _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-  }
-
-  /// The least number of descriptors that a server may have: some 50 for logs, databases and event loops, and of the rest
-  /// enough for connections and calls that these always get theirs. Without one, a log stops, and the runtime's timers end
-  /// the process.
-  public static let descriptorsNeeded = 256
-
-  /// How many files and connections the process may have open.
-  public static var descriptorLimit: Int {
-    var limit = rlimit()
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return .max }
-    return Int(clamping: limit.rlim_cur)
-  }
-
   /// The number of connections that descriptors are there for as well: three of eight. ``SocketBudget``
   /// is for calls out, and as many for what they are to the simulator; the rest is for logs and databases.
-  var connectionsPossible: Int { min(connections, max(1, Self.descriptorLimit / 8 * 3)) }
+  var connectionsPossible: Int { min(connections, max(1, DescriptorLimit.current / 8 * 3)) }
 }

@@ -24,7 +24,7 @@ where Answerer.Context == HTTPRequestContext {
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
     channel.eventLoop.makeCompletedFuture {
-      try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
+      try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forMessages)
       let pipeline = channel.pipeline.syncOperations
       try ConnectionGuard(limits: limits, table: table, own: own).addHandlers(to: pipeline)
       let handler = HTTPServerHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)

@@ -223,7 +223,7 @@ private final class LoopPool: @unchecked Sendable {
       .connectTimeout(settings.connectTimeLimit)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
-          try channel.syncOptions?.setOption(.recvAllocator, value: HTTPLimits.reads)
+          try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forMessages)
           let pipeline = channel.pipeline.syncOperations
           if let tls = settings.tls, let handshake = handshake.value {
             // An address has no name to ask for.

@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/Security/ConstantTime.swift
+../../../../Sources/RegisPay/Foundation/ConstantTime.swift

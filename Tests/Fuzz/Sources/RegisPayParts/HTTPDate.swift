@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/HTTP/HTTPDate.swift
+../../../../Sources/RegisPay/HTTPServer/HTTPDate.swift

@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/HTTPServer/LoopExecutor.swift
+../../../../Sources/RegisPay/Foundation/LoopExecutor.swift

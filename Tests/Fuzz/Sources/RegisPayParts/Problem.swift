@@ -1,1 +1,1 @@
-../../../../Sources/RegisPay/HTTP/Problem.swift
+../../../../Sources/RegisPay/HTTPServer/Problem.swift

@@ -7,7 +7,7 @@ final class SocketBudget: Sendable {
   /// This process's. A quarter of the descriptors that it may have, as it was at the first call; an eighth of less than 1,024,
   /// where what else is open counts for more.
   static let process = SocketBudget(
-    limit: max(16, HTTPLimits.descriptorLimit / (HTTPLimits.descriptorLimit < 1_024 ? 8 : 4)))
+    limit: max(16, DescriptorLimit.current / (DescriptorLimit.current < 1_024 ? 8 : 4)))
 
   let limit: Int
   private let open = Atomic<Int>(0)
