@@ -20,7 +20,7 @@ import LogStore
 ///
 /// Safe to use from any task. A look-up in a dictionary and one decoding for each event.
 public struct EventDecoder<Value>: Sendable {
-  private typealias Decoding = @Sendable (Event) throws(EventCodingError) -> Value
+  private typealias Decoding = @Sendable (Event) -> Result<Value, EventCodingError>
 
   private let unknown: @Sendable (Event) -> Value
   private var decodings: [String: Decoding] = [:]
@@ -40,7 +40,14 @@ public struct EventDecoder<Value>: Sendable {
   ) -> EventDecoder {
     precondition(decodings[type.name] == nil, "the event type \(type.name) is decoded twice")
     var decoder = self
-    decoder.decodings[type.name] = { event throws(EventCodingError) in value(try type.payload(of: event)) }
+    decoder.decodings[type.name] = { event in
+      do throws(EventCodingError) {
+        let payload = try type.payload(of: event)
+        return .success(value(payload))
+      } catch {
+        return .failure(error)
+      }
+    }
     return decoder
   }
 
@@ -49,6 +56,6 @@ public struct EventDecoder<Value>: Sendable {
   /// - Throws: ``EventCodingError/notDecodable(type:stream:offset:reason:)``.
   public func decode(_ event: Event) throws(EventCodingError) -> Value {
     guard let decoding = decodings[event.type] else { return unknown(event) }
-    return try decoding(event)
+    return try decoding(event).get()
   }
 }

@@ -1,3 +1,4 @@
+import Glibc
 import CChecksum
 
 // Fixed-width little-endian fields in raw memory.
