@@ -1,7 +1,7 @@
 #include "crc32c.h"
 
-// The byte-wise table of the reflected polynomial, filled in before main so that no call has to test for it.
-// Written there and never again, so every thread may read it.
+// The byte-wise table of the reflected polynomial. A constructor fills it before main, so no call has to test for it.
+// Nothing writes it afterwards, so every thread may read it.
 static uint32_t table[256];
 
 /// The reflected polynomial.
@@ -32,7 +32,7 @@ int crc32c_can_fold;
 uint64_t crc32c_fold_by_block[8];
 uint64_t crc32c_fold_lanes[8];
 
-/// x to the power of `bits`, modulo the polynomial, as a multiplier of 64 reflected bits.
+/// x to the power of `bits`, modulo the polynomial, as a factor for a multiplication of 64 reflected bits.
 static uint64_t power(int bits) {
   uint32_t value = 0x80000000u;
   while (bits--) {
@@ -136,7 +136,7 @@ uint32_t cchecksum_crc32c(uint32_t crc, const void *bytes, size_t length) {
 
 #endif
 
-uint32_t cchecksum_crc32c_placed(uint32_t crc, uint64_t place, const void *bytes, size_t length) {
-  // As it stands in memory, which is little-endian.
-  return cchecksum_crc32c(cchecksum_crc32c_instruction(crc, &place, 8), bytes, length);
+uint32_t cchecksum_crc32c_prefixed(uint32_t crc, uint64_t prefix, const void *bytes, size_t length) {
+  // Memory is little-endian (crc32c.h), so the prefix's own bytes are the right ones.
+  return cchecksum_crc32c(cchecksum_crc32c_instruction(crc, &prefix, 8), bytes, length);
 }

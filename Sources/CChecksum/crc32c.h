@@ -1,5 +1,5 @@
-// What the files of this target share: the ways to take a CRC-32C. A caller chooses one once for a whole run of bytes,
-// and gets it inlined.
+// The ways to compute a CRC-32C, shared by the files of this target. A caller chooses one way for a whole run of bytes, and
+// the compiler inlines it.
 #ifndef CRC32C_H
 #define CRC32C_H
 
@@ -25,14 +25,14 @@ ALWAYS_INLINE uint64_t load64(const uint8_t *bytes) {
   return value;
 }
 
-/// The same contract for every way: the register after `length` more bytes.
+/// Every way has this contract: it returns the register after `length` more bytes.
 typedef uint32_t (*crc_function)(uint32_t crc, const uint8_t *bytes, size_t length);
 
 #if defined(__x86_64__)
 
 #include <immintrin.h>
 
-/// What the processor can do, found out before main.
+/// What the processor supports, detected before main.
 extern int crc32c_has_instruction;
 extern int crc32c_can_fold;
 
@@ -59,26 +59,26 @@ INSTRUCTION_TARGET static inline uint32_t crc_by_instruction(uint32_t crc, const
   return crc;
 }
 
-/// Folding pays from about here on.
+/// Folding is faster from about this length on.
 #define FOLDED_LENGTH_MIN 128
 
-/// The powers of x that carry 128 bits over a distance: 512 bits in all four lanes, and 384, 256, 128 and none.
+/// The powers of x that move 128 bits over a distance: 512 bits in all four lanes; 384, 256, 128 and 0 bits.
 extern uint64_t crc32c_fold_by_block[8];
 extern uint64_t crc32c_fold_lanes[8];
 
-/// By carry-less multiplication, 64 bytes at a time: V. Gopal et al., "Fast CRC Computation for Generic Polynomials
-/// Using PCLMULQDQ Instruction", Intel, 2009, here with four lanes abreast. What is left of a multiple of 64 comes
-/// first, filled up with zeros in front, which a register of zero does not notice; the register is added to the bytes
-/// that follow them. The last 128 bits are what the CRC instruction is for.
+/// Carry-less multiplication, 64 bytes at a time: V. Gopal et al., "Fast CRC Computation for Generic Polynomials Using
+/// PCLMULQDQ Instruction", Intel, 2009, here with four lanes in parallel. The bytes beyond a multiple of 64 come first,
+/// with zeros in front of them, which do not change a register of zero; the register is added to the bytes that follow the
+/// zeros. The CRC instruction reduces the last 128 bits.
 ///
-/// The first load may reach in front of `bytes`, but takes nothing from there: a masked load neither reads nor faults.
+/// The first load may begin in front of `bytes` but uses nothing from there: a masked load neither reads nor faults.
 FOLDING_TARGET static inline uint32_t crc_by_folding(uint32_t crc, const uint8_t *bytes, size_t length) {
   if (length < FOLDED_LENGTH_MIN) {
     return crc_by_instruction(crc, bytes, length);
   }
   size_t first = length & 63;
   if (first > 0 && first < 4) {
-    // The register's four bytes must not lie across two blocks.
+    // The register's four bytes must not span two blocks.
     crc = _mm_crc32_u32(crc, load32(bytes));
     bytes += 4;
     length -= 4;

@@ -26,13 +26,13 @@ struct DeleteCursorCommand: AsyncParsableCommand {
     options.access = made.access
     let store = try LogStore.open(location.directory, options: options)
     reportTornTail(store.recovery.tornTail)
-    let place: UInt64
+    let checkpoint: UInt64
     do {
       guard let known = try store.reader.cursor(cursor) else {
         throw CommandFailure(
           message: "\(location.directory) has no cursor \(cursor); logstore stat lists those that it has")
       }
-      place = known
+      checkpoint = known
       _ = try await store.append(Append([], cursors: [.deleting(cursor)]))
     } catch {
       // The first error is the one to tell.
@@ -42,7 +42,7 @@ struct DeleteCursorCommand: AsyncParsableCommand {
     try await store.close()
     let output = Output()
     try output.add { bytes in
-      bytes.append(contentsOf: "deleted cursor \(cursor), which was at \(place)".escapedOnOneLine)
+      bytes.append(contentsOf: "deleted cursor \(cursor), which was at \(checkpoint)".escapedOnOneLine)
       bytes.append(UInt8(ascii: "\n"))
     }
     try output.flush()

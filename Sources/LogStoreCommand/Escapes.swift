@@ -100,7 +100,7 @@ func unescape(
   _ field: Slice<UnsafeBufferPointer<UInt8>>, lineStart: Int
 ) throws(LineRefusal) -> [UInt8] {
   let backslash = UInt8(ascii: "\\")
-  guard var escape = field.firstPlace(of: backslash) else { return Array(UnsafeBufferPointer(rebasing: field)) }
+  guard var escape = field.firstIndex(ofByte: backslash) else { return Array(UnsafeBufferPointer(rebasing: field)) }
   var bytes: [UInt8] = []
   bytes.reserveCapacity(field.count)
   var rest = field
@@ -118,7 +118,7 @@ func unescape(
       throw LineRefusal("invalid escape at byte \(escape - lineStart): only \\t, \\n, \\r and \\\\ are known")
     }
     rest = rest[(escape + 2)...]
-    guard let next = rest.firstPlace(of: backslash) else {
+    guard let next = rest.firstIndex(ofByte: backslash) else {
       bytes.append(contentsOf: UnsafeBufferPointer(rebasing: rest))
       return bytes
     }

@@ -25,7 +25,7 @@ enum EventLine {
       throw LineRefusal("the line begins with a byte order mark (BOM); save the file as UTF-8 without it")
     }
     let tab = UInt8(ascii: "\t")
-    guard let first = line.firstPlace(of: tab), let second = line[(first + 1)...].firstPlace(of: tab) else {
+    guard let first = line.firstIndex(ofByte: tab), let second = line[(first + 1)...].firstIndex(ofByte: tab) else {
       throw LineRefusal("expected STREAM, TYPE and PAYLOAD separated by tabs")
     }
     let start = line.startIndex
@@ -64,7 +64,7 @@ struct LineSplitter {
   /// the rest, when `body` says false.
   mutating func feed(_ chunk: UnsafeBufferPointer<UInt8>, _ body: (Line) -> Bool) {
     var rest = chunk[...]
-    while let newline = rest.firstPlace(of: UInt8(ascii: "\n")) {
+    while let newline = rest.firstIndex(ofByte: UInt8(ascii: "\n")) {
       let piece = rest[..<newline]
       rest = rest[(newline + 1)...]
       let goesOn: Bool
@@ -109,7 +109,7 @@ struct LineSplitter {
 
 extension Slice<UnsafeBufferPointer<UInt8>> {
   /// As `firstIndex(of:)`, by `memchr`: large payloads come through here byte by byte.
-  func firstPlace(of byte: UInt8) -> Int? {
+  func firstIndex(ofByte byte: UInt8) -> Int? {
     let bytes = UnsafeBufferPointer(rebasing: self)
     guard let start = bytes.baseAddress, let found = memchr(start, Int32(byte), bytes.count) else { return nil }
     return startIndex + (UnsafeRawPointer(found) - UnsafeRawPointer(start))

@@ -97,11 +97,11 @@ extension [UInt8] {
       while index < bytes.count {
         let count = Swift.min(3, bytes.count - index)
         var group: UInt32 = 0
-        for place in 0..<3 {
-          group = group << 8 | (place < count ? UInt32(bytes[index + place]) : 0)
+        for ordinal in 0..<3 {
+          group = group << 8 | (ordinal < count ? UInt32(bytes[index + ordinal]) : 0)
         }
-        for place in 0..<4 {
-          append(place <= count ? alphabet[Int(group >> UInt32(18 - 6 * place)) & 63] : UInt8(ascii: "="))
+        for ordinal in 0..<4 {
+          append(ordinal <= count ? alphabet[Int(group >> UInt32(18 - 6 * ordinal)) & 63] : UInt8(ascii: "="))
         }
         index += 3
       }

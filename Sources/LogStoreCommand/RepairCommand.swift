@@ -102,8 +102,8 @@ extension [UInt8] {
       append(jsonString: history.keeping)
       if let end = history.endOffset { append(contentsOf: #","end_offset":\#(end)"#.utf8) }
       append(contentsOf: #","files":["#.utf8)
-      for (place, file) in history.files.enumerated() {
-        append(contentsOf: (place > 0 ? "," : "").utf8)
+      for (index, file) in history.files.enumerated() {
+        append(contentsOf: (index > 0 ? "," : "").utf8)
         append(jsonString: file)
       }
       append(contentsOf: "]}".utf8)

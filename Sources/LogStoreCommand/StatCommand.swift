@@ -64,7 +64,7 @@ extension [UInt8] {
     }
     for cursor in statistics.cursors {
       append(contentsOf: "cursor ".utf8)
-      append(contentsOf: "\(cursor.name): at \(cursor.place), \(cursor.lag) behind".escapedOnOneLine)
+      append(contentsOf: "\(cursor.name): at \(cursor.checkpoint), \(cursor.lag) behind".escapedOnOneLine)
       append(UInt8(ascii: "\n"))
     }
   }
@@ -81,7 +81,7 @@ extension [UInt8] {
       if index > 0 { append(UInt8(ascii: ",")) }
       append(contentsOf: #"{"name":"#.utf8)
       append(jsonString: cursor.name)
-      append(contentsOf: #","place":\#(cursor.place),"lag":\#(cursor.lag)}"#.utf8)
+      append(contentsOf: #","checkpoint":\#(cursor.checkpoint),"lag":\#(cursor.lag)}"#.utf8)
     }
     append(contentsOf: "]}\n".utf8)
   }

@@ -90,7 +90,7 @@ struct TailCommand: AsyncParsableCommand {
     let start = try store.reader.cursor(cursor) ?? from.offset(in: store.reader)
     do {
       try await follow(store.reader, from: start, limit: Self.eventsPerCommit) { next in
-        _ = try await store.append(Append([], cursors: [CursorCommit(name: cursor, place: next)]))
+        _ = try await store.append(Append([], cursors: [CursorCommit(name: cursor, checkpoint: next)]))
       }
     } catch {
       try? await store.close()

@@ -154,12 +154,16 @@ private struct ManyWriterRounds {
     }
     let statistics = try await store.run("stat", "--json")
     let object = try JSONSerialization.jsonObject(with: Data(statistics.output)) as? [String: Any]
-    var places: [String: UInt64] = [:]
+    var checkpoints: [String: UInt64] = [:]
     for cursor in object?["cursors"] as? [[String: Any]] ?? [] {
-      if let name = cursor["name"] as? String, let place = cursor["place"] as? UInt64 { places[name] = place }
+      if let name = cursor["name"] as? String, let checkpoint = cursor["checkpoint"] as? UInt64 {
+        checkpoints[name] = checkpoint
+      }
     }
-    for (name, place) in cursors {
-      #expect(places[name] ?? 0 >= place, "cursor \(name) is at \(places[name] ?? 0), was at \(place): \(comment)")
+    for (name, checkpoint) in cursors {
+      #expect(
+        checkpoints[name] ?? 0 >= checkpoint,
+        "cursor \(name) is at \(checkpoints[name] ?? 0), was at \(checkpoint): \(comment)")
     }
     try await store.expectSound()
     known = events

@@ -187,8 +187,8 @@ import Testing
         }
         return await group.reduce(into: []) { $0.append($1) }
       }
-      let places = Set(results.compactMap { try? $0.get().offsets })
-      #expect(places == [UInt64(round)..<UInt64(round + 1)])
+      let offsets = Set(results.compactMap { try? $0.get().offsets })
+      #expect(offsets == [UInt64(round)..<UInt64(round + 1)])
       #expect(results.filter { (try? $0.get().isRepeat) == false }.count == 1)
     }
     try await store.close()
@@ -267,26 +267,26 @@ import Testing
   @Test("cursors move forward only, unless reset, and survive segments and reopening")
   func cursors() async throws {
     var store = try LogStore.open(directory.path, options: smallSegments())
-    _ = try await store.append(Append([event("a"), event("a")], cursors: [CursorCommit(name: "c", place: 2)]))
+    _ = try await store.append(Append([event("a"), event("a")], cursors: [CursorCommit(name: "c", checkpoint: 2)]))
     #expect(try store.reader.cursor("c") == 2)
-    _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", place: 1, mayLag: true)]))
+    _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", checkpoint: 1, mayLag: true)]))
     #expect(try store.reader.cursor("c") == 2)
     await expectThrows({ if case .invalidArgument = $0 { true } else { false } }) { () async throws(LogStoreError) in
-      try await store.append(Append([], cursors: [CursorCommit(name: "c", place: 3)]))
+      try await store.append(Append([], cursors: [CursorCommit(name: "c", checkpoint: 3)]))
     }
-    _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", place: 0, isReset: true)]))
+    _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", checkpoint: 0, isReset: true)]))
     #expect(try store.reader.cursor("c") == 0)
     for index in 0..<40 {
       _ = try await store.append(
         Append(
           [event("a", String(repeating: "y", count: 9000))],
-          cursors: [CursorCommit(name: "d", place: UInt64(index))]))
+          cursors: [CursorCommit(name: "d", checkpoint: UInt64(index))]))
     }
     #expect(try store.reader.cursor("nobody") == nil)
     try await store.close()
     store = try LogStore.open(directory.path, options: smallSegments())
     #expect(try store.reader.cursors().map(\.name) == ["c", "d"])
-    #expect(try store.reader.cursors().map(\.place) == [0, 39])
+    #expect(try store.reader.cursors().map(\.checkpoint) == [0, 39])
     try await store.close()
   }
 
@@ -296,7 +296,7 @@ import Testing
     for round in 0..<3 {
       for _ in 0..<700 {
         _ = try await store.append(
-          Append([], cursors: [CursorCommit(name: "walker", place: UInt64(round), isReset: true)]))
+          Append([], cursors: [CursorCommit(name: "walker", checkpoint: UInt64(round), isReset: true)]))
       }
       _ = try await store.append(Append(event("a", "\(round)")))
     }

@@ -19,9 +19,9 @@ private final class Scene: Sendable {
   func append(_ count: Int, batch: Int = 1, closed: Bool = true) async throws {
     let log = try LogStore.open(store, options: smallSegments())
     for number in 0..<count {
-      let place = log.reader.endOffset
-      let events = (0..<batch).map { event("s\(number % 5)", "\(place)-\($0)" + String(repeating: "p", count: 200)) }
-      let cursors = number % 50 == 0 ? [CursorCommit(name: "reader", place: place)] : []
+      let end = log.reader.endOffset
+      let events = (0..<batch).map { event("s\(number % 5)", "\(end)-\($0)" + String(repeating: "p", count: 200)) }
+      let cursors = number % 50 == 0 ? [CursorCommit(name: "reader", checkpoint: end)] : []
       _ = try await log.append(Append(events, cursors: cursors))
     }
     if closed {
@@ -60,7 +60,7 @@ private final class Scene: Sendable {
 private func scan(_ path: String) throws -> (events: [Event], cursors: [String: UInt64]) {
   let reader = try LogReader.open(path)
   defer { reader.close() }
-  let cursors = try reader.cursors().map { ($0.name, $0.place) }
+  let cursors = try reader.cursors().map { ($0.name, $0.checkpoint) }
   return (try reader.events(from: 0, limit: .max), Dictionary(uniqueKeysWithValues: cursors))
 }
 
@@ -131,7 +131,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     try await scene.append(10)
     try scene.backUp()
     let log = try LogStore.open(scene.store, options: smallSegments())
-    _ = try await log.append(Append([], cursors: [CursorCommit(name: "late", place: 7)]))
+    _ = try await log.append(Append([], cursors: [CursorCommit(name: "late", checkpoint: 7)]))
     try await log.close()
     try scene.backUp()
     try scene.restore("restored")

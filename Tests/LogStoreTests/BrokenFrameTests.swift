@@ -169,13 +169,13 @@ import Testing
   }
 
   func seal(
-    _ bytes: UnsafeMutableRawBufferPointer, _ frame: Int, _ sealing: Sealing, _ place: ChecksumSeed
+    _ bytes: UnsafeMutableRawBufferPointer, _ frame: Int, _ sealing: Sealing, _ checksumSeed: ChecksumSeed
   ) {
     let read = UnsafeRawBufferPointer(bytes)
     let start = bytes.baseAddress!.assumingMemoryBound(to: UInt8.self)
     let first = frame + FrameHeader.byteCount
     if sealing.contains(.records) {
-      _ = cframe_finish_records(start + first, 5, UInt64(first), place.register, 0)
+      _ = cframe_finish_records(start + first, 5, UInt64(first), checksumSeed.register, 0)
     }
     if sealing.contains(.body) {
       var body = RunningChecksum()
@@ -185,7 +185,7 @@ import Testing
       bytes.set(body.value, at: frame + 40)
     }
     if sealing.contains(.header) {
-      bytes.set(place.checksum(of: read.part(frame + 4, 44), at: frame), at: frame)
+      bytes.set(checksumSeed.checksum(of: read.part(frame + 4, 44), at: frame), at: frame)
     }
   }
 
@@ -209,11 +209,11 @@ import Testing
   func fraud(_ fraud: Fraud) async throws {
     try await makeStore()
     let path = directory.file("00000000000000000000.log")
-    let place: ChecksumSeed
+    let checksumSeed: ChecksumSeed
     let frame: Int
     do {
       let reader = try LogReader.open(directory.path)
-      place = try reader.commitPoint.segments.segment(0).place
+      checksumSeed = try reader.commitPoint.segments.segment(0).checksumSeed
       // The first frame has no events. This one has those from 50 on.
       frame = try reader.commitPoint.segments.framePosition(
         holding: 50, in: reader.commitPoint.segments.segment(0), end: .max)
@@ -227,10 +227,10 @@ import Testing
           UnsafeRawBufferPointer(bytes).integer(at: frame + 4, as: UInt32.self) == UInt32(count))
         // Sealing what was sound changes nothing: otherwise the fraud would prove nothing.
         let before = Array(bytes)
-        seal(bytes, frame, .all, place)
+        seal(bytes, frame, .all, checksumSeed)
         #expect(Array(bytes) == before)
         fraud.change(bytes, frame, record)
-        seal(bytes, frame, fraud.sealing, place)
+        seal(bytes, frame, fraud.sealing, checksumSeed)
       }
     }
     let reader = try LogReader.open(directory.path)
@@ -276,7 +276,8 @@ import Testing
     try edit(path) { file in
       file.withUnsafeMutableBytes { bytes in
         bytes.set(UInt32(truncatingIfNeeded: 1 + UInt64(more)), at: frame + 28)
-        bytes.set(segment.place.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame), at: frame)
+        bytes.set(
+          segment.checksumSeed.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame), at: frame)
       }
     }
     // A number of records that can't fit is refused with the header, one that could at the first that is not there.
@@ -327,7 +328,7 @@ import Testing
       file.withUnsafeMutableBytes { bytes in
         bytes.set(UInt32(10), at: frame + 24)
         bytes.set(
-          segment.place.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame),
+          segment.checksumSeed.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame),
           at: frame)
       }
     }
@@ -370,10 +371,10 @@ import Testing
       start.copyMemory(from: segment.bytes.baseAddress!, byteCount: end)
       var scan = cframe_reader(
         UnsafeRawBufferPointer(start: start, count: end), at: frame, limit: .max,
-        place: segment.place)
+        checksumSeed: segment.checksumSeed)
       #expect(cframe_advance(&scan, .max) == CFRAME_NO_HEADER)
       #expect(
-        cframe_is_record(scan.bytes, UInt64(end), UInt64(frame + 48 + 4 * 207), scan.place) == 0
+        cframe_is_record(scan.bytes, UInt64(end), UInt64(frame + 48 + 4 * 207), scan.checksum_seed) == 0
           || end >= frame + 48 + 5 * 207)
     }
     reader.close()

@@ -36,10 +36,10 @@ final class History: Sendable {
   func check(_ reader: LogReader) throws(LogStoreError) -> String? {
     let events = try reader.events(from: 0, limit: .max)
     var versions: [String: UInt64] = [:]
-    var places: [Int: [Int]] = [:]
+    var indexes: [Int: [Int]] = [:]
     let attempts = all
     for (index, event) in events.enumerated() {
-      guard event.offset == UInt64(index) else { return "offset \(event.offset) at place \(index)" }
+      guard event.offset == UInt64(index) else { return "offset \(event.offset) as number \(index)" }
       versions[event.stream, default: 0] += 1
       guard event.version == versions[event.stream] else {
         return "version \(event.version) of \(event.stream) at offset \(index), expected \(versions[event.stream] ?? 0)"
@@ -50,10 +50,10 @@ final class History: Sendable {
         ordinal < attempts[number].payloads.count, attempts[number].payloads[ordinal] == event.payload,
         attempts[number].streams[ordinal] == event.stream
       else { return "an event that was never asked for at offset \(index)" }
-      places[number, default: []].append(index)
+      indexes[number, default: []].append(index)
     }
     for (number, attempt) in attempts.enumerated() {
-      let found = places[number] ?? []
+      let found = indexes[number] ?? []
       if let acknowledged = attempt.acknowledged {
         guard found.map(UInt64.init) == Array(acknowledged) else {
           return "append \(number) was acknowledged at \(acknowledged), found at \(found)"
@@ -66,7 +66,7 @@ final class History: Sendable {
         }
       }
       if let cursor = attempt.cursor, attempt.acknowledged != nil || !found.isEmpty {
-        guard try (reader.cursor(cursor.name) ?? 0) >= cursor.place else {
+        guard try (reader.cursor(cursor.name) ?? 0) >= cursor.checkpoint else {
           return "cursor \(cursor.name) is behind its events"
         }
       }
@@ -96,7 +96,7 @@ final class History: Sendable {
             let padding = (0..<count).map { _ in Int.random(in: 0..<(isLarge ? 4000 : 300), using: &generator) }
             let cursor =
               Int.random(in: 0..<3, using: &generator) == 0
-              ? CursorCommit(name: "consumer-\(task)", place: store.reader.endOffset) : nil
+              ? CursorCommit(name: "consumer-\(task)", checkpoint: store.reader.endOffset) : nil
             let wrongVersion = Int.random(in: 0..<10, using: &generator) == 0
             let (number, attempt) = history.begin { number in
               History.Attempt(
@@ -212,7 +212,7 @@ final class History: Sendable {
       for after in [disk.afterKill(), disk.afterPowerCut(&generator)] {
         let reopened = try LogStore.open("d", options: smallSegments(), disk: after)
         #expect(try history.check(reopened.reader) == nil, "LOGSTORE_SEED=\(seed) \(failure?.description ?? "")")
-        _ = try await reopened.append(Append([], cursors: [CursorCommit(name: "again", place: 0)]))
+        _ = try await reopened.append(Append([], cursors: [CursorCommit(name: "again", checkpoint: 0)]))
         try await reopened.close()
       }
     }

@@ -20,16 +20,17 @@ import Testing
     }
   }
 
-  static func commit(_ name: String, _ place: UInt64, isReset: Bool = false, mayLag: Bool = false) -> Append {
-    Append([], cursors: [CursorCommit(name: name, place: place, isReset: isReset, mayLag: mayLag)])
+  static func commit(_ name: String, _ checkpoint: UInt64, isReset: Bool = false, mayLag: Bool = false) -> Append {
+    Append([], cursors: [CursorCommit(name: name, checkpoint: checkpoint, isReset: isReset, mayLag: mayLag)])
   }
 
   @Test("a cursor that would go back is refused with its append, unless it is reset or may lag")
   func backwards() async throws {
     let store = try open()
-    _ = try await store.append(Append((0..<5).map { _ in event("s") }, cursors: [CursorCommit(name: "c", place: 4)]))
-    let back = Append([event("s")], cursors: [CursorCommit(name: "c", place: 3)])
-    let error = LogStoreError.cursorBehind(name: "c", place: 3, present: 4)
+    _ = try await store.append(
+      Append((0..<5).map { _ in event("s") }, cursors: [CursorCommit(name: "c", checkpoint: 4)]))
+    let back = Append([event("s")], cursors: [CursorCommit(name: "c", checkpoint: 3)])
+    let error = LogStoreError.cursorBehind(name: "c", checkpoint: 3, present: 4)
     await expectThrows({ $0 == error }) { () async throws(LogStoreError) in try await store.append(back) }
     await expectThrows({ $0 == error }) { () async throws(LogStoreError) in try await store.appendBuffered(back) }
     #expect(store.reader.endOffset == 5)
@@ -41,7 +42,8 @@ import Testing
     #expect(try store.reader.cursor("c") == 2)
     // What is not durable yet counts.
     _ = try await store.appendBuffered(Self.commit("c", 5))
-    await expectThrows({ $0 == .cursorBehind(name: "c", place: 3, present: 5) }) { () async throws(LogStoreError) in
+    await expectThrows({ $0 == .cursorBehind(name: "c", checkpoint: 3, present: 5) }) {
+      () async throws(LogStoreError) in
       try await store.append(Self.commit("c", 3))
     }
     try await store.close()
@@ -50,9 +52,9 @@ import Testing
   @Test("an append that is repeated is answered as the first, wherever its cursor stands by now")
   func repeated() async throws {
     let store = try open()
-    let first = Append([event("s", id: .random())], cursors: [CursorCommit(name: "c", place: 1)])
+    let first = Append([event("s", id: .random())], cursors: [CursorCommit(name: "c", checkpoint: 1)])
     let done = try await store.append(first)
-    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "c", place: 2)]))
+    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "c", checkpoint: 2)]))
     let again = try await store.append(first)
     #expect(again.isRepeat && again.offsets == done.offsets)
     #expect(try store.reader.cursor("c") == 2)
@@ -62,15 +64,17 @@ import Testing
   @Test("several commits of one append count in their order")
   func severalInOne() async throws {
     let store = try open()
-    _ = try await store.append(Append((0..<5).map { _ in event("s") }, cursors: [CursorCommit(name: "c", place: 4)]))
-    let back = [CursorCommit(name: "d", place: 3), CursorCommit(name: "d", place: 2)]
-    await expectThrows({ $0 == .cursorBehind(name: "d", place: 2, present: 3) }) { () async throws(LogStoreError) in
+    _ = try await store.append(
+      Append((0..<5).map { _ in event("s") }, cursors: [CursorCommit(name: "c", checkpoint: 4)]))
+    let back = [CursorCommit(name: "d", checkpoint: 3), CursorCommit(name: "d", checkpoint: 2)]
+    await expectThrows({ $0 == .cursorBehind(name: "d", checkpoint: 2, present: 3) }) {
+      () async throws(LogStoreError) in
       try await store.append(Append([], cursors: back))
     }
     #expect(try store.reader.cursor("d") == nil)
-    _ = try await store.append(Append([], cursors: [.deleting("c"), CursorCommit(name: "c", place: 1)]))
+    _ = try await store.append(Append([], cursors: [.deleting("c"), CursorCommit(name: "c", checkpoint: 1)]))
     #expect(try store.reader.cursor("c") == 1)
-    _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", place: 2), .deleting("c")]))
+    _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", checkpoint: 2), .deleting("c")]))
     #expect(try store.reader.cursors().isEmpty)
     try await store.close()
   }
@@ -79,7 +83,7 @@ import Testing
   func limit() async throws {
     let store = try open()
     let names = (0..<Limits.cursors).map { "c\($0)" }
-    _ = try await store.append(Append([], cursors: names.dropLast().map { CursorCommit(name: $0, place: 0) }))
+    _ = try await store.append(Append([], cursors: names.dropLast().map { CursorCommit(name: $0, checkpoint: 0) }))
     let isFull = { (error: LogStoreError) -> Bool in
       error
         == .limitExceeded(
@@ -88,11 +92,11 @@ import Testing
     // Both in one append are one too many.
     await expectThrows(isFull) { () async throws(LogStoreError) in
       try await store.append(
-        Append([], cursors: [CursorCommit(name: "x", place: 0), CursorCommit(name: "y", place: 0)]))
+        Append([], cursors: [CursorCommit(name: "x", checkpoint: 0), CursorCommit(name: "y", checkpoint: 0)]))
     }
     _ = try await store.append(Self.commit(names[names.count - 1], 0))
     await expectThrows(isFull) { () async throws(LogStoreError) in try await store.append(Self.commit("x", 0)) }
-    _ = try await store.append(Append([], cursors: [.deleting("c7"), CursorCommit(name: "x", place: 0)]))
+    _ = try await store.append(Append([], cursors: [.deleting("c7"), CursorCommit(name: "x", checkpoint: 0)]))
     _ = try await store.append(Append([], cursors: [.deleting("c8")]))
     _ = try await store.append(Self.commit("y", 0))
     await expectThrows(isFull) { () async throws(LogStoreError) in try await store.append(Self.commit("c7", 0)) }
@@ -107,7 +111,7 @@ import Testing
   func deleted(_ after: After) async throws {
     var store = try open()
     let other = try LogReader.open(directory.path)
-    _ = try await store.append(Append([event("s"), event("s")], cursors: [CursorCommit(name: "gone", place: 2)]))
+    _ = try await store.append(Append([event("s"), event("s")], cursors: [CursorCommit(name: "gone", checkpoint: 2)]))
     _ = try await store.append(Self.commit("kept", 1))
     _ = try await store.append(Append([event("s")], cursors: [.deleting("gone"), .deleting("never was")]))
     switch after {
@@ -124,11 +128,11 @@ import Testing
     let end = store.reader.endOffset
     #expect(try store.reader.cursor("gone") == nil)
     #expect(try store.reader.cursors().map(\.name) == ["kept"])
-    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "kept", place: 2)]))
+    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "kept", checkpoint: 2)]))
     #expect(try await other.waitForEvents(at: end))
     #expect(try other.cursors().map(\.name) == ["kept"])
     #expect(try other.statistics().cursors.map(\.name) == ["kept"])
-    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "gone", place: 1)]))
+    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "gone", checkpoint: 1)]))
     #expect(try store.reader.cursor("gone") == 1)
     #expect(try await other.waitForEvents(at: end + 1))
     #expect(try other.cursor("gone") == 1)
@@ -140,9 +144,9 @@ import Testing
   @Test("a deletion is in a backup and in what a repair makes")
   func copied() async throws {
     let store = try open()
-    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "gone", place: 1)]))
+    _ = try await store.append(Append([event("s")], cursors: [CursorCommit(name: "gone", checkpoint: 1)]))
     _ = try await store.append(
-      Append([event("s")], cursors: [.deleting("gone"), CursorCommit(name: "kept", place: 1)]))
+      Append([event("s")], cursors: [.deleting("gone"), CursorCommit(name: "kept", checkpoint: 1)]))
     try await store.close()
     let (backup, restored, repaired) = (TemporaryDirectory(), TemporaryDirectory(), TemporaryDirectory())
     _ = try LogStore.backup(directory.path, to: .directory(backup.path))
@@ -160,26 +164,27 @@ import Testing
     "to a program that knows of no deletion, a deleted cursor stands behind everything, and comes back as it is told")
   func olderPrograms() async throws {
     let store = try open()
-    _ = try await store.append(Append([event("s"), event("s")], cursors: [CursorCommit(name: "its-name", place: 1)]))
+    _ = try await store.append(
+      Append([event("s"), event("s")], cursors: [CursorCommit(name: "its-name", checkpoint: 1)]))
     _ = try await store.append(Self.commit("its-name", 2))
     _ = try await store.append(Append([], cursors: [.deleting("its-name")]))
     _ = try await store.append(Self.commit("its-name", 1))
     try await store.close()
     let file = Array(try Data(contentsOf: URL(fileURLWithPath: directory.file(FileName.segment(0)))))
     let name = bytes("its-name")
-    var found: [(kind: UInt8, place: UInt64)] = []
+    var found: [(kind: UInt8, checkpoint: UInt64)] = []
     for start in 0..<file.count - name.count where file[start..<start + name.count].elementsEqual(name) {
       let record = start - Record.byteCount
-      let place = file[record + 16..<record + 24].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
-      found.append((file[record + 8], place))
+      let checkpoint = file[record + 16..<record + 24].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+      found.append((file[record + 8], checkpoint))
     }
     // 2 moves forward, 3 sets.
     #expect(found.map(\.kind) == [3, 2, 3, 3])
-    #expect(found.map(\.place) == [1, 2, .max, 1])
+    #expect(found.map(\.checkpoint) == [1, 2, .max, 1])
   }
 
-  @Test("a place that no log reaches is no deletion by accident")
-  func farPlace() async throws {
+  @Test("a checkpoint that no log reaches is no deletion by accident")
+  func farCheckpoint() async throws {
     let store = try open()
     for isReset in [false, true] {
       await expectThrows({ if case .invalidArgument = $0 { true } else { false } }) { () async throws(LogStoreError) in

@@ -174,7 +174,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
   }
 
   @Test("a frame of another store, segment or position is damage")
-  func otherPlaces() async throws {
+  func swappedFiles() async throws {
     try await makeStore(events: 600, closed: true)
     let other = TemporaryDirectory()
     let store = try LogStore.open(other.path, options: smallSegments())
@@ -353,10 +353,10 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
   @Test("a byte that is to be zero and is not is refused, though the checksum is right")
   func zeros() async throws {
     try await makeStore(events: 5, closed: true)
-    let places = [
+    let damaged = [
       ("store", [12, 15, 40, 59]), ("clean", [56, 59]), ("00000000000000000000.log", [68, 71, 72, 79, 80, 2000, 4091]),
     ]
-    for (name, positions) in places {
+    for (name, positions) in damaged {
       let path = directory.file(name)
       let sound = try content(path)
       for position in positions {

@@ -96,13 +96,13 @@ import Testing
   func cursors() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     let other = try LogReader.open(directory.path)
-    _ = try await store.append(Append(event("s"), cursors: [CursorCommit(name: "c", place: 1)]))
+    _ = try await store.append(Append(event("s"), cursors: [CursorCommit(name: "c", checkpoint: 1)]))
     #expect(try await other.waitForEvents(at: 0))
     #expect(try other.cursor("c") == 1)
     // A segment full of cursors alone is replaced under the reader's eyes.
-    for place in 0..<1500 {
+    for number in 0..<1500 {
       _ = try await store.append(
-        Append([], cursors: [CursorCommit(name: "c", place: UInt64(place % 2), isReset: true)]))
+        Append([], cursors: [CursorCommit(name: "c", checkpoint: UInt64(number % 2), isReset: true)]))
     }
     _ = try await store.append(Append(event("s")))
     #expect(try await other.waitForEvents(at: 1))

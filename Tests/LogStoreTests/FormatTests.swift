@@ -74,14 +74,14 @@ import Testing
 
   @Test("random bytes are no frame, no record and no index, and reading them ends")
   func hostileBytes() throws {
-    let place = ChecksumSeed(storeID: .random(), baseOffset: 0)
+    let checksumSeed = ChecksumSeed(storeID: .random(), baseOffset: 0)
     var generator = SeededGenerator.printed()
     for _ in 0..<200 {
       let noise = (0..<8192).map { _ in UInt8.random(in: 0...255, using: &generator) }
       noise.withUnsafeBytes { noise in
         for position in stride(from: 0, to: 8192, by: 8) {
-          #expect(FrameHeader(in: noise, at: position, place: place) == nil)
-          #expect(Record(in: noise, at: position, limit: 8192, place: place) == nil)
+          #expect(FrameHeader(in: noise, at: position, checksumSeed: checksumSeed) == nil)
+          #expect(Record(in: noise, at: position, limit: 8192, checksumSeed: checksumSeed) == nil)
         }
       }
     }

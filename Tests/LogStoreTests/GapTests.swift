@@ -12,12 +12,12 @@ private struct Repaired {
   /// - Parameter lost: offsets of events that are overwritten before the repair.
   init(losing lost: [Int], count: Int = 900, isIndexed: Bool = true) async throws {
     let damaged = TemporaryDirectory()
-    let places = try await fill(damaged.path, count: count, isIndexed: isIndexed)
-    original = places.events
+    let filled = try await fill(damaged.path, count: count, isIndexed: isIndexed)
+    original = filled.events
     for offset in lost {
-      let place = places.places[offset]
-      let file = try FileHandle(forUpdating: URL(fileURLWithPath: damaged.file(place.file)))
-      try file.seek(toOffset: UInt64(place.record.lowerBound + 20))
+      let location = filled.records[offset]
+      let file = try FileHandle(forUpdating: URL(fileURLWithPath: damaged.file(location.file)))
+      try file.seek(toOffset: UInt64(location.record.lowerBound + 20))
       try file.write(contentsOf: [0xFF, 0xFF, 0xFF])
       try file.close()
     }
@@ -25,31 +25,31 @@ private struct Repaired {
   }
 }
 
-private typealias Filled = (events: [Event], places: [(file: String, record: Range<Int>)])
+private typealias Filled = (events: [Event], records: [(file: String, record: Range<Int>)])
 
 /// 900 events of 30 streams in turn, 3 an append, over some segments; one cursor.
 private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> Filled {
   let store = try LogStore.open(path, options: smallSegments())
   for first in stride(from: 0, to: count, by: 3) {
     let events = (first..<first + 3).map { event("s-\($0 % 30)", String(repeating: "x", count: 300), type: "T\($0)") }
-    try await store.append(Append(events, cursors: [CursorCommit(name: "reader", place: UInt64(first))]))
+    try await store.append(Append(events, cursors: [CursorCommit(name: "reader", checkpoint: UInt64(first))]))
   }
   if isIndexed { try await store.waitUntilIndexed() }
   let events = try store.reader.events(from: 0, limit: .max)
   let id = store.reader.commitPoint.segments.storeID
   let bases = store.reader.commitPoint.segments.bases
   try await store.close()
-  var places: [(file: String, record: Range<Int>)] = []
+  var records: [(file: String, record: Range<Int>)] = []
   for base in bases {
     let name = FileName.segment(base)
     let segment = try Segment.open(path + "/" + name, baseOffset: base, storeID: id, disk: RealDisk())
     var next = segment.start
     while let header = try? segment.checkFrame(next, visit: { _ in }) {
-      _ = try segment.checkFrame(next) { if $0.kind == .event { places.append((name, $0.position..<$0.end)) } }
+      _ = try segment.checkFrame(next) { if $0.kind == .event { records.append((name, $0.position..<$0.end)) } }
       next.advance(past: header)
     }
   }
-  return (events, places)
+  return (events, records)
 }
 
 @Suite struct GapTests {
@@ -132,8 +132,8 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     try await store.close()
     let path = damaged.file(FileName.segment(0))
     var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
-    let place = try #require(bytes.range(of: Data("first".utf8)))
-    bytes[place.lowerBound] ^= 1
+    let found = try #require(bytes.range(of: Data("first".utf8)))
+    bytes[found.lowerBound] ^= 1
     try bytes.write(to: URL(fileURLWithPath: path))
     let target = TemporaryDirectory()
     let report = try LogStore.repair(damaged.path, to: target.path)
@@ -216,7 +216,7 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     let names = (0..<500).map { "\($0)" + String(repeating: "c", count: 200) }
     for round in UInt64(0)..<3 {
       for name in names {
-        try await writer.appendBuffered(Append([], cursors: [CursorCommit(name: name, place: round)]))
+        try await writer.appendBuffered(Append([], cursors: [CursorCommit(name: name, checkpoint: round)]))
       }
     }
     try await writer.append(Append(event("s-1")))

@@ -206,7 +206,7 @@ import Testing
               bytes.set(UInt32.random(in: 0...(.max), using: &generator), at: at + IndexFilter.blockPositionPosition)
               let checked = UnsafeRawBufferPointer(bytes).part(at, IndexFilter.checkedByteCount)
               bytes.set(
-                header.place.checksum(of: checked, kind: section.lineKind, at: at),
+                header.checksumSeed.checksum(of: checked, kind: section.lineKind, at: at),
                 at: at + IndexFilter.checkedByteCount)
             }
           }
@@ -224,7 +224,7 @@ import Testing
 
   @Test(
     "a merged file with right checksums that leads to other events is found out, and made anew",
-    arguments: ["places", "versions", "frames", "ids"])
+    arguments: ["positions", "versions", "frames", "ids"])
   func lyingFile(about what: String) async throws {
     var generator = SeededGenerator.printed()
     let model = try await makeMerged(&generator)
@@ -241,7 +241,7 @@ import Testing
         var input = index.state.withLock { $0.sealingInput() }
         if base != range.lowerBound {
           switch what {
-          case "places": input.positions.reverse()
+          case "positions": input.positions.reverse()
           case "versions": for index in input.streams.indices { input.streams[index].firstVersion += 1 }
           case "frames": input.frames = input.frames.suffix(1).map { (0, $0.position) }
           default: input.ids = input.ids.map { ($0.hash, max($0.ordinal, 1) - 1) }.filter { $0.1 < 50 }

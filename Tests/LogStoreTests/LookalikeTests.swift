@@ -37,11 +37,11 @@ import Testing
     let frame = try secondFrame()
     try content(segment).withUnsafeBytes { bytes in
       let header = try SegmentHeader(bytes)
-      let place = ChecksumSeed(storeID: header.storeID, baseOffset: 0)
+      let checksumSeed = ChecksumSeed(storeID: header.storeID, baseOffset: 0)
       for position in stride(from: frame + FrameHeader.byteCount, to: frame + 48 * 4000, by: 48) {
         // The checksum of one is that of the other.
-        #expect(place.checksum(of: bytes.part(position + 4, 44), at: position) == bytes.integer(at: position))
-        #expect(FrameHeader(in: bytes, at: position, place: place) == nil)
+        #expect(checksumSeed.checksum(of: bytes.part(position + 4, 44), at: position) == bytes.integer(at: position))
+        #expect(FrameHeader(in: bytes, at: position, checksumSeed: checksumSeed) == nil)
       }
     }
     try edit(segment) { for at in frame..<(frame / 4096 + 1) * 4096 { $0[at] = 0 } }
@@ -69,18 +69,19 @@ import Testing
 
   @Test("an empty frame's header never passes as a record")
   func headerAsRecord() throws {
-    let place = ChecksumSeed(storeID: .random(), baseOffset: 0x0100_0101)
+    let checksumSeed = ChecksumSeed(storeID: .random(), baseOffset: 0x0100_0101)
     var bytes = [UInt8](repeating: 0, count: 8192)
     bytes.withUnsafeMutableBytes { bytes in
-      _ = FrameHeader.finish(
-        UnsafeMutableRawBufferPointer(rebasing: bytes[4096..<4144]), at: 4096, place: place,
+      var header = FrameHeader(
         firstOffset: 0x0100_0101, timestamp: 1, eventCount: 0, recordCount: 0, syncedPosition: 4096, chain: 0,
         bodyChecksum: RunningChecksum().value, isSnapshot: true)
+      header.encode(
+        into: UnsafeMutableRawBufferPointer(rebasing: bytes[4096..<4144]), at: 4096, checksumSeed: checksumSeed)
       let read = UnsafeRawBufferPointer(bytes)
-      #expect(FrameHeader(in: read, at: 4096, place: place) != nil)
+      #expect(FrameHeader(in: read, at: 4096, checksumSeed: checksumSeed) != nil)
       // Its checksum is that of a record of 48 bytes.
-      #expect(place.checksum(of: read.part(4100, 44), at: 4096) == read.integer(at: 4096))
-      #expect(Record(in: read, at: 4096, limit: 4144, place: place) == nil)
+      #expect(checksumSeed.checksum(of: read.part(4100, 44), at: 4096) == read.integer(at: 4096))
+      #expect(Record(in: read, at: 4096, limit: 4144, checksumSeed: checksumSeed) == nil)
     }
   }
 
@@ -199,15 +200,17 @@ import Testing
     try edit(directory.file(second)) { bytes in
       bytes.withUnsafeMutableBytes { bytes in
         guard let header = try? SegmentHeader(UnsafeRawBufferPointer(bytes)) else { return }
-        let place = ChecksumSeed(storeID: header.storeID, baseOffset: base)
+        let checksumSeed = ChecksumSeed(storeID: header.storeID, baseOffset: base)
         var position = SegmentHeader.byteCount
         var chain = header.chain
-        while let frame = FrameHeader(in: UnsafeRawBufferPointer(bytes), at: position, place: place) {
-          chain = FrameHeader.finish(
-            UnsafeMutableRawBufferPointer(rebasing: bytes[position..<position + frame.byteCount]), at: position,
-            place: place, firstOffset: frame.firstOffset, timestamp: 1, eventCount: frame.eventCount,
-            recordCount: frame.recordCount, syncedPosition: frame.syncedPosition, chain: chain,
-            bodyChecksum: frame.bodyChecksum, isSnapshot: frame.isSnapshot)
+        while let frame = FrameHeader(in: UnsafeRawBufferPointer(bytes), at: position, checksumSeed: checksumSeed) {
+          var rewritten = frame
+          rewritten.timestamp = 1
+          rewritten.chain = chain
+          rewritten.encode(
+            into: UnsafeMutableRawBufferPointer(rebasing: bytes[position..<position + frame.byteCount]), at: position,
+            checksumSeed: checksumSeed)
+          chain = rewritten.checksum
           position += frame.byteCount
         }
       }

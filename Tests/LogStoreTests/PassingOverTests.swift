@@ -41,8 +41,8 @@ import Testing
     try bytes.withUnsafeBytes { bytes in
       let store = try #require(
         try? decode(Array(bytes[..<SegmentHeader.byteCount]), of: "", SegmentHeader.init).storeID)
-      let place = ChecksumSeed(storeID: store, baseOffset: base)
-      while let header = FrameHeader(in: bytes, at: position, place: place) {
+      let checksumSeed = ChecksumSeed(storeID: store, baseOffset: base)
+      while let header = FrameHeader(in: bytes, at: position, checksumSeed: checksumSeed) {
         found.append(position)
         position += header.byteCount
       }
@@ -69,11 +69,11 @@ import Testing
   func readAll(_ reader: LogReader) throws -> (events: [Event], passed: [DamagedRange]) {
     var events: [Event] = []
     var passed: [DamagedRange] = []
-    var place: UInt64 = 0
+    var next: UInt64 = 0
     // In pieces, as followers do.
-    while place < reader.endOffset {
+    while next < reader.endOffset {
       var count = 0
-      place = try reader.forEach(from: place, passingOver: { passed.append($0) }) { event in
+      next = try reader.forEach(from: next, passingOver: { passed.append($0) }) { event in
         events.append(event.copy())
         count += 1
         return count < 64

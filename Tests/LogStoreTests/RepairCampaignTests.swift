@@ -86,7 +86,7 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
         guard isFirst else { break }
         #expect(
           savedOffsets.contains(UInt64(offset)) == isIntact,
-          "\(text): offset \(offset) at \(store.places[offset]) is \(isIntact ? "sound and not saved" : "damaged and saved"); \(report.findings)"
+          "\(text): offset \(offset) at \(store.records[offset]) is \(isIntact ? "sound and not saved" : "damaged and saved"); \(report.findings)"
         )
       }
       if report.endOffset < end, !report.isEndUnknown {
@@ -94,8 +94,8 @@ private let damages = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"
           #expect(!store.isIntact(offset, in: files), "\(text): offset \(offset) is sound and was cut off")
         }
       }
-      for (name, place) in try reader.cursors() {
-        #expect(place <= store.cursors[name] ?? 0, "\(text): cursor \(name)")
+      for (name, checkpoint) in try reader.cursors() {
+        #expect(checkpoint <= store.cursors[name] ?? 0, "\(text): cursor \(name)")
       }
       try await goOn(target.path, report, store, saved, text)
     } catch {

@@ -250,10 +250,10 @@ private struct Diverged {
     let directory = TemporaryDirectory()
     let store = try LogStore.open(directory.path, options: smallSegments())
     for number in 0..<21 { try await store.append(Append(event("a", String(repeating: "x", count: 901 + number)))) }
-    var place: UInt64 = 0
-    while directory.names(".log").count < 2, place < 10_000 {
-      place += 1
-      let commit = CursorCommit(name: String(repeating: "c", count: 250), place: place % 20, isReset: true)
+    var checkpoint: UInt64 = 0
+    while directory.names(".log").count < 2, checkpoint < 10_000 {
+      checkpoint += 1
+      let commit = CursorCommit(name: String(repeating: "c", count: 250), checkpoint: checkpoint % 20, isReset: true)
       try await store.append(Append([], cursors: [commit]))
     }
     try await store.append(Append(event("a", "behind")))

@@ -5,7 +5,7 @@ import Testing
 
 /// A store with its events, and where each of them stands, to be damaged in copies.
 struct DamageableStore {
-  struct Place {
+  struct RecordLocation {
     var file: String
     var record: Range<Int>
     var frame: Int
@@ -16,7 +16,7 @@ struct DamageableStore {
   let foreign: TemporaryDirectory
   let older: TemporaryDirectory
   var events: [Event] = []
-  var places: [Place] = []
+  var records: [RecordLocation] = []
   var cursors: [String: UInt64] = [:]
   let isClosed: Bool
 
@@ -40,8 +40,8 @@ struct DamageableStore {
     }
     let reader = try LogReader.open(made.path)
     events = try reader.events(from: 0, limit: .max)
-    cursors = Dictionary(uniqueKeysWithValues: try reader.cursors().map { ($0.name, $0.place) })
-    try findPlaces()
+    cursors = Dictionary(uniqueKeysWithValues: try reader.cursors().map { ($0.name, $0.checkpoint) })
+    try findRecords()
   }
 
   static func fill(
@@ -62,9 +62,9 @@ struct DamageableStore {
             stream: stream, type: "Happened", payload: payload,
             id: Bool.random(using: &generator) ? EventID(high: generator.next(), low: generator.next()) : nil))
       }
-      let place = store.reader.endOffset
+      let end = store.reader.endOffset
       let cursors =
-        Int.random(in: 0..<4, using: &generator) == 0 ? [CursorCommit(name: "reader-\(size % 3)", place: place)] : []
+        Int.random(in: 0..<4, using: &generator) == 0 ? [CursorCommit(name: "reader-\(size % 3)", checkpoint: end)] : []
       try await store.append(Append(events, cursors: cursors))
       left -= size
     }
@@ -73,7 +73,7 @@ struct DamageableStore {
     try await store.close()
   }
 
-  private mutating func findPlaces() throws {
+  private mutating func findRecords() throws {
     let catalogID = try #require(try SalvageSource(directory.path, disk: RealDisk())).store.storeID
     for name in directory.names(".log") {
       let base = try #require(FileName.baseOffset(name, suffix: ".log"))
@@ -82,22 +82,22 @@ struct DamageableStore {
       while let header = try? segment.checkFrame(next, visit: { _ in }) {
         _ = try segment.checkFrame(next) { record in
           if record.kind == .event {
-            places.append(Place(file: name, record: record.position..<record.end, frame: next.position))
+            records.append(RecordLocation(file: name, record: record.position..<record.end, frame: next.position))
           }
         }
         next.advance(past: header)
       }
     }
-    #expect(places.count == events.count)
+    #expect(records.count == events.count)
   }
 
   /// Whether an event's bytes are still where they were, or in the file that took the name of theirs.
   func isIntact(_ offset: Int, in damaged: [String: [UInt8]]) -> Bool {
-    let place = places[offset]
-    guard let original = originals[place.file] else { return false }
-    let wanted = original[place.record]
+    let location = records[offset]
+    guard let original = originals[location.file] else { return false }
+    let wanted = original[location.record]
     return damaged.values.contains { bytes in
-      bytes.count >= place.record.upperBound && bytes[place.record].elementsEqual(wanted)
+      bytes.count >= location.record.upperBound && bytes[location.record].elementsEqual(wanted)
     }
   }
 

@@ -9,7 +9,7 @@ private func makeStore(_ path: String, count: Int = 900) async throws -> [Event]
   let store = try LogStore.open(path, options: smallSegments())
   for first in stride(from: 0, to: count, by: 3) {
     let events = (first..<first + 3).map { event("s-\($0 % 30)", String(repeating: "x", count: 300), type: "T\($0)") }
-    try await store.append(Append(events, cursors: [CursorCommit(name: "reader", place: UInt64(first))]))
+    try await store.append(Append(events, cursors: [CursorCommit(name: "reader", checkpoint: UInt64(first))]))
   }
   try await store.waitUntilIndexed()
   let events = try store.reader.events(from: 0, limit: .max)
@@ -37,7 +37,7 @@ extension TemporaryDirectory {
     #expect(report.events == 900 && report.endOffset == 900 && report.cursors == 1 && !report.isEndUnknown)
     let (old, new) = (try LogReader.open(store.path), try LogReader.open(target.path))
     #expect(try new.events(from: 0, limit: .max) == events)
-    #expect(try new.cursors().map(\.place) == old.cursors().map(\.place))
+    #expect(try new.cursors().map(\.checkpoint) == old.cursors().map(\.checkpoint))
     #expect(store.names(".log") == target.names(".log"))
     #expect(
       FileManager.default.contents(atPath: store.file("store"))
@@ -231,9 +231,9 @@ extension TemporaryDirectory {
     _ = try await makeStore(store.path)
     try FileManager.default.createDirectory(atPath: target.path, withIntermediateDirectories: true)
     try Data("x".utf8).write(to: URL(fileURLWithPath: target.file("notes")))
-    for place in [target.path, store.path, store.file("inside"), target.file("notes")] {
+    for path in [target.path, store.path, store.file("inside"), target.file("notes")] {
       await expectThrows({ if case .repairRefused = $0 { true } else { false } }) { () throws(LogStoreError) in
-        try LogStore.repair(store.path, to: place)
+        try LogStore.repair(store.path, to: path)
       }
     }
     try target.remove("notes")
@@ -288,7 +288,7 @@ extension TemporaryDirectory {
       #expect(seen.events == events.filter { $0.offset >= from && !lost.contains($0.offset) })
     }
     let statistics = try DamagedLog(store.path).statistics().statistics
-    #expect(statistics.events == 899 && statistics.endOffset == 900 && statistics.cursors.map(\.place) == [897])
+    #expect(statistics.events == 899 && statistics.endOffset == 900 && statistics.cursors.map(\.checkpoint) == [897])
   }
 
   /// What was visited; a class, so that closures can write to it.
@@ -354,7 +354,7 @@ extension TemporaryDirectory {
   }
 
   @Test("a scrub goes on where it was, and not behind damage")
-  func place() async throws {
+  func checkpoint() async throws {
     let directory = TemporaryDirectory()
     _ = try await makeStore(directory.path)
     let store = try LogStore.open(directory.path, options: smallSegments())
@@ -362,8 +362,8 @@ extension TemporaryDirectory {
     options.bytesPerSecond = .max
     let scrub = Scrub(store.reader.commitPoint.segments, options) { _ in }
     #expect(scrub.runOnce())
-    let place = try String(contentsOfFile: directory.file(Scrub.fileName), encoding: .utf8)
-    #expect(place.hasPrefix("0 "))
+    let text = try String(contentsOfFile: directory.file(Scrub.fileName), encoding: .utf8)
+    #expect(text.hasPrefix("0 "))
     let bases = directory.names(".log").dropLast().compactMap { FileName.baseOffset($0, suffix: ".log") }
     try directory.change(FileName.segment(bases[1])) { $0[20_000] ^= 1 }
     #expect(scrub.runOnce() && scrub.report.findings.count == 1)

@@ -19,7 +19,7 @@ import Testing
     let log = try LogStore.open(store, options: smallSegments())
     for number in 0..<appends {
       let events = (0..<3).map { event("s\($0)", "\(number)/\($0) " + String(repeating: "p", count: 200)) }
-      let cursors = number % 7 == 0 ? [CursorCommit(name: "reader", place: UInt64(3 * number))] : []
+      let cursors = number % 7 == 0 ? [CursorCommit(name: "reader", checkpoint: UInt64(3 * number))] : []
       _ = try await log.append(Append(events, cursors: cursors))
     }
     try await log.close()
@@ -46,7 +46,7 @@ import Testing
   }
 
   /// What `until` leaves of cursors, by reading the log's own records.
-  private func places(before offset: UInt64) throws -> [String: UInt64] {
+  private func checkpoints(before offset: UInt64) throws -> [String: UInt64] {
     // An append of three events, and every seventh with a cursor behind them.
     let appends = offset / 3
     return appends == 0 ? [:] : ["reader": (appends - 1) / 7 * 21]
@@ -68,8 +68,8 @@ import Testing
       #expect(try LogStore.verify(restored).findings == [])
       let log = try LogStore.open(restored, options: smallSegments())
       #expect(log.recovery.wasClosedCleanly)
-      let cursors = Dictionary(uniqueKeysWithValues: try log.reader.cursors().map { ($0.name, $0.place) })
-      #expect(try cursors == places(before: offset), "until \(offset)")
+      let cursors = Dictionary(uniqueKeysWithValues: try log.reader.cursors().map { ($0.name, $0.checkpoint) })
+      #expect(try cursors == checkpoints(before: offset), "until \(offset)")
       #expect(try await log.append(Append(event("s0", "other"))).offsets == offset..<offset + 1)
       #expect(try log.reader.streamVersion("s0") == (offset + 2) / 3 + 1)
       try await log.close()
@@ -87,7 +87,7 @@ import Testing
     let log = try LogStore.open(store, options: smallSegments())
     // Gathered in the writer's buffer: all of them are one frame.
     for number in 0..<20 {
-      let cursors = [CursorCommit(name: "reader", place: UInt64(number))]
+      let cursors = [CursorCommit(name: "reader", checkpoint: UInt64(number))]
       _ = try await log.appendBuffered(Append([event("s", "a\(number)"), event("t", "b\(number)")], cursors: cursors))
     }
     try await log.flush()

@@ -22,7 +22,7 @@ import Testing
     var model: [NewEvent] = []
     for size in sizes {
       let events = (0..<size).map { randomEvent(model.count + $0, &generator) }
-      let cursors = Bool.random(using: &generator) ? [CursorCommit(name: "c", place: UInt64(model.count))] : []
+      let cursors = Bool.random(using: &generator) ? [CursorCommit(name: "c", checkpoint: UInt64(model.count))] : []
       _ = try await store.append(Append(events, cursors: cursors))
       model += events
     }
@@ -117,7 +117,7 @@ import Testing
           _ = try await store.append(
             Append(
               (0..<count).map { event("s\($0 % 3)", String(repeating: "f", count: 100 + $0)) },
-              cursors: [CursorCommit(name: "c", place: UInt64(done))]))
+              cursors: [CursorCommit(name: "c", checkpoint: UInt64(done))]))
           done += count
         }
       }
@@ -134,9 +134,9 @@ import Testing
     var cursor = store.reader.cursor(from: 0)
     #expect(try take(&cursor) == [])
     for round in 1...3 {
-      for place in 0..<1500 {
+      for number in 0..<1500 {
         _ = try await store.append(
-          Append([], cursors: [CursorCommit(name: "c", place: UInt64(place % round), isReset: true)]))
+          Append([], cursors: [CursorCommit(name: "c", checkpoint: UInt64(number % round), isReset: true)]))
       }
       _ = try await store.append(Append([event("s", "\(round)")]))
       #expect(try await cursor.waitForMore())
@@ -165,8 +165,8 @@ import Testing
       ids.append(event.id)
       versions.append(event.version)
     }
-    let place = EventID(high: store.reader.commitPoint.segments.storeID.first.byteSwapped, low: 1)
-    #expect(ids == [id, place] && versions == [1, 2])
+    let derived = EventID(high: store.reader.commitPoint.segments.storeID.first.byteSwapped, low: 1)
+    #expect(ids == [id, derived] && versions == [1, 2])
     #expect(try store.reader.events(from: 0, limit: 2).map(\.id) == ids)
     try await store.close()
   }

@@ -14,10 +14,10 @@ import Testing
     try await store.append(Append(events))
     var records: [String: PackedRecords] = [:]
     let segment = store.reader.commitPoint.segments.open.segment
-    var place = segment.start
+    var next = segment.start
     // The first frame holds the cursors.
-    place.advance(past: try segment.checkFrame(place) { _ in })
-    let header = try segment.checkFrame(place) { record in
+    next.advance(past: try segment.checkFrame(next) { _ in })
+    let header = try segment.checkFrame(next) { record in
       let stream = String(decoding: record.name(in: segment.bytes), as: UTF8.self)
       records[stream, default: PackedRecords()]
         .add(record, in: segment.bytes, baseOffset: segment.baseOffset, timestamp: 7)
@@ -74,15 +74,15 @@ import Testing
     guard case .unknown = cache.find(Self.key("a")), case .unknown = cache.find(Self.key("b")),
       case .wanted = cache.find(Self.key("a"))
     else { return #expect(Bool(false)) }
-    cache.keep(entry, of: Self.key("a"))
+    cache.insert(entry, of: Self.key("a"))
     func coveredEnd() -> UInt64? {
       if case .known(let entry) = cache.find(Self.key("a")) { entry.coveredEnd } else { nil }
     }
     #expect(coveredEnd() == 10)
     // One that knows less, from a load that began earlier, does not take its place.
-    cache.keep(StreamCache.Entry(records: entry.records, coveredEnd: 5), of: Self.key("a"))
+    cache.insert(StreamCache.Entry(records: entry.records, coveredEnd: 5), of: Self.key("a"))
     #expect(coveredEnd() == 10)
-    cache.keep(StreamCache.Entry(records: entry.records, coveredEnd: 20), of: Self.key("a"))
+    cache.insert(StreamCache.Entry(records: entry.records, coveredEnd: 20), of: Self.key("a"))
     #expect(coveredEnd() == 20)
     let byteCount = cache.byteCount
     cache.forget(Self.key("a"))
@@ -96,7 +96,7 @@ import Testing
     let cold = (0..<5000).map { "cold-\($0)" }
     let records = try await Self.packed((hot + cold).map { event($0, String(repeating: "x", count: 2000)) })
     func keep(_ name: String) throws {
-      cache.keep(StreamCache.Entry(records: try #require(records[name]), coveredEnd: 1), of: Self.key(name))
+      cache.insert(StreamCache.Entry(records: try #require(records[name]), coveredEnd: 1), of: Self.key(name))
     }
     func isKnown(_ name: String) -> Bool { if case .known = cache.find(Self.key(name)) { true } else { false } }
     for name in hot { try keep(name) }
@@ -218,7 +218,7 @@ import Testing
       for bit: UInt8 in [0, 7] {
         entry.records.bytes[position] = whole[position] ^ 1 << bit
         segments.cache?.forget(Self.key("a"))
-        segments.cache?.keep(entry, of: Self.key("a"))
+        segments.cache?.insert(entry, of: Self.key("a"))
         #expect(try store.reader.streamVersion("a") == 5)
         #expect(try store.reader.stream("a") == sound, "bit \(bit) of byte \(position)")
       }
@@ -226,7 +226,7 @@ import Testing
     }
     entry.records.bytes[whole.count - 1] ^= 1
     segments.cache?.forget(Self.key("a"))
-    segments.cache?.keep(entry, of: Self.key("a"))
+    segments.cache?.insert(entry, of: Self.key("a"))
     #expect(try store.reader.stream("a") == sound)
     // And kept anew, as it is.
     guard case .known(let again) = segments.cache?.find(Self.key("a")) else { return #expect(Bool(false)) }

@@ -85,11 +85,11 @@ import Testing
     for path in paths { for page in [2, 3, 7] { lose(path, page: page) } }
     var verification = Verification(directory: "d", disk: disk, progress: nil)
     try verification.run()
-    let places = paths.flatMap { path in
+    let expected = paths.flatMap { path in
       [2, 7].map { Damage(file: path, position: UInt64($0) * 4096, reason: unreadableReason(EIO)) }
     }
-    #expect(verification.report.findings == places)
-    #expect(verification.unreadable.map(places.contains) == true)
+    #expect(verification.report.findings == expected)
+    #expect(verification.unreadable.map(expected.contains) == true)
   }
 
   @Test(
@@ -126,9 +126,9 @@ import Testing
     let path = files(".log")[1]
     lose(path, page: page)
     let report = try RepairRun(directory: "d", disk: disk, progress: nil).run(to: "mended")
-    let place = [Damage(file: path, position: UInt64(page) * 4096, reason: unreadableReason(EIO))]
-    #expect(report.findings == place)
-    #expect(report.missing.allSatisfy { $0.damage == place[0] })
+    let expected = [Damage(file: path, position: UInt64(page) * 4096, reason: unreadableReason(EIO))]
+    #expect(report.findings == expected)
+    #expect(report.missing.allSatisfy { $0.damage == expected[0] })
     #expect(report.endOffset == 600 && !report.isEndUnknown)
   }
 
@@ -227,8 +227,8 @@ import Testing
       }
       return nil
     }
-    let place = try #require(found)
-    lose(place.path, page: place.page)
+    let page = try #require(found)
+    lose(page.path, page: page.page)
     let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk, follows: false)
     let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
     defer { reader.close() }

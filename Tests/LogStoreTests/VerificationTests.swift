@@ -13,22 +13,22 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
     let store = try await DamageableStore(&generator, isClosed: true, isIndexed: true, count: 700)
     let path = store.directory.path
     try #require(try LogStore.verify(path).findings.isEmpty)
-    var places: [(name: String, position: Int)] = []
-    for name in [FileName.store, FileName.clean] { for position in 0..<64 { places.append((name, position)) } }
+    var positions: [(name: String, position: Int)] = []
+    for name in [FileName.store, FileName.clean] { for position in 0..<64 { positions.append((name, position)) } }
     let large = store.directory.names(".log") + store.directory.names(".idx")
     for name in large {
       let count = store.originals[name]?.count ?? 0
       // The ends of what a file is made of, and any others.
       for position in [0, 8, 68, 4091, 4092, 4095, 4096, 4143, count / 2, count - 65, count - 1] where position < count
       {
-        places.append((name, position))
+        positions.append((name, position))
       }
     }
     for _ in 0..<flips {
       let name = large.randomElement(using: &generator)!
-      places.append((name, Int.random(in: 0..<(store.originals[name]?.count ?? 1), using: &generator)))
+      positions.append((name, Int.random(in: 0..<(store.originals[name]?.count ?? 1), using: &generator)))
     }
-    for (name, position) in places {
+    for (name, position) in positions {
       let file = try FileHandle(forUpdating: URL(fileURLWithPath: store.directory.file(name)))
       try file.seek(toOffset: UInt64(position))
       let byte = try #require(try file.read(upToCount: 1)?.first)
@@ -98,13 +98,13 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
   private func storeEndingWithCursors(_ directory: TemporaryDirectory) async throws -> LogStore {
     let store = try LogStore.open(directory.path, options: smallSegments())
     _ = try await store.append(Append(event("s", String(repeating: "x", count: 60_000))))
-    var place: UInt64 = 0
+    var checkpoint: UInt64 = 0
     // The first that goes into the second segment stands in its snapshot, the next one in a frame of its own.
     var isSecond = false
     while !isSecond {
       isSecond = directory.names(".log").count == 2
-      place = 1 - place
-      _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", place: place, isReset: true)]))
+      checkpoint = 1 - checkpoint
+      _ = try await store.append(Append([], cursors: [CursorCommit(name: "c", checkpoint: checkpoint, isReset: true)]))
     }
     return store
   }

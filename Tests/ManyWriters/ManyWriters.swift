@@ -162,7 +162,7 @@ private struct Writer {
     let appended = try await store.append(
       Append(
         events, conditions: StreamConditions(expected.map { ($0, $1 == 0 ? .noStream : .version($1)) }),
-        cursors: place.map { [CursorCommit(name: "c\(number)", place: $0)] } ?? []))
+        cursors: place.map { [CursorCommit(name: "c\(number)", checkpoint: $0)] } ?? []))
     guard appended.offsets.count == events.count else { wrong("\(events.count) events got \(appended.offsets)") }
     // The conditions held: each stream goes on from where it was expected to be.
     var versions = expected

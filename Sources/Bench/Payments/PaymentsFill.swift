@@ -26,7 +26,7 @@ struct PaymentsFill {
     // The consumers have done their part.
     let end = store.reader.endOffset
     let names = PaymentStep.allCases.map(StepConsumer.cursorName) + [CompletionConsumer.cursorName]
-    _ = try await store.append(Append([], cursors: names.map { CursorCommit(name: $0, place: end) }))
+    _ = try await store.append(Append([], cursors: names.map { CursorCommit(name: $0, checkpoint: end) }))
     try await store.close()
   }
 

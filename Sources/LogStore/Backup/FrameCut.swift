@@ -42,10 +42,11 @@ extension Segment {
     frame.withUnsafeMutableBytes { frame in
       frame.copyMemory(from: bytes.part(position, used))
       body.add(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(frame)[used...]))
-      _ = FrameHeader.finish(
-        frame, at: position, place: place, firstOffset: header.firstOffset, timestamp: header.timestamp,
-        eventCount: rest.eventCount, recordCount: rest.recordCount, syncedPosition: header.syncedPosition,
-        chain: header.chain, bodyChecksum: body.value, isSnapshot: header.isSnapshot)
+      var cut = header
+      cut.eventCount = rest.eventCount
+      cut.recordCount = rest.recordCount
+      cut.bodyChecksum = body.value
+      cut.encode(into: frame, at: position, checksumSeed: checksumSeed)
     }
     return frame
   }

@@ -15,34 +15,34 @@ struct Restoration {
   let until: UInt64?
   let disk: any Disk
   let progress: Progress?
-  private let place: AsideStore
-  private var directory: String { place.directory }
-  private var aside: String { place.path }
+  private let asideStore: AsideStore
+  private var directory: String { asideStore.directory }
+  private var aside: String { asideStore.path }
   private var made: [Made] = []
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 16)
 
   static func run(
     from location: BackupLocation, to directory: String, until: UInt64?, disk: any Disk, progress: Progress?
   ) throws(LogStoreError) -> RestoreReport {
-    let place = try AsideStore(directory, doing: .restoring, disk: disk)
-    var restoration = Restoration(until: until, disk: disk, progress: progress, place: place)
+    let asideStore = try AsideStore(directory, doing: .restoring, disk: disk)
+    var restoration = Restoration(until: until, disk: disk, progress: progress, asideStore: asideStore)
     defer { restoration.buffer.deallocate() }
-    let lock = try place.begin()
+    let lock = try asideStore.begin()
     defer { lock.release() }
     do throws(LogStoreError) {
       return try restoration.restore(from: location)
     } catch {
       // The space is wanted back; the first error is the one to tell.
-      try? place.remove()
+      try? asideStore.remove()
       throw error
     }
   }
 
-  private init(until: UInt64?, disk: any Disk, progress: Progress?, place: AsideStore) {
+  private init(until: UInt64?, disk: any Disk, progress: Progress?, asideStore: AsideStore) {
     self.until = until
     self.disk = disk
     self.progress = progress
-    self.place = place
+    self.asideStore = asideStore
   }
 
   // MARK: - Reading the backup
@@ -67,7 +67,7 @@ struct Restoration {
     }
     let end = try finish(manifest)
     try verify(end, name: name)
-    try place.appear()
+    try asideStore.appear()
     return RestoreReport(
       endOffset: end.endOffset, segments: made.count, bytes: made.reduce(0) { $0 + $1.part.contentByteCount })
   }
@@ -226,7 +226,7 @@ struct Restoration {
     try verification.run()
     let report = verification.report
     // That is the disk that was restored to, and not the backup.
-    if let place = verification.unreadable { throw .unreadable(place) }
+    if let damage = verification.unreadable { throw .unreadable(damage) }
     if let damage = report.findings.first {
       let base = damage.file.split(separator: "/").last.flatMap { FileName.baseOffset(String($0), suffix: ".log") }
       guard let source = made.first(where: { $0.part.baseOffset == base }) else {

@@ -54,7 +54,7 @@ struct CommitLoop: ~Copyable {
   private var writer: LogWriter
 
   /// The streams of the append that is looked at, as they stand with the group being built.
-  private var streams: [StreamPlace] = []
+  private var streams: [StreamTail] = []
   private var answers: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
   /// Answers that may be given: while the disk writes the next group, if one waits already.
   private var due: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
@@ -247,7 +247,7 @@ struct CommitLoop: ~Copyable {
     append.bytes.withUnsafeBytes { bytes in
       for cursor in append.cursors {
         writer.add(
-          cursor: bytes.part(cursor.start, cursor.byteCount), name: cursor.name, place: cursor.place,
+          cursor: bytes.part(cursor.start, cursor.byteCount), name: cursor.name, checkpoint: cursor.checkpoint,
           isReset: cursor.isReset)
       }
     }
@@ -373,7 +373,7 @@ struct CommitLoop: ~Copyable {
         for stream in append.streams {
           let head = table.find(stream.hash, bytes.part(stream.namePosition, stream.nameLength), names)
           if head == nil { missing += 1 }
-          streams.append(StreamPlace(version: head.map { table.heads[$0].lastVersion } ?? 0, head: head))
+          streams.append(StreamTail(version: head.map { table.heads[$0].lastVersion } ?? 0, head: head))
         }
       }
       guard missing > 0, let previous = writer.previousIndex else { return }

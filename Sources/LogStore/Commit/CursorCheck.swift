@@ -6,27 +6,27 @@ struct CursorCheck {
   private var behind: LogStoreError?
 
   /// - Parameter end: of the log, with the append's events.
-  init(_ append: EncodedAppend, _ places: CursorPlaces, end: UInt64) {
+  init(_ append: EncodedAppend, _ checkpoints: Checkpoints, end: UInt64) {
     if append.cursors.isEmpty { return }
-    var count = places.count
+    var count = checkpoints.count
     // What earlier commits of the append have made of some.
     var changed: [[UInt8]: UInt64?] = [:]
     for (index, cursor) in append.cursors.enumerated() {
       let known = changed.isEmpty ? nil : changed[cursor.name]
-      let present = known ?? places[cursor.name]
-      var place: UInt64? = cursor.place
+      let present = known ?? checkpoints[cursor.name]
+      var checkpoint: UInt64? = cursor.checkpoint
       if cursor.isDeletion {
         if present != nil { count -= 1 }
-        place = nil
-      } else if cursor.place > end {
+        checkpoint = nil
+      } else if cursor.checkpoint > end {
         refusal = .invalidArgument(
-          "cursor \(Self.text(cursor.name)) can't move to offset \(cursor.place), the log ends with \(end)")
+          "cursor \(Self.text(cursor.name)) can't move to offset \(cursor.checkpoint), the log ends with \(end)")
         return
       } else if let present {
-        if !cursor.isReset, cursor.place < present {
-          place = present
+        if !cursor.isReset, cursor.checkpoint < present {
+          checkpoint = present
           if !cursor.mayLag, behind == nil {
-            behind = .cursorBehind(name: Self.text(cursor.name), place: cursor.place, present: present)
+            behind = .cursorBehind(name: Self.text(cursor.name), checkpoint: cursor.checkpoint, present: present)
           }
         }
       } else {
@@ -37,7 +37,7 @@ struct CursorCheck {
           return
         }
       }
-      if append.cursors.count > index + 1 { changed[cursor.name] = .some(place) }
+      if append.cursors.count > index + 1 { changed[cursor.name] = .some(checkpoint) }
     }
   }
 

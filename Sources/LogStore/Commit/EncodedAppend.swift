@@ -17,7 +17,7 @@ struct EncodedAppend: Sendable {
     var start: Int
     var byteCount: Int
     var name: [UInt8]
-    var place: UInt64
+    var checkpoint: UInt64
     var isReset: Bool
     var mayLag: Bool
     var isDeletion: Bool
@@ -68,7 +68,7 @@ struct EncodedAppend: Sendable {
       var position = eventsStart
       return (0..<eventCount).map { _ in
         let start = position
-        position += Int(bytes.integer(at: start + 4, as: UInt32.self))
+        position += Record.byteCount(in: bytes, at: start)
         return Given(position: start, id: Record.storedID(in: bytes, at: start))
       }
     }
@@ -277,7 +277,8 @@ private struct Encoder {
       nameLength: name.count, typeLength: 0, metadataLength: 0, payloadLength: 0, id: nil)
     cursors.append(
       EncodedAppend.Cursor(
-        start: start, byteCount: position - start, name: Array(name), place: cursor.place, isReset: cursor.isReset,
+        start: start, byteCount: position - start, name: Array(name), checkpoint: cursor.checkpoint,
+        isReset: cursor.isReset,
         mayLag: cursor.mayLag, isDeletion: cursor.isDeletion))
   }
 

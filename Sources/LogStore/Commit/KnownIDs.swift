@@ -95,7 +95,7 @@ struct KnownIDCheck {
   private func reuse(_ event: Int, _ found: Found, _ difference: EventIDReuse.Difference) -> EventIDReuse {
     let bytes = found.segment.bytes
     return EventIDReuse(
-      id: found.record.id(in: bytes, place: found.segment.place), event: event, offset: offset(found),
+      id: found.record.id(in: bytes, checksumSeed: found.segment.checksumSeed), event: event, offset: offset(found),
       stream: String(decoding: found.record.name(in: bytes), as: UTF8.self), version: found.record.version,
       type: String(decoding: bytes.part(found.record.typePosition, found.record.typeLength), as: UTF8.self),
       difference: difference)

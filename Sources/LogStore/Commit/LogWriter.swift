@@ -27,7 +27,7 @@ struct LogWriter: ~Copyable {
   /// Frames of the open segment that were written to be synced at once, and their bytes.
   private var syncedFrames = (count: 0, byteCount: 0)
   /// As written.
-  private(set) var cursors: CursorPlaces
+  private(set) var cursors: Checkpoints
 
   /// The frame being built: header space, then records.
   private var buffer: FrameBuffer
@@ -37,7 +37,7 @@ struct LogWriter: ~Copyable {
 
   init(
     disk: any Disk, directory: String, segments: SegmentSet, file: any File, end: FrameExpectation,
-    cursors: CursorPlaces, preallocator: SegmentPreallocator, sealer: SegmentSealer
+    cursors: Checkpoints, preallocator: SegmentPreallocator, sealer: SegmentSealer
   ) {
     self.disk = disk
     self.directory = directory
@@ -81,7 +81,7 @@ struct LogWriter: ~Copyable {
   /// Throws if it can't be told whether an append's streams have events in the segments that are indexed in memory: a long
   /// name is compared where it stands, and that can't be read.
   func checkNames(of append: EncodedAppend) throws(LogStoreError) {
-    guard append.streams.contains(where: { $0.nameLength > SegmentTable.keptNameByteCount }) else { return }
+    guard append.streams.contains(where: { $0.nameLength > SegmentTable.copiedNameByteCountMax }) else { return }
     for segment in [index.segment, previousIndex?.segment] {
       guard let segment, let position = segment.mapping.unreadablePosition(in: 0..<segment.bytes.count) else {
         continue
@@ -118,7 +118,7 @@ struct LogWriter: ~Copyable {
   /// before they are durable.
   ///
   /// - Parameter streams: what is known of the append's streams.
-  mutating func add(events append: EncodedAppend, versions: [UInt64], _ streams: inout [StreamPlace]) {
+  mutating func add(events append: EncodedAppend, versions: [UInt64], _ streams: inout [StreamTail]) {
     let segment = index.segment
     let start = append.bytes.withUnsafeBytes {
       buffer.append($0.part(append.eventsStart, append.eventsByteCount))
@@ -129,14 +129,14 @@ struct LogWriter: ~Copyable {
     // Everything but the index first: readers wait for that.
     var position = start
     for event in 0..<append.eventCount {
-      let byteCount = Int(UnsafeRawBufferPointer(records).integer(at: position + 4, as: UInt32.self))
-      Record.place(
+      let byteCount = Record.byteCount(in: UnsafeRawBufferPointer(records), at: position)
+      Record.setAssignedFields(
         UnsafeMutableRawBufferPointer(rebasing: records[position..<position + byteCount]),
         at: framePosition + position, framePosition: framePosition, version: versions[event],
         relativeOffset: firstOffset + UInt32(event))
       position += byteCount
     }
-    segment.place.finish(
+    segment.checksumSeed.finish(
       UnsafeMutableRawBufferPointer(rebasing: records[start...]), count: append.eventCount, at: framePosition + start,
       body: &bodyChecksum)
     append.bytes.withUnsafeBytes { encoded in
@@ -150,7 +150,7 @@ struct LogWriter: ~Copyable {
             name: encoded.part(append.streams[stream].namePosition, append.streams[stream].nameLength),
             version: versions[event],
             idKey: append.hasIDs ? Record.storedID(in: encoded, at: source).map(IndexKey.hash) : nil)
-          position += Int(encoded.integer(at: source + 4, as: UInt32.self))
+          position += Record.byteCount(in: encoded, at: source)
         }
       }
     }
@@ -159,19 +159,19 @@ struct LogWriter: ~Copyable {
   }
 
   /// Adds a cursor's record, if it moves the cursor or deletes it.
-  mutating func add(cursor record: UnsafeRawBufferPointer, name: [UInt8], place: UInt64, isReset: Bool) {
+  mutating func add(cursor record: UnsafeRawBufferPointer, name: [UInt8], checkpoint: UInt64, isReset: Bool) {
     let known = cursors[name]
-    if known == nil, place == CursorPlaces.deleted { return }
-    if !isReset, let present = known, present >= place { return }
-    cursors[name] = place == CursorPlaces.deleted ? nil : place
+    if known == nil, checkpoint == Checkpoints.deleted { return }
+    if !isReset, let present = known, present >= checkpoint { return }
+    cursors[name] = checkpoint == Checkpoints.deleted ? nil : checkpoint
     let start = buffer.append(record)
-    let placed = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + record.count])
+    let copy = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + record.count])
     // A program that knows of no deletion takes the name for one that stands behind everything.
-    if known == nil { Record.makeReset(placed) }
-    Record.place(
-      placed, at: next.position + start, framePosition: next.position, version: place,
+    if known == nil { Record.makeReset(copy) }
+    Record.setAssignedFields(
+      copy, at: next.position + start, framePosition: next.position, version: checkpoint,
       relativeOffset: UInt32(nextOffset - index.segment.baseOffset))
-    index.segment.place.finish(placed, count: 1, at: next.position + start, body: &bodyChecksum)
+    index.segment.checksumSeed.finish(copy, count: 1, at: next.position + start, body: &bodyChecksum)
     recordCount += 1
   }
 
@@ -181,7 +181,7 @@ struct LogWriter: ~Copyable {
     let position = next.position
     let timestamp = max(disk.now(), next.timestamp)
     let frame = finishFrame(
-      place: index.segment.place, position: position, timestamp: timestamp, chain: next.chain,
+      checksumSeed: index.segment.checksumSeed, position: position, timestamp: timestamp, chain: next.chain,
       syncedPosition: syncedPosition, isSnapshot: false)
     try file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(position))
     // The mapping shows what was written, since both are the page cache; but it is not touched here: a page that is
@@ -195,7 +195,7 @@ struct LogWriter: ~Copyable {
   /// events that it lost are refused when they are read.
   func checkFile() throws(LogStoreError) {
     do throws(LogStoreError) {
-      try file.checkPlace(index.segment.path)
+      try file.checkPath(index.segment.path)
     } catch {
       // It may have gone with its directory, which is then what to name.
       try disk.checkLock()
@@ -227,18 +227,15 @@ struct LogWriter: ~Copyable {
   }
 
   private mutating func finishFrame(
-    place: ChecksumSeed, position: Int, timestamp: UInt64, chain: UInt32, syncedPosition: Int, isSnapshot: Bool
+    checksumSeed: ChecksumSeed, position: Int, timestamp: UInt64, chain: UInt32, syncedPosition: Int, isSnapshot: Bool
   ) -> FrameHeader {
     let padding = buffer.pad(to: 8)
     bodyChecksum.add(UnsafeRawBufferPointer(padding))
-    let checksum = FrameHeader.finish(
-      buffer.bytes, at: position, place: place, firstOffset: next.offset, timestamp: timestamp,
-      eventCount: eventCount, recordCount: recordCount, syncedPosition: syncedPosition, chain: chain,
-      bodyChecksum: bodyChecksum.value, isSnapshot: isSnapshot)
-    return FrameHeader(
-      checksum: checksum, byteCount: buffer.count, firstOffset: next.offset, timestamp: timestamp,
-      eventCount: eventCount, recordCount: recordCount, syncedPosition: syncedPosition, chain: chain,
-      bodyChecksum: bodyChecksum.value, flags: isSnapshot ? FrameHeader.snapshotFlag : 0)
+    var header = FrameHeader(
+      firstOffset: next.offset, timestamp: timestamp, eventCount: eventCount, recordCount: recordCount,
+      syncedPosition: syncedPosition, chain: chain, bodyChecksum: bodyChecksum.value, isSnapshot: isSnapshot)
+    header.encode(into: buffer.bytes, at: position, checksumSeed: checksumSeed)
+    return header
   }
 
   private mutating func reset() {
@@ -311,21 +308,22 @@ struct LogWriter: ~Copyable {
 
   private mutating func buildSnapshot(base: UInt64, replaced: Segment?) {
     reset()
-    let place = ChecksumSeed(storeID: segments.storeID, baseOffset: base)
+    let checksumSeed = ChecksumSeed(storeID: segments.storeID, baseOffset: base)
     for (name, position) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
-      addToSnapshot(EncodedAppend.cursorRecord(name: name), version: position, place)
+      addToSnapshot(EncodedAppend.cursorRecord(name: name), version: position, checksumSeed)
     }
     guard let replaced, replaced.header.gapStart != nil else { return }
     // What is known of the gap before the segment stays.
-    for stream in replaced.lostStreams { addToSnapshot(stream.encoded(), version: stream.lastVersion, place) }
+    for stream in replaced.lostStreams { addToSnapshot(stream.encoded(), version: stream.lastVersion, checksumSeed) }
   }
 
-  private mutating func addToSnapshot(_ bytes: [UInt8], version: UInt64, _ place: ChecksumSeed) {
+  private mutating func addToSnapshot(_ bytes: [UInt8], version: UInt64, _ checksumSeed: ChecksumSeed) {
     let start = bytes.withUnsafeBytes { buffer.append($0) }
     let record = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...])
     let at = SegmentHeader.byteCount + start
-    Record.place(record, at: at, framePosition: SegmentHeader.byteCount, version: version, relativeOffset: 0)
-    place.finish(record, count: 1, at: at, body: &bodyChecksum)
+    Record.setAssignedFields(
+      record, at: at, framePosition: SegmentHeader.byteCount, version: version, relativeOffset: 0)
+    checksumSeed.finish(record, count: 1, at: at, body: &bodyChecksum)
     recordCount += 1
   }
 
@@ -336,7 +334,8 @@ struct LogWriter: ~Copyable {
     try checkFile()
     let oldEnd = next
     let frame = finishFrame(
-      place: ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset), position: SegmentHeader.byteCount,
+      checksumSeed: ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset),
+      position: SegmentHeader.byteCount,
       timestamp: max(disk.now(), next.timestamp), chain: header.chain, syncedPosition: SegmentHeader.byteCount,
       isSnapshot: true)
     try made.file.write(header.encoded())
@@ -362,7 +361,7 @@ struct LogWriter: ~Copyable {
 }
 
 /// What the writer knows of one stream of an append.
-struct StreamPlace {
+struct StreamTail {
   /// Its last version; 0 if it is new.
   var version: UInt64
   /// Where it is in the open segment's table, if it has events there.

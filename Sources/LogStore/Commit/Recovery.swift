@@ -137,10 +137,12 @@ struct Recovery {
       fileByteCount: UInt64(made.byteCount), createdMicroseconds: now, chain: 0)
     var snapshot = [UInt8](repeating: 0, count: FrameHeader.byteCount)
     snapshot.withUnsafeMutableBytes { frame in
-      _ = FrameHeader.finish(
-        frame, at: SegmentHeader.byteCount, place: ChecksumSeed(storeID: storeID, baseOffset: 0), firstOffset: 0,
-        timestamp: now, eventCount: 0, recordCount: 0, syncedPosition: SegmentHeader.byteCount, chain: 0,
+      var header = FrameHeader(
+        firstOffset: 0, timestamp: now, eventCount: 0, recordCount: 0, syncedPosition: SegmentHeader.byteCount,
+        chain: 0,
         bodyChecksum: RunningChecksum().value, isSnapshot: true)
+      header.encode(
+        into: frame, at: SegmentHeader.byteCount, checksumSeed: ChecksumSeed(storeID: storeID, baseOffset: 0))
     }
     try made.file.write(header.encoded() + snapshot)
     try made.file.sync()

@@ -31,7 +31,7 @@ final class SegmentSealer: Sendable {
     done = Mailbox(disk.scheduler)
     room = Mailbox(disk.scheduler)
     for _ in 0..<Self.limit { _ = room.send(()) }
-    segments.whenIndexIsMissing { [weak self] in self?.look() }
+    segments.whenIndexMissing { [weak self] in self?.look() }
     try disk.onThread("index sealer") { [self] in run() }
   }
 
@@ -119,7 +119,7 @@ final class SegmentSealer: Sendable {
       do throws(LogStoreError) {
         try builder.seal(index, end: end)
       } catch {
-        sealer.segments.giveUp(index.segment.baseOffset)
+        sealer.segments.discardIndex(of: index.segment.baseOffset)
         note(error)
       }
     }

@@ -108,7 +108,7 @@ protocol File: AnyObject, Sendable {
   func map(byteCount: Int) throws(LogStoreError) -> Mapping
   /// Throws ``LogStoreError/segmentLost(file:reason:)`` if a path does not lead to this file any more: somebody has
   /// removed or replaced it.
-  func checkPlace(_ path: String) throws(LogStoreError)
+  func checkPath(_ path: String) throws(LogStoreError)
   /// Whether some of a part of the file is in memory.
   func isCached(at position: UInt64, byteCount: Int) -> Bool
   /// Lets the kernel forget a part of the file that nobody has mapped. Promises nothing.
@@ -134,7 +134,7 @@ extension Disk {
 
 extension File {
   /// Where no one else can change files.
-  func checkPlace(_ path: String) throws(LogStoreError) {}
+  func checkPath(_ path: String) throws(LogStoreError) {}
 
   // Where everybody may lock.
   func markInUse() {}
@@ -266,8 +266,8 @@ extension File {
   /// among them.
   ///
   /// - Parameter byteCount: how long the file should be.
-  func unreadablePlaces(byteCount: UInt64) throws(LogStoreError) -> [(range: Range<UInt64>, reason: String)] {
-    var places: [(range: Range<UInt64>, reason: String)] = []
+  func unreadableRanges(byteCount: UInt64) throws(LogStoreError) -> [(range: Range<UInt64>, reason: String)] {
+    var ranges: [(range: Range<UInt64>, reason: String)] = []
     let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
     defer { piece.deallocate() }
     let page = UInt64(pageByteCount)
@@ -281,7 +281,7 @@ extension File {
         let read = try read(into: UnsafeMutableRawBufferPointer(rebasing: piece[..<count]), at: position)
         if read < count, position + UInt64(read) < byteCount {
           let end = position + UInt64(read)
-          places.append((end..<byteCount, "can't be read: the file was cut to \(end) bytes while it was read"))
+          ranges.append((end..<byteCount, "can't be read: the file was cut to \(end) bytes while it was read"))
           break
         }
         position += UInt64(count)
@@ -291,15 +291,15 @@ extension File {
           continue
         }
         let end = min(position + page, byteCount)
-        if let last = places.last, last.range.upperBound == position, last.reason == damage.reason {
-          places[places.count - 1].range = last.range.lowerBound..<end
+        if let last = ranges.last, last.range.upperBound == position, last.reason == damage.reason {
+          ranges[ranges.count - 1].range = last.range.lowerBound..<end
         } else {
-          places.append((position..<end, damage.reason))
+          ranges.append((position..<end, damage.reason))
         }
         position = end
       }
     }
-    return places
+    return ranges
   }
 
   /// Up to `count` bytes; fewer where the file ends.

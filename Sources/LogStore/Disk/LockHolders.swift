@@ -24,17 +24,17 @@ struct LockHolders: CustomStringConvertible {
     (owner, inode, device) = (status.st_uid, status.st_ino, status.st_dev)
     var found: [(device: Substring, holder: Holder)] = []
     for line in text.split(separator: "\n") {
-      // `1: FLOCK  ADVISORY  READ 4711 08:01:131077 0 EOF`; who waits has `->` in the second place.
+      // `1: FLOCK  ADVISORY  READ 4711 08:01:131077 0 EOF`; a waiting process has `->` as the second word.
       let words = line.split(separator: " ")
       guard words.count >= 6, words[1] == "FLOCK", let process = pid_t(words[4]) else { continue }
-      let place = words[5].split(separator: ":")
-      guard place.count == 3, ino_t(place[2]) == inode else { continue }
+      let fields = words[5].split(separator: ":")
+      guard fields.count == 3, ino_t(fields[2]) == inode else { continue }
       found.append((words[5], Self.holder(process, isShared: words[3] == "READ")))
     }
     // Some file systems show other device numbers there than to fstat: then the inode has to do, if it is one file's.
-    let place =
+    let device =
       "\(Self.hexadecimal(Self.major(status.st_dev))):\(Self.hexadecimal(Self.minor(status.st_dev))):\(inode)"
-    let exact = found.filter { $0.device == place }
+    let exact = found.filter { $0.device == device }
     if exact.isEmpty, Set(found.map(\.device)).count > 1 { return nil }
     holders = (exact.isEmpty ? found : exact).map(\.holder)
   }

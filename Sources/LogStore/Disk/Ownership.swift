@@ -4,7 +4,7 @@ import Glibc
 /// theirs, and no link of theirs is followed.
 extension RealDisk {
   func foreign(_ path: String) throws(LogStoreError) -> String? {
-    guard let status = try Self.look(at: path) else { return nil }
+    guard let status = try Self.status(of: path) else { return nil }
     if status.st_mode & S_IFMT == S_IFLNK { return "it is a symbolic link" }
     return status.st_uid == geteuid() ? nil : "it belongs to another user (\(status.st_uid))"
   }
@@ -18,7 +18,7 @@ extension RealDisk {
           path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode: access.fileMode, operation: "create")
       } catch .inputOutput(_, _, EEXIST) where attemptsLeft > 0 {
         attemptsLeft -= 1
-        guard let status = try Self.look(at: path) else { continue }
+        guard let status = try Self.status(of: path) else { continue }
         if status.st_mode & S_IFMT == S_IFDIR { throw failure("create", path, EISDIR) }
         guard try Self.isOfUserOrDirectory(status, path) else {
           throw failure("replace what is another user's (\(status.st_uid)),", path, EPERM)
@@ -30,7 +30,7 @@ extension RealDisk {
 
   /// As for ``create(_:)``, of a link that is to be followed.
   static func mayFollow(_ path: String) throws(LogStoreError) -> Bool {
-    guard let status = try look(at: path) else { return true }
+    guard let status = try Self.status(of: path) else { return true }
     return try isOfUserOrDirectory(status, path)
   }
 
@@ -50,7 +50,7 @@ extension RealDisk {
   }
 
   /// Without following a link; nil if there is nothing.
-  private static func look(at path: String) throws(LogStoreError) -> stat? {
+  private static func status(of path: String) throws(LogStoreError) -> stat? {
     var status = stat()
     if uninterrupted({ lstat(path, &status) }) == 0 { return status }
     let code = errno

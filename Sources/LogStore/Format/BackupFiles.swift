@@ -91,7 +91,7 @@ struct BackupManifest: Equatable, Sendable {
     }
     try checkZeros(bytes, 56..<64)
     store = StoreHeader(
-      storeID: StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24)),
+      storeID: StoreID(bytes, at: EnvelopeField.storeID),
       createdMicroseconds: bytes.integer(at: 32))
     endOffset = bytes.integer(at: 40)
     createdMicroseconds = bytes.integer(at: 48)
@@ -115,8 +115,7 @@ struct BackupManifest: Equatable, Sendable {
       version: hasGap ? gapFormatVersion : formatVersion
     ) { bytes in
       bytes.set(UInt32(parts.count), at: 12)
-      bytes.set(store.storeID.first, at: 16)
-      bytes.set(store.storeID.second, at: 24)
+      store.storeID.encode(into: bytes, at: EnvelopeField.storeID)
       bytes.set(store.createdMicroseconds, at: 32)
       bytes.set(endOffset, at: 40)
       bytes.set(createdMicroseconds, at: 48)
@@ -142,14 +141,13 @@ struct BackupStreamHeader: Equatable, Sendable {
     try checkEnvelope(bytes, magic: Self.magic, byteCount: Self.byteCount)
     try checkZeros(bytes, 12..<16, 40..<60)
     store = StoreHeader(
-      storeID: StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24)),
+      storeID: StoreID(bytes, at: EnvelopeField.storeID),
       createdMicroseconds: bytes.integer(at: 32))
   }
 
   func encoded() -> [UInt8] {
     envelope(Self.magic, byteCount: Self.byteCount) { bytes in
-      bytes.set(store.storeID.first, at: 16)
-      bytes.set(store.storeID.second, at: 24)
+      store.storeID.encode(into: bytes, at: EnvelopeField.storeID)
       bytes.set(store.createdMicroseconds, at: 32)
     }
   }

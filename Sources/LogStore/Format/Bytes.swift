@@ -3,11 +3,11 @@ import CChecksum
 
 // Fixed-width little-endian fields in raw memory.
 //
-// These are the only places where LogStore reads or writes memory by position, so the proof is theirs: the buffer's own
-// bounds check, which stays on in release builds, since the whole slice is formed before it is touched.
+// Only these functions of LogStore read or write memory by position. The proof that they stay inside is the buffer's own
+// bounds check: it stays on in release builds, since the whole slice is formed before it is touched.
 
 extension UnsafeRawBufferPointer {
-  /// Traps outside the buffer: lengths found in files are checked before.
+  /// Traps outside the buffer. Callers check lengths from files first.
   @inline(__always)
   func integer<T: FixedWidthInteger & BitwiseCopyable>(at position: Int, as type: T.Type = T.self) -> T {
     precondition(position >= 0 && position <= count - MemoryLayout<T>.size)
@@ -15,16 +15,16 @@ extension UnsafeRawBufferPointer {
     return T(littleEndian: baseAddress.unsafelyUnwrapped.loadUnaligned(fromByteOffset: position, as: T.self))
   }
 
-  /// The part of the buffer from `position` on; traps outside.
+  /// `byteCount` bytes of the buffer from `position` on. Traps outside the buffer.
   @inline(__always)
   func part(_ position: Int, _ byteCount: Int) -> UnsafeRawBufferPointer {
     UnsafeRawBufferPointer(rebasing: self[position..<position + byteCount])
   }
 
-  /// Whether every byte is zero; eight at a time.
+  /// Whether every byte is zero. Compares eight bytes at a time.
   var isZero: Bool { firstNonZero == nil }
 
-  /// Where the first byte is that isn't zero.
+  /// The position of the first byte that isn't zero.
   var firstNonZero: Int? {
     var position = 0
     while position + 8 <= count, integer(at: position, as: UInt64.self) == 0 { position += 8 }
@@ -35,7 +35,7 @@ extension UnsafeRawBufferPointer {
     return nil
   }
 
-  /// The length that remains when the zeros at the end are left out.
+  /// The length without the zeros at the end.
   var countWithoutTrailingZeros: Int {
     var end = count
     while end >= 8, integer(at: end - 8, as: UInt64.self) == 0 { end -= 8 }
@@ -64,7 +64,7 @@ func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
   ~cchecksum_crc32c(~0, bytes.baseAddress, bytes.count)
 }
 
-/// A CRC-32C that is taken piece by piece.
+/// A CRC-32C computed piece by piece.
 struct RunningChecksum {
   /// Before the final inversion.
   var register: UInt32 = ~0
@@ -89,11 +89,11 @@ struct StoreID: Hashable, Sendable {
   var second: UInt64
 }
 
-/// What every check in one segment begins with, so that bytes of another store or segment never pass.
+/// Every checksum in a segment starts from this, so that bytes of another store or segment never pass.
 struct ChecksumSeed: Sendable {
   let storeID: StoreID
   let baseOffset: UInt64
-  /// The checksum's register after both.
+  /// The checksum's register after the store id and the base offset.
   let register: UInt32
 
   init(storeID: StoreID, baseOffset: UInt64) {
@@ -109,11 +109,11 @@ struct ChecksumSeed: Sendable {
   /// The checksum of bytes at a position of this segment.
   @inline(__always)
   func checksum(of bytes: UnsafeRawBufferPointer, at position: Int) -> UInt32 {
-    ~cchecksum_crc32c_placed(register, UInt64(position), bytes.baseAddress, bytes.count)
+    ~cchecksum_crc32c_prefixed(register, UInt64(position), bytes.baseAddress, bytes.count)
   }
 }
 
-/// The stream hash of the format: FNV-1a, then mixed, since its upper bits alone are poor.
+/// The stream hash of the format: FNV-1a, then mixed, because FNV-1a's upper bits alone distribute poorly.
 func streamHash(_ bytes: UnsafeRawBufferPointer) -> UInt64 {
   var hash: UInt64 = 0xCBF2_9CE4_8422_2325
   for byte in bytes {
@@ -122,7 +122,7 @@ func streamHash(_ bytes: UnsafeRawBufferPointer) -> UInt64 {
   return mixed(hash)
 }
 
-/// Spreads a number's differences over all of its bits.
+/// Spreads the differences between numbers over all bits.
 @inline(__always)
 func mixed(_ value: UInt64) -> UInt64 {
   var value = value ^ value >> 32

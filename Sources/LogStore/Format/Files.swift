@@ -1,9 +1,9 @@
 // The small fixed files and headers of docs/FORMAT.md: bytes ↔ values, no I/O.
 
-/// The version of the format that this program writes. It reads no other, but for what tells of a gap.
+/// The version of the format that this program writes. It reads no other, except ``gapFormatVersion``.
 let formatVersion: UInt32 = 1
-/// The version of what a program that knows nothing of gaps would misread: the header of a segment behind a gap, and the
-/// manifest of a backup with one.
+/// The version of what a program without support for gaps would misread: the header of a segment behind a gap, and the
+/// manifest of a backup with a gap.
 let gapFormatVersion: UInt32 = 2
 
 enum HeaderFault: Error, Equatable {
@@ -11,7 +11,30 @@ enum HeaderFault: Error, Equatable {
   case newerVersion(UInt32, supported: UInt32)
 }
 
-/// Checks what all files begin with, and the checksum they end with. Gives back the version.
+/// Byte positions of the fields that the files `store` and `clean`, segments, backups and index files have in common.
+enum EnvelopeField {
+  static let magic = 0
+  static let version = 8
+  static let storeID = 16
+}
+
+extension StoreID {
+  static let byteCount = 16
+
+  /// Reads an id at a position.
+  init(_ bytes: UnsafeRawBufferPointer, at position: Int) {
+    self.init(first: bytes.integer(at: position), second: bytes.integer(at: position + 8))
+  }
+
+  /// Writes the id at a position.
+  func encode(into bytes: UnsafeMutableRawBufferPointer, at position: Int) {
+    bytes.set(first, at: position)
+    bytes.set(second, at: position + 8)
+  }
+}
+
+/// Checks the magic bytes and the version that all files begin with, and the checksum that their header ends with. Returns the
+/// version.
 @discardableResult
 func checkEnvelope(
   _ bytes: UnsafeRawBufferPointer, magic: StaticString, byteCount: Int, upTo supported: UInt32 = formatVersion
@@ -20,21 +43,22 @@ func checkEnvelope(
     throw .fault(Fault(position: bytes.count, reason: "the file ends before its \(byteCount) bytes of header"))
   }
   guard magic.withUTF8Buffer({ $0.elementsEqual(bytes.prefix($0.count)) }) else {
-    throw .fault(Fault(position: 0, reason: "it does not begin with \(magic)"))
+    throw .fault(Fault(position: EnvelopeField.magic, reason: "it does not begin with \(magic)"))
   }
-  let version: UInt32 = bytes.integer(at: 8)
-  // First, as every version keeps the checksum in its place: a flipped bit of the version is damage, and not a newer file.
+  let version: UInt32 = bytes.integer(at: EnvelopeField.version)
+  // The checksum first: every version has it at the same position, so a flipped bit of the version is reported as damage and
+  // not as a newer file.
   guard bytes.integer(at: byteCount - 4, as: UInt32.self) == checksum(bytes.part(0, byteCount - 4)) else {
     throw .fault(Fault(position: byteCount - 4, reason: "the header's checksum does not match its bytes"))
   }
   if version > supported { throw .newerVersion(version, supported: supported) }
   guard version >= formatVersion else {
-    throw .fault(Fault(position: 8, reason: "format version \(version) was never used"))
+    throw .fault(Fault(position: EnvelopeField.version, reason: "format version \(version) was never used"))
   }
   return version
 }
 
-/// Refuses bytes that are said to be zero and are not, whatever the checksum says.
+/// Refuses reserved bytes that are not zero, whatever the checksum says.
 func checkZeros(_ bytes: UnsafeRawBufferPointer, _ ranges: Range<Int>...) throws(HeaderFault) {
   for range in ranges {
     guard let other = bytes.part(range.lowerBound, range.count).firstNonZero else { continue }
@@ -42,6 +66,7 @@ func checkZeros(_ bytes: UnsafeRawBufferPointer, _ ranges: Range<Int>...) throws
   }
 }
 
+/// Encodes a header: magic bytes, version, what `fill` writes, and the checksum.
 func envelope(
   _ magic: StaticString, byteCount: Int, version: UInt32 = formatVersion,
   _ fill: (UnsafeMutableRawBufferPointer) -> Void
@@ -49,7 +74,7 @@ func envelope(
   var bytes = [UInt8](repeating: 0, count: byteCount)
   bytes.withUnsafeMutableBytes { buffer in
     magic.withUTF8Buffer { buffer.copyBytes(from: $0) }
-    buffer.set(version, at: 8)
+    buffer.set(version, at: EnvelopeField.version)
     fill(buffer)
     buffer.set(checksum(UnsafeRawBufferPointer(buffer).part(0, byteCount - 4)), at: byteCount - 4)
   }
@@ -74,14 +99,13 @@ struct StoreHeader: Equatable, Sendable {
       throw .fault(Fault(position: Self.byteCount, reason: "the file should end here"))
     }
     try checkZeros(bytes, 12..<16, 40..<60)
-    storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
+    storeID = StoreID(bytes, at: EnvelopeField.storeID)
     createdMicroseconds = bytes.integer(at: 32)
   }
 
   func encoded() -> [UInt8] {
     envelope("LOGSTORE", byteCount: Self.byteCount) { bytes in
-      bytes.set(storeID.first, at: 16)
-      bytes.set(storeID.second, at: 24)
+      storeID.encode(into: bytes, at: EnvelopeField.storeID)
       bytes.set(createdMicroseconds, at: 32)
     }
   }
@@ -90,9 +114,23 @@ struct StoreHeader: Equatable, Sendable {
 /// The first page of a segment.
 struct SegmentHeader: Equatable, Sendable {
   static let byteCount = 4096
+
+  /// Byte positions of the fields.
+  enum Field {
+    static let headerByteCount = 12
+    static let baseOffset = 32
+    static let previousBaseOffset = 40
+    static let fileByteCount = 48
+    static let created = 56
+    static let chain = 64
+    static let reserved = 68
+    static let gapStart = 72
+    static let gapEnd = 80
+  }
+
   /// The previous base offset of a store's first segment.
   static let noPrevious = UInt64.max
-  /// So that nobody who counts on from it can overflow: an offset is less than this and what a segment has events.
+  /// An offset is less than this plus the number of events of a segment, so that counting on from it cannot overflow.
   static let baseOffsetLimit: UInt64 = 1 << 63
 
   var storeID: StoreID
@@ -102,12 +140,12 @@ struct SegmentHeader: Equatable, Sendable {
   var createdMicroseconds: UInt64
   /// The header checksum of the last frame of the segment before.
   var chain: UInt32
-  /// Where the segment before ends, if that is not the base offset: the offsets between are a gap.
+  /// The end offset of the segment before, if that is not the base offset: the offsets between them are a gap.
   var gapStart: UInt64?
 
-  /// The offset that the segment before ends with.
+  /// The end offset of the segment before.
   var previousEndOffset: UInt64 { gapStart ?? baseOffset }
-  /// The offsets between the segment before and this one; their events could not be saved from damage.
+  /// The offsets between the segment before and this one, whose events a repair could not save.
   var gap: Range<UInt64>? { gapStart.map { $0..<baseOffset } }
 
   init(
@@ -126,27 +164,30 @@ struct SegmentHeader: Equatable, Sendable {
   init(_ bytes: UnsafeRawBufferPointer) throws(HeaderFault) {
     let version = try checkEnvelope(
       bytes, magic: "LSSEGMNT", byteCount: Self.byteCount, upTo: gapFormatVersion)
-    guard bytes.integer(at: 12, as: UInt32.self) == UInt32(Self.byteCount) else {
-      throw .fault(Fault(position: 12, reason: "the header length is not \(Self.byteCount)"))
+    guard bytes.integer(at: Field.headerByteCount, as: UInt32.self) == UInt32(Self.byteCount) else {
+      throw .fault(Fault(position: Field.headerByteCount, reason: "the header length is not \(Self.byteCount)"))
     }
-    // Behind a gap its start stands at 72.
-    try checkZeros(bytes, 68..<72, (version == gapFormatVersion ? 80 : 72)..<Self.byteCount - 4)
-    storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
-    baseOffset = bytes.integer(at: 32)
-    previousBaseOffset = bytes.integer(at: 40)
-    fileByteCount = bytes.integer(at: 48)
-    createdMicroseconds = bytes.integer(at: 56)
-    chain = bytes.integer(at: 64)
+    try checkZeros(
+      bytes, Field.reserved..<Field.gapStart,
+      (version == gapFormatVersion ? Field.gapEnd : Field.gapStart)..<Self.byteCount - 4)
+    storeID = StoreID(bytes, at: EnvelopeField.storeID)
+    baseOffset = bytes.integer(at: Field.baseOffset)
+    previousBaseOffset = bytes.integer(at: Field.previousBaseOffset)
+    fileByteCount = bytes.integer(at: Field.fileByteCount)
+    createdMicroseconds = bytes.integer(at: Field.created)
+    chain = bytes.integer(at: Field.chain)
     guard baseOffset < Self.baseOffsetLimit else {
-      throw .fault(Fault(position: 32, reason: "a segment that begins with offset \(baseOffset) is not possible"))
+      throw .fault(
+        Fault(position: Field.baseOffset, reason: "a segment that begins with offset \(baseOffset) is not possible"))
     }
     guard fileByteCount % 4096 == 0, fileByteCount > 4096, fileByteCount <= UInt64(UInt32.max) else {
-      throw .fault(Fault(position: 48, reason: "a segment of \(fileByteCount) bytes is not possible"))
+      throw .fault(Fault(position: Field.fileByteCount, reason: "a segment of \(fileByteCount) bytes is not possible"))
     }
     guard version == gapFormatVersion else { return }
-    let start: UInt64 = bytes.integer(at: 72)
+    let start: UInt64 = bytes.integer(at: Field.gapStart)
     guard start < baseOffset, previousBaseOffset <= start else {
-      throw .fault(Fault(position: 72, reason: "a gap from offset \(start) to \(baseOffset) is not possible"))
+      throw .fault(
+        Fault(position: Field.gapStart, reason: "a gap from offset \(start) to \(baseOffset) is not possible"))
     }
     gapStart = start
   }
@@ -155,22 +196,30 @@ struct SegmentHeader: Equatable, Sendable {
     envelope(
       "LSSEGMNT", byteCount: Self.byteCount, version: gapStart == nil ? formatVersion : gapFormatVersion
     ) { bytes in
-      bytes.set(UInt32(Self.byteCount), at: 12)
-      bytes.set(storeID.first, at: 16)
-      bytes.set(storeID.second, at: 24)
-      bytes.set(baseOffset, at: 32)
-      bytes.set(previousBaseOffset, at: 40)
-      bytes.set(fileByteCount, at: 48)
-      bytes.set(createdMicroseconds, at: 56)
-      bytes.set(chain, at: 64)
-      if let gapStart { bytes.set(gapStart, at: 72) }
+      bytes.set(UInt32(Self.byteCount), at: Field.headerByteCount)
+      storeID.encode(into: bytes, at: EnvelopeField.storeID)
+      bytes.set(baseOffset, at: Field.baseOffset)
+      bytes.set(previousBaseOffset, at: Field.previousBaseOffset)
+      bytes.set(fileByteCount, at: Field.fileByteCount)
+      bytes.set(createdMicroseconds, at: Field.created)
+      bytes.set(chain, at: Field.chain)
+      if let gapStart { bytes.set(gapStart, at: Field.gapStart) }
     }
   }
 }
 
-/// The file `clean`: where the log ends after a clean close.
+/// The file `clean`: the end of the log after a clean close.
 struct CleanEnd: Equatable, Sendable {
   static let byteCount = 64
+
+  /// Byte positions of the fields.
+  enum Field {
+    static let chain = 12
+    static let endOffset = 32
+    static let baseOffset = 40
+    static let endPosition = 48
+    static let reserved = 56
+  }
 
   var storeID: StoreID
   var endOffset: UInt64
@@ -191,22 +240,21 @@ struct CleanEnd: Equatable, Sendable {
     guard bytes.count == Self.byteCount else {
       throw .fault(Fault(position: Self.byteCount, reason: "the file should end here"))
     }
-    try checkZeros(bytes, 56..<60)
-    chain = bytes.integer(at: 12)
-    storeID = StoreID(first: bytes.integer(at: 16), second: bytes.integer(at: 24))
-    endOffset = bytes.integer(at: 32)
-    baseOffset = bytes.integer(at: 40)
-    endPosition = bytes.integer(at: 48)
+    try checkZeros(bytes, Field.reserved..<Self.byteCount - 4)
+    chain = bytes.integer(at: Field.chain)
+    storeID = StoreID(bytes, at: EnvelopeField.storeID)
+    endOffset = bytes.integer(at: Field.endOffset)
+    baseOffset = bytes.integer(at: Field.baseOffset)
+    endPosition = bytes.integer(at: Field.endPosition)
   }
 
   func encoded() -> [UInt8] {
     envelope("LSCLEAN1", byteCount: Self.byteCount) { bytes in
-      bytes.set(chain, at: 12)
-      bytes.set(storeID.first, at: 16)
-      bytes.set(storeID.second, at: 24)
-      bytes.set(endOffset, at: 32)
-      bytes.set(baseOffset, at: 40)
-      bytes.set(endPosition, at: 48)
+      bytes.set(chain, at: Field.chain)
+      storeID.encode(into: bytes, at: EnvelopeField.storeID)
+      bytes.set(endOffset, at: Field.endOffset)
+      bytes.set(baseOffset, at: Field.baseOffset)
+      bytes.set(endPosition, at: Field.endPosition)
     }
   }
 }
@@ -215,14 +263,26 @@ struct CleanEnd: Equatable, Sendable {
 struct DurableEnd: Equatable, Sendable {
   /// Every event with a lower offset is on disk.
   var offset: UInt64
-  /// The segment that this end is in, and where in it.
+  /// The segment that the end is in, and the position in it.
   var baseOffset: UInt64
   var position: Int
 }
 
-/// The file `tail`: what a living writer tells other processes.
+/// The file `tail`: what a running writer tells other processes.
 struct TailNotice: Equatable, Sendable {
   static let byteCount = 40
+
+  /// Byte positions of the fields.
+  enum Field {
+    static let endOffset = 0
+    static let writer = 8
+    static let segment = 12
+    static let baseOffset = 16
+    static let endPosition = 24
+    static let state = 28
+    static let version = 32
+    static let checksum = 36
+  }
 
   enum State: UInt32, Sendable {
     case opening = 1
@@ -243,32 +303,32 @@ struct TailNotice: Equatable, Sendable {
     self.state = state
   }
 
-  /// nil when the bytes are not a whole notice: read again.
+  /// Returns nil if the bytes are not a whole notice. The caller then reads them again.
   init?(_ bytes: UnsafeRawBufferPointer) {
     guard bytes.count >= Self.byteCount,
-      bytes.integer(at: 36, as: UInt32.self) == checksum(bytes.part(0, 36)),
-      bytes.integer(at: 32, as: UInt32.self) == formatVersion,
-      let state = State(rawValue: bytes.integer(at: 28))
+      bytes.integer(at: Field.checksum, as: UInt32.self) == checksum(bytes.part(0, Field.checksum)),
+      bytes.integer(at: Field.version, as: UInt32.self) == formatVersion,
+      let state = State(rawValue: bytes.integer(at: Field.state))
     else { return nil }
     end = DurableEnd(
-      offset: bytes.integer(at: 0), baseOffset: bytes.integer(at: 16),
-      position: Int(bytes.integer(at: 24, as: UInt32.self)))
-    writer = bytes.integer(at: 8)
-    segment = bytes.integer(at: 12)
+      offset: bytes.integer(at: Field.endOffset), baseOffset: bytes.integer(at: Field.baseOffset),
+      position: Int(bytes.integer(at: Field.endPosition, as: UInt32.self)))
+    writer = bytes.integer(at: Field.writer)
+    segment = bytes.integer(at: Field.segment)
     self.state = state
   }
 
   func encoded() -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: Self.byteCount)
     bytes.withUnsafeMutableBytes { buffer in
-      buffer.set(end.offset, at: 0)
-      buffer.set(writer, at: 8)
-      buffer.set(segment, at: 12)
-      buffer.set(end.baseOffset, at: 16)
-      buffer.set(UInt32(end.position), at: 24)
-      buffer.set(state.rawValue, at: 28)
-      buffer.set(formatVersion, at: 32)
-      buffer.set(checksum(UnsafeRawBufferPointer(buffer).part(0, 36)), at: 36)
+      buffer.set(end.offset, at: Field.endOffset)
+      buffer.set(writer, at: Field.writer)
+      buffer.set(segment, at: Field.segment)
+      buffer.set(end.baseOffset, at: Field.baseOffset)
+      buffer.set(UInt32(end.position), at: Field.endPosition)
+      buffer.set(state.rawValue, at: Field.state)
+      buffer.set(formatVersion, at: Field.version)
+      buffer.set(checksum(UnsafeRawBufferPointer(buffer).part(0, Field.checksum)), at: Field.checksum)
     }
     return bytes
   }
@@ -281,15 +341,15 @@ enum FileName {
   static let tail = "tail"
   static let lock = "lock"
   static let aside = ".tmp"
-  /// The next segment, as far as it is made.
+  /// The next segment while it is prepared.
   static let next = "next" + aside
-  /// Locked by one who makes a whole store aside.
+  /// The lock of a process that builds a whole store aside.
   static let restoring = "restore" + aside
   private static let asides: Set<String> = [
     next, restoring, store + aside, clean + aside, tail + aside, lock + aside,
   ]
 
-  /// Whether a name is one under which a store's files are made.
+  /// Whether this is the name of an unfinished file of a store.
   static func isAside(_ name: String) -> Bool {
     asides.contains(name)
       || name.hasSuffix(indexSuffix + aside) && indexRange(String(name.dropLast(aside.utf8.count))) != nil
@@ -301,13 +361,13 @@ enum FileName {
   }
   static let indexSuffix = ".idx"
 
-  /// The base offset in a segment's name; nil for any other name.
+  /// The base offset in a segment's name; nil for other names.
   static func baseOffset(_ name: String, suffix: String) -> UInt64? {
     guard name.hasSuffix(suffix), name.utf8.count == 20 + suffix.utf8.count else { return nil }
     return number(name.utf8.prefix(20))
   }
 
-  /// The offsets in an index file's name; nil for any other name.
+  /// The offsets in an index file's name; nil for other names.
   static func indexRange(_ name: String) -> Range<UInt64>? {
     guard name.hasSuffix(indexSuffix), name.utf8.count == 41 + indexSuffix.utf8.count,
       name.utf8.dropFirst(20).first == UInt8(ascii: "-"),

@@ -1,7 +1,40 @@
 import CChecksum
 
-// Frames and records of docs/FORMAT.md: bytes ↔ values, no I/O, no state. What makes a header or a record sound is
-// decided in one place, CFrame.h, for single ones here and for whole runs in ``FrameReader``.
+// Frames and records of docs/FORMAT.md: bytes ↔ values, no I/O, no state. CFrame.h owns the byte positions of the fields and
+// decides what is sound: for single headers and records here, for whole runs in ``FrameReader``.
+
+/// Byte positions of the fields of a frame's header, from the start of the frame.
+enum FrameField {
+  static var checksum: Int { Int(CFRAME_CHECKSUM_AT) }
+  static var byteCount: Int { Int(CFRAME_BYTE_COUNT_AT) }
+  static var firstOffset: Int { Int(CFRAME_FIRST_OFFSET_AT) }
+  static var timestamp: Int { Int(CFRAME_TIMESTAMP_AT) }
+  static var eventCount: Int { Int(CFRAME_EVENT_COUNT_AT) }
+  static var recordCount: Int { Int(CFRAME_RECORD_COUNT_AT) }
+  static var syncedPosition: Int { Int(CFRAME_SYNCED_POSITION_AT) }
+  static var chain: Int { Int(CFRAME_CHAIN_AT) }
+  static var bodyChecksum: Int { Int(CFRAME_BODY_CHECKSUM_AT) }
+  static var flags: Int { Int(CFRAME_FLAGS_AT) }
+}
+
+/// Byte positions of the fields of a record's fixed part, from the start of the record.
+@usableFromInline
+enum RecordField {
+  @inlinable static var checksum: Int { Int(CRECORD_CHECKSUM_AT) }
+  @inlinable static var byteCount: Int { Int(CRECORD_BYTE_COUNT_AT) }
+  @inlinable static var kind: Int { Int(CRECORD_KIND_AT) }
+  @inlinable static var flags: Int { Int(CRECORD_FLAGS_AT) }
+  @inlinable static var nameLength: Int { Int(CRECORD_NAME_LENGTH_AT) }
+  @inlinable static var typeLength: Int { Int(CRECORD_TYPE_LENGTH_AT) }
+  @inlinable static var metadataLength: Int { Int(CRECORD_METADATA_LENGTH_AT) }
+  @inlinable static var version: Int { Int(CRECORD_VERSION_AT) }
+  @inlinable static var relativeOffset: Int { Int(CRECORD_RELATIVE_OFFSET_AT) }
+  @inlinable static var frameDistance: Int { Int(CRECORD_FRAME_DISTANCE_AT) }
+  /// The end of the fixed part: the id, if there is one, or the name.
+  @inlinable static var fixedEnd: Int { Int(CRECORD_FIXED_BYTE_COUNT) }
+  /// The end of the id: the name of a record with an id.
+  @inlinable static var idEnd: Int { fixedEnd + 16 }
+}
 
 /// The first 48 bytes of a frame.
 ///
@@ -25,12 +58,13 @@ struct FrameHeader: Equatable, Sendable {
   var bodyChecksum: UInt32
   var flags: UInt32
 
+  /// A header to be written: ``encode(into:at:checksumSeed:)`` sets its length and checksum.
   init(
-    checksum: UInt32, byteCount: Int, firstOffset: UInt64, timestamp: UInt64, eventCount: Int, recordCount: Int,
-    syncedPosition: Int, chain: UInt32, bodyChecksum: UInt32, flags: UInt32
+    firstOffset: UInt64, timestamp: UInt64, eventCount: Int, recordCount: Int, syncedPosition: Int, chain: UInt32,
+    bodyChecksum: UInt32, isSnapshot: Bool
   ) {
-    self.checksum = checksum
-    self.byteCount = byteCount
+    checksum = 0
+    byteCount = 0
     self.firstOffset = firstOffset
     self.timestamp = timestamp
     self.eventCount = eventCount
@@ -38,56 +72,56 @@ struct FrameHeader: Equatable, Sendable {
     self.syncedPosition = syncedPosition
     self.chain = chain
     self.bodyChecksum = bodyChecksum
-    self.flags = flags
+    flags = isSnapshot ? Self.snapshotFlag : 0
   }
 
   var endOffset: UInt64 { firstOffset &+ UInt64(eventCount) }
   var isSnapshot: Bool { flags & Self.snapshotFlag != 0 }
 
-  /// Reads a header and checks it by itself: its checksum, and that the frame lies in `bytes` (the whole segment).
-  /// Says nothing about the records.
-  init?(in bytes: UnsafeRawBufferPointer, at position: Int, place: ChecksumSeed) {
+  /// Reads a header and checks it alone: its checksum, its fields, and that the frame lies in `bytes`, the whole segment.
+  /// The frame's records are not checked.
+  init?(in bytes: UnsafeRawBufferPointer, at position: Int, checksumSeed: ChecksumSeed) {
     guard position >= SegmentHeader.byteCount,
       cframe_is_header(
         bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(bytes.count), UInt64(position),
-        place.baseOffset, place.register) != 0
+        checksumSeed.baseOffset, checksumSeed.register) != 0
     else { return nil }
     self.init(trusted: bytes, at: position)
   }
 
   /// Reads a header that was checked.
   init(trusted bytes: UnsafeRawBufferPointer, at position: Int) {
-    checksum = bytes.integer(at: position)
-    byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
-    firstOffset = bytes.integer(at: position + 8)
-    timestamp = bytes.integer(at: position + 16)
-    eventCount = Int(bytes.integer(at: position + 24, as: UInt32.self))
-    recordCount = Int(bytes.integer(at: position + 28, as: UInt32.self))
-    syncedPosition = Int(bytes.integer(at: position + 32, as: UInt32.self))
-    chain = bytes.integer(at: position + 36)
-    bodyChecksum = bytes.integer(at: position + 40)
-    flags = bytes.integer(at: position + 44)
+    checksum = bytes.integer(at: position + FrameField.checksum)
+    byteCount = Int(bytes.integer(at: position + FrameField.byteCount, as: UInt32.self))
+    firstOffset = bytes.integer(at: position + FrameField.firstOffset)
+    timestamp = bytes.integer(at: position + FrameField.timestamp)
+    eventCount = Int(bytes.integer(at: position + FrameField.eventCount, as: UInt32.self))
+    recordCount = Int(bytes.integer(at: position + FrameField.recordCount, as: UInt32.self))
+    syncedPosition = Int(bytes.integer(at: position + FrameField.syncedPosition, as: UInt32.self))
+    chain = bytes.integer(at: position + FrameField.chain)
+    bodyChecksum = bytes.integer(at: position + FrameField.bodyChecksum)
+    flags = bytes.integer(at: position + FrameField.flags)
   }
 
-  /// Finishes a frame whose records stand in `frame` from byte 48 on with their checksums in place: writes the header
-  /// and returns its checksum.
-  static func finish(
-    _ frame: UnsafeMutableRawBufferPointer, at position: Int, place: ChecksumSeed, firstOffset: UInt64,
-    timestamp: UInt64,
-    eventCount: Int, recordCount: Int, syncedPosition: Int, chain: UInt32, bodyChecksum: UInt32, isSnapshot: Bool
-  ) -> UInt32 {
-    frame.set(UInt32(frame.count), at: 4)
-    frame.set(firstOffset, at: 8)
-    frame.set(timestamp, at: 16)
-    frame.set(UInt32(eventCount), at: 24)
-    frame.set(UInt32(recordCount), at: 28)
-    frame.set(UInt32(syncedPosition), at: 32)
-    frame.set(chain, at: 36)
-    frame.set(bodyChecksum, at: 40)
-    frame.set(isSnapshot ? snapshotFlag : 0, at: 44)
-    let checksum = place.checksum(of: UnsafeRawBufferPointer(frame).part(4, byteCount - 4), at: position)
-    frame.set(checksum, at: 0)
-    return checksum
+  /// Writes the header in front of the frame's records, and sets its length and checksum.
+  ///
+  /// - Parameter frame: all of the frame; the records stand in it from byte 48 on, with their checksums.
+  /// - Parameter position: the frame's position in the segment.
+  mutating func encode(into frame: UnsafeMutableRawBufferPointer, at position: Int, checksumSeed: ChecksumSeed) {
+    byteCount = frame.count
+    frame.set(UInt32(byteCount), at: FrameField.byteCount)
+    frame.set(firstOffset, at: FrameField.firstOffset)
+    frame.set(timestamp, at: FrameField.timestamp)
+    frame.set(UInt32(eventCount), at: FrameField.eventCount)
+    frame.set(UInt32(recordCount), at: FrameField.recordCount)
+    frame.set(UInt32(syncedPosition), at: FrameField.syncedPosition)
+    frame.set(chain, at: FrameField.chain)
+    frame.set(bodyChecksum, at: FrameField.bodyChecksum)
+    frame.set(flags, at: FrameField.flags)
+    let start = FrameField.byteCount
+    checksum = checksumSeed.checksum(
+      of: UnsafeRawBufferPointer(frame).part(start, Self.byteCount - start), at: position)
+    frame.set(checksum, at: FrameField.checksum)
   }
 }
 
@@ -95,21 +129,21 @@ enum RecordKind: UInt8, Sendable {
   case event = 1
   case cursor = 2
   case cursorReset = 3
-  /// What is known of a stream that lost its last events in the gap before the segment: see ``LostStream``.
+  /// The last version of a stream that lost its last events in the gap before the segment: see ``LostStream``.
   case lostStream = 4
 }
 
-/// The fixed part of a record and where its other parts are. Holds no memory: positions are relative to the segment.
+/// The fixed part of a record and the positions of its other parts, relative to the segment. Holds no memory.
 ///
 /// ```
 ///  0 checksum u32   8 kind u8   10 name length u8   12 metadata length u32   24 relative offset u32
-///  4 length   u32   9 flags u8  11 type length u8   16 version or place u64  28 distance from the frame's start u32
+///  4 length   u32   9 flags u8  11 type length u8   16 version or checkpoint u64  28 distance from the frame's start u32
 ///                                                                           32 [id] name type metadata payload
 /// ```
 struct Record: Sendable {
   static let byteCount = 32
   static let idFlag: UInt8 = 1
-  static let idByteCount = 16
+  static let idByteCount = RecordField.idEnd - RecordField.fixedEnd
 
   var position: Int
   var checksum: UInt32
@@ -119,10 +153,10 @@ struct Record: Sendable {
   var nameLength: Int
   var typeLength: Int
   var metadataLength: Int
-  /// An event's version, or a cursor's place.
+  /// An event's version, or a cursor's checkpoint.
   var version: UInt64
   var relativeOffset: UInt32
-  /// Where the frame begins that the record is part of.
+  /// The position of the record's frame.
   var framePosition: Int
 
   @inline(__always) var namePosition: Int { position + Self.byteCount + (hasID ? Self.idByteCount : 0) }
@@ -132,43 +166,45 @@ struct Record: Sendable {
   @inline(__always) var payloadLength: Int { position + byteCount - payloadPosition }
   @inline(__always) var end: Int { position + byteCount }
 
-  /// Reads and fully checks the record at a position, which must end at or before `limit`; nil if it isn't sound.
-  init?(in bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: ChecksumSeed) {
+  /// Reads and fully checks the record at a position, which must end at or before `limit`. Returns nil if it isn't sound.
+  init?(in bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, checksumSeed: ChecksumSeed) {
     guard position >= 0, limit <= bytes.count,
       cframe_is_record(
         bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(clamping: limit), UInt64(position),
-        place.register) != 0
+        checksumSeed.register) != 0
     else { return nil }
     self.init(trusted: bytes, at: position)
     let distance = position - framePosition
     guard distance >= FrameHeader.byteCount, distance <= position else { return nil }
   }
 
-  /// Makes a cursor's record one that sets the cursor, before its checksum is made.
-  static func makeReset(_ record: UnsafeMutableRawBufferPointer) { record[8] = RecordKind.cursorReset.rawValue }
+  /// Turns a cursor's record into a reset, before its checksum is computed.
+  static func makeReset(_ record: UnsafeMutableRawBufferPointer) {
+    record[RecordField.kind] = RecordKind.cursorReset.rawValue
+  }
 
   /// Reads a record that was checked, or that this process has just written.
   init(trusted bytes: UnsafeRawBufferPointer, at position: Int) {
     self.position = position
-    checksum = bytes.integer(at: position)
-    byteCount = Int(bytes.integer(at: position + 4, as: UInt32.self))
-    // It was found to be one of the four, or written from one of them. Another one it is only if its page has become zeros
-    // since, which whoever asked looks for before he uses any of it.
-    kind = RecordKind(rawValue: bytes[position + 8]) ?? .cursor
-    hasID = bytes[position + 9] & Self.idFlag != 0
-    nameLength = Int(bytes[position + 10])
-    typeLength = Int(bytes[position + 11])
-    metadataLength = Int(bytes.integer(at: position + 12, as: UInt32.self))
-    version = bytes.integer(at: position + 16)
-    relativeOffset = bytes.integer(at: position + 24)
-    framePosition = position - Int(bytes.integer(at: position + 28, as: UInt32.self))
+    checksum = bytes.integer(at: position + RecordField.checksum)
+    byteCount = Int(bytes.integer(at: position + RecordField.byteCount, as: UInt32.self))
+    // The check found one of the four kinds. Another value means that the page has become zeros since, which the caller
+    // tests before it uses the record.
+    kind = RecordKind(rawValue: bytes[position + RecordField.kind]) ?? .cursor
+    hasID = bytes[position + RecordField.flags] & Self.idFlag != 0
+    nameLength = Int(bytes[position + RecordField.nameLength])
+    typeLength = Int(bytes[position + RecordField.typeLength])
+    metadataLength = Int(bytes.integer(at: position + RecordField.metadataLength, as: UInt32.self))
+    version = bytes.integer(at: position + RecordField.version)
+    relativeOffset = bytes.integer(at: position + RecordField.relativeOffset)
+    framePosition = position - Int(bytes.integer(at: position + RecordField.frameDistance, as: UInt32.self))
   }
 
-  /// The stored id, or the one made of the event's place.
-  func id(in bytes: UnsafeRawBufferPointer, place: ChecksumSeed) -> EventID {
+  /// The stored id, or the one derived from the store's id and the event's offset.
+  func id(in bytes: UnsafeRawBufferPointer, checksumSeed: ChecksumSeed) -> EventID {
     guard hasID else {
       return EventID(
-        high: place.storeID.first.byteSwapped, low: place.baseOffset &+ UInt64(relativeOffset))
+        high: checksumSeed.storeID.first.byteSwapped, low: checksumSeed.baseOffset &+ UInt64(relativeOffset))
     }
     let start = position + Self.byteCount
     return EventID(
@@ -181,61 +217,81 @@ struct Record: Sendable {
 }
 
 extension Record {
-  /// The id that a whole record has with it.
+  /// The byte count of the record at a position.
+  @inline(__always)
+  static func byteCount(in bytes: UnsafeRawBufferPointer, at position: Int) -> Int {
+    Int(bytes.integer(at: position + RecordField.byteCount, as: UInt32.self))
+  }
+
+  /// The distance from its frame's start that the record at a position says.
+  @inline(__always)
+  static func frameDistance(in bytes: UnsafeRawBufferPointer, at position: Int) -> Int {
+    Int(bytes.integer(at: position + RecordField.frameDistance, as: UInt32.self))
+  }
+
+  /// The name of the record at a position.
+  @inline(__always)
+  static func name(in bytes: UnsafeRawBufferPointer, at position: Int) -> UnsafeRawBufferPointer {
+    let hasID = bytes[position + RecordField.flags] & idFlag != 0
+    return bytes.part(
+      position + byteCount + (hasID ? idByteCount : 0), Int(bytes[position + RecordField.nameLength]))
+  }
+
+  /// The id stored in the record at a position.
   static func storedID(in bytes: UnsafeRawBufferPointer, at position: Int) -> EventID? {
-    guard bytes[position + 9] & idFlag != 0 else { return nil }
+    guard bytes[position + RecordField.flags] & idFlag != 0 else { return nil }
     return EventID(
       high: bytes.integer(at: position + byteCount, as: UInt64.self).byteSwapped,
       low: bytes.integer(at: position + byteCount + 8, as: UInt64.self).byteSwapped)
   }
 
-  /// Writes the header of a record whose other parts stand in `record` already; what only its place decides stays zero
-  /// until it is placed.
+  /// Writes the fixed part and the id of a record whose other parts already stand in `record`. Fields that depend on the
+  /// record's position stay zero until ``setAssignedFields(_:at:framePosition:version:relativeOffset:)``.
   @inline(__always)
   static func begin(
     _ record: UnsafeMutableRawBufferPointer, _ kind: RecordKind, nameLength: Int, typeLength: Int, metadataLength: Int,
     payloadLength: Int, id: EventID?
   ) {
     let idByteCount = id == nil ? 0 : Self.idByteCount
-    record.set(UInt32(0), at: 0)
-    record.set(UInt32(byteCount + idByteCount + nameLength + typeLength + metadataLength + payloadLength), at: 4)
-    record[8] = kind.rawValue
-    record[9] = id == nil ? 0 : idFlag
-    record[10] = UInt8(nameLength)
-    record[11] = UInt8(typeLength)
-    record.set(UInt32(metadataLength), at: 12)
-    record.set(UInt64(0), at: 16)
-    record.set(UInt64(0), at: 24)
+    let total = byteCount + idByteCount + nameLength + typeLength + metadataLength + payloadLength
+    record.set(UInt32(0), at: RecordField.checksum)
+    record.set(UInt32(total), at: RecordField.byteCount)
+    record[RecordField.kind] = kind.rawValue
+    record[RecordField.flags] = id == nil ? 0 : idFlag
+    record[RecordField.nameLength] = UInt8(nameLength)
+    record[RecordField.typeLength] = UInt8(typeLength)
+    record.set(UInt32(metadataLength), at: RecordField.metadataLength)
+    record.set(UInt64(0), at: RecordField.version)
+    record.set(UInt32(0), at: RecordField.relativeOffset)
+    record.set(UInt32(0), at: RecordField.frameDistance)
     if let id {
       record.set(id.high.byteSwapped, at: byteCount)
       record.set(id.low.byteSwapped, at: byteCount + 8)
     }
   }
-}
 
-extension Record {
-  /// Sets what only a record's place decides, but for its checksum.
+  /// Sets the fields that a record gets together with its position, except its checksum.
   @inline(__always)
-  static func place(
+  static func setAssignedFields(
     _ record: UnsafeMutableRawBufferPointer, at position: Int, framePosition: Int, version: UInt64,
     relativeOffset: UInt32
   ) {
-    record.set(version, at: 16)
-    record.set(relativeOffset, at: 24)
-    record.set(UInt32(position - framePosition), at: 28)
+    record.set(version, at: RecordField.version)
+    record.set(relativeOffset, at: RecordField.relativeOffset)
+    record.set(UInt32(position - framePosition), at: RecordField.frameDistance)
   }
 }
 
 extension ChecksumSeed {
-  /// Writes the checksums of records that stand one after the other and are complete but for them.
+  /// Writes the checksums of records that stand back to back and are complete except for them.
   ///
-  /// - Parameter count: how many they are; their lengths must add up to the buffer's.
-  /// - Parameter position: where the first is to stand in the segment.
-  /// - Parameter body: goes on with theirs.
+  /// - Parameter count: the number of records; their lengths must add up to the buffer's.
+  /// - Parameter position: the position of the first record in the segment.
+  /// - Parameter body: the running body checksum; the records' checksums are added to it.
   func finish(
     _ records: UnsafeMutableRawBufferPointer, count: Int, at position: Int, body: inout RunningChecksum
   ) {
-    // Proof: the caller has made the records in this buffer, and with them the lengths by which they are walked.
+    // Proof: the caller has written the records in this buffer, and with them the lengths that the loop adds up.
     guard let start = records.baseAddress else { return }
     body.register = cframe_finish_records(
       start.assumingMemoryBound(to: UInt8.self), UInt32(count), UInt64(position), register, body.register)

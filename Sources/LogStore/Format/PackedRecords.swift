@@ -1,12 +1,12 @@
 import CLinux
 
-/// A stream's first records, taken out of their segments, one behind the other: in memory only, never in a file.
+/// Copies of a stream's first records, back to back: in memory only, never in a file.
 ///
 /// ```
-///  0 base offset of its segment u64   8 timestamp of its frame u64   16 the record as it stands there, zeros to a multiple of 8
+///  0 base offset of its segment u64   8 timestamp of its frame u64   16 the record's bytes, zeros to a multiple of 8
 /// ```
 ///
-/// They were checked where they stood. A checksum of their own over all of it is looked at whenever they are read again.
+/// The records were checked in their segments. A checksum over all copies is checked whenever they are read again.
 struct PackedRecords: Sendable {
   private static let prefixByteCount = 16
 
@@ -16,10 +16,10 @@ struct PackedRecords: Sendable {
   /// The offset of the last event.
   private(set) var lastOffset: UInt64 = 0
 
-  /// What it takes of memory, without the allocator's own.
+  /// The memory used, without the allocator's overhead.
   var byteCount: Int { bytes.capacity }
 
-  /// Has room for so many records as large as this one.
+  /// Reserves room for this many records of this record's size.
   mutating func reserve(_ records: Int, like record: Record) {
     bytes.reserveCapacity(bytes.count + records * (Self.prefixByteCount + record.byteCount.roundedUp(to: 8)))
   }
@@ -36,7 +36,7 @@ struct PackedRecords: Sendable {
     lastOffset = baseOffset + UInt64(record.relativeOffset)
   }
 
-  /// Asks for all of the memory at once.
+  /// Prefetches the memory, up to 4 KiB of it, all lines at once.
   func prefetch() {
     bytes.withUnsafeBytes { bytes in
       guard let start = bytes.baseAddress else { return }
@@ -44,7 +44,7 @@ struct PackedRecords: Sendable {
     }
   }
 
-  /// Whether the bytes are what they were when they were added.
+  /// Whether the bytes are unchanged since they were added.
   var isSound: Bool {
     bytes.withUnsafeBytes { all in
       var found = RunningChecksum()
@@ -53,30 +53,31 @@ struct PackedRecords: Sendable {
     }
   }
 
-  /// Whether they are of the stream with this name. There must be one. May be asked whether they are sound or not: nothing
-  /// that stands in the record is trusted.
+  /// Whether the records belong to the stream with this name. There must be at least one record. It need not be sound:
+  /// nothing in it is trusted.
   func isNamed(_ name: [UInt8]) -> Bool {
     bytes.withUnsafeBytes { bytes in
-      let hasID = bytes[Self.prefixByteCount + 9] & Record.idFlag != 0
+      let hasID = bytes[Self.prefixByteCount + RecordField.flags] & Record.idFlag != 0
       let start = Self.prefixByteCount + Record.byteCount + (hasID ? Record.idByteCount : 0)
-      guard Int(bytes[Self.prefixByteCount + 10]) == name.count, start + name.count <= bytes.count else { return false }
+      guard Int(bytes[Self.prefixByteCount + RecordField.nameLength]) == name.count, start + name.count <= bytes.count
+      else { return false }
       return name.withUnsafeBytes { equal($0, bytes.part(start, name.count)) }
     }
   }
 
-  /// Visits the records from the one with this number on, at most `limit`; they are there for the length of the call.
-  /// To be asked only where they are sound.
+  /// Visits at most `limit` records, from this number on. A record is valid only during the call that visits it. The records
+  /// must be sound (``isSound``).
   func forEach<Failure: Error>(
     from first: Int, limit: Int,
     _ visit: (_ record: SoundRecord, _ baseOffset: UInt64, _ timestamp: UInt64) throws(Failure) -> Void
   ) throws(Failure) {
-    // The closure throws an error of any type, hence the result.
+    // `withUnsafeBytes` does not pass a typed error on, hence the result.
     let result = bytes.withUnsafeBytes { bytes in
       Result { () throws(Failure) in
         var position = 0
         var number = 0
         while position < bytes.count, number - first < limit {
-          // Proof: the bytes are what was added, so each position begins a record that lies in them.
+          // Proof: the bytes are what was added, so a whole record begins at each position.
           let record = SoundRecord(
             checked: bytes.part(position + Self.prefixByteCount, Record.byteCount).baseAddress.unsafelyUnwrapped)
           if number >= first { try visit(record, bytes.integer(at: position), bytes.integer(at: position + 8)) }

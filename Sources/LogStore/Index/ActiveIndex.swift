@@ -1,7 +1,7 @@
 import Glibc
 import Synchronization
 
-/// A stream id with its hash, made once for all the look-ups of a request.
+/// A stream id with its hash, computed once for all queries of a request.
 struct StreamKey: Sendable, Hashable {
   let hash: UInt64
   let name: [UInt8]
@@ -10,19 +10,19 @@ struct StreamKey: Sendable, Hashable {
     self.init(name, hash: name.withUnsafeBytes(streamHash))
   }
 
-  /// - Parameter hash: the name's.
+  /// - Parameter hash: the hash of the name.
   init(_ name: [UInt8], hash: UInt64) {
     self.name = name
     self.hash = hash
   }
 
-  /// By bytes: strings that Unicode calls equal may be different streams.
+  /// Compares bytes: strings that are equal in Unicode may be different streams.
   static func == (left: StreamKey, right: StreamKey) -> Bool {
     left.hash == right.hash && left.name == right.name
   }
 
   func hash(into hasher: inout Hasher) {
-    // One word, mixed with the process's own seed, instead of all the bytes again.
+    // Hashes one word, mixed with the process's own seed, instead of all bytes again.
     hasher.combine(hash)
   }
 
@@ -40,10 +40,10 @@ struct StreamRun: Sendable {
   var positions: [UInt32]
 }
 
-/// The index of the segment that is being written, in memory, and of a finished one until its file is made.
+/// The in-memory index of the segment that is being written, and of a finished segment until its index file is written.
 ///
-/// Bounded by the segment's size: at most 40 bytes an event, 8 where a stream has many. One thread adds; any thread reads,
-/// and sees only what lies before the bound given with ``publish(endOffset:)``.
+/// Its size is bounded by the segment's: at most 40 bytes an event, 8 where a stream has many. One thread adds. Any thread
+/// reads, and sees only events before the bound given to ``publish(endOffset:)``.
 final class ActiveIndex: Sendable {
   let segment: Segment
   let state = Mutex(SegmentTable())
@@ -52,8 +52,8 @@ final class ActiveIndex: Sendable {
     self.segment = segment
   }
 
-  /// Notes the record of the segment's next event, which stands in the mapping. False if its version does not continue
-  /// its stream here; in a store's first segment every stream begins, with version 1.
+  /// Adds the record of the segment's next event, which is in the mapping. Returns false if its version does not continue
+  /// its stream. In a store's first segment every stream begins with version 1.
   static func add(_ record: Record, hash: UInt64, to state: inout SegmentTable, in segment: Segment) -> Bool {
     let names = RecordNames(mapped: segment.bytes)
     let name = record.name(in: segment.bytes)
@@ -65,7 +65,7 @@ final class ActiveIndex: Sendable {
     }
     state.add(
       position: UInt32(record.position), to: &stream, hash: hash, name: name, version: record.version,
-      idKey: record.hasID ? IndexKey.hash(record.id(in: segment.bytes, place: segment.place)) : nil)
+      idKey: record.hasID ? IndexKey.hash(record.id(in: segment.bytes, checksumSeed: segment.checksumSeed)) : nil)
     return true
   }
 
@@ -74,13 +74,14 @@ final class ActiveIndex: Sendable {
     state.frames.append((UInt32(header.firstOffset - segment.baseOffset), UInt32(position)))
   }
 
-  /// Lets readers see events with lower offsets.
+  /// Makes events with lower offsets visible to readers.
   func publish(endOffset: UInt64) {
     state.withLock { $0.durableCount = UInt32(endOffset - segment.baseOffset) }
   }
 
-  /// Positions of a stream's events in the segment at versions from `version` on, ascending, at most `limit`; nil when the
-  /// segment has none of the stream's events at all. A claim, as all that is said here, to be checked against the records.
+  /// Positions of a stream's events in the segment at versions from `version` on, ascending, at most `limit`; nil if the
+  /// segment has no event of the stream. Like everything that the index returns, this is a claim: the caller checks it
+  /// against the records.
   func run(of stream: StreamKey, from version: UInt64, limit: Int, in segment: Segment) -> StreamRun? {
     state.withLock { state in
       guard let newest = Self.newestDurable(of: stream, in: state, segment) else { return nil }
@@ -106,7 +107,7 @@ final class ActiveIndex: Sendable {
     state.withLock { Self.newestDurable(of: stream, in: $0, segment)?.version }
   }
 
-  /// As ``lastVersion(of:in:)`` by the parts of a key, for a segment all of which is written.
+  /// As ``lastVersion(of:in:)``, with the parts of a key, for a segment that is written completely.
   func lastVersion(hash: UInt64, name: UnsafeRawBufferPointer) -> UInt64? {
     state.withLock { state in
       state.find(hash, name, RecordNames(mapped: segment.bytes)).map { state.heads[$0].lastVersion }
@@ -124,7 +125,7 @@ final class ActiveIndex: Sendable {
     }
   }
 
-  /// The position of a frame whose first event is at or before an offset, as near to it as is known.
+  /// The position of the last known frame whose first event is at or before an offset.
   func framePosition(atOrBefore relativeOffset: UInt32) -> Int {
     state.withLock { state in
       let after = state.frames.partitionPoint { $0.relativeOffset > relativeOffset }
@@ -132,7 +133,7 @@ final class ActiveIndex: Sendable {
     }
   }
 
-  /// How many streams begin in this segment: have their version 1 there.
+  /// The number of streams that begin in this segment, that is, have their version 1 there.
   func newStreamCount(in segment: Segment) -> UInt64 {
     state.withLock { state in
       state.heads.reduce(into: 0) { count, stream in
@@ -150,7 +151,7 @@ final class ActiveIndex: Sendable {
     let head = state.heads[found]
     var ordinal = head.lastOrdinal
     var version = head.lastVersion
-    // Ends: the stream's first event here is durable.
+    // Terminates: the stream's first event in the segment is durable.
     while ordinal >= state.durableCount {
       ordinal = state.previous[Int(ordinal)] - 1
       version -= 1
@@ -160,7 +161,7 @@ final class ActiveIndex: Sendable {
 }
 
 extension RandomAccessCollection where Index == Int {
-  /// The first index whose element is "after", given that those come last.
+  /// The index of the first element that is "after". Such elements must come last.
   func partitionPoint(isAfter: (Element) -> Bool) -> Int {
     var low = startIndex
     var high = endIndex

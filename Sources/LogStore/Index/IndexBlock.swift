@@ -1,6 +1,7 @@
 import CLZ4
 
-/// A block of an index file, decompressed: its bounds and its columns, docs/FORMAT.md. Borrowed from whoever decompressed it.
+/// A decompressed block of an index file: its bounds and its columns (docs/FORMAT.md). It borrows the memory of the caller
+/// that decompressed it.
 struct IndexBlock {
   let lowerBound: UInt64
   let upperBound: UInt64
@@ -9,22 +10,30 @@ struct IndexBlock {
   let versions: UnsafeRawBufferPointer
   let addresses: UnsafeRawBufferPointer
 
-  /// nil if the columns don't fit.
+  /// Returns nil if the columns don't fit the block.
   init?(_ raw: UnsafeRawBufferPointer) {
     guard raw.count >= IndexLayout.rawHeadByteCount else { return nil }
-    lowerBound = raw.integer(at: 0)
-    upperBound = raw.integer(at: 8)
-    entryCount = Int(raw.integer(at: 16, as: UInt16.self))
-    let keyByteCount = Int(raw.integer(at: 18, as: UInt16.self))
-    let versionByteCount = Int(raw.integer(at: 20, as: UInt16.self))
+    lowerBound = raw.integer(at: IndexLayout.RawField.lowerBound)
+    upperBound = raw.integer(at: IndexLayout.RawField.upperBound)
+    entryCount = Int(raw.integer(at: IndexLayout.RawField.entryCount, as: UInt16.self))
+    let keyByteCount = Int(raw.integer(at: IndexLayout.RawField.keyByteCount, as: UInt16.self))
+    let versionByteCount = Int(raw.integer(at: IndexLayout.RawField.versionByteCount, as: UInt16.self))
     let addressStart = IndexLayout.rawHeadByteCount + keyByteCount + versionByteCount
-    guard entryCount > 0, raw.integer(at: 22, as: UInt16.self) == 0, addressStart <= raw.count else { return nil }
+    guard entryCount > 0, raw.integer(at: IndexLayout.RawField.reserved, as: UInt16.self) == 0,
+      addressStart <= raw.count
+    else { return nil }
     keys = raw.part(IndexLayout.rawHeadByteCount, keyByteCount)
     versions = raw.part(IndexLayout.rawHeadByteCount + keyByteCount, versionByteCount)
     addresses = raw.part(addressStart, raw.count - addressStart)
   }
 
-  /// Reads what a stream's entry says beside its addresses: how many there are, and the version of the first.
+  /// The stored length of the block at a position, without its head.
+  @inline(__always)
+  static func storedByteCount(in bytes: UnsafeRawBufferPointer, at position: Int) -> Int {
+    Int(bytes.integer(at: position + IndexLayout.BlockField.storedByteCount, as: UInt16.self))
+  }
+
+  /// Reads the number of addresses of a stream's entry, and the version of the first.
   @inline(__always)
   static func readVersion(_ versions: inout VarintReader) -> (count: Int, firstVersion: UInt64)? {
     guard let packed = versions.read(), packed >> 1 < IndexLayout.eventsPerEntry else { return nil }
@@ -34,13 +43,13 @@ struct IndexBlock {
     return (count, version + 2)
   }
 
-  /// Hands out the raw bytes of the block at a position whose head and checksum were checked, or were just written;
-  /// decompressed on the stack where they are few enough. nil if it does not decompress to its length.
+  /// Passes `body` the raw bytes of the block at a position. The block's head and checksum were checked, or were just
+  /// written. Small blocks are decompressed on the stack. Returns nil if the block does not decompress to its length.
   static func withRaw<Value, Failure: Error>(
     _ bytes: UnsafeRawBufferPointer, at position: Int, _ body: (UnsafeRawBufferPointer) throws(Failure) -> Value
   ) throws(Failure) -> Value? {
-    let storedByteCount = Int(bytes.integer(at: position + 4, as: UInt16.self))
-    let rawByteCount = Int(bytes.integer(at: position + 6, as: UInt16.self))
+    let storedByteCount = Self.storedByteCount(in: bytes, at: position)
+    let rawByteCount = Int(bytes.integer(at: position + IndexLayout.BlockField.rawByteCount, as: UInt16.self))
     let stored = bytes.part(position + IndexLayout.blockHeadByteCount, storedByteCount)
     if storedByteCount == rawByteCount { return try body(stored) }
     let result = withUnsafeTemporaryAllocation(byteCount: max(rawByteCount, 1), alignment: 8) { raw in
@@ -55,8 +64,7 @@ struct IndexBlock {
   }
 }
 
-/// Goes through a section's entries in order, for merging: decodes block after block into flat arrays. Not for more than
-/// one thread.
+/// Reads a section's entries in order, for merging: decodes one block at a time into flat arrays. Not thread-safe.
 final class IndexCursor {
   private let index: IndexFile
   private let section: IndexSection
@@ -68,13 +76,13 @@ final class IndexCursor {
   private let keys: UnsafeMutablePointer<UInt64>
   private let firstVersions: UnsafeMutablePointer<UInt64>
   private let starts: UnsafeMutablePointer<Int>
-  private let places: UnsafeMutablePointer<UInt64>
+  private let addressMemory: UnsafeMutablePointer<UInt64>
   private var entry = 0
   private var entryCount = 0
   private var blocksLeft: Int
   private var position: Int
   private var nextLowerBound: UInt64 = 0
-  /// Of the entry that it stands at; all ones at the end.
+  /// The key of the current entry; all ones at the end.
   private(set) var key: UInt64 = 0
 
   /// - Parameter shift: the merged file's address shift.
@@ -86,15 +94,16 @@ final class IndexCursor {
     self.keyOffset = keyOffset
     self.segmentOffset = UInt64(segmentOffset)
     self.shift = shift
-    let place = index.header.sections[section.rawValue]
-    blocksLeft = place.blockCount
-    position = place.blocksPosition
-    // A block has at most 65,535 bytes, so neither more entries nor more addresses. What is not used is not touched.
+    let layout = index.header.sections[section.rawValue]
+    blocksLeft = layout.blockCount
+    position = layout.blocksPosition
+    // A block has at most 65,535 bytes, so it has at most as many entries and addresses. Memory that is not used is never
+    // touched.
     let most = Int(UInt16.max)
     keys = .allocate(capacity: most)
     firstVersions = .allocate(capacity: most)
     starts = .allocate(capacity: most + 1)
-    places = .allocate(capacity: most)
+    addressMemory = .allocate(capacity: most)
     try readBlock()
   }
 
@@ -102,13 +111,13 @@ final class IndexCursor {
     keys.deallocate()
     firstVersions.deallocate()
     starts.deallocate()
-    places.deallocate()
+    addressMemory.deallocate()
   }
 
   var firstVersion: UInt64 { firstVersions[entry] }
-  /// Good until ``advance()``.
+  /// Valid until ``advance()``.
   var addresses: UnsafeBufferPointer<UInt64> {
-    UnsafeBufferPointer(start: places + starts[entry], count: starts[entry + 1] - starts[entry])
+    UnsafeBufferPointer(start: addressMemory + starts[entry], count: starts[entry + 1] - starts[entry])
   }
 
   @inline(__always)
@@ -170,7 +179,7 @@ final class IndexCursor {
         guard let delta = addressReader.read() else { throw Self.misfit(position) }
         address &+= delta
         guard address < limit else { throw Self.misfit(position) }
-        places[at] = (address >> oldShift &+ segmentOffset) << newShift | address & mask
+        addressMemory[at] = (address >> oldShift &+ segmentOffset) << newShift | address & mask
         at &+= 1
       }
     }

@@ -1,26 +1,26 @@
-// Making an index file from an `ActiveIndex`: the only place that looks into its table for that.
+// Encodes an `ActiveIndex` as an index file. Only this file reads the index's table for that.
 
-/// What sealing needs to know of a stream in a finished segment.
+/// What sealing needs of a stream in a finished segment.
 struct SealingStream {
   var hash: UInt64
-  /// Of the stream's first event in the segment.
+  /// The version of the stream's first event in the segment.
   var firstVersion: UInt64
-  /// The stream's newest event, counted from the segment's first.
+  /// The stream's last event, counted from the segment's first event.
   var lastOrdinal: UInt32
-  /// Events in the segment.
+  /// The number of the stream's events in the segment.
   var count: UInt32
 }
 
-/// What is taken out of an ``ActiveIndex`` to make a file of it, under its lock and quickly.
+/// A copy of what an index file needs of an ``ActiveIndex``, taken quickly under its lock.
 struct SealingInput {
-  /// In no order.
+  /// Unordered.
   var streams: [SealingStream]
-  /// By ordinal: record positions, and the ordinal + 1 of the stream's event before (0: none).
+  /// By ordinal: the position of the record, and the ordinal + 1 of the stream's event before (0: none).
   var positions: [UInt32]
   var previous: [UInt32]
-  /// Events with a stored id, in no order: the id's hash, the event's ordinal.
+  /// Events with a stored id, unordered: the id's hash and the event's ordinal.
   var ids: [(hash: UInt64, ordinal: UInt32)]
-  /// Frames with events: relative offset of the first, position.
+  /// Frames with events: the relative offset of the first event, and the frame's position.
   var frames: [(relativeOffset: UInt32, position: UInt32)]
 }
 
@@ -36,10 +36,11 @@ extension SegmentTable {
 }
 
 enum IndexEncoding {
-  /// Writes the index of a segment that has ended at `end`, and returns how long it is.
+  /// Writes the index of a segment that ends at `end`, and returns the index's length.
   ///
-  /// Reads nothing of the segment but its header, which was read when it was opened: the segment may have become unreadable,
-  /// and the index must still list all of its events. A reader that follows the index to a damaged record finds the damage by its checksum.
+  /// Reads only the segment's header, which was read when the segment was opened: the segment may have become unreadable,
+  /// and the index must still list all of its events. A reader that follows the index to a damaged record finds the damage
+  /// by the record's checksum.
   static func encode(
     _ input: SealingInput, of segment: Segment, end: FrameExpectation, to output: IndexOutput
   ) throws(IndexFailure) -> Int {
@@ -66,7 +67,7 @@ enum IndexEncoding {
     }
   }
 
-  /// Those of a segment's frames with events that its index lists.
+  /// The frames with events that the segment's index lists.
   static func listed(
     _ frames: [(relativeOffset: UInt32, position: UInt32)]
   ) -> [(relativeOffset: UInt32, position: UInt32)] {
@@ -84,23 +85,23 @@ enum IndexEncoding {
     } then: {
       $0.lastOrdinal
     }
-    var places = [UInt64](repeating: 0, count: Int(streams.map(\.count).max() ?? 0))
+    var addresses = [UInt64](repeating: 0, count: Int(streams.map(\.count).max() ?? 0))
     for stream in streams {
       let key = IndexKey.stream(hash: stream.hash)
       let count = Int(stream.count)
       var ordinal = Int(stream.lastOrdinal)
       for index in stride(from: count - 1, through: 0, by: -1) {
-        places[index] = UInt64(input.positions[ordinal])
+        addresses[index] = UInt64(input.positions[ordinal])
         ordinal = Int(input.previous[ordinal]) - 1
       }
-      let result = places.withUnsafeBufferPointer { places in
+      let result = addresses.withUnsafeBufferPointer { addresses in
         Result { () throws(IndexFailure) in
           var start = 0
           while start < count {
             let part = min(IndexLayout.eventsPerEntry, count - start)
             try writer.add(
               key: key, firstVersion: stream.firstVersion + UInt64(start),
-              addresses: UnsafeBufferPointer(rebasing: places[start..<start + part]))
+              addresses: UnsafeBufferPointer(rebasing: addresses[start..<start + part]))
             start += part
           }
         }
@@ -118,8 +119,9 @@ enum IndexEncoding {
     }
   }
 
-  /// Sorts by the upper 48 bits of keys that are spread evenly: one pass puts each element into one of so many drawers
-  /// that a few share one, which are then sorted by comparing (a bucket sort). Keys that crowd cost no more than a sort.
+  /// Sorts by the upper 48 bits of evenly distributed keys, by a bucket sort: one pass puts each element into a bucket, so
+  /// that few elements share one; each bucket is then sorted by comparisons. Clustered keys cost no more than a comparison
+  /// sort.
   static func sortedByKey<Element>(
     _ elements: [Element], key: (Element) -> UInt64, then: (Element) -> UInt32
   ) -> [Element] {
@@ -160,12 +162,12 @@ enum IndexEncoding {
     }
     for index in 1..<drawer.count {
       let element = drawer[index]
-      var place = index
-      while place > 0, isBefore(element, drawer[place - 1]) {
-        drawer[place] = drawer[place - 1]
-        place -= 1
+      var hole = index
+      while hole > 0, isBefore(element, drawer[hole - 1]) {
+        drawer[hole] = drawer[hole - 1]
+        hole -= 1
       }
-      drawer[place] = element
+      drawer[hole] = element
     }
   }
 }

@@ -1,7 +1,6 @@
-/// Makes one index file of several that follow one on another. Memory doesn't grow with what they hold: entries go through
-/// block by block.
+/// Merges consecutive index files into one. Entries pass through block by block, so memory doesn't grow with their number.
 enum IndexMerge {
-  /// - Parameter inputs: from the oldest on, each beginning where the one before ends; at least one.
+  /// - Parameter inputs: at least one file, from the oldest on, each beginning where the one before ends.
   /// - Returns: the merged file's length.
   static func merge(_ inputs: [IndexFile], to output: IndexOutput) throws(IndexFailure) -> Int {
     let last = inputs[inputs.count - 1]
@@ -57,8 +56,8 @@ enum IndexMerge {
     }
   }
 
-  /// Entries of a key that follow one on another become one. Nobody looks whether they are of one stream: whoever reads
-  /// them looks at the records.
+  /// Joins consecutive entries of a key into one. It does not check that they belong to one stream: readers check the
+  /// records.
   private static func mergeStreams(
     _ inputs: [IndexFile], _ header: IndexHeader, to writer: inout IndexWriter
   ) throws(IndexFailure) {
@@ -84,12 +83,12 @@ enum IndexMerge {
     }
   }
 
-  /// Visits the entries of all cursors by ascending key, those of one key from the oldest file on.
+  /// Visits the entries of all cursors by ascending key; entries of one key from the oldest file on.
   @inline(__always)
   private static func forEachInOrder(
     _ cursors: [IndexCursor], _ inputs: [IndexFile], _ visit: (IndexCursor) throws(IndexFailure) -> Void
   ) throws(IndexFailure) {
-    // Few, so that looking at all of them is as fast as any tree.
+    // There are few cursors, so comparing all of them is as fast as any tree.
     var heads = cursors.map(\.key)
     while true {
       var least = 0
@@ -111,10 +110,10 @@ enum IndexMerge {
     var key: UInt64 = 0
     var firstVersion: UInt64 = 0
     private var count = 0
-    private let places = UnsafeMutablePointer<UInt64>.allocate(capacity: IndexLayout.eventsPerEntry)
+    private let collected = UnsafeMutablePointer<UInt64>.allocate(capacity: IndexLayout.eventsPerEntry)
 
     deinit {
-      places.deallocate()
+      collected.deallocate()
     }
 
     @inline(__always)
@@ -122,14 +121,14 @@ enum IndexMerge {
       with key: UInt64, _ firstVersion: UInt64, _ addresses: UnsafeBufferPointer<UInt64>
     ) -> Bool {
       count > 0 && key == self.key && firstVersion == self.firstVersion &+ UInt64(count)
-        && count + addresses.count <= IndexLayout.eventsPerEntry && addresses[0] > places[count - 1]
+        && count + addresses.count <= IndexLayout.eventsPerEntry && addresses[0] > collected[count - 1]
     }
 
     @inline(__always)
     mutating func append(_ addresses: UnsafeBufferPointer<UInt64>) {
-      // Proof: an entry has at most as many as there is room for, and `continues` has made sure of the sum.
+      // Proof: an entry has at most as many addresses as there is room for, and `continues` has checked the sum.
       for address in addresses {
-        places[count] = address
+        collected[count] = address
         count &+= 1
       }
     }
@@ -137,7 +136,7 @@ enum IndexMerge {
     mutating func write(to writer: inout IndexWriter) throws(IndexFailure) {
       guard count > 0 else { return }
       try writer.add(
-        key: key, firstVersion: firstVersion, addresses: UnsafeBufferPointer(start: places, count: count))
+        key: key, firstVersion: firstVersion, addresses: UnsafeBufferPointer(start: collected, count: count))
       count = 0
     }
   }

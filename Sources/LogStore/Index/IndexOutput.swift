@@ -1,9 +1,10 @@
-/// Where an index goes as it is made: a file, written and synced piece by piece, or memory. Not for more than one thread.
+/// The destination of an index that is being written: a file, written and synced piece by piece, or memory. Not
+/// thread-safe.
 final class IndexOutput {
-  /// Written at once, at a multiple of itself: what one entry of a page table can map. A kernel that keeps such a piece
-  /// together maps it so, and a look-up's memory is found sooner.
+  /// Bytes written at once, at a multiple of their number: what one entry of a page table can map. A kernel that keeps such
+  /// a piece together maps it with one entry, and address translation in queries is faster.
   static let pieceByteCount = 2 << 20
-  /// Synced at once: one sync of all of it would hold up the syncs of appends that go on meanwhile.
+  /// Bytes synced at once. One sync of the whole file would delay the syncs of concurrent appends.
   static let syncByteCount = 4 << 20
 
   private let file: (any File)?
@@ -11,7 +12,7 @@ final class IndexOutput {
   private var count = 0
   private var flushed = 0
   private var synced = 0
-  /// Called after each piece; may do other work, or throw to give up.
+  /// Called after each piece. May do other work, or throw to stop.
   private let between: () throws(IndexFailure) -> Void
 
   /// - Parameter file: nil for memory.
@@ -25,7 +26,7 @@ final class IndexOutput {
     memory.deallocate()
   }
 
-  /// Bytes so far, and where the next one goes.
+  /// The number of bytes so far, which is the position of the next byte.
   var position: Int { flushed + count }
 
   func append(_ bytes: UnsafeRawBufferPointer) throws(IndexFailure) {
@@ -34,7 +35,7 @@ final class IndexOutput {
       if file == nil {
         grow(by: bytes.count)
       } else {
-        // Pieces are whole, so that the page cache never reads one back.
+        // Pieces are whole, so that the page cache never has to read one back.
         let room = memory.count - count
         copy(UnsafeRawBufferPointer(rebasing: bytes[..<room]))
         bytes = UnsafeRawBufferPointer(rebasing: bytes[room...])
@@ -52,19 +53,19 @@ final class IndexOutput {
     try result.get()
   }
 
-  /// Zeros up to a multiple of `unit`.
+  /// Appends zeros up to a multiple of `unit`.
   func pad(to unit: Int) throws(IndexFailure) {
     try append([UInt8](repeating: 0, count: position.roundedUp(to: unit) - position))
   }
 
-  /// What was written so far, for reading again. Good for as long as nothing but ``append(_:)`` is called and the mapping
-  /// is held.
+  /// Maps what was written so far, to be read again. Valid while nothing but ``append(_:)`` is called and the mapping is
+  /// held.
   func readBack() throws(IndexFailure) -> Mapping {
     guard let file else {
       return Mapping(copying: Array(UnsafeRawBufferPointer(rebasing: memory[..<count])))
     }
     do throws(LogStoreError) {
-      // The piece is kept, and written again when it is whole.
+      // The piece stays in memory, and is written again when it is whole.
       if count > 0 { try file.write(piece, at: UInt64(flushed)) }
       return try file.map(byteCount: position)
     } catch {
@@ -72,7 +73,7 @@ final class IndexOutput {
     }
   }
 
-  /// Puts the header in its place and makes the file durable under its own name, which may be another one's aside.
+  /// Writes the header at the start and makes the file durable under its current name, which may be a temporary one.
   func finish(header: [UInt8]) throws(IndexFailure) {
     guard let file else {
       memory.copyBytes(from: header)
@@ -87,7 +88,7 @@ final class IndexOutput {
     }
   }
 
-  /// The finished bytes, when they went to memory.
+  /// The finished bytes, if the output was memory.
   func takeMemory() -> Mapping {
     precondition(file == nil)
     let taken = UnsafeMutableRawBufferPointer.allocate(byteCount: max(count, 1), alignment: 64)
@@ -128,14 +129,14 @@ final class IndexOutput {
   }
 }
 
-/// Why something could not be done with indexes.
+/// The reason why an index operation failed.
 enum IndexFailure: Error {
-  /// The log, or the disk, is why.
+  /// The log or the disk failed.
   case log(LogStoreError)
-  /// An index file is not what it should be. Where it led astray: the number of that segment in the file.
+  /// An index file is wrong. `segment` is the number in the file of the segment to which a wrong address led.
   case index(IndexFile, Fault, segment: Int?)
-  /// Records of another stream stand where the wanted one's should, and rightly so: their keys are the same.
+  /// Records of another stream stand at the addresses of the wanted one, and the file is right: the streams share a key.
   case sharedKey
-  /// The work was given up, to be done another time.
+  /// The work was stopped, to be done at another time.
   case stopped
 }

@@ -1,10 +1,10 @@
 import CLZ4
 
-/// Makes an index file, section by section from sorted entries, in memory that doesn't grow with their number: blocks
-/// are written as they fill, and tables and filters from a second look at the blocks.
+/// Writes an index file section by section from sorted entries. Blocks are written as they fill, and a second pass over the
+/// blocks writes tables and filters, so memory doesn't grow with the number of entries.
 struct IndexWriter: ~Copyable {
   private var header: IndexHeader
-  private let place: IndexChecksumSeed
+  private let checksumSeed: IndexChecksumSeed
   private let output: IndexOutput
 
   private var section = IndexSection.frames
@@ -16,23 +16,23 @@ struct IndexWriter: ~Copyable {
   private var entryCount = 0
   private var lowerBound: UInt64 = 0
   private var lastKey: UInt64 = 0
-  /// Of the section, for its filter.
+  /// The number of keys of each section, for its filter.
   private var keyCounts = [0, 0, 0]
-  /// LZ4 is tried on one block in so many while it brought nothing on the last that it was tried on.
+  /// After a block that LZ4 did not shrink, LZ4 is tried on one block in this many.
   private static let compressionTrial = 16
   private var blocksUntilTrial = 0
 
-  /// - Parameter header: with the segments; the rest is filled in.
+  /// - Parameter header: contains the segments; the writer fills in the rest.
   init(_ header: IndexHeader, to output: IndexOutput) throws(IndexFailure) {
     self.header = header
     self.output = output
-    place = header.place
+    checksumSeed = header.checksumSeed
     try output.append(
       [UInt8](repeating: 0, count: IndexLayout.blocksPosition(segmentCount: header.segments.count)))
     self.header.sections[0].blocksPosition = output.position
   }
 
-  /// Ends the section before and begins the next. Sections are begun in their order, the first one by `init`.
+  /// Ends the current section and begins the next. Sections begin in their order; `init` begins the first.
   mutating func begin(_ section: IndexSection) throws(IndexFailure) {
     precondition(section.rawValue == self.section.rawValue + 1)
     try finishBlock(upperBound: .max)
@@ -47,20 +47,20 @@ struct IndexWriter: ~Copyable {
     addresses.append(varint: address)
   }
 
-  /// Adds consecutive events of one stream at ascending addresses: at least one, at most ``IndexLayout/eventsPerEntry``.
+  /// Adds consecutive events of one stream at ascending addresses, from 1 to ``IndexLayout/eventsPerEntry`` of them.
   mutating func add(
-    key: UInt64, firstVersion: UInt64, addresses places: UnsafeBufferPointer<UInt64>
+    key: UInt64, firstVersion: UInt64, addresses run: UnsafeBufferPointer<UInt64>
   ) throws(IndexFailure) {
-    try beginEntry(key, byteCount: 6 + 3 * places.count)
+    try beginEntry(key, byteCount: 6 + 3 * run.count)
     if firstVersion == 1 {
-      versions.append(varint: UInt64(truncatingIfNeeded: places.count - 1) << 1)
+      versions.append(varint: UInt64(truncatingIfNeeded: run.count - 1) << 1)
       header.newStreamCount += 1
     } else {
-      versions.append(varint: UInt64(truncatingIfNeeded: places.count - 1) << 1 | 1)
+      versions.append(varint: UInt64(truncatingIfNeeded: run.count - 1) << 1 | 1)
       versions.append(varint: firstVersion &- 2)
     }
     var before: UInt64 = 0
-    for address in places {
+    for address in run {
       addresses.append(varint: address &- before)
       before = address
     }
@@ -99,17 +99,20 @@ struct IndexWriter: ~Copyable {
     let rawByteCount = UInt16(raw.count)
     let position = output.position
     let section = section
-    let place = place
+    let checksumSeed = checksumSeed
     let output = output
-    // The head is put before a copy: blocks are small.
+    // Copies the block behind its head: blocks are small.
     let result = withUnsafeTemporaryAllocation(byteCount: IndexLayout.blockHeadByteCount + stored.count, alignment: 8) {
       block in
-      block.set(UInt16(stored.count), at: 4)
-      block.set(rawByteCount, at: 6)
+      block.set(UInt16(stored.count), at: IndexLayout.BlockField.storedByteCount)
+      block.set(rawByteCount, at: IndexLayout.BlockField.rawByteCount)
       UnsafeMutableRawBufferPointer(rebasing: block[IndexLayout.blockHeadByteCount...]).copyMemory(from: stored)
       let bytes = UnsafeRawBufferPointer(block)
       block.set(
-        place.checksum(of: bytes.part(4, bytes.count - 4), kind: section.blockKind, at: position), at: 0)
+        checksumSeed.checksum(
+          of: bytes.part(IndexLayout.checksumByteCount, bytes.count - IndexLayout.checksumByteCount),
+          kind: section.blockKind, at: position),
+        at: IndexLayout.BlockField.checksum)
       return Result { () throws(IndexFailure) in try output.append(bytes) }
     }
     try result.get()
@@ -121,7 +124,7 @@ struct IndexWriter: ~Copyable {
     lowerBound = 0
   }
 
-  /// Whether the block is worth storing compressed: a look-up has to decompress it each time.
+  /// Whether the block is worth compressing: every query has to decompress it again.
   private mutating func compress() -> Bool {
     guard blocksUntilTrial == 0 else {
       blocksUntilTrial -= 1
@@ -143,7 +146,7 @@ struct IndexWriter: ~Copyable {
     return false
   }
 
-  /// Writes tables, filters and the header. Gives back how long the file is.
+  /// Writes tables, filters and the header. Returns the file's length.
   consuming func finish() throws(IndexFailure) -> Int {
     precondition(section == .eventIDs)
     try finishBlock(upperBound: .max)
@@ -171,8 +174,10 @@ struct IndexWriter: ~Copyable {
     var position = found.blocksPosition
     var entry = ByteColumn(capacity: IndexLayout.tableEntryByteCount)
     for _ in 0..<found.blockCount {
-      let stored = Int(written.integer(at: position + 4, as: UInt16.self))
-      let lower = Self.withRaw(written, at: position) { $0.integer(at: 0, as: UInt64.self) }
+      let stored = IndexBlock.storedByteCount(in: written, at: position)
+      let lower = Self.withRaw(written, at: position) {
+        $0.integer(at: IndexLayout.RawField.lowerBound, as: UInt64.self)
+      }
       entry.removeAll()
       entry.append(integer: lower)
       entry.append(integer: UInt64(position))
@@ -181,7 +186,7 @@ struct IndexWriter: ~Copyable {
     }
   }
 
-  /// A block that was written a moment ago.
+  /// The raw bytes of a block that was just written.
   private static func withRaw<Value, Failure: Error>(
     _ written: UnsafeRawBufferPointer, at position: Int, _ body: (UnsafeRawBufferPointer) throws(Failure) -> Value
   ) throws(Failure) -> Value {
@@ -196,15 +201,16 @@ struct IndexWriter: ~Copyable {
     let found = header.sections[section.rawValue]
     header.sections[section.rawValue].lineCount = lineCount
     guard lineCount > 0 else { return }
-    var lines = FilterLines(count: lineCount, kind: section.lineKind, place: place, output: output)
+    var lines = FilterLines(count: lineCount, kind: section.lineKind, checksumSeed: checksumSeed, output: output)
     var position = found.blocksPosition
     for number in 0..<found.blockCount {
-      let stored = Int(written.integer(at: position + 4, as: UInt16.self))
+      let stored = IndexBlock.storedByteCount(in: written, at: position)
       lines.begin(block: number, at: position)
       try Self.withRaw(written, at: position) { raw throws(IndexFailure) in
-        var key: UInt64 = raw.integer(at: 0)
+        var key: UInt64 = raw.integer(at: IndexLayout.RawField.lowerBound)
         var deltas = VarintReader(
-          raw.part(IndexLayout.rawHeadByteCount, Int(raw.integer(at: 18, as: UInt16.self))))
+          raw.part(
+            IndexLayout.rawHeadByteCount, Int(raw.integer(at: IndexLayout.RawField.keyByteCount, as: UInt16.self))))
         while let delta = deltas.read() {
           key &+= delta
           try lines.insert(key)
@@ -216,23 +222,23 @@ struct IndexWriter: ~Copyable {
   }
 }
 
-/// Filter lines, written in order of their keys.
+/// Writes filter lines in the order of their keys.
 private struct FilterLines: ~Copyable {
   private let count: Int
   private let kind: UInt8
-  private let place: IndexChecksumSeed
+  private let checksumSeed: IndexChecksumSeed
   private let output: IndexOutput
   private let line = UnsafeMutableRawBufferPointer.allocate(byteCount: IndexFilter.lineByteCount, alignment: 64)
   private var number = 0
-  /// The block that keys come from.
+  /// The block that the current keys come from.
   private var block: (number: Int, position: Int) = (0, 0)
-  /// The line says where it begins.
+  /// Whether the line already says where its keys begin.
   private var hasBegun = false
 
-  init(count: Int, kind: UInt8, place: IndexChecksumSeed, output: IndexOutput) {
+  init(count: Int, kind: UInt8, checksumSeed: IndexChecksumSeed, output: IndexOutput) {
     self.count = count
     self.kind = kind
-    self.place = place
+    self.checksumSeed = checksumSeed
     self.output = output
     line.initializeMemory(as: UInt8.self, repeating: 0)
   }
@@ -241,7 +247,7 @@ private struct FilterLines: ~Copyable {
     line.deallocate()
   }
 
-  /// The keys that follow are from this block.
+  /// Notes that the following keys come from this block.
   mutating func begin(block number: Int, at position: Int) {
     block = (number, position)
   }
@@ -251,7 +257,7 @@ private struct FilterLines: ~Copyable {
     let wanted = IndexFilter.line(key, lineCount: count)
     while number < wanted { try finishLine() }
     if !hasBegun { beginLine() }
-    // Proof for both: the buffer was allocated above and has 64 bytes.
+    // Proof: the buffer was allocated above and has 64 bytes.
     IndexFilter.insert(key, into: line.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt8.self))
   }
 
@@ -270,14 +276,14 @@ private struct FilterLines: ~Copyable {
     if !hasBegun { beginLine() }
     hasBegun = false
     let checked = UnsafeRawBufferPointer(line).part(0, IndexFilter.checkedByteCount)
-    line.set(place.checksum(of: checked, kind: kind, at: output.position), at: IndexFilter.checkedByteCount)
+    line.set(checksumSeed.checksum(of: checked, kind: kind, at: output.position), at: IndexFilter.checkedByteCount)
     try output.append(UnsafeRawBufferPointer(line))
     line.initializeMemory(as: UInt8.self, repeating: 0)
     number += 1
   }
 }
 
-/// Bytes that grow at their end; memory is kept when they are removed.
+/// Bytes that grow at the end. Removing them keeps the memory.
 struct ByteColumn: ~Copyable {
   private var memory: UnsafeMutablePointer<UInt8>
   private var capacity: Int
@@ -292,7 +298,7 @@ struct ByteColumn: ~Copyable {
     memory.deallocate()
   }
 
-  /// Good until the next change.
+  /// Valid until the next change.
   var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: count) }
 
   mutating func removeAll() {

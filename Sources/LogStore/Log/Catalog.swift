@@ -1,15 +1,15 @@
-/// What is in a store's directory, read and checked, before the log itself is.
+/// The content of a store's directory, read and checked before the log itself is.
 struct Catalog: Sendable {
   var directory: String
   var storeID: StoreID
   /// In order; never empty.
   var segments: [SegmentHeader]
   var clean: CleanEnd?
-  /// Of finished segments, where that is no reason to refuse the store.
+  /// Damage of finished segments, where it is no reason to refuse the store.
   var damagedFiles: [Damage] = []
 
   var lastSegment: SegmentHeader {
-    // Proof: the only initialiser throws when there is none.
+    // Proof: the only initialiser throws if there is no segment.
     segments[segments.count - 1]
   }
   var cleanPath: String { join(directory, FileName.clean) }
@@ -27,7 +27,7 @@ struct Catalog: Sendable {
     return try decode(bytes, of: path, StoreHeader.init)
   }
 
-  /// The error that the file `store` is missing where there is a log.
+  /// The error for a directory that has segments but no file `store`.
   static func storeMissing(_ directory: String) -> LogStoreError {
     .damaged(
       Damage(
@@ -35,15 +35,15 @@ struct Catalog: Sendable {
         reason: "the file is missing, though the directory holds segments"))
   }
 
-  /// Whether a directory without the file `store` holds nothing that was ever acknowledged: no segment, or the first one as
-  /// the making of a store leaves it before it writes that file, with an empty snapshot of cursors and zeros to its end.
+  /// Whether a directory without the file `store` holds nothing that was ever acknowledged: no segment, or only the first
+  /// segment as an interrupted creation of a store leaves it, with an empty snapshot of cursors and zeros to its end.
   ///
-  /// Reads all of that segment, in this state alone.
+  /// Reads all of that segment, in this case only.
   static func isNothingLost(_ directory: String, disk: any Disk) throws(LogStoreError) -> Bool {
     let names = try disk.list(directory)
     let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }
     if bases.isEmpty { return true }
-    // A store that was closed, or had an index or events, was finished before.
+    // A store that was closed, or that has an index or events, was created completely.
     let wasFinished = names.contains { $0 == FileName.clean || FileName.indexRange($0) != nil }
     guard bases == [0], !wasFinished else { return false }
     if let bytes = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount),
@@ -64,17 +64,17 @@ struct Catalog: Sendable {
     else { return false }
     let segment = Segment(path: path, header: header, mapping: try file.map(byteCount: Int(header.fileByteCount)))
     let isUnused = segment.isUnused
-    // What can't be read looks unused.
+    // Bytes that can't be read look unused.
     try segment.checkReadable(0..<segment.bytes.count, since: 0)
     return isUnused
   }
 
-  /// Reads the small files and every segment's first page; cost is one `open` and one page a segment.
+  /// Reads the small files and every segment's first page. Costs one `open` and one page for each segment.
   ///
-  /// - Parameter lastBase: beside a writer at work, the base offset of a segment that it had begun before this was called:
-  ///   of those behind it a listing may show any, and without the ones between, so they are not looked at.
-  /// - Parameter servesDamaged: finished segments that are missing, short or without a sound header are no reason to refuse
-  ///   the store: their names and the headers behind them tell where they begin.
+  /// - Parameter lastBase: beside a running writer, the base offset of a segment that the writer had begun before this
+  ///   call. Later segments are ignored, since a listing may show some of them without the ones in between.
+  /// - Parameter servesDamaged: does not refuse the store for finished segments that are missing, short or without a sound
+  ///   header. Their names and the headers behind them tell where they begin.
   static func read(
     _ directory: String, disk: any Disk, upTo lastBase: UInt64? = nil, servesDamaged: Bool = false
   ) throws(LogStoreError) -> Catalog {
@@ -116,11 +116,15 @@ struct Catalog: Sendable {
       }
       guard !segments.isEmpty || base == 0 else {
         throw .damaged(
-          Damage(file: path, position: 32, reason: "the first segment begins with offset \(base), a log with offset 0"))
+          Damage(
+            file: path, position: UInt64(SegmentHeader.Field.baseOffset),
+            reason: "the first segment begins with offset \(base), a log with offset 0"))
       }
       if let gap = header.gap, segments.isEmpty || gap.lowerBound < expectedPrevious {
         throw .damaged(
-          Damage(file: path, position: 72, reason: "a gap from offset \(gap.lowerBound) on, inside another segment"))
+          Damage(
+            file: path, position: UInt64(SegmentHeader.Field.gapStart),
+            reason: "a gap from offset \(gap.lowerBound) on, inside another segment"))
       }
       expectedPrevious = base
       segments.append(header)
@@ -145,14 +149,17 @@ struct Catalog: Sendable {
     if let bytes = try wholeFile(catalog.cleanPath, byteCount: CleanEnd.byteCount, disk: disk) {
       let clean = try decode(bytes, of: catalog.cleanPath, CleanEnd.init)
       guard clean.storeID == store.storeID else {
-        throw .damaged(Damage(file: catalog.cleanPath, position: 16, reason: "the file belongs to another store"))
+        throw .damaged(
+          Damage(
+            file: catalog.cleanPath, position: UInt64(EnvelopeField.storeID),
+            reason: "the file belongs to another store"))
       }
       catalog.clean = clean
     }
     return catalog
   }
 
-  /// Reads a segment's first page, and looks whether all of a finished one is there.
+  /// Reads a segment's first page, and checks that a finished segment has all its bytes.
   private static func readSegment(
     _ path: String, _ base: UInt64, isFinished: Bool, storeID: StoreID, disk: any Disk
   ) throws(LogStoreError) -> SegmentHeader {
@@ -168,7 +175,7 @@ struct Catalog: Sendable {
     return header
   }
 
-  /// Where segments begin, as index files tell.
+  /// The base offsets of segments that index files list.
   private static func indexedBases(
     _ names: [String], _ directory: String, disk: any Disk
   ) throws(LogStoreError) -> Set<UInt64> {
@@ -176,20 +183,20 @@ struct Catalog: Sendable {
     for name in names where FileName.indexRange(name) != nil {
       let file = try disk.open(join(directory, name), .read)
       let mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
-      // A damaged one tells nothing, and is found out when it is used.
+      // A damaged index file is ignored here, and reported when it is used.
       if let header = try? IndexHeader(mapping.bytes) { bases.formUnion(header.segments.map(\.baseOffset)) }
     }
     return bases
   }
 
-  /// What stands for a finished segment whose header can't be read.
+  /// A substitute for the header of a finished segment that can't be read.
   private static func unreadable(_ base: UInt64, _ previous: UInt64, _ storeID: StoreID) -> SegmentHeader {
     SegmentHeader(
       storeID: storeID, baseOffset: base, previousBaseOffset: previous, fileByteCount: 0, createdMicroseconds: 0,
       chain: 0)
   }
 
-  /// All of a file that must not be longer than it should be; nil if it is not there.
+  /// All of a file; nil if it does not exist. Throws if the file is longer than it should be.
   private static func wholeFile(
     _ path: String, byteCount: Int, disk: any Disk
   ) throws(LogStoreError) -> [UInt8]? {
@@ -203,7 +210,9 @@ struct Catalog: Sendable {
 
   private static func missing(before header: SegmentHeader, path: String, directory: String) -> Damage {
     if header.previousBaseOffset == SegmentHeader.noPrevious {
-      return Damage(file: path, position: 40, reason: "a first segment behind another segment")
+      return Damage(
+        file: path, position: UInt64(SegmentHeader.Field.previousBaseOffset),
+        reason: "a first segment behind another segment")
     }
     return Damage(
       file: join(directory, FileName.segment(header.previousBaseOffset)), position: 0,

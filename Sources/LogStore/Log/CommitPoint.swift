@@ -1,49 +1,49 @@
 import Synchronization
 
-/// What readers of a log go by: how far it is durable, and whoever waits for it to go on. The writer, or the follower of
-/// another process's writer, publishes; any thread reads.
+/// The durable end of a log, and the tasks that wait for it to advance. The writer publishes it, or the follower of another
+/// process's writer. Any thread reads it.
 @usableFromInline
 final class CommitPoint: Sendable {
   private struct Waiter {
     var id: UInt64
-    /// The event that it waits for.
+    /// The offset of the event that it waits for.
     var offset: UInt64
     var continuation: UnsafeContinuation<Bool, Never>
   }
 
   private struct State {
     var end: DurableEnd
-    var cursors: CursorPlaces
-    /// Few as a rule, in no order; as a list, since it keeps its memory.
+    var cursors: Checkpoints
+    /// Usually few, unordered. An array, since it reuses its memory.
     var waiters: [Waiter] = []
-    /// The lowest of their offsets: while the end has not come to it nobody is due.
+    /// The lowest awaited offset. No waiter is due before the end has passed it.
     var firstAwaited = UInt64.max
     var lastWaiter: UInt64 = 0
-    /// Memory of a list of those that were woken, kept from one time to the next.
+    /// The memory of the last list of woken waiters, for the next one.
     var spare: [Waiter] = []
     var isClosed = false
     var failure: LogStoreError?
-    /// Called once when it is closed.
+    /// Called once, on closing.
     var closings: [@Sendable () -> Void] = []
-    /// Why no more events can come, while those that are there can be read.
+    /// The reason why no more events can come, while those that exist can be read.
     var waitFailure: LogStoreError?
   }
 
   let segments: SegmentSet
   private let state: Mutex<State>
-  /// Set with `State/isClosed`, for those who look often.
+  /// Set with `State/isClosed`, for frequent checks without the lock.
   private let hasEnded = Atomic(false)
 
-  init(segments: SegmentSet, end: DurableEnd, cursors: CursorPlaces) {
+  init(segments: SegmentSet, end: DurableEnd, cursors: Checkpoints) {
     self.segments = segments
     state = Mutex(State(end: end, cursors: cursors))
     segments.open.publish(endOffset: end.offset)
   }
 
   var end: DurableEnd { state.withLock { $0.end } }
-  var cursors: CursorPlaces { state.withLock { $0.cursors } }
+  var cursors: Checkpoints { state.withLock { $0.cursors } }
 
-  /// Ended for good: closed, or its follower has found damage.
+  /// Ended for good: the reader was closed, or its follower has found damage.
   var isClosed: Bool { hasEnded.load(ordering: .acquiring) }
 
   /// Throws once the reader is closed, or its follower has found damage.
@@ -52,7 +52,7 @@ final class CommitPoint: Sendable {
     _ = try checkedEnd()
   }
 
-  /// As ``check()`` for a call that gives events: throws `cancelled` in a cancelled task.
+  /// As ``check()``, for a call that returns events: throws `cancelled` in a cancelled task.
   @usableFromInline
   func checkReading(endsWithTask: Bool) throws(LogStoreError) {
     try check()
@@ -67,10 +67,10 @@ final class CommitPoint: Sendable {
     return end
   }
 
-  /// Everything before `end` is on disk, and its events are in the open index.
+  /// Publishes that everything before `end` is on disk and that its events are in the open index.
   ///
-  /// On the way of every append: with nobody to wake it is one lock that hardly anyone holds, and it never allocates.
-  func publish(_ end: DurableEnd, cursors: CursorPlaces) {
+  /// On the path of every append. Without waiters it takes one lock, which is rarely contended, and it never allocates.
+  func publish(_ end: DurableEnd, cursors: Checkpoints) {
     segments.open.publish(endOffset: end.offset)
     var due = state.withLock { state -> [Waiter] in
       state.end = end
@@ -82,16 +82,16 @@ final class CommitPoint: Sendable {
       return due
     }
     if due.isEmpty { return }
-    // Outside the lock, since a waiter may run at once, and read.
+    // Outside the lock, since a waiter may run at once and read.
     for waiter in due { waiter.continuation.resume(returning: true) }
     due.removeAll(keepingCapacity: true)
     state.withLock { $0.spare = due }
   }
 
-  /// Ends all waiting, now and later.
+  /// Ends all waits, current and future.
   func close(failure: LogStoreError? = nil) {
     let (due, closings) = state.withLock { state in
-      // What was closed by its owner does not fail afterwards.
+      // A reader that its owner has closed does not fail afterwards.
       if !state.isClosed { state.failure = failure }
       state.isClosed = true
       hasEnded.store(true, ordering: .releasing)
@@ -101,19 +101,19 @@ final class CommitPoint: Sendable {
       return (due, state.closings)
     }
     for waiter in due { waiter.continuation.resume(returning: false) }
-    for tell in closings { tell() }
+    for action in closings { action() }
   }
 
-  /// Calls `tell` once when it is closed: at once if it is.
-  func whenClosed(_ tell: @escaping @Sendable () -> Void) {
+  /// Calls `action` once on closing; at once if it is closed already.
+  func whenClosed(_ action: @escaping @Sendable () -> Void) {
     let isClosed = state.withLock { state in
-      if !state.isClosed { state.closings.append(tell) }
+      if !state.isClosed { state.closings.append(action) }
       return state.isClosed
     }
-    if isClosed { tell() }
+    if isClosed { action() }
   }
 
-  /// Fails all waiting for events that are not there, now and later. What is durable is read as before.
+  /// Fails all current and future waits for events that don't exist yet. Durable events can still be read.
   func endWaits(_ failure: LogStoreError) {
     let due = state.withLock { state in
       if state.waitFailure == nil { state.waitFailure = failure }
@@ -124,19 +124,19 @@ final class CommitPoint: Sendable {
     for waiter in due { waiter.continuation.resume(returning: false) }
   }
 
-  /// Returns true as soon as the event at `offset` is durable, false when the task is cancelled or the reader closed, also
-  /// if the event is there.
+  /// Returns true as soon as the event at `offset` is durable. Returns false if the task is cancelled or the reader closed,
+  /// even if the event exists.
   func wait(for offset: UInt64, endsWithTask: Bool = true) async throws(LogStoreError) -> Bool {
     let id = state.withLock { state in
       state.lastWaiter += 1
       return state.lastWaiter
     }
     let arrived = await withTaskCancellationHandler {
-      // Unsafe continuations spare an allocation. Each is resumed exactly once: by whoever takes it out of `waiters`
-      // under the lock, or right here if it never gets there.
+      // An unsafe continuation avoids an allocation. Each is resumed exactly once: by the code that removes it from
+      // `waiters` under the lock, or here if it is never added.
       await withUnsafeContinuation { (continuation: UnsafeContinuation<Bool, Never>) in
-        let answer: Bool? = state.withLock { state in
-          // Under the lock, after the handler is set: a cancellation is seen here, or finds the waiter.
+        let result: Bool? = state.withLock { state in
+          // Under the lock, after the handler is set: a cancellation is either seen here, or finds the waiter.
           if state.isClosed || endsWithTask && Task.isCancelled { return false }
           if state.end.offset > offset { return true }
           if state.waitFailure != nil { return false }
@@ -144,12 +144,12 @@ final class CommitPoint: Sendable {
           state.firstAwaited = min(state.firstAwaited, offset)
           return nil
         }
-        if let answer { continuation.resume(returning: answer) }
+        if let result { continuation.resume(returning: result) }
       }
     } onCancel: {
       guard endsWithTask else { return }
       let waiter = state.withLock { state in
-        // `firstAwaited` may stay too low: then the next event is one look for nobody.
+        // `firstAwaited` may stay too low. Then the next event causes one search that finds no waiter.
         state.waiters.firstIndex { $0.id == id }.map { state.waiters.remove(at: $0) }
       }
       waiter?.continuation.resume(returning: false)
@@ -168,17 +168,17 @@ final class CommitPoint: Sendable {
 
   private static func take(from state: inout State, into due: inout [Waiter], where isDue: (Waiter) -> Bool) {
     state.firstAwaited = .max
-    var kept = 0
+    var remaining = 0
     for index in state.waiters.indices {
       let waiter = state.waiters[index]
       if isDue(waiter) {
         due.append(waiter)
       } else {
-        state.waiters[kept] = waiter
-        kept += 1
+        state.waiters[remaining] = waiter
+        remaining += 1
         state.firstAwaited = min(state.firstAwaited, waiter.offset)
       }
     }
-    state.waiters.removeLast(state.waiters.count - kept)
+    state.waiters.removeLast(state.waiters.count - remaining)
   }
 }

@@ -1,5 +1,5 @@
-/// A sum over what an index lists of a segment, or should list: in whatever order it is taken, equal content gives equal
-/// sums, and other content gives the same by chance alone, once in 2¹²⁸.
+/// A sum over what an index lists, or should list, of a segment. The order doesn't matter. Equal content gives equal sums;
+/// other content gives the same sum only by chance, once in 2¹²⁸.
 struct ContentSum: Equatable, Sendable {
   private var first: UInt64 = 0
   private var second: UInt64 = 0
@@ -12,7 +12,7 @@ struct ContentSum: Equatable, Sendable {
 
   init() {}
 
-  /// What the index of a finished segment has to list.
+  /// The sum over what the index of a finished segment must list.
   init(_ index: ActiveIndex) {
     let input = index.state.withLock { $0.sealingInput() }
     for stream in input.streams {
@@ -37,7 +37,7 @@ struct ContentSum: Equatable, Sendable {
 }
 
 extension IndexFile {
-  /// What the file lists, by segment.
+  /// The sums over what the file lists, by segment.
   func contentSums() throws(Fault) -> [ContentSum] {
     var sums = [ContentSum](repeating: ContentSum(), count: segmentCount)
     for section in IndexSection.allCases {
@@ -46,8 +46,8 @@ extension IndexFile {
       while cursor.key != .max {
         var version = section == .streams ? cursor.firstVersion : 0
         for address in cursor.addresses {
-          let place = try split(address)
-          sums[place.segment].add(section, key: cursor.key, version: version, position: UInt64(place.position))
+          let listed = try split(address)
+          sums[listed.segment].add(section, key: cursor.key, version: version, position: UInt64(listed.position))
           if section == .streams { version += 1 }
         }
         try cursor.advance()

@@ -1,9 +1,9 @@
-/// Offsets whose events can't be read, since a file is damaged there.
+/// A range of offsets whose events can't be read because a file is damaged.
 public struct DamagedRange: Sendable, Hashable, CustomStringConvertible {
-  /// The events that are missing; empty where the damage has hit no event, such as a frame's header whose records are all
-  /// sound, and then the offset of the next event behind it.
+  /// The offsets of the missing events. Empty if the damage has hit no event, for example only a frame's header whose
+  /// records are all sound; then it is the offset of the next event behind the damage.
   public var offsets: Range<UInt64>
-  /// Where, and what was found.
+  /// The damage and its position.
   public var damage: Damage
 
   /// A damaged range, as ``LogReader/damagedRanges(file:again:)`` returns it.
@@ -18,17 +18,17 @@ public struct DamagedRange: Sendable, Hashable, CustomStringConvertible {
   }
 }
 
-/// What is sound of a damaged segment, and what is not: made once, by reading all of it, and then used by everyone who
-/// passes over the damage.
+/// The sound and the damaged parts of a segment. Built once by reading all of the segment, then used by all readers that
+/// pass over the damage.
 ///
-/// No offset is guessed. A frame counts if its checksums hold, if it fits between what stands before and behind it, and if
-/// it follows on from the frame before it, where that one is sound. In a damaged frame, and behind a damaged header, each
-/// record counts whose own checksum holds, since that covers the record's place and offset. What lies between is missing.
+/// No offset is guessed. A frame counts if its checksums hold, if it fits between its neighbours, and if it continues the
+/// frame before it, where that one is sound. In a damaged frame, and behind a damaged header, each record counts whose own
+/// checksum holds, since that covers the record's position and offset. Everything between is missing.
 final class DamageMap: Sendable {
   enum Content: Sendable {
-    /// Sound frames, one after the other.
+    /// Consecutive sound frames.
     case frames
-    /// Sound records of a damaged frame, one after the other.
+    /// Consecutive sound records of a damaged frame.
     case records(count: UInt32, timestamp: UInt64)
     /// An index into ``ranges``.
     case missing(Int)
@@ -41,28 +41,30 @@ final class DamageMap: Sendable {
     var content: Content
   }
 
-  /// Bytes of sound frames in one piece, about: whoever begins in the middle reads so many for nothing.
+  /// The approximate number of bytes of sound frames in one piece. A reader that begins in the middle of a piece reads up
+  /// to that many bytes in vain.
   static let pieceByteCount = 256 << 10
-  /// Pieces of a map, so that no content makes it grow without bound. What is behind the last one counts as missing.
+  /// The greatest number of pieces of a map, so that no content makes it grow without bound. What is behind the last one
+  /// counts as missing.
   static let pieceLimit = 1 << 16
 
   let segment: Segment
-  /// Bytes that were looked at: all before the segment's end, or before the durable end.
+  /// The end of the checked bytes: the segment's end, or the durable end.
   let limit: Int
-  /// All offsets of the segment up to ``endOffset``, in order.
+  /// The pieces, in order, covering all offsets of the segment up to ``endOffset``.
   let pieces: [Piece]
-  /// Every damaged place, in order.
+  /// Every damaged range, in order.
   let ranges: [DamagedRange]
-  /// Of ``ranges``, those that the disk could not read.
+  /// The indexes in ``ranges`` of those that the disk could not read.
   private let unreadable: Set<Int>
   let endOffset: UInt64
-  /// Something of the segment could not be read by the disk, which may get well again.
+  /// Whether the disk could not read some part of the segment. It may become readable again.
   var isOfUnreadable: Bool {
     if case .unreadable = segment.fileError { return true }
     return segment.mapping.faultCount > 0
   }
 
-  /// - Parameter unreadable: which of the ranges the disk could not read.
+  /// - Parameter unreadable: the indexes of the ranges that the disk could not read.
   init(
     segment: Segment, limit: Int, pieces: [Piece], ranges: [DamagedRange], unreadable: Set<Int>, endOffset: UInt64
   ) {
@@ -81,12 +83,13 @@ final class DamageMap: Sendable {
     return pieces[after - 1]
   }
 
-  /// The first place where events are missing, or else the first at all: damage, or what the disk can't read.
+  /// The error for the first range where events are missing, or else for the first range: damage, or what the disk can't
+  /// read.
   var worst: LogStoreError? {
     (ranges.firstIndex { !$0.offsets.isEmpty } ?? ranges.indices.first).map { error(of: $0) }
   }
 
-  /// The first place that the disk could not read.
+  /// The error for the first range that the disk could not read.
   var firstUnreadable: LogStoreError? { unreadable.min().map { error(of: $0) } }
 
   private func error(of number: Int) -> LogStoreError {
@@ -95,14 +98,14 @@ final class DamageMap: Sendable {
   }
 }
 
-/// Makes a ``DamageMap``.
+/// Builds a ``DamageMap``.
 struct DamageMapBuilder {
   private let segment: Segment
   /// The segment's events have lower offsets.
   private let bound: UInt64
   /// Frames end at or before it.
   private let limit: Int
-  /// The header checksum of the segment's last frame; nil if that isn't known.
+  /// The header checksum of the segment's last frame; nil if unknown.
   private let endChain: UInt32?
 
   private var pieces: [DamageMap.Piece] = []
@@ -110,12 +113,12 @@ struct DamageMapBuilder {
   private var next: UInt64
   private var timestamp: UInt64 = 0
   private var unreadable: Set<Int> = []
-  /// What was found since the last event that was taken, and where.
+  /// The damage found since the last event that counts.
   private var pending: LogStoreError?
   private var finder: SalvageSearch
 
-  /// - Parameter bound: the offset that the segment, or what is durable of it, ends with.
-  /// - Parameter endChain: of a finished segment, as its successor's header tells it.
+  /// - Parameter bound: the end offset of the segment, or of its durable part.
+  /// - Parameter endChain: the chain value of a finished segment, from its successor's header.
   init(_ segment: Segment, bound: UInt64, limit: Int, endChain: UInt32?) {
     self.segment = segment
     self.bound = bound
@@ -129,8 +132,8 @@ struct DamageMapBuilder {
     pending = segment.fileError
     let chain = readFrames()
     if let endChain, let chain, chain != endChain, ranges.isEmpty, pending == nil {
-      // Sound by itself, and not what the next segment was written after: another history of the log, and nothing tells
-      // where it parts.
+      // The frames are sound by themselves, but the next segment was not written after them: this is another history of the
+      // log, and nothing tells where the two part.
       pieces = []
       next = segment.baseOffset
       note(0, "its last frame is not the one that the next segment follows")
@@ -146,19 +149,19 @@ struct DamageMapBuilder {
       segment: segment, limit: limit, pieces: pieces, ranges: ranges, unreadable: unreadable, endOffset: bound)
   }
 
-  /// Returns the chain of the last frame, if all up to there is known.
+  /// Returns the chain of the last frame, if everything up to it is known.
   private mutating func readFrames() -> UInt32? {
     var chain: UInt32? = segment.hasOwnHeader ? segment.header.chain : nil
     var position = SegmentHeader.byteCount
-    // Behind damage: no frame whose records are looked for begins before it.
+    // Behind damage: no frame whose records are searched for begins before this position.
     var hole: Int?
     while position <= limit - FrameHeader.byteCount, pieces.count < DamageMap.pieceLimit {
       if position % 8 == 0, let header = finder.header(at: position), position + header.byteCount <= limit,
         header.firstOffset >= next
       {
         if let known = chain, header.chain != known {
-          // It belongs to another history of the log, or what it follows does: neither can be told from the other.
-          note(position + 36, "the frame does not follow on from the frame before it")
+          // The frame belongs to another history of the log, or the frame before it does. Nothing tells which of the two.
+          note(position + FrameField.chain, "the frame does not follow on from the frame before it")
           return nil
         }
         take(header, at: position)
@@ -187,11 +190,11 @@ struct DamageMapBuilder {
   }
 
   private mutating func note(_ position: Int, _ reason: String) {
-    // Says it if the disk could not read it.
+    // Reports that the disk could not read the frame, if so.
     if pending == nil { pending = segment.damage(Fault(position: position, reason: reason)) }
   }
 
-  /// Goes on with an event: what was found before it is one damaged range, whether events are missing there or not.
+  /// Continues with an event. The damage found before it becomes one range, whether events are missing there or not.
   private mutating func skip(to offset: UInt64, at position: Int) {
     if pending == nil, offset > next { note(position, "offsets \(next)..<\(offset) are not there") }
     guard let error = pending, let damage = error.finding else { return }
@@ -219,7 +222,7 @@ struct DamageMapBuilder {
     }
     let end = position + header.byteCount
     guard header.eventCount > 0 else {
-      // Cursors alone say nothing of what is missing before them.
+      // A frame with cursors only does not tell what is missing before it.
       if pending == nil, let last = pieces.last, case .frames = last.content, last.bytes.upperBound == position {
         pieces[pieces.count - 1].bytes = last.bytes.lowerBound..<end
       }
@@ -238,7 +241,7 @@ struct DamageMapBuilder {
     next = header.endOffset
   }
 
-  /// The sound records of a frame whose header is sound, but not all else.
+  /// Takes the sound records of a damaged frame whose header is sound.
   private mutating func takeRecords(of header: FrameHeader, at start: Int) {
     let end = start + header.byteCount
     var position = start + FrameHeader.byteCount
@@ -255,7 +258,7 @@ struct DamageMapBuilder {
     }
   }
 
-  /// Sound records one after the other of a frame whose header is not. Returns where to go on.
+  /// Takes consecutive sound records of a frame whose header is damaged. Returns where to continue.
   private mutating func takeRecords(at start: Int) -> (position: Int, frame: Int?) {
     guard let first = finder.record(at: start, before: limit, frame: nil) else { return (start + 1, nil) }
     var position = start

@@ -158,7 +158,7 @@ public struct EventCursor: ~Copyable, Sendable {
   @usableFromInline
   mutating func lookAtFaults() throws(LogStoreError) {
     do throws(LogStoreError) {
-      try scan.lookAtFaults()
+      try scan.checkFaults()
     } catch {
       // The event that was given last may have been zeros, and is to be given again.
       nextOffset = max(nextOffset, firstOffset + 1) - 1
@@ -169,7 +169,7 @@ public struct EventCursor: ~Copyable, Sendable {
 
   /// Begins with its segment again at the next call, mapped again if the disk can read it by then.
   private mutating func letGo() {
-    scan.letGo()
+    scan.reset()
     end = 0
   }
 

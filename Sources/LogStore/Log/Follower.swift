@@ -1,20 +1,20 @@
 import Glibc
 import Synchronization
 
-/// Follows a log that another process writes, or nobody: reads how far it is durable from the file `tail`, checks and
-/// indexes the frames up to there, and publishes them. One thread of its own does that; everything it changes is in
+/// Follows a log that another process writes, or that nobody writes. It reads the durable end from the file `tail`, checks
+/// and indexes the frames up to there, and publishes them. One thread of its own does that, and it changes only
 /// ``CommitPoint``.
 final class Follower: Sendable {
   /// How long a reader waits for a writer that is still opening the store.
   static let openingTimeoutMilliseconds = 30_000
-  /// How often the file is read again, in case its notice was missed or the file was replaced, and how often the directory is
-  /// compared with its path, in case it was moved or removed.
+  /// How often the file is read again, in case its notice was missed or the file was replaced; and how often the directory
+  /// is compared with its path, in case it was moved or removed.
   static let checkMilliseconds: Int32 = 1000
 
   private let directory: String
   private let disk: any Disk
   private let commitPoint: CommitPoint
-  /// The writer that wrote `tail` and was dead when this follower began; what it says is not news.
+  /// The writer that wrote `tail` and was dead when this follower began. Its notice is not news.
   private let deadWriter: UInt32?
   private let watch: Mutex<(any FileWatch)?> = Mutex(nil)
   private let isStopped = Atomic(false)
@@ -32,7 +32,7 @@ final class Follower: Sendable {
 
   /// Opens a store for reading.
   ///
-  /// - Parameter follows: without, what was found stays as it is, whatever a writer appends: one moment of the log.
+  /// - Parameter follows: if false, the reader sees one moment of the log, whatever a writer appends.
   static func open(
     _ directory: String, disk: any Disk, follows: Bool = true,
     streamCacheBytes: Int = StreamCache.defaultByteCount
@@ -42,7 +42,7 @@ final class Follower: Sendable {
       var lock: (any FileLock)?
       var wasBesideWriter = false
       do throws(LogStoreError) {
-        // First, so that a directory without a store is named as such.
+        // First, so that the error for a directory without a store says so.
         _ = try Catalog.readStore(directory, disk: disk)
         let before = try notice(directory, disk: disk)
         switch try findWriter(directory, disk: disk) {
@@ -51,7 +51,7 @@ final class Follower: Sendable {
           return try openUnwritten(directory, disk: disk, follows: follows, streamCacheBytes)
         case .unseen:
           let opened = try openUnwritten(directory, disk: disk, follows: false, streamCacheBytes)
-          // One that began meanwhile has said so before it changed anything.
+          // A writer that has begun meanwhile has written a notice before it changed anything.
           guard case .unseen = try findWriter(directory, disk: disk), try notice(directory, disk: disk) == before else {
             attemptsLeft -= 1
             if attemptsLeft > 0 { continue }
@@ -64,12 +64,12 @@ final class Follower: Sendable {
         wasBesideWriter = true
         return try openBesideWriter(directory, disk: disk, follows: follows, streamCacheBytes)
       } catch {
-        // The writer may have ended, or another begun, between two looks.
+        // The writer may have ended, or another may have begun, between the two reads.
         attemptsLeft -= 1
         guard lock == nil, attemptsLeft > 0 else { throw error }
         let isWritten = try isWritten(directory, disk: disk)
         if !wasBesideWriter, !isWritten { throw error }
-        // It was waited for as long as anyone should.
+        // The wait for the writer has reached its limit.
         if wasBesideWriter, isWritten, case .locked = error { throw error }
         disk.sleep(milliseconds: 10)
       }
@@ -78,9 +78,9 @@ final class Follower: Sendable {
 
   /// Whether another process has the store open for writing.
   private enum Writer {
-    /// None, and none begins while the lock is held. Without a lock none ever was.
+    /// No writer, and none begins while the lock is held. Without a lock there never was one.
     case none(lock: (any FileLock)?)
-    /// None can be seen, but one may begin: this process may not lock.
+    /// No writer is visible, but one may begin, since this process may not lock.
     case unseen
     case alive
   }
@@ -96,7 +96,7 @@ final class Follower: Sendable {
     }
   }
 
-  /// Whether a writer has marked its notice: for who may not open the lock.
+  /// Whether a writer has marked its notice: for processes that may not open the lock.
   static func isInUse(_ directory: String, disk: any Disk) throws(LogStoreError) -> Bool {
     do throws(LogStoreError) {
       return try disk.open(join(directory, FileName.tail), .read).isInUse()
@@ -114,7 +114,7 @@ final class Follower: Sendable {
     return bytes.withUnsafeBytes { TailNotice($0) }
   }
 
-  /// Nobody writes, and while the shared lock is held nobody begins to.
+  /// Nobody writes, and while the shared lock is held no writer begins.
   private static func openUnwritten(
     _ directory: String, disk: any Disk, follows: Bool, _ streamCacheBytes: Int
   ) throws(LogStoreError) -> (Follower, CommitPoint, RecoveryReport) {
@@ -126,7 +126,7 @@ final class Follower: Sendable {
     var found = try RecoveredTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
     if catalog.clean == nil, !(try recoverTail(found, disk: disk)), found.scan.provenPosition < found.scan.next.position
     {
-      // What can't be written again, for it is not ours to write, can't be made certain either.
+      // What this process has no right to write again, it can't make certain either.
       let proven = found.scan.provenPosition
       let index = ActiveIndex(segment)
       var scan = RecoveryScan(segment)
@@ -148,7 +148,7 @@ final class Follower: Sendable {
     do throws(LogStoreError) {
       deadWriter = try notice(directory, disk: disk)?.writer
     } catch {
-      // What nobody writes any more is not needed. If it can be read again later, it says what is known.
+      // Nothing needs an unreadable notice of a writer that is gone. If it becomes readable, it tells nothing new.
       guard case .unreadable = error else { throw error }
     }
     let follower = try Follower(directory: directory, disk: disk, commitPoint: commitPoint, deadWriter: deadWriter)
@@ -160,8 +160,7 @@ final class Follower: Sendable {
     )
   }
 
-  /// Makes the end of the log that was found durable, by writing the same bytes again and syncing. False without the
-  /// right to write.
+  /// Makes the end of the log durable: writes the same bytes again and syncs. Returns false without the right to write.
   private static func recoverTail(_ found: RecoveredTail, disk: any Disk) throws(LogStoreError) -> Bool {
     let proven = found.scan.provenPosition
     let count = found.scan.next.position - proven
@@ -174,7 +173,7 @@ final class Follower: Sendable {
     } catch .inputOutput(_, _, let code) where code == EROFS || code == EACCES || code == EPERM {
       return false
     }
-    // From a copy: zeros for what can't be read must not be written over it.
+    // Writes a copy: zeros for what can't be read must not be written over the file's bytes.
     try found.segment.forEachPiece(of: proven..<proven + count) { (piece, position) throws(LogStoreError) in
       try file.write(piece, at: UInt64(position))
     }
@@ -196,7 +195,7 @@ final class Follower: Sendable {
     guard let notice, notice.state != .opening else {
       throw .locked(directory: directory, holder: "a writer that has not finished opening it; try again")
     }
-    // Only now: all segments up to the noticed one were there before the directory is listed.
+    // The listing comes after the notice: all segments up to the noticed one existed before it.
     let catalog = try Catalog.read(directory, disk: disk, upTo: notice.end.baseOffset)
     let bases = catalog.segments.map(\.baseOffset)
     guard bases.last == notice.end.baseOffset else {
@@ -221,10 +220,10 @@ final class Follower: Sendable {
     )
   }
 
-  /// Reads a segment as far as a notice says that it is durable.
+  /// Reads a segment up to the durable end in a notice.
   ///
-  /// A segment without events may have been replaced since by another of the same name. What stood in it stands in the
-  /// cursors' snapshot that the new one begins with, and that is durable; the notice says nothing of what follows there.
+  /// A segment without events may have been replaced since by another of the same name. The new one begins with a snapshot
+  /// of the cursors of the old one, which is durable. The notice tells nothing about what follows there.
   private static func read(
     _ segment: Segment, to notice: TailNotice
   ) throws(LogStoreError) -> (index: ActiveIndex, scan: RecoveryScan) {
@@ -254,7 +253,7 @@ final class Follower: Sendable {
     }
   }
 
-  /// What is missing in a directory that was taken away is no fault of its own.
+  /// A file that is missing in a directory that was moved away or removed is no damage of its own.
   private func reason(of error: LogStoreError) -> LogStoreError {
     do throws(LogStoreError) {
       try checkDirectory()
@@ -285,7 +284,7 @@ final class Follower: Sendable {
         lastCheck = now
         try checkDirectory()
       }
-      // The watch is set before the notice is read, so none falls between.
+      // The watch is set before the notice is read, so no change falls in between.
       let current = currentWatch()
       if let notice = try news(&file), notice.state != .opening, notice.writer != deadWriter,
         notice != last
@@ -295,17 +294,17 @@ final class Follower: Sendable {
         continue
       }
       if let current, file != nil {
-        // The file is kept open, and opened anew now and then, in case that it was replaced.
+        // The file stays open, and is opened again now and then, in case it was replaced.
         if !current.wait(timeoutMilliseconds: Self.checkMilliseconds) { file = nil }
       } else {
-        // No file to watch yet, or no inotify instance left: look often enough for a tail to feel live.
+        // There is no file to watch yet, or no inotify instance left. Check often enough that a tail feels live.
         file = nil
         disk.sleep(milliseconds: 2)
       }
     }
   }
 
-  /// What the notice says, if there is one.
+  /// The notice, if there is one.
   private func news(_ file: inout (any File)?) throws(LogStoreError) -> TailNotice? {
     do throws(LogStoreError) {
       if file == nil { file = try openNotice() }
@@ -313,7 +312,7 @@ final class Follower: Sendable {
       return try Self.notice(in: file)
     } catch {
       guard case .unreadable = error, try !Self.isWritten(directory, disk: disk) else { throw error }
-      // Nobody writes, so there is no news; the next writer makes the file again.
+      // Nobody writes, so there is no news. The next writer creates the file again.
       file = nil
       disk.sleep(milliseconds: Self.unreadableRestMilliseconds)
       return nil
@@ -337,7 +336,7 @@ final class Follower: Sendable {
     }
   }
 
-  /// One system call, and no allocation: this is on the way of every event that is followed.
+  /// One system call and no allocation: this is on the path of every event that is followed.
   private static func notice(in file: any File) throws(LogStoreError) -> TailNotice? {
     var words: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
     let result = withUnsafeMutableBytes(of: &words) { buffer in
@@ -356,7 +355,7 @@ final class Follower: Sendable {
     guard end.baseOffset >= known.segment.baseOffset else {
       throw .damaged(
         Damage(
-          file: join(directory, FileName.tail), position: 16,
+          file: join(directory, FileName.tail), position: UInt64(TailNotice.Field.baseOffset),
           reason: "it says that the log ends in the segment of offset \(end.baseOffset), but it has gone on to that of"
             + " offset \(known.segment.baseOffset)"))
     }
@@ -371,7 +370,7 @@ final class Follower: Sendable {
       }
     }
     // Another segment; or another file under the same name, which happens to a segment without events; or this follower
-    // began without a writer, and walks its segment a second time, once.
+    // began without a writer, and reads its segment a second time, once.
     let segment = try Segment.open(
       join(directory, FileName.segment(end.baseOffset)), baseOffset: end.baseOffset,
       storeID: commitPoint.segments.storeID, disk: disk)

@@ -1,11 +1,12 @@
-/// What a store's log lacks, since a repair could not save it: kept by the headers of the segments behind the gaps, and
-/// by the records in their first frames. It never changes while a store is open: only a repair makes gaps.
+/// The gaps of a store's log: events that a repair could not save. The headers of the segments behind the gaps and the
+/// records in their first frames store them. They never change while a store is open: only a repair makes gaps.
 struct Gaps: Sendable {
   static let none = Gaps()
 
   /// Offsets without events, ascending.
   private(set) var ranges: [Range<UInt64>] = []
-  /// The last version of streams that lost their last events, by the stream's key: none up to it may be given again.
+  /// The last version of each stream that lost its last events, by the stream's key. No version up to it may be given
+  /// again.
   private(set) var lastVersions: [UInt64: UInt64] = [:]
 
   @inline(__always) var isEmpty: Bool { ranges.isEmpty }
@@ -53,26 +54,26 @@ struct Gaps: Sendable {
     return ranges[next]
   }
 
-  /// Whether there is one between two offsets of events.
+  /// Whether a gap is between two offsets of events.
   func areBetween(_ first: UInt64, _ second: UInt64) -> Bool {
     let next = ranges.partitionPoint { $0.upperBound > first }
     return next < ranges.count && ranges[next].upperBound <= second
   }
 
-  /// How many offsets of a range have no events.
+  /// The number of offsets of a range that have no event.
   func eventCount(in range: Range<UInt64>) -> UInt64 {
     ranges.reduce(0) { $0 + UInt64($1.clamped(to: range).count) }
   }
 
-  /// The last version that a stream is known to have had, whatever is left of it.
+  /// The last version that a stream is known to have had, whatever is left of the stream.
   func lastVersion(of stream: StreamKey) -> UInt64 {
     if lastVersions.isEmpty { return 0 }
     return lastVersions[IndexKey.stream(hash: stream.hash)] ?? 0
   }
 }
 
-/// A record in the first frame of a segment behind a gap: the stream with this key had events up to a version, and the
-/// last of them are lost. The key alone, since the name of a stream may be lost with all of its events.
+/// A record in the first frame of a segment behind a gap: the stream with this key had events up to a version, and the last
+/// of them are lost. It has only the key, since the name of a stream may be lost with all of its events.
 struct LostStream: Hashable, Sendable {
   static let keyByteCount = 6
 
@@ -85,18 +86,18 @@ struct LostStream: Hashable, Sendable {
     self.lastVersion = lastVersion
   }
 
-  /// - Throws: if the record stands where there can be none.
+  /// - Throws: a fault if the record is where none can be.
   init(_ record: Record, in segment: Segment) throws(Fault) {
     guard record.nameLength == Self.keyByteCount, segment.header.gapStart != nil, record.version > 0,
       record.framePosition == SegmentHeader.byteCount
     else {
-      throw Fault(position: record.position + 8, reason: "a record of a lost stream where no gap ends")
+      throw Fault(position: record.position + RecordField.kind, reason: "a record of a lost stream where no gap ends")
     }
     key = record.name(in: segment.bytes).reduce(0) { $0 << 8 | UInt64($1) }
     lastVersion = record.version
   }
 
-  /// The record but for what its place decides.
+  /// The record without the fields that it gets with its position.
   func encoded() -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: Record.byteCount + Self.keyByteCount)
     bytes.withUnsafeMutableBytes { buffer in
@@ -111,7 +112,7 @@ struct LostStream: Hashable, Sendable {
 }
 
 extension Segment {
-  /// What its first frame, which was checked, tells of streams.
+  /// The streams in the segment's first frame, which was checked.
   var lostStreams: [LostStream] {
     var found: [LostStream] = []
     let first = start.position

@@ -1,5 +1,5 @@
-/// Tells from index files which events stood at offsets that are lost: an index lists the positions of all of a segment's
-/// events, so the nth in order of position is the nth event of the segment.
+/// Finds out from index files which events stood at lost offsets: an index lists the positions of all events of a segment,
+/// so the nth in order of position is the nth event of the segment.
 struct LostEvents {
   private struct Listed {
     var position: UInt32
@@ -8,17 +8,17 @@ struct LostEvents {
   }
 
   private let indexes: [IndexFile]
-  /// Of the segment that was looked at last.
+  /// The events of the last segment that was queried.
   private var last: (index: IndexFile, number: Int, events: [Listed])?
 
   init(_ indexes: [IndexFile]) {
-    // The smallest first: less to read for one segment.
+    // The smallest first: they need less reading for one segment.
     self.indexes = indexes.sorted { ($0.segmentCount, $0.baseOffset) < ($1.segmentCount, $1.baseOffset) }
   }
 
-  /// The lost events of a range that an index knows.
+  /// The lost events of a range that an index lists.
   ///
-  /// - Parameter saved: sound events near the range: an index that has them elsewhere is not asked.
+  /// - Parameter saved: sound events near the range. An index that lists them at other positions is ignored.
   mutating func events(
     in range: Range<UInt64>, saved: [(offset: UInt64, position: Int)]
   ) -> [LostEvent] {
@@ -26,7 +26,7 @@ struct LostEvents {
     var next = range.lowerBound
     while next < range.upperBound {
       guard let (base, end, events) = segment(holding: next, saved: saved) else {
-        // Behind what no index knows, another may know more.
+        // Another index may list events further on.
         let further = indexes.flatMap { $0.header.segments.map(\.baseOffset) }.filter { $0 > next }.min()
         next = min(further ?? range.upperBound, range.upperBound)
         continue
@@ -70,11 +70,11 @@ struct LostEvents {
         index, .streams, keyOffset: 0, segmentOffset: 0, shift: index.header.addressShift)
       while cursor.key != .max {
         for (ordinal, address) in cursor.addresses.enumerated() {
-          let place = try index.split(address)
-          guard place.segment == number else { continue }
+          let listed = try index.split(address)
+          guard listed.segment == number else { continue }
           events.append(
             Listed(
-              position: UInt32(place.position), key: cursor.key, version: cursor.firstVersion + UInt64(ordinal)))
+              position: UInt32(listed.position), key: cursor.key, version: cursor.firstVersion + UInt64(ordinal)))
         }
         try cursor.advance()
       }
@@ -88,7 +88,7 @@ struct LostEvents {
 }
 
 extension LostEvent {
-  /// The key that a stream's events have here.
+  /// The key of a stream's events.
   public static func key(ofStream name: String) -> UInt64 {
     var name = name
     return name.withUTF8 { IndexKey.stream(hash: streamHash(UnsafeRawBufferPointer($0))) }

@@ -1,10 +1,10 @@
 import Glibc
 
-/// Which files in a directory are a store's own: where the file `store` tells that a store is there, those under the names that
-/// docs/FORMAT.md lists; before there is one, those whose content tells, since a name such as `lock` could be anybody's.
-/// Nothing else is ever overwritten or removed.
+/// Decides which files in a directory belong to a store. Where the file `store` exists, those with the names that
+/// docs/FORMAT.md lists; before that, those whose content shows it, since a name such as `lock` could be anybody's. Nothing
+/// else is ever overwritten or removed.
 struct OwnFiles {
-  /// What the kinds of files begin with has so many bytes, in one sector of a disk.
+  /// The length of the magic bytes of all kinds of files. They lie in one sector of a disk.
   private static let magicByteCount = 8
   /// A lock file has at most the words `process N`.
   private static let lockByteCount = 64
@@ -12,31 +12,30 @@ struct OwnFiles {
   let directory: String
   let disk: any Disk
 
-  /// Refuses a directory in which no store can be made, since it holds something else than what an interrupted making of one
-  /// leaves. Changes nothing, and returns if another process made a store there meanwhile.
+  /// Refuses a directory in which no store can be created, because it holds something else than what an interrupted
+  /// creation leaves. Changes nothing. Returns if another process has created a store there meanwhile.
   ///
-  /// What a file system puts into its own directories is passed over: `lost+found`, and `.nfs…`, a file that is removed and still
-  /// open.
+  /// Ignores what file systems put into directories: `lost+found`, and `.nfs…`, a removed file that is still open.
   func checkFree() throws(LogStoreError) {
     guard try disk.kind(directory) != nil else { return }
     let names = try disk.list(directory)
     if names.contains(FileName.store) { return }
     for name in names.sorted() {
       if try isOwn(name) { continue }
-      // Segments without the file `store` are damage, whatever lies beside them.
+      // Segments without the file `store` are damage, whatever else is in the directory.
       let segments = names.filter { FileName.baseOffset($0, suffix: ".log") != nil }
       for segment in segments {
         if try isOwn(segment) { throw Catalog.storeMissing(directory) }
       }
-      // One whose first bytes are lost, too.
+      // Also a segment whose first bytes are lost.
       if !segments.isEmpty, try !Catalog.isNothingLost(directory, disk: disk) { throw Catalog.storeMissing(directory) }
       throw .foreignFile(directory: directory, name: name)
     }
   }
 
-  /// Removes what unfinished work has left in a store's directory. What has the name of such a file, and other content, is
-  /// moved aside within the directory: after a power cut a file system may show anything in a file that was not synced,
-  /// and that must not keep the store from being opened.
+  /// Removes what unfinished work has left in a store's directory. A file with the name of such a file but other content is
+  /// moved aside within the directory: after a power cut a file system may show anything in a file that was not synced, and
+  /// that must not keep the store from opening.
   func removeUnfinished() throws(LogStoreError) {
     for name in try disk.list(directory) where FileName.isAside(name) {
       let path = join(directory, name)
@@ -44,7 +43,7 @@ struct OwnFiles {
       do throws(LogStoreError) {
         if try disk.kind(path) == .file { isForeign = try !isUnfinished(name) }
       } catch {
-        // Can't be read, so it isn't known whose it is.
+        // It can't be read, so its owner is unknown.
         isForeign = true
       }
       if isForeign {
@@ -63,12 +62,12 @@ struct OwnFiles {
 
   // MARK: - By content
 
-  /// Whether the making of a store may have left a file.
+  /// Whether the creation of a store may have left a file.
   private func isOwn(_ name: String) throws(LogStoreError) -> Bool {
     let path = join(directory, name)
     if name == "lost+found" || name.hasPrefix(".nfs") { return true }
     switch try disk.kind(path) {
-    // Gone since, or a link that leads nowhere: nothing is written through it.
+    // The file is gone, or a link leads nowhere: nothing is written through it.
     case nil: return try disk.foreign(path) == nil
     case .directory, .other: return false
     case .file: break
@@ -84,8 +83,8 @@ struct OwnFiles {
     }
   }
 
-  /// Whether a file under the name of an unfinished one begins as it would, as far as it was written: the process may have
-  /// died in the middle of any write, and a power cut may have let through any part of what was not synced.
+  /// Whether an unfinished file begins as it should, as far as it was written: the process may have died during any write,
+  /// and after a power cut any part of what was not synced may be there.
   private func isUnfinished(_ name: String) throws(LogStoreError) -> Bool {
     let path = join(directory, name)
     let head = try disk.contents(path, limit: Self.magicByteCount) ?? []
@@ -100,7 +99,7 @@ struct OwnFiles {
     }
   }
 
-  /// Whether a file's first bytes are what it begins with, to some byte, and zeros from there on.
+  /// Whether a file begins with a part of the magic bytes, and with zeros from there on.
   private static func isPart(_ head: [UInt8], of magic: StaticString) -> Bool {
     magic.withUTF8Buffer { magic in
       let sameCount = zip(head, magic).prefix { $0 == $1 }.count

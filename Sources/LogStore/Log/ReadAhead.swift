@@ -1,14 +1,14 @@
 extension SegmentSet {
-  /// A record of usual size.
+  /// The size of a usual record.
   private static let recordByteCount = 512
 
-  /// Asks the disk for all that looking up the last versions of these streams reads, for all at once, where waiting for one
-  /// page after the other would take many times as long: first the blocks of indexes, then, as those come, the records that
-  /// they lead to. Waits for the blocks and not for the records.
+  /// Asks the disk for everything that finding the last versions of these streams reads, all at once: first the blocks of
+  /// indexes, then, as those arrive, the records that they lead to. Waiting for one page after the other would take many
+  /// times as long. This waits for the blocks, and not for the records.
   ///
-  /// Only advice is given, and nothing is decided. What can't be found or isn't sound is left to whoever looks up.
+  /// It only gives advice to the kernel. What it can't find or check is left to the query that follows.
   ///
-  /// - Parameter hashes: of streams that are in no open or unsealed segment, as a rule.
+  /// - Parameter hashes: usually of streams that are in no open or unsealed segment.
   func readAhead(lastEventsOf hashes: [UInt64]) {
     guard let snapshot = try? current() else { return }
     var found: [(source: Snapshot.Source, key: UInt64)] = []
@@ -24,7 +24,7 @@ extension SegmentSet {
     for (source, key) in found {
       let file = snapshot.files[source.index]
       guard let claim = try? file.last(key), let (number, position) = try? file.split(claim.address) else { continue }
-      // A segment that is not mapped yet is mapped when it is read.
+      // A segment that is not mapped yet is mapped by its first reader.
       let segment = snapshot.slot(source.ordinal + number).mapped
       segment?.mapping.readAhead(at: position, byteCount: Self.recordByteCount)
     }

@@ -1,11 +1,11 @@
-/// The places of all cursors, by name.
-typealias CursorPlaces = [[UInt8]: UInt64]
+/// The checkpoints of all cursors, by name.
+typealias Checkpoints = [[UInt8]: UInt64]
 
-extension CursorPlaces {
-  /// Stands for none: no log has so many events.
+extension Checkpoints {
+  /// Stands for a deleted cursor: no log has this many events.
   static let deleted = CursorCommit.deletedOffset
 
-  /// Applies a cursor's record, by the rule of the format: forward only, unless it is a reset.
+  /// Applies a cursor's record by the rule of the format: forward only, except for a reset.
   mutating func apply(_ record: Record, in bytes: UnsafeRawBufferPointer) {
     let name = Array(record.name(in: bytes))
     self[name] = record.kind == .cursorReset ? record.version : Swift.max(self[name] ?? 0, record.version)
@@ -13,12 +13,12 @@ extension CursorPlaces {
   }
 }
 
-/// What a walk over a segment's frames has gathered so far.
+/// The state of a scan over a segment's frames.
 struct RecoveryScan: Sendable {
-  /// Where the next frame must stand.
+  /// The position of the next frame, and what the frame must continue.
   var next: FrameExpectation
-  var cursors: CursorPlaces = [:]
-  /// The greatest synced position in the frames so far: what lies before it is proven to have been on disk.
+  var cursors: Checkpoints = [:]
+  /// The greatest synced position in the frames so far. Everything before it is proven to have been on disk.
   var provenPosition: Int
 
   init(_ segment: Segment) {
@@ -26,23 +26,23 @@ struct RecoveryScan: Sendable {
     provenPosition = SegmentHeader.byteCount
   }
 
-  /// The end of the log, if it is here.
+  /// The end of the log, if it is at the scan's position.
   func end(in segment: Segment) -> DurableEnd {
     DurableEnd(offset: next.offset, baseOffset: segment.baseOffset, position: next.position)
   }
 
   enum End: Sendable {
-    /// Where the next segment follows on, by its header.
+    /// The end is the frame that the next segment continues, by its header.
     case successor(endOffset: UInt64, chain: UInt32)
-    /// Frames before this position, all of which must be there.
+    /// All frames before this position, which must be complete.
     case position(Int)
-    /// As far as frames are valid.
+    /// All frames up to the first invalid one.
     case firstInvalid
   }
 
-  /// Checks frame after frame and adds them to the index, up to an end. The fault says why it stopped before.
+  /// Checks frame after frame and adds them to the index, up to an end. Returns the fault if the scan stopped before.
   ///
-  /// Reads every byte on the way; about 70 ns an event of 256 bytes.
+  /// Reads every byte on the way; about 70 ns for an event of 256 bytes.
   mutating func go(to end: End, in segment: Segment, adding index: ActiveIndex) -> Fault? {
     index.state.withLock { state in
       while true {
@@ -59,7 +59,9 @@ struct RecoveryScan: Sendable {
             if record.kind == .event {
               let hash = streamHash(record.name(in: segment.bytes))
               guard ActiveIndex.add(record, hash: hash, to: &state, in: segment) else {
-                throw Fault(position: record.position + 16, reason: "the event's version does not continue its stream")
+                throw Fault(
+                  position: record.position + RecordField.version,
+                  reason: "the event's version does not continue its stream")
               }
             } else if record.kind == .lostStream {
               _ = try LostStream(record, in: segment)
@@ -69,7 +71,7 @@ struct RecoveryScan: Sendable {
           }
           if next.position == SegmentHeader.byteCount {
             guard header.eventCount == 0 else {
-              throw Fault(position: next.position + 24, reason: "a cursor snapshot with events")
+              throw Fault(position: next.position + FrameField.eventCount, reason: "a cursor snapshot with events")
             }
           }
           ActiveIndex.addFrame(header, at: next.position, to: &state, in: segment)
@@ -83,11 +85,11 @@ struct RecoveryScan: Sendable {
   }
 }
 
-/// What was found at the end of the log.
+/// The end of the log, as recovery has found it.
 struct RecoveredTail: Sendable {
   var index: ActiveIndex
   var scan: RecoveryScan
-  /// An unfinished write behind the end, to be cut off.
+  /// An unfinished write behind the end, which opening cuts off.
   var torn: Damage?
 
   var segment: Segment { index.segment }
@@ -105,7 +107,7 @@ extension RecoveredTail {
       guard clean.baseOffset == segment.baseOffset else {
         throw .damaged(
           Damage(
-            file: cleanPath, position: 40,
+            file: cleanPath, position: UInt64(CleanEnd.Field.baseOffset),
             reason: "the log was closed in the segment of offset \(clean.baseOffset), but the last segment there is"
               + " begins with \(segment.baseOffset)"))
       }
@@ -128,19 +130,20 @@ extension RecoveredTail {
                 ? "the log ends at byte \(scan.next.position), but was closed at byte \(clean.endPosition)"
                 : "the log's last frame is not the one with which it was closed, though offset and byte are the same"))
       }
-      if FrameHeader(in: segment.bytes, at: scan.next.position, place: segment.place) != nil {
+      if FrameHeader(in: segment.bytes, at: scan.next.position, checksumSeed: segment.checksumSeed) != nil {
         throw segment.damage(
           Fault(position: scan.next.position, reason: "a frame behind the end at which the log was closed cleanly"))
       }
       return RecoveredTail(index: index, scan: scan, torn: nil)
     }
 
-    // Without a recorded end the walk always stops at something.
+    // Without a recorded end the scan always stops at a fault.
     guard let fault = scan.go(to: .firstInvalid, in: segment, adding: index) else {
       preconditionFailure("a walk without an end ended without a fault")
     }
     let end = scan.next.position
-    // All behind is looked at here: what can't be read of it may be anything, so that it can't be told where the log ends.
+    // This reads everything behind the end. If some of it can't be read, the end of the log is unknown, since those bytes
+    // may be anything.
     let proof = segment.proofThatSynced(end)
     let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
     try segment.checkReadable(end..<segment.bytes.count, since: .max)

@@ -1,4 +1,4 @@
-// Whether a finished segment is the one that the segment after it follows on from.
+// Checks that a finished segment is the one that the segment after it continues.
 
 extension SegmentSet {
   /// The header of a segment, without mapping the segment.
@@ -12,27 +12,27 @@ extension SegmentSet {
     return try Segment.readHeader(of: file, baseOffset: baseOffset, storeID: storeID)
   }
 
-  /// Refuses a finished segment that is another than the one after it follows on from, before anything of it is served:
-  /// one that was put there from a copy of the store that has gone another way has frames that are sound by themselves.
+  /// Refuses a finished segment that the segment after it does not continue, before anything of it is served. The frames of
+  /// a segment from a copy of the store that was written to separately are sound by themselves.
   ///
-  /// With an index at hand it looks at the last frames alone; without, at the headers of all.
+  /// With an index it reads only the last frames; without one, the headers of all frames.
   func checkEnd(of segment: Segment) throws(LogStoreError) {
-    // What is wrong with the segment after this one, or with its index, is said when that is read.
+    // Readers of the next segment, or of its index, report what is wrong with those.
     guard let end = try? end(of: segment.baseOffset) else { return }
-    // As it is: a reindex opens segments before it takes up any index file.
+    // Uses the index files that are known already: a reindex opens segments before it lists any index file.
     if let position = lastListedFrame(of: segment, before: end.offset, in: present),
       segment.ending(from: position, at: end.offset, chain: end.chain) == .expected
     {
       return
     }
-    // What can't be read may look like an end; that is said when it is read.
+    // Bytes that can't be read may look like an end. Their reader reports that.
     guard case .other(let fault) = segment.ending(from: SegmentHeader.byteCount, at: end.offset, chain: end.chain),
       !segment.mayHaveBeenUnreadable(0..<segment.bytes.count)
     else { return }
     throw segment.damage(fault)
   }
 
-  /// Where the last frame of a finished segment is that an index lists.
+  /// The position of the last frame of a finished segment that an index lists.
   private func lastListedFrame(of segment: Segment, before end: UInt64, in snapshot: Snapshot) -> Int? {
     guard end > segment.baseOffset, let ordinal = snapshot.ordinal(of: segment.baseOffset) else { return nil }
     let source = snapshot.source(of: ordinal)

@@ -1,13 +1,13 @@
-// Finding events by stream, id and offset over all segments.
+// Finds events by stream, id and offset in all segments.
 
 extension SegmentSet {
-  /// A stream's last durable version; 0 if there is none. Looks at one filter line for each index file, and into the newest
-  /// file that has the stream.
+  /// A stream's last durable version; 0 if there is none. Reads one filter line of each index file, and the newest file
+  /// that has the stream.
   ///
-  /// Of a stream that lost its last events in a gap, the last that is known to have been.
+  /// For a stream that lost its last events in a gap, the last version that is known to have existed.
   func lastVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
     let known = cache?.peek(stream)
-    let found = try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+    let found = try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
       try query.checkNames(of: stream)
       if let version = query.snapshot.open.lastVersion(of: stream, in: query.snapshot.open.segment) { return version }
       return try query.lastSealedVersion(of: stream, known)
@@ -15,30 +15,30 @@ extension SegmentSet {
     return max(found, gaps.lastVersion(of: stream))
   }
 
-  /// As ``lastVersion(of:)`` over finished segments only: for the writer, which knows the open one.
+  /// As ``lastVersion(of:)`` for finished segments only: for the writer, which knows the open one.
   func lastSealedVersion(of stream: StreamKey) throws(LogStoreError) -> UInt64 {
     let known = cache?.peek(stream)
-    let found = try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+    let found = try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
       try query.lastSealedVersion(of: stream, known)
     }
     return max(found, gaps.lastVersion(of: stream))
   }
 
-  /// An event of a stream where it stands: in a segment or in the cache, and there for as long as it is visited.
+  /// An event of a stream, in a segment or in the cache. Valid only during the visit.
   struct StreamEvent {
     var record: SoundRecord
-    /// Of its segment.
+    /// The base offset of its segment.
     var baseOffset: UInt64
-    /// Of its frame.
+    /// The timestamp of its frame.
     var timestampMicroseconds: UInt64
   }
 
-  /// Visits a stream's events in order of version, at most `limit`, each checked to be what it was looked for.
+  /// Visits a stream's events in order of version, at most `limit`, each checked to be the right one.
   ///
-  /// Allocates two arrays, whatever the number of events and files; more when the stream is taken into the cache.
+  /// Allocates two arrays, whatever the number of events and files; more when the stream enters the cache.
   ///
-  /// - Parameter skipsMissing: goes on behind versions that are lost in a gap; otherwise they are an error.
-  /// - Parameter visit: what it throws ends the visits.
+  /// - Parameter skipsMissing: if true, versions that are lost in a gap are skipped; otherwise they are an error.
+  /// - Parameter visit: an error that it throws ends the visits.
   func forEachEvent(
     of stream: StreamKey, from version: UInt64, limit: Int, skipsMissing: Bool = true,
     _ visit: (StreamEvent) throws(LogStoreError) -> Void
@@ -48,8 +48,8 @@ extension SegmentSet {
     var left = limit
     var lastOffset: UInt64 = 0
     var byteCount = known?.records.byteCount ?? 0
-    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
-      // Again from where it stopped, if an index was found out on the way.
+    try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
+      // After an index file was found wrong, the query continues where it stopped.
       guard left > 0 else { return }
       let runs = try query.runs(
         of: stream, from: max(expected, UInt64(known?.records.count ?? 0) + 1), limit: left,
@@ -71,13 +71,14 @@ extension SegmentSet {
         let source = query.snapshot.sources[part.source]
         for number in part.first..<min(part.end, part.first + left) {
           let faults = faultCount()
-          let (segment, record) = try query.record(at: runs.places[number], source, of: stream)
+          let (segment, record) = try query.record(at: runs.addresses[number], source, of: stream)
           if record.version != expected {
             guard record.version > expected,
               gaps.areBetween(lastOffset, segment.baseOffset + UInt64(record.relativeOffset))
             else {
               throw query.blame(
-                source, runs.places[number], segment, "version \(record.version) of the stream, expected \(expected)")
+                source, runs.addresses[number], segment, "version \(record.version) of the stream, expected \(expected)"
+              )
             }
             guard skipsMissing else { throw .log(incomplete(stream, expected...record.version - 1)) }
             expected = record.version
@@ -96,7 +97,7 @@ extension SegmentSet {
         if left == 0 { return }
       }
       if let cache, version <= 1, isWanted || known != nil, byteCount <= StreamCache.streamByteCount {
-        try query.keep(runs, behind: known, of: stream, in: cache)
+        try query.cacheStream(runs, behind: known, of: stream, in: cache)
       }
     }
     if left > 0, !skipsMissing, gaps.lastVersion(of: stream) >= expected {
@@ -115,7 +116,7 @@ extension SegmentSet {
     }
   }
 
-  /// What is known of a stream, and whether it should become known.
+  /// The stream's entry in the cache, and whether the stream should enter the cache.
   private func cached(_ stream: StreamKey) -> (known: StreamCache.Entry?, isWanted: Bool) {
     guard let cache else { return (nil, false) }
     switch cache.find(stream) {
@@ -123,7 +124,7 @@ extension SegmentSet {
     case .wanted: return (nil, true)
     case .known(let entry):
       guard entry.records.isSound else {
-        // Memory that has changed by itself: the log still has what it was.
+        // The memory has changed by itself. The log still has the events.
         cache.forget(stream)
         return (nil, true)
       }
@@ -131,17 +132,17 @@ extension SegmentSet {
     }
   }
 
-  /// A stream's event with this version, or, if that was lost in a gap, the next that there is; nil behind its end.
+  /// A stream's event with this version, or the next one if that was lost in a gap; nil behind the stream's end.
   func record(of stream: StreamKey, version: UInt64) throws(LogStoreError) -> (record: Record, segment: Segment)? {
-    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+    try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
       let runs = try query.runs(of: stream, from: version, limit: 1)
       guard let oldest = runs.parts.last else { return nil }
       let source = query.snapshot.sources[oldest.source]
-      let (segment, record) = try query.record(at: runs.places[oldest.first], source, of: stream)
+      let (segment, record) = try query.record(at: runs.addresses[oldest.first], source, of: stream)
       if record.version != version {
         guard record.version > version, gaps.areBetween(0, segment.baseOffset + UInt64(record.relativeOffset)) else {
           throw query.blame(
-            source, runs.places[oldest.first], segment,
+            source, runs.addresses[oldest.first], segment,
             "version \(record.version) of the stream, expected \(version)")
         }
       }
@@ -154,17 +155,17 @@ extension SegmentSet {
     .streamIncomplete(stream: String(decoding: stream.name, as: UTF8.self), missing: missing)
   }
 
-  /// The place of the event with this stored id, nil if there is none: of several, which logs of older programs may have, one
-  /// that is wanted, if there is one.
+  /// The event with this stored id; nil if there is none. Logs of older programs may have several: then one that is wanted,
+  /// if there is one.
   func find(
     id: EventID, where isWanted: (Record, Segment) -> Bool
   ) throws(LogStoreError) -> (record: Record, segment: Segment)? {
-    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in try query.find(id: id, where: isWanted) }
+    try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in try query.find(id: id, where: isWanted) }
   }
 
-  /// Whether the log may have one of these stored ids. No is certain, and told from memory and the filters alone.
+  /// Whether the log may have one of these stored ids. A "no" is certain, and needs only memory and the filters.
   func mayHold(_ ids: some Sequence<EventID>) throws(LogStoreError) -> Bool {
-    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+    try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
       for id in ids where try query.mayHold(id: id) { return true }
       return false
     }
@@ -172,9 +173,9 @@ extension SegmentSet {
 
   /// The position of the frame that holds an offset of this segment.
   ///
-  /// - Parameter end: positions from here on are not to be read.
+  /// - Parameter end: positions from here on must not be read.
   func framePosition(holding offset: UInt64, in segment: Segment, end: Int) throws(LogStoreError) -> Int {
-    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+    try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
       guard let ordinal = query.snapshot.ordinal(of: segment.baseOffset) else {
         throw .log(segment.damage(Fault(position: 0, reason: "the segment is not one of the store's")))
       }
@@ -187,9 +188,9 @@ extension SegmentSet {
           Fault(position: listed, reason: "no frame can be there, the frames end at byte \(end)"))
       }
       while position < end {
-        guard let header = FrameHeader(in: segment.bytes, at: position, place: segment.place) else {
+        guard let header = FrameHeader(in: segment.bytes, at: position, checksumSeed: segment.checksumSeed) else {
           let fault = Fault(position: position, reason: "no frame header that matches its checksum and place")
-          // The frame behind a sound one is the log's own.
+          // A frame behind a sound one comes from the log and not from the index.
           if position != listed { throw .log(segment.damage(fault)) }
           throw query.blame(source, ordinal, segment, fault)
         }
@@ -206,9 +207,9 @@ extension SegmentSet {
     }
   }
 
-  /// How many streams there are: those that begin in a segment, over all segments.
+  /// The number of streams: those that begin in a segment, summed over all segments.
   func streamCount() throws(LogStoreError) -> UInt64 {
-    try lookUp { (query: borrowing IndexQuery) throws(IndexFailure) in
+    try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
       var count: UInt64 = 0
       for source in query.snapshot.sources {
         switch source.kind {
@@ -223,26 +224,26 @@ extension SegmentSet {
     }
   }
 
-  /// Does what `body` does with the store as it is now, and again without an index that was found damaged or led astray: the
-  /// log is the truth.
+  /// Runs a query on the current snapshot. If an index turns out to be damaged or wrong, drops it and runs the query again:
+  /// the log is the truth.
   @inline(__always)
-  private func lookUp<Value>(
+  private func runQuery<Value>(
     _ body: (borrowing IndexQuery) throws(IndexFailure) -> Value
   ) throws(LogStoreError) -> Value {
     var isCareful = false
     while true {
       let faults = faultCount()
-      if faults != 0 { try lookAtFaults(faults) }
+      if faults != 0 { try remapUnreadable(faults) }
       let query = IndexQuery(set: self, snapshot: try current(), isCareful: isCareful)
       do throws(IndexFailure) {
         let value = try body(query)
-        // Again, if a page somewhere became zeros meanwhile: it may have been read for what it had been. Ends: each time
-        // another page has failed, and a mapping's are left alone for a while.
+        // Runs again if a page somewhere became zeros meanwhile, since the query may have read it. Terminates: each time
+        // another page has failed, and the pages of a mapping are left alone for a while.
         if faultCount() == faults { return value }
       } catch {
         switch error {
         case .log(let error): throw error
-        // Ends: each time there is one file less, and those that the writer adds were made of a sound log.
+        // Terminates: each time there is one file less, and the writer builds new ones from a sound log.
         case .index(let file, let fault, let segment): try distrust(file, fault, segment: segment)
         case .sharedKey: isCareful = true
         case .stopped: preconditionFailure("a look-up is not given up")

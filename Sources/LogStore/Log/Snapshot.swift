@@ -1,17 +1,17 @@
 import CLinux
 import Synchronization
 
-/// A store's segments and index files as they are at one moment: a look-up takes one and needs no lock any more. Replaced as
-/// a whole when something changes.
+/// A store's segments and index files at one moment. A query takes a snapshot and needs no further lock. Every change
+/// replaces the whole snapshot.
 final class Snapshot: Sendable {
-  /// Where a part of the log is looked up.
+  /// A source of index entries for a part of the log.
   struct Source: Sendable {
     enum Kind: Sendable {
       /// The segment that is being written.
       case open
-      /// A finished segment whose file is being written: index in ``Snapshot/unsealed``.
+      /// A finished segment whose index file is being written: an index in ``Snapshot/unsealed``.
       case unsealed
-      /// Index in ``Snapshot/files``.
+      /// An index in ``Snapshot/files``.
       case file
       /// A finished segment without a sound index file.
       case missing
@@ -23,7 +23,7 @@ final class Snapshot: Sendable {
     var ordinal: Int
   }
 
-  /// Of the segments, ascending; the last one is the open one.
+  /// The base offsets of the segments, ascending. The last one is the open segment's.
   let bases: [UInt64]
   private let slots: [SegmentSlot]
   let open: ActiveIndex
@@ -33,20 +33,20 @@ final class Snapshot: Sendable {
   let files: [IndexFile]
   /// Newest first; they cover the whole log.
   let sources: [Source]
-  /// The oldest segments, all of which have their index file or can be read for it: from which of ``sources`` on they are
-  /// told of, and the offset with which the first other segment begins.
-  let settled: (firstSource: Int, end: UInt64)
+  /// The oldest segments, all of which have an index file or can be read to build one: the first of their ``sources``, and
+  /// the base offset of the first segment behind them.
+  let sealed: (firstSource: Int, end: UInt64)
   private let streamFilters: ContiguousArray<FilterProbe>
   private let idFilters: ContiguousArray<FilterProbe>
 
-  /// - Parameter files: in any order, not overlapping, from one base offset to another.
-  /// - Parameter unsealed: finished segments; those that a file covers are left out.
+  /// - Parameter files: in any order, not overlapping, each from one base offset to another.
+  /// - Parameter unsealed: finished segments. Those that a file covers are left out.
   init(bases: [UInt64], slots: [SegmentSlot], open: ActiveIndex, unsealed: [ActiveIndex], files: [IndexFile]) {
     self.bases = bases
     self.slots = slots
     self.open = open
     let files = files.sorted { $0.baseOffset > $1.baseOffset }
-    var kept: [ActiveIndex] = []
+    var remaining: [ActiveIndex] = []
     var sources = [Source(kind: .open, index: 0, ordinal: bases.count - 1)]
     var number = 0
     var ordinal = bases.count - 2
@@ -59,8 +59,8 @@ final class Snapshot: Sendable {
         continue
       }
       if let index = unsealed.first(where: { $0.segment.baseOffset == base }) {
-        sources.append(Source(kind: .unsealed, index: kept.count, ordinal: ordinal))
-        kept.append(index)
+        sources.append(Source(kind: .unsealed, index: remaining.count, ordinal: ordinal))
+        remaining.append(index)
       } else {
         sources.append(Source(kind: .missing, index: 0, ordinal: ordinal))
       }
@@ -68,16 +68,16 @@ final class Snapshot: Sendable {
     }
     precondition(number == files.count, "an index file that does not fit the segments")
     self.files = files
-    self.unsealed = kept
+    self.unsealed = remaining
     self.sources = sources
     // Proof: the first source is the open segment's.
     let newest = sources.lastIndex { $0.kind == .open || $0.kind == .unsealed }!
-    settled = (newest + 1, bases[sources[newest].ordinal])
+    sealed = (newest + 1, bases[sources[newest].ordinal])
     streamFilters = ContiguousArray(files.map { $0.filter(.streams) })
     idFilters = ContiguousArray(files.map { $0.filter(.eventIDs) })
   }
 
-  /// The same with some things changed.
+  /// A copy with some parts replaced.
   func with(
     bases: [UInt64]? = nil, slots: [SegmentSlot]? = nil, open: ActiveIndex? = nil, unsealed: [ActiveIndex]? = nil,
     files: [IndexFile]? = nil
@@ -101,9 +101,10 @@ final class Snapshot: Sendable {
 
   func slot(_ ordinal: Int) -> SegmentSlot { slots[ordinal] }
 
-  /// How many of the newest sources tell of segments that begin at or behind an offset; at least one, the open segment's.
+  /// The number of the newest sources that cover segments beginning at or behind an offset; at least one, the open
+  /// segment's.
   ///
-  /// - Parameter coveredEnd: where a segment begins.
+  /// - Parameter coveredEnd: the base offset of a segment.
   @inline(__always)
   func sourceCount(behind coveredEnd: UInt64) -> Int {
     if coveredEnd == 0 { return sources.count }
@@ -112,22 +113,22 @@ final class Snapshot: Sendable {
     return count
   }
 
-  /// Has a record fetched, if its segment is mapped already.
+  /// Prefetches a record, if its segment is mapped already.
   @inline(__always)
   func prefetchRecord(ordinal: Int, at position: Int) {
     slots[ordinal].prefetchRecord(at: position)
   }
 
-  /// Has the header of a record's frame fetched, if its segment is mapped already. Waits for the record.
+  /// Prefetches the header of a record's frame, if its segment is mapped already. Waits for the record.
   @inline(__always)
   func prefetchHeader(ordinal: Int, ofRecordAt position: Int) {
     slots[ordinal].prefetchHeader(ofRecordAt: position)
   }
 
-  /// The segments that are mapped for look-ups, and those that are indexed in memory.
+  /// The segments that are mapped for queries, and those that are indexed in memory.
   var mappedSegments: [Segment] { slots.compactMap(\.mapped) + [open.segment] + unsealed.map(\.segment) }
 
-  /// Every slot empty but the open segment's: what is mapped goes when the last who reads it lets go.
+  /// Empties every slot but the open segment's. A mapping ends with its last reader.
   func withoutMappings() -> Snapshot {
     with(slots: bases.map { $0 == open.segment.baseOffset ? SegmentSlot(open.segment) : SegmentSlot($0) })
   }
@@ -145,10 +146,10 @@ final class Snapshot: Sendable {
     slots.dropLast() + [SegmentSlot(open.segment)]
   }
 
-  /// Which of the 64 newest files may have a key, as bits: all of them are asked at once, without a branch between, so that
-  /// the processor waits for their memory at the same time.
+  /// The files, among the 64 newest, that may have a key, as bits. All filters are probed at once, without a branch in
+  /// between, so that the processor waits for their memory at the same time.
   ///
-  /// - Parameter sourceCount: only files are asked that are among so many of the newest sources.
+  /// - Parameter sourceCount: only files among this many of the newest sources are probed.
   @inline(__always)
   func candidates(
     _ section: IndexSection, _ key: UInt64, sourceCount: Int? = nil
@@ -158,21 +159,21 @@ final class Snapshot: Sendable {
     if let sourceCount, sourceCount < sources.count {
       count = min(count, sources[..<sourceCount].last { $0.kind == .file }.map { $0.index + 1 } ?? 0)
     }
-    // A probe is too many instructions for more than a few of them to wait at the same time.
+    // A probe has too many instructions for more than a few of them to wait for memory at the same time.
     for number in 0..<count { filters[number].prefetch(key) }
     var maybe: UInt64 = 0
     var damaged: UInt64 = 0
     for number in 0..<count {
-      let answer = filters[number].probe(key)
-      maybe |= (answer == .maybe ? 1 : 0) << UInt64(truncatingIfNeeded: number)
-      damaged |= (answer == .damaged ? 1 : 0) << UInt64(truncatingIfNeeded: number)
+      let outcome = filters[number].probe(key)
+      maybe |= (outcome == .maybe ? 1 : 0) << UInt64(truncatingIfNeeded: number)
+      damaged |= (outcome == .damaged ? 1 : 0) << UInt64(truncatingIfNeeded: number)
     }
     if damaged != 0 { throw filterDamage(damaged.trailingZeroBitCount, section, key) }
     return maybe
   }
 
   /// Whether a file may have a key.
-  /// - Parameter candidates: as ``candidates(_:_:)`` has told.
+  /// - Parameter candidates: the result of ``candidates(_:_:sourceCount:)``.
   @inline(__always)
   func isCandidate(
     _ number: Int, _ candidates: UInt64, _ section: IndexSection, _ key: UInt64
@@ -190,13 +191,14 @@ final class Snapshot: Sendable {
   }
 }
 
-/// The place of a segment in a ``Snapshot``: mapped when it is first needed, and for as long as the snapshot has the slot.
+/// The slot of a segment in a ``Snapshot``. The segment is mapped when it is first needed, and stays mapped while the
+/// snapshot has the slot.
 final class SegmentSlot: Sendable {
   let baseOffset: UInt64
-  /// A reference of the slot's own to a ``Segment``, set once. Not `AtomicLazyReference`, whose `load` is not specialised and
+  /// The slot's own reference to a ``Segment``, set once. Not `AtomicLazyReference`, whose `load` is not specialised and
   /// asks the runtime for metadata each time.
   private let reference = Atomic<UInt>(0)
-  /// Where the segment is mapped, to have its memory fetched without a way through three objects; 0 if it is not.
+  /// The address of the segment's memory, for prefetches that don't go through three objects; 0 before it is mapped.
   private let start = Atomic<UInt>(0)
 
   init(_ baseOffset: UInt64) {
@@ -205,38 +207,38 @@ final class SegmentSlot: Sendable {
 
   init(_ segment: Segment) {
     baseOffset = segment.baseOffset
-    _ = keep(segment)
+    _ = install(segment)
   }
 
   deinit {
     Self.segment(reference.load(ordering: .acquiring))?.release()
   }
 
-  // Proof for the three that follow: what `reference` holds came from a segment retained in `keep`, and is released in
-  // `deinit` alone, so it is alive for as long as whoever calls holds the slot.
+  // Proof for the next three functions: `reference` holds a segment retained in `install` and released only in `deinit`, so
+  // it is alive while the caller holds the slot.
 
   @inline(__always)
   var mapped: Segment? {
     Self.segment(reference.load(ordering: .acquiring))?.takeUnretainedValue()
   }
 
-  /// Has the first bytes of an event of usual size fetched.
+  /// Prefetches the first bytes of an event of usual size.
   @inline(__always)
   func prefetchRecord(at position: Int) {
-    // The address is not read, so it does not matter whether it is in the mapping.
+    // The address is not read, so it need not be in the mapping.
     guard let start = UnsafeRawPointer(bitPattern: start.load(ordering: .relaxed)) else { return }
     for line in stride(from: 0, to: 320, by: 64) { clinux_prefetch(start + position + line) }
   }
 
-  /// See ``Segment/prefetchHeader(ofRecordAt:)``; without counting a reference, which would wait for the memory.
+  /// See ``Segment/prefetchHeader(ofRecordAt:)``. Counts no reference, which would wait for the memory.
   @inline(__always)
   func prefetchHeader(ofRecordAt position: Int) {
     guard let known = Self.segment(reference.load(ordering: .acquiring)) else { return }
     known._withUnsafeGuaranteedRef { $0.prefetchHeader(ofRecordAt: position) }
   }
 
-  /// The first one to come stays.
-  func keep(_ segment: Segment) -> Segment {
+  /// Stores the segment, unless another was stored before. Returns the stored one.
+  func install(_ segment: Segment) -> Segment {
     let retained = Unmanaged.passRetained(segment)
     let (isFirst, known) = reference.compareExchange(
       expected: 0, desired: UInt(bitPattern: retained.toOpaque()), ordering: .acquiringAndReleasing)

@@ -32,10 +32,10 @@ final class StoreLock: FileLock {
 
 /// Says of a failed look at something that is held whether it is gone, or another is in its place.
 func wasMoved(
-  _ directory: String, _ what: String, _ look: () throws(LogStoreError) -> Void
+  _ directory: String, _ what: String, _ check: () throws(LogStoreError) -> Void
 ) throws(LogStoreError) {
   do throws(LogStoreError) {
-    try look()
+    try check()
   } catch .inputOutput(_, _, let code) where code == ENOENT || code == ENOTDIR {
     throw .moved(directory: directory, reason: "\(what) is not there any more")
   } catch .inputOutput(_, _, ESTALE) {

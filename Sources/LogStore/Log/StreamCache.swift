@@ -1,43 +1,45 @@
 import Synchronization
 
-/// The streams that were read more than once lately: copies of their events in finished segments, in memory.
+/// Copies of the events, in finished segments, of streams that were recently read more than once.
 ///
-/// Without it, what a load costs grows with the log, though the stream is hot: its events, the headers of their frames and
-/// its entries in the index lie on pages of their own, which are ever more, and far from each other. An event never changes
-/// and a finished segment gets no more, so what is kept here stays true, and nobody has to be told of an append: a load looks
-/// only at the segments behind ``Entry/coveredEnd``, and so does an append that needs the stream's version.
+/// Without the cache the cost of a load grows with the log even if the stream is hot: its events, the headers of their
+/// frames and its entries in the index lie on pages of their own, ever more of them and far apart. An event never changes
+/// and a finished segment gets no more, so an entry stays true, and an append need not update it: a load reads only the
+/// segments behind ``Entry/coveredEnd``, and so does an append that needs the stream's version.
 ///
-/// A stream comes in when it is read the second time within about as many reads of others as would fit, so that reading
-/// many streams once costs nothing (the idea of 2Q's queue of names: T. Johnson and D. Shasha, VLDB 1994). When there is no
-/// room, those go that were not read since they were looked at last (CLOCK: F. J. Corbató, 1968).
+/// A stream enters the cache when it is read the second time within about as many reads of other streams as would fit, so
+/// that reading many streams once costs nothing (the idea of 2Q's queue of names: T. Johnson and D. Shasha, VLDB 1994).
+/// When the cache is full, it evicts streams that were not read since they were last considered (CLOCK: F. J. Corbató,
+/// 1968).
 ///
-/// May be used from any thread. A look costs one lock that is held for some ten instructions.
+/// Thread-safe. A search takes one lock, held for some ten instructions.
 final class StreamCache: Sendable {
-  /// For who doesn't say.
+  /// Used when the caller sets no size.
   static let defaultByteCount = 32 << 20
   static let byteCountMin = 1 << 20
-  /// The tables of so many bytes take 512 MiB.
+  /// The tables for this size take 512 MiB.
   static let byteCountMax = 64 << 30
-  /// A longer stream takes so long to read that where it lies makes little of it.
+  /// A longer stream takes so long to read that its location hardly matters.
   static let streamByteCount = 64 << 10
 
   struct Entry: Sendable {
-    /// From version 1 on, without a gap; at least one.
+    /// The events from version 1 on, without a gap; at least one.
     var records: PackedRecords
-    /// They are all that the stream has in segments that begin before this offset, where one begins.
+    /// The records are all events of the stream in segments that begin before this offset, which is the base offset of a
+    /// segment.
     var coveredEnd: UInt64
   }
 
-  enum Answer: Sendable {
+  enum SearchResult: Sendable {
     case known(Entry)
-    /// Not known, and would be welcome.
+    /// Not in the cache, and should enter it.
     case wanted
     case unknown
   }
 
   private let shards: [Shard]
 
-  /// Refuses what can't be a size.
+  /// Refuses an impossible size.
   static func check(byteCount: Int) throws(LogStoreError) {
     guard byteCount == 0 || (byteCountMin...byteCountMax).contains(byteCount) else {
       throw .invalidArgument(
@@ -45,22 +47,22 @@ final class StreamCache: Sendable {
     }
   }
 
-  /// - Parameter byteCount: how much memory the events may take, at least ``byteCountMin``.
+  /// - Parameter byteCount: the memory that the events may take, at least ``byteCountMin``.
   init(byteCount: Int) {
     let shardCount = 8
     shards = (0..<shardCount).map { _ in Shard(byteCount: byteCount / shardCount) }
   }
 
-  /// What is known of a stream that is read, and whether it should become known.
-  func find(_ stream: StreamKey) -> Answer {
-    let answer = shard(of: stream.hash).state.withLock { $0.find(stream.hash) }
+  /// The entry of a stream that is being read, or whether the stream should enter the cache.
+  func find(_ stream: StreamKey) -> SearchResult {
+    let result = shard(of: stream.hash).state.withLock { $0.find(stream.hash) }
     guard case .known(let entry) = answer else { return answer }
     entry.records.prefetch()
-    // Another stream with the same hash may have it, and keeps it until it goes.
-    return entry.records.isNamed(stream.name) ? answer : .unknown
+    // Another stream with the same hash may have the entry, and keeps it until it is evicted.
+    return entry.records.isNamed(stream.name) ? result : .unknown
   }
 
-  /// What is known of a stream whose version is asked for alone, which is no reason to keep it.
+  /// The entry of a stream of which only the version is needed, which is no reason to keep the entry.
   func peek(_ stream: StreamKey) -> Entry? {
     guard let entry = shard(of: stream.hash).state.withLock({ $0.known(stream.hash) }),
       entry.records.isNamed(stream.name)
@@ -68,23 +70,23 @@ final class StreamCache: Sendable {
     return entry
   }
 
-  /// Takes an entry in, in the place of another of the stream, if that isn't one that covers more.
-  func keep(_ entry: Entry, of stream: StreamKey) {
-    shard(of: stream.hash).state.withLock { $0.keep(entry, stream.hash) }
+  /// Adds an entry. Replaces another entry of the stream, unless that one covers more.
+  func insert(_ entry: Entry, of stream: StreamKey) {
+    shard(of: stream.hash).state.withLock { $0.insert(entry, stream.hash) }
   }
 
-  /// Lets go of what was found not to be whole.
+  /// Removes the entry of a stream whose copies were found damaged.
   func forget(_ stream: StreamKey) {
     shard(of: stream.hash).state.withLock { $0.forget(stream.hash) }
   }
 
-  /// What is kept, in bytes.
+  /// The size of all entries in bytes.
   var byteCount: Int { shards.reduce(0) { $0 + $1.state.withLock { $0.byteCount } } }
 
   private func shard(of hash: UInt64) -> Shard { shards[Int(hash >> 61)] }
 }
 
-/// An eighth of the streams, so that those who look at once seldom meet.
+/// An eighth of the streams, so that concurrent searches seldom contend.
 private final class Shard: Sendable {
   let state: Mutex<ShardState>
 
@@ -95,21 +97,21 @@ private final class Shard: Sendable {
 
 /// Entries by hash, in chains. Of two streams with the same hash the first one stays.
 private struct ShardState {
-  /// So that nobody can choose names whose chains are long.
+  /// Random, so that nobody can choose names that make long chains.
   private static let seed = UInt64.random(in: .min ... .max)
-  /// A stream of a few events, for the size of the tables.
+  /// The size of a stream of a few events, which determines the size of the tables.
   private static let expectedByteCount = 1024
 
   private struct Node {
     var hash: UInt64
-    /// Nil: the node is free.
+    /// nil: the node is free.
     var entry: StreamCache.Entry?
-    /// The number + 1 of the next one of its chain, or of the next free one; 0: none.
+    /// The number + 1 of the next node of its chain, or of the next free node; 0: none.
     var next: UInt32
-    /// Read since the hand came by.
+    /// Read since the clock hand passed it.
     var isHot: Bool
 
-    /// What it takes of memory, as near as matters: with the array's and the allocator's own.
+    /// The approximate memory of the node, with the overhead of the array and the allocator.
     var byteCount: Int { (entry?.records.byteCount ?? 0) + MemoryLayout<Node>.size + 48 }
   }
 
@@ -118,9 +120,9 @@ private struct ShardState {
   private var nodes: [Node] = []
   private var firstFree: UInt32 = 0
   private var hand = 0
-  /// The number + 1 of the first node of each chain. Made when the first stream comes.
+  /// The number + 1 of the first node of each chain. Allocated for the first stream.
   private var chains: [UInt32] = []
-  /// Of streams read lately that are not here: a part of the hash, where another part says.
+  /// Recently read streams that are not in the cache: one part of the hash, at the slot that another part selects.
   private var seen: [UInt32] = []
 
   init(byteCountMax: Int) {
@@ -133,18 +135,18 @@ private struct ShardState {
     return nodes[number].entry
   }
 
-  mutating func find(_ hash: UInt64) -> StreamCache.Answer {
+  mutating func find(_ hash: UInt64) -> StreamCache.SearchResult {
     if let entry = known(hash) { return .known(entry) }
     if chains.isEmpty { makeTables() }
     let scattered = Self.scatter(hash)
-    let place = Int(scattered & UInt64(seen.count - 1))
+    let slot = Int(scattered & UInt64(seen.count - 1))
     let mark = UInt32(truncatingIfNeeded: scattered >> 32)
-    if seen[place] == mark { return .wanted }
-    seen[place] = mark
+    if seen[slot] == mark { return .wanted }
+    seen[slot] = mark
     return .unknown
   }
 
-  mutating func keep(_ entry: StreamCache.Entry, _ hash: UInt64) {
+  mutating func insert(_ entry: StreamCache.Entry, _ hash: UInt64) {
     if let number = number(of: hash), let known = nodes[number].entry {
       if known.coveredEnd >= entry.coveredEnd { return }
       forget(hash)
@@ -188,9 +190,9 @@ private struct ShardState {
     return nil
   }
 
-  /// Lets go of the next one that was not read since the hand came by. There must be one.
+  /// Evicts the next node that was not read since the clock hand passed it. There must be one.
   private mutating func evict() {
-    // Ends: on the second round nothing is hot.
+    // Terminates: in the second round no node is hot.
     while true {
       hand = hand + 1 < nodes.count ? hand + 1 : 0
       guard nodes[hand].entry != nil else { continue }

@@ -1,17 +1,17 @@
 import Glibc
 
-/// Reads a whole store, going on past what is damaged as far as that is possible.
+/// Reads a whole store, and continues behind damage as far as possible.
 struct Verification {
   let directory: String
   let disk: any Disk
   let progress: Progress?
   private(set) var report = VerificationReport()
-  /// The first finding that is a place that the disk can't read.
+  /// The first finding that the disk can't read something.
   private(set) var unreadable: Damage?
   private var bytesTotal: UInt64 = 0
-  /// What the index of each finished segment has to list, if the segment is sound.
+  /// What the index of each finished, sound segment must list.
   private var sums: [UInt64: ContentSum] = [:]
-  /// The greatest of all frames so far: no frame behind them is older.
+  /// The greatest timestamp of all frames so far. No frame behind them is older.
   private var timestamp: UInt64 = 0
 
   init(directory: String, disk: any Disk, progress: Progress?) {
@@ -21,8 +21,8 @@ struct Verification {
   }
 
   mutating func run() throws(LogStoreError) {
-    // Whatever opening refuses is the first finding; the segments are then read one by one, by their names.
-    // One moment of the log: what a writer appends, closes or replaces meanwhile is not looked at.
+    // The reason why opening refuses the store, if it does, is the first finding; then the segments are read one by one, by
+    // their names. This verifies one moment of the log: what a writer appends, closes or replaces meanwhile is ignored.
     var commitPoint: CommitPoint?
     do throws(LogStoreError) {
       let opened = try Follower.open(directory, disk: disk, follows: false)
@@ -49,7 +49,8 @@ struct Verification {
     }
   }
 
-  /// The writer's notice is not needed, and so not part of what opening refuses; a place that can't be read is told.
+  /// Opening does not need the writer's notice and so does not refuse the store for it, but an unreadable notice is a
+  /// finding.
   private mutating func readTail() throws(LogStoreError) {
     do throws(LogStoreError) {
       _ = try disk.contents(join(directory, FileName.tail), limit: TailNotice.byteCount)
@@ -58,7 +59,7 @@ struct Verification {
     }
   }
 
-  /// Makes a finding of an error that is one, and throws any other.
+  /// Adds an error that is a finding, and throws any other.
   private mutating func add(_ error: LogStoreError) throws(LogStoreError) {
     guard let damage = error.finding else { throw error }
     add(damage)
@@ -96,7 +97,7 @@ struct Verification {
     let isLive = end?.baseOffset == base
     let segment: Segment
     if isLive, let open = commitPoint?.segments.open.segment {
-      // The file that the end is in: one without events may have been replaced by another of its name since.
+      // The file that the end is in. A file without events may have been replaced since by another of the same name.
       segment = open
     } else {
       do throws(LogStoreError) {
@@ -130,7 +131,7 @@ struct Verification {
         fault = scan.go(
           to: .successor(endOffset: next.previousEndOffset, chain: next.chain), in: segment, adding: index)
       } else {
-        // Where this one ends is not known without the one after it, whose damage or absence is a finding already; every
+        // Without the next segment, whose damage or absence is a finding already, the end of this one is unknown. Every
         // frame that is there is checked.
         _ = scan.go(to: .firstInvalid, in: segment, adding: index)
         report.events += scan.next.offset - base
@@ -140,7 +141,7 @@ struct Verification {
     } else if let end, isLive {
       fault = scan.go(to: .position(end.position), in: segment, adding: index)
     } else {
-      // Opening has named what is wrong with the last segment.
+      // Opening has reported what is wrong with the last segment.
       _ = scan.go(to: .firstInvalid, in: segment, adding: index)
     }
     report.events += scan.next.offset - base
@@ -156,7 +157,7 @@ struct Verification {
       if let fault = segment.faultBehind(scan.next.position) { add(fault, in: segment) }
     } else if isLive, report.tornTail == nil, let end {
       let rest = segment.bytes.part(end.position, segment.bytes.count - end.position)
-      // Asked afterwards: a writer takes the record back before it writes, and makes one with another end.
+      // Checked after the read: a writer removes the file `clean` before it writes, and later writes one with another end.
       if let position = rest.firstNonZero, try isClosed(at: end) {
         add(
           Damage(
@@ -166,7 +167,7 @@ struct Verification {
     }
   }
 
-  /// Whether the store is closed, with this end.
+  /// Whether the store is closed with this end.
   private func isClosed(at end: DurableEnd) throws(LogStoreError) -> Bool {
     let path = join(directory, FileName.clean)
     do throws(LogStoreError) {
@@ -174,17 +175,17 @@ struct Verification {
       let clean = try decode(bytes, of: path, CleanEnd.init)
       return clean.baseOffset == end.baseOffset && clean.endPosition == UInt64(end.position)
     } catch {
-      // Opening has said so.
+      // Opening has reported it.
       guard error.finding != nil else { throw error }
       return false
     }
   }
 
-  /// Looks for more damage behind the first: finds the next frame that is sound by itself and goes on from there.
+  /// Searches for more damage behind the first: finds the next frame that is sound by itself and continues from there.
   private mutating func addFurther(in segment: Segment, after position: Int) {
     var position = position.roundedUp(to: 8)
     while position <= segment.bytes.count - FrameHeader.byteCount {
-      guard let header = FrameHeader(in: segment.bytes, at: position, place: segment.place) else {
+      guard let header = FrameHeader(in: segment.bytes, at: position, checksumSeed: segment.checksumSeed) else {
         position += 8
         continue
       }
@@ -206,8 +207,8 @@ struct Verification {
     if case .unreadable(let damage) = error { unreadable = unreadable ?? damage }
   }
 
-  /// Adds every place of a segment that the disk can't read, if one was met: they are looked for apart from the log, since
-  /// behind the first of them frames may not be found any more.
+  /// Adds every range of a segment that the disk can't read, if one was met. They are searched for separately, since frames
+  /// behind the first of them may not be found any more.
   private mutating func addUnreadable(in segment: Segment) throws(LogStoreError) {
     guard segment.mapping.faultCount > 0 else { return }
     let file: any File
@@ -216,13 +217,13 @@ struct Verification {
     } catch {
       return try add(error)
     }
-    let places = try file.unreadablePlaces(byteCount: UInt64(segment.bytes.count))
-    // A place is told once: where it begins, and not again for each frame in it.
+    let ranges = try file.unreadableRanges(byteCount: UInt64(segment.bytes.count))
+    // Reports a range once, with its start, and not again for each frame in it.
     report.findings.removeAll { finding in
-      finding.file == segment.path && places.contains { $0.range.contains(finding.position) }
+      finding.file == segment.path && ranges.contains { $0.range.contains(finding.position) }
     }
-    for place in places {
-      let damage = Damage(file: segment.path, position: place.range.lowerBound, reason: place.reason)
+    for found in ranges {
+      let damage = Damage(file: segment.path, position: found.range.lowerBound, reason: found.reason)
       add(damage)
       unreadable = unreadable ?? damage
     }
@@ -237,7 +238,7 @@ struct Verification {
       let file = try disk.open(path, .read)
       mapping = try file.map(byteCount: Int(clamping: try file.byteCount()))
     } catch .inputOutput(_, _, ENOENT) {
-      // A writer has merged it since the directory was listed.
+      // A writer has merged the index file since the directory was listed.
       return
     } catch {
       return try add(error)

@@ -17,17 +17,17 @@ struct RepairRun {
       throw .repairRefused(
         path: directory, reason: "nothing in it tells which store it was, so nothing can be saved; use a backup")
     }
-    let place = try AsideStore(target, doing: .repairing, disk: disk)
-    let targetLock = try place.begin()
+    let asideStore = try AsideStore(target, doing: .repairing, disk: disk)
+    let targetLock = try asideStore.begin()
     defer { targetLock.release() }
     do throws(LogStoreError) {
-      var report = try copy(source, to: place.path)
-      try verify(&report, at: place.path)
-      try place.appear()
+      var report = try copy(source, to: asideStore.path)
+      try verify(&report, at: asideStore.path)
+      try asideStore.appear()
       return report
     } catch {
       // The space is wanted back; the first error is the one to tell.
-      try? place.remove()
+      try? asideStore.remove()
       throw error
     }
   }

@@ -112,10 +112,10 @@ struct SalvageHistory {
   private func bestWay(among candidates: [Int], through wanted: Int? = nil) -> [Int] {
     // The best way that ends with each file: its worth, and the candidate before.
     var ways: [(worth: Int, before: Int?)] = []
-    for (place, later) in candidates.enumerated() {
+    for (index, later) in candidates.enumerated() {
       var best: (worth: Int, before: Int?) = (0, nil)
       // The nearest first: of ways of the same worth the one without a hole.
-      for earlier in candidates.indices[..<place].reversed() {
+      for earlier in candidates.indices[..<index].reversed() {
         guard let worth = worth(of: candidates[earlier], then: later).map({ $0 + ways[earlier].worth }) else {
           continue
         }
@@ -124,10 +124,10 @@ struct SalvageHistory {
       ways.append((best.worth + worth(of: later) + (later == wanted ? 16 * endBonus : 0), best.before))
     }
     var way: [Int] = []
-    var place = ways.indices.max { ways[$0].worth < ways[$1].worth }
-    while let number = place {
+    var next = ways.indices.max { ways[$0].worth < ways[$1].worth }
+    while let number = next {
       way.append(candidates[number])
-      place = ways[number].before
+      next = ways[number].before
     }
     return way.reversed()
   }

@@ -39,7 +39,7 @@ struct SalvageScan {
 
   // Of the segment that it is in.
   private var segment: Segment?
-  private var unreadable: [SalvageSource.UnreadablePlace] = []
+  private var unreadable: [SalvageSource.UnreadableRange] = []
   /// Of its mapping, before it was walked over.
   private var faults: UInt64 = 0
   private var part: SalvageSource.Part?
@@ -118,7 +118,7 @@ struct SalvageScan {
     finder = SalvageSearch(segment, bound: bound)
     self.unreadable = unreadable
     // What is lost there is said where the walk comes to it.
-    for place in unreadable { note(place.damage, isLoss: false) }
+    for range in unreadable { note(range.damage, isLoss: false) }
     checkLength(part, segment)
     var position = SegmentHeader.byteCount
     // nil where it can't be known.
@@ -128,7 +128,7 @@ struct SalvageScan {
     while !isStopped, position < durablePosition {
       if position % 8 == 0, let header = finder?.header(at: position) {
         if let known = chain, header.chain != known {
-          note(position + 36, "the frame does not follow on from the frame before it")
+          note(position + FrameField.chain, "the frame does not follow on from the frame before it")
         }
         try take(frame: header, at: position)
         chain = header.checksum
@@ -163,12 +163,13 @@ struct SalvageScan {
       return max(end.offset, part.baseOffset)
     }
     guard let end = clean, end.baseOffset == part.baseOffset else { return .max }
-    if let header = FrameHeader(in: segment.bytes, at: Int(clamping: end.endPosition), place: segment.place),
+    if let header = FrameHeader(
+      in: segment.bytes, at: Int(clamping: end.endPosition), checksumSeed: segment.checksumSeed),
       header.chain == end.chain, header.firstOffset == end.endOffset
     {
       findings.append(
         Damage(
-          file: join(source.directory, FileName.clean), position: 48,
+          file: join(source.directory, FileName.clean), position: UInt64(CleanEnd.Field.endPosition),
           reason: "the log goes on behind the end at which this says that it was closed"))
       clean = nil
       isClosed = false
@@ -262,9 +263,9 @@ struct SalvageScan {
     guard let segment else { return }
     // What is not sound since the disk can't read a part of it is not damaged.
     let extent = unreadable.isEmpty ? position..<position : segment.extent(at: position)
-    let place = unreadable.first { $0.range.overlaps(extent) }
+    let overlapped = unreadable.first { $0.range.overlaps(extent) }
     note(
-      place?.damage ?? Damage(file: segment.path, position: UInt64(position), reason: reason), isLoss: isLoss)
+      overlapped?.damage ?? Damage(file: segment.path, position: UInt64(position), reason: reason), isLoss: isLoss)
   }
 
   // MARK: - Frames and records
@@ -363,7 +364,9 @@ struct SalvageScan {
     }
     let offset = segment.baseOffset + UInt64(record.relativeOffset)
     guard offset < bound else {
-      note(record.position + 24, "the event at offset \(offset) is not before \(bound), where the segment ends")
+      note(
+        record.position + RecordField.relativeOffset,
+        "the event at offset \(offset) is not before \(bound), where the segment ends")
       return
     }
     // Before where the walk began; or a second one, which can't be.
@@ -374,7 +377,7 @@ struct SalvageScan {
     var stream = table.find(hash, record.name(in: segment.bytes), names)
     let expected = stream.map { table.heads[$0].lastVersion &+ 1 } ?? (isWhole && segment.baseOffset == 0 ? 1 : nil)
     if let expected, record.version != expected {
-      note(record.position + 16, "the event's version does not continue its stream")
+      note(record.position + RecordField.version, "the event's version does not continue its stream")
       return
     }
     table.add(

@@ -288,12 +288,13 @@ struct SalvageSource {
   private func isBeginning(_ older: SegmentEvidence, of newer: SegmentEvidence) throws(LogStoreError) -> Bool {
     guard let last = older.last else { return true }
     let segment = try load(newer.part).segment
-    return FrameHeader(in: segment.bytes, at: last.position, place: segment.place)?.checksum == last.checksum
+    return FrameHeader(in: segment.bytes, at: last.position, checksumSeed: segment.checksumSeed)?.checksum
+      == last.checksum
   }
 
   private mutating func leaveOut(_ path: String, offsets: Range<UInt64>, events: UInt64, reason: String) {
     leftOut.append(RepairReport.LeftOut(file: path, offsets: offsets, events: events, reason: reason))
-    findings.append(Damage(file: path, position: 32, reason: reason))
+    findings.append(Damage(file: path, position: UInt64(SegmentHeader.Field.baseOffset), reason: reason))
   }
 
   private mutating func noteMissing() {
@@ -304,7 +305,9 @@ struct SalvageSource {
       {
         if previous == SegmentHeader.noPrevious {
           findings.append(
-            Damage(file: part.path, position: 40, reason: "a first segment behind another segment"))
+            Damage(
+              file: part.path, position: UInt64(SegmentHeader.Field.previousBaseOffset),
+              reason: "a first segment behind another segment"))
         } else {
           note(
             FileName.segment(previous), 0,
@@ -326,12 +329,15 @@ struct SalvageSource {
     guard let bytes = try? disk.contents(path, limit: Self.frameSearchByteCount) else { return nil }
     return bytes.withUnsafeBytes { bytes in
       func byteCount(at position: Int, of base: UInt64) -> Int? {
-        FrameHeader(in: bytes, at: position, place: ChecksumSeed(storeID: store.storeID, baseOffset: base))?.byteCount
+        FrameHeader(in: bytes, at: position, checksumSeed: ChecksumSeed(storeID: store.storeID, baseOffset: base))?
+          .byteCount
       }
       func frame(at position: Int) -> (base: UInt64, byteCount: Int)? {
         if let named, let found = byteCount(at: position, of: named) { return (named, found) }
         // A frame's events are in the last segment that begins no later than they.
-        let next = candidates.partitionPoint { $0 > bytes.integer(at: position + 8, as: UInt64.self) }
+        let next = candidates.partitionPoint {
+          $0 > bytes.integer(at: position + FrameField.firstOffset, as: UInt64.self)
+        }
         guard next > 0, let found = byteCount(at: position, of: candidates[next - 1]) else { return nil }
         return (candidates[next - 1], found)
       }
@@ -353,13 +359,13 @@ struct SalvageSource {
   private static let frameSearchByteCount = 8 << 20
 
   /// Pages in a row that the disk can't read.
-  struct UnreadablePlace {
+  struct UnreadableRange {
     var range: Range<Int>
     var damage: Damage
   }
 
   /// A part's bytes, as far as the disk can read them; zeros for the rest.
-  func load(_ part: Part) throws(LogStoreError) -> (segment: Segment, unreadable: [UnreadablePlace]) {
+  func load(_ part: Part) throws(LogStoreError) -> (segment: Segment, unreadable: [UnreadableRange]) {
     let file = try disk.open(part.path, .read)
     let most = part.header?.fileByteCount ?? UInt64(UInt32.max)
     let byteCount = Int(min(try file.byteCount(), most))
@@ -391,10 +397,10 @@ struct SalvageSource {
 
   private func loadAround(
     _ file: any File, _ part: Part, _ header: SegmentHeader, _ byteCount: Int
-  ) throws(LogStoreError) -> (segment: Segment, unreadable: [UnreadablePlace]) {
+  ) throws(LogStoreError) -> (segment: Segment, unreadable: [UnreadableRange]) {
     let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(byteCount, 1), alignment: 4096)
     let mapping = Mapping(bytes: UnsafeRawBufferPointer(rebasing: memory[..<byteCount])) { _ in memory.deallocate() }
-    var unreadable: [UnreadablePlace] = []
+    var unreadable: [UnreadableRange] = []
     for position in stride(from: 0, to: byteCount, by: 4096) {
       let page = UnsafeMutableRawBufferPointer(rebasing: memory[position..<min(position + 4096, byteCount)])
       page.initializeMemory(as: UInt8.self, repeating: 0)
@@ -407,7 +413,7 @@ struct SalvageSource {
           unreadable[unreadable.count - 1].range = last.range.lowerBound..<end
         } else {
           unreadable.append(
-            UnreadablePlace(
+            UnreadableRange(
               range: position..<end,
               damage: Damage(file: part.path, position: UInt64(position), reason: damage.reason)))
         }
@@ -489,7 +495,9 @@ struct SalvageSource {
     guard isClosed || wasClosed else { return }
     for index in indexes where index.endOffset > last.baseOffset {
       findings.append(
-        Damage(file: index.path, position: 40, reason: "it tells of a segment behind the end of the log"))
+        Damage(
+          file: index.path, position: UInt64(IndexLayout.Field.endOffset),
+          reason: "it tells of a segment behind the end of the log"))
     }
     indexes.removeAll { $0.endOffset > last.baseOffset }
   }

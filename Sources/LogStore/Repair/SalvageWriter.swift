@@ -5,7 +5,7 @@ struct SalvageWriter: ~Copyable {
   private struct Piece {
     var file: any File
     var header: SegmentHeader
-    var place: ChecksumSeed
+    var checksumSeed: ChecksumSeed
     /// Of the segment that its events come from.
     var sourceBase: UInt64
     var position = SegmentHeader.byteCount
@@ -21,7 +21,7 @@ struct SalvageWriter: ~Copyable {
   private(set) var next: UInt64 = 0
   private(set) var segmentCount = 0
   private(set) var byteCount: UInt64 = 0
-  private(set) var cursors: CursorPlaces = [:]
+  private(set) var cursors: Checkpoints = [:]
   private var timestamp: UInt64 = 0
   /// Bytes of the file that was read last.
   private var fileByteCount = UInt64(StoreOptions().segmentBytes)
@@ -48,8 +48,8 @@ struct SalvageWriter: ~Copyable {
       // The state of all cursors, which begins the next segment anyway.
       if run.isWholeFrame { cursors = [:] }
       for record in run.records where record.kind == .cursor {
-        let place = record.version == CursorPlaces.deleted ? nil : record.version
-        cursors[Array(record.name(in: run.segment.bytes))] = place
+        let checkpoint = record.version == Checkpoints.deleted ? nil : record.version
+        cursors[Array(record.name(in: run.segment.bytes))] = checkpoint
       }
       return
     }
@@ -98,12 +98,13 @@ struct SalvageWriter: ~Copyable {
       storeID: store.storeID, baseOffset: next, previousBaseOffset: previousBase, fileByteCount: 0,
       createdMicroseconds: disk.now(), chain: chain, gapStart: gapStart)
     var begun = Piece(
-      file: file, header: header, place: ChecksumSeed(storeID: store.storeID, baseOffset: next), sourceBase: sourceBase,
+      file: file, header: header, checksumSeed: ChecksumSeed(storeID: store.storeID, baseOffset: next),
+      sourceBase: sourceBase,
       chain: chain)
     var body = RunningChecksum()
     var count = 0
-    for (name, place) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
-      add(EncodedAppend.cursorRecord(name: name), version: place, relativeOffset: 0, to: begun, &body)
+    for (name, checkpoint) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
+      add(EncodedAppend.cursorRecord(name: name), version: checkpoint, relativeOffset: 0, to: begun, &body)
       count += 1
     }
     for stream in streams {
@@ -158,7 +159,7 @@ struct SalvageWriter: ~Copyable {
   ) {
     // No pointer into an array may leave its closure; the copy does.
     let start = record.withUnsafeBytes { buffer.append($0) }
-    place(start, record.count, version: version, relativeOffset: relativeOffset, to: target, &body)
+    assign(start, record.count, version: version, relativeOffset: relativeOffset, to: target, &body)
   }
 
   private mutating func add(
@@ -166,17 +167,17 @@ struct SalvageWriter: ~Copyable {
     _ body: inout RunningChecksum
   ) {
     let start = buffer.append(record)
-    place(start, record.count, version: version, relativeOffset: relativeOffset, to: target, &body)
+    assign(start, record.count, version: version, relativeOffset: relativeOffset, to: target, &body)
   }
 
-  private mutating func place(
+  private mutating func assign(
     _ start: Int, _ count: Int, version: UInt64, relativeOffset: UInt32, to target: Piece, _ body: inout RunningChecksum
   ) {
-    let placed = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + count])
-    Record.place(
-      placed, at: target.position + start, framePosition: target.position, version: version,
+    let copy = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + count])
+    Record.setAssignedFields(
+      copy, at: target.position + start, framePosition: target.position, version: version,
       relativeOffset: relativeOffset)
-    target.place.finish(placed, count: 1, at: target.position + start, body: &body)
+    target.checksumSeed.finish(copy, count: 1, at: target.position + start, body: &body)
   }
 
   private mutating func writeFrame(
@@ -186,10 +187,11 @@ struct SalvageWriter: ~Copyable {
     var body = body
     body.add(UnsafeRawBufferPointer(buffer.pad(to: 8)))
     // All of the store is on disk before it gets its name.
-    target.chain = FrameHeader.finish(
-      buffer.bytes, at: target.position, place: target.place, firstOffset: firstOffset, timestamp: timestamp,
-      eventCount: eventCount, recordCount: recordCount, syncedPosition: target.position, chain: target.chain,
-      bodyChecksum: body.value, isSnapshot: isSnapshot)
+    var header = FrameHeader(
+      firstOffset: firstOffset, timestamp: timestamp, eventCount: eventCount, recordCount: recordCount,
+      syncedPosition: target.position, chain: target.chain, bodyChecksum: body.value, isSnapshot: isSnapshot)
+    header.encode(into: buffer.bytes, at: target.position, checksumSeed: target.checksumSeed)
+    target.chain = header.checksum
     try target.file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(target.position))
     target.position += buffer.count
     buffer.reset()

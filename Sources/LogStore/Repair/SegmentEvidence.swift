@@ -56,7 +56,9 @@ struct SegmentEvidence {
     var chain = part.header?.chain
     var isWhole = true
     while position <= bytes.count - FrameHeader.byteCount {
-      if let header = FrameHeader(in: bytes, at: position, place: segment.place), header.firstOffset >= endOffset {
+      if let header = FrameHeader(in: bytes, at: position, checksumSeed: segment.checksumSeed),
+        header.firstOffset >= endOffset
+      {
         if let chain, header.chain != chain { isWhole = false }
         (chain, last) = (header.checksum, (position, header.checksum))
         events += UInt64(header.eventCount)

@@ -1,50 +1,51 @@
 import CChecksum
 import CLinux
 
-/// A reader's way through the frames of one segment: checked in runs, handed out record by record.
+/// Reads the frames of one segment: checks them in runs and hands out record by record.
 ///
-/// Not for two threads at once. Sendable though it holds pointers: they lead into the mapping of ``segment``, which it
-/// keeps and which is only read, and a walk can't be copied, so whoever has it is the only one who moves it.
+/// Not thread-safe. Sendable although it holds pointers: they lead into the mapping of ``segment``, which the reader keeps
+/// alive and which is only read; and a reader can't be copied, so only its owner moves it.
 @usableFromInline
 struct FrameReader: ~Copyable, @unchecked Sendable {
-  /// What is checked at once: small enough that it is still in the first-level cache when it is handed out, large
-  /// enough that the call doesn't count.
+  /// Bytes checked at once: few enough that they are still in the first-level cache when they are handed out, and enough
+  /// that the cost of the call doesn't matter.
   static let runByteCount: UInt64 = 8 << 10
 
   /// nil before the first segment.
   private(set) var segment: Segment?
   private var reader = cframe_reader()
 
-  /// Of the run that was checked last: the next record, and how many may be handed out. While one is left, ``segment`` holds
-  /// the memory that it is in; before the first run it is an address that is never read, as none is left.
+  /// The next record of the current run, and the number of records that may be handed out. While there is one, ``segment``
+  /// holds its memory. Before the first run the address is never read, since no record is left.
   @usableFromInline var record = UnsafeRawPointer(bitPattern: 8).unsafelyUnwrapped
   @usableFromInline var recordsLeft: UInt32 = 0
-  /// Records of the run behind those: ``release(_:)`` lets them be handed out.
+  /// Records of the run that ``release(_:)`` has not let out yet.
   private(set) var recordsHeld: UInt32 = 0
 
   init() {}
 
-  /// Faults of the process when the run was checked: with another number it is not known any more that what is read of the
-  /// run is what was checked.
+  /// The process's fault count when the run was checked. With another count, what is read of the run may not be what was
+  /// checked.
   @usableFromInline private(set) var faults: UInt64 = 0
-  /// Faults of the segment's mapping at that time. A page that was zeros by then was checked as zeros, and its checksum held.
+  /// The fault count of the segment's mapping at that time. A page that was zeros by then was checked as zeros, and its
+  /// checksum held.
   private var ownFaults: UInt64 = 0
-  /// Of the segment's mapping, which lives as long as ``segment`` is held; nil for memory.
+  /// The region of the segment's mapping, which lives as long as ``segment`` is held; nil for memory.
   private var region: FaultRegion?
 
-  /// Microseconds since 1970 of the frame that the run is in.
+  /// The timestamp of the run's frame, in microseconds since 1970.
   @usableFromInline private(set) var timestamp: UInt64 = 0
 
-  /// The next event of the run; nil when no record may be handed out (``release(_:)``), or when the run has to be looked at
-  /// before it is gone on with (``lookAtFaults()``). No call, no checksum, no reference counting; one number is compared, since a page that the disk
-  /// can't read becomes zeros under whoever reads it.
+  /// The next event of the run. Returns nil when no record may be handed out (``release(_:)``), or when the run has to be
+  /// checked before reading goes on (``checkFaults()``). No call, no checksum, no reference counting. It compares one
+  /// number, since a page that the disk can't read becomes zeros while it is read.
   @inlinable
   @inline(__always)
   mutating func nextEvent() -> SoundRecord? {
     while recordsLeft > 0 {
       let record = SoundRecord(checked: record)
       let isEvent = record.isEvent
-      // After what was read, before it is used: a length that is not the record's leads out of the memory.
+      // The comparison comes after the read and before the use: a length that is not the record's leads out of the memory.
       guard clinux_fault_count() == faults else { return nil }
       recordsLeft -= 1
       self.record += record.byteCount
@@ -53,7 +54,8 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
     return nil
   }
 
-  /// Lets up to `count` more records of the run be handed out, and takes them off it. False if there is none.
+  /// Lets up to `count` more records of the run be handed out, and subtracts them from `count`. Returns false if there is
+  /// none.
   mutating func release(_ count: inout UInt32) -> Bool {
     let released = min(count, recordsHeld)
     recordsLeft += released
@@ -62,17 +64,17 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
     return recordsLeft > 0
   }
 
-  /// Something could not be read since the run was checked, here or elsewhere.
+  /// Whether something could not be read since the run was checked, in this mapping or another.
   @inlinable
   @inline(__always)
   var isUncertain: Bool { clinux_fault_count() != faults }
 
-  /// Goes to a segment: to its first frame, or to the frame at a position, which must hold the event at `offset` or end
+  /// Moves to a segment: to its first frame, or to the frame at a position, which must hold the event at `offset` or end
   /// before it.
   mutating func begin(_ segment: Segment, at position: Int, limit: Int, offset: UInt64) throws(Fault) {
-    letGo()
+    reset()
     region = segment.mapping.region
-    reader = cframe_reader(segment.bytes, at: position, limit: limit, place: segment.place)
+    reader = cframe_reader(segment.bytes, at: position, limit: limit, checksumSeed: segment.checksumSeed)
     if position > SegmentHeader.byteCount {
       try enter(segment, at: position, offset: offset)
     } else {
@@ -82,15 +84,15 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
     self.segment = segment
   }
 
-  /// Goes to records of a damaged frame, each of which is checked here. False if one of them is not what it was.
+  /// Moves to records of a damaged frame, and checks each. Returns false if one of them has changed.
   ///
-  /// - Parameter offset: events before it are left out.
+  /// - Parameter offset: events before it are skipped.
   mutating func begin(
     _ segment: Segment, records count: UInt32, in bytes: Range<Int>, timestamp: UInt64, from offset: UInt64
   )
     -> Bool
   {
-    letGo()
+    reset()
     region = segment.mapping.region
     noteFaults()
     guard let start = segment.bytes.baseAddress else { return false }
@@ -99,7 +101,8 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
     var left: UInt32 = 0
     for _ in 0..<count {
       guard
-        let record = Record(in: segment.bytes, at: position, limit: bytes.upperBound, place: segment.place)
+        let record = Record(
+          in: segment.bytes, at: position, limit: bytes.upperBound, checksumSeed: segment.checksumSeed)
       else { return false }
       if left == 0, segment.baseOffset + UInt64(record.relativeOffset) < offset {
         first = record.end
@@ -108,11 +111,12 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
       }
       position = record.end
     }
-    // Behind them no frame is looked for.
-    reader = cframe_reader(segment.bytes, at: bytes.upperBound, limit: bytes.upperBound, place: segment.place)
-    // The run is these records: what stands before them may be unreadable.
+    // The reader looks for no frame behind the records.
+    reader = cframe_reader(
+      segment.bytes, at: bytes.upperBound, limit: bytes.upperBound, checksumSeed: segment.checksumSeed)
+    // The run is these records: the bytes before them may be unreadable.
     reader.run_position = UInt64(bytes.lowerBound)
-    // Proof: all of them were just found to lie within the segment's bytes.
+    // Proof: all records were just found to lie within the segment's bytes.
     record = start + first
     recordsHeld = left
     self.timestamp = timestamp
@@ -125,56 +129,58 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
     let header = FrameHeader(trusted: segment.bytes, at: position)
     guard header.firstOffset <= offset, header.endOffset >= offset else {
       throw Fault(
-        position: position + 8, reason: "the frame begins with offset \(header.firstOffset), expected \(offset)")
+        position: position + FrameField.firstOffset,
+        reason: "the frame begins with offset \(header.firstOffset), expected \(offset)")
     }
   }
 
-  /// Looks whether what was handed out of the run, and what is left of it, is still what was checked. If not, throws, and is
-  /// before the first segment again.
+  /// Checks that the run, both the records handed out and those left, is still what was checked. If not, throws, and moves
+  /// in front of the first segment.
   @usableFromInline
-  mutating func lookAtFaults() throws(LogStoreError) {
+  mutating func checkFaults() throws(LogStoreError) {
     let count = faultCount()
     if count == faults { return }
     guard let segment else {
       faults = count
       return
     }
-    // From the run on; it may lie in two frames, but for records that were not checked yet.
+    // From the run's start on. The run may be in two frames, but none of its records is unchecked.
     let run = Int(reader.run_position)..<max(Int(reader.position), Int(reader.run_position))
     guard segment.mayHaveBeenUnreadable(run, since: ownFaults) else {
       faults = count
       return
     }
-    letGo()
+    reset()
     try segment.checkReadable(run, since: .max)
     throw segment.unreadable(at: run.lowerBound)
   }
 
-  /// Goes before the first segment.
-  mutating func letGo() {
+  /// Moves in front of the first segment.
+  mutating func reset() {
     recordsLeft = 0
     recordsHeld = 0
     segment = nil
     region = nil
   }
 
-  /// Before a run is checked. The segment itself is not touched: to count a reference to it would cost as much as an event.
+  /// Notes the fault counts before a run is checked. Does not touch the segment itself: counting a reference to it would
+  /// cost as much as an event.
   private mutating func noteFaults() {
     faults = faultCount()
-    // Taken second: a fault between the two leaves the run uncertain, and its page is zeros when the run is checked.
+    // Read second: a fault between the two reads leaves the run uncertain, and its page is zeros when the run is checked.
     ownFaults = region.map { clinux_region_fault_count($0.pointer) } ?? 0
   }
 
-  /// Lets the walk go on to where the segment is durable now.
+  /// Lets the reader read on to the segment's new durable end.
   mutating func extend(to limit: Int) {
     reader.limit = UInt64(limit)
   }
 
-  /// Checks the next run, when the last one is used up. None of its records may be handed out yet. It may hold no event: a
-  /// frame may have cursors alone.
+  /// Checks the next run after the last one is used up. ``release(_:)`` lets its records out. The run may hold no event: a
+  /// frame may have cursors only.
   ///
-  /// - Parameter offset: events before it are left out.
-  /// - Parameter end: no event of this segment has it or a greater one.
+  /// - Parameter offset: events before it are skipped.
+  /// - Parameter end: every event of this segment has a lower offset.
   mutating func readRun(from offset: UInt64, to end: UInt64) throws(Fault) {
     guard segment != nil, let start = reader.bytes.map({ UnsafeRawPointer($0) }) else { return }
     let before = reader
@@ -192,24 +198,25 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
         recordsLeft = 0
         recordsHeld = reader.run_records
         timestamp = reader.timestamp
-        if leaveOut(before: offset) { return }
+        if skip(before: offset) { return }
       }
-      // Again, as a page may have become zeros while it was checked: then it is not sound, or it is well again.
+      // Checks again, since a page may have become zeros during the check. The next check finds it unsound, or readable
+      // again.
       reader = before
     }
   }
 
-  /// Leaves out the run's events before an offset. False if a page of the run may have become zeros meanwhile.
-  private mutating func leaveOut(before offset: UInt64) -> Bool {
+  /// Skips the run's events before an offset. Returns false if a page of the run may have become zeros meanwhile.
+  private mutating func skip(before offset: UInt64) -> Bool {
     while recordsHeld > 0 {
       let first = SoundRecord(checked: record)
       let isBefore = reader.base_offset + UInt64(first.relativeOffset) < offset
       let byteCount = first.byteCount
-      // After what was read, before it is used.
+      // The comparison comes after the read and before the use.
       if isUncertain {
         let count = faultCount()
         if mayHaveBeenUnreadable() { return false }
-        // It was a page of another mapping.
+        // The fault was in another mapping.
         faults = count
       }
       guard isBefore else { return true }
@@ -227,37 +234,38 @@ struct FrameReader: ~Copyable, @unchecked Sendable {
 }
 
 extension cframe_reader {
-  /// Between frames, before the one at `position`, which begins with the segment's first event if it is the first.
-  init(_ bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, place: ChecksumSeed) {
+  /// A reader between frames, before the frame at `position`. If that is the segment's first frame, it begins with the
+  /// segment's first event.
+  init(_ bytes: UnsafeRawBufferPointer, at position: Int, limit: Int, checksumSeed: ChecksumSeed) {
     self.init()
     self.bytes = bytes.baseAddress?.assumingMemoryBound(to: UInt8.self)
-    // A walk never looks at a byte that isn't mapped, whatever it is asked for.
+    // The reader never touches a byte that isn't mapped, whatever the caller asks for.
     self.limit = UInt64(min(limit, bytes.count))
     self.position = UInt64(position)
-    base_offset = place.baseOffset
-    self.place = place.register
+    base_offset = checksumSeed.baseOffset
+    self.checksum_seed = checksumSeed.register
   }
 
-  /// Checks the header of the next frame and goes into the frame.
+  /// Checks the header of the next frame and enters the frame.
   mutating func enter() throws(Fault) {
     let fault = cframe_enter(&self)
-    try say(fault)
+    try throwFault(fault)
   }
 
-  /// Checks all of the frame that it is in.
+  /// Checks all of the frame that the reader is in.
   mutating func checkFrame() throws(Fault) {
     let fault = cframe_check(&self, .max)
-    try say(fault)
+    try throwFault(fault)
   }
 
   /// Checks the next run of the frame, or of the next frame.
   mutating func advance(by byteCount: UInt64) throws(Fault) {
     let fault = cframe_advance(&self, byteCount)
-    try say(fault)
+    try throwFault(fault)
   }
 
-  /// Says what a fault is in words.
-  private func say(_ fault: cframe_fault) throws(Fault) {
+  /// Throws a fault with its description.
+  private func throwFault(_ fault: cframe_fault) throws(Fault) {
     let reason: String
     switch fault {
     case CFRAME_SOUND: return

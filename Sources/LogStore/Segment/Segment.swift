@@ -2,30 +2,31 @@ import CChecksum
 import CLinux
 import Glibc
 
-/// One segment file, mapped for reading. May be used from any thread.
+/// A segment file, mapped for reading. Thread-safe.
 final class Segment: Sendable {
   let path: String
   let header: SegmentHeader
-  let place: ChecksumSeed
-  /// Bytes of the file as it was when it was mapped; shorter than the header says only if that was allowed.
+  let checksumSeed: ChecksumSeed
+  /// The file's bytes, as many as there were when it was mapped. Shorter than the header says only where the caller allowed
+  /// that.
   let mapping: Mapping
-  /// Tells the file from another one of the same name.
+  /// Distinguishes the file from another file of the same name.
   let headerChecksum: UInt32
-  /// What is wrong with the file as a whole: damaged, or the disk can't read its header; nil as a rule. See
+  /// What is wrong with the file as a whole: it is damaged, or the disk can't read its header. Usually nil. See
   /// ``openDamaged(_:baseOffset:storeID:disk:)``.
   let fileError: LogStoreError?
-  /// False where the header could not be read: ``header`` then holds what the file's name tells, and no chain.
+  /// False if the header could not be read. Then ``header`` holds what the file's name tells, and no chain.
   let hasOwnHeader: Bool
 
   var baseOffset: UInt64 { header.baseOffset }
   var bytes: UnsafeRawBufferPointer { mapping.bytes }
-  /// Where the first frame is looked for, with what it must continue.
+  /// The position of the first frame, and what the frame must continue.
   var start: FrameExpectation {
     FrameExpectation(
       position: SegmentHeader.byteCount, offset: header.baseOffset, chain: header.chain, timestamp: 0)
   }
 
-  /// - Parameter header: as the file has it, or as it must have been.
+  /// - Parameter header: the file's header, or what it must have been.
   init(
     path: String, header: SegmentHeader, mapping: Mapping, fileError: LogStoreError? = nil, hasOwnHeader: Bool = true
   ) {
@@ -34,13 +35,13 @@ final class Segment: Sendable {
     self.path = path
     self.header = header
     self.mapping = mapping
-    // Only what a repair reads can be shorter than its header.
+    // Only a segment that a repair reads can be shorter than its header.
     headerChecksum =
       mapping.bytes.count < SegmentHeader.byteCount ? 0 : mapping.bytes.integer(at: SegmentHeader.byteCount - 4)
-    place = ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset)
+    checksumSeed = ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset)
   }
 
-  /// - Parameter mayBeShort: the last segment after an unclean end may have lost its end with its unfinished writes.
+  /// - Parameter mayBeShort: the last segment may have lost its end together with unfinished writes in an unclean end.
   static func open(
     _ path: String, baseOffset: UInt64, storeID: StoreID, disk: any Disk, mayBeShort: Bool = false
   ) throws(LogStoreError) -> Segment {
@@ -65,8 +66,8 @@ final class Segment: Sendable {
     return segment
   }
 
-  /// Opens a finished segment's file whatever its state, so that what is sound in it can be found: a missing file, or
-  /// something else under its name, has no bytes, a short one those that are left, and where the header is damaged the file's
+  /// Opens a finished segment's file in any state, so that readers find what is sound in it. A missing file, or something
+  /// else under its name, has no bytes; a short file has the bytes that are left; where the header is damaged, the file's
   /// name counts. ``fileError`` says what is wrong.
   static func openDamaged(
     _ path: String, baseOffset: UInt64, storeID: StoreID, disk: any Disk
@@ -126,36 +127,37 @@ final class Segment: Sendable {
   ) throws(LogStoreError) -> SegmentHeader {
     let header = try decode(try file.read(count: SegmentHeader.byteCount, at: 0), of: file.path, SegmentHeader.init)
     guard header.storeID == storeID else {
-      throw .damaged(Damage(file: file.path, position: 16, reason: "the segment belongs to another store"))
+      throw .damaged(
+        Damage(file: file.path, position: UInt64(EnvelopeField.storeID), reason: "the segment belongs to another store")
+      )
     }
     guard header.baseOffset == baseOffset else {
       throw .damaged(
         Damage(
-          file: file.path, position: 32,
+          file: file.path, position: UInt64(SegmentHeader.Field.baseOffset),
           reason: "the segment begins with offset \(header.baseOffset), its name says \(baseOffset)"))
     }
     return header
   }
 
-  /// Has the header of a record's frame fetched, if there may be a record here. Waits for the record's own memory.
+  /// Prefetches the header of a record's frame, if a record can be here. Waits for the record's own memory.
   @inline(__always)
   func prefetchHeader(ofRecordAt position: Int) {
     guard position >= 0, position <= bytes.count - Record.byteCount, let start = bytes.baseAddress else { return }
-    clinux_prefetch(start + max(position - Int(bytes.integer(at: position + 28, as: UInt32.self)), 0))
+    clinux_prefetch(start + max(position - Record.frameDistance(in: bytes, at: position), 0))
   }
 
-  /// The error that a fault is: damage, unless the disk could not read what should be there.
+  /// The error for a fault: damage, unless the disk could not read the bytes.
   func damage(_ fault: Fault) -> LogStoreError {
     if mapping.faultCount > 0, let error = unreadable(fault) { return error }
     return .damaged(Damage(file: path, position: UInt64(fault.position), reason: fault.reason))
   }
 }
 
-// Bytes that the disk can't read are zeros in the mapping. Nothing here costs more than a look at a number where there are
-// none.
+// Bytes that the disk can't read are zeros in the mapping. Where there are none, these functions compare one number.
 extension Segment {
-  /// Throws if something of a range can't be read, or could not be after there had been so many faults of the mapping: what
-  /// was read of it since can't be used.
+  /// Throws if some byte of a range can't be read, or could not be read at some time after the given fault count of the
+  /// mapping: then what was read of the range since can't be used.
   func checkReadable(_ range: Range<Int>, since count: UInt64) throws(LogStoreError) {
     guard mapping.faultCount > 0 else { return }
     let range = range.clamped(to: 0..<bytes.count)
@@ -163,8 +165,8 @@ extension Segment {
     if mapping.wasTouched(since: count, range) { throw unreadable(at: range.lowerBound) }
   }
 
-  /// Whether what was read of a range may have been zeros for the bytes of the file, since there had been so many faults of the
-  /// mapping, or ever.
+  /// Whether what was read of a range since the given fault count of the mapping, or ever, may have been zeros instead of
+  /// the file's bytes.
   func mayHaveBeenUnreadable(_ range: Range<Int>, since count: UInt64 = 0) -> Bool {
     mapping.wasTouched(since: count, range.clamped(to: 0..<bytes.count))
   }
@@ -173,28 +175,28 @@ extension Segment {
     .unreadable(Damage(file: path, position: UInt64(position), reason: mapping.reason(at: position)))
   }
 
-  /// What a frame or a record that is not sound takes up: as much as it says that it does; nothing that is in a segment is
-  /// longer.
+  /// The bytes that an unsound frame or record takes up: as many as its length says, but no more than a frame can have.
   func extent(at position: Int) -> Range<Int> {
     let start = min(max(position, 0), bytes.count)
-    let said = start + 8 <= bytes.count ? Int(bytes.integer(at: start + 4, as: UInt32.self)) : 0
+    let said = start + 8 <= bytes.count ? Int(bytes.integer(at: start + FrameField.byteCount, as: UInt32.self)) : 0
     return start..<min(start + max(min(said, Limits.frameBytes), FrameHeader.byteCount), bytes.count)
   }
 
-  /// The error if a frame or a record is not sound because it could not be read; nil if it is not sound by itself.
+  /// The error if a frame or a record is unsound because it could not be read; nil if it is unsound by itself.
   private func unreadable(_ fault: Fault) -> LogStoreError? {
     let range = extent(at: fault.position)
     let start = range.lowerBound
     if let position = mapping.unreadablePosition(in: range) { return unreadable(at: position) }
-    // It may be well again since it was looked at.
+    // The page may have become readable again since.
     guard mayHaveBeenUnreadable(range),
-      FrameHeader(in: bytes, at: start, place: place) != nil
-        || Record(in: bytes, at: start, limit: bytes.count, place: place) != nil
+      FrameHeader(in: bytes, at: start, checksumSeed: checksumSeed) != nil
+        || Record(in: bytes, at: start, limit: bytes.count, checksumSeed: checksumSeed) != nil
     else { return nil }
     return unreadable(at: start)
   }
 
-  /// Hands out a part in pieces, copied, so that no zeros are among them that are not the file's.
+  /// Passes a part of the segment to `body` in pieces. Each is a copy, checked to hold the file's bytes and no zeros in
+  /// their stead.
   func forEachPiece(
     of range: Range<Int>, _ body: (UnsafeRawBufferPointer, _ position: Int) throws(LogStoreError) -> Void
   ) throws(LogStoreError) {
@@ -213,11 +215,11 @@ extension Segment {
     }
   }
 
-  /// Bytes that are copied in one call.
+  /// The size of a piece.
   private static let pieceByteCount = 1 << 20
 }
 
-/// Turns a header's fault into the error that names its file.
+/// Converts a header's fault into the error that names its file.
 func decode<Value>(
   _ bytes: [UInt8], of path: String, _ read: (UnsafeRawBufferPointer) throws(HeaderFault) -> Value
 ) throws(LogStoreError) -> Value {
@@ -233,7 +235,7 @@ func decode<Value>(
   }
 }
 
-/// Where the next frame must stand and what it must continue.
+/// The position of the next frame, and what the frame must continue.
 struct FrameExpectation: Equatable, Sendable {
   var position: Int
   var offset: UInt64
@@ -249,13 +251,13 @@ struct FrameExpectation: Equatable, Sendable {
 }
 
 extension Segment {
-  /// Checks everything about the frame at the expected position, and visits its records in order when that is done.
+  /// Checks all of the frame at the expected position, then visits its records in order.
   func checkFrame(
     _ expected: FrameExpectation, visit: (Record) throws(Fault) -> Void
   ) throws(Fault) -> FrameHeader {
     let position = expected.position
     let faults = mapping.faultCount
-    var reader = cframe_reader(bytes, at: position, limit: bytes.count, place: place)
+    var reader = cframe_reader(bytes, at: position, limit: bytes.count, checksumSeed: checksumSeed)
     do throws(Fault) {
       try reader.enter()
     } catch {
@@ -268,29 +270,33 @@ extension Segment {
     let header = FrameHeader(trusted: bytes, at: position)
     guard header.firstOffset == expected.offset else {
       throw Fault(
-        position: position + 8,
+        position: position + FrameField.firstOffset,
         reason: "the frame begins with offset \(header.firstOffset), expected \(expected.offset)")
     }
     guard header.chain == expected.chain else {
-      throw Fault(position: position + 36, reason: "the frame does not follow on from the frame before it")
+      throw Fault(
+        position: position + FrameField.chain, reason: "the frame does not follow on from the frame before it")
     }
     guard header.timestamp >= expected.timestamp else {
-      throw Fault(position: position + 16, reason: "the frame is older than the frame before it")
+      throw Fault(position: position + FrameField.timestamp, reason: "the frame is older than the frame before it")
     }
     guard header.syncedPosition <= position else {
-      throw Fault(position: position + 32, reason: "the frame claims that bytes behind it were synced before it")
+      throw Fault(
+        position: position + FrameField.syncedPosition,
+        reason: "the frame claims that bytes behind it were synced before it")
     }
     guard header.isSnapshot == (position == SegmentHeader.byteCount) else {
       throw Fault(
-        position: position + 44,
+        position: position + FrameField.flags,
         reason: header.isSnapshot
           ? "a cursor snapshot that is not the segment's first frame"
           : "the segment does not begin with a cursor snapshot")
     }
-    // A snapshot has what there is to say of cursors and lost streams.
+    // A snapshot holds all cursors and lost streams, so its size has no limit.
     guard header.byteCount <= Limits.frameBytes || header.isSnapshot else {
       throw Fault(
-        position: position + 4, reason: "a frame of \(header.byteCount) bytes; the limit is \(Limits.frameBytes)")
+        position: position + FrameField.byteCount,
+        reason: "a frame of \(header.byteCount) bytes; the limit is \(Limits.frameBytes)")
     }
     try reader.checkFrame()
     var next = position + FrameHeader.byteCount
@@ -299,7 +305,7 @@ extension Segment {
       let content = record.end - record.metadataPosition
       guard content <= Limits.eventBytes else {
         throw Fault(
-          position: next + 4,
+          position: next + RecordField.byteCount,
           reason: "metadata and payload of \(content) bytes; the limit is \(Limits.eventBytes)")
       }
       try visit(record)
@@ -311,22 +317,22 @@ extension Segment {
     return header
   }
 
-  /// How the frames from one on come to an end.
+  /// How the frames from a position on end.
   enum Ending: Equatable {
-    /// With the frame that the next segment follows on from.
+    /// With the frame that the next segment continues.
     case expected
-    /// With another one, and nothing behind it.
+    /// With another frame, and nothing behind it.
     case other(Fault)
-    /// At something that is no frame: where the segment ends can't be told.
+    /// At something that is no frame: the end of the segment is unknown.
     case unknown
   }
 
-  /// Goes from header to header, and looks at nothing else.
+  /// Reads from header to header, and nothing else.
   ///
-  /// - Parameter endOffset: the next segment follows on from the frame that ends with it and has this header checksum.
+  /// - Parameter endOffset: the next segment continues the frame that ends with this offset and has this header checksum.
   func ending(from start: Int, at endOffset: UInt64, chain: UInt32) -> Ending {
     var position = start
-    while let header = FrameHeader(in: bytes, at: position, place: place) {
+    while let header = FrameHeader(in: bytes, at: position, checksumSeed: checksumSeed) {
       position += header.byteCount
       if header.checksum == chain, header.endOffset == endOffset { return .expected }
     }
@@ -339,7 +345,7 @@ extension Segment {
     )
   }
 
-  /// Whether it holds an empty snapshot of cursors, and zeros to its end: nothing was ever appended to it.
+  /// Whether the segment holds an empty snapshot of cursors and zeros to its end, so that nothing was ever appended to it.
   var isUnused: Bool {
     do throws(Fault) {
       let snapshot = try checkFrame(start) { _ in }
@@ -350,15 +356,15 @@ extension Segment {
     }
   }
 
-  /// A position behind `torn` that proves that the bytes at `torn` had been on disk: a frame header that was written
-  /// after they were known to be. Only the header is checked, so the cost is at most one checksum of 48 bytes for every
-  /// 8 bytes of the segment, whatever they hold.
+  /// A position behind `torn` that proves that the bytes at `torn` had been on disk: a frame header that was written after
+  /// they were known to be. Only the header is checked, so the cost is at most one checksum of 48 bytes for every 8 bytes
+  /// of the segment, whatever it holds.
   func proofThatSynced(_ torn: Int) -> Int? {
     var position = torn + 8
     while position <= bytes.count - FrameHeader.byteCount {
-      // Cheap tests first: most of what is looked at is zeros or payload.
-      if bytes.integer(at: position + 32, as: UInt32.self) > UInt32(torn),
-        let header = FrameHeader(in: bytes, at: position, place: place),
+      // Cheap tests first: most bytes are zeros or payload.
+      if bytes.integer(at: position + FrameField.syncedPosition, as: UInt32.self) > UInt32(torn),
+        let header = FrameHeader(in: bytes, at: position, checksumSeed: checksumSeed),
         header.syncedPosition > torn, header.syncedPosition <= position
       {
         return position

@@ -54,7 +54,7 @@ public struct DamagedLog: Sendable {
         for record in run.records where record.kind == .event {
           let event = EventView(
             SoundRecord(record, in: run.segment.bytes), baseOffset: run.segment.baseOffset,
-            storeIDFirst: run.segment.place.storeID.first, timestampMicroseconds: run.timestamp)
+            storeIDFirst: run.segment.checksumSeed.storeID.first, timestampMicroseconds: run.timestamp)
           if !body(event) { return false }
         }
         return true
@@ -77,9 +77,9 @@ public struct DamagedLog: Sendable {
         endOffset: end, gaps: count.gaps, streams: count.streams, segments: source.parts.count,
         logBytes: source.parts.reduce(0) { $0 + $1.fileByteCount },
         indexBytes: source.indexes.reduce(0) { $0 + UInt64($1.bytes.count) },
-        cursors: count.cursors.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map { name, place in
+        cursors: count.cursors.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map { name, checkpoint in
           StoreStatistics.Cursor(
-            name: String(decoding: name, as: UTF8.self), place: place, lag: end - min(place, end))
+            name: String(decoding: name, as: UTF8.self), checkpoint: checkpoint, lag: end - min(checkpoint, end))
         }),
       report
     )
@@ -89,7 +89,7 @@ public struct DamagedLog: Sendable {
   private final class Count {
     var streams: UInt64 = 0
     var gaps: [Range<UInt64>] = []
-    var cursors: CursorPlaces = [:]
+    var cursors: Checkpoints = [:]
 
     func add(_ item: SalvageScan.Item) {
       switch item {

@@ -194,10 +194,10 @@ public final class LogReader: Sendable {
   }
 
   /// All cursors, by name.
-  public func cursors() throws(LogStoreError) -> [(name: String, place: UInt64)] {
+  public func cursors() throws(LogStoreError) -> [(name: String, checkpoint: UInt64)] {
     try commitPoint.check()
     return commitPoint.cursors
-      .map { (name: String(decoding: $0.key, as: UTF8.self), place: $0.value) }
+      .map { (name: String(decoding: $0.key, as: UTF8.self), checkpoint: $0.value) }
       .sorted { $0.name < $1.name }
   }
 

@@ -132,7 +132,7 @@ public final class LogStore: Sendable {
   /// - Throws: ``LogStoreError/conflict(stream:expected:actual:)``, ``LogStoreError/eventIDReused(_:)``,
   ///   ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/limitExceeded(what:actual:limit:)``,
   ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``,
-  ///   ``LogStoreError/cursorBehind(name:place:present:)``, ``LogStoreError/stopped(cause:)``, ``LogStoreError/moved(directory:reason:)``,
+  ///   ``LogStoreError/cursorBehind(name:checkpoint:present:)``, ``LogStoreError/stopped(cause:)``, ``LogStoreError/moved(directory:reason:)``,
   ///   ``LogStoreError/closed``, and ``LogStoreError/cancelled`` only with `endsWithTask`.
   @discardableResult
   public func append(_ append: Append, endsWithTask: Bool = false) async throws(LogStoreError) -> Appended {

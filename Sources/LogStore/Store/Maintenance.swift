@@ -1,12 +1,12 @@
 /// A store in numbers, as far as it is durable.
 public struct StoreStatistics: Sendable {
-  /// A cursor's place and how many events are behind it.
+  /// A cursor's checkpoint and how many events are behind it.
   public struct Cursor: Sendable {
     /// The cursor's name.
     public var name: String
     /// The offset that the consumer reads next.
-    public var place: UInt64
-    /// Offsets from ``place`` to the end of the log.
+    public var checkpoint: UInt64
+    /// Offsets from ``checkpoint`` to the end of the log.
     public var lag: UInt64
   }
 
@@ -117,7 +117,7 @@ extension LogReader {
     statistics.indexBytes = try segments.indexByteCount()
     statistics.streams = try segments.streamCount()
     statistics.cursors = try cursors().map {
-      StoreStatistics.Cursor(name: $0.name, place: $0.place, lag: end.offset - min($0.place, end.offset))
+      StoreStatistics.Cursor(name: $0.name, checkpoint: $0.checkpoint, lag: end.offset - min($0.checkpoint, end.offset))
     }
     return statistics
   }

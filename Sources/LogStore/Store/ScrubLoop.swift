@@ -10,7 +10,7 @@ final class ScrubLoop: Sendable {
   }
 
   /// Which segment is next, and when the round began.
-  private struct Place {
+  private struct Checkpoint {
     var nextBase: UInt64 = 0
     var roundStart: UInt64 = 0
   }
@@ -52,33 +52,33 @@ final class ScrubLoop: Sendable {
   }
 
   private func run() {
-    var place = readPlace()
+    var checkpoint = readCheckpoint()
     // Proof: the options were checked, so it is no negative number and none that is too large.
     let interval = UInt64(max(options.interval, .seconds(1)) / .microseconds(1))
     while !stopping.isStopped {
       let now = segments.disk.now()
-      if place.nextBase == 0 {
+      if checkpoint.nextBase == 0 {
         // A clock that was set back must not put it off.
-        if place.roundStart > 0, place.roundStart <= now {
-          let past = now - place.roundStart
+        if checkpoint.roundStart > 0, checkpoint.roundStart <= now {
+          let past = now - checkpoint.roundStart
           if past < interval {
             _ = stopping.wait(microseconds: interval - past)
             continue
           }
         }
-        place.roundStart = now
+        checkpoint.roundStart = now
       }
-      guard round(&place) else { return }
+      guard round(&checkpoint) else { return }
     }
   }
 
   /// One round, or the rest of one. False if it was stopped.
   func runOnce() -> Bool {
-    var place = Place(nextBase: 0, roundStart: segments.disk.now())
-    return round(&place)
+    var checkpoint = Checkpoint(nextBase: 0, roundStart: segments.disk.now())
+    return round(&checkpoint)
   }
 
-  private func round(_ place: inout Place) -> Bool {
+  private func round(_ checkpoint: inout Checkpoint) -> Bool {
     let pace = Pace(options.bytesPerSecond, stopping)
     let run = ScrubRun(segments) {
       pace.pause(after: $0)
@@ -88,16 +88,16 @@ final class ScrubLoop: Sendable {
       self.state.withLock { $0.report.bytes += byteCount }
     }
     var isSound = true
-    if place.nextBase == 0, !run.readIndexes() { return false }
-    while let base = segments.bases.dropLast().first(where: { $0 >= place.nextBase }) {
+    if checkpoint.nextBase == 0, !run.readIndexes() { return false }
+    while let base = segments.bases.dropLast().first(where: { $0 >= checkpoint.nextBase }) {
       guard run.readSegment(base) else { return false }
-      place.nextBase = base + 1
+      checkpoint.nextBase = base + 1
       isSound = isSound && state.withLock { $0.fresh.isEmpty }
-      // Behind a damaged file the place is not remembered.
-      if isSound { write(place) }
+      // Behind a damaged file the checkpoint is not remembered.
+      if isSound { write(checkpoint) }
     }
-    place.nextBase = 0
-    if isSound { write(place) }
+    checkpoint.nextBase = 0
+    if isSound { write(checkpoint) }
     state.withLock { state in
       state.report.rounds += 1
       state.report.findings = state.fresh
@@ -116,23 +116,23 @@ final class ScrubLoop: Sendable {
     if isNew { onDamage(damage) }
   }
 
-  // MARK: - Its place
+  // MARK: - Its checkpoint
 
   private var path: String { join(segments.directory, Scrub.fileName) }
 
-  private func readPlace() -> Place {
-    // A place that is missing or can't be read costs one round from the beginning, and nothing else depends on it.
-    guard let bytes = try? segments.disk.contents(path, limit: 100) else { return Place() }
+  private func readCheckpoint() -> Checkpoint {
+    // A checkpoint that is missing or can't be read costs one round from the beginning, and nothing else depends on it.
+    guard let bytes = try? segments.disk.contents(path, limit: 100) else { return Checkpoint() }
     let numbers = String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isWhitespace).compactMap { UInt64($0) }
-    guard numbers.count == 2 else { return Place() }
-    return Place(nextBase: numbers[0], roundStart: numbers[1])
+    guard numbers.count == 2 else { return Checkpoint() }
+    return Checkpoint(nextBase: numbers[0], roundStart: numbers[1])
   }
 
-  /// Not synced: an older place costs some reading, and a broken one a round.
-  private func write(_ place: Place) {
+  /// Not synced: an older checkpoint costs some reading, and a broken one a round.
+  private func write(_ checkpoint: Checkpoint) {
     // A disk that can't take it says so at the log's own writes; the scrub goes on, and its next start reads more.
     guard let file = try? segments.disk.open(path, .create) else { return }
-    try? file.write(Array("\(place.nextBase) \(place.roundStart)\n".utf8))
+    try? file.write(Array("\(checkpoint.nextBase) \(checkpoint.roundStart)\n".utf8))
   }
 }
 

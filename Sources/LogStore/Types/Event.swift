@@ -79,13 +79,13 @@ public struct Append: Sendable {
 
 /// A consumer's durable place: the offset that it reads next.
 ///
-/// A place behind the cursor's present one is refused with ``LogStoreError/cursorBehind(name:place:present:)``, unless
+/// A place behind the cursor's present one is refused with ``LogStoreError/cursorBehind(name:checkpoint:present:)``, unless
 /// ``isReset`` moves the cursor back or ``mayLag`` lets it stay. The present place is no error, and changes nothing.
 public struct CursorCommit: Sendable, Hashable {
   /// 1…255 bytes of UTF-8.
   public var name: String
   /// The offset to read next; at most the end of the log as it is after this append.
-  public var place: UInt64
+  public var checkpoint: UInt64
   /// Sets the cursor to the place, also if that is behind its present one.
   public var isReset: Bool
   /// A place behind the cursor's present one changes nothing, and the append is not refused: for a consumer that commits from
@@ -96,10 +96,10 @@ public struct CursorCommit: Sendable, Hashable {
   /// Made by ``deleting(_:)``.
   private(set) var isDeletion = false
 
-  /// Moves the cursor `name` to `place`, and makes the cursor if there is none.
-  public init(name: String, place: UInt64, isReset: Bool = false, mayLag: Bool = false) {
+  /// Moves the cursor `name` to `checkpoint`, and makes the cursor if there is none.
+  public init(name: String, checkpoint: UInt64, isReset: Bool = false, mayLag: Bool = false) {
     self.name = name
-    self.place = place
+    self.checkpoint = checkpoint
     self.isReset = isReset
     self.mayLag = mayLag
   }
@@ -107,7 +107,7 @@ public struct CursorCommit: Sendable, Hashable {
   /// Deletes a cursor, atomically with the append that it is part of; one that isn't there is no error. The name can be used
   /// again, from any place on.
   public static func deleting(_ name: String) -> CursorCommit {
-    var commit = CursorCommit(name: name, place: Self.deletedOffset, isReset: true)
+    var commit = CursorCommit(name: name, checkpoint: Self.deletedOffset, isReset: true)
     commit.isDeletion = true
     return commit
   }

@@ -9,7 +9,7 @@ public enum LogStoreError: Error, Sendable, Hashable {
   /// The log has an event with one of the append's ids, and not as the same append in the same place; nothing was written.
   indirect case eventIDReused(EventIDReuse)
   /// A cursor was to move back without ``CursorCommit/isReset``; nothing was written. `present` is where it stands.
-  case cursorBehind(name: String, place: UInt64, present: UInt64)
+  case cursorBehind(name: String, checkpoint: UInt64, present: UInt64)
   /// Versions of the stream that were asked for are lost in a gap of the log (``LogReader/gaps``).
   case streamIncomplete(stream: String, missing: ClosedRange<UInt64>)
   /// There is no store in this directory, and none can be made, since it holds something of another's. Nothing was changed.
@@ -94,8 +94,9 @@ extension LogStoreError: CustomStringConvertible {
         : "conflict: stream \(stream) is at version \(actual), expected \(expectation)"
     case .eventIDReused(let reuse):
       return reuse.description
-    case .cursorBehind(let name, let place, let present):
-      return "cursor \(name) is at offset \(present) and can't be moved back to \(place); commit a later place, or"
+    case .cursorBehind(let name, let checkpoint, let present):
+      return
+        "cursor \(name) is at offset \(present) and can't be moved back to \(checkpoint); commit a later offset, or"
         + " reset it"
     case .streamIncomplete(let stream, let missing):
       return

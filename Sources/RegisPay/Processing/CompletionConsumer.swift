@@ -69,7 +69,7 @@ public struct CompletionConsumer: Sendable {
   }
 
   private func commit(_ place: UInt64) async throws(LogStoreError) {
-    _ = try await store.append(Append([], cursors: [CursorCommit(name: Self.cursorName, place: place)]))
+    _ = try await store.append(Append([], cursors: [CursorCommit(name: Self.cursorName, checkpoint: place)]))
   }
 
   private func handle(_ event: Event) {

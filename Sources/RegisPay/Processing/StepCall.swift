@@ -208,7 +208,7 @@ struct StepCall: Sendable {
     let place = await place()
     let append = Append(
       [SkippedWork.event(.skipped, .init(id: work.id, work: work.work))],
-      cursors: [CursorCommit(name: cursorName, place: place, mayLag: true)])
+      cursors: [CursorCommit(name: cursorName, checkpoint: place, mayLag: true)])
     do throws(LogStoreError) {
       _ = try await log.append(append)
       return .finished(isAccepted: false, committed: place)
@@ -232,7 +232,7 @@ struct StepCall: Sendable {
     while true {
       let place = await place()
       do {
-        let cursor = CursorCommit(name: cursorName, place: place, mayLag: true)
+        let cursor = CursorCommit(name: cursorName, checkpoint: place, mayLag: true)
         let executed = try await log.record(command, on: work.id, as: failures == 0 ? known : nil, cursor: cursor)
         if failures > 0 { log.gate.release(didAppend: true) }
         switch executed {

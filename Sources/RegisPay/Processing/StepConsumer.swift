@@ -481,7 +481,7 @@ public actor StepConsumer {
     let isGateOpen = log.gate.isOpen
     guard place > committedPlace || !isGateOpen else { return }
     do {
-      try await log.append(Append([], cursors: [CursorCommit(name: cursorName, place: place, mayLag: true)]))
+      try await log.append(Append([], cursors: [CursorCommit(name: cursorName, checkpoint: place, mayLag: true)]))
       noteCommitted(place)
       if !isGateOpen, log.gate.isOpen { logger.notice("the log can append again, and calls go out again") }
     } catch {

@@ -17,7 +17,7 @@ struct LogMark: Sendable {
   /// Puts the mark on the log or takes it away. Appends only where that changes something.
   func set(_ isWanted: Bool) async throws(LogStoreError) {
     guard try isSet() != isWanted else { return }
-    try await log.append(Append([], cursors: [isWanted ? CursorCommit(name: name, place: 0) : .deleting(name)]))
+    try await log.append(Append([], cursors: [isWanted ? CursorCommit(name: name, checkpoint: 0) : .deleting(name)]))
   }
 
   /// What is missing, where the log is marked and the file holds nothing.

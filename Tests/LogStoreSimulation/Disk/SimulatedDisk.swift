@@ -361,7 +361,7 @@ final class SimulatedFile: File {
   }
 
   /// Does not count as an operation, and never fails: nobody but the store changes its files while it is open.
-  func checkPlace(_ path: String) throws(LogStoreError) {
+  func checkPath(_ path: String) throws(LogStoreError) {
     if disk.isDead { return }
     let isSound = disk.machine.withState { state in
       state.names.files[path] === inode

@@ -49,7 +49,7 @@ extension Simulation {
     defer { reader.close() }
     var count: UInt64 = 0
     try reader.forEach(from: 0) { event in
-      if event.offset != count { self.fail("restored: offset \(event.offset) at place \(count)") }
+      if event.offset != count { self.fail("restored: offset \(event.offset) as number \(count)") }
       if let problem = self.model.see(event) { self.fail("restored: \(problem)") }
       count += 1
       return true

@@ -28,12 +28,12 @@ struct FormatCheck {
   }
 
   let bytes: [UInt8]
-  private let place: UInt32
+  private let checksumSeed: UInt32
 
   /// - Parameter segment: the content of a segment's file.
   init(segment: [UInt8]) {
     bytes = segment
-    place = Self.register(~0, segment[16..<40])
+    checksumSeed = Self.register(~0, segment[16..<40])
   }
 
   private func integer(_ position: Int, _ count: Int) -> UInt64 {
@@ -42,9 +42,9 @@ struct FormatCheck {
     return value
   }
 
-  private func placed(_ position: Int, _ range: Range<Int>) -> UInt32 {
+  private func positionedChecksum(_ position: Int, _ range: Range<Int>) -> UInt32 {
     let at = (0..<8).map { UInt8(truncatingIfNeeded: position >> ($0 * 8)) }
-    return ~Self.register(Self.register(place, at), bytes[range])
+    return ~Self.register(Self.register(checksumSeed, at), bytes[range])
   }
 
   var baseOffset: UInt64 { integer(32, 8) }
@@ -57,7 +57,7 @@ struct FormatCheck {
     guard byteCount % 8 == 0, position + byteCount <= bytes.count,
       48 + 33 * Int(integer(position + 28, 4)) <= byteCount,
       integer(position + 24, 4) <= integer(position + 28, 4), integer(position + 44, 4) <= 1,
-      UInt32(integer(position, 4)) == placed(position, position + 4..<position + 48)
+      UInt32(integer(position, 4)) == positionedChecksum(position, position + 4..<position + 48)
     else { return nil }
     return Frame(
       position: position, byteCount: byteCount, firstOffset: integer(position + 8, 8),
@@ -96,7 +96,8 @@ struct FormatCheck {
       for _ in 0..<frame.records {
         let length = Int(integer(at + 4, 4))
         guard length >= 32, at + length <= frame.position + frame.byteCount,
-          UInt32(integer(at, 4)) == placed(at, at + 4..<at + length), integer(at + 28, 4) == UInt64(at - frame.position)
+          UInt32(integer(at, 4)) == positionedChecksum(at, at + 4..<at + length),
+          integer(at + 28, 4) == UInt64(at - frame.position)
         else { return "the record at byte \(at) is not as docs/FORMAT.md says" }
         if bytes[at + 8] == 1 {
           guard baseOffset + integer(at + 24, 4) == offset + UInt64(events) else {

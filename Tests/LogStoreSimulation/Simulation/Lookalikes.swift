@@ -60,8 +60,8 @@ extension Simulation {
     else {
       return []
     }
-    let known = StoreID(first: segment.place.storeID.first, second: generator.next())
-    let place = ChecksumSeed(storeID: known, baseOffset: segment.baseOffset)
+    let known = StoreID(first: segment.checksumSeed.storeID.first, second: generator.next())
+    let checksumSeed = ChecksumSeed(storeID: known, baseOffset: segment.baseOffset)
     let shift = generator.below(8)
     var bytes = [UInt8](repeating: 0, count: shift)
     let start = commitPoint.end.position + FrameHeader.byteCount + Record.byteCount + shift + 8
@@ -70,10 +70,10 @@ extension Simulation {
       var header = [UInt8](repeating: 0, count: FrameHeader.byteCount)
       header.withUnsafeMutableBytes { header in
         header.set(UInt32(FrameHeader.byteCount), at: 4)
-        _ = FrameHeader.finish(
-          header, at: position, place: place, firstOffset: commitPoint.end.offset + 1, timestamp: disk.now(),
-          eventCount: 0,
-          recordCount: 0, syncedPosition: position, chain: 0, bodyChecksum: RunningChecksum().value, isSnapshot: false)
+        var fields = FrameHeader(
+          firstOffset: commitPoint.end.offset + 1, timestamp: disk.now(), eventCount: 0, recordCount: 0,
+          syncedPosition: position, chain: 0, bodyChecksum: RunningChecksum().value, isSnapshot: false)
+        fields.encode(into: header, at: position, checksumSeed: checksumSeed)
       }
       bytes += header
     }

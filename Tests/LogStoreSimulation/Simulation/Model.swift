@@ -31,7 +31,7 @@ final class Model: @unchecked Sendable {
   }
 
   struct Cursor: Sendable {
-    var place: UInt64?
+    var checkpoint: UInt64?
     /// An append that may have moved it.
     var pending: (attempt: Int, commit: CursorCommit)?
   }
@@ -121,8 +121,8 @@ final class Model: @unchecked Sendable {
       if !isBuffered { floors[event.stream] = max(floors[event.stream] ?? 0, version) }
     }
     for commit in attempt.append.cursors where cursors[commit.name]?.pending?.attempt == number {
-      let place = moved(cursors[commit.name]?.place, commit)
-      if !done.isRepeat { cursors[commit.name]?.place = place }
+      let checkpoint = moved(cursors[commit.name]?.checkpoint, commit)
+      if !done.isRepeat { cursors[commit.name]?.checkpoint = checkpoint }
       cursors[commit.name]?.pending = nil
     }
     return nil
@@ -166,8 +166,8 @@ final class Model: @unchecked Sendable {
     }
   }
 
-  private func moved(_ place: UInt64?, _ commit: CursorCommit) -> UInt64 {
-    commit.isReset ? commit.place : max(place ?? 0, commit.place)
+  private func moved(_ checkpoint: UInt64?, _ commit: CursorCommit) -> UInt64 {
+    commit.isReset ? commit.checkpoint : max(checkpoint ?? 0, commit.checkpoint)
   }
 
   // MARK: - Looking
@@ -208,12 +208,12 @@ final class Model: @unchecked Sendable {
     var timestamp: UInt64 = 0
     var streams: [String: UInt64] = [:]
     var whole: (attempt: Int, next: Int)?
-    var places: [Int: UInt64] = [:]
+    var firstOffsets: [Int: UInt64] = [:]
     try reader.forEach(from: 0) { event in
       problem = see(event)
       if problem != nil { return false }
       guard event.offset == count, event.timestampMicroseconds >= timestamp else {
-        problem = "offset \(event.offset) at place \(count), at \(event.timestampMicroseconds) after \(timestamp)"
+        problem = "offset \(event.offset) as number \(count), at \(event.timestampMicroseconds) after \(timestamp)"
         return false
       }
       // Proof: it was just seen.
@@ -221,7 +221,9 @@ final class Model: @unchecked Sendable {
       let attempt = attempts[now.attempt]
       if now.ordinal == 0 {
         if let whole { problem = "only \(whole.next) events of append \(whole.attempt)" }
-        if places.updateValue(count, forKey: now.attempt) != nil { problem = "append \(now.attempt) is there twice" }
+        if firstOffsets.updateValue(count, forKey: now.attempt) != nil {
+          problem = "append \(now.attempt) is there twice"
+        }
         for (stream, condition) in attempt.append.conditions where !condition.isMet(by: streams[stream] ?? 0) {
           problem = "append \(now.attempt) is at \(count), where \(stream) is at \(streams[stream] ?? 0)"
         }
@@ -251,17 +253,17 @@ final class Model: @unchecked Sendable {
     if count < end { return "\(count) events, the log ends with \(end)" }
     require(end)
     for (number, attempt) in attempts.enumerated() where attempt.status == .placed {
-      if let offsets = attempt.offsets, offsets.lowerBound < count, places[number] == nil {
+      if let offsets = attempt.offsets, offsets.lowerBound < count, firstOffsets[number] == nil {
         return "append \(number) was acknowledged at \(offsets), another one is there"
       }
     }
-    if let life { return try open(reader, count, streams, places, life) }
+    if let life { return try open(reader, count, streams, firstOffsets, life) }
     return nil
   }
 
   /// Compares what a writer, or anyone while there is none, must find, and takes it for what is so.
   private func open(
-    _ reader: LogReader, _ count: UInt64, _ streams: [String: UInt64], _ places: [Int: UInt64], _ life: Int
+    _ reader: LogReader, _ count: UInt64, _ streams: [String: UInt64], _ firstOffsets: [Int: UInt64], _ life: Int
   ) throws(LogStoreError) -> String? {
     if count < required { return "lost: the log ends with \(count), it went to \(required)" }
     for (stream, version) in floors where streams[stream] ?? 0 < version {
@@ -272,29 +274,29 @@ final class Model: @unchecked Sendable {
     for (name, _) in known where cursors[name] == nil { return "a cursor \(name) that nobody committed" }
     for name in cursors.keys.sorted() {
       guard var cursor = cursors[name] else { continue }
-      let place = known.first { $0.name == name }?.place
-      var allowed: [UInt64?] = [cursor.place]
+      let checkpoint = known.first { $0.name == name }?.checkpoint
+      var allowed: [UInt64?] = [cursor.checkpoint]
       if let (number, commit) = cursor.pending {
-        let after = moved(cursor.place, commit)
+        let after = moved(cursor.checkpoint, commit)
         if attempts[number].append.events.isEmpty {
           allowed.append(after)
-        } else if attempts[number].status != .placed, places[number] != nil {
+        } else if attempts[number].status != .placed, firstOffsets[number] != nil {
           allowed = [after]
         }
       }
-      guard allowed.contains(place) else {
-        return "cursor \(name) is at \(place.map(String.init) ?? "no place"), expected \(allowed)"
+      guard allowed.contains(checkpoint) else {
+        return "cursor \(name) is at \(checkpoint.map(String.init) ?? "no checkpoint"), expected \(allowed)"
       }
-      cursor.place = place
+      cursor.checkpoint = checkpoint
       cursor.pending = nil
       cursors[name] = cursor
     }
     for number in attempts.indices {
       attempts[number].isUncertain = false
-      if let place = places[number] {
+      if let offset = firstOffsets[number] {
         attempts[number].status = .placed
         attempts[number].foundIn = attempts[number].foundIn ?? life
-        attempts[number].offsets = place..<place + UInt64(attempts[number].append.events.count)
+        attempts[number].offsets = offset..<offset + UInt64(attempts[number].append.events.count)
       } else if attempts[number].status != .refused {
         // Of cursors alone nothing is to be seen.
         attempts[number].status = .gone

@@ -113,8 +113,7 @@ extension Simulation {
       let free = (0..<Self.cursorCount).map { "c\($0)" }.filter { model.cursors[$0]?.pending == nil }
       if let name = free.isEmpty ? nil : free.drawn(&generator) {
         cursors = [
-          CursorCommit(
-            name: name, place: drawnOffset(&generator), isReset: generator.oneIn(4), mayLag: true)
+          CursorCommit(name: name, checkpoint: drawnOffset(&generator), isReset: generator.oneIn(4), mayLag: true)
         ]
       }
     }

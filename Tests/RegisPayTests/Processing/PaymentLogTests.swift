@@ -5,7 +5,7 @@ import Testing
 
 @Suite("Payments on the log")
 struct PaymentLogTests {
-  private static let nowhere = CursorCommit(name: "test", place: 0)
+  private static let nowhere = CursorCommit(name: "test", checkpoint: 0)
   private static let pound = Money(minorUnits: 100, currency: Currency.supported[0])
 
   @Test("of different decisions made at once, one is appended and the others are told what is so")
@@ -66,7 +66,7 @@ struct PaymentLogTests {
     try await withStore { store in
       let log = PaymentLog(store)
       let id = try await log.initiate(Self.pound)
-      let place = CursorCommit(name: "c", place: 1)
+      let place = CursorCommit(name: "c", checkpoint: 1)
       let refused = try await log.record(.recordSettled, on: id, cursor: place)
       #expect(refused == .refused(.notDue(.initiated)))
       #expect(try store.reader.cursor("c") == nil)

@@ -133,7 +133,7 @@ struct SchedulingTests {
       for id in ids {
         let delay = Delay(
           PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "no answer")
-        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", place: 0))
+        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", checkpoint: 0))
       }
       parts.delays = DueOnLog(log: parts.log, ids: ids)
       var options = ConsumerParts.quick
@@ -156,7 +156,7 @@ struct SchedulingTests {
         let delay = Delay(
           PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "500 or no answer",
           isUnanswered: id != ids.last)
-        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", place: 0))
+        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", checkpoint: 0))
       }
       parts.delays = DueOnLog(log: parts.log, ids: ids)
       var options = ConsumerParts.quick
@@ -215,7 +215,7 @@ struct SchedulingTests {
         let delay = Delay(
           PaymentWork(.create), untilMicroseconds: began + 3_600_000_000, attempts: 1, ownFailures: 0, reason: "429",
           beganMicroseconds: began)
-        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", place: 0))
+        _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", checkpoint: 0))
       }
       try await parts.consuming(FakeProvider { _, _ in .created }, options) { _ in
         try await parts.wait(for: Array(ids.prefix(2)), .created)

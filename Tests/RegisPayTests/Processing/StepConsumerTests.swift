@@ -202,7 +202,7 @@ struct StepConsumerTests {
       let log = parts.log
       let provider = FakeProvider { payment, _ in
         _ = try? await log.record(
-          .recordCreated(reference: "other"), on: payment.id, cursor: CursorCommit(name: "other", place: 0))
+          .recordCreated(reference: "other"), on: payment.id, cursor: CursorCommit(name: "other", checkpoint: 0))
         return .created
       }
       let ids = try await parts.initiate(5)
@@ -467,9 +467,9 @@ struct StepConsumerTests {
       }
       // One waits for another time by now, the other is done.
       let later = delay(Clock.microseconds() + 3_600_000_000)
-      _ = try await parts.log.record(.delay(later), on: ids[0], cursor: CursorCommit(name: "other", place: 0))
+      _ = try await parts.log.record(.delay(later), on: ids[0], cursor: CursorCommit(name: "other", checkpoint: 0))
       _ = try await parts.log.record(
-        .recordCreated(reference: "r"), on: ids[1], cursor: CursorCommit(name: "other", place: 0))
+        .recordCreated(reference: "r"), on: ids[1], cursor: CursorCommit(name: "other", checkpoint: 0))
       parts.delays = DueList {
         told.add(1, ordering: .relaxed)
         return ids.map { ($0, delay(1)) }

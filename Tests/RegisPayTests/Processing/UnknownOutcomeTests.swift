@@ -47,7 +47,7 @@ struct UnknownOutcomeTests {
   /// once, and each may have been carried out for the other.
   private func passOver(_ log: PaymentLog) async throws {
     let name = StepConsumer.cursorName(of: .create)
-    _ = try await log.store.append(Append([], cursors: [CursorCommit(name: name, place: log.reader.endOffset)]))
+    _ = try await log.store.append(Append([], cursors: [CursorCommit(name: name, checkpoint: log.reader.endOffset)]))
   }
 
   private static let refusal = CallOutcome.refused(status: 422, reason: "422")

@@ -8,7 +8,7 @@ import Testing
 
 @Suite("The list of payments")
 struct ProjectionTests {
-  private static let nowhere = CursorCommit(name: "test", place: 0)
+  private static let nowhere = CursorCommit(name: "test", checkpoint: 0)
 
   /// Runs a projection in a folder while `work` runs.
   private func withProjection(

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("A webhook's message")
 struct WebhookMessageTests {
-  private let cursor = CursorCommit(name: "test", place: 0)
+  private let cursor = CursorCommit(name: "test", checkpoint: 0)
 
   @Test("tells the payment as it was at the event, however far it has come since")
   func asItWas() async throws {

@@ -7,9 +7,9 @@ struct Edits {
   private(set) var touched: Set<String> = []
 
   private let names: [String]
-  private let fields: [String: [Fields.Place]]
+  private let fields: [String: [Fields.Field]]
 
-  init(_ files: [String: [UInt8]], names: [String], fields: [String: [Fields.Place]]) {
+  init(_ files: [String: [UInt8]], names: [String], fields: [String: [Fields.Field]]) {
     self.files = files
     self.names = names
     self.fields = fields
@@ -26,13 +26,13 @@ struct Edits {
       if operation % 16 < 9, let fields = fields[name], !fields.isEmpty {
         change(name, fields[input.index(below: fields.count)], names, operation, &input)
       } else {
-        changePlace(name, names, operation, &input)
+        changeBytes(name, names, operation, &input)
       }
     }
   }
 
   private mutating func change(
-    _ name: String, _ field: Fields.Place, _ names: [String], _ operation: UInt8, _ input: inout InputReader
+    _ name: String, _ field: Fields.Field, _ names: [String], _ operation: UInt8, _ input: inout InputReader
   ) {
     guard let bytes = files[name], field.position + field.byteCount <= bytes.count else { return }
     let present = (0..<field.byteCount).reduce(UInt64(0)) { $0 | UInt64(bytes[field.position + $1]) << UInt64(8 * $1) }
@@ -56,28 +56,28 @@ struct Edits {
       }
     default: value = present &* UInt64(input.byte()) >> 3
     }
-    for place in 0..<field.byteCount {
-      set(name, field.position + place, UInt8(truncatingIfNeeded: value >> UInt64(8 * place)))
+    for index in 0..<field.byteCount {
+      set(name, field.position + index, UInt8(truncatingIfNeeded: value >> UInt64(8 * index)))
     }
   }
 
-  private mutating func changePlace(
+  private mutating func changeBytes(
     _ name: String, _ names: [String], _ operation: UInt8, _ input: inout InputReader
   ) {
     guard let bytes = files[name] else { return }
     let position = input.index(below: bytes.count)
     switch operation % 16 {
     case 9:
-      for (place, byte) in input.take(Int(input.byte() % 32)).enumerated() { set(name, position + place, byte) }
+      for (index, byte) in input.take(Int(input.byte() % 32)).enumerated() { set(name, position + index, byte) }
     case 10:
       let unit = operation & 16 == 0 ? 512 : 4096
-      for place in 0..<unit { set(name, position / unit * unit + place, 0) }
+      for index in 0..<unit { set(name, position / unit * unit + index, 0) }
     case 11:
-      // A block of another place or file.
+      // A block of another position or file.
       let other = files[names[input.index(below: names.count)]] ?? []
       let from = input.index(below: other.count) & ~7
       let count = operation & 16 == 0 ? 512 : Int(input.byte()) * 8
-      for place in 0..<count where from + place < other.count { set(name, position & ~7 + place, other[from + place]) }
+      for index in 0..<count where from + index < other.count { set(name, position & ~7 + index, other[from + index]) }
     case 12: replace(name, operation & 16 == 0 ? Array(bytes.prefix(position)) : Array(bytes.prefix(position & ~4095)))
     case 13: replace(name, bytes + [UInt8](repeating: input.byte(), count: Int(input.number(bytes: 2)) % 8200))
     case 14:

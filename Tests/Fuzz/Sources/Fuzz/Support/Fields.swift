@@ -2,9 +2,9 @@
 
 /// Where the fields of a sound file are (docs/FORMAT.md), so that an input can change one instead of a byte somewhere.
 enum Fields {
-  typealias Place = (position: Int, byteCount: Int)
+  typealias Field = (position: Int, byteCount: Int)
 
-  static func of(_ name: String, _ bytes: [UInt8]) -> [Place] {
+  static func of(_ name: String, _ bytes: [UInt8]) -> [Field] {
     if name.hasSuffix(".log") { return segment(bytes) }
     if name.hasSuffix(".idx") { return index(bytes) }
     switch name {
@@ -16,23 +16,23 @@ enum Fields {
     }
   }
 
-  private static func segment(_ bytes: [UInt8]) -> [Place] {
+  private static func segment(_ bytes: [UInt8]) -> [Field] {
     // The base offset several times, since it is one among hundreds and the most that others are counted from.
-    var found: [Place] = [(8, 4), (12, 4), (16, 8), (32, 8), (32, 8), (40, 8), (48, 8), (56, 8), (64, 4), (4092, 4)]
+    var found: [Field] = [(8, 4), (12, 4), (16, 8), (32, 8), (32, 8), (40, 8), (48, 8), (56, 8), (64, 4), (4092, 4)]
     bytes.withUnsafeBytes { bytes in
       var position = SegmentHeader.byteCount
       while position + FrameHeader.byteCount <= bytes.count {
         let end = position + Int(bytes.integer(at: position + 4, as: UInt32.self))
         if end == position { return }
-        for place in [(0, 4), (4, 4), (8, 8), (16, 8), (24, 4), (28, 4), (32, 4), (36, 4), (40, 4), (44, 4)] {
-          found.append((position + place.0, place.1))
+        for field in [(0, 4), (4, 4), (8, 8), (16, 8), (24, 4), (28, 4), (32, 4), (36, 4), (40, 4), (44, 4)] {
+          found.append((position + field.0, field.1))
         }
         var record = position + FrameHeader.byteCount
         for _ in 0..<bytes.integer(at: position + 28, as: UInt32.self) {
-          for place in [
+          for field in [
             (0, 4), (4, 4), (8, 1), (9, 1), (10, 1), (11, 1), (12, 4), (16, 8), (24, 4), (28, 4), (32, 1), (40, 8),
           ] {
-            found.append((record + place.0, place.1))
+            found.append((record + field.0, field.1))
           }
           record += Int(bytes.integer(at: record + 4, as: UInt32.self))
         }
@@ -42,8 +42,8 @@ enum Fields {
     return found
   }
 
-  private static func index(_ bytes: [UInt8]) -> [Place] {
-    var found: [Place] = [(8, 4), (12, 4), (16, 8), (32, 8), (40, 8), (48, 8), (56, 8), (64, 4), (68, 4)]
+  private static func index(_ bytes: [UInt8]) -> [Field] {
+    var found: [Field] = [(8, 4), (12, 4), (16, 8), (32, 8), (40, 8), (48, 8), (56, 8), (64, 4), (68, 4)]
     bytes.withUnsafeBytes { bytes in
       for number in 0..<Int(bytes.integer(at: 12, as: UInt32.self)) {
         let at = IndexLayout.headerByteCount + number * IndexLayout.segmentByteCount
@@ -72,8 +72,8 @@ enum Fields {
     return found
   }
 
-  static func manifest(_ bytes: [UInt8]) -> [Place] {
-    var found: [Place] = [(8, 4), (12, 4), (16, 8), (32, 8), (40, 8), (48, 8)]
+  static func manifest(_ bytes: [UInt8]) -> [Field] {
+    var found: [Field] = [(8, 4), (12, 4), (16, 8), (32, 8), (40, 8), (48, 8)]
     for at in stride(from: BackupManifest.headByteCount, to: bytes.count - 4, by: BackupPart.byteCount) {
       found += [(at, 8), (at + 8, 8), (at + 16, 8), (at + 24, 4), (at + 28, 4)]
     }

@@ -9,7 +9,7 @@ struct InputReader {
   mutating func byte() -> UInt8 { rest.popFirst() ?? 0 }
 
   mutating func number(bytes count: Int) -> UInt64 {
-    (0..<count).reduce(0) { number, place in number | UInt64(byte()) << UInt64(8 * place) }
+    (0..<count).reduce(0) { number, index in number | UInt64(byte()) << UInt64(8 * index) }
   }
 
   /// A number below a bound, 0 if there is none.

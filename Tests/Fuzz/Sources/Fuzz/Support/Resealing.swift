@@ -37,16 +37,16 @@ enum Resealing {
     guard bytes.count > SegmentHeader.byteCount else { return 0 }
     return bytes.withUnsafeMutableBytes { bytes in
       let read = UnsafeRawBufferPointer(bytes)
-      let place = Place(
+      let checksumSeed = ChecksumSeed(
         storeID: StoreID(first: read.integer(at: 16), second: read.integer(at: 24)), baseOffset: read.integer(at: 32))
       var chain: UInt32 = read.integer(at: 64)
       var position = SegmentHeader.byteCount
       while position + FrameHeader.byteCount <= read.count {
         let byteCount = Int(read.integer(at: position + 4, as: UInt32.self))
         guard byteCount >= FrameHeader.byteCount, byteCount <= read.count - position else { break }
-        records(bytes, frame: position..<position + byteCount, place)
+        records(bytes, frame: position..<position + byteCount, checksumSeed)
         if chained { bytes.set(chain, at: position + 36) }
-        chain = place.checksum(of: read.part(position + 4, FrameHeader.byteCount - 4), at: position)
+        chain = checksumSeed.checksum(of: read.part(position + 4, FrameHeader.byteCount - 4), at: position)
         bytes.set(chain, at: position)
         position += byteCount
       }
@@ -54,7 +54,7 @@ enum Resealing {
     }
   }
 
-  private static func records(_ bytes: UnsafeMutableRawBufferPointer, frame: Range<Int>, _ place: Place) {
+  private static func records(_ bytes: UnsafeMutableRawBufferPointer, frame: Range<Int>, _ checksumSeed: ChecksumSeed) {
     let read = UnsafeRawBufferPointer(bytes)
     var body = RunningChecksum()
     var position = frame.lowerBound + FrameHeader.byteCount
@@ -62,7 +62,7 @@ enum Resealing {
     while left > 0, position + Record.byteCount <= frame.upperBound {
       let byteCount = Int(read.integer(at: position + 4, as: UInt32.self))
       guard byteCount >= Record.byteCount, byteCount <= frame.upperBound - position else { break }
-      let sum = place.checksum(of: read.part(position + 4, byteCount - 4), at: position)
+      let sum = checksumSeed.checksum(of: read.part(position + 4, byteCount - 4), at: position)
       bytes.set(sum, at: position)
       body.add(sum)
       position += byteCount
@@ -79,7 +79,7 @@ enum Resealing {
       let segments = Int(read.integer(at: 12, as: UInt32.self))
       let checked = IndexLayout.headerByteCount + segments * IndexLayout.segmentByteCount
       if segments <= 1 << 16, checked + 4 <= read.count { bytes.set(checksum(read.part(0, checked)), at: checked) }
-      let place = IndexChecksumSeed(
+      let checksumSeed = IndexChecksumSeed(
         storeID: StoreID(first: read.integer(at: 16), second: read.integer(at: 24)),
         baseOffset: read.integer(at: 32), endOffset: read.integer(at: 40))
       for section in IndexSection.allCases {
@@ -90,7 +90,7 @@ enum Resealing {
           let byteCount = IndexLayout.blockHeadByteCount + Int(read.integer(at: position + 4, as: UInt16.self))
           guard byteCount <= read.count - position else { break }
           bytes.set(
-            place.checksum(of: read.part(position + 4, byteCount - 4), kind: section.blockKind, at: position),
+            checksumSeed.checksum(of: read.part(position + 4, byteCount - 4), kind: section.blockKind, at: position),
             at: position)
           position += byteCount
         }
@@ -98,7 +98,7 @@ enum Resealing {
         for _ in 0..<min(read.integer(at: at + 28, as: UInt32.self), 1 << 12) {
           guard position <= read.count - IndexFilter.lineByteCount, position >= 0 else { break }
           bytes.set(
-            place.checksum(
+            checksumSeed.checksum(
               of: read.part(position, IndexFilter.checkedByteCount), kind: section.lineKind, at: position),
             at: position + IndexFilter.checkedByteCount)
           position += IndexFilter.lineByteCount

@@ -24,7 +24,7 @@ final class Seed: Sendable {
   let memory: [String: GuardedMemory]
   let names: [String]
   let events: [Event]
-  let fields: [String: [Fields.Place]]
+  let fields: [String: [Fields.Field]]
   let frames: [Frame]
   private let streams: [String: [Event]]
 
@@ -80,8 +80,8 @@ final class Seed: Sendable {
     var sent: UInt64 = 0
     for number in 0..<(shape == .merged ? 110 : 110) {
       let count = shape == .merged ? 1 : number % 4 + 1
-      let events = (0..<count).map { place in
-        let serial = sent + UInt64(place)
+      let events = (0..<count).map { number in
+        let serial = sent + UInt64(number)
         return NewEvent(
           stream: serial % 5 == 0 ? "busy" : "stream-\(serial % 41)", type: serial % 3 == 0 ? "T" : "Happened",
           payload: payload(serial, shape == .merged ? 5000 : Int(serial * 37 % 400)),
@@ -89,7 +89,7 @@ final class Seed: Sendable {
           id: serial % 4 == 0 ? EventID(high: serial &* 0x9E37_79B9, low: serial << 8 | 1) : nil)
       }
       sent += UInt64(count)
-      let cursors = number % 11 == 0 ? [CursorCommit(name: "c\(number % 3)", place: sent - 1)] : []
+      let cursors = number % 11 == 0 ? [CursorCommit(name: "c\(number % 3)", checkpoint: sent - 1)] : []
       _ = try await store.append(Append(events, cursors: cursors))
     }
     try await store.waitUntilIndexed()

@@ -11,7 +11,7 @@ enum BackupTarget {
     var seed: Seed
     var files: [String: [UInt8]]
     var names: [String]
-    var fields: [String: [Fields.Place]]
+    var fields: [String: [Fields.Field]]
   }
 
   private static let sources: [Source] = Seed.all.map { seed in

@@ -161,12 +161,13 @@ struct IndexProbe {
     _ = index.filter(section).probe(key)
     let addresses = try? index.addresses(section, key)
     guard section == .streams else { return }
-    var places: ContiguousArray<UInt64> = []
+    var run: ContiguousArray<RecordAddress> = []
     do throws(Fault) {
-      let run = try index.run(key, from: UInt64(selector), limit: 5, into: &places)
-      promise(places.count <= 5, "a limit is kept")
+      let claim = try index.run(key, from: UInt64(selector), limit: 5, firstOrdinal: 0, into: &run)
+      promise(run.count <= 5, "a limit is kept")
       let last = try index.last(key)
-      promise((last == nil) == (run == nil) && addresses?.isEmpty == (last == nil), "all say whether the key is there")
+      promise(
+        (last == nil) == (claim == nil) && addresses?.isEmpty == (last == nil), "all say whether the key is there")
       if let last, last.isOrdered { promise(last.address == addresses?.last, "the last address is the last") }
     } catch {
       promise(!isSound, "what passes the index's own check can be looked up in: \(error)")

@@ -171,7 +171,9 @@ struct Reading {
         let stream = StreamKey(Array(event.stream.utf8))
         let found = try reader.commitPoint.segments.find(id: event.id) { stream.matches($0, in: $1.bytes) }
         if let found {
-          promise(found.record.id(in: found.segment.bytes, place: found.segment.place) == event.id, "the id is the one")
+          promise(
+            found.record.id(in: found.segment.bytes, checksumSeed: found.segment.checksumSeed) == event.id,
+            "the id is the one")
         }
         if !isResealed, isScanned, event.offset % 4 == 0, event.offset < end {
           promise(found != nil, "the id of offset \(event.offset) is found")

@@ -30,7 +30,7 @@ enum TailTarget {
       end: end, writer: 1 + UInt32(choices >> 7), segment: segment, state: choices & 0x30 == 0x30 ? .closed : .open
     ).encoded()
     if choices & 0x40 != 0 {
-      for (place, byte) in input.take(3).enumerated() { bytes[(Int(byte) + place) % bytes.count] ^= byte }
+      for (index, byte) in input.take(3).enumerated() { bytes[(Int(byte) + index) % bytes.count] ^= byte }
       if choices & 0x20 != 0 { Resealing.tail(&bytes) }
       if choices & 0x10 != 0 { bytes.removeLast(Int(input.byte() % 41)) }
     }
