@@ -11,7 +11,7 @@
 
 enum { REGIONS_A_CHUNK = 128 };
 
-// Never freed, so that the handler may look through them at any time.
+// Never freed, so that the handler may search them at any time.
 struct chunk {
   struct chunk *next;
   clinux_region regions[REGIONS_A_CHUNK];
@@ -26,7 +26,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct sigaction previous;
 static uint64_t page_bytes = 4096;
 
-// An entry of `pages`: the page's number + 1 in 32 bits, the fault's number in 31, and whether the page is well again.
+// An entry of `pages`: the page's number + 1 in 32 bits, the fault's number in 31, and whether the page is readable again.
 static uint64_t entry_of(uint64_t page, uint64_t fault) { return (page + 1) << 32 | (fault & 0x7FFFFFFF) << 1; }
 static uint64_t entry_page(uint64_t entry) { return (entry >> 32) - 1; }
 static uint64_t entry_fault(uint64_t entry) { return entry >> 1 & 0x7FFFFFFF; }
@@ -43,41 +43,42 @@ static void raise_to(uint64_t *value, uint64_t least) {
   }
 }
 
-// Without the C library's own mmap, which a sanitizer may have put itself in front of.
+// Calls the kernel directly: a sanitizer may have replaced the C library's mmap.
 static int map(uint64_t start, uint64_t byte_count, int flags, int descriptor, uint64_t position) {
   long result = syscall(SYS_mmap, start, byte_count, PROT_READ, MAP_FIXED | flags, descriptor, position);
   return result != -1;
 }
 
-// Notes that a page can't be read. Returns whether it is listed; if not, all of the mapping is unreadable from now on.
+// Records that a page can't be read. Returns whether the page is listed. If not, all of the mapping counts as unreadable
+// from now on.
 static int note(clinux_region *region, uint64_t page) {
   uint64_t fault = __atomic_add_fetch(&region->faults, 1, __ATOMIC_ACQ_REL);
   __atomic_add_fetch(&clinux_faults, 1, __ATOMIC_ACQ_REL);
   for (;;) {
-    uint64_t *place = NULL;
+    uint64_t *slot = NULL;
     uint64_t known = 0;
     for (int number = 0; number < CLINUX_PAGES_LISTED; number++) {
       uint64_t entry = get(&region->pages[number]);
       int is_same = entry != 0 && entry_page(entry) == page;
-      // The page's own, else a free one, else one that is well again.
-      if (is_same || (entry == 0 && (place == NULL || known != 0)) ||
-          (entry != 0 && entry_is_well(entry) && place == NULL)) {
-        place = &region->pages[number];
+      // Prefers the page's own entry, then a free one, then one of a page that is readable again.
+      if (is_same || (entry == 0 && (slot == NULL || known != 0)) ||
+          (entry != 0 && entry_is_well(entry) && slot == NULL)) {
+        slot = &region->pages[number];
         known = entry;
       }
       if (is_same) break;
     }
-    if (place == NULL) {
+    if (slot == NULL) {
       raise_to(&region->all, fault);
       return 0;
     }
-    // Before it goes: whoever misses it must know that something is missing.
+    // Before the entry goes: a reader that misses it must know that something is missing.
     if (known != 0 && entry_page(known) != page) raise_to(&region->forgotten, entry_fault(known));
-    if (replace(place, known, entry_of(page, fault))) return 1;
+    if (replace(slot, known, entry_of(page, fault))) return 1;
   }
 }
 
-// The mapping that an address is in. One that is touched stays where it is until the touch is over; others may come and go.
+// The mapping that an address is in. A mapping stays where it is while it is touched; others may come and go.
 static clinux_region *find(uintptr_t address) {
   for (struct chunk *chunk = &chunks; chunk != NULL; chunk = __atomic_load_n(&chunk->next, __ATOMIC_ACQUIRE)) {
     for (int number = 0; number < REGIONS_A_CHUNK; number++) {
@@ -121,7 +122,8 @@ static void go_on(int number, siginfo_t *info, void *context) {
   // The kernel does not let a thread ignore a fault of its own.
   if (previous.sa_handler == SIG_IGN && !is_from_kernel) return;
   sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
-  // A fault comes again when this returns, at the same place, as a core dump should have it; what was sent has to be sent.
+  // A fault occurs again when this returns, at the same address, as a core dump should show it. A signal that was sent must
+  // be sent again.
   if (!is_from_kernel) raise(number);
 }
 
@@ -143,7 +145,7 @@ static void handle(int number, siginfo_t *info, void *context) {
   int code = errno;
   uintptr_t address = (uintptr_t)info->si_addr;
   int is_ours = 0;
-  // Not what another process has sent, and not an address that is not aligned.
+  // Not a signal that another process has sent, and not an unaligned address.
   if (info->si_code > 0 && info->si_code != BUS_ADRALN) {
     clinux_region *region = find(address);
     if (region != NULL) is_ours = put_zeros(region, (address - region->start) / page_bytes);
@@ -156,7 +158,7 @@ static void install(void) {
   page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
   struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK};
   sigemptyset(&action.sa_mask);
-  // It can only fail for a signal that there is not.
+  // This fails only for a signal that does not exist.
   sigaction(SIGBUS, &action, &previous);
 }
 
@@ -179,7 +181,7 @@ clinux_region *clinux_region_add(const void *start, uint64_t byte_count) {
     }
     is_first_used = 1;
     for (int number = REGIONS_A_CHUNK - 1; number >= 0; number--) {
-      // While it is free its start is the next free one; its length is 0, so no address is in it.
+      // While a region is free, its start points to the next free one. Its length is 0, so no address is in it.
       chunk->regions[number].start = (uintptr_t)free_regions;
       free_regions = &chunk->regions[number];
     }
@@ -220,7 +222,7 @@ int clinux_region_was_touched(const clinux_region *region, uint64_t since, uint6
     uint64_t page = entry_page(entry);
     if (page >= first / page_bytes && page <= (end - 1) / page_bytes) return 1;
   }
-  // After the pages: what left the list while they were looked at is seen here.
+  // Checked after the pages, to see what left the list during the search.
   return get(&region->all) > since || get(&region->forgotten) > since;
 }
 
@@ -247,17 +249,17 @@ unsigned clinux_region_heal(clinux_region *region, int descriptor) {
   uint64_t all = get(&region->all);
   if (all != 0 && map(region->start, region->byte_count, MAP_SHARED, descriptor, 0)) {
     raise_to(&region->forgotten, all);
-    // If not, a page has failed meanwhile, and all of it is zeros again.
+    // If this fails, a page has failed meanwhile, and all of the mapping is zeros again.
     if (!replace(&region->all, all, 0)) left++;
   }
   for (int number = 0; number < CLINUX_PAGES_LISTED; number++) {
     uint64_t entry = get(&region->pages[number]);
     if (entry == 0 || entry_is_well(entry)) continue;
     uint64_t position = entry_page(entry) * page_bytes;
-    // One byte would do, but a file that ends in the page is to be seen too.
+    // One byte would do, but this also notices a file that ends in the page.
     if (pread(descriptor, bytes, page_bytes, (off_t)position) > 0 &&
         map(region->start + position, page_bytes, MAP_SHARED, descriptor, position)) {
-      // It may have failed again meanwhile: then the entry has another number, and stays.
+      // The page may have failed again meanwhile. Then its entry has another number and stays.
       if (replace(&region->pages[number], entry, entry | 1)) continue;
     }
     left++;

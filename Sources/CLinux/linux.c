@@ -18,7 +18,8 @@ int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length) {
   return sync_file_range(descriptor, (off64_t)position, (off64_t)length, SYNC_FILE_RANGE_WRITE) == 0 ? 0 : errno;
 }
 
-// cachestat(2), which the C library has no function for, and older headers no number: it is the same on x86-64 and ARM.
+// cachestat(2): the C library has no function for it, and older headers have no number. The number is the same on x86-64
+// and ARM.
 #define CACHESTAT 451
 struct cachestat_range {
   uint64_t position, length;
@@ -47,7 +48,7 @@ int clinux_poll_writeback(int descriptor, uint64_t position, uint64_t length, ui
 int clinux_name_thread(const char *name) { return pthread_setname_np(pthread_self(), name); }
 
 static int lock_all(int descriptor, int command, short type, short *found) {
-  // From the first byte to whatever the file grows to.
+  // The whole file, however far it grows.
   struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
   while (fcntl(descriptor, command, &lock) != 0) {
     if (errno != EINTR) return errno;
@@ -68,7 +69,7 @@ int clinux_is_in_use(int descriptor) {
 }
 
 int clinux_lease(int descriptor) {
-  // Not SIGIO, which ends a process that does not expect it: one that is ignored unless somebody asks for it.
+  // Not SIGIO, which ends a process that does not expect it. SIGURG is ignored by default.
   if (fcntl(descriptor, F_SETSIG, SIGURG) != 0) return errno;
   return fcntl(descriptor, F_SETLEASE, F_RDLCK) != 0 ? errno : 0;
 }
@@ -79,18 +80,18 @@ int clinux_lease(int descriptor) {
 static int crash_descriptor = -1;
 static struct sigaction handlers_before[NSIG];
 
-// A handler that comes next may start a program that reports the crash (Swift's backtracer), for seconds. It must not hold
-// sockets of this process, some of which a library opens without SOCK_CLOEXEC: a process that is killed meanwhile would leave
-// its port taken until the report is written.
+// The next handler may start a program that reports the crash (Swift's backtracer), which takes seconds. That program must
+// not hold this process's sockets, some of which a library opens without SOCK_CLOEXEC: a process that is killed meanwhile
+// would leave its port taken until the report is written.
 static void close_on_exec(void) {
 #ifdef SYS_close_range
   if (syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC_FLAG) == 0) return;
 #endif
-  // Before Linux 5.11: the first ones, of which sockets that listen are.
+  // Before Linux 5.11: the first 1024 descriptors, which include the listening sockets.
   for (int number = 3; number < 1024; number++) fcntl(number, F_SETFD, FD_CLOEXEC);
 }
 
-// Calls nothing but what signal-safety(7) allows.
+// Uses only what signal-safety(7) allows.
 static void note_crash(int number, siginfo_t *information, void *context) {
   // As before: somebody wants this signal to do nothing.
   if (handlers_before[number].sa_handler == SIG_IGN) return;
@@ -101,14 +102,14 @@ static void note_crash(int number, siginfo_t *information, void *context) {
   close_on_exec();
   errno = kept;
   sigaction(number, &handlers_before[number], NULL);
-  // The processor's own signals come again when the instruction is run again, as often as a handler returns.
+  // The processor's own signals occur again when the instruction is repeated, as often as a handler returns.
   if (information->si_code > 0) return;
-  // Others are sent again, and come at once, with the signals blocked that were.
+  // Other signals are sent again, and arrive at once, with the signal mask of the interrupted code.
   const ucontext_t *interrupted = context;
   pthread_sigmask(SIG_SETMASK, &interrupted->uc_sigmask, NULL);
   raise(number);
-  // Swift's handler returns when the crash is reported, for the instruction to fail again. This process would live on then,
-  // with its port and its locks.
+  // Swift's handler returns after it has reported the crash, so that the instruction fails again. A sent signal would leave
+  // this process alive then, with its port and its locks.
   struct sigaction end = {.sa_handler = SIG_DFL};
   sigaction(number, &end, NULL);
   raise(number);
@@ -119,7 +120,7 @@ void clinux_mark_crash(int descriptor) {
   static const int signals[] = {SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGSEGV};
   int is_first = crash_descriptor < 0;
   crash_descriptor = descriptor;
-  // Set twice, the handler would be its own predecessor.
+  // If it was set twice, the handler would be its own predecessor.
   if (!is_first) return;
   struct sigaction action = {.sa_sigaction = note_crash, .sa_flags = SA_SIGINFO | SA_ONSTACK};
   sigfillset(&action.sa_mask);

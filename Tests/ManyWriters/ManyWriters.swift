@@ -157,12 +157,12 @@ private struct Writer {
   }
 
   private func append(
-    _ events: [NewEvent], _ expected: [String: UInt64], cursor place: UInt64? = nil
+    _ events: [NewEvent], _ expected: [String: UInt64], cursor checkpoint: UInt64? = nil
   ) async throws {
     let appended = try await store.append(
       Append(
         events, conditions: StreamConditions(expected.map { ($0, $1 == 0 ? .noStream : .version($1)) }),
-        cursors: place.map { [CursorCommit(name: "c\(number)", checkpoint: $0)] } ?? []))
+        cursors: checkpoint.map { [CursorCommit(name: "c\(number)", checkpoint: $0)] } ?? []))
     guard appended.offsets.count == events.count else { wrong("\(events.count) events got \(appended.offsets)") }
     // The conditions held: each stream goes on from where it was expected to be.
     var versions = expected

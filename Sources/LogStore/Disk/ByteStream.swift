@@ -1,12 +1,12 @@
 import Glibc
 
-/// Bytes that come or go one after the other: a pipe, or a file from its start.
+/// A sequential stream of bytes: a pipe, or a file from its start.
 protocol ByteStream: AnyObject {
-  /// What to call it in messages.
+  /// The stream's name in messages.
   var path: String { get }
-  /// Reads until the buffer is full or the stream ends; returns how much it read.
+  /// Reads until the buffer is full or the stream ends. Returns the number of bytes read.
   func read(into buffer: UnsafeMutableRawBufferPointer) throws(LogStoreError) -> Int
-  /// Writes all of it, or fails with an unknown part written.
+  /// Writes all bytes. After a failure an unknown part is written.
   func write(_ bytes: UnsafeRawBufferPointer) throws(LogStoreError)
 }
 
@@ -29,7 +29,7 @@ extension ByteStream {
   }
 }
 
-/// A file, in order from its start.
+/// A file, read or written in order from its start.
 final class FileStream: ByteStream {
   let file: any File
   private var position: UInt64 = 0
@@ -52,7 +52,7 @@ final class FileStream: ByteStream {
   }
 }
 
-/// An open descriptor that may be no file, such as a pipe. It stays the caller's, who closes it.
+/// An open descriptor, which need not be a file: a pipe, for example. The caller owns and closes it.
 final class DescriptorStream: ByteStream {
   private let descriptor: Int32
   let path: String
@@ -83,7 +83,7 @@ final class DescriptorStream: ByteStream {
   private func waitOrThrow(_ operation: String, for events: Int16) throws(LogStoreError) {
     let code = errno
     if code == EAGAIN {
-      // Somebody made the pipe non-blocking for all who share it.
+      // Another process has made the pipe non-blocking for all that share it.
       var waiting = pollfd(fd: descriptor, events: events, revents: 0)
       poll(&waiting, 1, -1)
     } else if code != EINTR {

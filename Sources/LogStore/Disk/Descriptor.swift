@@ -1,7 +1,7 @@
 import Glibc
 
-/// Calls again when a signal came between, which network file systems and FUSE let happen to any call: only for those
-/// that change nothing.
+/// Repeats a call that a signal has interrupted, which can happen to any call on network file systems and FUSE. Only for
+/// calls that change nothing.
 func uninterrupted(_ call: () -> Int32) -> Int32 {
   while true {
     let result = call()
@@ -9,7 +9,7 @@ func uninterrupted(_ call: () -> Int32) -> Int32 {
   }
 }
 
-/// As above, for calls that give a pointer, or null.
+/// As above, for calls that return a pointer or null.
 func uninterrupted<Pointer>(_ call: () -> Pointer?) -> Pointer? {
   while true {
     if let result = call() { return result }
@@ -17,13 +17,13 @@ func uninterrupted<Pointer>(_ call: () -> Pointer?) -> Pointer? {
   }
 }
 
-/// What the system says of an open file; nil, with `errno`, if it says nothing. A signal does not disturb it.
+/// The status of an open file; nil, with `errno` set, on failure. Repeats the call after a signal.
 package func fileStatus(_ descriptor: Int32) -> stat? {
   var status = stat()
   return uninterrupted({ fstat(descriptor, &status) }) == 0 ? status : nil
 }
 
-/// As above, of what has a path; links are followed.
+/// As above, for a path. Follows links.
 package func fileStatus(at path: String) -> stat? {
   var status = stat()
   return uninterrupted({ stat(path, &status) }) == 0 ? status : nil
@@ -39,20 +39,21 @@ func failure(_ operation: String, _ path: String, _ code: Int32) -> LogStoreErro
 final class Descriptor: Sendable {
   let number: Int32
 
-  /// Refuses pipes and devices, which would hold the thread or give anything, and a directory where a file is wanted.
+  /// Refuses pipes and devices, which would block the thread or return anything, and a directory where a file is wanted.
   ///
-  /// - Parameter flags: with `O_DIRECTORY` for a directory.
-  /// - Parameter mode: of a file that is made; the umask takes away from it.
+  /// - Parameter flags: include `O_DIRECTORY` for a directory.
+  /// - Parameter mode: the mode of a created file, reduced by the umask.
   init(_ path: String, _ flags: Int32, mode: mode_t = 0o600, operation: String) throws(LogStoreError) {
     var opened: Int32
     repeat {
-      // A pipe without a writer would otherwise hold the thread until one comes. A file takes no notice.
+      // Non-blocking, since opening a pipe without a writer would otherwise block until one comes. It has no effect on a
+      // file.
       opened = Glibc.open(path, flags | O_CLOEXEC | O_NONBLOCK, mode)
     } while opened < 0 && errno == EINTR
     let code = errno
     number = opened
     if opened < 0 {
-      // A socket can't be opened, and the system says of it what it says of a disk that is gone.
+      // A socket can't be opened, and the system reports the same code as for a disk that is gone.
       guard code == ENXIO, let status = fileStatus(at: path), status.st_mode & S_IFMT == S_IFSOCK else {
         throw failure(operation, path, code)
       }
@@ -75,7 +76,7 @@ final class Descriptor: Sendable {
   }
 
   deinit {
-    // Nothing is lost if closing fails: what must last was synced, and the descriptor is gone either way.
+    // A failure to close loses nothing: what must last was synced, and the descriptor is gone either way.
     if number >= 0 { close(number) }
   }
 }

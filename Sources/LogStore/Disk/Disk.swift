@@ -1,63 +1,64 @@
 import Glibc
 
-/// The operating system, as far as a store needs it. Everything that LogStore does to the outside goes through here, so
-/// that a simulated disk can stand in its place and tear, drop, reorder and fail.
+/// The operating system, as far as a store needs it. All of LogStore's system calls go through this protocol, so that a
+/// simulated disk can replace the real one and tear, drop, reorder and fail.
 ///
 /// Every method may be called from any thread. Errors are ``LogStoreError/inputOutput(operation:path:code:)`` or
-/// ``LogStoreError/diskFull(operation:path:)``, naming the operation and the path, or, for bytes that the disk can't read,
+/// ``LogStoreError/diskFull(operation:path:)``, with the operation and the path, or, for bytes that the disk can't read,
 /// ``LogStoreError/unreadable(_:)``.
 protocol Disk: Sendable {
-  /// Opens a file that is there (`.read`, `.readWrite`), or makes an empty one (`.create`): another of the name is removed, and
-  /// one that is another user's refused. `.rewrite` empties a file of this user's that is there, and stays locked.
+  /// Opens an existing file (`.read`, `.readWrite`), or creates an empty one (`.create`), which removes a file of the same
+  /// name and refuses one of another user. `.rewrite` empties an existing file of this user, which stays locked.
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File
   func exists(_ path: String) throws(LogStoreError) -> Bool
-  /// What a path leads to, through symbolic links; nil if there is nothing.
+  /// The kind of file at a path, following symbolic links; nil if there is none.
   func kind(_ path: String) throws(LogStoreError) -> FileKind?
-  /// Why what has a name must not be taken over: it is another user's, or a symbolic link; nil if it is this user's own, or if
-  /// there is nothing. Does not follow the link.
+  /// The reason why an existing file must not be taken over: it belongs to another user, or is a symbolic link. nil if it
+  /// belongs to this user, or if there is none. Does not follow the link.
   func foreign(_ path: String) throws(LogStoreError) -> String?
-  /// The one absolute path, without symbolic links, of something that is there.
+  /// The absolute path, without symbolic links, of an existing file.
   func canonicalPath(_ path: String) throws(LogStoreError) -> String
-  /// The same path, from the root on, for a process that changes its working directory later. What is no path is refused.
+  /// The absolute path, for a process that changes its working directory later. Refuses what is no path.
   func absolutePath(_ path: String) throws(LogStoreError) -> String
-  /// Keeps a directory open, without a lock, so that it is seen when its path leads elsewhere.
+  /// Keeps a directory open, without a lock, to notice when its path leads elsewhere.
   func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory
-  /// The names in a directory, in no order.
+  /// The names in a directory, unordered.
   func list(_ directory: String) throws(LogStoreError) -> [String]
-  /// Makes one directory; one that is there already is no error. Tells whether it was made.
+  /// Creates one directory. An existing one is no error. Returns whether it was created.
   func makeDirectory(_ path: String) throws(LogStoreError) -> Bool
-  /// Replaces `new` if it is there. Durable after ``syncDirectory(_:)``.
+  /// Replaces `new` if it exists. Durable after ``syncDirectory(_:)``.
   func rename(_ old: String, to new: String) throws(LogStoreError)
-  /// A file that is not there is no error. Durable after ``syncDirectory(_:)``.
+  /// Removes a file. A missing file is no error. Durable after ``syncDirectory(_:)``.
   func remove(_ path: String) throws(LogStoreError)
-  /// Only an empty one; one that is not there is no error. Durable after the directory above is synced.
+  /// Removes an empty directory. A missing one is no error. Durable after the parent directory is synced.
   func removeDirectory(_ path: String) throws(LogStoreError)
   /// Makes the names in a directory durable.
   func syncDirectory(_ path: String) throws(LogStoreError)
-  /// Locks a file until the lock is released or the process dies; nil if someone else's lock forbids. For an exclusive lock
-  /// the file is made if it is missing, and is from then on for those who may write it alone.
+  /// Locks a file until the lock is released or the process dies. Returns nil if another lock forbids that. For an
+  /// exclusive lock the file is created if it is missing, and from then on only those who may write it can open it.
   func lock(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)?
-  /// Locks the directory of a store, beside its lock file, until the lock is released or the process dies; nil if another
-  /// process's lock forbids, or, for an exclusive lock, if another process writes the store. Strangers' locks don't count.
+  /// Locks the directory of a store, in addition to its lock file, until the lock is released or the process dies. Returns
+  /// nil if another process's lock forbids that, or, for an exclusive lock, if another process writes the store. Locks of
+  /// processes that may not write the store don't count.
   func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)?
-  /// Throws if the lock under which this disk is used is not in place any more.
+  /// Throws if the lock under which this disk is used is gone.
   func checkLock() throws(LogStoreError)
-  /// Puts a new file, locked exclusively, in the place of one that only processes hold which may not write it; nil if others
-  /// hold it, or if that can't be told. Looks at all processes.
+  /// Replaces a lock file that only processes hold which may not write it by a new file, locked exclusively. Returns nil if
+  /// other processes hold it, or if that is unknown. Inspects all processes.
   func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)?
-  /// Who holds a lock on a file now, in words; nil if that can't be told.
+  /// The current holder of a lock on a file, in words; nil if unknown.
   func holder(of path: String) -> String?
-  /// Wakes a thread when a file is written by any process.
+  /// Wakes a thread when any process writes a file.
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch
   /// Microseconds since 1970-01-01 UTC.
   func now() -> UInt64
-  /// Microseconds of a clock that only goes forwards, from some moment on.
+  /// Microseconds of a clock that only goes forwards. Its start is arbitrary.
   func monotonicMicroseconds() -> UInt64
-  /// A number that nobody can foresee.
+  /// An unpredictable number.
   func random() -> UInt64
-  /// Blocks the thread for about so long.
+  /// Blocks the thread for about this long.
   func sleep(milliseconds: UInt32)
-  /// Who decides which thread runs; nil: the operating system.
+  /// Decides which thread runs; nil: the operating system does.
   var scheduler: (any Scheduler)? { get }
   /// Runs `body` on a thread of its own; see ``startThread(_:_:_:)``.
   func onThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(LogStoreError)
@@ -77,83 +78,83 @@ enum FileMode: Sendable {
   case read, readWrite, create, rewrite
 }
 
-/// An open file; closed when the last reference goes.
+/// An open file. The last reference closes it.
 protocol File: AnyObject, Sendable {
   var path: String { get }
   func byteCount() throws(LogStoreError) -> UInt64
-  /// Reads until the buffer is full or the file ends; returns how much it read.
+  /// Reads until the buffer is full or the file ends. Returns the number of bytes read.
   func read(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(LogStoreError) -> Int
-  /// Writes all of it, or fails with an unknown part written.
+  /// Writes all bytes. After a failure an unknown part is written.
   func write(_ bytes: UnsafeRawBufferPointer, at position: UInt64) throws(LogStoreError)
-  /// Returns once the file's bytes and its size are on disk. After a failure nothing is known of what was written since
-  /// the last success, and trying again proves nothing: the kernel may have dropped the pages.
+  /// Returns once the file's bytes and its size are on disk. After a failure nothing is known about the bytes written since
+  /// the last success, and another try proves nothing: the kernel may have dropped the pages.
   func sync() throws(LogStoreError)
-  /// Reserves space for so many bytes, which read as zeros where nothing was written, and makes the file that long.
-  /// False where the file system can't reserve.
+  /// Reserves space for this many bytes, which read as zeros where nothing was written, and makes the file that long.
+  /// Returns false where the file system can't reserve.
   func allocate(byteCount: UInt64) throws(LogStoreError) -> Bool
-  /// Asks the kernel to begin writing a part of the file to disk, so that a later ``sync()`` has less to wait for.
-  /// Promises nothing.
+  /// Asks the kernel to start writing a part of the file to disk, so that a later ``sync()`` has less to wait for. Best
+  /// effort.
   func startWriteback(at position: UInt64, byteCount: UInt64)
-  /// Looks without sleeping, for at most so many microseconds, until the disk has what was begun of a part of the file: the
-  /// ``sync()`` that follows then sleeps once less, and need not be woken. Promises nothing.
+  /// Polls without sleeping, up to this many microseconds, until the writes that were started for a part of the file are
+  /// done. The ``sync()`` that follows then sleeps once less. Best effort.
   func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32)
-  /// Lets those see who may only read the file that it is in use, until it is closed. They can't keep it from being so marked.
+  /// Marks the file as in use until it is closed, visible to processes that may only read it. They can't prevent the mark.
   func markInUse()
-  /// Whether somebody else has so marked the file.
+  /// Whether another process has marked the file as in use.
   func isInUse() throws(LogStoreError) -> Bool
-  /// Cuts the file or lengthens it with zeros.
+  /// Truncates the file or extends it with zeros.
   func resize(to byteCount: UInt64) throws(LogStoreError)
   /// Maps the first bytes of the file for reading. Bytes that the disk can't read, or that the file loses later, read as
   /// zeros: see ``Mapping``.
   func map(byteCount: Int) throws(LogStoreError) -> Mapping
-  /// Throws ``LogStoreError/segmentLost(file:reason:)`` if a path does not lead to this file any more: somebody has
+  /// Throws ``LogStoreError/segmentLost(file:reason:)`` if a path does not lead to this file any more, because somebody has
   /// removed or replaced it.
   func checkPath(_ path: String) throws(LogStoreError)
-  /// Whether some of a part of the file is in memory.
+  /// Whether some part of a range of the file is in memory.
   func isCached(at position: UInt64, byteCount: Int) -> Bool
-  /// Lets the kernel forget a part of the file that nobody has mapped. Promises nothing.
+  /// Lets the kernel drop a part of the file that nobody has mapped from its cache. Best effort.
   func dropFromCache(at position: UInt64, byteCount: UInt64)
 }
 
 extension Disk {
-  /// Where no one else can move files.
+  /// For disks whose files nobody else can move.
   func hold(_ directory: String) throws(LogStoreError) -> any HeldDirectory { UnmovedDirectory() }
   func onThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(LogStoreError) {
     try startThread(name, scheduler, body)
   }
-  /// Where there is no working directory.
+  /// For disks without a working directory.
   func absolutePath(_ path: String) throws(LogStoreError) -> String { path }
-  /// Where nobody can tell.
+  /// For disks that don't know.
   func holder(of path: String) -> String? { nil }
-  /// Where there is one user.
+  /// For disks with one user.
   func foreign(_ path: String) throws(LogStoreError) -> String? { nil }
-  /// Where there is none.
+  /// For disks without locks.
   func checkLock() throws(LogStoreError) {}
   func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? { nil }
 }
 
 extension File {
-  /// Where no one else can change files.
+  /// For disks whose files nobody else can change.
   func checkPath(_ path: String) throws(LogStoreError) {}
 
-  // Where everybody may lock.
+  // For disks whose files everybody may lock.
   func markInUse() {}
   func isInUse() throws(LogStoreError) -> Bool { false }
 
-  /// Where nobody can tell.
+  /// For disks that don't know.
   func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32) {}
 }
 
-/// A held lock; released with the last reference at the latest.
+/// A held lock. The last reference releases it at the latest.
 protocol FileLock: AnyObject, Sendable {
   func release()
-  /// Replaces the lock file's text, for whoever is refused to read.
+  /// Replaces the lock file's text, which a refused process reads.
   func describe(_ holder: String) throws(LogStoreError)
-  /// Throws if the file under the lock's path is not the one that is locked any more.
+  /// Throws if the file at the lock's path is not the locked one any more.
   func check() throws(LogStoreError)
 }
 
-/// A directory that is kept open. Its inode is not used for another one meanwhile.
+/// A directory that is kept open. Meanwhile its inode is not reused.
 protocol HeldDirectory: AnyObject, Sendable {
   /// Throws if its path does not lead to it any more.
   func check() throws(LogStoreError)
@@ -164,25 +165,25 @@ private final class UnmovedDirectory: HeldDirectory {
 }
 
 extension FileLock {
-  /// Where no one else can move files.
+  /// For disks whose files nobody else can move.
   func check() throws(LogStoreError) {}
 }
 
 /// Waits for another process to write a file.
 protocol FileWatch: AnyObject, Sendable {
-  /// Blocks until the file was written since the last call, ``interrupt()`` was called, or the time is over. False in the
-  /// last case.
+  /// Blocks until the file was written since the last call, until ``interrupt()`` is called, or until the timeout. Returns
+  /// false after the timeout.
   func wait(timeoutMilliseconds: Int32) -> Bool
-  /// Ends one present or coming wait.
+  /// Ends the current wait, or the next one.
   func interrupt()
 }
 
-/// Joins a directory's path and a name in it.
+/// The path of a name in a directory.
 func join(_ directory: String, _ name: String) -> String {
   directory.hasSuffix("/") ? directory + name : directory + "/" + name
 }
 
-/// The directory that a path is in.
+/// The directory of a path.
 func parent(of path: String) -> String {
   var path = path[...]
   while path.count > 1, path.last == "/" { path.removeLast() }
@@ -190,12 +191,12 @@ func parent(of path: String) -> String {
   return slash == path.startIndex ? "/" : String(path[..<slash])
 }
 
-/// The last part of a path.
+/// The last component of a path.
 func fileName(of path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
 
 extension Disk {
-  /// Makes a directory and the ones above it that are missing, and makes all of their names durable: also of those that
-  /// are there already, since whoever made them may have died before that.
+  /// Creates a directory and its missing parents, and makes all of their names durable. That includes existing ones, since
+  /// their creator may have died before it synced them.
   func makeDirectories(_ path: String) throws(LogStoreError) {
     let above = parent(of: path)
     if above != path, above != "." { try makeDirectories(above) }
@@ -204,11 +205,11 @@ extension Disk {
     do throws(LogStoreError) {
       if above != path { try syncDirectory(above) }
     } catch .inputOutput(_, _, let code) where !isNew && (code == EACCES || code == EROFS) {
-      // A directory that is not ours to open was not made by us either.
+      // A directory that this process may not open was not created by it either.
     }
   }
 
-  /// As ``canonicalPath(_:)``, also for what is not there yet.
+  /// As ``canonicalPath(_:)``, also for a path that does not exist yet.
   func resolved(_ path: String) throws(LogStoreError) -> String {
     if try kind(path) != nil { return try canonicalPath(path) }
     let above = parent(of: path)
@@ -226,7 +227,7 @@ extension Disk {
     try syncDirectory(parent(of: path))
   }
 
-  /// All of a small file; nil if it is not there.
+  /// All of a small file; nil if it does not exist.
   func contents(_ path: String, limit: Int) throws(LogStoreError) -> [UInt8]? {
     let file: any File
     do throws(LogStoreError) {
@@ -244,14 +245,14 @@ extension File {
   func dropFromCache(at position: UInt64, byteCount: UInt64) {}
 
   func write(_ bytes: [UInt8], at position: UInt64 = 0) throws(LogStoreError) {
-    // A closure of `withUnsafeBytes` can't throw a typed error of ours before it is one, hence the result.
+    // `withUnsafeBytes` does not pass a typed error on, hence the result.
     let result = bytes.withUnsafeBytes { buffer in
       Result { () throws(LogStoreError) in try self.write(buffer, at: position) }
     }
     try result.get()
   }
 
-  /// Overwrites from one position to before another, if that is greater.
+  /// Overwrites a range with zeros. Does nothing if the range is empty.
   func writeZeros(from start: Int, to end: Int) throws(LogStoreError) {
     let zeros = [UInt8](repeating: 0, count: min(max(end - start, 0), 1 << 20))
     var position = start
@@ -262,17 +263,17 @@ extension File {
     }
   }
 
-  /// Every part of the file that the disk can't read, in order, by whole pages; the part that it should have, and has not,
-  /// among them.
+  /// Every range of the file that the disk can't read, in order, in whole pages. That includes the bytes that the file
+  /// should have and does not have.
   ///
-  /// - Parameter byteCount: how long the file should be.
+  /// - Parameter byteCount: the length that the file should have.
   func unreadableRanges(byteCount: UInt64) throws(LogStoreError) -> [(range: Range<UInt64>, reason: String)] {
     var ranges: [(range: Range<UInt64>, reason: String)] = []
     let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
     defer { piece.deallocate() }
     let page = UInt64(pageByteCount)
     var position: UInt64 = 0
-    // Page by page to here, since all at once could not be read.
+    // Read page by page up to here, since reading a larger piece failed.
     var isSlowTo: UInt64 = 0
     while position < byteCount {
       let isSlow = position < isSlowTo
@@ -302,7 +303,7 @@ extension File {
     return ranges
   }
 
-  /// Up to `count` bytes; fewer where the file ends.
+  /// Up to `count` bytes; fewer at the end of the file.
   func read(count: Int, at position: UInt64) throws(LogStoreError) -> [UInt8] {
     var failure: LogStoreError?
     let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in

@@ -1,13 +1,13 @@
 import CLinux
 import Glibc
 
-/// Locks on files between processes: `flock`, which ends with its last holder.
+/// Locks on files between processes: `flock`, which the last holder releases.
 ///
-/// The kernel lets whoever can open a file lock it, for reading or not, and a shared lock keeps the exclusive one away. So a
-/// lock file has mode 0600: only its owner opens it. One of an earlier version, which everybody may read, gets that
-/// mode before it is locked; if strangers hold it by then, another file takes its place. That is safe beside earlier versions
-/// too: none of them has the file open for writing, as a writer has, which a lease proves; and a process that opens it
-/// afterwards finds, before it changes anything, that it is not the one under the path any more.
+/// The kernel lets everyone who can open a file lock it, for reading or not, and a shared lock excludes the exclusive one.
+/// So a lock file has mode 0600, and only its owner opens it. A lock file of an earlier version, which everybody may read,
+/// gets that mode before it is locked. If strangers hold it by then, another file replaces it. That is safe beside earlier
+/// versions too: none of them has the file open for writing, as a writer has, which a lease proves; and a process that
+/// opens it afterwards finds, before it changes anything, that the file is not the one at the path any more.
 extension RealDisk {
   private static let mode: mode_t = 0o600
 
@@ -23,12 +23,12 @@ extension RealDisk {
   private func lockExclusively(_ path: String) throws(LogStoreError) -> (any FileLock)? {
     while true {
       let descriptor = try openExclusive(path)
-      // First of all, so that also a start that is refused leaves a file that no stranger can open from now on.
+      // First of all, so that even a refused start leaves a file that no stranger can open from now on.
       try Self.tighten(descriptor, path)
       guard try Self.take(descriptor, path, LOCK_EX) else { return nil }
       let lock = RealLock(descriptor: descriptor, path: path)
       do throws(LogStoreError) {
-        // Not if another one has taken its place meanwhile.
+        // Not if another file has replaced it meanwhile.
         if try lock.isInPlace() { return lock }
       } catch .inputOutput(_, _, ENOENT) {
         continue
@@ -52,30 +52,30 @@ extension RealDisk {
       guard let lock = try replaceFromStrangers(path) else { return nil }
       return try Self.take(lock.descriptor, path, LOCK_SH) ? lock : nil
     } catch .inputOutput(_, _, let code) where code == EACCES || code == EROFS || code == EPERM {
-      // A process without the right to replace the file can't tell either.
+      // A process without the right to replace the file can't decide that either.
       return nil
     }
   }
 
   func holder(of path: String) -> String? {
-    // Only words for a refusal, which stands without them.
+    // The words are only for the refusal, which is valid without them.
     let flags = (try? kind(path)) == .directory ? O_RDONLY | O_DIRECTORY : O_RDONLY
     guard let descriptor = try? Descriptor(path, flags, operation: "open") else { return nil }
     return LockHolders(of: descriptor.number)?.description
   }
 
-  /// The descriptor is closed on return if it got no lock: being open for writing, it would forbid the lease.
+  /// Closes the descriptor on return if it got no lock: open for writing, it would prevent the lease.
   private func takeShared(_ path: String) throws(LogStoreError) -> RealLock? {
     let descriptor = try openShared(path)
     return try Self.take(descriptor, path, LOCK_SH) ? RealLock(descriptor: descriptor, path: path) : nil
   }
 
-  /// Open for writing if that is allowed: so a holder is told from one who only may read.
+  /// Opens for writing if that is allowed. This distinguishes a holder from one who may only read.
   private func openShared(_ path: String) throws(LogStoreError) -> Descriptor {
     do throws(LogStoreError) {
       return try Descriptor(path, O_RDWR, operation: "open")
     } catch .inputOutput(_, _, let code) where code == EACCES || code == EROFS || code == EPERM {
-      // Nothing is made: without the file nobody has ever locked it.
+      // Creates nothing: without the file nobody has ever locked it.
       return try Descriptor(path, O_RDONLY, operation: "open")
     }
   }
@@ -95,7 +95,7 @@ extension RealDisk {
   private static func tighten(_ descriptor: Descriptor, _ path: String) throws(LogStoreError) {
     let status = try descriptor.status(path)
     guard status.st_mode & 0o677 != Self.mode else { return }
-    // Who is not the owner, but may write, can't, and need not.
+    // A process that may write the file but is not its owner can't change the mode, and need not.
     let mode = status.st_mode & 0o7700 | Self.mode
     if uninterrupted({ fchmod(descriptor.number, mode) }) != 0, errno != EPERM, errno != EROFS {
       throw failure("set the mode of", path, errno)
@@ -105,12 +105,12 @@ extension RealDisk {
   func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? { try replaceFromStrangers(path) }
 
   private func replaceFromStrangers(_ path: String) throws(LogStoreError) -> RealLock? {
-    // While the lease is held, nobody opens the file for writing. It ends with the descriptor. Without a right to open the file
-    // nothing is known of its holders, and nothing is taken from them.
+    // While the lease is held, nobody opens the file for writing. The lease ends with the descriptor. Without the right to
+    // open the file the holders are unknown, and nothing is taken from them.
     guard let held = try? Descriptor(path, O_RDONLY, operation: "open"), clinux_lease(held.number) == 0,
       let holders = LockHolders(of: held.number), holders.areStrangers
     else { return nil }
-    // The name is one that a writer removes, should the end of this not come to it.
+    // A writer removes a file with this name, if this process dies here.
     let aside = path + ".tmp"
     let descriptor = try Descriptor(aside, O_RDWR | O_CREAT | O_NOFOLLOW, mode: Self.mode, operation: "create")
     try refuseForeign(descriptor, aside)
@@ -147,7 +147,7 @@ final class RealLock: FileLock, HeldDirectory {
     guard try isInPlace() else { throw failure("look for the lock that is held,", path, ESTALE) }
   }
 
-  /// Whether the file under the path is the one that is locked.
+  /// Whether the file at the path is the locked one.
   func isInPlace() throws(LogStoreError) -> Bool {
     let own = try descriptor.status(path)
     guard let named = fileStatus(at: path) else {

@@ -1,24 +1,24 @@
 import Glibc
 
-/// The processes that hold a lock on a file, as the kernel tells them (`/proc/locks`): those that can be seen from here, not
-/// those in another container.
+/// The processes that hold a lock on a file, as the kernel lists them (`/proc/locks`): those visible from here, not those
+/// in another container.
 struct LockHolders: CustomStringConvertible {
   private struct Holder {
     var process: pid_t
     var isShared: Bool
-    /// Nil when it has ended: another process has the lock from it.
+    /// nil if the process has ended. Then another process has the lock from it.
     var name: String?
     var user: uid_t?
     var isThere: Bool
   }
 
   private let holders: [Holder]
-  /// Who owns the file.
+  /// The owner of the file.
   private let owner: uid_t
   private let inode: ino_t
   private let device: dev_t
 
-  /// Nil where the kernel does not tell.
+  /// Returns nil where the kernel does not list them.
   init?(of descriptor: Int32) {
     guard let status = fileStatus(descriptor), let text = Self.contents("/proc/locks") else { return nil }
     (owner, inode, device) = (status.st_uid, status.st_ino, status.st_dev)
@@ -31,7 +31,7 @@ struct LockHolders: CustomStringConvertible {
       guard fields.count == 3, ino_t(fields[2]) == inode else { continue }
       found.append((words[5], Self.holder(process, isShared: words[3] == "READ")))
     }
-    // Some file systems show other device numbers there than to fstat: then the inode has to do, if it is one file's.
+    // Some file systems show other device numbers here than in fstat. Then the inode decides, if it belongs to one file.
     let device =
       "\(Self.hexadecimal(Self.major(status.st_dev))):\(Self.hexadecimal(Self.minor(status.st_dev))):\(inode)"
     let exact = found.filter { $0.device == device }
@@ -39,33 +39,33 @@ struct LockHolders: CustomStringConvertible {
     holders = (exact.isEmpty ? found : exact).map(\.holder)
   }
 
-  /// Whether none of them may write the file, which nobody has open for writing: no process of this user, of the file's owner or
-  /// of root holds it or has it open.
+  /// Whether none of the holders may write the file, and nobody has it open for writing: no process of this user, of the
+  /// file's owner or of root holds it or has it open.
   ///
-  /// The kernel names the process that took a lock. A child that inherits the descriptor keeps the lock when that process has
-  /// ended, and another process may have got its number. So who has the file open counts as well.
+  /// The kernel names the process that took a lock. A child that inherits the descriptor keeps the lock after that process
+  /// has ended, and another process may have got its number. So processes that have the file open count as well.
   var areStrangers: Bool {
     guard !holders.isEmpty else { return false }
     for holder in holders {
       guard let user = holder.user, isTrusted(user) else { continue }
-      // Where that can't be looked into, the process counts as the holder.
+      // A process that can't be inspected counts as the holder.
       guard let isOpen = isOpen(by: holder.process), !isOpen else { return false }
     }
     return !isOpenHere
   }
 
-  /// Whether each of them is another user's, or has ended: for a directory, which other programs may have open. That none of
-  /// them is a writer has to be known from elsewhere.
+  /// Whether each holder belongs to another user or has ended: for a directory, which other programs may have open. The
+  /// caller must know from elsewhere that none of them is a writer.
   var areStrangersOrEnded: Bool {
     !holders.isEmpty && holders.allSatisfy { holder in holder.user.map { !isTrusted($0) } ?? !holder.isThere }
   }
 
   private func isTrusted(_ user: uid_t) -> Bool { user == 0 || user == owner || user == geteuid() }
 
-  /// Whether another process has the file open that is this user's, the owner's or root's. Not seen are those that this user may
-  /// not look into.
+  /// Whether another process of this user, of the owner or of root has the file open. Processes that this user may not
+  /// inspect are not seen.
   private var isOpenHere: Bool {
-    // Without a list nothing is known, and nothing is taken from anybody.
+    // Without a list nothing is known, so nothing is taken from anybody.
     guard let names = Self.names("/proc") else { return true }
     return names.contains { name in
       guard let process = pid_t(name), process != getpid(), isOpen(by: process) == true else { return false }
@@ -73,7 +73,7 @@ struct LockHolders: CustomStringConvertible {
     }
   }
 
-  /// Nil if this user may not look into the process.
+  /// nil if this user may not inspect the process.
   private func isOpen(by process: pid_t) -> Bool? {
     guard let numbers = Self.names("/proc/\(process)/fd") else { return nil }
     return numbers.contains { number in
@@ -82,7 +82,7 @@ struct LockHolders: CustomStringConvertible {
     }
   }
 
-  /// For people: `process 4711 (regispay, user 1000)`.
+  /// For messages: `process 4711 (regispay, user 1000)`.
   var description: String {
     guard !holders.isEmpty else {
       return "a process that can't be seen from here, such as one in another container"
@@ -106,7 +106,7 @@ struct LockHolders: CustomStringConvertible {
     return holder
   }
 
-  /// All of a small file of the kernel's.
+  /// All of a small file of the kernel.
   private static func contents(_ path: String) -> String? {
     // Without the file nothing is known, whatever the reason: the caller then takes no lock from anybody.
     guard let descriptor = try? Descriptor(path, O_RDONLY, operation: "open") else { return nil }
@@ -121,7 +121,7 @@ struct LockHolders: CustomStringConvertible {
     }
   }
 
-  /// Nil where it may not be looked into, or is gone.
+  /// nil if the directory can't be listed or is gone.
   private static func names(_ directory: String) -> [String]? {
     // The callers need no reason: what can't be seen counts as held.
     try? RealDisk().list(directory)
@@ -132,7 +132,7 @@ struct LockHolders: CustomStringConvertible {
     return text.utf8.count < 2 ? "0" + text : text
   }
 
-  // As the C library's macros have it.
+  // As the C library's macros compute it.
   private static func major(_ device: dev_t) -> UInt32 {
     UInt32(truncatingIfNeeded: (device >> 8) & 0xFFF | (device >> 32) & ~0xFFF)
   }

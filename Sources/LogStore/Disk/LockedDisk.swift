@@ -1,10 +1,10 @@
-/// The disk as a writer sees it who holds the lock on a directory: before it changes a name there, it looks whether the lock
-/// is still the one under its path.
+/// The disk of a writer that holds the lock on a directory. Before it changes a name there, it checks that the lock is
+/// still the one at its path.
 ///
-/// A directory that is moved away takes the lock along, and another writer may hold a new one under the old path: what the
-/// first one does by path would then be done to the other's files. What it writes to files that it has open goes where they
-/// went. Between the look and the change is a moment, in which a directory can be moved too; then only a name is changed
-/// that a new writer has not come to use yet, since it has to lock first and to read what is there.
+/// A directory that is moved away takes the lock along, and another writer may hold a new lock at the old path. What the
+/// first writer does by path would then change the other's files. What it writes to its open files goes where they went. A
+/// directory can also be moved in the moment between the check and the change. Then only a name is changed that a new
+/// writer does not use yet, since it has to lock first and to read what is there.
 struct LockedDisk: Disk {
   let disk: any Disk
   let lock: any FileLock
@@ -12,7 +12,7 @@ struct LockedDisk: Disk {
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
     if mode == .create || mode == .rewrite { try lock.check() }
     let file = try disk.open(path, mode)
-    // What is written to is in the directory that is locked.
+    // A file that is written must be in the locked directory.
     if mode != .read { try lock.check() }
     return file
   }
@@ -33,7 +33,7 @@ struct LockedDisk: Disk {
   }
 
   func syncDirectory(_ path: String) throws(LogStoreError) {
-    // After the change, too: what was renamed in another directory must not be acknowledged here.
+    // Checks again after the change: what was renamed in another directory must not be acknowledged here.
     try disk.syncDirectory(path)
     try lock.check()
   }

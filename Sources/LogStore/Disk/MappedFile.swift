@@ -2,13 +2,13 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// The file behind a mapping, asked again when a page of it could not be read. Mappings hold no descriptor, since there are
+/// The file behind a mapping, read again when a page of it could not be read. Mappings hold no descriptor, since there are
 /// thousands of them, so it is opened for that.
 struct MappedFile: Sendable {
   let path: String
   let identity: FileIdentity
 
-  /// The file, if it is still the one that was mapped.
+  /// Opens the file, if it is still the one that was mapped.
   private func open() -> Result<Descriptor, MappedFileFailure> {
     do throws(LogStoreError) {
       let descriptor = try Descriptor(path, O_RDONLY, operation: "open")
@@ -20,7 +20,7 @@ struct MappedFile: Sendable {
     }
   }
 
-  /// Why the page with a byte could not be read, in words.
+  /// The reason why the page with a byte could not be read, in words.
   func reason(at position: Int) -> String {
     let descriptor: Descriptor
     switch open() {
@@ -43,7 +43,7 @@ struct MappedFile: Sendable {
       ? "could not be read for a while (\(systemMessage(EIO))), and now can be; try again" : unreadableReason(code)
   }
 
-  /// Whether the file is gone, is another one, or is shorter than what was mapped.
+  /// Whether the file is gone, is another one, or is shorter than the mapping.
   func isOther(byteCount: Int) -> Bool {
     switch open() {
     case .success(let descriptor):
@@ -52,19 +52,19 @@ struct MappedFile: Sendable {
     }
   }
 
-  /// Maps again what can be read again. False if something can't be.
+  /// Maps again what can be read again. Returns false if something still can't be read.
   func heal(_ region: FaultRegion) -> Bool {
     guard case .success(let descriptor) = open() else { return false }
     return clinux_region_heal(region.pointer, descriptor.number) == 0
   }
 }
 
-/// Why a file that was mapped can't be opened again; nil: it is not there any more.
+/// The reason why a mapped file can't be opened again; nil: it does not exist any more.
 struct MappedFileFailure: Error {
   var code: Int32?
 }
 
-/// Tells a file from all others, whatever its name.
+/// Identifies a file, whatever its name.
 struct FileIdentity: Hashable, Sendable {
   private let device: UInt64
   private let inode: UInt64

@@ -1,7 +1,7 @@
 import Glibc
 
-/// Names that another user may have made first, in a directory where others can make files: nothing is written into what is
-/// theirs, and no link of theirs is followed.
+/// In a directory where others can create files, another user may have created a name first. RealDisk writes into no file
+/// of another user, and follows no link of another user.
 extension RealDisk {
   func foreign(_ path: String) throws(LogStoreError) -> String? {
     guard let status = try Self.status(of: path) else { return nil }
@@ -9,7 +9,7 @@ extension RealDisk {
     return status.st_uid == geteuid() ? nil : "it belongs to another user (\(status.st_uid))"
   }
 
-  /// Makes a file under a name that is free, or is made free: what this user left there, or the directory's owner, is removed.
+  /// Creates a file. Removes a file of the same name that belongs to this user or to the directory's owner.
   func create(_ path: String) throws(LogStoreError) -> Descriptor {
     var attemptsLeft = 3
     while true {
@@ -28,7 +28,7 @@ extension RealDisk {
     }
   }
 
-  /// As for ``create(_:)``, of a link that is to be followed.
+  /// As for ``create(_:)``: whether a link may be followed.
   static func mayFollow(_ path: String) throws(LogStoreError) -> Bool {
     guard let status = try Self.status(of: path) else { return true }
     return try isOfUserOrDirectory(status, path)
@@ -41,7 +41,7 @@ extension RealDisk {
     }
   }
 
-  /// The owner of a directory can do what he likes in it, so his files there are as good as the directory.
+  /// The owner of a directory can do anything in it, so the owner's files are as trusted as the directory.
   private static func isOfUserOrDirectory(_ status: stat, _ path: String) throws(LogStoreError) -> Bool {
     if status.st_uid == geteuid() { return true }
     let directory = parent(of: path)
@@ -49,7 +49,7 @@ extension RealDisk {
     return status.st_uid == above.st_uid
   }
 
-  /// Without following a link; nil if there is nothing.
+  /// The status of a path, without following a link; nil if nothing is there.
   private static func status(of path: String) throws(LogStoreError) -> stat? {
     var status = stat()
     if uninterrupted({ lstat(path, &status) }) == 0 { return status }

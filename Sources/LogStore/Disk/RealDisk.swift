@@ -3,7 +3,7 @@ import Glibc
 
 /// The machine's own disk.
 struct RealDisk: Disk {
-  /// Of what is made.
+  /// The access rights of created files and directories.
   var access = StoreAccess.owner
 
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
@@ -95,8 +95,8 @@ struct RealDisk: Disk {
     throw failure("make directory", path, code)
   }
 
-  /// Gives what was just made its mode past the umask, and takes away what a file of that name had before. A directory's
-  /// set-group-ID bit, which it has from the one above, stays.
+  /// Sets the mode of a created file or directory regardless of the umask, and removes rights that an emptied file had
+  /// before. A directory keeps the set-group-ID bit that it inherited.
   private func setMode(of descriptor: Descriptor, _ path: String) throws(LogStoreError) {
     let status = try descriptor.status(path)
     let mode = status.st_mode & S_IFMT == S_IFDIR ? access.directoryMode : access.fileMode
@@ -148,8 +148,8 @@ struct RealDisk: Disk {
   var scheduler: (any Scheduler)? { nil }
 }
 
-/// A calendar's time; 0 before 1970, and in the last second of the year 9999 after that: a clock that is wrong ends no process,
-/// and what is counted on from such a time does not overflow, and can be printed.
+/// A calendar time in microseconds; 0 before 1970, and the last second of the year 9999 after that. So a wrong clock
+/// crashes no process, and times computed from it do not overflow and can be printed.
 func microseconds(since1970 time: timespec) -> UInt64 {
   guard time.tv_sec >= 0 else { return 0 }
   return min(UInt64(time.tv_sec), 253_402_300_799) * 1_000_000 + UInt64(time.tv_nsec) / 1_000

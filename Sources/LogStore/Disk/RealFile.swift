@@ -31,12 +31,13 @@ final class RealFile: File {
   }
 
   func sync() throws(LogStoreError) {
-    // Not even EINTR is tried again: whether the pages were marked clean meanwhile can't be known.
+    // Not even EINTR is retried: the pages may have been marked clean meanwhile.
     if fdatasync(descriptor.number) != 0 { throw failure("sync", path, errno) }
   }
 
   func markInUse() {
-    // A file system without such locks: then who may not lock sees no writer, and is served what is proven without one.
+    // On a file system without such locks, a process that may not lock sees no writer, and reads only what is proven
+    // without one.
     _ = clinux_mark_in_use(descriptor.number)
   }
 
@@ -60,12 +61,12 @@ final class RealFile: File {
   }
 
   func startWriteback(at position: UInt64, byteCount: UInt64) {
-    // A failure shows in the sync that follows.
+    // The sync that follows reports a failure.
     _ = clinux_start_writeback(descriptor.number, position, byteCount)
   }
 
   func pollWriteback(at position: UInt64, byteCount: UInt64, microseconds: UInt32) {
-    // A kernel that can't tell leaves the waiting to the sync.
+    // On a kernel that can't tell, the sync does the waiting.
     _ = clinux_poll_writeback(descriptor.number, position, byteCount, microseconds &* 1000)
   }
 
@@ -86,7 +87,7 @@ final class RealFile: File {
       throw failure("map", path, ENOMEM)
     }
     let bytes = UnsafeRawBufferPointer(start: memory, count: byteCount)
-    // Proof for the address: the closures live in the mapping, and so no longer than the memory.
+    // Proof for the address: the closures belong to the mapping, so they live no longer than the memory.
     let address = UInt(bitPattern: memory)
     let isRandom = SharedFlag()
     @Sendable func advisePages(_ range: Range<Int>, _ code: Int32) {
@@ -140,7 +141,7 @@ extension RealFile {
     guard let memory, memory != MAP_FAILED else { return true }
     defer { munmap(memory, count) }
     var pages = [UInt8](repeating: 0, count: (count + 4095) / 4096)
-    // Nothing of it is touched.
+    // This touches no page.
     guard mincore(memory, count, &pages) == 0 else { return true }
     return pages.contains { $0 & 1 != 0 }
   }

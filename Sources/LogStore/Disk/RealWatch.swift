@@ -1,6 +1,6 @@
 import Glibc
 
-/// inotify on one file, and a pipe to be interrupted through.
+/// inotify on one file, and a pipe that interrupts the wait.
 final class RealWatch: FileWatch {
   private let notifications: Descriptor
   private let interruption: Descriptor
@@ -39,13 +39,13 @@ final class RealWatch: FileWatch {
           if read(source.fd, buffer.baseAddress, buffer.count) > 0 { wasRead = true }
         }
       }
-      // What is ready and can't be read is ready for ever.
+      // A source that is ready and can't be read stays ready for ever.
       return wasRead || rest()
     }
   }
 
-  /// Where the kernel does not wait for us: whoever calls looks by himself, as often as without a watch, and does not spin.
-  /// False.
+  /// Sleeps where the kernel does not wait: the caller then checks by itself, as often as without a watch, and does not
+  /// spin. Returns false.
   private func rest() -> Bool {
     usleep(Self.restMicroseconds)
     return false
@@ -54,7 +54,7 @@ final class RealWatch: FileWatch {
   private static let restMicroseconds: UInt32 = 2000
 
   func interrupt() {
-    // It can only fail when the pipe is full of interruptions, and then one is waiting.
+    // This can fail only if the pipe is full of interruptions; then one is waiting.
     _ = Glibc.write(interrupter.number, [1], 1)
   }
 }

@@ -1,26 +1,26 @@
 import CLinux
 import Glibc
 
-/// Decides which thread runs, in place of the operating system: in a simulation, where one seed is to give one history.
-/// Of the threads that it has started only one runs at a time, until it calls one of these.
+/// Decides which thread runs, instead of the operating system: in a simulation, where one seed must give one history. Of
+/// the threads that it has started only one runs at a time, until that thread calls one of these methods.
 ///
-/// Everything that blocks goes through ``Mailbox``, ``FileWatch`` or ``Disk/sleep(milliseconds:)``; each of them, and every
-/// other call of ``Disk``, is a point at which another thread may go on.
+/// Everything that blocks goes through ``Mailbox``, ``FileWatch`` or ``Disk/sleep(milliseconds:)``. At each of them, and at
+/// every other call of ``Disk``, another thread may run.
 protocol Scheduler: AnyObject, Sendable {
   /// Runs `body` as a thread of its own, now or later.
   func start(_ name: String, _ body: @escaping @Sendable () -> Void)
-  /// Lets others run, perhaps.
+  /// Lets other threads run, or not.
   func pass()
-  /// Lets others run until something is so.
+  /// Lets other threads run until a condition holds.
   func wait(until isSo: () -> Bool)
 }
 
-/// A queue from many threads to one, which sleeps while there is nothing.
+/// A queue from many threads to one, which sleeps while the queue is empty.
 ///
-/// With a scheduler it is the one to say who runs, and the lock is never waited for.
+/// With a scheduler, the scheduler decides who runs, and nobody waits for the lock.
 ///
-/// Sendable: `elements` and the flags are touched only between `lock` and `unlock`. The pthread objects live at a fixed
-/// address until `deinit`, which can only run when no thread holds a reference.
+/// Sendable: `elements` and the flags are touched only between `lock` and `unlock`. The pthread objects have a fixed
+/// address until `deinit`, which runs only when no thread holds a reference.
 final class Mailbox<Element: Sendable>: @unchecked Sendable {
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private let arrival = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
@@ -32,7 +32,7 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
   init(_ scheduler: (any Scheduler)?) {
     self.scheduler = scheduler
     pthread_mutex_init(mutex, nil)
-    // A wait with a limit takes no notice of a clock that is set.
+    // A wait with a timeout ignores changes of the calendar clock.
     var attributes = pthread_condattr_t()
     pthread_condattr_init(&attributes)
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
@@ -47,7 +47,7 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     mutex.deallocate()
   }
 
-  /// False if the mailbox is closed; the element was not taken then.
+  /// Returns false if the mailbox is closed; then the element was not taken.
   func send(_ element: Element) -> Bool {
     pthread_mutex_lock(mutex)
     let accepted = !isClosed
@@ -60,13 +60,13 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     return accepted
   }
 
-  /// Waits for something to arrive and moves all of it into `taken`, in order. False once closed and empty.
+  /// Waits until something arrives and moves all of it into `taken`, in order. Returns false once closed and empty.
   func receive(into taken: inout [Element]) -> Bool {
     scheduler?.wait { !elements.isEmpty || isClosed }
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
     while elements.isEmpty {
-      // With a scheduler only where nobody in the simulation can go on: then everybody ends.
+      // With a scheduler this happens only where no thread of the simulation can go on: then every thread ends.
       if isClosed || scheduler != nil { return false }
       isWaiting = true
       pthread_cond_wait(arrival, mutex)
@@ -82,7 +82,7 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     return true
   }
 
-  /// As ``receive(into:)``, but waits for so long at most; nil when that is over. With a scheduler it waits as that does.
+  /// As ``receive(into:)``, with a timeout; returns nil after it. With a scheduler it waits without a timeout.
   func receive(into taken: inout [Element], milliseconds: Int) -> Bool? {
     if scheduler != nil { return receive(into: &taken) }
     var until = timespec()
@@ -100,11 +100,11 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
       }
     }
     pthread_mutex_unlock(mutex)
-    // Its only receiver: what is there stays there.
+    // There is only one receiver, so the elements stay there.
     return receive(into: &taken)
   }
 
-  /// Moves what is there into `taken`, without waiting. False once closed, though something may have been taken.
+  /// Moves what is there into `taken`, without waiting. Returns false once closed, although it may have taken something.
   func receiveWaiting(into taken: inout [Element]) -> Bool {
     scheduler?.pass()
     pthread_mutex_lock(mutex)
@@ -114,7 +114,7 @@ final class Mailbox<Element: Sendable>: @unchecked Sendable {
     return !isClosed
   }
 
-  /// Nothing more is accepted; the receiver gets what is there and then the end. Calling it again does nothing.
+  /// Refuses new elements; the receiver gets what is there, and then the end. Further calls do nothing.
   func close() {
     pthread_mutex_lock(mutex)
     isClosed = true
@@ -146,15 +146,15 @@ func startThread(
   let code = pthread_create(
     &thread, nil,
     { argument in
-      // Proof for the unwrap: it is the pointer that `pthread_create` was given below, never null.
+      // Proof for the unwrap: `pthread_create` was given this pointer below, and it is never null.
       let box = Unmanaged<Box>.fromOpaque(argument!).takeRetainedValue()
-      // Only for whoever looks with `ps -L` or `perf`: a name that is refused is not missed.
+      // The name is only for `ps -L` and `perf`, so a refusal does not matter.
       _ = clinux_name_thread(box.name)
       box.body()
       return nil
     }, box.toOpaque())
   guard code == 0 else {
-    // The thread that would have taken it is not there.
+    // The thread that would have taken the box does not exist.
     box.release()
     throw .inputOutput(operation: "start the thread", path: name, code: code)
   }

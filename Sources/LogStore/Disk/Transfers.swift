@@ -1,12 +1,13 @@
 import Glibc
 
-// A system call may read or write less than it was asked for, or be interrupted. Here is what is done about that, for the
-// real disk and for the simulated one, which interrupts too.
+// A system call may read or write less than it was asked for, or be interrupted. These functions repeat it, for the real
+// disk and for the simulated one, which interrupts too.
 
-/// Reads until the buffer is full or the file ends; returns how much was read.
+/// Reads until the buffer is full or the file ends. Returns the number of bytes read.
 ///
-/// - Parameter start: where in the file the buffer begins, for the error.
-/// - Parameter call: one system call, into what is left of the buffer: how much it read, or an `errno` value less than 0.
+/// - Parameter start: the buffer's position in the file, for the error.
+/// - Parameter call: one system call into the rest of the buffer. Returns the number of bytes read, or a negative `errno`
+///   value.
 @inline(__always)
 func readAll(
   into buffer: UnsafeMutableRawBufferPointer, _ path: String, at start: UInt64,
@@ -26,7 +27,7 @@ func readAll(
   return done
 }
 
-/// What it means that reading failed: bytes that the disk doesn't have are told by their place.
+/// The error for a failed read. Bytes that the disk has lost are reported with their position.
 func readFailure(_ path: String, at position: UInt64, _ code: Int32) -> LogStoreError {
   isUnreadable(code)
     ? .unreadable(Damage(file: path, position: position, reason: unreadableReason(code)))
@@ -35,7 +36,7 @@ func readFailure(_ path: String, at position: UInt64, _ code: Int32) -> LogStore
 
 /// Writes everything.
 ///
-/// - Parameter call: one system call, of what is left: how much it wrote, or an `errno` value less than 0.
+/// - Parameter call: one system call for the rest. Returns the number of bytes written, or a negative `errno` value.
 @inline(__always)
 func writeAll(
   _ bytes: UnsafeRawBufferPointer, _ path: String, _ call: (_ rest: UnsafeRawBufferPointer, _ done: Int) -> Int
@@ -46,7 +47,7 @@ func writeAll(
     if count > 0 {
       done += count
     } else if count != -Int(EINTR) {
-      // A write of nothing would go on for ever; the kernel gives it for a full device at most.
+      // A write of nothing would be repeated for ever. The kernel returns 0 at most for a full device.
       throw failure("write", path, count == 0 ? ENOSPC : Int32(-count))
     }
   }

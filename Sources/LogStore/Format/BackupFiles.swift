@@ -1,16 +1,16 @@
-// What a backup is made of (docs/FORMAT.md, *Backups*): bytes ↔ values, no I/O, no state.
+// The files of a backup (docs/FORMAT.md, *Backups*): bytes ↔ values, no I/O, no state.
 
-/// A segment in a backup: the bytes of its file from the start to the end of one of its frames. What stands behind is
-/// zeros, and is not kept.
+/// A segment in a backup: the bytes of its file from the start to the end of one of its frames. The backup leaves out the
+/// zeros behind them.
 struct BackupPart: Equatable, Sendable {
   static let byteCount = 32
 
   var baseOffset: UInt64
   /// The offset after its last event.
   var endOffset: UInt64
-  /// How many bytes there are.
+  /// The number of bytes in the backup.
   var contentByteCount: UInt64
-  /// Of those bytes.
+  /// The checksum of those bytes.
   var checksum: UInt32
   /// The header checksum of the last frame in them.
   var chain: UInt32
@@ -23,7 +23,7 @@ struct BackupPart: Equatable, Sendable {
     self.chain = chain
   }
 
-  /// - Parameter position: where it stands; the bytes are there and were checked.
+  /// - Parameter position: the position of the part. Its bytes exist and were checked.
   fileprivate init(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(HeaderFault) {
     baseOffset = bytes.integer(at: position)
     endOffset = bytes.integer(at: position + 8)
@@ -35,10 +35,10 @@ struct BackupPart: Equatable, Sendable {
     else { throw .fault(Fault(position: position, reason: "a segment that is not possible")) }
   }
 
-  /// Whether there is a gap between another part and this one.
+  /// Whether a gap is between another part and this one.
   func isBehindGap(after part: BackupPart?) -> Bool { part.map { baseOffset > $0.endOffset } ?? false }
 
-  /// Whether it may follow on from another part, nil for none.
+  /// Whether the part may follow another part, nil for none.
   func continues(_ part: BackupPart?, orGap: Bool) -> Bool {
     guard let part else { return baseOffset == 0 }
     if isBehindGap(after: part) { return orGap }
@@ -54,20 +54,20 @@ struct BackupPart: Equatable, Sendable {
   }
 }
 
-/// What a backup holds: the file `manifest` of a directory, and the end of a stream.
+/// The content of a backup: the file `manifest` of a directory, and the end of a stream.
 struct BackupManifest: Equatable, Sendable {
   static let magic: StaticString = "LSBACKUP"
-  /// Up to the list of segments.
+  /// The length before the list of segments.
   static let headByteCount = 64
-  /// Two million segments: no manifest is longer.
+  /// Enough for two million segments: no manifest is longer.
   static let byteCountMax = 64 << 20
 
   var store: StoreHeader
   /// The offset after the last event.
   var endOffset: UInt64
   var createdMicroseconds: UInt64
-  /// In order, the first with base offset 0; never empty. Where one does not begin with the end of the one before, the log
-  /// has a gap.
+  /// In order, the first with base offset 0; never empty. Where a part does not begin with the end of the one before, the
+  /// log has a gap.
   var parts: [BackupPart]
 
   init(store: StoreHeader, endOffset: UInt64, createdMicroseconds: UInt64, parts: [BackupPart]) {
@@ -77,7 +77,7 @@ struct BackupManifest: Equatable, Sendable {
     self.parts = parts
   }
 
-  /// The length that a manifest with such a beginning must have; nil if there is none.
+  /// The length that a manifest with this head must have; nil if there is none.
   static func byteCount(of head: UnsafeRawBufferPointer) -> Int? {
     let byteCount = headByteCount + Int(head.integer(at: 12, as: UInt32.self)) * BackupPart.byteCount + 4
     return byteCount <= byteCountMax ? byteCount : nil
@@ -126,7 +126,7 @@ struct BackupManifest: Equatable, Sendable {
   }
 }
 
-/// What a backup in one stream begins with.
+/// The header of a backup in one stream.
 struct BackupStreamHeader: Equatable, Sendable {
   static let magic: StaticString = "LSBSTREM"
   static let byteCount = 64
@@ -153,14 +153,14 @@ struct BackupStreamHeader: Equatable, Sendable {
   }
 }
 
-/// What stands in a stream before the bytes of a segment.
+/// The header before the bytes of a segment in a stream.
 struct BackupPartHeader: Equatable, Sendable {
   static let magic: StaticString = "LSBSEGMT"
   /// As long as a manifest's head, since either may follow.
   static let byteCount = BackupManifest.headByteCount
 
   var part: BackupPart
-  /// The part does not begin where the one before ends.
+  /// Whether the part begins behind the end of the one before.
   var isBehindGap: Bool
 
   init(part: BackupPart, isBehindGap: Bool) {
@@ -188,19 +188,19 @@ enum BackupFileName {
   static let lock = "lock"
   static let partSuffix = ".segment"
 
-  /// By content, so that a segment that went on never takes the place of what an older manifest lists.
+  /// Named by content, so that a segment that has grown never replaces a file that an older manifest lists.
   static func part(_ part: BackupPart) -> String {
     let base = FileName.segment(part.baseOffset).dropLast(".log".utf8.count)
     let digits = String(part.checksum, radix: 16)
     return base + "-" + String(repeating: "0", count: 8 - digits.utf8.count) + digits + partSuffix
   }
 
-  /// Whether a name is one that a backup makes.
+  /// Whether a backup creates a file of this name.
   static func isKnown(_ name: String) -> Bool {
     name == manifest || name == lock || isRemovable(name)
   }
 
-  /// Whether a name is one that means nothing unless a manifest lists it.
+  /// Whether a file of this name means nothing unless a manifest lists it.
   static func isRemovable(_ name: String) -> Bool {
     let whole = name.hasSuffix(FileName.aside) ? name.dropLast(FileName.aside.utf8.count) : name[...]
     if whole == manifest { return whole != name }

@@ -143,7 +143,7 @@ enum RecordKind: UInt8, Sendable {
 struct Record: Sendable {
   static let byteCount = 32
   static let idFlag: UInt8 = 1
-  static let idByteCount = RecordField.idEnd - RecordField.fixedEnd
+  @inline(__always) static var idByteCount: Int { RecordField.idEnd - RecordField.fixedEnd }
 
   var position: Int
   var checksum: UInt32

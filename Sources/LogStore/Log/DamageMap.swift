@@ -186,7 +186,7 @@ struct DamageMapBuilder {
 
   private func reason(at position: Int) -> String {
     let head = segment.bytes.part(position, min(FrameHeader.byteCount, segment.bytes.count - position))
-    return head.isZero ? "zeros where a frame should begin" : "no frame header that matches its checksum and place"
+    return head.isZero ? "zeros where a frame should begin" : "no frame header that matches its checksum and position"
   }
 
   private mutating func note(_ position: Int, _ reason: String) {
@@ -252,7 +252,7 @@ struct DamageMapBuilder {
         continue
       }
       if end - position < 8 { return }
-      note(position, "no record that matches its checksum and place")
+      note(position, "no record that matches its checksum and position")
       position += 1
       while position < end, !finder.isRecord(at: position, before: end, frame: start) { position += 1 }
     }

@@ -189,7 +189,7 @@ extension SegmentSet {
       }
       while position < end {
         guard let header = FrameHeader(in: segment.bytes, at: position, checksumSeed: segment.checksumSeed) else {
-          let fault = Fault(position: position, reason: "no frame header that matches its checksum and place")
+          let fault = Fault(position: position, reason: "no frame header that matches its checksum and position")
           // A frame behind a sound one comes from the log and not from the index.
           if position != listed { throw .log(segment.damage(fault)) }
           throw query.blame(source, ordinal, segment, fault)

@@ -3,14 +3,14 @@ import Glibc
 
 /// The lock of a store: on its lock file, and on the directory itself.
 ///
-/// A lock file can be removed or replaced while a writer lives, and the next one would lock the new file. The directory stays
-/// the same, and so does the file `tail`, which a writer has open for writing as long as it lives.
+/// A lock file can be removed or replaced while a writer lives, and the next writer would lock the new file. The directory
+/// stays the same, and so does the file `tail`, which a writer keeps open for writing.
 final class StoreLock: FileLock {
   private let path: String
   private let file: any FileLock
   private let directory: any FileLock
 
-  /// - Parameter path: of the directory.
+  /// - Parameter path: the path of the directory.
   init(_ path: String, file: any FileLock, directory: any FileLock) {
     self.path = path
     self.file = file
@@ -30,7 +30,7 @@ final class StoreLock: FileLock {
   }
 }
 
-/// Says of a failed look at something that is held whether it is gone, or another is in its place.
+/// Runs a check of something that is held. If it fails, says whether the held file is gone or another one is at its path.
 func wasMoved(
   _ directory: String, _ what: String, _ check: () throws(LogStoreError) -> Void
 ) throws(LogStoreError) {
@@ -44,7 +44,7 @@ func wasMoved(
 }
 
 extension Disk {
-  /// A shared lock on a store: no writer begins while it is held. Nil if a writer lives.
+  /// Takes a shared lock on a store: no writer begins while it is held. Returns nil if there is a writer.
   ///
   /// - Throws: also if there is no lock file (`ENOENT`) and no writer.
   func lockFromWriters(_ directory: String) throws(LogStoreError) -> (any FileLock)? {
@@ -52,7 +52,7 @@ extension Disk {
     do throws(LogStoreError) {
       file = try lock(join(directory, FileName.lock), exclusive: false)
     } catch {
-      // It may have been removed under a writer.
+      // The lock file may have been removed while a writer runs.
       if case .inputOutput(_, _, ENOENT) = error, try lockDirectory(directory, exclusive: false) == nil { return nil }
       throw error
     }
@@ -66,7 +66,7 @@ extension Disk {
 }
 
 extension RealDisk {
-  /// What file systems say that can't lock a directory, as those of a network.
+  /// The errors of file systems that can't lock a directory, such as network file systems.
   private static let unsupported: Set<Int32> = [EBADF, EINVAL, ENOLCK, ENOSYS, EOPNOTSUPP]
 
   func lockDirectory(_ path: String, exclusive: Bool) throws(LogStoreError) -> (any FileLock)? {
@@ -77,12 +77,12 @@ extension RealDisk {
     do throws(LogStoreError) {
       isLocked = try Self.take(descriptor, path, exclusive ? LOCK_EX : LOCK_SH)
     } catch .inputOutput(_, _, let code) where Self.unsupported.contains(code) {
-      // The lock file has to do, and `tail`.
+      // The lock file and `tail` have to suffice.
       return exclusive && Self.isOpenForWriting(tail) == true ? nil : lock
     }
     guard isLocked else {
-      // Everybody with the right to read a directory can lock it, and no mode takes that from the group of `--group-access`. A writer is told from
-      // such holders by the file that it writes.
+      // Everybody with the right to read a directory can lock it, and no mode takes that right from the group of
+      // `--group-access`. A writer differs from such holders by the file that it writes.
       guard LockHolders(of: descriptor.number)?.areStrangersOrEnded == true, Self.isOpenForWriting(tail) == false else {
         return nil
       }
@@ -96,7 +96,7 @@ extension RealDisk {
     return lock
   }
 
-  /// Whether any process has a file open for writing, which strangers can't; nil if that can't be told.
+  /// Whether any process has a file open for writing, which strangers can't have; nil if unknown.
   private static func isOpenForWriting(_ path: String) -> Bool? {
     let descriptor: Descriptor
     do throws(LogStoreError) {

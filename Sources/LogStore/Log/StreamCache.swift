@@ -56,7 +56,7 @@ final class StreamCache: Sendable {
   /// The entry of a stream that is being read, or whether the stream should enter the cache.
   func find(_ stream: StreamKey) -> SearchResult {
     let result = shard(of: stream.hash).state.withLock { $0.find(stream.hash) }
-    guard case .known(let entry) = answer else { return answer }
+    guard case .known(let entry) = result else { return result }
     entry.records.prefetch()
     // Another stream with the same hash may have the entry, and keeps it until it is evicted.
     return entry.records.isNamed(stream.name) ? result : .unknown

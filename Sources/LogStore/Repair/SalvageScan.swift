@@ -193,7 +193,7 @@ struct SalvageScan {
     guard let segment else { return "" }
     if position >= segment.bytes.count { return "the file ends where a frame should begin" }
     let head = segment.bytes.part(position, min(FrameHeader.byteCount, segment.bytes.count - position))
-    return head.isZero ? "zeros where a frame should begin" : "no frame header that matches its checksum and place"
+    return head.isZero ? "zeros where a frame should begin" : "no frame header that matches its checksum and position"
   }
 
   /// Whether the segment, or the log, ends at a position where there is no frame.
@@ -322,7 +322,7 @@ struct SalvageScan {
         continue
       }
       if end - position < 8, segment.bytes.part(position, end - position).isZero { return }
-      note(position, "no record that matches its checksum and place")
+      note(position, "no record that matches its checksum and position")
       position += 1
       while position < end, finder?.isRecord(at: position, before: end, frame: start) == false { position += 1 }
     }

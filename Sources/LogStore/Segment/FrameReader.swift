@@ -269,8 +269,8 @@ extension cframe_reader {
     let reason: String
     switch fault {
     case CFRAME_SOUND: return
-    case CFRAME_NO_HEADER: reason = "no frame header that matches its checksum and place"
-    case CFRAME_NO_RECORD: reason = "no record that matches its checksum and place"
+    case CFRAME_NO_HEADER: reason = "no frame header that matches its checksum and position"
+    case CFRAME_NO_RECORD: reason = "no record that matches its checksum and position"
     case CFRAME_OTHER_FRAME: reason = "the record belongs to another frame"
     case CFRAME_WRONG_OFFSET: reason = "the offset does not continue the one before it"
     case CFRAME_WRONG_COUNT: reason = "another number of events than the frame should have"

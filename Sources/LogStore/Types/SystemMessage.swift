@@ -25,8 +25,8 @@ func systemAdvice(_ code: Int32) -> String {
   }
 }
 
-/// Whether an `errno` value of a read says that the disk, or its file system, does not have the bytes any more: a bad sector,
-/// a checksum of the file system's own that does not match, a device that is gone.
+/// Whether an `errno` value of a read means that the disk, or its file system, has lost the bytes: a bad sector, a wrong
+/// checksum of the file system, a device that is gone.
 func isUnreadable(_ code: Int32) -> Bool {
   switch code {
   case EIO, EUCLEAN, EBADMSG, ENODATA, EILSEQ, EREMOTEIO, ENOLINK, ENXIO, ENODEV: true
@@ -34,7 +34,7 @@ func isUnreadable(_ code: Int32) -> Bool {
   }
 }
 
-/// What an `errno` value of an open says of a name under which there is no file; nil if there may be one.
+/// What an `errno` value of an open means for a name under which there is no file; nil if there may be one.
 func noFileReason(_ code: Int32) -> String? {
   switch code {
   case EISDIR: "it is a directory, and no file"

@@ -80,8 +80,8 @@ final class Seed: Sendable {
     var sent: UInt64 = 0
     for number in 0..<(shape == .merged ? 110 : 110) {
       let count = shape == .merged ? 1 : number % 4 + 1
-      let events = (0..<count).map { number in
-        let serial = sent + UInt64(number)
+      let events = (0..<count).map { index in
+        let serial = sent + UInt64(index)
         return NewEvent(
           stream: serial % 5 == 0 ? "busy" : "stream-\(serial % 41)", type: serial % 3 == 0 ? "T" : "Happened",
           payload: payload(serial, shape == .merged ? 5000 : Int(serial * 37 % 400)),
