@@ -4,11 +4,11 @@ import Testing
 
 @testable import LogStore
 
-/// Frames with one thing wrong, all checksums but the one in question made right again: every check has to find its own.
+/// Frames with one thing wrong and all other checksums right: every check has to find its own fault.
 @Suite struct BrokenFrameTests {
   let directory = TemporaryDirectory()
 
-  /// What of a frame is made right again after it was changed.
+  /// The checksums of a frame that are made right again after a change.
   struct Sealing: OptionSet, Sendable {
     var rawValue: Int
     static let records = Sealing(rawValue: 1)
@@ -19,7 +19,7 @@ import Testing
 
   struct Fraud: Sendable, CustomTestStringConvertible {
     var testDescription: String
-    /// Which of the frame's records is changed; those before it are still served.
+    /// The number of the changed record; readers still return those before it.
     var record: Int?
     var sealing: Sealing
     var change: @Sendable (UnsafeMutableRawBufferPointer, _ frame: Int, _ record: Int) -> Void
@@ -189,7 +189,7 @@ import Testing
     }
   }
 
-  /// Takes all events, counting them, each of which must be the next; gives back the damage that it ended with.
+  /// Takes and counts all events, each of which must be the next. Returns the damage that the cursor ended with.
   func readOn(_ cursor: inout EventCursor, _ expected: inout UInt64) -> Damage? {
     do throws(LogStoreError) {
       while let event = try cursor.next() {
@@ -214,7 +214,7 @@ import Testing
     do {
       let reader = try LogReader.open(directory.path)
       checksumSeed = try reader.commitPoint.segments.segment(0).checksumSeed
-      // The first frame has no events. This one has those from 50 on.
+      // The first frame has no events. This one has the events from 50 on.
       frame = try reader.commitPoint.segments.framePosition(
         holding: 50, in: reader.commitPoint.segments.segment(0), end: .max)
       reader.close()
@@ -225,7 +225,7 @@ import Testing
       file.withUnsafeMutableBytes { bytes in
         #expect(
           UnsafeRawBufferPointer(bytes).integer(at: frame + 4, as: UInt32.self) == UInt32(count))
-        // Sealing what was sound changes nothing: otherwise the fraud would prove nothing.
+        // Sealing a sound frame changes nothing. Otherwise the fraud would prove nothing.
         let before = Array(bytes)
         seal(bytes, frame, .all, checksumSeed)
         #expect(Array(bytes) == before)
@@ -251,7 +251,7 @@ import Testing
       #expect(
         expected == 50, "nothing of the broken frame is served, since it is checked in one run")
     }
-    // Frame by frame, as opening, indexing and `verify` do it.
+    // Frame by frame, as opening, indexing and `verify` read it.
     var scan = RecoveryScan(segment)
     let fault = scan.go(to: .position(frame + count), in: segment, adding: ActiveIndex(segment))
     #expect(fault != nil && scan.next.position == frame)
@@ -263,8 +263,8 @@ import Testing
     "a frame that ends with its last record and says that there are more is damage", arguments: [1, 7, UInt32.max - 8])
   func recordsBehindTheEnd(more: UInt32) async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
-    // Records of 80 bytes, so that there is no padding between the last of them and the next frame; one more of the
-    // shortest would have room.
+    // Records of 80 bytes, so that there is no padding between the last record and the next frame. One more of the shortest
+    // records would fit.
     let payload = [UInt8](repeating: 7, count: 46)
     for _ in 0..<20 { _ = try await store.append(Append(NewEvent(stream: "s", type: "T", payload: payload))) }
     try await store.close()
@@ -280,7 +280,7 @@ import Testing
           segment.checksumSeed.checksum(of: UnsafeRawBufferPointer(bytes).part(frame + 4, 44), at: frame), at: frame)
       }
     }
-    // A number of records that can't fit is refused with the header, one that could at the first that is not there.
+    // A number of records that can't fit is refused with the header; one that could fit, at the first missing record.
     let fault = more == 1 ? frame + 128 : frame
     var scan = RecoveryScan(segment)
     #expect(scan.go(to: .firstInvalid, in: segment, adding: ActiveIndex(segment))?.position == fault)
@@ -297,7 +297,7 @@ import Testing
     let store = try LogStore.open(directory.path, options: smallSegments(512 << 10))
     _ = try await store.append(
       Append((0..<1000).map { event("s\($0)", String(repeating: "p", count: 200)) }))
-    // A second segment, so that opening does not look at the first.
+    // A second segment, so that opening does not read the first.
     for _ in 0..<2 {
       _ = try await store.append(
         Append([NewEvent(stream: "big", type: "T", payload: [UInt8](repeating: 7, count: 300_000))])
@@ -320,7 +320,7 @@ import Testing
       reader.close()
       try edit(path) { $0 = sound }
     }
-    // Fewer events than there are: known before the first that is too many is given, though the frame goes on.
+    // Fewer events than there are: found before the first surplus event is returned, although the frame continues.
     let reader = try LogReader.open(directory.path)
     let segment = try reader.commitPoint.segments.segment(0)
     let frame = SegmentHeader.byteCount + FrameHeader.byteCount
@@ -342,7 +342,7 @@ import Testing
     } catch {
       #expect(error.position == frame + 24)
     }
-    // A cursor does not come so far: the segment now ends with another frame than the one that the next follows on from.
+    // A cursor does not get this far: the segment now ends with another frame than the one that the next segment continues.
     var cursor = reader.cursor(from: 0)
     var seen: UInt64 = 0
     #expect(
@@ -358,7 +358,7 @@ import Testing
     let segment = try reader.commitPoint.segments.segment(0)
     let frame = try reader.commitPoint.segments.framePosition(holding: 50, in: segment, end: .max)
     let count = FrameHeader.byteCount + 5 * 207 + 5
-    // At every place where it may end within the frame: the memory behind it can't be touched.
+    // At every position where the memory may end within the frame: the memory behind it can't be touched.
     let page = Int(getpagesize())
     let memory = try #require(
       mmap(

@@ -29,7 +29,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     }
   }
 
-  /// Lets go of a store as a killed process does: without the record of a clean end.
+  /// Drops a store as a killed process does: without the record of a clean end.
   func abandon(_ store: LogStore) async throws {
     store.abandon()
     while !unlocked { await Task.yield() }
@@ -147,7 +147,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
   @Test(
     "an unfinished write with a hole and a valid frame behind it ends the log before the hole, and never comes back")
   func holeWithIsland() async throws {
-    // Two frames written without a sync between them: what a power cut leaves of them is any subset.
+    // Two frames written without a sync in between: after a power cut any subset of them may be left.
     let store = try LogStore.open(directory.path, options: smallSegments())
     for index in 0..<5 { _ = try await store.append(Append(event("s", "\(index)"))) }
     for index in 5..<8 { _ = try await store.appendBuffered(Append(event("s", "\(index)"))) }
@@ -158,7 +158,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     let reopened = try LogStore.open(directory.path, options: smallSegments())
     #expect(reopened.recovery.tornTail?.position == UInt64(frames[6]))
     #expect(reopened.reader.endOffset == 5)
-    // A frame of the same length over the hole: the island behind it must not follow on from it.
+    // A frame of the same length over the hole: the frame behind it must not continue it.
     _ = try await reopened.append(Append(event("s", "x")))
     try await abandon(reopened)
     #expect(
@@ -193,7 +193,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     }
     #expect(try LogStore.verify(directory.path).findings.contains { $0.file == paths[1] && $0.position == 4096 })
     try edit(paths[1]) { $0 = sound[1] }
-    // Two segments' files in each other's place.
+    // The files of two segments, exchanged.
     try edit(paths[0]) { $0 = sound[1] }
     try edit(paths[1]) { $0 = sound[0] }
     #expect(damage { () throws(LogStoreError) in try LogStore.open(directory.path) } != nil)
@@ -283,7 +283,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
       let segment = try reader.commitPoint.segments.segment(0)
       let (index, end) = try reader.commitPoint.segments.readThrough(segment)
       var input = index.state.withLock { $0.sealingInput() }
-      // Four streams take turns; two of them are now said to be in each other's place.
+      // Four streams take turns. Two of them now claim each other's positions.
       input.positions.swapAt(first, first + 1)
       input.frames = [(input.frames[0].relativeOffset, input.frames[20].position)]
       let output = IndexOutput(nil)
@@ -325,7 +325,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     #expect(try reader.events(from: 4, limit: 2).map(\.offset) == [4, 5])
   }
 
-  /// Writes the checksum of a header that was changed.
+  /// Writes the checksum of a changed header.
   func seal(_ bytes: inout [UInt8], _ byteCount: Int) {
     let sum = bytes.withUnsafeBytes { checksum($0.part(0, byteCount - 4)) }
     bytes.withUnsafeMutableBytes { $0.set(sum, at: byteCount - 4) }
@@ -373,7 +373,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
     #expect(try LogStore.verify(directory.path).findings == [])
   }
 
-  /// By walking the lengths; for sound segments only.
+  /// Adds up the lengths; for sound segments only.
   func framePositions(_ bytes: [UInt8]) -> [Int] {
     var positions: [Int] = []
     var position = SegmentHeader.byteCount

@@ -4,11 +4,11 @@ import Testing
 
 @testable import LogStore
 
-/// What stands under a file's name and is no file.
+/// What has a file's name and is no file.
 enum NoFile: String, CaseIterable, Sendable {
   case directory, fullDirectory, danglingLink, circularLink, pipe, socket
 
-  /// Puts it in the place of a file.
+  /// Replaces a file by it.
   func put(at path: String) throws {
     if FileManager.default.fileExists(atPath: path) { try FileManager.default.removeItem(atPath: path) }
     switch self {

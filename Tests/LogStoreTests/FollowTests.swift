@@ -4,11 +4,11 @@ import Testing
 
 @testable import LogStore
 
-/// Reading while it is written: in this process, and as another process does.
+/// Reading during writing: in this process, and as another process does.
 @Suite struct FollowTests {
   let directory = TemporaryDirectory()
 
-  /// Reads on from an offset until there are `count` events.
+  /// Reads on from an offset until it has `count` events.
   func tail(_ reader: LogReader, from offset: UInt64, count: Int) async throws -> [UInt64] {
     var offsets: [UInt64] = []
     var next = offset
@@ -30,7 +30,7 @@ import Testing
       let path = directory.path
       for reader in 0..<6 {
         group.addTask {
-          // Each at another moment of the load.
+          // Each reader at another moment of the load.
           _ = try await store.reader.waitForEvents(at: UInt64(reader * 400))
           let other = asOtherProcess ? try LogReader.open(path) : store.reader
           let start = UInt64(reader * 300)
@@ -99,7 +99,7 @@ import Testing
     _ = try await store.append(Append(event("s"), cursors: [CursorCommit(name: "c", checkpoint: 1)]))
     #expect(try await other.waitForEvents(at: 0))
     #expect(try other.cursor("c") == 1)
-    // A segment full of cursors alone is replaced under the reader's eyes.
+    // A segment full of cursors only is replaced while it is read.
     for number in 0..<1500 {
       _ = try await store.append(
         Append([], cursors: [CursorCommit(name: "c", checkpoint: UInt64(number % 2), isReset: true)]))
@@ -143,7 +143,7 @@ import Testing
         return error
       }
     }
-    // It has seen the last notice, which is now overwritten.
+    // It has read the last notice, which is now overwritten.
     #expect(try await other.waitForEvents(at: 399))
     let first = try store.reader.commitPoint.segments.segment(0)
     let notice = TailNotice(

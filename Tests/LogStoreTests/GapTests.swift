@@ -3,7 +3,7 @@ import Testing
 
 @testable import LogStore
 
-/// A store of which some events could not be saved.
+/// A repaired store that lost some events.
 private struct Repaired {
   let directory = TemporaryDirectory()
   let report: RepairReport
@@ -88,7 +88,7 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     #expect(try reader.stream("s-15", skippingMissing: true).map(\.version) == Array(1...3) + Array(5...30))
     #expect(try reader.stream("s-15", from: 5).count == 26 && reader.stream("s-15", limit: 3).count == 3)
     #expect(try reader.stream("s-14").count == 30)
-    // However often it is read: what is kept in memory is whole.
+    // On every read: the cached copy is complete.
     for _ in 0..<3 {
       await expectThrows({ $0 == .streamIncomplete(stream: "s-15", missing: 4...4) }) { () throws(LogStoreError) in
         try reader.stream("s-15")
@@ -99,7 +99,8 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
 
   @Test("a stream that lost its last events is known to have had them")
   func lostEnd() async throws {
-    // Versions 29 and 30 of s-5, in the last segments: the index of the last is in memory only, so only one is known of.
+    // Versions 29 and 30 of s-5 are in the last segments. The index of the last one is only in memory, so only one of them
+    // is known.
     let store = try await Repaired(
       losing: stride(from: 5, to: 700, by: 30).suffix(2) + stride(from: 725, to: 900, by: 30))
     let known = store.report.missing.flatMap(\.events).filter { $0.stream == "s-5" }.map(\.version).max()

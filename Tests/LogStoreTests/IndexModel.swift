@@ -3,7 +3,7 @@ import Testing
 
 @testable import LogStore
 
-/// What a store should hold, to be compared with what its indexes find.
+/// The expected content of a store, to compare with the results of its indexes.
 struct IndexModel: Sendable {
   struct Entry: Sendable {
     var stream: String
@@ -12,7 +12,7 @@ struct IndexModel: Sendable {
 
   /// By offset.
   var entries: [Entry] = []
-  /// By stream, in order of version.
+  /// Offsets by stream, in order of version.
   var offsets: [String: [UInt64]] = [:]
 
   mutating func add(_ events: [NewEvent]) {
@@ -42,7 +42,7 @@ struct IndexModel: Sendable {
     }
   }
 
-  /// Appends so many events in appends of different sizes.
+  /// Appends this many events in appends of different sizes.
   mutating func append(
     _ count: Int, to store: LogStore, _ generator: inout some RandomNumberGenerator
   ) async throws(LogStoreError) {
@@ -56,9 +56,9 @@ struct IndexModel: Sendable {
     try await store.flush()
   }
 
-  /// Compares so many random look-ups of each kind. nil if all is well.
+  /// Compares this many random queries of each kind. Returns nil if all results are right.
   ///
-  /// - Parameter countsStreams: the number of streams is told by the indexes alone, which `verify` holds against the log.
+  /// - Parameter countsStreams: only indexes tell the number of streams, and `verify` compares them with the log.
   func check(
     _ reader: LogReader, lookUps: Int, countsStreams: Bool = true, _ generator: inout some RandomNumberGenerator
   ) throws(LogStoreError) -> String? {
@@ -107,7 +107,7 @@ struct IndexModel: Sendable {
 }
 
 extension TemporaryDirectory {
-  /// Lengths of the index files in segments, from the oldest on.
+  /// The number of segments of each index file, from the oldest on.
   var indexedSegmentCounts: [Int] {
     let bases = names(".log").compactMap { FileName.baseOffset($0, suffix: ".log") }
     return indexRanges.map { range in bases.count { range.contains($0) } }

@@ -22,7 +22,7 @@ import Testing
       #expect(files.reduce(0, +) == segments)
       for level in 0...4 { #expect(files.count { MergePlan.level($0) == level } <= 7) }
     }
-    // Each segment once for each level.
+    // Each segment is written once for each level.
     #expect(written <= 5000 * 4)
   }
 
@@ -66,7 +66,7 @@ import Testing
       }
     }
     #expect(keys.allSatisfy(isIn))
-    // Lines ascend with keys: that is how they are written.
+    // Lines ascend with keys, as a writer needs.
     let inOrder = keys.sorted().map { IndexFilter.line($0, lineCount: lineCount) }
     #expect(inOrder == inOrder.sorted() && inOrder.allSatisfy((0..<lineCount).contains))
     let passing = (0..<20_000).count { _ in isIn(UInt64.random(in: 0...IndexKey.greatest, using: &generator)) }
@@ -103,7 +103,7 @@ import Testing
     #expect(directory.names(".tmp").filter { $0.contains(".idx") }.isEmpty)
     try await store.close()
     #expect(try LogStore.verify(directory.path).findings == [])
-    // Made anew they come out the same.
+    // A rebuild gives the same files.
     let files = directory.names(".idx")
     let contents = try files.map { try content(directory.file($0)) }
     let made = try LogStore.reindex(directory.path)
@@ -132,7 +132,7 @@ import Testing
     let path = directory.file(try #require(directory.names(".idx").first))
     let sound = try content(path)
     let header = try sound.withUnsafeBytes { try IndexHeader($0) }
-    // A byte of everything that there is: header, segments, blocks, padding, tables, filters.
+    // One byte of every part: header, segments, blocks, padding, tables, filters.
     var positions = [0, 9, 12, 17, 33, 41, 49, 57, 64, 68, 100, 150, 170, 180, sound.count - 1]
     for section in header.sections {
       positions += [section.blocksPosition, section.blocksPosition + 5, section.blocksPosition + 9]
@@ -157,7 +157,7 @@ import Testing
       reader.close()
       #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path }, "\(length) bytes")
     }
-    // Lines without a bit, which would say of every key that it is not there.
+    // Lines without a bit, which deny every key.
     try edit(path) { bytes in
       bytes = sound
       for line in stride(from: header.sections[1].filterPosition, to: bytes.count, by: IndexFilter.lineByteCount) {
@@ -176,7 +176,7 @@ import Testing
       default: try edit(path) { for index in stride(from: 200, to: $0.count, by: 97) { $0[index] ^= 0x11 } }
       }
       let store = try LogStore.open(directory.path, options: smallSegments())
-      // Damage in blocks is only seen when they are read.
+      // A query sees damage in a block only if it reads the block.
       #expect(try model.check(store.reader, lookUps: 30, &generator) == nil)
       try await store.waitUntilIndexed()
       #expect(try model.check(store.reader, lookUps: 10, &generator) == nil)
@@ -259,7 +259,7 @@ import Testing
       try edit(directory.file(name)) { $0 = withExtendedLifetime(made) { Array(made.bytes) } }
       reader.close()
     }
-    // An id that is left out can't be missed by anything but its count; streams and offsets are what is looked up here.
+    // A missing id shows only in the count. The queries here are for streams and offsets.
     var withoutIDs = model
     if what == "ids" { for index in withoutIDs.entries.indices { withoutIDs.entries[index].id = nil } }
     let reader = try LogReader.open(directory.path)
@@ -276,7 +276,7 @@ import Testing
 
   @Test("streams whose hashes are the same are told apart, in the open segment, in a file and in a merged one")
   func equalHashes() async throws {
-    // Found by others: equal in FNV-1a, 64 bits.
+    // Known collisions of FNV-1a with 64 bits.
     let streams = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"]
     #expect(StreamKey(Array(streams[0].utf8)).hash == StreamKey(Array(streams[1].utf8)).hash)
     var generator = SeededGenerator.printed()
@@ -285,7 +285,7 @@ import Testing
       var model = IndexModel()
       let store = try LogStore.open(directory.path, options: smallSegments())
       while directory.names(".log").count < 20 {
-        // For some segments only one of them, so that the other seems to go on with it.
+        // Some segments have only one of the two streams, so that the other seems to continue it.
         let chosen = [0, 1].filter { _ in Int.random(in: 0..<4, using: &generator) == 0 }
         for _ in 0..<8 {
           var events = (0..<20).map { _ in event("other-\(Int.random(in: 0..<50, using: &generator))", filler) }
@@ -308,7 +308,7 @@ import Testing
                 == Array(all.dropFirst(version - 1).prefix(3)))
           }
         }
-        // None was taken for damaged.
+        // No file was taken for damaged.
         let kept = try store.reader.commitPoint.segments.current().files
         if isIndexed { #expect(kept.map(ObjectIdentifier.init) == files.map(ObjectIdentifier.init)) }
         try await store.waitUntilIndexed()
@@ -338,7 +338,7 @@ import Testing
             let (stream, count) = written.randomElement(using: &generator) ?? ("first", 1)
             let found = try reader.stream(stream)
             #expect(found.map(\.version) == (0..<found.count).map { UInt64($0 + 1) })
-            // The other process's reader may be behind.
+            // The other process's reader may lag.
             if !isBehind { #expect(found.count >= count, "\(stream)") }
             #expect(try reader.streamVersion(stream) >= UInt64(found.count))
             let offset = UInt64.random(in: 0..<reader.endOffset, using: &generator)
@@ -372,7 +372,7 @@ import Testing
     let origin = SimulatedDisk()
     var model = IndexModel()
     do {
-      // Nothing but the files of the first segments can be made here, so that there is much left to do.
+      // Only the files of the first segments can be written here, so that much work is left.
       origin.setFault { _, operation, path in
         operation == .create && path.hasSuffix(".idx.tmp") && !path.contains("/00000000000000000000-")
           ? .error(EIO) : nil
@@ -426,7 +426,7 @@ import Testing
     let before = try disk.list("d").filter { $0.hasSuffix(".idx") }.sorted()
     #expect(!before.isEmpty)
 
-    // Nothing can be written in its place either.
+    // Nothing can be written to replace them either.
     disk.setLookFault { _, _, path in path.hasSuffix(".idx") ? .error(EIO) : nil }
     disk.setFault { _, _, path in path.hasSuffix(".idx.tmp") ? .error(ENOSPC) : nil }
     do throws(LogStoreError) { try finishIndexes(disk) } catch { #expect(error.finding == nil, "the disk is full") }
@@ -434,7 +434,7 @@ import Testing
     disk.setLookFault(nil)
     #expect(try missingIndexes(disk) == 0)
 
-    // Where others can be made, they take its place.
+    // Where other files can be written, they replace these.
     disk.setLookFault { _, _, path in before.contains { path.hasSuffix($0) } ? .error(EIO) : nil }
     disk.setFault(nil)
     try finishIndexes(disk, merging: false)

@@ -3,7 +3,7 @@ import Testing
 
 @testable import LogStore
 
-/// Bytes that have the form of something else: what a client writes is never taken for what the store writes about itself.
+/// Bytes in the form of something else: client data is never taken for the store's own structures.
 @Suite struct LookalikeTests {
   let directory = TemporaryDirectory()
   var segment: String { directory.file("00000000000000000000.log") }
@@ -13,7 +13,7 @@ import Testing
     while (try? RealDisk().lock(directory.file("lock"), exclusive: true)) == nil { await Task.yield() }
   }
 
-  /// Records of 48 bytes, at multiples of 8: as long as a frame's header, with a checksum over the same bytes and place.
+  /// Records of 48 bytes at multiples of 8: as long as a frame's header, with a checksum over the same bytes and position.
   /// Where a header has its synced position, they have the beginning of name, type and payload, here 16,961.
   private func appendRecordsLikeHeaders() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments(1 << 20))
@@ -60,7 +60,7 @@ import Testing
     try await appendRecordsLikeHeaders()
     let frame = try secondFrame()
     try edit(segment) { for at in frame..<(frame / 4096 + 1) * 4096 { $0[at] = 0 } }
-    // As if the writer had died before the frame was synced and told.
+    // As if the writer had died before the frame was synced and announced.
     try FileManager.default.removeItem(atPath: directory.file("tail"))
     let target = TemporaryDirectory()
     let report = try LogStore.repair(directory.path, to: target.path)
@@ -131,13 +131,14 @@ import Testing
   }
 }
 
-/// A segment from a copy of the store that has gone another way: sound by itself, and not the one that the next follows.
+/// A segment from a copy of the store that was written to separately: sound by itself, but not the one that the next
+/// segment continues.
 @Suite struct DivergedSegmentTests {
   let directory = TemporaryDirectory()
   let diverged = TemporaryDirectory()
   var segment: String { "00000000000000000000.log" }
 
-  /// The two have the same first events; the store's first segment is then replaced by the other's.
+  /// The two stores have the same first events. The first segment of one then replaces that of the other.
   private func makeStores(keepsIndex: Bool) async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     for number in 0..<20 { _ = try await store.append(Append(event("s\(number % 3)", "same"))) }
@@ -183,7 +184,7 @@ import Testing
     }
     await expectThrows(isDamage) { () throws(LogStoreError) in try reader.stream("s1", from: 1, limit: 20) }
     #expect(try LogStore.verify(directory.path).findings.contains { $0.file == path })
-    // What lies behind it is served.
+    // Readers return what lies behind it.
     let last = try #require(directory.names(".log").last.flatMap { FileName.baseOffset($0, suffix: ".log") })
     #expect(try reader.events(from: last, limit: .max).count == Int(400 - last))
   }
@@ -196,7 +197,7 @@ import Testing
     let second = try #require(directory.names(".log").dropFirst().first)
     let base = try #require(FileName.baseOffset(second, suffix: ".log"))
     let sound = try content(directory.file(second))
-    // The first frame of the second segment, and with it the chain of all that follow.
+    // The first frame of the second segment, and with it the chain of all following frames.
     try edit(directory.file(second)) { bytes in
       bytes.withUnsafeMutableBytes { bytes in
         guard let header = try? SegmentHeader(UnsafeRawBufferPointer(bytes)) else { return }

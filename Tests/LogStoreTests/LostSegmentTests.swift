@@ -16,7 +16,7 @@ import Testing
     case .removed: try files.removeItem(atPath: segment)
     case .moved: try files.moveItem(atPath: segment, toPath: directory.file("elsewhere"))
     case .replaced:
-      // By the same bytes, as a copy from a backup is.
+      // Replaced by the same bytes, as in a copy from a backup.
       try files.copyItem(atPath: segment, toPath: directory.file("copy"))
       #expect(rename(directory.file("copy"), segment) == 0)
     }
@@ -45,7 +45,7 @@ import Testing
 
   @Test("a writer at work stops, and names the file", arguments: Loss.allCases, [false, true])
   func busyWriter(_ loss: Loss, isBuffered: Bool) async throws {
-    // Large enough that it isn't full before the next look.
+    // Large enough that it isn't full before the next check.
     var options = LogStore.Options()
     options.segmentBytes = 64 << 20
     let store = try LogStore.open(directory.path, options: options)
@@ -63,7 +63,7 @@ import Testing
 
   @Test("a store that is closed at once does not say that all is well", arguments: Loss.allCases)
   func closedAtOnce(_ loss: Loss) async throws {
-    // No time passes: the look before was at the first append.
+    // No time passes: the last check was at the first append.
     let store = try LogStore.open(directory.path, options: smallSegments(), disk: TimelessDisk())
     _ = try await store.append(Append(event("s")))
     try lose(loss)
@@ -73,13 +73,13 @@ import Testing
 
   @Test("no segment is begun behind one that is lost", arguments: Loss.allCases)
   func nextSegment(_ loss: Loss) async throws {
-    // No time passes, in which there would be another look.
+    // No time passes, so there is no other check.
     let store = try LogStore.open(directory.path, options: smallSegments(), disk: TimelessDisk())
     _ = try await store.append(Append(event("s")))
     try lose(loss)
     var acknowledged = 0
     do throws(LogStoreError) {
-      // More than fits.
+      // More than fits into the segment.
       while acknowledged < 200 {
         _ = try await store.appendBuffered(Append(event("s", String(repeating: "x", count: 3000))))
         acknowledged += 1

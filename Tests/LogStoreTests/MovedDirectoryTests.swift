@@ -63,7 +63,7 @@ import Testing
     #expect(Self.isMoved(await failure(of: waiting), path))
     #expect(Self.isMoved(store.failure, path))
     await expectStopped(naming: path) { () async throws(LogStoreError) in try await store.append(Append(event("s"))) }
-    // What is durable is read on, and waiting for that is none.
+    // Durable events can still be read; waiting for them is no wait.
     #expect(try await store.reader.waitForEvents(at: 0))
     #expect(try store.reader.stream("s").count == 1)
     await expectStopped(naming: path) { () async throws(LogStoreError) in try await store.close() }
@@ -107,7 +107,7 @@ import Testing
     #expect(Self.isMoved(await failure(of: waiting), path))
     #expect(Self.isMoved(await failure(of: cursor), path))
     await expectThrows({ Self.isMoved($0, path) }) { () async throws(LogStoreError) in try reader.stream("s") }
-    // Closed afterwards, it still says so.
+    // After it is closed, it still reports that.
     reader.close()
     await expectThrows({ Self.isMoved($0, path) }) { () async throws(LogStoreError) in
       try reader.events(from: 0, limit: 1)
@@ -116,8 +116,8 @@ import Testing
     try removeMoved()
   }
 
-  /// A follower that has no `tail` to watch looks for it all the time, and the directory's own look comes once a second: it meets
-  /// what lies there now first.
+  /// A follower without a `tail` to watch polls for it all the time, and compares the directory once a second. So it first
+  /// meets what lies there now.
   @Test(
     "a reader that fails by what was put in the directory's place says that the directory is another",
     arguments: [false, true])
@@ -128,12 +128,12 @@ import Testing
     try await store.close()
     try FileManager.default.removeItem(atPath: directory.file("tail"))
     if byOtherStore {
-      // Its `tail` names a segment that is not of the store that was opened.
+      // Its `tail` names a segment that the opened store does not have.
       let store = try LogStore.open(other, options: smallSegments())
       _ = try await store.append(Append(event("s")))
       try await store.close()
     } else {
-      // No name can be looked up below a file.
+      // No name exists below a file.
       try Data().write(to: URL(fileURLWithPath: other))
     }
     let reader = try LogReader.open(path)
@@ -170,7 +170,7 @@ import Testing
         try call(path)
         Issue.record("it was taken")
       } catch LogStoreError.invalidArgument {
-        // As it should be.
+        // As expected.
       }
     }
     for name in ["a", ".backup", ".restored", ".repaired"] {

@@ -23,7 +23,7 @@ struct ReadAheadTests {
     }
     try await store.waitUntilIndexed()
     for _ in 0..<20 {
-      // Each stream once, so that what is decided does not depend on the order.
+      // Each stream once, so that the decision does not depend on the order.
       var streams = (0..<1100).map { "s\($0)" }.shuffled(using: &generator)
       var appends: [(streams: [String], append: Append)] = []
       for _ in 0..<64 {
@@ -63,7 +63,7 @@ struct ReadAheadTests {
         if isMet { for stream in chosen { versions[stream, default: 0] += 1 } }
       }
     }
-    // As long as nothing waits, nothing is asked for.
+    // While nothing waits, nothing is read ahead.
     #expect((disk.readAheadCount > 0) == isSlow)
     for (stream, version) in versions.shuffled(using: &generator).prefix(200) {
       #expect(try store.reader.streamVersion(stream) == version)
@@ -102,7 +102,7 @@ struct ReadAheadTests {
       }
       try Data(content).write(to: URL(fileURLWithPath: directory.file(name)))
     }
-    // Whether a position is in its mapping is checked by the disk.
+    // The disk checks that a position is in its mapping.
     let disk = AdvisedDisk(isSlow: true)
     let (follower, commitPoint, recovery) = try Follower.open(directory.path, disk: disk)
     let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
@@ -117,7 +117,7 @@ struct ReadAheadTests {
   private let filler = String(repeating: "f", count: 300)
 }
 
-/// The machine's own disk, which counts what it is asked for ahead, and whose clock makes everything seem to take long.
+/// The machine's own disk. It counts the advice that it gets, and its clock makes every read seem slow.
 final class AdvisedDisk: RealDiskDouble {
   private final class AdvisedFile: File {
     private let file: any File

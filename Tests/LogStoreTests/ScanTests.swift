@@ -4,7 +4,7 @@ import Testing
 
 @testable import LogStore
 
-/// Reading in order: what is found wrong, and that nothing else is left out or given twice.
+/// Sequential reading: what it finds wrong, and that it skips and repeats nothing else.
 @Suite struct ScanTests {
   let directory = TemporaryDirectory()
 
@@ -17,7 +17,8 @@ import Testing
       metadata: number % 5 == 0 ? bytes("meta \(number)") : [], id: number % 4 == 0 ? .random() : nil)
   }
 
-  /// Appends so many events, in appends of these sizes, some with a cursor; returns them as they should be read.
+  /// Appends this many events, in appends of these sizes, some with a cursor. Returns the events in the order in which they
+  /// should be read.
   func fill(_ store: LogStore, _ sizes: [Int], _ generator: inout SeededGenerator) async throws -> [NewEvent] {
     var model: [NewEvent] = []
     for size in sizes {
@@ -99,7 +100,7 @@ import Testing
               let offset = event.offset
               #expect(offset == expected)
               expected += 1
-              // Between catching up and waiting at a random moment, not only at the end.
+              // At a random moment, not only at the end, it changes from catching up to waiting.
               if UInt8.random(in: 0...20, using: &generator) == 0 { break }
             }
             #expect(cursor.offset == expected)
@@ -146,7 +147,7 @@ import Testing
     #expect(try take(&cursor) == [])
   }
 
-  /// The payloads of all that the cursor has.
+  /// The payloads of all events that the cursor has.
   func take(_ cursor: inout EventCursor) throws(LogStoreError) -> [String] {
     var payloads: [String] = []
     while let event = try cursor.next() { payloads.append(String(decoding: event.copy().payload, as: UTF8.self)) }

@@ -3,11 +3,11 @@ import Testing
 
 @testable import LogStore
 
-/// Streams kept in memory since they are read again and again.
+/// Streams that are cached because they are read often.
 @Suite struct StreamCacheTests {
   private static func key(_ name: String) -> StreamKey { StreamKey(bytes(name)) }
 
-  /// The events of one append as records in a segment of their own, those of each stream together.
+  /// The events of one append as records in a segment of their own, grouped by stream.
   private static func packed(_ events: [NewEvent]) async throws -> [String: PackedRecords] {
     let directory = TemporaryDirectory()
     let store = try LogStore.open(directory.path, options: smallSegments(32 << 20))
@@ -79,7 +79,7 @@ import Testing
       if case .known(let entry) = cache.find(Self.key("a")) { entry.coveredEnd } else { nil }
     }
     #expect(coveredEnd() == 10)
-    // One that knows less, from a load that began earlier, does not take its place.
+    // An entry that covers less, from a load that began earlier, does not replace it.
     cache.insert(StreamCache.Entry(records: entry.records, coveredEnd: 5), of: Self.key("a"))
     #expect(coveredEnd() == 10)
     cache.insert(StreamCache.Entry(records: entry.records, coveredEnd: 20), of: Self.key("a"))
@@ -105,7 +105,7 @@ import Testing
       #expect(cache.byteCount <= 1 << 20)
       if number % 20 == 0 { #expect(hot.allSatisfy(isKnown), "after \(number)") }
     }
-    // Full, but for less than an entry in each eighth.
+    // Full, except for less than an entry in each shard.
     let least = try #require(records[cold[0]]).byteCount
     let entryByteCount = least..<least + 200
     #expect(cache.byteCount > 1 << 20 - 8 * entryByteCount.upperBound)
@@ -166,14 +166,14 @@ import Testing
           found.map { String(decoding: $0.payload, as: UTF8.self) } == Array(all.dropFirst(first - 1).prefix(limit)))
         #expect(found.map(\.version) == found.indices.map { UInt64(first + $0) })
         #expect(found.allSatisfy { $0.stream == name && $0.type == "Happened" })
-        // What another process serves is a part of it that only grows.
+        // What another process's reader returns is a prefix that only grows.
         let there = try other.stream(name).map { String(decoding: $0.payload, as: UTF8.self) }
         #expect(there == Array(all.prefix(there.count)))
       }
     }
     #expect(hits > 1000, "\(hits) of 2,700 loads found something in memory")
     #expect(store.reader.commitPoint.segments.bases.count > 20)
-    // Each event as a reader without memory sees it: offset, id, time and all.
+    // Each event as a reader without a cache returns it: offset, id, time and all.
     let plain = try LogReader.open(directory.path, streamCacheBytes: 0)
     for name in names { #expect(try store.reader.stream(name) == plain.stream(name), "\(name)") }
     try await store.close()
@@ -192,7 +192,7 @@ import Testing
     }
     for version in 1...12 {
       try await store.append(Append(event("s", "\(version)"), expecting: .version(UInt64(version - 1))))
-      // Every second one lies in the same segment as the one before.
+      // Every second one is in the same segment as the one before.
       if version % 2 == 0 { try await fillSegment() }
       for _ in 0..<3 { #expect(try store.reader.stream("s").count == version) }
       #expect(Self.isKnown("s", store.reader) == (version >= 2))
@@ -213,7 +213,7 @@ import Testing
     guard case .known(var entry) = segments.cache?.find(Self.key("a")) else { return #expect(Bool(false)) }
     let sound = try store.reader.stream("a")
     let whole = entry.records.bytes
-    // Wherever it is, in what names the stream and in lengths too.
+    // At any position, including the stream's name and lengths.
     for position in whole.indices {
       for bit: UInt8 in [0, 7] {
         entry.records.bytes[position] = whole[position] ^ 1 << bit
@@ -228,7 +228,7 @@ import Testing
     segments.cache?.forget(Self.key("a"))
     segments.cache?.insert(entry, of: Self.key("a"))
     #expect(try store.reader.stream("a") == sound)
-    // And kept anew, as it is.
+    // Then the stream is cached again, as it is.
     guard case .known(let again) = segments.cache?.find(Self.key("a")) else { return #expect(Bool(false)) }
     #expect(again.records.isSound)
     try await store.close()

@@ -4,7 +4,7 @@ import Testing
 
 @testable import LogStore
 
-/// Pages that the simulated disk can't read: with an error, and not as a file that was cut.
+/// Pages that the simulated disk can't read: with an error, and not as in a file that was cut.
 @Suite(.timeLimit(.minutes(2))) struct UnreadablePageTests {
   let machine: SimulatedMachine
   let disk: SimulatedDisk
@@ -147,7 +147,7 @@ import Testing
 
   @Test("a cursor begins where it should while pages of other files can't be read")
   func cursorBesideFaults() async throws {
-    // So that it has to leave out the events before it of a frame.
+    // So that the cursor has to skip the events before it in a frame.
     try await makeStore(batch: 50)
     let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk, follows: false)
     let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
@@ -173,7 +173,8 @@ import Testing
     _ = ended.receive(into: &taken)
   }
 
-  /// Reads all, passing over what can't be read, while pages of another mapping fail. Returns the offsets of the events.
+  /// Reads everything and passes over what can't be read, while pages of another mapping fail. Returns the offsets of the
+  /// events.
   private func readBesideFaults(_ reader: LogReader) throws -> [UInt64] {
     var offsets: [UInt64] = []
     var passed = 0

@@ -5,8 +5,8 @@ import Testing
 
 @testable import LogStore
 
-/// A file that loses its end while it is mapped: to whoever touches those pages it is a disk that can't read them (SIGBUS),
-/// and it is well again when the end is back.
+/// A file that loses its end while it is mapped. A touch of the lost pages is like an unreadable disk (SIGBUS), and they
+/// are readable again when the end is back.
 private final class CutFile {
   private let path: String
   private let position: Int
@@ -25,7 +25,7 @@ private final class CutFile {
   }
 }
 
-/// Ends the test's process with SIGBUS where a mapping's pages are not looked after.
+/// Ends the test's process with SIGBUS if the handler does not know a mapping.
 @Suite struct UnreadableMappingTests {
   let directory = TemporaryDirectory()
 
@@ -63,7 +63,7 @@ private final class CutFile {
     #expect(mapping.heal())
     #expect(mapping.bytes[3 * pageByteCount + 7] == 4)
     #expect(mapping.unreadablePosition(in: 0..<mapping.bytes.count) == nil)
-    // It is known all the same that it could not be read.
+    // The mapping still knows that the page could not be read.
     #expect(mapping.wasTouched(since: 0, 3 * pageByteCount..<4 * pageByteCount))
   }
 
@@ -103,16 +103,16 @@ private final class CutFile {
     let cut = try CutFile(path, at: pageByteCount)
     let wrong = Atomic(0)
     DispatchQueue.concurrentPerform(iterations: 512) { number in
-      // Those that run at the same time are at the same mapping, and at other pages of it.
+      // Tasks that run at the same time use the same mapping, and different pages of it.
       let mapping = mappings[number / 8]
       for page in number % 2 == 0 ? Array(1..<pages) : (1..<pages).reversed()
       where mapping.bytes[page * pageByteCount + number] != 0 {
         wrong.add(1, ordering: .relaxed)
       }
       if mapping.bytes[number] != 1 { wrong.add(1, ordering: .relaxed) }
-      // In the place of one that is gone, whose pages were others.
+      // At the address of a mapping that is gone, whose unreadable pages were others.
       let start = (1 + number % (pages - 1)) * pageByteCount
-      // A mapping that can't be had is as wrong as one that does not know what it can't read.
+      // A failed mapping is as wrong as one that does not know what it can't read.
       guard let own = try? map(path, pages: pages), own.bytes[start] == 0, own.faultCount == 2,
         own.unreadablePosition(in: 0..<own.bytes.count) == start
       else {
@@ -133,7 +133,7 @@ private final class CutFile {
 @Suite struct UnreadableStoreTests {
   let directory = TemporaryDirectory()
 
-  /// Events of one stream in each segment of a closed store, and of one stream with a long name in the last.
+  /// A closed store with the events of one stream in each segment, and of one stream with a long name in the last.
   func makeStore() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     for number in 0..<1000 {
@@ -149,7 +149,7 @@ private final class CutFile {
     if case .unreadable(let damage) = error { damage } else { nil }
   }
 
-  /// Reads again until it works, as whoever waits for a disk does.
+  /// Reads again until it works, as a caller that waits for a disk does.
   func eventually<Value>(_ body: () throws(LogStoreError) -> Value) throws(LogStoreError) -> Value {
     let deadline = ContinuousClock.now + .seconds(20)
     while true {
@@ -168,7 +168,7 @@ private final class CutFile {
     let reader = try LogReader.open(directory.path, streamCacheBytes: 0)
     defer { reader.close() }
     let all = try reader.events(from: 0, limit: .max)
-    // Mapped for look-ups too, which is another mapping.
+    // Mapped for queries too, in another mapping.
     #expect(try reader.stream("s1").count == 200)
     let segment = try #require(segments.dropFirst().first)
     let cut = try CutFile(segment, at: 16 << 10)
@@ -190,7 +190,7 @@ private final class CutFile {
     let reader = try LogReader.open(directory.path)
     defer { reader.close() }
     let segment = try #require(segments.dropFirst(2).first)
-    // Mapped before it is cut: otherwise its length is found to be wrong.
+    // Mapped before the cut: otherwise its length would be found wrong.
     #expect(try reader.events(from: 0, limit: .max).count == 1000)
     var offsets: [UInt64] = []
     var cursor = reader.cursor(from: 0)
@@ -235,7 +235,7 @@ private final class CutFile {
     await expectThrows({ unreadable($0)?.file == segment }) { () throws(LogStoreError) in
       _ = try cursor.next()?.offset
     }
-    // It comes again, as nothing was made of it.
+    // The cursor returns it again, since the caller got nothing.
     #expect(cursor.offset == 100)
     try cut?.undo()
     let next = try eventually { () throws(LogStoreError) in try cursor.next()?.copy() }
@@ -283,7 +283,7 @@ private final class CutFile {
       _ = try await store.append(Append(event("s\(sound)", text, id: EventID(high: 1, low: UInt64(sound)))))
       sound += 1
     }
-    // The last one is in the second segment or not.
+    // The last one may be in the second segment.
     sound -= 1
     try await store.waitUntilIndexed()
     let path = try #require(segments.last)
@@ -292,7 +292,7 @@ private final class CutFile {
     let segment = store.reader.commitPoint.segments.open.segment
     try #require(truncate(path, off_t(position)) == 0)
     if isTouched { #expect(segment.bytes[position] == 0 && segment.mapping.faultCount > 0) }
-    // A stream whose newest event is sound and whose first is not.
+    // A stream whose last event is sound and whose first is not.
     _ = try await store.append(Append(event("h99", text)))
     var later = 0
     while segments.count < 3 {
@@ -322,7 +322,7 @@ private final class CutFile {
       #expect(new.versions == [1])
       let first = try await store.append(Append(event("s0", text, id: EventID(high: 1, low: 0))))
       #expect(first.isRepeat)
-      // A repeat is known by its id though the record is lost: it is refused, and not taken for new.
+      // A repeat is found by its id although the record is lost: it is refused, and not taken for a new append.
       for stream in ["h98", "h99"] {
         let number = stream == "h98" ? 98 : 99
         await expectThrows({ $0.finding?.file == path }) { () async throws(LogStoreError) in

@@ -81,55 +81,24 @@ struct Catalog: Sendable {
     let store = try readStore(directory, disk: disk)
     let names = try disk.list(directory)
     let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }.filter { $0 <= lastBase ?? .max }.sorted()
-
-    var segments: [SegmentHeader] = []
-    var damagedFiles: [Damage] = []
-    var expectedPrevious = SegmentHeader.noPrevious
+    var chain = SegmentChain(directory: directory, storeID: store.storeID)
     for (index, base) in bases.enumerated() {
+      let isFinished = index < bases.count - 1
       let path = join(directory, FileName.segment(base))
       let header: SegmentHeader
       do throws(LogStoreError) {
-        header = try readSegment(path, base, isFinished: index < bases.count - 1, storeID: store.storeID, disk: disk)
+        header = try readSegment(path, base, isFinished: isFinished, storeID: store.storeID, disk: disk)
       } catch {
-        guard servesDamaged, error.isOfTheFile, index < bases.count - 1 else { throw error }
-        if index == 0, base > 0 { segments.append(unreadable(0, SegmentHeader.noPrevious, store.storeID)) }
-        segments.append(unreadable(base, segments.last?.baseOffset ?? SegmentHeader.noPrevious, store.storeID))
-        expectedPrevious = base
-        if let damage = error.finding {
-          damagedFiles.append(damage)
-        } else {
-          damagedFiles.append(Damage(file: path, position: 0, reason: error.description))
-        }
+        guard servesDamaged, error.isOfTheFile, isFinished else { throw error }
+        chain.addUnreadable(base, error)
         continue
       }
-      if servesDamaged, header.previousBaseOffset != expectedPrevious, header.previousBaseOffset < base {
-        let known = try indexedBases(names, directory, disk: disk).union([0, header.previousBaseOffset])
-        for missing in known.sorted() where missing < base && segments.last.map({ $0.baseOffset < missing }) ?? true {
-          segments.append(unreadable(missing, segments.last?.baseOffset ?? SegmentHeader.noPrevious, store.storeID))
-          expectedPrevious = missing
-          damagedFiles.append(
-            Damage(file: join(directory, FileName.segment(missing)), position: 0, reason: "the file is missing"))
-        }
+      if servesDamaged, header.previousBaseOffset != chain.expectedPrevious, header.previousBaseOffset < base {
+        chain.addMissing(before: header, try indexedBases(names, directory, disk: disk))
       }
-      guard header.previousBaseOffset == expectedPrevious else {
-        throw .damaged(missing(before: header, path: path, directory: directory))
-      }
-      guard !segments.isEmpty || base == 0 else {
-        throw .damaged(
-          Damage(
-            file: path, position: UInt64(SegmentHeader.Field.baseOffset),
-            reason: "the first segment begins with offset \(base), a log with offset 0"))
-      }
-      if let gap = header.gap, segments.isEmpty || gap.lowerBound < expectedPrevious {
-        throw .damaged(
-          Damage(
-            file: path, position: UInt64(SegmentHeader.Field.gapStart),
-            reason: "a gap from offset \(gap.lowerBound) on, inside another segment"))
-      }
-      expectedPrevious = base
-      segments.append(header)
+      try chain.add(header)
     }
-    guard let last = segments.last else {
+    guard let last = chain.headers.last else {
       throw .damaged(
         Damage(
           file: join(directory, FileName.segment(0)), position: 0,
@@ -144,8 +113,8 @@ struct Catalog: Sendable {
           reason: "the segment after this one is missing: an index that was made after it had begun is there"))
     }
 
-    var catalog = Catalog(directory: directory, storeID: store.storeID, segments: segments, clean: nil)
-    catalog.damagedFiles = damagedFiles
+    var catalog = Catalog(directory: directory, storeID: store.storeID, segments: chain.headers, clean: nil)
+    catalog.damagedFiles = chain.damagedFiles
     if let bytes = try wholeFile(catalog.cleanPath, byteCount: CleanEnd.byteCount, disk: disk) {
       let clean = try decode(bytes, of: catalog.cleanPath, CleanEnd.init)
       guard clean.storeID == store.storeID else {
@@ -189,13 +158,6 @@ struct Catalog: Sendable {
     return bases
   }
 
-  /// A substitute for the header of a finished segment that can't be read.
-  private static func unreadable(_ base: UInt64, _ previous: UInt64, _ storeID: StoreID) -> SegmentHeader {
-    SegmentHeader(
-      storeID: storeID, baseOffset: base, previousBaseOffset: previous, fileByteCount: 0, createdMicroseconds: 0,
-      chain: 0)
-  }
-
   /// All of a file; nil if it does not exist. Throws if the file is longer than it should be.
   private static func wholeFile(
     _ path: String, byteCount: Int, disk: any Disk
@@ -207,8 +169,72 @@ struct Catalog: Sendable {
     }
     return bytes
   }
+}
 
-  private static func missing(before header: SegmentHeader, path: String, directory: String) -> Damage {
+/// The segments of a directory, in order, checked to follow one another.
+private struct SegmentChain {
+  let directory: String
+  let storeID: StoreID
+  private(set) var headers: [SegmentHeader] = []
+  private(set) var damagedFiles: [Damage] = []
+  /// The previous base offset that the next segment's header must have.
+  private(set) var expectedPrevious = SegmentHeader.noPrevious
+
+  init(directory: String, storeID: StoreID) {
+    self.directory = directory
+    self.storeID = storeID
+  }
+
+  /// Adds a segment, which must follow the last one.
+  mutating func add(_ header: SegmentHeader) throws(LogStoreError) {
+    let base = header.baseOffset
+    let path = path(of: base)
+    guard header.previousBaseOffset == expectedPrevious else { throw .damaged(missing(before: header, path)) }
+    guard !headers.isEmpty || base == 0 else {
+      throw .damaged(
+        Damage(
+          file: path, position: UInt64(SegmentHeader.Field.baseOffset),
+          reason: "the first segment begins with offset \(base), a log with offset 0"))
+    }
+    if let gap = header.gap, headers.isEmpty || gap.lowerBound < expectedPrevious {
+      throw .damaged(
+        Damage(
+          file: path, position: UInt64(SegmentHeader.Field.gapStart),
+          reason: "a gap from offset \(gap.lowerBound) on, inside another segment"))
+    }
+    expectedPrevious = base
+    headers.append(header)
+  }
+
+  /// Adds a finished segment whose header or length is wrong.
+  mutating func addUnreadable(_ base: UInt64, _ error: LogStoreError) {
+    if headers.isEmpty, base > 0 { addSubstitute(0) }
+    addSubstitute(base)
+    damagedFiles.append(error.finding ?? Damage(file: path(of: base), position: 0, reason: error.description))
+  }
+
+  /// Adds the missing segments between the last one and this one: those that index files list, and the one that the header
+  /// names.
+  mutating func addMissing(before header: SegmentHeader, _ indexedBases: Set<UInt64>) {
+    for missing in indexedBases.union([0, header.previousBaseOffset]).sorted()
+    where missing < header.baseOffset && headers.last.map({ $0.baseOffset < missing }) ?? true {
+      addSubstitute(missing)
+      damagedFiles.append(Damage(file: path(of: missing), position: 0, reason: "the file is missing"))
+    }
+  }
+
+  /// Adds a substitute for the header of a finished segment that can't be read.
+  private mutating func addSubstitute(_ base: UInt64) {
+    headers.append(
+      SegmentHeader(
+        storeID: storeID, baseOffset: base, previousBaseOffset: headers.last?.baseOffset ?? SegmentHeader.noPrevious,
+        fileByteCount: 0, createdMicroseconds: 0, chain: 0))
+    expectedPrevious = base
+  }
+
+  private func path(of base: UInt64) -> String { join(directory, FileName.segment(base)) }
+
+  private func missing(before header: SegmentHeader, _ path: String) -> Damage {
     if header.previousBaseOffset == SegmentHeader.noPrevious {
       return Damage(
         file: path, position: UInt64(SegmentHeader.Field.previousBaseOffset),

@@ -139,7 +139,9 @@ struct DamageMapBuilder {
       note(0, "its last frame is not the one that the next segment follows")
     }
     if next < bound {
-      if pieces.count >= DamageMap.pieceLimit { note(limit, "so many places are damaged that no more are looked at") }
+      if pieces.count >= DamageMap.pieceLimit {
+        note(limit, "more parts of the segment are damaged than can be listed")
+      }
       if pending == nil { note(limit, "the file ends before offset \(bound), with which the segment ends") }
       skip(to: bound, at: limit)
     } else if pending != nil {

@@ -261,7 +261,7 @@ struct Verification {
       add(
         Damage(
           file: path, position: UInt64(fault.position),
-          reason: "\(fault.reason) (the log is not affected; `logstore reindex` makes the index anew)"))
+          reason: "\(fault.reason) (the log is not affected; `logstore reindex` rebuilds the index)"))
     }
   }
 }
