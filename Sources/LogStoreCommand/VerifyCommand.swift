@@ -64,7 +64,7 @@ private struct Found {
 extension [UInt8] {
   fileprivate mutating func append(lines found: Found) {
     if found.findings.isEmpty {
-      let missing = found.gaps.reduce(0) { $0 + UInt64($1.count) }
+      let missing = found.gaps.reduce(0) { $0 + $1.length }
       let note = found.gaps.isEmpty ? "" : ", \(missing) missing in \(found.gaps.count) gaps"
       let summary = "sound: \(found.events) events in \(found.segments) segments\(note), \(found.bytes) bytes read\n"
       append(contentsOf: summary.utf8)
@@ -80,7 +80,7 @@ extension [UInt8] {
     append(
       contentsOf: """
         {"sound":\(found.findings.isEmpty),"events":\(found.events),"segments":\(found.segments),\
-        "missing_events":\(found.gaps.reduce(0) { $0 + UInt64($1.count) }),"gaps":\(found.gaps.count),\
+        "missing_events":\(found.gaps.reduce(0) { $0 + $1.length }),"gaps":\(found.gaps.count),\
         "bytes":\(found.bytes),"findings":[
         """.utf8)
     for (index, finding) in found.findings.enumerated() {

@@ -336,13 +336,14 @@ struct CommitLoop: ~Copyable {
           stream: append.name(of: index), expected: stream.condition, actual: streams[index].version)
         break
       }
-      if unmet == nil, !append.hasIDs { return cursors.decision }
+      let decision = limitReached(by: append).map { Decision.refuse($0) } ?? cursors.decision
+      if unmet == nil, !append.hasIDs { return decision }
       if unmet != nil, !writer.isSynced {
         // Whether it repeats what buffered appends have written can be looked up once that is durable.
         needsSync = true
         return .dependsOnGroup
       }
-      guard append.hasIDs else { return unmet.map { .refuse($0) } ?? cursors.decision }
+      guard append.hasIDs else { return unmet.map { .refuse($0) } ?? decision }
       let given = append.given
       for case let id? in given.lazy.map(\.id) where writer.mayAwait(id) {
         // It is looked for in what is durable, which buffered appends alone would not become.
@@ -353,11 +354,23 @@ struct CommitLoop: ~Copyable {
       case .same(let appended): return .repeated(appended)
       // Before a conflict: one who reads the stream again and appends at its end would be refused for the id all the same.
       case .different(let reuse): return .refuse(.eventIDReused(reuse))
-      case .none: return unmet.map { .refuse($0) } ?? cursors.decision
+      case .none: return unmet.map { .refuse($0) } ?? decision
       }
     } catch {
       return .refuse(error)
     }
+  }
+
+  /// Whether an event of the append would get an offset or a version that the format has no room for.
+  private func limitReached(by append: EncodedAppend) -> LogStoreError? {
+    let count = UInt64(append.eventCount)
+    guard count > 0 else { return nil }
+    let limit = Limits.countLimit - count
+    if writer.nextOffset >= limit {
+      return .limitExceeded(what: "the offset of an event", actual: writer.nextOffset + count, limit: limit)
+    }
+    guard let stream = streams.first(where: { $0.version >= limit }) else { return nil }
+    return .limitExceeded(what: "the version of an event in its stream", actual: stream.version, limit: limit)
   }
 
   /// Fills ``streams``: looks in the open segment, then in the one before, which is in memory too, then in the indexes of

@@ -131,7 +131,7 @@ struct SegmentHeader: Equatable, Sendable {
   /// The previous base offset of a store's first segment.
   static let noPrevious = UInt64.max
   /// An offset is less than this plus the number of events of a segment, so that counting on from it cannot overflow.
-  static let baseOffsetLimit: UInt64 = 1 << 63
+  static let baseOffsetLimit = Limits.countLimit
 
   var storeID: StoreID
   var baseOffset: UInt64
@@ -246,6 +246,14 @@ struct CleanEnd: Equatable, Sendable {
     endOffset = bytes.integer(at: Field.endOffset)
     baseOffset = bytes.integer(at: Field.baseOffset)
     endPosition = bytes.integer(at: Field.endPosition)
+    guard baseOffset < SegmentHeader.baseOffsetLimit, endOffset >= baseOffset,
+      endOffset - baseOffset <= UInt64(UInt32.max)
+    else {
+      throw .fault(
+        Fault(
+          position: Field.endOffset,
+          reason: "a log whose last segment holds the offsets \(baseOffset) to \(endOffset) is not possible"))
+    }
   }
 
   func encoded() -> [UInt8] {

@@ -10,7 +10,7 @@ struct Gaps: Sendable {
   private(set) var lastVersions: [UInt64: UInt64] = [:]
 
   @inline(__always) var isEmpty: Bool { ranges.isEmpty }
-  var eventCount: UInt64 { ranges.reduce(0) { $0 + UInt64($1.count) } }
+  var eventCount: UInt64 { ranges.reduce(0) { $0 + $1.length } }
 
   init() {}
 
@@ -62,7 +62,7 @@ struct Gaps: Sendable {
 
   /// The number of offsets of a range that have no event.
   func eventCount(in range: Range<UInt64>) -> UInt64 {
-    ranges.reduce(0) { $0 + UInt64($1.clamped(to: range).count) }
+    ranges.reduce(0) { $0 + $1.clamped(to: range).length }
   }
 
   /// The last version that a stream is known to have had, whatever is left of the stream.

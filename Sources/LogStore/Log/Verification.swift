@@ -249,7 +249,7 @@ struct Verification {
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound)
       guard bases.contains(range.upperBound), index.header.segments.map(\.baseOffset) == bases.filter(range.contains)
       else { throw Fault(position: 0, reason: "an index whose segments are not there") }
-      let gaps = report.gaps.reduce(0) { $0 + UInt64($1.clamped(to: range).count) }
+      let gaps = report.gaps.reduce(0) { $0 + $1.clamped(to: range).length }
       try index.check(missingEvents: gaps)
       for (segment, sum) in zip(index.header.segments, try index.contentSums()) {
         guard let expected = sums[segment.baseOffset], expected != sum else { continue }

@@ -15,7 +15,7 @@ public struct StoreStatistics: Sendable {
   /// Offsets before it that have no events, since a repair could not save them.
   public var gaps: [Range<UInt64>]
   /// The number of offsets in ``gaps``.
-  public var missingEvents: UInt64 { gaps.reduce(0) { $0 + UInt64($1.count) } }
+  public var missingEvents: UInt64 { gaps.reduce(0) { $0 + $1.length } }
   /// Events that are there: ``endOffset`` without the missing ones.
   public var events: UInt64 { endOffset - missingEvents }
   /// Streams, as the indexes count them: those whose first event is there.

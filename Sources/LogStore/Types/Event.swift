@@ -135,4 +135,6 @@ public enum Limits {
   public static let cursors = 1024
   /// Bytes of a segment file, smallest and largest.
   public static let segmentBytes = (64 << 10)...(1 << 30)
+  /// Offsets and versions are below it, so that nobody who counts on from one can overflow. Only a forged log comes near.
+  static let countLimit: UInt64 = 1 << 63
 }

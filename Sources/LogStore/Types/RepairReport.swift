@@ -30,7 +30,7 @@ public struct RepairReport: Sendable {
   /// In order. Together with the saved events these are all offsets up to ``endOffset``.
   public var missing: [Missing] = []
   /// The number of offsets in ``missing``.
-  public var missingEvents: UInt64 { missing.reduce(0) { $0 + UInt64($1.offsets.count) } }
+  public var missingEvents: UInt64 { missing.reduce(0) { $0 + $1.offsets.length } }
   /// Saved events from frames that lost others. A frame holds one or more appends, and where one ends is not written
   /// down: an append that these belong to may be incomplete.
   public var partial: [Range<UInt64>] = []

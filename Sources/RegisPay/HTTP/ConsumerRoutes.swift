@@ -74,7 +74,7 @@ struct ConsumerRoutes: Sendable {
           [
             "file": .string(range.damage.file), "byte": .integer(range.damage.position),
             "reason": .string(range.damage.reason), "offset": .integer(range.offsets.lowerBound),
-            "events": .integer(range.offsets.count),
+            "events": .integer(range.offsets.length),
           ]
         }),
       "lostEvents": .integer(damage.lostEvents), "incompleteStreams": .integer(damage.incomplete),

@@ -46,7 +46,7 @@ public final class DamageStatus: Sendable {
       ranges.removeAll { $0.damage.file == file }
       seen = seen.filter { $0.damage.file != file }
       metFiles[file] = nil
-      lostCount = seen.reduce(0) { $0 + UInt64($1.offsets.count) }
+      lostCount = seen.reduce(0) { $0 + $1.offsets.length }
       lostStreams = []
       isPartlyUnknown = false
       // Each is noted again by the next who loads it.
@@ -82,7 +82,7 @@ public final class DamageStatus: Sendable {
   func report(_ range: DamagedRange) {
     let isNew = state.withLock { state in
       guard state.seen.count < Self.seenLimit, state.seen.insert(range).inserted else { return false }
-      state.lostCount += UInt64(range.offsets.count)
+      state.lostCount += range.offsets.length
       if state.ranges.count < Self.rangeLimit { state.ranges.append(range) }
       return true
     }
@@ -91,7 +91,7 @@ public final class DamageStatus: Sendable {
       "passed over damage; run logstore verify, then restore a backup or use logstore repair (docs/OPERATIONS.md)",
       metadata: [
         "log": "\(name)", "file": "\(range.damage.file)", "byte": "\(range.damage.position)",
-        "reason": "\(range.damage.reason)", "offset": "\(range.offsets.lowerBound)", "events": "\(range.offsets.count)",
+        "reason": "\(range.damage.reason)", "offset": "\(range.offsets.lowerBound)", "events": "\(range.offsets.length)",
       ])
     guard !range.offsets.isEmpty else { return }
     // Reads an index file, for which no follower should wait.
@@ -146,7 +146,7 @@ public final class DamageStatus: Sendable {
     }
     state.withLock { state in
       for event in lost where state.lostStreams.count < Self.streamLimit { state.lostStreams.insert(event.key) }
-      if lost.count < range.offsets.count || state.lostStreams.count == Self.streamLimit {
+      if lost.count < range.offsets.length || state.lostStreams.count == Self.streamLimit {
         state.isPartlyUnknown = true
       }
     }
