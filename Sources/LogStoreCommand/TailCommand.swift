@@ -62,16 +62,25 @@ struct TailCommand: AsyncParsableCommand {
   private static let eventsPerCommit: UInt64 = 1000
 
   func run() async throws {
-    let command = self
-    // Before the first write, which a signal must end.
+    // Opening may wait for a writer or a disk, and prints what is sound of a damaged store. Until it is done a signal ends the
+    // process.
+    let opened = try open()
     let interrupted = try Interruption.descriptor()
-    let following = Task { try await command.follow() }
+    let following = Task { try await follow(opened) }
     let watch = Interruption.watch(interrupted) { following.cancel() }
     try await following.value
     if let failure = watch.failure { throw failure }
   }
 
-  private func follow() async throws {
+  private struct Opened: Sendable {
+    var reader: LogReader
+    /// With --cursor.
+    var store: LogStore?
+    /// The first offset to print.
+    var start: UInt64
+  }
+
+  private func open() throws -> Opened {
     guard let cursor else {
       var start = from
       if allowDamaged, case .offset(let offset) = from {
@@ -79,20 +88,28 @@ struct TailCommand: AsyncParsableCommand {
       }
       let reader = try LogReader.open(location.directory)
       reportTornTail(reader.recovery.tornTail)
-      try await follow(reader, from: start.offset(in: reader), limit: .max) { _ in }
-      reader.close()
-      return
+      return Opened(reader: reader, start: start.offset(in: reader))
     }
     var options = LogStore.Options()
     options.createIfMissing = false
     let store = try LogStore.open(location.directory, options: options)
     reportTornTail(store.recovery.tornTail)
     let start = try store.reader.cursor(cursor) ?? from.offset(in: store.reader)
+    return Opened(reader: store.reader, store: store, start: start)
+  }
+
+  private func follow(_ opened: Opened) async throws {
+    guard let cursor, let store = opened.store else {
+      try await follow(opened.reader, from: opened.start, limit: .max) { _ in }
+      opened.reader.close()
+      return
+    }
     do {
-      try await follow(store.reader, from: start, limit: Self.eventsPerCommit) { next in
+      try await follow(store.reader, from: opened.start, limit: Self.eventsPerCommit) { next in
         _ = try await store.append(Append([], cursors: [CursorCommit(name: cursor, checkpoint: next)]))
       }
     } catch {
+      // The first error says why.
       try? await store.close()
       throw error
     }

@@ -102,6 +102,22 @@ extension LogStoreCommandTests {
       try ShimRecord.read(log).count { $0.call == "poll" && $0.phase == .failed }
     }
 
+    @Test("a tail that waits for a writer to finish opening ends with a signal", arguments: [SIGINT, SIGTERM])
+    func endsWhileItWaits(signal: Int32) async throws {
+      let store = try StoreUnderTest()
+      try await store.fill(1)
+      // What a writer that is opening looks like: it holds the lock and has written no `tail` yet.
+      let lock = open(store.path + "/lock", O_RDWR | O_CLOEXEC)
+      try #require(lock >= 0 && flock(lock, LOCK_EX) == 0)
+      defer { close(lock) }
+      try FileManager.default.removeItem(atPath: store.path + "/tail")
+      let tail = try store.start("tail")
+      try await waitUntilItPauses(tail.pid)
+      tail.signal(signal)
+      let finished = try await tail.end(within: .seconds(10))
+      #expect(finished.signal == signal && finished.text.isEmpty)
+    }
+
     @Test("a waiting tail burns no core")
     func waitsQuietly() async throws {
       let store = try StoreUnderTest()
@@ -155,6 +171,19 @@ private func statFields(_ path: String) throws -> [Substring] {
   let text = try String(contentsOfFile: path, encoding: .utf8)
   guard let name = text.lastIndex(of: ")") else { throw HarnessError("\(path) has no name: \(text)") }
   return text[text.index(after: name)...].split(separator: " ")
+}
+
+/// Waits until a process sleeps for a time of its own, as one does that looks again and again.
+private func waitUntilItPauses(_ pid: pid_t) async throws {
+  let deadline = ContinuousClock.now + .seconds(20)
+  while ContinuousClock.now < deadline {
+    // A process or thread that is about to begin, or has ended, waits for nothing.
+    let threads = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")) ?? []
+    let waits = threads.compactMap { try? String(contentsOfFile: "/proc/\(pid)/task/\($0)/wchan", encoding: .utf8) }
+    if waits.contains(where: { $0.contains("nanosleep") }) { return }
+    try await Task.sleep(for: .milliseconds(5))
+  }
+  throw HarnessError("process \(pid) does not pause")
 }
 
 /// User and system time of a process in hundredths of a second.

@@ -157,12 +157,11 @@ extension Follower {
   private static func openBesideWriter(
     _ directory: String, disk: any Disk, follows: Bool, _ streamCacheBytes: Int
   ) throws(LogStoreError) -> (Follower, CommitPoint, RecoveryReport) {
-    var waited = 0
+    let deadline = disk.monotonicMilliseconds() + openingTimeoutMilliseconds
     var notice = try notice(directory, disk: disk)
     while notice == nil || notice?.state == .opening {
-      guard waited < openingTimeoutMilliseconds, try isWritten(directory, disk: disk) else { break }
+      guard disk.monotonicMilliseconds() < deadline, try isWritten(directory, disk: disk) else { break }
       disk.sleep(milliseconds: 2)
-      waited += 2
       notice = try Self.notice(directory, disk: disk)
     }
     guard let notice, notice.state != .opening else {

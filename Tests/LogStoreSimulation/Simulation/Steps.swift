@@ -362,7 +362,7 @@ extension Simulation {
     let begin = scheduler.microseconds
     defer {
       let milliseconds = (scheduler.microseconds - begin) / 1000
-      if milliseconds > 3 * UInt64(Follower.openingTimeoutMilliseconds) {
+      if milliseconds > 3 * Follower.openingTimeoutMilliseconds {
         fail("another process's reader: opened, or gave up, after \(milliseconds) ms")
       }
     }
