@@ -367,10 +367,13 @@ struct CommitLoop: ~Copyable {
     guard count > 0 else { return nil }
     let limit = Limits.countLimit - count
     if writer.nextOffset >= limit {
-      return .limitExceeded(what: "the offset of an event", actual: writer.nextOffset + count, limit: limit)
+      return .limitExceeded(
+        what: "the offset of an event", actual: writer.nextOffset + count - 1, limit: Limits.countLimit - 2)
     }
     guard let stream = streams.first(where: { $0.version >= limit }) else { return nil }
-    return .limitExceeded(what: "the version of an event in its stream", actual: stream.version, limit: limit)
+    return .limitExceeded(
+      what: "the version of an event in its stream", actual: max(stream.version, stream.version &+ count),
+      limit: Limits.countLimit - 1)
   }
 
   /// Fills ``streams``: looks in the open segment, then in the one before, which is in memory too, then in the indexes of

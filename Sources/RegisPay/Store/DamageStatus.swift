@@ -91,7 +91,8 @@ public final class DamageStatus: Sendable {
       "passed over damage; run logstore verify, then restore a backup or use logstore repair (docs/OPERATIONS.md)",
       metadata: [
         "log": "\(name)", "file": "\(range.damage.file)", "byte": "\(range.damage.position)",
-        "reason": "\(range.damage.reason)", "offset": "\(range.offsets.lowerBound)", "events": "\(range.offsets.length)",
+        "reason": "\(range.damage.reason)", "offset": "\(range.offsets.lowerBound)",
+        "events": "\(range.offsets.length)",
       ])
     guard !range.offsets.isEmpty else { return }
     // Reads an index file, for which no follower should wait.
