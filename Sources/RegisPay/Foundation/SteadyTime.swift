@@ -21,13 +21,15 @@ final class SteadyTime: Sendable {
 
   /// - Parameters:
   ///   - logTime: the later one of the machine's clock and the last event's time, in microseconds since 1970.
+  ///   - start: what it is at least, as an earlier process has left it.
   ///   - now: time that passes whatever the clock is set to.
   init(
-    logTime: @escaping @Sendable () -> UInt64, now: @escaping @Sendable () -> ContinuousClock.Instant = { .now }
+    logTime: @escaping @Sendable () -> UInt64, start: UInt64 = 0,
+    now: @escaping @Sendable () -> ContinuousClock.Instant = { .now }
   ) {
     self.logTime = logTime
     self.now = now
-    latest = Mutex(Latest(microseconds: logTime(), instant: now()))
+    latest = Mutex(Latest(microseconds: max(logTime(), start), instant: now()))
   }
 
   /// Microseconds since 1970. To be asked now and then also when nobody needs to know, as it learns of a clock that was set

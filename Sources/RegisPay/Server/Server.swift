@@ -34,8 +34,10 @@ public struct Server: Sendable {
         try open("payments", segmentBytes: options.segmentBytes, options, logger)
       }
       let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
+      let time = TimeKeeper.time(
+        in: options.directory, logTime: { Clock.microseconds() + store.clockLeadMicroseconds }, logger: logger)
       return Server(
-        options: options, log: PaymentLog(store, logger: logger),
+        options: options, log: PaymentLog(store, time: time, logger: logger),
         simulator: Simulator(store: simulatorStore, logger: logger),
         logger: logger)
     } catch {
@@ -222,6 +224,7 @@ public struct Server: Sendable {
     // requests look at.
     let services: [any Service] = [
       PartService { await BackgroundThread.run { await projection.run() } },
+      PartService { [keeper = TimeKeeper(options.directory, log.time, logger: logger)] in await keeper.run() },
       PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
       PartService {
         // SkippedWork reads the payments' board to take skipped steps up again.

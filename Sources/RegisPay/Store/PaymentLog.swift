@@ -13,7 +13,7 @@ public struct PaymentLog: Sendable {
   /// The log's end when this was made, at the start of the process: what an earlier process may have tried is before it.
   public let openedAt: UInt64
   /// Tells how old what an earlier process has appended is.
-  private let time: SteadyTime
+  let time: SteadyTime
   /// Tells how old what this process has appended is.
   private let appendTimes: AppendTimes
   /// Tells how long payments wait on the log.
@@ -23,6 +23,12 @@ public struct PaymentLog: Sendable {
   /// - Parameter logger: tells of damage that is met.
   public init(_ store: LogStore, logger: Logger? = nil) {
     self.init(store, logger: logger) { append async throws(LogStoreError) in try await store.append(append) }
+  }
+
+  /// - Parameter time: goes on from where an earlier process left it.
+  init(_ store: LogStore, time: SteadyTime, logger: Logger) {
+    self.init(store, logger: logger, time: time) { append async throws(LogStoreError) in try await store.append(append)
+    }
   }
 
   /// - Parameters:
@@ -53,7 +59,7 @@ public struct PaymentLog: Sendable {
   }
 
   /// How old the idempotency key of a step can be: rather older than it is than younger. The clock has no part in that while
-  /// the process runs. What an earlier process asked for is as old as the log's times say, as nothing else is left of it.
+  /// the process runs. What an earlier process asked for is as old as the log's times say, by the time that the last process has left (``TimeRecord``).
   func age(of trace: StepTrace) -> Duration {
     guard let asked = trace.asked else { return .zero }
     if let age = appendTimes.age(of: asked.offset) { return age.upperBound }

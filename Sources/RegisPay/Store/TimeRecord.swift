@@ -1,0 +1,81 @@
+import Glibc
+
+/// What ``SteadyTime`` was at a moment, kept over restarts in the file `time` of the data directory.
+///
+/// The log's times stand still after a clock that was ahead is set right, until the clock has caught up. A process that began
+/// with them alone would take an idempotency key for younger than it is by all the time since, with every restart, and might
+/// repeat a step after the PSP has forgotten its key.
+struct TimeRecord: Sendable, Hashable {
+  /// Microseconds since 1970, by ``SteadyTime``.
+  var steadyMicroseconds: UInt64
+  /// Microseconds since the machine was started, those included in which it was suspended (`CLOCK_BOOTTIME`).
+  var bootMicroseconds: UInt64
+  /// The kernel's name for this start of the machine.
+  var bootID: String
+  /// The machine's clock, in microseconds since 1970.
+  var clockMicroseconds: UInt64
+
+  /// The steady time at a later moment. On the same start of the machine it is exact, whatever the clock was set to. After
+  /// another start the clock tells how much time has passed: none if it was set back since.
+  func steadyMicroseconds(at now: TimeRecord) -> UInt64 {
+    let passed: UInt64 =
+      if !bootID.isEmpty, bootID == now.bootID, now.bootMicroseconds >= bootMicroseconds {
+        now.bootMicroseconds - bootMicroseconds
+      } else {
+        now.clockMicroseconds > clockMicroseconds ? now.clockMicroseconds - clockMicroseconds : 0
+      }
+    return steadyMicroseconds.addingReportingOverflow(passed).partialValue
+  }
+
+  /// This moment.
+  static func now(steady: UInt64) -> TimeRecord {
+    var time = timespec()
+    clock_gettime(CLOCK_BOOTTIME, &time)
+    return TimeRecord(
+      steadyMicroseconds: steady, bootMicroseconds: UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000,
+      bootID: thisBootID, clockMicroseconds: Clock.microseconds())
+  }
+
+  /// Empty where the kernel does not tell: then the clock counts, as after another start of the machine.
+  private static let thisBootID: String = {
+    let bytes = (try? SmallFile.read("/proc/sys/kernel/random/boot_id")) ?? []
+    return String(decoding: bytes.filter { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
+  }()
+
+  // MARK: - The file
+
+  static func path(in directory: String) -> String { directory + "/time" }
+
+  /// - Throws: for a file that is not one of these; ages are then as old as the log's times say.
+  init?(contentsOf path: String) throws(SmallFile.Failure) {
+    guard let bytes = try SmallFile.read(path) else { return nil }
+    guard let json = try? JSONReader.read(bytes), let steady = Self.number(json["steadyMicroseconds"]),
+      let boot = Self.number(json["bootMicroseconds"]), let id = json["bootID"]?.text,
+      let clock = Self.number(json["clockMicroseconds"])
+    else { throw SmallFile.Failure(description: "\(path) is not what the server wrote; remove it") }
+    self.init(steadyMicroseconds: steady, bootMicroseconds: boot, bootID: id, clockMicroseconds: clock)
+  }
+
+  init(steadyMicroseconds: UInt64, bootMicroseconds: UInt64, bootID: String, clockMicroseconds: UInt64) {
+    self.steadyMicroseconds = steadyMicroseconds
+    self.bootMicroseconds = bootMicroseconds
+    self.bootID = bootID
+    self.clockMicroseconds = clockMicroseconds
+  }
+
+  /// Later than the year 9999 is nobody's time.
+  private static func number(_ value: JSONValue?) -> UInt64? {
+    guard case .number(let digits)? = value, let number = UInt64(digits), number < 253_402_300_800_000_000 else {
+      return nil
+    }
+    return number
+  }
+
+  func write(to path: String) throws(SmallFile.Failure) {
+    let json: JSONValue = [
+      "steadyMicroseconds": .integer(steadyMicroseconds), "bootMicroseconds": .integer(bootMicroseconds),
+      "bootID": .string(bootID), "clockMicroseconds": .integer(clockMicroseconds),
+    ]
+    try SmallFile.write(json.bytes, to: path)
+  }
+}

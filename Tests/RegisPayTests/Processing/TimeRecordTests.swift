@@ -1,0 +1,67 @@
+import Foundation
+import Testing
+
+@testable import RegisPay
+
+@Suite("The steady time over restarts")
+struct TimeRecordTests {
+  private let record = TimeRecord(
+    steadyMicroseconds: 9_000, bootMicroseconds: 500, bootID: "a", clockMicroseconds: 5_000)
+
+  private func later(boot: UInt64, id: String, clock: UInt64) -> UInt64 {
+    record.steadyMicroseconds(
+      at: TimeRecord(steadyMicroseconds: 0, bootMicroseconds: boot, bootID: id, clockMicroseconds: clock))
+  }
+
+  @Test(
+    "it goes on exactly on the same start of the machine, whatever the clock was set to",
+    arguments: [0, 5_000, 1 << 50])
+  func sameBoot(clock: UInt64) { #expect(later(boot: 1_300, id: "a", clock: clock) == 9_800) }
+
+  @Test("after another start of the machine it goes on by the clock, and never back")
+  func otherBoot() {
+    #expect(later(boot: 10, id: "b", clock: 5_700) == 9_700)
+    #expect(later(boot: 10, id: "b", clock: 100) == 9_000)
+    // A copy of the data directory on a machine that has the same name for its start.
+    #expect(later(boot: 10, id: "a", clock: 5_001) == 9_001)
+  }
+
+  @Test("it is read as it was written, and a time goes on from it")
+  func roundTrip() throws {
+    let folder = FileManager.default.temporaryDirectory.path + "/time-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let path = TimeRecord.path(in: folder)
+    #expect(try TimeRecord(contentsOf: path) == nil)
+    try record.write(to: path)
+    #expect(try TimeRecord(contentsOf: path) == record)
+    let now = TimeRecord.now(steady: 1)
+    #expect(!now.bootID.isEmpty && now.bootMicroseconds > 0)
+    #expect(SteadyTime(logTime: { 4 }, start: 7).microseconds() >= 7)
+  }
+
+  @Test(
+    "what is no such file is refused by name, and the start does not wait for it",
+    arguments: ["", "{", "{}", #"{"steadyMicroseconds":99999999999999999999}"#, "pipe", "directory", "huge", "link"])
+  func refused(content: String) throws {
+    let folder = FileManager.default.temporaryDirectory.path + "/time-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let path = TimeRecord.path(in: folder)
+    switch content {
+    case "pipe": #expect(mkfifo(path, 0o600) == 0)
+    case "directory": try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
+    case "huge":
+      #expect(FileManager.default.createFile(atPath: path, contents: nil))
+      #expect(truncate(path, 2 << 30) == 0)
+    case "link": try FileManager.default.createSymbolicLink(atPath: path, withDestinationPath: path)
+    default: try Data(content.utf8).write(to: URL(fileURLWithPath: path))
+    }
+    do throws(SmallFile.Failure) {
+      _ = try TimeRecord(contentsOf: path)
+      Issue.record("\(content) was taken")
+    } catch {
+      #expect(error.description.contains(path))
+    }
+  }
+}
