@@ -127,6 +127,43 @@ struct RegisPayClockTests {
     }
   }
 
+  @Test("a key grows older over restarts after a clock that was ahead is set right")
+  func keysOverRestarts() async throws {
+    try await withTemporaryFolder { folder in
+      let machine = Machine(folder: folder)
+      try machine.setClock(by: 3_600)
+      // The PSP keeps a key for 6 seconds, and no process lives as long.
+      let item = PSPCase(amount: 500, step: "settle", fault: .forgets, first: nil, status: 500, isRestarted: false)
+      let psp = try await OtherPSP.start([item], forgetSeconds: 6, in: folder)
+      let life = Duration.seconds(2)
+      let arguments = [
+        "--psp-url", psp.url, "--notifications-url", psp.url, "--retry-delay-limit", "0.3", "--breaker-failures",
+        "1000000",
+        "--psp-key-lifetime", "\(5.0 / 3_600)",
+      ]
+      let first = try await machine.startServer(arguments)
+      let id = try await first.createPayment("5.00")
+      try await eventually("the settlement was carried out, and answered with 500", within: .seconds(20)) {
+        try await psp.ledger().hasHappened("settle", item.amount)
+      }
+      try machine.setClock(by: 0)
+      var server = first
+      var status: String?
+      let end = ContinuousClock.now + .seconds(20)
+      repeat {
+        #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+        server = try await machine.startServer(arguments)
+        try await Task.sleep(for: life)
+        status = try await server.status(of: id)
+      } while status != "OutcomeUnknown" && ContinuousClock.now < end
+      // And not for what a PSP that has forgotten the key says of the repeat.
+      let unknown = try await server.get("/api/v1/payments/\(id)").object()["unknown"] as? [String: Any]
+      let reason = try #require(unknown?["reason"] as? String)
+      #expect(reason.contains("keeps its key"), "\(reason)")
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
   @Test("logstore appends and prints whatever the clock says", arguments: impossible)
   func impossibleClockOfStore(_ seconds: Int) async throws {
     let store = try StoreUnderTest()
