@@ -219,8 +219,15 @@ final class CarefulStart: Sendable {
   /// What can't be read counts as nothing: a start must not fail because of it.
   private static func read(_ path: String, _ logger: Logger) -> State {
     var state = State(begins: .now)
-    guard let data = FileManager.default.contents(atPath: path) else { return state }
-    guard let json = try? JSONReader.read(Array(data)), case .number(let count)? = json["crashes"] else {
+    let bytes: [UInt8]
+    do throws(SmallFile.Failure) {
+      guard let found = try SmallFile.read(path) else { return state }
+      bytes = found
+    } catch {
+      logger.warning("what is known of earlier starts can't be read", metadata: ["reason": "\(error)"])
+      return state
+    }
+    guard let json = try? JSONReader.read(bytes), case .number(let count)? = json["crashes"] else {
       logger.warning("what is known of earlier starts can't be read", metadata: ["file": "\(path)"])
       return state
     }
@@ -243,9 +250,8 @@ final class CarefulStart: Sendable {
       "inFlight": state.inFlight.map(JSONValue.string) ?? .null,
       "suspects": .object(state.suspects.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) }),
     ]
-    do {
-      try Data(json.bytes).write(to: URL(fileURLWithPath: path), options: .atomic)
-      chmod(path, 0o600)
+    do throws(SmallFile.Failure) {
+      try SmallFile.write(json.bytes, to: path)
     } catch {
       logger.warning("how this process starts can't be noted", metadata: ["reason": "\(error)"])
     }

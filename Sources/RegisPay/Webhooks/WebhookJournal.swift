@@ -35,6 +35,7 @@ final class WebhookJournal: Sendable {
 
   private let path: String
   private let pool: DatabasePool
+  private let names: DatabaseNames
   private let health: Health
   private let state = Mutex(State())
   /// Called before each transaction, with its changes; what it throws fails it.
@@ -101,6 +102,8 @@ final class WebhookJournal: Sendable {
     self.path = path
     self.pool = pool
     self.health = health
+    names = DatabaseNames(path)
+    health.watch { [names] in names.problem() }
   }
 
   /// Blocks for some reads.
@@ -150,6 +153,7 @@ final class WebhookJournal: Sendable {
       guard !entries.isEmpty else { return }
       var failure: WebhookStoreError?
       do {
+        try checkNames()
         try await willWrite(entries.flatMap(\.changes))
         try await pool.write { database in
           // With no change it is to find out whether the file can be written, so something has to be.
@@ -160,6 +164,10 @@ final class WebhookJournal: Sendable {
             for change in entry.changes { try WebhookTable.apply(change, to: database) }
           }
         }
+        // What was written into a file without a name is gone with the process.
+        try checkNames()
+      } catch let error as WebhookStoreError {
+        failure = error
       } catch {
         // Only the code: a message of SQLite's could show a statement with its values.
         let reason = (error as? DatabaseError).map { "\($0.resultCode)" } ?? "\(type(of: error))"
@@ -192,6 +200,10 @@ final class WebhookJournal: Sendable {
       // Its result is reported as that of any other write, and if it fails again there is another try.
       enqueue([]) { _ in }
     }
+  }
+
+  private func checkNames() throws(WebhookStoreError) {
+    if let problem = names.problem() { throw WebhookStoreError(path: path, reason: problem) }
   }
 
   /// Closes the file, once all is written.
