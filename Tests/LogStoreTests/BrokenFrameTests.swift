@@ -351,7 +351,7 @@ import Testing
     reader.close()
   }
 
-  @Test("the mapped end is the last byte that a walk looks at, whatever lengths say")
+  @Test("a reader touches no byte behind the mapped end, whatever lengths say")
   func mappedEnd() async throws {
     try await makeStore()
     let reader = try LogReader.open(directory.path)

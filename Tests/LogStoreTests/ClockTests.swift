@@ -4,7 +4,7 @@ import Testing
 @testable import LogStore
 
 @Suite struct ClockTests {
-  @Test("a clock that is before 1970, or absurdly far ahead, gives a time that can be counted on from")
+  @Test("a clock that is before 1970, or absurdly far ahead, gives a time that can be added to")
   func impossible() {
     func read(_ seconds: Int, _ nanoseconds: Int = 999_999_999) -> UInt64 {
       microseconds(since1970: timespec(tv_sec: seconds, tv_nsec: nanoseconds))
@@ -17,7 +17,7 @@ import Testing
     }
   }
 
-  @Test("a clock that was set back is told, also before anything is appended, and times do not go back")
+  @Test("a clock that was set back is reported, also before anything is appended, and times do not go back")
   func setBack() async throws {
     let directory = TemporaryDirectory()
     let before = try LogStore.open(directory.path, options: smallSegments())

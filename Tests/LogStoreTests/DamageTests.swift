@@ -274,7 +274,7 @@ func content(_ path: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: UR
   }
 
   @Test(
-    "an index that is sound by its checksums and leads to other events is found out, and replaced", arguments: [0, 102])
+    "an index that is sound by its checksums and leads to other events is detected and replaced", arguments: [0, 102])
   func lyingIndex(first: Int) async throws {
     try await makeStore(events: 600, closed: true)
     let name = try #require(directory.names(".idx").first)

@@ -127,7 +127,7 @@ import Testing
     #expect(try await storeClosed.value == false)
   }
 
-  @Test("a notice that goes back to an earlier segment is damage, and nothing is looked up by it")
+  @Test("a notice that goes back to an earlier segment is damage, and is not followed")
   func noticeOfThePast() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     for index in 0..<400 {
@@ -162,7 +162,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("a directory without a store is told from an empty log, and reading makes nothing")
+  @Test("a directory without a store differs from an empty log, and reading creates nothing")
   func nothingThere() async throws {
     await expectThrows({ $0 == .notAStore(directory: directory.path) }) { () async throws(LogStoreError) in
       try LogReader.open(directory.path)

@@ -152,7 +152,7 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     try await writer.close()
   }
 
-  @Test("a store with gaps is indexed, merged, indexed anew, and reads the same")
+  @Test("a store with gaps is indexed, merged, reindexed, and reads the same")
   func index() async throws {
     let store = try await Repaired(losing: Array(stride(from: 50, to: 850, by: 40)))
     let path = store.directory.path
@@ -206,7 +206,7 @@ private func fill(_ path: String, count: Int, isIndexed: Bool) async throws -> F
     try await opened.close()
   }
 
-  @Test("a segment behind a gap that holds cursors alone keeps what is known of the gap when it is replaced")
+  @Test("a segment behind a gap that holds cursors only keeps the gap's data when it is replaced")
   func replaced() async throws {
     let store = try await Repaired(losing: [898, 899])
     let path = store.directory.path

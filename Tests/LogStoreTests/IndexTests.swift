@@ -124,7 +124,7 @@ import Testing
   }
 
   @Test(
-    "an index file that is deleted, cut or garbled anywhere costs nothing, is named by verify, and is made anew by the next writer"
+    "an index file that is deleted, cut or garbled anywhere costs nothing, is named by verify, and is rebuilt by the next writer"
   )
   func damage() async throws {
     var generator = SeededGenerator.printed()
@@ -223,7 +223,7 @@ import Testing
   }
 
   @Test(
-    "a merged file with right checksums that leads to other events is found out, and made anew",
+    "a merged file with right checksums that leads to other events is detected and rebuilt",
     arguments: ["positions", "versions", "frames", "ids"])
   func lyingFile(about what: String) async throws {
     var generator = SeededGenerator.printed()
@@ -274,7 +274,7 @@ import Testing
     if what != "ids" { #expect(try content(directory.file(name)) == sound) }
   }
 
-  @Test("streams whose hashes are the same are told apart, in the open segment, in a file and in a merged one")
+  @Test("streams with the same hash are distinguished, in the open segment, in a file and in a merged one")
   func equalHashes() async throws {
     // Known collisions of FNV-1a with 64 bits.
     let streams = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"]

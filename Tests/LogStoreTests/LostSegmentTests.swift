@@ -27,7 +27,7 @@ import Testing
   }
 
   @Test(
-    "a writer without anything to write notices, whoever waits for more is told, and no close is clean",
+    "a writer without anything to write notices, waiting readers are notified, and no close is clean",
     arguments: Loss.allCases)
   func idleWriter(_ loss: Loss) async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())

@@ -11,7 +11,7 @@ import Testing
     if case .moved(path, _)? = error { true } else { false }
   }
 
-  @Test("a relative path is looked up when it is opened: then the process may go where it likes")
+  @Test("a relative path is resolved on opening: then the process may change its directory")
   func changedDirectory() async {
     await #expect(processExitsWith: .success) {
       let directory = TemporaryDirectory()
@@ -53,7 +53,7 @@ import Testing
     if FileManager.default.fileExists(atPath: path) { try FileManager.default.removeItem(atPath: path) }
   }
 
-  @Test("a writer without anything to write notices, and whoever waits for more is told", arguments: Loss.allCases)
+  @Test("a writer without anything to write notices, and waiting readers are notified", arguments: Loss.allCases)
   func idleWriter(_ loss: Loss) async throws {
     let path = directory.path
     let store = try LogStore.open(path, options: smallSegments())
@@ -119,7 +119,7 @@ import Testing
   /// A follower without a `tail` to watch polls for it all the time, and compares the directory once a second. So it first
   /// meets what lies there now.
   @Test(
-    "a reader that fails by what was put in the directory's place says that the directory is another",
+    "a reader that fails in a replaced directory says that the directory is another",
     arguments: [false, true])
   func readerFails(byOtherStore: Bool) async throws {
     let (path, other) = (directory.path, directory.path + ".other")

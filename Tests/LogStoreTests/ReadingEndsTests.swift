@@ -103,7 +103,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("in a cancelled task no reading call gives anything, unless it is asked to", arguments: Way.allCases)
+  @Test("in a cancelled task no reading call returns anything, unless it is asked to", arguments: Way.allCases)
   func cancelledBefore(_ way: Way) async throws {
     let store = try await store(events: 200)
     let reader = store.reader
@@ -200,7 +200,7 @@ import Testing
     try await again.close()
   }
 
-  @Test("the reader of a store that was released has ended, and so has whoever waits in it")
+  @Test("the reader of a store that was released has ended, and so have the waits in it")
   func released() async throws {
     var store: LogStore? = try await store(events: 200)
     let reader = try #require(store?.reader)

@@ -129,7 +129,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("a cursor goes on in a segment that replaces one full of cursors alone")
+  @Test("a cursor continues in a segment that replaces one full of cursors only")
   func replacedSegment() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     var cursor = store.reader.cursor(from: 0)
@@ -154,7 +154,7 @@ import Testing
     return payloads
   }
 
-  @Test("an event's id is the stored one, or made of its place")
+  @Test("an event's id is the stored one, or derived from its offset")
   func eventIDs() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     let id = EventID.random()

@@ -46,7 +46,7 @@ import Testing
     return damage.file == path && damage.position / 4096 == page
   }
 
-  @Test("what the disk can't read is not called damage when its segment was looked through before")
+  @Test("what the disk can't read is not reported as damage when its segment was read before")
   func remembered() async throws {
     try await makeStore()
     for index in files(".idx") { try remove(index) }
@@ -78,7 +78,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("verify lists every place that can't be read, once each, and goes on behind it")
+  @Test("verify lists every range that can't be read once, and continues behind it")
   func verification() async throws {
     try await makeStore()
     let paths = files(".log")

@@ -83,7 +83,7 @@ private final class CutFile {
     #expect(mapping.unreadablePosition(in: 0..<mapping.bytes.count) == nil)
   }
 
-  @Test("a file that was replaced is not mapped in the place of the one that was cut")
+  @Test("a file that was replaced is not mapped instead of the one that was cut")
   func replaced() throws {
     let path = try makeFile(pages: 2)
     let mapping = try map(path, pages: 2)
@@ -184,7 +184,7 @@ private final class CutFile {
     #expect(try eventually { () throws(LogStoreError) in try reader.stream("s1").count } == 200)
   }
 
-  @Test("a cursor goes on where it was when the disk is well, and gives nothing twice or never")
+  @Test("a cursor continues where it was when the disk is readable again, and returns every event once")
   func cursor() async throws {
     try await makeStore()
     let reader = try LogReader.open(directory.path)

@@ -114,6 +114,24 @@ struct IndexSectionLayout: Equatable, Sendable {
   var filterPosition = 0
   var blockCount = 0
   var lineCount = 0
+
+  init() {}
+
+  /// Reads a section's part of the header, and checks that its parts fit into the file.
+  init(_ bytes: UnsafeRawBufferPointer, _ section: IndexSection) throws(Fault) {
+    let at = IndexLayout.sectionsPosition + section.rawValue * IndexLayout.sectionByteCount
+    blocksPosition = Int(clamping: bytes.integer(at: at + IndexLayout.SectionField.blocksPosition, as: UInt64.self))
+    tablePosition = Int(clamping: bytes.integer(at: at + IndexLayout.SectionField.tablePosition, as: UInt64.self))
+    filterPosition = Int(clamping: bytes.integer(at: at + IndexLayout.SectionField.filterPosition, as: UInt64.self))
+    blockCount = Int(bytes.integer(at: at + IndexLayout.SectionField.blockCount, as: UInt32.self))
+    lineCount = Int(bytes.integer(at: at + IndexLayout.SectionField.lineCount, as: UInt32.self))
+    guard blocksPosition <= bytes.count, tablePosition <= bytes.count,
+      filterPosition <= bytes.count, filterPosition % IndexFilter.lineByteCount == 0,
+      blockCount <= (bytes.count - tablePosition) / IndexLayout.tableEntryByteCount,
+      lineCount <= (bytes.count - filterPosition) / IndexFilter.lineByteCount,
+      section == .frames || (blockCount == 0) == (lineCount == 0)
+    else { throw Fault(position: at, reason: "the index's section of \(section.name) can't be there") }
+  }
 }
 
 /// The header of an index file.
@@ -188,20 +206,7 @@ struct IndexHeader: Sendable {
       addressShift == IndexLayout.addressShift(endPosition: segments.map(\.endPosition).max() ?? 0)
     else { throw Fault(position: IndexLayout.Field.baseOffset, reason: "the index's segments are not in order") }
     for section in IndexSection.allCases {
-      let at = IndexLayout.sectionsPosition + section.rawValue * IndexLayout.sectionByteCount
-      let layout = IndexSectionLayout(
-        blocksPosition: Int(clamping: bytes.integer(at: at + IndexLayout.SectionField.blocksPosition, as: UInt64.self)),
-        tablePosition: Int(clamping: bytes.integer(at: at + IndexLayout.SectionField.tablePosition, as: UInt64.self)),
-        filterPosition: Int(clamping: bytes.integer(at: at + IndexLayout.SectionField.filterPosition, as: UInt64.self)),
-        blockCount: Int(bytes.integer(at: at + IndexLayout.SectionField.blockCount, as: UInt32.self)),
-        lineCount: Int(bytes.integer(at: at + IndexLayout.SectionField.lineCount, as: UInt32.self)))
-      guard layout.blocksPosition <= bytes.count, layout.tablePosition <= bytes.count,
-        layout.filterPosition <= bytes.count, layout.filterPosition % IndexFilter.lineByteCount == 0,
-        layout.blockCount <= (bytes.count - layout.tablePosition) / IndexLayout.tableEntryByteCount,
-        layout.lineCount <= (bytes.count - layout.filterPosition) / IndexFilter.lineByteCount,
-        section == .frames || (layout.blockCount == 0) == (layout.lineCount == 0)
-      else { throw Fault(position: at, reason: "the index's section of \(section.name) can't be there") }
-      sections[section.rawValue] = layout
+      sections[section.rawValue] = try IndexSectionLayout(bytes, section)
     }
   }
 

@@ -268,6 +268,29 @@ extension Segment {
         : zeros ? Fault(position: position, reason: "zeros where a frame should begin") : error
     }
     let header = FrameHeader(trusted: bytes, at: position)
+    try check(header, against: expected)
+    try reader.checkFrame()
+    var next = position + FrameHeader.byteCount
+    for _ in 0..<header.recordCount {
+      let record = Record(trusted: bytes, at: next)
+      let content = record.end - record.metadataPosition
+      guard content <= Limits.eventBytes else {
+        throw Fault(
+          position: next + RecordField.byteCount,
+          reason: "metadata and payload of \(content) bytes; the limit is \(Limits.eventBytes)")
+      }
+      try visit(record)
+      next = record.end
+    }
+    if mayHaveBeenUnreadable(position..<Int(reader.frame_end), since: faults) {
+      throw Fault(position: position, reason: "the frame could not be read again after it was checked")
+    }
+    return header
+  }
+
+  /// Checks that a sound header continues what was before it.
+  private func check(_ header: FrameHeader, against expected: FrameExpectation) throws(Fault) {
+    let position = expected.position
     guard header.firstOffset == expected.offset else {
       throw Fault(
         position: position + FrameField.firstOffset,
@@ -298,23 +321,6 @@ extension Segment {
         position: position + FrameField.byteCount,
         reason: "a frame of \(header.byteCount) bytes; the limit is \(Limits.frameBytes)")
     }
-    try reader.checkFrame()
-    var next = position + FrameHeader.byteCount
-    for _ in 0..<header.recordCount {
-      let record = Record(trusted: bytes, at: next)
-      let content = record.end - record.metadataPosition
-      guard content <= Limits.eventBytes else {
-        throw Fault(
-          position: next + RecordField.byteCount,
-          reason: "metadata and payload of \(content) bytes; the limit is \(Limits.eventBytes)")
-      }
-      try visit(record)
-      next = record.end
-    }
-    if mayHaveBeenUnreadable(position..<Int(reader.frame_end), since: faults) {
-      throw Fault(position: position, reason: "the frame could not be read again after it was checked")
-    }
-    return header
   }
 
   /// How the frames from a position on end.
