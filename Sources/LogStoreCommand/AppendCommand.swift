@@ -7,27 +7,26 @@ struct AppendCommand: AsyncParsableCommand {
     abstract: "Append events, and print `ok OFFSET` for each once it is durable.",
     discussion: """
       Reads STREAM⇥TYPE⇥PAYLOAD lines from standard input, with \\t, \\n, \\r and \\\\ for a tab, newline, carriage \
-      return and backslash. The payload is the rest of the line and may be any bytes. A line that ends with a carriage return, as \
-      those of a CRLF file do, or begins with a byte order mark is refused, since neither is meant to be data: write \\r for \
-      a carriage return that is. Answers come in the order of the \
-      lines: `ok OFFSET` once the event is durable, or `err REASON` for a line that was refused; the exit code is 1 \
-      when there was one.
+      return and backslash. The payload is the rest of the line and may be any bytes. A line that ends with a carriage \
+      return, as in a CRLF file, or begins with a byte order mark is refused, since neither is meant to be data: write \\r \
+      for a carriage return that is. For each line, in order, it prints `ok OFFSET` once the event is durable, or `err \
+      REASON` if the line is refused; the exit code is 1 if one was.
 
-      With --batch N, N good lines are one atomic append: all of them are there after a crash, or none. A line that is \
-      no event is answered with `err` and is not part of any batch, so the batch around it goes on to the next line. \
-      The last batch may be shorter. An append that the store refuses is answered with `err` for each of its lines. On \
-      SIGINT, SIGTERM or SIGHUP nothing more is read, complete batches are finished, and an incomplete one is answered with `err`; a reader of the answers \
-      that reads nothing any more is not waited for.
+      With --batch N, N good lines are one atomic append: after a crash all of them are there, or none. A line that is no \
+      event gets `err` and is not part of any batch, so the batch around it continues with the next line. The last batch \
+      may be shorter. If the store refuses an append, each of its lines gets `err`. On SIGINT, SIGTERM or SIGHUP it reads \
+      nothing more, finishes complete batches, and prints `err` for an incomplete one; it does not wait for a reader that \
+      no longer reads its output.
 
-      With --stream, --type and --data one event is appended, its data taken as it is, without escapes. With --id it may be \
-      sent again, whatever became of the first call: the same stream, type and data print the first one's offset. The id with \
-      another stream, type or data, or at another version than --expect names, is refused, and `err` tells what has the id. \
-      --expect any and exists take it wherever it is in the stream.
+      With --stream, --type and --data it appends one event, and takes the data as it is, without escapes. With --id the \
+      call can be repeated, whatever became of the first one: the same stream, type and data print the first one's offset. \
+      The id with another stream, type or data, or at another version than --expect names, is refused, and `err` says which \
+      event has the id. --expect any and exists accept it wherever it is in the stream.
       """)
 
   @OptionGroup var location: StoreLocation
 
-  @OptionGroup var made: MadeFiles
+  @OptionGroup var newFiles: NewFileOptions
 
   @Option(help: ArgumentHelp("Append N lines at a time, atomically.", valueName: "n"))
   var batch: Int?
@@ -43,15 +42,15 @@ struct AppendCommand: AsyncParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "What the stream must be for the one event to be appended: any, none (no stream), exists, or its last version.",
+      "The condition on the stream for the one event: any, none (no stream), exists, or its last version.",
       valueName: "any|none|exists|N"))
   var expect: Expectation?
 
   @Option(
-    help: "The one event's id, a UUID: the same event sent again changes nothing and prints the first one's offset.")
+    help: "The one event's id, a UUID: sending the same event again changes nothing and prints the first one's offset.")
   var id: EventID?
 
-  @Option(help: "The size of new segment files in bytes, or with KiB, MiB or GiB behind the number.")
+  @Option(help: "The size of new segment files: a number of bytes, or a number with KiB, MiB or GiB.")
   var segmentSize: ByteCount?
 
   func validate() throws {
@@ -76,7 +75,7 @@ struct AppendCommand: AsyncParsableCommand {
   func run() async throws {
     var options = LogStore.Options()
     if let segmentSize { options.segmentBytes = segmentSize.bytes }
-    options.access = made.access
+    options.access = newFiles.access
     if let stream, let type, let data {
       try await appendOne(
         NewEvent(stream: stream, type: type, payload: Array(data.utf8), id: id), options: options)
@@ -102,10 +101,10 @@ struct AppendCommand: AsyncParsableCommand {
       line.append(err: error.description)
       refusal = error
     }
-    // The answer first: closing can fail, and the event is durable all the same.
-    let answer = Result { () throws(OutputError) in try writeAll(line, to: 1) }
+    // Print the response first: closing can fail, and the event is durable all the same.
+    let response = Result { () throws(OutputError) in try writeAll(line, to: 1) }
     try await store.close()
-    try answer.get()
+    try response.get()
     if let refusal { throw refusal }
   }
 
@@ -116,13 +115,13 @@ struct AppendCommand: AsyncParsableCommand {
     startThread { input.run() }
     let outcome = await pipeline.finished()
     if let failure = outcome.failure {
-      // The store has stopped; closing only gives back what it holds.
+      // The store has stopped; closing only releases its resources, and the first failure is the one to throw.
       try? await store.close()
       throw failure
     }
     try await store.close()
     if let inputFailure = outcome.inputFailure { throw inputFailure }
-    // After a signal the answers that nobody took don't decide how this ends.
+    // After a signal, output that nobody read does not change how this ends.
     if let outputFailure = outcome.outputFailure, !outputFailure.isInterruption { throw outputFailure }
     if outcome.refusedLines > 0 {
       let lines = outcome.refusedLines == 1 ? "1 line was" : "\(outcome.refusedLines) lines were"
@@ -131,7 +130,7 @@ struct AppendCommand: AsyncParsableCommand {
   }
 }
 
-/// Refuses what can't be a name in a store, before anything is opened or printed.
+/// Refuses a name that no store accepts, before anything is opened or printed.
 func checkName(_ name: String, _ option: String) throws {
   guard (1...Limits.nameBytes).contains(name.utf8.count) else {
     throw ValidationError("\(option) is \(name.utf8.count) bytes long; it must be 1 to \(Limits.nameBytes)")
@@ -175,7 +174,7 @@ struct ByteCount: ExpressibleByArgument {
 }
 
 extension LogStoreError {
-  /// The one append was refused, and the store goes on; any other error has stopped the store.
+  /// Whether only the one append was refused and the store continues. Any other error has stopped the store.
   var isRefusal: Bool {
     switch self {
     case .invalidArgument, .limitExceeded, .conflict, .eventIDReused, .cursorBehind: true

@@ -1,7 +1,7 @@
 import Glibc
 import LogStore
 
-/// Reads standard input, makes appends of its lines and hands them to the pipeline. Runs on a thread of its own, since
+/// Reads standard input, turns its lines into appends and submits them to the pipeline. Runs on a thread of its own, since
 /// it blocks: on the input, and on the pipeline when enough is in flight.
 struct AppendInput: Sendable {
   let pipeline: AppendPipeline
@@ -10,7 +10,7 @@ struct AppendInput: Sendable {
   /// Readable once the command was interrupted, or the pipeline stopped.
   let interrupted: Int32
 
-  /// Lines refused inside one unfinished batch whose answers must wait for it. Beyond that the batch is sent off as it
+  /// Refused lines in an unfinished batch whose responses wait for the batch. Beyond this number the batch is sent as it
   /// is, since an endless stream of refused lines must not fill the memory.
   static let heldRefusalsMax = 1 << 16
   private static let chunkBytes = 1 << 16
@@ -58,7 +58,7 @@ struct AppendInput: Sendable {
   private static func failure(_ code: Int32) -> CommandFailure {
     CommandFailure(
       message: "reading standard input failed: \(String(cString: strerror(code))); "
-        + "what was answered with ok is durable, send the rest again")
+        + "every line with ok is durable, send the rest again")
   }
 
   private enum Readiness {
@@ -79,15 +79,15 @@ struct AppendInput: Sendable {
   }
 }
 
-/// The lines of the append that is being gathered.
+/// The lines of the append that is being built.
 private struct Batch {
   let pipeline: AppendPipeline
   let size: Int
   private var events: [NewEvent] = []
-  private var answers: [LineAnswer] = []
+  private var responses: [LineResponse] = []
   private var byteCount = 0
   private var refusals = 0
-  /// Lines still to be refused of a batch that was too large for one append.
+  /// Lines still to be refused, of a batch that was too large for one append.
   private var oversizedLinesLeft = 0
 
   init(pipeline: AppendPipeline, size: Int) {
@@ -95,7 +95,7 @@ private struct Batch {
     self.size = size
   }
 
-  /// Takes one line; blocks while enough is in flight. False once the pipeline takes nothing more.
+  /// Adds one line. Blocks while enough is in flight. Returns false once the pipeline accepts nothing more.
   mutating func add(_ line: LineSplitter.Line) -> Bool {
     do throws(LineRefusal) {
       switch line {
@@ -103,9 +103,9 @@ private struct Batch {
       case .bytes(let bytes): add(try EventLine.parse(bytes))
       }
     } catch {
-      answers.append(.refused(error.reason))
+      responses.append(.refused(error.reason))
       refusals += 1
-      // Nothing before it has to be waited for: it can be answered now.
+      // No event precedes it in the batch, so its response can be sent now.
       if events.isEmpty || refusals >= AppendInput.heldRefusalsMax { send() }
     }
     return !pipeline.isStopped
@@ -114,42 +114,42 @@ private struct Batch {
   private mutating func add(_ event: NewEvent) {
     if oversizedLinesLeft > 0 {
       oversizedLinesLeft -= 1
-      pipeline.submit(PendingAppend(events: [], answers: [.refused(Self.oversized)], byteCount: 0))
+      pipeline.submit(PendingAppend(events: [], responses: [.refused(Self.oversized)], byteCount: 0))
       return
     }
     let bytes = EventSize.inFrame(event)
     if byteCount + bytes > Limits.frameBytes - EventSize.frameOverhead {
-      // The store would refuse the append as a whole; its lines are let go of one by one, in bounded memory.
+      // The store would refuse the append as a whole. Its lines are refused one by one, in bounded memory.
       oversizedLinesLeft = size - events.count - 1
-      answers.append(.event)
+      responses.append(.event)
       refuse(Self.oversized)
       return
     }
     events.append(event)
-    answers.append(.event)
+    responses.append(.event)
     byteCount += bytes
     if events.count == size { send() }
   }
 
-  /// Hands over what has come together.
+  /// Submits the batch as it is.
   mutating func send() {
-    guard !answers.isEmpty else { return }
-    pipeline.submit(PendingAppend(events: events, answers: answers, byteCount: byteCount))
+    guard !responses.isEmpty else { return }
+    pipeline.submit(PendingAppend(events: events, responses: responses, byteCount: byteCount))
     clear()
   }
 
-  /// Answers every line that waits with `err`.
+  /// Responds to every waiting line with `err`.
   mutating func refuse(_ reason: String) {
-    let refused = answers.map { answer in
-      if case .event = answer { LineAnswer.refused(reason) } else { answer }
+    let refused = responses.map { response in
+      if case .event = response { LineResponse.refused(reason) } else { response }
     }
-    if !refused.isEmpty { pipeline.submit(PendingAppend(events: [], answers: refused, byteCount: 0)) }
+    if !refused.isEmpty { pipeline.submit(PendingAppend(events: [], responses: refused, byteCount: 0)) }
     clear()
   }
 
   private mutating func clear() {
     events = []
-    answers = []
+    responses = []
     byteCount = 0
     refusals = 0
   }
@@ -158,9 +158,9 @@ private struct Batch {
     "the batch is over the limit of \(Limits.frameBytes) bytes for one append; use a smaller --batch"
 }
 
-/// What an event takes in the log, after docs/FORMAT.md.
+/// The bytes that an event takes in the log, as in docs/FORMAT.md.
 private enum EventSize {
-  /// Frame header, and padding.
+  /// Frame header and padding.
   static let frameOverhead = 48 + 8
   static func inFrame(_ event: NewEvent) -> Int {
     28 + event.stream.utf8.count + event.type.utf8.count + event.payload.count

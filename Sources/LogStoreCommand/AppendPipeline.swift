@@ -2,9 +2,9 @@ import Dispatch
 import LogStore
 import Synchronization
 
-/// What a line of input is answered with.
-enum LineAnswer: Sendable {
-  /// It is an event of the append; answered with its offset, or with the reason why the append failed.
+/// The response to a line of input.
+enum LineResponse: Sendable {
+  /// The line is an event of the append. The response is its offset, or the reason why the append failed.
   case event
   case refused(String)
 }
@@ -12,20 +12,20 @@ enum LineAnswer: Sendable {
 /// One append and the lines it came from.
 struct PendingAppend: Sendable {
   var events: [NewEvent]
-  /// In the order of the lines; as many `.event` among them as there are ``events``.
-  var answers: [LineAnswer]
-  /// What the events take in memory, about.
+  /// In the order of the lines; one `.event` for each of ``events``.
+  var responses: [LineResponse]
+  /// Approximate bytes of memory that the events take.
   var byteCount: Int
 }
 
-/// Many appends in flight, their answers in order, and memory bounded.
+/// Keeps many appends in flight, responds in order, and bounds the memory.
 ///
-/// Three threads and the store work hand in hand: the input's thread submits and blocks while enough is in flight; the
-/// lane starts the appends in the order of submission; the output's thread writes the answers that are due, all of
-/// them with one `write`, as soon as there is one. An append counts as in flight until its answers were written, so a
-/// reader that doesn't read holds back the input too.
+/// Three threads work with the store. The input's thread submits appends, and blocks while enough is in flight. The lane
+/// starts the appends in the order of submission. The output's thread writes the responses that are due, all with one
+/// `write`, as soon as there is one. An append is in flight until its responses are written, so a reader that doesn't read
+/// also holds back the input.
 final class AppendPipeline: Sendable {
-  /// At least one append is always let through, however large it is.
+  // At least one append is always admitted, however large it is.
   private static let eventsInFlightMax = 256
   private static let appendsInFlightMax = 64
   private static let bytesInFlightMax = 32 << 20
@@ -35,7 +35,7 @@ final class AppendPipeline: Sendable {
     var failure: LogStoreError?
     var inputFailure: CommandFailure?
     var outputFailure: OutputError?
-    /// Lines answered with `err`.
+    /// Lines that got `err`.
     var refusedLines = 0
   }
 
@@ -48,9 +48,9 @@ final class AppendPipeline: Sendable {
     /// In the order of submission; `slots[0]` has the number `firstNumber`.
     var slots: [Slot] = []
     var firstNumber = 0
-    /// Answers that are due.
+    /// Responses that are due.
     var ready: [UInt8] = []
-    /// What the answers in `ready` give back to the window once they were written.
+    /// The room in the window that writing the responses in `ready` frees.
     var readyWindow = Window()
     var window = Window()
     var isInputEnded = false
@@ -78,7 +78,7 @@ final class AppendPipeline: Sendable {
       left.bytes -= right.bytes
     }
 
-    /// The limits on events and appends are alternatives, the greater counts: 256 single lines, or 64 batches.
+    /// One of the limits on events and appends has to have room: 256 single lines, or 64 batches.
     var hasRoom: Bool {
       appends == 0
         || (events < eventsInFlightMax || appends < appendsInFlightMax) && bytes < bytesInFlightMax
@@ -88,12 +88,12 @@ final class AppendPipeline: Sendable {
   private let store: LogStore
   private let lane = SerialLane()
   private let state = Mutex(State())
-  /// Signalled whenever the window may have got room.
+  /// Signalled whenever the window may have room again.
   private let roomChanged = DispatchSemaphore(value: 0)
   /// Signalled whenever there may be something to write, or the end.
   private let readyChanged = DispatchSemaphore(value: 0)
 
-  /// Called when ``isStopped`` has become true: wakes the input's thread.
+  /// Called when ``isStopped`` becomes true. Wakes the input's thread.
   private let onStop: @Sendable () -> Void
 
   init(store: LogStore, onStop: @escaping @Sendable () -> Void) {
@@ -101,18 +101,18 @@ final class AppendPipeline: Sendable {
     self.onStop = onStop
   }
 
-  /// The store has failed, or nobody reads the answers: there is no use in more input.
+  /// The store has failed, or nobody reads the responses: more input is useless.
   var isStopped: Bool { state.withLock { $0.isStopped } }
 
   /// What stopped the store.
   var failure: LogStoreError? { state.withLock { $0.outcome.failure } }
 
-  /// Takes the next append; blocks while enough is in flight. Only for the input's thread.
+  /// Accepts the next append. Blocks while enough is in flight. Only for the input's thread.
   func submit(_ pending: PendingAppend) {
-    let cost = Window(events: pending.answers.count, appends: 1, bytes: pending.byteCount)
+    let cost = Window(events: pending.responses.count, appends: 1, bytes: pending.byteCount)
     while true {
       let number: Int? = state.withLock { state in
-        // After a failure nothing has to be held back: the answers are all but written.
+        // After a failure nothing has to be held back: the remaining responses are about to be written.
         guard state.window.hasRoom || state.outcome.failure != nil else { return nil }
         state.window += cost
         state.slots.append(Slot(pending: pending, result: pending.events.isEmpty ? .success(0..<0) : nil))
@@ -149,7 +149,7 @@ final class AppendPipeline: Sendable {
     let hasStopped = state.withLock { state in
       let wasStopped = state.isStopped
       if case .failure(let error) = result, !error.isRefusal {
-        // `.stopped` only repeats what another append was told first.
+        // `.stopped` only repeats an error that another append got first.
         switch state.outcome.failure {
         case nil, .stopped, .closed: state.outcome.failure = error
         default: break
@@ -164,7 +164,7 @@ final class AppendPipeline: Sendable {
     if hasStopped { onStop() }
   }
 
-  /// Moves the answers of the oldest appends that are done to `ready`.
+  /// Moves the responses of the oldest finished appends to `ready`.
   private static func collect(_ state: inout State) {
     var done = 0
     for slot in state.slots {
@@ -176,8 +176,8 @@ final class AppendPipeline: Sendable {
       case .success(let offsets): next = offsets.lowerBound
       case .failure(let error): reason = error.description
       }
-      for answer in slot.pending.answers {
-        switch answer {
+      for response in slot.pending.responses {
+        switch response {
         case .event:
           if let reason {
             state.ready.append(err: reason)
@@ -192,7 +192,7 @@ final class AppendPipeline: Sendable {
         }
       }
       state.readyWindow += Window(
-        events: slot.pending.answers.count, appends: 1, bytes: slot.pending.byteCount)
+        events: slot.pending.responses.count, appends: 1, bytes: slot.pending.byteCount)
     }
     state.slots.removeFirst(done)
     state.firstNumber += done
@@ -207,7 +207,7 @@ final class AppendPipeline: Sendable {
     readyChanged.signal()
   }
 
-  /// Writes answers until the last one; blocks. For a thread of its own.
+  /// Writes responses until the last one. Blocks; for a thread of its own.
   func runOutput() {
     while true {
       let (bytes, freed, isEnd) = state.withLock { state in
@@ -223,7 +223,7 @@ final class AppendPipeline: Sendable {
         continue
       }
       var failure: OutputError?
-      // Once nobody reads, what is in flight is still finished, only its answers go nowhere.
+      // Once nobody reads, what is in flight is still finished, and its responses are dropped.
       if !state.withLock({ $0.outcome.outputFailure != nil }) {
         do throws(OutputError) { try writeAll(bytes, to: 1) } catch { failure = error }
       }
@@ -241,7 +241,7 @@ final class AppendPipeline: Sendable {
     waiter?.resume(returning: outcome)
   }
 
-  /// Waits until the last answer was written.
+  /// Waits until the last response is written.
   func finished() async -> Outcome {
     await withCheckedContinuation { continuation in
       let outcome: Outcome? = state.withLock { state in
@@ -254,8 +254,8 @@ final class AppendPipeline: Sendable {
   }
 }
 
-/// Runs the tasks that prefer it one at a time, in the order in which they became ready. A task runs here up to where
-/// it first waits, so tasks started one after the other call the store one after the other.
+/// Runs the tasks that prefer it one at a time, in the order in which they became ready. A task runs here until it first
+/// waits, so tasks that are started one after the other call the store in that order.
 private final class SerialLane: TaskExecutor {
   private let queue = DispatchQueue(label: "logstore.append")
 

@@ -5,33 +5,33 @@ import LogStore
 struct BackupCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "backup",
-    abstract: "Copy the store as it is now, while another process writes to it or not.",
+    abstract: "Copy the store as it is now, also while another process writes to it.",
     discussion: """
-      Copies every event that is durable when it begins, checks each byte of them, and prints up to which offset: \
-      `backed up events 0..<OFFSET, …`. It doesn't ask for the writer's lock.
+      Copies every event that is durable at the start, checks each byte, and prints how far the backup goes: `backed up \
+      events 0..<OFFSET, …`. It doesn't take the writer's lock.
 
-      To a directory, finished segments are copied once; the next run reads and checks what is there, and copies what is \
-      new, and what has gone bad. When a run fails or is killed, the backup before it stays valid, and the next run goes \
-      on with what was copied. A directory that holds something else is refused, and so is the backup of another store, \
-      or of other events of this one.
+      To a directory, finished segments are copied once. The next run reads and checks what is there, and copies what is \
+      new and what has gone bad. If a run fails or is killed, the previous backup stays valid, and the next run continues \
+      with what was copied. It refuses a directory that holds something else, the backup of another store, or the backup \
+      of other events of this store.
 
-      To a file, the whole backup is one stream, written under the name with .tmp behind it, that then takes the place of \
-      an older one. The older one is refused if it goes further than the log, if the log has other events than it, or if it is \
-      damaged; --replace takes its place even so. To standard output it is the same stream, and the line goes to standard error; a reader that goes away \
-      before the end makes the exit code 1.
+      To a file, the whole backup is one stream. It is written under the name with .tmp appended, and then replaces an \
+      older backup. It refuses to replace one that goes further than the log, that has other events than the log, or that \
+      is damaged, unless --replace is given. To standard output it writes the same stream, and prints its line to standard \
+      error; if the reader closes the pipe before the end, the exit code is 1.
       """)
 
   @OptionGroup var location: StoreLocation
 
-  @OptionGroup var made: MadeFiles
+  @OptionGroup var newFiles: NewFileOptions
 
   @Option(
     help: ArgumentHelp(
-      "A directory: one that is there, or a name that ends with a slash; - for standard output; else a file.",
+      "An existing directory, or a name that ends with a slash; - for standard output; otherwise a file.",
       valueName: "dir/|file|-"))
   var to: String
 
-  @Flag(help: "Replace a backup in a file also if it holds what the log does not, or is damaged.")
+  @Flag(help: "Replace a backup in a file even if it is damaged, or holds events that the log does not have.")
   var replace = false
 
   func validate() throws {
@@ -45,10 +45,10 @@ struct BackupCommand: AsyncParsableCommand {
   func run() async throws {
     let target: BackupLocation =
       to == "-" ? .descriptor(STDOUT_FILENO, name: "standard output") : isDirectory(to) ? .directory(to) : .file(to)
-    let progress = Progress("backing up")
+    let progress = ProgressLine("backing up")
     defer { progress.clear() }
     let report = try LogStore.backup(
-      location.directory, to: target, access: made.access, replaces: replace
+      location.directory, to: target, access: newFiles.access, replaces: replace
     ) { progress.show($0, of: $1) }
     progress.clear()
     reportTornTail(report.tornTail)
@@ -69,14 +69,14 @@ struct BackupCommand: AsyncParsableCommand {
 struct RestoreCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "restore",
-    abstract: "Make a store from a backup.",
+    abstract: "Create a store from a backup.",
     discussion: """
-      Checks every byte of the backup that it uses, and everything in the store that it made, before the store gets its \
-      name; until then it is in the directory with .restoring behind its name, which the next run replaces. Prints \
-      `restored events 0..<OFFSET, …`.
+      Checks every byte of the backup that it uses, and everything in the new store, before the store gets its name. Until \
+      then the store is in a directory with .restoring appended to its name, which the next run replaces. Prints `restored \
+      events 0..<OFFSET, …`.
 
-      The restored store is the same store, with the same id: from then on, write to one of the two only. Consumers' \
-      cursors stand where they stood at that offset. The index is built by the next writer, or by `logstore reindex`.
+      The restored store is the same store, with the same id: write to only one of the two from then on. Cursors have the \
+      checkpoints that they had at that offset. The next writer, or `logstore reindex`, builds the index.
       """)
 
   @Option(help: ArgumentHelp("The backup; - for standard input.", valueName: "dir|file|-"))
@@ -84,11 +84,11 @@ struct RestoreCommand: AsyncParsableCommand {
 
   @OptionGroup var location: StoreLocation
 
-  @OptionGroup var made: MadeFiles
+  @OptionGroup var newFiles: NewFileOptions
 
   @Option(
     help: ArgumentHelp(
-      "Leave out the event at this offset and all behind it, also if it was appended together with events before it.",
+      "Leave out the event at this offset and all later ones, even if it was appended together with earlier ones.",
       valueName: "offset"))
   var until: UInt64?
 
@@ -100,9 +100,9 @@ struct RestoreCommand: AsyncParsableCommand {
     let source: BackupLocation =
       from == "-"
       ? .descriptor(STDIN_FILENO, name: "standard input") : isDirectory(from) ? .directory(from) : .file(from)
-    let progress = Progress("restoring")
+    let progress = ProgressLine("restoring")
     defer { progress.clear() }
-    let report = try LogStore.restore(from: source, to: location.directory, until: until, access: made.access) {
+    let report = try LogStore.restore(from: source, to: location.directory, until: until, access: newFiles.access) {
       progress.show($0, of: $1)
     }
     progress.clear()
@@ -113,7 +113,7 @@ struct RestoreCommand: AsyncParsableCommand {
   }
 }
 
-/// Whether a path is that of a directory, or means one.
+/// Whether a path is an existing directory, or ends as one.
 private func isDirectory(_ path: String) -> Bool {
   path.hasSuffix("/") || fileStatus(at: path).map { $0.st_mode & S_IFMT == S_IFDIR } ?? false
 }

@@ -4,16 +4,16 @@ import LogStore
 struct DeleteCursorCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "delete-cursor",
-    abstract: "Delete a durable cursor of a consumer that is no more.",
+    abstract: "Delete the cursor of a consumer that no longer exists.",
     discussion: """
-      Opens the store for writing, so it fails while another process writes to it. Prints `deleted cursor NAME, which was at \
-      OFFSET` once that is durable. Events stay as they are. A consumer that uses the name again begins as a new one does. \
+      Opens the store for writing, so it fails while another process writes to it. Prints `deleted cursor NAME, which was \
+      at OFFSET` once the deletion is durable. Events don't change. A consumer that uses the name again starts as a new one. \
       `logstore stat` lists the cursors.
       """)
 
   @OptionGroup var location: StoreLocation
 
-  @OptionGroup var made: MadeFiles
+  @OptionGroup var newFiles: NewFileOptions
 
   @Option(help: ArgumentHelp("The cursor to delete.", valueName: "NAME"))
   var cursor: String
@@ -23,7 +23,7 @@ struct DeleteCursorCommand: AsyncParsableCommand {
   func run() async throws {
     var options = LogStore.Options()
     options.createIfMissing = false
-    options.access = made.access
+    options.access = newFiles.access
     let store = try LogStore.open(location.directory, options: options)
     reportTornTail(store.recovery.tornTail)
     let checkpoint: UInt64
@@ -35,7 +35,7 @@ struct DeleteCursorCommand: AsyncParsableCommand {
       checkpoint = known
       _ = try await store.append(Append([], cursors: [.deleting(cursor)]))
     } catch {
-      // The first error is the one to tell.
+      // The first error is the one to throw.
       try? await store.close()
       throw error
     }

@@ -6,19 +6,18 @@ struct DumpCommand: AsyncParsableCommand {
     commandName: "dump",
     abstract: "Print events: OFFSET⇥STREAM⇥VERSION⇥TYPE⇥PAYLOAD, one a line.",
     discussion: """
-      Only reads, and prints what is durable, also while another process is writing. Tabs, newlines, carriage returns and \
+      Only reads, and prints what is durable, also while another process writes. Tabs, newlines, carriage returns and \
       backslashes in a field are written \\t, \\n, \\r and \\\\; all other bytes of a payload as they are. In JSON, a \
       payload that is not UTF-8 is `payload_base64`.
 
-      Where events are missing, since a repair could not save them, standard error has a line `missing FIRST..LAST`. With \
-      --stream that is an error if the stream had any of them, unless --skip-missing is given. A damaged store is refused, \
-      unless --allow-damaged is given: then what is sound is printed, and each damaged place and what is missing is told on \
-      standard error.
+      Where a repair could not save events, it prints a line `missing FIRST..LAST` to standard error. With --stream, events \
+      that the stream lost are an error, unless --skip-missing is given. It refuses a damaged store, unless --allow-damaged \
+      is given: then it prints the sound events, and reports damaged places and missing events on standard error.
       """)
 
   @OptionGroup var location: StoreLocation
 
-  @Option(help: ArgumentHelp("Begin at this offset.", valueName: "offset"))
+  @Option(help: ArgumentHelp("Start at this offset.", valueName: "offset"))
   var from: UInt64 = 0
 
   @Option(help: "Only this stream.")
@@ -30,10 +29,10 @@ struct DumpCommand: AsyncParsableCommand {
   @Option(help: "tsv or json, one object a line.")
   var format: RowFormat = .tsv
 
-  @Flag(help: "With --stream, leave out events of it that a repair could not save.")
+  @Flag(help: "With --stream, leave out the events that a repair could not save.")
   var skipMissing = false
 
-  @Flag(help: "Print what is sound of a damaged store.")
+  @Flag(help: "Print the sound events of a damaged store.")
   var allowDamaged = false
 
   func validate() throws {
@@ -57,7 +56,7 @@ struct DumpCommand: AsyncParsableCommand {
         reportMissing(reader.gaps, from: from, to: next)
       }
     } catch let error as LogStoreError {
-      // What was sound before the damage is still printed.
+      // Sound events before the damage are still printed.
       try output.flush()
       throw error
     }
@@ -70,7 +69,7 @@ struct DumpCommand: AsyncParsableCommand {
     while left > 0 {
       var failure: OutputError?
       let first = version
-      // In pieces, so that an output that is gone ends a long stream soon.
+      // In pieces, so that a closed output ends a long stream soon.
       var count: UInt64 = 0
       try reader.forEach(
         inStream: stream, from: first, limit: Int(min(left, 1000)), skippingMissing: skipMissing
@@ -90,8 +89,8 @@ struct DumpCommand: AsyncParsableCommand {
     }
   }
 
-  /// The first version at or after `--from`. Offsets ascend with versions, so a few single reads find it; where versions
-  /// are missing, the first one behind them counts in their place.
+  /// The first version at or after `--from`. Offsets ascend with versions, so a few single reads find it. Where versions
+  /// are missing, the first one behind them is used instead.
   private func firstVersion(of stream: String, in reader: LogReader) throws -> UInt64 {
     guard from > 0 else { return 1 }
     var low: UInt64 = 1
@@ -109,8 +108,8 @@ struct DumpCommand: AsyncParsableCommand {
 }
 
 extension Output {
-  /// Prints events from an offset up to the durable end, or fewer, as when the task is cancelled; returns the offset after
-  /// the last. Nothing is allocated for an event, and its bytes are copied once, from the mapping into the buffer.
+  /// Prints events from an offset up to the durable end, or fewer if the task is cancelled. Returns the offset after the
+  /// last. An event costs no allocation, and its bytes are copied once, from the mapping into the buffer.
   @discardableResult
   func add(
     eventsOf reader: LogReader, from offset: UInt64, limit: UInt64 = .max, as format: RowFormat
@@ -121,7 +120,7 @@ extension Output {
     var cursor = reader.cursor(from: offset)
     while left > 0, cursor.offset < end, let event = try cursor.next() {
       try add(event, as: format)
-      // What was printed was zeros if it could not be read meanwhile.
+      // Bytes that became unreadable were printed as zeros.
       try cursor.check()
       left -= 1
     }

@@ -7,8 +7,8 @@ enum Escaping {
 }
 
 extension [UInt8] {
-  /// Appends `bytes` with what needs it escaped. Runs without specials are found eight bytes at a time and copied
-  /// whole: this is the hot path of `dump`, so nothing here may allocate per event.
+  /// Appends `bytes`, escaped. Finds runs without special bytes eight bytes at a time and copies them whole: this is the
+  /// hot path of `dump`, so nothing here may allocate per event.
   @inline(__always)
   mutating func append(escaping bytes: UnsafeRawBufferPointer, only escaping: Escaping = .fields) {
     var start = 0
@@ -95,7 +95,7 @@ private func isSpecial(_ byte: UInt8, _ escaping: Escaping) -> Bool {
   }
 }
 
-/// Undoes the escapes of one field. Throws what is wrong with it, `fieldStart` being its place in the line.
+/// Undoes the escapes of one field. A thrown refusal counts bytes from `lineStart`.
 func unescape(
   _ field: Slice<UnsafeBufferPointer<UInt8>>, lineStart: Int
 ) throws(LineRefusal) -> [UInt8] {

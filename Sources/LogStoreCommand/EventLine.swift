@@ -1,7 +1,7 @@
 import Glibc
 import LogStore
 
-/// Why a line is not an event; `reason` is what `err` prints behind it.
+/// Why a line is not an event; `err` prints `reason`.
 struct LineRefusal: Error {
   var reason: String
   init(_ reason: String) { self.reason = reason }
@@ -13,9 +13,9 @@ enum EventLine {
   static let byteLimit = 2 * (2 * Limits.nameBytes + Limits.eventBytes) + 2
 
   /// Reads one line (without its newline). The payload is the rest of the line, so a raw tab in it is data. A carriage
-  /// return before the newline and a byte order mark before the stream are a text editor's, and refused: as data they would be
-  /// found out only when the stream is not found again, or the payload does not compare. What the store would refuse is refused here, so that one bad line doesn't
-  /// take down the atomic append around it.
+  /// return before the newline and a byte order mark before the stream come from a text editor and are refused: as data
+  /// they would be noticed only when the stream is not found again, or the payload does not compare. Whatever the store
+  /// would refuse is refused here, so that one bad line doesn't fail the atomic append around it.
   static func parse(_ line: Slice<UnsafeBufferPointer<UInt8>>) throws(LineRefusal) -> NewEvent {
     if line.last == UInt8(ascii: "\r") {
       throw LineRefusal(
@@ -50,7 +50,7 @@ enum EventLine {
   }
 }
 
-/// Cuts a stream of bytes into lines. Holds at most one line, of at most ``EventLine/byteLimit`` bytes.
+/// Splits a stream of bytes into lines. Holds at most one line, of at most ``EventLine/byteLimit`` bytes.
 struct LineSplitter {
   enum Line {
     case bytes(Slice<UnsafeBufferPointer<UInt8>>)
@@ -60,8 +60,8 @@ struct LineSplitter {
   private var partial: [UInt8] = []
   private var isSkipping = false
 
-  /// Calls `body` for each line that ends within `chunk`; lines are valid only during the call. Stops early, dropping
-  /// the rest, when `body` says false.
+  /// Calls `body` for each line that ends within `chunk`; lines are valid only during the call. Stops early and drops the
+  /// rest when `body` returns false.
   mutating func feed(_ chunk: UnsafeBufferPointer<UInt8>, _ body: (Line) -> Bool) {
     var rest = chunk[...]
     while let newline = rest.firstIndex(ofByte: UInt8(ascii: "\n")) {
@@ -91,7 +91,7 @@ struct LineSplitter {
     }
     guard !partial.isEmpty else { return true }
     let goesOn = partial.withUnsafeBufferPointer { body(.bytes($0[...])) }
-    // A large line's memory is given back; small ones keep theirs for the next.
+    // A large line's memory is released; a small one's is reused.
     partial.removeAll(keepingCapacity: partial.count <= 1 << 16)
     return goesOn
   }
@@ -108,7 +108,7 @@ struct LineSplitter {
 }
 
 extension Slice<UnsafeBufferPointer<UInt8>> {
-  /// As `firstIndex(of:)`, by `memchr`: large payloads come through here byte by byte.
+  /// As `firstIndex(of:)`, with `memchr`: every byte of a large payload passes through here.
   func firstIndex(ofByte byte: UInt8) -> Int? {
     let bytes = UnsafeBufferPointer(rebasing: self)
     guard let start = bytes.baseAddress, let found = memchr(start, Int32(byte), bytes.count) else { return nil }

@@ -2,21 +2,21 @@ import CStart
 import Glibc
 import Synchronization
 
-/// SIGINT, SIGTERM and SIGHUP as something to wait for; a SIGHUP that is ignored at the start, as under `nohup`, stays ignored.
-/// The first one asks the command to finish what it began, without waiting for a reader that does not read; a second one ends
-/// the process at once, since its default action is back by then.
+/// Makes SIGINT, SIGTERM and SIGHUP something to wait for. A SIGHUP that is ignored at the start, as under `nohup`, stays
+/// ignored. The first signal asks the command to finish what it began, without waiting for a reader that does not read. A
+/// second one ends the process at once, since the default action is restored by then.
 enum Interruption {
-  /// The writing end of the pipe that the signal handler speaks into; -1 before ``descriptor()``.
+  /// The write end of the pipe that the signal handler writes to; -1 before ``descriptor()``.
   private static let wakeDescriptor = Atomic<Int32>(-1)
-  /// The reading end, which nobody reads: once readable it stays so. -1 before ``descriptor()``.
+  /// The read end, which nobody reads: once readable it stays so. -1 before ``descriptor()``.
   private static let readDescriptor = Atomic<Int32>(-1)
-  /// A signal came; ``wake()`` alone is none.
+  /// Whether a signal came; ``wake()`` alone does not count.
   private static let hasCome = Atomic(false)
-  /// How long a reader that reads nothing is waited for after a signal.
+  /// How long the command waits, after a signal, for a reader that reads nothing.
   private static let patienceMilliseconds: Int32 = 400
-  private static let lookMilliseconds: Int32 = 100
+  private static let recheckMilliseconds: Int32 = 100
 
-  /// Whether signals are waited for, and don't end the process by themselves.
+  /// Whether signals are caught, and don't end the process by themselves.
   static var isCaught: Bool { readDescriptor.load(ordering: .acquiring) >= 0 }
 
   /// Starts to catch the signals. Returns a descriptor that becomes readable when one has come. Called once.
@@ -31,7 +31,7 @@ enum Interruption {
     readDescriptor.store(ends[0], ordering: .releasing)
     for number in [SIGINT, SIGTERM] + (cstart_is_ignored(SIGHUP) ? [] : [SIGHUP]) {
       signal(number) { number in
-        // Only what may be called in a signal handler.
+        // Only calls that are allowed in a signal handler.
         signal(number, SIG_DFL)
         Interruption.hasCome.store(true, ordering: .releasing)
         Interruption.wake()
@@ -46,10 +46,10 @@ enum Interruption {
     _ = write(wakeDescriptor.load(ordering: .acquiring), &byte, 1)
   }
 
-  /// Blocks until a descriptor takes something, or can't be written to. After a signal it waits for a moment only, so that a
-  /// slow reader gets all, and one that has stopped keeps nobody.
+  /// Blocks until a descriptor accepts bytes, or can't be written to. After a signal it waits only for a moment, so that a
+  /// slow reader gets everything, and one that has stopped delays nobody.
   static func waitForRoom(in descriptor: Int32) throws(OutputError) {
-    // The pipe is readable also after `wake()`, and would then end each wait at once.
+    // After `wake()` the pipe is readable too, and would end each wait at once.
     var isAwake = false
     while true {
       let isOver = hasCome.load(ordering: .acquiring)
@@ -58,8 +58,8 @@ enum Interruption {
         pollfd(
           fd: isOver || isAwake ? -1 : readDescriptor.load(ordering: .acquiring), events: Int16(POLLIN), revents: 0),
       ]
-      let ready = poll(&waiting, 2, isOver ? patienceMilliseconds : isAwake ? lookMilliseconds : -1)
-      // What can't be polled is written to all the same, and the write says why it can't be.
+      let ready = poll(&waiting, 2, isOver ? patienceMilliseconds : isAwake ? recheckMilliseconds : -1)
+      // If poll fails, try the write; its error says why.
       if ready < 0, errno != EINTR { return }
       if ready > 0, waiting[0].revents != 0 { return }
       if ready == 0, isOver { throw .interrupted }
@@ -67,8 +67,8 @@ enum Interruption {
     }
   }
 
-  /// Waits on a thread of its own for a signal, or for the reader of standard output to go away, and calls `body` once.
-  /// Without it a follower that has nothing to print would never notice either. Called once, too, when waiting fails.
+  /// Waits on a thread of its own for a signal, or for the reader of standard output to close it, and calls `body` once.
+  /// Without it a follower that has nothing to print would notice neither. Also calls `body` if waiting fails.
   ///
   /// - Parameter interrupted: from ``descriptor()``.
   static func watch(_ interrupted: Int32, _ body: @escaping @Sendable () -> Void) -> Watch {
@@ -76,7 +76,7 @@ enum Interruption {
     startThread {
       var waiting = [
         pollfd(fd: interrupted, events: Int16(POLLIN), revents: 0),
-        // Only errors are asked for: POLLERR comes when the other end of a pipe is closed.
+        // Only errors: POLLERR comes when the other end of a pipe is closed.
         pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),
       ]
       while poll(&waiting, 2, -1) < 0 {
@@ -94,7 +94,7 @@ enum Interruption {
   final class Watch: Sendable {
     private let code: Mutex<Int32?> = Mutex(nil)
 
-    /// Why nothing is waited for any more; nil if there was an interruption, or none so far.
+    /// Why waiting failed; nil if there was an interruption, or none so far.
     var failure: CommandFailure? {
       code.withLock { $0 }.map {
         CommandFailure(
@@ -107,7 +107,7 @@ enum Interruption {
   }
 }
 
-/// Runs `body` on a thread of its own, for calls that block: those must not sit on the threads that tasks share.
+/// Runs `body` on a thread of its own, for calls that block: those must not occupy the threads that tasks share.
 func startThread(_ body: @escaping @Sendable () -> Void) {
   final class Start: Sendable {
     let body: @Sendable () -> Void
@@ -118,7 +118,7 @@ func startThread(_ body: @escaping @Sendable () -> Void) {
   let code = pthread_create(
     &thread, nil,
     { context in
-      // Balances the retain above; the thread is the only one that was given this pointer.
+      // Balances the retain above; only this thread has the pointer.
       context.map { Unmanaged<Start>.fromOpaque($0).takeRetainedValue().body() }
       return nil
     }, context)

@@ -11,7 +11,7 @@ struct LogStoreCommand: AsyncParsableCommand {
     discussion: """
       Fields are separated by tabs; a tab, newline, carriage return or backslash inside one is written \\t, \\n, \\r, \\\\.
       Exit codes: 0 done, 1 it failed (the reason is on standard error), 2 repaired, but files were left \
-      out, 3 nothing repaired, as there are several copies to choose from, 64 wrong usage.
+      out, 3 nothing repaired, because there are several copies to choose from, 64 wrong usage.
       """,
     version: LogStore.version,
     subcommands: [
@@ -20,7 +20,7 @@ struct LogStoreCommand: AsyncParsableCommand {
     ])
 }
 
-/// Something failed that no other type describes; `message` is one line for a person.
+/// A failure that no other type describes; `message` is one line for a person.
 struct CommandFailure: Error {
   var message: String
 }
@@ -28,9 +28,9 @@ struct CommandFailure: Error {
 @main
 enum Entry {
   static func main() async {
-    // A reader of our output that goes away is an ordinary end, told by EPIPE and not by a signal.
+    // A reader that closes our output is an ordinary end, reported by EPIPE and not by a signal.
     signal(SIGPIPE, SIG_IGN)
-    // So is a file that may not grow (ulimit -f): by EFBIG.
+    // The same for a file that may not grow (ulimit -f), which EFBIG reports.
     signal(SIGXFSZ, SIG_IGN)
     if let limit = tooFewDescriptors() {
       complain(
@@ -38,8 +38,8 @@ enum Entry {
           + "(ulimit -n)")
       exit(1)
     }
-    // Large payloads give their memory back to the system when they are done with. By default the threshold adapts to
-    // 32 MiB, and what was freed lies about in the arenas of several threads: 500 MiB in place of 80, measured with 8 MiB.
+    // Return the memory of large payloads to the system when they are freed. By default the threshold adapts up to 32 MiB,
+    // and freed memory stays in the arenas of several threads: 500 MiB instead of 80, measured with 8 MiB payloads.
     mallopt(M_MMAP_THRESHOLD, 1 << 20)
     if let argument = firstMalformedArgument() {
       complain("argument \(argument) is not valid UTF-8; send such bytes to `logstore append` on standard input")
@@ -78,8 +78,8 @@ enum Entry {
     exit(0)
   }
 
-  /// What a call has open at most, with the descriptors of Swift's runtime, which ends the process without a word when it
-  /// gets none.
+  /// The most descriptors that a call has open, including those of Swift's runtime, which ends the process without a message
+  /// when it gets none.
   private static let descriptorsMin: rlim_t = 24
 
   /// The limit of open files, if it is too low and can't be raised.
@@ -96,7 +96,7 @@ enum Entry {
     return nil
   }
 
-  /// Swift repairs arguments that are not UTF-8; data must not be changed without a word, so they are refused instead.
+  /// Swift repairs arguments that are not UTF-8. Data must not change silently, so they are refused instead.
   private static func firstMalformedArgument() -> Int? {
     for index in 1..<max(1, Int(CommandLine.argc)) {
       guard let argument = CommandLine.unsafeArgv[index] else { return nil }
@@ -108,11 +108,11 @@ enum Entry {
 
 /// Writes `logstore: TEXT` to standard error, as one line whatever is in the text.
 func complain(_ text: String) {
-  tell("logstore: " + text)
+  printError("logstore: " + text)
 }
 
 /// Writes to standard error, as one line whatever is in the text.
-func tell(_ text: String) {
+func printError(_ text: String) {
   var line: [UInt8] = []
   var text = text
   text.withUTF8 { line.append(escaping: UnsafeRawBufferPointer($0), only: .lineBreaks) }
@@ -120,21 +120,21 @@ func tell(_ text: String) {
   do throws(OutputError) {
     if Interruption.isCaught { try Interruption.waitForRoom(in: STDERR_FILENO) }
   } catch {
-    // A signal came, and nobody reads.
+    // A signal came, and nobody reads standard error.
     return
   }
-  // One write, so that lines of several processes don't mix; nobody is left to tell if it fails.
+  // One write, so that lines of several processes don't mix. A failure can't be reported anywhere.
   _ = line.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
 }
 
-/// Tells about the end of the log that was cut off, if one was.
+/// Reports the torn end of the log that was left out, if there is one.
 func reportTornTail(_ torn: Damage?) {
   guard let torn else { return }
   complain(
     "note: the end of the log was left out (\(torn.file) @\(torn.position): \(torn.reason))")
 }
 
-/// What every call needs: the store's directory.
+/// The option that every call has: the store's directory.
 struct StoreLocation: ParsableArguments {
   @Option(name: .customLong("dir"), help: ArgumentHelp("The store's directory.", valueName: "D"))
   var directory: String
@@ -144,12 +144,12 @@ struct StoreLocation: ParsableArguments {
   }
 }
 
-/// Who may read what a call makes.
-struct MadeFiles: ParsableArguments {
+/// Who may read the files that a call creates.
+struct NewFileOptions: ParsableArguments {
   @Flag(
     help: ArgumentHelp(
-      "Let the group read what is made: directories 0750, files 0640.",
-      discussion: "Without it nobody but the user may: 0700 and 0600. What is there already keeps its mode."))
+      "Let the group read new files: directories 0750, files 0640.",
+      discussion: "Without it only the user can read them: 0700 and 0600. Existing files keep their mode."))
   var groupAccess = false
 
   var access: StoreAccess { groupAccess ? .group : .owner }

@@ -1,19 +1,19 @@
 import LogStore
 
-/// Tells on standard error of the gaps between two offsets, one a line.
+/// Reports the gaps between two offsets on standard error, one per line.
 func reportMissing(_ gaps: [Range<UInt64>], from start: UInt64, to end: UInt64) {
-  for gap in gaps where gap.upperBound > start && gap.lowerBound < end { tell("missing \(gap.text)") }
+  for gap in gaps where gap.upperBound > start && gap.lowerBound < end { printError("missing \(gap.text)") }
 }
 
-/// Tells what was found in a damaged store, beside what was missing.
+/// Reports what was found in a damaged store, in addition to what was missing.
 func reportDamage(_ report: DamagedLog.Report) {
   reportTornTail(report.tornTail)
-  for finding in report.findings { tell(finding.description) }
-  if report.isEndUnknown { tell("events at the end of the log are missing, and nothing tells how many") }
+  for finding in report.findings { printError(finding.description) }
+  if report.isEndUnknown { printError("events at the end of the log are missing, and nothing tells how many") }
 }
 
 extension Output {
-  /// Prints the sound events of a damaged store from an offset on, and tells of the rest; returns the offset to go on
+  /// Prints the sound events of a damaged store from an offset on, and reports the rest. Returns the offset to continue
   /// with.
   @discardableResult
   func add(
@@ -24,7 +24,7 @@ extension Output {
     if limit == 0 { return offset }
     let name = stream.map { Array($0.utf8) }
     let report = try log.forEach(from: offset) { gap, _ in
-      tell("missing \(gap.text)")
+      printError("missing \(gap.text)")
     } _: { event in
       if let name, !event.stream.withUnsafeBytes({ $0.elementsEqual(name) }) { return true }
       do throws(OutputError) {

@@ -3,9 +3,9 @@ import LogStore
 
 /// Standard output could not be written to.
 enum OutputError: Error {
-  /// Its reader went away. That is how a reader says that it has seen enough: the command ends quietly.
+  /// Its reader closed it, which means that it has seen enough: the command ends quietly.
   case closedPipe
-  /// A signal came while its reader did not read: the command ends as after any signal, and what was not read is not written.
+  /// A signal came while its reader did not read: the command ends as after any signal, and drops the rest.
   case interrupted
   /// `errno`.
   case failed(Int32)
@@ -13,7 +13,7 @@ enum OutputError: Error {
   var isInterruption: Bool { if case .interrupted = self { true } else { false } }
 }
 
-/// Standard output, buffered by us so that a line costs a copy and not a system call. Belongs to one thread.
+/// Standard output, buffered here so that a line costs a copy and not a system call. Used by one thread only.
 final class Output {
   private(set) var bytes: [UInt8] = []
   private let flushThreshold: Int
@@ -23,7 +23,7 @@ final class Output {
     bytes.reserveCapacity(flushThreshold + (flushThreshold >> 1))
   }
 
-  /// Adds what `fill` appends, and writes everything once a lot has come together.
+  /// Adds what `fill` appends, and writes everything once the buffer is full.
   @inline(__always)
   func add(_ fill: (inout [UInt8]) -> Void) throws(OutputError) {
     fill(&bytes)
@@ -39,18 +39,18 @@ final class Output {
     try add { $0.append(contentsOf: text.utf8) }
   }
 
-  /// Writes what is buffered; blocks while the reader is slow, but no longer after a signal.
+  /// Writes the buffer. Blocks while the reader is slow, but not after a signal.
   func flush() throws(OutputError) {
     try writeAll(bytes, to: STDOUT_FILENO)
-    // One huge event must not leave its memory behind.
+    // Don't keep the memory of one huge event.
     bytes.removeAll(keepingCapacity: bytes.capacity <= 4 * flushThreshold)
   }
 }
 
-/// Writes all of `bytes`, in as few calls as the system takes them.
+/// Writes all of `bytes`, in as few calls as the system allows.
 ///
-/// Where signals are caught (``Interruption``) a reader that does not read must not keep the process from ending: then only as
-/// much is written at a time as a pipe takes without blocking once it takes anything, whole lines where that goes.
+/// If signals are caught (``Interruption``), a reader that does not read must not keep the process from ending. Then each
+/// write has at most the bytes that a pipe accepts without blocking once it accepts any, in whole lines if possible.
 func writeAll(_ bytes: [UInt8], to descriptor: Int32) throws(OutputError) {
   let isInterruptible = Interruption.isCaught && !isFile(descriptor)
   var done = 0
@@ -64,7 +64,7 @@ func writeAll(_ bytes: [UInt8], to descriptor: Int32) throws(OutputError) {
     if count >= 0 {
       done += count
     } else if errno == EAGAIN {
-      // Somebody made the pipe non-blocking for all who share it.
+      // Another process made the pipe non-blocking for all that share it.
       try Interruption.waitForRoom(in: descriptor)
     } else if errno != EINTR {
       throw errno == EPIPE ? .closedPipe : .failed(errno)
@@ -72,14 +72,14 @@ func writeAll(_ bytes: [UInt8], to descriptor: Int32) throws(OutputError) {
   }
 }
 
-/// Where a write ends that a pipe takes as one: behind a line, if there is one that ends.
+/// The end of a write that a pipe accepts atomically: behind a line, if one ends there.
 private func pieceEnd(of bytes: [UInt8], from start: Int) -> Int {
   let limit = Int(PIPE_BUF)
   guard bytes.count - start > limit else { return bytes.count }
   return bytes[start..<start + limit].lastIndex(of: UInt8(ascii: "\n")).map { $0 + 1 } ?? start + limit
 }
 
-/// Whether nobody has to read what is written for the next write to go on.
+/// Whether a write never has to wait for a reader.
 private func isFile(_ descriptor: Int32) -> Bool {
   guard let status = fileStatus(descriptor) else { return false }
   return [S_IFREG, S_IFBLK].contains(status.st_mode & S_IFMT)

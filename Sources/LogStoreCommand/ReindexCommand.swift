@@ -4,18 +4,18 @@ import LogStore
 struct ReindexCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "reindex",
-    abstract: "Build the index anew from the log.",
+    abstract: "Rebuild the index from the log.",
     discussion: "Opens the store for writing, so it fails while another process writes to it. The log isn't changed.")
 
   @OptionGroup var location: StoreLocation
 
-  @OptionGroup var made: MadeFiles
+  @OptionGroup var newFiles: NewFileOptions
 
   func run() async throws {
-    let progress = Progress("indexing")
+    let progress = ProgressLine("indexing")
     let report: ReindexReport
     do throws(LogStoreError) {
-      report = try LogStore.reindex(location.directory, access: made.access) { progress.show($0, of: $1) }
+      report = try LogStore.reindex(location.directory, access: newFiles.access) { progress.show($0, of: $1) }
     } catch {
       progress.clear()
       throw error

@@ -4,36 +4,38 @@ import LogStore
 struct RepairCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "repair",
-    abstract: "Make a new store of all that is sound of a damaged one, and list what is lost.",
+    abstract: "Create a new store from everything that is sound in a damaged one, and list what is lost.",
     discussion: """
-      Changes nothing in the damaged store. The new one has the same offsets, versions, ids, times and cursors; where \
-      events could not be saved it has a gap, which no reader takes for the end. Prints, one a line: `damaged FILE @BYTE: \
+      Changes nothing in the damaged store. The new one has the same offsets, versions, ids, times and cursors. Where \
+      events could not be saved it has a gap, which no reader takes for the end. Prints, one per line: `damaged FILE @BYTE: \
       reason` for each damaged place; `missing FIRST..LAST: damaged …` for each gap; `lost OFFSET⇥STREAM⇥VERSION` for each \
-      event in a gap that an index file tells of (STREAM is empty if no other event of it was saved); `partial \
+      event in a gap that an index file lists (STREAM is empty if no other event of the stream was saved); `partial \
       FIRST..LAST` for saved events of a write that lost others, so that an append among them may be incomplete; `guessed \
-      time FIRST..LAST` for events whose time is lost, and is that of the write before; `left out FILE FIRST..LAST: reason` \
-      for each segment file of another store, or of a copy of this one that was written to apart from it; and a summary. \
-      The exit code is 0 when the new store is there, whatever was lost, and 2 when it is there and files were left out.
+      time FIRST..LAST` for events whose time is lost and which have the time of the write before; `left out FILE \
+      FIRST..LAST: reason` for each segment file of another store, or of a copy of this one that was written to \
+      separately; and a summary. The exit code is 0 if the new store was created, whatever was lost, and 2 if it was \
+      created and files were left out.
 
-      Where files are of copies that were written to apart, those are taken that lead to the end of the log that the files \
-      `clean` and `tail` name. Where these do not decide, nothing is made: one line `history N: …` tells of each copy what \
-      there is and which file to name with --keep, one line `history N FILE` names each file that not all of them have, \
-      and the exit code is 3. No file is changed or moved, so each of the copies can be repaired, one after the other.
+      If the files come from copies that were written to separately, it uses those that lead to the end of the log that \
+      the files `clean` and `tail` name. If these do not decide, it creates nothing: for each copy it prints one line \
+      `history N: …` that says what the copy has and which file to name with --keep, and one line `history N FILE` for \
+      each file that not all copies share, and exits with 3. No file is changed or moved, so each of the copies can be \
+      repaired, one after the other.
 
-      The new store is made in the directory with .repairing behind its name, which the next run replaces, and gets its \
-      name when all of it was read and checked. It is the same store: write to one of the two only.
+      The new store is written to a directory with .repairing appended to its name, which the next run replaces, and gets \
+      its name when all of it has been read and checked. It is the same store: write to only one of the two.
       """)
 
   @OptionGroup var location: StoreLocation
 
-  @OptionGroup var made: MadeFiles
+  @OptionGroup var newFiles: NewFileOptions
 
-  @Option(help: ArgumentHelp("The new store's directory: not there yet, or empty.", valueName: "D2"))
+  @Option(help: ArgumentHelp("The new store's directory: one that does not exist yet, or is empty.", valueName: "D2"))
   var to: String
 
   @Option(
     help: ArgumentHelp(
-      "A segment file of the copy that is to be kept, where there are several, or clean or tail, to go by that; may be given more than once.",
+      "A segment file of the copy to keep, if there are several; or clean or tail, to believe that file. Can be repeated.",
       valueName: "FILE")
   )
   var keep: [String] = []
@@ -46,11 +48,11 @@ struct RepairCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
-    let progress = Progress("repairing")
+    let progress = ProgressLine("repairing")
     defer { progress.clear() }
     let report: RepairReport
     do throws(LogStoreError) {
-      report = try LogStore.repair(location.directory, to: to, keeping: keep, access: made.access) {
+      report = try LogStore.repair(location.directory, to: to, keeping: keep, access: newFiles.access) {
         progress.show($0, of: $1)
       }
     } catch .repairUndecided(let path, let histories) {

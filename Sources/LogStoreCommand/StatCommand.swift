@@ -6,8 +6,8 @@ struct StatCommand: AsyncParsableCommand {
     commandName: "stat",
     abstract: "Print what the store holds: events, streams, segments, bytes, cursors and their lag.",
     discussion: """
-      Events that are missing, since a repair could not save them, are counted as such. With --allow-damaged it reads all \
-      of a damaged store and counts what is sound.
+      Counts events that a repair could not save as missing. With --allow-damaged it reads all of a damaged store and \
+      counts what is sound.
       """)
 
   @OptionGroup var location: StoreLocation
@@ -15,7 +15,7 @@ struct StatCommand: AsyncParsableCommand {
   @Flag(help: "Print one JSON object.")
   var json = false
 
-  @Flag(help: "Count what is sound of a damaged store.")
+  @Flag(help: "Count what is sound in a damaged store.")
   var allowDamaged = false
 
   func run() async throws {

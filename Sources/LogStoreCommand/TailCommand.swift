@@ -4,30 +4,30 @@ import LogStore
 struct TailCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "tail",
-    abstract: "Print events as dump does, and go on as they are appended, until interrupted.",
+    abstract: "Print events as dump does, and continue as they are appended, until interrupted.",
     discussion: """
-      Prints an event as soon as it is durable, whichever process appends it. With --cursor it begins at that durable \
-      cursor and moves it past events once they were written out; an event may be printed again after a crash, none is \
-      left out. The cursor is kept in the store, so this opens the store for writing and fails while another process \
-      writes to it. --from then says where a new cursor begins. Where events are missing, since a repair could not save \
-      them, standard error has a line `missing FIRST..LAST`. A signal ends it, also while nobody reads what it prints.
+      Prints an event as soon as it is durable, whichever process appends it. With --cursor it starts at that durable \
+      cursor and moves it past events once they are written out: after a crash an event may be printed again, and none is \
+      left out. The cursor is part of the store, so this opens the store for writing and fails while another process \
+      writes to it. --from then sets where a new cursor starts. Where a repair could not save events, it prints a line \
+      `missing FIRST..LAST` to standard error. A signal ends it, even if nobody reads what it prints.
 
-      With --allow-damaged it begins with what is sound of a damaged store, tells of the rest on standard error, and goes \
-      on behind it, if the end of the log is sound; otherwise it ends with an error there.
+      With --allow-damaged it starts with the sound events of a damaged store, and reports the rest on standard error. It \
+      continues behind them if the end of the log is sound; otherwise it ends there with an error.
       """)
 
   @OptionGroup var location: StoreLocation
 
-  @Option(help: ArgumentHelp("Begin at this offset, or at the end.", valueName: "offset|end"))
+  @Option(help: ArgumentHelp("Start at this offset, or at the end.", valueName: "offset|end"))
   var from: Start = .offset(0)
 
-  @Option(help: "Begin at this durable cursor, and commit it.")
+  @Option(help: "Start at this durable cursor, and commit it.")
   var cursor: String?
 
   @Option(help: "tsv or json, one object a line.")
   var format: RowFormat = .tsv
 
-  @Flag(help: "Begin with what is sound of a damaged store; not with --cursor.")
+  @Flag(help: "Start with the sound events of a damaged store; not with --cursor.")
   var allowDamaged = false
 
   func validate() throws {
@@ -58,7 +58,7 @@ struct TailCommand: AsyncParsableCommand {
     }
   }
 
-  /// Events between two commits of the cursor while there is much to catch up with.
+  /// Events between two commits of the cursor while it catches up.
   private static let eventsPerCommit: UInt64 = 1000
 
   func run() async throws {
@@ -116,7 +116,7 @@ struct TailCommand: AsyncParsableCommand {
     try await store.close()
   }
 
-  /// Prints and flushes what is there, then waits for more; `printed` is told the next offset after each flush.
+  /// Prints and flushes the durable events, then waits for more. Calls `printed` with the next offset after each flush.
   private func follow(
     _ reader: LogReader, from start: UInt64, limit: UInt64, printed: (_ next: UInt64) async throws -> Void
   ) async throws {

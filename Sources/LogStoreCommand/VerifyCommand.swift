@@ -6,8 +6,9 @@ struct VerifyCommand: AsyncParsableCommand {
     commandName: "verify",
     abstract: "Read and check every byte of the store.",
     discussion: """
-      Changes nothing. Prints a summary and exits with 0 when all is sound; otherwise prints one line for each finding, \
-      `damaged FILE @BYTE: reason`, and exits with 1. A last write that a crash cut short is no finding, and neither is a gap that a repair has left.
+      Changes nothing. If the store is sound, prints a summary and exits with 0. Otherwise prints one line for each \
+      finding, `damaged FILE @BYTE: reason`, and exits with 1. A last write that a crash cut short is no finding, and \
+      neither is a gap that a repair has left.
       """)
 
   @OptionGroup var location: StoreLocation
@@ -16,7 +17,7 @@ struct VerifyCommand: AsyncParsableCommand {
   var json = false
 
   func run() async throws {
-    let progress = Progress("verifying")
+    let progress = ProgressLine("verifying")
     var found = Found()
     do throws(LogStoreError) {
       let report = try LogStore.verify(location.directory) { progress.show($0, of: $1) }
@@ -27,7 +28,7 @@ struct VerifyCommand: AsyncParsableCommand {
       found.segments = UInt64(report.segments)
       found.bytes = report.bytes
     } catch {
-      // Damage that keeps the rest from being looked at is a finding like any other.
+      // Damage that prevents reading the rest is a finding like any other.
       switch error {
       case .damaged(let damage), .unreadable(let damage): found.findings = [damage]
       default:

@@ -3,7 +3,7 @@ import Testing
 
 extension LogStoreCommandTests {
   /// `backup` and `restore` as processes: beside a writer, killed, on a full disk. LOGSTORE_BACKUP_ROUNDS sets how many
-  /// backups are restored that were made under load, and how many are killed; without it LOGSTORE_KILL_ROUNDS does.
+  /// backups made under load are restored, and how many are killed; without it LOGSTORE_KILL_ROUNDS does.
   @Suite struct Backups {
     private static let given = ProcessInfo.processInfo.environment["LOGSTORE_BACKUP_ROUNDS"].flatMap(Int.init)
     /// A few of them in an ordinary run.
@@ -18,14 +18,14 @@ extension LogStoreCommandTests {
       return try #require(UInt64(line.dropFirst(prefix.count).prefix { $0.isNumber }))
     }
 
-    /// Backs up, which has to succeed, and tells up to where.
+    /// Backs up, which must succeed, and returns the backup's end.
     private func backUp(_ store: StoreUnderTest, to target: String) async throws -> UInt64 {
       let result = try await store.run("backup", "--to", target)
       try #require(result.exitCode == 0, "\(result.errors)")
       return try offset(result.text, "backed up")
     }
 
-    /// Restores into a new store, which has to succeed and be sound, and gives it.
+    /// Restores into a new store, which must succeed and be sound, and returns it.
     private func restore(_ source: String, input: [UInt8] = []) async throws -> (store: StoreUnderTest, offset: UInt64)
     {
       let restored = try StoreUnderTest()
@@ -35,7 +35,7 @@ extension LogStoreCommandTests {
       return (restored, try offset(result.text, "restored"))
     }
 
-    /// What the source holds before an offset is what the restored store holds.
+    /// The source's events before an offset are the restored store's events.
     private func expectEqual(
       _ restored: StoreUnderTest, _ source: StoreUnderTest, upTo offset: UInt64, _ comment: Comment
     ) async throws {
@@ -48,7 +48,7 @@ extension LogStoreCommandTests {
 
     @Test("while 64 tasks append, a backup to each kind of target is the log up to the offset that it prints")
     func underLoad() async throws {
-      // A new store now and then: each round reads all of it, and the writers never stop.
+      // A new store from time to time: each round reads all of it, and the writers never stop.
       for _ in 0..<Self.loads { try await threeRoundsUnderLoad() }
     }
 
@@ -100,13 +100,13 @@ extension LogStoreCommandTests {
       #expect(appended.text == "ok \(offset)\n")
     }
 
-    /// System calls on the way of a backup or a restoration, each with how many of them a round may see.
+    /// System calls of a backup or a restoration, each with how many of them a round may see.
     private static let calls: [(name: String, most: Int)] = [
       ("rename,renameat,renameat2", 6), ("fdatasync,fsync", 12), ("pwrite64", 8), ("openat,open", 50),
       ("unlink,unlinkat", 3), ("ftruncate", 4),
     ]
 
-    @Test("a backup killed at any moment leaves the one before it valid, and the next one goes on")
+    @Test("a backup killed at any moment leaves the previous one valid, and the next one continues")
     func killedBackup() async throws {
       var random = SeededGenerator("killed backups")
       var store = try StoreUnderTest()
@@ -155,7 +155,7 @@ extension LogStoreCommandTests {
       let store = try StoreUnderTest()
       try await store.fill(1500)
       let target = store.scratch.newPath("backup") + "/"
-      // Each segment is renamed when it is whole; the fifth one is not any more.
+      // Each segment is renamed when it is complete; the fifth one no longer is.
       let killed = try await store.run(
         ["backup", "--to", target], under: strace("rename,renameat,renameat2", "signal=KILL:when=5"))
       #expect(killed.signal == SIGKILL)
@@ -165,7 +165,7 @@ extension LogStoreCommandTests {
       #expect(result.text.hasSuffix(", 4 of \(segments) segments were there already\n"), "\(result.text)")
     }
 
-    @Test("a restoration killed at any moment leaves no store, and the next one makes it")
+    @Test("a restoration killed at any moment leaves no store, and the next one creates it")
     func killedRestore() async throws {
       var random = SeededGenerator("killed restorations")
       let store = try StoreUnderTest()
@@ -181,7 +181,7 @@ extension LogStoreCommandTests {
         let finished = try await restored.run(
           ["restore", "--from", target], under: strace(call.name, "signal=KILL:when=\(place)"))
         if finished.signal == SIGKILL { killed += 1 } else { #expect(finished.exitCode == 0, comment) }
-        // There only when whole: with a kill after it got its name.
+        // Present only if complete: with a kill after it got its name.
         if !FileManager.default.fileExists(atPath: restored.path) {
           let again = try await restored.run("restore", "--from", target)
           #expect(again.exitCode == 0, "\(comment): \(again.errors)")
@@ -195,7 +195,7 @@ extension LogStoreCommandTests {
     }
 
     @Test(
-      "a full disk is told with the path; the backup before stays valid, nothing is restored, the space is given back")
+      "a full disk is reported with the path; the previous backup stays valid, nothing is restored, the space is freed")
     func fullDisk() async throws {
       guard geteuid() == 0 else {
         print("a full disk: not tested, since only root can mount a small one")
@@ -242,14 +242,14 @@ extension LogStoreCommandTests {
       let full = try await process.end()
       #expect(full.exitCode == 1 && full.errors.hasPrefix("logstore: disk full: "), "\(full.errors)")
       #expect(try FileManager.default.contentsOfDirectory(atPath: small) == ["directory"])
-      // With space again it goes on.
+      // With space again it works.
       try FileManager.default.removeItem(atPath: small + "/directory")
       let mount = try LogStoreProcess("mount", ["-o", "remount,size=8m", small], scratch: store.scratch)
       try #require(try await mount.end().exitCode == 0)
       #expect(try await backUp(store, to: small + "/directory/") == 2500)
     }
 
-    @Test("standard output whose reader goes away fails the backup, in one line")
+    @Test("a closed reader of standard output fails the backup, in one line")
     func closedPipe() async throws {
       let store = try StoreUnderTest()
       try await store.fill(2000)

@@ -28,7 +28,7 @@ extension LogStoreCommandTests {
       return try LogStoreProcess(bench, arguments + ["--dir", data], scratch: scratch)
     }
 
-    /// Runs it to its end, which must be good; gives back what it printed as JSON.
+    /// Runs it to its end, which must be successful. Returns its JSON output.
     private func run(_ arguments: [String]) async throws -> [[String: Any]] {
       let finished = try await start(arguments).end(within: .seconds(180))
       try #require(finished.exitCode == 0, "\(finished.errors)")
@@ -55,7 +55,7 @@ extension LogStoreCommandTests {
     }
 
     @Test(
-      "bench all measures every peer in every workload but the tail, says each bar, and writes a report that is whole")
+      "bench all measures every peer in every workload but the tail, prints each bar, and writes a complete report")
     func peersAndReport() async throws {
       let report = scratch.path + "/report.html"
       let objects = try await run(
@@ -83,7 +83,7 @@ extension LogStoreCommandTests {
       try expectWholeReport(report, naming: Self.peers + ["append synced, 1 by 64", "bar 0.90"])
     }
 
-    /// Well-formed, and nothing in it is to be fetched from anywhere.
+    /// Well-formed, and nothing in it is loaded from elsewhere.
     private func expectWholeReport(_ path: String, naming words: [String]) throws {
       let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
       let parser = XMLParser(data: bytes)
@@ -123,7 +123,7 @@ extension LogStoreCommandTests {
       try expectWholeReport(report, naming: ["As the log grows", "bar 200 ms"])
     }
 
-    @Test("bench scale refuses what the disk has no room for, with what is needed and what is there")
+    @Test("bench scale refuses what the disk has no room for, and says what is needed and what is free")
     func noRoom() async throws {
       let finished = try await start(["scale", "--events", "10000000000"]).end()
       #expect(finished.exitCode == 1)
@@ -131,7 +131,7 @@ extension LogStoreCommandTests {
       #expect(!FileManager.default.fileExists(atPath: data), "it left its data behind")
     }
 
-    @Test("bench mixed does everything at once, tells each window beside the disk's, and removes its data")
+    @Test("bench mixed does everything at once, prints each window beside the disk's, and removes its data")
     func mixed() async throws {
       let report = scratch.path + "/report.html"
       let objects = try await run(
@@ -147,10 +147,10 @@ extension LogStoreCommandTests {
       try expectWholeReport(report, naming: ["Stalls", "bar 256 MiB"])
     }
 
-    @Test("when it is told to end it removes its data, whatever is at work", arguments: [SIGINT, SIGTERM])
+    @Test("when it is interrupted it removes its data, whatever is running", arguments: [SIGINT, SIGTERM])
     func interrupted(signal: Int32) async throws {
       let process = try start(["mixed", "--minutes", "0.2", "--segment-mib", "1", "--writers", "8", "--json"])
-      // The first window is over: all of it is at work.
+      // The first window is over: everything runs.
       _ = try await process.line()
       process.signal(signal)
       let finished = try await process.end()

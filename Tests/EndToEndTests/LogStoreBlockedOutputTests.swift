@@ -2,10 +2,10 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// Standard output is a pipe that is full, and whoever should read it does not.
+  /// Standard output is a full pipe, and its reader does not read.
   @Suite("The logstore command, while nobody reads what it prints")
   struct LogStoreBlockedOutputTests {
-    /// More than the time that a reader is given.
+    /// More than the time that the command waits for a reader.
     private static let limit = Duration.seconds(5)
 
     @Test("tail ends at the first signal", arguments: [SIGTERM, SIGINT, SIGHUP], [false, true])
@@ -24,7 +24,7 @@ extension LogStoreCommandTests {
       #expect(next < 3000)
       #expect(finished.lines.last?.hasPrefix("\(next - 1)\t") == true)
       guard hasCursor else { return }
-      // What was not printed comes the next time.
+      // Events that were not printed come the next time.
       let again = try store.start("tail", "--cursor", "c")
       let first = try await again.line()
       #expect((first?.split(separator: "\t").first).flatMap { Int($0) }.map { $0 <= next } == true, "\(first ?? "")")
@@ -32,7 +32,7 @@ extension LogStoreCommandTests {
       _ = try await again.end()
     }
 
-    @Test("append ends at the first signal, and what it has answered is there", arguments: [1, 100])
+    @Test("append ends at the first signal, and every event with ok is there", arguments: [1, 100])
     func append(batch: Int) async throws {
       let store = try StoreUnderTest()
       let input = store.scratch.newPath("input")
@@ -55,13 +55,13 @@ extension LogStoreCommandTests {
       #expect(FileManager.default.fileExists(atPath: store.path + "/clean"))
     }
 
-    @Test("answers that were written in pieces end with a whole line")
+    @Test("responses that are written in pieces end with a whole line")
     func wholeLines() async throws {
       let store = try StoreUnderTest()
       let input = store.scratch.newPath("input")
-      // One append, whose answers are longer than the pipe: they are written together, in pieces, and not all of them. Nothing is
-      // read before, so the pipe takes a number of whole pages. A page ends inside a line then: 6,890 bytes go before `ok 1000`,
-      // each line from there on has 8, and no number of pages less 6,890 bytes is a multiple of 8.
+      // One append whose responses are longer than the pipe: they are written together, in pieces, and not all of them.
+      // Nothing is read before, so the pipe holds a number of whole pages. A page then ends inside a line: 6,890 bytes
+      // precede `ok 1000`, each line from there on has 8, and no number of pages less 6,890 bytes is a multiple of 8.
       try Data(StoreUnderTest.lines(20_000, 10)).write(to: URL(fileURLWithPath: input))
       let append = try LogStoreProcess(
         StoreUnderTest.command, ["append", "--dir", store.path, "--batch", "20000"], scratch: store.scratch,
@@ -78,7 +78,7 @@ extension LogStoreCommandTests {
       #expect(try await store.dump().count == 20_000)
     }
 
-    @Test("a reader that is only slow gets every answer after a signal, in order")
+    @Test("a reader that is only slow gets every response after a signal, in order")
     func slowReader() async throws {
       let store = try StoreUnderTest()
       let (input, waits) = (store.scratch.newPath("input"), store.scratch.newPath("waits"))
@@ -94,7 +94,7 @@ extension LogStoreCommandTests {
       try await onThread { try waitUntilAsleep(append.pid) }
       #expect(!FileManager.default.fileExists(atPath: waits), "without a signal it waits without a limit")
       append.signal(SIGTERM)
-      // Only then is anything read: the signal has come, the pipe is full, and the reader is waited for.
+      // Only then is anything read: the signal has come, the pipe is full, and the command waits for the reader.
       try await eventually("it waits for its reader", within: .seconds(20)) {
         FileManager.default.fileExists(atPath: waits)
       }

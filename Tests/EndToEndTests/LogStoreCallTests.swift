@@ -42,7 +42,7 @@ extension LogStoreCommandTests {
           (
             names.randomElement(using: &random) ?? "",
             (0..<Int.random(in: 0...600, using: &random)).map { _ in
-              // Specials are likely, alone and side by side.
+              // Special bytes are likely, alone and adjacent.
               Bool.random(using: &random)
                 ? UInt8.random(in: 0...255, using: &random) : [9, 10, 13, 92, 116].randomElement(using: &random) ?? 0
             }
@@ -59,7 +59,7 @@ extension LogStoreCommandTests {
       #expect(dumped.map(\.payload) == events.map(\.payload))
       #expect(dumped.map(\.stream) == events.map { Array($0.name.utf8) })
       #expect(dumped.map(\.type) == events.map { Array($0.name.utf8) })
-      // What dump prints, append takes.
+      // Append accepts what dump prints.
       let copy = try StoreUnderTest()
       let text = try await store.run("dump")
       let lines = text.outputLines.map { line -> [UInt8] in
@@ -98,7 +98,7 @@ extension LogStoreCommandTests {
       #expect(try await store.dump().count == 1)
     }
 
-    @Test("a refused line is answered in its place, the others are appended, and the exit code is 1")
+    @Test("a refused line gets its response in order, the others are appended, and the exit code is 1")
     func refusedLines() async throws {
       let store = try StoreUnderTest()
       let long = String(repeating: "x", count: 256)
@@ -172,7 +172,7 @@ extension LogStoreCommandTests {
       #expect(try await process.end().exitCode == 1)
     }
 
-    @Test("each line is answered as soon as it is durable, without more input")
+    @Test("each line gets its response as soon as it is durable, without more input")
     func answersAtOnce() async throws {
       let store = try StoreUnderTest()
       let process = try store.start("append")
@@ -223,7 +223,7 @@ extension LogStoreCommandTests {
       }
       #expect(try await store.dump().count == 11)
       try await store.expectSound()
-      // Nobody got the copy: that is no success.
+      // Nobody got the copy, so the backup has failed.
       let lost = try await store.run(
         ["backup", "--to", "-"], under: ["sh", "-c", "exec \"$@\" 1>&-", "sh"])
       #expect(lost.exitCode == 1)
@@ -265,7 +265,7 @@ extension LogStoreCommandTests {
         try await store.dump().map { String(decoding: $0.payload, as: UTF8.self) } == ["a\tb\\n", "b", "c", "d", "e"])
     }
 
-    @Test("a second writer is refused and told who holds the store; readers aren't")
+    @Test("a second writer is refused with the name of the store's holder; readers aren't")
     func secondWriter() async throws {
       let store = try StoreUnderTest()
       let first = try store.start("append")
@@ -279,7 +279,7 @@ extension LogStoreCommandTests {
       #expect(try await store.dump().count == 1)
       #expect(try await store.run("stat").exitCode == 0)
       #expect(try await store.run("verify").exitCode == 0)
-      // The lock dies with its process.
+      // The lock ends with its process.
       first.signal(SIGKILL)
       _ = try await first.end()
       #expect(try await store.run("append", input: "s\tT\t1\n").text == "ok 1\n")

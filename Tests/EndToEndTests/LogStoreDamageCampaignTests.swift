@@ -2,11 +2,11 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// Damages at random to stores that were closed, killed, merged: LOGSTORE_DAMAGES says how many.
+  /// Random damage to stores that were closed, killed, merged: LOGSTORE_DAMAGES sets the number.
   @Suite struct DamageCampaign {
     private static let count = ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"].flatMap(Int.init) ?? 45
 
-    @Test("no damage crashes a command, hangs it, makes it print a wrong event, or lose one in silence that is whole")
+    @Test("no damage crashes a command, hangs it, makes it print a wrong event, or lose a sound one silently")
     func damages() async throws {
       var random = SeededGenerator("damages")
       var wholes: [WholeStore] = []
@@ -28,7 +28,7 @@ extension LogStoreCommandTests {
   }
 }
 
-/// One damaged store, and what the commands do with it.
+/// One damaged store, and the results of the commands.
 private struct DamageRound {
   let store: StoreUnderTest
   let whole: WholeStore
@@ -103,7 +103,7 @@ private struct DamageRound {
       expect(!isUnharmed, "verify finds nothing in a whole store: \(verified.text)")
       return
     }
-    // What may be different with nothing to find: what is disposable, and the unproven end after a kill.
+    // Differences that may go unnoticed: in disposable files, and at the unproven end after a kill.
     let mayPass = damaging.changed.allSatisfy { name in
       name == "tail" || name.hasSuffix(".idx") && damaging.files[name] == nil
         || name == "clean" && damaging.files[name] == nil || !isClosed && name == whole.segments.last
@@ -111,10 +111,10 @@ private struct DamageRound {
     expect(mayPass || damaging.isAllOlder || isOlderEnd, "verify finds what was changed: \(damaging.changed.sorted())")
   }
 
-  /// The record of the clean end is there, as it was.
+  /// The clean mark is there, unchanged.
   private var isClosed: Bool { damaging.files["clean"] != nil && damaging.files["clean"] == whole.files["clean"] }
 
-  /// All that is behind some moment is gone, and with it all that could tell: segments, indexes, the record of the end.
+  /// Everything after some moment is gone, and with it everything that could show it: segments, indexes, the clean mark.
   private var isOlderEnd: Bool {
     guard !isClosed else { return false }
     let last = damaging.files.keys.filter { $0.hasSuffix(".log") }.max() ?? ""
@@ -123,7 +123,7 @@ private struct DamageRound {
     }
   }
 
-  /// Gives back how many events were printed, all of them right.
+  /// Returns the number of printed events, all of them right.
   private mutating func judgeEvents(_ dumped: Finished) -> Int {
     guard let count = whole.events.count(in: dumped.output) else {
       expect(false, "dump prints what was appended and nothing else")
@@ -132,7 +132,7 @@ private struct DamageRound {
     if dumped.exitCode == 0, count < whole.events.count {
       tally.append("shorter")
       expect(!isClosed, "after a clean close nothing is missing without a word: \(count) of \(whole.events.count)")
-      // What is behind the end that was found must itself be damaged.
+      // Bytes behind the end that was found must themselves be damaged.
       for frame in whole.frames where frame.offsets.upperBound > count && !frame.offsets.isEmpty {
         expect(
           !whole.isWhole(frame, in: damaging.files) || damaging.isAllOlder,
@@ -144,7 +144,7 @@ private struct DamageRound {
     return count
   }
 
-  /// How many events of a stream have a lower offset.
+  /// The number of events of a stream with a lower offset.
   private func count(of name: String, before offset: Int) -> Int {
     // Streams take turns.
     let number = Int(name.dropFirst()) ?? 0
@@ -186,7 +186,7 @@ private struct DamageRound {
     expect(whole.events.count(in: printed) != nil, "tail prints what was appended")
     tail.signal(SIGINT)
     let finished = try await tail.end(within: .seconds(30))
-    // With nothing printed the signal may come before anybody waits for it.
+    // With nothing printed, the signal may come before anything waits for it.
     let isInterrupted = served == 0 && finished.signal == SIGINT
     expect(
       finished.exitCode == 0 || finished.exitCode == 1 || isInterrupted,
@@ -218,7 +218,8 @@ private struct DamageRound {
       expect(isSame, "refusing changes nothing: \(result.errors)")
       return
     }
-    // Opening reads the last segment alone: damage in others is met when it is read, so there may be more than was served.
+    // Opening reads only the last segment: damage in others is found when it is read, so there may be more events than were
+    // served.
     let offset = result.lines.first.flatMap { $0.hasPrefix("ok ") ? Int($0.dropFirst(3)) : nil }
     if isWhole {
       expect(offset == served, "an append goes to the end of the log, \(served), not to \(result.lines)")

@@ -139,7 +139,7 @@ extension LogStoreCommandTests {
       try #require(names.count >= 2)
       let events = try await store.dump()
       let (index, other) = (try store.bytes(names[0]), try store.bytes(names[1]))
-      // Blocks stand at the end: the last bytes are in one of them, the first in the header.
+      // Blocks are at the end: the last bytes are in one of them, the first in the header.
       for position in stride(from: 0, to: index.count, by: max(1, index.count / 12)) + [index.count - 1] {
         try store.flip(names[0], at: position)
         for stream in ["s0", "s3", "s6"] {
@@ -175,7 +175,7 @@ extension LogStoreCommandTests {
       try await store.expectSound()
     }
 
-    @Test("without the record of the clean end nothing is lost")
+    @Test("without the clean mark nothing is lost")
     func cleanDeleted() async throws {
       let store = try StoreUnderTest()
       try await store.fill(300)
@@ -184,7 +184,7 @@ extension LogStoreCommandTests {
       #expect(try await store.run("append", input: "s\tT\tx\n").text == "ok 300\n")
     }
 
-    @Test("a record of the clean end that is no longer whole is refused", arguments: ["emptied", "garbled", "cut"])
+    @Test("a damaged clean mark is refused", arguments: ["emptied", "garbled", "cut"])
     func cleanGarbled(how: String) async throws {
       let store = try StoreUnderTest()
       try await store.fill(10)
@@ -203,7 +203,7 @@ extension LogStoreCommandTests {
 
 extension StoreUnderTest {
   func flip(_ name: String, at position: Int) throws {
-    // In place: the file keeps its identity, as with a disk that rots.
+    // In place: the file keeps its identity, as on a disk that rots.
     let handle = try FileHandle(forUpdating: URL(fileURLWithPath: file(name)))
     defer { try? handle.close() }
     try handle.seek(toOffset: UInt64(position))
@@ -212,7 +212,7 @@ extension StoreUnderTest {
     try handle.write(contentsOf: Data([byte ^ 0x04]))
   }
 
-  /// Where the last frame of a segment stands, found by walking the lengths from the first.
+  /// The position of the last frame of a segment, found by following the lengths from the first.
   func lastFrame(of name: String) throws -> Range<Int> {
     let bytes = try bytes(name)
     var position = 4096

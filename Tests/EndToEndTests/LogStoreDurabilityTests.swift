@@ -2,7 +2,7 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// What only a power cut would show, told by the order of the system calls.
+  /// What only a power cut would show, derived from the order of the system calls.
   @Suite struct Durability {
     @Test("every ok is written after a sync that began after its event was written", arguments: [1, 4])
     func acknowledgedIsSynced(batch: Int) async throws {
@@ -33,7 +33,7 @@ extension LogStoreCommandTests {
       #expect((trace.syncEnd(of: parent, after: -1) ?? .max) < first.call.start)
     }
 
-    @Test("the record of a clean end is taken back, and that synced, before a frame is written")
+    @Test("the clean mark is removed, and the removal synced, before a frame is written")
     func cleanIsTakenBack() async throws {
       let store = try StoreUnderTest()
       try await store.fill(10)
@@ -77,7 +77,7 @@ extension LogStoreCommandTests {
       let appendLog = store.scratch.newPath("append-strace")
       let tail = try store.start("tail", under: SystemCallTrace.tracer(log: tailLog))
       #expect(try await tail.line() != nil)
-      // Each sync takes 150 ms longer: half of them the kernel hears of late, half the writer hears of late.
+      // Each sync takes 150 ms longer: half of it before the kernel gets it, half before the writer gets the result.
       let append = try store.start(
         "append",
         under: SystemCallTrace.tracer(
@@ -88,7 +88,7 @@ extension LogStoreCommandTests {
         #expect(try await tail.line() == "\(number)\ts\t\(number)\tT\t\(number)")
       }
       _ = try await append.end()
-      // To the group: strace would only let go of it.
+      // To the group: strace would only detach from it.
       tail.signalAll(SIGTERM)
       _ = try await tail.end()
       let writer = try SystemCallTrace(log: appendLog)
@@ -110,7 +110,7 @@ extension LogStoreCommandTests {
 }
 
 extension StoreUnderTest {
-  /// Appends with strace looking on.
+  /// Appends under strace.
   func traceAppend(_ count: Int, batch: Int, inject: [String] = []) async throws -> SystemCallTrace {
     let log = scratch.newPath("strace")
     let result = try await run(

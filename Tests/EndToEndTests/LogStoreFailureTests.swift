@@ -38,7 +38,7 @@ extension LogStoreCommandTests {
         #expect(result.signal == nil, comment)
         #expect(try trace.unsyncedAcknowledgements() == [], comment)
 
-        // What was acknowledged is a prefix of the lines, and what follows is refused.
+        // The acknowledged lines are a prefix, and the rest is refused.
         let acknowledged = result.lines.prefix { $0.hasPrefix("ok ") }
         #expect(
           !result.lines.dropFirst(acknowledged.count).contains { $0.hasPrefix("ok ") }, "\(comment): ok after err")
@@ -65,7 +65,7 @@ extension LogStoreCommandTests {
       }
     }
 
-    @Test("after a failed sync no ok follows, and the lines in flight are answered with err")
+    @Test("after a failed sync no ok follows, and the lines in flight get err")
     func failedSync() async throws {
       let store = try StoreUnderTest()
       try await store.fill(1)
@@ -91,7 +91,7 @@ extension LogStoreCommandTests {
       #expect(try await store.dump().count >= 1 + acknowledged)
     }
 
-    @Test("a full disk is told, reading goes on, and with space again appending does", .enabled(if: geteuid() == 0))
+    @Test("a full disk is reported, reading continues, and appends work again with space", .enabled(if: geteuid() == 0))
     func fullDisk() async throws {
       let store = try StoreUnderTest()
       try FileManager.default.createDirectory(atPath: store.path, withIntermediateDirectories: false)
@@ -111,7 +111,7 @@ extension LogStoreCommandTests {
     }
 
     private func fillUp(_ store: StoreUnderTest) async throws {
-      // A store is not made beside what is another's.
+      // A store is not created beside another program's file.
       let first = try await store.run(["append", "--segment-size", "4MiB"], input: Array("s\tT\tfirst\n".utf8))
       #expect(first.exitCode == 0)
       try store.write("filler", Array(repeating: 1, count: 8 << 20))
@@ -124,10 +124,10 @@ extension LogStoreCommandTests {
       #expect(acknowledged > 10, "\(full.errors)")
       #expect(full.lines.dropFirst(acknowledged).allSatisfy { $0.hasPrefix("err ") && $0.contains("disk full") })
       #expect(full.errors.contains("disk full") && full.errors.contains(store.path), "\(full.errors)")
-      // Reading goes on; an append that was refused may be there after all only if it was never acknowledged.
+      // Reading continues. A refused append may still be in the log, but only if it was never acknowledged.
       let events = try await store.dump()
       #expect(events.count >= acknowledged)
-      // Still full: told again, and nothing is lost by trying.
+      // Still full: reported again, and trying loses nothing.
       let again = try await store.run(arguments, input: Array(input.utf8))
       #expect(again.exitCode == 1)
       let more = again.lines.count { $0.hasPrefix("ok ") }

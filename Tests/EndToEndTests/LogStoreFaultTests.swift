@@ -2,9 +2,9 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// Every call of the system that the command makes on a store, made to fail in every way that fits it.
-  /// LOGSTORE_FAULT_ROUNDS sets how many of them for each operation; 0: all that differ by call, file and error.
-  /// LOGSTORE_FAULT_OPERATIONS names the operations that are meant, with commas between.
+  /// Every system call that the command makes on a store, failing in every way that fits it. LOGSTORE_FAULT_ROUNDS sets how
+  /// many of them for each operation; 0: all that differ by call, file and error. LOGSTORE_FAULT_OPERATIONS names the
+  /// operations, separated by commas.
   @Suite struct Faults {
     static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_FAULT_ROUNDS"].flatMap(Int.init) ?? 10
 
@@ -13,7 +13,7 @@ extension LogStoreCommandTests {
       return Operation.all.filter { names.split(separator: ",").contains(Substring($0.name)) }
     }()
 
-    /// What the system may answer.
+    /// The errors that the system may return.
     static func actions(_ call: String) -> [Shim.Fault.Action] {
       let codes: [Int32]
       switch call {
@@ -45,7 +45,7 @@ extension LogStoreCommandTests {
     static func isInvisible(_ fault: Shim.Fault) -> Bool {
       switch (fault.call, fault.action) {
       case (_, .short): true
-      // A sync that was interrupted has proven nothing; a name that was to change may have.
+      // An interrupted sync has proven nothing; a name that was to change may have changed.
       case (let call, .error(EINTR)): !["fsync", "fdatasync", "rename", "unlink", "rmdir", "mkdir"].contains(call)
       case ("fallocate", .error(EOPNOTSUPP)): true
       case (let call, _):
@@ -55,7 +55,7 @@ extension LogStoreCommandTests {
     }
 
     @Test(
-      "a call that fails is told by name, file and cause, nothing after it is acknowledged, and the store opens again",
+      "a call that fails is reported with name, file and cause, nothing after it is acknowledged, and the store opens again",
       arguments: operations)
     func everyCall(operation: Operation) async throws {
       var random = SeededGenerator("faults in \(operation.name)")
@@ -72,7 +72,7 @@ extension LogStoreCommandTests {
         #expect(finished.signal == nil, "\(comment): ended by signal \(finished.signal ?? 0) \(finished.errors)")
         #expect([0, 1].contains(finished.exitCode ?? 0), "\(comment): exit code \(finished.exitCode ?? -1)")
         if isDone {
-          // Who may not write can't prove the end of a dead writer's log, and says what is left out.
+          // A user who may not write can't prove the end of a dead writer's log, and the command says what is left out.
           let isUnproven = finished.errors.contains("acknowledged events may stand here") && operation.start == .dead
           #expect(
             try isUnproven || run.isComplete(finished),
@@ -115,7 +115,7 @@ extension LogStoreCommandTests {
         for action in actions(place.call) {
           let others = place.numbers.dropFirst()
           for number in [place.numbers[0], others.randomElement(using: &random)].compactMap({ $0 }) {
-            // What fails once may go on failing; but what is interrupted each time is never done.
+            // A call that fails once may keep failing; but one that is interrupted each time never completes.
             let lasts = action != .error(EINTR) && Bool.random(using: &random)
             faults.append(Shim.Fault(call: place.call, number: number, andLater: lasts, action: action))
           }
@@ -142,8 +142,8 @@ extension LogStoreCommandTests {
       #expect(line.contains("; "), "\(comment): not what to do in \(line)")
     }
 
-    /// No answer says `ok` of an event before a sync that covers it has succeeded; one that fails covers nothing, and
-    /// nothing is covered after it. (What was synced before it may be answered after it: answers have a thread of their own.)
+    /// No line says `ok` for an event before a sync that covers it has succeeded. A failed sync covers nothing, and nothing
+    /// is covered after it. (Events that were synced before may be reported after it: output has a thread of its own.)
     private static func expectOnlySynced(_ records: [ShimRecord], _ comment: Comment) {
       var files: [Int: Frames] = [:]
       var durableEnd: UInt64 = 0

@@ -3,14 +3,14 @@ import Synchronization
 import Testing
 
 extension LogStoreCommandTests {
-  /// Power cuts on real file systems: the disk below them is recorded, images are made of what a power cut may have left
-  /// of it, mounted, and looked at by real processes.
+  /// Power cuts on real file systems: the disk below them is recorded; images of what a power cut may leave of it are made,
+  /// mounted, and checked by real processes.
   @Suite struct FileSystemCrashes {
     /// In an ordinary run.
     private static let fewStates: [FileSystem: Int] = [.ext4: 40, .xfs: 30, .btrfs: 10]
 
     @Test(
-      "whatever a power cut leaves of the disk below, all that was acknowledged is there and it goes on",
+      "whatever a power cut leaves of the disk below, everything acknowledged is there and the store works",
       arguments: FileSystem.allCases)
     func anyStateOfTheDisk(fileSystem: FileSystem) async throws {
       guard await Mount.isPossible("power cuts on \(fileSystem.rawValue)") else { return }
@@ -21,7 +21,7 @@ extension LogStoreCommandTests {
         var session = try await DiskSession(fileSystem)
         try await session.record(using: &random)
         try await session.cutPower(min(100, wanted - counts.states), using: &random, &counts)
-        // Not every file system stands a torn sector of its own; but most of the time each does.
+        // Not every file system survives a torn sector of its own; but most of the time each does.
         try #require(counts.lostFileSystems < 10 + counts.states / 5, "\(fileSystem.rawValue) can't be mounted")
       }
       print(
@@ -38,7 +38,7 @@ extension LogStoreCommandTests {
 private struct DiskSession {
   struct Counts {
     var sessions = 0
-    /// Looked at; ``lostFileSystems`` don't count.
+    /// Checked states; ``lostFileSystems`` don't count.
     var states = 0
     var lostFileSystems = 0
     var atRisk = 0
@@ -61,7 +61,7 @@ private struct DiskSession {
   private let recordPath: String
   private let basePath: String
   private var expected = CrashExpectation()
-  /// What had been acknowledged when the record was so long, in order.
+  /// What had been acknowledged at each length of the record, in order.
   private var marks: [(record: Int, offset: UInt64, payload: [UInt8])] = []
   /// The record's length when the file system had been mounted.
   private var start = 0
@@ -142,7 +142,7 @@ private struct DiskSession {
   mutating func cutPower(_ count: Int, using random: inout SeededGenerator, _ counts: inout Counts) async throws {
     var disk = try RecordedDisk(record: recordPath, base: basePath)
     let first = disk.operations(at: start)
-    // At any write; before a flush, when most is at risk; or when an answer was read, when most is promised.
+    // At any write; before a flush, when most is at risk; or when a response was read, when most is promised.
     let flushes = disk.flushes(from: first)
     var cuts = (0..<count).map { _ in
       switch Int.random(in: 0..<3, using: &random) {
@@ -186,8 +186,9 @@ private struct DiskSession {
     }
   }
 
-  /// False if the file system itself was lost with sectors of its own. That isn't ours to prevent: ext4 wants the two of its
-  /// super block written together, btrfs the eight of its own, XFS those of a block, as disks with pages of 4,096 bytes do.
+  /// Returns false if the file system itself was lost with sectors of its own. LogStore can't prevent that: ext4 needs the
+  /// two sectors of its superblock written together, btrfs the eight of its own, XFS those of a block, as disks with pages
+  /// of 4,096 bytes do.
   private static func check(_ state: State, _ fileSystem: FileSystem) async throws -> Bool {
     let scratch = try TemporaryDirectory(isInMemory: true)
     defer { try? FileManager.default.removeItem(atPath: state.image) }

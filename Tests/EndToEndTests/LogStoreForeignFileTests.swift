@@ -2,7 +2,7 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// Files that are missing, or are another's, older or newer.
+  /// Files that are missing, belong to another store, or are older or newer.
   @Suite struct ForeignFiles {
     @Test("a missing segment is refused: the first, one between, the last", arguments: ["first", "middle", "last"])
     func missingSegment(which: String) async throws {
@@ -213,7 +213,7 @@ extension LogStoreCommandTests {
       for name in try store.files() {
         let original = try store.bytes(name)
         let length = [0, 7, 64, original.count][part]
-        // The start stays, so that what lies behind it is looked at.
+        // The start stays, so that the bytes behind it are checked.
         let kept = Bool.random(using: &random) ? min(16, length) : 0
         try store.write(
           name, Array(original.prefix(kept)) + (kept..<length).map { _ in UInt8.random(in: 0...255, using: &random) })
@@ -259,7 +259,7 @@ extension StoreUnderTest {
   }
 }
 
-/// CRC-32C bit by bit; slow, and nobody else's.
+/// CRC-32C bit by bit; slow, and independent of the product's.
 func crc32c(_ bytes: some Sequence<UInt8>) -> UInt32 {
   var crc: UInt32 = .max
   for byte in bytes {

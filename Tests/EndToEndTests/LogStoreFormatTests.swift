@@ -4,7 +4,7 @@ import Testing
 extension LogStoreCommandTests {
   /// docs/FORMAT.md suffices: Support/read_store.py was written from it alone.
   @Suite struct Format {
-    @Test("an independent reader, made from the document, agrees with dump on random stores", arguments: 0..<4)
+    @Test("an independent reader, written from the document, agrees with dump on random stores", arguments: 0..<4)
     func agrees(_ part: Int) async throws {
       let store = try StoreUnderTest()
       var random = SeededGenerator("random store \(part)")

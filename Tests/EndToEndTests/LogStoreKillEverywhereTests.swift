@@ -3,10 +3,10 @@ import Synchronization
 import Testing
 
 extension LogStoreCommandTests {
-  /// `kill -9` before every call of the system that touches the store or a backup. LOGSTORE_KILL_ROUNDS sets how often
-  /// in all; from 2000 on it is before every single one.
+  /// `kill -9` before every system call that touches the store or a backup. LOGSTORE_KILL_ROUNDS sets how often in all;
+  /// from 2000 on it is before every single one.
   @Suite struct KillEverywhere {
-    @Test("killed before any of its calls, all that was acknowledged is there, no half of anything, and it goes on")
+    @Test("killed before any of its calls, everything acknowledged is there, nothing is half done, and the store works")
     func beforeEveryCall() async throws {
       var random = SeededGenerator("kill before every call")
       var places: [(operation: Operation, number: Int)] = []
@@ -16,7 +16,7 @@ extension LogStoreCommandTests {
         let finished = try await run.run(under: try await Shim.words(root: run.store.scratch.path, log: log))
         try #require(finished.exitCode == 0, "\(operation.name): \(finished.errors)")
         let count = try ShimRecord.read(log).map(\.number).max() ?? 0
-        // Threads take turns differently each time; the last calls of a run may come a little later.
+        // Threads are scheduled differently each time; the last calls of a run may come a little later.
         places += (1...(count + 3)).map { (operation, $0) }
         print("\(operation.name): \(count) calls")
       }

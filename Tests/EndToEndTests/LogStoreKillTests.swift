@@ -2,7 +2,7 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// `kill -9` whenever and wherever. LOGSTORE_KILL_ROUNDS sets how often.
+  /// `kill -9` at any moment and any call. LOGSTORE_KILL_ROUNDS sets how often.
   @Suite struct Kill {
     static let rounds = ProcessInfo.processInfo.environment["LOGSTORE_KILL_ROUNDS"].flatMap(Int.init) ?? 200
 

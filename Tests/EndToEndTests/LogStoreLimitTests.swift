@@ -17,7 +17,7 @@ extension LogStoreCommandTests {
     // MARK: - Space
 
     @Test(
-      "on a full file system: told, reading goes on, and with space again appending does",
+      "a full file system is reported, reading continues, and appends work again with space",
       arguments: FileSystem.allCases)
     func fullFileSystem(fileSystem: FileSystem) async throws {
       guard await Mount.isPossible("a full \(fileSystem.rawValue)") else { return }
@@ -176,7 +176,9 @@ extension LogStoreCommandTests {
       #expect(try await store.dump().count == count)
     }
 
-    @Test("who may not write can read, who may not read is told, and nothing is changed", .enabled(if: geteuid() == 0))
+    @Test(
+      "a user without write permission can read, one without read permission gets an error, and nothing is changed",
+      .enabled(if: geteuid() == 0))
     func otherUser() async throws {
       let store = try StoreUnderTest(isInMemory: true)
       try await store.fill(300)

@@ -14,7 +14,7 @@ struct Operation: Sendable, CustomTestStringConvertible {
   }
 
   enum Kind: Sendable, Equatable {
-    /// Lines from standard input, so many an atomic append.
+    /// Lines from standard input, a number of them per atomic append.
     case append(lines: Int, batch: Int)
     case read
     case follow
@@ -95,7 +95,7 @@ struct Templates: Sendable {
     tail.signal(SIGTERM)
     try #require(try await tail.endByItself().exitCode == 0)
     try await dead.fillAndKill(30, from: 400)
-    // Looking would prove the end, so a copy is looked at.
+    // Reading the store would prove its end, so a copy is read.
     let copy = StoreUnderTest(scratch.path + "/looked-at", in: scratch)
     try FileManager.default.copyItem(atPath: dead.path, toPath: copy.path)
     self.dead = try await copy.dump()
@@ -103,7 +103,7 @@ struct Templates: Sendable {
   }
 }
 
-/// One run of an operation in a place of its own.
+/// One run of an operation in a directory of its own.
 struct OperationRun {
   let operation: Operation
   let store: StoreUnderTest
@@ -201,7 +201,7 @@ struct OperationRun {
 
   // MARK: - What must hold
 
-  /// Everything that was asked for was done.
+  /// Everything that was requested was done.
   func isComplete(_ finished: Finished) throws -> Bool {
     let lines = finished.lines
     switch operation.kind {
@@ -223,7 +223,8 @@ struct OperationRun {
     }
   }
 
-  /// Nothing that was acknowledged is lost, nothing is there that was never asked for, no half batch, and all goes on.
+  /// Nothing acknowledged is lost, nothing is there that was never requested, no half batch, and everything continues to
+  /// work.
   func expectWhole(_ finished: Finished, _ comment: Comment) async throws {
     switch operation.kind {
     case .restore(let from): try await expectRestored(from, finished, comment)
@@ -272,8 +273,8 @@ struct OperationRun {
   private func expectBackups(_ to: String, _ finished: Finished, _ comment: Comment) async throws {
     if to == "output" {
       guard finished.exitCode == 0 else { return }
-      // Refused the right to write, it can't make certain the one event that a writer that died wrote last: that is left
-      // out, and said.
+      // Without permission to write, a backup can't make the last event of a dead writer certain: it leaves the event out,
+      // and says so.
       let isToldShort = finished.errors.contains("nothing proves that they are on disk")
       try await expectRestorable(to, atLeast: known.count - (isToldShort ? 1 : 0), comment)
       return

@@ -2,13 +2,13 @@ import Foundation
 import Synchronization
 import Testing
 
-/// Why a test could not go on, as opposed to a claim that doesn't hold.
+/// Why a test could not continue, as opposed to a claim that doesn't hold.
 struct HarnessError: Error, CustomStringConvertible {
   var description: String
   init(_ description: String) { self.description = description }
 }
 
-/// How a process ended and what it said.
+/// How a process ended, and its output.
 struct Finished: Sendable {
   /// The exit code; nil if a signal ended it.
   var exitCode: Int32?
@@ -24,7 +24,8 @@ struct Finished: Sendable {
   }
 }
 
-/// A child process with its input and output in our hands. Standard error goes to a file, so nobody has to drain it.
+/// A child process with its input and output connected to the test. Standard error goes to a file, so nothing has to drain
+/// it.
 final class LogStoreProcess: Sendable {
   private struct State {
     var input: Int32
@@ -33,7 +34,7 @@ final class LogStoreProcess: Sendable {
     var ending: Finished?
   }
 
-  /// Whatever we were started with open doesn't go on to the processes under test, and doesn't count against their limits.
+  /// Descriptors that the tests inherited don't go to the processes under test, and don't count against their limits.
   private static let keepsInheritedDescriptors: Void = {
     for number: Int32 in 3..<256 { _ = fcntl(number, F_SETFD, FD_CLOEXEC) }
   }()
@@ -267,7 +268,7 @@ private func makePipe(_ scratch: TemporaryDirectory) throws -> [Int32] {
   return [reading, writing]
 }
 
-/// Runs what blocks on a thread of its own, so that tests waiting for processes don't hold up the others.
+/// Runs blocking work on a thread of its own, so that tests that wait for processes don't delay the others.
 func onThread<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
   try await withCheckedThrowingContinuation { continuation in
     Thread.detachNewThread { continuation.resume(with: Result { try body() }) }

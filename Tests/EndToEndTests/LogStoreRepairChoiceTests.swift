@@ -2,9 +2,9 @@ import Foundation
 import Testing
 
 extension LogStoreCommandTests {
-  /// `repair` of a directory with files of two copies of a store, as after a restore by hand into the wrong place.
+  /// `repair` of a directory with files of two copies of a store, as after a restore by hand into the wrong directory.
   @Suite struct RepairChoices {
-    /// How far the copies went apart.
+    /// How far the copies diverged.
     enum Apart: CaseIterable { case inOneSegment, overManySegments }
 
     /// A directory that has all segments of one copy, and under other names all segments of the other that differ.
@@ -48,11 +48,11 @@ extension LogStoreCommandTests {
           names.filter { !otherFiles.contains("found-" + $0) && $0 > (ownFiles.min() ?? "") })
         self.otherFiles = otherFiles
         try #require(apart == .inOneSegment ? otherFiles.count == 1 : otherFiles.count > 2, "\(otherFiles)")
-        // What says in which segment the directory's last writer was.
+        // The marks that name the segment of the directory's last writer.
         if !isWitnessed { for name in ["clean", "tail"] { try store.remove(name) } }
       }
 
-      /// Repairs into a place that is not there yet.
+      /// Repairs into a directory that does not exist yet.
       func repair(_ arguments: String...) async throws -> (Finished, StoreUnderTest) {
         let target = StoreUnderTest(store.scratch.newPath("repaired"), in: store.scratch)
         return (try await store.run(["repair", "--to", target.path] + arguments), target)
@@ -69,7 +69,7 @@ extension LogStoreCommandTests {
     }
 
     @Test(
-      "where nothing tells which copy is meant, repair makes nothing, names files of both and ends with 3",
+      "where nothing decides which copy is meant, repair creates nothing, names files of both and exits with 3",
       arguments: Apart.allCases)
     func undecided(_ apart: Apart) async throws {
       let mixed = try await Mixed(apart)
@@ -180,7 +180,7 @@ extension LogStoreCommandTests {
     }
 
     @Test(
-      "where clean and tail tell which copy is the directory's, it is taken without --keep", arguments: Apart.allCases)
+      "where clean and tail decide which copy is the directory's, it is used without --keep", arguments: Apart.allCases)
     func decided(_ apart: Apart) async throws {
       let mixed = try await Mixed(apart, isWitnessed: true)
       let (result, target) = try await mixed.repair()

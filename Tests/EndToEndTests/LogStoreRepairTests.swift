@@ -96,7 +96,7 @@ extension LogStoreCommandTests {
         let line = try await tail.line()
         try #require(line?.hasPrefix("\(offset)\t") == true, "\(line ?? "nothing")")
       }
-      // The end is sound, so it goes on there.
+      // The end is sound, so it continues there.
       try await store.run("append", input: "s\tT\tmore\n")
       #expect(try await tail.line()?.hasPrefix("1500\t") == true)
       tail.signal(SIGTERM)
@@ -125,7 +125,7 @@ extension LogStoreCommandTests {
       #expect(!FileManager.default.fileExists(atPath: target.path))
     }
 
-    /// System calls on the way of a repair, each with how many of them a round may see.
+    /// System calls of a repair, each with how many of them a round may see.
     private static let calls: [(name: String, most: Int)] = [
       ("rename,renameat,renameat2", 3), ("fdatasync,fsync", 12), ("pwrite64", 300), ("openat,open", 60),
       ("unlink,unlinkat", 2), ("ftruncate", 6), ("mkdir,mkdirat", 1),

@@ -5,10 +5,11 @@ import Testing
 let crashStates = ProcessInfo.processInfo.environment["LOGSTORE_CRASH_STATES"].flatMap(Int.init)
 
 extension LogStoreCommandTests {
-  /// Power cuts on a disk that keeps no more than POSIX says: real processes are recorded, states are made of what they
-  /// did, and real processes look at what is left.
+  /// Power cuts on a disk that guarantees only what POSIX says: real processes are recorded, states are made from their
+  /// calls, and real processes check what is left.
   @Suite struct StrictCrashes {
-    @Test("whatever POSIX allows to be lost of what was not synced, all that was acknowledged is there and it goes on")
+    @Test(
+      "whatever POSIX allows to be lost of what was not synced, everything acknowledged is there and the store works")
     func anyStateAllowed() async throws {
       var random = SeededGenerator("power cuts by the letter of POSIX")
       let wanted = crashStates ?? 80
@@ -72,7 +73,7 @@ private struct StrictSession {
   mutating func run(using random: inout SeededGenerator, _ counts: inout Counts) async throws {
     counts.sessions += 1
     for round in 1...5 {
-      // Appends most of the time, and until something is there: what else is there to lose.
+      // Mostly appends, and always until there is something to lose.
       let count = expected.base.count + expected.acknowledged.count
       let step =
         count == 0 || round == 1 || Bool.random(using: &random)
@@ -132,14 +133,14 @@ private struct StrictSession {
     }
   }
 
-  /// Goes through what a process did, and makes states on the way.
+  /// Replays the calls of a process, and makes states on the way.
   private mutating func follow(
     _ records: [ShimRecord], _ name: String, using random: inout SeededGenerator
   ) throws -> [State] {
     var cuts: Set<Int> = []
     for _ in 0..<min(Self.cuts, records.count) {
       var cut = Int.random(in: 0..<records.count, using: &random)
-      // Rather where something has just been promised, or is about to be.
+      // Preferably where something has just been promised, or is about to be.
       if Bool.random(using: &random) {
         cut = records[cut...].firstIndex { ["write", "fdatasync", "fsync", "rename"].contains($0.call) } ?? cut
       }

@@ -3,7 +3,7 @@ import Testing
 
 extension LogStoreCommandTests {
   @Suite struct Tail {
-    @Test("tail prints what is there and goes on while another process appends, across segments")
+    @Test("tail prints what is there and continues while another process appends, across segments")
     func follows() async throws {
       let store = try StoreUnderTest()
       try await store.fill(30)
@@ -137,7 +137,7 @@ extension LogStoreCommandTests {
       _ = try await append.end()
     }
 
-    @Test("a durable cursor goes on where it was, also after kill -9, and stat tells its lag")
+    @Test("a durable cursor continues where it was, also after kill -9, and stat prints its lag")
     func cursor() async throws {
       let store = try StoreUnderTest()
       try await store.fill(20)

@@ -1,10 +1,10 @@
 import Foundation
 import Testing
 
-/// What a process asked of the system, read from a log of strace: enough to say what was on disk when.
+/// The system calls of a process, read from a log of strace: enough to say what was on disk at which moment.
 ///
-/// Losing power can't be tried here, and a process that dies loses nothing that it has written: the page cache lives on.
-/// So what only a power cut would show is shown by the order of the calls instead.
+/// A power cut can't be tried here, and a process that dies loses nothing that it has written: the page cache survives. So
+/// the order of the calls shows what otherwise only a power cut would show.
 struct SystemCallTrace {
   struct Call {
     /// Places in the log where the call began and where it had returned.

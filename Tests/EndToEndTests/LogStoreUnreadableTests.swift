@@ -1,7 +1,7 @@
 import Foundation
 import Testing
 
-/// What can be wrong with a store's disk, for each of its files; and what every command does then.
+/// The faults of a store's disk, for each of its files, and what every command does then.
 private enum Kind: String, CaseIterable, Sendable {
   case finished = "a finished segment"
   case last = "the last segment"
@@ -41,7 +41,7 @@ private let commands = [
 
 extension LogStoreCommandTests {
   @Suite struct UnreadableTests {
-    /// What was seen, a row of docs/DURABILITY.md each.
+    /// The observations, each a row of docs/DURABILITY.md.
     struct Row: Sendable {
       var kind: String
       var way: String
@@ -71,7 +71,7 @@ extension LogStoreCommandTests {
                 Row(
                   kind: kind.rawValue, way: way.rawValue, command: command, finished: finished, said: said(finished)))
               check(finished, command, kind, file.name)
-              // Nothing is lost, and all of it works when the disk is well.
+              // Nothing is lost, and everything works once the disk is well.
               try disk.heal()
               let after = try await store.dump()
               #expect(Array(after.prefix(whole.count)) == whole, "\(kind), \(way), \(command)")
@@ -179,7 +179,7 @@ extension LogStoreCommandTests {
         for isCut in [true, false] {
           let process =
             command == "dump" ? try store.start("dump") : try store.start("backup", "--to", "-")
-          // It waits now for somebody to read on.
+          // It waits now for a reader.
           if command == "dump" { _ = try await process.line() }
           try await waitUntilBlocked(process)
           if isCut {
@@ -211,7 +211,7 @@ extension LogStoreCommandTests {
       throw HarnessError("the process never waited for its pipe: \(process.errorsSoFar)")
     }
 
-    @Test("a tail that runs while the disk fails ends with one line, and a new one goes on")
+    @Test("a tail that runs while the disk fails ends with one line, and a new one continues")
     func tail() async throws {
       guard await Mount.isPossible("a tail on a disk that fails") else { return }
       let scratch = try TemporaryDirectory()
@@ -284,7 +284,7 @@ extension LogStoreCommandTests {
     }
 
     @Test(
-      "a SIGBUS that isn't ours goes on as before",
+      "a SIGBUS of another mapping is handled as before",
       arguments: [
         ("previous-with-info", "known\ntold\nknown\n", nil), ("previous-plain", "known\ntold\nknown\n", nil),
         ("previous-once", "known\ntold\n", SIGBUS), ("ignored-sent", "known\nignored\n", nil),

@@ -92,7 +92,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("a failed condition writes nothing and tells stream, expected and actual")
+  @Test("a failed condition writes nothing and reports stream, expected and actual")
   func conditions() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     _ = try await store.append(Append(event("a"), expecting: .noStream))
@@ -139,7 +139,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("the same append sent again gives the first one's places", arguments: [false, true])
+  @Test("the same append sent again returns the original's offsets and versions", arguments: [false, true])
   func repeats(acrossSegments: Bool) async throws {
     var store = try LogStore.open(directory.path, options: smallSegments())
     let ids = (0..<3).map { _ in EventID.random() }
@@ -290,7 +290,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("a segment full of cursors alone is replaced by the next, and nothing is lost")
+  @Test("a segment that holds only cursors is replaced by the next, and nothing is lost")
   func cursorsOnly() async throws {
     var store = try LogStore.open(directory.path, options: smallSegments())
     for round in 0..<3 {
@@ -309,11 +309,11 @@ import Testing
     try await store.close()
   }
 
-  @Test("a closed store leaves no file that was made ahead")
+  @Test("a closed store leaves no preallocated file")
   func nothingLeftBehind() async throws {
     for _ in 0..<10 {
       let store = try LogStore.open(directory.path, options: smallSegments())
-      // More than half a segment, so that the next one is being made when the store is closed.
+      // More than half a segment, so that the next one is being prepared when the store is closed.
       for _ in 0..<9 { _ = try await store.append(Append(event("s", String(repeating: "x", count: 5000)))) }
       try await store.close()
       #expect(directory.names(".tmp") == [])
@@ -330,7 +330,7 @@ import Testing
     }
   }
 
-  @Test("a second writer is told who holds the store")
+  @Test("a second writer's error names who holds the store")
   func oneWriter() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     await expectThrows({ error in
@@ -346,7 +346,7 @@ import Testing
     #expect(composed == decomposed)
     let store = try LogStore.open(directory.path, options: smallSegments())
     _ = try await store.append(Append(event(composed)))
-    // As one key the second condition would take the place of the first.
+    // If both were one key, the second condition would replace the first.
     var conditions: StreamConditions = [composed: .version(1), decomposed: .noStream]
     #expect(conditions.count == 2 && conditions[composed] == .version(1))
     let appended = try await store.append(

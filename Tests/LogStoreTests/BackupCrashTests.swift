@@ -68,7 +68,7 @@ import Testing
   }
 
   @Test(
-    "an operation that fails at any step is told, and leaves the backup before it or the new one",
+    "an operation that fails at any step is reported, and leaves the previous backup or the new one",
     arguments: [EIO, ENOSPC])
   func failures(code: Int32) async throws {
     let base = try await makeDisk()

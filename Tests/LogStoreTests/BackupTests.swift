@@ -104,7 +104,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     try await scene.append(700)
     let first = try scene.backUp()
     let finished = Set(scene.parts.dropLast())
-    // A file that no backup has made, and one that a killed one left.
+    // A file that no backup wrote, and one that a killed run left.
     try Data("x".utf8).write(to: URL(fileURLWithPath: scene.backupFile("my.segment")))
     try Data("x".utf8).write(to: URL(fileURLWithPath: scene.backupFile("00000000000000000099-0123abcd.segment.tmp")))
     let unchanged = try scene.backUp()
@@ -138,7 +138,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     #expect(try scan(scene.directory.file("restored")).cursors["late"] == 7)
   }
 
-  @Test("a copy that has gone bad in the backup is made anew from the store, whichever byte it is")
+  @Test("a copy that has gone bad in the backup is copied again from the store, whichever byte it is")
   func bitRot() async throws {
     let scene = try Scene()
     try await scene.append(700)
@@ -177,7 +177,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     }
     #expect(try scene.backupContent().filter { before[$0.key] != nil } == before)
     #expect(try scene.restore("restored").endOffset == 500)
-    // Mended, it goes on.
+    // Once it is repaired, the backup works again.
     try edit(damaged) { $0[20_000] ^= 4 }
     #expect(try scene.backUp().endOffset == 1000)
   }
@@ -203,7 +203,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     let scene = try Scene()
     try await scene.append(300)
     try scene.backUp()
-    // Two lives of one store: the copy goes on with other events than the original.
+    // Two diverged copies of one store: the copy continues with other events than the original.
     try scene.restore("copy")
     try await scene.append(400)
     try scene.backUp()
@@ -222,7 +222,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     #expect(try scene.backupContent() == before)
   }
 
-  @Test("a backup in a file is replaced by one that goes on from it, and a better one only if that is asked for")
+  @Test("a backup in a file is replaced by one that continues it, and a better one only on request")
   func betterFile() async throws {
     let directory = TemporaryDirectory()
     try FileManager.default.createDirectory(atPath: directory.path, withIntermediateDirectories: true)
@@ -253,7 +253,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     try await refused(older, "other events")
     #expect(try backup(older, replaces: true) == 1000)
     try await refused(store, "was backed up to 1000")
-    // A damaged one may hold what is nowhere else.
+    // A damaged backup may hold events that exist nowhere else.
     var bytes = try Data(contentsOf: URL(fileURLWithPath: file))
     bytes[bytes.count / 2] ^= 1
     try bytes.write(to: URL(fileURLWithPath: file))
@@ -297,7 +297,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     #expect(try content(file).starts(with: bytes("important")))
   }
 
-  @Test("a second backup to the same place is refused while one runs")
+  @Test("a second backup to the same destination is refused while one runs")
   func busy() async throws {
     let scene = try Scene()
     try await scene.append(20)

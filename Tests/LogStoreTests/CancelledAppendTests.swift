@@ -14,7 +14,7 @@ import Testing
     }.value
   }
 
-  @Test("a cancelled task appends, waits and gets its answer, as any other")
+  @Test("a cancelled task appends, waits and gets its result, as any other")
   func appends() async throws {
     let store = try LogStore.open(directory.path, options: smallSegments())
     try await inCancelledTask {
@@ -44,7 +44,7 @@ import Testing
     }
     try await store.flush()
     #expect(store.reader.endOffset == 0)
-    // One that is not is answered as without.
+    // A task that is not cancelled gets the same result as without the option.
     #expect(try await store.append(Append(event("s")), endsWithTask: true).offsets == 0..<1)
     await expectThrows({ $0 == .conflict(stream: "s", expected: .noStream, actual: 1) }) {
       () async throws(LogStoreError) in
@@ -56,10 +56,10 @@ import Testing
     }
   }
 
-  @Test("a wait that was cancelled ends, what was placed becomes durable all the same, and can be sent again")
+  @Test("a cancelled wait ends; the append still becomes durable and can be sent again")
   func waits() async throws {
     var options = smallSegments()
-    // So many at once are gathered for so long that the waits end before the sync.
+    // Many appends at once are gathered so long that the waits end before the sync.
     options.gatherMilliseconds = 1000
     let store = try LogStore.open(directory.path, options: options)
     let appends = (0..<32).map { _ in Append(event("s", id: .random())) }
@@ -81,7 +81,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("the wait ends while what is waited for goes on, and a later answer counts for nothing")
+  @Test("the wait ends while the work goes on, and a later result has no effect")
   func endableWait() async throws {
     let wait = EndableWait<Int>()
     let (begun, continuation) = AsyncStream.makeStream(of: Void.self)

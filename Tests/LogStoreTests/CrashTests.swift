@@ -5,7 +5,7 @@ import Testing
 
 @testable import LogStore
 
-/// What was asked of a log, and what it answered.
+/// The requests to a log, and its responses.
 final class History: Sendable {
   struct Attempt: Sendable {
     var payloads: [[UInt8]]
@@ -135,7 +135,7 @@ final class History: Sendable {
     }
   }
 
-  /// One history of several crashes on one disk. Gives back what is wrong.
+  /// Runs one history of several crashes on one disk. Returns what is wrong.
   func crash(_ seed: UInt64) async -> String? {
     var generator = SeededGenerator(seed)
     let history = History()
@@ -181,7 +181,7 @@ final class History: Sendable {
   }
 
   @Test(
-    "after a failed write or sync nothing is acknowledged; opened anew, all that was acknowledged is there",
+    "after a failed write or sync nothing is acknowledged; opened again, everything acknowledged is there",
     arguments: [EIO, ENOSPC, EINTR])
   func failures(code: Int32) async throws {
     var seeds = SystemRandomNumberGenerator()
@@ -192,7 +192,7 @@ final class History: Sendable {
       let disk = SimulatedDisk()
       let store = try LogStore.open("d", options: smallSegments(), disk: disk)
       let failAt = Int.random(in: 1...60, using: &generator)
-      // Of the segments alone: what fails while the next file is made ahead may be tried again.
+      // Only calls on segments: a failure while the next file is prepared may be retried.
       disk.setFault { number, operation, path in
         number == failAt && path.hasSuffix(".log") ? .error(code) : nil
       }
@@ -245,7 +245,7 @@ final class History: Sendable {
   }
 
   @Test(
-    "a segment whose writer died before syncing its name is made durable by whoever opens it next",
+    "a segment whose writer died before syncing its name is made durable by the next process that opens it",
     arguments: [false, true])
   func unsyncedName(byReader: Bool) async throws {
     let disk = SimulatedDisk()
@@ -304,7 +304,7 @@ final class History: Sendable {
     try await store.close()
   }
 
-  @Test("a file that was ready is not used any more after a larger one could not be made in its place")
+  @Test("a prepared file is not used any more after a larger one could not be created under its name")
   func diskFullForLargeAppend() async throws {
     let disk = SimulatedDisk()
     let store = try LogStore.open("d", options: smallSegments(), disk: disk)
@@ -367,13 +367,13 @@ final class History: Sendable {
     try? await store.close()
   }
 
-  @Test("no append is answered before its bytes are synced, and none in a new segment before its name is")
+  @Test("no append is acknowledged before its bytes are synced, and none in a new segment before its name is")
   func orderOfOperations() async throws {
     let disk = SimulatedDisk()
     let store = try LogStore.open("d", options: smallSegments(), disk: disk)
     for index in 0..<400 {
       _ = try await store.append(Append(event("s", String(repeating: "o", count: 500) + "\(index)")))
-      // At the moment of the answer nothing of the log is left to be made durable.
+      // At the moment of the response nothing of the log is left to be made durable.
       let unsynced = disk.machine.withState { state in
         state.names.files.filter { $0.key.hasSuffix(".log") && !$0.value.isSynced }.map(\.key)
           + state.nameChanges.map(\.path).filter { $0.hasSuffix(".log") }

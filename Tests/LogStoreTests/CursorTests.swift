@@ -3,7 +3,7 @@ import Testing
 
 @testable import LogStore
 
-/// Durable places of consumers: which way they move, and how they are deleted.
+/// Checkpoints of consumers: which way they move, and how they are deleted.
 @Suite struct CursorTests {
   let directory = TemporaryDirectory()
 
@@ -34,13 +34,13 @@ import Testing
     await expectThrows({ $0 == error }) { () async throws(LogStoreError) in try await store.append(back) }
     await expectThrows({ $0 == error }) { () async throws(LogStoreError) in try await store.appendBuffered(back) }
     #expect(store.reader.endOffset == 5)
-    // Where it is it may be told again.
+    // The present checkpoint may be committed again.
     _ = try await store.append(Self.commit("c", 4))
     _ = try await store.append(Self.commit("c", 2, mayLag: true))
     #expect(try store.reader.cursor("c") == 4)
     _ = try await store.append(Self.commit("c", 2, isReset: true))
     #expect(try store.reader.cursor("c") == 2)
-    // What is not durable yet counts.
+    // Checkpoints that are not durable yet count too.
     _ = try await store.appendBuffered(Self.commit("c", 5))
     await expectThrows({ $0 == .cursorBehind(name: "c", checkpoint: 3, present: 5) }) {
       () async throws(LogStoreError) in
@@ -49,7 +49,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("an append that is repeated is answered as the first, wherever its cursor stands by now")
+  @Test("a repeated append returns the original's result, whatever its cursor's checkpoint is by now")
   func repeated() async throws {
     let store = try open()
     let first = Append([event("s", id: .random())], cursors: [CursorCommit(name: "c", checkpoint: 1)])
@@ -79,7 +79,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("there is room for so many names, and for others in their place once they are deleted")
+  @Test("there is room for a fixed number of names, and for others once they are deleted")
   func limit() async throws {
     let store = try open()
     let names = (0..<Limits.cursors).map { "c\($0)" }
@@ -161,7 +161,8 @@ import Testing
   }
 
   @Test(
-    "to a program that knows of no deletion, a deleted cursor stands behind everything, and comes back as it is told")
+    "to a program that knows no deletion, a deleted cursor is ahead of everything, and comes back where it is committed"
+  )
   func olderPrograms() async throws {
     let store = try open()
     _ = try await store.append(

@@ -25,7 +25,8 @@ struct EventIDTests {
     try await store.close()
   }
 
-  @Test("the same event in its place is the first one, whatever its metadata", arguments: [false, true])
+  @Test(
+    "the same event at the same offset and version is the original, whatever its metadata", arguments: [false, true])
   func same(isOld: Bool) async throws {
     try await withKnown(isOld: isOld) { store in
       var other = event("a", "second", id: Self.id)
@@ -38,7 +39,8 @@ struct EventIDTests {
   }
 
   @Test(
-    "another stream, version, type or payload is refused, and told with what the log has", arguments: [false, true])
+    "another stream, version, type or payload is refused, and the error says what the log has",
+    arguments: [false, true])
   func different(isOld: Bool) async throws {
     try await withKnown(isOld: isOld) { store in
       let same = event("a", "second", id: Self.id)

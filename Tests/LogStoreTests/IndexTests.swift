@@ -471,7 +471,7 @@ import Testing
     }
   }
 
-  @Test("a full disk keeps index files from being made and nothing else, and they are made when there is room")
+  @Test("a full disk prevents only index files, and they are built when there is space")
   func diskFull() async throws {
     var generator = SeededGenerator.printed()
     let disk = SimulatedDisk()

@@ -4,7 +4,7 @@ import Testing
 
 @testable import LogStore
 
-/// Options that no store can have are refused, and nothing stays behind; nor does a scrub that nobody has any more.
+/// Invalid options are refused and leave nothing behind; a scrub ends when it is released.
 @Suite struct OptionTests {
   let directory = TemporaryDirectory()
 
@@ -19,7 +19,7 @@ import Testing
     ("gather 1001", { $0.gatherMilliseconds = 1001 }),
   ]
 
-  @Test("an option out of its range is refused before anything is made", arguments: refused.indices)
+  @Test("an option out of its range is refused before anything is created", arguments: refused.indices)
   func refusedOptions(_ index: Int) async throws {
     var options = LogStore.Options()
     Self.refused[index].1(&options)
@@ -52,7 +52,9 @@ import Testing
     try await store.close()
   }
 
-  @Test("without leave to make a store nothing is made: no directory, no lock file, and a lost store is told from none")
+  @Test(
+    "without createIfMissing nothing is created: no directory, no lock file, and a lost store is distinguished from none"
+  )
   func nothingMade() async throws {
     var options = smallSegments()
     options.createIfMissing = false
@@ -87,7 +89,7 @@ import Testing
 
   // MARK: - Scrubs
 
-  @Test("a scrub ends when it is released, when its store is closed, and from within what it tells")
+  @Test("a scrub ends when it is released, when its store is closed, and from its own callback")
   func scrubsEnd() async {
     await #expect(processExitsWith: .success) {
       let directory = TemporaryDirectory()

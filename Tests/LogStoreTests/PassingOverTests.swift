@@ -3,7 +3,7 @@ import Testing
 
 @testable import LogStore
 
-/// A store whose finished segments are damaged is opened where that is asked for, and what is sound of it is served.
+/// A store with damaged finished segments is opened on request, and its sound events are served.
 @Suite struct PassingOverTests {
   enum Kind: String, CaseIterable, Sendable {
     case firstFrameHeader, middleFrameHeader, recordPayload, bodyChecksum, segmentHeader, cut, missing, zeroedPage
@@ -83,7 +83,7 @@ import Testing
   }
 
   @Test(
-    "what is sound behind a damaged place is read, and what is not is told once with its offsets",
+    "sound events behind a damaged place are read, and missing ones are reported once with their offsets",
     arguments: Kind.allCases, [0, 1, 2])
   func passesOver(_ kind: Kind, _ number: Int) async throws {
     let (sound, bases) = try await makeStore()
@@ -164,7 +164,7 @@ import Testing
   @Test("a whole segment from another history of the log is not served")
   func divergedSegment() async throws {
     let (_, bases) = try await makeStore()
-    // The same store goes on in two ways from its first segment on.
+    // The same store continues in two ways from its first segment on.
     let copy = TemporaryDirectory()
     try copyStore(directory.path, to: copy.path)
     try edit(path(bases[1])) { bytes in
@@ -215,7 +215,7 @@ import Testing
     let (events, passed) = try readAll(store.reader)
     #expect(passed.flatMap { Array($0.offsets) } == [19])
     #expect(events.count == 39)
-    // And it goes on behind what was known when the damage was met.
+    // And it continues behind what was known when the damage was found.
     var cursor = store.reader.cursor(from: 0, passingOverDamage: true)
     var count = 0
     while let event = try cursor.next() { count += event.payload.byteCount > 0 ? 1 : 0 }

@@ -9,7 +9,7 @@ struct ReadAheadTests {
   let directory = TemporaryDirectory()
 
   @Test(
-    "look-ups that wait for the disk ask it for a whole group at once, and decide what they decide without",
+    "lookups that wait for the disk request a whole group at once, and decide the same as without",
     arguments: [false, true])
   func groups(isSlow: Bool) async throws {
     var generator = SeededGenerator.printed()
@@ -72,7 +72,7 @@ struct ReadAheadTests {
     #expect(try LogStore.verify(directory.path).findings == [])
   }
 
-  @Test("the filters that every look-up asks are read into memory when a store is opened for writing")
+  @Test("the filters that every lookup queries are read into memory when a store is opened for writing")
   func filters() async throws {
     var generator = SeededGenerator.printed()
     var model = IndexModel()

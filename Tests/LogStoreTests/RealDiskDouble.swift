@@ -1,6 +1,6 @@
 @testable import LogStore
 
-/// The machine's own disk, but for what a test puts in the place of a call.
+/// The machine's own disk, with calls that a test can replace.
 protocol RealDiskDouble: Disk {
   var real: RealDisk { get }
 }
@@ -31,7 +31,7 @@ extension RealDiskDouble {
   func watch(_ path: String) throws(LogStoreError) -> any FileWatch { try real.watch(path) }
 }
 
-/// A disk with a clock that stands still: what is done every so often is done once.
+/// A disk with a clock that stands still: what happens at intervals happens once.
 struct TimelessDisk: RealDiskDouble {
   let real = RealDisk()
   private let time: UInt64

@@ -46,7 +46,7 @@ private struct Diverged {
 }
 
 @Suite struct RepairHistoryTests {
-  @Test("a segment of a copy that was written to apart takes no sound event's place, whatever its name")
+  @Test("a segment of a separately written copy replaces no sound event, whatever its name")
   func oneStray() async throws {
     let stores = try await Diverged()
     for name in stores.other.names(".log").dropFirst(3) {
@@ -100,7 +100,7 @@ private struct Diverged {
     try stores.expectSaved(leftOut: count)
   }
 
-  @Test("a copy's segment in the place of the store's own is a gap, and not taken for it")
+  @Test("a copy's segment that replaced the store's own is a gap, and not taken for it")
   func swapped() async throws {
     let stores = try await Diverged()
     let names = stores.own.names(".log")
@@ -140,7 +140,7 @@ private struct Diverged {
   }
 
   @Test(
-    "segments and index files of a copy over the store's own ones are left out: tail or clean tells whose the end is",
+    "segments and index files of a copy over the store's own ones are left out: tail or clean decides whose the end is",
     arguments: [["clean"], ["tail"], []])
   func overwritten(missing: [String]) async throws {
     let stores = try await Diverged(otherCount: 700)
@@ -158,7 +158,8 @@ private struct Diverged {
     #expect(report.leftOut.count >= names.count - 3, "\(report.leftOut)")
   }
 
-  @Test("where neither clean nor tail tells whose files are whose, nothing is made, and each history can be asked for")
+  @Test(
+    "where neither clean nor tail decides whose files are whose, nothing is created, and each history can be requested")
   func undecided() async throws {
     let stores = try await Diverged(otherCount: 700)
     for name in [FileName.clean, FileName.tail] { try FileManager.default.removeItem(atPath: stores.own.file(name)) }
@@ -197,7 +198,7 @@ private struct Diverged {
   }
 
   @Test(
-    "all segments of a copy in the place of the store's own, and clean and tail that know others, are not taken in silence"
+    "all segments replaced by a copy's, with clean and tail that name others, are not accepted silently"
   )
   func allOverwritten() async throws {
     let stores = try await Diverged()

@@ -119,7 +119,7 @@ extension TemporaryDirectory {
     }
   }
 
-  @Test("another store's files in the place of a few do not make it that store")
+  @Test("a few files replaced by another store's do not make it that store")
   func foreignFiles() async throws {
     let (store, foreign, target) = (TemporaryDirectory(), TemporaryDirectory(), TemporaryDirectory())
     let events = try await makeStore(store.path)
@@ -189,7 +189,7 @@ extension TemporaryDirectory {
   }
 
   @Test(
-    "events lost at the end: the record of a clean end says how many, or what the writer told others; else it is said")
+    "events lost at the end: the clean mark or the writer's notice says how many; otherwise the report says unknown")
   func lostEnd() async throws {
     for (removed, isKnown) in [([], true), (["clean"], true), (["clean", "tail"], false)] as [([String], Bool)] {
       let (store, target) = (TemporaryDirectory(), TemporaryDirectory())
@@ -213,7 +213,7 @@ extension TemporaryDirectory {
     }
   }
 
-  @Test("nothing is made where nothing can be saved")
+  @Test("nothing is created if nothing can be saved")
   func nothing() async throws {
     let (store, target) = (TemporaryDirectory(), TemporaryDirectory())
     _ = try await makeStore(store.path)
@@ -266,7 +266,7 @@ extension TemporaryDirectory {
     #expect(!gaps.lastVersions.isEmpty)
   }
 
-  @Test("what is sound of a damaged store is read if it is asked for, and what is missing is told")
+  @Test("the sound events of a damaged store are read on request, and missing ones are reported")
   func allowingDamage() async throws {
     let store = TemporaryDirectory()
     let events = try await makeStore(store.path)
@@ -301,7 +301,7 @@ extension TemporaryDirectory {
   func lyingIndex() async throws {
     let (store, other) = (TemporaryDirectory(), TemporaryDirectory())
     _ = try await makeStore(store.path)
-    // An index of the same segments but for one stream, made by the program itself.
+    // An index of the same segments without one stream, built by the program itself.
     let name = store.names(".idx")[0]
     let range = try #require(FileName.indexRange(name))
     try FileManager.default.copyItem(atPath: store.path, toPath: other.path)
@@ -373,7 +373,7 @@ extension TemporaryDirectory {
     #expect(try LogStore.verify(directory.path).findings.count > 0)
   }
 
-  @Test("a scrub at a slow rate ends when it is told to")
+  @Test("a scrub at a slow rate ends when it is stopped")
   func stops() async throws {
     let directory = TemporaryDirectory()
     _ = try await makeStore(directory.path)

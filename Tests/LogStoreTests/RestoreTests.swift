@@ -130,7 +130,7 @@ import Testing
     #expect(try LogStore.restore(from: .directory(backup), to: restored).endOffset == 6)
   }
 
-  @Test("what is damaged in a segment and has the right checksum in a made-up manifest is found in the store")
+  @Test("damage in a segment that a forged manifest has the right checksum for is found in the store")
   func forgedChecksums() async throws {
     try await backUp(200)
     let backupDirectory = BackupDirectory(backup, disk: RealDisk())
@@ -188,7 +188,7 @@ import Testing
     try remove(restored)
     #expect(try LogStore.restore(from: .file(file), to: restored).endOffset == 180)
     #expect(try events(restored) == expected)
-    // The next backup takes its place; another store's doesn't.
+    // The next backup replaces it; another store's doesn't.
     _ = try LogStore.backup(store, to: .file(file))
     let other = try LogStore.open(directory.file("other"), options: smallSegments())
     try await other.close()
@@ -198,7 +198,7 @@ import Testing
   }
 
   @Test(
-    "a directory that holds anything is refused and left alone; an empty one is taken, and so is what a killed run left"
+    "a directory with other files is refused and left alone; an empty one is accepted, and so are leftovers of a killed run"
   )
   func targets() async throws {
     try await backUp(60)

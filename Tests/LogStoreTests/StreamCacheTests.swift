@@ -67,7 +67,7 @@ import Testing
 
   // MARK: - Which streams are kept
 
-  @Test("a stream is welcome when it is read the second time, and known when it was kept")
+  @Test("a stream is admitted when it is read the second time, and known once it is cached")
   func admission() async throws {
     let cache = StreamCache(byteCount: 1 << 20)
     let entry = StreamCache.Entry(records: try await Self.packed(one: [event("a")]), coveredEnd: 10)
@@ -179,7 +179,7 @@ import Testing
     try await store.close()
   }
 
-  @Test("an event appended after its stream was kept is seen at once, in whichever segment it is")
+  @Test("an event appended after its stream was cached is seen at once, in whichever segment it is")
   func appendAfter() async throws {
     let directory = TemporaryDirectory()
     let store = try LogStore.open(directory.path, options: smallSegments())
@@ -277,7 +277,7 @@ import Testing
     _ = directory
   }
 
-  @Test("without a cache nothing is kept, and everything is read")
+  @Test("without a cache nothing is cached, and everything is read")
   func none() async throws {
     let (directory, store) = try await Self.storeWithFinishedSegment(streamCacheBytes: 0)
     for _ in 0..<3 { #expect(try store.reader.stream("a").count == 5) }

@@ -82,7 +82,7 @@ import Testing
   }
 }
 
-/// The machine's own disk, on a machine that has so many threads and no more.
+/// The machine's own disk, on a machine that can start only a number of threads.
 final class ThreadlessDisk: RealDiskDouble {
   let real = RealDisk()
   private let left: Mutex<Int>

@@ -67,7 +67,7 @@ import Testing
     }
   }
 
-  @Test("a look-up in a segment whose header can't be read ends, and has what can be read")
+  @Test("a lookup in a segment with an unreadable header ends, and finds what can be read")
   func header() async throws {
     try await makeStore()
     lose(files(".log")[1], page: 0)

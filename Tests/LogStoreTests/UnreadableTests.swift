@@ -242,7 +242,7 @@ private final class CutFile {
     #expect(next == again.first)
   }
 
-  @Test("an index file that can't be read is read around, and made again by the next writer")
+  @Test("reading works around an unreadable index file, and the next writer rebuilds it")
   func index() async throws {
     try await makeStore()
     let reader = try LogReader.open(directory.path, streamCacheBytes: 0)

@@ -18,7 +18,7 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
     let large = store.directory.names(".log") + store.directory.names(".idx")
     for name in large {
       let count = store.originals[name]?.count ?? 0
-      // The ends of what a file is made of, and any others.
+      // The ends of the file's parts, and any other positions.
       for position in [0, 8, 68, 4091, 4092, 4095, 4096, 4143, count / 2, count - 65, count - 1] where position < count
       {
         positions.append((name, position))
@@ -136,7 +136,7 @@ private let flips = Int(ProcessInfo.processInfo.environment["LOGSTORE_DAMAGES"] 
     #expect(try LogStore.verify(directory.path).events == 2)
   }
 
-  @Test("a first segment that does not begin with offset 0 is refused: look-ups trapped after it")
+  @Test("a first segment that does not begin with offset 0 is refused: lookups trapped after it")
   func firstSegment() async throws {
     let directory = TemporaryDirectory()
     let store = try LogStore.open(directory.path, options: smallSegments())

@@ -1,7 +1,7 @@
 import ArgumentParser
 import LogStore
 
-/// Measures LogStore beside what the machine itself can do with the same bytes, and beside other engines.
+/// Measures LogStore against what the machine itself can do with the same bytes, and against other engines.
 @main
 struct BenchCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -73,7 +73,7 @@ struct OutputOptions: ParsableArguments {
 
   func reporter() -> Reporter { Reporter(asJSON: json, out: out) }
   func directory() throws -> BenchDirectory { try BenchDirectory(in: dir) }
-  /// On the same file system as the data, and there when the data is gone.
+  /// On the same file system as the data, and still there when the data is gone.
   var directoryAbove: String {
     var path = dir[...]
     while path.count > 1, path.last == "/" { path.removeLast() }
@@ -199,7 +199,7 @@ struct AllBench: AsyncParsableCommand {
 }
 
 extension BenchOptions {
-  /// Runs workloads and says what came of them: lines as they are done, the bars at the end, the report.
+  /// Runs workloads and prints the results: lines as they are done, the bars at the end, the report.
   func measure(_ peers: [PeerKind], _ body: (Reporter) async throws -> Void) async throws {
     let reporter = output.reporter()
     try await reporter.begin()

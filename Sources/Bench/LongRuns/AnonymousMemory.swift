@@ -1,8 +1,7 @@
 import Glibc
 import Synchronization
 
-/// How much memory this process has that is not a file's: what it would keep if all files went from the cache.
-/// A thread looks fifty times a second, for as long as the process lives.
+/// The process's anonymous memory: what it would keep if all file pages left the cache.
 final class AnonymousMemory: Sendable {
   private struct State {
     var now = 0
@@ -22,9 +21,9 @@ final class AnonymousMemory: Sendable {
     }
   }
 
-  /// Bytes at the last look.
+  /// Bytes at the last sample.
   var now: Int { state.withLock { $0.now } }
-  /// The most since the beginning, or since ``takePeak()``.
+  /// The most since the start, or since ``takePeak()``.
   var peak: Int { state.withLock { $0.peak } }
 
   /// The most since the last call.

@@ -2,9 +2,9 @@ import Glibc
 
 /// Refuses work that the disk has no room for.
 enum FreeSpace {
-  /// Kept free whatever the work.
+  /// Always kept free.
   private static let reserveBytes = 1 << 30
-  /// More events a second than are ever appended synced here, for works that go on for a time.
+  /// An upper bound of synced appends per second, for work that runs for a time.
   static let syncedEventsPerSecond = 250_000
 
   /// - Parameter directory: must be there.

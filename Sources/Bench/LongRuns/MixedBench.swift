@@ -37,7 +37,7 @@ struct MixedBench: AsyncParsableCommand {
     guard (1...100_000).contains(loads) else { throw ValidationError("--loads must be 1 to 100000") }
   }
 
-  /// Bytes on disk of an event beyond its payload: more than they are, to be safe.
+  /// Bytes on disk of an event beyond its payload: an upper bound.
   private static let overheadBytes = 120
 
   func run() async throws {

@@ -1,4 +1,4 @@
-/// What a mixed run showed.
+/// The result of a mixed run.
 struct MixedResult: Sendable {
   struct Window: Sendable {
     var endSecond: Double
@@ -10,7 +10,7 @@ struct MixedResult: Sendable {
     var anonymousBytes: Int
   }
 
-  /// One stretch of time in which a call took too long, against the longest that the disk took by itself in its windows.
+  /// A period in which a call took too long, compared with the disk's own longest time in its windows.
   struct Stall: Sendable {
     var what: String
     var second: Double
@@ -37,10 +37,10 @@ struct MixedResult: Sendable {
   var events: Int { windows.reduce(0) { $0 + $1.append.count } }
   var seconds: Double { windows.last?.endSecond ?? 0 }
 
-  /// Takes what came after the last window, and finds the stalls.
+  /// Takes the measurements after the last window, and finds the stalls.
   mutating func finish(_ meters: MixedMeters) {
     if var last = windows.popLast() {
-      // Appends that were under way at the end, and when they were seen.
+      // Appends that were in flight at the end, and the times at which they were seen.
       last.append.count += meters.append.take().count
       last.tail.count += meters.tail.take().count
       _ = (meters.load.take(), meters.probe.take())
@@ -62,7 +62,7 @@ struct MixedResult: Sendable {
     stalls.sort { $0.second < $1.second }
   }
 
-  /// The longest that the probe took in any of the windows that a time touches.
+  /// The longest time of the probe in any of the windows that a period touches.
   private func diskMilliseconds(from: Double, to: Double) -> Double {
     var longest = 0.0
     var begin = 0.0
@@ -82,7 +82,7 @@ struct MixedResult: Sendable {
     return (peaks[quarter..<2 * quarter].max() ?? 0, peaks.suffix(quarter).max() ?? 0)
   }
 
-  /// A tenth more, or as much as an allocator keeps at hand, is still flat.
+  /// A tenth more, or as much as an allocator keeps in reserve, still counts as flat.
   private static let flatBytes = 8 << 20
 
   var verdicts: [Verdict] {
@@ -96,7 +96,7 @@ struct MixedResult: Sendable {
       Verdict(
         workload: "anonymous memory, last quarter against second", bar: "flat",
         value: "\(bytes(Double(late))) against \(bytes(Double(early)))",
-        // A quarter of a short run is no time in which anything could grow.
+        // In a quarter of a short run nothing could grow.
         isReached: windows.count >= 8 ? late <= early + max(early / 10, Self.flatBytes) : nil),
       Verdict(
         workload: "anonymous memory, peak", bar: "≤ 256 MiB",

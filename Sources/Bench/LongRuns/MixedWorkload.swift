@@ -13,11 +13,11 @@ struct MixedWorkload: Sendable {
   var loadsPerSecond: Int
 
   static let eventsPerStream = 4
-  /// Full within the first minute: the usual 32 MiB take ten, and whatever else grew would not be seen beside them.
+  /// Full within the first minute. The usual 32 MiB take ten minutes to fill, and would hide other growth.
   static let streamCacheBytes = 4 << 20
-  /// So seldom that it takes nothing away that counts.
+  /// Rare enough not to affect the measurement.
   static let probesPerSecond = 20
-  /// What is longer than this beyond the disk's own is a stall.
+  /// A time that exceeds the disk's own by more than this is a stall.
   static let stallMilliseconds = 50.0
 
   /// Ten seconds, or what fits a short run.
@@ -69,7 +69,8 @@ struct MixedWorkload: Sendable {
     return result
   }
 
-  /// Each writer begins streams and goes on with them, at the version expected. The payload tells when the append began.
+  /// Each writer begins streams and continues them, at the expected version. The payload holds the time at which the append
+  /// began.
   private func append(to store: LogStore, _ meters: MixedMeters, until deadline: UInt64) async throws {
     try await withThrowingTaskGroup(of: Void.self) { group in
       for writer in 0..<writers {
@@ -111,7 +112,7 @@ struct MixedWorkload: Sendable {
     } catch LogStoreError.closed {}
   }
 
-  /// Loads random streams among those that are whole, at a steady rate.
+  /// Loads random complete streams at a steady rate.
   private func load(_ reader: LogReader, _ meters: MixedMeters, until deadline: UInt64) throws {
     var random = SplitMix(state: 7)
     try steadily(loadsPerSecond, until: deadline) {
@@ -137,7 +138,7 @@ struct MixedWorkload: Sendable {
     }
   }
 
-  /// Does something so many times a second; what could not be done in time is left out.
+  /// Does something a number of times per second; skips what could not be done in time.
   private func steadily(_ perSecond: Int, until deadline: UInt64, _ body: () throws -> Void) throws {
     let pause = 1_000_000_000 / UInt64(perSecond)
     var next = nowNanoseconds()
@@ -148,7 +149,7 @@ struct MixedWorkload: Sendable {
     }
   }
 
-  /// Takes what was measured out of the meters at the end of each window.
+  /// Takes the measurements from the meters at the end of each window.
   private func watchWindows(
     _ meters: MixedMeters, _ memory: AnonymousMemory, start: UInt64, until deadline: UInt64, _ reporter: Reporter
   ) -> [MixedResult.Window] {
@@ -156,7 +157,7 @@ struct MixedWorkload: Sendable {
     var end = start
     while end < deadline {
       end = min(end + UInt64(windowSeconds * 1e9), deadline)
-      // A rest too short to say anything belongs to the window before it.
+      // A remainder that is too short to mean anything belongs to the window before it.
       if deadline - end < UInt64(windowSeconds * 0.5e9) { end = deadline }
       sleepUntil(end)
       let window = MixedResult.Window(
@@ -169,13 +170,13 @@ struct MixedWorkload: Sendable {
   }
 }
 
-/// What is measured while everything goes on.
+/// The measurements while everything runs.
 final class MixedMeters: Sendable {
   let append = StallMeter("append")
   let tail = StallMeter("tail")
   let load = StallMeter("load")
   let probe = StallMeter("disk")
-  /// Of each writer, the streams that have all their events.
+  /// The complete streams of each writer.
   let wholeStreams: [Counter]
   /// Events that the tailing reader has had.
   let tailed = Counter()
@@ -185,9 +186,9 @@ final class MixedMeters: Sendable {
   }
 }
 
-/// Counts times, and keeps the long ones with when they were.
+/// Counts times, and keeps the long ones with their moments.
 final class StallMeter: Sendable {
-  /// More than these are not kept one by one.
+  /// More long times than this are only counted.
   private static let kept = 100_000
   let name: String
   let all = Latencies()
@@ -210,7 +211,7 @@ final class StallMeter: Sendable {
     return (taken.count, taken.percentiles)
   }
 
-  /// Times over the bound, those that overlap put together: many callers meet the same stall.
+  /// Times over the bound, with overlapping ones merged: many callers meet the same stall.
   var stalls: [(start: UInt64, end: UInt64)] {
     var merged: [(start: UInt64, end: UInt64)] = []
     for stall in long.withLock({ $0 }).sorted(by: { $0.start < $1.start }) {

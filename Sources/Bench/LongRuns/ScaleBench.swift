@@ -29,7 +29,7 @@ struct ScaleBench: AsyncParsableCommand {
     }
   }
 
-  /// Bytes on disk of an event beyond its payload, and of one that was appended alone: more than they are, to be safe.
+  /// Bytes on disk of an event beyond its payload, and of one that was appended alone: upper bounds.
   private static let (filledOverhead, aloneOverhead) = (80, 200)
 
   func run() async throws {
@@ -108,7 +108,7 @@ struct ScaleBench: AsyncParsableCommand {
     return step
   }
 
-  /// Kills the process when it has told a few times how far it is; gives back how far it was at least.
+  /// Kills the process after it has reported a few times how far it got. Returns the least offset that it reached.
   private func killInTheMiddle(_ worker: ChildProcess) async throws -> UInt64 {
     try await onThread {
       var acknowledged: UInt64 = 0
@@ -125,7 +125,7 @@ struct ScaleBench: AsyncParsableCommand {
     }
   }
 
-  /// Opens the log in a new process; gives back the milliseconds.
+  /// Opens the log in a new process. Returns the milliseconds.
   private func open(_ path: String, expecting acknowledged: UInt64) async throws -> Double {
     let opener = try ChildProcess(["scale-opener", "--dir", path])
     return try await onThread {
@@ -144,12 +144,12 @@ struct ScaleBench: AsyncParsableCommand {
     }
   }
 
-  /// Asks the kernel to let the files go from its cache.
+  /// Asks the kernel to drop the files from its cache.
   private static func forget(_ directory: String) {
     for name in names(in: directory) {
       let descriptor = Glibc.open("\(directory)/\(name)", O_RDONLY | O_CLOEXEC)
       guard descriptor >= 0 else { continue }
-      // Only what is on disk can go.
+      // Only pages that are on disk can be dropped.
       fdatasync(descriptor)
       posix_fadvise(descriptor, 0, 0, Int32(POSIX_FADV_DONTNEED))
       close(descriptor)

@@ -1,11 +1,11 @@
 import LogStore
 
-/// Which stream each event of a growing log belongs to. Every stream has the same number of events once all of its are
+/// The stream of each event of a growing log. Every stream has the same number of events once all of its events are
 /// written.
 struct ScaleLayout: Sendable {
   var shape: EventShape
   var eventsPerStream: Int
-  /// The events of a stream as far apart as the step allows, instead of within some thousand events, as a payment's are.
+  /// Spreads the events of a stream as far as the step allows, instead of within some thousand events, as a payment's are.
   var isSpread: Bool
 
   /// How far a stream's events are apart, as streams begun meanwhile.
@@ -37,7 +37,7 @@ struct ScaleLayout: Sendable {
   }
 }
 
-/// Where to stop and measure: powers of ten from a million on, and the end.
+/// The points to measure at: powers of ten from a million on, and the end.
 func scaleSteps(to events: Int) -> [Int] {
   var steps: [Int] = []
   var step = 1_000_000
@@ -48,7 +48,7 @@ func scaleSteps(to events: Int) -> [Int] {
   return steps + [events]
 }
 
-/// Names of streams that writers begin themselves; as long as the filled ones' (12 bytes), and never the same.
+/// Names of streams that writers begin themselves: as long as the filled ones' names (12 bytes), and unique.
 struct OwnStreams: Sendable {
   private let letter: Character
 

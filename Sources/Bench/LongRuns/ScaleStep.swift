@@ -1,7 +1,7 @@
-/// What was measured when the log had so many events.
+/// The measurements at one size of the log.
 struct ScaleStep: Sendable {
   var events = 0
-  /// Whole streams.
+  /// Complete streams.
   var streams = 0
   var fillRate = 0.0
   /// Appends a second of many writers: to streams that they begin and go on with; each to a stream that must not be there;
@@ -20,7 +20,7 @@ struct ScaleStep: Sendable {
   var aheadBytes = 0
   var anonymousBytes = 0
   var anonymousPeakBytes = 0
-  /// Milliseconds to open after a kill: as it is then, and with the files gone from the cache.
+  /// Milliseconds to open after a kill: with the cache as it is then, and with the files dropped from the cache.
   var openMilliseconds = 0.0
   var coldOpenMilliseconds = 0.0
   var busyness = Busyness(othersPercent: 0, stealPercent: 0, isKnown: false)
@@ -70,7 +70,7 @@ struct ScaleStep: Sendable {
     return text + column(fixed(openMilliseconds, 1), 9) + column(fixed(coldOpenMilliseconds, 1), 9)
   }
 
-  /// What has to hold at every size, and from the first size to the last.
+  /// The conditions that must hold at every size, and from the first size to the last.
   static func verdicts(_ steps: [ScaleStep]) -> [Verdict] {
     guard let first = steps.first, let last = steps.last else { return [] }
     let size = "at \(grouped(last.events)) events"

@@ -2,7 +2,7 @@ import ArgumentParser
 import Glibc
 import LogStore
 
-/// What the processes of ``ScaleBench`` have to know of the log.
+/// What the processes of ``ScaleBench`` need to know about the log.
 struct ScaleOptions: ParsableArguments {
   @Option(help: "Bytes of payload of an event.")
   var payload = 256
@@ -42,7 +42,7 @@ struct ScaleOptions: ParsableArguments {
     ScaleLayout(shape: EventShape(payloadBytes: payload), eventsPerStream: streamsOf, isSpread: spread)
   }
 
-  /// To hand on to a child.
+  /// The arguments for a child process.
   var arguments: [String] {
     [
       "--payload", "\(payload)", "--streams-of", "\(streamsOf)", "--writers", "\(writers)", "--seconds",
@@ -55,15 +55,15 @@ struct ScaleOptions: ParsableArguments {
 struct ScaleWorker: AsyncParsableCommand {
   static let configuration = CommandConfiguration(commandName: "scale-worker", shouldDisplay: false)
   @Option var dir: String
-  /// Events that were filled in before, and are to be.
+  /// Events that were filled in before, and events to fill in.
   @Option var from: Int
   @Option var to: Int
-  /// How many sizes came before; streams of this process's own are named by it.
+  /// The number of sizes before this one, which names the process's own streams.
   @Option var step: Int
   @OptionGroup var options: ScaleOptions
 
   private static let loads = 20_000
-  /// How long they are loaded again and again: one pass is too short to tell.
+  /// How long streams are loaded again and again: one pass is too short to measure.
   private static let hotNanoseconds: UInt64 = 2_000_000_000
   private static let batch = 1000
   private static let reportEveryMicroseconds: UInt32 = 5000
@@ -81,7 +81,7 @@ struct ScaleWorker: AsyncParsableCommand {
     report("peak", Double(memory.peak))
     printLine("appending")
     let acknowledged = Counter(0)
-    // What is printed here was acknowledged before, so it must be there after the kill.
+    // Printed offsets were acknowledged before, so they must be there after the kill.
     startThread {
       while true {
         printLine("acknowledged \(acknowledged.value)")
@@ -94,13 +94,13 @@ struct ScaleWorker: AsyncParsableCommand {
   private func report(_ name: String, _ value: Double) { printLine("\(name) \(fixed(value, 3))") }
   private func deadline() -> UInt64 { nowNanoseconds() + UInt64(options.seconds * 1e9) }
 
-  /// Fills at full speed, and closes the store so that all that it takes on disk can be told.
+  /// Fills at full speed, and closes the store so that its size on disk can be measured.
   private func fillAndClose() async throws {
     let store = try LogStore.open(dir)
     let (layout, from, to) = (options.layout, from, to)
     let next = Counter(from)
     let start = nowNanoseconds()
-    // Two, so that one makes events while the other's are written.
+    // Two tasks, so that one creates events while the other's are written.
     try await withThrowingTaskGroup(of: Void.self) { group in
       for _ in 0..<2 {
         group.addTask {
@@ -124,8 +124,8 @@ struct ScaleWorker: AsyncParsableCommand {
     report("ahead", Double(size.aheadBytes))
   }
 
-  /// Loads random streams in one order: once wherever they are, once more from memory, and then again and again, hot: out of
-  /// the store's cache, if it has one.
+  /// Loads random streams in one order: once from wherever they are, once more from memory, and then again and again, hot:
+  /// from the store's cache, if it has one.
   private func load(_ reader: LogReader) async throws {
     let streams = options.layout.wholeStreams(to)
     guard streams > 0 else { throw BenchError("too few events for a whole stream; ask for more --events") }
@@ -162,9 +162,9 @@ struct ScaleWorker: AsyncParsableCommand {
     case old
   }
 
-  /// Appends with all writers until a time; gives back the appends a second.
+  /// Appends with all writers until a deadline. Returns the appends per second.
   ///
-  /// - Parameter name: 0 to 2, another for each call that makes streams.
+  /// - Parameter name: 0 to 2, a different one for each call that creates streams.
   private func append(
     _ kind: Kind, to store: LogStore, until deadline: UInt64, name: Int,
     acknowledged: @escaping @Sendable (_ end: UInt64) -> Void
@@ -208,7 +208,7 @@ struct ScaleWorker: AsyncParsableCommand {
   }
 }
 
-/// The process that opens the log after the kill, and leaves it as it found it: not closed.
+/// The process that opens the log after the kill, and leaves it as it was: not closed.
 struct ScaleOpener: AsyncParsableCommand {
   static let configuration = CommandConfiguration(commandName: "scale-opener", shouldDisplay: false)
   @Option var dir: String
@@ -219,7 +219,7 @@ struct ScaleOpener: AsyncParsableCommand {
     let milliseconds = Double(nowNanoseconds() - start) / 1e6
     printLine("open \(fixed(milliseconds, 3))")
     printLine("end \(store.reader.endOffset)")
-    // No way out that would close the store.
+    // Exit without closing the store.
     _exit(0)
   }
 }

@@ -1,14 +1,14 @@
 import Glibc
 
-/// What else the machine did while something was measured: time that other processes had, and time that the machine
-/// below this one took away (steal). Both as a share of all of its cores' time.
+/// What else the machine did during a measurement: the time of other processes, and the time that the machine below this
+/// one took away (steal). Both as a share of the time of all cores.
 struct Busyness: Sendable {
   var othersPercent: Double
   var stealPercent: Double
-  /// Too short a time says nothing.
+  /// A shorter time says nothing.
   var isKnown: Bool
 
-  /// Shares above which a number is doubted. Some other process always wakes now and then.
+  /// Shares above which a number is doubted. Some other process always wakes from time to time.
   static let othersLimitPercent = 5.0
   static let stealLimitPercent = 2.0
 
@@ -17,8 +17,8 @@ struct Busyness: Sendable {
   var text: String { "other processes \(fixed(othersPercent, 1)) %, steal \(fixed(stealPercent, 1)) % of all cores" }
 }
 
-/// Looks at the counters of /proc before and after. The kernel's own threads are not counted as others: what they do here
-/// is as a rule the writing that was asked for.
+/// Reads the counters of /proc before and after. The kernel's own threads don't count as others: here they mostly do the
+/// writing that was requested.
 struct BusynessWatch: Sendable {
   private var all = 0
   private var busy = 0
@@ -46,7 +46,7 @@ struct BusynessWatch: Sendable {
     }
   }
 
-  /// What happened since then.
+  /// The busyness since the start.
   func since() -> Busyness {
     let now = BusynessWatch()
     let passed = now.all - all
@@ -66,7 +66,7 @@ struct BusynessWatch: Sendable {
 
   /// A process's parent, its time, and whether it is a thread of the kernel; proc(5), `stat`.
   private static func process(_ pid: Int) -> (parent: Int, ticks: Int, isKernel: Bool)? {
-    // The name may hold anything, but is followed by the last closing bracket.
+    // The name may hold any bytes, but the last closing bracket follows it.
     guard let text = contents("/proc/\(pid)/stat"), let end = text.lastIndex(of: ")") else { return nil }
     let fields = text[text.index(after: end)...].split(separator: " ")
     guard fields.count > 12, let parent = Int(fields[1]), let flags = UInt64(fields[6]), let user = Int(fields[11]),

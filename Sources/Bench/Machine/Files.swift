@@ -40,13 +40,13 @@ func allocatedBytes(in directory: String) -> Int {
   names(in: directory).reduce(0) { $0 + (size(of: "\(directory)/\($1)")?.allocated ?? 0) }
 }
 
-/// What a store takes on disk. Space of the last segment that was only written ahead, and holds nothing yet, is counted
-/// apart: it is the same for a store of any size.
+/// A store's size on disk. Preallocated space of the last segment is counted separately: it is the same for a store of any
+/// size.
 struct StoreSize: Sendable {
   var usedBytes: Int
   var aheadBytes: Int
 
-  /// Of a store that is closed: the file `clean` says where its log ends (docs/FORMAT.md).
+  /// The size of a closed store: the file `clean` says where its log ends (docs/FORMAT.md).
   init(closed directory: String) throws {
     guard let clean = Array(named: "\(directory)/clean", count: 64) else {
       throw BenchError("\(directory) was not closed, so it can't be told how much of it is used")
@@ -70,7 +70,7 @@ struct StoreSize: Sendable {
 }
 
 extension [UInt8] {
-  /// A file's bytes, if it has just so many.
+  /// A file's bytes, if it has exactly this many.
   fileprivate init?(named path: String, count: Int) {
     let descriptor = open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else { return nil }

@@ -1,10 +1,10 @@
 import Glibc
 
-/// The machine, as far as numbers depend on it: names and values, for people.
+/// Facts about the machine that numbers depend on: names and values, for people.
 struct Machine: Sendable {
   var facts: [(name: String, value: String)]
 
-  /// - Parameter directory: where the data is written; it must be there.
+  /// - Parameter directory: where the data is written; it must exist.
   init(directory: String) {
     let processor = Self.field("model name", in: contents("/proc/cpuinfo") ?? "") ?? "unknown"
     let memoryKibibytes = Self.field("MemTotal", in: contents("/proc/meminfo") ?? "")
@@ -84,7 +84,7 @@ struct Machine: Sendable {
       let fields = line.split(separator: " ")
       guard fields.count > 6, fields[2] == number, let dash = fields.firstIndex(of: "-"), dash + 3 < fields.count
       else { continue }
-      // Those of the mount, then those of the file system; some are both.
+      // The options of the mount, then those of the file system; some are both.
       var options = fields[5].split(separator: ",")
       for option in fields[dash + 3].split(separator: ",") where !options.contains(option) { options.append(option) }
       return (String(fields[dash + 1]), options.joined(separator: ","), number)
@@ -108,7 +108,7 @@ struct Machine: Sendable {
     if let sectors = contents("\(path)/size").flatMap({ Double($0.prefix { $0 != "\n" }) }) {
       parts.append("\(fixed(sectors * 512 / 1_073_741_824, 0)) GiB")
     }
-    // A virtual disk says that it rotates, whatever is below it.
+    // A virtual disk claims to rotate, whatever is below it.
     if contents("\(path)/queue/rotational")?.hasPrefix("0") == true { parts.append("not rotating") }
     if let cache = contents("\(path)/queue/write_cache") { parts.append(trimmed(cache.prefix { $0 != "\n" })) }
     return parts.joined(separator: ", ")

@@ -6,7 +6,7 @@ import Synchronization
 final class RawFile: Sendable {
   private let descriptor: Int32
   private let byteCount: Int
-  /// Where the next frame goes; round and round, as the file is written through before.
+  /// The position of the next frame. It wraps around, as the file was written through before.
   private let position = Atomic<Int>(0)
 
   /// Makes a file and writes it through, since syncing into space that was never written costs twice as much.
@@ -25,7 +25,7 @@ final class RawFile: Sendable {
 
   deinit { close(descriptor) }
 
-  /// Makes an empty file that grows, for an import of so many bytes.
+  /// Creates an empty file that grows, for an import of `byteCount` bytes.
   init(growing path: String, byteCount: Int) throws {
     self.byteCount = byteCount
     descriptor = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
@@ -38,7 +38,7 @@ final class RawFile: Sendable {
   }
 
   func append(_ frame: UnsafeRawBufferPointer) throws {
-    // Of several threads each gets a place of its own; a frame that would cross the end goes to the start.
+    // Each thread gets a position of its own; a frame that would cross the end goes to the start.
     var at = position.add(frame.count, ordering: .relaxed).oldValue % byteCount
     if at + frame.count > byteCount { at = 0 }
     try write(frame, at: at)
@@ -56,8 +56,8 @@ final class RawFile: Sendable {
 
 /// A file in memory, read-only.
 ///
-/// Sendable though it holds a pointer: the memory is never written through it, and stays until `deinit`, which can only
-/// run when no reference is left.
+/// Sendable though it holds a pointer: the memory is never written through it, and stays until `deinit`, which runs only
+/// when no reference is left.
 final class RawMapping: @unchecked Sendable {
   let bytes: UnsafeRawBufferPointer
 
@@ -79,7 +79,7 @@ final class RawMapping: @unchecked Sendable {
   func number(at position: Int) -> UInt32 { bytes.loadUnaligned(fromByteOffset: position, as: UInt32.self) }
 }
 
-/// Writes frames of events one after the other into a new file, for the limits that read. Returns the records' places.
+/// Writes frames of events one after the other into a new file, for the limits that read. Returns the records' positions.
 func writeFrames(_ shape: EventShape, events: Int, batch: Int, to path: String) throws -> [Int] {
   let descriptor = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
   guard descriptor >= 0 else { throw BenchError("open \(path) failed: \(String(cString: strerror(errno)))") }

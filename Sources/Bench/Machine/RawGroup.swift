@@ -1,11 +1,11 @@
 import Glibc
 
-/// The machine's limit for many threads at once: they share syncs. Whoever comes while none is under way writes and syncs
-/// for all that have come by then; meanwhile the next group gathers, and one of it goes on.
+/// The machine's limit for many threads at once, which share syncs. A thread that arrives while no write is in flight
+/// writes and syncs for all that have arrived by then; meanwhile the next group gathers, and one of its threads continues.
 ///
-/// Sendable though it holds pointers: all state is touched only under `mutex`, but for the group that was taken, which
-/// only the thread that took it touches until it gives it back under `mutex`. The pthread objects live at fixed addresses
-/// until `deinit`, which can only run when no thread holds a reference.
+/// Sendable though it holds pointers: all state is touched only under `mutex`, except for the group that was taken, which
+/// only the thread that took it touches until it returns it under `mutex`. The pthread objects live at fixed addresses
+/// until `deinit`, which runs only when no thread holds a reference.
 final class RawGroup: @unchecked Sendable {
   private let file: RawFile
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
@@ -35,7 +35,7 @@ final class RawGroup: @unchecked Sendable {
     for buffer in buffers { buffer.deallocate() }
   }
 
-  /// Returns once the frame is on disk. The caller sees to it that a group's frames never take more than `groupBytes`.
+  /// Returns once the frame is on disk. The caller ensures that a group's frames never take more than `groupBytes`.
   func append(_ frame: [UInt8]) throws {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
@@ -53,7 +53,7 @@ final class RawGroup: @unchecked Sendable {
     if let failure { throw failure }
   }
 
-  /// Called and returns with the lock held; lets it go meanwhile.
+  /// Called and returns with the lock held; releases it in between.
   private func lead(_ group: Int) {
     let bytes = UnsafeRawBufferPointer(rebasing: buffers[group % 2][..<gathered])
     isSyncing = true
@@ -72,7 +72,7 @@ final class RawGroup: @unchecked Sendable {
     }
     pthread_cond_broadcast(conditions + group % 2)
     if failure != nil { pthread_cond_broadcast(conditions + (group + 1) % 2) }
-    // One of those that have come meanwhile goes on.
+    // One of the threads that have arrived meanwhile continues.
     if gathered > 0 { pthread_cond_signal(conditions + (group + 1) % 2) }
   }
 }

@@ -41,7 +41,7 @@ struct PaymentsBench: AsyncParsableCommand {
     guard output.out == nil else { throw ValidationError("bench payments writes no report; leave out --out") }
   }
 
-  /// Bytes on disk of a payment, in both logs and the list: more than they are, to be safe.
+  /// Bytes on disk of a payment, in both logs and the list: an upper bound.
   private static let bytesOfOne = 4_000
 
   func run() async throws {
@@ -55,7 +55,7 @@ struct PaymentsBench: AsyncParsableCommand {
       try await PaymentsFill(directory: directory.file("data")).run(payments) {
         reporter.progress("written \(grouped(Double($0))) of \(payments) payments")
       }
-      // The list of payments is made once; the start that is measured finds it.
+      // The list of payments is built once; the measured start finds it.
       let first = try PaymentsServer.start(directory.file("data"))
       try await first.waitForList { reporter.progress("making the list of payments: offset \($0)") }
       first.stop()
@@ -94,8 +94,8 @@ struct PaymentsBench: AsyncParsableCommand {
     return report
   }
 
-  /// - Returns: what `work` does, and by how many events the list of payments was behind the log at most, by looking once a
-  ///   second.
+  /// - Returns: what `work` returns, and the greatest number of events that the list of payments was behind the log,
+  ///   sampled once a second.
   private func whileWatchingList<Value: Sendable>(
     _ url: String, _ work: @escaping @Sendable () async throws -> Value
   ) async throws -> (Value, Int) {

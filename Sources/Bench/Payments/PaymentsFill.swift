@@ -2,7 +2,7 @@ import Glibc
 import LogStore
 import RegisPay
 
-/// Writes payments as a server would have, with all their events, as fast as the log takes them.
+/// Writes payments with all their events, as a server would have, as fast as the log accepts them.
 struct PaymentsFill {
   let directory: String
   /// Payments of one append.
@@ -17,13 +17,13 @@ struct PaymentsFill {
     while done < count {
       let now = min(Self.batch, count - done)
       let ids = (0..<now).map { _ in PaymentID.random() }
-      // As in a server's log: the events of one payment lie apart, with others between.
+      // As in a server's log, the events of one payment are not adjacent: others lie between.
       for events in Self.events(ids, first: done) { _ = try await store.appendBuffered(Append(events)) }
       done += now
       if done % 100_000 == 0 { progress(done) }
     }
     try await store.flush()
-    // The consumers have done their part.
+    // The consumers have processed everything.
     let end = store.reader.endOffset
     let names = PaymentStep.allCases.map(StepConsumer.cursorName) + [CompletionConsumer.cursorName]
     _ = try await store.append(Append([], cursors: names.map { CursorCommit(name: $0, checkpoint: end) }))

@@ -1,6 +1,6 @@
 import RegisPay
 
-/// What a load of payments came to.
+/// The result of a load of payments.
 struct PaymentsResult {
   var rate: Int
   var seconds: Int
@@ -10,7 +10,7 @@ struct PaymentsResult {
   var before: PaymentsServer.Status
   var after: PaymentsServer.Status
   var memory: [Int]
-  /// Events that the list of payments was behind at most.
+  /// The most events that the list of payments was behind.
   var listBehind: Int
   var busyness: Busyness
 

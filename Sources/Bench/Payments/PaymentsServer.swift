@@ -4,8 +4,8 @@ import Logging
 import RegisPay
 import Synchronization
 
-/// `bench payments-server`: the server that ``PaymentsBench`` measures. It prints its address, and then every tenth of a
-/// second how it is.
+/// `bench payments-server`: the server that ``PaymentsBench`` measures. It prints its address, and then its state ten times
+/// a second.
 struct PaymentsServerCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(commandName: "payments-server", shouldDisplay: false)
 
@@ -72,10 +72,10 @@ final class PaymentsServer: Sendable {
   }
 
   var status: Status { statuses.withLock { $0.last ?? Status() } }
-  /// Bytes of memory that is no file's, ten times a second.
+  /// Bytes of anonymous memory, ten times a second.
   var memory: [Int] { statuses.withLock { $0.map(\.anonymous) } }
 
-  /// Until the list of payments reaches back to the first.
+  /// Waits until the list of payments reaches back to the first.
   func waitForList(progress: (String) -> Void) async throws {
     let client = try ServerClient(url: url, key: nil)
     defer { client.close() }
@@ -89,6 +89,6 @@ final class PaymentsServer: Sendable {
     }
   }
 
-  /// Ends it as a person would, its logs closed.
+  /// Ends it as an operator would, with its logs closed.
   func stop() { process.terminate() }
 }

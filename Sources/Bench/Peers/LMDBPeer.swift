@@ -88,7 +88,7 @@ final class LMDBPeer: Peer, @unchecked Sendable {
     nextOffset += 1
   }
 
-  /// A stream's last version; 0 if there is none: the entry before where the greatest version would be.
+  /// A stream's last version; 0 if there is none. It is the entry before the position of the greatest version.
   private func lastVersion(_ stream: String, _ cursor: OpaquePointer?) throws -> UInt64 {
     StreamKeyBytes.put(stream, version: .max, into: &key)
     var found = MDB_val()

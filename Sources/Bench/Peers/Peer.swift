@@ -2,27 +2,27 @@ import ArgumentParser
 import Glibc
 import LogStore
 
-/// Another engine that a user would pick, made to do LogStore's work: it keeps the log by offset, and a unique
-/// (stream, version) → event; an append looks up its streams' last versions and gives its events the next ones.
+/// Another engine that a user could choose, set up to do LogStore's work: it keeps the log by offset, and a unique (stream,
+/// version) → event. An append looks up its streams' last versions and gives its events the next ones.
 ///
 /// Appends may come from any number of threads at once; reads from one thread at a time, while nothing is appended.
 protocol Peer: AnyObject, Sendable {
-  /// One atomic append, of events whose streams may be any. Durable when it returns, unless opened for buffered appends.
+  /// Makes one atomic append of events of any streams. Durable when it returns, unless opened for buffered appends.
   func append(_ events: [NewEvent]) throws
   /// Returns once everything before it is durable.
   func flush() throws
-  /// Returns when it does nothing in the background any more.
+  /// Returns when no background work is left.
   func rest() throws
   /// Brings the files into the state in which reading is fastest.
   func settle() throws
-  /// Every event in order of offset, each payload handed out as borrowed bytes.
+  /// Visits every event in order of offset, each payload as borrowed bytes.
   func scan() throws -> Payloads
   /// A stream's events in order of version.
   func load(_ stream: String) throws -> Payloads
   func close()
 }
 
-/// What was handed out: so many payloads with so many bytes in all.
+/// The number of payloads that were read, and their bytes.
 struct Payloads: Equatable, Sendable {
   var count = 0
   var byteCount = 0
@@ -56,7 +56,7 @@ enum PeerKind: String, CaseIterable, Sendable {
     }
   }
 
-  /// How it is set, in words: the fastest that keeps the same promise.
+  /// Its settings, in words: the fastest that keep the same promise.
   var settings: String {
     switch self {
     case .sqlite: SQLitePeer.settings
@@ -65,8 +65,8 @@ enum PeerKind: String, CaseIterable, Sendable {
     }
   }
 
-  /// Whether appends that wait at the same time share one sync. Without that, more writers are only more waiting, and a
-  /// turn of the same number of events would take many times longer than the others'.
+  /// Whether appends that wait at the same time share one sync. Without that, more writers only wait more, and a turn of
+  /// the same number of events would take many times longer than the others'.
   var sharesSyncs: Bool { self == .rocksdb }
 }
 
@@ -87,7 +87,7 @@ struct PeerList: ExpressibleByArgument, Sendable {
   static var allValueStrings: [String] { PeerKind.allCases.map(\.rawValue) }
 }
 
-/// How the engines that know only keys and values keep an event: version, lengths, stream, type, payload.
+/// An event as a value in key-value engines: version, lengths, stream, type, payload.
 enum StoredEvent {
   private static let headerBytes = 10
 
@@ -112,7 +112,7 @@ enum StoredEvent {
 }
 
 /// Keys of the index: the stream with its length before it, so that no stream's keys lie between another's, then the
-/// version with the greatest byte first, so that they are in order.
+/// version with the most significant byte first, so that keys are in order.
 enum StreamKeyBytes {
   static func put(_ stream: String, version: UInt64, prefix: UInt8? = nil, into bytes: inout [UInt8]) {
     put(stream, prefix: prefix, into: &bytes)

@@ -39,7 +39,7 @@ final class RocksDBPeer: Peer, @unchecked Sendable {
   private let reading: OpaquePointer
   private let isSynced: Bool
   private let nextOffset = Atomic<UInt64>(0)
-  /// A stream's is told by its hash; one that is shared only makes two streams wait for each other.
+  /// A stream's lock is chosen by its hash. A shared lock only makes two streams wait for each other.
   private let streamLocks = (0..<4096).map { _ in Lock() }
   private var isOpen = true
 
@@ -71,8 +71,8 @@ final class RocksDBPeer: Peer, @unchecked Sendable {
 
   deinit { close() }
 
-  /// Writes through as many log files as are kept, so that appends write over old ones from the start, as they do after
-  /// some time of use.
+  /// Fills as many log files as are kept, so that appends overwrite old ones from the start, as they do after some time of
+  /// use.
   private func fillLogs() throws {
     let quick = rocksdb_writeoptions_create()
     defer { rocksdb_writeoptions_destroy(quick) }
@@ -172,10 +172,10 @@ final class RocksDBPeer: Peer, @unchecked Sendable {
     if !isSynced { try calling("flush_wal") { rocksdb_flush_wal(database, 1, &$0) } }
   }
 
-  /// Without it the next one's turn is measured beside two threads of RocksDB's at work.
+  /// Without this, the next contender's turn runs beside two busy threads of RocksDB.
   func rest() throws {
     let deadline = nowNanoseconds() + Self.restNanoseconds
-    // All at once: what has ended may have left something to begin.
+    // All at once: finished work may have left something to start.
     while try Self.background.contains(where: { try number(of: $0) != 0 }) {
       guard nowNanoseconds() < deadline else { throw BenchError("RocksDB does not come to rest") }
       usleep(1000)
@@ -270,7 +270,7 @@ final class RocksDBPeer: Peer, @unchecked Sendable {
   }
 }
 
-/// Calls what reports its failure as a text of its own.
+/// Calls a function that reports its failure as a text of its own.
 @discardableResult
 private func calling<Value>(_ call: String, _ body: (inout UnsafeMutablePointer<CChar>?) -> Value) throws -> Value {
   var failure: UnsafeMutablePointer<CChar>?

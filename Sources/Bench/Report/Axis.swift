@@ -1,11 +1,11 @@
 import Glibc
 
-/// The way from a value to a place on an axis: even, or logarithmic where values are far apart.
+/// Maps a value to a position on an axis: linear, or logarithmic if values are far apart.
 struct Axis: Sendable {
   private let low: Double
   private let high: Double
   let isLogarithmic: Bool
-  /// Values with a line and a label.
+  /// Values that have a line and a label.
   let ticks: [Double]
 
   /// From 0 to beyond the greatest value, in round numbers of `size`.
@@ -35,7 +35,7 @@ struct Axis: Sendable {
     self.ticks = ticks
   }
 
-  /// Even, unless the values are more than a factor of 20 apart.
+  /// Linear, unless the values differ by more than a factor of 20.
   init(fitting values: [Double], floor: Double) {
     let positive = values.filter { $0 > floor }
     if let least = positive.min(), let greatest = positive.max(), greatest > 20 * least {
@@ -53,7 +53,7 @@ struct Axis: Sendable {
     return min(1, max(0, part))
   }
 
-  /// 1, 2 or 5 times a power of ten, at least so much.
+  /// 1, 2 or 5 times a power of ten, at least this much.
   private static func step(_ least: Double) -> Double {
     guard least > 0 else { return 1 }
     let power = pow(10, log10(least).rounded(.down))

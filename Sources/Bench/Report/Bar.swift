@@ -1,8 +1,8 @@
-/// What LogStore has to reach in a workload; for payloads of 256 bytes.
+/// What LogStore has to reach in a workload, with payloads of 256 bytes.
 enum Bar: Sendable {
-  /// Median of the ratios to the limit of the same run; what to aim for beyond, if anything.
+  /// The median of the ratios to the limit of the same run, and a further aim, if any.
   case ratio(Double, aim: Double? = nil)
-  /// The median time of a call, against another system's in the same workload.
+  /// The median time of a call, compared with another system's in the same workload.
   case medianOf(PeerKind)
   /// Microseconds that 99 of 100 calls stay below.
   case p99(Double)
@@ -19,7 +19,7 @@ enum Bar: Sendable {
     }
   }
 
-  /// What was measured, and whether that is enough; nil where it can't be told.
+  /// The measured value, and whether it is enough; nil if that is unknown.
   func judge(_ measured: Measurement, among all: [Measurement]) -> (value: String, isReached: Bool?) {
     switch self {
     case .ratio(let bar, _):
@@ -37,7 +37,7 @@ enum Bar: Sendable {
   }
 }
 
-/// A bar, and how far LogStore came.
+/// A bar, and LogStore's result.
 struct Verdict: Sendable {
   var workload: String
   var bar: String
@@ -52,7 +52,7 @@ struct Verdict: Sendable {
     }
   }
 
-  /// For works whose verdicts are lines of their own.
+  /// For workloads whose verdicts are lines of their own.
   func json(workload: String) -> String {
     var line = JSONLine()
     line.put("workload", workload)

@@ -1,6 +1,6 @@
 // Charts, drawn as SVG without anything from elsewhere. Colours are the document's (see `Style`), by class.
 
-/// Bars that lie, one for each system, with the spread over the runs.
+/// Horizontal bars, one for each system, with the spread over the runs.
 struct BarChart {
   struct Bar {
     var system: String
@@ -10,7 +10,7 @@ struct BarChart {
   var title: String
   var bars: [Bar]
   var unit: Unit
-  /// A line to be reached, and its name.
+  /// A target line, and its name.
   var mark: (value: Double, name: String)?
   /// As even as possible, whatever the distances.
   var isAlwaysLinear = false
@@ -101,12 +101,12 @@ struct LineChart {
     var name: String
     /// One of the document's colours.
     var color: String
-    /// A value for each place on the axis; nil where there is none.
+    /// A value for each position on the axis; nil if there is none.
     var values: [Double?]
   }
 
   var title: String
-  /// Names of the places; as many are written as there is room for.
+  /// Names of the positions; as many are drawn as there is room for.
   var places: [String]
   var series: [Series]
   var unit: Unit
@@ -189,7 +189,7 @@ private struct Plot {
 
   func x(_ part: Double) -> Double { left + part * (rightEdge - left) }
 
-  /// Lines that stand at the ticks, with labels below.
+  /// Vertical lines at the ticks, with labels below.
   func grid(_ axis: Axis, _ unit: Unit) -> HTML {
     HTML(
       axis.ticks.map { tick in
@@ -200,7 +200,7 @@ private struct Plot {
       })
   }
 
-  /// A line to be reached, that stands, with its name above.
+  /// A vertical target line, with its name above.
   func mark(_ part: Double, _ name: String) -> HTML {
     let anchor = part > 0.8 ? "end" : part < 0.2 ? "start" : ""
     return """

@@ -1,4 +1,4 @@
-/// A piece of HTML that is well-formed: text in it was escaped, elements in it were closed. Also of SVG.
+/// A piece of well-formed HTML or SVG: its text is escaped, its elements are closed.
 struct HTML: Sendable, ExpressibleByStringInterpolation {
   private(set) var source = ""
 
@@ -29,7 +29,7 @@ struct HTML: Sendable, ExpressibleByStringInterpolation {
         case "<": escaped += "&lt;"
         case ">": escaped += "&gt;"
         case "\"": escaped += "&quot;"
-        // No control character but these may stand in a document.
+        // No other control character may appear in a document.
         case "\n", "\t": escaped.unicodeScalars.append(character)
         default: if character.value >= 0x20 { escaped.unicodeScalars.append(character) }
         }

@@ -1,9 +1,9 @@
 import Histogram
 import Synchronization
 
-/// Times of single calls, in nanoseconds: every one is counted, to three digits, in bounded memory.
+/// Times of single calls, in nanoseconds. Counts every call, with three digits, in bounded memory.
 final class Latencies: Sendable {
-  /// Longer ones count as this: a minute.
+  /// Longer calls count as this: a minute.
   private static let highest: UInt64 = 60_000_000_000
   private let histogram = Mutex(
     Histogram<UInt64>(highestTrackableValue: highest, numberOfSignificantValueDigits: .three))
@@ -39,7 +39,7 @@ final class Latencies: Sendable {
     histogram.withLock { histogram in
       guard histogram.totalCount > 0 else { return nil }
       let longest = histogram.maxRecorded
-      // A percentile is told as the upper end of its bucket, which may lie above the longest time that there was.
+      // A percentile is reported as the upper end of its bucket, which may exceed the longest real time.
       func microseconds(_ percent: Double) -> Double {
         Double(min(histogram.valueAtPercentile(percent), longest)) / 1000
       }
@@ -50,7 +50,7 @@ final class Latencies: Sendable {
   }
 }
 
-/// Microseconds that so many of a hundred calls stayed below.
+/// Microseconds that this many of a hundred calls stay below.
 struct Percentiles: Sendable {
   var p50: Double
   var p90: Double

@@ -1,4 +1,4 @@
-/// What one system did in one workload, over all runs.
+/// The result of one system in one workload, over all runs.
 struct Measurement: Sendable {
   var workload: String
   var system: String
@@ -13,13 +13,13 @@ struct Measurement: Sendable {
   var seconds: Double
   /// Events a second.
   var rate: Spread
-  /// Microseconds of one call (append, load of a stream, sight of an event); nil where there are no single calls.
+  /// Microseconds of one call (append, load of a stream, sight of an event); nil if there are no single calls.
   var percentiles: Percentiles?
   /// The limit's events a second.
   var limit: Double
-  /// Rate by the limit's rate in the same run.
+  /// The rate divided by the limit's rate in the same run.
   var ratio: Spread
-  /// Only of LogStore, and where there is one.
+  /// LogStore's only, and only if there is a bar.
   var bar: Bar?
   var verdict: Verdict?
   var disk: DiskUse?
@@ -29,7 +29,7 @@ struct Measurement: Sendable {
   struct DiskUse: Sendable {
     /// Bytes an event beyond its payload, without `aheadBytes`.
     var overheadPerEvent: Double
-    /// Space that was only written ahead of the writer.
+    /// Space that was only preallocated.
     var aheadBytes: Int
     /// Only LogStore's.
     var verdict: Verdict?
@@ -87,7 +87,7 @@ struct WorkloadResult {
   /// What the systems' files take.
   var disk: [String: Measurement.DiskUse] = [:]
 
-  /// One for each system, in the order of their turns. The limit must be among them.
+  /// One for each system, in the order of their turns. The limit must be one of them.
   func measurements() -> [Measurement] {
     guard let limit = turns.first(where: { $0.system == Contender.limit })?.rates else {
       preconditionFailure("\(name) was measured without its limit")

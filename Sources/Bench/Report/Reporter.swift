@@ -1,7 +1,7 @@
 import Glibc
 import Synchronization
 
-/// Prints the results as they come, on a terminal also what is being done, and keeps all of it for the report.
+/// Prints the results as they come, shows progress on a terminal, and keeps everything for the report.
 final class Reporter: Sendable {
   private struct State {
     var measurements: [Measurement] = []
@@ -13,7 +13,7 @@ final class Reporter: Sendable {
   private let isTerminal = isatty(STDERR_FILENO) == 1
   private let state = Mutex(State())
 
-  /// - Parameter out: where the report is to be written, if it is.
+  /// - Parameter out: the file for the report, if there is one.
   init(asJSON: Bool, out: String?) {
     self.asJSON = asJSON
     self.out = out
@@ -22,7 +22,7 @@ final class Reporter: Sendable {
   var measurements: [Measurement] { state.withLock { $0.measurements } }
   var warnings: [String] { state.withLock { $0.warnings } }
 
-  /// Says what stands in the way of good numbers before the first of them.
+  /// Warns, before the first number, of what makes numbers unreliable.
   func begin() async throws {
     #if DEBUG
       warn("this is a debug build; use swift build -c release for numbers")
@@ -61,13 +61,13 @@ final class Reporter: Sendable {
     return line
   }
 
-  /// A line that is neither a measurement nor progress: JSON, or text where that isn't asked for.
+  /// A line that is neither a measurement nor progress: as JSON if that was asked for, otherwise text.
   func line(text: String, json: String) {
     clear()
     printLine(asJSON ? json : text)
   }
 
-  /// What was to be reached, and what was.
+  /// The bars and the results.
   func printVerdicts(_ more: [Verdict] = []) {
     guard !asJSON else { return }
     let verdicts = self.verdicts + more
@@ -89,7 +89,7 @@ final class Reporter: Sendable {
     tell("bench: warning: \(text)\n")
   }
 
-  /// What is going on now, only on a terminal.
+  /// The current work; only on a terminal.
   func progress(_ text: String) {
     if isTerminal { tell("\r\(text)\u{1B}[K") }
   }
@@ -112,7 +112,7 @@ final class Reporter: Sendable {
   }
 }
 
-/// Writes a file beside its place and renames it, so that nobody sees half of it.
+/// Writes a file aside and renames it, so that nobody sees half of it.
 private func writeWhole(_ text: String, to path: String) throws {
   let aside = path + ".tmp"
   guard let file = fopen(aside, "w") else {

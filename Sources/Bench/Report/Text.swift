@@ -1,6 +1,6 @@
 import Glibc
 
-/// Digits behind the point, always with a point if there are any, and never with an exponent.
+/// A number with a fixed number of decimals, always with a point if there are any, and never with an exponent.
 func fixed(_ number: Double, _ digits: Int) -> String {
   guard number.isFinite else { return "0" }
   var scale = 1.0

@@ -19,7 +19,7 @@ final class BenchDirectory: Sendable {
   func file(_ name: String) -> String { "\(path)/\(name)" }
 }
 
-/// Something a person has to be told; one line.
+/// An error for a person; one line.
 struct BenchError: Error, CustomStringConvertible {
   var description: String
   init(_ description: String) { self.description = description }

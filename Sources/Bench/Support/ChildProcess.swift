@@ -1,8 +1,8 @@
 import Glibc
 import Synchronization
 
-/// This program started once more, with its input and output in our hands. It ends with us, however we end: see
-/// ``endWithParent()``.
+/// A second process of this program, with its input and output connected to this one. It ends with this process, however
+/// this one ends: see ``endWithParent()``.
 final class ChildProcess: Sendable {
   let pid: pid_t
   private let input: Int32
@@ -14,7 +14,7 @@ final class ChildProcess: Sendable {
     var inputEnds: [Int32] = [-1, -1]
     var outputEnds: [Int32] = [-1, -1]
     guard pipe(&inputEnds) == 0, pipe(&outputEnds) == 0 else { throw BenchError("pipe failed: \(errno)") }
-    // Ours are not for the child, nor for any that is started later.
+    // The child must not inherit this process's ends, nor must any later child.
     for end in [inputEnds[1], outputEnds[0]] { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
@@ -83,7 +83,7 @@ final class ChildProcess: Sendable {
   }
 }
 
-/// For a process that was started as ``ChildProcess``: ends it when the one who started it closes its input, or is gone.
+/// For a process that was started as ``ChildProcess``: ends it when its parent closes its input, or is gone.
 func endWithParent() {
   startThread {
     var byte: UInt8 = 0

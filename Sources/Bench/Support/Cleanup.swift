@@ -1,7 +1,7 @@
 import Glibc
 import Synchronization
 
-/// Where the signals' handler tells the thread that cleans up; a handler may hardly do more than write.
+/// The descriptor by which the signal handler notifies the thread that cleans up; a handler may do little more than write.
 private let wakingEnd = Atomic<Int32>(-1)
 
 /// Removes what the benchmarks wrote, at the end or on SIGINT and SIGTERM.
@@ -17,7 +17,7 @@ final class Cleanup: Sendable {
     guard pipe(&ends) == 0 else { return }
     for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
     wakingEnd.store(ends[1], ordering: .releasing)
-    // A handler and no mask: threads that were started before have masks of their own.
+    // A handler, not a mask: threads that were started before have masks of their own.
     var action = sigaction()
     action.__sigaction_handler.sa_handler = { number in
       var byte = UInt8(truncatingIfNeeded: number)
@@ -58,13 +58,13 @@ final class Cleanup: Sendable {
   }
 
   private func removeAll() {
-    // What is at work fails when its files go. It has nobody to tell that, and must not end the process before all is
-    // removed.
+    // Running work fails when its files disappear. It can't report that to anyone, and must not end the process before
+    // everything is removed.
     let silent = open("/dev/null", O_WRONLY)
     dup2(silent, STDERR_FILENO)
     atexit { while true { pause() } }
-    // Whoever still writes would bring back what is removed. Those that were waited for are not among them, so no number
-    // can have been given to another process.
+    // A process that still writes would recreate what is removed. Processes that were waited for are not among them, so no
+    // number can belong to another process by now.
     let running = children.withLock { $0 }
     for child in running { kill(child, SIGKILL) }
     for child in running {
@@ -110,7 +110,7 @@ func startThread(_ body: @escaping @Sendable () -> Void) {
   let code = pthread_create(
     &thread, nil,
     { context in
-      // Balances the retain below; nobody else was given this pointer.
+      // Balances the retain below; nothing else has the pointer.
       context.map { Unmanaged<Start>.fromOpaque($0).takeRetainedValue().body() }
       return nil
     }, Unmanaged.passRetained(Start(body)).toOpaque())
@@ -118,7 +118,7 @@ func startThread(_ body: @escaping @Sendable () -> Void) {
   pthread_detach(thread)
 }
 
-/// Runs `body` on a thread of its own and gives its result to the task that waits.
+/// Runs `body` on a thread of its own and returns its result to the waiting task.
 func onThread<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
   try await withCheckedThrowingContinuation { continuation in
     startThread { continuation.resume(with: Result { try body() }) }

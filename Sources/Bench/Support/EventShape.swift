@@ -1,7 +1,7 @@
 import CChecksum
 import LogStore
 
-/// The events that are measured, and what they take on disk (docs/FORMAT.md), so that the limit gets the same bytes.
+/// The measured events, and their size on disk (docs/FORMAT.md), so that the limit gets the same bytes.
 struct EventShape: Sendable {
   var payloadBytes: Int
   static let type = "Measured"
@@ -28,7 +28,7 @@ struct EventShape: Sendable {
 
   var recordBytes: Int { Self.recordHeaderBytes + Self.streamBytes + Self.type.utf8.count + payloadBytes }
 
-  /// Bytes of a frame with so many events.
+  /// Bytes of a frame with this many events.
   func frameBytes(_ events: Int) -> Int { (Self.frameHeaderBytes + events * recordBytes + 7) & ~7 }
 
   /// A frame as the limit reads it: header and records with their lengths and checksums where LogStore has them.

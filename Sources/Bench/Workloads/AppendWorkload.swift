@@ -1,20 +1,20 @@
 import LogStore
 import Synchronization
 
-/// Events appended by so many writers, so many at a time, synced or buffered.
+/// Appends events with a number of writers and a batch size, synced or buffered.
 struct AppendWorkload: Sendable {
   var shape: EventShape
   var writers: Int
   var batch: Int
   var isSynced: Bool
-  /// Of each system in all counted runs.
+  /// The events of each system in all counted runs.
   var events: Int?
   var peers: [PeerKind]
   var runs: Int
 
   private static let poolEvents = 1 << 16
   private static let streams = poolEvents / 4
-  /// Without `--events`: in all runs, as if there were five.
+  /// Without `--events`: the events in all runs, as if there were five.
   private var usualEvents: Int {
     if !isSynced { return 2_000_000 }
     if writers == 1 { return batch == 1 ? 10_000 : 500_000 }
@@ -26,7 +26,7 @@ struct AppendWorkload: Sendable {
     return "\(how), \(batch) by \(writers)"
   }
 
-  /// The bars are for these shapes alone.
+  /// The bars hold only for these shapes.
   private var bar: Bar? {
     switch (isSynced, writers, batch) {
     case (true, 1, 1): .ratio(0.9)
@@ -43,7 +43,7 @@ struct AppendWorkload: Sendable {
     return max(1, total / writers / batch)
   }
 
-  /// Fewer where every writer waits for all the others' syncs.
+  /// Fewer if every writer waits for the syncs of all others.
   private func appendsPerTurn(of peer: PeerKind) -> Int {
     isSynced && !peer.sharesSyncs ? max(1, appendsPerTurn * min(8, writers) / writers) : appendsPerTurn
   }
@@ -51,7 +51,7 @@ struct AppendWorkload: Sendable {
   func run(in directory: BenchDirectory, _ reporter: Reporter) async throws {
     reporter.progress("\(name): preparing")
     let watch = BusynessWatch()
-    // Made beforehand: making an event is the caller's work, and the limit doesn't make any.
+    // Created beforehand: creating an event is the caller's work, and the limit creates none.
     let pool = (0..<max(1, min(Self.poolEvents / batch, appendsPerTurn * writers))).map { number in
       Append(
         (0..<batch).map { index in
@@ -69,7 +69,7 @@ struct AppendWorkload: Sendable {
     let busyness = watch.since()
     try await store.close()
     var disk: [String: Measurement.DiskUse] = [:]
-    // Of synced appends only as many events are written as the time allows: too few for the size to say anything.
+    // Synced appends write only as many events as the time allows, too few for the size to mean anything.
     if !isSynced {
       let size = try StoreSize(closed: directory.file("store"))
       disk[Contender.logstore] = Measurement.DiskUse(
@@ -92,7 +92,7 @@ struct AppendWorkload: Sendable {
         busyness: busyness, bar: bar, disk: disk))
   }
 
-  /// With those of the round that isn't counted.
+  /// Includes the round that doesn't count.
   private func events(of turns: Turns) -> Int { turns.eventsPerTurn * (runs + 1) }
 
   private func storeContender(_ store: LogStore, _ pool: [Append]) -> Contender {
@@ -128,7 +128,7 @@ struct AppendWorkload: Sendable {
 
   private func limitContender(_ path: String) throws -> Contender {
     let appends = appendsPerTurn
-    // Room for a whole turn: writing the same pages again before they are synced would be less work than LogStore's.
+    // Room for a whole turn: writing the same pages again before they are synced would be less work than LogStore does.
     let turnBytes = appends * writers * shape.frameBytes(batch)
     let prewritten = try RawFile(path, byteCount: isSynced ? min(max(64 << 20, turnBytes), 4 << 30) : 0)
     let imports = Counter()
@@ -138,8 +138,8 @@ struct AppendWorkload: Sendable {
       system: Contender.limit, settings: limitSettings,
       eventsPerTurn: appends * writers * batch
     ) { _, latencies in
-      // Each import into a new file that stays, as a log does: a file that is emptied gives its pages back, to be used
-      // again while they are warm, and a log that grows never finds its memory that warm.
+      // Each import goes into a new file that stays, as in a log. A file that is emptied releases its pages, which are then
+      // reused while they are warm, and a growing log never finds its memory that warm.
       let raw = isSynced ? prewritten : try RawFile(growing: "\(path)-\(imports.add(1))", byteCount: turnBytes)
       return try await onThreads(writers, latencies) { _ in
         var times: [UInt64] = []
@@ -191,7 +191,7 @@ struct AppendWorkload: Sendable {
   }
 }
 
-/// What an import waits for at its end: that everything is durable, and that the indexes are built.
+/// The end of an import: everything is durable and the indexes are built.
 func finishImport(_ store: LogStore) async throws {
   try await store.flush()
   try await store.waitUntilIndexed()

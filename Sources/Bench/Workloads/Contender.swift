@@ -3,20 +3,20 @@ import LogStore
 /// One system in a workload, ready to take its turns.
 struct Contender: Sendable {
   var system: String
-  /// How it is set, for whoever reads the numbers.
+  /// Its settings, for readers of the numbers.
   var settings: String
   var eventsPerTurn: Int
-  /// One turn; gives back the seconds that it took, without what isn't the system's own work. Notes the times of single
-  /// calls where there are any.
+  /// Takes one turn. Returns the seconds that it took, without work that isn't the system's own, and records the times of
+  /// single calls if there are any.
   var turn: @Sendable (_ run: Int, _ latencies: Latencies) async throws -> Double
-  /// Returns when nothing is left of a turn that would go on during the next one's.
+  /// Waits until nothing of the turn continues in the background during the next one.
   var rest: @Sendable () throws -> Void = {}
 
   static let limit = "limit"
   static let logstore = "logstore"
 }
 
-/// What a contender did in all of its turns but the first, which doesn't count.
+/// The results of a contender's turns, without the first, which doesn't count.
 struct Turns: Sendable {
   var system: String
   var settings: String
@@ -27,8 +27,8 @@ struct Turns: Sendable {
   var rates: [Double] { seconds.map { Double(eventsPerTurn) / $0 } }
 }
 
-/// Lets every contender take its turn in each run, so that a machine that is slow for a while slows all of them; what a
-/// turn has left to do in the background is waited for before the next. A first round of all isn't counted.
+/// Lets every contender take its turn in each run, so that a slow phase of the machine slows all of them. Waits for a
+/// turn's background work before the next turn. A first round of all doesn't count.
 func interleave(
   _ contenders: [Contender], runs: Int, workload: String, _ reporter: Reporter
 ) async throws -> [Turns] {
@@ -50,8 +50,8 @@ func interleave(
   return results
 }
 
-/// Who comes when in a run, so that over the runs each comes after each other about as often: a Latin square that is
-/// balanced for what is left over from the one before (E. J. Williams, 1949), with its mirror image for odd numbers.
+/// The order of the contenders in a run. Over the runs each follows each other one about equally often: a Latin square that
+/// is balanced for carry-over effects (E. J. Williams, 1949), with its mirror image for odd numbers.
 func order(run: Int, count: Int) -> [Int] {
   // 0, 1, last, 2, last but one, …
   let zigzag = (0..<count).map { $0 == 0 ? 0 : $0 % 2 == 1 ? ($0 + 1) / 2 : count - $0 / 2 }
@@ -82,8 +82,8 @@ func time(_ body: () async throws -> Void) async rethrows -> Double {
   return Double(nowNanoseconds() - start) / 1e9
 }
 
-/// Runs `body` once for each writer, each on a thread of its own, waits for all, then runs `last`, on a thread too. Gives
-/// back the seconds of all that. `body` gives back the times of its calls, which are noted afterwards.
+/// Runs `body` once for each writer, each on a thread of its own, waits for all, then runs `last`, also on a thread.
+/// Returns the seconds of all that. `body` returns the times of its calls, which are recorded afterwards.
 func onThreads(
   _ writers: Int, _ latencies: Latencies, _ body: @escaping @Sendable (_ writer: Int) throws -> [UInt64],
   then last: @escaping @Sendable () throws -> Void = {}

@@ -3,10 +3,10 @@ import Glibc
 import LogStore
 import Synchronization
 
-/// From an append to when a reader that follows has the event: in this process, and in another.
+/// The time from an append until a following reader has the event: in this process, and in another.
 struct TailWorkload {
   var shape: EventShape
-  /// In all counted runs.
+  /// The events in all counted runs.
   var events: Int
   var runs: Int
 
@@ -25,12 +25,12 @@ struct TailWorkload {
     let name = isOtherProcess ? "tail from another process" : "tail in process"
     let perTurn = max(1, events / runs)
     let watch = BusynessWatch()
-    // One reader for all turns: that is how they are used.
+    // One reader for all turns, as in real use.
     let sights = try await startReader(
       isOtherProcess, store.reader, directory.file("store"), store.reader.endOffset, perTurn * (runs + 1))
     let appends = Mutex<[(start: UInt64, acknowledged: UInt64)]>([])
     let frame = shape.frame(1, first: 0)
-    // Made beforehand, since the limit makes none.
+    // Created beforehand, since the limit creates none.
     let pool = (0..<min(perTurn, 1000)).map { Append([shape.event($0, stream: $0)]) }
     let contenders = [
       Contender(system: Contender.logstore, settings: "one reader that waits", eventsPerTurn: perTurn) { _, _ in
@@ -68,12 +68,12 @@ struct TailWorkload {
     }
     let whole = Latencies()
     for (seen, append) in zip(seen, appends.withLock { $0 }).dropFirst(perTurn) {
-      // The reader may be first: both are told at the same moment. Then it did not wait beyond the sync.
+      // The reader may be first, since both are notified at the same moment. Then it did not wait beyond the sync.
       turns[0].latencies.record(seen > append.acknowledged ? seen - append.acknowledged : 0)
       whole.record(seen > append.start ? seen - append.start : 0)
     }
     var beyond = turns
-    // A raw file tells nobody anything: its times belong to the second table alone.
+    // A raw file notifies nobody: its times belong only to the second table.
     beyond[1].latencies = Latencies()
     reporter.add(
       WorkloadResult(
@@ -86,7 +86,7 @@ struct TailWorkload {
         busyness: busyness))
   }
 
-  /// Starts the reader and returns when it waits; its value is when it had each event.
+  /// Starts the reader, and returns when it waits. Its value is the time at which it had each event.
   private func startReader(
     _ isOtherProcess: Bool, _ reader: LogReader, _ path: String, _ first: UInt64, _ count: Int
   ) async throws -> Task<[UInt64], any Error> {
@@ -105,7 +105,7 @@ struct TailWorkload {
   }
 }
 
-/// Follows the log and notes when it had each event.
+/// Follows the log and records when it had each event.
 func follow(_ reader: LogReader, from first: UInt64, count: Int) async throws -> [UInt64] {
   var sights: [UInt64] = []
   sights.reserveCapacity(count)

@@ -1,9 +1,9 @@
 import Glibc
 
-/// A store that is made in a directory of its own beside the wanted one, and gets its name when it is whole: until then
-/// nothing is where it is to be.
+/// A store that is made in a directory of its own beside its destination and gets its name when it is complete. Until then
+/// there is nothing at the destination.
 struct AsideStore {
-  /// What it is made for.
+  /// What the store is made for.
   enum Work {
     case restoring
     case repairing
@@ -23,18 +23,19 @@ struct AsideStore {
     }
   }
 
-  /// Locked by whoever makes the store. The name is one that a writer removes, should the end of the work not come to it.
+  /// The process that makes the store locks this file. A writer removes a file of this name if the work ended before it
+  /// did.
   private static let lockName = FileName.restoring
 
-  /// Where the store is to be.
+  /// The destination.
   let directory: String
-  /// Where it is made.
+  /// The directory where it is made.
   let path: String
   private let work: Work
   private let disk: any Disk
 
   init(_ directory: String, doing work: Work, disk: any Disk) throws(LogStoreError) {
-    // The links are followed now: a rename would replace one.
+    // Follow links now: a rename would replace one.
     let isThere = try disk.kind(directory) != nil
     self.directory = isThere ? try disk.canonicalPath(directory) : directory.withoutTrailingSlashes
     path = self.directory + work.suffix
@@ -42,7 +43,7 @@ struct AsideStore {
     self.disk = disk
   }
 
-  /// Makes the directory, and removes what a killed run left in it. The lock is to be held until the end.
+  /// Makes the directory, and removes what a killed run left in it. Keep the lock until the end.
   func begin() throws(LogStoreError) -> any FileLock {
     switch try disk.kind(directory) {
     case nil:
@@ -54,7 +55,7 @@ struct AsideStore {
       }
     case .file, .other: throw work.refusal(directory, "this is no directory; name another")
     }
-    // Looked at when it is there: another user may have made it first.
+    // Check after creation: another user may have made it first.
     _ = try disk.makeDirectory(path)
     if let reason = try disk.foreign(path) {
       throw work.refusal(
@@ -80,13 +81,13 @@ struct AsideStore {
       || FileName.baseOffset(name, suffix: ".log") != nil
   }
 
-  /// Gives the unfinished store up.
+  /// Removes the unfinished store.
   func remove() throws(LogStoreError) {
     for name in try disk.list(path) where Self.isKnown(name) { try disk.remove(join(path, name)) }
     try disk.removeDirectory(path)
   }
 
-  /// Gives the directory its name, in one step.
+  /// Renames the directory to its destination, in one step.
   func appear() throws(LogStoreError) {
     try disk.syncDirectory(path)
     do throws(LogStoreError) {
@@ -94,7 +95,7 @@ struct AsideStore {
     } catch .inputOutput(_, _, EBUSY) {
       throw work.refusal(directory, "this is a mount point; name a new directory in it")
     }
-    // Only now: while the file was aside its lock kept others from that directory.
+    // Only now: until the rename this file's lock keeps other processes out of the directory.
     try disk.remove(join(directory, Self.lockName))
     try disk.syncDirectory(directory)
     try disk.syncDirectory(parent(of: directory))

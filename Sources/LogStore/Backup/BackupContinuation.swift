@@ -1,9 +1,9 @@
-/// Whether the log goes on from what was backed up: a backup is never replaced by a worse one.
+/// Checks that the log continues from what was backed up: a backup is never replaced by a worse one.
 struct BackupContinuation {
   let image: LogImage
-  /// Of the backup.
+  /// The backup's path.
   let path: String
-  /// What to do instead.
+  /// What the error tells the operator to do instead.
   let advice: String
 
   func check(_ previous: BackupManifest) throws(LogStoreError) {
@@ -19,7 +19,8 @@ struct BackupContinuation {
     let bases = image.bases
     for (number, part) in previous.parts.enumerated() {
       guard number < bases.count, bases[number] == part.baseOffset else { throw diverged(at: part.baseOffset) }
-      // Frames are chained by their checksums, so equal values at the end of a segment mean that all before is the same.
+      // Frames are chained by their checksums, so equal values at the end of a segment prove that everything before is the
+      // same.
       if number + 1 < previous.parts.count {
         let finish = try image.finish(of: part.baseOffset)
         guard finish?.offset == part.endOffset, finish?.chain == part.chain else {
@@ -29,15 +30,15 @@ struct BackupContinuation {
     }
   }
 
-  /// What was backed up of the last segment, by reading that.
+  /// Checks what was backed up of the last segment by reading the segment.
   func checkOpen(_ old: BackupPart) throws(LogStoreError) {
     let (segment, part) = try image.read(old.baseOffset)
     try check(segment, part, continues: old)
   }
 
-  /// What was backed up of a segment must be what it begins with.
+  /// Checks that a segment begins with what was backed up of it.
   func check(_ segment: Segment, _ part: BackupPart, continues old: BackupPart) throws(LogStoreError) {
-    // Without events it may have been replaced by another file of the same name.
+    // A segment without events may have been replaced by another file of the same name.
     if old.baseOffset == old.endOffset { return }
     guard part.contentByteCount >= old.contentByteCount else { throw diverged(at: old.baseOffset) }
     let faults = segment.mapping.faultCount

@@ -1,7 +1,7 @@
 import Glibc
 
 /// A backup in a directory: a file for each segment, and a manifest that says which of them count (docs/FORMAT.md,
-/// *Backups*). Whatever happens, the manifest that is there lists whole files that are there.
+/// *Backups*). At every moment the manifest lists only complete files that exist.
 struct BackupDirectory {
   let path: String
   let disk: any Disk
@@ -14,7 +14,7 @@ struct BackupDirectory {
   private var manifestPath: String { join(path, BackupFileName.manifest) }
   func path(of part: BackupPart) -> String { join(path, BackupFileName.part(part)) }
 
-  /// What the backup holds; nil if it was never finished.
+  /// The backup's manifest; nil if no backup was ever finished.
   func manifest() throws(LogStoreError) -> BackupManifest? {
     guard let bytes = try disk.contents(manifestPath, limit: BackupManifest.byteCountMax) else { return nil }
     do throws(LogStoreError) {
@@ -38,7 +38,7 @@ struct BackupDirectory {
     var done: UInt64 = 0
     for (number, base) in image.bases.enumerated() {
       let old = previous.flatMap { number < $0.parts.count ? $0.parts[number] : nil }
-      // A finished segment never changes: if the copy is what it was, the original need not be read again.
+      // A finished segment never changes: if the copy is still sound, the original need not be read again.
       if let old, let previous, number + 1 < previous.parts.count, try holds(old) {
         parts.append(old)
         report.segmentsKept += 1
@@ -56,7 +56,7 @@ struct BackupDirectory {
       done += try image.fileByteCount(base)
       progress?(done, total)
     }
-    // The names of all segments are durable before the manifest that lists them.
+    // The names of all segments become durable before the manifest that lists them.
     try disk.syncDirectory(path)
     let manifest = BackupManifest(
       store: image.store, endOffset: image.end.offset, createdMicroseconds: disk.now(), parts: parts)
@@ -65,7 +65,7 @@ struct BackupDirectory {
     return report
   }
 
-  /// Makes the directory if need be, and locks it; refuses one that holds something else.
+  /// Makes the directory if necessary, and locks it. Refuses a directory that holds something else.
   private func take() throws(LogStoreError) -> any FileLock {
     switch try disk.kind(path) {
     case .directory: break
@@ -86,8 +86,8 @@ struct BackupDirectory {
     return lock
   }
 
-  /// Whether a segment's file is there with the content that it should have. Reads all of it: a copy that has gone bad is
-  /// found while the original is still there, and made anew.
+  /// Whether a segment's file is there with the right content. Reads all of it: a copy that has gone bad is found while the
+  /// original still exists, and is copied again.
   private func holds(_ part: BackupPart) throws(LogStoreError) -> Bool {
     let file: any File
     do throws(LogStoreError) {
@@ -120,13 +120,14 @@ struct BackupDirectory {
       try file.sync()
       try disk.rename(aside, to: name)
     } catch {
-      // The space is wanted back; the first error is the one to tell.
+      // Free the space; the first error is the one to throw.
       try? disk.remove(aside)
       throw error
     }
   }
 
-  /// What no manifest lists any more: the part of the segment that was open the last time, and what killed runs left.
+  /// Removes files that no manifest lists any more: the part of the segment that was open the last time, and leftovers of
+  /// killed runs.
   private func removeAllBut(_ parts: [BackupPart]) throws(LogStoreError) {
     let listed = Set(parts.map(BackupFileName.part))
     for name in try disk.list(path) where BackupFileName.isRemovable(name) && !listed.contains(name) {

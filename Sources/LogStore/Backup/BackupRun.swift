@@ -1,23 +1,23 @@
 /// One run of a backup: from a store's directory to a directory, a file or a stream.
 struct BackupRun {
-  /// Bytes that are copied or looked at in one call.
+  /// Bytes that are copied or checked in one call.
   static let pieceByteCount = 1 << 20
 
   let directory: String
   let disk: any Disk
-  /// A backup in a file that is better than the new one is replaced all the same.
+  /// Replace a backup in a file even if it is better than the new one.
   var replaces = false
   let progress: Progress?
 
   func run(to location: BackupLocation) throws(LogStoreError) -> BackupReport {
-    // Before anything is made at the target.
+    // Before anything is made at the destination.
     let image = try LogImage.open(directory, disk: disk)
     switch location {
     case .directory(let path):
-      try refuseInsideStore(path)
+      try refuseTargetInStore(path)
       return try BackupDirectory(path, disk: disk).write(image, progress)
     case .file(let path):
-      try refuseInsideStore(path)
+      try refuseTargetInStore(path)
       return try writeFile(path, image)
     case .descriptor(let number, let name):
       return try BackupStreamWriter(DescriptorStream(number, name: name)).write(image, madeAt: disk.now(), progress)
@@ -25,7 +25,7 @@ struct BackupRun {
   }
 
   /// Such a backup would be lost together with the store, and its files are not the store's.
-  private func refuseInsideStore(_ path: String) throws(LogStoreError) {
+  private func refuseTargetInStore(_ path: String) throws(LogStoreError) {
     let store = try disk.canonicalPath(directory)
     let target = try disk.resolved(path)
     if target == store || target.hasPrefix(store == "/" ? store : store + "/") {
@@ -58,13 +58,13 @@ struct BackupRun {
       try disk.syncDirectory(parent(of: path))
       return report
     } catch {
-      // The space is wanted back; the first error is the one to tell.
+      // Free the space; the first error is the one to throw.
       try? disk.remove(aside)
       throw error
     }
   }
 
-  /// Refuses to replace a backup that the log does not go on from. Reads all of it.
+  /// Refuses to replace a backup that the log does not continue from. Reads all of it.
   private func refuseBetterFile(_ path: String, _ image: LogImage) throws(LogStoreError) {
     guard try disk.kind(path) == .file else { return }
     let file = try disk.open(path, .read)
@@ -113,7 +113,7 @@ struct BackupRun {
     return sum.value
   }
 
-  /// Only nothing, an empty file, or a backup of the same store is replaced.
+  /// Refuses to replace anything but an empty file or a backup of the same store.
   private func refuseForeignFile(_ path: String, _ image: LogImage) throws(LogStoreError) {
     switch try disk.kind(path) {
     case nil: return

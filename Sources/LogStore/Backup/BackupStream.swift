@@ -1,4 +1,4 @@
-/// Writes a backup as one stream: what a directory's files hold, one after the other, and the manifest at the end.
+/// Writes a backup as one stream: what a directory's files would hold, one after the other, and the manifest at the end.
 struct BackupStreamWriter {
   private let stream: any ByteStream
 
@@ -35,9 +35,9 @@ struct BackupStreamWriter {
 /// Reads a backup from a stream, part by part.
 struct BackupStreamReader {
   enum Item {
-    /// Its bytes are next.
+    /// The part's bytes follow.
     case part(BackupPart)
-    /// The end; it agrees with the parts before it.
+    /// The end. It agrees with the parts before it.
     case end(BackupManifest)
   }
 
@@ -55,7 +55,7 @@ struct BackupStreamReader {
     }.store
   }
 
-  /// The next part, or the end. The bytes of the part before must have been read.
+  /// The next part, or the end. Read all bytes of the previous part first.
   mutating func next() throws(LogStoreError) -> Item {
     let start = position
     var bytes = try stream.read(count: BackupPartHeader.byteCount)
@@ -73,7 +73,7 @@ struct BackupStreamReader {
       parts.append(part)
       return .part(part)
     }
-    // No longer than what was read before allows, whatever it says.
+    // No longer than the parts before allow, whatever the manifest claims.
     let expected = BackupManifest.headByteCount + parts.count * BackupPart.byteCount + 4
     bytes += try stream.read(count: expected - bytes.count)
     position = start + UInt64(bytes.count)
@@ -103,7 +103,7 @@ struct BackupStreamReader {
   }
 }
 
-/// Says of damage that it is in a backup, counted from where the bytes stand in its file.
+/// Reports damage as damage in a backup, with positions that count from the start of the backup.
 func inBackup<Value>(
   at start: UInt64, _ body: () throws(LogStoreError) -> Value
 ) throws(LogStoreError) -> Value {

@@ -1,9 +1,10 @@
 extension Segment {
-  /// What is left of a segment when the event at an offset and all behind it are taken away: where it ends, and the bytes
-  /// of the last frame if that one was made shorter, empty otherwise.
+  /// What is left of a segment without the event at an offset and everything behind it: where it ends, and the bytes of the
+  /// last frame if that frame became shorter, empty otherwise.
   ///
-  /// All records before that event stay, cursors too: those of an append follow its events, so a cursor never stays
-  /// without them. Where an append begins and ends in a frame isn't written down, so one that lies across is taken apart.
+  /// All records before that event stay, cursors too. The cursors of an append follow its events, so a cursor never stays
+  /// without them. A frame does not record where its appends begin and end, so an append that lies across the offset is
+  /// split.
   ///
   /// - Parameter limit: the event lies before this position.
   func cut(
@@ -34,7 +35,7 @@ extension Segment {
     throw damage(Fault(position: limit, reason: "the event at offset \(offset) should be before this place"))
   }
 
-  /// A frame with the first records of another, in its place and at its time.
+  /// A frame with the first records of another, at its position and with its time.
   private func encode(_ rest: FrameRest, of header: FrameHeader, at position: Int) -> [UInt8] {
     let used = FrameHeader.byteCount + rest.byteCount
     var frame = [UInt8](repeating: 0, count: used.roundedUp(to: 8))
@@ -58,7 +59,7 @@ private struct FrameRest {
   var recordCount = 0
   var eventCount = 0
   var byteCount = 0
-  /// Of their checksums; without padding.
+  /// The running checksum of their checksums, without padding.
   var body = RunningChecksum()
 
   mutating func add(_ record: Record) {

@@ -1,12 +1,12 @@
-/// A store at one moment, up to its durable end then: what a backup copies. Made as any reader is, so it neither waits for
-/// a writer nor holds one up; what is appended meanwhile is behind the end.
+/// A store at one moment, up to its durable end: what a backup copies. It is opened as any reader, so it neither waits for
+/// a writer nor delays one. What is appended meanwhile lies behind the end.
 struct LogImage {
   let store: StoreHeader
   let end: DurableEnd
   let recovery: RecoveryReport
   private let segments: SegmentSet
 
-  /// In order; never empty.
+  /// Ascending; never empty.
   var bases: [UInt64] { segments.bases }
 
   static func open(_ directory: String, disk: any Disk) throws(LogStoreError) -> LogImage {
@@ -22,22 +22,22 @@ struct LogImage {
     try segments.segment(baseOffset).header.fileByteCount
   }
 
-  /// Of all segments' files.
+  /// The size of all segment files together.
   func fileByteCount() throws(LogStoreError) -> UInt64 {
     var sum: UInt64 = 0
     for base in bases { sum += try fileByteCount(base) }
     return sum
   }
 
-  /// Where a finished segment ends, and with which chain value; nil for the last.
+  /// Where a finished segment ends, and with which chain value; nil for the last segment.
   func finish(of baseOffset: UInt64) throws(LogStoreError) -> (offset: UInt64, chain: UInt32)? {
     try segments.end(of: baseOffset)
   }
 
-  /// Reads a segment and checks every frame, record and chain value in it, up to its end or that of the log.
+  /// Reads a segment and checks every frame, record and chain value in it, up to its end or the log's end.
   func read(_ baseOffset: UInt64) throws(LogStoreError) -> (segment: Segment, part: BackupPart) {
-    // For the last one this is the file that was found when the image was made: one without events may have been replaced
-    // by another of the same name since.
+    // For the last segment this is the file that was found when the image was made: a segment without events may have been
+    // replaced by another of the same name since.
     let segment = try segments.segmentToScan(baseOffset)
     let faults = segment.mapping.faultCount
     let finish = try finish(of: baseOffset)

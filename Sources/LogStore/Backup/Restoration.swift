@@ -1,13 +1,13 @@
 import Glibc
 
-/// Makes a store from a backup, in a directory of its own beside the wanted one, which gets its name when all is done and
-/// checked: until then nothing is where the store is to be.
+/// Makes a store from a backup, in a directory of its own beside the destination. The directory gets its name when
+/// everything is written and checked; until then there is no store at the destination.
 struct Restoration {
-  /// A segment that was made.
-  private struct Made {
+  /// A segment that was restored.
+  private struct RestoredSegment {
     var part: BackupPart
     var fileByteCount: UInt64
-    /// Where its bytes were read.
+    /// The file that its bytes came from.
     var source: String
     var sourcePosition: UInt64
   }
@@ -18,7 +18,7 @@ struct Restoration {
   private let asideStore: AsideStore
   private var directory: String { asideStore.directory }
   private var aside: String { asideStore.path }
-  private var made: [Made] = []
+  private var restored: [RestoredSegment] = []
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: BackupRun.pieceByteCount, alignment: 16)
 
   static func run(
@@ -32,7 +32,7 @@ struct Restoration {
     do throws(LogStoreError) {
       return try restoration.restore(from: location)
     } catch {
-      // The space is wanted back; the first error is the one to tell.
+      // Free the space; the first error is the one to throw.
       try? asideStore.remove()
       throw error
     }
@@ -69,7 +69,7 @@ struct Restoration {
     try verify(end, name: name)
     try asideStore.appear()
     return RestoreReport(
-      endOffset: end.endOffset, segments: made.count, bytes: made.reduce(0) { $0 + $1.part.contentByteCount })
+      endOffset: end.endOffset, segments: restored.count, bytes: restored.reduce(0) { $0 + $1.part.contentByteCount })
   }
 
   private mutating func readDirectory(_ backup: BackupDirectory) throws(LogStoreError) -> BackupManifest {
@@ -134,12 +134,12 @@ struct Restoration {
     }
   }
 
-  /// Whether something of it is to be restored. If the log is to end where the segment begins, these are its cursors.
+  /// Whether some of it is to be restored. If the log is to end where the segment begins, only its cursors are.
   private func isWanted(_ part: BackupPart) -> Bool {
     part.baseOffset <= until ?? .max
   }
 
-  /// Reads a segment, checks its bytes, and makes its file if it is wanted.
+  /// Reads a segment, checks its bytes, and writes its file if it is wanted.
   private mutating func add(
     _ part: BackupPart, from source: String, at position: UInt64,
     read: (UnsafeMutableRawBufferPointer) throws(LogStoreError) -> Void
@@ -153,7 +153,7 @@ struct Restoration {
       let piece = UnsafeMutableRawBufferPointer(
         rebasing: buffer[..<min(buffer.count, Int(part.contentByteCount) - done)])
       try read(piece)
-      // Longer than the header, as every part is.
+      // Every part is longer than a header.
       if done == 0 { head = Array(piece[..<SegmentHeader.byteCount]) }
       sum.add(UnsafeRawBufferPointer(piece))
       try file?.write(UnsafeRawBufferPointer(piece), at: UInt64(done))
@@ -175,33 +175,33 @@ struct Restoration {
     guard let file else { return }
     try file.resize(to: header.fileByteCount)
     try file.sync()
-    made.append(
-      Made(part: part, fileByteCount: header.fileByteCount, source: source, sourcePosition: position))
+    restored.append(
+      RestoredSegment(part: part, fileByteCount: header.fileByteCount, source: source, sourcePosition: position))
   }
 
   // MARK: - Finishing the store
 
-  /// Makes the last segment end where the log is to end, and the small files.
+  /// Ends the last segment where the log is to end, and writes the small files.
   private func finish(_ manifest: BackupManifest) throws(LogStoreError) -> CleanEnd {
     // Proof for the index: a manifest has a segment with base offset 0, and that one is always wanted.
-    let last = made[made.count - 1]
+    let last = restored[restored.count - 1]
     let path = join(aside, FileName.segment(last.part.baseOffset))
     let file = try disk.open(path, .readWrite)
     let next = try endOfLog(in: last, file)
-    // As a writer expects to find it: the space is there, and is zero.
+    // As a writer expects it: the space is allocated and zero.
     try file.writeZeros(from: next.position, to: Int(last.fileByteCount))
     try file.sync()
     let end = CleanEnd(
       storeID: manifest.store.storeID, endOffset: next.offset, baseOffset: last.part.baseOffset,
       endPosition: UInt64(next.position), chain: next.chain)
     try disk.replace(join(aside, FileName.clean), with: end.encoded())
-    // Last, since it makes the directory a store.
+    // Last, since this file makes the directory a store.
     try disk.replace(join(aside, FileName.store), with: manifest.store.encoded())
     return end
   }
 
-  /// Where the log is to end: with the segment's bytes, or before the first event that is left out.
-  private func endOfLog(in last: Made, _ file: any File) throws(LogStoreError) -> FrameExpectation {
+  /// Where the log is to end: at the end of the segment's bytes, or before the first event that is left out.
+  private func endOfLog(in last: RestoredSegment, _ file: any File) throws(LogStoreError) -> FrameExpectation {
     let part = last.part
     guard let until, until < part.endOffset else {
       return FrameExpectation(
@@ -220,31 +220,31 @@ struct Restoration {
     }
   }
 
-  /// Reads all that was made, as `verify` does.
+  /// Reads everything that was written, as `verify` does.
   private func verify(_ end: CleanEnd, name: String) throws(LogStoreError) {
     var verification = Verification(directory: aside, disk: disk, progress: progress)
     try verification.run()
     let report = verification.report
-    // That is the disk that was restored to, and not the backup.
+    // This is a fault of the disk that was restored to, not of the backup.
     if let damage = verification.unreadable { throw .unreadable(damage) }
     if let damage = report.findings.first {
       let base = damage.file.split(separator: "/").last.flatMap { FileName.baseOffset(String($0), suffix: ".log") }
-      guard let source = made.first(where: { $0.part.baseOffset == base }) else {
+      guard let source = restored.first(where: { $0.part.baseOffset == base }) else {
         throw .backupDamaged(Damage(file: name, position: 0, reason: "what it lists is no sound log: \(damage.reason)"))
       }
       throw inSource(of: source, damage)
     }
-    let expected = made.dropLast().reduce(end.endOffset - end.baseOffset) {
+    let expected = restored.dropLast().reduce(end.endOffset - end.baseOffset) {
       $0 + $1.part.endOffset - $1.part.baseOffset
     }
-    guard report.events == expected, report.segments == made.count else {
+    guard report.events == expected, report.segments == restored.count else {
       throw .backupDamaged(
         Damage(file: name, position: 0, reason: "\(report.events) events were restored, expected \(expected)"))
     }
   }
 
-  /// A segment's bytes stand in the backup as they stand in its file.
-  private func inSource(of segment: Made, _ damage: Damage) -> LogStoreError {
+  /// A segment's bytes are the same in the backup as in its file.
+  private func inSource(of segment: RestoredSegment, _ damage: Damage) -> LogStoreError {
     .backupDamaged(
       Damage(file: segment.source, position: segment.sourcePosition + damage.position, reason: damage.reason))
   }

@@ -1,68 +1,42 @@
-/// What a caller waits for.
-struct CommitRequest: Sendable {
-  enum Kind: Sendable {
-    /// Answered once it is durable.
-    case append(EncodedAppend)
-    /// Answered once it has its place.
-    case appendBuffered(EncodedAppend)
-    /// Answered once everything before it is durable.
-    case flush
-  }
-
-  typealias Answer = Result<Appended, LogStoreError>
-
-  /// Bytes of its records.
-  var byteCount: Int {
-    switch kind {
-    case .append(let append), .appendBuffered(let append): append.recordByteCount
-    case .flush: 0
-    }
-  }
-
-  var kind: Kind
-  /// Unsafe, to spare an allocation for each append: the loop answers every request that its mailbox accepted, once.
-  var continuation: UnsafeContinuation<Answer, Never>
-}
-
-/// The one thread that owns the end of the log. It takes everything that waits, checks conditions, gives out offsets and
-/// versions, writes one frame, syncs once, publishes, and answers; meanwhile the next group gathers.
+/// The one thread that owns the end of the log. It takes all waiting requests, checks conditions, assigns offsets and
+/// versions, writes one frame, syncs once, publishes and responds. The next group gathers meanwhile.
 ///
-/// Nothing is answered from a state that a crash could undo: every answer of a group, a refusal too, is given after the
-/// group's sync, and a request that may repeat one of the same group waits for the next. A buffered append alone is
-/// answered at once, so that its caller makes the next while this one is written.
+/// No response rests on a state that a crash could undo. Every response of a group, including a refusal, is sent after the
+/// group's sync, and a request that may repeat one of the same group waits for the next group. Only a buffered append gets
+/// its response at once, so that its caller can make the next one while this one is written.
 struct CommitLoop: ~Copyable {
-  /// A group is written when it has this many bytes, whatever else waits.
+  /// A group is written when it has this many bytes, even if more requests wait.
   static let groupByteCount = 4 << 20
 
-  /// Appends of two groups in a row from which on it is worth waiting for others to join.
+  /// From this many appends in two consecutive groups, it is worth waiting for more to join.
   private static let siblingCount = 8
-  /// The same from which on it is worth waiting twice as long.
+  /// From this many, it is worth waiting twice as long.
   private static let manySiblingsCount = 32
-  /// Requests with more bytes take so long to be put into a frame that no answer should wait for it.
+  /// Requests with more bytes than this take so long to encode that no response should wait for it.
   private static let dueByteCount = 128 << 10
 
-  private static let lockLookMicroseconds: UInt64 = 100_000
-  /// How often the lock is looked at while nothing is appended.
-  private static let idleLookMilliseconds = 1000
+  private static let lockCheckMicroseconds: UInt64 = 100_000
+  /// How often the lock is checked while nothing is appended.
+  private static let idleLockCheckMilliseconds = 1000
 
   private let disk: any Disk
   private let gatherMilliseconds: UInt32
   private let dueCount: Int
-  private let commitPoint: CommitPoint
+  let commitPoint: CommitPoint
   private var tail: TailFile
   private let status: CommitStatus
-  private var writer: LogWriter
+  var writer: LogWriter
 
-  /// The streams of the append that is looked at, as they stand with the group being built.
-  private var streams: [StreamTail] = []
-  private var answers: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
-  /// Answers that may be given: while the disk writes the next group, if one waits already.
-  private var due: [(UnsafeContinuation<CommitRequest.Answer, Never>, CommitRequest.Answer)] = []
-  /// Someone in the group waits for durability.
-  private var needsSync = false
-  private var readAhead = GroupReadAhead()
-  /// When the lock and the segment's file were last looked at; nil: look next time.
-  private var lockLook: UInt64?
+  /// The streams of the append being decided, including the group being built.
+  var streams: [StreamTail] = []
+  private var responses: [(UnsafeContinuation<CommitRequest.Response, Never>, CommitRequest.Response)] = []
+  /// Responses that may be sent: while the disk writes the next group, if one waits already.
+  private var due: [(UnsafeContinuation<CommitRequest.Response, Never>, CommitRequest.Response)] = []
+  /// A request of the group waits for durability.
+  var needsSync = false
+  var readAhead = GroupReadAhead()
+  /// When the lock and the segment's file were last checked; nil: check next time.
+  private var lastLockCheck: UInt64?
 
   init(
     disk: any Disk, options: StoreOptions, commitPoint: CommitPoint, tail: consuming TailFile, status: CommitStatus,
@@ -77,13 +51,13 @@ struct CommitLoop: ~Copyable {
     self.writer = writer
   }
 
-  /// Tells other processes how far the log is durable.
+  /// Publishes the durable end to other processes.
   mutating func announce(_ state: TailNotice.State = .open) throws(LogStoreError) {
     try tail.write(writer.durableEnd, segment: writer.index.segment.headerChecksum, state)
   }
 
-  /// Runs until the mailbox is closed and empty; then makes everything durable. Gives back the end of the log and its
-  /// last frame's checksum; nil after a failure.
+  /// Runs until the mailbox is closed and empty, then makes everything durable. Returns the end of the log and the checksum
+  /// of its last frame; nil after a failure.
   mutating func run(_ mailbox: Mailbox<CommitRequest>) -> (end: DurableEnd, chain: UInt32)? {
     var requests: [CommitRequest] = []
     var lastCount = 0
@@ -92,11 +66,11 @@ struct CommitLoop: ~Copyable {
       let siblings = requests.count + lastCount
       if gatherMilliseconds > 0, siblings >= Self.siblingCount {
         disk.sleep(milliseconds: siblings < Self.manySiblingsCount ? gatherMilliseconds : 2 * gatherMilliseconds)
-        // Closed or not: the next call tells.
+        // If the mailbox is closed, the next call returns that.
         _ = mailbox.receiveWaiting(into: &requests)
       }
       lastCount = requests.count
-      if readAhead.isOn { answerDue() }
+      if readAhead.isOn { sendDue() }
       readAhead.fetch(for: requests, writer, commitPoint.segments)
       var done = 0
       while done < requests.count {
@@ -105,27 +79,27 @@ struct CommitLoop: ~Copyable {
       }
       requests.removeAll(keepingCapacity: true)
       if due.isEmpty { continue }
-      // Closed or not: the next call tells.
+      // If the mailbox is closed, the next call returns that.
       _ = mailbox.receiveWaiting(into: &requests)
       if requests.count < (dueCount + 1) / 2 || requests.reduce(0, { $0 + $1.byteCount }) > Self.dueByteCount {
-        answerDue()
+        sendDue()
       }
     }
     needsSync = true
     status.note(isWorking: true)
-    // Whatever the time: nobody looks after this.
-    lockLook = nil
+    // Check the lock whatever the time: nothing checks it after this.
+    lastLockCheck = nil
     commit()
-    answerDue()
+    sendDue()
     status.note(isWorking: false)
     return status.failure == nil ? (writer.durableEnd, writer.next.chain) : nil
   }
 
-  /// Waits for requests; meanwhile looks whether the directory is still there. False at the end.
+  /// Waits for requests, and checks meanwhile that the directory is still there. Returns false at the end.
   private mutating func receive(_ mailbox: Mailbox<CommitRequest>, into requests: inout [CommitRequest]) -> Bool {
     while status.failure == nil {
       status.note(isWorking: false)
-      if let isOpen = mailbox.receive(into: &requests, milliseconds: Self.idleLookMilliseconds) { return isOpen }
+      if let isOpen = mailbox.receive(into: &requests, milliseconds: Self.idleLockCheckMilliseconds) { return isOpen }
       status.note(isWorking: true)
       do throws(LogStoreError) {
         try checkLock()
@@ -137,7 +111,7 @@ struct CommitLoop: ~Copyable {
     return mailbox.receive(into: &requests)
   }
 
-  /// Nothing more is acknowledged. Where nothing more can come either, who waits for it learns why.
+  /// Nothing more is acknowledged. If nothing more can come either, waiting readers get the error.
   private func fail(_ error: LogStoreError) {
     status.fail(error)
     switch error {
@@ -148,71 +122,73 @@ struct CommitLoop: ~Copyable {
 
   // MARK: - One group
 
-  /// Takes requests into the group; returns the index of the first that has to wait for the next one.
+  /// Takes requests into the group. Returns the index of the first one that has to wait for the next group.
   private mutating func group(_ requests: [CommitRequest], from start: Int) -> Int {
     for index in start..<requests.count {
       let request = requests[index]
       if let failure = status.failure {
-        answer(request, .failure(.stopped(cause: failure.description)))
+        respond(to: request, .failure(.stopped(cause: failure.description)))
         continue
       }
-      let append: EncodedAppend
       switch request.kind {
       case .flush:
         needsSync = true
-        answer(
-          request, .success(Appended(offsets: writer.nextOffset..<writer.nextOffset, versions: [], isRepeat: false)))
-        continue
-      case .append(let encoded):
-        append = encoded
+        let end = writer.nextOffset
+        respond(to: request, .success(Appended(offsets: end..<end, versions: [], isRepeat: false)))
+      case .append(let append):
         needsSync = true
-      case .appendBuffered(let encoded):
-        append = encoded
-      }
-      if !writer.isFrameEmpty, writer.frameByteCount + append.recordByteCount > Self.groupByteCount { return index }
-      switch decide(append) {
-      case .dependsOnGroup:
-        return index
-      case .refuse(let error):
-        // It may rest on events of this group: answered before they are durable, it would be undone by a crash.
-        needsSync = true
-        answer(request, .failure(error))
-      case .repeated(let appended):
-        // The first one may have been buffered.
-        needsSync = true
-        answer(request, .success(appended))
-      case .accept:
-        if !writer.fits(append.recordByteCount) {
-          if !writer.isFrameEmpty || !writer.isSynced {
-            needsSync = true
-            return index
-          }
-          if let failure = beginSegment(for: append.recordByteCount) {
-            answer(request, .failure(failure))
-            continue
-          }
-        }
-        let first = writer.nextOffset
-        let appended = Appended(
-          offsets: first..<first + UInt64(append.eventCount), versions: giveVersions(to: append), isRepeat: false)
-        // Before the work that is left to do: nothing can refuse it any more.
-        if case .appendBuffered = request.kind {
-          request.continuation.resume(returning: .success(appended))
-        } else {
-          answer(request, .success(appended))
-        }
-        add(append, appended.versions)
+        if !take(append, of: request) { return index }
+      case .appendBuffered(let append):
+        if !take(append, of: request) { return index }
       }
     }
     return requests.count
   }
 
-  private mutating func answer(_ request: CommitRequest, _ answer: CommitRequest.Answer) {
-    answers.append((request.continuation, answer))
+  /// Takes an append into the group, or refuses it. Returns false if it has to wait for the next group.
+  private mutating func take(_ append: EncodedAppend, of request: CommitRequest) -> Bool {
+    if !writer.isFrameEmpty, writer.frameByteCount + append.recordByteCount > Self.groupByteCount { return false }
+    switch decide(append) {
+    case .dependsOnGroup: return false
+    case .refuse(let error):
+      // The refusal may rest on events of this group. A response before they are durable would be undone by a crash.
+      needsSync = true
+      respond(to: request, .failure(error))
+    case .repeated(let appended):
+      // The original append may have been buffered.
+      needsSync = true
+      respond(to: request, .success(appended))
+    case .accept:
+      if !writer.fits(append.recordByteCount) {
+        if !writer.isFrameEmpty || !writer.isSynced {
+          needsSync = true
+          return false
+        }
+        if let failure = beginSegment(for: append.recordByteCount) {
+          respond(to: request, .failure(failure))
+          return true
+        }
+      }
+      let first = writer.nextOffset
+      let appended = Appended(
+        offsets: first..<first + UInt64(append.eventCount), versions: assignVersions(to: append), isRepeat: false)
+      // Respond before the remaining work: nothing can refuse the append any more.
+      if case .appendBuffered = request.kind {
+        request.continuation.resume(returning: .success(appended))
+      } else {
+        respond(to: request, .success(appended))
+      }
+      add(append, appended.versions)
+    }
+    return true
+  }
+
+  private mutating func respond(to request: CommitRequest, _ response: CommitRequest.Response) {
+    responses.append((request.continuation, response))
   }
 
   private mutating func beginSegment(for byteCount: Int) -> LogStoreError? {
-    answerDue()
+    sendDue()
     do throws(BeginFailure) {
       try writer.beginSegment(for: byteCount)
       // No stream has an event in the new segment yet.
@@ -229,8 +205,8 @@ struct CommitLoop: ~Copyable {
     }
   }
 
-  /// The versions of the append's events, by its streams' as they stand.
-  private mutating func giveVersions(to append: EncodedAppend) -> [UInt64] {
+  /// Assigns the versions of the append's events, which continue its streams.
+  private mutating func assignVersions(to append: EncodedAppend) -> [UInt64] {
     [UInt64](unsafeUninitializedCapacity: append.eventCount) { versions, count in
       for event in 0..<append.eventCount {
         let stream = append.stream(of: event)
@@ -253,8 +229,8 @@ struct CommitLoop: ~Copyable {
     }
   }
 
-  /// Writes the group, syncs it if someone waits for that, publishes and answers; or leaves many answers due, for the time
-  /// when the next group is on its way to the disk.
+  /// Writes the group, syncs it if a request waits for that, publishes and responds. Or leaves many responses due until the
+  /// disk writes the next group.
   private mutating func commit() {
     let frameByteCount = writer.isFrameEmpty ? 0 : writer.frameByteCount
     if status.failure == nil {
@@ -264,7 +240,7 @@ struct CommitLoop: ~Copyable {
           let isBegun = !due.isEmpty
           if isBegun {
             writer.beginSync()
-            answerDue()
+            sendDue()
           }
           try writer.sync(isBegun: isBegun)
           try checkLock()
@@ -275,17 +251,17 @@ struct CommitLoop: ~Copyable {
           try checkLock()
         }
       } catch {
-        // It isn't known what is on disk, and trying again would not tell.
+        // What is on disk is unknown, and a second try would not tell.
         fail(error)
-        for index in answers.indices { answers[index].1 = .failure(error) }
+        for index in responses.indices { responses[index].1 = .failure(error) }
       }
     }
-    answerDue()
-    swap(&answers, &due)
-    // Who gathers has more to do with the processor than to poll.
+    sendDue()
+    swap(&responses, &due)
+    // A writer that gathers has better work for the processor than polling.
     let staysDue = status.failure == nil && gatherMilliseconds == 0 && due.count >= dueCount
-    if !staysDue { answerDue() }
-    // Other processes learn of it after those who waited here.
+    if !staysDue { sendDue() }
+    // Other processes are notified after the callers in this process.
     if status.failure == nil, needsSync {
       do throws(LogStoreError) {
         try announce()
@@ -297,156 +273,21 @@ struct CommitLoop: ~Copyable {
     needsSync = false
   }
 
-  /// Whether the directory is still where it was, the lock file in it, and the segment's file in it: nothing is
-  /// acknowledged that went into a log which has been moved away or removed. Looked at every tenth of a second, since it costs
-  /// two system calls for each of three paths.
+  /// Checks that the directory is still where it was, with the lock file and the segment's file in it: nothing is
+  /// acknowledged that went into a log which was moved away or removed. Checks ten times a second at most, since a check
+  /// costs two system calls for each of three paths.
   private mutating func checkLock() throws(LogStoreError) {
     let now = disk.now()
     // The clock may have been set back.
-    if let last = lockLook, max(now, last) - min(now, last) < Self.lockLookMicroseconds { return }
-    lockLook = now
+    if let last = lastLockCheck, max(now, last) - min(now, last) < Self.lockCheckMicroseconds { return }
+    lastLockCheck = now
     try disk.checkLock()
     try writer.checkFile()
   }
 
-  /// Gives the answers that are due; before anything that may take longer than a group's way to the disk.
-  private mutating func answerDue() {
-    for (continuation, answer) in due { continuation.resume(returning: answer) }
+  /// Sends the responses that are due. Called before anything that may take longer than a group's write to disk.
+  mutating func sendDue() {
+    for (continuation, response) in due { continuation.resume(returning: response) }
     due.removeAll(keepingCapacity: true)
-  }
-
-  // MARK: - Conditions
-
-  enum Decision {
-    /// The append's streams are in ``streams``.
-    case accept
-    case refuse(LogStoreError)
-    case repeated(Appended)
-    case dependsOnGroup
-  }
-
-  private mutating func decide(_ append: EncodedAppend) -> Decision {
-    do throws(LogStoreError) {
-      let cursors = CursorCheck(append, writer.cursors, end: writer.nextOffset + UInt64(append.eventCount))
-      if let refusal = cursors.refusal { return .refuse(refusal) }
-      try find(append)
-      var unmet: LogStoreError?
-      for (index, stream) in append.streams.enumerated() where !stream.condition.isMet(by: streams[index].version) {
-        unmet = .conflict(
-          stream: append.name(of: index), expected: stream.condition, actual: streams[index].version)
-        break
-      }
-      let decision = limitReached(by: append).map { Decision.refuse($0) } ?? cursors.decision
-      if unmet == nil, !append.hasIDs { return decision }
-      if unmet != nil, !writer.isSynced {
-        // Whether it repeats what buffered appends have written can be looked up once that is durable.
-        needsSync = true
-        return .dependsOnGroup
-      }
-      guard append.hasIDs else { return unmet.map { .refuse($0) } ?? decision }
-      let given = append.given
-      for case let id? in given.lazy.map(\.id) where writer.mayAwait(id) {
-        // It is looked for in what is durable, which buffered appends alone would not become.
-        needsSync = true
-        return .dependsOnGroup
-      }
-      switch try known(append, given) {
-      case .same(let appended): return .repeated(appended)
-      // Before a conflict: one who reads the stream again and appends at its end would be refused for the id all the same.
-      case .different(let reuse): return .refuse(.eventIDReused(reuse))
-      case .none: return unmet.map { .refuse($0) } ?? decision
-      }
-    } catch {
-      return .refuse(error)
-    }
-  }
-
-  /// Whether an event of the append would get an offset or a version that the format has no room for.
-  private func limitReached(by append: EncodedAppend) -> LogStoreError? {
-    let count = UInt64(append.eventCount)
-    guard count > 0 else { return nil }
-    let limit = Limits.countLimit - count
-    if writer.nextOffset >= limit {
-      return .limitExceeded(
-        what: "the offset of an event", actual: writer.nextOffset + count - 1, limit: Limits.countLimit - 2)
-    }
-    guard let stream = streams.first(where: { $0.version >= limit }) else { return nil }
-    return .limitExceeded(
-      what: "the version of an event in its stream", actual: max(stream.version, stream.version &+ count),
-      limit: Limits.countLimit - 1)
-  }
-
-  /// Fills ``streams``: looks in the open segment, then in the one before, which is in memory too, then in the indexes of
-  /// all.
-  private mutating func find(_ append: EncodedAppend) throws(LogStoreError) {
-    streams.removeAll(keepingCapacity: true)
-    if faultCount() != 0 { writer.healNames() }
-    let names = writer.names
-    var missing = 0
-    append.bytes.withUnsafeBytes { bytes in
-      writer.index.state.withLock { table in
-        if append.streams.count > 4 { table.prefetch(count: append.streams.count) { append.streams[$0].hash } }
-        for stream in append.streams {
-          let head = table.find(stream.hash, bytes.part(stream.namePosition, stream.nameLength), names)
-          if head == nil { missing += 1 }
-          streams.append(StreamTail(version: head.map { table.heads[$0].lastVersion } ?? 0, head: head))
-        }
-      }
-      guard missing > 0, let previous = writer.previousIndex else { return }
-      for (index, stream) in append.streams.enumerated() where streams[index].head == nil {
-        let name = bytes.part(stream.namePosition, stream.nameLength)
-        guard let version = previous.lastVersion(hash: stream.hash, name: name) else { continue }
-        streams[index].version = version
-        missing -= 1
-      }
-    }
-    guard missing > 0 else { return }
-    if writer.index.segment.mapping.faultCount > 0 || writer.previousIndex?.segment.mapping.faultCount ?? 0 > 0 {
-      try writer.checkNames(of: append)
-    }
-    // It may be read from the disk.
-    answerDue()
-    let start = writer.now
-    for index in streams.indices where streams[index].version == 0 {
-      streams[index].version = try commitPoint.segments.lastSealedVersion(of: append.key(of: index))
-    }
-    readAhead.note(missing, from: start, to: writer.now)
-  }
-
-  /// What the log has of an append's ids.
-  private mutating func known(
-    _ append: EncodedAppend, _ given: [EncodedAppend.Given]
-  ) throws(LogStoreError) -> KnownIDs {
-    let check = KnownIDCheck(append, given, commitPoint.segments)
-    while true {
-      let faults = faultCount()
-      // Most ids are new, which memory and the filters of the index show without reading the disk.
-      guard try check.mayBeKnown() else { return .none }
-      answerDue()
-      let known = try check.run()
-      // Again, if something that was read may have been zeros in the place of what can't be read.
-      if faultCount() == faults { return known }
-    }
-  }
-}
-
-extension StreamCondition {
-  /// - Parameter version: the stream's last version, 0 if it is new.
-  func isMet(by version: UInt64) -> Bool {
-    switch self {
-    case .any: true
-    case .noStream: version == 0
-    case .streamExists: version > 0
-    case .version(let expected): version == expected
-    }
-  }
-
-  /// The version that must be the last, where there is just one.
-  var namedVersion: UInt64? {
-    switch self {
-    case .any, .streamExists: nil
-    case .noStream: 0
-    case .version(let version): version
-    }
   }
 }

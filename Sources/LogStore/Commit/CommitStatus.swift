@@ -1,6 +1,6 @@
 import Synchronization
 
-/// Whether the writer may still acknowledge, and how often it has synced. The first failure stays.
+/// Whether the writer may still acknowledge, and how often it has synced. Keeps the first failure.
 final class CommitStatus: Sendable {
   private let state: Mutex<LogStoreError?> = Mutex(nil)
   private let syncs = Atomic<UInt64>(0)
@@ -8,10 +8,10 @@ final class CommitStatus: Sendable {
   /// Milliseconds of the monotonic clock; 0 while the writer waits for work.
   private let workStart = Atomic<UInt64>(0)
 
-  /// - Parameter timestamp: of the last frame.
+  /// - Parameter timestamp: the last frame's timestamp.
   init(timestamp: UInt64 = 0) { self.timestamp = Atomic(timestamp) }
 
-  /// Of the last frame that was written, in microseconds since 1970-01-01 UTC.
+  /// The timestamp of the last frame that was written, in microseconds since 1970-01-01 UTC.
   var lastTimestamp: UInt64 { timestamp.load(ordering: .relaxed) }
 
   func note(timestamp: UInt64) { self.timestamp.store(timestamp, ordering: .relaxed) }
@@ -20,10 +20,10 @@ final class CommitStatus: Sendable {
 
   func countSync() { syncs.add(1, ordering: .relaxed) }
 
-  /// The writer has begun with what it was given, or waits for more.
+  /// Records that the writer starts to work, or waits for more.
   func note(isWorking: Bool) { workStart.store(isWorking ? MonotonicClock.milliseconds : 0, ordering: .relaxed) }
 
-  /// How long the writer has been at what it was given last.
+  /// How long the writer has worked on its current requests; 0 while it waits.
   var workMilliseconds: UInt64 {
     let start = workStart.load(ordering: .relaxed)
     let now = MonotonicClock.milliseconds

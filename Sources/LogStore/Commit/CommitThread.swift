@@ -1,6 +1,6 @@
 import Synchronization
 
-/// Everything that the committing thread starts with, handed over to it.
+/// Everything that the commit thread starts with.
 struct CommitStart: Sendable {
   private let directory: String
   private let options: StoreOptions
@@ -13,7 +13,7 @@ struct CommitStart: Sendable {
   private let preallocator: SegmentPreallocator
   let sealer: SegmentSealer
 
-  /// Starts the threads beside the committing one. Where one can't be had, none is left, and the lock is released.
+  /// Starts the threads beside the commit thread. If one can't be created, none keeps running, and the lock is released.
   init(
     _ opened: consuming Recovery.Opened, directory: String, options: StoreOptions
   ) throws(LogStoreError) {
@@ -34,14 +34,14 @@ struct CommitStart: Sendable {
     }
   }
 
-  /// In place of ``run(_:status:closing:)``: ends the threads, and releases the lock.
-  func giveUp() {
+  /// Used instead of ``run(_:status:closing:)``: ends the threads and releases the lock.
+  func abandon() {
     preallocator.stop()
     sealer.finish()
     lock.release()
   }
 
-  /// The life of the committing thread.
+  /// The body of the commit thread.
   func run(_ mailbox: Mailbox<CommitRequest>, status: CommitStatus, closing: Closing) {
     let segments = commitPoint.segments
     var loop = CommitLoop(
@@ -66,7 +66,8 @@ struct CommitStart: Sendable {
         try loop.announce(.closed)
       }
     ) {
-      // The lock goes before anyone hears that the store is closed, so that it can be opened again at once.
+      // The lock is released before any caller is notified that the store is closed, so that it can be opened again at
+      // once.
       lock.release()
     }
   }
@@ -82,7 +83,7 @@ struct CommitStart: Sendable {
   }
 }
 
-/// Hands a value that can't be copied to another thread, once.
+/// Passes a noncopyable value to another thread, once.
 final class Handover<Value: ~Copyable & Sendable>: Sendable {
   private let value: Mutex<Value?>
 
@@ -90,7 +91,7 @@ final class Handover<Value: ~Copyable & Sendable>: Sendable {
     self.value = Mutex(value)
   }
 
-  /// Traps the second time.
+  /// Takes the value. Traps the second time.
   func take() -> Value {
     let taken = value.withLock { value -> Value? in
       var taken: Value? = nil
@@ -102,7 +103,7 @@ final class Handover<Value: ~Copyable & Sendable>: Sendable {
   }
 }
 
-/// The end of a store's life: who waits for it, and how it went.
+/// The closing of a store: the callers that wait for it, and its result.
 final class Closing: Sendable {
   private enum State {
     case open
@@ -113,7 +114,7 @@ final class Closing: Sendable {
 
   private let state = Mutex(State.open)
 
-  /// Nobody will ever wait.
+  /// Records that no caller will ever wait.
   func abandon() {
     state.withLock { if case .open = $0 { $0 = .abandoned } }
   }
@@ -122,11 +123,11 @@ final class Closing: Sendable {
     state.withLock { if case .abandoned = $0 { true } else { false } }
   }
 
-  /// Begins to close, and returns how it went, to every caller.
+  /// Begins to close, and returns the result, the same to every caller.
   func wait(_ begin: () -> Void) async -> Result<Void, LogStoreError> {
     await withUnsafeContinuation { continuation in
       // Resumed exactly once: here, or by `finish` out of `waiting`.
-      let answer: Result<Void, LogStoreError>? = state.withLock { state in
+      let result: Result<Void, LogStoreError>? = state.withLock { state in
         switch state {
         case .open:
           state = .waiting([continuation])
@@ -140,7 +141,7 @@ final class Closing: Sendable {
           return .failure(.closed)
         }
       }
-      if let answer { continuation.resume(returning: answer) }
+      if let result { continuation.resume(returning: result) }
       begin()
     }
   }

@@ -1,15 +1,17 @@
-/// What an append wants of cursors, against how they stand with the group being built. An append without any costs nothing.
+/// Checks an append's cursor commits against the cursors as they are with the group being built. An append without cursors
+/// costs nothing.
 struct CursorCheck {
-  /// Why it can't be done, whatever else is so.
+  /// Why the append is refused, whatever its other conditions.
   private(set) var refusal: LogStoreError?
-  /// A cursor would go back: an error unless the append is a repeat, whose cursors were committed with the first.
+  /// A cursor would move back. This is an error unless the append is a repeat, whose cursors were committed with the
+  /// original.
   private var behind: LogStoreError?
 
-  /// - Parameter end: of the log, with the append's events.
+  /// - Parameter end: the end of the log, including the append's events.
   init(_ append: EncodedAppend, _ checkpoints: Checkpoints, end: UInt64) {
     if append.cursors.isEmpty { return }
     var count = checkpoints.count
-    // What earlier commits of the append have made of some.
+    // Checkpoints that earlier cursor commits of this append have set.
     var changed: [[UInt8]: UInt64?] = [:]
     for (index, cursor) in append.cursors.enumerated() {
       let known = changed.isEmpty ? nil : changed[cursor.name]
@@ -41,7 +43,7 @@ struct CursorCheck {
     }
   }
 
-  /// What becomes of the append, if nothing else stands in its way.
+  /// The decision on the append, if nothing else refuses it.
   var decision: CommitLoop.Decision { behind.map { .refuse($0) } ?? .accept }
 
   private static func text(_ name: [UInt8]) -> String { String(decoding: name, as: UTF8.self) }

@@ -1,13 +1,13 @@
 import CLinux
 
-/// An append as the caller's task has encoded it, so that the one committing thread has little left to do: records back
-/// to back, complete but for what only their place decides (version, offset, distance, checksum).
+/// An append, encoded by the caller's task so that the single commit thread has little left to do. The records lie back to
+/// back and are complete except for what depends on their position (version, offset, distance, checksum).
 ///
-/// Two allocations, and one more for several events or for cursors: keep it so.
+/// Two allocations, and one more for several events or for cursors. Keep it so.
 struct EncodedAppend: Sendable {
   struct Stream: Sendable {
     var hash: UInt64
-    /// Where its name is in ``bytes``.
+    /// The position of the stream's name in ``bytes``.
     var namePosition: Int
     var nameLength: Int
     var condition: StreamCondition
@@ -28,9 +28,9 @@ struct EncodedAppend: Sendable {
   private(set) var eventsStart = 0
   private(set) var eventsByteCount = 0
   private(set) var eventCount: Int
-  /// Each stream once, those without events too.
+  /// Each stream once, including streams without events.
   private(set) var streams: [Stream] = []
-  /// For each event the index of its stream; empty if there is just one stream with events, the last one.
+  /// The index of each event's stream. Empty if only one stream has events; that is the last one.
   private(set) var streamOfEvent: [UInt32] = []
   private(set) var cursors: [Cursor] = []
   private(set) var hasIDs = false
@@ -55,14 +55,14 @@ struct EncodedAppend: Sendable {
   /// Bytes of all records.
   var recordByteCount: Int { bytes.count - eventsStart }
 
-  /// An event as it was given.
+  /// An event as the caller gave it.
   struct Given {
-    /// Of its record in ``EncodedAppend/bytes``.
+    /// The position of its record in ``EncodedAppend/bytes``.
     var position: Int
     var id: EventID?
   }
 
-  /// The events with their ids as they were given; an allocation.
+  /// The events with the ids that the caller gave. Costs an allocation.
   var given: [Given] {
     bytes.withUnsafeBytes { bytes in
       var position = eventsStart
@@ -74,7 +74,7 @@ struct EncodedAppend: Sendable {
     }
   }
 
-  /// The stream of an event.
+  /// The index of an event's stream.
   @inline(__always)
   func stream(of event: Int) -> Int {
     streamOfEvent.isEmpty ? streams.count - 1 : Int(streamOfEvent[event])
@@ -103,8 +103,8 @@ struct EncodedAppend: Sendable {
     }
     var sizes = Sizes()
     var mayShareIDs = false
-    // By spans, here and where they are copied: to hold a payload meanwhile would count a reference, which is a write to
-    // the very memory that is still to come.
+    // Spans, here and where they are copied: holding a payload would count a reference, which writes to the very memory
+    // that is still to be fetched.
     let events = append.events.span
     for index in events.indices {
       let name = events[index].stream.utf8.count
@@ -127,7 +127,7 @@ struct EncodedAppend: Sendable {
       try check(append.cursors[index].name.utf8.count, "the cursor name's length in bytes")
       sizes.byteCount += Record.byteCount + append.cursors[index].name.utf8.count
     }
-    // What one frame has to hold; names of conditions are not written.
+    // The bytes that one frame has to hold. The names of conditions are not written.
     guard sizes.byteCount + FrameHeader.byteCount + 8 <= Limits.frameBytes else {
       throw .limitExceeded(
         what: "the size of the append in bytes", actual: UInt64(sizes.byteCount), limit: UInt64(Limits.frameBytes))
@@ -151,12 +151,12 @@ struct EncodedAppend: Sendable {
     }
   }
 
-  /// Asks for what is copied soon, all of an append's events at once: they may be anywhere in memory.
+  /// Prefetches what is copied soon, for all events of an append at once: they may be anywhere in memory.
   @inline(__always)
   private static func prefetch(_ bytes: RawSpan) {
     bytes.withUnsafeBytes { bytes in
       guard let start = bytes.baseAddress else { return }
-      // More of a large one the processor fetches by itself.
+      // The processor fetches the rest of a large one by itself.
       for position in stride(from: 0, to: min(bytes.count, 512), by: 64) { clinux_prefetch(start + position) }
     }
   }
@@ -168,7 +168,7 @@ struct EncodedAppend: Sendable {
     }
   }
 
-  /// A cursor's record without its place, for snapshots.
+  /// A cursor's record without its checkpoint, for snapshots.
   static func cursorRecord(name: [UInt8]) -> [UInt8] {
     [UInt8](unsafeUninitializedCapacity: Record.byteCount + name.count) { buffer, initialized in
       let bytes = UnsafeMutableRawBufferPointer(buffer)
@@ -180,9 +180,9 @@ struct EncodedAppend: Sendable {
   }
 }
 
-/// Writes an append's bytes, whose number is known and whose limits are checked.
+/// Writes an append's bytes. Their number is known and their limits are checked.
 private struct Encoder {
-  /// Over this many streams they are looked up in a table.
+  /// Above this many streams, they are looked up in a table.
   private static let fewStreams = 8
 
   private(set) var position = 0
@@ -197,7 +197,7 @@ private struct Encoder {
   }
 
   mutating func encode(_ append: Append, into bytes: UnsafeMutableRawBufferPointer) {
-    // A condition on the only event's stream, as most have, needs no name of its own.
+    // Most appends have one event and a condition on its stream; that condition needs no name of its own.
     if append.conditions.count == 1, append.events.count == 1,
       let (name, condition) = append.conditions.first, sameBytes(name, append.events[0].stream)
     {
@@ -235,14 +235,14 @@ private struct Encoder {
         if count > 1 {
           streamOfEvent.append(UInt32(stream))
         } else if stream != streams.count - 1 {
-          // The last stream is the only event's, where none is named for it.
+          // If no stream is named per event, the last stream is the only event's.
           streams.swapAt(stream, streams.count - 1)
         }
       }
     }
   }
 
-  /// Returns the event's stream.
+  /// Returns the index of the event's stream.
   @inline(__always)
   private mutating func encode(
     _ events: Span<NewEvent>, _ index: Int, into bytes: UnsafeMutableRawBufferPointer,

@@ -1,50 +1,50 @@
 import Synchronization
 
-/// A wait for an answer that the task's cancellation ends, while what is waited for goes on. The first answer counts.
+/// A wait for a result that ends when the task is cancelled, while the work itself goes on. The first result counts.
 final class EndableWait<Value: Sendable>: Sendable {
-  typealias Answer = Result<Value, LogStoreError>
+  typealias Outcome = Result<Value, LogStoreError>
 
   private enum State {
     case new
-    case waiting(UnsafeContinuation<Answer, Never>)
-    case ended(Answer)
+    case waiting(UnsafeContinuation<Outcome, Never>)
+    case ended(Outcome)
   }
 
   private let state = Mutex(State.new)
 
-  /// Answers; a later answer counts for nothing.
-  func end(with answer: Answer) {
-    let continuation = state.withLock { state -> UnsafeContinuation<Answer, Never>? in
+  /// Ends the wait. Has no effect if the wait has ended already.
+  func end(with outcome: Outcome) {
+    let continuation = state.withLock { state -> UnsafeContinuation<Outcome, Never>? in
       switch state {
       case .new:
-        state = .ended(answer)
+        state = .ended(outcome)
         return nil
       case .waiting(let continuation):
-        state = .ended(answer)
+        state = .ended(outcome)
         return continuation
       case .ended: return nil
       }
     }
-    continuation?.resume(returning: answer)
+    continuation?.resume(returning: outcome)
   }
 
-  /// Calls `begin`, unless the task is cancelled, and waits. To be called once.
+  /// Calls `begin`, unless the task is cancelled, and waits. Call it once.
   func wait(_ begin: () -> Void) async throws(LogStoreError) -> Value {
     if Task.isCancelled { throw .cancelled }
     begin()
-    let answer = await withTaskCancellationHandler {
-      await withUnsafeContinuation { (continuation: UnsafeContinuation<Answer, Never>) in
+    let outcome = await withTaskCancellationHandler {
+      await withUnsafeContinuation { (continuation: UnsafeContinuation<Outcome, Never>) in
         // Resumed exactly once: here, or by the call of `end` that changes `waiting` to `ended`.
-        let answer = state.withLock { state -> Answer? in
-          if case .ended(let answer) = state { return answer }
+        let outcome = state.withLock { state -> Outcome? in
+          if case .ended(let outcome) = state { return outcome }
           state = .waiting(continuation)
           return nil
         }
-        if let answer { continuation.resume(returning: answer) }
+        if let outcome { continuation.resume(returning: outcome) }
       }
     } onCancel: {
       end(with: .failure(.cancelled))
     }
-    return try answer.get()
+    return try outcome.get()
   }
 }

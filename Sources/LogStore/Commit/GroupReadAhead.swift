@@ -1,21 +1,22 @@
-/// Has what a group's look-ups of old streams will read come from the disk all at once, where one after the other would
-/// wait for each: a block of an index, then a record. Only advice is given: what is decided is decided by the look-ups that
-/// follow, as without it.
+/// Prefetches what a group's lookups of old streams will read. The lookups alone would wait for the disk twice each, one
+/// after the other: for a block of an index, then for a record. This only advises the kernel; the lookups that follow
+/// decide the same with or without it.
 ///
-/// While everything is in memory this does nothing. It begins when a look-up took so long that it must have waited for the
-/// disk, and ends when a group needed nothing from there.
+/// It does nothing while everything is in memory. It starts when a lookup took so long that it must have waited for the
+/// disk, and stops when a group needed nothing from there.
 struct GroupReadAhead {
-  /// Streams of one group; what is more waits as it would without.
+  /// Streams of one group that are prefetched; the rest wait as usual.
   private static let streams = 1024
-  /// What a look-up takes at most when all that it needs is in memory; a page from the disk takes 100.
+  /// The most that a lookup takes when everything it needs is in memory. A page from the disk takes 100.
   private static let lookUpMicroseconds: UInt64 = 5
-  /// A look-up, or a group of them, over that has waited for a page; so short that being interrupted may count as it.
+  /// A lookup, or a group of lookups, that takes longer has waited for a page. The limit is low enough that an interruption
+  /// may count as a wait too.
   private static let waitMicroseconds: UInt64 = 30
 
   private(set) var isOn = false
   private var hashes: [UInt64] = []
 
-  /// Tells how long so many look-ups took.
+  /// Records how long `count` lookups took.
   mutating func note(_ count: Int, from start: UInt64, to end: UInt64) {
     if Self.hasWaited(count, from: start, to: end) { isOn = true }
   }
@@ -41,7 +42,7 @@ struct GroupReadAhead {
     isOn = Self.hasWaited(hashes.count, from: start, to: writer.now)
   }
 
-  /// The clock may have been set back meanwhile.
+  /// The clock may have been set back in between.
   private static func hasWaited(_ count: Int, from start: UInt64, to end: UInt64) -> Bool {
     end > start && end - start > waitMicroseconds + lookUpMicroseconds * UInt64(count)
   }

@@ -1,11 +1,12 @@
-/// Makes and merges index files. Only in the process that holds the writer's lock, and not for more than one thread.
+/// Builds and merges index files. Used only in the process that holds the writer's lock, by one thread.
 final class IndexBuilder {
   let segments: SegmentSet
   let disk: any Disk
-  /// Of segments whose index could not be made, and files that could not be merged: not tried again at once.
+  /// Segments whose index could not be built, which are not tried again at once. The same for files that could not be
+  /// merged.
   private var failedSegments: Set<UInt64> = []
   private var mergeFailed = false
-  /// Index files that are not sound wait to be replaced.
+  /// Unsound index files wait to be replaced.
   private var hasSuspects = false
 
   init(segments: SegmentSet, disk: any Disk) {
@@ -13,22 +14,22 @@ final class IndexBuilder {
     self.disk = disk
   }
 
-  /// Something was left undone because it could not be done.
+  /// Whether a step failed and was left undone.
   var hasFailed: Bool { mergeFailed || !failedSegments.isEmpty }
 
-  /// What failed may be tried again.
+  /// Allows another try of what failed.
   func forgetFailures() {
     failedSegments = []
     mergeFailed = false
   }
 
-  /// Makes the index file of a segment that has ended, from its index in memory, and returns the file's length.
+  /// Makes the index file of a finished segment from its index in memory. Returns the file's length.
   ///
-  /// The segment may be damaged by now, or cut: with the file, only what is lost of it is refused, and without one nothing
-  /// could be said of any stream that has no event in a later segment.
+  /// The segment may be damaged or truncated by now. With the index file, only the lost events are refused. Without one,
+  /// nothing could be said about any stream that has no event in a later segment.
   @discardableResult
   func seal(_ index: ActiveIndex, end: FrameExpectation) throws(LogStoreError) -> Int {
-    // Taken out under the lock and used without it: readers may look into the index meanwhile.
+    // Taken under the lock and used without it: readers may use the index meanwhile.
     let input = index.state.withLock { $0.sealingInput() }
     do throws(IndexFailure) {
       return try write(index.segment.baseOffset..<end.offset) { output throws(IndexFailure) in
@@ -39,19 +40,19 @@ final class IndexBuilder {
     }
   }
 
-  /// Makes the index file of a finished segment from the segment alone. Gives back its length.
+  /// Makes the index file of a finished segment from the segment alone. Returns the file's length.
   @discardableResult
   func build(_ baseOffset: UInt64) throws(LogStoreError) -> Int {
     let (index, end) = try segments.readThrough(try segments.segmentToScan(baseOffset))
-    // What was just read for the index may be zeros that are not the file's.
+    // What was just read may be zeros that stand for unreadable bytes.
     try index.segment.checkReadable(0..<end.position, since: 0)
     let byteCount = try seal(index, end: end)
-    // It may be the last that a file of several segments waited for.
+    // A file of several segments may have waited for this one.
     if hasSuspects { try clean() }
     return byteCount
   }
 
-  /// Removes index files that are of no use, and returns what is there then.
+  /// Removes useless index files, and returns what is left.
   @discardableResult
   func clean() throws(LogStoreError) -> Snapshot {
     let listing = try segments.list()
@@ -60,7 +61,7 @@ final class IndexBuilder {
     return listing.snapshot
   }
 
-  /// Whether some segment's index, or some merging, is still to be made.
+  /// The next segment to index, or the next files to merge; nil if there is nothing to do.
   func nextStep() throws(LogStoreError) -> Step? {
     let snapshot = try segments.current()
     let missing = snapshot.sources.last { source in
@@ -68,7 +69,7 @@ final class IndexBuilder {
     }
     if let missing { return .build(snapshot.bases[missing.ordinal]) }
     guard !mergeFailed else { return nil }
-    // Runs of files without a gap, each looked at by itself.
+    // Each run of files without a gap is considered by itself.
     var run: [IndexFile] = []
     for file in snapshot.files.reversed() + [nil] {
       if let file, run.last.map({ $0.endOffset == file.baseOffset }) ?? true {
@@ -94,9 +95,9 @@ final class IndexBuilder {
     }
   }
 
-  /// Takes a step.
+  /// Takes one step.
   ///
-  /// - Parameter between: called now and then; may throw to give up.
+  /// - Parameter between: called from time to time; may throw to abandon the step.
   func perform(
     _ step: Step, between: @escaping () throws(IndexFailure) -> Void = {}
   ) throws(IndexFailure) {
@@ -114,7 +115,7 @@ final class IndexBuilder {
       } catch {
         switch error {
         case .index(let file, let fault, let segment):
-          // It is taken out, and removed once its segments have other files.
+          // The file is taken out of use, and removed once its segments have other files.
           do throws(LogStoreError) {
             try segments.distrust(file, fault, segment: segment)
             try clean()
@@ -148,13 +149,13 @@ final class IndexBuilder {
     let range = files[0].baseOffset..<files[files.count - 1].endOffset
     _ = try write(range, between: between) { output throws(IndexFailure) in
       let byteCount = try IndexMerge.merge(files, to: output)
-      // Nothing was taken over from a page that could not be read again after it was checked.
+      // Nothing came from a page that became unreadable after it was checked.
       for file in files where file.hasFaults {
         throw IndexFailure.index(file, Fault(position: 0, reason: "the index can't be read"), segment: nil)
       }
       return byteCount
     }
-    // Not before the new file is durable under its name. What is left of them after a crash is removed by the next writer.
+    // Only now that the new file is durable under its name. After a crash the next writer removes what is left of them.
     do throws(LogStoreError) {
       for file in files { try disk.remove(file.path) }
     } catch {
@@ -162,7 +163,7 @@ final class IndexBuilder {
     }
   }
 
-  /// Makes a file appear under its name, durable, and makes it known.
+  /// Writes a file aside, makes it durable under its name, and installs it.
   private func write(
     _ range: Range<UInt64>, between: @escaping () throws(IndexFailure) -> Void = {},
     _ fill: (IndexOutput) throws(IndexFailure) -> Int
@@ -174,7 +175,7 @@ final class IndexBuilder {
     do throws(IndexFailure) {
       byteCount = try fill(IndexOutput(file, between: between))
     } catch {
-      // Whatever else is wrong with the disk, the next writer removes it too.
+      // If the disk can't remove it either, the next writer does.
       try? disk.remove(aside)
       throw error
     }

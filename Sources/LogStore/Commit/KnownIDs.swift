@@ -1,27 +1,27 @@
-/// What the log has of an append's event ids.
+/// What the log knows about an append's event ids.
 enum KnownIDs {
-  /// None of them.
+  /// The log has none of the ids.
   case none
-  /// All of them, as this very append: it is being repeated.
+  /// The log has all of them, as this very append: it is being repeated.
   case same(Appended)
-  /// Some of them, as something else.
+  /// The log has some of them, as something else.
   case different(EventIDReuse)
 }
 
-/// Compares an append with the events in the log that have its ids. Only durable events are looked at: who calls has seen that
-/// no other has one of the ids.
+/// Compares an append with the events in the log that have its ids. Considers only durable events: the caller has checked
+/// that no other event has one of the ids.
 ///
-/// The rule, which docs/FORMAT.md tells too: an id names one event of the store. An append is the same as an earlier one if all
-/// of its events have ids, and the log has events with these ids at offsets that follow each other in the append's order, each
-/// in the stream, of the type and with the payload that the append gives it, and at the version that a condition of the
-/// append gives it, if one names a version. Metadata is not compared: it tells of the attempt, a trace's id for example.
+/// The rule, also in docs/FORMAT.md: an id names one event of the store. An append is the same as an earlier one if all of
+/// its events have ids, the log has events with these ids at consecutive offsets in the append's order, and each of them
+/// has the stream, the type and the payload that the append gives it, and the version that a condition of the append
+/// requires, if one names a version. Metadata is not compared: it describes the attempt, for example with a trace id.
 struct KnownIDCheck {
   private typealias Found = (record: Record, segment: Segment)
 
   private let append: EncodedAppend
   private let given: [EncodedAppend.Given]
   private let segments: SegmentSet
-  /// For each event the version that a condition gives it; nil where none does.
+  /// The version that a condition requires of each event; nil where none does.
   private let versions: [UInt64?]
 
   init(_ append: EncodedAppend, _ given: [EncodedAppend.Given], _ segments: SegmentSet) {
@@ -32,13 +32,13 @@ struct KnownIDCheck {
     versions = given.indices.map { event in
       let stream = append.stream(of: event)
       guard let before = last[stream] else { return nil }
-      // A condition that names the last version there can be is never met: what the sum is then doesn't matter.
+      // A condition that names the greatest possible version is never met, so the wrapped sum doesn't matter.
       last[stream] = before &+ 1
       return last[stream]
     }
   }
 
-  /// Whether the log may have one of the ids; no is certain.
+  /// Whether the log may have one of the ids; false is certain.
   func mayBeKnown() throws(LogStoreError) -> Bool { try segments.mayHold(given.lazy.compactMap(\.id)) }
 
   func run() throws(LogStoreError) -> KnownIDs {
@@ -58,7 +58,7 @@ struct KnownIDCheck {
     var matches: [Found] = []
     for (event, match) in found.enumerated() {
       guard let match, matches.isEmpty || offset(match) == offset(matches[0]) + UInt64(event) else {
-        // Proof: it was just found not to be nil.
+        // Proof: `known` is the index of an element that is not nil.
         return .different(reuse(known, found[known].unsafelyUnwrapped, .append(event: event)))
       }
       matches.append(match)
@@ -71,7 +71,7 @@ struct KnownIDCheck {
 
   private func offset(_ found: Found) -> UInt64 { found.segment.baseOffset + UInt64(found.record.relativeOffset) }
 
-  /// How the append's event differs from the one in the log, beside its neighbours; nil if it doesn't.
+  /// How the append's event differs from the one in the log, apart from its neighbours; nil if it doesn't.
   private func difference(_ record: Record, _ segment: Segment, from event: Int) -> EventIDReuse.Difference? {
     let stream = append.stream(of: event)
     guard append.key(of: stream).matches(record, in: segment.bytes) else { return .stream(append.name(of: stream)) }

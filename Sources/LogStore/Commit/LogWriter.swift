@@ -1,9 +1,9 @@
-/// The end of the log as its one writer knows it: builds frames, writes and syncs them, and begins new segments.
-/// Not for more than one thread.
+/// The end of the log, as its one writer knows it. Builds frames, writes and syncs them, and begins new segments. Used by
+/// one thread only.
 struct LogWriter: ~Copyable {
-  /// Unsynced bytes that the disk is asked to begin with.
+  /// Unsynced bytes after which the disk is asked to start writing.
   private static let writebackByteCount = 1 << 20
-  /// More than a fast disk takes to write a group's frame; a slow one loses no more than this by it.
+  /// Longer than a fast disk takes to write a group's frame. A slow disk loses no more than this.
   private static let pollMicroseconds: UInt32 = 50
 
   private let disk: any Disk
@@ -13,27 +13,24 @@ struct LogWriter: ~Copyable {
   private let sealer: SegmentSealer
 
   private(set) var index: ActiveIndex
-  /// That of the segment before, if this writer has written it: most streams that go on were there a moment ago.
+  /// The index of the previous segment, if this writer wrote it. Most streams that continue had an event there.
   private(set) var previousIndex: ActiveIndex?
   private var file: any File
-  /// Where the next frame goes and what it continues; includes what is written but not synced.
+  /// Where the next frame goes and what it continues. Includes what is written but not synced.
   private(set) var next: FrameExpectation
-  /// Everything before it in this segment is known to be on disk.
+  /// Everything before this position of the segment is known to be on disk.
   private(set) var syncedPosition: Int
-  /// What lies before it was synced, or asked to be written to disk.
+  /// Everything before this position is synced, or the disk was asked to write it.
   private var writebackPosition: Int
-  /// From here on there is something to do for the next segment.
+  /// From this position on, the next segment needs preparation.
   private var preparedPosition = 0
   /// Frames of the open segment that were written to be synced at once, and their bytes.
   private var syncedFrames = (count: 0, byteCount: 0)
-  /// As written.
+  /// The checkpoints as written, durable or not.
   private(set) var cursors: Checkpoints
 
-  /// The frame being built: header space, then records.
-  private var buffer: FrameBuffer
-  private var bodyChecksum = RunningChecksum()
-  private var eventCount = 0
-  private var recordCount = 0
+  /// The frame being built.
+  private var frame = FrameBuilder()
 
   init(
     disk: any Disk, directory: String, segments: SegmentSet, file: any File, end: FrameExpectation,
@@ -50,36 +47,35 @@ struct LogWriter: ~Copyable {
     next = end
     syncedPosition = end.position
     writebackPosition = end.position
-    buffer = FrameBuffer()
   }
 
   var durableEnd: DurableEnd {
     DurableEnd(offset: next.offset, baseOffset: index.segment.baseOffset, position: next.position)
   }
-  /// Of the last frame that was written.
+  /// The timestamp of the last frame that was written.
   var lastTimestamp: UInt64 { next.timestamp }
   var isSynced: Bool { syncedPosition == next.position }
   /// Microseconds.
   var now: UInt64 { disk.now() }
-  /// The offset that the next event gets, those of the frame being built counted.
-  var nextOffset: UInt64 { next.offset + UInt64(eventCount) }
-  var isFrameEmpty: Bool { recordCount == 0 }
-  var frameByteCount: Int { buffer.count }
+  /// The offset that the next event gets. Counts the events of the frame being built.
+  var nextOffset: UInt64 { next.offset + UInt64(frame.eventCount) }
+  var isFrameEmpty: Bool { frame.isEmpty }
+  var frameByteCount: Int { frame.byteCount }
 
-  /// Whether so many more bytes of records fit into this segment with the frame being built.
+  /// Whether `byteCount` more bytes of records fit into this segment, together with the frame being built.
   func fits(_ byteCount: Int) -> Bool {
-    (buffer.count + byteCount).roundedUp(to: 8) <= Int(index.segment.header.fileByteCount) - next.position
+    (frame.byteCount + byteCount).roundedUp(to: 8) <= Int(index.segment.header.fileByteCount) - next.position
   }
 
-  /// Whether a stream has events in this segment, written or not, or in the one before if that is in memory.
+  /// Whether a stream has events in this segment, written or not, or in the previous segment if its index is in memory.
   func holds(_ hash: UInt64, _ name: UnsafeRawBufferPointer) -> Bool {
     let names = names
     return index.state.withLock { $0.find(hash, name, names) != nil }
       || previousIndex?.lastVersion(hash: hash, name: name) != nil
   }
 
-  /// Throws if it can't be told whether an append's streams have events in the segments that are indexed in memory: a long
-  /// name is compared where it stands, and that can't be read.
+  /// Throws if the names of an append's streams can't be compared with those in the segments that are indexed in memory: a
+  /// long name is compared in the mapped file, and the disk can't read it there.
   func checkNames(of append: EncodedAppend) throws(LogStoreError) {
     guard append.streams.contains(where: { $0.nameLength > SegmentTable.copiedNameByteCountMax }) else { return }
     for segment in [index.segment, previousIndex?.segment] {
@@ -90,21 +86,21 @@ struct LogWriter: ~Copyable {
     }
   }
 
-  /// Reads again what could not be read of the segments that are indexed in memory, now and then.
+  /// Reads the unreadable pages of the segments that are indexed in memory again.
   func healNames() {
-    // What is left is met where it is needed.
+    // Pages that stay unreadable are reported where they are needed.
     _ = index.segment.mapping.heal()
     _ = previousIndex?.segment.mapping.heal()
   }
 
   // MARK: - Building a frame
 
-  /// Where the names of the open segment's records are, those of the frame being built too; good until the next change.
+  /// Where the names of the open segment's records are, including the frame being built. Valid until the next change.
   var names: RecordNames {
-    RecordNames(mapped: index.segment.bytes, frame: UnsafeRawBufferPointer(buffer.bytes), at: next.position)
+    RecordNames(mapped: index.segment.bytes, frame: UnsafeRawBufferPointer(frame.bytes), at: next.position)
   }
 
-  /// Whether an event that is not durable yet, in the frame being built or written before, may have this id.
+  /// Whether an event that is not durable yet may have this id. It is in the frame being built, or in one written before.
   func mayAwait(_ id: EventID) -> Bool {
     let key = IndexKey.hash(id)
     return index.state.withLock { table in
@@ -114,19 +110,19 @@ struct LogWriter: ~Copyable {
     }
   }
 
-  /// Adds an append's events at the versions given to them, and notes them in the index, where readers don't see them
+  /// Adds an append's events at the versions assigned to them, and adds them to the index, where readers don't see them
   /// before they are durable.
   ///
   /// - Parameter streams: what is known of the append's streams.
   mutating func add(events append: EncodedAppend, versions: [UInt64], _ streams: inout [StreamTail]) {
     let segment = index.segment
     let start = append.bytes.withUnsafeBytes {
-      buffer.append($0.part(append.eventsStart, append.eventsByteCount))
+      frame.append($0.part(append.eventsStart, append.eventsByteCount))
     }
-    let records = buffer.bytes
+    let records = frame.bytes
     let framePosition = next.position
     let firstOffset = UInt32(nextOffset - segment.baseOffset)
-    // Everything but the index first: readers wait for that.
+    // The index comes last: readers wait for its lock.
     var position = start
     for event in 0..<append.eventCount {
       let byteCount = Record.byteCount(in: UnsafeRawBufferPointer(records), at: position)
@@ -136,9 +132,8 @@ struct LogWriter: ~Copyable {
         relativeOffset: firstOffset + UInt32(event))
       position += byteCount
     }
-    segment.checksumSeed.finish(
-      UnsafeMutableRawBufferPointer(rebasing: records[start...]), count: append.eventCount, at: framePosition + start,
-      body: &bodyChecksum)
+    frame.finishRecords(from: start, count: append.eventCount, at: framePosition, segment.checksumSeed)
+    frame.eventCount += append.eventCount
     append.bytes.withUnsafeBytes { encoded in
       index.state.withLock { table in
         var position = start
@@ -154,59 +149,53 @@ struct LogWriter: ~Copyable {
         }
       }
     }
-    eventCount += append.eventCount
-    recordCount += append.eventCount
   }
 
-  /// Adds a cursor's record, if it moves the cursor or deletes it.
+  /// Adds a cursor's record if it moves the cursor or deletes it.
   mutating func add(cursor record: UnsafeRawBufferPointer, name: [UInt8], checkpoint: UInt64, isReset: Bool) {
     let known = cursors[name]
     if known == nil, checkpoint == Checkpoints.deleted { return }
     if !isReset, let present = known, present >= checkpoint { return }
     cursors[name] = checkpoint == Checkpoints.deleted ? nil : checkpoint
-    let start = buffer.append(record)
-    let copy = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + record.count])
-    // A program that knows of no deletion takes the name for one that stands behind everything.
-    if known == nil { Record.makeReset(copy) }
-    Record.setAssignedFields(
-      copy, at: next.position + start, framePosition: next.position, version: checkpoint,
-      relativeOffset: UInt32(nextOffset - index.segment.baseOffset))
-    index.segment.checksumSeed.finish(copy, count: 1, at: next.position + start, body: &bodyChecksum)
-    recordCount += 1
+    // A new cursor is a reset: a program that doesn't know deletions reads a deleted checkpoint as one that is ahead of
+    // everything.
+    frame.add(
+      record, version: checkpoint, relativeOffset: UInt32(nextOffset - index.segment.baseOffset), at: next.position,
+      index.segment.checksumSeed, makesReset: known == nil)
   }
 
-  /// Writes the frame that was built, if there is one. Durable after ``sync()``.
+  /// Writes the frame that was built, if there is one. ``sync()`` makes it durable.
   mutating func writeFrame() throws(LogStoreError) {
-    guard recordCount > 0 else { return }
+    guard !frame.isEmpty else { return }
     let position = next.position
     let timestamp = max(disk.now(), next.timestamp)
-    let frame = finishFrame(
-      checksumSeed: index.segment.checksumSeed, position: position, timestamp: timestamp, chain: next.chain,
-      syncedPosition: syncedPosition, isSnapshot: false)
-    try file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(position))
-    // The mapping shows what was written, since both are the page cache; but it is not touched here: a page that is
-    // mapped costs more to sync.
-    index.state.withLock { ActiveIndex.addFrame(frame, at: position, to: &$0, in: index.segment) }
-    next.advance(past: frame)
-    reset()
+    let header = frame.finish(
+      at: position, index.segment.checksumSeed, firstOffset: next.offset, timestamp: timestamp,
+      syncedPosition: syncedPosition, chain: next.chain, isSnapshot: false)
+    try file.write(UnsafeRawBufferPointer(frame.bytes), at: UInt64(position))
+    // The mapping shows what was written, since both are the page cache. It is not touched here: a mapped page costs more
+    // to sync.
+    index.state.withLock { ActiveIndex.addFrame(header, at: position, to: &$0, in: index.segment) }
+    next.advance(past: header)
+    frame.reset()
   }
 
-  /// Throws if the segment's file was removed or replaced. Makes two system calls. Does not look for a file that was cut: the
-  /// events that it lost are refused when they are read.
+  /// Throws if the segment's file was removed or replaced. Makes two system calls. A file that was truncated is not noticed
+  /// here: the lost events are refused when they are read.
   func checkFile() throws(LogStoreError) {
     do throws(LogStoreError) {
       try file.checkPath(index.segment.path)
     } catch {
-      // It may have gone with its directory, which is then what to name.
+      // The file may be gone together with its directory; then the error names the directory.
       try disk.checkLock()
       throw error
     }
   }
 
-  /// Sees to it that the next segment's file is ready in time, and that what is not synced is under way to the disk.
-  /// To be called when nobody waits.
+  /// Keeps the next segment's file ready in time, and starts the write-back of what is not synced. Called when no request
+  /// waits.
   ///
-  /// - Parameter frameByteCount: the bytes of a frame that was written and synced just now; 0 without one.
+  /// - Parameter frameByteCount: the bytes of the frame that was just written and synced; 0 without one.
   mutating func prepareAhead(syncedFrameByteCount frameByteCount: Int) {
     let position = next.position
     if frameByteCount > 0 {
@@ -222,36 +211,18 @@ struct LogWriter: ~Copyable {
     let average = syncedFrames.byteCount / max(syncedFrames.count, 1)
     var unit = SegmentPreallocator.Zeros.smallest
     while unit < average, unit < SegmentPreallocator.Zeros.largest { unit *= 2 }
-    // A little faster than this segment is filled, so that the next one is done before this one is full.
+    // Slightly faster than this segment fills, so that the next one is ready before this one is full.
     preallocator.prepare(SegmentPreallocator.Zeros(byteCount: syncedFrames.byteCount / 4 * 5, unitByteCount: unit))
   }
 
-  private mutating func finishFrame(
-    checksumSeed: ChecksumSeed, position: Int, timestamp: UInt64, chain: UInt32, syncedPosition: Int, isSnapshot: Bool
-  ) -> FrameHeader {
-    let padding = buffer.pad(to: 8)
-    bodyChecksum.add(UnsafeRawBufferPointer(padding))
-    var header = FrameHeader(
-      firstOffset: next.offset, timestamp: timestamp, eventCount: eventCount, recordCount: recordCount,
-      syncedPosition: syncedPosition, chain: chain, bodyChecksum: bodyChecksum.value, isSnapshot: isSnapshot)
-    header.encode(into: buffer.bytes, at: position, checksumSeed: checksumSeed)
-    return header
-  }
-
-  private mutating func reset() {
-    buffer.reset()
-    bodyChecksum = RunningChecksum()
-    eventCount = 0
-    recordCount = 0
-  }
-
-  /// Has the disk begin with what ``sync(isBegun:)`` will wait for, so that there is time for something else meanwhile. To
-  /// be made certain by that sync alone: a failure here says nothing, and shows there.
+  /// Asks the disk to start writing what ``sync(isBegun:)`` waits for, which leaves time for other work meanwhile. Only
+  /// that sync makes it certain: a failure is ignored here and shows there.
   func beginSync() {
     if !isSynced { file.startWriteback(at: UInt64(syncedPosition), byteCount: UInt64(next.position - syncedPosition)) }
   }
 
-  /// - Parameter isBegun: ``beginSync()`` was called a moment ago; what is left of the write is then waited for awake.
+  /// - Parameter isBegun: ``beginSync()`` was called a moment ago, so the rest of the write is polled for instead of slept
+  ///   for.
   mutating func sync(isBegun: Bool = false) throws(LogStoreError) {
     if isSynced { return }
     if isBegun {
@@ -266,35 +237,35 @@ struct LogWriter: ~Copyable {
 
   // MARK: - Segments
 
-  /// Begins the next segment. The frame being built must be empty, and everything before synced, so that the new
-  /// segment's being there proves that the old one is whole.
+  /// Begins the next segment. The frame being built must be empty and everything before it synced, so that the existence of
+  /// the new segment proves that the old one is complete.
   ///
-  /// - Parameter needed: bytes of the records that are to follow.
-  /// An error in `unchanged` came before anything of the log was touched: the writer may go on.
+  /// - Parameter needed: bytes of the records that follow.
+  /// - Throws: `unchanged` if nothing of the log was touched: the writer may go on.
   mutating func beginSegment(for needed: Int) throws(BeginFailure) {
     precondition(isFrameEmpty && isSynced)
     let old = index.segment
-    // A segment without an event would have its successor's name. It holds nothing that the successor's snapshot doesn't,
-    // so it is replaced by it, in its place behind the segment before.
+    // A segment without events would have the same name as its successor. It holds nothing that the successor's snapshot
+    // doesn't hold, so the successor replaces it and follows the segment before it.
     let replaces = next.offset == old.baseOffset
     buildSnapshot(base: next.offset, replaced: replaces ? old : nil)
-    let frameBytes = buffer.count.roundedUp(to: 8)
-    let made: SegmentPreallocator.Made
+    let frameBytes = frame.byteCount.roundedUp(to: 8)
+    let preallocated: SegmentPreallocator.Preallocated
     do throws(LogStoreError) {
-      made = try preallocator.take(
+      preallocated = try preallocator.take(
         atLeast: SegmentHeader.byteCount + frameBytes + (FrameHeader.byteCount + needed).roundedUp(to: 8))
     } catch {
-      reset()
+      frame.reset()
       throw .unchanged(error)
     }
     let header = SegmentHeader(
       storeID: segments.storeID, baseOffset: next.offset,
       previousBaseOffset: replaces ? old.header.previousBaseOffset : old.baseOffset,
-      fileByteCount: UInt64(made.byteCount), createdMicroseconds: disk.now(),
+      fileByteCount: UInt64(preallocated.byteCount), createdMicroseconds: disk.now(),
       chain: replaces ? old.header.chain : next.chain, gapStart: replaces ? old.header.gapStart : nil)
     let opened: (index: ActiveIndex, oldEnd: FrameExpectation)
     do throws(LogStoreError) {
-      opened = try finishSegment(header, made)
+      opened = try finishSegment(header, preallocated)
     } catch {
       throw .broken(error)
     }
@@ -302,54 +273,46 @@ struct LogWriter: ~Copyable {
       sealer.seal(index, end: opened.oldEnd)
       previousIndex = index
     }
-    file = made.file
+    file = preallocated.file
     index = opened.index
   }
 
   private mutating func buildSnapshot(base: UInt64, replaced: Segment?) {
-    reset()
+    frame.reset()
     let checksumSeed = ChecksumSeed(storeID: segments.storeID, baseOffset: base)
-    for (name, position) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
-      addToSnapshot(EncodedAppend.cursorRecord(name: name), version: position, checksumSeed)
+    for (name, checkpoint) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
+      frame.add(
+        EncodedAppend.cursorRecord(name: name), version: checkpoint, at: SegmentHeader.byteCount, checksumSeed)
     }
     guard let replaced, replaced.header.gapStart != nil else { return }
-    // What is known of the gap before the segment stays.
-    for stream in replaced.lostStreams { addToSnapshot(stream.encoded(), version: stream.lastVersion, checksumSeed) }
-  }
-
-  private mutating func addToSnapshot(_ bytes: [UInt8], version: UInt64, _ checksumSeed: ChecksumSeed) {
-    let start = bytes.withUnsafeBytes { buffer.append($0) }
-    let record = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...])
-    let at = SegmentHeader.byteCount + start
-    Record.setAssignedFields(
-      record, at: at, framePosition: SegmentHeader.byteCount, version: version, relativeOffset: 0)
-    checksumSeed.finish(record, count: 1, at: at, body: &bodyChecksum)
-    recordCount += 1
+    // What is known of the gap before the segment is kept.
+    for stream in replaced.lostStreams {
+      frame.add(stream.encoded(), version: stream.lastVersion, at: SegmentHeader.byteCount, checksumSeed)
+    }
   }
 
   private mutating func finishSegment(
-    _ header: SegmentHeader, _ made: SegmentPreallocator.Made
+    _ header: SegmentHeader, _ preallocated: SegmentPreallocator.Preallocated
   ) throws(LogStoreError) -> (index: ActiveIndex, oldEnd: FrameExpectation) {
-    // Nobody looks for the old one as often afterwards.
+    // The old file is checked less often afterwards.
     try checkFile()
     let oldEnd = next
-    let frame = finishFrame(
-      checksumSeed: ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset),
-      position: SegmentHeader.byteCount,
-      timestamp: max(disk.now(), next.timestamp), chain: header.chain, syncedPosition: SegmentHeader.byteCount,
-      isSnapshot: true)
-    try made.file.write(header.encoded())
-    try made.file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(SegmentHeader.byteCount))
-    try made.file.sync()
+    let snapshot = frame.finish(
+      at: SegmentHeader.byteCount, ChecksumSeed(storeID: header.storeID, baseOffset: header.baseOffset),
+      firstOffset: next.offset, timestamp: max(disk.now(), next.timestamp), syncedPosition: SegmentHeader.byteCount,
+      chain: header.chain, isSnapshot: true)
+    try preallocated.file.write(header.encoded())
+    try preallocated.file.write(UnsafeRawBufferPointer(frame.bytes), at: UInt64(SegmentHeader.byteCount))
+    try preallocated.file.sync()
     let path = join(directory, FileName.segment(header.baseOffset))
     try disk.rename(preallocator.path, to: path)
     try disk.syncDirectory(directory)
-    reset()
+    frame.reset()
     let segment = try Segment.open(
       path, baseOffset: header.baseOffset, storeID: header.storeID, disk: disk)
     next = segment.start
     next.timestamp = oldEnd.timestamp
-    next.advance(past: frame)
+    next.advance(past: snapshot)
     syncedPosition = next.position
     writebackPosition = next.position
     preparedPosition = 0
@@ -362,9 +325,9 @@ struct LogWriter: ~Copyable {
 
 /// What the writer knows of one stream of an append.
 struct StreamTail {
-  /// Its last version; 0 if it is new.
+  /// The stream's last version; 0 if it is new.
   var version: UInt64
-  /// Where it is in the open segment's table, if it has events there.
+  /// The stream's index in the open segment's table; nil if it has no events there.
   var head: Int?
 }
 
@@ -372,61 +335,6 @@ struct StreamTail {
 enum BeginFailure: Error {
   /// Nothing of the log was touched.
   case unchanged(LogStoreError)
-  /// It isn't known how far it got.
+  /// It isn't known how much of the log was changed.
   case broken(LogStoreError)
-}
-
-/// Memory for one frame, kept from one to the next. The first bytes are left for the header.
-struct FrameBuffer: ~Copyable {
-  /// What is kept between frames; a larger frame's memory is given back.
-  static let keptByteCount = 8 << 20
-
-  private var memory: UnsafeMutableRawBufferPointer
-  private(set) var count = FrameHeader.byteCount
-
-  init() {
-    memory = .allocate(byteCount: 64 << 10, alignment: 4096)
-  }
-
-  deinit {
-    memory.deallocate()
-  }
-
-  var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(rebasing: memory[..<count]) }
-
-  /// Returns where in the buffer the copy begins.
-  mutating func append(_ bytes: UnsafeRawBufferPointer) -> Int {
-    reserve(bytes.count + 8)
-    let start = count
-    UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + bytes.count]).copyMemory(from: bytes)
-    count += bytes.count
-    return start
-  }
-
-  /// Adds zeros up to a multiple of `unit`, at most 8; returns them.
-  mutating func pad(to unit: Int) -> UnsafeMutableRawBufferPointer {
-    let padded = count.roundedUp(to: unit)
-    reserve(padded - count)
-    let padding = UnsafeMutableRawBufferPointer(rebasing: memory[count..<padded])
-    for index in padding.indices { padding[index] = 0 }
-    count = padded
-    return padding
-  }
-
-  mutating func reset() {
-    count = FrameHeader.byteCount
-    if memory.count > Self.keptByteCount {
-      memory.deallocate()
-      memory = .allocate(byteCount: 64 << 10, alignment: 4096)
-    }
-  }
-
-  private mutating func reserve(_ more: Int) {
-    guard count + more > memory.count else { return }
-    let larger = UnsafeMutableRawBufferPointer.allocate(
-      byteCount: max(memory.count * 2, (count + more).roundedUp(to: 4096)), alignment: 4096)
-    larger.copyMemory(from: UnsafeRawBufferPointer(bytes))
-    memory.deallocate()
-    memory = larger
-  }
 }

@@ -1,7 +1,7 @@
 import Glibc
 
-/// Opens a store for writing: locks it, finds the end of the log, and makes all before it durable and all behind it
-/// zero. See docs/FORMAT.md, *What a writer does when it opens*.
+/// Opens a store for writing: locks it, finds the end of the log, makes everything before the end durable and everything
+/// behind it zero. See docs/FORMAT.md, *What a writer does when it opens*.
 struct Recovery {
   let directory: String
   let options: StoreOptions
@@ -9,7 +9,7 @@ struct Recovery {
 
   struct Opened: ~Copyable {
     var lock: any FileLock
-    /// For all that the holder of the lock does.
+    /// The disk for everything that the lock's holder does.
     var disk: any Disk
     var commitPoint: CommitPoint
     var file: any File
@@ -21,12 +21,12 @@ struct Recovery {
   func open() throws(LogStoreError) -> Opened {
     let isNew = try !disk.exists(join(directory, FileName.store))
     if isNew {
-      // Before the lock, whose file would be made.
+      // Before the lock, which creates its file.
       if !options.createIfMissing { try refuseMissing() }
       try OwnFiles(directory: directory, disk: disk).checkFree()
       try disk.makeDirectories(directory)
     } else {
-      // Before the lock file is written to: a file of this name is not yet a store.
+      // Before the lock file is written to: a directory that only has a file of this name is not a store.
       _ = try Catalog.readStore(directory, disk: disk)
     }
     let lock = try takeLock()
@@ -34,7 +34,7 @@ struct Recovery {
       .open(lock, isNew: isNew)
   }
 
-  /// Throws unless another process has made the store meanwhile. A store that has lost its file `store` is not none.
+  /// Throws unless another process has created the store meanwhile. A store that lost its file `store` is still a store.
   private func refuseMissing() throws(LogStoreError) {
     var isNothingLost = true
     if try disk.exists(directory) { isNothingLost = try Catalog.isNothingLost(directory, disk: disk) }
@@ -43,7 +43,7 @@ struct Recovery {
   }
 
   private func open(_ lock: any FileLock, isNew: Bool) throws(LogStoreError) -> Opened {
-    // Looked for again: another process may have made it before the lock was ours.
+    // Check again: another process may have created the store before this one got the lock.
     if isNew, try !disk.exists(join(directory, FileName.store)) { try create() }
     let catalog = try Catalog.read(directory, disk: disk, servesDamaged: options.servesDamaged)
     let header = catalog.lastSegment
@@ -54,7 +54,7 @@ struct Recovery {
     let gaps = try Gaps(catalog, disk: disk)
 
     let wasOpeningFinished = try isOpeningFinished()
-    // Everything is sound; from here on files are changed.
+    // Everything is sound. Files are changed only from here on.
     let tail = try TailFile(directory: directory, disk: disk)
     try OwnFiles(directory: directory, disk: disk).removeUnfinished()
     let file = try disk.open(segment.path, .readWrite)
@@ -64,8 +64,7 @@ struct Recovery {
     } else {
       try disk.remove(catalog.cleanPath)
     }
-    // Takes back the record of the clean end, and makes durable what a writer that died may have renamed without coming
-    // to this.
+    // Makes the removal of the clean mark durable, and also any rename that a crashed writer did not sync.
     try disk.syncDirectory(directory)
     let commitPoint = CommitPoint(
       segments: SegmentSet(
@@ -94,11 +93,11 @@ struct Recovery {
           try lock.describe("process \(getpid())\n")
           return lock
         }
-        // The lock file is not the one that a writer locked: it was removed, or replaced.
+        // This lock file is not the one that a writer locked: that one was removed or replaced.
         file.release()
         held = directory
       }
-      // A reader that settles the end of a dead writer's log holds a shared lock, for a moment.
+      // A reader that recovers the tail of a dead writer's log holds a shared lock for a moment.
       let heldByWriter = held == directory ? true : try disk.lock(path, exclusive: false) == nil
       guard attemptsLeft > 0 else { throw .locked(directory: directory, holder: holder(of: held)) }
       attemptsLeft -= heldByWriter ? 100 : 1
@@ -106,19 +105,19 @@ struct Recovery {
     }
   }
 
-  /// As the kernel tells it; else as the last one that locked the file said of itself.
+  /// The lock's holder as the kernel reports it; otherwise as the last writer described itself in the file.
   private func holder(of path: String) -> String {
     if let holder = disk.holder(of: path) { return holder }
-    // Only words for the refusal.
+    // A failure here only makes the error text less precise.
     let text = (try? disk.contents(join(directory, FileName.lock), limit: 256)) ?? []
     let last = String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
     return last.isEmpty ? "another process" : "another process; the last writer was \(last)"
   }
 
-  /// Makes a store: the first segment, then the file `store`, so that a directory with that file has a segment. What is
-  /// left of an earlier attempt that did not come so far is replaced.
+  /// Creates a store: the first segment, then the file `store`, so that a directory with that file always has a segment.
+  /// Leftovers of an earlier attempt that did not get that far are replaced.
   private func create() throws(LogStoreError) {
-    // Again, now that nobody else makes one.
+    // Check again, now that no other process creates one.
     try OwnFiles(directory: directory, disk: disk).checkFree()
     guard try Catalog.isNothingLost(directory, disk: disk) else { throw Catalog.storeMissing(directory) }
     for name in try disk.list(directory)
@@ -129,12 +128,12 @@ struct Recovery {
     defer { preallocator.stop() }
     preallocator.prepare(
       SegmentPreallocator.Zeros(byteCount: options.segmentBytes, unitByteCount: SegmentPreallocator.Zeros.smallest))
-    let made = try preallocator.take(atLeast: 2 * SegmentHeader.byteCount)
+    let preallocated = try preallocator.take(atLeast: 2 * SegmentHeader.byteCount)
     let storeID = StoreID(first: disk.random(), second: disk.random())
     let now = disk.now()
     let header = SegmentHeader(
       storeID: storeID, baseOffset: 0, previousBaseOffset: SegmentHeader.noPrevious,
-      fileByteCount: UInt64(made.byteCount), createdMicroseconds: now, chain: 0)
+      fileByteCount: UInt64(preallocated.byteCount), createdMicroseconds: now, chain: 0)
     var snapshot = [UInt8](repeating: 0, count: FrameHeader.byteCount)
     snapshot.withUnsafeMutableBytes { frame in
       var header = FrameHeader(
@@ -144,8 +143,8 @@ struct Recovery {
       header.encode(
         into: frame, at: SegmentHeader.byteCount, checksumSeed: ChecksumSeed(storeID: storeID, baseOffset: 0))
     }
-    try made.file.write(header.encoded() + snapshot)
-    try made.file.sync()
+    try preallocated.file.write(header.encoded() + snapshot)
+    try preallocated.file.sync()
     try disk.rename(preallocator.path, to: join(directory, FileName.segment(0)))
     try disk.syncDirectory(directory)
     try disk.replace(
@@ -153,7 +152,7 @@ struct Recovery {
       with: StoreHeader(storeID: storeID, createdMicroseconds: now).encoded())
   }
 
-  /// Whether the last writer to open the store came so far that what it had zeroed was synced.
+  /// Whether the last writer got far enough in opening the store that what it zeroed is synced.
   private func isOpeningFinished() throws(LogStoreError) -> Bool {
     let path = join(directory, FileName.tail)
     let bytes: [UInt8]
@@ -162,7 +161,7 @@ struct Recovery {
       bytes = found
     } catch {
       guard case .unreadable = error else { throw error }
-      // It can't be written in part either: another file takes its place, and nothing is trusted.
+      // It can't be written in part either. Another file replaces it, and nothing is trusted.
       try disk.remove(path)
       return false
     }
@@ -170,29 +169,25 @@ struct Recovery {
     return notice.map { $0.state != .opening } ?? false
   }
 
-  /// Writes again what is not proven to be on disk, zeroes what stands behind the end, and syncs. Returns the open
-  /// segment's index, over a mapping of the whole file.
+  /// Writes again what is not proven to be on disk, zeroes everything behind the end, and syncs. Returns the open segment's
+  /// index, over a mapping of the whole file.
   ///
-  /// - Parameter trustsZeros: without, zeros behind the end may be what an earlier opening wrote and failed to sync: the
-  ///   kernel shows them, and the disk has what was there before. They are written again.
+  /// - Parameter trustsZeros: if false, zeros behind the end may come from an earlier opening that failed to sync them: the
+  ///   kernel shows zeros while the disk still has the old bytes. They are written again.
   private func recoverTail(
     _ found: RecoveredTail, _ file: any File, storeID: StoreID, trustsZeros: Bool
   ) throws(LogStoreError) -> ActiveIndex {
     let segment = found.segment
     let end = found.scan.next.position
-    let proven = found.scan.provenPosition
     let isShort = segment.bytes.count < Int(segment.header.fileByteCount)
-    // From a copy: zeros for what can't be read must not be written over it.
-    try segment.forEachPiece(of: proven..<end) { (piece, position) throws(LogStoreError) in
-      try file.write(piece, at: UInt64(position))
-    }
+    try found.rewriteUnproven(in: file)
     let behind = segment.bytes.part(end, segment.bytes.count - end).countWithoutTrailingZeros
     try segment.checkReadable(end..<segment.bytes.count, since: .max)
     let isWhole = isShort || !trustsZeros
     try file.writeZeros(from: end, to: isWhole ? Int(segment.header.fileByteCount) : end + behind)
     try file.sync()
     guard isShort else { return found.index }
-    // The file has its size again; the mapping was made of what was left.
+    // The file has its full size again; the mapping covers only what was left of it.
     let whole = try Segment.open(segment.path, baseOffset: segment.baseOffset, storeID: storeID, disk: disk)
     let index = ActiveIndex(whole)
     var scan = RecoveryScan(whole)

@@ -5,15 +5,16 @@ import Synchronization
 final class SegmentSealer: Sendable {
   private enum Job: Sendable {
     case seal(ActiveIndex, FrameExpectation)
-    /// Some index file is missing or not sound.
-    case look
-    /// Someone waits until there is nothing left to do.
-    case tell(EndableWait<Void>)
+    /// Some index file is missing or unsound.
+    case recheck
+    /// A caller waits until there is nothing left to do.
+    case notify(EndableWait<Void>)
   }
 
-  /// Finished segments whose index is still in memory; the writer waits at this many, so that memory stays bounded.
+  /// The number of finished segments whose index may still be in memory. The writer waits at this many, so that memory
+  /// stays bounded.
   static let limit = 4
-  /// What is merged though the store is being closed: more waits for the next opening.
+  /// Merges of up to this many segments still run while the store closes; larger ones wait for the next opening.
   static let closingSegments = MergePlan.fanOut
 
   private let segments: SegmentSet
@@ -23,7 +24,7 @@ final class SegmentSealer: Sendable {
   private let room: Mailbox<Void>
   private let lastFailure: Mutex<LogStoreError?> = Mutex(nil)
 
-  /// Begins with what an earlier writer has left to do.
+  /// Begins with what an earlier writer left to do.
   init(segments: SegmentSet, disk: any Disk) throws(LogStoreError) {
     self.segments = segments
     self.disk = disk
@@ -31,14 +32,14 @@ final class SegmentSealer: Sendable {
     done = Mailbox(disk.scheduler)
     room = Mailbox(disk.scheduler)
     for _ in 0..<Self.limit { _ = room.send(()) }
-    segments.whenIndexMissing { [weak self] in self?.look() }
+    segments.whenIndexMissing { [weak self] in self?.recheck() }
     try disk.onThread("index sealer") { [self] in run() }
   }
 
-  /// Why an index file could not be written last. No data depends on it: the index is built in memory when it is needed.
+  /// Why the last index file could not be written. No data depends on it: the index is built in memory when it is needed.
   var failure: LogStoreError? { lastFailure.withLock { $0 } }
 
-  /// Makes the index file of a segment that has ended. Called by the writer alone.
+  /// Makes the index file of a segment that has ended. Called by the writer only.
   func seal(_ index: ActiveIndex, end: FrameExpectation) {
     var room: [Void] = []
     _ = self.room.receive(into: &room)
@@ -46,21 +47,21 @@ final class SegmentSealer: Sendable {
     _ = jobs.send(.seal(index, end))
   }
 
-  /// Looks for index files that are missing or not sound, and makes them.
-  func look() {
-    _ = jobs.send(.look)
+  /// Finds index files that are missing or unsound, and rebuilds them.
+  func recheck() {
+    _ = jobs.send(.recheck)
   }
 
-  /// Returns once every segment that has ended has its index file, and those are merged as far as they should be. Throws
-  /// what stands in the way, `closed`, or `cancelled`.
+  /// Returns once every finished segment has its index file and the files are merged as far as they should be. Throws the
+  /// error that prevents it, `closed`, or `cancelled`.
   func waitUntilDone() async throws(LogStoreError) {
     let wait = EndableWait<Void>()
     try await wait.wait {
-      if !jobs.send(.tell(wait)) { wait.end(with: .failure(.closed)) }
+      if !jobs.send(.notify(wait)) { wait.end(with: .failure(.closed)) }
     }
   }
 
-  /// Finishes what was asked for, and ends.
+  /// Finishes the jobs that were sent, and ends.
   func finish() {
     jobs.close()
     var taken: [Void] = []
@@ -78,7 +79,7 @@ final class SegmentSealer: Sendable {
     private let builder: IndexBuilder
     private var taken: [Job] = []
     private var waiting: [EndableWait<Void>] = []
-    private var mustLook = true
+    private var mustRecheck = true
     private var isOpen = true
 
     init(_ sealer: SegmentSealer) {
@@ -90,14 +91,14 @@ final class SegmentSealer: Sendable {
       while true {
         takeJobs()
         if step() { continue }
-        answer()
+        notifyWaiters()
         guard isOpen else { return }
-        // Asleep until there is something, or the end.
+        // Sleeps until there is a job, or the end.
         isOpen = sealer.jobs.receive(into: &taken)
       }
     }
 
-    /// Does what waits: sealing goes before all else, since the writer waits for it in the end.
+    /// Takes the waiting jobs. Sealing goes first, since the writer waits for it in the end.
     private func takeJobs() {
       isOpen = sealer.jobs.receiveWaiting(into: &taken)
       let jobs = taken
@@ -105,10 +106,10 @@ final class SegmentSealer: Sendable {
       for job in jobs {
         switch job {
         case .seal(let index, let end): seal(index, end)
-        case .look:
-          mustLook = true
+        case .recheck:
+          mustRecheck = true
           builder.forgetFailures()
-        case .tell(let wait): waiting.append(wait)
+        case .notify(let wait): waiting.append(wait)
         }
       }
     }
@@ -128,12 +129,12 @@ final class SegmentSealer: Sendable {
       sealer.lastFailure.withLock { $0 = error }
     }
 
-    /// Does one thing that is left to do when no job waits. False if there is none.
+    /// Takes one step of background work. Returns false if there is none.
     private func step() -> Bool {
       let step: IndexBuilder.Step
       do throws(LogStoreError) {
-        if mustLook {
-          mustLook = false
+        if mustRecheck {
+          mustRecheck = false
           for file in try builder.clean().files where isOpen {
             file.keepStreamFilterReady()
             takeJobs()
@@ -162,7 +163,7 @@ final class SegmentSealer: Sendable {
       return true
     }
 
-    private func answer() {
+    private func notifyWaiters() {
       guard !waiting.isEmpty else { return }
       var result = Result<Void, LogStoreError>.success(())
       do throws(LogStoreError) {

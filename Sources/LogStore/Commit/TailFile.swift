@@ -1,11 +1,12 @@
-/// The file `tail`, by which a writer tells other processes how far the log is durable. Written in place, never synced:
-/// it counts only while its writer lives, and it is marked as in use for as long, for readers that may not open the lock.
+/// The file `tail`, in which a writer publishes how far the log is durable to other processes. It is written in place and
+/// never synced: it counts only while its writer lives. For that long it is marked as in use, for readers that may not open
+/// the lock.
 struct TailFile: ~Copyable {
   private let file: any File
   private let writer: UInt32
   private var last: TailNotice?
 
-  /// Tells whoever looks that a writer is opening the store.
+  /// Publishes that a writer is opening the store.
   init(directory: String, disk: any Disk) throws(LogStoreError) {
     let path = join(directory, FileName.tail)
     let writer = UInt32(truncatingIfNeeded: disk.random())
@@ -26,7 +27,7 @@ struct TailFile: ~Copyable {
     last = opening
   }
 
-  /// - Parameter segment: the checksum of the header of the segment that the end is in.
+  /// - Parameter segment: the header checksum of the segment that the end is in.
   mutating func write(_ end: DurableEnd, segment: UInt32, _ state: TailNotice.State) throws(LogStoreError) {
     let notice = TailNotice(end: end, writer: writer, segment: segment, state: state)
     if notice == last { return }

@@ -1,5 +1,5 @@
-/// A place in the log from which events are taken one by one: ``next()`` gives the next durable event, or nil at the end
-/// of what is durable, and goes on from there when there is more. The same calls catch up and tail:
+/// A read position in the log: ``next()`` returns the next durable event, or nil at the end of what is durable, and
+/// continues from there when there is more. The same calls catch up and tail:
 ///
 /// ```swift
 /// var cursor = try store.reader.cursor(from: 0)
@@ -8,40 +8,40 @@
 /// } while try await cursor.waitForMore()
 /// ```
 ///
-/// The loop ends, without an error, when its task is cancelled or the reader is closed: see *How reading ends* at ``LogReader``.
+/// The loop ends, without an error, when its task is cancelled or the reader is closed: see *How reading ends* at
+/// ``LogReader``.
 ///
-/// An event is borrowed from the cursor until the next call. Nothing is allocated and nothing reference-counted for an
-/// event: keep it so; a test counts. Every byte is checked before it is handed out. For one task at a time; any number
-/// of cursors may read at once, and none waits for the writer. A cursor keeps the segment that it is in mapped, and one
-/// at a time.
+/// An event is borrowed from the cursor until the next call. An event costs no allocation and no reference count: keep it
+/// so; a test counts. Every byte is checked before it is returned. A cursor is for one task at a time. Any number of
+/// cursors may read at once, and none waits for the writer. A cursor keeps its current segment mapped, and only that one.
 ///
-/// Damage is thrown, unless the cursor was made to pass over it. Then ``next()`` gives nil once for it, ``takePassed()`` tells
-/// what was left out, and ``next()`` goes on with the sound event behind.
+/// Damage is thrown, unless the cursor was created to pass over it. Then ``next()`` returns nil once for it,
+/// ``takePassed()`` returns what was left out, and ``next()`` continues with the next sound event.
 public struct EventCursor: ~Copyable, Sendable {
   private let commitPoint: CommitPoint
   @usableFromInline var scan = FrameReader()
   @usableFromInline var nextOffset: UInt64
-  /// The gap that was passed last: offsets whose events a repair could not save. ``next()`` goes on with the event behind
+  /// The last gap that was passed: offsets whose events a repair could not save. ``next()`` continues with the event behind
   /// it.
   public private(set) var lastGap: Range<UInt64>?
-  /// Events from here on are not known to be durable, or in another segment than the one that the walk is in.
+  /// Events from this offset on are not known to be durable, or lie in another segment than the current one.
   private var end: UInt64 = 0
   @usableFromInline var baseOffset: UInt64 = 0
-  /// No event before it is given.
+  /// No event before this offset is returned.
   private var firstOffset: UInt64
   @usableFromInline let storeIDFirst: UInt64
   private let passesOver: Bool
-  /// What the disk can't read is passed over only if that lasts.
+  /// Unreadable bytes are passed over only if they stay unreadable.
   var waitsForDisk = true
-  /// The map of the damaged segment that it is in.
+  /// The damage map of the current segment, if it is damaged.
   private var map: DamageMap?
   private var passed: [DamagedRange] = []
-  /// Where a map was found to be out of date last.
+  /// The offset at which a map was last found to be out of date.
   private var faultOffset: UInt64?
   private var pace: ReadPace
-  /// Events that may be given before the next look whether reading ends.
-  private var eventsToLook: UInt32 = 0
-  /// Why ``next()`` gave nil before the end of what is durable: `closed` or `cancelled`.
+  /// Events that may be returned before the next check whether reading ends.
+  private var eventsUntilCheck: UInt32 = 0
+  /// Why ``next()`` returned nil before the end of what is durable: `closed` or `cancelled`.
   @usableFromInline private(set) var ending: LogStoreError?
 
   @usableFromInline
@@ -54,19 +54,20 @@ public struct EventCursor: ~Copyable, Sendable {
     storeIDFirst = commitPoint.segments.storeID.first
   }
 
-  /// The offset of the event that ``next()`` gives next.
+  /// The offset of the event that ``next()`` returns next.
   @inlinable public var offset: UInt64 { nextOffset }
 
-  /// The next event; nil at the end of what is durable at the time of the call, when the task is cancelled or the reader is
-  /// closed, and where damage was passed over, until ``takePassed()`` was called. Where it has come to is ``offset``.
+  /// The next event. Returns nil at the end of what is durable at the time of the call, when the task is cancelled or the
+  /// reader is closed, and after damage was passed over, until ``takePassed()`` is called. ``offset`` is where reading
+  /// continues.
   ///
-  /// Bytes of an event that was given can become unreadable while they are read, and are zeros then: the next call throws,
-  /// and the one after it gives that event again, so whoever has to be certain before he acts on an event calls ``check()``.
+  /// The bytes of an event can become unreadable while they are used, and are zeros then. The next call throws, and the
+  /// call after it returns that event again. Call ``check()`` to be certain before you act on an event.
   ///
-  /// - Throws: ``LogStoreError/damaged(_:)``, also when called again, unless damage is passed over;
-  ///   ``LogStoreError/unreadable(_:)``, when called again only if the disk still can't read it, and not any more if damage is
-  ///   passed over and that lasts;
-  ///   ``LogStoreError/inputOutput(operation:path:code:)`` if a segment can't be opened.
+  /// - Throws: ``LogStoreError/damaged(_:)``, on every call, unless damage is passed over;
+  ///   ``LogStoreError/unreadable(_:)``, again only if the disk still can't read the bytes, and no longer once they have
+  ///   stayed unreadable and damage is passed over; ``LogStoreError/inputOutput(operation:path:code:)`` if a segment can't
+  ///   be opened.
   @inlinable
   @inline(__always)
   @_lifetime(&self)
@@ -76,108 +77,109 @@ public struct EventCursor: ~Copyable, Sendable {
         nextOffset &+= 1
         let event = EventView(
           record, baseOffset: baseOffset, storeIDFirst: storeIDFirst, timestampMicroseconds: scan.timestamp)
-        // Proof: the record lies in the segment that the walk holds, and the walk lets go of it, if at all, in a later
-        // call, which can't be made while this one's event is in use.
+        // Proof: the record lies in the segment that the scan holds. The scan releases it, if at all, in a later call,
+        // which can't be made while this call's event is in use.
         return _overrideLifetime(event, mutating: &self)
       }
-      if try !readOn() { return nil }
+      if try !readMore() { return nil }
     }
   }
 
-  /// Throws ``LogStoreError/unreadable(_:)`` if bytes of the event that was given last could not be read while they were
-  /// read, so that they may be zeros. One number is compared if not.
+  /// Throws ``LogStoreError/unreadable(_:)`` if bytes of the last event became unreadable while they were used, so that
+  /// they may be zeros. Otherwise it costs the comparison of one number.
   @inlinable
   @inline(__always)
   public mutating func check() throws(LogStoreError) {
-    if scan.isUncertain { try lookAtFaults() }
+    if scan.isUncertain { try checkFaults() }
   }
 
-  /// Waits until ``next()`` has an event: true at once if it has. False when the task is cancelled or the reader is closed,
-  /// also if there are more events. Costs nothing while it waits.
+  /// Waits until ``next()`` has an event; returns true at once if it has one. Returns false when the task is cancelled or
+  /// the reader is closed, even if there are more events. Costs nothing while it waits.
   public nonisolated(nonsending) func waitForMore() async throws(LogStoreError) -> Bool {
     try await commitPoint.wait(
       for: commitPoint.segments.gaps.gap(at: nextOffset)?.upperBound ?? nextOffset, endsWithTask: pace.endsWithTask)
   }
 
-  /// Throws `closed` or `cancelled` if that is why ``next()`` gave nil: what was read until then must not look whole.
+  /// Throws `closed` or `cancelled` if that is why ``next()`` returned nil: what was read until then must not look
+  /// complete.
   @inlinable
   func checkEnding() throws(LogStoreError) {
     if let ending { throw ending }
   }
 
-  /// The damaged places that were passed over since this was last called, in order; a place without an event, too, is told
-  /// when its segment is entered. Their offsets are not told again by this cursor.
+  /// The damaged places that were passed over since the last call, in order. A place without events is reported when its
+  /// segment is entered. This cursor reports each place once.
   public mutating func takePassed() -> [DamagedRange] {
     if passed.isEmpty { return [] }
     defer { passed = [] }
     return passed
   }
 
-  /// Checks more of the log, until there is an event to give. False at the durable end, and when reading ends.
+  /// Checks more of the log until there is an event to return. Returns false at the durable end, and when reading ends.
   @usableFromInline
-  mutating func readOn() throws(LogStoreError) -> Bool {
+  mutating func readMore() throws(LogStoreError) -> Bool {
     try check()
     var rounds = 0
     while true {
-      // Also at the end of a segment or the log, and where there are runs without events.
-      if eventsToLook == 0 || nextOffset >= end || rounds > 1, try !look() { return false }
+      // Also check at the end of a segment or of the log, and in runs without events.
+      if eventsUntilCheck == 0 || nextOffset >= end || rounds > 1, try !checkPace() { return false }
       rounds += 1
-      if scan.release(&eventsToLook) { return true }
+      if scan.release(&eventsUntilCheck) { return true }
       if nextOffset >= end {
-        if try !goOn() { return false }
+        if try !advance() { return false }
         // Records of a damaged frame were checked one by one.
-        if scan.release(&eventsToLook) { return true }
+        if scan.release(&eventsUntilCheck) { return true }
       }
       do throws(Fault) {
         try scan.readRun(from: nextOffset, to: end)
       } catch {
-        // Proof: `goOn` has begun a segment.
+        // Proof: `advance` has begun a segment.
         let segment = scan.segment!
         let failure = segment.damage(error)
-        if case .unreadable = failure { letGo() }
+        if case .unreadable = failure { releaseSegment() }
         try passOver(segment.baseOffset, failure)
       }
     }
   }
 
-  /// False if reading ends.
-  private mutating func look() throws(LogStoreError) -> Bool {
+  /// Checks whether reading ends. Returns false if it does.
+  private mutating func checkPace() throws(LogStoreError) -> Bool {
     if let found = pace.ending(of: commitPoint) {
       ending = found
-      eventsToLook = 0
-      // A reader that was closed since its follower has found damage says so.
+      eventsUntilCheck = 0
+      // A reader that was closed because its follower found damage throws that error.
       if found == .closed { try commitPoint.checkFailure() }
       return false
     }
     if ending != nil { ending = nil }
     pace.noteTime()
-    eventsToLook = pace.stride
+    eventsUntilCheck = pace.stride
     return true
   }
 
   @usableFromInline
-  mutating func lookAtFaults() throws(LogStoreError) {
+  mutating func checkFaults() throws(LogStoreError) {
     do throws(LogStoreError) {
       try scan.checkFaults()
     } catch {
-      // The event that was given last may have been zeros, and is to be given again.
+      // The last event may have been zeros, so it is returned again.
       nextOffset = max(nextOffset, firstOffset + 1) - 1
-      letGo()
+      releaseSegment()
       throw error
     }
   }
 
-  /// Begins with its segment again at the next call, mapped again if the disk can read it by then.
-  private mutating func letGo() {
+  /// Releases the segment. The next call maps it again, in case the disk can read it by then.
+  private mutating func releaseSegment() {
     scan.reset()
     end = 0
   }
 
-  /// Looks how far the log is durable by now, and where the next event is. False if it isn't there yet.
-  private mutating func goOn() throws(LogStoreError) -> Bool {
+  /// Finds the durable end and the next event. Returns false if the event isn't there yet.
+  private mutating func advance() throws(LogStoreError) -> Bool {
     while true {
       let last = commitPoint.end
-      // What was passed over is told before the event behind it.
+      // Passed places are reported before the event behind them.
       guard nextOffset < last.offset, passed.isEmpty else { return false }
       let segments = commitPoint.segments
       if !segments.gaps.isEmpty, let gap = segments.gaps.gap(at: nextOffset) {
@@ -206,7 +208,7 @@ public struct EventCursor: ~Copyable, Sendable {
     let segment = try segments.segmentToScan(base)
     if let error = segment.fileError { throw error }
     let isLast = base == last.baseOffset
-    // Everything in a finished segment is durable; in the last one, all before the durable end's position.
+    // In a finished segment everything is durable; in the last one, everything before the durable end's position.
     let limit = isLast ? last.position : segment.bytes.count
     guard limit <= segment.bytes.count else {
       throw segment.damage(
@@ -231,18 +233,18 @@ public struct EventCursor: ~Copyable, Sendable {
 
   // MARK: - Passing over damage
 
-  /// Whether what a map says may be passed over by now: that somebody else has looked at it is no reason.
+  /// Whether the damage in a map may be passed over by now: that another reader has built the map is no reason.
   private func mayPass(_ map: DamageMap) -> Bool {
     !map.isOfUnreadable || !waitsForDisk || commitPoint.segments.damageMaps.isPatienceOver(map.segment.baseOffset)
   }
 
-  /// After a fault: has what is sound of the segment looked for, so that ``goOn()`` goes on there. Throws the fault unless
-  /// damage is passed over and was found.
+  /// After a fault: maps what is sound in the segment, so that ``advance()`` continues there. Throws the fault unless damage
+  /// is passed over and the map shows it.
   private mutating func passOver(_ base: UInt64, _ error: LogStoreError) throws(LogStoreError) {
-    // Twice at the same place: another map says what the first one said, so going on would never end.
+    // The second fault at the same offset: another map would say the same, and this would never end.
     guard passesOver, error.isOfTheFile, faultOffset != nextOffset else { throw error }
     if case .unreadable = error, waitsForDisk, !commitPoint.segments.damageMaps.isPatienceOver(base) { throw error }
-    // If there is a map, what it calls sound has gone bad since, or the log has grown.
+    // If there is a map, something that it calls sound has gone bad since, or the log has grown.
     let known = commitPoint.segments.damageMaps[base]
     let isOutOfDate = known.map { $0 === map || nextOffset >= $0.endOffset } ?? false
     if isOutOfDate { faultOffset = nextOffset }
@@ -253,7 +255,7 @@ public struct EventCursor: ~Copyable, Sendable {
     map = nil
   }
 
-  /// Goes to the next event of a damaged segment. False if there is none before the next place to look at.
+  /// Goes to the next event of a damaged segment. Returns false if there is none before the next piece of the map.
   private mutating func enter(_ map: DamageMap) throws(LogStoreError) -> Bool {
     if self.map !== map {
       passed += map.ranges.filter { $0.offsets.isEmpty && $0.offsets.lowerBound >= nextOffset }

@@ -97,8 +97,7 @@ extension Follower {
       catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
       mayBeShort: catalog.clean == nil)
     var found = try RecoveredTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
-    if catalog.clean == nil, !(try recoverTail(found, disk: disk)), found.scan.provenPosition < found.scan.next.position
-    {
+    if catalog.clean == nil, !(try makeDurable(found, disk: disk)), !found.unproven.isEmpty {
       // What this process has no right to write again, it can't make certain either.
       let proven = found.scan.provenPosition
       let index = ActiveIndex(segment)
@@ -134,22 +133,17 @@ extension Follower {
   }
 
   /// Makes the end of the log durable: writes the same bytes again and syncs. Returns false without the right to write.
-  private static func recoverTail(_ found: RecoveredTail, disk: any Disk) throws(LogStoreError) -> Bool {
-    let proven = found.scan.provenPosition
-    let count = found.scan.next.position - proven
+  private static func makeDurable(_ found: RecoveredTail, disk: any Disk) throws(LogStoreError) -> Bool {
     let file: any File
     do throws(LogStoreError) {
       // The segment's name may not be durable yet either.
       try disk.syncDirectory(parent(of: found.segment.path))
-      if count == 0 { return true }
+      if found.unproven.isEmpty { return true }
       file = try disk.open(found.segment.path, .readWrite)
     } catch .inputOutput(_, _, let code) where code == EROFS || code == EACCES || code == EPERM {
       return false
     }
-    // Writes a copy: zeros for what can't be read must not be written over the file's bytes.
-    try found.segment.forEachPiece(of: proven..<proven + count) { (piece, position) throws(LogStoreError) in
-      try file.write(piece, at: UInt64(position))
-    }
+    try found.rewriteUnproven(in: file)
     try file.sync()
     return true
   }

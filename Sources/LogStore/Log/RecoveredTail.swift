@@ -9,6 +9,16 @@ struct RecoveredTail: Sendable {
   var end: DurableEnd {
     scan.end(in: segment)
   }
+  /// The bytes of the segment that are not proven to be on disk.
+  var unproven: Range<Int> { scan.provenPosition..<scan.next.position }
+
+  /// Writes the unproven bytes again, unchanged, so that a sync makes them durable.
+  func rewriteUnproven(in file: any File) throws(LogStoreError) {
+    // From a copy: the zeros that stand for unreadable bytes must not be written over them.
+    try segment.forEachPiece(of: unproven) { (piece, position) throws(LogStoreError) in
+      try file.write(piece, at: UInt64(position))
+    }
+  }
 }
 
 extension RecoveredTail {

@@ -4,13 +4,13 @@ import Glibc
 struct RepairRun {
   let directory: String
   let disk: any Disk
-  /// Files of the history that is wanted, where there are several.
+  /// Files of the history that the operator wants, if there are several.
   var keeping: [String] = []
   let progress: Progress?
 
   func run(to target: String) throws(LogStoreError) -> RepairReport {
     guard try disk.kind(directory) != nil else { throw .notAStore(directory: directory) }
-    try refuseInside(target)
+    try refuseTargetInStore(target)
     let lock = try keepWriterOut()
     defer { lock?.release() }
     guard let source = try SalvageSource(directory, disk: disk, checksHistory: true, keeping: try wanted()) else {
@@ -26,7 +26,7 @@ struct RepairRun {
       try asideStore.appear()
       return report
     } catch {
-      // The space is wanted back; the first error is the one to tell.
+      // Free the space; the first error is the one to throw.
       try? asideStore.remove()
       throw error
     }
@@ -50,8 +50,8 @@ struct RepairRun {
     return wanted
   }
 
-  /// The store that is repaired is not written to.
-  private func refuseInside(_ target: String) throws(LogStoreError) {
+  /// The damaged store is not written to.
+  private func refuseTargetInStore(_ target: String) throws(LogStoreError) {
     let store = try disk.canonicalPath(directory)
     let resolved = try disk.resolved(target)
     if resolved == store || resolved.hasPrefix(store == "/" ? store : store + "/") {
@@ -60,7 +60,8 @@ struct RepairRun {
     }
   }
 
-  /// Holds the lock that readers hold for a moment, so that no writer changes what is read. nil if it was never locked.
+  /// Takes the lock that readers hold for a moment, so that no writer changes what is read. nil if the store was never
+  /// locked.
   private func keepWriterOut() throws(LogStoreError) -> (any FileLock)? {
     do throws(LogStoreError) {
       if let lock = try disk.lockFromWriters(directory) { return lock }
@@ -91,13 +92,13 @@ struct RepairRun {
     report.leftOut = source.leftOut
     report.tornTail = scan.tornTail
     report.isEndUnknown = scan.isEndUnknown
-    // One whose events go on without a gap on both sides has lost none.
+    // A run whose events continue without a gap on both sides has lost none.
     let edges = Set(report.missing.flatMap { [$0.offsets.lowerBound, $0.offsets.upperBound] })
     report.partial = scan.partial.filter { edges.contains($0.lowerBound) || edges.contains($0.upperBound) }
     return report
   }
 
-  /// What the walk's items become; a class, so that the walk's closure can write to it.
+  /// Collects the scan's items. A class, so that the scan's closure can write to it.
   private final class Output {
     var writer: SalvageWriter
     var report = RepairReport()
@@ -123,7 +124,7 @@ struct RepairRun {
 
   // MARK: - Checking what was made
 
-  /// Reads all of it, as `verify` does, and finds the names of streams that lost events.
+  /// Reads all of the new store, as `verify` does, and finds the names of streams that lost events.
   private func verify(_ report: inout RepairReport, at path: String) throws(LogStoreError) {
     var verification = Verification(directory: path, disk: disk, progress: progress)
     try verification.run()

@@ -1,19 +1,19 @@
-/// Which files are of this directory's history for certain, and which are not.
+/// Which files certainly belong to this directory's history, and which don't.
 ///
-/// `clean` and `tail` name the segment in which the last writer of the directory was; the operator may name a
-/// file instead. From such a file proof goes backwards alone: its header names the last frame of the segment before it, and
-/// an index file that was made of it names those of all before. Nothing goes forwards, since two copies may follow on from
-/// one segment. A file that contradicts one of these is of another history, and so is what follows on from it.
+/// `clean` and `tail` name the segment that the directory's last writer was in; the operator may name a file instead. Proof
+/// goes only backwards from such a file: its header names the last frame of the segment before it, and an index file that
+/// was built from it names those of all segments before. Nothing is proven forwards, since two copies may continue from one
+/// segment. A file that contradicts a proven one belongs to another history, and so does everything that follows it.
 struct SalvageAnchors {
   let links: SalvageLinks
-  /// As far as it is to be believed.
+  /// nil if it is not to be believed.
   let clean: CleanEnd?
   let notice: TailNotice?
-  /// Named by the operator (`--keep`).
+  /// Files that the operator named (`--keep`).
   let kept: Set<Int>
   /// Files of this history.
   private(set) var own: Set<Int> = []
-  /// Files of another one, and why.
+  /// Files of another history, and why.
   private(set) var foreign: [Int: String] = [:]
 
   private var files: [SegmentEvidence] { links.files }
@@ -25,10 +25,10 @@ struct SalvageAnchors {
     let byClean = clean.map { clean in files.indices.filter { files[$0].testimony(on: clean) == .names } } ?? []
     let byNotice = notice.map { notice in files.indices.filter { files[$0].testimony(on: notice) == .names } } ?? []
     var closures = [Self.closure(kept, links)]
-    // What names two files tells nothing.
+    // A mark that names two files proves nothing.
     closures.append(byClean.count == 1 && !wanted.tail ? Self.closure(Set(byClean), links) : [])
     closures.append(byNotice.count == 1 && !wanted.clean ? Self.closure(Set(byNotice), links) : [])
-    // One that contradicts what was asked for is not to be believed, and neither are two that contradict one another.
+    // A mark that contradicts the operator's choice is not believed, and neither are two that contradict each other.
     var isBelieved = [true, true, true]
     if Self.contradict(closures[1], closures[2], links) { isBelieved = [true, false, false] }
     for number in 1...2 where Self.contradict(closures[0], closures[number], links) { isBelieved[number] = false }
@@ -50,7 +50,7 @@ struct SalvageAnchors {
     (kept.contains(earlier) || kept.contains(later)) && own.contains(earlier) && own.contains(later)
   }
 
-  /// The files, and all that are proven to be before them.
+  /// The files, and all files that are proven to come before them.
   static func closure(_ seeds: Set<Int>, _ links: SalvageLinks) -> Set<Int> {
     guard !seeds.isEmpty else { return [] }
     let files = links.files
@@ -79,8 +79,8 @@ struct SalvageAnchors {
     return own
   }
 
-  /// The place in an index file of the segment that a file is, or follows by its header; all before it there are before the
-  /// file, too. nil if the index was made of others.
+  /// The index in an index file's segments of the segment that a file holds, or that it follows according to its header.
+  /// All segments before that index come before the file, too. nil if the index was built from other files.
   private static func lastKnown(of index: IndexFile, by file: SegmentEvidence) -> Int? {
     let segments = index.header.segments
     return segments.lastIndex { segment in
@@ -105,7 +105,7 @@ struct SalvageAnchors {
         foreign[number] = reason
       }
     }
-    // What follows on from a file of another history is of that one, too.
+    // A file that follows a file of another history belongs to that history, too.
     for later in files.indices where !own.contains(later) && foreign[later] == nil {
       for earlier in files.indices[..<later] where foreign[earlier] != nil {
         if case .proven = links[earlier, later] {
@@ -126,7 +126,7 @@ struct SalvageAnchors {
       }
     }
     if isCleanBelieved, let clean, file.baseOffset > clean.baseOffset { return "it lies behind the end of the log" }
-    // One that was closed, too, goes on only with what follows by its last frame.
+    // After a clean close, too, only a file that follows by its last frame continues the log.
     if let notice, notice.state == .closed,
       let end = own.first(where: { files[$0].isEnd(notice) && files[$0].endChain != nil && $0 < number })
     {
@@ -149,8 +149,8 @@ struct SalvageAnchors {
     return nil
   }
 
-  /// A file in the place of the one that the log ended in, as `clean` and `tail` say, when none is that one: it is none of
-  /// this history if it does not follow on from the file before it either.
+  /// Why a file is foreign that takes the position of the segment in which the log ended, according to `clean` and `tail`,
+  /// when no file is that segment. It is foreign if it does not follow the file before it either.
   private func denial(of number: Int, _ wanted: Keeping) -> String? {
     let file = files[number]
     let said = [clean.map(file.testimony(on:)), notice.map(file.testimony(on:))].compactMap { $0 }
@@ -173,7 +173,7 @@ struct SalvageAnchors {
     return isContradicted && !isFollowing ? "the log ended in another file, as clean and tail say" : nil
   }
 
-  /// What denies that the log ends as files do, if nothing names one of them.
+  /// The mark that denies that the log ends as the taken files do, if no mark names one of them.
   func denial(of taken: [Int]) -> String? {
     guard kept.isEmpty else { return nil }
     var denying: [String] = []

@@ -1,24 +1,24 @@
-/// Which of the files that say they are this store's segments are of one history.
+/// Decides which of the files that claim to be this store's segments are of one history.
 ///
-/// Two copies of a store that both were written to have the same store id, and all checks pass in both. What tells them
-/// apart is how files follow one another: each header names the segment before it, the offset where that ends, and the
-/// checksum of its last frame; an index file names the last frame of each segment that it was made of. Files that contradict
-/// one another are never both taken. Which history is this directory's is told by `clean` and `tail`, which name its last
-/// segment, or by the operator (``SalvageAnchors``). What contradicts that history is left out. Where
-/// files contradict one another and nothing tells which are this store's, there are alternatives.
+/// Two copies of a store that were both written to have the same store id, and all checks pass in both. What distinguishes
+/// them is how files follow each other: each header names the segment before it, the offset where that ends, and the
+/// checksum of its last frame; an index file names the last frame of each segment that it was built from. Files that
+/// contradict each other are never both taken. `clean` and `tail`, which name this directory's last segment, or the
+/// operator decide which history is this directory's (``SalvageAnchors``). Files that contradict that history are left out.
+/// Where files contradict each other and nothing tells which are this store's, there are alternatives.
 struct SalvageHistory {
   /// A file that is left out, and why.
   struct LeftOut {
     var file: SegmentEvidence
     var reason: String
-    /// Of a file that is taken, and may be of the same history as this one; empty or a part of a sentence.
+    /// The doubt about a taken file that may be of the same history as this one: empty, or the end of a sentence.
     var doubt = ""
   }
 
-  /// One way to take files that do not contradict one another.
+  /// One choice of files that do not contradict each other.
   struct Alternative {
     var files: [SegmentEvidence]
-    /// Naming it keeps this way.
+    /// The file to name to keep this choice.
     var keeping: SegmentEvidence
   }
 
@@ -26,12 +26,12 @@ struct SalvageHistory {
     /// In order.
     var taken: [SegmentEvidence]
     var leftOut: [LeftOut]
-    /// More than one where nothing decides; ``taken`` is the first.
+    /// More than one if nothing decides; ``taken`` is the first.
     var alternatives: [Alternative]
-    /// What denies that the log ends as the files that are taken do, if nothing names them.
+    /// The mark that denies that the log ends as the taken files do, if no mark names them.
     var denial: String?
 
-    /// What there is to choose from; empty if it is decided.
+    /// The histories to choose from; empty if it is decided.
     var histories: [RepairHistory] {
       if alternatives.isEmpty {
         guard let denial, let last = taken.last else { return [] }
@@ -62,7 +62,7 @@ struct SalvageHistory {
   private var clean: CleanEnd? { anchors.clean }
   private var notice: TailNotice? { anchors.notice }
   private let votes: [Vote]
-  /// Counts for an end that `clean`, or `tail`, names: as much as all events.
+  /// The bonus for an end that `clean`, or `tail`, names: as much as all events.
   private let endBonus: Int
 
   init(_ anchors: SalvageAnchors) {
@@ -91,8 +91,8 @@ struct SalvageHistory {
       alternatives: ways.count > 1 ? ways.map { alternative($0, of: ways) } : [], denial: anchors.denial(of: taken))
   }
 
-  /// The files that contradict neither a file nor what is proven to be before it: naming the file leaves out the others, so
-  /// no way through it has one of them.
+  /// The files that contradict neither a file nor what is proven to come before it. Naming the file leaves out the others,
+  /// so no choice through it has one of them.
   private func fitting(_ number: Int, _ candidates: [Int]) -> [Int] {
     let own = SalvageAnchors.closure([number], links)
     return candidates.filter { !SalvageAnchors.contradict(own, [$0], links) }
@@ -102,19 +102,19 @@ struct SalvageHistory {
     let others = ways.filter { $0 != way }
     let own = way.filter { number in !others.contains { $0.contains(number) } }
     let partly = way.filter { number in others.contains { !$0.contains(number) } }
-    // If the others have all of it and more: what follows there on the first file that this one has not.
+    // If the others have all of its files and more: the next file after the first one that only they have.
     let more = others.flatMap { $0 }.filter { !way.contains($0) }.min() ?? 0
     let keeping = own.last ?? partly.last ?? way.first { $0 > more } ?? way[way.count - 1]
     return Alternative(files: way.map { files[$0] }, keeping: files[keeping])
   }
 
-  /// The way to take files with the most proof.
+  /// The choice of files with the most proof.
   private func bestWay(among candidates: [Int], through wanted: Int? = nil) -> [Int] {
-    // The best way that ends with each file: its worth, and the candidate before.
+    // The best choice that ends with each file: its worth, and the candidate before.
     var ways: [(worth: Int, before: Int?)] = []
     for (index, later) in candidates.enumerated() {
       var best: (worth: Int, before: Int?) = (0, nil)
-      // The nearest first: of ways of the same worth the one without a hole.
+      // The nearest first: among choices of equal worth, the one without a hole.
       for earlier in candidates.indices[..<index].reversed() {
         guard let worth = worth(of: candidates[earlier], then: later).map({ $0 + ways[earlier].worth }) else {
           continue
@@ -152,7 +152,7 @@ struct SalvageHistory {
     return worth
   }
 
-  /// What one file adds that directly follows another; nil if it can't.
+  /// The worth that a file adds by directly following another; nil if it can't follow it.
   private func worth(of earlier: Int, then later: Int) -> Int? {
     switch links[earlier, later] {
     case .contradiction: return nil
@@ -160,8 +160,8 @@ struct SalvageHistory {
     case .doubtful where !anchors.kept.isEmpty && !anchors.isKept(earlier, later): return nil
     case .possible, .doubtful: break
     }
-    // Behind the end that `clean` or `tail` names there is nothing, unless there is so much that what names it must be older
-    // than the log.
+    // Nothing comes behind the end that `clean` or `tail` names, unless there is so much that the mark must be older than
+    // the log.
     let ends = [clean.map(files[earlier].isEnd) ?? false, notice.map(files[earlier].isEnd) ?? false]
     return -endBonus * ends.count { $0 }
   }
@@ -170,7 +170,7 @@ struct SalvageHistory {
     if case .doubtful = links[earlier, later] { !anchors.isKept(earlier, later) } else { false }
   }
 
-  /// What index files say of a file: each names the last frame of each segment that it was made of.
+  /// What the index files say about a file: each names the last frame of each segment that it was built from.
   private static func vote(of indexes: [IndexFile], on file: SegmentEvidence) -> Vote {
     var vote = Vote.none
     for index in indexes where (index.baseOffset..<index.endOffset).contains(file.baseOffset) {
@@ -194,7 +194,7 @@ struct SalvageHistory {
         let shared = taken.last { earlier in
           if case .proven = links[earlier, number], !anchors.own.contains(earlier) { true } else { false }
         }
-        // Nothing tells whether the copies had parted there already.
+        // Nothing tells whether the copies had already diverged there.
         let doubt = shared.map { "; \(fileName(of: files[$0].part.path)) before it, which is kept, may be, too" } ?? ""
         return LeftOut(file: files[number], reason: reason, doubt: doubt)
       }

@@ -1,25 +1,25 @@
-/// Sound records of one frame that follow one on another, with nothing lost between.
+/// Consecutive sound records of one frame, with nothing lost between them.
 struct SalvagedRun {
   var segment: Segment
   var records: [Record] = []
-  /// Microseconds since 1970 of the frame; if its header is damaged, that of the last frame before it.
+  /// The frame's time in microseconds since 1970. If its header is damaged, the time of the last frame before it.
   var timestamp: UInt64
   var hasOwnTimestamp: Bool
-  /// The frame is a segment's first: it holds the places of all cursors.
+  /// The frame is the first of a segment: it holds the checkpoints of all cursors.
   var isSnapshot: Bool
-  /// No record of it is lost.
+  /// No record of the frame is lost.
   var isWholeFrame: Bool
-  /// The file as a whole: what is made of its last part may be as long.
+  /// The size of the whole file; the last segment made from it may be as long.
   var fileByteCount: UInt64
 }
 
-/// Offsets whose events are not there.
+/// Offsets whose events are missing.
 struct SalvagedGap {
   var offsets: Range<UInt64>
-  /// What was found where they should be; nil if they were missing before, as an earlier repair says.
+  /// What was found in their place; nil if they were missing before, according to an earlier repair.
   var damage: Damage?
-  /// What an index tells of them.
+  /// What an index file says about them.
   var events: [LostEvent]
-  /// What an earlier repair has noted of streams.
+  /// What an earlier repair noted about streams.
   var streams: [LostStream]
 }

@@ -1,16 +1,16 @@
-/// Whether one segment file can follow another, by what their headers, frames and index files say.
+/// Whether one segment file can follow another, according to their headers, frames and index files.
 struct SalvageLinks {
   enum Link {
     /// The later file's header has the checksum of the earlier one's last frame.
     case proven
-    /// Nothing speaks for it or against it: damage, or a missing segment, lies between.
+    /// There is no proof either way: damage, or a missing segment, lies between.
     case possible
-    /// The earlier one has all events and not the last frame: it has lost frames with cursors, or is another one.
+    /// The earlier file has all events but not the last frame. It lost frames with cursors, or is another file.
     case doubtful
     case contradiction(String)
   }
 
-  /// A disk loses no less.
+  /// A disk loses at least this much.
   private static let sectorByteCount = 512
 
   /// In order of base offsets.
@@ -24,7 +24,7 @@ struct SalvageLinks {
 
   subscript(_ earlier: Int, _ later: Int) -> Link {
     let link = byHeaders(files[earlier], files[later])
-    // Over a hole the clock tells: no frame is older than one before it.
+    // Across a hole, time decides: no frame is older than a frame before it.
     if case .possible = link, let before = files[earlier].timestamps, let after = files[later].timestamps,
       before.upperBound > after.lowerBound
     {
@@ -56,30 +56,30 @@ struct SalvageLinks {
         )
     }
     guard earlier.endOffset == header.previousEndOffset, let last = earlier.last else { return .possible }
-    // Whatever is lost before it: that frame is there.
+    // The last frame is there, whatever is lost before it.
     if last.checksum == header.chain { return .proven }
     return earlier.endChain == nil ? .possible : withoutLastFrames(earlier, before: header)
   }
 
-  /// The earlier file has every event that it should have, and its last frame is not the one that the later file names.
+  /// The earlier file has all its events, but its last frame is not the one that the later file names.
   private func withoutLastFrames(_ earlier: SegmentEvidence, before header: SegmentHeader) -> Link {
     let indexed = indexes.flatMap(\.header.segments).filter { $0.baseOffset == earlier.baseOffset }
     if indexed.contains(where: { $0.chain == earlier.endChain }) {
       return .contradiction("the last frame of \(earlier.name) is not the one that it follows")
     }
-    // An index file knows the frame that is lost.
+    // An index file knows the lost frame.
     if indexed.contains(where: { $0.chain == header.chain && $0.endPosition > earlier.endPosition }) {
       return .possible
     }
     guard indexed.isEmpty || indexed.contains(where: { $0.endPosition > earlier.endPosition }) else {
       return .contradiction("the last frame of \(earlier.name) is not the one that it follows")
     }
-    // Whole sectors, in which frames with cursors alone stood.
+    // The file may have lost whole sectors that held only frames with cursors.
     return earlier.endPosition % Self.sectorByteCount == 0 ? .possible : .doubtful
   }
 }
 
 extension SegmentEvidence {
-  /// Of the segment that it is, whatever the file's.
+  /// The file name of the segment that it holds, whatever the file's real name.
   var name: String { FileName.segment(baseOffset) }
 }

@@ -1,69 +1,69 @@
-/// Walks over all that is sound of a store, in order: frame by frame where frames are sound, and record by record where
-/// they are not, since each record has a checksum of its own that covers its place.
+/// Scans everything that is sound in a store, in order: frame by frame where frames are sound, and record by record
+/// elsewhere, since each record has a checksum of its own that covers its position.
 ///
-/// What it hands out continues: offsets ascend, with gaps between, and the versions of a stream within a segment go on one
-/// by one unless there is a gap.
+/// What it delivers is continuous: offsets ascend, with gaps between, and within a segment the versions of a stream
+/// increase one by one unless there is a gap.
 struct SalvageScan {
   enum Item {
     case run(SalvagedRun)
     case gap(SalvagedGap)
   }
 
-  private let source: SalvageSource
-  private var lost: LostEvents
+  let source: SalvageSource
+  var lost: LostEvents
   /// Returns false to stop.
-  private let visit: (Item) throws(LogStoreError) -> Bool
-  private let progress: Progress?
+  let visit: (Item) throws(LogStoreError) -> Bool
+  let progress: Progress?
 
-  private(set) var findings: [Damage]
-  private var knownFindings: Set<Damage>
+  var findings: [Damage]
+  var knownFindings: Set<Damage>
   /// An unfinished write behind the end of the log: no damage.
-  private(set) var tornTail: Damage?
-  /// Events that the damaged end of the log held are lost, and nothing tells how many.
-  private(set) var isEndUnknown = false
-  /// Frames, or records of damaged ones, that were found sound.
-  private(set) var soundRuns = 0
-  private var soundRecords = 0
-  private(set) var isStopped = false
-  /// The offset that comes next.
-  private(set) var next: UInt64
-  /// Saved events of frames that may have lost others.
-  private(set) var partial: [Range<UInt64>] = []
-  private var clean: CleanEnd?
-  private var isClosed: Bool
-  /// Offsets below it were given, as far as anything tells.
-  private var reach: UInt64
-  private var timestamp: UInt64 = 0
-  /// Every event so far was taken: a stream that was not met yet begins with version 1.
-  private var isWhole: Bool
+  var tornTail: Damage?
+  /// Events at the damaged end of the log are lost, and nothing tells how many.
+  var isEndUnknown = false
+  /// Sound frames, or runs of sound records in damaged frames.
+  var soundRuns = 0
+  var soundRecords = 0
+  var isStopped = false
+  /// The next offset to deliver.
+  var next: UInt64
+  /// Saved events from frames that may have lost others.
+  var partial: [Range<UInt64>] = []
+  var clean: CleanEnd?
+  var isClosed: Bool
+  /// All offsets below it were assigned, as far as anything tells.
+  var reach: UInt64
+  var timestamp: UInt64 = 0
+  /// Every event so far was saved, so the first event of a new stream has version 1.
+  var isWhole: Bool
 
-  // Of the segment that it is in.
-  private var segment: Segment?
-  private var unreadable: [SalvageSource.UnreadableRange] = []
-  /// Of its mapping, before it was walked over.
-  private var faults: UInt64 = 0
-  private var part: SalvageSource.Part?
+  // The current segment.
+  var segment: Segment?
+  var unreadable: [SalvageSource.UnreadableRange] = []
+  /// The mapping's fault count before the scan of the segment.
+  var faults: UInt64 = 0
+  var part: SalvageSource.Part?
   /// Events of this segment have lower offsets.
-  private var bound = UInt64.max
-  /// There is, or was, a segment behind it; and it is the successor that is there.
-  private var isFinished = false
-  private var isBeforeNext = false
+  var bound = UInt64.max
+  /// `isFinished`: there is, or was, a segment behind this one. `isBeforeNext`: the successor's file is there.
+  var isFinished = false
+  var isBeforeNext = false
   /// Frames from here on are not known to be durable.
-  private var durablePosition = Int.max
-  private var table = SegmentTable()
-  private var run: SalvagedRun?
+  var durablePosition = Int.max
+  var table = SegmentTable()
+  var run: SalvagedRun?
   /// Offsets of the events that were taken of the frame.
-  private var taken: [Range<UInt64>] = []
-  private var finder: SalvageSearch?
+  var taken: [Range<UInt64>] = []
+  var finder: SalvageSearch?
 
-  /// Not handed out yet, since it may grow.
-  private var gap: SalvagedGap?
-  // Of the gap to come.
-  private var pendingDamage: Damage?
-  private var pendingStreams: [LostStream] = []
-  private var lastSaved: (offset: UInt64, position: Int)?
+  /// Not delivered yet, since it may grow.
+  var gap: SalvagedGap?
+  // What belongs to the next gap.
+  var pendingDamage: Damage?
+  var pendingStreams: [LostStream] = []
+  var lastSaved: (offset: UInt64, position: Int)?
 
-  /// - Parameter start: events before it are left out, and segments that end before it not read.
+  /// - Parameter start: events before this offset are left out, and segments that end before it are not read.
   init(
     _ source: SalvageSource, from start: UInt64 = 0, progress: Progress? = nil,
     visit: @escaping (Item) throws(LogStoreError) -> Bool
@@ -92,9 +92,9 @@ struct SalvageScan {
       done += part.fileByteCount
       progress?(done, total)
     }
-    // What is known to have been behind all that was found.
+    // Offsets that are known to have existed behind everything that was found.
     if reach > next { try skip(to: reach, before: nil) }
-    try handOutGap()
+    try deliverGap()
   }
 
   // MARK: - One segment
@@ -117,13 +117,13 @@ struct SalvageScan {
       ? endBound(part, segment) : isBeforeNext ? successor?.previousEndOffset ?? known[following] : known[following]
     finder = SalvageSearch(segment, bound: bound)
     self.unreadable = unreadable
-    // What is lost there is said where the walk comes to it.
+    // The loss is reported when the scan comes to it.
     for range in unreadable { note(range.damage, isLoss: false) }
     checkLength(part, segment)
     var position = SegmentHeader.byteCount
     // nil where it can't be known.
     var chain = part.header?.chain
-    // Behind damage: where the frame may begin whose records are looked for.
+    // Behind damage: the earliest position where the frame of the next records may begin.
     var hole: Int?
     while !isStopped, position < durablePosition {
       if position % 8 == 0, let header = finder?.header(at: position) {
@@ -140,7 +140,7 @@ struct SalvageScan {
       chain = nil
       note(position, reason(at: position))
       guard let found = finder?.search(from: position, frameFrom: hole ?? position, next: next) else {
-        // What the writer told others is a least: it is never synced.
+        // What the writer published is a lower bound: it is never synced.
         if !isFinished, clean == nil, reach <= next || !unreadable.isEmpty { isEndUnknown = true }
         break
       }
@@ -155,7 +155,7 @@ struct SalvageScan {
     self.segment = nil
   }
 
-  /// Where the last part ends, by the record of a clean end.
+  /// The offset at which the last part ends, according to the clean mark.
   private mutating func endBound(_ part: SalvageSource.Part, _ segment: Segment) -> UInt64 {
     durablePosition = .max
     if let end = source.durableEnd, end.baseOffset == part.baseOffset {
@@ -203,7 +203,7 @@ struct SalvageScan {
     guard let segment else { return true }
     let rest = segment.bytes.part(min(position, segment.bytes.count), max(segment.bytes.count - position, 0))
     let isAllThere = next >= bound
-    // What is missing stood in pages before that the disk can't read, and here is the end.
+    // The missing events stood in unreadable pages before this position, and the end is here.
     let isLostBefore = unreadable.contains { $0.damage == pendingDamage } && rest.isZero
     if isFinished {
       guard isAllThere else { return isLostBefore }
@@ -221,7 +221,7 @@ struct SalvageScan {
       return true
     }
     if isClosed || position == SegmentHeader.byteCount || reach > next {
-      // Nothing was in flight: what is not zero was acknowledged.
+      // Nothing was in flight, so every byte that is not zero was acknowledged.
       guard rest.isZero, position > SegmentHeader.byteCount, reach <= next || isLostBefore else { return false }
       noteUnknownEnd(position, isLostBefore)
       return true
@@ -237,7 +237,7 @@ struct SalvageScan {
     return true
   }
 
-  /// What the disk can't read behind the last event that was saved may be events.
+  /// Unreadable pages behind the last saved event may hold events.
   private mutating func noteUnknownEnd(_ position: Int, _ isLostBefore: Bool) {
     let isBehind = unreadable.last.map { $0.range.upperBound > position } ?? false
     if isBehind || isLostBefore { isEndUnknown = true }
@@ -252,202 +252,19 @@ struct SalvageScan {
 
   // MARK: - Findings
 
-  private mutating func note(_ damage: Damage, isLoss: Bool = true) {
+  mutating func note(_ damage: Damage, isLoss: Bool = true) {
     if isLoss, pendingDamage == nil { pendingDamage = damage }
     if knownFindings.insert(Damage(file: damage.file, position: damage.position, reason: "")).inserted {
       findings.append(damage)
     }
   }
 
-  private mutating func note(_ position: Int, _ reason: String, isLoss: Bool = true) {
+  mutating func note(_ position: Int, _ reason: String, isLoss: Bool = true) {
     guard let segment else { return }
-    // What is not sound since the disk can't read a part of it is not damaged.
+    // An unsound place that the disk can't read in part is unreadable, not damaged.
     let extent = unreadable.isEmpty ? position..<position : segment.extent(at: position)
     let overlapped = unreadable.first { $0.range.overlaps(extent) }
     note(
       overlapped?.damage ?? Damage(file: segment.path, position: UInt64(position), reason: reason), isLoss: isLoss)
-  }
-
-  // MARK: - Frames and records
-
-  private mutating func take(frame header: FrameHeader, at position: Int) throws(LogStoreError) {
-    guard let segment else { return }
-    var records: [Record] = []
-    var fault: Fault?
-    do throws(Fault) {
-      let expected = FrameExpectation(
-        position: position, offset: header.firstOffset, chain: header.chain, timestamp: header.timestamp)
-      _ = try segment.checkFrame(expected) { records.append($0) }
-    } catch {
-      fault = error
-    }
-    timestamp = max(timestamp, header.timestamp)
-    reach = max(reach, header.endOffset)
-    let isSnapshot = header.isSnapshot && position == SegmentHeader.byteCount
-    begin(segment, hasOwnTimestamp: true, isWhole: fault == nil, isSnapshot: isSnapshot)
-    // What a segment's first frame tells of the gap before it goes with the gap.
-    if !isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
-    if let fault {
-      note(fault.position, fault.reason)
-      let found = soundRecords
-      try takeRecords(of: header, at: position)
-      if soundRecords - found == header.recordCount { taken = [] }
-      // Events that the frame should end with are lost here, and not behind it.
-      if header.endOffset > next { try skip(to: header.endOffset, before: nil) }
-    } else {
-      for record in records { try take(record) }
-      taken = []
-    }
-    if isSnapshot, header.firstOffset > next { try skip(to: header.firstOffset, before: nil) }
-    try flush()
-    partial += taken
-    taken = []
-  }
-
-  private mutating func begin(_ segment: Segment, hasOwnTimestamp: Bool, isWhole: Bool, isSnapshot: Bool) {
-    run = SalvagedRun(
-      segment: segment, timestamp: timestamp, hasOwnTimestamp: hasOwnTimestamp, isSnapshot: isSnapshot,
-      isWholeFrame: isWhole, fileByteCount: segment.header.fileByteCount)
-  }
-
-  /// The sound records of a frame whose header is sound, but not all else.
-  private mutating func takeRecords(of header: FrameHeader, at start: Int) throws(LogStoreError) {
-    guard let segment else { return }
-    let end = min(start + header.byteCount, segment.bytes.count)
-    var position = start + FrameHeader.byteCount
-    while position < end {
-      if let record = finder?.record(at: position, before: end, frame: start) {
-        try take(record)
-        position = record.end
-        continue
-      }
-      if end - position < 8, segment.bytes.part(position, end - position).isZero { return }
-      note(position, "no record that matches its checksum and position")
-      position += 1
-      while position < end, finder?.isRecord(at: position, before: end, frame: start) == false { position += 1 }
-    }
-  }
-
-  /// Sound records one after the other of a frame whose header is not. Gives back where to go on.
-  private mutating func takeRecords(at start: Int) throws(LogStoreError) -> (position: Int, frame: Int?) {
-    guard let segment, let first = finder?.record(at: start, before: segment.bytes.count, frame: nil) else {
-      return (start + 1, nil)
-    }
-    begin(segment, hasOwnTimestamp: false, isWhole: false, isSnapshot: false)
-    var position = start
-    while let record = finder?.record(at: position, before: segment.bytes.count, frame: first.framePosition) {
-      try take(record)
-      position = record.end
-    }
-    try flush()
-    partial += taken
-    taken = []
-    let padded = position.roundedUp(to: 8)
-    guard padded <= segment.bytes.count, segment.bytes.part(position, padded - position).isZero else {
-      return (position, first.framePosition)
-    }
-    return (padded, first.framePosition)
-  }
-
-  private mutating func take(_ record: Record) throws(LogStoreError) {
-    guard let segment, !isStopped else { return }
-    soundRecords += 1
-    switch record.kind {
-    case .event: break
-    case .cursor, .cursorReset:
-      run?.records.append(record)
-      return
-    case .lostStream:
-      if let stream = try? LostStream(record, in: segment) { pendingStreams.append(stream) }
-      soundRuns += 1
-      return
-    }
-    let offset = segment.baseOffset + UInt64(record.relativeOffset)
-    guard offset < bound else {
-      note(
-        record.position + RecordField.relativeOffset,
-        "the event at offset \(offset) is not before \(bound), where the segment ends")
-      return
-    }
-    // Before where the walk began; or a second one, which can't be.
-    guard offset >= next else { return }
-    if offset > next { try skip(to: offset, before: record) }
-    let hash = streamHash(record.name(in: segment.bytes))
-    let names = RecordNames(mapped: segment.bytes)
-    var stream = table.find(hash, record.name(in: segment.bytes), names)
-    let expected = stream.map { table.heads[$0].lastVersion &+ 1 } ?? (isWhole && segment.baseOffset == 0 ? 1 : nil)
-    if let expected, record.version != expected {
-      note(record.position + RecordField.version, "the event's version does not continue its stream")
-      return
-    }
-    table.add(
-      position: UInt32(record.position), to: &stream, hash: hash, name: record.name(in: segment.bytes),
-      version: record.version, idKey: nil)
-    run?.records.append(record)
-    next = offset + 1
-    lastSaved = (offset, record.position)
-    if let last = taken.last, last.upperBound == offset {
-      taken[taken.count - 1] = last.lowerBound..<next
-    } else {
-      taken.append(offset..<next)
-    }
-  }
-
-  private mutating func flush() throws(LogStoreError) {
-    guard let full = run else { return }
-    run = nil
-    guard !full.records.isEmpty || full.isSnapshot, !isStopped else { return }
-    soundRuns += 1
-    if full.records.contains(where: { $0.kind == .event }) { try handOutGap() }
-    if isStopped { return }
-    if try !visit(.run(full)) { isStopped = true }
-    try checkReadable(full.segment)
-  }
-
-  /// Throws if something of the segment could not be read any more since it was loaded: what was handed out may have been
-  /// zeros, and what was missed may be there. Loaded again it is read around.
-  private func checkReadable(_ segment: Segment) throws(LogStoreError) {
-    try segment.checkReadable(0..<segment.bytes.count, since: faults)
-  }
-
-  /// Hands out the gap up to an offset.
-  private mutating func skip(to offset: UInt64, before record: Record?) throws(LogStoreError) {
-    var rest = run
-    rest?.records = []
-    rest?.isSnapshot = false
-    try flush()
-    run = rest
-    if isStopped { return }
-    isWhole = false
-    var saved: [(offset: UInt64, position: Int)] = []
-    if let lastSaved { saved.append(lastSaved) }
-    if let record { saved.append((offset, record.position)) }
-    let range = next..<offset
-    let known = part?.header?.gap == range
-    let missing = findings.first { $0.file == join(source.directory, FileName.segment(range.lowerBound)) }
-    let found = SalvagedGap(
-      offsets: range, damage: known ? nil : pendingDamage ?? missing ?? findings.last,
-      events: known ? [] : lost.events(in: range, saved: saved), streams: pendingStreams)
-    pendingDamage = nil
-    pendingStreams = []
-    table = SegmentTable()
-    next = offset
-    if var before = gap, before.offsets.upperBound == range.lowerBound {
-      // With nothing saved between, it is one.
-      before.offsets = before.offsets.lowerBound..<offset
-      before.damage = before.damage ?? found.damage
-      before.events += found.events
-      before.streams += found.streams
-      gap = before
-    } else {
-      try handOutGap()
-      gap = found
-    }
-  }
-
-  private mutating func handOutGap() throws(LogStoreError) {
-    guard let full = gap, !isStopped else { return }
-    gap = nil
-    if try !visit(.gap(full)) { isStopped = true }
   }
 }

@@ -1,12 +1,12 @@
-/// Makes a store of what was salvaged: the same segments where nothing is lost, and a new one behind each gap. Offsets,
-/// versions, ids, times and cursors stay; checksums and chain values are made anew, since they cover places.
+/// Writes a store from what was salvaged: the same segments where nothing is lost, and a new one behind each gap. Offsets,
+/// versions, ids, times and cursors stay. Checksums and chain values are computed again, since they cover positions.
 struct SalvageWriter: ~Copyable {
   /// A segment that is being written.
   private struct Piece {
     var file: any File
     var header: SegmentHeader
     var checksumSeed: ChecksumSeed
-    /// Of the segment that its events come from.
+    /// The base offset of the segment that its events come from.
     var sourceBase: UInt64
     var position = SegmentHeader.byteCount
     var chain: UInt32
@@ -16,20 +16,20 @@ struct SalvageWriter: ~Copyable {
   private let disk: any Disk
   private let store: StoreHeader
   private var piece: Piece?
-  private var buffer = FrameBuffer()
-  /// The offset that comes next.
+  private var frame = FrameBuilder()
+  /// The next offset to write.
   private(set) var next: UInt64 = 0
   private(set) var segmentCount = 0
   private(set) var byteCount: UInt64 = 0
   private(set) var cursors: Checkpoints = [:]
   private var timestamp: UInt64 = 0
-  /// Bytes of the file that was read last.
+  /// The size of the last file that was read.
   private var fileByteCount = UInt64(StoreOptions().segmentBytes)
 
-  // Of the segment before.
+  // About the previous segment.
   private var previousBase = SegmentHeader.noPrevious
   private var chain: UInt32 = 0
-  // Of the gap before the next.
+  // About the gap before the next segment.
   private var gapStart: UInt64?
   private var streams: [LostStream] = []
 
@@ -45,7 +45,7 @@ struct SalvageWriter: ~Copyable {
     fileByteCount = run.fileByteCount
     timestamp = max(timestamp, run.timestamp)
     if run.isSnapshot {
-      // The state of all cursors, which begins the next segment anyway.
+      // The checkpoints of all cursors. The next segment begins with them anyway.
       if run.isWholeFrame { cursors = [:] }
       for record in run.records where record.kind == .cursor {
         let checkpoint = record.version == Checkpoints.deleted ? nil : record.version
@@ -73,7 +73,7 @@ struct SalvageWriter: ~Copyable {
     next = gap.offsets.upperBound
   }
 
-  /// Makes the last segment whole, and the small files. Gives back where the log ends.
+  /// Completes the last segment, and writes the small files. Returns where the log ends.
   mutating func finish() throws(LogStoreError) -> CleanEnd {
     if piece == nil { try beginPiece(sourceBase: next) }
     guard let last = piece else { preconditionFailure("a segment was just begun") }
@@ -81,11 +81,11 @@ struct SalvageWriter: ~Copyable {
       storeID: store.storeID, endOffset: next, baseOffset: last.header.baseOffset,
       endPosition: UInt64(last.position), chain: last.chain)
     let whole = try finishPiece(fileByteCount: fileByteCount)
-    // As a writer expects to find it: the space is there, and is zero.
+    // As a writer expects it: the space is allocated and zero.
     try last.file.writeZeros(from: last.position, to: Int(whole))
     try last.file.sync()
     try disk.replace(join(directory, FileName.clean), with: end.encoded())
-    // Last, since it makes the directory a store.
+    // Last, since this file makes the directory a store.
     try disk.replace(join(directory, FileName.store), with: store.encoded())
     return end
   }
@@ -101,25 +101,21 @@ struct SalvageWriter: ~Copyable {
       file: file, header: header, checksumSeed: ChecksumSeed(storeID: store.storeID, baseOffset: next),
       sourceBase: sourceBase,
       chain: chain)
-    var body = RunningChecksum()
-    var count = 0
     for (name, checkpoint) in cursors.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
-      add(EncodedAppend.cursorRecord(name: name), version: checkpoint, relativeOffset: 0, to: begun, &body)
-      count += 1
+      frame.add(
+        EncodedAppend.cursorRecord(name: name), version: checkpoint, at: begun.position, begun.checksumSeed)
     }
     for stream in streams {
-      add(stream.encoded(), version: stream.lastVersion, relativeOffset: 0, to: begun, &body)
-      count += 1
+      frame.add(stream.encoded(), version: stream.lastVersion, at: begun.position, begun.checksumSeed)
     }
-    try writeFrame(
-      to: &begun, firstOffset: next, timestamp: timestamp, eventCount: 0, recordCount: count, body, isSnapshot: true)
+    try writeFrame(to: &begun, firstOffset: next, timestamp: timestamp, isSnapshot: true)
     gapStart = nil
     streams = []
     piece = begun
     segmentCount += 1
   }
 
-  /// - Parameter fileByteCount: of the file, if its frames don't need more.
+  /// - Parameter fileByteCount: the size of the file, if its frames don't need more.
   @discardableResult
   private mutating func finishPiece(fileByteCount: UInt64) throws(LogStoreError) -> UInt64 {
     guard var done = piece else { return 0 }
@@ -142,58 +138,27 @@ struct SalvageWriter: ~Copyable {
     var target = target
     let first = next
     let base = target.header.baseOffset
-    var body = RunningChecksum()
     for record in run.records {
-      let bytes = run.segment.bytes.part(record.position, record.byteCount)
-      add(bytes, version: record.version, relativeOffset: UInt32(next - base), to: target, &body)
+      frame.add(
+        run.segment.bytes.part(record.position, record.byteCount), version: record.version,
+        relativeOffset: UInt32(next - base), at: target.position, target.checksumSeed)
       if record.kind == .event { next += 1 } else { cursors.apply(record, in: run.segment.bytes) }
     }
-    try writeFrame(
-      to: &target, firstOffset: first, timestamp: run.timestamp, eventCount: Int(next - first),
-      recordCount: run.records.count, body, isSnapshot: false)
+    frame.eventCount = Int(next - first)
+    try writeFrame(to: &target, firstOffset: first, timestamp: run.timestamp, isSnapshot: false)
     piece = target
   }
 
-  private mutating func add(
-    _ record: [UInt8], version: UInt64, relativeOffset: UInt32, to target: Piece, _ body: inout RunningChecksum
-  ) {
-    // No pointer into an array may leave its closure; the copy does.
-    let start = record.withUnsafeBytes { buffer.append($0) }
-    assign(start, record.count, version: version, relativeOffset: relativeOffset, to: target, &body)
-  }
-
-  private mutating func add(
-    _ record: UnsafeRawBufferPointer, version: UInt64, relativeOffset: UInt32, to target: Piece,
-    _ body: inout RunningChecksum
-  ) {
-    let start = buffer.append(record)
-    assign(start, record.count, version: version, relativeOffset: relativeOffset, to: target, &body)
-  }
-
-  private mutating func assign(
-    _ start: Int, _ count: Int, version: UInt64, relativeOffset: UInt32, to target: Piece, _ body: inout RunningChecksum
-  ) {
-    let copy = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + count])
-    Record.setAssignedFields(
-      copy, at: target.position + start, framePosition: target.position, version: version,
-      relativeOffset: relativeOffset)
-    target.checksumSeed.finish(copy, count: 1, at: target.position + start, body: &body)
-  }
-
   private mutating func writeFrame(
-    to target: inout Piece, firstOffset: UInt64, timestamp: UInt64, eventCount: Int, recordCount: Int,
-    _ body: RunningChecksum, isSnapshot: Bool
+    to target: inout Piece, firstOffset: UInt64, timestamp: UInt64, isSnapshot: Bool
   ) throws(LogStoreError) {
-    var body = body
-    body.add(UnsafeRawBufferPointer(buffer.pad(to: 8)))
-    // All of the store is on disk before it gets its name.
-    var header = FrameHeader(
-      firstOffset: firstOffset, timestamp: timestamp, eventCount: eventCount, recordCount: recordCount,
-      syncedPosition: target.position, chain: target.chain, bodyChecksum: body.value, isSnapshot: isSnapshot)
-    header.encode(into: buffer.bytes, at: target.position, checksumSeed: target.checksumSeed)
+    // Any synced position is true: the whole store is on disk before it gets its name.
+    let header = frame.finish(
+      at: target.position, target.checksumSeed, firstOffset: firstOffset, timestamp: timestamp,
+      syncedPosition: target.position, chain: target.chain, isSnapshot: isSnapshot)
     target.chain = header.checksum
-    try target.file.write(UnsafeRawBufferPointer(buffer.bytes), at: UInt64(target.position))
-    target.position += buffer.count
-    buffer.reset()
+    try target.file.write(UnsafeRawBufferPointer(frame.bytes), at: UInt64(target.position))
+    target.position += frame.byteCount
+    frame.reset()
   }
 }

@@ -1,8 +1,8 @@
 import Glibc
 
-/// What a scrub does, in order and at its pace; where it runs and who hears of it is ``Scrub``'s.
+/// The steps of a scrub, in order and at its pace. ``Scrub`` decides where it runs and who gets the findings.
 struct ScrubRun {
-  /// Read at once, before the pace is looked at.
+  /// Bytes that are read before the pace is checked.
   static let pieceByteCount = 256 << 10
 
   let segments: SegmentSet
@@ -13,9 +13,9 @@ struct ScrubRun {
   private var directory: String { segments.directory }
   private var disk: any Disk { segments.disk }
 
-  /// - Parameter pause: called after so many bytes were read; false ends the run.
+  /// - Parameter pause: called with the number of bytes after each read; false ends the run.
   /// - Parameter found: called for each damaged place.
-  /// - Parameter read: told of bytes that were read and checked.
+  /// - Parameter read: called with the number of bytes that were read and checked.
   init(
     _ segments: SegmentSet, pause: @escaping (UInt64) -> Bool, found: @escaping (Damage) -> Void,
     read: @escaping (UInt64) -> Void
@@ -26,7 +26,7 @@ struct ScrubRun {
     self.read = read
   }
 
-  /// Reads the small file and the index files. False if it was ended.
+  /// Reads the file `store` and the index files. Returns false if the run was ended.
   func readIndexes() -> Bool {
     _ = checking(join(directory, FileName.store)) { () throws(LogStoreError) in
       _ = try Catalog.readStore(directory, disk: disk)
@@ -44,7 +44,7 @@ struct ScrubRun {
           throw .damaged(
             Damage(
               file: file.path, position: UInt64(error.position),
-              reason: "\(error.reason) (the log is not affected; `logstore reindex` makes the index anew)"))
+              reason: "\(error.reason) (the log is not affected; `logstore reindex` rebuilds the index)"))
         }
       }
       if !goesOn { return false }
@@ -60,7 +60,7 @@ struct ScrubRun {
     }
   }
 
-  /// Reads a finished segment. False if it was ended.
+  /// Reads a finished segment. Returns false if the run was ended.
   func readSegment(_ base: UInt64) -> Bool {
     let path = join(directory, FileName.segment(base))
     return read(path) { _, _ throws(LogStoreError) in
@@ -73,7 +73,8 @@ struct ScrubRun {
     }
   }
 
-  /// Reads a file piece by piece, so that a place that the disk can't read is found by its position, and then checks it; what was not in memory before leaves it again.
+  /// Reads a file piece by piece, so that an unreadable place is found by its position, and then checks it. Pages that were
+  /// not in memory before leave it again.
   private func read(
     _ path: String, check: (any File, Int) throws(LogStoreError) -> Void
   ) -> Bool {
@@ -100,7 +101,8 @@ struct ScrubRun {
     return goesOn
   }
 
-  /// Makes a finding of what is thrown. A file that is gone was merged or replaced; if the log misses it, opening says so.
+  /// Turns a thrown error into a finding. An index file that is gone was merged or replaced; if the log needs it, opening
+  /// says so.
   private func checking(_ path: String, _ body: () throws(LogStoreError) -> Void) -> Bool {
     do throws(LogStoreError) {
       try body()
@@ -119,7 +121,7 @@ struct ScrubRun {
 }
 
 extension Segment {
-  /// What is not zero behind the last frame of a finished segment.
+  /// The first byte that is not zero behind the last frame of a finished segment.
   func faultBehind(_ position: Int) -> Fault? {
     bytes.part(position, bytes.count - position).firstNonZero.map {
       Fault(position: position + $0, reason: "a byte that is not zero behind the segment's last frame")

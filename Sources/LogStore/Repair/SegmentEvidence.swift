@@ -1,36 +1,36 @@
-/// What the frame headers of one segment file say of it. Each header has a checksum that covers its place, so what they say
-/// was written by a writer of this store id; whether by this directory's is decided by ``SalvageHistory``.
+/// What the frame headers of one segment file prove. Each header has a checksum that covers its position, so a writer with
+/// this store id wrote it. Whether that was this directory's writer is decided by ``SalvageHistory``.
 struct SegmentEvidence {
-  /// What a file has where `clean` or `tail` say that the log ends.
+  /// What a file has at the position where `clean` or `tail` say that the log ends.
   enum Mark: Equatable {
-    /// No sound frame tells.
+    /// No sound frame covers the position.
     case unknown
     case inFrame
     case frameEnd(checksum: UInt32, offset: UInt64)
   }
 
-  /// What a file says of a record of the log's end.
+  /// What a file says about a mark of the log's end.
   enum Testimony {
     case names, denies, silent
   }
 
   var part: SalvageSource.Part
-  /// The file has the name of the segment that it is.
+  /// The file has the name of the segment that it holds.
   var isNamedSo: Bool
-  /// Events of the frames whose headers are sound.
+  /// Events in frames with sound headers.
   private(set) var events: UInt64 = 0
   /// The offset behind the last of them.
   private(set) var endOffset: UInt64
-  /// Behind the last frame.
+  /// The position behind the last frame.
   private(set) var endPosition = SegmentHeader.byteCount
-  /// Where the last frame begins, and its header checksum; nil if there is none.
+  /// The position of the last frame and its header checksum; nil if there is none.
   private(set) var last: (position: Int, checksum: UInt32)?
-  /// The header checksum of the last frame; nil where something is damaged, or can't be read, so that another frame may have
-  /// been the last.
+  /// The header checksum of the last frame; nil if something is damaged or unreadable, so that another frame may have been
+  /// the last.
   private(set) var endChain: UInt32?
-  /// The same though something behind the last frame can't be read.
+  /// The same, even if something behind the last frame is unreadable.
   private var lastChain: UInt32?
-  /// Of the first and of the last frame; nil without one.
+  /// The times of the first and of the last frame; nil without a frame.
   private(set) var timestamps: ClosedRange<UInt64>?
   private var cleanMark = Mark.unknown
   private var noticeMark = Mark.unknown
@@ -38,9 +38,9 @@ struct SegmentEvidence {
 
   var baseOffset: UInt64 { part.baseOffset }
 
-  /// Reads the file once. Frames are not checked but for their headers.
+  /// Reads the file once. Checks only the headers of frames.
   ///
-  /// - Parameter unreadableEnd: bytes from here on can be read; nil if all can.
+  /// - Parameter unreadableEnd: the end of the last unreadable range; nil if all bytes can be read.
   init(
     _ part: SalvageSource.Part, isNamedSo: Bool, in segment: Segment, unreadableEnd: Int?, clean: CleanEnd?,
     notice: TailNotice?
@@ -91,39 +91,39 @@ struct SegmentEvidence {
       && clean.endPosition == UInt64(endPosition)
   }
 
-  /// Whether the last writer told others that it was writing this file.
+  /// Whether the last writer published that it was writing this file.
   func isOpen(_ notice: TailNotice) -> Bool {
     testimony(on: notice) == .names && notice.end.offset <= endOffset
   }
 
-  /// Whether the last writer told others that the log was durable to the end of this file, and no further.
+  /// Whether the last writer published the end of this file as the durable end.
   func isEnd(_ notice: TailNotice) -> Bool { isOpen(notice) && notice.end.offset == endOffset }
 
-  /// Whether nothing of this file is missing, and the last writer told others that it ended so.
+  /// Whether nothing of this file is missing, and the last writer published its end.
   func isWholeEnd(_ notice: TailNotice) -> Bool {
     endChain != nil && isEnd(notice) && notice.end.position == endPosition
   }
 
-  /// Whether the log was closed at the end of this file, or was closed at a place that this file has no such frame at.
+  /// Whether the log was closed at the end of this file, or at a position where this file has no such frame.
   func testimony(on clean: CleanEnd) -> Testimony {
     if isEnd(clean) { return .names }
     if baseOffset < clean.baseOffset { return endOffset > clean.baseOffset ? .denies : .silent }
     guard baseOffset == clean.baseOffset else { return .silent }
     return switch cleanMark {
-    // Lost with the frames behind it, perhaps.
+    // The frame may be lost together with those behind it.
     case .unknown: .silent
     case .inFrame: .denies
-    // The log went on there since: an older record.
+    // The log continued there since then: an older mark.
     case .frameEnd(let checksum, _): checksum == clean.chain ? .silent : .denies
     }
   }
 
-  /// Whether a writer told others that it was writing this file, or another one in its place.
+  /// Whether a writer published that it was writing this file, or another file in its position.
   func testimony(on notice: TailNotice) -> Testimony {
     if baseOffset < notice.end.baseOffset { return endOffset > notice.end.baseOffset ? .denies : .silent }
     guard baseOffset == notice.end.baseOffset, let headerChecksum else { return .silent }
     guard headerChecksum == notice.segment else {
-      // A segment without events gives way to another one of its name.
+      // A segment without events is replaced by another one of the same name.
       return notice.end.offset == baseOffset ? .silent : .denies
     }
     return switch noticeMark {

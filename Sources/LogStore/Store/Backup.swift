@@ -9,32 +9,33 @@ extension BackupLocation {
 }
 
 extension LogStore {
-  /// Copies a store, up to its durable end as it is when this begins, while it is being written or not.
+  /// Copies a store up to its durable end at the start of the call, whether the store is being written or not.
   ///
-  /// The store is read as a reader in another process does: its writer is neither waited for nor held up, and an append that was
-  /// acknowledged just before may be behind the backup's end (``BackupReport/endOffset``). Every byte that is copied is
-  /// checked before. A directory gets what is new since the last time: finished segments once, the open one anew. What it
-  /// holds already is read and checked too, and made anew where it has gone bad. Until the new backup is durable as a whole
-  /// the one before stays valid, and after a killed run the next one goes on with the segments that were finished.
+  /// The store is read as by a reader in another process: its writer neither waits nor is delayed, and an append that was
+  /// acknowledged just before may lie behind the backup's end (``BackupReport/endOffset``). Every byte is checked before it
+  /// is copied. A directory gets what is new since the last run: each finished segment once, and the open segment every
+  /// time. The files that it already has are read and checked too, and copied again if they have gone bad. The previous
+  /// backup stays valid until the new one is durable as a whole. After a killed run, the next one keeps the segments that
+  /// were finished.
   ///
-  /// Blocks until the backup is durable (of a descriptor: written). Reads what is new in the store and all that is in the
-  /// directory; needs memory for the index of one segment. May be called from any thread; a second backup to the same place
-  /// is refused.
+  /// Blocks until the backup is durable (for a descriptor: written). Reads what is new in the store and everything in the
+  /// directory. Needs memory for the index of one segment. Can be called from any thread; a second backup to the same
+  /// destination is refused.
   ///
-  /// A backup in a file is replaced by one that goes on from it. One that goes further than the log, of which the log has other
-  /// events, or that is damaged is refused, so that a good backup is never lost to a worse one.
+  /// A backup in a file is replaced by one that continues it. If the existing backup goes further than the log, holds other
+  /// events than the log, or is damaged, the call is refused, so that a good backup is never lost to a worse one.
   ///
   /// - Parameter directory: the store's directory.
   /// - Parameter location: where the backup is written to.
-  /// - Parameter access: who may read what is made.
-  /// - Parameter replaces: a backup in a file is replaced also if it would be refused, but for one of another store.
-  /// - Parameter progress: told of the bytes of segment files that are done.
+  /// - Parameter access: who may read the files that are created.
+  /// - Parameter replaces: also replace a backup in a file that would be refused, unless it is another store's.
+  /// - Parameter progress: called with the bytes of segment files that are done.
   /// - Throws: ``LogStoreError/damaged(_:)`` for the store, ``LogStoreError/backupDamaged(_:)`` for a manifest that is not
-  ///   what was written, ``LogStoreError/backupRefused(path:reason:)`` where something else is, the backup of another store
-  ///   or of other events of the same one included; ``LogStoreError/notAStore(directory:)``,
+  ///   what was written, ``LogStoreError/backupRefused(path:reason:)`` if the destination holds something else, such as the
+  ///   backup of another store or of other events of the same store; ``LogStoreError/notAStore(directory:)``,
   ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/diskFull(operation:path:)``,
-  ///   ``LogStoreError/inputOutput(operation:path:code:)``. After each of them the backup is what it was before; what a
-  ///   descriptor was given is not a whole backup, which restoring tells.
+  ///   ``LogStoreError/inputOutput(operation:path:code:)``. After an error the backup is what it was before. A descriptor
+  ///   then has an incomplete backup, which restoring refuses.
   public static func backup(
     _ directory: String, to location: BackupLocation, access: StoreAccess = .owner, replaces: Bool = false,
     progress: Progress? = nil
@@ -46,27 +47,27 @@ extension LogStore {
     .run(to: try location.absolute(on: disk))
   }
 
-  /// Makes a store from a backup, in a directory that is not there yet or is empty.
+  /// Makes a store from a backup, in a directory that does not exist yet or is empty.
   ///
-  /// The store is made in a directory beside it, with `.restoring` behind its name, and is renamed when all of it is
-  /// durable and was read and checked once more. A killed run leaves that directory, which the next one replaces.
+  /// The store is written to a directory beside it, with `.restoring` appended to its name, and renamed when all of it is
+  /// durable and has been read and checked again. A killed run leaves that directory behind, and the next run replaces it.
   ///
-  /// It is the same store: it has the id of the one that was backed up, since every checksum and the ids of events depend
-  /// on it. Write to one of the two only. Cursors stand where they stood. The index is left to the next writer.
+  /// It is the same store: it has the id of the original, since every checksum and the ids of events depend on it. Write to
+  /// only one of the two. Cursors keep their checkpoints. The next writer builds the index.
   ///
-  /// Blocks. Reads the backup and writes, syncs and reads the store; memory does not grow with it. May be called from any
-  /// thread.
+  /// Blocks. Reads the backup, and writes, syncs and reads the store. Memory does not grow with the store. Can be called
+  /// from any thread.
   ///
   /// - Parameter location: where the backup is.
-  /// - Parameter directory: the directory that the store is made in.
-  /// - Parameter until: the offset that the restored log ends with: events before it are restored, and cursors as they
-  ///   were just before it. Any offset up to the end of the backup; an append of several events that lies across it is
-  ///   taken apart, its cursors go with its last event.
-  /// - Parameter access: who may read what is made.
-  /// - Parameter progress: told of the bytes of the backup, then of those of the store.
+  /// - Parameter directory: the directory of the new store.
+  /// - Parameter until: the offset at which the restored log ends: events before it are restored, and cursors as they were
+  ///   just before it. Any offset up to the backup's end. An append of several events that lies across it is split; its
+  ///   cursors stay with its last event.
+  /// - Parameter access: who may read the files that are created.
+  /// - Parameter progress: called with the bytes done of the backup, then of the store.
   /// - Throws: ``LogStoreError/backupDamaged(_:)``, ``LogStoreError/backupRefused(path:reason:)``,
   ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/diskFull(operation:path:)``,
-  ///   ``LogStoreError/inputOutput(operation:path:code:)``. After each of them there is no store.
+  ///   ``LogStoreError/inputOutput(operation:path:code:)``. After an error there is no store.
   public static func restore(
     from location: BackupLocation, to directory: String, until: UInt64? = nil, access: StoreAccess = .owner,
     progress: Progress? = nil

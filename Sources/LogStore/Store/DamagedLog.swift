@@ -1,44 +1,45 @@
 import Glibc
 
-/// What is sound of a store that may be damaged anywhere, for whoever asks for it explicitly: ``LogReader`` refuses what
-/// it can't vouch for, this leaves it out and says so. Never written to.
+/// The sound part of a store that may be damaged anywhere. ``LogReader`` refuses what it can't vouch for; this leaves it
+/// out and reports it, and is used only where that is asked for explicitly. The store is never written to.
 ///
-/// Events come in order, each checked as by any other reader; where some are missing, ``forEach(from:missing:_:)`` says
-/// which. Beside a writer at work it ends with what was durable when it was opened. May be used from any thread.
+/// Events come in order, each checked as by any other reader; ``forEach(from:missing:_:)`` reports where some are missing.
+/// While a writer runs, the log ends here with what was durable when it was opened. Can be used from any thread.
 public struct DamagedLog: Sendable {
   private let location: Result<String, LogStoreError>
   private let disk: any Disk
 
-  /// What was found on the way.
+  /// What a visit found.
   public struct Report: Sendable {
-    /// Every damaged place that was met.
+    /// Every damaged place that the visit found.
     public var findings: [Damage] = []
-    /// An unfinished write behind the end of the log: no damage.
+    /// An unfinished write behind the end of the log. It is not damage.
     public var tornTail: Damage?
     /// Events at the end of the log are lost, and nothing tells how many.
     public var isEndUnknown = false
-    /// The offset to go on with.
+    /// The offset to continue with.
     public var next: UInt64 = 0
   }
 
-  /// Nothing is looked at yet; what is no path is refused by the first call.
+  /// Opens nothing yet. The first call refuses an invalid path.
   public init(_ directory: String) {
     self.init(directory, disk: RealDisk())
   }
 
   init(_ directory: String, disk: any Disk) {
-    // Now: the process may change its working directory.
+    // Resolve it now: the process may change its working directory.
     location = Result { () throws(LogStoreError) in try disk.absolutePath(directory) }
     self.disk = disk
   }
 
   /// Visits the sound events in order from an offset on, or until `body` returns false.
   ///
-  /// Blocks. Reads the segments from the offset on, and nothing before unless files are missing or contradict one another.
+  /// Blocks. Reads the segments from the offset on, and nothing before it unless files are missing or contradict each
+  /// other.
   ///
   /// - Parameter offset: the first offset to visit.
-  /// - Parameter missing: told of offsets without events, before the event behind them; with what was found where they
-  ///   should be, or nil for a gap that a repair has left.
+  /// - Parameter missing: called with offsets that have no events, before the event behind them, and with what was found in
+  ///   their place; nil for a gap that a repair has left.
   /// - Parameter body: visits one event; false ends the visit.
   public func forEach(
     from offset: UInt64 = 0, missing: @escaping (Range<UInt64>, Damage?) -> Void = { _, _ in },
@@ -63,7 +64,7 @@ public struct DamagedLog: Sendable {
     return report
   }
 
-  /// Counts what is sound: reads all of it. Streams are those whose first event is sound.
+  /// Counts what is sound. Reads all of the store. Counts the streams whose first event is sound.
   public func statistics() throws(LogStoreError) -> (statistics: StoreStatistics, report: Report) {
     var report = Report()
     let count = Count()
@@ -85,7 +86,7 @@ public struct DamagedLog: Sendable {
     )
   }
 
-  /// A class, so that the walk's closure can write to it.
+  /// A class, so that the scan's closure can write to it.
   private final class Count {
     var streams: UInt64 = 0
     var gaps: [Range<UInt64>] = []
@@ -112,15 +113,16 @@ public struct DamagedLog: Sendable {
     from offset: UInt64, report: inout Report, _ visit: @escaping (SalvageScan.Item) throws(LogStoreError) -> Bool
   ) throws(LogStoreError) -> SalvageSource {
     let directory = try location.get()
-    // Where the end of the log is sound this makes certain that it is durable, and keeps to what a writer has made so.
+    // If the end of the log is sound, this makes sure that it is durable, and stops at what a running writer has made
+    // durable.
     var end: DurableEnd?
     do throws(LogStoreError) {
       end = try Follower.open(directory, disk: disk, follows: false).commitPoint.end
     } catch .unsupportedFormat {
-      // Of a newer program, or damaged: that is seen below.
+      // The file is of a newer program, or damaged; the code below tells which.
       end = try durableEndOfWriter(of: directory)
     } catch {
-      // That is what this is for. What a living writer has not synced is not to be read all the same.
+      // Damage is what this type is for. But what a running writer has not synced must not be read.
       guard error.finding != nil else { throw error }
       end = try durableEndOfWriter(of: directory)
     }
@@ -140,7 +142,7 @@ public struct DamagedLog: Sendable {
     } catch .inputOutput(_, _, ENOENT) {
       return nil
     } catch .inputOutput(_, _, let code) where code == EACCES || code == EPERM {
-      // Not allowed to lock.
+      // This process is not allowed to lock.
       if try !Follower.isInUse(directory, disk: disk) { return nil }
     }
     guard

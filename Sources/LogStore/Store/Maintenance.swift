@@ -1,6 +1,6 @@
-/// A store in numbers, as far as it is durable.
+/// Numbers about the durable part of a store.
 public struct StoreStatistics: Sendable {
-  /// A cursor's checkpoint and how many events are behind it.
+  /// A cursor's checkpoint, and how many events are behind it.
   public struct Cursor: Sendable {
     /// The cursor's name.
     public var name: String
@@ -12,17 +12,17 @@ public struct StoreStatistics: Sendable {
 
   /// The offset after the last event.
   public var endOffset: UInt64
-  /// Offsets before it that have no events, since a repair could not save them.
+  /// Offsets before ``endOffset`` that have no events, since a repair could not save them.
   public var gaps: [Range<UInt64>]
   /// The number of offsets in ``gaps``.
   public var missingEvents: UInt64 { gaps.reduce(0) { $0 + $1.length } }
-  /// Events that are there: ``endOffset`` without the missing ones.
+  /// Events in the store: ``endOffset`` without the missing ones.
   public var events: UInt64 { endOffset - missingEvents }
-  /// Streams, as the indexes count them: those whose first event is there.
+  /// Streams whose first event is there, as the indexes count them.
   public var streams: UInt64
   /// Segment files.
   public var segments: Int
-  /// Bytes of segment files, with the space that is written ahead.
+  /// Bytes of segment files, including preallocated space.
   public var logBytes: UInt64
   /// Bytes of index files.
   public var indexBytes: UInt64
@@ -31,12 +31,12 @@ public struct StoreStatistics: Sendable {
 }
 
 extension LogStore {
-  /// Reads every byte of a store and checks it, as far as it is durable. Changes nothing, and may run beside a writer.
+  /// Reads and checks every byte of a store, up to its durable end. Changes nothing, and can run while a writer does.
   ///
   /// - Parameter directory: the store's directory.
-  /// - Parameter progress: called with the bytes that are read and their total.
-  /// - Throws: what stands in the way of reading at all, ``LogStoreError/notAStore(directory:)`` for one. Damage is not
-  ///   thrown but listed.
+  /// - Parameter progress: called with the bytes that were read and their total.
+  /// - Throws: what prevents reading at all, for example ``LogStoreError/notAStore(directory:)``. Damage is not thrown but
+  ///   listed.
   public static func verify(_ directory: String, progress: Progress? = nil) throws(LogStoreError) -> VerificationReport
   {
     let disk = RealDisk()
@@ -45,11 +45,11 @@ extension LogStore {
     return verification.report
   }
 
-  /// Builds the index of every finished segment again. Asks for the writer's lock.
+  /// Rebuilds the index of every finished segment. Takes the writer's lock.
   ///
   /// - Parameter directory: the store's directory.
   /// - Parameter access: who may read the new files.
-  /// - Parameter progress: called with the number of finished segments that have their new index, and of all.
+  /// - Parameter progress: called with the number of finished segments that have their new index, and the number of all.
   public static func reindex(
     _ directory: String, access: StoreAccess = .owner, progress: Progress? = nil
   ) throws(LogStoreError) -> ReindexReport {
@@ -69,13 +69,13 @@ extension LogStore {
     var report = ReindexReport()
     let total = UInt64(finished.count)
     do throws(LogStoreError) {
-      // The index of a damaged segment is the only thing that tells what is lost there: none is removed before all can be
-      // made.
+      // The index of a damaged segment is the only thing that tells what is lost there. So none is removed before all can
+      // be built.
       for base in finished { _ = try segments.readThrough(try segments.segmentToScan(base)) }
     } catch {
-      // Opening has taken back the record of a clean end; nothing else was changed, so the record is written again. If that
-      // fails too, the first error is the one to throw: a store without the record is sound, and its next opening looks for
-      // the log's end as after a crash.
+      // Opening has removed the clean mark. Nothing else was changed, so it is written again. If that fails too, the first
+      // error is the one to throw: a store without the mark is sound, and its next opening searches for the log's end as
+      // after a crash.
       if opened.recovery.wasClosedCleanly {
         try? CommitStart.recordEnd(opened.commitPoint, chain: opened.end.chain, directory: directory, disk: disk)
       }
@@ -85,16 +85,16 @@ extension LogStore {
       try disk.remove(join(directory, name))
     }
     segments.forgetIndexes()
-    let maker = IndexBuilder(segments: segments, disk: disk)
+    let builder = IndexBuilder(segments: segments, disk: disk)
     for base in finished {
-      try maker.build(base)
+      try builder.build(base)
       // As a writer does, so that the files come out the same.
-      try maker.mergeAll()
+      try builder.mergeAll()
       report.segments += 1
       progress?(UInt64(report.segments), total)
     }
     report.indexBytes = try segments.indexByteCount()
-    // The record of a clean end was taken back by opening; nothing was appended since, so it is put back the same.
+    // Opening removed the clean mark. Nothing was appended since, so the same mark is written again.
     try CommitStart.recordEnd(opened.commitPoint, chain: opened.end.chain, directory: directory, disk: disk)
     opened.lock.release()
     return report
@@ -102,7 +102,7 @@ extension LogStore {
 }
 
 extension LogReader {
-  /// Counts what the store holds, by the headers of segments and index files.
+  /// Counts what the store holds, from the headers of segments and index files.
   public func statistics() throws(LogStoreError) -> StoreStatistics {
     try commitPoint.check()
     let end = commitPoint.end

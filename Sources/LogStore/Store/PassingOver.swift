@@ -1,22 +1,21 @@
-// Reading on behind damage: what is sound is served, and what is left out is told.
+// Reading past damage: sound events are served, and what is left out is reported.
 
 extension LogReader {
-  /// As ``LogReader/forEach(from:endsWithTask:_:)``, going on behind damaged places instead of throwing.
+  /// As ``LogReader/forEach(from:endsWithTask:_:)``, but continues behind damaged places instead of throwing.
   ///
-  /// A damaged place costs one read of its segment, for all readers of the store together. An event whose frame's header is
+  /// A damaged place costs one read of its segment, once for all readers of the store. An event whose frame header is
   /// damaged has the time of the frame before.
   ///
   /// - Parameter offset: the offset of the first event to visit.
-  /// - Parameter waitsForDisk: without, what the disk can't read is passed over at once: for an answer that is of use at the
-  ///   moment only.
-  /// - Parameter endsWithTask: without, also a cancelled task visits all of them.
-  /// - Parameter passed: called for every damaged place that was passed over, before the event behind it; for one without a
-  ///   missing event it may be called after that.
+  /// - Parameter waitsForDisk: if false, unreadable bytes are passed over at once: for a response that is useful only now.
+  /// - Parameter endsWithTask: if false, a cancelled task still visits all of them.
+  /// - Parameter passed: called for every damaged place that was passed over, before the event behind it. For a place
+  ///   without a missing event it may be called after that event.
   /// - Parameter body: visits one event; false ends the visit.
-  /// - Returns: the offset to go on with, behind what was passed over; before a place that the disk can't read, if there was
-  ///   anything to tell before it.
-  /// - Throws: ``LogStoreError/unreadable(_:)`` until that has lasted for 30 seconds: then it is passed over, too. What is no
-  ///   damage of the log's files: ``LogStoreError/cancelled``, ``LogStoreError/closed``,
+  /// - Returns: the offset to continue with, behind what was passed over; or before an unreadable place, if something was
+  ///   reported before it.
+  /// - Throws: ``LogStoreError/unreadable(_:)`` until the bytes have stayed unreadable for 30 seconds: then they are passed
+  ///   over, too. Errors other than damage of the log's files: ``LogStoreError/cancelled``, ``LogStoreError/closed``,
   ///   ``LogStoreError/inputOutput(operation:path:code:)``.
   @discardableResult
   public func forEach(
@@ -28,23 +27,23 @@ extension LogReader {
     cursor.waitsForDisk = waitsForDisk
     let end = endOffset
     var goesOn = true
-    // What was told so far ends here, and every byte of it was sound.
-    var told = offset
+    // What was reported so far ends at this offset, and every byte of it was sound.
+    var reported = offset
     while goesOn, cursor.offset < end {
       var isGiven = false
       do throws(LogStoreError) {
         if let event = try cursor.next() {
           isGiven = true
           goesOn = body(event)
-          // What was visited was zeros if it could not be read meanwhile.
+          // Bytes that became unreadable were zeros during the visit.
           try cursor.check()
         }
       } catch {
-        // What stands before a place that can't be read is not held up by it.
-        if case .unreadable = error, !isGiven, told > offset, cursor.offset == told { return told }
+        // Events before an unreadable place are not delayed by it.
+        if case .unreadable = error, !isGiven, reported > offset, cursor.offset == reported { return reported }
         throw error
       }
-      told = cursor.offset
+      reported = cursor.offset
       let ranges = cursor.takePassed()
       for range in ranges { passed(range) }
       if !isGiven { try cursor.checkEnding() }
@@ -53,14 +52,15 @@ extension LogReader {
     return cursor.offset
   }
 
-  /// Every damaged place of one of the store's segment files, in order; empty if the file is sound, or is none of them.
+  /// Every damaged place of one of the store's segment files, in order; empty if the file is sound, or belongs to no
+  /// segment.
   ///
   /// Blocks. Reads all of the file the first time.
   ///
   /// - Parameter file: the segment file's name or path, as ``Damage/file`` has it.
-  /// - Parameter again: reads the file again as it is now, whatever is known of it: after it was put back, all of it is
+  /// - Parameter again: reads the file again, whatever is known about it. After a good copy was put back, all of it is
   ///   served from then on.
-  /// - Throws: ``LogStoreError/unreadable(_:)`` where that is the disk's fault and has not lasted for 30 seconds yet.
+  /// - Throws: ``LogStoreError/unreadable(_:)`` if the disk can't read it and 30 seconds have not passed yet.
   public func damagedRanges(file: String, again: Bool = false) throws(LogStoreError) -> [DamagedRange] {
     try commitPoint.check()
     let segments = commitPoint.segments
@@ -75,8 +75,8 @@ extension LogReader {
     return map.ranges
   }
 
-  /// Which events stood at offsets that can't be read, as far as an index file tells: all of them, if the segment has a
-  /// sound one. Their ``LostEvent/stream`` is nil, since an index has streams by their ``LostEvent/key`` only.
+  /// The events at offsets that can't be read, as far as an index file tells: all of them, if the segment has a sound one.
+  /// Their ``LostEvent/stream`` is nil, since an index identifies streams only by their ``LostEvent/key``.
   ///
   /// Blocks. Reads the index of the segment, and needs memory for what it lists.
   public func lostEvents(in offsets: Range<UInt64>) throws(LogStoreError) -> [LostEvent] {
@@ -85,8 +85,8 @@ extension LogReader {
     return lost.events(in: offsets, saved: [])
   }
 
-  /// Names the store, and copies of it, in 16 hexadecimal digits: the half of its id that is no secret (docs/FORMAT.md, *What can
-  /// pass for what*).
+  /// Identifies the store, and copies of it, by 16 hexadecimal digits: the half of its id that is no secret
+  /// (docs/FORMAT.md, *What can pass for what*).
   public var storeID: String {
     let digits = String(commitPoint.segments.storeID.first, radix: 16)
     return String(repeating: "0", count: 16 - digits.count) + digits

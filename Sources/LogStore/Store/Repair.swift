@@ -1,33 +1,33 @@
 extension LogStore {
-  /// Makes a new store of all that is sound of a damaged one, in a directory that is not there yet or is empty.
+  /// Makes a new store from everything that is sound in a damaged one, in a directory that does not exist yet or is empty.
   ///
-  /// Offsets, versions, ids, times and cursors stay what they were. Where events could not be saved the new store has a
-  /// gap: see ``LogReader/gaps``. Every record has a checksum of its own, so sound events of a half damaged write are
-  /// saved; see ``RepairReport/partial``. Versions that streams are known to have had, by later events or by a sound index
-  /// file, are never given again.
+  /// Offsets, versions, ids, times and cursors stay the same. The new store has a gap where events could not be saved: see
+  /// ``LogReader/gaps``. Every record has a checksum of its own, so sound events of a half damaged write are saved; see
+  /// ``RepairReport/partial``. Versions that a stream is known to have had, from later events or a sound index file, are
+  /// never assigned again.
   ///
-  /// Nothing in the damaged store is written to. The new one is made in a directory beside it, with `.repairing` behind its
-  /// name, and is renamed when all of it is durable and was read and checked. A killed run leaves that directory, which
-  /// the next one replaces. It is the same store, with the same id: write to one of the two only. Its index is left to the
-  /// next writer.
+  /// The damaged store is never written to. The new one is written to a directory beside it, with `.repairing` appended to
+  /// its name, and renamed when all of it is durable and has been read and checked. A killed run leaves that directory
+  /// behind, and the next run replaces it. It is the same store, with the same id: write to only one of the two. The next
+  /// writer builds its index.
   ///
-  /// Of files that contradict one another, as those of two copies that were both written to, the ones are taken that lead,
-  /// by headers and index files, to the end of the log that `clean` and `tail` name. All others are in
-  /// ``RepairReport/leftOut``. Where neither decides nothing is made, and the histories are told.
+  /// Two copies that were both written to leave files that contradict each other. Then the files are used that lead, by
+  /// headers and index files, to the end of the log that `clean` and `tail` name. All others are in
+  /// ``RepairReport/leftOut``. If nothing decides, no store is made, and the error lists the histories.
   ///
-  /// Blocks. Reads all of the damaged store and of the new one twice; needs memory for one segment's events, and more for
-  /// lost ones. May be called from any thread.
+  /// Blocks. Reads all of the damaged store, and the new one twice. Needs memory for one segment's events, and more for
+  /// lost ones. Can be called from any thread.
   ///
   /// - Parameter directory: the damaged store's directory.
-  /// - Parameter target: the directory that the new store is made in.
-  /// - Parameter keeping: names of files in the damaged store that are of the history that is wanted, where there are several:
-  ///   segments, or `clean` or `tail`, to believe that one alone. Any other file is refused.
-  /// - Parameter access: who may read what is made.
-  /// - Parameter progress: told of the bytes of the damaged store's segments, then of those of the new one.
-  /// - Throws: ``LogStoreError/repairUndecided(path:histories:)``; ``LogStoreError/repairRefused(path:reason:)`` where there is nothing to save, a writer, or something at the
-  ///   target; ``LogStoreError/notAStore(directory:)``, ``LogStoreError/unsupportedFormat(file:version:supported:)``,
-  ///   ``LogStoreError/diskFull(operation:path:)``, ``LogStoreError/inputOutput(operation:path:code:)``. After each of them
-  ///   there is no new store.
+  /// - Parameter target: the directory of the new store.
+  /// - Parameter keeping: names of files in the damaged store that belong to the wanted history, if there are several:
+  ///   segments, or `clean` or `tail` to believe only that one. Any other file is refused.
+  /// - Parameter access: who may read the files that are created.
+  /// - Parameter progress: called with the bytes of the damaged store's segments, then with those of the new store.
+  /// - Throws: ``LogStoreError/repairUndecided(path:histories:)``; ``LogStoreError/repairRefused(path:reason:)`` if there
+  ///   is nothing to save, a writer runs, or something is at the target; ``LogStoreError/notAStore(directory:)``,
+  ///   ``LogStoreError/unsupportedFormat(file:version:supported:)``, ``LogStoreError/diskFull(operation:path:)``,
+  ///   ``LogStoreError/inputOutput(operation:path:code:)``. After an error there is no new store.
   public static func repair(
     _ directory: String, to target: String, keeping: [String] = [], access: StoreAccess = .owner,
     progress: Progress? = nil

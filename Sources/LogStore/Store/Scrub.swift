@@ -1,22 +1,22 @@
-/// Reads all finished segments and index files of an open store again and again, slowly, on a thread of its own, and tells
-/// what is damaged: a disk that loses what is hardly ever read is found out while there is still a copy.
+/// Reads all finished segments and index files of an open store again and again, slowly, on a thread of its own, and
+/// reports damage: a disk that loses rarely read data is noticed while there is still a copy.
 ///
 /// ```swift
 /// let scrub = store.scrub { damage in logger.error("\(damage)") }
 /// ```
 ///
-/// It takes as much of the disk as its rate says, and memory for one segment; what it brought into the page cache leaves
-/// it again, so that it pushes out nothing that is in use. It remembers in the store's file `scrub` where it is, goes on
-/// there after a restart, and does not leave a damaged file behind: so long as it is damaged, every start tells again. It ends
-/// with ``stop()``, when what ``LogStore/scrub(_:onDamage:)`` returned is released, and when the store is closed. May be used
-/// from any thread.
+/// It reads the disk at its configured rate, and needs memory for one segment. Pages that it brought into the page cache
+/// leave it again, so that they replace nothing in use. The store's file `scrub` records how far it got. It continues there
+/// after a restart, and never goes past a damaged file: as long as the file is damaged, every start reports it again. It
+/// ends with ``stop()``, when the value that ``LogStore/scrub(_:onDamage:)`` returned is released, and when the store is
+/// closed. Can be used from any thread.
 public final class Scrub: Sendable {
   /// How fast and how often a scrub reads the store.
   public struct Options: Sendable {
-    /// How fast it reads; at least ``bytesPerSecondMin``. Other values are refused.
+    /// Bytes to read per second; at least ``bytesPerSecondMin``. Other values are refused.
     public var bytesPerSecond: UInt64 = 8 << 20
-    /// From the beginning of one round to that of the next, if it takes no longer: from 0 to ``intervalMax``, and taken for a
-    /// second if it is less. Others are refused.
+    /// The time from the start of one round to the start of the next, if the round takes no longer: from 0 to
+    /// ``intervalMax``; less than a second counts as a second. Other values are refused.
     public var interval = Duration.seconds(86_400)
 
     /// 64 KiB a second.
@@ -38,13 +38,13 @@ public final class Scrub: Sendable {
     }
   }
 
-  /// What it has done since it was begun.
+  /// What the scrub has done since it started.
   public struct Report: Sendable {
-    /// Rounds that came to the end of the log.
+    /// Rounds that reached the end of the log.
     public var rounds = 0
     /// Bytes that were read and checked.
     public var bytes: UInt64 = 0
-    /// Damaged places that the present round or the one before has met.
+    /// Damaged places that the present round or the one before found.
     public var findings: [Damage] = []
   }
 
@@ -63,27 +63,28 @@ public final class Scrub: Sendable {
   /// What the scrub has done until now. May be read from any thread.
   public var report: Report { loop.report }
 
-  /// Ends it, and returns when it has ended: within a piece of 256 KiB. From within `onDamage` it returns at once. May be called
-  /// again.
+  /// Ends the scrub, and returns when it has ended, which takes at most one piece of 256 KiB. Called from `onDamage`, it
+  /// returns at once. Can be called again.
   public func stop() { loop.stop() }
 
-  /// - Parameter durable: whose end ends it.
+  /// - Parameter commitPoint: the scrub ends when this closes.
   func start(until commitPoint: CommitPoint) throws(LogStoreError) {
     try loop.start()
     commitPoint.whenClosed { [weak loop] in loop?.end() }
   }
 
-  /// One round, or the rest of one. False if it was stopped.
+  /// Runs one round, or the rest of one. Returns false if it was stopped.
   func runOnce() -> Bool { loop.runOnce() }
 }
 
 extension LogStore {
-  /// Begins to read the store in the background: see ``Scrub``. Keep what is returned: released, it ends.
+  /// Starts to read the store in the background: see ``Scrub``. Keep the returned value: the scrub ends when it is
+  /// released.
   ///
   /// - Parameter options: how fast and how often it reads.
-  /// - Parameter onDamage: called from the scrub's thread, once for each place while it stays damaged.
+  /// - Parameter onDamage: called on the scrub's thread, once for each place while it stays damaged.
   /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/closed``, and
-  ///   ``LogStoreError/inputOutput(operation:path:code:)`` where no thread can be had.
+  ///   ``LogStoreError/inputOutput(operation:path:code:)`` if no thread can be created.
   public func scrub(
     _ options: Scrub.Options = Scrub.Options(), onDamage: @escaping @Sendable (Damage) -> Void
   ) throws(LogStoreError) -> Scrub {

@@ -1,7 +1,7 @@
 import Glibc
 import Synchronization
 
-/// What a ``Scrub`` does on its thread. The thread keeps this, and not the scrub, which can so be released.
+/// What a ``Scrub`` does on its thread. The thread keeps this object, not the scrub, so the scrub can be released.
 final class ScrubLoop: Sendable {
   private struct State {
     var report = Scrub.Report()
@@ -9,7 +9,7 @@ final class ScrubLoop: Sendable {
     var fresh: [Damage] = []
   }
 
-  /// Which segment is next, and when the round began.
+  /// The next segment, and when the round began.
   private struct Checkpoint {
     var nextBase: UInt64 = 0
     var roundStart: UInt64 = 0
@@ -32,12 +32,12 @@ final class ScrubLoop: Sendable {
 
   var report: Scrub.Report { state.withLock { $0.report } }
 
-  /// Has it end, and does not wait for that.
+  /// Asks it to end, and does not wait.
   func end() { stopping.stop() }
 
   func stop() {
     end()
-    // Its own thread would wait for itself.
+    // On its own thread it would wait for itself.
     if thread.withLock({ $0 }).map({ pthread_equal($0, pthread_self()) != 0 }) ?? false { return }
     var taken: [Void] = []
     _ = ended.receive(into: &taken)
@@ -53,12 +53,12 @@ final class ScrubLoop: Sendable {
 
   private func run() {
     var checkpoint = readCheckpoint()
-    // Proof: the options were checked, so it is no negative number and none that is too large.
+    // Proof: the options were checked, so the number is neither negative nor too large.
     let interval = UInt64(max(options.interval, .seconds(1)) / .microseconds(1))
     while !stopping.isStopped {
       let now = segments.disk.now()
       if checkpoint.nextBase == 0 {
-        // A clock that was set back must not put it off.
+        // A clock that was set back must not delay it.
         if checkpoint.roundStart > 0, checkpoint.roundStart <= now {
           let past = now - checkpoint.roundStart
           if past < interval {
@@ -72,7 +72,7 @@ final class ScrubLoop: Sendable {
     }
   }
 
-  /// One round, or the rest of one. False if it was stopped.
+  /// Runs one round, or the rest of one. Returns false if it was stopped.
   func runOnce() -> Bool {
     var checkpoint = Checkpoint(nextBase: 0, roundStart: segments.disk.now())
     return round(&checkpoint)
@@ -93,7 +93,7 @@ final class ScrubLoop: Sendable {
       guard run.readSegment(base) else { return false }
       checkpoint.nextBase = base + 1
       isSound = isSound && state.withLock { $0.fresh.isEmpty }
-      // Behind a damaged file the checkpoint is not remembered.
+      // Behind a damaged file, progress is not recorded.
       if isSound { write(checkpoint) }
     }
     checkpoint.nextBase = 0
@@ -121,7 +121,7 @@ final class ScrubLoop: Sendable {
   private var path: String { join(segments.directory, Scrub.fileName) }
 
   private func readCheckpoint() -> Checkpoint {
-    // A checkpoint that is missing or can't be read costs one round from the beginning, and nothing else depends on it.
+    // If the checkpoint is missing or can't be read, one round starts from the beginning; nothing else depends on it.
     guard let bytes = try? segments.disk.contents(path, limit: 100) else { return Checkpoint() }
     let numbers = String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isWhitespace).compactMap { UInt64($0) }
     guard numbers.count == 2 else { return Checkpoint() }
@@ -130,13 +130,14 @@ final class ScrubLoop: Sendable {
 
   /// Not synced: an older checkpoint costs some reading, and a broken one a round.
   private func write(_ checkpoint: Checkpoint) {
-    // A disk that can't take it says so at the log's own writes; the scrub goes on, and its next start reads more.
+    // A failure here is ignored: the log's own writes report a bad disk. The scrub continues, and its next start reads
+    // more.
     guard let file = try? segments.disk.open(path, .create) else { return }
     try? file.write(Array("\(checkpoint.nextBase) \(checkpoint.roundStart)\n".utf8))
   }
 }
 
-/// Keeps a reader to a rate.
+/// Limits a reader to a rate.
 private final class Pace {
   private let bytesPerSecond: UInt64
   private let stopping: Stopping
@@ -148,7 +149,7 @@ private final class Pace {
     self.stopping = stopping
   }
 
-  /// Waits until so many more bytes are due. False if it is stopped.
+  /// Waits until `byteCount` more bytes are due. Returns false if it is stopped.
   func pause(after byteCount: UInt64) -> Bool {
     let (sum, overflow) = bytes.addingReportingOverflow(byteCount)
     bytes = overflow ? .max : sum
@@ -169,7 +170,7 @@ private final class Stopping: @unchecked Sendable {
 
   init() {
     pthread_mutex_init(mutex, nil)
-    // A wait takes no notice of a clock that is set, or wrong.
+    // A wait must not depend on a clock that is set, or wrong.
     var attributes = pthread_condattr_t()
     pthread_condattr_init(&attributes)
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
@@ -197,7 +198,7 @@ private final class Stopping: @unchecked Sendable {
     pthread_cond_broadcast(condition)
   }
 
-  /// False if it was stopped before the time was over.
+  /// Returns false if it was stopped before the time was over.
   func wait(microseconds: UInt64) -> Bool {
     var until = timespec()
     clock_gettime(CLOCK_MONOTONIC, &until)

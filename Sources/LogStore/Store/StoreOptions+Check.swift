@@ -1,7 +1,7 @@
 extension StoreOptions {
   private static let gatherMillisecondsMax: UInt32 = 1000
 
-  /// As they are used; refuses what is out of its range.
+  /// The options as they are used. Throws if a value is out of range.
   func checked() throws(LogStoreError) -> StoreOptions {
     guard Limits.segmentBytes.contains(segmentBytes) else {
       throw .invalidArgument(
@@ -14,7 +14,7 @@ extension StoreOptions {
         "\(gatherMilliseconds) ms to gather appends; it must be 0 to \(Self.gatherMillisecondsMax)")
     }
     var options = self
-    // The bounds are multiples.
+    // The limits are multiples, so this stays in range.
     options.segmentBytes = segmentBytes.roundedUp(to: SegmentHeader.byteCount)
     return options
   }

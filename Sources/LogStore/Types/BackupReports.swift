@@ -1,20 +1,20 @@
 /// Where a backup is written to, or read from.
 public enum BackupLocation: Sendable, Hashable {
-  /// A directory, made if it is missing. Each finished segment is copied to it once, whichever run it is.
+  /// A directory, created if it is missing. Each finished segment is copied to it once, over all runs.
   case directory(String)
-  /// One file. It is written under the name with `.tmp` behind it, and takes the place of an older backup when it is whole.
+  /// One file. It is written under its name with `.tmp` appended, and replaces an older backup when it is complete.
   case file(String)
   /// An open descriptor, such as that of a pipe; `name` is what messages call it. It stays open.
   case descriptor(Int32, name: String)
 }
 
-/// What a backup holds and what it took.
+/// What a backup holds, and what the run copied.
 public struct BackupReport: Sendable, Hashable {
   /// Every event with a lower offset is in the backup, and no other.
   public var endOffset: UInt64
   /// Segment files in the backup.
   public var segments: Int
-  /// Segments that were in the directory already, whole and unchanged.
+  /// Segments that were in the directory already, complete and unchanged.
   public var segmentsKept: Int
   /// Bytes of the other segments.
   public var bytesCopied: UInt64
@@ -29,6 +29,6 @@ public struct RestoreReport: Sendable, Hashable {
   public var endOffset: UInt64
   /// Segment files of the restored store.
   public var segments: Int
-  /// Bytes of segments that were read from the backup and kept.
+  /// Bytes of segments that were restored from the backup.
   public var bytes: UInt64
 }

@@ -1,15 +1,15 @@
-/// An event to be appended. Nothing is checked here; ``LogStore/append(_:endsWithTask:)`` checks against ``Limits``.
+/// An event to append. Nothing is checked here; ``LogStore/append(_:endsWithTask:)`` checks it against ``Limits``.
 public struct NewEvent: Sendable, Hashable {
-  /// The stream's id, 1…255 bytes of UTF-8. Two ids are the same when their bytes are.
+  /// The stream's id, 1…255 bytes of UTF-8. Two ids are the same if their bytes are.
   public var stream: String
   /// The event's type, 1…255 bytes of UTF-8.
   public var type: String
-  /// The event's data, in any encoding; LogStore does not look at it. With ``metadata`` at most ``Limits/eventBytes``.
+  /// The event's data, in any encoding; LogStore does not interpret it. With ``metadata`` at most ``Limits/eventBytes``.
   public var payload: [UInt8]
-  /// Data about the event, such as a trace's id, in any encoding; LogStore does not look at it.
+  /// Data about the event, such as a trace id, in any encoding; LogStore does not interpret it.
   public var metadata: [UInt8]
   /// Names this event in the whole store, and makes the append repeatable if all of its events have one: see
-  /// ``LogStore/append(_:endsWithTask:)``. Without one the event gets an id derived from its place.
+  /// ``LogStore/append(_:endsWithTask:)``. Without one, the event gets an id derived from its offset.
   public var id: EventID?
 
   /// An event for `stream`, without metadata and without an id of its own unless they are given.
@@ -22,27 +22,27 @@ public struct NewEvent: Sendable, Hashable {
   }
 }
 
-/// An event as it was read: a copy that may be kept and sent anywhere. ``EventView`` is the borrowed form.
+/// An event that was read: a copy that can be kept and sent anywhere. ``EventView`` is the borrowed form.
 public struct Event: Sendable, Hashable {
-  /// Place in the whole log, from 0, without gaps.
+  /// The position in the whole log, counted in events from 0, without gaps.
   public var offset: UInt64
   /// The stream's id.
   public var stream: String
-  /// Place in the stream, from 1, without gaps.
+  /// The position in the stream, from 1, without gaps.
   public var version: UInt64
   /// The event's type.
   public var type: String
-  /// The id that the event was appended with, or the one derived from its place.
+  /// The id that the event was appended with, or the one derived from its offset.
   public var id: EventID
-  /// Microseconds since 1970-01-01 UTC; never less than that of an earlier offset.
+  /// Microseconds since 1970-01-01 UTC; never less than the time of an earlier offset.
   public var timestampMicroseconds: UInt64
-  /// The bytes that the event was appended with as its metadata.
+  /// The event's metadata.
   public var metadata: [UInt8]
-  /// The bytes that the event was appended with as its payload.
+  /// The event's payload.
   public var payload: [UInt8]
 }
 
-/// What a stream's last version must be for an append to happen.
+/// The condition on a stream's last version for an append to happen.
 public enum StreamCondition: Sendable, Hashable {
   /// The stream may be at any version, or not exist.
   case any
@@ -50,21 +50,21 @@ public enum StreamCondition: Sendable, Hashable {
   case noStream
   /// The stream has at least one event.
   case streamExists
-  /// The last event's version; 0 is the same as ``noStream``.
+  /// The last event has this version; 0 is the same as ``noStream``.
   case version(UInt64)
 }
 
 /// One atomic append: all of it becomes durable, or none.
 public struct Append: Sendable {
-  /// Events in order; for any number of streams. May be empty if ``cursors`` is not.
+  /// Events in order, for any number of streams. May be empty if ``cursors`` is not.
   public var events: [NewEvent]
-  /// Conditions on streams, each stream named once. Streams without one are appended to at any version.
-  /// A stream may be named that gets no event.
+  /// Conditions on streams, each stream named once. Streams without a condition are appended to at any version. A stream
+  /// that gets no event may have a condition too.
   public var conditions: StreamConditions
-  /// Places of consumers, committed together with the events.
+  /// Checkpoints of consumers, committed together with the events.
   public var cursors: [CursorCommit]
 
-  /// Events for any number of streams, conditions on streams, and cursors, all or nothing.
+  /// Events for any number of streams, conditions on streams, and cursors: all or nothing.
   public init(_ events: [NewEvent], conditions: StreamConditions = [:], cursors: [CursorCommit] = []) {
     self.events = events
     self.conditions = conditions
@@ -77,26 +77,27 @@ public struct Append: Sendable {
   }
 }
 
-/// A consumer's durable place: the offset that it reads next.
+/// A consumer's checkpoint: the offset that it reads next.
 ///
-/// A place behind the cursor's present one is refused with ``LogStoreError/cursorBehind(name:checkpoint:present:)``, unless
-/// ``isReset`` moves the cursor back or ``mayLag`` lets it stay. The present place is no error, and changes nothing.
+/// A checkpoint behind the cursor's present one is refused with ``LogStoreError/cursorBehind(name:checkpoint:present:)``, unless
+/// ``isReset`` moves the cursor back or ``mayLag`` lets it stay. Committing the present checkpoint again is no error and
+/// changes nothing.
 public struct CursorCommit: Sendable, Hashable {
   /// 1…255 bytes of UTF-8.
   public var name: String
-  /// The offset to read next; at most the end of the log as it is after this append.
+  /// The offset to read next; at most the end of the log after this append.
   public var checkpoint: UInt64
-  /// Sets the cursor to the place, also if that is behind its present one.
+  /// Sets the cursor even if this moves it back.
   public var isReset: Bool
-  /// A place behind the cursor's present one changes nothing, and the append is not refused: for a consumer that commits from
-  /// several tasks, where a later place may overtake an earlier one.
+  /// A checkpoint behind the cursor's present one changes nothing, and the append is not refused. For a consumer that
+  /// commits from several tasks, where a later checkpoint may overtake an earlier one.
   public var mayLag: Bool
   /// In the log, the place of a cursor that is deleted.
   static let deletedOffset = UInt64.max
-  /// Made by ``deleting(_:)``.
+  /// Set by ``deleting(_:)``.
   private(set) var isDeletion = false
 
-  /// Moves the cursor `name` to `checkpoint`, and makes the cursor if there is none.
+  /// Moves the cursor `name` to `checkpoint`, and creates it if there is none.
   public init(name: String, checkpoint: UInt64, isReset: Bool = false, mayLag: Bool = false) {
     self.name = name
     self.checkpoint = checkpoint
@@ -104,8 +105,8 @@ public struct CursorCommit: Sendable, Hashable {
     self.mayLag = mayLag
   }
 
-  /// Deletes a cursor, atomically with the append that it is part of; one that isn't there is no error. The name can be used
-  /// again, from any place on.
+  /// Deletes a cursor, atomically with the append that it is part of. Deleting a cursor that does not exist is no error.
+  /// The name can be used again, from any offset.
   public static func deleting(_ name: String) -> CursorCommit {
     var commit = CursorCommit(name: name, checkpoint: Self.deletedOffset, isReset: true)
     commit.isDeletion = true
@@ -113,25 +114,25 @@ public struct CursorCommit: Sendable, Hashable {
   }
 }
 
-/// Where an append's events are.
+/// Where an append's events are in the log.
 public struct Appended: Sendable, Hashable {
-  /// The events' offsets, in the order given.
+  /// The events' offsets, in the order of the append.
   public var offsets: Range<UInt64>
-  /// The events' versions in their streams, in the order given.
+  /// The events' versions in their streams, in the order of the append.
   public var versions: [UInt64]
-  /// The same append was made before; these are the first one's places, and nothing was written now.
+  /// The same append was made before. These are the original's offsets and versions, and nothing was written now.
   public var isRepeat: Bool
 }
 
-/// Bounds that protect memory and the format; an append over one of them is refused before anything is written.
+/// Limits that protect memory and the format. An append over one of them is refused before anything is written.
 public enum Limits {
   /// Bytes of a stream id, an event type or a cursor's name.
   public static let nameBytes = 255
-  /// Bytes of metadata and payload together.
+  /// Bytes of an event's metadata and payload together.
   public static let eventBytes = 16 << 20
   /// Bytes of one append on disk.
   public static let frameBytes = 64 << 20
-  /// Cursors in a store; every new segment begins with a copy of all.
+  /// Cursors in a store; every new segment begins with a copy of all of them.
   public static let cursors = 1024
   /// Bytes of a segment file, smallest and largest.
   public static let segmentBytes = (64 << 10)...(1 << 30)

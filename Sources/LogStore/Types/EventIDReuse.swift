@@ -1,7 +1,7 @@
-/// Why an append was refused for one of its event ids: the log has an event with the id, and it is not the append's event in
-/// the append's place.
+/// Why an append was refused for one of its event ids: the log has an event with the id, and it is not this append's event
+/// at the same offset and version.
 public struct EventIDReuse: Sendable, Hashable {
-  /// What the append has otherwise.
+  /// What differs in the append.
   public enum Difference: Sendable, Hashable {
     /// The event is for this stream.
     case stream(String)
@@ -9,11 +9,11 @@ public struct EventIDReuse: Sendable, Hashable {
     case version(UInt64)
     /// The event is of this type.
     case type(String)
-    /// The event has another payload, with this number of bytes, where the log's has `knownByteCount`. Up to
-    /// `firstDifference` bytes from the start they are the same.
+    /// The event has another payload, with this number of bytes, where the log's has `knownByteCount`. The first
+    /// `firstDifference` bytes are the same.
     case payload(byteCount: Int, knownByteCount: Int, firstDifference: Int)
-    /// The event is the same, and the append is another one: its event with this index has no id, or the log does not have it
-    /// in its place beside the first.
+    /// The event is the same, but the append is another one: its event with this index has no id, or the log does not have
+    /// it at the matching offset after the first.
     case append(event: Int)
   }
 
@@ -21,7 +21,7 @@ public struct EventIDReuse: Sendable, Hashable {
   public var id: EventID
   /// The index of the event in the append, from 0.
   public var event: Int
-  /// Where the log has the event with the id.
+  /// The offset of the event in the log that has the id.
   public var offset: UInt64
   /// The stream of the event in the log.
   public var stream: String
@@ -32,7 +32,7 @@ public struct EventIDReuse: Sendable, Hashable {
   /// What differs between the append and the event in the log.
   public var difference: Difference
 
-  /// What is known of the event in the log, and what differs.
+  /// Describes the event in the log, and what differs.
   public init(
     id: EventID, event: Int, offset: UInt64, stream: String, version: UInt64, type: String, difference: Difference
   ) {

@@ -1,59 +1,60 @@
-/// What can go wrong, each case with what a person needs to act on it. `description` is one line.
+/// What can go wrong. Each case carries what a person needs to act on it. `description` is one line.
 public enum LogStoreError: Error, Sendable, Hashable {
-  /// An argument the caller could have known to be wrong; nothing was written.
+  /// An argument that the caller could have known to be wrong. Nothing was written.
   case invalidArgument(String)
-  /// A value is over one of the ``Limits``; nothing was written.
+  /// A value exceeds one of the ``Limits``. Nothing was written.
   case limitExceeded(what: String, actual: UInt64, limit: UInt64)
-  /// A condition of the append does not hold; nothing was written. `actual` is the stream's last version, 0 if it is new.
+  /// A condition of the append does not hold. Nothing was written. `actual` is the stream's last version, 0 if it is new.
   case conflict(stream: String, expected: StreamCondition, actual: UInt64)
-  /// The log has an event with one of the append's ids, and not as the same append in the same place; nothing was written.
+  /// The log has an event with one of the append's ids, and not as the same append. Nothing was written.
   indirect case eventIDReused(EventIDReuse)
-  /// A cursor was to move back without ``CursorCommit/isReset``; nothing was written. `present` is where it stands.
+  /// A cursor was to move back without ``CursorCommit/isReset``. Nothing was written. `present` is its checkpoint.
   case cursorBehind(name: String, checkpoint: UInt64, present: UInt64)
-  /// Versions of the stream that were asked for are lost in a gap of the log (``LogReader/gaps``).
+  /// Requested versions of the stream are lost in a gap of the log (``LogReader/gaps``).
   case streamIncomplete(stream: String, missing: ClosedRange<UInt64>)
-  /// There is no store in this directory, and none can be made, since it holds something of another's. Nothing was changed.
+  /// There is no store in this directory, and none can be created, since it holds another program's file. Nothing was
+  /// changed.
   case foreignFile(directory: String, name: String)
   /// There is no store in this directory.
   case notAStore(directory: String)
   /// Another process, or another part of this one, has the store open for writing, or keeps writers out while it reads.
   case locked(directory: String, holder: String)
-  /// Bytes that were acknowledged are not what was written. Nothing has been changed.
+  /// Acknowledged bytes are not what was written. Nothing was changed.
   case damaged(Damage)
-  /// The disk can't read bytes: a bad sector, a checksum of the file system's that does not match, a file that was cut while
-  /// it was read. Nothing has been changed, everything else can be read, and so can this if the disk can again.
+  /// The disk can't read some bytes: a bad sector, a wrong checksum of the file system, a file that was truncated while it
+  /// was read. Nothing was changed. Everything else can be read, and these bytes too once the disk can read them again.
   case unreadable(Damage)
-  /// A backup's bytes are not what was written. Nothing was restored, and nothing in the backup has been changed.
+  /// A backup's bytes are not what was written. Nothing was restored, and the backup was not changed.
   case backupDamaged(Damage)
-  /// A backup or a restored store can't be made there; nothing was changed. The reason says what to do.
+  /// A backup or a restored store can't be made there. Nothing was changed. The reason says what to do.
   case backupRefused(path: String, reason: String)
-  /// Nothing can be repaired there; nothing was changed. The reason says what to do.
+  /// Nothing can be repaired there. Nothing was changed. The reason says what to do.
   case repairRefused(path: String, reason: String)
-  /// The store's files are of several histories, and nothing tells which is its own: nothing was made, and nothing was changed.
-  /// Ask again and name a file of the one to keep.
+  /// The store's files are of several histories, and nothing tells which is its own. Nothing was made or changed. Repair
+  /// again and name a file of the history to keep.
   case repairUndecided(path: String, histories: [RepairHistory])
   /// The file was written by a newer program.
   case unsupportedFormat(file: String, version: UInt32, supported: UInt32)
-  /// The directory of an open store was moved away, replaced or removed, or its lock file was. Nothing more is acknowledged,
+  /// The directory of an open store, or its lock file, was moved away, replaced or removed. Nothing more is acknowledged,
   /// and nothing under the path is touched: another store may be there by now.
   case moved(directory: String, reason: String)
-  /// The segment file that an open store writes to was removed or replaced by somebody else. Nothing more is acknowledged.
-  /// What the file held, all of it acknowledged, may be lost with it.
+  /// The segment file that an open store writes to was removed or replaced by another program. Nothing more is
+  /// acknowledged. What the file held, all of it acknowledged, may be lost with it.
   case segmentLost(file: String, reason: String)
-  /// No space left. What was acknowledged is untouched, and reading goes on.
+  /// No space left. What was acknowledged is untouched, and reading continues.
   case diskFull(operation: String, path: String)
   /// The operating system refused; `code` is its `errno`.
   case inputOutput(operation: String, path: String, code: Int32)
-  /// An earlier write or sync failed, so nothing more is acknowledged until the store is opened anew.
+  /// An earlier write or sync failed, so nothing more is acknowledged until the store is opened again.
   case stopped(cause: String)
   /// The store or reader was closed.
   case closed
-  /// The task was cancelled before all was read, or before what it waited for came. An append that was waited for is made all the
-  /// same if it has its place already: with event ids it can be sent again.
+  /// The task was cancelled before it had read everything, or before what it waited for came. An append that has its
+  /// offsets already is still made; with event ids it can be sent again.
   case cancelled
 }
 
-/// Where a file is not what was written, and why that is known.
+/// Where a file is not what was written, and how that is known.
 public struct Damage: Sendable, Hashable, CustomStringConvertible {
   /// The file's path.
   public var file: String
@@ -148,7 +149,7 @@ extension LogStoreError: CustomStringConvertible {
 }
 
 extension LogStoreError {
-  /// The place of a file that is damaged or can't be read, if that is what it is.
+  /// The damaged or unreadable place in a file, if the error is about one.
   var finding: Damage? {
     switch self {
     case .damaged(let damage), .unreadable(let damage): damage

@@ -4,26 +4,26 @@ public struct RepairReport: Sendable {
   public struct Missing: Sendable {
     /// The offsets that have no events.
     public var offsets: Range<UInt64>
-    /// What was found where the events should be; nil if they were missing before, from an earlier repair.
+    /// What was found in the events' place; nil if an earlier repair found them missing.
     public var damage: Damage?
-    /// Those of the events that an index file tells of; all of them, if there was a sound one for the segment.
+    /// The events that an index file lists; all of them, if there was a sound index file for the segment.
     public var events: [LostEvent]
   }
 
-  /// A segment's file that was not read for the new store, since it is of another store, or of another history of this one:
-  /// of a copy that was written to apart from it.
+  /// A segment file that was not used for the new store, since it is of another store, or of another history of this one:
+  /// of a copy that was written to separately.
   public struct LeftOut: Sendable {
     /// The file's path.
     public var file: String
-    /// The offsets that its events have; empty for another store's.
+    /// The offsets of its events; empty for another store's file.
     public var offsets: Range<UInt64>
-    /// Events of frames that are sound.
+    /// Events in sound frames.
     public var events: UInt64
-    /// Why the file was not read for the new store.
+    /// Why the file was not used.
     public var reason: String
   }
 
-  /// The offset after the last, saved or missing: what the next event will get.
+  /// The offset after the last event, saved or missing: what the next event will get.
   public var endOffset: UInt64 = 0
   /// Events that were saved.
   public var events: UInt64 = 0
@@ -31,17 +31,17 @@ public struct RepairReport: Sendable {
   public var missing: [Missing] = []
   /// The number of offsets in ``missing``.
   public var missingEvents: UInt64 { missing.reduce(0) { $0 + $1.offsets.length } }
-  /// Saved events from frames that lost others. A frame holds one or more appends, and where one ends is not written
-  /// down: an append that these belong to may be incomplete.
+  /// Saved events from frames that lost others. A frame holds one or more appends and does not record
+  /// where one ends: an append that these events belong to may be incomplete.
   public var partial: [Range<UInt64>] = []
-  /// Saved events whose time is lost with their frame's header: they have the time of the frame before.
+  /// Saved events whose time was lost with their frame's header: they have the time of the frame before.
   public var guessedTimes: [Range<UInt64>] = []
-  /// Events were lost at the end of the log, or may have been where the disk can't read it, and nothing tells how many: the next
-  /// events get offsets that they had.
+  /// Events were lost at the end of the log, or may have been where the disk can't read it, and nothing tells how many: the
+  /// next events get offsets that the lost ones had.
   public var isEndUnknown = false
-  /// Files with segments that are no part of the new store. They contradict the files that are; those have more proof.
+  /// Segment files that are no part of the new store. They contradict the files that are, which have more proof.
   public var leftOut: [LeftOut] = []
-  /// Every damaged place, of files that hold no events too.
+  /// Every damaged place, including those in files that hold no events.
   public var findings: [Damage] = []
   /// An unfinished write behind the end of the log: no loss.
   public var tornTail: Damage?
@@ -61,16 +61,16 @@ public struct RepairReport: Sendable {
   }
 }
 
-/// One of several histories that a store's files are of: copies that were written to apart, and that nothing tells which of
-/// them is the store's own.
+/// One of several histories that a store's files belong to: copies that were written to separately, where nothing tells
+/// which of them is the store's own.
 public struct RepairHistory: Sendable, Hashable {
-  /// The segment files that not all of the histories have, in order; empty for the one that has none of those of the others.
+  /// The segment files that not all histories share, in order; empty for a history that has none of the others' files.
   public var files: [String]
   /// Events in all of the history's files.
   public var events: UInt64
-  /// The offset after the last one there; nil if it is only known that the log did not end as in the others.
+  /// The offset after its last event; nil if it is only known that the log did not end as in the others.
   public var endOffset: UInt64?
-  /// The file to name so that this history is kept.
+  /// The file to name to keep this history.
   public var keeping: String
 }
 

@@ -1,12 +1,12 @@
-/// Who beside the process's user may read what is made: directories and files get just these modes, whatever the umask.
-/// What is there already keeps its mode.
+/// Who may read the files that are created, besides the process's user. Directories and files get exactly these modes,
+/// whatever the umask. Existing ones keep their mode.
 ///
-/// The lock file is for those who may write, in both cases: nobody else can hold a writer up with it.
+/// In both cases only users who may write have access to the lock file: nobody else can delay a writer with it.
 public enum StoreAccess: Sendable, Hashable {
   /// Nobody else: directories 0700, files 0600.
   case owner
-  /// The files' group may read: directories 0750, files 0640. Files get the process's group, or that of a directory with the
-  /// set-group-ID bit.
+  /// The files' group may read: directories 0750, files 0640. Files get the process's group, or that of a directory with
+  /// the set-group-ID bit.
   case group
 
   var directoryMode: UInt32 { self == .owner ? 0o700 : 0o750 }

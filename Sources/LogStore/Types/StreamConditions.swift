@@ -1,12 +1,12 @@
-/// What the last versions of streams must be for an append to happen, each stream once.
+/// Conditions on the last versions of streams, one per stream, for an append to happen.
 ///
 /// ```swift
 /// var append = Append(events, conditions: ["order-1": .noStream])
 /// append.conditions["order-2"] = .version(7)
 /// ```
 ///
-/// A stream is named by its bytes: two ids that Unicode calls equal, and that differ in bytes, are two streams here as they
-/// are in the log, where the keys of a `Dictionary` by `String` would be one.
+/// A stream is identified by its bytes. Two ids that Unicode calls equal and that differ in bytes are two streams here, as
+/// they are in the log; a `Dictionary` with `String` keys would take them for one.
 public struct StreamConditions: Sendable, Hashable, ExpressibleByDictionaryLiteral, Sequence {
   /// A stream's id, compared and hashed by its bytes.
   private struct StreamName: Hashable, Sendable {
@@ -56,7 +56,7 @@ public struct StreamConditions: Sendable, Hashable, ExpressibleByDictionaryLiter
     set { byStream[StreamName(stream: stream)] = newValue }
   }
 
-  /// In no order.
+  /// Visits the conditions in no particular order.
   public struct Iterator: IteratorProtocol {
     private var base: Dictionary<StreamName, StreamCondition>.Iterator
 
@@ -70,11 +70,11 @@ public struct StreamConditions: Sendable, Hashable, ExpressibleByDictionaryLiter
     }
   }
 
-  /// Visits each stream once, in no order.
+  /// Visits each stream once, in no particular order.
   public func makeIterator() -> Iterator { Iterator(self) }
 }
 
-/// Whether two strings have the same bytes: strings that Unicode calls equal may differ in them.
+/// Whether two strings have the same bytes. Strings that Unicode calls equal may differ in them.
 func sameBytes(_ left: String, _ right: String) -> Bool {
   left.utf8.count == right.utf8.count && left.utf8.elementsEqual(right.utf8)
 }

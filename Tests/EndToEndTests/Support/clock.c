@@ -1,5 +1,5 @@
-// In front of the C library of one process: a calendar that is wrong by as many seconds as the file SHIFTED_CLOCK holds,
-// looked at ten times a second. Time that passes goes on as it is.
+// Loaded in front of the C library of one process: a calendar that is wrong by the number of seconds in the file
+// SHIFTED_CLOCK, which is read ten times a second. Monotonic time is unchanged.
 #define _GNU_SOURCE
 #include <stdatomic.h>
 #include <stdio.h>

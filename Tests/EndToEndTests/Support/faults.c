@@ -1,6 +1,6 @@
-// What a program sees of the handler for unreadable pages: `faults CASE FILE`, with FILE a path to make a file at.
+// What a program observes of the handler for unreadable pages: `faults CASE FILE`, with FILE a path to create a file at.
 //
-// Prints what the case is to show; a case that is to end by a signal ends by it.
+// Prints what the case shows; a case that must end by a signal ends by it.
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <signal.h>
@@ -89,7 +89,7 @@ int main(int count, char **words) {
     if (sigsetjmp(back, 1) == 0) return other[2 * page];
     if (told != 1 && told != (uintptr_t)(other + 2 * page)) return 5;
     printf("told\n");
-    // And it still knows its own.
+    // And it still recognises its own.
     if (known[2 * page] != 0 || clinux_region_fault_count(region) != 4) return 6;
     printf("known\n");
   } else if (strcmp(name, "previous-once") == 0) {
@@ -108,7 +108,7 @@ int main(int count, char **words) {
     raise(SIGBUS);
     return 6;
   } else if (strcmp(name, "released") == 0) {
-    // The address is another's now, who does not ask for it.
+    // The address belongs to another mapping now, which did not ask for it.
     clinux_region_remove(region);
     volatile char *again = mmap(
         (void *)known, 4 * page, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0);

@@ -2,9 +2,9 @@
 //
 //   faulty DIRECTORY BACKING RULES
 //
-// serves BACKING as DIRECTORY until it is unmounted. RULES is a file, looked at again before every read: each line of it,
-// `NAME FIRST END`, says that of files with that name the bytes from FIRST to before END give EIO. What the kernel has cached
-// of a file goes with every opening of it, so a rule counts for mapped bytes too once somebody has opened the file.
+// serves BACKING as DIRECTORY until it is unmounted. RULES is a file that is read again before every read. Each of its
+// lines, `NAME FIRST END`, says that in files with that name the bytes from FIRST to before END give EIO. Every opening of
+// a file drops what the kernel has cached of it, so a rule holds for mapped bytes too once the file has been opened.
 #define FUSE_USE_VERSION 31
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -79,7 +79,7 @@ static int close_directory(const char *path, struct fuse_file_info *file) {
 static int open_with(const char *path, int flags, mode_t mode, struct fuse_file_info *file) {
   struct handle *made = calloc(1, sizeof *made);
   if (made == NULL) return -ENOMEM;
-  // The kernel appends by itself, and may read what it is to write.
+  // The kernel appends by itself, and may read the bytes around what it writes.
   made->descriptor = open(REAL(path), (flags & ~(O_APPEND | O_ACCMODE)) | O_RDWR, mode);
   if (made->descriptor < 0) {
     free(made);
@@ -150,7 +150,7 @@ static int set_times(const char *path, const struct timespec times[2], struct fu
 static int statistics(const char *path, struct statvfs *status) { return RESULT(statvfs(REAL(path), status)); }
 
 static void *begin(struct fuse_conn_info *connection, struct fuse_config *config) {
-  // One page at a time, and no more than was asked for, so that what can't be read is a page and not all around it.
+  // One page at a time, and no more than was requested, so that only a page is unreadable and not everything around it.
   connection->max_read = 4096;
   connection->max_readahead = 0;
   config->attr_timeout = 0;

@@ -1,5 +1,5 @@
-// Loaded in front of the C library (LD_PRELOAD) of a process under test: a disk that does not answer. While the file that HANG
-// names is there, nothing is synced and nobody hears why.
+// Loaded in front of the C library (LD_PRELOAD) of a process under test: a disk that does not respond. While the file that
+// HANG names exists, no sync returns.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

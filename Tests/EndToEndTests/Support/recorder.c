@@ -1,12 +1,11 @@
-// A disk for a loop device that writes down what is done to it: one file, served through FUSE, whose writes and flushes are
-// added to a record in the order in which they were done.
+// A disk for a loop device that records its operations: one file, served through FUSE, whose writes and flushes are
+// appended to a record in their order.
 //
 //   recorder DIRECTORY IMAGE RECORD
 //
 // serves IMAGE as DIRECTORY/disk until it is unmounted. One thread does everything, so a flush comes after the writes that
-// had been answered before it, and the record's length tells a moment. Each entry of the record is three integers of 64
-// bits: 1, position, length, and the bytes follow, for a write; 2, 0, 0 for a flush; 3, position, length where zeros were
-// put.
+// were completed before it, and the record's length identifies a moment. Each entry of the record is three integers of 64
+// bits: 1, position, length, and the bytes follow, for a write; 2, 0, 0 for a flush; 3, position, length for zeros.
 #define FUSE_USE_VERSION 31
 #define _GNU_SOURCE
 #include <errno.h>
@@ -48,7 +47,7 @@ static int get_attributes(const char *path, struct stat *status, struct fuse_fil
 }
 
 static int open_disk(const char *path, struct fuse_file_info *file) {
-  // Nothing is kept by the kernel between the loop device and us.
+  // The kernel caches nothing between the loop device and this process.
   file->direct_io = 1;
   return strcmp(path, "/disk") == 0 ? 0 : -ENOENT;
 }
@@ -72,7 +71,7 @@ static int sync_disk(const char *path, int only_data, struct fuse_file_info *fil
 
 static int allocate(const char *path, int mode, off_t position, off_t count, struct fuse_file_info *file) {
   (void)path, (void)file;
-  // What a device is asked to discard or to zero; a disk may keep what was discarded, but none of ours does.
+  // Discard and zero requests. A disk may keep discarded bytes, but this one never does.
   if (!(mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))) return -EOPNOTSUPP;
   if (fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, position, count) != 0) return -errno;
   return note(3, (uint64_t)position, (uint64_t)count, NULL);

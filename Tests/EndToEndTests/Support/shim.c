@@ -1,5 +1,5 @@
-// Loaded in front of the C library (LD_PRELOAD) of a process under test. It numbers the calls that touch what is watched,
-// kills the process before one of them, makes one fail or come up short, and writes down what was done, in order.
+// Loaded in front of the C library (LD_PRELOAD) of a process under test. It numbers the calls on watched files, kills the
+// process before one of them, makes one fail or come up short, and records the calls in order.
 //
 //   LOGSTORE_SHIM_ROOT   a directory; it, all below it and the directories above it are watched, and descriptors 0 and 1
 //   LOGSTORE_SHIM_FAULT  CALL:WHEN:WHAT, several divided by commas. CALL is a name below, or * for all of them counted
@@ -48,7 +48,7 @@ static const char *const call_names[] = {
 #undef X
 };
 
-// What the log is made of; the first path, the second and the data follow it.
+// A record of the log; the first path, the second and the data follow it.
 struct record {
   uint32_t byte_count;  // all of it
   uint8_t call;
@@ -115,7 +115,7 @@ __attribute__((constructor)) static void begin_shim(void) {
   const char *log = getenv("LOGSTORE_SHIM_LOG");
   if (log) {
     int made = (int)syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    // Out of the way, so that the process sees the numbers that it would see without us.
+    // A high number, so that the process gets the same descriptors as without the shim.
     log_descriptor = fcntl(made, F_DUPFD_CLOEXEC, 200);
     syscall(SYS_close, made);
     if (log_descriptor < 0) abort();
@@ -157,7 +157,7 @@ static bool is_open(int descriptor) {
   return descriptor >= 0 && descriptor < descriptors_max && opened[descriptor].file != 0;
 }
 
-// A call under way.
+// A call in flight.
 struct going {
   struct record record;
   const char *first_path, *second_path;
@@ -184,7 +184,7 @@ static void log_locked(struct going *going, int phase, int64_t result) {
   if (syscall(SYS_writev, log_descriptor, parts, 4) != (long)record->byte_count) abort();
 }
 
-// Counts a call and notes its beginning. Returns 0 to do it, or the errno value that it fails with.
+// Counts a call and records its start. Returns 0 to perform it, or the errno value that it fails with.
 static int begin_call(struct going *going, enum call call) {
   int code = 0;
   pthread_mutex_lock(&mutex);
@@ -278,7 +278,7 @@ int close(int descriptor) {
   char path[path_max];
   strcpy(path, going.first_path);
   going.first_path = path;
-  // As in the kernel, the descriptor is gone whatever closing says.
+  // As in the kernel, the descriptor is closed whatever close returns.
   int injected = begin_call(&going, call_close);
   opened[descriptor].file = 0;
   int result = (int)syscall(SYS_close, descriptor);
@@ -355,7 +355,7 @@ int flock(int descriptor, int operation) {
   END(int, (int)syscall(SYS_flock, descriptor, operation));
 }
 
-// The locks and leases of open files alone: all else that it asks for is about descriptors, and can't fail for a file's sake.
+// Only locks and leases of open files: all other commands are about descriptors, and can't fail because of a file.
 int fcntl(int descriptor, int command, ...) {
   va_list arguments;
   va_start(arguments, command);
@@ -509,7 +509,7 @@ int pipe(int ends[2]) {
 }
 
 int poll(struct pollfd *sources, nfds_t count, int milliseconds) {
-  // Waits without an end are the command's own, for a signal; those for a file's notice have one.
+  // Waits without a limit are the command's own, for a signal; those for a file's notice have one.
   bool is_ours = false;
   for (nfds_t index = 0; milliseconds >= 0 && index < count; index++) is_ours = is_ours || is_open(sources[index].fd);
   if (!is_ours) return REAL(poll)(sources, count, milliseconds);

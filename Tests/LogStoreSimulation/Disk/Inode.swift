@@ -30,7 +30,7 @@ final class Block: @unchecked Sendable {
   }
 }
 
-/// Which sectors of a file.
+/// A set of sectors of a file.
 struct SectorSet: Sendable {
   private var words: [UInt64] = []
 
@@ -80,11 +80,12 @@ final class Inode: @unchecked Sendable {
   private(set) var durableByteCount = 0
   /// Written since the last sync.
   private(set) var dirty = SectorSet()
-  /// The kernel takes them for written, since a sync that should have written them has failed; the disk does not have them.
+  /// Sectors that the kernel takes for written, since a sync that should have written them has failed; the disk does not
+  /// have them.
   private(set) var lost = SectorSet()
-  /// What stands in pages that the disk can't read for now. In memory, and so in every mapping, they are zeros.
+  /// The content of pages that the disk can't read for now. In memory, and so in every mapping, they are zeros.
   private(set) var unreadable: [Int: [UInt8]] = [:]
-  /// The mappings of the file on a machine that tells them of unreadable pages, and how long they are.
+  /// The file's mappings on a machine that reports unreadable pages, and their lengths.
   private let mappings = Mutex<[(region: FaultRegion, byteCount: Int)]>([])
   /// Grows with every write.
   private(set) var changes: UInt64 = 0
@@ -149,7 +150,7 @@ final class Inode: @unchecked Sendable {
     memory = larger
   }
 
-  /// Changes what is on the disk, and what is read of it, behind everyone's back.
+  /// Changes what is on the disk, and what is read of it, unnoticed.
   func damage(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
     body(UnsafeMutableRawBufferPointer(rebasing: memory.bytes[..<byteCount]))
     sync()
@@ -174,7 +175,7 @@ final class Inode: @unchecked Sendable {
     memory.zero(range)
   }
 
-  /// All of the file can be read again. A mapping still has it that there were pages that could not be.
+  /// All of the file can be read again. A mapping still remembers that there were unreadable pages.
   func makeReadable() {
     for (page, bytes) in unreadable {
       let start = page * Self.pageByteCount
@@ -187,7 +188,7 @@ final class Inode: @unchecked Sendable {
     unreadable = [:]
   }
 
-  /// How many of so many bytes from a position on can be read.
+  /// The number of bytes, of `count` from a position on, that can be read.
   func readableCount(_ count: Int, at position: Int) -> Int {
     guard !unreadable.isEmpty, let page = pages(position..<position + count).first(where: { unreadable[$0] != nil })
     else { return count }
@@ -208,7 +209,7 @@ final class Inode: @unchecked Sendable {
     return range.lowerBound / Self.pageByteCount..<(range.upperBound - 1) / Self.pageByteCount + 1
   }
 
-  /// A mapping is to be told of pages that can't be read, those of before first.
+  /// Reports unreadable pages to a mapping, existing ones first.
   func add(_ region: FaultRegion, byteCount: Int) {
     for page in unreadable.keys.sorted() where page * Self.pageByteCount < byteCount {
       clinux_region_note(region.pointer, UInt64(page * Self.pageByteCount))
@@ -282,7 +283,7 @@ final class Inode: @unchecked Sendable {
     lost.removeAll()
   }
 
-  /// The power goes: what was synced stays, and of the rest what is chosen, size and sectors apart.
+  /// The power fails: what was synced stays, and of the rest what is chosen, size and sectors separately.
   func cutPower(_ generator: inout SeededGenerator, keep: UInt64) {
     let from = durableByteCount
     if byteCount != from, generator.next() % 100 < keep {
@@ -296,7 +297,7 @@ final class Inode: @unchecked Sendable {
     }
     dirty.removeAll()
     lost.removeAll()
-    // What is mapped already stays as it is, for those who still hold it.
+    // Existing mappings stay as they are, for their holders.
     memory = Block(byteCount: max(durable.bytes.count, 512))
     memory.copy(0..<durableByteCount, from: durable)
     byteCount = durableByteCount

@@ -1,6 +1,6 @@
 import Glibc
 
-/// A generator that gives the same numbers for the same seed (SplitMix64, by Sebastiano Vigna).
+/// A generator that returns the same numbers for the same seed (SplitMix64, by Sebastiano Vigna).
 struct SeededGenerator: RandomNumberGenerator {
   private var state: UInt64
 

@@ -4,9 +4,9 @@ import Synchronization
 
 @testable import LogStore
 
-/// Threads that the simulation lets run, with a clock of its own.
+/// Threads that the simulation schedules, with a clock of its own.
 protocol SimulatedScheduler: Scheduler {
-  /// As ``Scheduler/wait(until:)``, for a time at most. False if that is over.
+  /// As ``Scheduler/wait(until:)``, with a limit. Returns false if the time is over.
   func wait(milliseconds: UInt64, until isSo: () -> Bool) -> Bool
   /// Since the simulation began.
   var microseconds: UInt64 { get }
@@ -28,7 +28,7 @@ final class SimulatedDisk: Disk {
     case open, kind, list, lock, watch, read, byteCount, map, startWriteback
   }
 
-  /// By number, kind and path of an operation; nil: go on.
+  /// Decides by number, kind and path of an operation; nil: continue.
   typealias Decide = @Sendable (_ number: Int, _ operation: Operation, _ path: String) -> Fault?
 
   private struct Process {
@@ -42,7 +42,7 @@ final class SimulatedDisk: Disk {
   }
 
   let machine: SimulatedMachine
-  /// For whoever reads what was done.
+  /// For readers of the trace.
   let number: Int
   private let process = Mutex(Process())
   private let threads: (any SimulatedScheduler)?
@@ -59,10 +59,10 @@ final class SimulatedDisk: Disk {
 
   var isDead: Bool { process.withLock { $0.isDead } }
 
-  /// How many operations were begun that change something.
+  /// The number of changing operations that were begun.
   var operationCount: Int { process.withLock { $0.operations } }
 
-  /// Decides about operations that change something; their numbers begin anew.
+  /// Decides about changing operations; their numbers start again.
   func setFault(_ fault: Decide?) {
     process.withLock { process in
       process.fault = fault
@@ -70,7 +70,7 @@ final class SimulatedDisk: Disk {
     }
   }
 
-  /// Decides about operations that only look.
+  /// Decides about operations that only read.
   func setLookFault(_ fault: Decide?) {
     process.withLock { $0.lookFault = fault }
   }
@@ -81,10 +81,10 @@ final class SimulatedDisk: Disk {
     machine.withState { state in state.locks.removeAll { $0.owner == ObjectIdentifier(self) } }
   }
 
-  /// What there is on a machine of its own, after this process was killed: everything, synced or not.
+  /// A machine of its own with the state after this process was killed: everything, synced or not.
   func afterKill() -> SimulatedDisk { SimulatedDisk(machine.copy()) }
 
-  /// What there is on a machine of its own, after the power went.
+  /// A machine of its own with the state after a power cut.
   func afterPowerCut(_ generator: inout SeededGenerator) -> SimulatedDisk {
     let copy = machine.copy()
     // Some cuts keep nearly all, some nearly nothing.
@@ -94,12 +94,12 @@ final class SimulatedDisk: Disk {
 
   // MARK: - Every operation
 
-  /// Lets others go first, perhaps; nothing matters any more in a process that is dead.
+  /// May let others go first; nothing matters any more in a dead process.
   private func pass() {
     if let threads, !isDead { threads.pass() }
   }
 
-  /// Does something that changes something, or fails it if that was asked for.
+  /// Performs a changing operation, or fails it if that was requested.
   fileprivate func change<Value>(
     _ operation: Operation, _ path: String, detail: Int = 0,
     failing: (inout SimulatedMachine.State) -> Void = { _ in },
@@ -130,7 +130,7 @@ final class SimulatedDisk: Disk {
     }
   }
 
-  /// Looks at something.
+  /// Performs a reading operation.
   fileprivate func look<Value>(
     _ operation: Operation, _ path: String, passes: Bool = true,
     _ body: (inout SimulatedMachine.State) throws(LogStoreError) -> Value
@@ -360,7 +360,7 @@ final class SimulatedFile: File {
     }
   }
 
-  /// Does not count as an operation, and never fails: nobody but the store changes its files while it is open.
+  /// Does not count as an operation, and never fails: only the store changes its files while it is open.
   func checkPath(_ path: String) throws(LogStoreError) {
     if disk.isDead { return }
     let isSound = disk.machine.withState { state in
@@ -413,7 +413,7 @@ final class SimulatedFile: File {
     }
   }
 
-  /// A mapping is not made well: the file has to be mapped again when it can be read.
+  /// A mapping does not recover: the file has to be mapped again when it can be read.
   private func faults(_ region: FaultRegion) -> Mapping.Faults {
     let (machine, inode) = (disk.machine, inode)
     return Mapping.Faults(region: region) { position in

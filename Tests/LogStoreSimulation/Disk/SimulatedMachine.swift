@@ -7,7 +7,7 @@ import Synchronization
 /// A machine's files and names, as the kernel shows them and as a power cut would leave them; any number of processes
 /// (``SimulatedDisk``) use it.
 final class SimulatedMachine: Sendable {
-  /// Something that was done to names, and may be lost until the directory that it was done in is synced.
+  /// A change of names, which may be lost until its directory is synced.
   enum NameChange {
     case set(String, Inode)
     case removed(String)
@@ -57,19 +57,21 @@ final class SimulatedMachine: Sendable {
     var isExclusive: Bool
   }
 
-  /// What machines do besides what they are told.
+  /// What machines do besides what they are asked for.
   struct Noise: Sendable {
-    /// One of so many reads and writes is short, or interrupted; 0: none.
+    /// One of this many reads and writes is short, or interrupted; 0: none.
     var interruptsOneIn: UInt64 = 0
-    /// After one of so many operations the kernel writes something to disk by itself; 0: never.
+    /// After one of this many operations the kernel writes something to disk by itself; 0: never.
     var writesBackOneIn: UInt64 = 0
-    /// One of so many looks at the clock finds it set to another time; 0: none.
+    /// One of this many readings of the clock finds it set to another time; 0: none.
     var setsClockOneIn: UInt64 = 0
-    /// One of so many syncs does nothing and says that it did: no log can bear that, so a simulation must find it; 0: none.
+    /// One of this many syncs does nothing and reports success. No log can bear that, so a simulation must find it; 0:
+    /// none.
     var ignoresSyncOneIn: UInt64 = 0
-    /// Before one of so many looks at the monotonic clock the process stood still for long; 0: never.
+    /// Before one of this many readings of the monotonic clock the process stood still for long; 0: never.
     var stallsOneIn: UInt64 = 0
-    /// At one of so many operations a page of another mapping of the process, not of the store, can't be read; 0: never.
+    /// At one of this many operations a page of another mapping of the process, not of the store, becomes unreadable; 0:
+    /// never.
     var failsElsewhereOneIn: UInt64 = 0
   }
 
@@ -80,13 +82,13 @@ final class SimulatedMachine: Sendable {
     var locks: [HeldLock] = []
     var generator = SeededGenerator(0)
     var noise = Noise()
-    /// Pages of files can become unreadable, and mappings are told.
+    /// Pages of files can become unreadable, and mappings are notified.
     var losesPages = false
     /// What the clock is ahead.
     var clockMicroseconds: UInt64 = 1_700_000_000_000_000
     /// What the monotonic clock is ahead.
     var stalledMicroseconds: UInt64 = 0
-    /// Of all that was done, in order.
+    /// A hash of all operations, in order.
     var digest: UInt64 = 0xcbf2_9ce4_8422_2325
     /// The same in words, if it is wanted.
     var trace: [String]?
@@ -106,9 +108,9 @@ final class SimulatedMachine: Sendable {
     }
   }
 
-  /// The power goes, for all processes at once. Nothing of them may go on.
+  /// The power fails, for all processes at once. None of them may continue.
   ///
-  /// - Parameter keep: percent of what was not synced that stays.
+  /// - Parameter keep: the percentage of unsynced data that stays.
   func cutPower(_ generator: inout SeededGenerator, keep: UInt64) {
     withState { state in
       var names = state.durableNames
@@ -165,7 +167,7 @@ final class SimulatedMachine: Sendable {
 }
 
 extension SimulatedMachine.State {
-  /// Does something to names that a power cut may undo until the directory is synced.
+  /// Changes names, which a power cut may undo until the directory is synced.
   mutating func change(_ change: SimulatedMachine.NameChange) {
     names.apply(change)
     nameChanges.append(change)
@@ -179,7 +181,7 @@ extension SimulatedMachine.State {
     }
   }
 
-  /// Notes something that was done.
+  /// Records an operation.
   mutating func note(_ process: Int, _ operation: SimulatedDisk.Operation, _ path: String, _ detail: Int) {
     digest = (digest ^ UInt64(operation.rawValue)) &* 0x100_0000_01b3
     for byte in path.utf8 { digest = (digest ^ UInt64(byte)) &* 0x100_0000_01b3 }
@@ -189,13 +191,13 @@ extension SimulatedMachine.State {
 
   mutating func oneIn(_ count: UInt64) -> Bool { count > 0 && generator.next() % count == 0 }
 
-  /// A page of a mapping that is not of the store can't be read, perhaps.
+  /// May make a page of a mapping unreadable that is not of the store.
   mutating func failElsewhere() {
     if oneIn(noise.failsElsewhereOneIn) { OtherMapping.one.fail() }
   }
 }
 
-/// A mapping of the process that is of no store. All mappings' faults are counted in one number, which readers look at.
+/// A mapping of the process that belongs to no store. One number counts the faults of all mappings, and readers check it.
 ///
 /// Proof for Sendable: `region` never changes, and what it leads to may be used from any thread (CFaults.h).
 final class OtherMapping: @unchecked Sendable {

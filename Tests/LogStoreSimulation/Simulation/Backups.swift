@@ -38,7 +38,7 @@ extension Simulation {
     }
   }
 
-  /// Restores the backup, reads all that is restored, and removes it. Gives back how many events there are.
+  /// Restores the backup, reads everything that is restored, and removes it. Returns the number of events.
   private func restored(until: UInt64?) throws(LogStoreError) -> UInt64 {
     let disk = process()
     let directory = "restored\(disk.number)"

@@ -1,7 +1,7 @@
 @testable import LogStore
 
-// A disk that does not keep what it was given: bits that flip, writes that never came or went elsewhere, files that are
-// shorter, or gone. Whatever it is, it is found or does not matter: nothing wrong is served, nothing is missing in silence.
+// A disk that does not keep what it was given: flipped bits, writes that never happened or went elsewhere, files that are
+// shorter, or gone. Every damage is found or does not matter: nothing wrong is served, nothing is missing silently.
 
 extension Simulation {
   private enum Harm: String, CaseIterable {
@@ -10,7 +10,7 @@ extension Simulation {
     case lostBeginning
   }
 
-  /// Damages a copy of the disk, between two lives, and looks at it in every way.
+  /// Damages a copy of the disk between two lives, and checks it in every way.
   func damage(_ seed: UInt64) {
     var generator = SeededGenerator(seed)
     let copy = machine.copy()
@@ -83,7 +83,7 @@ extension Simulation {
       // Proof: it is one of the names.
       let inode = state.names.files[path]!
       if inode.byteCount == 0 { return nil }
-      // After a crash the end of the log is what is there, so only what is proven to stand before can be seen to be wrong.
+      // After a crash the end of the log is what is there, so only damage before what is proven can be detected.
       let isOpen = path == last && !isClosed
       let proven = isOpen ? FormatCheck(segment: inode.content).frames().map(\.synced).max() ?? 0 : inode.byteCount
       if isOpen, proven < Inode.sectorByteCount || harm == .cutFile || harm == .removedFile { return nil }
@@ -95,7 +95,7 @@ extension Simulation {
         let before = inode.content
         let other = state.names.files[candidates.drawn(&generator)]?.content ?? before
         inode.damage { bytes in
-          // Where there is something, mostly.
+          // Mostly where there are bytes.
           let used = bytes.count - (generator.oneIn(4) ? 0 : bytes.reversed().prefix { $0 == 0 }.count)
           let position = generator.below(max(min(used, proven), 1))
           let start = position / Inode.sectorByteCount * Inode.sectorByteCount
@@ -112,7 +112,7 @@ extension Simulation {
           }
         }
         if inode.content == before {
-          // Then a bit: something is to be wrong.
+          // Then a bit: something must be wrong.
           let position = generator.below(proven)
           inode.damage { $0[position] ^= 1 << UInt8(generator.below(8)) }
           harm = .flippedBit

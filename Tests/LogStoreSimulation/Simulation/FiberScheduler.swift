@@ -2,18 +2,19 @@ import CFibers
 
 @testable import LogStore
 
-/// Runs the threads of a simulation in turns on one thread of the operating system, and tasks between them: who goes next is
-/// drawn from a seed. Time passes only here.
+/// Runs the threads of a simulation in turns on one thread of the operating system, and tasks between them. A seed decides
+/// which one is next. Time passes only here.
 ///
-/// Threads are fibers. A task's part from one `await` to the next runs as a whole, on whichever fiber asked who is next.
+/// Threads are fibers. A task's part from one `await` to the next runs as a whole, on whichever fiber asked for the next
+/// one.
 ///
-/// Proof for Sendable: all of it is used on the one thread that has made it.
+/// Proof for Sendable: everything is used on the one thread that created it.
 final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendable {
   /// A thread of the simulation.
   final class Thread {
     let name: String
     fileprivate let fiber: OpaquePointer
-    /// How often it is chosen, against others: some are slow.
+    /// Its weight against the others: some are slow.
     fileprivate var weight: UInt64 = 1
     /// What it waits for; nil: nothing.
     fileprivate var isSo: (() -> Bool)?
@@ -31,22 +32,22 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
   private let driver: Thread
   private let pool: FiberPool
   private var jobs: [UnownedJob] = []
-  /// Which threads can go on; kept for its memory.
+  /// The threads that can continue; kept to reuse its memory.
   private var ready: [Int] = []
   private var isInJob = false
   private var generator: SeededGenerator
-  /// At one of so many points another thread may be chosen.
+  /// At one of this many points another thread may be chosen.
   private let passesOneIn: UInt64
   private let jobWeight: UInt64
   private(set) var microseconds: UInt64 = 0
-  /// Choices made.
+  /// The number of choices.
   private(set) var turns = 0
-  /// A history of more turns than any should take has lost itself.
+  /// A history that takes more turns than any should is lost.
   private let turnsMax = 3_000_000
-  /// Nobody can go on, or somebody never stops; told to the driver, which is let go on to say so.
+  /// No thread can continue, or one never stops. The driver is resumed to report it.
   private(set) var isStuck = false
 
-  /// To be called on the thread that will run all of it; whoever calls is the driver.
+  /// Call it on the thread that will run everything; the caller is the driver.
   init(seed: UInt64, pool: FiberPool) {
     var generator = SeededGenerator(seed)
     passesOneIn = [1, 1, 2, 4, 16].randomElement(using: &generator) ?? 1
@@ -59,7 +60,7 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
     self.generator = generator
   }
 
-  /// Of the threads that have not ended, but for the driver.
+  /// The threads that have not ended, except the driver.
   var others: [String] { threads.dropFirst().map(\.name) }
 
   // MARK: - Scheduler
@@ -99,7 +100,7 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
     return isSo()
   }
 
-  /// Called by the driver: runs the others until something is so. False if that can't become so any more.
+  /// Called by the driver: runs the others until a condition holds. Returns false if it can't hold any more.
   func run(until isSo: () -> Bool) -> Bool {
     if isStuck { return false }
     return wait(milliseconds: .max / 1_000_000, until: isSo)
@@ -118,12 +119,12 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
     return isSo() || thread.wakesAt <= microseconds
   }
 
-  /// Who goes next; runs parts of tasks that are chosen before.
+  /// Chooses the next fiber; runs parts of tasks that are chosen before.
   private func choose() -> Thread {
     while true {
       turns += 1
       microseconds += generator.next() & 7
-      // A thread may be held up for longer than others sleep.
+      // A thread may be delayed for longer than others sleep.
       if generator.next() & 255 == 0 { microseconds += generator.next() % 20_000 }
       if turns > turnsMax { isStuck = true }
       if isStuck { return driver }
@@ -165,7 +166,7 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
     fiber_switch(me.fiber, next.fiber)
   }
 
-  /// The running thread has ended; gives the fiber to go on with.
+  /// The running thread has ended. Returns the fiber to continue with.
   private func leave() -> OpaquePointer {
     let me = running
     threads.removeAll { $0 === me }
@@ -175,9 +176,9 @@ final class FiberScheduler: SimulatedScheduler, TaskExecutor, @unchecked Sendabl
   }
 }
 
-/// Fibers with their stacks, kept from one history to the next. For one thread.
+/// Fibers with their stacks, reused for the next history. For one thread.
 final class FiberPool {
-  /// Of the thread that made the pool.
+  /// The thread that created the pool.
   let root: OpaquePointer
   private var free: [Worker] = []
   private var all: [Worker] = []
@@ -195,7 +196,7 @@ final class FiberPool {
     func work() -> OpaquePointer {
       guard let body else { preconditionFailure("a fiber without work") }
       self.body = nil
-      // Before it has ended, but nobody takes it before it is left.
+      // Before it has ended, but no one takes it before it is left.
       defer { pool.free.append(self) }
       return body()
     }
@@ -213,7 +214,7 @@ final class FiberPool {
     fiber_free(root)
   }
 
-  /// A fiber that does this when it is gone to, and then goes where `body` says.
+  /// A fiber that runs `body` when it is resumed, and then resumes the fiber that `body` returns.
   func take(_ body: @escaping () -> OpaquePointer) -> OpaquePointer {
     if let worker = free.popLast(), let fiber = worker.fiber {
       worker.body = body

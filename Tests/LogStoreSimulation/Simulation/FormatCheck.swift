@@ -1,5 +1,5 @@
-/// A reader of segments written from docs/FORMAT.md alone, with nothing of LogStore's: what stands on the disk is to be what
-/// the document says, not only what LogStore reads back.
+/// A reader of segments, written from docs/FORMAT.md alone, without LogStore's code: the bytes on disk must be what the
+/// document says, not only what LogStore reads back.
 struct FormatCheck {
   private static let table: [UInt32] = (0..<256).map { index in
     var value = UInt32(index)
@@ -78,7 +78,7 @@ struct FormatCheck {
     return frames
   }
 
-  /// What is not as the document says; nil if all is.
+  /// What differs from the document; nil if nothing does.
   func fault() -> String? {
     guard Array(bytes[..<8]) == Array("LSSEGMNT".utf8),
       UInt32(integer(4092, 4)) == ~Self.register(~0, bytes[..<4092])

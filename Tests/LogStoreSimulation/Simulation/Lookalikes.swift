@@ -1,7 +1,7 @@
 @testable import LogStore
 
-// What a client may write that looks like what the store writes about itself: records as long as a frame's header, and names,
-// types and payloads of the bytes of frames, records, snapshots and index blocks of the same store.
+// Client data that looks like what the store writes about itself: records as long as a frame's header, and names, types and
+// payloads made from the bytes of frames, records, snapshots and index blocks of the same store.
 
 extension Simulation {
   /// The streams' names. Short ones make records of 48 bytes with few bytes of payload; one has the form of a header.
@@ -20,12 +20,12 @@ extension Simulation {
     return (0..<count).map { ordinal in
       NewEvent(
         stream: stream, type: type,
-        // Zeros, so that what stands in a header's flags is possible.
+        // Zeros, so that a header's flags are possible.
         payload: Payload.make(attempt: attempt, ordinal: ordinal, byteCount: byteCount, filler: 0))
     }
   }
 
-  /// Fills a payload behind what it begins with.
+  /// Fills the rest of a payload.
   func disguise(_ payload: inout [UInt8], _ generator: inout SeededGenerator) {
     let rest = payload.count - Payload.byteCount
     guard rest > 0 else { return }
@@ -34,7 +34,7 @@ extension Simulation {
     for index in 0..<rest { payload[Payload.byteCount + index] = filler[index % filler.count] }
   }
 
-  /// Bytes of the store's own files, from any place in them, mostly from where something begins.
+  /// Bytes of the store's own files, from any position in them, mostly from the start of something.
   private func storedBytes(_ count: Int, _ generator: inout SeededGenerator) -> [UInt8] {
     machine.withState { state in
       let paths = state.names.files.keys.sorted().filter { $0.hasSuffix(".log") || $0.hasSuffix(".idx") }
@@ -48,13 +48,13 @@ extension Simulation {
       case 2: start = 0
       default: start = generator.below(max(used, 1))
       }
-      // So that a copy stands at a multiple of 8 at times, wherever the payload will be.
+      // So that a copy sometimes starts at a multiple of 8, wherever the payload will be.
       return [UInt8](repeating: 0, count: generator.below(8)) + content[min(start, content.count)...].prefix(count)
     }
   }
 
-  /// Headers of frames that could stand behind the end of the log, with the checksums of such as far as one can know them who
-  /// has seen the ids that are made of places: half of the store's id.
+  /// Headers of frames that could follow the end of the log, with checksums as far as a client can know them that has seen
+  /// ids derived from offsets: half of the store's id.
   private func forgedHeaders(_ count: Int, _ generator: inout SeededGenerator) -> [UInt8] {
     guard let commitPoint = store?.reader.commitPoint, let segment = store?.reader.commitPoint.segments.open.segment
     else {

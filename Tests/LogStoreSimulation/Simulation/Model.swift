@@ -1,12 +1,12 @@
 @testable import LogStore
 
-/// What was asked of a log, what it answered, and what it has shown: against that everything it shows is checked.
+/// The requests to a log, its results, and what it has shown: everything that it shows is checked against them.
 ///
 /// Proof for Sendable: used in turns, on the one thread that runs its history.
 final class Model: @unchecked Sendable {
   struct Attempt: Sendable {
     enum Status: Sendable {
-      /// Nobody knows yet, or ever will without looking.
+      /// Unknown so far; only reading the log can tell.
       case unknown
       /// In the log, for good if it is before ``Model/required``.
       case placed
@@ -20,11 +20,11 @@ final class Model: @unchecked Sendable {
     var status = Status.unknown
     var offsets: Range<UInt64>?
     var versions: [UInt64] = []
-    /// Calls whose answers are awaited.
+    /// Calls without a result so far.
     var calls = 0
-    /// A call of it failed without a word of what became of it; until a writer opens the log.
+    /// One of its calls failed without saying what became of it; until a writer opens the log.
     var isUncertain = false
-    /// It was answered as written just now.
+    /// It was reported as written just now.
     var isWritten = false
     /// The life in which a writer found it in the log.
     var foundIn: Int?
@@ -36,7 +36,7 @@ final class Model: @unchecked Sendable {
     var pending: (attempt: Int, commit: CursorCommit)?
   }
 
-  /// An event as it was seen, by the attempt that it came from.
+  /// An event as it was seen, with the attempt that it came from.
   struct Seen: Sendable, Equatable {
     var attempt: Int
     var ordinal: Int
@@ -44,9 +44,9 @@ final class Model: @unchecked Sendable {
 
   private(set) var attempts: [Attempt] = []
   var cursors: [String: Cursor] = [:]
-  /// Whatever happens, the log goes at least so far.
+  /// Whatever happens, the log reaches at least this offset.
   private(set) var required: UInt64 = 0
-  /// What anybody saw, by offset.
+  /// The events that any reader saw, by offset.
   private var seen: [Seen?] = []
   /// Whatever happens, streams have at least these versions.
   private var floors: [String: UInt64] = [:]
@@ -82,7 +82,7 @@ final class Model: @unchecked Sendable {
     for commit in attempts[number].append.cursors { cursors[commit.name, default: Cursor()].pending = (number, commit) }
   }
 
-  /// Whoever sees the log end there may rely on it.
+  /// A reader that sees the log end there may rely on it.
   func require(_ offset: UInt64) {
     required = max(required, offset)
   }
@@ -97,12 +97,12 @@ final class Model: @unchecked Sendable {
       return "append \(number) has \(attempt.append.events.count) events, the answer is \(done)"
     }
     if let known = attempt.offsets {
-      // A buffered one that was lost takes another place.
+      // A buffered append that was lost gets other offsets.
       guard known == done.offsets, attempt.versions.isEmpty || attempt.versions == done.versions else {
         return "append \(number) is at \(known), versions \(attempt.versions); now the answer is \(done)"
       }
     }
-    // Answers may come late, and in another order than they were given.
+    // Results may come late, and in another order than they were produced.
     if !attempt.append.events.isEmpty {
       if attempt.status == .gone {
         return "append \(number) was acknowledged, but a writer has opened the log without it"
@@ -128,7 +128,8 @@ final class Model: @unchecked Sendable {
     return nil
   }
 
-  /// A condition was not met: by a version that is there for good, or, for a buffered one, may go with what was buffered.
+  /// A condition failed: because of a version that is there for good, or, for a buffered append, one that may be lost with
+  /// what was buffered.
   func refuse(
     _ number: Int, _ stream: String, _ condition: StreamCondition, actual: UInt64, atLeast: UInt64, wasPlaced: Bool,
     isBuffered: Bool
@@ -143,18 +144,18 @@ final class Model: @unchecked Sendable {
     return refuse(number, wasPlaced: wasPlaced)
   }
 
-  /// - Parameter wasPlaced: it was in the log when the call was made.
+  /// - Parameter wasPlaced: it was in the log at the time of the call.
   func refuse(_ number: Int, wasPlaced: Bool) -> String? {
     attempts[number].calls -= 1
     if wasPlaced { return "append \(number) is in the log, and was refused when sent again" }
-    // Another call of it may still be written, or have been, and move the cursor.
+    // Another of its calls may still be written, or have been, and move the cursor.
     guard attempts[number].calls == 0, !attempts[number].isUncertain else { return nil }
     if attempts[number].status != .placed { attempts[number].status = .refused }
     dropCursor(number)
     return nil
   }
 
-  /// It failed in a way that tells nothing of the append.
+  /// It failed in a way that says nothing about the append.
   func fail(_ number: Int) {
     attempts[number].calls -= 1
     attempts[number].isUncertain = true
@@ -198,9 +199,9 @@ final class Model: @unchecked Sendable {
     right.withUnsafeBytes { equal(left, $0) }
   }
 
-  /// All of the log, as one who reads it sees it; nil if all is well.
+  /// Checks the whole log as a reader sees it; nil if all is well.
   ///
-  /// - Parameter life: a writer has just opened it for this one: what is not there now never will be.
+  /// - Parameter life: a writer has just opened the log for this life: what is not there now never will be.
   func check(_ reader: LogReader, openingIn life: Int? = nil) throws(LogStoreError) -> String? {
     let end = reader.endOffset
     var problem: String?
@@ -261,7 +262,7 @@ final class Model: @unchecked Sendable {
     return nil
   }
 
-  /// Compares what a writer, or anyone while there is none, must find, and takes it for what is so.
+  /// Compares what a writer, or any reader while there is none, must find, and adopts it as the truth.
   private func open(
     _ reader: LogReader, _ count: UInt64, _ streams: [String: UInt64], _ firstOffsets: [Int: UInt64], _ life: Int
   ) throws(LogStoreError) -> String? {
@@ -298,7 +299,7 @@ final class Model: @unchecked Sendable {
         attempts[number].foundIn = attempts[number].foundIn ?? life
         attempts[number].offsets = offset..<offset + UInt64(attempts[number].append.events.count)
       } else if attempts[number].status != .refused {
-        // Of cursors alone nothing is to be seen.
+        // Appends of cursors alone are not visible.
         attempts[number].status = .gone
         attempts[number].offsets = nil
         attempts[number].versions = []
@@ -331,7 +332,7 @@ final class Model: @unchecked Sendable {
   func leastVersion(_ stream: String) -> UInt64 { floors[stream] ?? 0 }
 }
 
-/// What an event's payload begins with: where it comes from.
+/// The start of an event's payload: where it comes from.
 struct Payload {
   var attempt: Int
   var ordinal: Int
@@ -344,7 +345,7 @@ struct Payload {
     ordinal = Int(bytes.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
   }
 
-  /// - Parameter filler: what stands behind; without, something that differs from one to the next.
+  /// - Parameter filler: the bytes behind it; if nil, bytes that differ from one event to the next.
   static func make(attempt: Int, ordinal: Int, byteCount: Int, filler: UInt8? = nil) -> [UInt8] {
     var bytes = [UInt8](
       repeating: filler ?? UInt8(truncatingIfNeeded: attempt &* 7 &+ ordinal), count: max(byteCount, Self.byteCount))

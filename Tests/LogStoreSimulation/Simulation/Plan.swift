@@ -2,10 +2,10 @@ import Glibc
 
 @testable import LogStore
 
-/// What is to happen in one history: made from a seed, and then only read, so that parts of it can be left out to see
-/// whether a failure needs them.
+/// The plan of one history: created from a seed, and then only read, so that parts of it can be left out to see whether a
+/// failure needs them.
 struct Plan: Sendable {
-  /// One thing that the client does, with a seed of its own: what it does exactly does not change when others are left out.
+  /// One step of the client, with a seed of its own: its details do not change when other steps are left out.
   struct Step: Sendable, Hashable {
     enum Kind: String, Sendable, CaseIterable {
       case append, appendsAtOnce, appendBuffered, flush, sendAgain, reuseID, commitCursor
@@ -19,11 +19,11 @@ struct Plan: Sendable {
 
   enum End: Sendable, Hashable {
     case close
-    /// The store is let go without a word.
+    /// The store is released without a close.
     case abandon
-    /// The process is gone, what it wrote is in the kernel.
+    /// The process is gone; what it wrote is in the kernel.
     case kill
-    /// - keep: percent of what was not synced that survives.
+    /// - keep: the percentage of unsynced data that survives.
     case powerCut(keep: UInt64)
   }
 
@@ -47,19 +47,19 @@ struct Plan: Sendable {
     /// The process dies at this operation of the disk, if it comes so far.
     var dieAt: Int?
     var failures: [Failure]
-    /// After it the disk gets such damage, in a copy that must show it.
+    /// After the life a copy of the disk gets this damage, and must show it.
     var damage: UInt64?
-    /// After it a reader looks, when nobody writes.
+    /// After the life a reader opens the store, without a writer.
     var isRead = false
   }
 
   var seed: UInt64
-  /// Who runs when.
+  /// The order of threads.
   var schedule: UInt64
   var noise: SimulatedMachine.Noise
   /// Bytes of payloads, mostly.
   var payloadByteCount: Int
-  /// What the client writes looks like what the store writes.
+  /// The client writes data that looks like the store's own.
   var isHostile = false
   var lives: [Life]
 
@@ -114,7 +114,7 @@ struct Plan: Sendable {
 
   private static func life(_ generator: inout SeededGenerator) -> Life {
     let stepCount = [0, 2, 4, 8, 12, 20].drawn(&generator)
-    // Some lives are about segments that hold cursors alone, and give way to others of their name under who reads them.
+    // Some lives are about segments that hold only cursors and are replaced by others of the same name while they are read.
     let isOfCursors = generator.oneIn(8)
     var steps: [Step] = []
     for _ in 0..<stepCount {
@@ -130,7 +130,7 @@ struct Plan: Sendable {
       }
     var dieAt: Int?
     if end != .close, end != .abandon, generator.next() % 4 != 0 {
-      // Early ones die while the store is opened.
+      // Processes that die early die while the store is opened.
       dieAt = 1 + Int(generator.next() % [12, 40, 150].drawn(&generator))
     }
     var failures: [Failure] = []

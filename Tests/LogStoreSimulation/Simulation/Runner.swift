@@ -8,10 +8,10 @@ import Synchronization
 final class Runner: Sendable {
   struct Failed: Sendable {
     var seed: UInt64
-    /// How many histories were begun until then.
+    /// Histories that were begun until then.
     var histories: Int
     var problem: String
-    /// The same with as little as possible in it, and all that was done in it.
+    /// The same history, as short as possible, and everything that was done in it.
     var shrunk: String
   }
 
@@ -38,10 +38,10 @@ final class Runner: Sendable {
     self.tell = tell
   }
 
-  /// Runs so many histories, or as many as it takes until one fails. Blocks.
+  /// Runs a number of histories, or as many as it takes until one fails. Blocks.
   ///
-  /// - Parameter seeds: of a history by its number.
-  /// - Parameter tell: called now and then.
+  /// - Parameter seeds: the seed of a history by its number.
+  /// - Parameter tell: called from time to time.
   static func run(
     count: Int, threads: Int, shrinks: Bool = true, seeds: @escaping @Sendable (Int) -> UInt64,
     tell: (@Sendable (Report) -> Void)? = nil
@@ -80,7 +80,7 @@ final class Runner: Sendable {
       }
       if let soFar { tell?(soFar) }
       guard let problem = outcome.problem else { continue }
-      // What a failed history leaves may be stuck in it.
+      // What a failed history leaves may be stuck.
       pool = FiberPool()
       let isFirst = report.withLock { report in
         if report.failed != nil { return false }
@@ -95,7 +95,7 @@ final class Runner: Sendable {
     }
   }
 
-  /// Shrinks a history that fails, if wanted, and tells all that happens in it.
+  /// Shrinks a failing history if that is wanted, and reports everything that happens in it.
   static func explain(_ seed: UInt64, shrinks: Bool = true) -> String {
     let whole = Plan(seed: seed)
     let (plan, outcome) =

@@ -1,9 +1,9 @@
 @testable import LogStore
 
 extension Plan {
-  /// A history with as little as possible in it that still fails.
+  /// The shortest variant of a history that still fails.
   ///
-  /// Threads run in another order when something is left out, so each way to leave something out is tried with a few orders.
+  /// Threads run in another order when something is left out, so each variant is tried with a few orders.
   func shrunk(runsMax: Int = 4000, pool: () -> FiberPool) -> (plan: Plan, outcome: Simulation.Outcome) {
     var best = self
     var runs = 0

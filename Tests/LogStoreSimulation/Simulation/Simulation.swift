@@ -2,28 +2,28 @@ import Glibc
 
 @testable import LogStore
 
-/// One history: what a plan says, done to a store on a simulated machine, and compared with a model.
+/// One history: the steps of a plan, done to a store on a simulated machine and compared with a model.
 ///
 /// Proof for Sendable: everything, tasks included, runs on the one thread that runs the history, in turns.
 final class Simulation: @unchecked Sendable {
   static let directory = "d"
 
-  /// How a history went.
+  /// The result of a history.
   struct Outcome: Sendable {
     /// What is wrong; nil if all is well.
     var problem: String?
-    /// Of everything that was done to the disk, in order.
+    /// A hash of everything that was done to the disk, in order.
     var digest: UInt64 = 0
     var operations: [String] = []
     var turns = 0
     var events = 0
   }
 
-  /// A call that was made, and its answer when it is there.
+  /// A call, and its result once it is there.
   final class Call {
     enum Kind {
       case append(Int, isBuffered: Bool)
-      /// - upTo: what was buffered before goes so far.
+      /// - upTo: the end of what was buffered before.
       case flush(upTo: UInt64)
       case close
       case waitUntilIndexed
@@ -32,7 +32,7 @@ final class Simulation: @unchecked Sendable {
     let kind: Kind
     let life: Int
     let disk: SimulatedDisk
-    /// The least versions of streams when it was made.
+    /// The least versions of streams at the time of the call.
     let versions: [String: UInt64]
     /// The store had failed before.
     let wasStopped: Bool
@@ -49,7 +49,7 @@ final class Simulation: @unchecked Sendable {
     }
   }
 
-  /// One that follows a log, in a task of its own.
+  /// A follower of a log, in a task of its own.
   final class Tail {
     let disk: SimulatedDisk
     var next: UInt64
@@ -77,19 +77,19 @@ final class Simulation: @unchecked Sendable {
   var others: [OtherReader] = []
   var tails: [Tail] = []
   var calls: [Call] = []
-  /// Appends with an id of another one.
+  /// Appends with an id of another event.
   var reused: [Int: Reuse] = [:]
-  /// What buffered appends were told, by the highest.
+  /// The highest offset that a buffered append got.
   var bufferedEnd: UInt64 = 0
-  /// Where the last backup ends that was finished.
+  /// The end of the last finished backup.
   var backedUp: UInt64?
-  /// The index of everything before is on the disk.
+  /// The index of everything before this offset is on disk.
   var indexedEnd: UInt64 = 0
-  /// In which lives operations fail, so that calls may too.
+  /// The lives in which operations fail, so that calls may fail too.
   private var failingLives: Set<Int> = []
   private(set) var life = 0
   private var processCount = 0
-  /// The last life ended with a close that was answered.
+  /// The last life ended with a close that returned.
   private var wasClosed = false
   private var problem: String?
 
@@ -107,8 +107,8 @@ final class Simulation: @unchecked Sendable {
 
   /// Runs a plan from its beginning to its end.
   static func run(_ plan: Plan, pool: FiberPool, isTraced: Bool = false) -> Outcome {
-    // There has been a fault in the process, as there may be at any time: so that a history goes the same way whatever was
-    // run before it.
+    // There has been a fault in the process, as there may be at any time. So a history runs the same way whatever ran
+    // before it.
     OtherMapping.one.fail()
     let simulation = Simulation(plan, pool: pool, isTraced: isTraced)
     simulation.run()
@@ -126,7 +126,7 @@ final class Simulation: @unchecked Sendable {
     }
     if problem == nil { end() }
     if problem != nil {
-      // Whatever is left is let go, so that its threads end.
+      // Everything that is left is released, so that its threads end.
       disk.die()
       for other in others { other.disk.die() }
       letGo()
@@ -150,7 +150,7 @@ final class Simulation: @unchecked Sendable {
     return SimulatedDisk(machine, number: processCount, scheduler: scheduler)
   }
 
-  /// Nothing goes on by itself.
+  /// Nothing continues by itself.
   private var isQuiet: Bool { scheduler.others.isEmpty && calls.allSatisfy { $0.answer != nil } && areTailsDone }
   private var areTailsDone: Bool { tails.allSatisfy(\.isDone) }
 
@@ -222,7 +222,7 @@ final class Simulation: @unchecked Sendable {
   /// Operations fail in this life.
   var isFailing: Bool { failingLives.contains(life) }
 
-  /// Whether an error is what a life must expect.
+  /// Whether a life may see an error.
   func isExpected(_ error: LogStoreError, life: Int, disk: SimulatedDisk) -> Bool {
     switch error {
     case .inputOutput, .diskFull, .stopped: failingLives.contains(life) || disk.isDead
@@ -230,7 +230,7 @@ final class Simulation: @unchecked Sendable {
     }
   }
 
-  /// Once the index of a segment is on the disk, there is always one.
+  /// Once a segment has an index file, it always has one.
   private func checkIndexes() {
     var end: UInt64 = 0
     machine.withState { state in
@@ -250,7 +250,7 @@ final class Simulation: @unchecked Sendable {
     let mustBeClean = wasClosed
     do throws(LogStoreError) {
       var options = Self.options
-      // Few appends are under way at a time, so answers are left due where there are many fewer of them, too.
+      // Few appends are in flight at a time, so responses are left due from a much smaller number on, too.
       options.dueCount = [1, 2, 16][Int(plan.seed % 3)]
       // In some lives syncs wait for more appends to join them.
       options.gatherMilliseconds = life % 3 == 2 ? 1 : 0
@@ -263,7 +263,7 @@ final class Simulation: @unchecked Sendable {
       if let problem = try model.check(store.reader, openingIn: life) { fail(problem) }
       checkIndexes()
     } catch {
-      // The end may have been taken back already.
+      // The clean mark may have been removed already.
       wasClosed = false
       let isBusy = { if case .locked = error { !self.scheduler.others.isEmpty } else { false } }()
       if !isExpected(error, life: life, disk: disk), !isBusy { fail("opening: \(error)") }
@@ -273,7 +273,7 @@ final class Simulation: @unchecked Sendable {
     return problem == nil
   }
 
-  /// Without a writer a reader finds all that anyone may rely on, and makes it so that others find it too.
+  /// Without a writer, a reader finds everything that anyone may rely on, and makes it durable for others.
   private func readBetweenLives() {
     let isAlone = scheduler.others.count == others.count
     let required = model.required
@@ -288,7 +288,7 @@ final class Simulation: @unchecked Sendable {
       if let problem = try model.check(reader) { fail("a reader between lives: \(problem)") }
     } catch {
       switch error {
-      // The store was never finished, and the last process is still at work or has left it unusable for now.
+      // The store was never finished, and the last process still runs or has left it unusable for now.
       case .notAStore where model.required == 0: break
       case .damaged where model.required == 0 && !isFinished: break
       case .locked where !isAlone: break
@@ -298,7 +298,7 @@ final class Simulation: @unchecked Sendable {
     _ = scheduler.run { self.scheduler.others.count <= (isAlone ? self.others.count : .max) }
   }
 
-  /// The store was opened once: it is whole from then on.
+  /// The store was opened once: it is complete from then on.
   private var isFinished: Bool {
     machine.withState { $0.names.files[Self.directory + "/" + FileName.store] != nil }
   }
@@ -314,14 +314,14 @@ final class Simulation: @unchecked Sendable {
       disk.die()
       letGoOfStore()
       if life % 2 == 0 {
-        guard recoverTail(whole: false) else { return }
+        guard finishPending(whole: false) else { return }
         machine.evict()
       }
     case .powerCut(let keep):
       disk.die()
       for other in others { other.disk.die() }
       letGo()
-      guard recoverTail(whole: true) else { return }
+      guard finishPending(whole: true) else { return }
       var generator = SeededGenerator(plan.schedule &+ UInt64(life))
       machine.cutPower(&generator, keep: keep)
     }
@@ -357,7 +357,7 @@ final class Simulation: @unchecked Sendable {
     if case .success = call.answer { wasClosed = true }
   }
 
-  /// Whoever follows the log comes to its end.
+  /// Every follower reaches the end of the log.
   private func waitForTails(_ store: LogStore) {
     let end = store.reader.endOffset
     let isThere = scheduler.run { self.tails.allSatisfy { $0.isDone || $0.next >= end || $0.disk.isDead } }
@@ -375,8 +375,8 @@ final class Simulation: @unchecked Sendable {
     others = []
   }
 
-  /// Lets everything come to an end that can.
-  private func recoverTail(whole: Bool) -> Bool {
+  /// Lets everything end that can.
+  private func finishPending(whole: Bool) -> Bool {
     let readers = whole ? 0 : others.count
     let isThere = scheduler.run {
       self.scheduler.others.count <= readers && self.calls.allSatisfy { $0.answer != nil }
@@ -392,7 +392,7 @@ final class Simulation: @unchecked Sendable {
     fail("\(what): nobody goes on, or somebody never ends; there are \(scheduler.others)")
   }
 
-  /// The last look, at a disk that does not fail: all is there, can be written on, and closed.
+  /// The last check, on a disk that does not fail: everything is there, can be appended to, and closed.
   private func end() {
     life += 1
     trace("— the end")
@@ -409,7 +409,7 @@ final class Simulation: @unchecked Sendable {
     close()
     if problem != nil { return }
     letGo()
-    guard recoverTail(whole: true) else { return }
+    guard finishPending(whole: true) else { return }
     machine.cutPower(&generator, keep: 0)
     life += 1
     disk = process()

@@ -1,6 +1,6 @@
 @testable import LogStore
 
-// Backups from a store of which pages can't be read, and backups that can't be read: what is there stays, and is whole when the
+// Backups from a store with unreadable pages, and backups that can't be read: what is there stays, and is complete once the
 // disk is well.
 
 extension UnreadableDisk {
@@ -18,7 +18,7 @@ extension UnreadableDisk {
     }
   }
 
-  /// From the store as it can be read, onto the one of before: it is complete, or nothing is changed.
+  /// From the store with unreadable pages, onto the earlier backup: the result is complete, or nothing changes.
   func backUp() {
     do throws(LogStoreError) {
       backedUp = try BackupRun(directory: Self.directory, disk: process(), progress: nil)
@@ -49,14 +49,14 @@ extension UnreadableDisk {
     }
   }
 
-  /// A backup of which one file can't be read is refused by its name, and is whole when it can.
+  /// A backup with an unreadable file is refused by that file's name, and is complete once the file can be read.
   func loseBackup() {
     backUpWell()
     guard !hasFailed, let backedUp else { return }
     if generator.oneIn(2) {
       guard loseSight(.inBackup) else { return fail("a backup without files") }
       expectRefused(.directory(Self.backup))
-      // It may do without what can't be read, or be refused.
+      // It may not need the unreadable page, or be refused.
       backUpAgain(.directory(Self.backup))
     } else {
       backUpAgain(.file(Self.backupFile))

@@ -3,13 +3,14 @@ import Glibc
 @testable import LogStore
 
 // A disk that can't read some pages of a file for a while, and then is well again: reads of them fail, mappings have zeros
-// there and know it, writes of a part of them fail too. Nothing wrong is served meanwhile, every error names the file and the
-// place and calls nothing damaged, what is not in those pages is saved by a repair, and nothing is lost when the disk is well.
+// there and know it, writes of a part of them fail too. Nothing wrong is served meanwhile; every error names the file and
+// the position and calls nothing damaged; a repair saves everything outside those pages; and nothing is lost once the disk
+// is well.
 
 extension Simulation {
-  /// Looks in every way at a copy of the disk of which pages can't be read, and again when they can.
+  /// Checks a copy of the disk with unreadable pages in every way, and again when they can be read.
   ///
-  /// With threads of its own, so that the rest of the history goes as it goes without.
+  /// With threads of its own, so that the rest of the history is not affected.
   func loseSight(_ seed: UInt64) {
     let prefix = Self.directory + "/"
     guard machine.withState({ $0.names.files[prefix + FileName.store] != nil }) else { return }
@@ -22,7 +23,7 @@ private final class Answer<Value: Sendable>: @unchecked Sendable {
   var answer: Result<Value, LogStoreError>?
 }
 
-/// A copy of a history's machine of which pages can't be read, and everyone who looks at it.
+/// A copy of a history's machine with unreadable pages, and everything that uses it.
 ///
 /// Proof for Sendable: used in turns, on the one thread that runs its history.
 final class UnreadableDisk: @unchecked Sendable {
@@ -38,11 +39,12 @@ final class UnreadableDisk: @unchecked Sendable {
   /// The file with the pages.
   private(set) var path = ""
   private var pages: Set<Int> = []
-  /// Where a write may have been cut off, so that a repair, which does not ask where the log ends, finds a part of it.
+  /// The position at which a write may have been cut off, so that a repair, which does not need the end of the log, finds a
+  /// part of it.
   private var unfinished: (path: String, position: Int)?
   private var processCount = 90
   private(set) var hasFailed = false
-  /// Where a backup ends that was made before.
+  /// The end of an earlier backup.
   var backedUp: UInt64?
 
   init(_ simulation: Simulation, seed: UInt64) {
@@ -79,7 +81,7 @@ final class UnreadableDisk: @unchecked Sendable {
     return SimulatedDisk(machine, number: processCount, scheduler: threads)
   }
 
-  /// Whether it is told as it is: what can't be read is no damage, and what can be read is sound.
+  /// Whether the error is right: unreadable bytes are no damage, and readable ones are sound.
   func isDue(_ damage: Damage) -> Bool {
     damage.file == path && damage.reason.contains("can't be read")
       && pages.contains(Int(clamping: damage.position) / Inode.pageByteCount)

@@ -4,7 +4,7 @@ import Testing
 
 @testable import LogStore
 
-/// Bugs that the simulation has found, as the short histories that it came down to. Each is run in many orders.
+/// Bugs that the simulation has found, as the short histories that they were reduced to. Each runs in many orders.
 @Suite struct FoundTests {
   private func expectHolds(count: Int = 150, _ make: @escaping @Sendable (UInt64) -> Plan) async {
     let first = SeededGenerator.givenSeed ?? .random(in: 0 ... .max / 2)

@@ -3,12 +3,12 @@ import Testing
 
 @testable import LogStore
 
-/// One after the other: pages that can't be read are counted for the whole process, and may lead another history elsewhere.
+/// One after the other: unreadable pages are counted for the whole process, and could affect another history.
 @Suite(.serialized) struct SimulationTests {
   /// Here, unoptimised, only a few: `make test` runs many more with the program in `Optimised`.
   static let histories = getenv("LOGSTORE_SIMULATIONS").flatMap { Int(String(cString: $0)) } ?? 200
 
-  /// Runs on threads of the operating system's, so that no thread of tasks waits for it.
+  /// Runs on threads of the operating system, so that no task thread waits for it.
   static func runs(_ count: Int, _ seeds: @escaping @Sendable (Int) -> UInt64) async -> Runner.Report {
     await withUnsafeContinuation { continuation in
       startTestThread("histories") {

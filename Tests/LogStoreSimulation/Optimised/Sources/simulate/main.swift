@@ -4,9 +4,9 @@ import Glibc
 //
 //   simulate [COUNT [FIRST-SEED]]
 //
-// LOGSTORE_SEED runs one again, and tells what happens in it. LOGSTORE_SIMULATIONS is the number of histories, if none is given;
-// SIMULATION_PROCESSES how many run at a time; SIMULATION_SHRINKS=0 tells of a failure and does not look for a shorter one,
-// which may take long.
+// LOGSTORE_SEED runs one history again, and reports what happens in it. LOGSTORE_SIMULATIONS is the number of histories, if
+// none is given; SIMULATION_PROCESSES how many run at a time; SIMULATION_SHRINKS=0 reports a failure and does not look for
+// a shorter one, which may take long.
 
 func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
 
@@ -21,8 +21,8 @@ func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cS
   }
 }
 
-/// Runs each part in a process of its own. Not in threads: what can't be read is counted for the whole process, so a history
-/// would go another way beside others than alone. Returns the exit status; the first process that fails ends the others.
+/// Runs each part in a process of its own, not in threads: unreadable pages are counted for the whole process, so a history
+/// beside others would run differently than alone. Returns the exit status; the first process that fails ends the others.
 func runInParts(_ count: Int, from first: UInt64, processes: Int) -> Int32 {
   setenv("SIMULATION_PROCESSES", "1", 1)
   var running: Set<pid_t> = []

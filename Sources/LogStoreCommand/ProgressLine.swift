@@ -1,7 +1,7 @@
 import Glibc
 
-/// A line on standard error that tells how far long work is, rewritten in place. Only on a terminal.
-final class Progress {
+/// A line on standard error that shows the progress of long work, rewritten in place. Only on a terminal.
+final class ProgressLine {
   private let label: String
   private let isTerminal = isatty(STDERR_FILENO) == 1
   private var lastShownMilliseconds: Int64 = 0
@@ -11,7 +11,7 @@ final class Progress {
     self.label = label
   }
 
-  /// Shows the state, at most ten times a second.
+  /// Shows the progress, at most ten times a second.
   func show(_ done: UInt64, of total: UInt64) {
     guard isTerminal else { return }
     var now = timespec()
@@ -21,16 +21,16 @@ final class Progress {
     lastShownMilliseconds = milliseconds
     hasShown = true
     let percent = total == 0 ? 100 : done * 100 / total
-    tell("\r\(label) \(percent) % (\(done >> 20) of \(total >> 20) MiB)\u{1B}[K")
+    printRaw("\r\(label) \(percent) % (\(done >> 20) of \(total >> 20) MiB)\u{1B}[K")
   }
 
-  /// Removes the line, so that what is printed next stands alone.
+  /// Removes the line before something else is printed.
   func clear() {
-    if hasShown { tell("\r\u{1B}[K") }
+    if hasShown { printRaw("\r\u{1B}[K") }
     hasShown = false
   }
 
-  private func tell(_ text: String) {
+  private func printRaw(_ text: String) {
     var text = text
     _ = text.withUTF8 { write(STDERR_FILENO, $0.baseAddress, $0.count) }
   }
