@@ -72,6 +72,7 @@ let package = Package(
       dependencies: [
         "CMalloc", "CWALIndex", "LogStore",
         .product(name: "DequeModule", package: "swift-collections", condition: server),
+        .product(name: "HeapModule", package: "swift-collections", condition: server),
         .product(name: "Crypto", package: "swift-crypto", condition: server),
         .product(name: "Logging", package: "swift-log", condition: server),
         .product(name: "Hummingbird", package: "hummingbird", condition: server),

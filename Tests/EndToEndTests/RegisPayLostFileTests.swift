@@ -160,7 +160,7 @@ struct RegisPayLostFileTests {
       #expect(try await webhooks(of: server) == [webhook])
       #expect(try await isListed(payment, by: server))
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
-      #expect(!server.process.errorText.contains("made anew"), "\(server.process.errorText)")
+      #expect(!server.process.errorText.contains("is rebuilt"), "\(server.process.errorText)")
     }
   }
 }

@@ -34,7 +34,7 @@ struct RegisPayPoisonTests {
         return consumers.contains { ($0["breaker"] as? [String: Any])?["state"] as? String == "open" }
       }
       let waiting = try await payment(server, poisoned)["waiting"] as? [String: Any]
-      #expect(waiting?["reason"] as? String == "the PSP answered 500")
+      #expect(waiting?["reason"] as? String == "the PSP returned 500")
       #expect(waiting?["step"] as? String == "create")
       var others: [String] = []
       while try await server.status(of: poisoned) != "OutcomeUnknown" {
@@ -47,7 +47,7 @@ struct RegisPayPoisonTests {
       }
       #expect(others.count >= 30)
       let unknown = try await payment(server, poisoned)["unknown"] as? [String: Any]
-      #expect((unknown?["reason"] as? String)?.contains("the PSP answered 500") == true)
+      #expect((unknown?["reason"] as? String)?.contains("the PSP returned 500") == true)
       let lines = try await command(folder, "unknown", "list", "--url", server.url)
       #expect(lines.count == 1 && lines.first?.hasPrefix(poisoned) == true && lines.first?.contains("500") == true)
       _ = try await command(

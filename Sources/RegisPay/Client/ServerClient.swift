@@ -1,24 +1,24 @@
 import NIOCore
 import NIOHTTP1
 
-/// Speaks to a running server's API, for commands. Safe to use from any task.
+/// Calls the API of a running server, for commands. Safe to use from any task.
 public struct ServerClient: Sendable {
-  private let connections: ConnectionPool
+  private let pool: ConnectionPool
   private let key: String?
 
   private static let timeLimit = Duration.seconds(30)
-  private static let answerLimit = 16 << 20
+  private static let responseLimit = 16 << 20
 
   /// - Parameters:
   ///   - url: the server's address, such as `http://127.0.0.1:8080`.
   ///   - key: an API key, if the server asks for one.
   public init(url: String, key: String?) throws(EndpointError) {
-    connections = try ConnectionPool(
-      try Endpoint(url), timeLimit: Self.timeLimit, answerLimit: Self.answerLimit, connectionLimit: 8)
+    pool = try ConnectionPool(
+      try Endpoint(url), timeLimit: Self.timeLimit, responseLimit: Self.responseLimit, connectionLimit: 8)
     self.key = key
   }
 
-  public func close() { connections.close() }
+  public func close() { pool.close() }
 
   public func get(_ path: String) async throws(ServerClientError) -> JSONValue { try await send(.GET, path) }
 
@@ -34,19 +34,19 @@ public struct ServerClient: Sendable {
   ) async throws(ServerClientError) -> JSONValue {
     let bytes = ByteBuffer(bytes: body?.bytes ?? [])
     var head = HTTPRequestHead(
-      version: .http1_1, method: method, uri: connections.endpoint.prefix + path,
-      headers: ["Host": connections.endpoint.authority, "Content-Length": String(bytes.readableBytes)])
+      version: .http1_1, method: method, uri: pool.endpoint.prefix + path,
+      headers: ["Host": pool.endpoint.authority, "Content-Length": String(bytes.readableBytes)])
     if body != nil { head.headers.add(name: "Content-Type", value: "application/json") }
     if let key { head.headers.add(name: "Authorization", value: "Bearer \(key)") }
     if let idempotencyKey { head.headers.add(name: "Idempotency-Key", value: idempotencyKey) }
-    switch await connections.send(.init(head: head, body: bytes)) {
-    case .failure(let failure): throw .noAnswer("\(failure)")
-    case .success(let answer):
-      let json = try? JSONReader.read(answer.body)
-      guard (200..<300).contains(answer.status) else {
-        throw .refused(status: answer.status, detail: json?["detail"]?.text ?? "")
+    switch await pool.send(.init(head: head, body: bytes)) {
+    case .failure(let failure): throw .noResponse("\(failure)")
+    case .success(let response):
+      let json = try? JSONReader.read(response.body)
+      guard (200..<300).contains(response.status) else {
+        throw .refused(status: response.status, detail: json?["detail"]?.text ?? "")
       }
-      guard let json else { throw .noAnswer("it is no JSON") }
+      guard let json else { throw .unreadable }
       return json
     }
   }
@@ -54,12 +54,15 @@ public struct ServerClient: Sendable {
 
 /// Why a server did not do what a command asked. `description` is one line.
 public enum ServerClientError: Error, Sendable, Hashable, CustomStringConvertible {
-  case noAnswer(String)
+  case noResponse(String)
+  /// The response is not JSON.
+  case unreadable
   case refused(status: Int, detail: String)
 
   public var description: String {
     switch self {
-    case .noAnswer(let reason): "no answer: \(reason)"
+    case .noResponse(let reason): "no response: \(reason)"
+    case .unreadable: "the response is not JSON"
     case .refused(let status, let detail): "refused with \(status): \(detail)"
     }
   }

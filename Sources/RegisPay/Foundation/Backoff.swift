@@ -1,5 +1,5 @@
-/// How long to wait before the next try: doubling from `base` up to `cap`, half of it at random, so that many payments
-/// that failed together do not come back together.
+/// The wait before the next try: exponential from `base` up to `cap`, half of it random, so that payments that failed together
+/// do not return together.
 public struct Backoff: Sendable {
   public var base: Duration
   public var cap: Duration
@@ -10,8 +10,8 @@ public struct Backoff: Sendable {
   }
 
   /// - Parameters:
-  ///   - attempts: how many tries have failed, from 1.
-  ///   - atLeast: what the other side asked for.
+  ///   - attempts: failed tries, from 1.
+  ///   - atLeast: the wait that the other side asks for.
   ///   - randomness: 0…1; 0 gives the shortest delay, half of the longest.
   func delay(attempts: Int, atLeast: Duration? = nil, randomness: Double = .random(in: 0...1)) -> Duration {
     var longest = base

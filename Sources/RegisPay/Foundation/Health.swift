@@ -1,11 +1,11 @@
 import LogStore
 import Synchronization
 
-/// Whether the server can do its work, and what is in the way if it can't.
+/// Whether the server can do its work, and the reasons if it can't.
 ///
 /// Safe to use from any task.
 public final class Health: Sendable {
-  /// A write that takes longer is in the way.
+  /// A write that takes longer is a problem.
   private static let hangMilliseconds: UInt64 = 5_000
 
   private let stores: [(name: String, store: LogStore)]
@@ -17,7 +17,7 @@ public final class Health: Sendable {
   /// - Parameter stores: the logs that must be able to write.
   public init(stores: [(name: String, store: LogStore)]) { self.stores = stores }
 
-  /// One line each; empty when all is well.
+  /// One line for each problem; empty when the server is healthy.
   public var problems: [String] {
     let failures = stores.compactMap { entry -> String? in
       if let failure = entry.store.failure { return "the \(entry.name) log can't write: \(failure)" }
@@ -29,16 +29,16 @@ public final class Health: Sendable {
     return failures + watched + faults.withLock { $0.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } }
   }
 
-  /// What needs looking after though work goes on, one line each.
+  /// One line for each thing that needs attention while the server keeps working.
   public var warnings: [String] { warners.withLock { $0 }.flatMap { $0() } }
 
-  /// Events that were passed over because they could not be read.
+  /// Events that were skipped because they could not be read.
   public var skippedEventCount: UInt64 { skippedEvents.load(ordering: .relaxed) }
 
-  /// A part can't go on until something changes; `nil` when it can again.
+  /// Reports that a part of the server can't work until something changes; `nil` when it works again.
   func report(_ part: String, fault: String?) { faults.withLock { $0[part] = fault } }
 
-  /// Adds something that may be in the way; it answers nil while it is not.
+  /// Adds a source of one problem; it returns nil while there is none.
   func watch(_ source: @escaping @Sendable () -> String?) { watches.withLock { $0.append(source) } }
 
   /// Adds a source of ``warnings``.

@@ -1,11 +1,11 @@
 import Hummingbird
 import LogStore
 
-/// How far processing is: what the consumers have read of the log, what they wait for and why.
+/// `GET /api/v1/consumers`: how far each consumer is, and what payments wait for.
 struct ConsumerRoutes: Sendable {
   let log: PaymentLog
   let consumers: ConsumerRegistry
-  let board: RetryStatus
+  let retryStatus: RetryStatus
   let projection: PaymentProjection
 
   func add(to router: Routes) {
@@ -13,53 +13,54 @@ struct ConsumerRoutes: Sendable {
   }
 
   private func list() async throws -> Response {
-    let parked = try await projection.failedCount()
+    let parked = try await projection.parkedCount()
     let unknown = try await projection.unknownCount()
     let end = log.reader.endOffset
     let now = ContinuousClock.now
     var all: [JSONValue] = []
-    for progress in await consumers.progress {
+    for status in await consumers.statuses {
       all.append([
-        "name": .string(progress.name), "cursor": .integer(progress.committed), "place": .integer(progress.place),
-        "lag": .integer(end - min(end, progress.place)), "callsUnderWay": .integer(progress.callsUnderWay),
-        "slowCalls": .integer(progress.slowCalls), "unfinished": .integer(progress.unfinished),
-        "waiting": .integer(progress.waiting), "delayed": .integer(try await projection.delayCount(progress.step)),
-        "reasons": try await reasons(progress.step),
-        "breaker": Self.breaker(progress.breaker, now),
+        "name": .string(status.name), "checkpoint": .integer(status.checkpoint),
+        "nextOffset": .integer(status.nextOffset), "lag": .integer(end - min(end, status.nextOffset)),
+        "inFlight": .integer(status.inFlight), "slowCalls": .integer(status.slowCalls),
+        "unfinished": .integer(status.unfinished), "waiting": .integer(status.waiting),
+        "delayed": .integer(try await projection.delayCount(status.step)),
+        "reasons": try await reasons(status.step), "breaker": Self.breaker(status.breaker, now),
       ])
     }
     if let completion = consumers.completion {
       all.append([
-        "name": .string(CompletionConsumer.cursorName), "cursor": .integer(completion.committed),
-        "place": .integer(completion.place), "lag": .integer(end - min(end, completion.place)),
+        "name": .string(CompletionConsumer.cursorName), "checkpoint": .integer(completion.checkpoint),
+        "nextOffset": .integer(completion.nextOffset), "lag": .integer(end - min(end, completion.nextOffset)),
       ])
     }
-    let list = projection.progress
+    let list = projection.status
     let damage = log.damage.summary
     return Response(json: [
       "logEnd": .integer(end), "clockAheadMilliseconds": .integer(log.store.clockLeadMicroseconds / 1_000),
       "consumers": .array(all), "parked": .integer(parked), "outcomeUnknown": .integer(unknown), "calls": calls,
       "damage": Self.json(damage),
       "paymentList": [
-        "place": .integer(list.place), "lag": .integer(list.end - list.place), "complete": .bool(!list.isCatchingUp),
+        "nextOffset": .integer(list.nextOffset), "lag": .integer(list.logEnd - list.nextOffset),
+        "complete": .bool(!list.isCatchingUp),
       ],
     ])
   }
 
-  /// Whether calls may go out at all.
+  /// Whether calls go out at all.
   private var calls: JSONValue {
     var members: [JSONValue.Member] = [.init("state", log.gate.isOpen ? "open" : "held")]
     if let reason = log.gate.reason { members.append(.init("reason", .string(reason))) }
-    members.append(.init("outcomesKept", .integer(log.gate.keptCount)))
+    members.append(.init("outcomesKept", .integer(log.gate.unrecordedCount)))
     return .object(members)
   }
 
-  /// Why payments wait for this step, in memory or on the log: the most frequent reasons.
+  /// The most frequent reasons why payments wait for a step, in memory or on the log.
   private func reasons(_ step: PaymentStep) async throws -> JSONValue {
     let delayed = try await projection.delayReasons(step)
-    // There may be as many reasons as payments that wait.
-    return await RequestThreads.run(.short) { [board] in
-      let counts = board.reasons(step).merging(delayed) { $0 + $1 }
+    // There may be as many reasons as waiting payments: sorting them must not hold up an event loop.
+    return await RequestThreads.run(.short) { [retryStatus] in
+      let counts = retryStatus.reasons(step).merging(delayed) { $0 + $1 }
       let most = counts.sorted { ($1.value, $0.key) < ($0.value, $1.key) }.prefix(Self.reasonLimit)
       return .array(most.map { ["reason": .string($0.key), "payments": .integer($0.value)] })
     }
@@ -69,7 +70,7 @@ struct ConsumerRoutes: Sendable {
 
   private static func json(_ damage: DamageStatus.Summary) -> JSONValue {
     [
-      "places": .array(
+      "ranges": .array(
         damage.ranges.map { range in
           [
             "file": .string(range.damage.file), "byte": .integer(range.damage.position),

@@ -147,7 +147,7 @@ private struct EventPortions: Sendable {
     do throws(LogStoreError) {
       return try await RequestThreads.run(.long) { () throws(LogStoreError) in try read(from: place) }
     } catch {
-      guard error.isOfAPlace else { throw error }
+      guard error.isLocalDamage else { throw error }
       return nil
     }
   }

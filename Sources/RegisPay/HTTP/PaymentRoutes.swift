@@ -7,7 +7,7 @@ struct PaymentRoutes: Sendable {
   let log: PaymentLog
   let requests: IdempotencyStore
   let projection: PaymentProjection
-  let board: RetryStatus
+  let retryStatus: RetryStatus
 
   func add(to router: Routes) {
     router.answer(
@@ -38,7 +38,7 @@ struct PaymentRoutes: Sendable {
       [
         .get: { _, context in
           let loaded = try await find(context) { $0 }
-          return Response(json: try details(loaded, waiting: board[loaded.payment.id]))
+          return Response(json: try details(loaded, waiting: retryStatus[loaded.payment.id]))
         }
       ])
     router.answer("/api/v1/payments/{id}/events", [.get: { _, context in try await events(context) }])
@@ -130,12 +130,12 @@ struct PaymentRoutes: Sendable {
     }
     // Nothing is kept under these any more, so they need no second look.
     for digest in key.formerDigests {
-      if case .kept(let record) = try await find(digest, key) { return try await answer(record, to: key) }
+      if case .used(let record) = try await find(digest, key) { return try await answer(record, to: key) }
     }
     while true {
       switch try await find(key.digest, key) {
       case .free(let claim): if let response = try await act(claim) { return response }
-      case .kept(let record): return try await answer(record, to: key)
+      case .used(let record): return try await answer(record, to: key)
       }
     }
   }
@@ -145,7 +145,7 @@ struct PaymentRoutes: Sendable {
       return try await RequestThreads.run(.short) { [requests, log] in
         try requests.find(keyDigest: digest, fingerprint: key.fingerprint, age: log.leastAge(of:))
       }
-    } catch let error as LogStoreError where error.isOfAPlace {
+    } catch let error as LogStoreError where error.isLocalDamage {
       throw Problem.keyUnreadable
     }
   }
@@ -227,18 +227,18 @@ struct PaymentRoutes: Sendable {
         "The list took too long to read, and was not read to the end; the disk may be busy, or the list's indexes are still"
           + " being made. Try again later, or ask for less: without sort, or with a search that few payments match.")
     }
-    let progress = projection.progress
-    let bytes = await RequestThreads.run(.short) { [page, board, damage = log.damage] in
+    let status = projection.status
+    let bytes = await RequestThreads.run(.short) { [page, retryStatus, damage = log.damage] in
       let json: JSONValue = [
         "payments": .array(
           page.rows.map {
-            .object(PaymentJSON.members(of: $0, waiting: board[$0.id], concern: damage.concern($0.id)))
+            .object(PaymentJSON.members(of: $0, waiting: retryStatus[$0.id], concern: damage.concern($0.id)))
           }),
         "next": page.next.map { .string($0.description) } ?? .null,
         // Until then payments are missing, or shown as they were.
-        "complete": .bool(!progress.isCatchingUp),
+        "complete": .bool(!status.isCatchingUp),
         "asOf": .integer(page.asOf),
-        "logEnd": .integer(max(progress.end, page.asOf)),
+        "logEnd": .integer(max(status.logEnd, page.asOf)),
       ]
       return json.bytes
     }

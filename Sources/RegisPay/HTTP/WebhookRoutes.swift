@@ -101,7 +101,7 @@ struct WebhookRoutes: Sendable {
     switch replay {
     case .event(let payment, let version):
       let found = try await RequestThreads.run(.short) { [follower = webhooks.follower] () throws(LogStoreError) in
-        try follower.look { reader throws(LogStoreError) in
+        try follower.lookUp { reader throws(LogStoreError) in
           try reader.stream(payment.stream, from: version, limit: 1).first
         }
       }
@@ -112,7 +112,7 @@ struct WebhookRoutes: Sendable {
     case .offset(let offset): return try await worker.replay(from: offset)
     case .time(let microseconds):
       let offset = try await RequestThreads.run(.short) { [follower = webhooks.follower] () throws(LogStoreError) in
-        try follower.look { reader throws(LogStoreError) in try reader.firstOffset(at: microseconds) }
+        try follower.lookUp { reader throws(LogStoreError) in try reader.firstOffset(at: microseconds) }
       }
       return try await worker.replay(from: offset)
     }

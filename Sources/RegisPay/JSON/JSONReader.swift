@@ -1,9 +1,9 @@
-/// Reads JSON strictly by RFC 8259, with two decisions of our own: a key that occurs twice in one object is refused
-/// (two readers could disagree on an amount), and nesting is limited, so that no input can exhaust the stack.
+/// Reads JSON strictly by RFC 8259, with two rules of our own: an object with a duplicate key is refused (two readers could
+/// disagree on an amount), and nesting is limited, so that no input can exhaust the stack.
 ///
-/// The caller bounds the size of the input; work and memory are linear in it.
+/// The caller bounds the size of the input; time and memory are linear in it.
 public struct JSONReader {
-  /// How deep arrays and objects may be nested.
+  /// The deepest nesting of arrays and objects.
   public static let depthLimit = 32
 
   private let bytes: [UInt8]
@@ -11,7 +11,7 @@ public struct JSONReader {
 
   private init(_ bytes: [UInt8]) { self.bytes = bytes }
 
-  /// Reads one value that takes up the whole input, but for white space around it.
+  /// Reads one value. Only white space may surround it.
   public static func read(_ bytes: [UInt8]) throws(JSONError) -> JSONValue {
     var reader = JSONReader(bytes)
     reader.skipWhiteSpace()
@@ -23,8 +23,8 @@ public struct JSONReader {
 
   private var next: UInt8? { position < bytes.count ? bytes[position] : nil }
 
-  private func error(_ reason: String, at place: Int? = nil) -> JSONError {
-    JSONError(position: place ?? position, reason: reason)
+  private func error(_ reason: String, at errorPosition: Int? = nil) -> JSONError {
+    JSONError(position: errorPosition ?? position, reason: reason)
   }
 
   private mutating func skipWhiteSpace() {
@@ -57,7 +57,7 @@ public struct JSONReader {
     guard depth <= Self.depthLimit else { throw error("nested deeper than \(Self.depthLimit)") }
     position += 1
     var members: [JSONValue.Member] = []
-    // Of few keys each is compared with all others sooner than hashed.
+    // Comparing a few keys is faster than hashing them.
     var keys: Set<String>?
     func occurs(_ key: String) -> Bool {
       if keys == nil {
@@ -145,7 +145,7 @@ public struct JSONReader {
   private mutating func string() throws(JSONError) -> String {
     let start = position
     position += 1
-    // Most strings are as they stand.
+    // Fast path: most strings have no escapes.
     var end = position
     while end < bytes.count, bytes[end] >= 0x20, bytes[end] != UInt8(ascii: "\""), bytes[end] != UInt8(ascii: "\\") {
       end += 1
@@ -202,7 +202,7 @@ public struct JSONReader {
         guard (0xDC00..<0xE000).contains(low) else { throw error("half of a surrogate pair", at: start) }
         code = 0x10000 + (code - 0xD800) << 10 + (low - 0xDC00)
       }
-      // Only a lone low surrogate is left that is no scalar.
+      // The only non-scalar left is a lone low surrogate.
       guard let scalar = Unicode.Scalar(code) else { throw error("half of a surrogate pair", at: start) }
       text.append(contentsOf: UTF8.encode(scalar) ?? UTF8.encodedReplacementCharacter)
     default:

@@ -1,13 +1,12 @@
-/// A JSON value as it was written: a number keeps its text, so that no digit of an amount passes through binary
-/// floating point.
+/// A JSON value as written. A number keeps its text, so that no digit of an amount passes through binary floating point.
 public enum JSONValue: Sendable, Hashable {
   case null
   case bool(Bool)
-  /// The number's text, exactly as it stood; a legal JSON number.
+  /// The number's text, exactly as written; a legal JSON number.
   case number(String)
   case string(String)
   case array([JSONValue])
-  /// Members in the order written; no key occurs twice.
+  /// Members in the order written. No key occurs twice.
   case object([Member])
 
   public struct Member: Sendable, Hashable {
@@ -20,7 +19,7 @@ public enum JSONValue: Sendable, Hashable {
     }
   }
 
-  /// The member of an object with this key; nil when there is none, or when this is no object.
+  /// The value of an object's member with this key; nil when there is none, or when this is not an object.
   /// Linear in the number of members.
   public subscript(key: String) -> JSONValue? {
     guard case .object(let members) = self else { return nil }
@@ -33,9 +32,9 @@ public enum JSONValue: Sendable, Hashable {
   }
 }
 
-/// Why bytes are not JSON, and where.
+/// Why bytes are not JSON, and at which byte.
 public struct JSONError: Error, Sendable, Hashable, CustomStringConvertible {
-  /// Bytes from the start.
+  /// In bytes from the start.
   public var position: Int
   public var reason: String
 

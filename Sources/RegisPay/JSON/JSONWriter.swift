@@ -1,5 +1,5 @@
 extension JSONValue {
-  /// The value as compact JSON, members in their order.
+  /// The value as compact JSON, with members in their order.
   public var bytes: [UInt8] {
     var bytes: [UInt8] = []
     write(to: &bytes)
@@ -35,7 +35,7 @@ extension JSONValue {
   private static func write(_ text: String, to bytes: inout [UInt8]) {
     bytes.append(UInt8(ascii: "\""))
     defer { bytes.append(UInt8(ascii: "\"")) }
-    // Most strings are as they stand.
+    // Fast path: most strings need no escapes.
     guard text.utf8.contains(where: { $0 < 0x20 || $0 == 0x7F || $0 == UInt8(ascii: "\"") || $0 == UInt8(ascii: "\\") })
     else { return bytes.append(contentsOf: text.utf8) }
     for byte in text.utf8 {
@@ -61,7 +61,7 @@ extension JSONValue {
 extension JSONValue: ExpressibleByStringLiteral, ExpressibleByBooleanLiteral, ExpressibleByDictionaryLiteral {
   public init(stringLiteral value: String) { self = .string(value) }
   public init(booleanLiteral value: Bool) { self = .bool(value) }
-  /// Writes an object as a literal; the caller names no key twice.
+  /// Makes an object from a literal; the caller must not repeat a key.
   public init(dictionaryLiteral elements: (String, JSONValue)...) {
     self = .object(elements.map { .init($0.0, $0.1) })
   }

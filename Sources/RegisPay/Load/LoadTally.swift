@@ -1,21 +1,21 @@
 import Synchronization
 
-/// What a load has seen so far. Safe to use from any task; memory grows with the payments sent, 8 bytes for a latency
-/// and an id for each that is under way.
+/// Counts a load's requests and payments. Safe to use from any task. Memory grows with the payments sent: 8 bytes for each
+/// latency, and an id for each payment in flight.
 final class LoadTally: Sendable {
   typealias Instant = ContinuousClock.Instant
 
   private struct State {
     var sent = 0
-    var underWay = 0
+    var inFlight = 0
     /// Accepted and not seen completed, with the time at which each should have been sent.
     var open: [PaymentID: Instant] = [:]
-    /// Seen completed before its answer was.
+    /// Seen completed before the response to its request.
     var early: [PaymentID: Instant] = [:]
     var toAccepted: [Duration] = []
     var toCompleted: [Duration] = []
     var errors: [String: Int] = [:]
-    /// When the first request should have been sent, and when the last acceptance and the last completion were seen.
+    /// When the first request should have been sent, and when the last acceptance and completion were seen.
     var start: Instant?
     var lastAccepted: Instant?
     var lastCompleted: Instant?
@@ -33,18 +33,10 @@ final class LoadTally: Sendable {
 
   private let state = Mutex(State())
 
-  struct Counts: Sendable {
-    var sent: Int
-    /// Requests without an answer yet.
-    var underWay: Int
-    var accepted: Int
-    var completed: Int
-  }
-
-  var counts: Counts {
+  var counts: LoadCounts {
     state.withLock {
-      Counts(
-        sent: $0.sent, underWay: $0.underWay, accepted: $0.toAccepted.count, completed: $0.toCompleted.count)
+      LoadCounts(
+        sent: $0.sent, inFlight: $0.inFlight, accepted: $0.toAccepted.count, completed: $0.toCompleted.count)
     }
   }
 
@@ -54,14 +46,14 @@ final class LoadTally: Sendable {
   func begin(intended: Instant) {
     state.withLock {
       $0.sent += 1
-      $0.underWay += 1
+      $0.inFlight += 1
       $0.start = $0.start ?? intended
     }
   }
 
   func accepted(_ id: PaymentID, intended: Instant, at now: Instant) {
     state.withLock { state in
-      state.underWay -= 1
+      state.inFlight -= 1
       state.toAccepted.append(intended.duration(to: now))
       state.lastAccepted = max(state.lastAccepted ?? now, now)
       if let completed = state.early.removeValue(forKey: id) {
@@ -74,7 +66,7 @@ final class LoadTally: Sendable {
 
   func failed(_ reason: String) {
     state.withLock {
-      $0.underWay -= 1
+      $0.inFlight -= 1
       $0.errors[reason, default: 0] += 1
     }
   }
@@ -86,7 +78,7 @@ final class LoadTally: Sendable {
     state.withLock { state in
       if let intended = state.open.removeValue(forKey: id) {
         state.complete(intended, at: now)
-      } else if state.underWay > 0 {
+      } else if state.inFlight > 0 {
         state.early[id] = now
       }
     }
@@ -102,24 +94,33 @@ final class LoadTally: Sendable {
   }
 }
 
-/// How a load went.
-public struct LoadReport: Sendable, CustomStringConvertible {
-  /// Requests made.
+/// The counts of a load so far.
+public struct LoadCounts: Sendable {
   public var sent: Int
-  /// How often each error happened.
+  /// Requests without a response yet.
+  public var inFlight: Int
+  public var accepted: Int
+  public var completed: Int
+}
+
+/// The result of a load.
+public struct LoadReport: Sendable, CustomStringConvertible {
+  /// Requests sent.
+  public var sent: Int
+  /// The count of each error.
   public var errors: [String: Int]
   /// Accepted payments that were not completed within the limit.
   public var incomplete: Int
-  /// From when a request should have been sent to its answer.
+  /// From when a request should have been sent to its response.
   public var toAccepted: LoadLatencies
   /// From when a request should have been sent to the payment's completion.
   public var toCompleted: LoadLatencies
   /// From when the first request should have been sent to the last acceptance.
   public var acceptedAfter: Duration
-  /// The same to the last completion.
+  /// From when the first request should have been sent to the last completion.
   public var completedAfter: Duration
 
-  /// Something was accepted, and all of that completed.
+  /// Whether payments were accepted, and all of them completed.
   public var isGood: Bool { incomplete == 0 && toAccepted.count > 0 }
 
   public var description: String {
@@ -150,7 +151,7 @@ public struct LoadReport: Sendable, CustomStringConvertible {
   }
 }
 
-/// Latencies of a load, for exact percentiles.
+/// The latencies of a load, for exact percentiles.
 public struct LoadLatencies: Sendable {
   private let sorted: [Duration]
 
@@ -158,9 +159,9 @@ public struct LoadLatencies: Sendable {
 
   public var count: Int { sorted.count }
 
-  /// The smallest latency that at least this part of all are not over; nil for none at all.
+  /// The smallest latency that at least this share of all latencies do not exceed; nil when there are none.
   ///
-  /// - Parameter percent: over 0, up to 100.
+  /// - Parameter percent: more than 0, at most 100.
   public func percentile(_ percent: Double) -> Duration? {
     guard !sorted.isEmpty else { return nil }
     let rank = Int((percent / 100 * Double(sorted.count)).rounded(.up))

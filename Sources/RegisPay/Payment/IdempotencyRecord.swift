@@ -1,31 +1,30 @@
 import LogStore
 
-/// A request that was made under an idempotency key, as the log keeps it: with what it did, in the same append, so that a
-/// crash leaves either both or neither. Each key has a stream; its last event is the one that counts.
+/// The record of a request under an idempotency key, on the log. One append holds the record and the request's effect, so that a
+/// crash leaves both or neither. Each key has a stream, whose last event counts.
 ///
-/// There is no moment at which a key is taken and its answer is not there yet: of requests at once one is appended first,
-/// and the others find its record.
+/// A key is never taken without an outcome: of concurrent requests one is appended first, and the others find its record.
 struct IdempotencyRecord: Sendable, Hashable {
-  /// What was done for it.
+  /// What the request did.
   enum Outcome: Sendable, Hashable {
-    /// A payment began.
+    /// It created a payment.
     case created(PaymentID)
-    /// A payment was changed, up to this version of its stream; how it stood then is the answer.
+    /// It changed a payment, up to this version of its stream. The response shows the payment at that version.
     case changed(PaymentID, version: UInt64)
-    /// The payment's state forbade it; nothing was changed.
+    /// The payment's state forbade it; nothing changed.
     case refused(name: String, detail: String)
   }
 
   static let eventType = "RequestAnswered"
   private static let streamPrefix = "request:"
 
-  /// A digest of the request, by which a repeat is told from another request with the same key.
+  /// A digest of the request. It tells a repeat from another request with the same key.
   var fingerprint: String
   var outcome: Outcome
 
   /// The stream of a key.
   ///
-  /// - Parameter digest: of the key, which itself is a client's business and stays out of the log.
+  /// - Parameter digest: of the key. The key itself belongs to the client and stays out of the log.
   static func stream(_ digest: String) -> String { streamPrefix + digest }
 
   var payload: [UInt8] {
@@ -38,7 +37,7 @@ struct IdempotencyRecord: Sendable, Hashable {
     return (["request": .string(fingerprint), "outcome": result] as JSONValue).bytes
   }
 
-  /// - Throws: when the event is none of ours.
+  /// - Throws: when the event is not such a record.
   init(_ event: Event) throws(IdempotencyRecordError) {
     let unreadable = IdempotencyRecordError(offset: event.offset)
     guard event.type == Self.eventType, let json = try? JSONReader.read(event.payload),
@@ -64,7 +63,7 @@ struct IdempotencyRecord: Sendable, Hashable {
   }
 }
 
-/// The record of a key can't be read; a newer program may have written it.
+/// The record of a key can't be read. A newer program may have written it.
 struct IdempotencyRecordError: Error, CustomStringConvertible {
   var offset: UInt64
 

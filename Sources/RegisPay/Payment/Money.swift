@@ -1,11 +1,11 @@
-/// A currency with the number of decimals that its amounts have.
+/// A currency and the number of decimals of its amounts.
 public struct Currency: Sendable, Hashable, CustomStringConvertible {
   /// ISO 4217, upper case.
   public let code: String
   /// Decimals of the minor unit: 2 for GBP, where 1 pound is 100 pence.
   public let exponent: Int
 
-  /// For a currency that payments are accepted in, use ``named(_:)``.
+  /// Makes any currency; ``named(_:)`` returns those that payments are accepted in.
   ///
   /// - Parameter exponent: 0…6, which covers every currency of ISO 4217.
   public init(code: String, exponent: Int) {
@@ -14,7 +14,7 @@ public struct Currency: Sendable, Hashable, CustomStringConvertible {
     self.exponent = exponent
   }
 
-  /// The currencies that payments are accepted in, in the order in which error messages name them.
+  /// The currencies that payments are accepted in, in the order of error messages.
   public static let supported = ["GBP", "EUR", "USD"].map { Currency(code: $0, exponent: 2) }
 
   /// The supported currency with exactly this code; nil if there is none.
@@ -23,7 +23,7 @@ public struct Currency: Sendable, Hashable, CustomStringConvertible {
   public var description: String { code }
 }
 
-/// An exact amount of money: minor units, never binary floating point.
+/// An exact amount of money in minor units, never in binary floating point.
 public struct Money: Sendable, Hashable, CustomStringConvertible {
   /// Pence, cents and so on.
   public let minorUnits: Int64
@@ -36,7 +36,7 @@ public struct Money: Sendable, Hashable, CustomStringConvertible {
 
   /// Reads the text of a JSON number, by value: `12.34`, `12.340` and `1234e-2` are the same amount.
   ///
-  /// - Throws: ``MoneyError`` when it is not exact in this currency, or too large to hold.
+  /// - Throws: ``MoneyError`` when the number is not exact in this currency, or too large to hold.
   public init(_ number: DecimalText, currency: Currency) throws(MoneyError) {
     self.init(minorUnits: try number.scaled(byPowerOfTen: currency.exponent), currency: currency)
   }
@@ -53,26 +53,26 @@ public struct Money: Sendable, Hashable, CustomStringConvertible {
   public var description: String { "\(decimal) \(currency)" }
 }
 
-/// Why a number is no amount in a currency.
+/// Why a number is not an amount in a currency.
 public enum MoneyError: Error, Sendable, Hashable {
   /// The value needs this many decimals, more than the currency has.
   case tooManyDecimals(Int)
-  /// Over what 64 bits of minor units hold.
+  /// More minor units than 64 bits hold.
   case tooLarge
 }
 
-/// The value of a JSON number's text, exactly: ± digits × 10^exponent, without zeros at either end of the digits.
-/// Reading it is linear in the text's length, whatever its exponent.
+/// The exact value of a JSON number's text: ± digits × 10^exponent, without zeros at either end of the digits. Reading takes
+/// time linear in the text's length, whatever its exponent.
 public struct DecimalText: Sendable, Hashable, CustomStringConvertible {
   public let isNegative: Bool
   /// 0…9 each; empty for zero.
   private let digits: [UInt8]
   private let exponent: Int
 
-  /// Farther than any amount and any text can reach, and far from overflowing what is computed with it.
+  /// Beyond any amount and any text, and small enough that no arithmetic with it overflows.
   private static let exponentLimit = 1 << 40
 
-  /// - Parameter number: a legal JSON number, as ``JSONReader`` hands out; nil if it is not.
+  /// Nil when the text is not a legal JSON number. ``JSONReader`` returns legal numbers only.
   public init?(_ number: String) {
     var digits: [UInt8] = []
     var decimals = 0
@@ -104,7 +104,7 @@ public struct DecimalText: Sendable, Hashable, CustomStringConvertible {
       default: return nil
       }
     }
-    // A sign, a point or an `e` must be followed by something.
+    // The text may not end with a sign, a point or an `e`.
     guard !digits.isEmpty, let last = number.utf8.last, (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(last) else {
       return nil
     }
@@ -123,7 +123,7 @@ public struct DecimalText: Sendable, Hashable, CustomStringConvertible {
     return (isNegative ? "-" : "") + digits.map(String.init).joined() + (exponent == 0 ? "" : "e\(exponent)")
   }
 
-  /// Whether the value is `other`'s or more; linear in the digits.
+  /// Whether the value is at least `other`; linear in the digits.
   func isAtLeast(_ other: DecimalText) -> Bool {
     if isNegative != other.isNegative { return !isNegative }
     return isNegative ? !hasLargerMagnitude(than: other) : !other.hasLargerMagnitude(than: self)
@@ -131,17 +131,17 @@ public struct DecimalText: Sendable, Hashable, CustomStringConvertible {
 
   private func hasLargerMagnitude(than other: DecimalText) -> Bool {
     if isZero || other.isZero { return !isZero }
-    // The first digit of neither is 0: the place of it decides, then the digits from there on.
-    let (place, otherPlace) = (digits.count + exponent, other.digits.count + other.exponent)
-    if place != otherPlace { return place > otherPlace }
+    // Neither first digit is 0: the power of ten of the first digit decides, then the digits.
+    let (power, otherPower) = (digits.count + exponent, other.digits.count + other.exponent)
+    if power != otherPower { return power > otherPower }
     return other.digits.lexicographicallyPrecedes(digits)
   }
 
-  /// The value × 10^power, which must be whole and fit.
+  /// The value × 10^power, which must be a whole number that fits 64 bits.
   func scaled(byPowerOfTen power: Int) throws(MoneyError) -> Int64 {
     let zeros = exponent + power
     guard zeros >= 0 else { throw .tooManyDecimals(-exponent) }
-    // 19 digits are the most that fit 64 bits; checked before anything is computed, as `zeros` may be huge.
+    // 64 bits hold at most 19 digits. Checked before any arithmetic, as `zeros` may be huge.
     guard digits.count <= 19, digits.count + zeros <= 19 || isZero else { throw .tooLarge }
     var value: Int64 = 0
     for digit in digits + Array(repeating: 0, count: isZero ? 0 : zeros) {
@@ -150,7 +150,7 @@ public struct DecimalText: Sendable, Hashable, CustomStringConvertible {
       guard !isOver, !isSumOver else { throw .tooLarge }
       value = sum
     }
-    // Computed below zero, where there is one value more.
+    // The loop computes below zero, where the range has one value more.
     guard !isNegative else { return value }
     guard value != .min else { throw .tooLarge }
     return -value

@@ -1,50 +1,50 @@
-/// A payment as its events tell it. A pure value: no I/O, no clock.
+/// A payment: the state that follows from its events. A pure value: no I/O, no clock.
 ///
 /// ```
-/// initiated ── created ── settled ── completed      refunds are asked for from `settled` on
+/// initiated ── created ── settled ── completed      refunds can be requested from `settled` on
 ///     │  ╲        │  ╲        ╲
 ///     │  declined │  declined  failed(notify)
 ///     │           │
 ///     ╰────── cancelling ── cancelled, or back to created when the PSP refuses
 /// ```
-/// A step that was given up leads to `failed`, and a retry back to where it was. A step that may have been carried out,
-/// though no answer says so, leads to `outcomeUnknown`, until a person says what happened.
+/// A parked step leads to `failed`; a retry leads back to the state before. A step that may have been carried out, though no
+/// response proves it, leads to `outcomeUnknown` until a person says what happened.
 public struct Payment: Sendable, Hashable {
   public enum State: Sendable, Hashable {
     case initiated
     /// The PSP knows the payment under ``Payment/reference``; no money has moved.
     case created
-    /// A person asked to cancel it. With a ``Payment/reference`` the PSP is asked whether that comes before the settlement;
-    /// without one the creation may be in flight, and what it turns out to have created is cancelled then.
+    /// A person asked to cancel. With a ``Payment/reference``, the PSP decides whether the cancellation comes before the
+    /// settlement. Without one, the creation may be in flight: if it succeeds, the created payment is cancelled next.
     case cancelling
     /// The money has moved.
     case settled
     case completed
-    /// The PSP said no, at this step; no money has moved.
+    /// The PSP declined this step; no money has moved.
     case declined(step: PaymentStep, reason: String)
     /// No money has moved, and none will.
     case cancelled
-    /// A step was given up, until a person asks for another try.
+    /// A step is parked until a person retries it.
     ///
-    /// - Parameter mayHaveHappened: a try may have reached the other side; false when it is known that none did anything.
+    /// - Parameter mayHaveHappened: a try may have reached the other side; false when it is known that no try had an effect.
     case failed(step: PaymentStep, reason: String, mayHaveHappened: Bool = true)
-    /// A step may or may not have been carried out, until a person says which. Nothing is called for meanwhile.
+    /// A step may or may not have been carried out. No call is made until a person says which.
     case outcomeUnknown(step: PaymentStep, reason: String)
   }
 
   public let id: PaymentID
   public let money: Money
   public private(set) var state: State
-  /// The PSP's id of the payment, once it has given one.
+  /// The PSP's id of the payment; nil until the PSP has created it.
   public private(set) var reference: String?
-  /// A person asked to cancel before the PSP had given a reference.
+  /// A person asked to cancel before the PSP had returned a reference.
   public private(set) var isCancellationAsked = false
-  /// In the order in which they were asked for; the first has the number 1.
+  /// In the order of the requests; the first has the number 1.
   public private(set) var refunds: [Refund] = []
-  /// What is due and waits for a time, at most one of each step and refund.
+  /// Steps and refunds that are due and wait for a time; at most one entry for each.
   public private(set) var delays: [Delay] = []
 
-  /// A payment begins with this event, and only with this one.
+  /// Begins a payment. Only `initiated` can be the first event.
   public init(_ event: PaymentEvent) throws(IllegalTransition) {
     guard case .initiated(let id, let money) = event else { throw IllegalTransition(payment: nil, event: event) }
     self.id = id
@@ -52,7 +52,7 @@ public struct Payment: Sendable, Hashable {
     self.state = .initiated
   }
 
-  /// The payment that a stream's events tell; nil for none.
+  /// The payment that follows from a stream's events; nil when there are none.
   public init?(_ events: some Sequence<PaymentEvent>) throws(IllegalTransition) {
     var payment: Payment?
     for event in events {
@@ -62,9 +62,9 @@ public struct Payment: Sendable, Hashable {
     self = payment
   }
 
-  /// What happened moves the payment on.
+  /// Applies an event to the payment.
   ///
-  /// - Throws: when it can't happen in this state; the payment is unchanged.
+  /// - Throws: when the event can't happen in this state; the payment is unchanged.
   public mutating func apply(_ event: PaymentEvent) throws(IllegalTransition) {
     if case .delayed(let delay) = event {
       guard isDue(delay.work) else { throw IllegalTransition(payment: self, event: event) }
@@ -84,10 +84,10 @@ public struct Payment: Sendable, Hashable {
   private mutating func move(by event: PaymentEvent) throws(IllegalTransition) {
     switch (state, event) {
     case (.initiated, .created(let reference)): created(reference)
-    // The cancellation is asked for next, by an event that comes with this one.
+    // The same append holds the event that requests the cancellation.
     case (.cancelling, .created(let reference)) where self.reference == nil: created(reference)
     case (.created, .settled): state = .settled
-    // A settlement that was in flight when somebody asked to cancel: it was first.
+    // The settlement was in flight when somebody asked to cancel, and came first.
     case (.cancelling, .settled) where reference != nil: state = .settled
     case (.settled, .completed): state = .completed
     case (.initiated, .declined(.create, let reason)): state = .declined(step: .create, reason: reason)
@@ -99,7 +99,7 @@ public struct Payment: Sendable, Hashable {
       isCancellationAsked = true
     case (.created, .cancellationRequested), (.failed(.settle, _, _), .cancellationRequested): state = .cancelling
     case (.cancelling, .cancellationRefused) where reference != nil: state = .created
-    // Earlier versions cancelled at once what the PSP had not answered yet.
+    // Earlier versions cancelled at once while the creation was still in flight.
     case (.initiated, .cancelled), (.failed(.create, _, _), .cancelled), (.cancelling, .cancelled): state = .cancelled
     case (_, .failed(let step, let reason, let mayHaveHappened)) where step == nextStep:
       state = .failed(step: step, reason: reason, mayHaveHappened: mayHaveHappened)
@@ -155,37 +155,37 @@ public struct Payment: Sendable, Hashable {
     case .settle: .created
     case .cancel: .cancelling
     case .notify: .settled
-    // A refund has a status of its own; this step never fails as the payment's.
-    case .refund: preconditionFailure("a refund is no state of its payment")
+    // A refund has a status of its own and is never the payment's next step.
+    case .refund: preconditionFailure("a refund is not a state of its payment")
     }
   }
 
-  /// What has to be done next for the payment itself; nil when nothing is. Refunds go on beside it.
+  /// The payment's next step; nil when there is none. Refunds proceed independently of it.
   public var nextStep: PaymentStep? {
     switch state {
     case .initiated: .create
     case .created: .settle
-    // What is not known to be created can't be cancelled yet.
+    // The creation must have an outcome before the PSP can cancel.
     case .cancelling: reference == nil ? .create : .cancel
     case .settled: .notify
     case .completed, .declined, .cancelled, .failed, .outcomeUnknown: nil
     }
   }
 
-  /// Whether this is to be done now.
+  /// Whether this step or refund is due.
   public func isDue(_ work: PaymentWork) -> Bool {
     if work.step == .refund { return work.refund.flatMap { refund($0) }?.status == .requested }
     return work.step == nextStep
   }
 
-  /// Until when this is not to be tried; nil for at once.
+  /// The wait before the next try; nil when it may be tried at once.
   public func delay(of work: PaymentWork) -> Delay? { delays.first { $0.work == work } }
 
   public func refund(_ number: Int) -> Refund? {
     refunds.indices.contains(number - 1) ? refunds[number - 1] : nil
   }
 
-  /// The PSP has moved the money to the merchant.
+  /// Whether the PSP has moved the money to the merchant.
   public var isMoneyMoved: Bool {
     switch state {
     case .settled, .completed, .failed(.notify, _, _), .outcomeUnknown(.notify, _): true
@@ -193,13 +193,13 @@ public struct Payment: Sendable, Hashable {
     }
   }
 
-  /// What has gone back.
+  /// The total of refunds that are done.
   public var refunded: Money { total { $0.status == .done } }
 
-  /// What was asked back and has no outcome yet.
+  /// The total of refunds that have no outcome yet.
   public var refunding: Money { total { $0.status == .requested } }
 
-  /// What may still be asked back: what was settled, less all refunds that are done or may be.
+  /// The amount that can still be refunded: the settled amount less all refunds that are done or may be.
   public var refundable: Money {
     guard isMoneyMoved else { return Money(minorUnits: 0, currency: money.currency) }
     let taken = total { if case .declined = $0.status { false } else { true } }
@@ -207,14 +207,14 @@ public struct Payment: Sendable, Hashable {
   }
 
   private func total(_ isCounted: (Refund) -> Bool) -> Money {
-    // Never over the payment's own amount, which `apply` sees to: no overflow.
+    // No overflow: `apply` keeps the total within the payment's amount.
     Money(
       minorUnits: refunds.reduce(0) { isCounted($1) ? $0 + $1.amount.minorUnits : $0 }, currency: money.currency)
   }
 
-  /// The state's name, as the API and the page show it: what is unknown before all else, then what is given up, then the
-  /// payment's own state. Money that goes back is an amount beside the state, ``refunded``: only a payment of which all goes
-  /// back, or has gone back, is no completed one any more.
+  /// The status that the API and the page show. An unknown outcome comes first, then a parked step or refund, then the
+  /// payment's own state. A partial refund doesn't change the status; ``refunded`` shows it. Only when the whole amount is being
+  /// refunded, or is refunded, does the status say so.
   public var status: PaymentStatus {
     if refunds.contains(where: { if case .unknown = $0.status { true } else { false } }) { return .outcomeUnknown }
     return switch state {
@@ -232,11 +232,11 @@ public struct Payment: Sendable, Hashable {
   private var refundStatus: PaymentStatus? {
     if refunds.contains(where: { if case .failed = $0.status { true } else { false } }) { return .failed }
     if refunded == money { return .refunded }
-    // No overflow: both together are never over the payment's amount, which `apply` sees to.
+    // No overflow: `apply` keeps the sum within the payment's amount.
     return refunded.minorUnits + refunding.minorUnits == money.minorUnits ? .refunding : nil
   }
 
-  /// Everything that was given up and waits for a person, with the reason.
+  /// All parked steps and refunds, which wait for a person, with the reason of each.
   public var parked: [(work: PaymentWork, reason: String)] {
     var parked: [(work: PaymentWork, reason: String)] = []
     if case .failed(let step, let reason, _) = state { parked.append((PaymentWork(step), reason)) }
@@ -246,7 +246,7 @@ public struct Payment: Sendable, Hashable {
     return parked
   }
 
-  /// Every step and refund that may or may not have been carried out, with the reason why that is not known.
+  /// All steps and refunds whose outcome is unknown, with the reason of each.
   public var unknown: [(work: PaymentWork, reason: String)] {
     var unknown: [(work: PaymentWork, reason: String)] = []
     if case .outcomeUnknown(let step, let reason) = state { unknown.append((PaymentWork(step), reason)) }
@@ -257,26 +257,26 @@ public struct Payment: Sendable, Hashable {
   }
 }
 
-/// Money on its way back, in full or in part.
+/// A refund of all or a part of a payment.
 public struct Refund: Sendable, Hashable {
   public enum Status: Sendable, Hashable {
     case requested
     case done
-    /// The PSP said no: nothing has gone back, and the amount may be asked for again.
+    /// The PSP declined: no money has gone back, and the amount can be refunded again.
     case declined(reason: String)
-    /// Given up, until a person asks for another try. The amount stays taken.
+    /// Parked until a person retries it. The amount stays taken.
     case failed(reason: String)
-    /// The PSP may or may not have sent the money back, until a person says which. The amount stays taken.
+    /// The PSP may or may not have sent the money back. The amount stays taken until a person says which.
     case unknown(reason: String)
   }
 
-  /// From 1, in its payment.
+  /// Counts from 1 within the payment.
   public let number: Int
   public let amount: Money
   public internal(set) var status: Status
 }
 
-/// The names of a payment's states.
+/// A payment's status, as the API names it.
 public enum PaymentStatus: String, Sendable, Hashable, CaseIterable {
   case initiated = "Initiated"
   case created = "Created"
@@ -291,7 +291,7 @@ public enum PaymentStatus: String, Sendable, Hashable, CaseIterable {
   case outcomeUnknown = "OutcomeUnknown"
 }
 
-/// An event that can't happen to a payment as it is; `payment` is nil for one that has not begun.
+/// An event that can't follow the payment's state; `payment` is nil when no payment has begun.
 public struct IllegalTransition: Error, Sendable, Hashable, CustomStringConvertible {
   public var payment: Payment?
   public var event: PaymentEvent

@@ -1,4 +1,4 @@
-/// What is asked of a payment: by a person, or by whoever carried out a step.
+/// A command to a payment, from a person or from the consumer that carried out a step.
 public enum PaymentCommand: Sendable, Hashable {
   /// The PSP accepted the payment under this reference.
   case recordCreated(reference: String)
@@ -6,59 +6,59 @@ public enum PaymentCommand: Sendable, Hashable {
   case recordSettled
   /// The notification was accepted.
   case recordCompleted
-  /// The PSP will not settle the payment any more.
+  /// The PSP has cancelled the payment and will not settle it.
   case recordCancelled
-  /// The PSP does not cancel it: it has settled it, or can't.
+  /// The PSP does not cancel the payment: it has settled it, or can't cancel.
   case recordCancellationRefused(reason: String)
-  /// The PSP has sent the money of this refund back.
+  /// The PSP has carried out the refund with this number.
   case recordRefunded(Int)
   /// A person asked to cancel, and the PSP was never asked to create the payment.
   case recordNotCreated
-  /// The PSP said no.
+  /// The PSP declined the step.
   case decline(PaymentWork, reason: String)
-  /// Given up until a person asks for another try: asking again does not help, and no try has done anything.
-  case giveUp(PaymentWork, reason: String)
-  /// Given up, and a try may have been carried out: a person has to say whether it was.
+  /// Parks the step until a person retries it: a retry now can't help, and no try had an effect.
+  case park(PaymentWork, reason: String)
+  /// A try may have been carried out, and no response that decides will come: a person has to say what happened.
   case markUnknown(PaymentWork, reason: String)
-  /// The next try is some while away.
+  /// The next try waits, on the log.
   case delay(Delay)
 
-  /// A person wants it not to happen.
+  /// A person cancels the payment.
   case cancel
-  /// A person wants money to go back: so much, or all that is left for nil.
+  /// A person refunds this amount; nil for all that is left.
   case refund(Money?)
-  /// A person wants everything that was given up, or waits for a time, to be tried again at once.
+  /// A person retries at once everything that is parked or waits for a time.
   case retry
-  /// A person says what became of a step whose outcome is unknown.
+  /// A person says what happened in a step whose outcome is unknown.
   case resolve(PaymentWork, Resolution)
 
   public enum Resolution: Sendable, Hashable {
-    /// - Parameter reference: the PSP's, which only a creation needs.
+    /// - Parameter reference: the PSP's id of the payment; needed for a creation only.
     case happened(reference: String? = nil)
     case didNotHappen
   }
 }
 
-/// Why a command is refused. Nothing was changed.
+/// Why a command is refused. Nothing has changed.
 public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
-  /// The step that it ends is not due, or not any more.
+  /// The step that the command ends is not due, or no longer due.
   case notDue(PaymentStatus)
   case notCancellable(PaymentStatus)
-  /// No money has moved, or none is left to go back.
+  /// No money has moved, or all of it is refunded.
   case nothingToRefund(PaymentStatus)
   case refundTooLarge(asked: Money, left: Money)
   case refundNotPositive
   case otherCurrency(Currency, of: Currency)
   case tooManyRefunds(limit: Int)
   case nothingToRetry(PaymentStatus)
-  /// Nobody knows yet whether this step was carried out; what is asked could do it a second time.
+  /// The outcome of this step is unknown; the command could carry it out a second time.
   case outcomeUnknown(PaymentWork)
-  /// The outcome of this step is not unknown, or not any more.
+  /// The outcome of this step is known.
   case notUnknown(PaymentWork, PaymentStatus)
-  /// A creation that happened has a reference at the PSP, and without it nothing can be done to it.
+  /// A creation that happened has a reference at the PSP; without it no later call can name the payment.
   case referenceMissing
 
-  /// For programs; stable.
+  /// A stable name for programs.
   public var name: String {
     switch self {
     case .notDue: "not-due"
@@ -95,10 +95,11 @@ public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
 }
 
 extension Payment {
-  /// So that a stream stays short enough to be read for each step.
+  /// Keeps a stream short enough to be read for each step.
   static let refundLimit = 100
 
-  /// What follows from a command, to be appended at this payment's version; nothing is changed here.
+  /// Decides which events follow from a command. The caller appends them at this payment's version; the payment itself stays
+  /// unchanged.
   public func decide(_ command: PaymentCommand) throws(PaymentRefusal) -> [PaymentEvent] {
     switch command {
     case .recordCreated(let reference):
@@ -112,7 +113,7 @@ extension Payment {
       guard isCancellationAsked else { throw .notDue(status) }
       return [try due(.create, .cancelled)]
     case .decline(let work, let reason): return [try decline(work, reason)]
-    case .giveUp(let work, let reason):
+    case .park(let work, let reason):
       let event: PaymentEvent =
         if let number = work.refund { .refundFailed(number, reason: reason, mayHaveHappened: false) } else {
           .failed(step: work.step, reason: reason, mayHaveHappened: false)
@@ -148,17 +149,18 @@ extension Payment {
     return event
   }
 
-  /// The other side says that it was carried out. That decides also what was unknown: an answer may be late.
+  /// The events of a step that the other side has carried out. Also resolves an unknown outcome: a response may be late.
   private func ended(_ work: PaymentWork, by events: [PaymentEvent]) throws(PaymentRefusal) -> [PaymentEvent] {
     if unknown.contains(where: { $0.work == work }) { return [.outcomeResolved(work, happened: true)] + events }
     guard isDue(work) else { throw .notDue(status) }
     return events
   }
 
-  /// What was asked for before there was something to cancel.
+  /// Requests the cancellation that a person asked for before the payment was created.
   private var cancellation: [PaymentEvent] { isCancellationAsked ? [.cancellationRequested] : [] }
 
-  /// Also while a cancellation is asked for, or was given up: the settlement was first, so there was none.
+  /// Records a settlement, also while a cancellation is requested or parked: the settlement came first, so there was no
+  /// cancellation.
   private func settle() throws(PaymentRefusal) -> [PaymentEvent] {
     switch state {
     case .cancelling where reference != nil: [.settled]
@@ -191,7 +193,7 @@ extension Payment {
       switch work.step {
       case .create where isCancellationAsked: event = .cancelled
       case .create, .settle: event = .declined(step: work.step, reason: reason)
-      // Never on to the settlement of what somebody wanted to cancel: a retry asks for the cancellation again.
+      // A payment that somebody wanted to cancel must not go on to settlement: a retry requests the cancellation again.
       case .cancel, .notify: event = .failed(step: work.step, reason: reason, mayHaveHappened: false)
       case .refund: event = .refundDeclined(work.refund ?? 0, reason: reason)
       }
@@ -202,9 +204,10 @@ extension Payment {
   private func decline(_ work: PaymentWork, _ reason: String) throws(PaymentRefusal) -> PaymentEvent {
     if let number = work.refund { return try due(refund: number, .refundDeclined(number, reason: reason)) }
     switch work.step {
-    // While a cancellation is asked for, a no to the settlement may be that: not due, the cancellation's answer tells.
+    // While a cancellation is requested, settlement is not due: its refusal may be the cancellation's effect, and the response
+    // to the cancellation decides.
     case .create, .settle: return try due(work.step, .declined(step: work.step, reason: reason))
-    // Money has moved, or is about not to: a no here ends nothing, somebody has to look.
+    // Money has moved, or a cancellation was requested: a refusal here ends nothing, a person has to look.
     case .notify, .cancel, .refund:
       return try due(work.step, .failed(step: work.step, reason: reason, mayHaveHappened: false))
     }
@@ -212,16 +215,16 @@ extension Payment {
 
   private func cancel() throws(PaymentRefusal) -> [PaymentEvent] {
     switch state {
-    // The creation may be in flight, or have reached the PSP: what it created there is cancelled then. It is not waited
-    // for a time, as somebody waits for it.
+    // The creation may be in flight or have reached the PSP: what it creates is cancelled next. A person waits, so the delay
+    // ends.
     case .initiated where delay(of: PaymentWork(.create)) != nil:
       [.retried(.create, refund: nil), .cancellationRequested]
     case .initiated: [.cancellationRequested]
     case .failed(.create, _, mayHaveHappened: true) where isCancellationAsked: [.retried(.create, refund: nil)]
     case .failed(.create, _, mayHaveHappened: true): [.retried(.create, refund: nil), .cancellationRequested]
-    // The PSP knows nothing of it.
+    // The PSP knows nothing of the payment.
     case .failed(.create, _, mayHaveHappened: false): [.cancelled]
-    // The settlement may be in flight: only the PSP can tell which is first.
+    // The settlement may be in flight: only the PSP knows which comes first.
     case .created, .failed(.settle, _, _): [.cancellationRequested]
     case .outcomeUnknown(let step, _): throw .outcomeUnknown(PaymentWork(step))
     default: throw .notCancellable(status)
@@ -229,7 +232,7 @@ extension Payment {
   }
 
   private func refund(_ asked: Money?) throws(PaymentRefusal) -> PaymentEvent {
-    // Whether the customer was notified changes nothing about the money.
+    // A notification with an unknown outcome doesn't affect the money.
     if let unknown = unknown.first(where: { $0.work.step != .notify }) { throw .outcomeUnknown(unknown.work) }
     let left = refundable
     guard left.minorUnits > 0 else { throw .nothingToRefund(status) }

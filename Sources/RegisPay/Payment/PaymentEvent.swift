@@ -1,61 +1,61 @@
-/// What can be on a payment's stream. No reason has a secret in it.
+/// An event on a payment's stream. No reason holds a secret.
 public enum PaymentEvent: Sendable, Hashable {
   case initiated(PaymentID, Money)
   /// The PSP accepted the payment under its own reference.
   case created(reference: String)
   case settled
-  /// The customer was notified; nothing is left to do.
+  /// The customer was notified; the payment is complete.
   case completed
-  /// The PSP said no.
+  /// The PSP declined.
   case declined(step: PaymentStep, reason: String)
-  /// A person asked to cancel; the PSP is asked next.
+  /// A person asked to cancel; the PSP is called next.
   case cancellationRequested
-  /// The PSP does not cancel the payment any more; it goes on.
+  /// The PSP does not cancel the payment any more; processing continues.
   case cancellationRefused(reason: String)
   case cancelled
-  /// A step was given up, with a reason a person can act on.
+  /// A step was parked, with a reason that a person can act on.
   ///
-  /// - Parameter mayHaveHappened: false when it is known that no try did anything at the other side. Events of earlier
-  ///   versions don't say, and are read as true.
+  /// - Parameter mayHaveHappened: false when it is known that no try had an effect at the other side. Events of earlier versions
+  ///   lack it and are read as true.
   case failed(step: PaymentStep, reason: String, mayHaveHappened: Bool = true)
-  /// A try failed, and the next one is some while away: the payment's consumer need not keep its place for it.
+  /// A try failed, and the next one waits on the log: the consumer's checkpoint moves past the step.
   case delayed(Delay)
-  /// A person asked for another try of a step, or of this refund.
+  /// A person retried a step, or this refund.
   case retried(PaymentStep, refund: Int?)
-  /// A person asked for so much to go back; the number is the refund's, from 1.
+  /// A person requested a refund of this amount. The number is the refund's, from 1.
   case refundRequested(Int, Money)
   case refunded(Int)
   case refundDeclined(Int, reason: String)
-  /// A refund was given up. ``mayHaveHappened`` as with ``failed(step:reason:mayHaveHappened:)``.
+  /// A refund was parked. `mayHaveHappened` as with ``failed(step:reason:mayHaveHappened:)``.
   case refundFailed(Int, reason: String, mayHaveHappened: Bool = true)
-  /// A try of this step may have been carried out, and no answer that decides is to be had: a person has to say.
+  /// A try of this step may have been carried out, and no response that decides will come: a person has to say what happened.
   case outcomeUnknown(PaymentWork, reason: String)
-  /// A person, or a late answer, said what became of it. The events that follow from this come with it.
+  /// A person or a late response said what happened. The same append holds the events that follow.
   case outcomeResolved(PaymentWork, happened: Bool)
 }
 
-/// Until when a step of a payment waits, and what for.
+/// A step's wait on the log: until when, and why.
 public struct Delay: Sendable, Hashable {
   public var work: PaymentWork
-  /// In microseconds since 1970.
+  /// The end of the wait, in microseconds since 1970.
   public var untilMicroseconds: UInt64
-  /// Tries that have failed so far.
+  /// Failed tries so far.
   public var attempts: Int
-  /// Those of them that failed while others went through.
+  /// Those of them that failed while others' calls succeeded.
   public var ownFailures: Int
-  /// Why the last one failed.
+  /// Why the last try failed.
   public var reason: String
-  /// One of the tries may have been carried out. Events of earlier versions don't say, and are read as true.
+  /// A try may have been carried out. Events of earlier versions lack it and are read as true.
   public var mayHaveHappened: Bool
-  /// The last try was not answered in time: the next one most likely takes as long. Events of earlier versions don't say,
-  /// and are read as true.
-  public var isUnanswered: Bool
-  /// When it began to wait, by the same clock as ``untilMicroseconds``. Events of earlier versions don't say.
+  /// The last try timed out: the next one most likely takes as long. Events of earlier versions lack it and are read as true.
+  /// On the log it is `unanswered`.
+  public var didTimeOut: Bool
+  /// The start of the wait, by the same clock as ``untilMicroseconds``. Events of earlier versions lack it.
   public var beganMicroseconds: UInt64?
 
   public init(
     _ work: PaymentWork, untilMicroseconds: UInt64, attempts: Int, ownFailures: Int, reason: String,
-    mayHaveHappened: Bool = true, isUnanswered: Bool = true, beganMicroseconds: UInt64? = nil
+    mayHaveHappened: Bool = true, didTimeOut: Bool = true, beganMicroseconds: UInt64? = nil
   ) {
     self.work = work
     self.untilMicroseconds = untilMicroseconds
@@ -63,12 +63,12 @@ public struct Delay: Sendable, Hashable {
     self.ownFailures = ownFailures
     self.reason = reason
     self.mayHaveHappened = mayHaveHappened
-    self.isUnanswered = isUnanswered
+    self.didTimeOut = didTimeOut
     self.beganMicroseconds = beganMicroseconds
   }
 }
 
-/// What has to be done for a payment, each step by a call to somebody else.
+/// A step of a payment. Each is one call to a dependency.
 public enum PaymentStep: String, Sendable, Hashable, CaseIterable {
   case create
   case settle
@@ -77,13 +77,13 @@ public enum PaymentStep: String, Sendable, Hashable, CaseIterable {
   case refund
 }
 
-/// A step of a payment, or of one of its refunds: what is called for, retried and given up by itself.
+/// A step of a payment, or of one of its refunds: the unit that is called, retried and parked.
 public struct PaymentWork: Sendable, Hashable, CustomStringConvertible {
   public let step: PaymentStep
-  /// The refund's number; only with the step `refund`, and always with it.
+  /// The refund's number; set exactly for the step `refund`.
   public let refund: Int?
 
-  /// Nil if the one doesn't go with the other.
+  /// Nil when the step needs a number that is missing, or has one that it must not have.
   init?(_ step: PaymentStep, refund: Int?) {
     guard (step == .refund) == (refund != nil) else { return nil }
     self.step = step
@@ -107,7 +107,7 @@ public struct PaymentWork: Sendable, Hashable, CustomStringConvertible {
 }
 
 extension PaymentEvent {
-  /// What this event asks to be done next, at once.
+  /// The work that this event requests, at once; nil for none.
   public var work: PaymentWork? {
     switch self {
     case .initiated: PaymentWork(.create)

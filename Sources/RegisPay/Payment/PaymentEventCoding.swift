@@ -1,4 +1,4 @@
-/// Why an event's type or payload can't be read. It is skipped and counted; nothing after it is lost.
+/// Why an event's type or payload can't be read. Readers skip and count such an event; nothing after it is lost.
 public enum PaymentEventError: Error, Sendable, Hashable, CustomStringConvertible {
   case unknownType(String)
   case unreadable(type: String, reason: String)
@@ -12,7 +12,7 @@ public enum PaymentEventError: Error, Sendable, Hashable, CustomStringConvertibl
 }
 
 extension PaymentEvent {
-  /// The types' names on the log.
+  /// The names of the event types on the log.
   public enum TypeName: String, Sendable, CaseIterable {
     case initiated = "PaymentInitiated"
     case created = "PaymentCreated"
@@ -32,8 +32,8 @@ extension PaymentEvent {
     case outcomeUnknown = "PaymentOutcomeUnknown"
     case outcomeResolved = "PaymentOutcomeResolved"
 
-    /// Whether an event of this type can ask for this step; only then its payload has to be looked at.
-    func mayAsk(for step: PaymentStep) -> Bool {
+    /// Whether an event of this type can request this step. If not, its payload need not be read.
+    func mayRequest(_ step: PaymentStep) -> Bool {
       switch self {
       case .initiated: step == .create
       case .created, .cancellationRefused: step == .settle
@@ -95,7 +95,7 @@ extension PaymentEvent {
           Self.members(delay.work.step, delay.work.refund) + [
             .init("until", .integer(delay.untilMicroseconds)), .init("attempts", .integer(delay.attempts)),
             .init("ownFailures", .integer(delay.ownFailures)), .init("reason", .string(delay.reason)),
-            .init("mayHaveHappened", .bool(delay.mayHaveHappened)), .init("unanswered", .bool(delay.isUnanswered)),
+            .init("mayHaveHappened", .bool(delay.mayHaveHappened)), .init("unanswered", .bool(delay.didTimeOut)),
           ] + (delay.beganMicroseconds.map { [.init("began", .integer($0))] } ?? []))
       case .retried(let step, let refund): .object(Self.members(step, refund))
       case .refundRequested(let number, let amount):
@@ -118,7 +118,7 @@ extension PaymentEvent {
     [.init("step", .string(step.rawValue))] + (refund.map { [.init("refund", .integer($0))] } ?? [])
   }
 
-  /// Reads an event back from the log. Members it does not know are ignored, as a later version may add some.
+  /// Reads an event from the log. Ignores unknown members, as a later version may add some.
   public init(type: String, payload: [UInt8]) throws(PaymentEventError) {
     guard let name = TypeName(rawValue: type) else { throw .unknownType(type) }
     let data: JSONValue
@@ -152,7 +152,7 @@ extension PaymentEvent {
         Delay(
           try fields.work(), untilMicroseconds: try fields.number("until"), attempts: try fields.number("attempts"),
           ownFailures: try fields.number("ownFailures"), reason: try fields.text("reason"),
-          mayHaveHappened: try fields.mayHaveHappened(), isUnanswered: try fields.isUnanswered(),
+          mayHaveHappened: try fields.mayHaveHappened(), didTimeOut: try fields.didTimeOut(),
           beganMicroseconds: try fields.began()))
     case .refundRequested: self = .refundRequested(try fields.refund(), try fields.money())
     case .refunded: self = .refunded(try fields.refund())
@@ -166,7 +166,7 @@ extension PaymentEvent {
   }
 }
 
-/// The members of an event's data, as they have to be.
+/// Reads and checks the members of an event's data.
 private struct Fields {
   let type: String
   let data: JSONValue
@@ -203,7 +203,7 @@ private struct Fields {
     return flag
   }
 
-  /// Earlier versions didn't write it: what is not said may have happened.
+  /// Earlier versions don't write it: a try may have happened.
   func mayHaveHappened() throws(PaymentEventError) -> Bool {
     data["mayHaveHappened"] == nil ? true : try flag("mayHaveHappened")
   }
@@ -212,7 +212,7 @@ private struct Fields {
     data["began"] == nil ? nil : try number("began")
   }
 
-  func isUnanswered() throws(PaymentEventError) -> Bool {
+  func didTimeOut() throws(PaymentEventError) -> Bool {
     data["unanswered"] == nil ? true : try flag("unanswered")
   }
 

@@ -1,27 +1,27 @@
 import Synchronization
 
-/// Keeps calls away from a dependency that is down: it opens when calls fail in a row and none succeeds, stays open for
-/// `openDuration`, then lets one trial through, whose outcome closes it or opens it again.
+/// A circuit breaker: keeps calls away from a dependency that is down. It opens when calls fail in a row and none succeeds, stays
+/// open for `openDuration`, then lets one trial call through, whose outcome closes it or opens it again.
 ///
-/// A failure is *in a row* only if its call started after the last success was received: time-outs that arrive together
-/// began long before, and say nothing about what has happened since. While some calls succeed and others don't, the
-/// breaker stays closed, since it would hold up both. So it opens when
-/// - at least `failureLimit` calls have failed in a row, or more if so many can be chance: where a fifth of the calls
-///   fails all the time, five in a row come every few minutes, and thirteen in a row hardly ever;
+/// A failure is *in a row* only if its call started after the last success was received: time-outs that arrive together began
+/// long before and say nothing about the time since. While some calls succeed and others fail, the breaker stays closed, since
+/// it would hold up both. So it opens when
+/// - at least `failureLimit` calls have failed in a row, or more if that many can be chance: where a fifth of the calls always
+///   fails, five in a row come every few minutes, and thirteen in a row hardly ever;
 /// - and nothing has succeeded for `quietDuration` since the first of them began.
 ///
-/// A payment that fails for a reason of its own looks the same as an outage while nobody else calls. So as long as fewer
-/// than `failureLimit` payments have failed, one that was not tried yet is a trial at once.
+/// While no other payment calls, a payment that fails for a reason of its own looks like an outage. So as long as fewer than
+/// `failureLimit` payments have failed, the first call of an untried payment is a trial at once.
 ///
 /// Safe to use from any task.
 public final class Breaker: Sendable {
   public typealias Instant = ContinuousClock.Instant
 
   public struct Options: Sendable {
-    /// Failures in a row that open it.
+    /// Failures in a row that open the breaker.
     public var failureLimit: Int
     public var openDuration: Duration
-    /// How long nothing may have succeeded before it opens.
+    /// The breaker opens only when no call has succeeded for this long.
     public var quietDuration: Duration
 
     public init(
@@ -33,41 +33,41 @@ public final class Breaker: Sendable {
     }
   }
 
-  /// What adds up to `failureLimit`.
+  /// What counts towards `failureLimit`.
   enum Counting: Sendable {
-    /// Every failure.
+    /// Each failure.
     case failures
-    /// Payments that have failed, however often each.
+    /// Each payment that has failed, however often.
     case payments
   }
 
   public enum State: Sendable, Hashable {
     case closed
     case open(until: Instant)
-    /// One call is out to see whether the dependency is back.
+    /// A trial call is in flight (half-open).
     case trying
   }
 
   enum Admission: Sendable, Hashable {
-    /// Make the call, and report its outcome with this pass.
+    /// Make the call and report its outcome with this pass.
     case pass(Pass)
-    /// Ask again then.
+    /// Ask again at this time.
     case wait(until: Instant)
   }
 
-  /// Which period of the breaker a call was made in: outcomes of calls from an earlier one say nothing about now.
+  /// The breaker's period in which a call was made: outcomes from an earlier period say nothing about the present.
   struct Pass: Sendable, Hashable {
     fileprivate let period: Int
     fileprivate let start: Instant
-    /// The one call that goes out while the breaker is not closed.
+    /// The only call that goes out while the breaker is not closed.
     let isTrial: Bool
   }
 
   /// What a failure means.
   struct Judgement: Sendable, Hashable {
-    /// It opened the breaker.
+    /// The failure opened the breaker.
     var didOpen: Bool
-    /// So many payments have failed, and none got through since, that it is not this one's fault.
+    /// Enough payments have failed, and none has succeeded since, that this payment is not at fault.
     var isOutage: Bool
   }
 
@@ -79,11 +79,11 @@ public final class Breaker: Sendable {
     var row = 0
     /// When the first call of the row began.
     var rowStart: Instant?
-    /// Payments with a failure in the row, no more than can be needed.
+    /// Payments with a failure in the row; no more than the limit needs.
     var failing: Set<PaymentID> = []
     /// Failures since the last success, in a row or not.
     var failuresSinceSuccess = 0
-    /// How much of what was called lately has failed, outages aside.
+    /// The share of recent calls that failed, without outages.
     var failureShare = 0.0
     var reason: String?
 
@@ -99,7 +99,7 @@ public final class Breaker: Sendable {
   private let counting: Counting
   private let internals = Mutex(Internals())
 
-  /// - Parameter name: the dependency, for logs.
+  /// - Parameter name: of the dependency, for logs.
   public convenience init(name: String, options: Options = .init()) {
     self.init(name: name, options: options, counting: .failures)
   }
@@ -112,21 +112,21 @@ public final class Breaker: Sendable {
 
   public var state: State { internals.withLock { $0.state } }
 
-  /// The state, and why the last call failed; nil while it is closed.
+  /// The state, and why the last call failed; the reason is nil while the breaker is closed.
   var status: (state: State, reason: String?) {
     internals.withLock { ($0.state, $0.state == .closed ? nil : $0.reason) }
   }
 
-  /// How soon to ask again while a trial is out; bounds what a consumer loses after the trial has succeeded.
+  /// How soon to ask again while a trial is in flight. Bounds the time that a consumer loses after the trial has succeeded.
   private static let trialPoll = Duration.milliseconds(50)
   /// The weight of one outcome in ``Internals/failureShare``.
   private static let outcomeWeight = 1.0 / 128
   /// A row of failures that is more probable than this may be chance.
   private static let chance = 1e-9
-  /// However many calls fail all the time, no row has to be longer than this many times the limit.
+  /// The longest row that is ever needed, in multiples of the limit, however many calls always fail.
   private static let longestRow = 6
 
-  /// - Parameter hasUntried: there is a payment to call for that was not tried yet; a trial is to be that one.
+  /// - Parameter hasUntried: an untried payment waits for a call; the caller makes it the trial.
   func admit(hasUntried: Bool, now: Instant) -> Admission {
     internals.withLock { internals in
       switch internals.state {
@@ -142,7 +142,7 @@ public final class Breaker: Sendable {
     }
   }
 
-  /// The call was answered, whatever the answer.
+  /// Reports that the call got a response, whatever it says.
   func succeeded(_ pass: Pass, now: Instant) {
     internals.withLock { internals in
       guard pass.period == internals.period else { return }
@@ -156,7 +156,7 @@ public final class Breaker: Sendable {
     }
   }
 
-  /// The call was not answered, or with an error of the server.
+  /// Reports that the call got no response, or a server error.
   func failed(_ pass: Pass, by payment: PaymentID, reason: String, now: Instant) -> Judgement {
     internals.withLock { internals in
       let needed = needed(internals)
@@ -181,8 +181,8 @@ public final class Breaker: Sendable {
     }
   }
 
-  /// The call was given up by us before it had an outcome, or its outcome says nothing here. A trial leaves its place to
-  /// another call.
+  /// Reports that we ended the call before it had an outcome, or that its outcome says nothing here. After a trial, another call
+  /// becomes the trial.
   func abandoned(_ pass: Pass, now: Instant) {
     internals.withLock { internals in
       guard pass.period == internals.period, internals.state == .trying else { return }
@@ -190,7 +190,7 @@ public final class Breaker: Sendable {
     }
   }
 
-  /// How many failures in a row are no chance, as calls have failed lately.
+  /// How many failures in a row are too many for chance, given the share of recent calls that failed.
   private func needed(_ internals: Internals) -> Int {
     var count = 1
     var chance = internals.failureShare

@@ -1,13 +1,13 @@
-/// What stands between the calls of one step and a dependency: the dependency's breaker, which all its steps share, and
-/// one for the address that this step's calls go to.
+/// The two circuit breakers between the calls of one step and a dependency: the dependency's, which all its steps share, and
+/// one for the address of this step's calls.
 ///
-/// An address that is wrong (404, 405 and the like: a gateway during a deploy, a route that has moved) is answered fast,
-/// and perhaps for one step only; so is a 4xx that doesn't tell what came of the call. Neither is an outage of the
-/// dependency. They are judged by payments: the same answer to many of them, and to none another one, is not their fault.
+/// A wrong address (404, 405 and the like: a gateway during a deploy, a route that has moved) fails fast, and perhaps for one
+/// step only; so does a 4xx that doesn't say whether the call was carried out. Neither is an outage of the dependency. The
+/// address breaker counts payments: when many get the same response and none another, the payments are not at fault.
 struct Breakers: Sendable {
   enum Admission: Sendable, Hashable {
     case pass(Pass)
-    /// Ask again then.
+    /// Ask again at this time.
     case wait(until: ContinuousClock.Instant)
   }
 
@@ -27,7 +27,7 @@ struct Breakers: Sendable {
       name: "\(dependency.name), for \(step.rawValue)", options: dependency.options, counting: .payments)
   }
 
-  /// The one that holds calls back; the dependency's if none does.
+  /// The breaker that holds calls back; the dependency's if neither does.
   var shown: Breaker { dependency.state == .closed && address.state != .closed ? address : dependency }
 
   func admit(hasUntried: Bool, now: ContinuousClock.Instant) -> Admission {
@@ -43,13 +43,13 @@ struct Breakers: Sendable {
     }
   }
 
-  /// The call was answered about its payment.
+  /// Reports that the call got a response about its payment.
   func succeeded(_ pass: Pass, now: ContinuousClock.Instant) {
     dependency.succeeded(pass.dependency, now: now)
     address.succeeded(pass.address, now: now)
   }
 
-  /// The call was not answered, or with an error of the dependency.
+  /// Reports that the call got no response, or an error of the dependency.
   func failed(
     _ pass: Pass, by payment: PaymentID, reason: String, now: ContinuousClock.Instant
   ) -> Breaker.Judgement {
@@ -57,7 +57,8 @@ struct Breakers: Sendable {
     return dependency.failed(pass.dependency, by: payment, reason: reason, now: now)
   }
 
-  /// The answer says that the address, or the form of the call, is wrong, or doesn't say what came of the call.
+  /// Reports a response that says the address or the form of the call is wrong, or that doesn't say whether the call was carried
+  /// out.
   func misaddressed(
     _ pass: Pass, by payment: PaymentID, reason: String, now: ContinuousClock.Instant
   ) -> Breaker.Judgement {
@@ -65,7 +66,7 @@ struct Breakers: Sendable {
     return address.failed(pass.address, by: payment, reason: reason, now: now)
   }
 
-  /// The call had no outcome.
+  /// Reports that the call had no outcome.
   func abandoned(_ pass: Pass, now: ContinuousClock.Instant) {
     dependency.abandoned(pass.dependency, now: now)
     address.abandoned(pass.address, now: now)

@@ -1,31 +1,31 @@
 import Synchronization
 
-/// The consumers at work, for people to see. Safe to use from any task.
+/// The running consumers and how far each is, for the API. Safe to use from any task.
 final class ConsumerRegistry: Sendable {
-  /// How far the consumer is that makes no calls.
-  struct Completion: Sendable, Hashable {
-    /// Its durable cursor.
-    var committed: UInt64 = 0
-    /// The next offset that it reads.
-    var place: UInt64 = 0
+  /// How far a consumer without calls is.
+  struct Offsets: Sendable, Hashable {
+    /// The durable checkpoint.
+    var checkpoint: UInt64 = 0
+    /// The lowest offset that is not finished.
+    var nextOffset: UInt64 = 0
   }
 
   private let consumers = Mutex<[StepConsumer]>([])
-  private let latest = Mutex<Completion?>(nil)
+  private let latestCompletion = Mutex<Offsets?>(nil)
 
-  func setCompletion(_ completion: Completion) { latest.withLock { $0 = completion } }
+  func setCompletion(_ offsets: Offsets) { latestCompletion.withLock { $0 = offsets } }
 
-  /// Nil until it has begun.
-  var completion: Completion? { latest.withLock { $0 } }
+  /// How far the completion consumer is; nil until it has begun.
+  var completion: Offsets? { latestCompletion.withLock { $0 } }
 
   func set(_ consumers: [StepConsumer]) { self.consumers.withLock { $0 = consumers } }
 
-  /// How far each is; empty until the server listens.
-  var progress: [StepConsumer.Progress] {
+  /// The status of each step consumer; empty until the server listens.
+  var statuses: [StepConsumer.Status] {
     get async {
-      var progress: [StepConsumer.Progress] = []
-      for consumer in consumers.withLock({ $0 }) { progress.append(await consumer.progress) }
-      return progress
+      var statuses: [StepConsumer.Status] = []
+      for consumer in consumers.withLock({ $0 }) { statuses.append(await consumer.status) }
+      return statuses
     }
   }
 }

@@ -1,22 +1,22 @@
 import DequeModule
 
-/// Where payments are kept that wait for a time, so that no consumer has to keep its place in the log for them.
+/// Finds payments that wait for a time, so that no consumer's checkpoint has to wait for them.
 public protocol DelayedWork: Sendable {
-  /// What of a step is due by then, the longest due first. May tell what was true a while ago.
+  /// The work of a step that is due by a time, the longest due first. May lag behind the log.
   ///
   /// - Parameters:
-  ///   - isUnanswered: of what was not answered in time, or of what was; see ``Delay/isUnanswered``.
-  ///   - impossible: no wait can have begun after that, in microseconds since 1970: one that did was written by a clock
+  ///   - didTimeOut: selects work that timed out, or work that did not; see ``Delay/didTimeOut``.
+  ///   - impossible: no wait can have begun after this time, in microseconds since 1970. A wait that did was written by a clock
   ///     that has been set back since, and is over.
   func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, didTimeOut: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)]
 }
 
 extension PaymentProjection: DelayedWork {}
 
-/// Work whose time has come: what waits for a call, and what is in flight. Work that was not answered in time is kept apart
-/// from work that was, so that thousands of payments that hang never stand before one that doesn't. A pure value.
+/// Work whose wait on the log is over: ready or in flight. Work that has timed out is separate from other work, so that
+/// thousands of payments that hang never hold up one that doesn't. A pure value.
 struct DelayedQueue: Sendable {
   struct Item: Sendable, Hashable {
     var id: PaymentID
@@ -30,43 +30,44 @@ struct DelayedQueue: Sendable {
     init(_ item: Item) { (id, work) = (item.id, item.delay.work) }
   }
 
-  /// Work of one kind.
+  /// The work of one kind.
   private struct Part {
+    /// Ready or in flight.
     var known: Set<Key> = []
     var ready: Deque<Item> = []
   }
 
-  /// The most that is known of each kind at once.
+  /// The most work of each kind.
   let limit: Int
-  private var parts: (answered: Part, unanswered: Part) = (Part(), Part())
+  private var parts: (others: Part, timedOut: Part) = (Part(), Part())
 
   init(limit: Int) { self.limit = limit }
 
-  func readyCount(isUnanswered: Bool) -> Int { self[isUnanswered].ready.count }
-  /// How much more is wanted.
-  func room(isUnanswered: Bool) -> Int { limit - self[isUnanswered].known.count }
+  func readyCount(didTimeOut: Bool) -> Int { self[didTimeOut].ready.count }
+  /// How much more work of a kind fits.
+  func room(didTimeOut: Bool) -> Int { limit - self[didTimeOut].known.count }
 
-  /// Passed over if it is known already, or if there is no room.
+  /// Does nothing when the item is known or there is no room.
   mutating func admit(_ item: Item) {
-    let kind = item.delay.isUnanswered
-    guard room(isUnanswered: kind) > 0, self[kind].known.insert(Key(item)).inserted else { return }
+    let kind = item.delay.didTimeOut
+    guard room(didTimeOut: kind) > 0, self[kind].known.insert(Key(item)).inserted else { return }
     self[kind].ready.append(item)
   }
 
-  mutating func next(isUnanswered: Bool) -> Item? { self[isUnanswered].ready.popFirst() }
+  mutating func next(didTimeOut: Bool) -> Item? { self[didTimeOut].ready.popFirst() }
 
-  /// Puts back what was not tried.
+  /// Puts back an item that was not tried.
   mutating func putBack(_ item: Item) {
-    self[item.delay.isUnanswered].ready.prepend(item)
+    self[item.delay.didTimeOut].ready.prepend(item)
   }
 
-  /// Forgets it: it is done, or is told again when it is due.
+  /// Forgets an item: its step is done, or it is loaded again when it is due.
   mutating func finish(_ item: Item) {
-    self[item.delay.isUnanswered].known.remove(Key(item))
+    self[item.delay.didTimeOut].known.remove(Key(item))
   }
 
-  private subscript(isUnanswered: Bool) -> Part {
-    get { isUnanswered ? parts.unanswered : parts.answered }
-    _modify { if isUnanswered { yield &parts.unanswered } else { yield &parts.answered } }
+  private subscript(didTimeOut: Bool) -> Part {
+    get { didTimeOut ? parts.timedOut : parts.others }
+    _modify { if didTimeOut { yield &parts.timedOut } else { yield &parts.others } }
   }
 }

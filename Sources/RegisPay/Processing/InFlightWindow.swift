@@ -1,18 +1,19 @@
 import DequeModule
+import HeapModule
 
-/// What a consumer has read and not finished: which work is ready, which waits for a retry, and how far the cursor may
-/// go. A pure value; time comes in as an argument.
+/// The work that a consumer has read and not finished: which is ready, which waits for a retry, and how far the checkpoint may
+/// move. A pure value; the caller passes the time.
 ///
-/// Offsets are admitted in log order and finished in any order. The cursor's place is the lowest unfinished offset, so
-/// nothing is lost when the process dies. Memory is bounded by `limit`: what is finished takes no room.
+/// Offsets are admitted in log order and finished in any order. The checkpoint never passes the lowest unfinished offset, so
+/// nothing is lost when the process dies. `limit` bounds the memory: finished work takes none.
 struct InFlightWindow<Item: Sendable>: Sendable {
   typealias Instant = ContinuousClock.Instant
   typealias Lane = CallSlots.Lane
 
-  /// The most offsets that may be unfinished at once.
+  /// The most unfinished offsets at once.
   let limit: Int
-  /// The offset to read next; everything below is finished or in `unfinished`.
-  private(set) var readPlace: UInt64
+  /// The offset to read next. Everything below it is finished or in `unfinished`.
+  private(set) var readOffset: UInt64
 
   private struct Work {
     var item: Item
@@ -22,56 +23,56 @@ struct InFlightWindow<Item: Sendable>: Sendable {
   }
 
   private var unfinished: [UInt64: Work] = [:]
-  /// The unfinished offsets in order, with some finished ones among them that are not swept out yet; never one at its
-  /// front, which is what `place` looks at.
+  /// The unfinished offsets in order, and some finished ones that are not swept out yet. The first is always unfinished:
+  /// `nextOffset` reads it.
   private var order: ArraySlice<UInt64> = []
-  /// Offsets that may be worked on now, by their lanes: first tries oldest first, the others as they were due.
-  private var ready: (first: Deque<UInt64>, again: Deque<UInt64>, patient: Deque<UInt64>) = ([], [], [])
+  /// Offsets that may start now, by lane: first tries oldest first, the others in the order in which they were due.
+  private var ready: (first: Deque<UInt64>, retry: Deque<UInt64>, timedOut: Deque<UInt64>) = ([], [], [])
   private var waiting = RetryQueue()
-  /// Offsets in the lane `patient`, whether they are ready, waiting or worked on.
-  private(set) var patientCount = 0
+  /// Offsets in the lane `timedOut`: ready, waiting or in flight.
+  private(set) var timedOutCount = 0
 
-  init(place: UInt64, limit: Int) {
-    self.readPlace = place
+  init(checkpoint: UInt64, limit: Int) {
+    self.readOffset = checkpoint
     self.limit = limit
   }
 
-  /// No more work fits until some is finished.
+  /// Whether no more work fits until some is finished.
   var isFull: Bool { unfinished.count >= limit }
   var unfinishedCount: Int { unfinished.count }
   var waitingCount: Int { waiting.count }
-  /// Offsets held in memory, finished ones that are not swept out yet included.
-  var rememberedCount: Int { order.count + ready.first.count + ready.again.count + ready.patient.count }
+  /// Offsets held in memory, including finished ones that are not swept out yet.
+  var rememberedCount: Int { order.count + ready.first.count + ready.retry.count + ready.timedOut.count }
 
   func hasReady(_ lane: Lane) -> Bool { !queue(lane).isEmpty }
 
-  /// How much of a lane is ready, some of it finished meanwhile.
+  /// The ready offsets of a lane, some of which may be finished meanwhile.
   func readyCount(_ lane: Lane) -> Int { queue(lane).count }
 
-  /// The lowest unfinished offset: where the cursor may stand.
-  var place: UInt64 { order.first ?? readPlace }
+  /// The lowest unfinished offset: how far the checkpoint may move.
+  var nextOffset: UInt64 { order.first ?? readOffset }
 
-  /// Where the cursor may stand once `offset`, too, is finished: the place to commit together with its effect.
-  func place(finishing offset: UInt64) -> UInt64 {
-    guard order.first == offset else { return place }
-    return order.dropFirst().first { unfinished[$0] != nil } ?? readPlace
+  /// The lowest unfinished offset once `offset` is finished too: the checkpoint to commit together with its effect.
+  func nextOffset(finishing offset: UInt64) -> UInt64 {
+    guard order.first == offset else { return nextOffset }
+    return order.dropFirst().first { unfinished[$0] != nil } ?? readOffset
   }
 
-  /// Takes in the event at `readPlace`, as work.
+  /// Admits the event at `readOffset` as work.
   mutating func admit(_ item: Item) {
-    unfinished[readPlace] = Work(item: item)
-    order.append(readPlace)
-    ready.first.append(readPlace)
-    readPlace += 1
+    unfinished[readOffset] = Work(item: item)
+    order.append(readOffset)
+    ready.first.append(readOffset)
+    readOffset += 1
   }
 
-  /// Goes on at the offset of the event that was read, past offsets that have none: a repair may have left a gap.
-  mutating func move(to offset: UInt64) { readPlace = max(readPlace, offset) }
+  /// Moves to the offset of the event that was read, past offsets without events: a repair may have left a gap.
+  mutating func move(to offset: UInt64) { readOffset = max(readOffset, offset) }
 
-  /// Goes past the event at `readPlace`, which asks for nothing.
-  mutating func skip() { readPlace += 1 }
+  /// Moves past the event at `readOffset`, which requests nothing.
+  mutating func skip() { readOffset += 1 }
 
-  /// Makes ready what has waited until now.
+  /// Makes the work ready whose wait is over.
   mutating func wake(at now: Instant) {
     while let offset = waiting.popDue(now: now) {
       guard let work = unfinished[offset] else { continue }
@@ -79,7 +80,7 @@ struct InFlightWindow<Item: Sendable>: Sendable {
     }
   }
 
-  /// Takes the next ready work of a lane to start; nil when it has none.
+  /// Removes the next ready work of a lane, to start it; nil when there is none.
   mutating func next(_ lane: Lane) -> (offset: UInt64, item: Item)? {
     guard let offset = update(lane, { $0.popFirst() }), let work = unfinished[offset] else { return nil }
     return (offset, work.item)
@@ -88,45 +89,45 @@ struct InFlightWindow<Item: Sendable>: Sendable {
   /// How often the work has failed.
   func attempts(_ offset: UInt64) -> Int { unfinished[offset]?.attempts ?? 0 }
 
-  /// How often the work was not answered in time.
+  /// How often the work has timed out.
   func timeouts(_ offset: UInt64) -> Int { unfinished[offset]?.timeouts ?? 0 }
 
-  /// Puts work back that has failed, to be started again no sooner than `due`.
+  /// Puts failed work back, to start again no sooner than `due`.
   ///
-  /// - Parameter isTimeout: the last call was not answered in time. From then on the work is in the lane `patient`.
+  /// - Parameter isTimeout: the last call timed out. From then on the work is in the lane `timedOut`.
   mutating func retry(_ offset: UInt64, due: Instant, isTimeout: Bool = false) {
     guard var work = unfinished[offset] else { return }
     work.attempts += 1
     if isTimeout { work.timeouts += 1 }
-    let lane = work.timeouts > 0 ? Lane.patient : .again
-    if lane == .patient, work.lane != .patient { patientCount += 1 }
+    let lane = work.timeouts > 0 ? Lane.timedOut : .retry
+    if lane == .timedOut, work.lane != .timedOut { timedOutCount += 1 }
     work.lane = lane
     unfinished[offset] = work
     waiting.insert(offset, due: due)
   }
 
-  /// Puts work back that was not tried at all, in front of the rest of its lane.
+  /// Puts work that was not tried back to the front of its lane.
   mutating func putBack(_ offset: UInt64) {
     guard let work = unfinished[offset] else { return }
     update(work.lane) { $0.prepend(offset) }
   }
 
   mutating func finish(_ offset: UInt64) {
-    if unfinished.removeValue(forKey: offset)?.lane == .patient { patientCount -= 1 }
+    if unfinished.removeValue(forKey: offset)?.lane == .timedOut { timedOutCount -= 1 }
     while let first = order.first, unfinished[first] == nil { order.removeFirst() }
-    // Behind one that stays unfinished for days all others finish; swept when they are most of it, so that a sweep
-    // costs no more than the finishing before it.
+    // Behind one offset that stays unfinished for days, all others finish. Swept when finished ones are the majority, so that a
+    // sweep costs no more than the finishes before it.
     if order.count > 2 * unfinished.count + 64 { order = ArraySlice(order.filter { unfinished[$0] != nil }) }
   }
 
-  /// When the first waiting work is due; nil when none waits.
+  /// When the first waiting work is due; nil when there is none.
   var nextDue: Instant? { waiting.nextDue }
 
   private func queue(_ lane: Lane) -> Deque<UInt64> {
     switch lane {
     case .first: ready.first
-    case .again: ready.again
-    case .patient: ready.patient
+    case .retry: ready.retry
+    case .timedOut: ready.timedOut
     }
   }
 
@@ -134,41 +135,32 @@ struct InFlightWindow<Item: Sendable>: Sendable {
   private mutating func update<Result>(_ lane: Lane, _ change: (inout Deque<UInt64>) -> Result) -> Result {
     switch lane {
     case .first: change(&ready.first)
-    case .again: change(&ready.again)
-    case .patient: change(&ready.patient)
+    case .retry: change(&ready.retry)
+    case .timedOut: change(&ready.timedOut)
     }
   }
 }
 
-/// Offsets by the time at which they are due: a binary heap.
+/// Offsets ordered by the time at which they are due.
 private struct RetryQueue: Sendable {
-  private var heap: [(due: ContinuousClock.Instant, offset: UInt64)] = []
+  private struct Entry: Sendable, Comparable {
+    var due: ContinuousClock.Instant
+    var offset: UInt64
 
-  var count: Int { heap.count }
-  var nextDue: ContinuousClock.Instant? { heap.first?.due }
+    static func < (left: Entry, right: Entry) -> Bool { (left.due, left.offset) < (right.due, right.offset) }
+  }
+
+  private var entries = Heap<Entry>()
+
+  var count: Int { entries.count }
+  var nextDue: ContinuousClock.Instant? { entries.min?.due }
 
   mutating func insert(_ offset: UInt64, due: ContinuousClock.Instant) {
-    heap.append((due, offset))
-    var child = heap.count - 1
-    while child > 0, heap[child].due < heap[(child - 1) / 2].due {
-      heap.swapAt(child, (child - 1) / 2)
-      child = (child - 1) / 2
-    }
+    entries.insert(Entry(due: due, offset: offset))
   }
 
   mutating func popDue(now: ContinuousClock.Instant) -> UInt64? {
-    guard let first = heap.first, first.due <= now else { return nil }
-    heap.swapAt(0, heap.count - 1)
-    heap.removeLast()
-    var parent = 0
-    while true {
-      var least = parent
-      for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && heap[child].due < heap[least].due {
-        least = child
-      }
-      guard least != parent else { return first.offset }
-      heap.swapAt(parent, least)
-      parent = least
-    }
+    guard let first = entries.min, first.due <= now else { return nil }
+    return entries.removeMin().offset
   }
 }

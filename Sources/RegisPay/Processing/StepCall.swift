@@ -1,16 +1,17 @@
 import LogStore
 import Logging
 
-/// What an event asks for.
+/// A step that an event requests.
 struct StepRequest: Sendable {
   var id: PaymentID
   var work: PaymentWork
 }
 
-/// What is to be done, and where it comes from.
+/// The work of a try, and its source.
 enum StepWork: Sendable {
-  /// An event that was read at this offset.
+  /// Requested by the event at this offset.
   case read(UInt64, StepRequest)
+  /// Its wait on the log is over.
   case delayed(DelayedQueue.Item)
 
   var id: PaymentID {
@@ -27,7 +28,7 @@ enum StepWork: Sendable {
     }
   }
 
-  /// The wait that is over. What the payment says of another one is newer, or is told in its time.
+  /// The wait that is over. If the payment has another one, that is newer, or is loaded when it is due.
   var delay: Delay? {
     if case .delayed(let item) = self { item.delay } else { nil }
   }
@@ -35,20 +36,22 @@ enum StepWork: Sendable {
 
 /// How a try ended, for the consumer that began it.
 enum StepEnding: Sendable {
-  /// - Parameter committed: how far the cursor was moved with it.
+  /// - Parameter committed: the checkpoint that was committed with the outcome.
   case finished(isAccepted: Bool, committed: UInt64 = 0)
-  /// - Parameter isOutage: others fail alike, and it is not this payment's fault.
+  /// - Parameter isOutage: others fail alike, and the payment is not at fault.
   case retry(CallRetry, isOutage: Bool)
-  /// Not tried, or not to the end; it stays unfinished.
+  /// The try was not made, or was cancelled; the work stays unfinished.
   case abandoned
 }
 
-/// One try of a step: reads the payment, calls the provider and appends what came of it.
+/// One try of a step: loads the payment, calls the provider and appends the outcome.
 ///
 /// Safe to use from any task: hundreds of tries run at once.
 struct StepCall: Sendable {
-  /// The consumer's place once the work is finished, to be committed with its effect.
-  typealias Place = @Sendable () async -> UInt64
+  /// The consumer's checkpoint once the work is finished, to commit together with the outcome.
+  typealias Checkpoint = @Sendable () async -> UInt64
+  /// How a try ended, and whether it may have been carried out while the log doesn't say so.
+  private typealias Result = (ending: StepEnding, mayHaveHappened: Bool)
 
   let log: PaymentLog
   let cursorName: String
@@ -61,36 +64,33 @@ struct StepCall: Sendable {
   let logger: Logger
 
   /// - Parameters:
-  ///   - ownFailures: how often the payment's calls for the step have failed while others went through.
+  ///   - ownFailures: how often the payment's calls for the step have failed while others' calls succeeded.
   ///   - stop: ends the call early.
   func carryOut(
-    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, stop: CallStop, place: Place
+    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, stop: CallStop, checkpoint: Checkpoint
   ) async -> StepEnding {
     let wasTriedHere = tries.begin(work.id, work.work)
     let (ending, mayHaveHappened) = await carryOut(
-      work, pass, ownFailures: ownFailures, wasTriedHere: wasTriedHere, stop: stop, place: place)
+      work, pass, ownFailures: ownFailures, wasTriedHere: wasTriedHere, stop: stop, checkpoint: checkpoint)
     tries.end(work.id, work.work, mayHaveHappened: mayHaveHappened)
     return ending
   }
 
-  /// - Returns: with the ending, whether a try may have been carried out that the log says nothing of.
   private func carryOut(
-    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, wasTriedHere: Bool, stop: CallStop, place: Place
-  ) async -> (StepEnding, mayHaveHappened: Bool) {
+    _ work: StepWork, _ pass: Breakers.Pass, ownFailures: Int, wasTriedHere: Bool, stop: CallStop,
+    checkpoint: Checkpoint
+  ) async -> Result {
     let known: PaymentLog.Loaded
     do throws(PaymentLogError) {
       guard let loaded = try log.load(work.id) else { throw PaymentLogError.missing(work.id) }
+      if let newer = loaded.newerEvent { throw PaymentLogError.newerEvent(work.id, newer) }
       known = loaded
     } catch {
       breakers.abandoned(pass, now: clock.now)
       if case .store(let cause) = error {
         return (.retry(CallRetry(.notMade, reason: "can't read the payment: \(cause)"), isOutage: true), false)
       }
-      return (await skip(work, error, place), false)
-    }
-    if let newer = known.newerEvent {
-      breakers.abandoned(pass, now: clock.now)
-      return (await skip(work, .newerEvent(work.id, newer), place), false)
+      return (await skip(work, error, checkpoint), false)
     }
     guard known.payment.isDue(work.work), known.payment.delay(of: work.work) == work.delay else {
       breakers.abandoned(pass, now: clock.now)
@@ -107,22 +107,12 @@ struct StepCall: Sendable {
       keyLifetime: options.keyLifetime)
     {
       breakers.abandoned(pass, now: clock.now)
-      return await conclude(command, of: work, as: known, isAccepted: false, mayHaveHappened: wasTriedHere, place)
+      return await conclude(
+        command, of: work, as: known, isAccepted: false, mayHaveHappened: wasTriedHere, checkpoint)
     }
     let outcome = await CallStop.$current.withValue(stop) { await provider.perform(work.work, for: known.payment) }
-    if stop.isStopped, case .retry = outcome {
-      // Other calls had waited for it to end: that says nothing about the other side, which may be at it still.
-      breakers.abandoned(pass, now: clock.now)
-      let reason = "no answer within \(options.slowAfter), and others waited for the call's place"
-      var failure = CallRetry(.noAnswer, reason: reason)
-      failure.isDoubtful = true
-      return (.retry(failure, isOutage: false), true)
-    }
-    if Task.isCancelled, case .retry = outcome {
-      breakers.abandoned(pass, now: clock.now)
-      return (.abandoned, true)
-    }
-    // Also what another try in flight beside this one may have done meanwhile.
+    if case .retry = outcome, let ending = interrupted(pass, stop) { return (ending, true) }
+    // Another try in flight beside this one may have been carried out meanwhile.
     let mayHaveHappened = wasTried || tries.mayHaveHappenedBeside(work.id, work.work)
     guard case .retry(var failure) = outcome else {
       breakers.succeeded(pass, now: clock.now)
@@ -130,8 +120,9 @@ struct StepCall: Sendable {
       guard
         let command = StepRule.command(
           for: outcome, of: work.work, mayHaveHappened: mayHaveHappened, isExhausted: true)
-      else { preconditionFailure("only a retry can come without a command") }
-      return await conclude(command, of: work, as: known, isAccepted: isAccepted, mayHaveHappened: true, place)
+      else { preconditionFailure("only a retry has no command") }
+      return await conclude(
+        command, of: work, as: known, isAccepted: isAccepted, mayHaveHappened: true, checkpoint)
     }
     failure.isDoubtful = mayHaveHappened
     let isOutage = judge(failure, pass, work.id)
@@ -140,10 +131,22 @@ struct StepCall: Sendable {
         for: .retry(failure), of: work.work, mayHaveHappened: mayHaveHappened,
         isExhausted: isExhausted(failure, isOutage: isOutage, ownFailures: ownFailures))
     else { return (.retry(failure, isOutage: isOutage), failure.mayHaveHappened) }
-    return await conclude(command, of: work, as: known, isAccepted: false, mayHaveHappened: true, place)
+    return await conclude(command, of: work, as: known, isAccepted: false, mayHaveHappened: true, checkpoint)
   }
 
-  /// Whether this failure ends the payment's tries.
+  /// The ending of a call that we ended before it had an outcome; nil for any other call. Such a call says nothing about the other
+  /// side, which may still be carrying it out.
+  private func interrupted(_ pass: Breakers.Pass, _ stop: CallStop) -> StepEnding? {
+    guard stop.isStopped || Task.isCancelled else { return nil }
+    breakers.abandoned(pass, now: clock.now)
+    guard stop.isStopped else { return .abandoned }
+    let reason = "no response within \(options.slowAfter), and other calls waited for the slot"
+    var failure = CallRetry(.timeout, reason: reason)
+    failure.isDoubtful = true
+    return .retry(failure, isOutage: false)
+  }
+
+  /// Whether the failure ends the payment's tries.
   private func isExhausted(_ failure: CallRetry, isOutage: Bool, ownFailures: Int) -> Bool {
     guard failure.isJudgedByPayments else { return ownFailures >= options.ownFailureLimit }
     let mayHaveHappened = failure.isDoubtful || failure.mayHaveHappened
@@ -151,33 +154,33 @@ struct StepCall: Sendable {
     return !isOutage && ownFailures + 1 >= limit
   }
 
-  /// Records what became of a step.
+  /// Records the outcome of a step.
   ///
-  /// - Parameter mayHaveHappened: what is to be remembered of the tries if nothing could be recorded.
+  /// - Parameter mayHaveHappened: the result's value when the outcome could not be recorded.
   private func conclude(
     _ command: PaymentCommand, of work: StepWork, as known: PaymentLog.Loaded, isAccepted: Bool, mayHaveHappened: Bool,
-    _ place: Place
+    _ checkpoint: Checkpoint
   ) async -> (StepEnding, mayHaveHappened: Bool) {
     switch command {
-    case .giveUp(_, let reason), .markUnknown(_, let reason):
+    case .park(_, let reason), .markUnknown(_, let reason):
       let isUnknown = if case .markUnknown = command { true } else { false }
       logger.error(
-        isUnknown ? "the outcome of a step is unknown" : "gave a payment up",
+        isUnknown ? "the outcome of a step is unknown" : "payment parked",
         metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
     case .decline(_, let reason), .recordCancellationRefused(let reason):
       logger.notice("declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
     default: break
     }
-    let ending = await record(command, of: work, as: known, isAccepted: isAccepted, place: place)
+    let ending = await record(command, of: work, as: known, isAccepted: isAccepted, checkpoint: checkpoint)
     guard case .finished(_, let committed) = ending else { return (ending, mayHaveHappened) }
-    // It was done, and no state takes it.
+    // The step was carried out, and the payment's state doesn't accept that.
     if isAccepted, committed == 0 { return (ending, true) }
-    // What became of the step is on the log, and of all its tries with it.
+    // The log now has the outcome of the step, and so of all its tries.
     tries.forget(work.id, work.work)
     return (ending, false)
   }
 
-  /// Tells the breakers of a call without an answer that decides.
+  /// Reports a call without a response that decides to the breakers.
   ///
   /// - Returns: whether others fail alike.
   private func judge(_ failure: CallRetry, _ pass: Breakers.Pass, _ payment: PaymentID) -> Bool {
@@ -198,49 +201,49 @@ struct StepCall: Sendable {
     return failure.isOutage || judgement.isOutage
   }
 
-  /// Goes on without the payment, which can't be decided on: its consumer's place does not wait for it. That is put on the
-  /// log, so that the step goes on when the payment can be read again; see ``SkippedWork``.
-  private func skip(_ work: StepWork, _ error: PaymentLogError, _ place: Place) async -> StepEnding {
+  /// Skips a payment that refuses commands, so that the consumer's checkpoint doesn't wait for it. Records that on the log, so
+  /// that the step is resumed when the payment can be read again; see ``SkippedWork``.
+  private func skip(_ work: StepWork, _ error: PaymentLogError, _ checkpoint: Checkpoint) async -> StepEnding {
     health.countSkippedEvent()
     log.damage.skip(work.id, work.work, reason: "\(error)")
-    // What waits for a time is told again by the list.
+    // Work with a wait on the log is loaded again.
     guard case .read = work else { return .finished(isAccepted: false) }
-    let place = await place()
+    let checkpoint = await checkpoint()
     let append = Append(
       [SkippedWork.event(.skipped, .init(id: work.id, work: work.work))],
-      cursors: [CursorCommit(name: cursorName, checkpoint: place, mayLag: true)])
+      cursors: [CursorCommit(name: cursorName, checkpoint: checkpoint, mayLag: true)])
     do throws(LogStoreError) {
       _ = try await log.append(append)
-      return .finished(isAccepted: false, committed: place)
+      return .finished(isAccepted: false, committed: checkpoint)
     } catch {
       return .retry(CallRetry(.notMade, reason: "can't append: \(error)"), isOutage: true)
     }
   }
 
-  /// Appends what came of a try together with the consumer's place. What the log can't take now is kept here and appended
-  /// again, until it can or the server stops: the call is not repeated for it.
+  /// Appends the outcome of a try together with the consumer's checkpoint. While the log can't append, holds the outcome here and
+  /// retries the append until it succeeds or the server stops: the call itself is not repeated.
   func record(
-    _ command: PaymentCommand, of work: StepWork, as known: PaymentLog.Loaded?, isAccepted: Bool, place: Place
+    _ command: PaymentCommand, of work: StepWork, as known: PaymentLog.Loaded?, isAccepted: Bool, checkpoint: Checkpoint
   ) async -> StepEnding {
     var command = command
     if case .delay(var delay) = command {
-      // From now on it is the log that tells what the tries so far may have done.
+      // From now on the log says whether a try may have been carried out.
       delay.mayHaveHappened = tries.mayHaveHappened(work.id, work.work)
       command = .delay(delay)
     }
     var failures = 0
     while true {
-      let place = await place()
+      let checkpoint = await checkpoint()
       do {
-        let cursor = CursorCommit(name: cursorName, checkpoint: place, mayLag: true)
+        let cursor = CursorCommit(name: cursorName, checkpoint: checkpoint, mayLag: true)
         let executed = try await log.record(command, on: work.id, as: failures == 0 ? known : nil, cursor: cursor)
         if failures > 0 { log.gate.release(didAppend: true) }
         switch executed {
         case .appended:
           if case .delay = command { tries.forget(work.id, work.work) }
-          return .finished(isAccepted: isAccepted, committed: place)
+          return .finished(isAccepted: isAccepted, committed: checkpoint)
         case .refused(let refusal):
-          // What the other side has done and no state allows is for a person to look at.
+          // A person must look at a step that the other side has carried out and the payment's state doesn't allow.
           logger.log(
             level: isAccepted ? .error : .notice, "a payment had moved on",
             metadata: ["payment": "\(work.id)", "step": "\(work.work)", "state": "\(refusal)"])
@@ -249,14 +252,14 @@ struct StepCall: Sendable {
       } catch {
         guard case .append(let cause) = error, RecordGate.isOfTheLog(cause) else {
           if failures > 0 { log.gate.release(didAppend: false) }
-          if !error.isTransient { return await skip(work, error) { place } }
-          // The call is made again with the same key, and has no second effect.
-          return .retry(CallRetry(.notMade, reason: "can't record what came of it: \(error)"), isOutage: true)
+          if !error.isTransient { return await skip(work, error) { checkpoint } }
+          // The call is repeated with the same key and has no second effect.
+          return .retry(CallRetry(.notMade, reason: "can't record the outcome: \(error)"), isOutage: true)
         }
         if failures == 0 {
-          log.gate.keep(cause)
+          log.gate.hold(cause)
           logger.error(
-            "keeps what came of a call, since the log can't append",
+            "holds the outcome of a call until the log can append",
             metadata: ["payment": "\(work.id)", "step": "\(work.work)", "error": "\(cause)"])
         }
         failures += 1

@@ -1,10 +1,10 @@
-/// What becomes of a step after a call, by what the answer proves. Pure.
+/// Decides what becomes of a step after a call, from what the response proves. Pure.
 enum StepRule {
-  /// What is to be recorded; nil when the call is to be made again with the same key.
+  /// The command that records the outcome; nil when the call is to be repeated with the same key.
   ///
-  /// Once a try may have been carried out, only an answer about that call decides: a success, or a decline in so many
-  /// words. Any other refusal may be about the repeat alone ("no such key", "done already"), and leaves the outcome
-  /// unknown. Which answers are a refusal at all is told by ``StatusMeaning``: a closed list.
+  /// Once a try may have been carried out, only a response about that call decides: a success or an explicit decline (402). Any
+  /// other refusal may be about the repeat alone ("no such key", "done already") and leaves the outcome unknown.
+  /// ``StatusMeaning`` has the closed list of refusals.
   ///
   /// - Parameters:
   ///   - mayHaveHappened: an earlier try of the step may have reached the other side.
@@ -14,34 +14,34 @@ enum StepRule {
   ) -> PaymentCommand? {
     switch outcome {
     case .done(let command): return command
-    case .declined(let reason): return no(work, reason)
+    case .declined(let reason): return refusal(work, reason)
     case .refused(_, let reason):
-      guard mayHaveHappened else { return no(work, reason) }
+      guard mayHaveHappened else { return refusal(work, reason) }
       return .markUnknown(work, reason: "\(reason), and an earlier try may have been carried out")
     case .impossible(let reason):
-      guard mayHaveHappened else { return .giveUp(work, reason: reason) }
+      guard mayHaveHappened else { return .park(work, reason: reason) }
       return .markUnknown(work, reason: "\(reason), and an earlier try may have been carried out")
     case .unreadable(let reason): return .markUnknown(work, reason: reason)
     case .retry(let failure):
       guard isExhausted else { return nil }
-      let reason = "\(failure.reason), again and again, while others went through"
+      let reason = "\(failure.reason), repeatedly, while other payments' calls succeeded"
       if mayHaveHappened || failure.mayHaveHappened { return .markUnknown(work, reason: reason) }
-      // It knows no such call, at this address or at all: the payment goes on.
+      // The PSP has no such call, at this address or at all: the payment continues.
       if work.step == .cancel, failure.cause == .misconfigured {
         return .recordCancellationRefused(reason: "the PSP can't cancel: \(failure.reason)")
       }
-      return .giveUp(work, reason: reason)
+      return .park(work, reason: reason)
     }
   }
 
-  private static func no(_ work: PaymentWork, _ reason: String) -> PaymentCommand {
+  private static func refusal(_ work: PaymentWork, _ reason: String) -> PaymentCommand {
     work.step == .cancel ? .recordCancellationRefused(reason: reason) : .decline(work, reason: reason)
   }
 
-  /// What can be recorded without a call; nil when one is to be made.
+  /// The command that needs no call; nil when a call must be made.
   ///
   /// - Parameters:
-  ///   - age: how long ago the step was first asked for, and its key can have been used first.
+  ///   - age: the time since the step was first requested: its key can't be older.
   ///   - keyLifetime: how long the other side keeps a key; nil for ever.
   static func commandWithoutCall(
     _ work: PaymentWork, of payment: Payment, mayHaveHappened: Bool, age: Duration, keyLifetime: Duration?
@@ -59,8 +59,8 @@ enum StepRule {
 }
 
 extension PaymentStep {
-  /// A second effect of it costs money: what is done under a key that the other side has forgotten. To cancel twice, or
-  /// to notify twice, does not.
+  /// Whether carrying the step out twice costs money, as happens under a key that the other side has forgotten. Cancelling or
+  /// notifying twice does not.
   var movesMoney: Bool {
     switch self {
     case .create, .settle, .refund: true

@@ -1,10 +1,9 @@
 import Synchronization
 
-/// Which steps this process has tried, or is trying, without knowing what came of it. What earlier processes may have
-/// tried is told by the log: ``PaymentLog/Loaded/trace(of:openedAt:)``.
+/// The steps that this process is trying, or has tried without a known outcome. The log tells what earlier processes may have
+/// tried: ``PaymentLog/Loaded/trace(of:openedAt:)``.
 ///
-/// Safe to use from any task; shared by the consumers of all steps. Holds what is in flight and what has failed with an
-/// unknown outcome; an entry goes when the outcome is on the log.
+/// Safe to use from any task; the consumers of all steps share it. An entry is removed when the outcome is on the log.
 public final class Tries: Sendable {
   private struct Key: Hashable {
     var id: PaymentID
@@ -22,12 +21,12 @@ public final class Tries: Sendable {
 
   public init() {}
 
-  /// Entries held, for tests.
+  /// The number of entries, for tests.
   var count: Int { entries.withLock { $0.count } }
 
-  /// A try begins, before anything is read or sent for it.
+  /// Begins a try. Call it before anything is read or sent for the try.
   ///
-  /// - Returns: whether an earlier try of this process may have been carried out, or one is in flight beside this one.
+  /// - Returns: whether an earlier try of this process may have been carried out, or another is in flight.
   func begin(_ id: PaymentID, _ work: PaymentWork) -> Bool {
     entries.withLock { entries in
       let key = Key(id: id, work: work)
@@ -37,9 +36,9 @@ public final class Tries: Sendable {
     }
   }
 
-  /// A try ended.
+  /// Ends a try.
   ///
-  /// - Parameter mayHaveHappened: it may have been carried out, and the log does not say so.
+  /// - Parameter mayHaveHappened: the try may have been carried out, and the log does not say so.
   func end(_ id: PaymentID, _ work: PaymentWork, mayHaveHappened: Bool) {
     update(id, work) { entry in
       entry.inFlight -= 1
@@ -47,7 +46,7 @@ public final class Tries: Sendable {
     }
   }
 
-  /// What the tries so far may have done is on the log.
+  /// Forgets the ended tries: the log says what they may have done.
   func forget(_ id: PaymentID, _ work: PaymentWork) {
     update(id, work) { $0.mayHaveHappened = false }
   }
@@ -59,7 +58,7 @@ public final class Tries: Sendable {
     }
   }
 
-  /// Whether any try but the caller's own, which is in flight, may have been carried out.
+  /// Whether a try other than the caller's own, which is in flight, may have been carried out.
   func mayHaveHappenedBeside(_ id: PaymentID, _ work: PaymentWork) -> Bool {
     entries.withLock { entries in
       entries[Key(id: id, work: work)].map { $0.mayHaveHappened || $0.inFlight > 1 } ?? false

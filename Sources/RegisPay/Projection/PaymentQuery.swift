@@ -1,4 +1,4 @@
-/// Which payments a page is to have, and in which order.
+/// Which payments a page holds, and in which order.
 public struct PaymentQuery: Sendable, Hashable {
   public enum Order: String, Sendable, Hashable, CaseIterable {
     case created
@@ -10,22 +10,22 @@ public struct PaymentQuery: Sendable, Hashable {
   public var status: PaymentStatus?
   public var currency: Currency?
   public var refunded: PaymentRow.RefundedPart?
-  /// The beginning of a payment's id, or of the PSP's reference; nil for all.
+  /// A prefix of the payment's id or of the PSP's reference; nil for all payments.
   public var search: String?
   public var order = Order.created
   public var isDescending = true
   public var limit = 50
-  /// The last payment of the page before; nil for the first page.
+  /// The last payment of the previous page; nil for the first page.
   public var after: Key?
 
   public init() {}
 
-  /// A payment's place in an order: unique, and the same however many payments come or go before it.
+  /// A payment's sort key in an order: unique, and independent of the payments around it.
   public struct Key: Sendable, Hashable {
     public var order: Order
-    /// What is ordered by; the offset itself for ``Order/created``.
+    /// The value to sort by; the offset itself for ``Order/created``.
     public var value: Int64
-    /// Where the payment begins in the log, among equal values.
+    /// The offset of the payment's first event; it sorts equal values.
     public var offset: Int64
 
     init(order: Order, value: Int64, offset: Int64) {
@@ -48,8 +48,8 @@ public struct PaymentQuery: Sendable, Hashable {
 }
 
 extension PaymentQuery.Key: LosslessStringConvertible {
-  /// Reads what ``description`` writes; nil for what has another form. Numbers that are out of bounds come before or behind
-  /// every payment, as they would if they were held.
+  /// Reads what ``description`` writes; nil for any other text. Numbers out of bounds are clamped: they sort before or after every
+  /// payment, as the number itself would.
   public init?(_ text: String) {
     let parts = text.split(separator: "_", omittingEmptySubsequences: false)
     guard parts.count == 3, let order = PaymentQuery.Order(rawValue: String(parts[0])),
@@ -70,7 +70,7 @@ extension PaymentQuery.Key: LosslessStringConvertible {
 }
 
 extension PaymentQuery {
-  /// Unicode scalars of a search: as many as a reference has bytes at most.
+  /// The most Unicode scalars of a search: as many as a reference has bytes at most.
   public static let searchLimit = 200
   public static let pageLimit = 200
 }

@@ -1,26 +1,26 @@
-/// A payment as lists show it: what the projection keeps of it.
+/// A payment as the list shows it: a row of the projection.
 public struct PaymentRow: Sendable, Hashable {
   public var id: PaymentID
   public var money: Money
   public var status: PaymentStatus
-  /// The PSP's.
+  /// The PSP's id of the payment.
   public var reference: String?
-  /// What has gone back.
+  /// The total of refunds that are done.
   public var refunded: Money
-  /// What was asked back and has no outcome yet.
+  /// The total of refunds without an outcome.
   public var refunding: Money
-  /// Of its stream.
+  /// Of the payment's stream.
   public var version: UInt64
-  /// Where the payment begins in the log: payments in the order in which they came.
+  /// The offset of the payment's first event: sorts payments by creation.
   public var offset: UInt64
   public var createdMicroseconds: UInt64
   public var updatedMicroseconds: UInt64
-  /// Where it ended, was given up or can't be told, and why; nil while all is well.
+  /// The step that was declined, is parked or has an unknown outcome, and why; nil when there is none.
   public var trouble: Trouble?
-  /// What waits for a time, the next to be tried first.
+  /// Waits on the log, the next to end first.
   public var delays: [Delay]
 
-  /// How much of a payment has gone back, as lists are filtered by it.
+  /// How much of a payment is refunded, for filters.
   public enum RefundedPart: String, Sendable, Hashable, CaseIterable {
     case none
     case part
@@ -77,7 +77,7 @@ public struct PaymentRow: Sendable, Hashable {
 
   private static func trouble(of payment: Payment) -> Trouble? {
     if case .declined(let step, let reason) = payment.state { return Trouble(step: step, reason: reason) }
-    // The first of what is unknown, each of which is resolved by itself, or of what was given up: a retry takes up all.
+    // The first unknown outcome, as each is resolved by itself; otherwise the first parked step, as a retry releases all.
     return (payment.unknown.first ?? payment.parked.first).map {
       Trouble(step: $0.work.step, refund: $0.work.refund, reason: $0.reason)
     }

@@ -1,46 +1,46 @@
 import GRDB
 
-/// Finds a page of payments in portions, each of which takes a few milliseconds, whatever is asked and however many payments
-/// there are: others read in between, and whoever asks may stop and go on later where it was.
+/// Finds a page of payments in portions. Each takes a few milliseconds, whatever the query and the number of payments: others
+/// read in between, and the caller may stop and continue later.
 ///
-/// Where an index has the payments that are wanted in the order that is wanted, a page is read off it. Where few payments
-/// pass one of the filters, those are sorted. Otherwise payments are looked at in order, and those that pass are taken:
-/// then a page may take many portions to be full.
+/// Where an index holds the wanted payments in the wanted order, a page is read from it. Where few payments pass one of the
+/// filters, these are sorted. Otherwise payments are examined in order, and those that pass all filters are taken: a page may
+/// then take many portions.
 struct PaymentSearch: Sendable {
   struct Limits: Sendable {
-    /// Payments that are looked at in the first portion. Later ones are longer or shorter, by the time that each took.
+    /// Payments examined in the first portion. Later portions adapt to the time that each took.
     var portionRows = 1_000
-    /// How long a page is looked for. Then it ends with what was found, and the next one goes on from there.
+    /// The time to find a page. Then the page ends with what was found, and the next page continues there.
     var pageTime = Duration.milliseconds(250)
-    /// How long SQLite may take for one portion; see ``StatementLimit``.
+    /// The time that SQLite may take for one portion; see ``StatementLimit``.
     var statementTime = Duration.seconds(2)
-    /// So many payments are sorted for a page.
+    /// The most payments that are sorted for a page.
     var sortedRows = 4_000
   }
 
-  /// What a portion should take.
+  /// How long a portion should take.
   private static let portionTime = Duration.milliseconds(2)...Duration.milliseconds(6)
   private static let portionRows = 16...65_536
 
-  private enum Way {
-    /// One statement finds the page, reading no more than it or the few that pass a filter.
+  private enum Plan {
+    /// One statement finds the page. It reads no more than the page, or the few payments that pass a filter.
     case once(Source)
-    /// Payments are looked at in order.
+    /// Payments are examined in order.
     case inOrder(Source)
   }
 
   private let limits: Limits
   private let isIndexed: Bool
   private var query: PaymentQuery
-  /// One more than a page has tells whether there is another page.
+  /// One more than the page holds: that one tells whether there is another page.
   private let wanted: Int
-  private var way: Way?
+  private var plan: Plan?
   private var portionRows: Int
   private var rows: [PaymentRow] = []
-  /// There is nothing more to look for: the page is full, or the last payment was looked at.
+  /// The page is full, or the last payment was examined.
   private(set) var isDone = false
 
-  /// - Parameter isIndexed: all of ``PaymentTable/indexes`` are there.
+  /// - Parameter isIndexed: all of ``PaymentTable/indexes`` exist.
   init(_ query: PaymentQuery, isIndexed: Bool, limits: Limits) {
     self.query = query
     self.isIndexed = isIndexed
@@ -49,7 +49,7 @@ struct PaymentSearch: Sendable {
     portionRows = limits.portionRows
   }
 
-  /// What was found so far, and where to go on; nil when there is nothing more.
+  /// The rows found so far, and the key to continue from; nil at the end.
   var page: (rows: [PaymentRow], next: PaymentQuery.Key?) {
     if rows.count >= wanted {
       let page = Array(rows.prefix(wanted - 1))
@@ -58,11 +58,11 @@ struct PaymentSearch: Sendable {
     return (rows, isDone ? nil : query.after)
   }
 
-  /// Looks at one more portion.
+  /// Examines one more portion.
   ///
   /// - Throws: ``UnlistedPayment``; SQLite's errors.
-  mutating func goOn(_ database: Database) throws {
-    switch try way ?? begin(database) {
+  mutating func readPortion(_ database: Database) throws {
+    switch try plan ?? begin(database) {
     case .once(let source):
       rows = try PaymentTable.rows(query, by: source, upTo: nil, limit: wanted, database)
       isDone = true
@@ -84,22 +84,22 @@ struct PaymentSearch: Sendable {
     }
   }
 
-  private mutating func begin(_ database: Database) throws -> Way {
+  private mutating func begin(_ database: Database) throws -> Plan {
     if let after = query.after, after.order != query.order {
       query.after = try PaymentTable.key(of: after.offset, in: query.order, database)
       guard query.after != nil else { throw UnlistedPayment() }
     }
-    let way = try chosenWay(database)
-    self.way = way
-    return way
+    let plan = try choosePlan(database)
+    self.plan = plan
+    return plan
   }
 
-  private func chosenWay(_ database: Database) throws -> Way {
-    // While indexes are still to be made only the order of creation needs none.
+  private func choosePlan(_ database: Database) throws -> Plan {
+    // Without all indexes: only the order of creation needs none.
     guard isIndexed else { return query.order == .created ? .inOrder(.table) : .once(.any) }
     let (source, passes) = Source.inOrder(query)
     let filters = query.filters
-    // The index holds what is wanted and nothing else.
+    // The index holds the wanted payments and no others.
     if filters.allSatisfy(passes.contains) { return .once(source) }
     for filter in filters where filter.hasIndex {
       if try PaymentTable.isRare(filter, limit: limits.sortedRows, database) { return .once(.filter(filter)) }
@@ -107,19 +107,19 @@ struct PaymentSearch: Sendable {
     return .inOrder(source)
   }
 
-  /// What a statement goes by.
+  /// Where a statement reads payments from.
   enum Source: Sendable, Hashable {
-    /// Whatever SQLite chooses.
+    /// The index that SQLite chooses.
     case any
     /// The table, which is in the order of creation.
     case table
     case index(String)
-    /// All that pass a filter, to be sorted.
+    /// All payments that pass a filter, to be sorted.
     case filter(PaymentQuery.Filter)
 
-    /// What has the payments in the order that is asked for.
+    /// The source that holds the payments in the query's order.
     ///
-    /// - Returns: also the filter that is part of it.
+    /// - Returns: also the filters that all its payments pass.
     static func inOrder(_ query: PaymentQuery) -> (source: Source, passes: [PaymentQuery.Filter]) {
       switch query.order {
       case .updated: return (.index("payment_updated"), [])
@@ -141,11 +141,11 @@ extension PaymentQuery {
     case refunded(PaymentRow.RefundedPart)
     case currency(Currency)
 
-    /// Most payments are completed, and nothing has gone back of most: those are found by their order.
+    /// Whether an index serves the filter. Most payments are completed and not refunded: those are found by their order.
     var hasIndex: Bool { self != .status(.completed) && self != .refunded(.none) }
   }
 
-  /// What a payment has to pass, the rarest first, most likely.
+  /// The query's filters, most likely the most selective first.
   var filters: [Filter] {
     [
       search.map(Filter.search), refunded.map(Filter.refunded), status.map(Filter.status),

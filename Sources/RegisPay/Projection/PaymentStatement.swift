@@ -2,7 +2,7 @@ import Foundation
 import GRDB
 
 extension PaymentTable {
-  /// A statement on payments, with what is put into it.
+  /// A statement on payments, with its arguments.
   struct Statement {
     var sql: String
     var arguments = StatementArguments()
@@ -10,8 +10,8 @@ extension PaymentTable {
 
     init(_ select: String) { sql = select }
 
-    /// Which payments are read, by what, and which filters they have to pass. SQLite does not choose: it knows neither how
-    /// many payments pass a filter nor that others wait.
+    /// Adds the source of the payments and the filters. SQLite does not choose the index: it knows neither how many payments
+    /// pass a filter nor that other readers wait.
     mutating func add(from source: PaymentSearch.Source, _ filters: [PaymentQuery.Filter]) {
       sql += " FROM payment"
       switch source {
@@ -29,8 +29,8 @@ extension PaymentTable {
       }
     }
 
-    /// Those behind the query's place and up to another, in its order.
-    mutating func add(placesOf query: PaymentQuery, upTo end: PaymentQuery.Key?) {
+    /// Limits the statement to the payments after the query's key and up to another key, in the query's order.
+    mutating func add(rangeOf query: PaymentQuery, upTo end: PaymentQuery.Key?) {
       let column = PaymentTable.column(query.order)
       let (direction, behind) = query.isDescending ? ("DESC", "<") : ("ASC", ">")
       func add(_ comparison: String, _ key: PaymentQuery.Key) {
@@ -56,7 +56,7 @@ extension PaymentTable {
       case .status(let status):
         let code = PaymentTable.code(of: status)
         if status == .completed { return ("status = ?", [code]) }
-        // Said as the partial index says it: SQLite does not conclude it.
+        // Repeats the condition of the partial index: SQLite does not infer it.
         return ("status = ? AND status <> \(PaymentTable.code(of: .completed))", [code])
       case .refunded(let part):
         let code = PaymentTable.code(of: part)
@@ -64,7 +64,7 @@ extension PaymentTable {
         return ("part = ? AND part <> \(PaymentTable.code(of: .none))", [code])
       case .currency(let currency): return ("currency = ?", [currency.code])
       case .search(let search):
-        // Behind every text that begins so.
+        // The second argument sorts after every text with this prefix.
         let arguments: StatementArguments = [search, search + "\u{10FFFF}"]
         let byReference = "reference >= ? AND reference < ?"
         guard let (low, high) = PaymentID.range(beginning: search) else { return (byReference, arguments) }

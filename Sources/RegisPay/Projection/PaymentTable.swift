@@ -1,12 +1,12 @@
 import Foundation
 import GRDB
 
-/// The projection's tables: one row a payment, and how far the log is in them. What is asked and changed, in SQL.
+/// The projection's SQL: one row for each payment, and the checkpoint.
 enum PaymentTable {
-  /// Of the tables and of what is put into them. A file of another version is made anew from the log.
+  /// The version of the tables and their content. A file of another version is rebuilt from the log.
   static let version = 7
 
-  /// The statuses whose payments are counted. Their tallies have their names; those of delays have their step's.
+  /// The statuses whose payments are counted. A tally's name is the status, or the step for waits.
   private static let countedStatuses: [PaymentStatus] = [.failed, .outcomeUnknown]
 
   static func create(_ database: Database) throws {
@@ -43,7 +43,7 @@ enum PaymentTable {
     for status in countedStatuses { try count(status, database) }
   }
 
-  /// Keeps a tally of the payments with a status.
+  /// Creates triggers that count the payments with a status.
   private static func count(_ status: PaymentStatus, _ database: Database) throws {
     let (name, code) = (status.rawValue, code(of: status))
     try database.execute(
@@ -59,9 +59,9 @@ enum PaymentTable {
         """)
   }
 
-  /// The indexes for filters, searches and orders; the table is whole without them, and queries are right, but slow. Those
-  /// for orders also hold what is filtered by, as far as that costs no further write: then a payment that is passed over is
-  /// not looked up.
+  /// The indexes for filters, searches and orders. Without them the table is complete and queries are correct, but slow. The
+  /// indexes for orders also hold columns to filter by, where that costs no further write: a payment that doesn't pass then needs
+  /// no look-up in the table.
   static let indexes: [(name: String, sql: String)] = [
     ("payment_id", "CREATE UNIQUE INDEX payment_id ON payment (id)"),
     (
@@ -70,42 +70,42 @@ enum PaymentTable {
     ("payment_currency", "CREATE INDEX payment_currency ON payment (currency, number)"),
     ("payment_amount", "CREATE INDEX payment_amount ON payment (amount, number, currency)"),
     ("payment_updated", "CREATE INDEX payment_updated ON payment (updated, number, status, currency)"),
-    // Nothing has gone back of most payments: those are found by any of the others.
+    // Most payments have no refund; other indexes find those.
     (
       "payment_part", "CREATE INDEX payment_part ON payment (part, number) WHERE part <> \(code(of: .none))"
     ),
-    // Most payments are completed: those are found by any of the others.
+    // Most payments are completed; other indexes find those.
     (
       "payment_status",
       "CREATE INDEX payment_status ON payment (status, number) WHERE status <> \(code(of: .completed))"
     ),
   ]
 
-  /// The first of ``indexes`` that is not there.
+  /// The first of ``indexes`` that does not exist.
   static func missingIndex(_ database: Database) throws -> (name: String, sql: String)? {
     let names = Set(try String.fetchAll(database, sql: "SELECT name FROM sqlite_master WHERE type = 'index'"))
     return indexes.first { !names.contains($0.name) }
   }
 
-  struct Progress: Hashable {
-    /// Of what is in the file.
+  struct Checkpoint: Hashable {
+    /// Of the tables.
     var version: Int
-    /// Which log it was made from; nil while that has no event.
-    var log: String?
-    /// The offset to read next.
-    var place: UInt64
+    /// The log that the tables were made from; nil while that has no event.
+    var storeID: String?
+    /// The offset to read next; in the file it is `place`.
+    var nextOffset: UInt64
   }
 
-  static func progress(_ database: Database) throws -> Progress? {
+  static func checkpoint(_ database: Database) throws -> Checkpoint? {
     guard try database.tableExists("progress"),
       let row = try Row.fetchOne(database, sql: "SELECT version, log, place FROM progress")
     else { return nil }
-    return Progress(version: row[0], log: row[1], place: UInt64(clamping: row[2] as Int64))
+    return Checkpoint(version: row[0], storeID: row[1], nextOffset: UInt64(clamping: row[2] as Int64))
   }
 
-  static func setProgress(_ progress: Progress, _ database: Database) throws {
+  static func setCheckpoint(_ checkpoint: Checkpoint, _ database: Database) throws {
     try database.cachedStatement(sql: "UPDATE progress SET log = ?, place = ?")
-      .execute(arguments: [progress.log, Int64(clamping: progress.place)])
+      .execute(arguments: [checkpoint.storeID, Int64(clamping: checkpoint.nextOffset)])
   }
 
   static func write(_ row: PaymentRow, _ database: Database) throws {
@@ -130,7 +130,7 @@ enum PaymentTable {
     ])
   }
 
-  /// Takes the place of what was known of the payment's delays.
+  /// Replaces the payment's waits.
   static func writeDelays(_ row: PaymentRow, _ database: Database) throws {
     let number = Int64(clamping: row.offset)
     try database.cachedStatement(sql: "DELETE FROM delay WHERE number = ?").execute(arguments: [number])
@@ -138,7 +138,7 @@ enum PaymentTable {
       try database.cachedStatement(sql: "INSERT INTO delay VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)").execute(arguments: [
         number, delay.work.step.rawValue, delay.work.refund ?? 0, Int64(clamping: delay.untilMicroseconds),
         delay.attempts, delay.ownFailures, delay.reason, delay.mayHaveHappened,
-        delay.isUnanswered, delay.beganMicroseconds.map { Int64(clamping: $0) },
+        delay.didTimeOut, delay.beganMicroseconds.map { Int64(clamping: $0) },
       ])
     }
   }
@@ -147,9 +147,9 @@ enum PaymentTable {
     try Bool.fetchOne(try database.cachedStatement(sql: "SELECT EXISTS (SELECT 1 FROM delay)")) ?? false
   }
 
-  /// What of a step is due by then, the longest due first; see ``DelayedWork``. Reads no more of the index than it tells.
+  /// The work of a step that is due, the longest due first; see ``DelayedWork``. Reads no more of the index than it returns.
   static func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int,
+    _ step: PaymentStep, didTimeOut: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int,
     _ database: Database
   ) throws -> [(id: PaymentID, delay: Delay)] {
     let rows = try Row.fetchAll(
@@ -167,22 +167,22 @@ enum PaymentTable {
             )
           ) AS found JOIN payment USING (number) ORDER BY found.due LIMIT ?4
           """),
-      arguments: [step.rawValue, Int64(clamping: microseconds), Int64(clamping: impossible), limit, isUnanswered])
+      arguments: [step.rawValue, Int64(clamping: microseconds), Int64(clamping: impossible), limit, didTimeOut])
     return try rows.map { row in
       guard let id = PaymentID(data: Array(row[0] as Data)) else { throw impossibleRow }
       return (id, try delay(row))
     }
   }
 
-  /// How many payments' steps wait for a time.
+  /// The number of waits of a step.
   static func delayCount(_ step: PaymentStep, _ database: Database) throws -> Int {
     try tally(step.rawValue, database)
   }
 
-  /// How many payments were given up.
-  static func failedCount(_ database: Database) throws -> Int { try tally(PaymentStatus.failed.rawValue, database) }
+  /// The number of parked payments.
+  static func parkedCount(_ database: Database) throws -> Int { try tally(PaymentStatus.failed.rawValue, database) }
 
-  /// How many payments have a step whose outcome is unknown.
+  /// The number of payments with a step whose outcome is unknown.
   static func unknownCount(_ database: Database) throws -> Int {
     try tally(PaymentStatus.outcomeUnknown.rawValue, database)
   }
@@ -192,7 +192,7 @@ enum PaymentTable {
       try database.cachedStatement(sql: "SELECT count FROM tally WHERE name = ?"), arguments: [name]) ?? 0
   }
 
-  /// Why they wait, and how many for each reason, of the 10,000 of each kind that are due first.
+  /// The reasons of a step's waits, with the number of payments for each; from the 10,000 of each kind that are due first.
   static func delayReasons(_ step: PaymentStep, _ database: Database) throws -> [String: Int] {
     let rows = try Row.fetchAll(
       try database.cachedStatement(
@@ -220,14 +220,14 @@ enum PaymentTable {
     return Delay(
       work, untilMicroseconds: UInt64(clamping: row["due"] as Int64), attempts: row["attempts"],
       ownFailures: row["failures"], reason: row["reason"], mayHaveHappened: row["tried"],
-      isUnanswered: row["unanswered"], beganMicroseconds: (row["began"] as Int64?).map { UInt64(clamping: $0) })
+      didTimeOut: row["unanswered"], beganMicroseconds: (row["began"] as Int64?).map { UInt64(clamping: $0) })
   }
 
   private static var impossibleRow: DatabaseError {
-    DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of payments can't be")
+    DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of payments has impossible values")
   }
 
-  /// The place in an order of the payment that begins at this offset; nil if it is not there.
+  /// The key in an order of the payment that begins at this offset; nil if it is not in the table.
   static func key(
     of offset: Int64, in order: PaymentQuery.Order, _ database: Database
   ) throws -> PaymentQuery.Key? {
@@ -238,9 +238,9 @@ enum PaymentTable {
 
   // MARK: - Statements of a search
 
-  /// The payments that pass the query's filters behind its place, in its order.
+  /// The payments that pass the query's filters after its key, in its order.
   ///
-  /// - Parameter end: the last place that is looked at; nil for all to the end.
+  /// - Parameter end: the last key that is examined; nil for no limit.
   static func rows(
     _ query: PaymentQuery, by source: PaymentSearch.Source, upTo end: PaymentQuery.Key?, limit: Int,
     _ database: Database
@@ -261,20 +261,20 @@ enum PaymentTable {
       "SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, refund,"
         + " reason, refunding")
     statement.add(from: source, query.filters)
-    statement.add(placesOf: query, upTo: end)
+    statement.add(rangeOf: query, upTo: end)
     statement.sql += " LIMIT ?"
     statement.arguments += [limit]
     return statement
   }
 
-  /// The place so many payments behind the query's, whether they pass its filters or not; nil when there are not so many.
+  /// The key `count` payments after the query's, whether they pass its filters or not; nil when there are fewer.
   static func key(
     after count: Int, _ query: PaymentQuery, by source: PaymentSearch.Source, _ database: Database
   ) throws -> PaymentQuery.Key? {
     var statement = Statement("SELECT \(column(query.order)), number")
-    // What is not part of the source is looked at later.
+    // The other filters apply later.
     statement.add(from: source, PaymentSearch.Source.inOrder(query).source == source ? passed(query) : [])
-    statement.add(placesOf: query, upTo: nil)
+    statement.add(rangeOf: query, upTo: nil)
     statement.sql += " LIMIT 1 OFFSET ?"
     statement.arguments += [count - 1]
     return try Row.fetchOne(try database.cachedStatement(sql: statement.sql), arguments: statement.arguments).map {
@@ -286,7 +286,7 @@ enum PaymentTable {
     PaymentSearch.Source.inOrder(query).passes
   }
 
-  /// Whether so many payments or fewer pass a filter. Looks at no more.
+  /// Whether at most `limit` payments pass a filter. Examines no more than that.
   static func isRare(_ filter: PaymentQuery.Filter, limit: Int, _ database: Database) throws -> Bool {
     let (condition, arguments) = Statement.condition(filter)
     let sql = "SELECT count(*) FROM (SELECT 1 FROM payment WHERE \(condition) LIMIT \(limit + 1))"
@@ -317,7 +317,7 @@ enum PaymentTable {
       updatedMicroseconds: UInt64(clamping: row[9] as Int64), trouble: trouble, delays: [])
   }
 
-  // The numbers stand in files: a status keeps its own, and ``version`` counts up when that changes.
+  // The codes are in files: a status keeps its code, or ``version`` goes up.
   static func code(of status: PaymentStatus) -> Int {
     switch status {
     case .initiated: 0

@@ -1,7 +1,7 @@
 import LogStore
 
-/// The payments that events were seen of lately, so that the next event of each can be applied without reading its
-/// stream. Others are read from the log. Bounded, whatever passes.
+/// A cache of the payments with recent events: the next event of each is applied without reading its stream. Other payments are
+/// read from the log. Its size is bounded.
 struct RecentPayments {
   private struct Known {
     var payment: Payment
@@ -17,7 +17,7 @@ struct RecentPayments {
     }
   }
 
-  /// Payments of a generation; at most two are kept.
+  /// Payments of a generation; there are at most two generations.
   private static let generation = 10_000
 
   private let log: PaymentLog
@@ -30,12 +30,12 @@ struct RecentPayments {
 
   var count: Int { young.count + old.count }
 
-  /// The payment as it stands after an event; nil if the event is of none, was applied already, or is one of a payment that
-  /// can't be read as a whole. Such a one stays listed as it was known last, and is noted on the log's board.
+  /// The payment after an event. Nil if the event belongs to no payment, was applied before, or is one of a payment that can't be
+  /// read completely: the list shows such a payment as last known, and the log's ``DamageStatus`` notes it.
   ///
-  /// What can't be read or can't be is counted and logged by others.
+  /// Others count and log unreadable and impossible events.
   ///
-  /// - Throws: when the payment can't be read now: the event has to be taken again.
+  /// - Throws: when the payment can't be read now: the caller passes the event again.
   mutating func take(_ event: Event) throws(LogStoreError) -> PaymentRow? {
     guard let id = PaymentID(stream: event.stream) else { return nil }
     guard var known = young[id] ?? old[id] else { return try begin(id, event) }
@@ -47,7 +47,7 @@ struct RecentPayments {
     }
     do throws(PaymentEventError) {
       let change = try PaymentEvent(type: event.type, payload: event.payload)
-      // What is not possible is told to whoever loads the payment.
+      // Loading the payment reports an impossible event.
       try? known.payment.apply(change)
     } catch {
       log.damage.note(id, .newerEvent, reason: error.description)
@@ -68,14 +68,14 @@ struct RecentPayments {
       keep(known)
       return known.row
     }
-    // Told up to now; its events on the way here are then passed over.
+    // Loads the payment as of now: its events up to there are then ignored as applied.
     let found: PaymentLog.Loaded?
     do throws(PaymentLogError) {
       found = try log.load(id)
     } catch .store(let error) {
       throw error
     } catch {
-      // Loading has noted why.
+      // Loading has noted the reason.
       return nil
     }
     guard let loaded = found, let first = loaded.events.first, let last = loaded.events.last else { return nil }

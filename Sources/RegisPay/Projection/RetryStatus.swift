@@ -1,20 +1,20 @@
 import Synchronization
 
-/// Which payments wait for a retry and why, for people to see. Bounded by the consumers' windows.
+/// Which payments wait for a retry in memory, and why, for the API. The consumers' windows bound its size.
 ///
 /// Safe to use from any task.
 public final class RetryStatus: Sendable {
   public struct Entry: Sendable, Hashable {
     public var work: PaymentWork
-    /// Tries that have failed so far.
+    /// Failed tries so far.
     public var attempts: Int
-    /// Why the last one failed.
+    /// Why the last try failed.
     public var reason: String
   }
 
   private struct State {
     var entries: [PaymentID: Entry] = [:]
-    /// Of the entries, so that nobody who asks holds up who works.
+    /// Counts of the entries by step and reason, so that a reader of the counts holds the lock briefly.
     var reasons: [PaymentStep: [String: Int]] = [:]
 
     mutating func set(_ id: PaymentID, _ entry: Entry?) {
@@ -31,10 +31,10 @@ public final class RetryStatus: Sendable {
 
   public init() {}
 
-  /// What of the payment waits; of several things the one that failed last.
+  /// The step of the payment that waits; of several, the one that failed last.
   public subscript(id: PaymentID) -> Entry? { state.withLock { $0.entries[id] } }
 
-  /// How many payments wait for a step, by why.
+  /// How many payments wait for a step, by reason.
   func reasons(_ step: PaymentStep) -> [String: Int] { state.withLock { $0.reasons[step] ?? [:] } }
 
   func set(_ id: PaymentID, _ entry: Entry) { state.withLock { $0.set(id, entry) } }

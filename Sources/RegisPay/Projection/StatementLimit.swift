@@ -2,32 +2,32 @@ import GRDB
 import GRDBSQLite
 import Glibc
 
-/// A limit for how long SQLite may take for what is done in one call: a statement that takes longer is interrupted, and the
-/// thread and connection that it holds are there for others.
+/// Limits the time of SQLite statements: a statement that takes longer is interrupted, which frees its thread and connection for
+/// others.
 enum StatementLimit {
-  /// Instructions of SQLite's machine between two looks at the clock: some tens of microseconds.
+  /// Instructions of SQLite's machine between two checks of the clock: some tens of microseconds.
   private static let instructions: Int32 = 1_000
 
-  /// When this thread's statements are to end, as uptime in nanoseconds; null for never. A thread's own, since a connection
-  /// is used by one thread at a time, and the handler is called by that.
+  /// The deadline of this thread's statements, as uptime in nanoseconds; null for none. Thread-local, because one thread at a
+  /// time uses a connection, and SQLite calls the handler on that thread.
   private static let deadlineKey = {
     var key = pthread_key_t()
-    // It fails only when the process has a thousand keys.
-    guard pthread_key_create(&key, nil) == 0 else { preconditionFailure("no key for a thread's value is left") }
+    // Fails only when the process has a thousand keys.
+    guard pthread_key_create(&key, nil) == 0 else { preconditionFailure("no thread-local key is left") }
     return key
   }()
 
-  /// To be called once for each connection.
+  /// Call it once for each connection.
   static func prepare(_ database: Database) {
     sqlite3_progress_handler(database.sqliteConnection, instructions, { _ in StatementLimit.isOver ? 1 : 0 }, nil)
   }
 
-  /// Does something with a connection that was prepared.
+  /// Runs statements on a prepared connection within a time limit.
   ///
-  /// - Throws: ``TookTooLong`` when the time is over; what `work` throws.
+  /// - Throws: ``TookTooLong`` when the time is over; any error of `work`.
   static func limit<Value>(to time: Duration, _ work: () throws -> Value) throws -> Value {
     let nanoseconds = UInt64(max(1, time / .nanoseconds(1)))
-    // It is never read through.
+    // The pointer is a number and is never dereferenced.
     pthread_setspecific(deadlineKey, UnsafeRawPointer(bitPattern: UInt(now() &+ nanoseconds)))
     defer { pthread_setspecific(deadlineKey, nil) }
     do {
@@ -48,6 +48,6 @@ enum StatementLimit {
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
-  /// A statement was interrupted since it took longer than it may.
+  /// A statement took longer than its limit and was interrupted.
   struct TookTooLong: Error {}
 }

@@ -1,10 +1,11 @@
 import Synchronization
 
-/// Ends one call early, from outside of its task: its place is needed. The call then fails as one that was not answered.
+/// Ends one call early, from outside its task, when other calls need its slot. The call then fails as one without a response.
 ///
-/// It is handed down to the connection as a task-local value: what a step is has no part in it. Safe to use from any task.
+/// A task-local value carries it down to the connection, past the provider, which need not know of it. Safe to use from any
+/// task.
 final class CallStop: Sendable {
-  /// Of the call that this task makes; nil where nobody ends it early.
+  /// For the call that this task makes; nil where no call is ended early.
   @TaskLocal static var current: CallStop?
 
   private struct State {
@@ -25,7 +26,7 @@ final class CallStop: Sendable {
     action?()
   }
 
-  /// What ends the call; done at once if it was stopped before. There is one for each call: a second takes its place.
+  /// Sets the action that ends the call. Runs it at once if the call was stopped before. A second action replaces the first.
   func whenStopped(_ action: @escaping @Sendable () -> Void) {
     let isStopped = state.withLock { state in
       if !state.isStopped { state.action = action }

@@ -3,12 +3,12 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 
-/// Where a dependency is: the parts of its base URL.
+/// The address of a dependency: the parts of its base URL.
 struct Endpoint: Sendable, Hashable {
   var isTLS: Bool
   var host: String
   var port: Int
-  /// What every path begins with; without a slash at its end.
+  /// The beginning of every path, without a slash at its end.
   var prefix: String
 
   /// - Parameter url: such as `https://psp.example:8443/v2`.
@@ -43,7 +43,7 @@ struct Endpoint: Sendable, Hashable {
     port = number
   }
 
-  /// The host, and what is behind it: nothing, or a colon and a port.
+  /// The host, and the rest: empty, or a colon and a port.
   private static func host(
     _ authority: Substring, of url: String
   ) throws(EndpointError) -> (name: Substring, after: Substring) {
@@ -59,14 +59,14 @@ struct Endpoint: Sendable, Hashable {
       throw EndpointError(url: url, reason: "its bracket is not closed")
     }
     let name = authority[..<end].dropFirst()
-    // The only error is that it is no address.
+    // The only possible error: it is not an address.
     guard case .v6? = try? SocketAddress(ipAddress: String(name), port: 0) else {
-      throw EndpointError(url: url, reason: "what is in brackets is no IPv6 address")
+      throw EndpointError(url: url, reason: "the text in brackets is not an IPv6 address")
     }
     return (name, authority[end...].dropFirst())
   }
 
-  /// One whose parts were checked before.
+  /// The caller has checked the parts.
   init(isTLS: Bool, host: String, port: Int) {
     self.isTLS = isTLS
     self.host = host
@@ -74,7 +74,7 @@ struct Endpoint: Sendable, Hashable {
     prefix = ""
   }
 
-  /// As the Host field has it.
+  /// The value of the `Host` field.
   var authority: String {
     let name = host.contains(":") ? "[\(host)]" : host
     return port == (isTLS ? 443 : 80) ? name : "\(name):\(port)"
@@ -86,16 +86,16 @@ public struct EndpointError: Error, Sendable, Hashable, CustomStringConvertible 
   var url: String
   var reason: String
 
-  public var description: String { "\(BaseURL.shown(url)) is no base URL for calls: \(reason)" }
+  public var description: String { "\(BaseURL.shown(url)) is not a base URL for calls: \(reason)" }
 }
 
-/// What a command may do with a base URL that it was given.
+/// Checks and shows a base URL that a command was given.
 public enum BaseURL {
   public static func check(_ url: String) throws(EndpointError) { _ = try Endpoint(url) }
 
-  /// The URL as it may be shown: without a user's name and password, which may be in it though it can't be used then.
+  /// The URL without the user name and password, for messages. A URL that has them can't be used, and is still shown.
   public static func shown(_ url: String) -> String {
-    // Up to the last one: a password that was not encoded may hold anything.
+    // The last one: a password that is not encoded may hold any character.
     guard let at = url.lastIndex(of: "@") else { return url }
     let start = url.range(of: "://")?.upperBound ?? url.startIndex
     return (start <= at ? url[..<start] : "") + "…" + url[at...]

@@ -2,8 +2,8 @@ import NIOCore
 import NIOSSL
 import NIOTLS
 
-/// Waits for the TLS handshake of one client connection. Until it is done no byte of a call leaves: a handshake that fails is a
-/// connection that could not be made, and no call that may have been carried out.
+/// Waits for the TLS handshake of one client connection. No byte of a call leaves before the handshake is done: a failed
+/// handshake means that no connection was made, and no call can have been carried out.
 ///
 /// Lives on its connection's event loop, behind the TLS handler.
 final class Handshake: ChannelInboundHandler {
@@ -23,9 +23,9 @@ final class Handshake: ChannelInboundHandler {
 
   init(host: String) { self.host = host }
 
-  /// Ends with the handshake. To be called once, when the connection is made.
+  /// Completes with the handshake. Call it once, when the connection is made.
   ///
-  /// - Parameter limit: after which the connection is closed.
+  /// - Parameter limit: closes the connection after this time.
   func done(on channel: any Channel, within limit: TimeAmount) -> EventLoopFuture<Void> {
     switch state {
     case .ended(let result): return channel.eventLoop.makeCompletedFuture(result.mapError { $0 as any Error })
@@ -49,7 +49,7 @@ final class Handshake: ChannelInboundHandler {
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
     if case .going = state {
-      // The certificate only adds detail to the reason; without one, or without a TLS handler, the reason stays general.
+      // The certificate only adds detail. Without a certificate or a TLS handler the reason stays general.
       let certificate = (try? context.pipeline.syncOperations.nioSSL_peerCertificate()).flatMap { $0 }
       let reason = TLSFailure.reason(error, host: host, certificate: certificate) ?? "\(error)"
       end(.failure(Failure(description: reason)))

@@ -1,8 +1,8 @@
-/// The PSP's id of a payment: whatever text it likes, as long as it is short. It stands in paths, events and lists.
+/// The PSP's id of a payment: any short text. It appears in paths, events and lists.
 enum PSPReference {
-  /// Bytes of UTF-8; a provider's id is far shorter. Bytes, since a text of few characters can have many.
+  /// Bytes of UTF-8; a provider's id is far shorter. Bytes, because a few characters can have many.
   static let byteLimit = 200
 
-  /// Whether it can be used. The PSP and a person who resolves a creation are held to the same rule.
+  /// Whether the text can be used. The same rule holds for the PSP and for a person who resolves a creation.
   static func isUsable(_ text: String) -> Bool { (1...byteLimit).contains(text.utf8.count) }
 }

@@ -1,130 +1,132 @@
 import NIOCore
 import NIOHTTP1
 
-/// What an HTTP call was answered with.
-struct HTTPAnswer: Sendable, Hashable {
+/// The response to an HTTP call.
+struct ClientResponse: Sendable, Hashable {
   var status: Int
   var body: [UInt8]
-  /// How long it asks to wait (`Retry-After`), without a limit.
+  /// The wait that the response asks for (`Retry-After`), without a limit.
   var retryAfter: Duration?
-  /// The call was sent before on a kept-alive connection that broke without an answer: this answer may be to its repeat.
-  var isOfRepeat = false
+  /// The call was sent before, on a kept-alive connection that broke without a response: this may be the response to the
+  /// repeat.
+  var isToRepeat = false
 }
 
-/// A call without an answer.
+/// Why a call has no response.
 enum CallFailure: Error, Sendable, Hashable, CustomStringConvertible {
   /// No connection could be made, or none was free in time: no byte of the call was sent.
   case unreachable(String)
-  /// This process has as many connections open as it may, and made none: no fault of the other side's.
+  /// This process has as many connections open as its limit allows and made no other: the other side is not at fault.
   case noSocket
-  /// The call was sent and not answered in time: whether it had an effect is unknown.
-  case noAnswer(within: Duration)
-  /// The connection broke after the call may have been sent: whether it had an effect is unknown.
+  /// The call was sent, and no response came in time: whether the call had an effect is unknown.
+  case timeout(after: Duration)
+  /// The connection broke after the call may have been sent: whether the call had an effect is unknown.
   case broken(String)
 
   var description: String {
     switch self {
     case .unreachable(let reason): "it can't be reached: \(reason)"
     case .noSocket: "this process has too many connections open for its limit of open files (ulimit -n)"
-    case .noAnswer(let limit): "no answer within \(limit)"
+    case .timeout(let limit): "no response within \(limit)"
     case .broken(let reason): "the connection broke: \(reason)"
     }
   }
 }
 
-/// Makes calls with an idempotency key and a time limit over kept-alive connections to one endpoint. Redirects are not
-/// followed: a payment would go where nobody configured it to.
+/// Makes calls with an idempotency key and a time limit over kept-alive connections to one endpoint. Does not follow
+/// redirects: a payment would go to an address that nobody configured.
 struct ProviderClient: Sendable {
-  private let connections: ConnectionPool
+  private let pool: ConnectionPool
   private let headers: HTTPHeaders
 
-  /// Bytes of an answer; none of ours needs more.
-  private static let answerLimit = 64 << 10
-  /// Connections for each event loop: more than all steps' calls (``StepConsumer/Options/mostCalls``), so that none waits
-  /// for a connection behind calls that hang, and times out without having been sent.
+  /// Bytes of a response's body; no provider's response needs more.
+  private static let responseLimit = 64 << 10
+  /// Connections for each event loop: more than all steps' calls (``StepConsumer/Options/mostCalls``), so that no call waits
+  /// for a connection behind calls that hang and times out before it was sent.
   private static let connectionLimit = 4_096
 
   /// - Parameters:
-  ///   - baseURL: what paths are appended to.
-  ///   - timeLimit: for a call as a whole, from connecting to the answer's last byte.
-  ///   - authorization: the value of that field, if the other side wants one.
+  ///   - baseURL: the URL that paths are appended to.
+  ///   - timeLimit: for a whole call, from connecting to the response's last byte.
+  ///   - authorization: the value of the `Authorization` field; nil to send none.
   init(_ baseURL: String, timeLimit: Duration, authorization: String?) throws(EndpointError) {
-    // ``Endpoint`` has checked the host; a path and a key are made of identifiers, percent-encoded where they are not ours.
-    connections = try ConnectionPool(
-      try Endpoint(baseURL), timeLimit: timeLimit, answerLimit: Self.answerLimit,
+    // Heads need no validation: ``Endpoint`` has checked the host; paths and keys are made of identifiers, percent-encoded where
+    // they are not ours.
+    pool = try ConnectionPool(
+      try Endpoint(baseURL), timeLimit: timeLimit, responseLimit: Self.responseLimit,
       connectionLimit: Self.connectionLimit, budget: .process, validatesHeads: false)
-    var headers: HTTPHeaders = ["Host": connections.endpoint.authority, "Content-Type": "application/json"]
+    var headers: HTTPHeaders = ["Host": pool.endpoint.authority, "Content-Type": "application/json"]
     if let authorization { headers.add(name: "Authorization", value: authorization) }
     self.headers = headers
   }
 
-  /// Posts JSON. When the task is cancelled it fails soon.
+  /// Posts JSON. Fails soon when the task is cancelled.
   ///
-  /// - Parameter path: from its slash on, with what is not allowed in it encoded.
-  func post(_ path: String, key: String, _ body: JSONValue) async -> Result<HTTPAnswer, CallFailure> {
+  /// - Parameter path: begins with a slash; percent-encoded.
+  func post(_ path: String, key: String, _ body: JSONValue) async -> Result<ClientResponse, CallFailure> {
     let bytes = ByteBuffer(bytes: body.bytes)
     var head = HTTPRequestHead(
-      version: .http1_1, method: .POST, uri: connections.endpoint.prefix + path, headers: headers)
+      version: .http1_1, method: .POST, uri: pool.endpoint.prefix + path, headers: headers)
     head.headers.add(name: "Idempotency-Key", value: key)
     head.headers.add(name: "Content-Length", value: String(bytes.readableBytes))
-    return await connections.send(ConnectionPool.Call(head: head, body: bytes))
+    return await pool.send(ConnectionPool.Call(head: head, body: bytes))
   }
 
-  /// Closes the connections; calls under way fail.
-  func close() { connections.close() }
+  /// Closes the connections; calls in flight fail.
+  func close() { pool.close() }
 
-  /// The longest wait that the other side may impose: an outage is asked about again after that.
+  /// The longest wait that the other side may impose: after it, a call finds out whether an outage is over.
   static let retryAfterLimit = Duration.seconds(15 * 60)
 }
 
-/// What an answer means, the same for all dependencies.
+/// What the result of a call means, the same for all dependencies.
 enum Verdict: Sendable, Hashable {
-  /// A 2xx with this body.
+  /// A 2xx, with the response's body.
   case accepted([UInt8])
   case outcome(CallOutcome)
 
   /// - Parameter name: the dependency, for the reason.
-  init(_ result: Result<HTTPAnswer, CallFailure>, from name: String) {
+  init(_ result: Result<ClientResponse, CallFailure>, from name: String) {
     switch result {
     case .failure(.unreachable(let reason)):
       self = .outcome(.retry(CallRetry(.unreachable, reason: "\(name) can't be reached: \(reason)")))
     case .failure(.noSocket):
       self = .outcome(.retry(CallRetry(.notMade, reason: "\(name) was not called: \(CallFailure.noSocket)")))
-    case .failure(.noAnswer(let limit)):
-      self = .outcome(.retry(CallRetry(.noAnswer, reason: "\(name) gave no answer within \(limit)")))
+    case .failure(.timeout(let limit)):
+      self = .outcome(.retry(CallRetry(.timeout, reason: "\(name) gave no response within \(limit)")))
     case .failure(.broken(let reason)):
       self = .outcome(.retry(CallRetry(.broken, reason: "the connection to \(name) broke: \(reason)")))
-    case .success(let answer): self.init(answer, from: name)
+    case .success(let response): self.init(response, from: name)
     }
   }
 
-  private init(_ answer: HTTPAnswer, from name: String) {
+  private init(_ response: ClientResponse, from name: String) {
     func retry(_ cause: CallRetry.Cause, _ reason: String) -> Verdict {
       .outcome(
         .retry(
-          CallRetry(cause, reason: reason, after: answer.retryAfter.map { min($0, ProviderClient.retryAfterLimit) })))
+          CallRetry(cause, reason: reason, after: response.retryAfter.map { min($0, ProviderClient.retryAfterLimit) })))
     }
-    let refusal = "\(name) refused with \(answer.status)"
-    let meaning = StatusMeaning(answer.status)
-    // What was sent first may have been carried out: no other answer to the repeat is one to that.
-    if answer.isOfRepeat, (400..<500).contains(answer.status), meaning != .declined {
-      self = retry(.broken, "the connection to \(name) broke, and the repeat was answered \(answer.status)")
+    let refusal = "\(name) refused with \(response.status)"
+    let meaning = StatusMeaning(response.status)
+    // The first call may have been carried out: no other response to the repeat says anything about the first.
+    if response.isToRepeat, (400..<500).contains(response.status), meaning != .declined {
+      self = retry(.broken, "the connection to \(name) broke, and the repeat got \(response.status)")
       return
     }
     switch meaning {
-    case .accepted: self = .accepted(answer.body)
+    case .accepted: self = .accepted(response.body)
     case .declined: self = .outcome(.declined(reason: refusal))
-    case .refused: self = .outcome(.refused(status: answer.status, reason: refusal))
-    // It ends when somebody mends the credentials: no payment's fault.
-    case .credentials: self = retry(.credentials, "\(name) does not accept our credentials: \(answer.status)")
+    case .refused: self = .outcome(.refused(status: response.status, reason: refusal))
+    // Ends when somebody corrects the credentials: no payment is at fault.
+    case .credentials: self = retry(.credentials, "\(name) does not accept our credentials: \(response.status)")
     case .misconfigured: self = retry(.misconfigured, refusal)
-    case .busy: self = retry(.busy, "\(name) answered \(answer.status), too many requests")
-    case .inProgress: self = retry(.inProgress, "\(name) answered \(answer.status): not now")
-    case .serverError: self = retry(.serverError, "\(name) answered \(answer.status)")
+    case .busy: self = retry(.busy, "\(name) returned \(response.status), too many requests")
+    case .inProgress: self = retry(.inProgress, "\(name) returned \(response.status): not now")
+    case .serverError: self = retry(.serverError, "\(name) returned \(response.status)")
     case .unclear:
       self = retry(
-        .unclear, "\(name) answered \(answer.status), which doesn't say whether the call was carried out")
-    case .meaningless: self = retry(.broken, "\(name) answered \(answer.status), which means nothing here")
+        .unclear, "\(name) returned \(response.status), which doesn't say whether the call was carried out")
+    case .meaningless: self = retry(.broken, "\(name) returned \(response.status), which means nothing here")
     }
   }
 }

@@ -1,17 +1,17 @@
-/// The payment service provider: creates and settles payments by HTTP.
+/// Calls the payment service provider (PSP) over HTTP: creates, settles, cancels and refunds payments.
 public struct PSPClient: StepProvider {
-  private let caller: ProviderClient
+  private let client: ProviderClient
 
   /// - Parameters:
   ///   - baseURL: what `/api/payments/…` is appended to, such as `http://127.0.0.1:8080/psp`.
   ///   - timeLimit: for one try.
   ///   - authorization: the value of that field; nil to send none.
   public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
-    caller = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
+    client = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
   }
 
   /// Closes the connections, once no call is made any more.
-  func close() { caller.close() }
+  func close() { client.close() }
 
   public func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
     if work.step == .create { return await create(payment) }
@@ -28,7 +28,7 @@ public struct PSPClient: StepProvider {
 
   private func create(_ payment: Payment) async -> CallOutcome {
     let verdict = Verdict(
-      await caller.post(
+      await client.post(
         "/api/payments/create", key: idempotencyKey(payment.id, PaymentWork(.create)),
         ["amount": .number(payment.money.decimal), "currency": .string(payment.money.currency.code)]),
       from: "the PSP")
@@ -42,20 +42,20 @@ public struct PSPClient: StepProvider {
   }
 
   private func settle(_ payment: Payment, _ reference: String) async -> CallOutcome {
-    let answer = await post("settle", of: reference, key: idempotencyKey(payment.id, PaymentWork(.settle)))
-    switch Verdict(answer, from: "the PSP") {
+    let result = await post("settle", of: reference, key: idempotencyKey(payment.id, PaymentWork(.settle)))
+    switch Verdict(result, from: "the PSP") {
     case .outcome(let outcome): return outcome
     case .accepted: return .done(.recordSettled)
     }
   }
 
   private func cancel(_ payment: Payment, _ reference: String) async -> CallOutcome {
-    let answer = await post("cancel", of: reference, key: idempotencyKey(payment.id, PaymentWork(.cancel)))
-    // A PSP that knows no such call can't cancel. Or its gateway is misconfigured for a while: told by asking again.
-    if case .success(let answer) = answer, answer.status == 501, !answer.isOfRepeat {
-      return .retry(CallRetry(.misconfigured, reason: "the PSP can't cancel: it answered 501"))
+    let result = await post("cancel", of: reference, key: idempotencyKey(payment.id, PaymentWork(.cancel)))
+    // The PSP does not support cancellation, or its gateway is misconfigured for a while: a retry tells which.
+    if case .success(let response) = result, response.status == 501, !response.isToRepeat {
+      return .retry(CallRetry(.misconfigured, reason: "the PSP can't cancel: it returned 501"))
     }
-    switch Verdict(answer, from: "the PSP") {
+    switch Verdict(result, from: "the PSP") {
     case .outcome(let outcome): return outcome
     case .accepted: return .done(.recordCancelled)
     }
@@ -65,12 +65,12 @@ public struct PSPClient: StepProvider {
     guard let number = work.refund, let refund = payment.refund(number) else {
       return .impossible(reason: "there is no \(work)")
     }
-    let answer = await post(
+    let result = await post(
       "refunds", of: reference, key: idempotencyKey(payment.id, work),
       [
         "amount": .number(refund.amount.decimal), "currency": .string(refund.amount.currency.code),
       ])
-    switch Verdict(answer, from: "the PSP") {
+    switch Verdict(result, from: "the PSP") {
     case .outcome(let outcome): return outcome
     case .accepted: return .done(.recordRefunded(number))
     }
@@ -78,34 +78,34 @@ public struct PSPClient: StepProvider {
 
   private func post(
     _ action: String, of reference: String, key: String, _ body: JSONValue = [:]
-  ) async -> Result<HTTPAnswer, CallFailure> {
-    await caller.post("/api/payments/\(percentEncoded(reference))/\(action)", key: key, body)
+  ) async -> Result<ClientResponse, CallFailure> {
+    await client.post("/api/payments/\(percentEncoded(reference))/\(action)", key: key, body)
   }
 }
 
-/// Tells the customer, by HTTP, that the payment went through.
+/// Calls the notification service over HTTP, which tells the customer that the payment went through.
 public struct NotificationClient: StepProvider {
-  private let caller: ProviderClient
+  private let client: ProviderClient
 
   /// - Parameters:
   ///   - baseURL: what `/api/send` is appended to, such as `http://127.0.0.1:8080/notifications`.
   ///   - timeLimit: for one try.
   ///   - authorization: the value of that field; nil to send none.
   public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
-    caller = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
+    client = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
   }
 
   /// Closes the connections, once no call is made any more.
-  func close() { caller.close() }
+  func close() { client.close() }
 
   public func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
-    // What is told is the settlement, whatever has come after it: under one key every try says the same.
+    // The message is about the settlement, whatever has happened since: under one key every try sends the same body.
     let message: JSONValue = [
       "paymentId": .string(payment.id.description), "amount": .number(payment.money.decimal),
       "currency": .string(payment.money.currency.code), "status": .string(PaymentStatus.settled.rawValue),
     ]
     let verdict = Verdict(
-      await caller.post(
+      await client.post(
         "/api/send", key: idempotencyKey(payment.id, work),
         [
           "id": .string(payment.id.description),
@@ -118,8 +118,8 @@ public struct NotificationClient: StepProvider {
   }
 }
 
-/// Text for one segment of a path: all but RFC 3986's unreserved characters as `%XX`, so that no reference can lead to
-/// another route.
+/// Encodes text for one segment of a path: everything except RFC 3986's unreserved characters (without the dot) as `%XX`, so
+/// that no reference leads to another route.
 func percentEncoded(_ text: String) -> String {
   var encoded = ""
   for byte in text.utf8 {

@@ -2,14 +2,14 @@ import Foundation
 
 /// The `Retry-After` field (RFC 9110, 10.2.3): seconds, or a date.
 enum RetryAfter {
-  /// Longer than anybody waits: callers have limits of their own, and no arithmetic overflows.
+  /// Longer than any caller waits, and short enough that no arithmetic overflows. In seconds.
   private static let longest = 400 * 24 * 3_600
 
-  /// How long the other side asks to wait; nil for what is neither form. A date that is over means at once.
+  /// How long the other side asks to wait; nil for text in neither form. A date in the past means zero.
   ///
   /// - Parameters:
-  ///   - date: the answer's `Date` field, by which a date is counted: the other side's clock against itself, whatever ours
-  ///     says. Without one it is counted by ours.
+  ///   - date: the response's `Date` field. A date in `field` counts from it: the other side's clock against itself, whatever
+  ///     our clock says. Without it, the date counts from our clock.
   ///   - nowSeconds: since 1970, by our clock.
   static func wait(_ field: String, date: String? = nil, nowSeconds: Int = time(nil)) -> Duration? {
     let field = field.trimmingCharacters(in: .whitespaces)
@@ -23,11 +23,11 @@ enum RetryAfter {
 
   private static let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
-  /// Reads the three forms of a date that a recipient has to know (RFC 9110, 5.6.7); nil for any other text.
+  /// Reads the three forms of a date that a recipient must accept (RFC 9110, 5.6.7); nil for any other text.
   ///
   /// - Returns: seconds since 1970.
   static func seconds(ofDate text: String, nowSeconds: Int) -> Int? {
-    // The longest has 33 characters.
+    // The longest form has 33 characters.
     guard text.utf8.count <= 40, text.utf8.allSatisfy({ $0 < 0x80 }) else { return nil }
     let parts = text.split { $0 == " " || $0 == "," || $0 == "-" }
     guard parts.count == 5 || (parts.count == 6 && parts[5] == "GMT") else { return nil }
@@ -40,7 +40,7 @@ enum RetryAfter {
       let day = number(dayPart, digits: 1...2), (1...31).contains(day), var year = number(yearPart, digits: 2...4)
     else { return nil }
     if yearPart.utf8.count == 2 {
-      // A year that seems to be more than 50 years ahead is the last one with these digits.
+      // RFC 9110: a year that seems to be more than 50 years ahead is the most recent past year with these digits.
       let thisYear = 1970 + nowSeconds / 31_556_952
       year += thisYear / 100 * 100
       if year > thisYear + 50 { year -= 100 }
@@ -54,7 +54,7 @@ enum RetryAfter {
     return Int(text)
   }
 
-  /// Days since 1970; nil for a day that its month doesn't have.
+  /// Days since 1970; nil for a day that the month doesn't have.
   private static func days(_ year: Int, _ month: Int, _ day: Int) -> Int? {
     let isLeap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
     let lengths = [31, isLeap ? 29 : 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]

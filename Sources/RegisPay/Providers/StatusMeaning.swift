@@ -1,29 +1,29 @@
-/// What the status of an answer proves about the call. Pure, the same for all steps; docs/PROVIDERS.md has the table with
-/// the reason for each status.
+/// What the status of a response proves about the call. Pure, the same for all steps; docs/PROVIDERS.md has the table with the
+/// reason for each status.
 ///
-/// A certain no frees money: a payment is declined, a refund's amount may be asked for again. So only a closed list of
-/// statuses is one. Everything else may be the answer to a call that was carried out: a proxy that stopped waiting (499,
-/// 460, 444), a dependency that failed half-way (424), a status that nobody has assigned.
+/// A certain refusal frees money: a payment is declined, or a refund's amount may be requested again. So only a closed list of
+/// statuses counts as one. Any other status may follow a call that was carried out: a proxy that stopped waiting (499, 460,
+/// 444), a dependency that failed half-way (424), an unassigned status.
 enum StatusMeaning: Sendable, Hashable, CaseIterable {
   /// Carried out, or accepted to be.
   case accepted
-  /// Processed, and the answer is no. Decides also after a try whose outcome is unknown.
+  /// Processed and declined. Decides also after a try whose outcome is unknown.
   case declined
-  /// Not carried out, and the reason is the payment: a no.
+  /// Not carried out, and the payment is the reason: a refusal.
   case refused
-  /// Not carried out: the caller is not known, or not allowed to.
+  /// Not carried out: the caller is unknown or lacks rights.
   case credentials
   /// Not carried out: the address or the form of the call is wrong.
   case misconfigured
   /// Not carried out: too many calls.
   case busy
-  /// Another call with the key, or about the payment, is being carried out; it may be an earlier one of ours.
+  /// Another call with the key, or about the payment, is in progress; it may be an earlier call of ours.
   case inProgress
-  /// The other side failed, perhaps after it had carried the call out.
+  /// The other side failed, perhaps after it had carried out the call.
   case serverError
   /// A 4xx that doesn't say whether the call was carried out.
   case unclear
-  /// No answer to a call at all: redirects are not followed, and the rest has no meaning.
+  /// Not a response to a call: redirects are not followed, and other numbers have no meaning in HTTP.
   case meaningless
 
   init(_ status: Int) {
@@ -42,6 +42,6 @@ enum StatusMeaning: Sendable, Hashable, CaseIterable {
       }
   }
 
-  /// The first answer of this meaning ends the step.
-  var isFinalNo: Bool { self == .declined || self == .refused }
+  /// Whether the first response of this meaning ends the step.
+  var isFinalRefusal: Bool { self == .declined || self == .refused }
 }

@@ -2,9 +2,10 @@ import Foundation
 import NIOCore
 import NIOSSL
 
-/// What an error of the TLS library means, for a person: never its own text, which holds paths of the machine that built it.
+/// Puts errors of the TLS library into words. Never shows the library's own text, which holds paths of the machine that built
+/// it.
 enum TLSFailure {
-  /// - Parameter certificate: what the other side has shown, if anything.
+  /// - Parameter certificate: the other side's, if it sent one.
   /// - Returns: nil for an error that is not about TLS.
   static func reason(_ error: any Error, host: String, certificate: NIOSSLCertificate? = nil) -> String? {
     switch error {
@@ -47,7 +48,7 @@ enum TLSFailure {
     }
   }
 
-  /// The library's name of an error, such as `WRONG_VERSION_NUMBER`, in a text that says where in its source it came up:
+  /// The library's name of an error, such as `WRONG_VERSION_NUMBER`, taken from a text that also names a line of its source:
   /// `error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER at /…:118`.
   static func name(of text: String) -> String? {
     let words = text.split(separator: " at ", maxSplits: 1)[0].split(separator: ":")
@@ -65,27 +66,27 @@ enum TLSFailure {
     let now = Date().timeIntervalSince1970
     if Double(certificate.notValidAfter) < now { return "it has expired" }
     if Double(certificate.notValidBefore) > now { return "it is not valid yet" }
-    // What can't be encoded again says nothing.
+    // A certificate that can't be encoded again adds no detail.
     guard let bytes = try? certificate.toDERBytes(), let names = CertificateNames(bytes) else { return nil }
     return names.issuer == names.subject
       ? "self-signed certificate" : "no certificate authority that this machine knows signed it"
   }
 }
 
-/// Who a certificate is for and who signed it, as their encoded names (RFC 5280, 4.1).
+/// The encoded names of a certificate's issuer and subject (RFC 5280, 4.1).
 struct CertificateNames {
   let issuer: ArraySlice<UInt8>
   let subject: ArraySlice<UInt8>
 
-  /// - Parameter bytes: of a peer: anything.
-  /// - Returns: nil for what is no certificate.
+  /// - Parameter bytes: from a peer, so possibly anything.
+  /// - Returns: nil when the bytes are not a certificate.
   init?(_ bytes: [UInt8]) {
     var rest = bytes[...]
     guard let certificate = Self.next(&rest), certificate.tag == 0x30 else { return nil }
     rest = certificate.value
     guard let toBeSigned = Self.next(&rest), toBeSigned.tag == 0x30 else { return nil }
     rest = toBeSigned.value
-    // The version is there from version 2 on; then serial number, algorithm, issuer, validity, subject.
+    // The version is present from version 2 on. Then come serial number, algorithm, issuer, validity, subject.
     guard var field = Self.next(&rest) else { return nil }
     if field.tag == 0xA0 {
       guard let serial = Self.next(&rest) else { return nil }

@@ -1,16 +1,16 @@
 import CWALIndex
 
-/// The index of a database's write-ahead log: in memory for a database that this process alone opens. As a file it would be
-/// mapped, and a page of it that the disk can't read would end the process.
+/// Keeps the index of a database's write-ahead log in memory. Only for a database that this process alone opens. SQLite maps an
+/// index file, and a page of it that the disk can't read would end the process.
 enum WALIndex {
   struct Failure: Error, CustomStringConvertible {
-    /// SQLite's.
+    /// SQLite's error code.
     var code: Int32
 
-    var description: String { "its log's index can't be kept in memory: SQLite error \(code)" }
+    var description: String { "the index of its write-ahead log can't be kept in memory: SQLite error \(code)" }
   }
 
-  /// To be called before the first connection is opened. What an earlier version has left of the file is not used.
+  /// Call it before the first connection is opened. An index file that an earlier version has left is not used.
   static func keepInMemory(of path: String) throws(Failure) {
     let code = cwal_keep_index_in_memory(path)
     guard code == 0 else { throw Failure(code: code) }

@@ -1,12 +1,13 @@
 import GRDB
 
 extension DatabasePool {
-  /// Closes the file, with its write-ahead log merged into it: the file alone is whole then, for somebody who copies it.
+  /// Merges the write-ahead log into the file and closes it, so that a copy of the file alone is complete.
   ///
-  /// SQLite merges by itself only when the last connection to be closed may write. A pool's readers are closed last, and may
-  /// not.
+  /// SQLite merges on its own only when the last connection to close may write. A pool closes its readers last, and they may
+  /// not write.
   ///
-  /// - Throws: why it is not merged or not closed. Nothing is lost: the log beside the file has what the file lacks.
+  /// - Throws: the error of the merge or of the close. No data is lost: the write-ahead log beside the file has what the file
+  ///   lacks.
   func closeWhole() throws {
     let merged = Result { try writeWithoutTransaction { _ = try $0.checkpoint(.truncate) } }
     try close()

@@ -7,14 +7,15 @@ import Foundation
 enum LostLog {
   /// To be asked where the payments' log is missing or empty. Blocks for some reads; makes nothing.
   static func check(_ directory: String) throws(ServerError) {
-    let projection = PaymentProjection.place(in: directory + "/projection")
-    let webhooks = WebhookJournal.place(in: directory + "/webhooks")
-    guard let known = [projection, webhooks].compactMap({ $0 }).max(by: { $0.place < $1.place }), known.place > 0
+    let projection = PaymentProjection.checkpoint(in: directory + "/projection")
+    let webhooks = WebhookJournal.checkpoint(in: directory + "/webhooks")
+    guard let known = [projection, webhooks].compactMap({ $0 }).max(by: { $0.checkpoint < $1.checkpoint }),
+      known.checkpoint > 0
     else { return }
     let others = ["projection", "simulator", "webhooks"].filter {
       FileManager.default.fileExists(atPath: "\(directory)/\($0)")
     }
-    throw .lostLog(directory: directory, witness: known.path, place: known.place, others: others)
+    throw .lostLog(directory: directory, witness: known.path, place: known.checkpoint, others: others)
   }
 
   /// Whether there are files of a log. What can't be read is left to the log, which says so when it is opened.

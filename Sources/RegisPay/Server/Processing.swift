@@ -8,8 +8,8 @@ struct Processing: Service {
   let options: ServerOptions
   let log: PaymentLog
   let projection: PaymentProjection
-  let board: RetryStatus
-  let consumerBoard: ConsumerRegistry
+  let retryStatus: RetryStatus
+  let consumerRegistry: ConsumerRegistry
   let health: Health
   /// Tells the server's own address once it listens; the simulators are there.
   let address: AsyncStream<String>
@@ -36,9 +36,10 @@ struct Processing: Service {
       consumer(.refund, psp, pspBreaker),
       consumer(.notify, notifications, Breaker(name: "the notification service", options: options.breaker)),
     ]
-    consumerBoard.set(consumers)
+    consumerRegistry.set(consumers)
     let completion = CompletionConsumer(
-      log: log, health: health, board: consumerBoard, cursorInterval: options.consumer.cursorInterval, logger: logger)
+      log: log, health: health, registry: consumerRegistry, cursorInterval: options.consumer.cursorInterval,
+      logger: logger)
     try await withGracefulShutdownHandler {
       try await withThrowingTaskGroup(of: Void.self) { group in
         // Each on one event loop, with the calls that it makes.
@@ -63,7 +64,7 @@ struct Processing: Service {
   private func consumer(_ step: PaymentStep, _ provider: any StepProvider, _ breaker: Breaker) -> StepConsumer {
     StepConsumer(
       step, log: log, delays: projection, provider: CarefulProvider(provider: provider, start: start), breaker: breaker,
-      board: board, health: health,
+      retryStatus: retryStatus, health: health,
       tries: tries, options: options.consumer,
       logger: logger)
   }

@@ -134,9 +134,9 @@ public struct Server: Sendable {
     health.watch { [gate = log.gate] in
       gate.reason.map { "no calls go out, since what comes of them can't be recorded: \($0)" }
     }
-    for (_, store, board) in logs {
-      health.warn { board.warnings }
-      for damage in store.recovery.damagedFiles { board.inspect(file: damage.file) }
+    for (_, store, damage) in logs {
+      health.warn { damage.warnings }
+      for file in store.recovery.damagedFiles { damage.inspect(file: file.file) }
     }
     let clock = ClockWarnings(stores: [("payments", log.store), ("simulator", simulator.store)])
     let start = CarefulStart(options.directory, pace: options.carefulPace, logger: logger)
@@ -174,7 +174,7 @@ public struct Server: Sendable {
     }
     let own = InternalToken()
     let ledger = Ledger(follower: simulator.follower)
-    let board = RetryStatus()
+    let retryStatus = RetryStatus()
     let consumers = ConsumerRegistry()
     let address = AsyncStream<String>.makeStream()
 
@@ -194,10 +194,10 @@ public struct Server: Sendable {
     PaymentRoutes(
       log: log, requests: IdempotencyStore(follower: log.follower, lifetime: options.requestLifetime),
       projection: projection,
-      board: board
+      retryStatus: retryStatus
     ).add(to: routes)
     EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
-    ConsumerRoutes(log: log, consumers: consumers, board: board, projection: projection).add(to: routes)
+    ConsumerRoutes(log: log, consumers: consumers, retryStatus: retryStatus, projection: projection).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: webhooks).add(to: routes)
     SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
@@ -230,12 +230,13 @@ public struct Server: Sendable {
         // SkippedWork reads the payments' board to take skipped steps up again.
         while !Task.isCancelled {
           try await Task.sleep(for: .seconds(15))
-          await RequestThreads.run(.long) { simulatorDamage.lookAgain() }
+          await RequestThreads.run(.long) { simulatorDamage.recheck() }
         }
       },
       application,
       Processing(
-        options: options, log: log, projection: projection, board: board, consumerBoard: consumers, health: health,
+        options: options, log: log, projection: projection, retryStatus: retryStatus, consumerRegistry: consumers,
+        health: health,
         address: address.stream,
         own: own, logger: logger, start: start),
       webhooks,

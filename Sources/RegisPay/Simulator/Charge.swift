@@ -1,6 +1,6 @@
 import LogStore
 
-/// A charge that the simulated PSP made: one for each payment of its own, told by its stream's events.
+/// A charge of the simulated PSP: one for each payment, the state of its stream's events.
 struct Charge: Sendable, Hashable {
   enum Status: String, Sendable, Hashable {
     case created
@@ -19,13 +19,13 @@ struct Charge: Sendable, Hashable {
   var idempotencyKey: String?
   var money: Money
   var status: Status
-  /// What has gone back, never more than ``money``.
+  /// The refunded amount, never more than ``money``.
   var refunded: Money
   var refundCount = 0
 
   static func stream(_ reference: String) -> String { "charge:\(reference)" }
 
-  /// What is left to go back.
+  /// The amount that can still be refunded.
   var refundable: Money {
     Money(
       minorUnits: status == .settled ? money.minorUnits - refunded.minorUnits : 0, currency: money.currency)
@@ -52,14 +52,14 @@ struct Charge: Sendable, Hashable {
     self.refunded = Money(minorUnits: 0, currency: money.currency)
   }
 
-  /// The charge that a stream's events tell; nil for none.
+  /// The charge that follows from a stream's events; nil when there are none.
   init?(_ events: [Event]) {
     guard let first = events.first, let charge = Charge(first) else { return nil }
     self = charge
     for event in events.dropFirst() { apply(event) }
   }
 
-  /// The charge that an event makes; nil for any other event.
+  /// The charge that an event creates; nil for any other event.
   init?(_ event: Event) {
     guard EventType(rawValue: event.type) == .created, let json = try? JSONReader.read(event.payload),
       let reference = json["reference"]?.text, let money = Self.money(json)
@@ -79,12 +79,12 @@ struct Charge: Sendable, Hashable {
     }
   }
 
-  /// An event that happens to this charge.
+  /// An event of this charge.
   func event(_ type: EventType, _ payload: JSONValue = [:]) -> NewEvent {
     NewEvent(stream: Self.stream(reference), type: type.rawValue, payload: payload.bytes)
   }
 
-  /// The amount in a request or an event; nil when there is no exact, positive one.
+  /// The amount in a request or an event; nil when it is missing, not exact or not positive.
   static func money(_ json: JSONValue) -> Money? {
     guard let currency = json["currency"]?.text.flatMap(Currency.named), case .number(let text) = json["amount"],
       let number = DecimalText(text), let money = try? Money(number, currency: currency), money.minorUnits > 0

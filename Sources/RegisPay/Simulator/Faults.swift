@@ -1,25 +1,24 @@
-/// What goes wrong at a simulated service, on purpose: for each request decided anew, at random.
+/// The faults that a simulated service injects, decided at random for each request.
 struct Faults: Sendable, Hashable {
-  /// Milliseconds before each answer.
+  /// The delay before each response, in milliseconds.
   var delay = Delay()
-  /// Shares of the requests, 0…1, that are answered with one of ``failStatuses`` instead of being carried out, or after
-  /// having been carried out.
+  /// Shares of the requests, 0…1, that get one of ``failStatuses`` instead of being carried out, or after they were carried out.
   var failBefore = 0.0
   var failAfter = 0.0
   var failStatuses = [500]
-  /// Amounts from here on are answered with one of ``failStatuses``, whatever the currency; nil for none.
+  /// Requests for this amount or more get one of ``failStatuses``, whatever the currency; nil for none.
   var failFrom: DecimalText?
-  /// Seconds that go with those answers as `Retry-After`; nil for none.
+  /// The `Retry-After` of these responses, in seconds; nil for none.
   var retryAfter: Int?
-  /// Shares of the requests whose connection is closed without an answer, before or after they were carried out.
+  /// Shares of the requests whose connection is closed without a response, before or after they were carried out.
   var dropBefore = 0.0
   var dropAfter = 0.0
-  /// The share of payments that the PSP says no to, with a 402.
+  /// The share of payments that the PSP declines with 402.
   var decline = 0.0
-  /// Amounts from here on are declined, whatever the currency; nil for none.
+  /// Payments of this amount or more are declined, whatever the currency; nil for none.
   var declineFrom: DecimalText?
 
-  /// A fixed part and an exponentially distributed one, as waiting for a busy service has it, no longer than a limit.
+  /// A fixed and an exponentially distributed part, as the wait for a busy service has, up to a limit.
   struct Delay: Sendable, Hashable {
     var fixed = 0.0
     var exponentialMean = 0.0
@@ -29,7 +28,7 @@ struct Faults: Sendable, Hashable {
       min(fixed - exponentialMean * Self.logarithm(1 - randomness), limit)
     }
 
-    /// The natural logarithm of a number of (0, 1], by halving and a series: what Foundation is not needed for.
+    /// The natural logarithm of a number in (0, 1], by halving and a series; avoids Foundation.
     private static func logarithm(_ number: Double) -> Double {
       // With number = significand × 2^exponent, and y = (s-1)/(s+1): ln s = 2 (y + y³/3 + y⁵/5 + …), |y| ≤ 1/3.
       let y = (number.significand - 1) / (number.significand + 1)
@@ -42,7 +41,7 @@ struct Faults: Sendable, Hashable {
     }
   }
 
-  /// What goes wrong with one request.
+  /// The fault of one request.
   enum Fault: Sendable, Hashable {
     case fail(Int, isAfter: Bool)
     case drop(isAfter: Bool)
@@ -54,7 +53,9 @@ struct Faults: Sendable, Hashable {
     }
   }
 
-  /// - Parameter random: numbers of 0 to 1.
+  /// The fault of the next request; nil for none.
+  ///
+  /// - Parameter random: returns numbers from 0 to 1.
   func fault(random: () -> Double) -> Fault? {
     let draw = random()
     var sum = 0.0
@@ -69,7 +70,7 @@ struct Faults: Sendable, Hashable {
     return nil
   }
 
-  /// The status that requests for this amount always get; nil for those that may be carried out.
+  /// The status that requests for this amount always get; nil when they may be carried out.
   func failure(of money: Money, randomness: Double) -> Int? {
     Self.isAtLeast(money, failFrom) ? status(randomness) : nil
   }
@@ -79,7 +80,7 @@ struct Faults: Sendable, Hashable {
     return DecimalText(money.decimal)?.isAtLeast(limit) ?? false
   }
 
-  /// Whether the PSP says no to a payment that it has not said yes to before.
+  /// Whether the PSP declines a payment that it has not accepted before.
   func declines(_ money: Money, randomness: Double) -> Bool {
     Self.isAtLeast(money, declineFrom) || randomness < decline
   }
@@ -89,13 +90,13 @@ struct Faults: Sendable, Hashable {
   }
 }
 
-/// Why a text does not tell faults; one line.
+/// Why JSON does not describe faults; one line.
 struct FaultsError: Error, Sendable, Hashable, CustomStringConvertible {
   var description: String
 }
 
 extension Faults {
-  /// Reads what ``json`` writes. Members that are not there have their defaults.
+  /// Reads what ``json`` writes. Missing members get their defaults.
   init(_ json: JSONValue) throws(FaultsError) {
     guard case .object(let members) = json else { throw FaultsError(description: "faults are a JSON object") }
     for member in members {

@@ -2,7 +2,7 @@ import HTTPTypes
 import Hummingbird
 import LogStore
 
-/// The simulator over HTTP, on the reference's routes.
+/// Serves the simulator over HTTP, on the reference's routes.
 struct SimulatorRoutes: Sendable {
   let simulator: Simulator
   let ledger: Ledger
@@ -34,7 +34,7 @@ struct SimulatorRoutes: Sendable {
   }
 
   private typealias Act =
-    @Sendable (_ key: String?, _ reference: String, _ body: JSONValue) async throws(LogStoreError) -> Simulator.Answer
+    @Sendable (_ key: String?, _ reference: String, _ body: JSONValue) async throws(LogStoreError) -> Simulator.Response
 
   private func add(
     to router: Routes, _ path: RouterPath, _ service: Simulator.Service, _ act: @escaping Act
@@ -43,14 +43,14 @@ struct SimulatorRoutes: Sendable {
       path,
       [
         .post: { request, context in
-          try await answer(request, context, service) { key, body throws(LogStoreError) in
+          try await respond(request, context, service) { key, body throws(LogStoreError) in
             try await act(key, context.parameters.get("reference") ?? "", body)
           }
         }
       ])
   }
 
-  /// What goes wrong is told with GET and set, as a whole, with PUT; DELETE ends it.
+  /// Shows the faults with GET, replaces them with PUT and ends them with DELETE.
   private func addFaults(to router: Routes, _ path: RouterPath, _ service: Simulator.Service) {
     let simulator = simulator
     router.answer(
@@ -76,9 +76,9 @@ struct SimulatorRoutes: Sendable {
       ])
   }
 
-  private func answer(
+  private func respond(
     _ request: Request, _ context: HTTPRequestContext, _ service: Simulator.Service,
-    by act: (_ key: String?, _ body: JSONValue) async throws(LogStoreError) -> Simulator.Answer
+    by act: (_ key: String?, _ body: JSONValue) async throws(LogStoreError) -> Simulator.Response
   ) async throws -> Response {
     if let outage = simulator.outage { return response(outage) }
     let bytes = try await request.readBody(limit: Self.bodyLimit)
@@ -94,14 +94,14 @@ struct SimulatorRoutes: Sendable {
     if delay > 0 { try await Task.sleep(for: .microseconds(Int64(delay * 1_000))) }
     let fault = faults.fault { .random(in: 0..<1) }
     if let fault, !fault.isAfter { return await carryOut(fault, faults, context) }
-    let answer: Simulator.Answer
+    let simulated: Simulator.Response
     do {
-      answer = try await act(request.headers[.idempotencyKey], body)
+      simulated = try await act(request.headers[.idempotencyKey], body)
     } catch {
       throw Problem.unavailable("The simulator's log can't write now.")
     }
     if let fault { return await carryOut(fault, faults, context) }
-    return response(answer)
+    return response(simulated)
   }
 
   private func carryOut(_ fault: Faults.Fault, _ faults: Faults, _ context: HTTPRequestContext) async -> Response {
@@ -113,18 +113,18 @@ struct SimulatorRoutes: Sendable {
 
   /// Closes the connection, so that the response goes nowhere.
   private func drop(_ context: HTTPRequestContext) async -> Response {
-    // Already closed is closed too.
+    // The only error: the connection is closed already.
     try? await context.channel.close()
     return Response(status: .internalServerError)
   }
 
-  private func response(_ answer: Simulator.Answer) -> Response {
-    var response = Response(json: answer.body, status: .init(code: answer.status))
-    if let seconds = answer.retryAfter { response.headers[.retryAfter] = String(seconds) }
+  private func response(_ simulated: Simulator.Response) -> Response {
+    var response = Response(json: simulated.body, status: .init(code: simulated.status))
+    if let seconds = simulated.retryAfter { response.headers[.retryAfter] = String(seconds) }
     return response
   }
 
-  /// Written piece by piece, as a ledger may be long.
+  /// Writes the ledger piece by piece, as it may be long.
   private func ledgerResponse() -> Response {
     let body = ResponseBody { [ledger] writer in
       var output = writer
@@ -149,6 +149,6 @@ struct SimulatorRoutes: Sendable {
 
 extension HTTPField.Name {
   /// The field that makes a request repeatable (draft-ietf-httpapi-idempotency-key-header).
-  // A token by RFC 9110, which is all that the initialiser asks.
+  // Never nil: the initialiser only requires a token by RFC 9110.
   static let idempotencyKey = HTTPField.Name("Idempotency-Key")!
 }

@@ -1,29 +1,29 @@
 import Synchronization
 
-/// When this process appended what is on the log, by time that passes whatever the clock is set to. The times on the log are the
-/// clock's: by them alone, everything is days old once the clock jumps forward by days.
+/// When this process appended each event, by a clock that nobody can set. The times on the log come from the machine's clock:
+/// by them alone, every event would be days old after the clock jumps forward by days.
 ///
-/// It keeps the log's end as it was at many moments. An event was appended after a moment at which the log ended before it, and
-/// before a moment at which it was there. The moments are as close to each other as they are looked at, about a second, and
-/// later thinned out to 1/512 of their age: within a year that is some ten thousand.
+/// It records the log's end at many moments. An event was appended after a moment at which the log ended before it, and before
+/// a moment at which the log held it. Moments are recorded about once a second and later thinned out to 1/512 of their age:
+/// within a year that is some ten thousand.
 ///
 /// Safe to use from any task.
 final class AppendTimes: Sendable {
   private struct Moment {
     /// The log's end.
     var end: UInt64
-    /// When it was seen first and last.
+    /// The first and the last time at which the log ended there.
     var first: ContinuousClock.Instant
     var last: ContinuousClock.Instant
   }
 
   private struct Moments {
     var all: [Moment]
-    /// With so many they are thinned out.
+    /// At this count they are thinned out.
     var limit = 1 << 12
   }
 
-  /// What is before this offset was appended by an earlier process.
+  /// Events before this offset were appended by an earlier process.
   private let start: UInt64
   private let moments: Mutex<Moments>
   private let end: @Sendable () -> UInt64
@@ -31,7 +31,7 @@ final class AppendTimes: Sendable {
 
   /// - Parameters:
   ///   - end: the offset of the log's end.
-  ///   - now: time that passes whatever the clock is set to.
+  ///   - now: a clock that nobody can set.
   init(
     end: @escaping @Sendable () -> UInt64, now: @escaping @Sendable () -> ContinuousClock.Instant = { .now }
   ) {
@@ -42,13 +42,13 @@ final class AppendTimes: Sendable {
     moments = Mutex(Moments(all: [Moment(end: start, first: instant, last: instant)]))
   }
 
-  /// Moments held, for tests.
+  /// The number of moments, for tests.
   var count: Int { moments.withLock { $0.all.count } }
 
-  /// To be called about once a second, by any number of tasks.
+  /// Records a moment. Call it about once a second, from any number of tasks.
   func note() {
     moments.withLock { moments in
-      // First the time: what is appended after this look was appended later than that.
+      // The time before the end: an event that is appended in between counts as later than this moment.
       let instant = now()
       let end = end()
       let last = moments.all.count - 1
@@ -61,12 +61,12 @@ final class AppendTimes: Sendable {
     }
   }
 
-  /// How long ago an event was appended, at least and at most; nil for one of an earlier process.
+  /// How long ago an event was appended, at least and at most; nil for an event of an earlier process.
   func age(of offset: UInt64) -> ClosedRange<Duration>? {
     guard offset >= start else { return nil }
     return moments.withLock { moments in
       let instant = now()
-      // The first moment at which the event was there. The one before always is, as the first one's end is the start.
+      // The first moment at which the log held the event. A moment before it exists, as the first moment's end is `start`.
       var (low, high) = (1, moments.all.count)
       while low < high {
         let middle = low + (high - low) / 2
@@ -83,7 +83,7 @@ final class AppendTimes: Sendable {
     var kept = [all[0]]
     for index in 1..<(all.count - 1) {
       let next = all[index + 1]
-      // Without this one, the gap is from the last that is kept to the next.
+      // The gap that dropping this moment would leave.
       let gap = kept[kept.count - 1].last.duration(to: next.first)
       if gap * 512 > next.first.duration(to: now) { kept.append(all[index]) }
     }

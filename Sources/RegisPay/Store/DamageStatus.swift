@@ -3,20 +3,20 @@ import Logging
 import NIOPosix
 import Synchronization
 
-/// What of a log can't be read: the damaged places that its followers passed over, the payments that are incomplete because
-/// of them, and the work that was skipped. Each place is logged once, and shown in `/health` until the file is whole again.
+/// What of a log can't be read: the damaged ranges that its readers passed over, the payments that are incomplete because of
+/// them, and the work that was skipped. Logs each range once, and shows it in `/health` until the file is readable again.
 ///
 /// Safe to use from any task. Memory is bounded.
 public final class DamageStatus: Sendable {
-  /// Why a payment is not what its events say.
+  /// Why a payment's state is not certain.
   public enum Concern: Sendable, Hashable {
     /// Some of its events can't be read.
     case incomplete
-    /// It has an event of a newer program.
+    /// One of its events is from a newer program.
     case newerEvent
   }
 
-  /// Work that was passed over.
+  /// Work that was skipped.
   public struct Skipped: Sendable, Hashable {
     public var id: PaymentID
     public var work: PaymentWork
@@ -26,37 +26,37 @@ public final class DamageStatus: Sendable {
   private struct State {
     var ranges: [DamagedRange] = []
     var seen: Set<DamagedRange> = []
-    /// What the disk can't read at the moment, by file, and the offset from which a reader has come to it; nil where
-    /// nobody waits, since a look-up met it.
-    var unreadable: [String: (damage: Damage, place: UInt64?)] = [:]
-    /// Files that are looked through because a look-up met damage there, and what it met. Told until all of it is known.
-    var metFiles: [String: Damage] = [:]
-    /// Offsets that are missing, over all ranges.
+    /// What the disk can't read at the moment, by file, and the offset of the reader that waits for it; nil when a look-up met
+    /// the damage and no reader waits.
+    var unreadable: [String: (damage: Damage, offset: UInt64?)] = [:]
+    /// Files that wait for inspection because a look-up met damage there, and that damage. Shown until the inspection is done.
+    var filesToInspect: [String: Damage] = [:]
+    /// Lost offsets, over all ranges.
     var lostCount: UInt64 = 0
-    /// Streams that lost events, as an index has them.
+    /// Streams that lost events, by their keys in an index.
     var lostStreams: Set<UInt64> = []
-    /// Not all lost events are listed in an index, or there are too many: others than these may be concerned.
+    /// An index doesn't list all lost events, or there are too many: more streams may be incomplete.
     var isPartlyUnknown = false
     var concerns: [PaymentID: Concern] = [:]
     var skipped: [Skipped] = []
     var skippedCount = 0
 
-    /// Forgets what is known of a file, and what follows from all files: that is found again from what is left.
+    /// Forgets what is known of a file, and what follows from all files: the caller finds the latter again from the rest.
     mutating func forget(_ file: String) {
       ranges.removeAll { $0.damage.file == file }
       seen = seen.filter { $0.damage.file != file }
-      metFiles[file] = nil
+      filesToInspect[file] = nil
       lostCount = seen.reduce(0) { $0 + $1.offsets.length }
       lostStreams = []
       isPartlyUnknown = false
-      // Each is noted again by the next who loads it.
+      // The next load of each such payment notes it again.
       concerns = concerns.filter { $0.value != .incomplete }
     }
   }
 
-  /// Places that are shown one by one.
+  /// Ranges that are shown one by one.
   private static let rangeLimit = 100
-  /// Places that are told from each other.
+  /// Ranges that are remembered.
   private static let seenLimit = 10_000
   private static let streamLimit = 1_000_000
   private static let concernLimit = 100_000
@@ -76,9 +76,9 @@ public final class DamageStatus: Sendable {
     self.logger = logger
   }
 
-  // MARK: - Places
+  // MARK: - Ranges
 
-  /// Takes in a damaged place that was passed over. Logged the first time.
+  /// Adds a damaged range that a reader passed over. Logs it the first time.
   func report(_ range: DamagedRange) {
     let isNew = state.withLock { state in
       guard state.seen.count < Self.seenLimit, state.seen.insert(range).inserted else { return false }
@@ -95,21 +95,21 @@ public final class DamageStatus: Sendable {
         "events": "\(range.offsets.length)",
       ])
     guard !range.offsets.isEmpty else { return }
-    // Reads an index file, for which no follower should wait.
+    // Reads an index file; no reader should wait for that.
     NIOThreadPool.singleton.submit { [self] _ in find(range) }
   }
 
-  /// Notes that a reader waits for the disk: seen in `/health` until it has read on. Logged the first time.
+  /// Notes that a reader waits for the disk: shown in `/health` until the reader moves on. Logged the first time.
   ///
-  /// - Parameter place: where the reader stands.
-  func waits(for damage: Damage, at place: UInt64) { note(unreadable: damage, at: place) }
+  /// - Parameter offset: the reader's.
+  func readerWaits(for damage: Damage, at offset: UInt64) { note(unreadable: damage, at: offset) }
 
-  private func note(unreadable damage: Damage, at place: UInt64?) {
+  private func note(unreadable damage: Damage, at offset: UInt64?) {
     let isNew = state.withLock { state in
       let known = state.unreadable[damage.file]
       guard known != nil || state.unreadable.count < Self.rangeLimit else { return false }
-      if let place {
-        state.unreadable[damage.file] = (damage, max(known?.place ?? 0, place))
+      if let offset {
+        state.unreadable[damage.file] = (damage, max(known?.offset ?? 0, offset))
       } else if known == nil {
         state.unreadable[damage.file] = (damage, nil)
       }
@@ -125,19 +125,19 @@ public final class DamageStatus: Sendable {
     }
   }
 
-  /// Notes that a reader has come from one offset to another: it waits for nothing between. One load as a rule.
-  func readOn(from place: UInt64, to next: UInt64) {
-    guard hasUnreadable.load(ordering: .relaxed), next > place else { return }
+  /// Notes that a reader has moved on: it waits for nothing between these offsets. Usually costs one load.
+  func readerMoved(from offset: UInt64, to next: UInt64) {
+    guard hasUnreadable.load(ordering: .relaxed), next > offset else { return }
     state.withLock { state in
-      state.unreadable = state.unreadable.filter { !($0.value.place.map((place..<next).contains) ?? false) }
+      state.unreadable = state.unreadable.filter { !($0.value.offset.map((offset..<next).contains) ?? false) }
       hasUnreadable.store(!state.unreadable.isEmpty, ordering: .relaxed)
     }
   }
 
-  /// Takes in what an answer has left out: all that is damaged in the file is looked for.
-  func metNow(_ range: DamagedRange) { met(range.damage) }
+  /// Notes a range that a response left out, and inspects its file.
+  func noteLeftOut(_ range: DamagedRange) { inspectSoon(range.damage) }
 
-  /// Looks which streams lost events there.
+  /// Finds the streams that lost events in a range.
   private func find(_ range: DamagedRange) {
     var lost: [LostEvent] = []
     do throws(LogStoreError) {
@@ -153,65 +153,66 @@ public final class DamageStatus: Sendable {
     }
   }
 
-  /// Takes in the place that a look-up, or an append, has met and could not read. Any other error tells nothing of it.
-  func met(_ error: LogStoreError) {
+  /// Notes damage that a look-up or an append has met. Ignores other errors.
+  func note(_ error: LogStoreError) {
     switch error {
-    case .damaged(let damage): met(damage)
-    // Nothing more is looked for: the next look-up may go well.
+    case .damaged(let damage): inspectSoon(damage)
+    // No inspection: the next look-up may succeed.
     case .unreadable(let damage): note(unreadable: damage, at: nil)
     default: break
     }
   }
 
-  /// Takes in damage that a look-up has met: all that is damaged in its file is looked for, once.
-  private func met(_ damage: Damage) {
+  /// Inspects a file in which a look-up met damage, once.
+  private func inspectSoon(_ damage: Damage) {
     let isNew = state.withLock { state in
-      guard state.metFiles.count < Self.rangeLimit, state.metFiles[damage.file] == nil else { return false }
-      state.metFiles[damage.file] = damage
+      guard state.filesToInspect.count < Self.rangeLimit, state.filesToInspect[damage.file] == nil else { return false }
+      state.filesToInspect[damage.file] = damage
       return true
     }
-    // Reads the file, for which no request should wait.
+    // Reads the whole file; no request should wait for that.
     if isNew { NIOThreadPool.singleton.submit { [self] _ in inspect(file: damage.file) } }
   }
 
-  /// Takes in all that is damaged in a file of the log: what a scrub, or opening, has found. Blocks: reads the file.
+  /// Finds and adds all damaged ranges of a file, after a scrub, opening or a look-up has met damage there. Blocks: reads the
+  /// file.
   func inspect(file: String) {
     do throws(LogStoreError) {
       let ranges = try reader.damagedRanges(file: file)
       for range in ranges { report(range) }
-      // It was well again when all of it was read, so it is looked for again when it is met again.
-      if ranges.isEmpty { state.withLock { $0.metFiles[file] = nil } }
+      // The inspection could read all of the file, so the next damage met there starts a new one.
+      if ranges.isEmpty { state.withLock { $0.filesToInspect[file] = nil } }
     } catch {
-      state.withLock { $0.metFiles[file] = nil }
+      state.withLock { $0.filesToInspect[file] = nil }
       if case .unreadable(let damage) = error { return note(unreadable: damage, at: nil) }
       logger?.warning(
         "can't tell what is damaged", metadata: ["log": "\(name)", "file": "\(file)", "error": "\(error)"])
     }
   }
 
-  /// Looks at every damaged file again: what was put back, or what the disk can read again, is damage no more, here and for
-  /// all who read. Blocks: reads the files.
-  func lookAgain() {
+  /// Checks every damaged file again: a file that was restored, or that the disk can read again, stops being damage, here and
+  /// for all readers. Blocks: reads the files.
+  func recheck() {
     let files = state.withLock { Set($0.seen.map(\.damage.file)).union($0.unreadable.keys) }
     for file in files.sorted() {
       let found: [DamagedRange]
       do throws(LogStoreError) {
         found = try reader.damagedRanges(file: file, again: true)
       } catch {
-        // As it was: it is looked at again in a while.
+        // The file stays as it is until the next check.
         continue
       }
-      let isBetter = state.withLock { state in
-        // No reader waits for the disk any more. Those that waited may have gone without a report.
+      let hasRecovered = state.withLock { state in
+        // No reader waits for the disk any more. A reader that waited may have ended without a report.
         state.unreadable[file] = nil
         hasUnreadable.store(!state.unreadable.isEmpty, ordering: .relaxed)
         guard !state.seen.filter({ $0.damage.file == file }).isSubset(of: found) else { return false }
         state.forget(file)
         return true
       }
-      // Also where nothing is better: what look-ups alone have met was not passed over by anyone.
+      // Also when nothing has recovered: no reader has passed over damage that only look-ups have met.
       for range in found { report(range) }
-      guard isBetter else { continue }
+      guard hasRecovered else { continue }
       logger?.notice("a damaged file can be read again", metadata: ["log": "\(name)", "file": "\(file)"])
       for range in state.withLock({ $0.seen }) where range.damage.file != file && !range.offsets.isEmpty { find(range) }
     }
@@ -219,7 +220,7 @@ public final class DamageStatus: Sendable {
 
   // MARK: - Payments
 
-  /// Notes that a payment is not what its events say. Logged the first time.
+  /// Notes that a payment's state is not certain. Logged the first time.
   func note(_ id: PaymentID, _ concern: Concern, reason: @autoclosure () -> String) {
     let isNew = state.withLock { state in
       guard state.concerns[id] != concern, state.concerns.count < Self.concernLimit else { return false }
@@ -228,21 +229,21 @@ public final class DamageStatus: Sendable {
     }
     hasConcerns.store(true, ordering: .relaxed)
     if isNew {
-      logger?.error("a payment can't be decided on", metadata: ["payment": "\(id)", "reason": "\(reason())"])
+      logger?.error("a payment refuses commands", metadata: ["payment": "\(id)", "reason": "\(reason())"])
     }
   }
 
-  /// Notes that all of a payment was read. One load where nothing is wrong with any.
-  func isWell(_ id: PaymentID) {
+  /// Notes that all of a payment was read. Costs one load while no payment has a concern.
+  func noteReadable(_ id: PaymentID) {
     if hasConcerns.load(ordering: .relaxed) { state.withLock { $0.concerns[id] = nil } }
   }
 
-  /// Notes that a step which was skipped goes on.
+  /// Notes that a skipped step is processed after all.
   func resumed(_ id: PaymentID, _ work: PaymentWork) {
     state.withLock { $0.skipped.removeAll { $0.id == id && $0.work == work } }
   }
 
-  /// What is known to be wrong with a payment; nil for nearly all.
+  /// The known concern about a payment; nil for nearly all.
   public func concern(_ id: PaymentID) -> Concern? {
     state.withLock { state in
       if let known = state.concerns[id] { return known }
@@ -251,7 +252,7 @@ public final class DamageStatus: Sendable {
     }
   }
 
-  /// Notes work that was not done, since its payment can't be read.
+  /// Notes work that was skipped because its payment can't be read. Logged the first time.
   func skip(_ id: PaymentID, _ work: PaymentWork, reason: String) {
     let isNew = state.withLock { state in
       let entry = Skipped(id: id, work: work, reason: reason)
@@ -266,22 +267,22 @@ public final class DamageStatus: Sendable {
     }
   }
 
-  // MARK: - For people
+  // MARK: - Summary
 
-  /// What there is to see; the first of each.
+  /// What the API and `/health` show; lists hold the first entries only.
   public struct Summary: Sendable {
     public var ranges: [DamagedRange] = []
     /// Offsets without a readable event.
     public var lostEvents: UInt64 = 0
-    /// Payments and other streams that are known to be concerned.
+    /// Payments and other streams that are known to be incomplete.
     public var incomplete = 0
     public var newer = 0
     public var isPartlyUnknown = false
     public var skipped: [Skipped] = []
     /// What the disk can't read at the moment.
     public var unreadable: [Damage] = []
-    /// What a look-up met a moment ago, and of which it is not known yet how many events it concerns.
-    public var met: [Damage] = []
+    /// Damage that a look-up met a moment ago; its inspection has yet to say how many events are lost.
+    public var uninspected: [Damage] = []
   }
 
   public var summary: Summary {
@@ -292,16 +293,17 @@ public final class DamageStatus: Sendable {
         ranges: state.ranges, lostEvents: state.lostCount, incomplete: state.lostStreams.count + others,
         newer: state.concerns.count - incomplete.count, isPartlyUnknown: state.isPartlyUnknown, skipped: state.skipped,
         unreadable: state.unreadable.values.map(\.damage).sorted { $0.file < $1.file },
-        met: state.metFiles.filter { met in !state.seen.contains { $0.damage.file == met.key } }.values
+        uninspected: state.filesToInspect.filter { entry in !state.seen.contains { $0.damage.file == entry.key } }
+          .values
           .sorted { $0.file < $1.file })
     }
   }
 
-  /// One line for each damaged place, and one for what follows from all of them.
+  /// One line for each damaged range, and one for each consequence of all of them.
   public var warnings: [String] {
     let summary = summary
     var lines = summary.ranges.map { "the \(name) log: \($0)" }
-    lines += summary.met.map { "the \(name) log: \($0)" }
+    lines += summary.uninspected.map { "the \(name) log: \($0)" }
     lines += summary.unreadable.map {
       "the \(name) log: \($0); readers wait for the disk, for 30 seconds at most, and pass over it then;"
         + " requests that need it are refused"

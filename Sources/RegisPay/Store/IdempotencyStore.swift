@@ -1,17 +1,17 @@
 import LogStore
 
-/// The requests that were made under idempotency keys, on the log.
+/// Finds and records requests under idempotency keys, on the log.
 ///
 /// Safe to use from any task.
 struct IdempotencyStore: Sendable {
-  /// A key that may be used: to be kept with what is done for it.
+  /// A free key, to be recorded in the same append as the request's effect.
   struct Claim: Sendable {
     let stream: String
-    /// The stream's version; another one means that somebody was first.
+    /// The stream's version. Another version at the append means that another request was first.
     let version: UInt64
     let fingerprint: String
 
-    /// The record to be appended with what was done, on its condition.
+    /// Adds the key's record, and the condition that the key is still free, to the append of the request's effect.
     func add(_ outcome: IdempotencyRecord.Outcome, to append: inout Append) {
       let record = IdempotencyRecord(fingerprint: fingerprint, outcome: outcome)
       append.events.append(NewEvent(stream: stream, type: IdempotencyRecord.eventType, payload: record.payload))
@@ -21,23 +21,23 @@ struct IdempotencyStore: Sendable {
 
   enum Found: Sendable {
     case free(Claim)
-    case kept(IdempotencyRecord)
+    case used(IdempotencyRecord)
   }
 
   let follower: LogFollower
-  /// How long a key is kept.
+  /// How long a key is remembered.
   let lifetime: Duration
 
-  /// What is known of a key now.
+  /// Finds the record of a key.
   ///
   /// - Parameter age: how long ago an event was appended.
   func find(keyDigest: String, fingerprint: String, age: (Event) -> Duration) throws -> Found {
     let stream = IdempotencyRecord.stream(keyDigest)
-    let (version, last) = try follower.look { reader throws(LogStoreError) in
+    let (version, last) = try follower.lookUp { reader throws(LogStoreError) in
       let version = try reader.streamVersion(stream)
       return (version, version > 0 ? try reader.stream(stream, from: version, limit: 1).first : nil)
     }
-    if let last, age(last) < lifetime { return .kept(try IdempotencyRecord(last)) }
+    if let last, age(last) < lifetime { return .used(try IdempotencyRecord(last)) }
     return .free(Claim(stream: stream, version: version, fingerprint: fingerprint))
   }
 }

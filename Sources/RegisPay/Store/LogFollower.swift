@@ -1,8 +1,8 @@
 import LogStore
 
-/// Reads a log in order for whoever follows it: goes on behind damage, which it reports on the log's board. The one way in
-/// which consumers, list, webhooks and event streams read. A part of the log is read to its end also in a cancelled task:
-/// each of them looks between two parts.
+/// Reads a log in order: passes over damage, and reports it to the log's ``DamageStatus``. Consumers, the list, webhooks and
+/// event streams all read through it. A portion of the log is read to its end even in a cancelled task: each reader checks for
+/// cancellation between two portions.
 ///
 /// Safe to use from any task.
 public struct LogFollower: Sendable {
@@ -14,63 +14,62 @@ public struct LogFollower: Sendable {
     self.damage = damage
   }
 
-  /// Visits the events from an offset on until `body` returns false.
+  /// Visits the events from an offset on, until `body` returns false.
   ///
-  /// - Returns: the offset to go on with, which may lie behind the last event: damage and gaps are passed over.
-  ///
-  /// - Parameter passed: called for each damaged place, before the event behind it.
+  /// - Parameter passed: called for each damaged range, before the event behind it.
+  /// - Returns: the offset to read next. It may lie behind the last event, as damage and gaps are passed over.
   func forEach(
-    from place: UInt64, passed: (DamagedRange) -> Void = { _ in }, _ body: (borrowing EventView) -> Bool
+    from offset: UInt64, passed: (DamagedRange) -> Void = { _ in }, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try forEach(from: place, waitsForDisk: true, passed: passed, body)
+    try forEach(from: offset, waitsForDisk: true, passed: passed, body)
   }
 
-  /// As above for an answer that can't wait: what the disk can't read at the moment is left out of it.
+  /// Visits events as above for a response that can't wait: leaves out what the disk can't read at the moment.
   func forEachNow(
-    from place: UInt64, _ body: (borrowing EventView) -> Bool
+    from offset: UInt64, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try forEach(from: place, waitsForDisk: false, passed: { _ in }, body)
+    try forEach(from: offset, waitsForDisk: false, passed: { _ in }, body)
   }
 
   private func forEach(
-    from place: UInt64, waitsForDisk: Bool, passed: (DamagedRange) -> Void, _ body: (borrowing EventView) -> Bool
+    from offset: UInt64, waitsForDisk: Bool, passed: (DamagedRange) -> Void, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
     do throws(LogStoreError) {
       let next = try reader.forEach(
-        from: place, waitsForDisk: waitsForDisk, endsWithTask: false,
+        from: offset, waitsForDisk: waitsForDisk, endsWithTask: false,
         passingOver: { range in
-          // What was left out of one answer is no reason for others to leave it out.
-          if waitsForDisk { damage.report(range) } else { damage.metNow(range) }
+          // A range that one response leaves out is not yet known as damage to others.
+          if waitsForDisk { damage.report(range) } else { damage.noteLeftOut(range) }
           passed(range)
         }, body)
-      damage.readOn(from: place, to: next)
+      damage.readerMoved(from: offset, to: next)
       return next
     } catch {
-      if case .unreadable(let found) = error { damage.waits(for: found, at: place) }
+      if case .unreadable(let found) = error { damage.readerWaits(for: found, at: offset) }
       throw error
     }
   }
 
-  /// Looks something up in the log. If part of the log can't be read, `/health` reports it from then on.
-  func look<Value>(
+  /// Looks something up in the log. If a part of the log can't be read, `/health` reports it from then on.
+  func lookUp<Value>(
     _ body: (LogReader) throws(LogStoreError) -> Value
   ) throws(LogStoreError) -> Value {
     do throws(LogStoreError) {
       return try body(reader)
     } catch {
-      damage.met(error)
+      damage.note(error)
       throw error
     }
   }
 
-  /// Copies of at most `limit` events.
+  /// Copies at most `limit` events.
   ///
-  /// - Returns: also the offset to go on with.
+  /// - Returns: also the offset to read next.
   func events(
-    from place: UInt64, limit: Int
+    from offset: UInt64, limit: Int
   ) throws(LogStoreError) -> (events: [Event], next: UInt64) {
     var events: [Event] = []
-    let next = try forEach(from: place) { event in
+    let next = try forEach(from: offset) { event in
       events.append(event.copy())
       return events.count < limit
     }
@@ -79,8 +78,8 @@ public struct LogFollower: Sendable {
 }
 
 extension LogStoreError {
-  /// A place of a file is damaged or can't be read: what is not there goes on.
-  var isOfAPlace: Bool {
+  /// Whether the error concerns a range of a file, which is damaged or can't be read: the rest of the log works.
+  var isLocalDamage: Bool {
     switch self {
     case .damaged, .unreadable: true
     default: false

@@ -1,12 +1,12 @@
 import Foundation
 import LogStore
 
-/// A checkpoint on the log that says: a file beside the log holds what can't be made again. It is in every backup of the log. A
-/// server whose file was lost, or was not restored, refuses to start instead of going on as if there had never been one.
+/// A named cursor on the log that means: a file beside the log holds data that can't be rebuilt. Every backup of the log has the
+/// mark. A server whose file was lost or not restored refuses to start instead of working as if the file had never existed.
 ///
 /// Safe to use from any task.
 struct LogMark: Sendable {
-  /// The checkpoint's. No consumer has it.
+  /// The cursor's name. No consumer uses it.
   let name: String
   /// What the file holds, such as `key`.
   let noun: String
@@ -14,13 +14,13 @@ struct LogMark: Sendable {
 
   func isSet() throws(LogStoreError) -> Bool { try log.reader.cursor(name) != nil }
 
-  /// Puts the mark on the log or takes it away. Appends only where that changes something.
+  /// Sets or removes the mark. Appends only when that changes something.
   func set(_ isWanted: Bool) async throws(LogStoreError) {
     guard try isSet() != isWanted else { return }
     try await log.append(Append([], cursors: [isWanted ? CursorCommit(name: name, checkpoint: 0) : .deleting(name)]))
   }
 
-  /// What is missing, where the log is marked and the file holds nothing.
+  /// Why the server can't start when the log is marked and the file holds nothing.
   func reason(path: String) -> String {
     let isThere = FileManager.default.fileExists(atPath: path)
     return "\(isThere ? "it holds no \(noun)" : "it is gone"), and \(noun)s were made for this log"

@@ -1,26 +1,26 @@
 import LogStore
 import Logging
 
-/// Payments on the log: the one place that loads a payment from its stream and appends to it.
+/// Loads payments from their streams and appends to them. All code that does either goes through it.
 ///
 /// Safe to use from any task.
 public struct PaymentLog: Sendable {
   public let store: LogStore
-  /// Closed while nothing can be appended; all copies of this value share it.
+  /// Closed while the log can't append; all copies of this value share it.
   let gate: RecordGate
-  /// What of the log can't be read, and which payments that concerns.
+  /// What of the log can't be read, and which payments that affects.
   public let damage: DamageStatus
-  /// The log's end when this was made, at the start of the process: what an earlier process may have tried is before it.
+  /// The log's end at the start of the process. An earlier process may have tried what was requested before it.
   public let openedAt: UInt64
-  /// Tells how old what an earlier process has appended is.
+  /// Gives the age of events that an earlier process has appended.
   let time: SteadyTime
-  /// Tells how old what this process has appended is.
+  /// Gives the age of events that this process has appended.
   private let appendTimes: AppendTimes
-  /// Tells how long payments wait on the log.
+  /// The clock of waits on the log.
   let waitTime: WaitTime
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
-  /// - Parameter logger: tells of damage that is met.
+  /// - Parameter logger: logs damage.
   public init(_ store: LogStore, logger: Logger? = nil) {
     self.init(store, logger: logger) { append async throws(LogStoreError) in try await store.append(append) }
   }
@@ -32,9 +32,9 @@ public struct PaymentLog: Sendable {
   }
 
   /// - Parameters:
-  ///   - time: nil for that of the store and of this machine.
-  ///   - now: time that passes whatever the clock is set to.
-  ///   - write: takes the store's place in appending.
+  ///   - time: nil for the time of the store and this machine.
+  ///   - now: a clock that nobody can set.
+  ///   - write: appends instead of the store.
   init(
     _ store: LogStore, logger: Logger? = nil, time: SteadyTime? = nil,
     now: @escaping @Sendable () -> ContinuousClock.Instant = { .now },
@@ -52,14 +52,14 @@ public struct PaymentLog: Sendable {
 
   // MARK: - Ages
 
-  /// To be called about once a second, so that ages are known.
+  /// Records the time. Call it about once a second, so that ages are known.
   func noteTime() {
     _ = time.microseconds()
     appendTimes.note()
   }
 
-  /// How old the idempotency key of a step can be: rather older than it is than younger. The clock has no part in that while
-  /// the process runs. What an earlier process asked for is as old as the log's times say, by the time that the last process has left (``TimeRecord``).
+  /// The age of a step's idempotency key, at most. Independent of the machine's clock for requests of this process. For requests
+  /// of an earlier process the log's times count, up to the time that the last process left in a file (``TimeRecord``).
   func age(of trace: StepTrace) -> Duration {
     guard let asked = trace.asked else { return .zero }
     if let age = appendTimes.age(of: asked.offset) { return age.upperBound }
@@ -67,13 +67,13 @@ public struct PaymentLog: Sendable {
     return now > asked.microseconds ? .microseconds(Int64(clamping: now - asked.microseconds)) : .zero
   }
 
-  /// How long ago an event was appended: rather less than it is than more.
+  /// The age of an event, at least.
   func leastAge(of event: Event) -> Duration {
     if let age = appendTimes.age(of: event.offset) { return age.lowerBound }
     return .microseconds(Int64(clamping: waitTime.microseconds()) - Int64(clamping: event.timestampMicroseconds))
   }
 
-  /// Appends, and tells the gate how it went.
+  /// Appends, and reports the result to the gate.
   @discardableResult
   func append(_ append: Append) async throws(LogStoreError) -> Appended {
     do throws(LogStoreError) {
@@ -82,43 +82,43 @@ public struct PaymentLog: Sendable {
       return appended
     } catch {
       gate.failed(error)
-      damage.met(error)
+      damage.note(error)
       throw error
     }
   }
 
   public var reader: LogReader { store.reader }
-  /// For whoever reads the log in order.
+  /// Reads the log in order.
   public var follower: LogFollower { LogFollower(reader, damage) }
 
-  /// A payment with its stream's version, which an append to it must name.
+  /// A payment with its stream's version, which an append to the payment must name.
   public struct Loaded: Sendable {
     public var payment: Payment
     public var version: UInt64
     public var events: [Event]
-    /// The first event that this program can't read, if there is one. The payment is then shown as the others tell it, and
-    /// nothing may be decided on it: what it does not know of may be a refund.
+    /// The first event that this program can't read; nil as a rule. The payment then shows the state of the other events, and
+    /// refuses commands: the unknown event may be a refund.
     public var newerEvent: NewerEvent?
   }
 
-  /// An event of a type, or with data, that this program doesn't know: of a newer program, as a rule.
+  /// An event whose type or data this program doesn't know; usually a newer program wrote it.
   public struct NewerEvent: Sendable, Hashable {
     public var version: UInt64
     public var type: String
     public var reason: String
   }
 
-  /// Makes a new payment durable.
+  /// Creates a payment and makes it durable.
   public func initiate(_ money: Money) async throws(LogStoreError) -> PaymentID {
     guard let id = try await initiate(money, for: nil) else {
-      preconditionFailure("nobody else can have begun a payment with a random id")
+      preconditionFailure("no other request can have created a payment with a random id")
     }
     return id
   }
 
-  /// Makes a new payment durable, and with it the request that asked for it.
+  /// Creates a payment and makes it durable, together with the record of the request that asked for it.
   ///
-  /// - Returns: nil when somebody else used the request's key first; nothing was appended.
+  /// - Returns: nil when another request has used the key first; nothing was appended.
   func initiate(_ money: Money, for claim: IdempotencyStore.Claim?) async throws(LogStoreError) -> PaymentID? {
     let id = PaymentID.random()
     var append = Append(newEvent(.initiated(id, money), of: id, version: 1), expecting: .noStream)
@@ -132,16 +132,16 @@ public struct PaymentLog: Sendable {
     }
   }
 
-  /// The payment as its stream tells it now; nil when there is no such payment.
+  /// Loads a payment from its stream; nil when there is no such payment.
   ///
-  /// Events of an unknown type or unreadable are passed over, as a newer program may have written them; see
+  /// Skips events of an unknown type and unreadable events, which a newer program may have written; see
   /// ``Loaded/newerEvent``.
   ///
-  /// - Parameter version: as it was then, if there is a later one.
+  /// - Parameter version: loads the payment as of this version.
   public func load(_ id: PaymentID, upTo version: UInt64 = .max) throws(PaymentLogError) -> Loaded? {
     let events: [Event]
     do throws(LogStoreError) {
-      // What came of a call is recorded also when the server stops meanwhile.
+      // Not cancelled with the task: the outcome of a call must be recorded even when the server stops meanwhile.
       events = try reader.stream(id.stream, limit: Int(clamping: version), endsWithTask: false)
     } catch {
       throw failure(error, of: id)
@@ -159,11 +159,11 @@ public struct PaymentLog: Sendable {
       do {
         if payment == nil { payment = try Payment(known) } else { try payment?.apply(known) }
       } catch {
-        // Behind an event that isn't known nothing has to fit.
+        // After an unknown event, later ones need not fit.
         guard newer != nil else { throw .illegal(id, version: event.version, error) }
       }
     }
-    if let newer { damage.note(id, .newerEvent, reason: newer.reason) } else { damage.isWell(id) }
+    if let newer { damage.note(id, .newerEvent, reason: newer.reason) } else { damage.noteReadable(id) }
     guard let payment, let last = events.last else {
       if let newer { throw .newerEvent(id, newer) }
       return nil
@@ -171,26 +171,26 @@ public struct PaymentLog: Sendable {
     return Loaded(payment: payment, version: last.version, events: events, newerEvent: newer)
   }
 
-  /// What a failed read of a payment's stream, or a failed append to it, means for the payment.
+  /// Converts the error of a read of a payment's stream, or of an append to it, and notes damage.
   private func failure(_ error: LogStoreError, of id: PaymentID) -> PaymentLogError {
     let failure: PaymentLogError
     switch error {
     case .streamIncomplete(_, let missing): failure = .incomplete(id, missing: missing)
-    case .damaged(let place), .unreadable(let place): failure = .damaged(id, place)
+    case .damaged(let damage), .unreadable(let damage): failure = .damaged(id, damage)
     default: return .store(error)
     }
     damage.note(id, .incomplete, reason: failure.description)
-    damage.met(error)
+    damage.note(error)
     return failure
   }
 
-  /// Events of a stream that take no longer than others may wait for.
+  /// The most events of a stream that is read on the threads for short work.
   private static let shortStream: UInt64 = 256
 
-  /// What is made of a payment as its stream tells it now, on threads for files; nil when there is no such payment. A
-  /// stream that is long is read where nobody waits for a short one.
+  /// Loads a payment on the request threads and converts it there; nil when there is no such payment. A long stream is read on
+  /// the threads for long work, so that short ones don't wait for it.
   ///
-  /// - Parameter version: as it was then, if there is a later one.
+  /// - Parameter version: loads the payment as of this version.
   func view<Value: Sendable>(
     _ id: PaymentID, upTo version: UInt64 = .max, _ make: @escaping @Sendable (Loaded) -> Value
   ) async throws(PaymentLogError) -> Value? {
@@ -206,25 +206,25 @@ public struct PaymentLog: Sendable {
 
   /// How a command ended.
   public enum Executed: Sendable, Hashable {
-    /// - Parameter version: of the stream, with these.
+    /// - Parameter version: of the stream after these events.
     case appended([PaymentEvent], version: UInt64)
     /// The payment's state forbids it; nothing was appended.
     case refused(PaymentRefusal)
   }
 
-  /// Records what came of a step, against what the stream says now, and commits a cursor with it, atomically. When
-  /// somebody else appended in between, it is read and decided anew. Recording the same again appends nothing.
+  /// Records the outcome of a step and commits a cursor, atomically. After a conflicting append, the payment is read again and
+  /// the command decided again. Recording the same outcome again appends nothing.
   ///
-  /// - Parameter known: the payment as it was read before the step, which is tried first.
+  /// - Parameter known: the payment as it was loaded before the step; decided on first.
   public func record(
     _ command: PaymentCommand, on id: PaymentID, as known: Loaded? = nil, cursor: CursorCommit
   ) async throws(PaymentLogError) -> Executed {
     try await execute(command, on: id, as: known, cursor: cursor)
   }
 
-  /// Carries out what a person asks, each time anew: the same asked twice is two intents, unless it is under one key.
+  /// Executes a person's command. The same command twice is two intents, unless both have one idempotency key.
   ///
-  /// - Parameter claim: of the request, to be kept with what comes of it.
+  /// - Parameter claim: of the request's key; recorded together with the outcome.
   func request(
     _ command: PaymentCommand, of id: PaymentID, for claim: IdempotencyStore.Claim? = nil
   ) async throws(PaymentLogError) -> Executed {
@@ -253,14 +253,14 @@ public struct PaymentLog: Sendable {
       do {
         events = try loaded.payment.decide(command)
       } catch {
-        // What was read before the step says no: what it is now may not.
+        // The payment as loaded before the step refuses; as it is now it may not.
         guard isReadNow else { continue }
-        return try await keep(error, for: claim)
+        return try await recordRefusal(error, for: claim)
       }
       var append = Append([], conditions: [id.stream: .version(loaded.version)])
       for (index, event) in events.enumerated() {
         var new = newEvent(event, of: id, version: loaded.version + UInt64(index) + 1)
-        // By its content it would be taken for a repeat of an equal one that came just before.
+        // An id made of the content would make it a repeat of an equal command just before.
         if cursor == nil { new.id = nil }
         append.events.append(new)
       }
@@ -273,8 +273,8 @@ public struct PaymentLog: Sendable {
       } catch {
         switch error {
         case .conflict(let stream, _, _): if stream == claim?.stream { throw .requestTaken }
-        // Another decision came first that begins with the same event: as good as a conflict. It ends, since what is read next
-        // is later.
+        // Another decision that begins with the same event came first: the same as a conflict. The loop ends, since the next
+        // load is of a later version.
         case .eventIDReused(let known) where known.stream == id.stream && known.version > loaded.version: continue
         default:
           if case .store = failure(error, of: id) { throw .append(error) }
@@ -284,7 +284,7 @@ public struct PaymentLog: Sendable {
     }
   }
 
-  private func keep(
+  private func recordRefusal(
     _ refusal: PaymentRefusal, for claim: IdempotencyStore.Claim?
   ) async throws(PaymentLogError) -> Executed {
     guard let claim else { return .refused(refusal) }
@@ -309,23 +309,23 @@ public struct PaymentLog: Sendable {
 
 /// Why a payment could not be read or appended to.
 public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
-  /// It could not be read.
+  /// The payment could not be read.
   case store(LogStoreError)
-  /// It was decided, and could not be appended.
+  /// The command was decided, and its events could not be appended.
   case append(LogStoreError)
-  /// The stream does not tell a payment.
+  /// The stream's events do not make a payment.
   case illegal(PaymentID, version: UInt64, IllegalTransition)
   case missing(PaymentID)
-  /// Somebody else used the request's key first; nothing was appended.
+  /// Another request has used the key first; nothing was appended.
   case requestTaken
   /// The log was repaired, and these versions of the payment's stream could not be saved.
   case incomplete(PaymentID, missing: ClosedRange<UInt64>)
   /// Some of the payment's events can't be read: the log is damaged there.
   case damaged(PaymentID, Damage)
-  /// The payment has an event that this program doesn't know, so nothing may be decided on it.
+  /// The payment has an event that this program doesn't know, so it refuses commands.
   case newerEvent(PaymentID, PaymentLog.NewerEvent)
 
-  /// The same may go well later: the log is not at fault with this payment.
+  /// Whether the same operation may succeed later: the payment's own events are not at fault.
   public var isTransient: Bool {
     switch self {
     case .store, .append, .requestTaken: true

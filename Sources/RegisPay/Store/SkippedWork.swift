@@ -1,9 +1,9 @@
 import LogStore
 import Logging
 
-/// What consumers of steps had to leave out, kept on the log in a stream of its own, so that it goes on when it can be read
-/// again, after a file was restored or with the program that knows its events: steps of a payment that could not be decided
-/// on, and offsets that could not be read, whose events may have asked for a step.
+/// Records the work that step consumers had to skip, in a stream of its own, and resumes it when it becomes readable: after a
+/// file was restored, or with a program that knows the events. The work is steps of payments that refused commands, and offsets
+/// that could not be read, whose events may have requested a step.
 ///
 /// Safe to use from any task.
 struct SkippedWork: Sendable {
@@ -11,11 +11,11 @@ struct SkippedWork: Sendable {
 
   enum TypeName: String, CaseIterable {
     case skipped = "PaymentStepSkipped"
-    /// It goes on, or there is nothing left to do.
+    /// A skipped step was resumed, or is no longer due.
     case resumed = "PaymentStepResumed"
-    /// A step's consumer went past offsets that it could not read.
+    /// A step's consumer passed over offsets that it could not read.
     case passed = "PaymentStepsPassed"
-    /// They were read, and what they ask for goes on.
+    /// The offsets were read, and the steps that their events request were resumed.
     case taken = "PaymentStepsTaken"
   }
 
@@ -32,7 +32,7 @@ struct SkippedWork: Sendable {
 
   let log: PaymentLog
   let logger: Logger
-  /// From one look at what was skipped to the next.
+  /// The time between two checks of the skipped work.
   var interval = Duration.seconds(15)
 
   static func event(_ type: TypeName, _ entry: Entry) -> NewEvent {
@@ -68,15 +68,15 @@ struct SkippedWork: Sendable {
     return PaymentWork(step, refund: refund).map { Entry(id: id, work: $0) }
   }
 
-  /// Works until its task is cancelled.
+  /// Runs until its task is cancelled.
   func run() async {
     var open = Open()
     while !Task.isCancelled {
-      // Reads files, on whichever thread looks at them.
-      await RequestThreads.run(.long) { log.damage.lookAgain() }
+      // Reads files, so not on this thread.
+      await RequestThreads.run(.long) { log.damage.recheck() }
       do throws(LogStoreError) {
-        // What can't be read of this stream itself is left out.
-        let new = try log.follower.look { [open] reader throws(LogStoreError) in
+        // Skips unreadable events of this stream itself.
+        let new = try log.follower.lookUp { [open] reader throws(LogStoreError) in
           try reader.stream(Self.stream, from: open.version, skippingMissing: true, endsWithTask: false)
         }
         for event in new { open.take(event) }
@@ -84,14 +84,14 @@ struct SkippedWork: Sendable {
         for passed in open.passed { try await take(passed) }
       } catch {
         if case .closed = error { return }
-        logger.error("can't look at skipped steps", metadata: ["error": "\(error)"])
+        logger.error("can't check skipped steps", metadata: ["error": "\(error)"])
       }
-      // Throws only when the task is cancelled, as the server stops; the loop's condition sees that.
+      // Throws only when the task is cancelled; the loop's condition ends the loop.
       try? await Task.sleep(for: interval)
     }
   }
 
-  /// What is left of the stream so far.
+  /// The stream's entries that are neither resumed nor taken.
   private struct Open {
     var version: UInt64 = 1
     var entries: [Entry] = []
@@ -109,69 +109,69 @@ struct SkippedWork: Sendable {
     }
   }
 
-  /// Lets the steps go on that events ask for which were passed over, if all of them can be read by now.
+  /// Resumes the steps that passed-over events request, if all of these events are readable by now.
   private func take(_ passed: Passed) async throws(LogStoreError) {
-    var place = passed.offsets.lowerBound
+    var next = passed.offsets.lowerBound
     var entries: [Entry] = []
     do throws(LogStoreError) {
-      while place < passed.offsets.upperBound {
-        let before = place
-        let limit = Int(min(passed.offsets.upperBound - place, Self.batch))
-        let events = try log.follower.look { reader throws(LogStoreError) in
+      while next < passed.offsets.upperBound {
+        let before = next
+        let limit = Int(min(passed.offsets.upperBound - next, Self.batch))
+        let events = try log.follower.lookUp { reader throws(LogStoreError) in
           try reader.events(from: before, limit: limit, endsWithTask: false)
         }
         for event in events where event.offset < passed.offsets.upperBound {
-          place = event.offset + 1
+          next = event.offset + 1
           guard let id = PaymentID(stream: event.stream),
             let work = (try? PaymentEvent(type: event.type, payload: event.payload))?.work, work.step == passed.step
           else { continue }
           entries.append(Entry(id: id, work: work))
         }
-        // A gap that a repair has left: nothing is there that could be read.
-        if place == before { break }
+        // A repair has left a gap: the rest of the range has no events.
+        if next == before { break }
       }
     } catch {
-      // It stays as it is, and is seen as damage.
-      guard error.isOfAPlace else { throw error }
+      // The entry stays open, and the damage is shown.
+      guard error.isLocalDamage else { throw error }
       return
     }
-    for entry in entries where await !goOn(entry) {
+    for entry in entries where await !resumeIfReadable(entry) {
       _ = try await log.append(Append([Self.event(.skipped, entry)]))
     }
     _ = try await log.append(Append([Self.event(.taken, passed)]))
     logger.notice(
-      "what was passed over can be read again, and its steps go on",
+      "a passed-over range can be read again, and its steps are resumed",
       metadata: ["step": "\(passed.step)", "offset": "\(passed.offsets.lowerBound)", "steps": "\(entries.count)"])
   }
 
   private static let batch: UInt64 = 256
 
-  /// Lets a step go on if its payment can be read by now.
+  /// Resumes a step if its payment accepts commands by now.
   private func resume(_ entry: Entry) async throws(LogStoreError) {
-    guard await goOn(entry) else {
-      // It has to wait, and is seen.
+    guard await resumeIfReadable(entry) else {
+      // The step keeps waiting, and is shown.
       return log.damage.skip(entry.id, entry.work, reason: "its payment can't be read or decided on")
     }
     _ = try await log.append(Append([Self.event(.resumed, entry)]))
     log.damage.resumed(entry.id, entry.work)
   }
 
-  /// - Returns: false if the payment can't be read or decided on.
-  private func goOn(_ entry: Entry) async -> Bool {
+  /// - Returns: false if the payment can't be read or refuses commands.
+  private func resumeIfReadable(_ entry: Entry) async -> Bool {
     do throws(PaymentLogError) {
       guard let known = try log.load(entry.id), known.newerEvent == nil else { return false }
       if known.payment.isDue(entry.work) {
-        // Its consumer's cursor is past it: it is told again as what waits for a time, and that time is now. What an
-        // earlier process may have tried is kept with it.
+        // The consumer's checkpoint is past the step: a wait that is over at once makes the consumer load it again. The wait
+        // also records whether an earlier process may have tried the step.
         if known.payment.delay(of: entry.work) == nil {
           let delay = Delay(
             entry.work, untilMicroseconds: log.waitTime.microseconds(), attempts: 0, ownFailures: 0,
             reason: "the payment could not be read when its turn came",
             mayHaveHappened: known.trace(of: entry.work, openedAt: log.openedAt).mayHaveHappened,
-            isUnanswered: false)
+            didTimeOut: false)
           _ = try await log.request(.delay(delay), of: entry.id)
         }
-        logger.notice("a skipped step goes on", metadata: ["payment": "\(entry.id)", "step": "\(entry.work)"])
+        logger.notice("a skipped step is resumed", metadata: ["payment": "\(entry.id)", "step": "\(entry.work)"])
       }
       return true
     } catch {

@@ -1,7 +1,7 @@
-/// The time by which payments wait on the log: the machine's clock as it was at the start of the process, and gone on
-/// since without a jump. A clock that is set while a payment waits makes its wait neither longer nor shorter.
+/// The time of waits on the log: the machine's clock at the start of the process, continued without jumps. Setting the clock
+/// makes a wait neither longer nor shorter.
 ///
-/// Waits that an earlier process wrote were written by its own: ``Delay/beganMicroseconds`` bounds them by their length.
+/// An earlier process wrote its waits by its own clock: ``Delay/beganMicroseconds`` bounds them by their length.
 ///
 /// Safe to use from any task.
 struct WaitTime: Sendable {
@@ -11,7 +11,7 @@ struct WaitTime: Sendable {
 
   /// - Parameters:
   ///   - startMicroseconds: the machine's clock, in microseconds since 1970.
-  ///   - now: time that passes whatever the clock is set to.
+  ///   - now: a clock that nobody can set.
   init(
     startMicroseconds: UInt64 = Clock.microseconds(),
     now: @escaping @Sendable () -> ContinuousClock.Instant = { .now }
@@ -24,7 +24,7 @@ struct WaitTime: Sendable {
   /// Microseconds since 1970.
   func microseconds() -> UInt64 { startMicroseconds + start.duration(to: now()).microseconds }
 
-  /// A wait that began this much later than now was written by a clock that was ahead. Less than that two clocks of one
-  /// machine may differ, before and after a restart.
+  /// A wait that began more than this after now was written by a clock that was ahead. The clocks of two processes on one
+  /// machine, before and after a restart, may differ by less.
   static let tolerance = Duration.seconds(1)
 }

@@ -4,23 +4,24 @@ import Synchronization
 
 /// An HTTP client that reaches one host at one address, and counts its users, so that it is closed when there are none.
 final class PinnedClient: Sendable {
-  let connections: ConnectionPool
+  let pool: ConnectionPool
   private let url: WebhookURL
   private let address: IPAddress
   private let use = Mutex((count: 0, isRetired: false))
 
   /// Bytes of an answer that are read, so that the connection can be used again; none is looked at.
-  private static let answerLimit = 16 << 10
+  private static let responseLimit = 16 << 10
 
   /// - Throws: when TLS can't be set up, or when the address is none that can be connected to.
   init(_ url: WebhookURL, address: IPAddress, callLimit: Int, timeLimit: Duration, sockets: SocketBudget) throws {
     self.url = url
     self.address = address
-    connections = try ConnectionPool(
+    pool = try ConnectionPool(
       Endpoint(isTLS: url.isSecure, host: url.host, port: url.port),
       at: try SocketAddress(ipAddress: address.description, port: url.port), timeLimit: timeLimit,
       // Leaves time for another address.
-      connectTimeLimit: timeLimit / 3, answerLimit: Self.answerLimit, cutsAnswers: true, connectionLimit: callLimit,
+      connectTimeLimit: timeLimit / 3, responseLimit: Self.responseLimit, truncatesResponses: true,
+      connectionLimit: callLimit,
       budget: sockets,
       // On one loop: an endpoint has few connections, and each call is to find the one that is open.
       group: MultiThreadedEventLoopGroup.singleton.next())
@@ -37,7 +38,7 @@ final class PinnedClient: Sendable {
       use.count -= 1
       return use.isRetired && use.count == 0
     }
-    if isOver { connections.close() }
+    if isOver { pool.close() }
   }
 
   /// It gets no new users.
@@ -46,6 +47,6 @@ final class PinnedClient: Sendable {
       use.isRetired = true
       return use.count == 0
     }
-    if isOver { connections.close() }
+    if isOver { pool.close() }
   }
 }

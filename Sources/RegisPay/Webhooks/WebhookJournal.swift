@@ -48,7 +48,7 @@ final class WebhookJournal: Sendable {
   static func path(in directory: String) -> String { directory + "/webhooks.sqlite" }
 
   /// How far on the log the file in a directory has come; nil where that can't be told. Makes nothing.
-  static func place(in directory: String) -> (path: String, place: UInt64)? {
+  static func checkpoint(in directory: String) -> (path: String, checkpoint: UInt64)? {
     let path = path(in: directory)
     guard FileManager.default.fileExists(atPath: path) else { return nil }
     do {

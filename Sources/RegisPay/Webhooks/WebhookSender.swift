@@ -92,12 +92,12 @@ actor WebhookSender {
     let head = HTTPRequestHead(
       version: .http1_1, method: .POST, uri: url.target,
       headers: [
-        "Host": client.connections.endpoint.authority, "Content-Type": "application/json",
+        "Host": client.pool.endpoint.authority, "Content-Type": "application/json",
         "User-Agent": "RegisPay-Webhooks/1", "webhook-id": signature.id,
         "webhook-timestamp": String(signature.timestamp), "webhook-signature": signature.field,
         "Content-Length": String(body.count),
       ])
-    switch await client.connections.send(.init(head: head, body: ByteBuffer(bytes: body))) {
+    switch await client.pool.send(.init(head: head, body: ByteBuffer(bytes: body))) {
     case .success(let answer):
       return .answered(status: answer.status, retryAfter: answer.retryAfter)
     case .failure(.noSocket): return .unsent(reason: "\(CallFailure.noSocket)")

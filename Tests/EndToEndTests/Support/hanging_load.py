@@ -51,7 +51,7 @@ class Watch:
             except OSError:
                 state = {"consumers": []}
             for consumer in state["consumers"]:
-                for name in ("callsUnderWay", "slowCalls", "unfinished", "waiting", "delayed", "lag"):
+                for name in ("inFlight", "slowCalls", "unfinished", "waiting", "delayed", "lag"):
                     self.most[name] = max(self.most.get(name, 0), consumer.get(name, 0))
                 self.reasons.update(reason["reason"] for reason in consumer.get("reasons", []))
                 breaker = consumer.get("breaker")
@@ -163,7 +163,7 @@ def judge(options, payments, watch, psp, memory, hanging, half, finished, killed
     if options.hang:
         expectations.append(("the hanging ones are seen, with the reason",
                              watch.most.get("delayed", 0) + watch.most.get("waiting", 0) > 0
-                             and any("no answer" in reason for reason in watch.reasons)))
+                             and any("no response" in reason for reason in watch.reasons)))
     return report(expectations)
 
 

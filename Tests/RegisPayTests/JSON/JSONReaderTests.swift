@@ -103,7 +103,7 @@ struct JSONReaderTests {
     }
   }
 
-  @Test("no byte put anywhere makes it crash")
+  @Test("no byte inserted anywhere makes it crash")
   func garbled() {
     let document = Array(#"{"a":[1.5e3,"\u00e9\ud83d\ude00",true,null]}"#.utf8)
     for place in document.indices {
@@ -116,7 +116,7 @@ struct JSONReaderTests {
     }
   }
 
-  @Test("what is written is read back the same")
+  @Test("written values are read back the same")
   func roundTrip() throws {
     let value: JSONValue = [
       "text": "quote \" back \\ slash / line \n\r\t bell \u{7} delete \u{7F} é 😀 \u{2028}",

@@ -10,21 +10,21 @@ private let part = Money(minorUnits: 1000, currency: Currency.supported[0])
 private let rest = Money(minorUnits: 234, currency: Currency.supported[0])
 private let euro = Money(minorUnits: 1, currency: Currency.supported[1])
 
-/// A payment as it may stand, by the events that lead there, and what may happen to it then: each event with the status
-/// that it leads to. All else may not.
+/// A possible state of a payment, by the events that lead there, and the events that may follow: each with the status
+/// that it leads to. No other event may follow.
 private struct Situation {
   var name: String
   var events: [PaymentEvent]
   var status: PaymentStatus
   var due: [PaymentWork]
   var next: [(PaymentEvent, PaymentStatus)]
-  /// What follows when a person asks to cancel it; nil when that is refused.
+  /// The events of a cancellation by a person; nil when it is refused.
   var cancel: [PaymentEvent]? = nil
-  /// What a person has to resolve first.
+  /// The step that a person has to resolve first.
   var unknown: PaymentWork? = nil
 }
 
-private func unknown(_ work: PaymentWork) -> PaymentEvent { .outcomeUnknown(work, reason: "no answer") }
+private func unknown(_ work: PaymentWork) -> PaymentEvent { .outcomeUnknown(work, reason: "no response") }
 
 private func unknown(_ step: PaymentStep) -> PaymentEvent { unknown(PaymentWork(step)) }
 
@@ -202,7 +202,7 @@ private let situations: [Situation] = [
     ]),
 ]
 
-/// Every event, with every step and number that means something, and some that never do.
+/// Every event, with every meaningful step and number, and some impossible ones.
 private let events: [PaymentEvent] =
   [
     .initiated(id, amount), .created(reference: "r2"), .settled, .completed, .cancellationRequested,
@@ -224,7 +224,7 @@ private let events: [PaymentEvent] =
 
 @Suite("A payment")
 struct PaymentTests {
-  @Test("every event in every situation either leads where it should or is refused and changes nothing")
+  @Test("every event in every state either leads to its status or is refused and changes nothing")
   func transitionTable() throws {
     #expect(Set(situations.map(\.status)) == Set(PaymentStatus.allCases), "every status is tried")
     for situation in situations {
@@ -234,7 +234,7 @@ struct PaymentTests {
         if case .delayed(let delay) = event, situation.due.contains(delay.work) {
           try payment.apply(event)
           #expect(payment.status == situation.status && payment.isDue(delay.work), "\(event) when \(situation.name)")
-          #expect(payment.delays.filter { $0.work == delay.work } == [delay], "the last one holds")
+          #expect(payment.delays.filter { $0.work == delay.work } == [delay], "the last one counts")
         } else if let (_, status) = situation.next.first(where: { $0.0 == event }) {
           try payment.apply(event)
           #expect(payment.status == status, "\(event) when \(situation.name)")
@@ -253,13 +253,13 @@ struct PaymentTests {
     }
   }
 
-  @Test("nothing but its initiation begins a payment")
+  @Test("only an initiation begins a payment")
   func beginning() throws {
     for event in events.dropFirst() { #expect(throws: IllegalTransition.self) { try Payment(event) } }
     #expect(try Payment([]) == nil)
   }
 
-  @Test("what is due in every situation is just what can be recorded, declined and given up")
+  @Test("in every state exactly the due work can be recorded, declined and parked")
   func due() throws {
     for situation in situations {
       let payment = try #require(try Payment(situation.events))
@@ -274,14 +274,14 @@ struct PaymentTests {
           case .notify: .recordCompleted
           case .refund: .recordRefunded(work.refund ?? 0)
           }
-        // A settlement that was in flight ends after the payment was asked to be cancelled, and an answer ends also what
+        // A settlement in flight may end after a request to cancel, and a late response also ends an outcome that
         // was unknown.
         let isCancelled = situation.events.contains(.cancellationRequested) && payment.reference != nil
         let isLate = work.step == .settle && isCancelled || work == situation.unknown
         for (command, isPossible) in [
           (.markUnknown(work, reason: "no"), isDue),
           (success, isDue || isLate), (.decline(work, reason: "no"), isDue),
-          (.giveUp(work, reason: "no"), isDue), (.delay(delay(work)), isDue),
+          (.park(work, reason: "no"), isDue), (.delay(delay(work)), isDue),
         ] {
           if isPossible {
             var after = payment
@@ -301,7 +301,7 @@ struct PaymentTests {
     }
   }
 
-  @Test("what a person may ask in every situation is what the events allow, and is refused by name otherwise")
+  @Test("in every state a person's command is accepted if the events allow it, and is refused by name otherwise")
   func asked() throws {
     for situation in situations {
       let payment = try #require(try Payment(situation.events))
@@ -329,7 +329,7 @@ struct PaymentTests {
     }
   }
 
-  @Test("only what is unknown can be resolved, and either way it ends as if the other side had said so")
+  @Test("only an unknown outcome can be resolved, and it ends as if the other side had responded so")
   func resolutions() throws {
     let ends: [String: (happened: PaymentStatus, didNot: PaymentStatus)] = [
       "perhaps created": (.created, .declined), "perhaps created, and to be cancelled": (.cancelling, .cancelled),
@@ -365,7 +365,7 @@ struct PaymentTests {
     }
   }
 
-  @Test("what the PSP turns out to have created for a payment that is to be cancelled is cancelled there")
+  @Test("a payment that is created after a request to cancel is cancelled at the PSP")
   func createdWhileCancelling() throws {
     var payment = try #require(try Payment([.initiated(id, amount), .cancellationRequested]))
     let events = try payment.decide(.recordCreated(reference: "r"))
@@ -378,7 +378,7 @@ struct PaymentTests {
     #expect(throws: PaymentRefusal.notDue(.initiated)) { try wanted.decide(.recordNotCreated) }
   }
 
-  @Test("a settlement that turns out to have been first counts, whatever became of the cancellation")
+  @Test("a settlement that came first counts, whatever became of the cancellation")
   func settledAfterAll() throws {
     for end in [PaymentEvent.failed(step: .cancel, reason: "no"), unknown(.cancel)] {
       var payment = try #require(try Payment(created + [.cancellationRequested, end]))
@@ -423,7 +423,7 @@ struct PaymentTests {
     #expect(throws: PaymentRefusal.tooManyRefunds(limit: Payment.refundLimit)) { try payment.decide(.refund(penny)) }
   }
 
-  @Test("in random histories money moves at most once, never after an end, and never comes back more than once")
+  @Test("in random histories money moves at most once, never after an end, and is never refunded twice")
   func randomHistories() throws {
     var generator = SeededGenerator.printed("REGISPAY_SEED")
     for _ in 0..<20_000 {
@@ -448,7 +448,7 @@ struct PaymentTests {
     }
   }
 
-  /// Where the money is, kept by itself.
+  /// A separate model of where the money is.
   private struct Model {
     var units: Int64
     var moves = 0
@@ -490,7 +490,7 @@ struct PaymentTests {
     let commands: [PaymentCommand] = [
       .recordCreated(reference: "r"), .recordSettled, .recordCompleted, .recordCancelled,
       .recordCancellationRefused(reason: "no"), .recordRefunded(number), .decline(work, reason: "no"),
-      .giveUp(work, reason: "no"), .markUnknown(work, reason: "no"), .recordNotCreated,
+      .park(work, reason: "no"), .markUnknown(work, reason: "no"), .recordNotCreated,
       .resolve(work, .happened(reference: "r")), .resolve(work, .didNotHappen),
       .delay(delay(work, attempts: Int.random(in: 0...Int.max, using: &generator))), .cancel,
       .refund(Money(minorUnits: units, currency: currency)), .refund(nil), .retry, .recordCreated(reference: "r"),
@@ -502,7 +502,7 @@ struct PaymentTests {
 
 @Suite("A payment's events on the log")
 struct PaymentEventTests {
-  @Test("every event is read back as it was written")
+  @Test("every event is read back as written")
   func roundTrip() throws {
     for event in events {
       // No refund has the number 0.
@@ -518,7 +518,7 @@ struct PaymentEventTests {
         == #"{"paymentId":"\#(id)","amount":12.34,"currency":"GBP"}"#)
   }
 
-  @Test("what earlier versions wrote may have happened, as they didn't say")
+  @Test("tries in events of earlier versions may have happened, as those don't say")
   func oldEvents() throws {
     func read(_ type: String, _ payload: String) throws -> PaymentEvent {
       try PaymentEvent(type: type, payload: Array(payload.utf8))
@@ -536,13 +536,13 @@ struct PaymentEventTests {
           Delay(
             PaymentWork(.settle), untilMicroseconds: 5, attempts: 1, ownFailures: 0, reason: "busy",
             mayHaveHappened: true)))
-    // Cancelled at once, as they did it.
+    // Cancelled at once, as those versions did.
     #expect(try Payment([.initiated(id, amount), .cancelled])?.status == .cancelled)
     #expect(
       try Payment([.initiated(id, amount), .failed(step: .create, reason: "no"), .cancelled])?.status == .cancelled)
   }
 
-  @Test("what is known to have done nothing is written so")
+  @Test("a step that is known to have had no effect is written so")
   func nothingHappened() throws {
     for event in [
       PaymentEvent.failed(step: .settle, reason: "no", mayHaveHappened: false),
@@ -556,14 +556,14 @@ struct PaymentEventTests {
     }
   }
 
-  @Test("members that a later version added are passed over")
+  @Test("members that a later version added are ignored")
   func unknownMembers() throws {
     let payload = Array(#"{"paymentReference":"r","since":"v2"}"#.utf8)
     #expect(try PaymentEvent(type: "PaymentCreated", payload: payload) == .created(reference: "r"))
   }
 
   @Test(
-    "what can't be read is refused with a reason",
+    "an unreadable event is refused with a reason",
     arguments: [
       ("PaymentInitiated", "{}"), ("PaymentInitiated", "garbage"), ("PaymentInitiated", ""),
       ("PaymentInitiated", #"{"paymentId":"x","amount":1,"currency":"GBP"}"#),
@@ -592,7 +592,7 @@ struct PaymentIDTests {
     #expect(PaymentID(id.description.uppercased()) == id)
   }
 
-  @Test("an event's id is the same when it is repeated, and another for other content, version or payment")
+  @Test("a repeated event has the same id; other content, another version or payment has another")
   func eventIDs() {
     var seen: Set<EventID> = []
     for payment in [PaymentID.random(), PaymentID.random()] {

@@ -4,7 +4,7 @@ import Testing
 
 @testable import RegisPay
 
-@Suite("When events were appended")
+@Suite("Times of appends")
 struct AppendTimesTests {
   private final class Machine: Sendable {
     let end = Mutex<UInt64>(10)
@@ -18,7 +18,7 @@ struct AppendTimesTests {
     func append(_ count: UInt64 = 1) { end.withLock { $0 += count } }
   }
 
-  @Test("an event is as old as the time that has passed since, and one of an earlier process has no age here")
+  @Test("an event's age is the time since its append, and an event of an earlier process has none here")
   func ages() {
     let machine = Machine()
     let times = machine.times()
@@ -38,7 +38,7 @@ struct AppendTimesTests {
     #expect(times.age(of: 11) == .zero ... .seconds(3), "not looked at since")
   }
 
-  @Test("over a year ages stay within 1/512 and a second, in memory that has a bound")
+  @Test("over a year, ages stay within 1/512 and a second, in bounded memory")
   func year() {
     var random = SeededGenerator.printed("APPEND_TIMES_SEED")
     let machine = Machine()

@@ -31,14 +31,14 @@ struct BreakerTests {
 
   private struct Refused: Error {}
 
-  @Test("five failures in a row open it, fewer or with a success between do not")
+  @Test("five failures in a row open it; fewer, or a success in between, do not")
   func opening() throws {
     for _ in 0..<4 { #expect(!fail(try pass(start), now: later)) }
     breaker.succeeded(try pass(later), now: later)
     for _ in 0..<4 { #expect(!fail(try pass(later), now: later + .seconds(2))) }
     #expect(breaker.state == .closed)
     let now = later + .seconds(2)
-    // Four of nine have failed by now: a row has to be a little longer not to be chance.
+    // Four of nine have failed by now: a row must be a little longer to be no chance.
     var more = 0
     while breaker.state == .closed {
       _ = fail(try pass(later), now: now)
@@ -49,13 +49,13 @@ struct BreakerTests {
     #expect(breaker.admit(hasUntried: false, now: now + .seconds(29)) == .wait(until: now + .seconds(30)))
   }
 
-  @Test("however many fail at once, it opens only when nothing has gone through for a while")
+  @Test("however many calls fail at once, it opens only when none has succeeded for a while")
   func quiet() throws {
     for _ in 0..<100 { #expect(!fail(try pass(start), now: start + .milliseconds(999))) }
     #expect(fail(try pass(start), now: later))
   }
 
-  @Test("time-outs that arrive together are not in a row, as others went through since their calls began")
+  @Test("time-outs that arrive together are not in a row, as others succeeded since their calls began")
   func timeoutsTogether() throws {
     let hung = try (0..<200).map { _ in try pass(start) }
     breaker.succeeded(try pass(start + .seconds(9)), now: start + .seconds(9))
@@ -71,7 +71,7 @@ struct BreakerTests {
     #expect(fail(hung[4], now: start + .seconds(10)))
   }
 
-  @Test("after its time one trial passes and the others wait; its success closes it")
+  @Test("after the open duration one trial passes and other calls wait; its success closes the breaker")
   func trialSucceeds() throws {
     try open()
     let later = later + .seconds(30)
@@ -90,7 +90,7 @@ struct BreakerTests {
     #expect(breaker.admit(hasUntried: false, now: later) == .wait(until: later + .seconds(30)))
   }
 
-  @Test("a trial that was given up leaves its place to another call")
+  @Test("after an abandoned trial, another call becomes the trial")
   func trialAbandoned() throws {
     try open()
     let later = later + .seconds(31)
@@ -99,7 +99,7 @@ struct BreakerTests {
     #expect(breaker.state == .trying)
   }
 
-  @Test("calls that began before it opened have no say in it any more")
+  @Test("calls that began before it opened don't affect it")
   func stragglers() throws {
     let early = try (0..<10).map { _ in try pass(start) }
     for pass in early.prefix(5) { _ = fail(pass, now: later) }
@@ -110,7 +110,7 @@ struct BreakerTests {
     #expect(breaker.state == .open(until: later + .seconds(30)))
   }
 
-  @Test("failures of one payment open it to all that have failed, and let one that has not been tried through at once")
+  @Test("failures of one payment hold back all that have failed, and an untried payment passes at once")
   func onePayment() throws {
     let poisoned = PaymentID.random()
     for _ in 0..<4 { #expect(!fail(try pass(start), by: poisoned, now: later)) }
@@ -136,7 +136,7 @@ struct BreakerTests {
     _ = try pass(muchLater + .seconds(2), hasUntried: true)
   }
 
-  @Test("one that counts payments opens for five of them, and for none that fails again and again")
+  @Test("a breaker that counts payments opens for five of them, and not for one that fails repeatedly")
   func countingPayments() throws {
     let breaker = Breaker(name: "test", options: .init(), counting: .payments)
     let poisoned = PaymentID.random()
@@ -150,7 +150,7 @@ struct BreakerTests {
   }
 }
 
-/// Calls made at a rate, answered or not by chance, in simulated time.
+/// Calls at a rate, which succeed or fail at random, in simulated time.
 @Suite("A circuit breaker over time")
 struct BreakerModelTests {
   private struct Load {
@@ -161,10 +161,10 @@ struct BreakerModelTests {
     var latency: (_ fails: Bool) -> Double = { _ in 0.02 }
   }
 
-  /// Plays a load on a new breaker.
+  /// Runs a load on a new breaker.
   ///
-  /// - Parameter fails: whether a call that begins then does.
-  /// - Returns: when the breaker opened first, in seconds from the beginning.
+  /// - Parameter fails: whether a call that begins at that time fails.
+  /// - Returns: when the breaker first opened, in seconds from the start.
   private func firstOpening(
     _ load: Load, _ random: inout SeededGenerator,
     fails: (_ second: Double, _ random: inout SeededGenerator) -> Bool
@@ -197,10 +197,10 @@ struct BreakerModelTests {
     #expect(firstOpening(load, &random) { _, random in .random(in: 0..<1, using: &random) < 0.2 } == nil)
   }
 
-  @Test("half of the calls fail at random, and few are made: it stays closed once it knows", arguments: [2.0, 20])
+  @Test("half of few calls fail at random: it stays closed once it knows the share", arguments: [2.0, 20])
   func halfFail(rate: Double) {
     var random = SeededGenerator.printed("REGISPAY_SEED")
-    // At first a row of five is taken for an outage: the share of failures grows before.
+    // At first a row of five counts as an outage; later the share of failures is known.
     let load = Load(rate: rate, seconds: 50_000 / rate)
     let share = 0.5
     #expect(
@@ -214,7 +214,7 @@ struct BreakerModelTests {
     arguments: zip([20.0, 100, 1_000], [0.3, 0.05, 0.01]))
   func hanging(rate: Double, share: Double) {
     var random = SeededGenerator.printed("REGISPAY_SEED")
-    // Arrivals come in bursts as well: many hang at once.
+    // Calls also arrive in bursts: many hang at once.
     let load = Load(rate: rate, seconds: 200_000 / rate) { $0 ? 10 : 0.02 }
     #expect(firstOpening(load, &random) { _, random in .random(in: 0..<1, using: &random) < share } == nil)
   }
@@ -231,7 +231,7 @@ struct BreakerModelTests {
     }
   }
 
-  @Test("when all calls begin to hang, it opens as soon as a time-out can tell")
+  @Test("when all calls begin to hang, it opens with the first time-outs")
   func allHang() throws {
     var random = SeededGenerator.printed("REGISPAY_SEED")
     let load = Load(rate: 100, seconds: 300) { $0 ? 10 : 0.02 }
@@ -245,7 +245,7 @@ struct BreakerModelTests {
     var fails: Bool
   }
 
-  /// Ends of calls in the order of their times: short and long ones are each in order already.
+  /// Ends of calls in order of time: short and long calls are each in order already.
   private struct EndQueue {
     private var short: ArraySlice<End> = []
     private var long: ArraySlice<End> = []

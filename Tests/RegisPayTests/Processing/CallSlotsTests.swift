@@ -8,24 +8,24 @@ struct CallSlotsTests {
   private let start = ContinuousClock.now
   private static let limits = CallSlots.Limits(callLimit: 8, slowAfter: .seconds(1))
 
-  /// Begins calls of a lane for as long as there is room.
+  /// Begins calls of a lane while there is room.
   private func fill(_ slots: inout CallSlots, _ lane: CallSlots.Lane, at now: ContinuousClock.Instant) -> [Int] {
     var numbers: [Int] = []
     while slots.hasRoom(lane) { numbers.append(slots.begin(lane, now: now)) }
     return numbers
   }
 
-  @Test("first tries take all that is left, repeats a quarter, and payments that have hung have a quarter beside them")
+  @Test("first tries take all that is left, retries a quarter, and payments that have timed out a separate quarter")
   func shares() {
     var slots = CallSlots(limits: Self.limits)
-    #expect(fill(&slots, .again, at: start).count == 2)
+    #expect(fill(&slots, .retry, at: start).count == 2)
     #expect(fill(&slots, .first, at: start).count == 6)
-    #expect(fill(&slots, .patient, at: start).count == 2)
+    #expect(fill(&slots, .timedOut, at: start).count == 2)
     #expect(!CallSlots.Lane.allCases.contains { slots.hasRoom($0) })
     #expect(slots.count == 10)
   }
 
-  @Test("a call that ends leaves its place to the next, once")
+  @Test("a call that ends frees its slot, once")
   func ends() {
     var slots = CallSlots(limits: Self.limits)
     for lane in CallSlots.Lane.allCases {
@@ -37,7 +37,7 @@ struct CallSlotsTests {
     }
   }
 
-  @Test("calls that hang leave their slots to those that come, twice as many as there are slots, and no more")
+  @Test("calls that hang free their slots, up to twice as many as there are slots")
   func slow() {
     var slots = CallSlots(limits: Self.limits)
     var now = start
@@ -50,47 +50,47 @@ struct CallSlotsTests {
       slots.age(to: now)
     }
     #expect(slots.slowCount == 24)
-    #expect(!slots.hasRoom(.first) && !slots.hasRoom(.again))
-    #expect(slots.hasRoom(.patient), "what has hung before has its own")
+    #expect(!slots.hasRoom(.first) && !slots.hasRoom(.retry))
+    #expect(slots.hasRoom(.timedOut), "what has hung before has its own")
     #expect(slots.nextAging == nil)
   }
 
-  @Test("what becomes slow over the share is given up for others that wait, the youngest first and no more than needed")
+  @Test("slow calls beyond their share are abandoned for others that wait, the youngest first and no more than needed")
   func givenUp() {
     var slots = CallSlots(limits: Self.limits)
     var (now, numbers) = (start, [Int]())
     for _ in 0..<3 {
       numbers += fill(&slots, .first, at: now)
       now += .seconds(1)
-      #expect(slots.giveUp(for: 100, now: now).isEmpty, "young ones, and those within the share, are let be")
+      #expect(slots.abandon(for: 100, now: now).isEmpty, "young calls, and slow ones within the share, continue")
       slots.age(to: now)
     }
-    #expect(slots.giveUp(for: 0, now: now).isEmpty)
-    #expect(slots.giveUp(for: 3, now: now) == [numbers[23]], "nothing goes through promptly: one is given up to see")
+    #expect(slots.abandon(for: 0, now: now).isEmpty)
+    #expect(slots.abandon(for: 3, now: now) == [numbers[23]], "no call succeeds promptly: one is abandoned as a probe")
     #expect(slots.nextProbe == now + .seconds(1))
-    #expect(slots.giveUp(for: 3, now: now + .milliseconds(999)).isEmpty, "it may be slow for everybody")
+    #expect(slots.abandon(for: 3, now: now + .milliseconds(999)).isEmpty, "the dependency may be slow for all calls")
     slots.end(slots.begin(.first, now: now), isAccepted: true, now: now)
-    #expect(slots.giveUp(for: 3, now: now) == [numbers[22], numbers[21]], "now it is known")
-    #expect(slots.giveUp(for: 3, now: now).isEmpty, "these are on their way out")
-    #expect(slots.giveUp(for: 100, now: now + .seconds(6)) == [numbers[20]], "that is long ago")
-    #expect(slots.giveUp(for: 100, now: now) == numbers.dropLast(4).suffix(4).reversed())
+    #expect(slots.abandon(for: 3, now: now) == [numbers[22], numbers[21]], "now it is known")
+    #expect(slots.abandon(for: 3, now: now).isEmpty, "these are on their way out")
+    #expect(slots.abandon(for: 100, now: now + .seconds(6)) == [numbers[20]], "that is long ago")
+    #expect(slots.abandon(for: 100, now: now) == numbers.dropLast(4).suffix(4).reversed())
     #expect(!slots.hasRoom(.first), "they have not ended")
     for number in numbers.suffix(8) { slots.end(number, isAccepted: false, now: now) }
     #expect(fill(&slots, .first, at: now).count == 8 && slots.slowCount == 16)
     for number in numbers.prefix(16) { slots.end(number, isAccepted: false, now: now) }
     slots.age(to: now + .seconds(1))
-    #expect(slots.giveUp(for: 100, now: now).isEmpty, "the share has room again")
+    #expect(slots.abandon(for: 100, now: now).isEmpty, "the share has room again")
   }
 
-  @Test("payments that have hung before take no more than their share, however long each hangs again")
-  func patient() {
+  @Test("payments that have timed out take no more than their share, however long each hangs again")
+  func timedOut() {
     var slots = CallSlots(limits: Self.limits)
-    _ = fill(&slots, .patient, at: start)
+    _ = fill(&slots, .timedOut, at: start)
     slots.age(to: start + .seconds(100))
-    #expect(!slots.hasRoom(.patient) && slots.hasRoom(.first) && slots.patientRoom == 0)
+    #expect(!slots.hasRoom(.timedOut) && slots.hasRoom(.first) && slots.timedOutRoom == 0)
   }
 
-  @Test("whatever begins, ends and ages: the counts are those of the calls that are out")
+  @Test("whatever begins, ends and ages, the counts are those of the calls in flight")
   func random() {
     var random = SeededGenerator.printed("REGISPAY_SEED")
     for _ in 0..<200 {
@@ -100,10 +100,10 @@ struct CallSlotsTests {
       for _ in 0..<300 {
         now += .milliseconds(Int.random(in: 0...100, using: &random))
         slots.age(to: now)
-        let slowBefore = out.count { $0.lane != .patient && $0.began + .seconds(1) <= now }
+        let slowBefore = out.count { $0.lane != .timedOut && $0.began + .seconds(1) <= now }
         switch Int.random(in: 0..<4, using: &random) {
         case 3:
-          let given = slots.giveUp(for: Int.random(in: 0...20, using: &random), now: now)
+          let given = slots.abandon(for: Int.random(in: 0...20, using: &random), now: now)
           #expect(given.count <= max(0, slowBefore - 16) && Set(given).count == given.count)
           out.removeAll { given.contains($0.number) }
           for number in given { slots.end(number, isAccepted: false, now: now) }
@@ -114,13 +114,13 @@ struct CallSlotsTests {
           let lane = CallSlots.Lane.allCases.randomElement(using: &random) ?? .first
           if slots.hasRoom(lane) { out.append((slots.begin(lane, now: now), lane, now)) }
         }
-        let slow = out.filter { $0.lane != .patient && $0.began + .seconds(1) <= now }.count
-        let patient = out.filter { $0.lane == .patient }.count
-        let young = out.count - slow - patient
-        let again = out.filter { $0.lane == .again && $0.began + .seconds(1) > now }.count
-        #expect(slots.count == out.count && slots.slowCount == slow && slots.patientRoom == 2 - patient)
+        let slow = out.filter { $0.lane != .timedOut && $0.began + .seconds(1) <= now }.count
+        let timedOut = out.filter { $0.lane == .timedOut }.count
+        let young = out.count - slow - timedOut
+        let retry = out.filter { $0.lane == .retry && $0.began + .seconds(1) > now }.count
+        #expect(slots.count == out.count && slots.slowCount == slow && slots.timedOutRoom == 2 - timedOut)
         #expect(slots.hasRoom(.first) == (young + max(0, slow - 16) < 8))
-        #expect(slots.hasRoom(.again) == (young + max(0, slow - 16) < 8 && again < 2))
+        #expect(slots.hasRoom(.retry) == (young + max(0, slow - 16) < 8 && retry < 2))
         #expect(out.count <= Self.limits.total)
       }
     }

@@ -3,7 +3,7 @@ import Testing
 
 @testable import RegisPay
 
-/// A consumer of `PaymentInitiated` on a real log, and what it needs.
+/// A consumer of `PaymentInitiated` on a real log, and its dependencies.
 struct ConsumerParts {
   static let cursor = "payment-create"
 
@@ -17,14 +17,14 @@ struct ConsumerParts {
 
   var log: PaymentLog
   var delays: any DelayedWork = NothingDelayed()
-  var board = RetryStatus()
+  var retryStatus = RetryStatus()
   var health = Health(stores: [])
   var breaker = Breaker(
     name: "fake", options: .init(failureLimit: 5, openDuration: .milliseconds(50), quietDuration: .zero))
 
   func states(_ ids: [PaymentID]) throws -> [PaymentStatus?] { try ids.map { try log.load($0)?.payment.status } }
 
-  /// Waits until all of these are in a state.
+  /// Waits until all of these payments have a status.
   func wait(for ids: [PaymentID], _ status: PaymentStatus) async throws {
     try await eventually("the payments are \(status)") { try states(ids).allSatisfy { $0 == status } }
   }
@@ -43,7 +43,7 @@ struct ConsumerParts {
     _ provider: FakeProvider, _ options: StepConsumer.Options = Self.quick, _ work: (StepConsumer) async throws -> Void
   ) async throws {
     let consumer = StepConsumer(
-      .create, log: log, delays: delays, provider: provider, breaker: breaker, board: board, health: health,
+      .create, log: log, delays: delays, provider: provider, breaker: breaker, retryStatus: retryStatus, health: health,
       options: options,
       logger: silent)
     let run = Task { try await consumer.run() }
@@ -59,7 +59,7 @@ struct ConsumerParts {
     try result.get()
   }
 
-  /// With the list of payments that a server has, which tells what is due.
+  /// With the list of payments, as in a server, as the source of due work.
   static func withDelays(
     _ work: (_ parts: ConsumerParts, _ options: StepConsumer.Options) async throws -> Void
   ) async throws {

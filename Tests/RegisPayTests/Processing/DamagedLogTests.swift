@@ -4,8 +4,8 @@ import Testing
 
 @testable import RegisPay
 
-/// Who follows a log that is damaged, or has events of a newer program, goes on and says so.
-@Suite("A log that can't all be read")
+/// Readers of a log that is damaged, or has events of a newer program, continue and report it.
+@Suite("A log that can't be read completely")
 struct DamagedLogTests {
   private static let money = Money(minorUnits: 500, currency: Currency.supported[0])
 
@@ -16,7 +16,7 @@ struct DamagedLogTests {
     return try LogStore.open(folder + "/log", options: options)
   }
 
-  /// Appends what a payment's events are.
+  /// Appends a payment's events.
   private func append(_ events: [PaymentEvent], of id: PaymentID, from version: UInt64, to store: LogStore) async throws
   {
     for (index, event) in events.enumerated() {
@@ -25,7 +25,7 @@ struct DamagedLogTests {
     }
   }
 
-  /// Created payments over several segments. Returns them in order.
+  /// Creates payments over several segments. Returns them in order.
   private func fill(_ store: LogStore, _ count: Int) async throws -> [PaymentID] {
     let log = PaymentLog(store)
     var ids: [PaymentID] = []
@@ -47,18 +47,18 @@ struct DamagedLogTests {
     try bytes.write(to: URL(fileURLWithPath: path))
   }
 
-  @Test("what the disk could not read for a look-up, and is lost when it is looked at again, stays told")
+  @Test("damage that a look-up met, and that a recheck finds lost, stays reported")
   func unreadableThenLost() async throws {
     try await withTemporaryFolder { folder in
       let store = try open(folder)
       let ids = try await fill(store, 400)
-      let board = DamageStatus(store.reader)
+      let damage = DamageStatus(store.reader)
       let path = folder + "/log/00000000000000000000.log"
-      board.met(.unreadable(Damage(file: path, position: 4096, reason: "the disk can't read it")))
-      #expect(board.warnings.count == 1 && board.warnings[0].contains("requests that need it are refused"))
+      damage.note(.unreadable(Damage(file: path, position: 4096, reason: "the disk can't read it")))
+      #expect(damage.warnings.count == 1 && damage.warnings[0].contains("requests that need it are refused"))
       try damage(ids[10], in: folder)
-      board.lookAgain()
-      let warnings = board.warnings
+      damage.recheck()
+      let warnings = damage.warnings
       #expect(warnings.first?.contains("offsets 20..<21") == true, "\(warnings)")
       #expect(!warnings.contains { $0.contains("requests that need it are refused") }, "\(warnings)")
       try await store.close()
@@ -76,7 +76,7 @@ struct DamagedLogTests {
   ) async throws {
     let consumer = StepConsumer(
       .settle, log: log, delays: DelaysOfLog(log: log), provider: provider,
-      breaker: Breaker(name: "fake", options: .init()), board: RetryStatus(), health: Health(stores: []),
+      breaker: Breaker(name: "fake", options: .init()), retryStatus: RetryStatus(), health: Health(stores: []),
       options: options, logger: silent)
     let run = Task { try await consumer.run() }
     let result: Result<Void, any Error>
@@ -92,7 +92,7 @@ struct DamagedLogTests {
 
   /// Makes a log of 300 payments and closes it.
   ///
-  /// - Returns: the payments, and the first segment's file with its sound content; the first 21 have events there.
+  /// - Returns: the payments, and the first segment's file with its undamaged content; the first 21 have events there.
   private func makeLog(in folder: String) async throws -> (ids: [PaymentID], path: String, sound: Data) {
     let store = try open(folder)
     let ids = try await fill(store, 300)
@@ -101,7 +101,7 @@ struct DamagedLogTests {
     return (ids, path, try Data(contentsOf: URL(fileURLWithPath: path)))
   }
 
-  /// False as well while the payment can't be read yet.
+  /// False too while the payment can't be read yet.
   private func isSettled(_ id: PaymentID, in log: PaymentLog) -> Bool {
     (try? log.load(id))?.payment.status == .settled
   }
@@ -111,7 +111,7 @@ struct DamagedLogTests {
   }
 
   @Test(
-    "a step of a payment with a damaged event is skipped, the cursor goes on, and it goes on when the file is whole again"
+    "a step of a payment with a damaged event is skipped, the checkpoint moves on, and the step is resumed when the file is restored"
   )
   func skipsAndResumes() async throws {
     try await withTemporaryFolder { folder in
@@ -136,7 +136,7 @@ struct DamagedLogTests {
       await #expect(throws: PaymentLogError.self) { try await log.request(.cancel, of: hit) }
       try await store.close()
 
-      // Still damaged: it is known again from the log.
+      // Still damaged: the log says that the step was skipped.
       store = try open(folder)
       log = PaymentLog(store)
       var skipped = SkippedWork(log: log, logger: silent)
@@ -153,7 +153,7 @@ struct DamagedLogTests {
       skipped = SkippedWork(log: log, logger: silent)
       let resuming = Task { [skipped] in await skipped.run() }
       try await consuming(log, provider) {
-        try await eventually("it goes on") { try log.load(hit)?.payment.status == .settled }
+        try await eventually("it is resumed") { try log.load(hit)?.payment.status == .settled }
       }
       resuming.cancel()
       await resuming.value
@@ -164,13 +164,13 @@ struct DamagedLogTests {
   }
 
   @Test(
-    "an event that asks for a step and can't be read is passed over, and its step goes on when the file is whole again",
+    "an unreadable event that requests a step is passed over, and its step is resumed when the file is restored",
     arguments: [true, false])
   func takesUp(isWhileRunning: Bool) async throws {
     try await withTemporaryFolder { folder in
       let (ids, path, sound) = try await makeLog(in: folder)
       let hit = ids[20]
-      // The event that asks is the payment's second.
+      // The payment's second event requests the step.
       var bytes = sound
       let first = try #require(bytes.range(of: Data("\"paymentId\":\"\(hit)\"".utf8)))
       let second = try #require(
@@ -188,10 +188,10 @@ struct DamagedLogTests {
         try await eventually("it is known") { log.damage.summary.ranges.map(\.offsets.count) == [1] }
         #expect(try log.reader.stream(SkippedWork.stream).map(\.type) == ["PaymentStepsPassed"])
         if isWhileRunning {
-          // Under another file's name first, as a copy from a backup is put back.
+          // Written under another name first, as a copy from a backup is restored.
           try sound.write(to: URL(fileURLWithPath: path), options: .atomic)
-          try await eventually("it goes on") { isSettled(hit, in: log) }
-          try await eventually("no damage is told any more") {
+          try await eventually("it is resumed") { isSettled(hit, in: log) }
+          try await eventually("no damage is reported any more") {
             log.damage.summary.ranges.isEmpty && log.damage.concern(hit) == nil
           }
         }
@@ -206,10 +206,10 @@ struct DamagedLogTests {
         skipped = SkippedWork(log: log, logger: silent)
         resuming = Task { [skipped] in await skipped.run() }
         try await consuming(log, provider) { [log] in
-          try await eventually("it goes on") { isSettled(hit, in: log) }
+          try await eventually("it is resumed") { isSettled(hit, in: log) }
         }
       }
-      try await eventually("it is written down") {
+      try await eventually("it is recorded") {
         try log.reader.stream(SkippedWork.stream).last?.type == "PaymentStepsTaken"
       }
       resuming.cancel()
@@ -220,7 +220,7 @@ struct DamagedLogTests {
     }
   }
 
-  @Test("a payment with an event of a newer program is shown, not decided on, and its steps wait for that program")
+  @Test("a payment with an event of a newer program is shown, refuses commands, and its steps wait for that program")
   func newerEvent() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -251,7 +251,7 @@ struct DamagedLogTests {
     }
   }
 
-  @Test("a payment that can't be loaded now does not let the list's place pass")
+  @Test("the list's checkpoint doesn't pass a payment that can't be loaded now")
   func failedLoad() async throws {
     try await withTemporaryFolder { folder in
       let store = try open(folder)
@@ -265,7 +265,7 @@ struct DamagedLogTests {
     }
   }
 
-  @Test("a payment that lost an event in the middle stays listed as it was known before, and is marked")
+  @Test("a payment that lost an event in the middle stays listed as last known, and is marked")
   func lostInTheMiddle() async throws {
     try await withStore { store in
       let log = PaymentLog(store)

@@ -2,35 +2,35 @@ import Synchronization
 
 @testable import RegisPay
 
-/// A provider that answers as a test says, and remembers who was asked for.
+/// A provider that responds as a test says, and records the calls.
 final class FakeProvider: StepProvider {
-  typealias Answer = @Sendable (_ payment: Payment, _ attempt: Int) async -> CallOutcome
+  typealias Response = @Sendable (_ payment: Payment, _ attempt: Int) async -> CallOutcome
 
   private struct State {
     var calls: [PaymentID: Int] = [:]
-    var underWay = 0
-    var mostUnderWay = 0
+    var inFlight = 0
+    var mostInFlight = 0
   }
 
   private let state = Mutex(State())
-  private let answer: Answer
+  private let response: Response
 
-  /// - Parameter answer: by the payment and the number of the try, from 1.
-  init(_ answer: @escaping Answer) { self.answer = answer }
+  /// - Parameter response: by the payment and the number of the try, from 1.
+  init(_ response: @escaping Response) { self.response = response }
 
   var calls: [PaymentID: Int] { state.withLock { $0.calls } }
   var callCount: Int { calls.values.reduce(0, +) }
-  var mostUnderWay: Int { state.withLock { $0.mostUnderWay } }
+  var mostInFlight: Int { state.withLock { $0.mostInFlight } }
 
   func perform(_ work: PaymentWork, for payment: Payment) async -> CallOutcome {
     let attempt = state.withLock { state in
       state.calls[payment.id, default: 0] += 1
-      state.underWay += 1
-      state.mostUnderWay = max(state.mostUnderWay, state.underWay)
+      state.inFlight += 1
+      state.mostInFlight = max(state.mostInFlight, state.inFlight)
       return state.calls[payment.id, default: 0]
     }
-    let outcome = await answer(payment, attempt)
-    state.withLock { $0.underWay -= 1 }
+    let outcome = await response(payment, attempt)
+    state.withLock { $0.inFlight -= 1 }
     return outcome
   }
 }
@@ -41,19 +41,19 @@ extension CallOutcome {
   static let busy = CallOutcome.retry(CallRetry(.busy, reason: "busy"))
 }
 
-/// Where nothing waits.
+/// A source without due work.
 struct NothingDelayed: DelayedWork {
   func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, didTimeOut: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] { [] }
 }
 
-/// What waits, as the log says: read whole each time.
+/// The waits on the log, read completely each time.
 struct DelaysOfLog: DelayedWork {
   let log: PaymentLog
 
   func due(
-    _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
+    _ step: PaymentStep, didTimeOut: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
   ) async throws -> [(id: PaymentID, delay: Delay)] {
     var streams: Set<String> = []
     _ = try log.follower.forEach(from: 0) { event in
@@ -66,7 +66,7 @@ struct DelaysOfLog: DelayedWork {
     return try streams.compactMap { PaymentID(stream: $0) }.flatMap { id in
       let delays = try log.load(id)?.payment.delays ?? []
       return delays.filter {
-        $0.work.step == step && $0.isUnanswered == isUnanswered
+        $0.work.step == step && $0.didTimeOut == didTimeOut
           && ($0.untilMicroseconds <= microseconds || $0.beganMicroseconds ?? 0 > impossible)
       }.map { (id, $0) }
     }

@@ -7,70 +7,70 @@ private let start = ContinuousClock.now
 @Suite("A consumer's window")
 struct WindowTests {
   private func window(_ count: Int, limit: Int = 100) -> InFlightWindow<String> {
-    var window = InFlightWindow<String>(place: 10, limit: limit)
+    var window = InFlightWindow<String>(checkpoint: 10, limit: limit)
     for index in 0..<count { window.admit("work \(index)") }
     return window
   }
 
-  @Test("the place is the lowest unfinished offset, whatever finishes first")
+  @Test("the next offset is the lowest unfinished one, whatever finishes first")
   func place() {
     var window = window(3)
-    #expect(window.place == 10)
+    #expect(window.nextOffset == 10)
     window.finish(11)
-    #expect(window.place == 10)
+    #expect(window.nextOffset == 10)
     window.finish(10)
-    #expect(window.place == 12)
+    #expect(window.nextOffset == 12)
     window.finish(12)
-    #expect(window.place == 13)
+    #expect(window.nextOffset == 13)
   }
 
-  @Test("skipped events move the place along, but never past unfinished work")
+  @Test("skipped events move the next offset, but never past unfinished work")
   func skipping() {
-    var window = InFlightWindow<String>(place: 0, limit: 10)
+    var window = InFlightWindow<String>(checkpoint: 0, limit: 10)
     window.skip()
     window.skip()
-    #expect(window.place == 2)
+    #expect(window.nextOffset == 2)
     window.admit("work")
     window.skip()
-    #expect(window.place == 2)
+    #expect(window.nextOffset == 2)
     window.finish(2)
-    #expect(window.place == 4)
+    #expect(window.nextOffset == 4)
   }
 
-  @Test("offsets without events, as a repair leaves them, are passed over")
+  @Test("offsets without events, as a repair leaves them, are skipped")
   func gap() {
-    var window = InFlightWindow<String>(place: 0, limit: 10)
+    var window = InFlightWindow<String>(checkpoint: 0, limit: 10)
     window.admit("first")
     window.move(to: 5)
     window.admit("second")
-    #expect(window.readPlace == 6 && window.place == 0)
-    #expect(window.place(finishing: 0) == 5)
+    #expect(window.readOffset == 6 && window.nextOffset == 0)
+    #expect(window.nextOffset(finishing: 0) == 5)
     #expect(window.next(.first)?.offset == 0 && window.next(.first)?.offset == 5)
     window.finish(0)
     window.move(to: 2)
-    #expect(window.readPlace == 6)
+    #expect(window.readOffset == 6)
     window.finish(5)
-    #expect(window.place == 6)
+    #expect(window.nextOffset == 6)
   }
 
-  @Test("the place to commit with an effect is the one that holds once it is finished, for every order of finishing")
+  @Test("the checkpoint to commit with an effect is the next offset once it is finished, in every order of finishing")
   func placeFinishing() {
     var generator = SystemRandomNumberGenerator()
     for _ in 0..<200 {
-      var window = InFlightWindow<Int>(place: 0, limit: 100)
+      var window = InFlightWindow<Int>(checkpoint: 0, limit: 100)
       for index in 0..<20 { if Bool.random(using: &generator) { window.admit(index) } else { window.skip() } }
       var offsets: [UInt64] = []
       while let work = window.next(.first) { offsets.append(work.offset) }
       for offset in offsets.shuffled(using: &generator) {
-        let promised = window.place(finishing: offset)
+        let promised = window.nextOffset(finishing: offset)
         window.finish(offset)
-        #expect(window.place == promised)
+        #expect(window.nextOffset == promised)
       }
-      #expect(window.place == 20)
+      #expect(window.nextOffset == 20)
     }
   }
 
-  @Test("work is handed out once, in order")
+  @Test("work is returned once, in order")
   func order() {
     var window = window(3)
     #expect((0..<3).map { _ in window.next(.first)?.offset } == [10, 11, 12])
@@ -78,7 +78,7 @@ struct WindowTests {
     #expect(!window.hasReady(.first))
   }
 
-  @Test("what waits for a retry is handed out when it is due, the earliest first")
+  @Test("work that waits for a retry is returned when it is due, the earliest first")
   func retries() {
     var window = window(3)
     while window.next(.first) != nil {}
@@ -89,17 +89,17 @@ struct WindowTests {
     #expect(window.waitingCount == 3)
     #expect(window.nextDue == start + .seconds(1))
     window.wake(at: start)
-    #expect(!window.hasReady(.again))
+    #expect(!window.hasReady(.retry))
     window.wake(at: start + .seconds(2))
-    #expect(window.next(.again)?.offset == 11)
-    #expect(window.next(.again)?.offset == 12)
-    #expect(window.next(.again) == nil)
+    #expect(window.next(.retry)?.offset == 11)
+    #expect(window.next(.retry)?.offset == 12)
+    #expect(window.next(.retry) == nil)
     window.retry(11, due: start + .seconds(2))
     #expect(window.attempts(11) == 2, "attempts add up")
-    #expect(window.place == 10)
+    #expect(window.nextOffset == 10)
   }
 
-  @Test("what was put back untried is the next of its lane and counts no attempt")
+  @Test("untried work that is put back is the next of its lane and counts no attempt")
   func putBack() {
     var window = window(2)
     #expect(window.next(.first)?.offset == 10)
@@ -108,9 +108,9 @@ struct WindowTests {
     #expect(window.attempts(10) == 0)
     window.retry(10, due: start, isTimeout: true)
     window.wake(at: start)
-    #expect(window.next(.patient)?.offset == 10)
+    #expect(window.next(.timedOut)?.offset == 10)
     window.putBack(10)
-    #expect(window.next(.patient)?.offset == 10)
+    #expect(window.next(.timedOut)?.offset == 10)
     #expect(window.attempts(10) == 1)
   }
 
@@ -129,15 +129,15 @@ struct WindowTests {
     window.retry(11, due: start)
     window.retry(10, due: start, isTimeout: true)
     window.wake(at: start)
-    #expect(window.patientCount == 2)
+    #expect(window.timedOutCount == 2)
     #expect([window.timeouts(10), window.timeouts(11), window.timeouts(12)] == [1, 1, 0])
-    #expect([window.next(.patient)?.offset, window.next(.patient)?.offset] == [11, 10])
+    #expect([window.next(.timedOut)?.offset, window.next(.timedOut)?.offset] == [11, 10])
     window.finish(10)
     window.finish(12)
-    #expect(window.patientCount == 1)
+    #expect(window.timedOutCount == 1)
   }
 
-  @Test("it is full at its limit and has room again when something finishes")
+  @Test("it is full at its limit and has room again when work finishes")
   func full() {
     var window = window(5, limit: 5)
     #expect(window.isFull)
@@ -145,17 +145,17 @@ struct WindowTests {
     #expect(!window.isFull)
   }
 
-  @Test("a payment that stays unfinished while a hundred thousand others pass takes no more memory than itself")
+  @Test("one payment that stays unfinished while a hundred thousand others finish takes no memory for those")
   func bounded() {
     var window = window(1)
     for _ in 0..<100_000 {
-      let offset = window.readPlace
+      let offset = window.readOffset
       window.admit("other")
       _ = window.next(.first)
       window.finish(offset)
     }
     #expect(window.unfinishedCount == 1)
-    #expect(window.place == 10)
+    #expect(window.nextOffset == 10)
     #expect(window.rememberedCount < 1_000)
   }
 }
@@ -173,7 +173,7 @@ struct BackoffTests {
     #expect(backoff.delay(attempts: 0, randomness: 1) == .milliseconds(500))
   }
 
-  @Test("what the other side asks for is kept, also over the cap")
+  @Test("the wait that the other side asks for holds, also above the cap")
   func asked() {
     let backoff = Backoff(base: .milliseconds(500), cap: .seconds(60))
     #expect(backoff.delay(attempts: 1, atLeast: .seconds(120)) == .seconds(120))

@@ -8,7 +8,7 @@ struct PaymentLogTests {
   private static let nowhere = CursorCommit(name: "test", checkpoint: 0)
   private static let pound = Money(minorUnits: 100, currency: Currency.supported[0])
 
-  @Test("of different decisions made at once, one is appended and the others are told what is so")
+  @Test("of concurrent different decisions, one is appended and the others are refused")
   func oneDecision() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -16,7 +16,7 @@ struct PaymentLogTests {
         let id = try await log.initiate(Self.pound)
         let commands =
           (0..<10).map { PaymentCommand.recordCreated(reference: "r\($0)") } + [
-            .giveUp(PaymentWork(.create), reason: "no")
+            .park(PaymentWork(.create), reason: "no")
           ]
         let appended = try await withThrowingTaskGroup(of: PaymentLog.Executed.self) { group in
           for command in commands.shuffled() {
@@ -34,7 +34,7 @@ struct PaymentLogTests {
     }
   }
 
-  @Test("when others append to the stream in between, the decision is read again and made, however often")
+  @Test("after conflicting appends the payment is read and decided again, however often")
   func conflicts() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -75,7 +75,7 @@ struct PaymentLogTests {
     }
   }
 
-  @Test("what was read before a step does not refuse what the payment allows by now")
+  @Test("a payment loaded before a step does not refuse what it allows by now")
   func stale() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -93,7 +93,7 @@ struct PaymentLogTests {
     try await withStore { store in
       let log = PaymentLog(store)
       let id = try await log.initiate(Self.pound)
-      _ = try await log.record(.markUnknown(PaymentWork(.create), reason: "no answer"), on: id, cursor: Self.nowhere)
+      _ = try await log.record(.markUnknown(PaymentWork(.create), reason: "no response"), on: id, cursor: Self.nowhere)
       let before = try log.load(id)
       _ = try await log.record(.recordCreated(reference: "a"), on: id, as: before, cursor: Self.nowhere)
       let second = try await log.record(.recordCreated(reference: "b"), on: id, as: before, cursor: Self.nowhere)
@@ -102,7 +102,7 @@ struct PaymentLogTests {
     }
   }
 
-  @Test("a payment that is not there is none, and a stream that tells no payment is an error that names it")
+  @Test("a missing payment is nil, and a stream that makes no payment is an error that names it")
   func missing() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -118,7 +118,7 @@ struct PaymentLogTests {
     }
   }
 
-  @Test("what persons ask at once is decided one after the other: two equal refunds are two, and never too much")
+  @Test("concurrent requests are decided one after the other: two equal refunds are two, and never too much")
   func equalRefunds() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -128,15 +128,15 @@ struct PaymentLogTests {
           _ = try await log.record(command, on: id, cursor: Self.nowhere)
         }
         let third = Money(minorUnits: 30, currency: Self.pound.currency)
-        let answers = try await withThrowingTaskGroup(of: PaymentLog.Executed.self) { group in
+        let results = try await withThrowingTaskGroup(of: PaymentLog.Executed.self) { group in
           for _ in 0..<10 { group.addTask { try await log.request(.refund(third), of: id) } }
           return try await group.reduce(into: [PaymentLog.Executed]()) { $0.append($1) }
         }
-        let appended = Set(answers).intersection(
+        let appended = Set(results).intersection(
           (1...10).map { .appended([.refundRequested($0, third)], version: 4 + UInt64($0)) })
         #expect(appended.count == 3)
         #expect(try log.load(id)?.payment.refunds.map(\.number) == [1, 2, 3])
-        #expect(answers.filter { if case .refused(.refundTooLarge) = $0 { true } else { false } }.count == 7)
+        #expect(results.filter { if case .refused(.refundTooLarge) = $0 { true } else { false } }.count == 7)
       }
     }
   }

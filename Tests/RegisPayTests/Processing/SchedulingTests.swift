@@ -4,17 +4,17 @@ import Testing
 
 @testable import RegisPay
 
-/// What holds up one payment must not hold up another.
+/// A payment that is held up must not hold up another.
 @Suite("A consumer's scheduling")
 struct SchedulingTests {
-  private static let timeout = CallOutcome.retry(CallRetry(.noAnswer, reason: "no answer"))
+  private static let timeout = CallOutcome.retry(CallRetry(.timeout, reason: "no response"))
   private static let wrongAddress = CallOutcome.retry(CallRetry(.misconfigured, reason: "404"))
 
   private static func atEnd(_ log: PaymentLog) throws -> Bool {
     try log.reader.cursor(ConsumerParts.cursor) == log.reader.endOffset
   }
 
-  @Test("while more calls hang than there are slots, the other payments go through")
+  @Test("while more calls hang than there are slots, other payments complete")
   func hangingCalls() async throws {
     try await withStore { store in
       let parts = ConsumerParts(log: PaymentLog(store))
@@ -30,7 +30,7 @@ struct SchedulingTests {
       options.callLimit = 8
       options.slowAfter = .milliseconds(5)
       try await parts.consuming(provider, options) { consumer in
-        try await eventually("they hang") { await consumer.progress.slowCalls == 20 }
+        try await eventually("they hang") { await consumer.status.slowCalls == 20 }
         try await parts.wait(for: try await parts.initiate(300), .created)
         #expect(try parts.states(hanging).allSatisfy { $0 == .initiated }, "they hang still")
         isBack.withLock { $0 = true }
@@ -40,7 +40,7 @@ struct SchedulingTests {
     }
   }
 
-  @Test("however many calls hang, others go through: what hangs beyond a share is given up early, and tried again")
+  @Test("however many calls hang, others succeed: calls that hang beyond a share are abandoned early and retried")
   func hangingBeyondTheShare() async throws {
     try await ConsumerParts.withDelays { parts, options in
       var options = options
@@ -57,7 +57,7 @@ struct SchedulingTests {
       }
       try await parts.consuming(provider, options) { consumer in
         try await parts.wait(for: try await parts.initiate(50), .created)
-        try await eventually("a share of them is let be") { await consumer.progress.slowCalls >= 16 }
+        try await eventually("a share of them continues") { await consumer.status.slowCalls >= 16 }
         #expect(parts.breaker.state == .closed)
         #expect(try parts.states(hanging).allSatisfy { $0 == .initiated }, "they hang still")
         isBack.withLock { $0 = true }
@@ -66,7 +66,9 @@ struct SchedulingTests {
     }
   }
 
-  @Test("a payment that has timed out twice waits on the log: the cursor goes on, and it is tried until it is answered")
+  @Test(
+    "a payment that has timed out twice waits on the log: the checkpoint moves on, and it is retried until it gets a response"
+  )
   func timeoutsWaitOnTheLog() async throws {
     try await ConsumerParts.withDelays { parts, options in
       let hanging = try await parts.initiate(30)
@@ -78,13 +80,13 @@ struct SchedulingTests {
         let others = try await parts.initiate(30)
         try await parts.wait(for: others, .created)
         try await eventually("all of them wait on the log, and nothing in memory") {
-          let progress = await consumer.progress
-          return try progress.unfinished == 0 && Self.atEnd(parts.log)
+          let status = await consumer.status
+          return try status.unfinished == 0 && Self.atEnd(parts.log)
             && hanging.allSatisfy { try parts.log.load($0)?.payment.delays.isEmpty == false }
         }
-        #expect(hanging.allSatisfy { parts.board[$0] == nil })
+        #expect(hanging.allSatisfy { parts.retryStatus[$0] == nil })
         isBack.withLock { $0 = true }
-        // Tried again as payments that others go through beside.
+        // Retried while other payments succeed.
         try await parts.wait(for: hanging, .created)
       }
       for id in hanging {
@@ -94,7 +96,7 @@ struct SchedulingTests {
     }
   }
 
-  @Test("of payments that time out together, as many as can be tried again soon wait in memory")
+  @Test("of payments that time out together, as many as can be retried soon wait in memory")
   func timeoutsTogether() async throws {
     try await ConsumerParts.withDelays { parts, options in
       var options = options
@@ -104,41 +106,41 @@ struct SchedulingTests {
       let hanging = try await parts.initiate(8)
       let provider = FakeProvider { payment, _ in hanging.contains(payment.id) ? Self.timeout : .created }
       try await parts.consuming(provider, options) { consumer in
-        try await eventually("two wait here, six on the log") {
+        try await eventually("two wait in memory, six on the log") {
           let delayed = try hanging.filter { try parts.log.load($0)?.payment.delays.isEmpty == false }
-          return await consumer.progress.waiting == 2 && delayed.count == 6
+          return await consumer.status.waiting == 2 && delayed.count == 6
         }
       }
     }
   }
 
-  /// A list of what is due that tells what the log says.
+  /// A source of due work that reads the log.
   private struct DueOnLog: DelayedWork {
     var log: PaymentLog
     var ids: [PaymentID]
 
     func due(
-      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
+      _ step: PaymentStep, didTimeOut: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
     ) async throws -> [(id: PaymentID, delay: Delay)] {
       let due = try ids.compactMap { id in try log.load(id)?.payment.delays.first.map { (id: id, delay: $0) } }
-      return Array(due.filter { $0.delay.isUnanswered == isUnanswered }.prefix(limit))
+      return Array(due.filter { $0.delay.didTimeOut == didTimeOut }.prefix(limit))
     }
   }
 
-  @Test("many payments that are due at once go through as fast as calls do, not so many with each tick")
+  @Test("many payments that are due at once complete as fast as calls do, not a few with each tick")
   func manyDue() async throws {
     try await withStore { store in
       var parts = ConsumerParts(log: PaymentLog(store))
       let ids = try await parts.initiate(40)
       for id in ids {
         let delay = Delay(
-          PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "no answer")
+          PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "no response")
         _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", checkpoint: 0))
       }
       parts.delays = DueOnLog(log: parts.log, ids: ids)
       var options = ConsumerParts.quick
       options.callLimit = 2
-      // It ticks when the test says so: once.
+      // The test ticks it, once.
       options.cursorInterval = .seconds(3_600)
       try await parts.consuming(FakeProvider { _, _ in .created }, options) { [parts] consumer in
         consumer.tick()
@@ -147,15 +149,15 @@ struct SchedulingTests {
     }
   }
 
-  @Test("payments that hang, however many are due, hold up none that waits on the log for another reason")
+  @Test("payments that time out, however many are due, hold up none that waits on the log for another reason")
   func manyHangingAreDue() async throws {
     try await withStore { store in
       var parts = ConsumerParts(log: PaymentLog(store))
       let ids = try await parts.initiate(60)
       for id in ids {
         let delay = Delay(
-          PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "500 or no answer",
-          isUnanswered: id != ids.last)
+          PaymentWork(.create), untilMicroseconds: 1, attempts: 2, ownFailures: 2, reason: "500 or no response",
+          didTimeOut: id != ids.last)
         _ = try await parts.log.record(.delay(delay), on: id, cursor: CursorCommit(name: "other", checkpoint: 0))
       }
       parts.delays = DueOnLog(log: parts.log, ids: ids)
@@ -177,7 +179,7 @@ struct SchedulingTests {
     }
   }
 
-  @Test("payments that are asked to wait for long, however many, hold up no others: by 503 as by 429")
+  @Test("payments with a long Retry-After, however many, hold up no others: with 503 as with 429")
   func manyAskedToWait() async throws {
     for cause in [CallRetry.Cause.serverError, .busy] {
       try await ConsumerParts.withDelays { parts, options in
@@ -190,23 +192,23 @@ struct SchedulingTests {
         try await parts.consuming(provider, options) { consumer in
           try await parts.wait(for: try await parts.initiate(60), .created)
           try await eventually("nothing waits in memory") {
-            try await consumer.progress.unfinished == 0 && Self.atEnd(parts.log)
+            try await consumer.status.unfinished == 0 && Self.atEnd(parts.log)
           }
         }
-        // Nor is the other side asked again sooner after a restart.
-        let again = FakeProvider { payment, _ in waiting.contains(payment.id) ? asked : .created }
-        try await parts.consuming(again, options) { _ in
+        // Nor are they retried sooner after a restart.
+        let second = FakeProvider { payment, _ in waiting.contains(payment.id) ? asked : .created }
+        try await parts.consuming(second, options) { _ in
           try await parts.wait(for: try await parts.initiate(20), .created)
         }
-        #expect(again.callCount == 20)
+        #expect(second.callCount == 20)
       }
     }
   }
 
-  @Test("a wait that a wrong clock wrote ends when the clock is right again; one that can be goes on")
+  @Test("a wait that a wrong clock wrote ends when the clock is right again; a possible wait continues")
   func clockSetBack() async throws {
     try await ConsumerParts.withDelays { parts, options in
-      // For an hour, by clocks that were 400 days, 10 minutes and half a second ahead.
+      // Of an hour, by clocks that were 400 days, 10 minutes and half a second ahead.
       let ahead: [UInt64] = [400 * 86_400_000, 600_000, 500]
       let ids = try await parts.initiate(ahead.count)
       let now = Clock.microseconds()
@@ -224,7 +226,7 @@ struct SchedulingTests {
     }
   }
 
-  @Test("the time of waits goes on as time does, whatever the clock is set to")
+  @Test("the time of waits runs as real time does, whatever the clock is set to")
   func waitTime() {
     let start = ContinuousClock.now
     let now = Mutex(start)
@@ -234,7 +236,7 @@ struct SchedulingTests {
     #expect(time.microseconds() == 20_000_000)
   }
 
-  @Test("a payment whose address is wrong, while others go through, is given up after five tries")
+  @Test("a payment with a wrong address, while others succeed, is parked after five tries")
   func misconfiguredOne() async throws {
     try await withStore { store in
       let parts = ConsumerParts(log: PaymentLog(store))
@@ -249,7 +251,7 @@ struct SchedulingTests {
     }
   }
 
-  @Test("an address that is wrong for everybody is an outage: nobody is given up, and all go through when it is right")
+  @Test("an address that is wrong for all is an outage: no payment is parked, and all complete when it is right")
   func misconfiguredForAll() async throws {
     try await withStore { store in
       let parts = ConsumerParts(log: PaymentLog(store))
@@ -258,10 +260,10 @@ struct SchedulingTests {
       let ids = try await parts.initiate(10)
       try await parts.consuming(provider) { consumer in
         try await eventually("the breaker opens, and says why") {
-          await consumer.progress.breaker.status.reason == "404"
+          await consumer.status.breaker.status.reason == "404"
         }
         let before = provider.callCount
-        try await eventually("trials go on") { provider.callCount >= before + 60 }
+        try await eventually("trials continue") { provider.callCount >= before + 60 }
         #expect(try parts.states(ids).allSatisfy { $0 == .initiated })
         #expect(parts.breaker.state == .closed, "the other steps' calls go on")
         isRight.withLock { $0 = true }
@@ -274,9 +276,9 @@ struct SchedulingTests {
 /// No call is made whose outcome can't be recorded.
 @Suite("A consumer on a log that can't append")
 struct RecordGateTests {
-  /// A log that takes appends or doesn't.
+  /// A log that accepts or refuses appends.
   private final class FullDisk: Sendable {
-    /// What is refused now.
+    /// The appends to refuse now.
     enum Refuses: Sendable { case nothing, events, all }
 
     private let state = Mutex((refuses: Refuses.nothing, refusals: 0))
@@ -298,7 +300,7 @@ struct RecordGateTests {
     }
   }
 
-  @Test("with calls out when the disk fills, no other goes out and none is repeated, until there is room")
+  @Test("with calls in flight when the disk fills, no other goes out and none is repeated until there is room")
   func full() async throws {
     try await withStore { store in
       let disk = FullDisk()
@@ -313,23 +315,25 @@ struct RecordGateTests {
       options.callLimit = 20
       options.slowAfter = .seconds(3_600)
       try await parts.consuming(provider, options) { _ in
-        try await eventually("the calls are out") { provider.callCount == 20 }
-        // Small appends, such as a cursor's, still find room: they must not let calls out.
+        try await eventually("the calls are in flight") { provider.callCount == 20 }
+        // Small appends, such as a checkpoint's, still find room: they must not let calls out.
         disk.refuse(.events)
         isAnswering.withLock { $0 = true }
-        try await eventually("what came of them is kept") { parts.log.gate.keptCount == 20 }
-        try await eventually("it is appended again and again") { disk.refusals >= 60 }
+        try await eventually("their outcomes are held") { parts.log.gate.unrecordedCount == 20 }
+        try await eventually("the appends are retried") { disk.refusals >= 60 }
         #expect(provider.callCount == 20)
         #expect(!parts.log.gate.isOpen && parts.log.gate.reason?.contains("disk full") == true)
         disk.refuse(.nothing)
         try await parts.wait(for: ids, .created)
-        #expect(parts.log.gate.isOpen && parts.log.gate.reason == nil && parts.log.gate.keptCount == 0)
+        #expect(parts.log.gate.isOpen && parts.log.gate.reason == nil && parts.log.gate.unrecordedCount == 0)
       }
       #expect(provider.callCount == 60, "one call for each payment")
     }
   }
 
-  @Test("an append that fails while no call is out holds calls back, and the cursor's finds out that there is room")
+  @Test(
+    "an append that fails while no call is in flight holds calls back, and a checkpoint's append finds out that there is room"
+  )
   func probe() async throws {
     try await withStore { store in
       let disk = FullDisk()
@@ -347,7 +351,7 @@ struct RecordGateTests {
     }
   }
 
-  @Test("what is wrong with one append holds nobody back")
+  @Test("an error of one append holds no other call back")
   func ownFault() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -357,7 +361,7 @@ struct RecordGateTests {
     }
   }
 
-  @Test("stopped with outcomes that were not recorded, the next start makes those calls again, and no others twice")
+  @Test("stopped with unrecorded outcomes, the next start repeats those calls, and no others")
   func stopped() async throws {
     try await withStore { store in
       let disk = FullDisk()
@@ -369,13 +373,13 @@ struct RecordGateTests {
       disk.refuse(.events)
       let unrecorded = FakeProvider { _, _ in .created }
       try await parts.consuming(unrecorded) { _ in
-        try await eventually("what came of them is kept") { parts.log.gate.keptCount > 0 }
+        try await eventually("their outcomes are held") { parts.log.gate.unrecordedCount > 0 }
       }
-      #expect(parts.log.gate.keptCount == 0)
+      #expect(parts.log.gate.unrecordedCount == 0)
       disk.refuse(.nothing)
-      let again = FakeProvider { _, _ in .created }
-      try await parts.consuming(again) { _ in try await parts.wait(for: ids, .created) }
-      #expect(again.calls.keys.allSatisfy { !before.contains($0) } && again.callCount == again.calls.count)
+      let second = FakeProvider { _, _ in .created }
+      try await parts.consuming(second) { _ in try await parts.wait(for: ids, .created) }
+      #expect(second.calls.keys.allSatisfy { !before.contains($0) } && second.callCount == second.calls.count)
     }
   }
 }

@@ -3,9 +3,9 @@ import Testing
 
 @testable import RegisPay
 
-@Suite("The time that ages are told by")
+@Suite("The time that gives ages")
 struct SteadyTimeTests {
-  /// A machine whose clock is set, whose last event has a time, and on which time passes.
+  /// A machine with a clock that the test sets, a last event, and real time that passes.
   private final class Machine: Sendable {
     let clock = Mutex<UInt64>(1_000_000_000)
     let lastEvent = Mutex<UInt64>(0)
@@ -23,7 +23,7 @@ struct SteadyTimeTests {
     }
   }
 
-  @Test("it goes with the clock while nobody sets it")
+  @Test("it follows the clock while nobody sets that")
   func clock() {
     let machine = Machine()
     let time = machine.time()
@@ -32,7 +32,7 @@ struct SteadyTimeTests {
     #expect(time.microseconds() == 1_010_000_000)
   }
 
-  @Test("a clock that is set back takes nothing from an age, and none of what passes then is lost")
+  @Test("a clock that is set back makes no age smaller, and the time that passes then counts")
   func setBack() {
     let machine = Machine()
     let time = machine.time()
@@ -42,7 +42,7 @@ struct SteadyTimeTests {
     #expect(time.microseconds() == 1_040_000_000)
   }
 
-  @Test("an event of the time when the clock was ahead grows older once it is set right")
+  @Test("an event from when the clock was ahead grows older once the clock is right")
   func ahead() {
     let machine = Machine()
     let time = machine.time()
@@ -52,7 +52,7 @@ struct SteadyTimeTests {
     machine.clock.withLock { $0 = 1_000_000_000 }
     machine.pass(36)
     #expect(time.microseconds() == 8_236_000_000)
-    // After a restart it goes on from the last event.
+    // After a restart it continues from the last event.
     let next = machine.time()
     machine.pass(4)
     #expect(next.microseconds() == 8_204_000_000)

@@ -4,14 +4,14 @@ import Testing
 
 @testable import RegisPay
 
-/// The consumer of `PaymentInitiated` on a real log, with a provider that does as it is told.
+/// The consumer of `PaymentInitiated` on a real log, with a scripted provider.
 @Suite("A consumer")
 struct StepConsumerTests {
   private static let cursor = ConsumerParts.cursor
   private static let quick = ConsumerParts.quick
   private typealias Parts = ConsumerParts
 
-  @Test("carries its step out once for each payment and moves its cursor to the end")
+  @Test("carries out its step once for each payment and moves its checkpoint to the end")
   func carriesOut() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -29,22 +29,22 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("a payment that fails is tried again until it goes through, and is shown waiting")
+  @Test("a payment that fails is retried until it succeeds, and is shown waiting")
   func retries() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
       let provider = FakeProvider { _, attempt in attempt < 8 ? .busy : .created }
       let ids = try await parts.initiate(3)
       try await parts.consuming(provider) { _ in
-        try await eventually("it is shown") { parts.board[ids[0]]?.reason == "busy" }
+        try await eventually("it is shown") { parts.retryStatus[ids[0]]?.reason == "busy" }
         try await parts.wait(for: ids, .created)
-        try await eventually("it is not shown any more") { ids.allSatisfy { parts.board[$0] == nil } }
+        try await eventually("it is not shown any more") { ids.allSatisfy { parts.retryStatus[$0] == nil } }
       }
       #expect(provider.calls == Dictionary(uniqueKeysWithValues: ids.map { ($0, 8) }))
     }
   }
 
-  @Test("payments that fail hold up neither others nor call slots, and keep the cursor where they are")
+  @Test("payments that fail hold up neither others nor call slots, and hold the checkpoint")
   func failuresHoldUpNobody() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -56,24 +56,24 @@ struct StepConsumerTests {
       options.backoff = Backoff(base: .seconds(3_600), cap: .seconds(3_600))
       try await parts.consuming(provider, options) { consumer in
         try await parts.wait(for: others, .created)
-        try await eventually("ten wait") { await consumer.progress.waiting == 10 }
-        #expect(await consumer.progress.place == 0)
+        try await eventually("ten wait") { await consumer.status.waiting == 10 }
+        #expect(await consumer.status.nextOffset == 0)
       }
-      #expect(provider.mostUnderWay <= 2)
+      #expect(provider.mostInFlight <= 2)
       #expect(try store.reader.cursor(Self.cursor) ?? 0 == 0)
-      // The next start calls for those that are not done, and only for those.
-      let again = FakeProvider { _, _ in .created }
-      try await parts.consuming(again) { _ in
+      // The next start makes calls for unfinished payments only.
+      let second = FakeProvider { _, _ in .created }
+      try await parts.consuming(second) { _ in
         try await parts.wait(for: failing, .created)
         try await eventually("the cursor is at the end") {
           try store.reader.cursor(Self.cursor) == store.reader.endOffset
         }
       }
-      #expect(Set(again.calls.keys) == Set(failing))
+      #expect(Set(second.calls.keys) == Set(failing))
     }
   }
 
-  @Test("hundreds of calls are under way at once, but no more than the limit")
+  @Test("hundreds of calls are in flight at once, but no more than the limit")
   func concurrency() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -81,7 +81,7 @@ struct StepConsumerTests {
       options.slowAfter = .seconds(3_600)
       let isOpen = Mutex(false)
       let provider = FakeProvider { _, _ in
-        // All wait until the test has seen as many as may be under way.
+        // All wait until the test has seen the limit of calls in flight.
         while !isOpen.withLock({ $0 }), !Task.isCancelled { try? await Task.sleep(for: .milliseconds(2)) }
         return .created
       }
@@ -91,11 +91,11 @@ struct StepConsumerTests {
         isOpen.withLock { $0 = true }
         try await parts.wait(for: ids, .created)
       }
-      #expect(provider.mostUnderWay == 256)
+      #expect(provider.mostInFlight == 256)
     }
   }
 
-  @Test("its cursor moves past events that ask nothing of it")
+  @Test("its checkpoint moves past events that request nothing of it")
   func skips() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -111,7 +111,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("what can't succeed ends in a failed state with its reason, and the rest goes on")
+  @Test("an impossible call parks its payment with the reason, and the others proceed")
   func impossible() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -128,7 +128,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("what the other side says no to is declined, and the rest goes on")
+  @Test("a declined call declines its payment, and the others proceed")
   func declined() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -142,7 +142,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("a payment that keeps failing while others go through is given up, and goes on when somebody retries it")
+  @Test("a payment that keeps failing while others succeed is parked, and proceeds when a person retries it")
   func ownFailures() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -154,7 +154,7 @@ struct StepConsumerTests {
       var options = Self.quick
       options.ownFailureLimit = 5
       try await parts.consuming(provider, options) { _ in
-        // Alone it may be an outage, which is waited out.
+        // While no other calls, it may be an outage, during which payments wait.
         try await eventually("it is tried often") { provider.calls[poisoned] ?? 0 > 20 }
         #expect(try parts.states([poisoned]) == [.initiated])
         while try parts.states([poisoned]) != [.failed] {
@@ -173,7 +173,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("when somebody else appends during the call, it is read again and the step is still recorded")
+  @Test("after a conflicting append during the call, the payment is read again and the step recorded")
   func conflictRetried() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -195,7 +195,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("when somebody else recorded the step during the call, it is not recorded twice")
+  @Test("a step that was recorded during the call is not recorded twice")
   func conflictDone() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -218,12 +218,12 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("an outage opens the breaker: calls stop, payments wait, and all go through when it is over")
+  @Test("an outage opens the breaker: calls stop, payments wait, and all complete when it is over")
   func outage() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
       let isDown = Mutex(true)
-      // How many failed, by the state in which the breaker let them go out.
+      // Failed calls, by the breaker's state when they were admitted.
       let calls = Mutex((closed: 0, open: 0, trials: 0))
       let provider = FakeProvider { [breaker = parts.breaker] _, _ in
         guard isDown.withLock({ $0 }) else { return .created }
@@ -274,7 +274,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("events it can't make sense of are counted and passed over; nothing after them is lost")
+  @Test("events that it can't read are counted and skipped; nothing after them is lost")
   func nonsense() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -296,7 +296,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("the completion consumer counts every event that nobody can read, once")
+  @Test("the completion consumer counts every unreadable event once")
   func completion() async throws {
     try await withStore { store in
       let health = Health(stores: [])
@@ -314,7 +314,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("told to stop, it cuts a call that does not end, and the next start makes it again")
+  @Test("at a stop it cancels a call that does not end, and the next start repeats it")
   func stops() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -324,17 +324,17 @@ struct StepConsumerTests {
         return .outage
       }
       try await parts.consuming(stuck) { _ in
-        try await eventually("the calls are under way") { stuck.callCount == 3 }
+        try await eventually("the calls are in flight") { stuck.callCount == 3 }
       }
       #expect(try parts.states(ids) == [.initiated, .initiated, .initiated])
       #expect(parts.breaker.state == .closed, "what we cut off says nothing about them")
-      let again = FakeProvider { _, _ in .created }
-      try await parts.consuming(again) { _ in try await parts.wait(for: ids, .created) }
-      #expect(again.callCount == 3)
+      let second = FakeProvider { _, _ in .created }
+      try await parts.consuming(second) { _ in try await parts.wait(for: ids, .created) }
+      #expect(second.callCount == 3)
     }
   }
 
-  @Test("a window that is full stops the reading, and goes on when there is room")
+  @Test("a full window stops reading, which continues when there is room")
   func fullWindow() async throws {
     try await withStore { store in
       let parts = Parts(log: PaymentLog(store))
@@ -344,7 +344,7 @@ struct StepConsumerTests {
       var options = Self.quick
       options.unfinishedLimit = 10
       try await parts.consuming(provider, options) { consumer in
-        try await eventually("ten wait") { await consumer.progress.waiting == 10 }
+        try await eventually("ten wait") { await consumer.status.waiting == 10 }
         #expect(provider.calls.count == 10)
         isDown.withLock { $0 = false }
         try await parts.wait(for: ids, .created)
@@ -352,7 +352,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("a payment that fails alone opens the breaker to itself; one that comes then goes through at once")
+  @Test("a payment that fails alone opens the breaker for itself; the next payment passes at once")
   func poisonedAlone() async throws {
     try await withStore { store in
       var parts = Parts(log: PaymentLog(store))
@@ -375,7 +375,7 @@ struct StepConsumerTests {
     .retry(CallRetry(.busy, reason: "busy", after: .seconds(seconds)))
   }
 
-  @Test("a long wait is kept on the log: the cursor goes on, and a restart neither forgets nor shortens it")
+  @Test("a long wait goes on the log: the checkpoint moves on, and a restart neither forgets nor shortens the wait")
   func delayOverRestart() async throws {
     try await ConsumerParts.withDelays { parts, options in
       let waiting = try await parts.initiate(1)[0]
@@ -387,33 +387,33 @@ struct StepConsumerTests {
         try await eventually("the cursor is at the end") {
           try parts.log.reader.cursor(Self.cursor) == parts.log.reader.endOffset
         }
-        #expect(await consumer.progress.unfinished == 0)
+        #expect(await consumer.status.unfinished == 0)
       }
       let delay = try #require(try parts.log.load(waiting)?.payment.delays.first)
       #expect(delay.attempts == 1 && delay.reason == "busy" && delay.untilMicroseconds >= start + 3_600_000_000)
-      // The next process, in which time passes as the test says.
+      // The next process, in which the test controls the time.
       let passed = Mutex(Duration.zero)
       var next = parts
       next.log = PaymentLog(parts.log.store, now: { .now + passed.withLock { $0 } }) {
         [store = parts.log.store] append async throws(LogStoreError) in try await store.append(append)
       }
-      let again = FakeProvider { _, _ in .created }
-      try await next.consuming(again, options) { [next] _ in
+      let second = FakeProvider { _, _ in .created }
+      try await next.consuming(second, options) { [next] _ in
         passed.withLock { $0 = .seconds(3_000) }
         let between = try await next.initiate(20)
         try await next.wait(for: between, .created)
-        #expect(again.calls[waiting] == nil && again.callCount == 20)
+        #expect(second.calls[waiting] == nil && second.callCount == 20)
         passed.withLock { $0 = .seconds(3_600) }
         try await next.wait(for: [waiting], .created)
       }
-      #expect(again.calls[waiting] == 1)
+      #expect(second.calls[waiting] == 1)
       let events = try parts.log.reader.stream(waiting.stream)
       #expect(events.map(\.type) == ["PaymentInitiated", "PaymentDelayed", "PaymentCreated"])
       #expect(try parts.log.load(waiting)?.payment.delays == [])
     }
   }
 
-  @Test("waits follow each other, each counted, until it is given up")
+  @Test("waits follow each other, each counted, until the payment is parked")
   func delaysUntilGivenUp() async throws {
     try await ConsumerParts.withDelays { parts, options in
       let waiting = try await parts.initiate(1)[0]
@@ -447,16 +447,16 @@ struct StepConsumerTests {
     }
   }
 
-  /// A list of what is due that tells what it is told to.
+  /// A scripted source of due work.
   private struct DueList: DelayedWork {
     var items: @Sendable () throws -> [(id: PaymentID, delay: Delay)]
 
     func due(
-      _ step: PaymentStep, isUnanswered: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
-    ) async throws -> [(id: PaymentID, delay: Delay)] { try items().filter { $0.delay.isUnanswered == isUnanswered } }
+      _ step: PaymentStep, didTimeOut: Bool, by microseconds: UInt64, orBegunAfter impossible: UInt64, limit: Int
+    ) async throws -> [(id: PaymentID, delay: Delay)] { try items().filter { $0.delay.didTimeOut == didTimeOut } }
   }
 
-  @Test("a list that tells of a wait that is not the payment's, any more or yet, leads to no call")
+  @Test("a wait from the list that is not the payment's present one leads to no call")
   func staleDelays() async throws {
     try await withStore { store in
       var parts = Parts(log: PaymentLog(store))
@@ -465,7 +465,7 @@ struct StepConsumerTests {
       @Sendable func delay(_ until: UInt64) -> Delay {
         Delay(PaymentWork(.create), untilMicroseconds: until, attempts: 1, ownFailures: 0, reason: "busy")
       }
-      // One waits for another time by now, the other is done.
+      // One payment has a later wait by now, the other is done.
       let later = delay(Clock.microseconds() + 3_600_000_000)
       _ = try await parts.log.record(.delay(later), on: ids[0], cursor: CursorCommit(name: "other", checkpoint: 0))
       _ = try await parts.log.record(
@@ -476,7 +476,7 @@ struct StepConsumerTests {
       }
       let provider = FakeProvider { _, _ in .created }
       try await parts.consuming(provider) { _ in
-        try await eventually("it was told often") { told.load(ordering: .relaxed) > 10 }
+        try await eventually("it was loaded often") { told.load(ordering: .relaxed) > 10 }
         let others = try await parts.initiate(3)
         try await parts.wait(for: others, .created)
       }
@@ -485,7 +485,7 @@ struct StepConsumerTests {
     }
   }
 
-  @Test("a list that can't be read is a fault that health tells, and holds up nothing else")
+  @Test("a list that can't be read is a fault in health, and holds up nothing else")
   func unreadableDelays() async throws {
     try await withStore { store in
       var parts = Parts(log: PaymentLog(store))
@@ -495,7 +495,7 @@ struct StepConsumerTests {
         return []
       }
       try await parts.consuming(FakeProvider { _, _ in .created }) { [parts] _ in
-        try await eventually("it is told") { parts.health.problems.contains { $0.contains("what is due") } }
+        try await eventually("it is reported") { parts.health.problems.contains { $0.contains("what is due") } }
         try await parts.wait(for: try await parts.initiate(3), .created)
         isBroken.store(false, ordering: .relaxed)
         try await eventually("it is over") { parts.health.problems.isEmpty }

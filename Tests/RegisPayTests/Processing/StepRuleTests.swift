@@ -2,7 +2,7 @@ import Testing
 
 @testable import RegisPay
 
-@Suite("What becomes of a step by what an answer proves")
+@Suite("What becomes of a step, from what a response proves")
 struct StepRuleTests {
   private static let works: [PaymentWork] = [
     PaymentWork(.create), PaymentWork(.settle), PaymentWork(.cancel), PaymentWork(.notify), PaymentWork(refund: 1),
@@ -18,37 +18,39 @@ struct StepRuleTests {
     if case .markUnknown(work, _) = command { true } else { false }
   }
 
-  @Test("a success decides, whatever went before", arguments: works)
+  @Test("a success decides, whatever happened before", arguments: works)
   func done(_ work: PaymentWork) {
     for tried in [false, true] { #expect(command(.done(.recordSettled), work, tried: tried) == .recordSettled) }
   }
 
-  @Test("a decline in so many words decides, whatever went before", arguments: works)
+  @Test("a decline decides, whatever happened before", arguments: works)
   func declined(_ work: PaymentWork) {
     let no: PaymentCommand =
       work.step == .cancel ? .recordCancellationRefused(reason: "no") : .decline(work, reason: "no")
     for tried in [false, true] { #expect(command(.declined(reason: "no"), work, tried: tried) == no) }
   }
 
-  @Test("another refusal is a no only while nothing can have reached the other side before", arguments: works)
+  @Test("another refusal counts only while no try can have reached the other side before", arguments: works)
   func refused(_ work: PaymentWork) {
     let refusal = CallOutcome.refused(status: 422, reason: "no")
     #expect(command(refusal, work, tried: false) == command(.declined(reason: "no"), work, tried: false))
     #expect(isUnknown(command(refusal, work, tried: true), work))
   }
 
-  @Test("an answer that can't be read leaves the outcome unknown", arguments: works)
+  @Test("an unreadable response leaves the outcome unknown", arguments: works)
   func unreadable(_ work: PaymentWork) {
     for tried in [false, true] { #expect(isUnknown(command(.unreadable(reason: "?"), work, tried: tried), work)) }
   }
 
-  @Test("what can't be called is given up while nothing was tried, and unknown afterwards", arguments: works)
+  @Test("an impossible call is parked while nothing was tried, and unknown afterwards", arguments: works)
   func impossible(_ work: PaymentWork) {
-    #expect(command(.impossible(reason: "?"), work, tried: false) == .giveUp(work, reason: "?"))
+    #expect(command(.impossible(reason: "?"), work, tried: false) == .park(work, reason: "?"))
     #expect(isUnknown(command(.impossible(reason: "?"), work, tried: true), work))
   }
 
-  @Test("tries go on until they are exhausted; then it is given up if none can have done anything", arguments: works)
+  @Test(
+    "tries continue until they are exhausted; then the step is parked if no try can have had an effect",
+    arguments: works)
   func retries(_ work: PaymentWork) {
     for cause in CallRetry.Cause.allCases {
       let failure = CallRetry(cause, reason: "r")
@@ -58,7 +60,7 @@ struct StepRuleTests {
         #expect(isUnknown(end, work) == (tried || failure.mayHaveHappened), "\(cause)")
         guard !tried, !failure.mayHaveHappened else { continue }
         switch end {
-        case .giveUp(work, _): break
+        case .park(work, _): break
         case .recordCancellationRefused: #expect(work.step == .cancel && cause == .misconfigured)
         default: Issue.record("\(String(describing: end))")
         }
@@ -66,7 +68,7 @@ struct StepRuleTests {
     }
   }
 
-  @Test("a PSP that knows no call to cancel refuses only what it can't have cancelled already")
+  @Test("a 501 to a cancellation counts only if it can't have cancelled already")
   func cannotCancel() {
     let failure = CallOutcome.retry(CallRetry(.misconfigured, reason: "404"))
     let work = PaymentWork(.cancel)
@@ -82,7 +84,7 @@ struct StepRuleTests {
       try Payment([.initiated(.random(), Money(minorUnits: 1, currency: Currency.supported[0]))] + events))
   }
 
-  @Test("what is to be cancelled and was never asked for needs no call")
+  @Test("a cancellation before any call for the creation needs no call")
   func neverCreated() throws {
     func before(_ payment: Payment, tried: Bool) -> PaymentCommand? {
       StepRule.commandWithoutCall(
@@ -94,7 +96,7 @@ struct StepRuleTests {
     #expect(before(cancelled, tried: true) == nil)
   }
 
-  @Test("what moves money is not repeated under a key that the PSP may have forgotten", arguments: works)
+  @Test("a step that moves money is not repeated under a key that the PSP may have forgotten", arguments: works)
   func oldKeys(_ work: PaymentWork) throws {
     let payment = try payment()
     func before(tried: Bool, _ age: Duration, _ lifetime: Duration?) -> PaymentCommand? {

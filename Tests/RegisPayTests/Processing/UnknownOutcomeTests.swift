@@ -4,7 +4,7 @@ import Testing
 
 @testable import RegisPay
 
-/// A consumer of the creations on a real log, with a provider that answers as a test says.
+/// A consumer of creations on a real log, with a scripted provider.
 @Suite("A step that may have been carried out")
 struct UnknownOutcomeTests {
   private static var quick: StepConsumer.Options {
@@ -25,7 +25,7 @@ struct UnknownOutcomeTests {
     let consumer = StepConsumer(
       .create, log: log, delays: delays, provider: provider,
       breaker: Breaker(name: "fake", options: .init(failureLimit: 50, openDuration: .milliseconds(20))),
-      board: RetryStatus(), health: Health(stores: []), tries: tries, options: options, logger: silent)
+      retryStatus: RetryStatus(), health: Health(stores: []), tries: tries, options: options, logger: silent)
     let run = Task { try await consumer.run() }
     let result: Result<Void, any Error>
     do {
@@ -43,8 +43,8 @@ struct UnknownOutcomeTests {
     try await eventually("it is \(status.rawValue)") { try log.load(id)?.payment.status == status }
   }
 
-  /// The consumer has been at what is on the log: otherwise the first request for the step and its retry are in flight at
-  /// once, and each may have been carried out for the other.
+  /// The consumer has handled the log so far. Otherwise the first request for the step and its retry are in flight at
+  /// once, and each counts as a possible try for the other.
   private func passOver(_ log: PaymentLog) async throws {
     let name = StepConsumer.cursorName(of: .create)
     _ = try await log.store.append(Append([], cursors: [CursorCommit(name: name, checkpoint: log.reader.endOffset)]))
@@ -52,7 +52,7 @@ struct UnknownOutcomeTests {
 
   private static let refusal = CallOutcome.refused(status: 422, reason: "422")
 
-  @Test("a refusal is a no after tries that did nothing, and else leaves the outcome unknown")
+  @Test("a refusal counts after tries that had no effect, and otherwise leaves the outcome unknown")
   func refusals() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -67,19 +67,19 @@ struct UnknownOutcomeTests {
         for (id, cause) in ids {
           try await wait(log, id, CallRetry(cause, reason: "").mayHaveHappened ? .outcomeUnknown : .declined)
         }
-        try await eventually("nothing is remembered of what is decided") { tries.count == 0 }
+        try await eventually("decided tries are forgotten") { tries.count == 0 }
       }
       #expect(provider.calls.values.allSatisfy { $0 == 2 }, "what is unknown is not asked again")
     }
   }
 
-  @Test("a success and a decline in so many words decide after whatever")
+  @Test("a success and a decline decide whatever happened before")
   func decided() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
       let (one, other) = (try await log.initiate(Self.money), try await log.initiate(Self.money))
       let provider = FakeProvider { payment, attempt in
-        guard attempt > 2 else { return .retry(CallRetry(attempt == 1 ? .noAnswer : .inProgress, reason: "late")) }
+        guard attempt > 2 else { return .retry(CallRetry(attempt == 1 ? .timeout : .inProgress, reason: "late")) }
         return payment.id == one ? .created : .declined(reason: "402")
       }
       try await consuming(log, provider) {
@@ -89,7 +89,7 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("what was due before the process started may have been tried; what came since then was not")
+  @Test("a step that was due before the process started may have been tried; a later one was not")
   func restart() async throws {
     try await withStore { store in
       let before = try await PaymentLog(store).initiate(Self.money)
@@ -126,12 +126,12 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("what was given up as not done starts clean when it is retried, also after a restart")
+  @Test("a step parked as not carried out starts clean when it is retried, also after a restart")
   func retried() async throws {
     try await withStore { store in
       var log = PaymentLog(store)
       let id = try await log.initiate(Self.money)
-      _ = try await log.request(.giveUp(PaymentWork(.create), reason: "no"), of: id)
+      _ = try await log.request(.park(PaymentWork(.create), reason: "no"), of: id)
       try await passOver(log)
       log = PaymentLog(store)
       #expect(try log.load(id)?.payment.state == .failed(step: .create, reason: "no", mayHaveHappened: false))
@@ -140,13 +140,13 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("a step that fails for a reason of its own, and may have been carried out, is unknown and not given up")
+  @Test("a step that fails for a reason of its own, and may have been carried out, is unknown and not parked")
   func exhausted() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
       let id = try await log.initiate(Self.money)
       let provider = FakeProvider { payment, _ in
-        payment.id == id ? .retry(CallRetry(.noAnswer, reason: "late")) : .created
+        payment.id == id ? .retry(CallRetry(.timeout, reason: "late")) : .created
       }
       var options = Self.quick
       options.ownFailureLimit = 3
@@ -158,12 +158,12 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("under a key that the PSP may have forgotten no second call is made, and the outcome is unknown")
+  @Test("no second call is made under a key that the PSP may have forgotten, and the outcome is unknown")
   func oldKey() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
       let id = try await log.initiate(Self.money)
-      let provider = FakeProvider { _, _ in .retry(CallRetry(.noAnswer, reason: "late")) }
+      let provider = FakeProvider { _, _ in .retry(CallRetry(.timeout, reason: "late")) }
       var options = Self.quick
       options.keyLifetime = .milliseconds(1)
       options.backoff = Backoff(base: .milliseconds(20))
@@ -172,7 +172,7 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("what is late and unknown is decided by the answer of a call that was in flight")
+  @Test("the late response to a call in flight decides an unknown outcome")
   func late() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -185,9 +185,9 @@ struct UnknownOutcomeTests {
     }
   }
 
-  // MARK: - Cancelling what may be created
+  // MARK: - Cancelling a payment that may be created
 
-  @Test("asked to cancel before the PSP was asked to create, it is cancelled without a call")
+  @Test("a cancellation before any call for the creation needs no call")
   func cancelledUntried() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -199,11 +199,11 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("asked to cancel while the creation is in flight, what it ends with counts", arguments: 0..<5)
+  @Test("after a cancellation while the creation is in flight, the outcome of the creation counts", arguments: 0..<5)
   func cancelledInFlight(_ end: Int) async throws {
     let ends: [(CallOutcome, PaymentStatus)] = [
       (.created, .cancelling), (.declined(reason: "402"), .declined), (Self.refusal, .declined),
-      (.unreadable(reason: "?"), .outcomeUnknown), (.retry(CallRetry(.noAnswer, reason: "late")), .cancelling),
+      (.unreadable(reason: "?"), .outcomeUnknown), (.retry(CallRetry(.timeout, reason: "late")), .cancelling),
     ]
     let (outcome, status) = ends[end]
     try await withStore { store in
@@ -217,7 +217,7 @@ struct UnknownOutcomeTests {
       try await consuming(log, provider) {
         try await wait(log, id, status)
         guard status == .cancelling else { return }
-        // What the PSP has created is to be cancelled there.
+        // The payment that the PSP has created must be cancelled there.
         try await eventually("it has a reference") { try log.load(id)?.payment.reference == "r" }
         let loaded = try #require(try log.load(id))
         #expect(loaded.payment.nextStep == .cancel && loaded.payment.status == .cancelling)
@@ -226,7 +226,7 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("asked to cancel between two tries, it is asked again first whether the PSP has created it")
+  @Test("after a cancellation between two tries, the creation is retried first")
   func cancelledBetween() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -245,7 +245,7 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("asked to cancel between two tries that can't have reached the PSP, no further call is made")
+  @Test("after a cancellation between two tries that can't have reached the PSP, no further call is made")
   func cancelledUnreached() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -266,7 +266,7 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("asked to cancel before a restart, the PSP is asked after it whether it has created the payment")
+  @Test("after a cancellation before a restart, the creation is retried after it")
   func cancelledBeforeRestart() async throws {
     try await withStore { store in
       let before = PaymentLog(store)
@@ -280,12 +280,12 @@ struct UnknownOutcomeTests {
     }
   }
 
-  @Test("asked to cancel what was given up, it is cancelled at once, or asked again if it may have been created")
+  @Test("a parked creation is cancelled at once, or retried first if it may have been carried out")
   func cancelledGivenUp() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
       let (clean, old) = (try await log.initiate(Self.money), try await log.initiate(Self.money))
-      _ = try await log.request(.giveUp(PaymentWork(.create), reason: "no"), of: clean)
+      _ = try await log.request(.park(PaymentWork(.create), reason: "no"), of: clean)
       // As earlier versions wrote it.
       let event = NewEvent(
         stream: old.stream, type: "PaymentFailed", payload: Array(#"{"step":"create","reason":"no"}"#.utf8))
@@ -306,7 +306,7 @@ struct TriesTests {
   private let id = PaymentID.random()
   private let work = PaymentWork(.settle)
 
-  @Test("what may have happened is remembered until it is decided, and only for its own step")
+  @Test("a possible try is remembered until it is decided, and only for its own step")
   func remembered() {
     let tries = Tries()
     #expect(!tries.begin(id, work))
@@ -322,7 +322,7 @@ struct TriesTests {
     #expect(tries.count == 0)
   }
 
-  @Test("a try beside another counts it as perhaps carried out")
+  @Test("a try beside another counts the other as possibly carried out")
   func beside() {
     let tries = Tries()
     #expect(!tries.begin(id, work))

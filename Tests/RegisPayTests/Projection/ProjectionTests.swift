@@ -30,7 +30,7 @@ struct ProjectionTests {
     try result.get()
   }
 
-  @Test("a pipe in the place of a database is refused, and holds no thread", .timeLimit(.minutes(1)))
+  @Test("a pipe instead of a database is refused, and blocks no thread", .timeLimit(.minutes(1)))
   func pipe() async throws {
     try await withTemporaryFolder { folder in
       let path = folder + "/pipe.sqlite"
@@ -40,10 +40,10 @@ struct ProjectionTests {
   }
 
   private func caughtUp(_ projection: PaymentProjection, _ store: LogStore) async throws {
-    try await eventually("it has caught up") { projection.progress.place == store.reader.endOffset }
+    try await eventually("it has caught up") { projection.status.nextOffset == store.reader.endOffset }
   }
 
-  /// Payments in many states, appended in random order; what is to be listed of each comes from its stream.
+  /// Payments in many states, appended in random order; the expected row of each comes from its stream.
   private func fill(_ store: LogStore, _ count: Int, _ generator: inout SeededGenerator) async throws -> [PaymentID] {
     let log = PaymentLog(store)
     var (ids, currencies) = ([PaymentID](), [Currency]())
@@ -59,7 +59,7 @@ struct ProjectionTests {
       let commands: [PaymentCommand] = [
         .recordCreated(reference: reference), .recordSettled, .recordCompleted, .refund(nil), .recordRefunded(1),
         .refund(Money(minorUnits: 1, currency: currencies[index])), .recordRefunded(2), .cancel,
-        .decline(PaymentWork(.create), reason: "no"), .giveUp(PaymentWork(.settle), reason: "no"),
+        .decline(PaymentWork(.create), reason: "no"), .park(PaymentWork(.settle), reason: "no"),
       ]
       let command = commands[Int.random(in: 0..<commands.count, using: &generator)]
       _ = try await log.record(command, on: id, cursor: Self.nowhere)
@@ -112,7 +112,7 @@ struct ProjectionTests {
       let store = try openStore(folder)
       let ids = try await fill(store, 120, &generator)
       try await withProjection(folder, store, limits: limits) { projection in
-        try await eventually("it has its indexes") { !projection.progress.isCatchingUp }
+        try await eventually("it has its indexes") { !projection.status.isCatchingUp }
         try await caughtUp(projection, store)
         let rows = try expected(store, ids)
         let id = ids[7].description
@@ -149,7 +149,7 @@ struct ProjectionTests {
     }
   }
 
-  @Test("pages begun before payments come and change go on without a gap or a repeat")
+  @Test("pages begun before payments come and change continue without a gap or a repeat")
   func stablePages() async throws {
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
@@ -192,7 +192,7 @@ struct ProjectionTests {
     #expect(key?.offset == offset)
   }
 
-  @Test("a place from a page in one order is that of the same payment in any other")
+  @Test("a key from a page in one order stands for the same payment in any other")
   func placesOfOtherOrders() async throws {
     var generator = SeededGenerator.printed("REGISPAY_SEED")
     try await withTemporaryFolder { folder in
@@ -219,7 +219,9 @@ struct ProjectionTests {
     }
   }
 
-  @Test("it goes on where it was, and is made anew when its file is gone, damaged, of another version or another log's")
+  @Test(
+    "it continues from its checkpoint, and is rebuilt when its file is gone, damaged, of another version or of another log"
+  )
   func rebuilding() async throws {
     var generator = SeededGenerator.printed("REGISPAY_SEED")
     try await withTemporaryFolder { folder in
@@ -230,7 +232,7 @@ struct ProjectionTests {
         ids += try await fill(store, 5, &generator)
         let projection = try PaymentProjection.open(
           folder, log: PaymentLog(store), health: Health(stores: []), logger: silent)
-        if let place { #expect(projection.progress.place == place, "\(what)") }
+        if let place { #expect(projection.status.nextOffset == place, "\(what)") }
         projection.close()
         try await withProjection(folder, store) { projection in
           try await caughtUp(projection, store)
@@ -243,7 +245,7 @@ struct ProjectionTests {
       try await check("new", startsAt: 0)
       try await check("going on", startsAt: try end())
       func removeJournal() {
-        // With it SQLite would have everything again.
+        // With it SQLite would restore everything.
         for suffix in ["-wal", "-shm"] { try? FileManager.default.removeItem(atPath: file + suffix) }
       }
       try FileManager.default.removeItem(atPath: file)
@@ -264,7 +266,7 @@ struct ProjectionTests {
     }
   }
 
-  @Test("of all the payments that pass it remembers a bounded number, and still tells each as it is")
+  @Test("it caches a bounded number of payments, and still returns each as it is")
   func bounded() async throws {
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
@@ -291,7 +293,7 @@ struct ProjectionTests {
     }
   }
 
-  @Test("a page is read off an index, or of few payments that are found by one, or off a bounded part of one")
+  @Test("a page is read from an index, from few payments that an index finds, or from a bounded part of an index")
   func plans() async throws {
     for status in PaymentStatus.allCases {
       for order in PaymentQuery.Order.allCases {
@@ -313,7 +315,7 @@ struct ProjectionTests {
     }
   }
 
-  @Test("what takes SQLite too long is ended, and what follows has all its time")
+  @Test("a statement that takes too long is interrupted, and the next has its full time")
   func tooLong() throws {
     var configuration = Configuration()
     configuration.prepareDatabase { StatementLimit.prepare($0) }
@@ -334,7 +336,7 @@ struct ProjectionTests {
     }
   }
 
-  @Test("what is counted is counted right, whatever becomes of payments")
+  @Test("counts are right, whatever becomes of payments")
   func counts() async throws {
     var generator = SeededGenerator.printed("REGISPAY_SEED")
     try await withTemporaryFolder { folder in
@@ -345,25 +347,25 @@ struct ProjectionTests {
         for id in ids where Bool.random(using: &generator) {
           let delay = Delay(
             PaymentWork(.settle), untilMicroseconds: 5, attempts: 3, ownFailures: 1, reason: "try later",
-            isUnanswered: Bool.random(using: &generator), beganMicroseconds: Bool.random(using: &generator) ? 4 : nil)
+            didTimeOut: Bool.random(using: &generator), beganMicroseconds: Bool.random(using: &generator) ? 4 : nil)
           _ = try await log.record(.delay(delay), on: id, cursor: Self.nowhere)
         }
         try await caughtUp(projection, store)
-        // What was counted once changes.
+        // A payment that was counted changes.
         ids += try await fill(store, 20, &generator)
         for id in ids where Bool.random(using: &generator) { _ = try? await log.request(.retry, of: id) }
         try await caughtUp(projection, store)
         let rows = try expected(store, ids)
-        let failed = try await projection.failedCount()
+        let failed = try await projection.parkedCount()
         #expect(failed == rows.filter { $0.status == .failed }.count)
         for step in PaymentStep.allCases {
           let delays = rows.flatMap(\.delays).filter { $0.work.step == step }
           let count = try await projection.delayCount(step)
           #expect(count == delays.count, "\(step)")
           for kind in [false, true] {
-            let due = try await projection.due(step, isUnanswered: kind, by: 10, orBegunAfter: .max, limit: 1_000)
-            let isSame = Set(due.map(\.delay)) == Set(delays.filter { $0.isUnanswered == kind })
-            #expect(isSame && due.count == delays.count { $0.isUnanswered == kind }, "\(step) \(kind)")
+            let due = try await projection.due(step, didTimeOut: kind, by: 10, orBegunAfter: .max, limit: 1_000)
+            let isSame = Set(due.map(\.delay)) == Set(delays.filter { $0.didTimeOut == kind })
+            #expect(isSame && due.count == delays.count { $0.didTimeOut == kind }, "\(step) \(kind)")
           }
         }
       }
@@ -371,11 +373,11 @@ struct ProjectionTests {
     }
   }
 
-  @Test("a wait that began later than now is told as due, and of an older version's one that is longer than any was")
+  @Test("a wait that began after now is due, and so is an older version's wait that is longer than any can be")
   func waitsOfAWrongClock() async throws {
     let now: UInt64 = 1_800_000_000_000_000
     let minute: UInt64 = 60_000_000
-    // Of each: when it began, until when it lasts, and whether it is over.
+    // For each: its start, its end, and whether it is over.
     let waits: [(began: UInt64?, until: UInt64, isOver: Bool)] = [
       (now - minute, now - 1, true), (now - minute, now + minute, false), (now + minute, now + 2 * minute, true),
       (nil, now - 1, true), (nil, now + 14 * minute, false), (nil, now + 16 * minute, true),
@@ -395,14 +397,14 @@ struct ProjectionTests {
         try await withProjection(folder, store) { projection in
           try await caughtUp(projection, store)
           let due = try await projection.due(
-            .create, isUnanswered: true, by: now, orBegunAfter: now + 1_000_000, limit: 100)
+            .create, didTimeOut: true, by: now, orBegunAfter: now + 1_000_000, limit: 100)
           #expect(Set(due.map(\.id)) == over && due.count == over.count)
         }
       }
     }
   }
 
-  @Test("the list of the version before, in which a part that went back made a payment Refunded, is made again")
+  @Test("the previous version's list, in which a partial refund made a payment Refunded, is rebuilt")
   func olderList() async throws {
     try await withTemporaryFolder { folder in
       try await withStore { store in
@@ -429,19 +431,19 @@ struct ProjectionTests {
     }
   }
 
-  @Test("indexes are made once the list has caught up, and by the next start if this one did not come to it")
+  @Test("indexes are created once the list has caught up, and by the next start if this one ended before")
   func indexes() async throws {
     try await withTemporaryFolder { folder in
       try await withStore { store in
         for _ in 0..<20 { _ = try await PaymentLog(store).initiate(Money(minorUnits: 1, currency: .supported[0])) }
         for round in 1...2 {
           try await withProjection(folder, store) { projection in
-            #expect(projection.progress.isCatchingUp, "round \(round)")
-            try await eventually("it is whole") { !projection.progress.isCatchingUp }
+            #expect(projection.status.isCatchingUp, "round \(round)")
+            try await eventually("it is complete") { !projection.status.isCatchingUp }
             let names = Set(try PaymentProjection.indexNames(folder + "/payments.sqlite"))
             #expect(names.isSuperset(of: PaymentTable.indexes.map(\.name)), "round \(round)")
           }
-          // As if it had ended between one index and the next.
+          // As if the process had ended between two indexes.
           try PaymentProjection.change(
             folder + "/payments.sqlite", "DROP INDEX payment_amount; DROP INDEX payment_status")
         }
@@ -464,7 +466,7 @@ extension PaymentProjection {
     try queue.close()
   }
 
-  /// How SQLite goes about a query.
+  /// SQLite's plan of a query.
   fileprivate static func plan(
     _ query: PaymentQuery, by source: PaymentSearch.Source, upTo end: PaymentQuery.Key?
   ) throws -> String {

@@ -6,10 +6,10 @@ import Testing
 
 @testable import RegisPay
 
-/// A server that does what a test says with each request, byte for byte.
+/// A server whose bytes in response to each request a test decides.
 private final class ScriptedServer: Sendable {
   enum Reply: Sendable {
-    case answer(String)
+    case response(String)
     case close
     case nothing
   }
@@ -29,7 +29,7 @@ private final class ScriptedServer: Sendable {
   var seen: [Seen] { state.withLock { $0.seen } }
 
   static func ok(_ body: String = "{}", _ fields: String = "") -> Reply {
-    .answer("HTTP/1.1 200 OK\r\nContent-Length: \(body.utf8.count)\r\n\(fields)\r\n\(body)")
+    .response("HTTP/1.1 200 OK\r\nContent-Length: \(body.utf8.count)\r\n\(fields)\r\n\(body)")
   }
 
   /// Runs one on a free port while `work` runs.
@@ -81,8 +81,8 @@ private final class ScriptedServer: Sendable {
         requestCount += 1
         server.state.withLock { $0.seen.append(seen) }
         switch server.reply(seen) {
-        // Past the encoder, which would mend what is wrong on purpose.
-        case .answer(let text):
+        // Bypasses the encoder, which would correct deliberate errors.
+        case .response(let text):
           _ = try? context.pipeline.syncOperations.context(handlerType: HTTPResponseEncoder.self)
             .writeAndFlush(NIOAny(IOData.byteBuffer(ByteBuffer(string: text))), promise: nil)
         case .close: context.close(promise: nil)
@@ -95,55 +95,55 @@ private final class ScriptedServer: Sendable {
   }
 }
 
-@Suite("Kept-alive connections for calls")
+@Suite("Kept-alive pool for calls")
 struct ConnectionsTests {
-  /// Without limits of its own nothing ends by time, however busy the machine is.
+  /// The default limits are out of reach, however busy the machine is.
   private func connections(
-    _ url: String, timeLimit: Duration = .seconds(3_600), answerLimit: Int = 1_000, connectionLimit: Int = 8
+    _ url: String, timeLimit: Duration = .seconds(3_600), responseLimit: Int = 1_000, connectionLimit: Int = 8
   ) throws -> ConnectionPool {
     // One loop, so that there is one pool.
     try ConnectionPool(
-      try Endpoint(url), timeLimit: timeLimit, idleTimeLimit: .seconds(3_600), answerLimit: answerLimit,
+      try Endpoint(url), timeLimit: timeLimit, idleTimeLimit: .seconds(3_600), responseLimit: responseLimit,
       connectionLimit: connectionLimit, group: MultiThreadedEventLoopGroup.singleton.next())
   }
 
-  /// Opens a connection and leaves it free: the next call goes out on it at once, in whatever time that takes.
-  private func warm(_ connections: ConnectionPool) async throws {
-    try await eventually("a call is answered in time") { status(await send(connections, "warm")) == 200 }
+  /// Opens a connection and leaves it free: the next call goes out on it at once.
+  private func warm(_ pool: ConnectionPool) async throws {
+    try await eventually("a call gets a response in time") { status(await send(pool, "warm")) == 200 }
   }
 
   private func send(
-    _ connections: ConnectionPool, _ body: String = "x", isRepeatable: Bool = true
-  ) async -> Result<HTTPAnswer, CallFailure> {
+    _ pool: ConnectionPool, _ body: String = "x", isRepeatable: Bool = true
+  ) async -> Result<ClientResponse, CallFailure> {
     let head = HTTPRequestHead(
       version: .http1_1, method: .POST, uri: "/",
-      headers: ["Host": connections.endpoint.authority, "Content-Length": "\(body.utf8.count)"])
-    return await connections.send(.init(head: head, body: ByteBuffer(string: body), isRepeatable: isRepeatable))
+      headers: ["Host": pool.endpoint.authority, "Content-Length": "\(body.utf8.count)"])
+    return await pool.send(.init(head: head, body: ByteBuffer(string: body), isRepeatable: isRepeatable))
   }
 
-  private func status(_ result: Result<HTTPAnswer, CallFailure>) -> Int? { try? result.get().status }
+  private func status(_ result: Result<ClientResponse, CallFailure>) -> Int? { try? result.get().status }
 
-  @Test("a connection is used again, unless its answer says that it will be closed")
+  @Test("a connection is reused, unless the response says that it will be closed")
   func kept() async throws {
     try await ScriptedServer.run({
       $0.request == 1 ? ScriptedServer.ok("{}", "Connection: close\r\n") : ScriptedServer.ok()
     }) { server, url in
-      let connections = try connections(url)
-      defer { connections.close() }
-      for _ in 0..<4 { #expect(status(await send(connections)) == 200) }
+      let pool = try connections(url)
+      defer { pool.close() }
+      for _ in 0..<4 { #expect(status(await send(pool)) == 200) }
       #expect(server.seen.map(\.connection) == [0, 0, 1, 1])
     }
   }
 
-  @Test("a call that meets a kept connection just as it is closed is made again, once, and only if it may be")
+  @Test("a call on a kept-alive connection that is just being closed is repeated once, and only if it is repeatable")
   func stale() async throws {
     try await ScriptedServer.run({ $0.request == 1 ? .close : ScriptedServer.ok() }) { server, url in
-      let connections = try connections(url)
-      defer { connections.close() }
-      #expect(status(await send(connections, "first")) == 200)
-      #expect(status(await send(connections, "second")) == 200)
+      let pool = try connections(url)
+      defer { pool.close() }
+      #expect(status(await send(pool, "first")) == 200)
+      #expect(status(await send(pool, "second")) == 200)
       #expect(server.seen.map(\.body) == ["first", "second", "second"])
-      guard case .failure(.broken) = await send(connections, "third", isRepeatable: false) else {
+      guard case .failure(.broken) = await send(pool, "third", isRepeatable: false) else {
         Issue.record("a call that must not be repeated was")
         return
       }
@@ -151,55 +151,55 @@ struct ConnectionsTests {
     }
   }
 
-  @Test("an answer to a call that was sent twice says so")
+  @Test("the response to a call that was sent twice says so")
   func repeats() async throws {
     try await ScriptedServer.run({ $0.request == 1 ? .close : ScriptedServer.ok() }) { _, url in
-      let connections = try connections(url)
-      defer { connections.close() }
-      #expect(try await send(connections).get().isOfRepeat == false)
-      #expect(try await send(connections).get().isOfRepeat)
+      let pool = try connections(url)
+      defer { pool.close() }
+      #expect(try await send(pool).get().isToRepeat == false)
+      #expect(try await send(pool).get().isToRepeat)
     }
   }
 
-  @Test("a no on a connection that answered before counts once a new one says the same", arguments: [402, 410, 422])
+  @Test("a refusal on a reused connection counts once a new connection confirms it", arguments: [402, 410, 422])
   func no(status: Int) async throws {
-    let no = ScriptedServer.Reply.answer("HTTP/1.1 \(status) No\r\nContent-Length: 0\r\n\r\n")
-    // The second call of the first connection meets an answer that was sent for nobody; the third a no that is its own.
+    let no = ScriptedServer.Reply.response("HTTP/1.1 \(status) No\r\nContent-Length: 0\r\n\r\n")
+    // The second call of the first connection meets a stray response; the third call meets a refusal of its own.
     try await ScriptedServer.run({ seen in
       seen.body == "no" || (seen.connection == 0 && seen.request == 1) ? no : ScriptedServer.ok()
     }) { server, url in
-      let connections = try connections(url)
-      defer { connections.close() }
-      #expect(self.status(await send(connections, "first")) == 200)
-      #expect(self.status(await send(connections, "second")) == 200)
+      let pool = try connections(url)
+      defer { pool.close() }
+      #expect(self.status(await send(pool, "first")) == 200)
+      #expect(self.status(await send(pool, "second")) == 200)
       #expect(server.seen.map(\.body) == ["first", "second", "second"])
-      let answer = try await send(connections, "no").get()
-      #expect(answer.status == status && !answer.isOfRepeat)
+      let response = try await send(pool, "no").get()
+      #expect(response.status == status && !response.isToRepeat)
       #expect(server.seen.map(\.body) == ["first", "second", "second", "no", "no"])
       #expect(Set(server.seen.suffix(3).map(\.connection)).count == 2, "each on a connection of its own")
     }
   }
 
-  @Test("a no that a new connection does not repeat may be to another call")
+  @Test("a refusal that a new connection does not confirm may belong to another call")
   func unlike() async throws {
     try await ScriptedServer.run({ seen in
       if seen.body != "no" { return ScriptedServer.ok() }
       let status = seen.connection == 0 ? 422 : 410
-      return .answer("HTTP/1.1 \(status) No\r\nContent-Length: 0\r\n\r\n")
+      return .response("HTTP/1.1 \(status) No\r\nContent-Length: 0\r\n\r\n")
     }) { _, url in
-      let connections = try connections(url)
-      defer { connections.close() }
-      #expect(status(await send(connections)) == 200)
-      let answer = try await send(connections, "no").get()
-      #expect(answer.status == 410 && answer.isOfRepeat)
+      let pool = try connections(url)
+      defer { pool.close() }
+      #expect(status(await send(pool)) == 200)
+      let response = try await send(pool, "no").get()
+      #expect(response.status == 410 && response.isToRepeat)
     }
   }
 
-  @Test("a new connection that closes without an answer is a failure, not tried for ever")
+  @Test("a new connection that closes without a response is a failure, and not retried for ever")
   func closed() async throws {
     try await ScriptedServer.run({ _ in .close }) { server, url in
-      let connections = try connections(url)
-      guard case .failure(.broken) = await send(connections) else {
+      let pool = try connections(url)
+      guard case .failure(.broken) = await send(pool) else {
         Issue.record("no failure")
         return
       }
@@ -207,15 +207,15 @@ struct ConnectionsTests {
     }
   }
 
-  @Test("an answer that does not come in time fails the call, and its connection is not used again")
+  @Test("a response that does not come in time fails the call, and its connection is not reused")
   func time() async throws {
     try await ScriptedServer.run({ $0.body == "silent" ? .nothing : ScriptedServer.ok() }) { server, url in
-      let connections = try connections(url, timeLimit: .milliseconds(100))
-      defer { connections.close() }
-      try await warm(connections)
-      #expect(await send(connections, "silent") == .failure(.noAnswer(within: .milliseconds(100))))
+      let pool = try connections(url, timeLimit: .milliseconds(100))
+      defer { pool.close() }
+      try await warm(pool)
+      #expect(await send(pool, "silent") == .failure(.timeout(after: .milliseconds(100))))
       try await eventually("the server has seen it") { server.seen.contains { $0.body == "silent" } }
-      try await warm(connections)
+      try await warm(pool)
       let seen = server.seen
       let silent = try #require(seen.firstIndex { $0.body == "silent" })
       #expect(seen[..<silent].contains { $0.connection == seen[silent].connection }, "on a connection that was open")
@@ -224,30 +224,30 @@ struct ConnectionsTests {
   }
 
   @Test(
-    "an answer that trickles in, is cut off, is too long or is no HTTP fails the call",
+    "a response that trickles in, is cut off, is too long or is not HTTP fails the call",
     arguments: [
       "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + String(repeating: "x", count: 5_000),
       "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "HTTP/1.1 200 OK\r\nContent-Le", "hello\r\n\r\n",
       "HTTP/1.1 102 Processing\r\n\r\n",
     ])
-  func malformed(_ answer: String) async throws {
-    try await ScriptedServer.run({ _ in .answer(answer) }) { _, url in
-      let connections = try connections(url, timeLimit: .milliseconds(300))
-      defer { connections.close() }
-      guard case .failure = await send(connections) else {
+  func malformed(_ response: String) async throws {
+    try await ScriptedServer.run({ _ in .response(response) }) { _, url in
+      let pool = try connections(url, timeLimit: .milliseconds(300))
+      defer { pool.close() }
+      guard case .failure = await send(pool) else {
         Issue.record("no failure")
         return
       }
     }
   }
 
-  @Test("with all connections in use calls wait, and all are made")
+  @Test("with all pool in use calls wait, and all are sent")
   func limited() async throws {
     try await ScriptedServer.run({ _ in ScriptedServer.ok() }) { server, url in
-      let connections = try connections(url, connectionLimit: 2)
-      defer { connections.close() }
+      let pool = try connections(url, connectionLimit: 2)
+      defer { pool.close() }
       let good = await withTaskGroup(of: Int?.self) { group in
-        for number in 0..<100 { group.addTask { status(await send(connections, "\(number)")) } }
+        for number in 0..<100 { group.addTask { status(await send(pool, "\(number)")) } }
         return await group.reduce(0) { $0 + ($1 == 200 ? 1 : 0) }
       }
       #expect(good == 100)
@@ -255,21 +255,21 @@ struct ConnectionsTests {
     }
   }
 
-  @Test("calls that wait for a connection that never comes free fail by their time limit")
+  @Test("calls that wait for a connection that never becomes free fail at their time limit")
   func starved() async throws {
     try await ScriptedServer.run({ $0.body == "warm" ? ScriptedServer.ok() : .nothing }) { server, url in
-      let connections = try connections(url, timeLimit: .milliseconds(200), connectionLimit: 1)
-      defer { connections.close() }
-      try await warm(connections)
+      let pool = try connections(url, timeLimit: .milliseconds(200), connectionLimit: 1)
+      defer { pool.close() }
+      try await warm(pool)
       let failures = await withTaskGroup { group in
-        for _ in 0..<5 { group.addTask { await send(connections) } }
+        for _ in 0..<5 { group.addTask { await send(pool) } }
         return await group.reduce(into: [CallFailure?: Int]()) { counts, result in
           if case .failure(let failure) = result { counts[failure, default: 0] += 1 } else { counts[nil] = 1 }
         }
       }
-      // One was sent, and with it those that began so late that the connection came free in their time; of the others no
-      // byte was.
-      let sent = failures[.noAnswer(within: .milliseconds(200))] ?? 0
+      // One was sent, and those that began so late that the connection became free in their time; no byte of the others
+      // was.
+      let sent = failures[.timeout(after: .milliseconds(200))] ?? 0
       #expect(failures.values.reduce(0, +) == 5 && sent >= 1)
       #expect(failures[.unreachable("no connection within 0.2 seconds")] ?? 0 == 5 - sent)
       try await eventually("the server has seen what was sent") { server.seen.count { $0.body != "warm" } >= sent }
@@ -280,25 +280,25 @@ struct ConnectionsTests {
   @Test("a cancelled call ends soon")
   func cancelled() async throws {
     try await ScriptedServer.run({ _ in .nothing }) { server, url in
-      let connections = try connections(url, timeLimit: .seconds(60))
-      defer { connections.close() }
-      let call = Task { await send(connections) }
+      let pool = try connections(url, timeLimit: .seconds(60))
+      defer { pool.close() }
+      let call = Task { await send(pool) }
       try await eventually("it is under way") { server.seen.count == 1 }
       call.cancel()
-      #expect(await call.value == .failure(.broken("given up")))
+      #expect(await call.value == .failure(.broken("cancelled")))
       let late = Task {
         withUnsafeCurrentTask { $0?.cancel() }
-        return await send(connections)
+        return await send(pool)
       }
-      #expect(await late.value == .failure(.unreachable("given up")))
+      #expect(await late.value == .failure(.unreachable("cancelled")))
       #expect(server.seen.count == 1)
     }
   }
 
-  @Test("nobody listening is said")
+  @Test("a refused connection is reported")
   func refused() async throws {
-    let connections = try connections("http://127.0.0.1:1")
-    guard case .failure(.unreachable(let reason)) = await send(connections) else {
+    let pool = try connections("http://127.0.0.1:1")
+    guard case .failure(.unreachable(let reason)) = await send(pool) else {
       Issue.record("no failure")
       return
     }
@@ -323,7 +323,7 @@ struct ConnectionsTests {
   }
 
   @Test(
-    "what is no base URL is refused",
+    "a text that is not a base URL is refused",
     arguments: [
       "", "psp.example", "ftp://psp.example", "http://", "http://:80", "http://a:0", "http://a:65536", "http://a:x",
       "http://a b", "http://a/?x", "http://a/#x", "http://user@a", "http://a/\r\nX: y", "http://caf\u{E9}",

@@ -7,18 +7,18 @@ import Testing
 
 @testable import RegisPay
 
-/// What goes wrong with one request.
+/// The fault of one request.
 private enum Fault: Sendable {
-  /// Carried out, and the answer never comes: the call ends by its time limit, whatever that takes.
+  /// Carried out, and no response comes: the call ends at its time limit.
   case silenceAfter
-  /// Carried out, and answered as if it had not been.
+  /// Carried out, with a response that says otherwise.
   case errorAfter
   case errorBefore
   case tooManyRequests
   case silenceBefore
 }
 
-/// Lets the first requests of each idempotency key go wrong, one fault after another, and then answers them.
+/// Injects a list of faults into the first requests of each idempotency key, and then responds normally.
 private struct FaultMiddleware: RouterMiddleware {
   final class Attempts: Sendable {
     private let counts = Mutex<[String: Int]>([:])
@@ -75,7 +75,7 @@ struct FaultyPSPTests {
     }
   }
 
-  @Test("whatever goes wrong before and after it has charged, every payment completes and is charged once")
+  @Test("whatever fails before and after the charge, every payment completes and is charged once")
   func oneCharge() async throws {
     try await withPSP([.silenceAfter, .errorBefore, .tooManyRequests, .errorAfter, .silenceBefore]) {
       url, ledger, attempts in
@@ -87,8 +87,8 @@ struct FaultyPSPTests {
       try await TestServer.run(change) { server in
         var ids: [String] = []
         for amount in 1...8 {
-          let answer = try await server.create(#"{"amount":\#(amount),"currency":"GBP"}"#)
-          ids.append(try #require(try answer.json()["paymentId"]?.text))
+          let response = try await server.create(#"{"amount":\#(amount),"currency":"GBP"}"#)
+          ids.append(try #require(try response.json()["paymentId"]?.text))
         }
         for id in ids {
           try await eventually("\(id) completes") {
@@ -105,7 +105,7 @@ struct FaultyPSPTests {
     }
   }
 
-  @Test("an answer that can't be read parks the payment where it is seen, and the others go on")
+  @Test("an unreadable response leaves the outcome unknown, and the others proceed")
   func unreadable() async throws {
     let router = Routes(context: HTTPRequestContext.self)
     router.post("/psp/api/payments/create") { _, _ in
@@ -113,8 +113,8 @@ struct FaultyPSPTests {
     }
     try await withApplication(router) { port in
       try await TestServer.run({ $0.pspURL = "http://127.0.0.1:\(port)/psp" }) { server in
-        let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
-        let id = try #require(try answer.json()["paymentId"]?.text)
+        let response = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
+        let id = try #require(try response.json()["paymentId"]?.text)
         try await eventually("its outcome is unknown") {
           try await server.get("/api/v1/payments/\(id)").json()["status"] == "OutcomeUnknown"
         }
@@ -125,16 +125,16 @@ struct FaultyPSPTests {
     }
   }
 
-  @Test("a PSP that nobody listens at is an outage")
+  @Test("a PSP that refuses connections is an outage")
   func nobody() async throws {
     let change: (inout ServerOptions) -> Void = { options in
-      // A port that the system keeps for nobody.
+      // A port that the system has reserved for no process.
       options.pspURL = "http://127.0.0.1:1/psp"
       options.callTimeLimit = .milliseconds(200)
     }
     try await TestServer.run(change) { server in
-      let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
-      let id = try #require(try answer.json()["paymentId"]?.text)
+      let response = try await server.create(#"{"amount":1,"currency":"GBP"}"#)
+      let id = try #require(try response.json()["paymentId"]?.text)
       try await eventually("it is seen to wait") {
         let payment = try await server.get("/api/v1/payments/\(id)").json()
         return payment["status"] == "Initiated" && payment["waiting"]?["step"] == "create"

@@ -6,31 +6,31 @@ import Testing
 
 @testable import RegisPay
 
-/// A peer that answers each request on a connection with the bytes that it is given, whatever they are.
+/// A peer that responds to each request on a connection with given bytes, whatever they are.
 private final class BytePeer: ChannelInboundHandler {
   typealias InboundIn = ByteBuffer
 
-  private let answers: @Sendable (_ connection: Int, _ request: Int) -> (bytes: [UInt8], closes: Bool)
+  private let responses: @Sendable (_ connection: Int, _ request: Int) -> (bytes: [UInt8], closes: Bool)
   private let connection: Int
   private var request = 0
 
   init(
-    _ connection: Int, _ answers: @escaping @Sendable (_ connection: Int, _ request: Int) -> ([UInt8], closes: Bool)
+    _ connection: Int, _ responses: @escaping @Sendable (_ connection: Int, _ request: Int) -> ([UInt8], closes: Bool)
   ) {
     self.connection = connection
-    self.answers = answers
+    self.responses = responses
   }
 
-  /// Requests here are short: each comes in one piece.
+  /// Requests here are short: each arrives in one piece.
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    let (bytes, closes) = answers(connection, request)
+    let (bytes, closes) = responses(connection, request)
     request += 1
     let channel = context.channel
     channel.writeAndFlush(ByteBuffer(bytes: bytes)).whenComplete { _ in if closes { channel.close(promise: nil) } }
   }
 
   static func run(
-    _ answers: @escaping @Sendable (_ connection: Int, _ request: Int) -> ([UInt8], closes: Bool),
+    _ responses: @escaping @Sendable (_ connection: Int, _ request: Int) -> ([UInt8], closes: Bool),
     _ work: (_ url: String) async throws -> Void
   ) async throws {
     let count = Mutex(0)
@@ -41,7 +41,7 @@ private final class BytePeer: ChannelInboundHandler {
             count += 1
             return count - 1
           }
-          try channel.pipeline.syncOperations.addHandler(BytePeer(number, answers))
+          try channel.pipeline.syncOperations.addHandler(BytePeer(number, responses))
         }
       }
       .bind(host: "127.0.0.1", port: 0).get()
@@ -56,29 +56,29 @@ private final class BytePeer: ChannelInboundHandler {
   }
 }
 
-@Suite("A peer that answers anything")
+@Suite("A peer that sends anything")
 struct HostilePeerTests {
   private static let good = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
-  /// No call here ends by its time limit: each peer answers or closes. The limit is out of a busy machine's reach.
+  /// No call here ends at its time limit: each peer responds or closes. The limit is out of a busy machine's reach.
   private func connections(_ url: String) throws -> ConnectionPool {
     try ConnectionPool(
-      try Endpoint(url), timeLimit: .seconds(3_600), idleTimeLimit: .seconds(3_600), answerLimit: 1_000,
+      try Endpoint(url), timeLimit: .seconds(3_600), idleTimeLimit: .seconds(3_600), responseLimit: 1_000,
       connectionLimit: 8,
       group: MultiThreadedEventLoopGroup.singleton.next())
   }
 
-  private func send(_ connections: ConnectionPool) async -> Result<HTTPAnswer, CallFailure> {
+  private func send(_ connections: ConnectionPool) async -> Result<ClientResponse, CallFailure> {
     let head = HTTPRequestHead(
       version: .http1_1, method: .POST, uri: "/",
       headers: ["Host": connections.endpoint.authority, "Content-Length": "2"])
     return await connections.send(.init(head: head, body: ByteBuffer(string: "{}"), isRepeatable: false))
   }
 
-  @Test("every status of 000 to 999 is an answer with that number; longer ones are failures")
+  @Test("every status from 000 to 999 is a response with that number; longer ones are failures")
   func statuses() async throws {
     let status = Mutex((text: "000", isInterim: false))
-    // An interim answer is followed by the end of the connection instead of an answer.
+    // After an interim response the connection ends instead of a response.
     try await BytePeer.run({ _, _ in
       let (text, isInterim) = status.withLock { $0 }
       return (Array("HTTP/1.1 \(text) X\r\nContent-Length: 0\r\n\r\n".utf8), isInterim)
@@ -89,7 +89,7 @@ struct HostilePeerTests {
         let digits = code < 10 ? "00\(code)" : code < 100 ? "0\(code)" : "\(code)"
         status.withLock { $0 = (digits, (100..<200).contains(code) && code != 101) }
         switch await send(connections) {
-        case .success(let answer): #expect(answer.status == code && (code == 101 || !(100..<200).contains(code)))
+        case .success(let response): #expect(response.status == code && (code == 101 || !(100..<200).contains(code)))
         case .failure(let failure):
           #expect((100..<200).contains(code) || code > 999, "\(digits): \(failure)")
         }
@@ -97,7 +97,7 @@ struct HostilePeerTests {
     }
   }
 
-  static let answers: [(name: String, bytes: String, isAnswer: Bool)] = [
+  static let responses: [(name: String, bytes: String, isResponse: Bool)] = [
     ("no reason", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", true),
     ("no reason after a space", "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n", true),
     ("two digits", "HTTP/1.1 20 X\r\nContent-Length: 0\r\n\r\n", false),
@@ -115,7 +115,7 @@ struct HostilePeerTests {
     ("a space before the colon", "HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n", false),
     ("white space around a length", "HTTP/1.1 200 OK\r\nContent-Length: \t2 \r\n\r\n{}", true),
     ("a flood of 1xx", String(repeating: "HTTP/1.1 102 P\r\n\r\n", count: 10_000), false),
-    ("some 1xx, then an answer", "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 103 E\r\nLink: x\r\n\r\n" + good, true),
+    ("some 1xx, then a response", "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 103 E\r\nLink: x\r\n\r\n" + good, true),
     (
       "101 and bytes of another protocol", "HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n\u{1}\u{2}", true
     ),
@@ -131,17 +131,17 @@ struct HostilePeerTests {
     ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", false),
     ("a length of 2^64", "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", false),
     ("a length below zero", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", false),
-    ("garbage after the answer", good + "garbage", true), ("two answers", good + good, true),
-    ("an answer and the head of another", good + "HTTP/1.1 200 OK\r\nContent-", true),
+    ("garbage after the response", good + "garbage", true), ("two responses", good + good, true),
+    ("a response and the head of another", good + "HTTP/1.1 200 OK\r\nContent-", true),
     ("304 with a body", "HTTP/1.1 304 N\r\nContent-Length: 5\r\n\r\nhello", true),
     ("204 with a body", "HTTP/1.1 204 N\r\nContent-Length: 5\r\n\r\nhello", true),
     ("until the end", "HTTP/1.1 200 OK\r\n\r\n{}", true), ("nothing", "", false), ("one byte", "H", false),
   ]
 
-  @Test("ends the call as declared, and the next good answer is the next call's", arguments: answers.indices)
+  @Test("ends the call as declared, and the next good response is the next call's", arguments: responses.indices)
   func table(_ index: Int) async throws {
-    let (name, bytes, isAnswer) = Self.answers[index]
-    // First the hostile one, and then, on whatever connection, answers that are right and differ.
+    let (name, bytes, isResponse) = Self.responses[index]
+    // First the hostile response, and then, on any connection, correct and distinct responses.
     let calls = Atomic<Int>(0)
     try await BytePeer.run({ _, _ in
       let call = calls.add(1, ordering: .relaxed).oldValue
@@ -152,17 +152,17 @@ struct HostilePeerTests {
       defer { connections.close() }
       let first = await send(connections)
       let isAnswered = if case .success = first { true } else { false }
-      #expect(isAnswered == isAnswer, "\(name): \(first)")
+      #expect(isAnswered == isResponse, "\(name): \(first)")
       for call in 1...2 {
-        var answer = await send(connections)
+        var response = await send(connections)
         // The connection may be closed as the next call goes out on it.
-        if case .failure = answer, call == 1 { answer = await send(connections) }
-        #expect((try? answer.get().body).map { [[49], [50], [51]].contains($0) } == true, "\(name): \(answer)")
+        if case .failure = response, call == 1 { response = await send(connections) }
+        #expect((try? response.get().body).map { [[49], [50], [51]].contains($0) } == true, "\(name): \(response)")
       }
     }
   }
 
-  @Test("white space around a field's value is no part of it")
+  @Test("white space around a field's value is not part of it")
   func whiteSpace() async throws {
     let bytes =
       "HTTP/1.1 503 X\r\nDate: \tSun, 06 Nov 1994 08:49:37 GMT \t\r\nRetry-After: \tSun, 06 Nov 1994 08:50:37 GMT\t\r\n"
@@ -170,17 +170,17 @@ struct HostilePeerTests {
     try await BytePeer.run({ _, _ in (Array(bytes.utf8), false) }) { url in
       let connections = try connections(url)
       defer { connections.close() }
-      let answer = try await send(connections).get()
-      #expect(answer.status == 503 && answer.body == Array("{}".utf8) && answer.retryAfter == .seconds(60))
+      let response = try await send(connections).get()
+      #expect(response.status == 503 && response.body == Array("{}".utf8) && response.retryAfter == .seconds(60))
     }
   }
 
-  @Test("what comes unasked on a kept connection closes it, and is not the next call's answer")
+  @Test("stray bytes on a kept-alive connection close it, and are not the next call's response")
   func unasked() async throws {
-    // The first answer brings the beginning of a second, which its rest would complete.
+    // The first response brings the beginning of a second one, which the next bytes would complete.
     for extra in [
       "HTTP/1.1 299 X\r\nContent-Length: 1\r\n\r\n!", "x", "HTTP/1.1 100 C\r\n\r\n",
-      // It ends as the answer before does.
+      // Ends as the response before does.
       "HTTP/1.1 299 X\r\nA: {}",
     ] {
       try await BytePeer.run({ connection, request in
@@ -189,7 +189,7 @@ struct HostilePeerTests {
         let connections = try connections(url)
         defer { connections.close() }
         for _ in 0..<3 {
-          if case .success(let answer) = await send(connections) { #expect(answer.status == 200, "\(extra)") }
+          if case .success(let response) = await send(connections) { #expect(response.status == 200, "\(extra)") }
         }
       }
     }

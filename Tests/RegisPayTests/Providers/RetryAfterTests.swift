@@ -16,14 +16,14 @@ struct RetryAfterTests {
     #expect(RetryAfter.wait(date, nowSeconds: Self.then + 15) == .zero, "it is over")
   }
 
-  @Test("what we write is what we read")
+  @Test("a date that we write is read back")
   func ours() {
     for second in stride(from: 0, to: 4_000_000_000, by: 86_399 * 13) {
       #expect(RetryAfter.seconds(ofDate: HTTPDate.text(of: second), nowSeconds: 1_800_000_000) == second)
     }
   }
 
-  @Test("a date counts by the answer's own date, whatever our clock says")
+  @Test("a date counts from the response's own date, whatever our clock says")
   func otherClock() {
     let (date, later) = (HTTPDate.text(of: Self.then), HTTPDate.text(of: Self.then + 15))
     for now in [0, Self.then, Self.then + 400 * 86_400] {

@@ -2,10 +2,10 @@ import Testing
 
 @testable import RegisPay
 
-@Suite("What an answer means")
+@Suite("What a response means")
 struct VerdictTests {
   private func verdict(_ status: Int, retryAfter: Duration? = nil) -> Verdict {
-    Verdict(.success(HTTPAnswer(status: status, body: [1], retryAfter: retryAfter)), from: "it")
+    Verdict(.success(ClientResponse(status: status, body: [1], retryAfter: retryAfter)), from: "it")
   }
 
   private func cause(_ verdict: Verdict) -> CallRetry.Cause? {
@@ -30,7 +30,7 @@ struct VerdictTests {
     #expect(cause(verdict(status)) == expected)
   }
 
-  @Test("an answer that says when is asked again then", arguments: [409, 429, 503])
+  @Test("a call is retried after the time that the response asks for", arguments: [409, 429, 503])
   func later(_ status: Int) {
     guard case .outcome(.retry(let failure)) = verdict(status, retryAfter: .seconds(7)) else {
       Issue.record("\(verdict(status))")
@@ -39,12 +39,12 @@ struct VerdictTests {
     #expect(failure.after == .seconds(7))
   }
 
-  @Test("402 is a no in so many words")
+  @Test("402 is an explicit decline")
   func declined() {
     #expect(verdict(402) == .outcome(.declined(reason: "it refused with 402")))
   }
 
-  @Test("what is about the payment and says that nothing was done refuses it", arguments: [400, 410, 422])
+  @Test("a status that proves the payment was refused refuses it", arguments: [400, 410, 422])
   func refusals(_ status: Int) {
     #expect(verdict(status) == .outcome(.refused(status: status, reason: "it refused with \(status)")))
   }
@@ -53,20 +53,20 @@ struct VerdictTests {
     "to a call that was sent twice only 2xx and 402 decide: the first may have been carried out",
     arguments: [400, 401, 404, 409, 410, 422, 429, 499])
   func repeated(_ status: Int) {
-    #expect(cause(Verdict(.success(HTTPAnswer(status: status, body: [], isOfRepeat: true)), from: "it")) == .broken)
+    #expect(cause(Verdict(.success(ClientResponse(status: status, body: [], isToRepeat: true)), from: "it")) == .broken)
   }
 
-  @Test("the answers that decide do so for a repeat as well")
+  @Test("the responses that decide do so for a repeat too")
   func repeatedDecided() {
-    #expect(Verdict(.success(HTTPAnswer(status: 200, body: [1], isOfRepeat: true)), from: "it") == .accepted([1]))
+    #expect(Verdict(.success(ClientResponse(status: 200, body: [1], isToRepeat: true)), from: "it") == .accepted([1]))
     #expect(
-      Verdict(.success(HTTPAnswer(status: 402, body: [], isOfRepeat: true)), from: "it")
+      Verdict(.success(ClientResponse(status: 402, body: [], isToRepeat: true)), from: "it")
         == .outcome(.declined(reason: "it refused with 402")))
   }
 
-  @Test("no answer tells whether the call can have reached the other side")
-  func noAnswer() {
-    #expect(cause(Verdict(.failure(.noAnswer(within: .seconds(1))), from: "it")) == .noAnswer)
+  @Test("a missing response says whether the call can have reached the other side")
+  func timeout() {
+    #expect(cause(Verdict(.failure(.timeout(after: .seconds(1))), from: "it")) == .timeout)
     #expect(cause(Verdict(.failure(.broken("closed")), from: "it")) == .broken)
     #expect(cause(Verdict(.failure(.unreachable("refused")), from: "it")) == .unreachable)
   }
@@ -74,7 +74,7 @@ struct VerdictTests {
   @Test("which failures leave it unknown whether the call was carried out, and which are outages")
   func causes() {
     let unknown = CallRetry.Cause.allCases.filter { CallRetry($0, reason: "").mayHaveHappened }
-    #expect(unknown == [.noAnswer, .broken, .serverError, .inProgress, .unclear])
+    #expect(unknown == [.timeout, .broken, .serverError, .inProgress, .unclear])
     let others = CallRetry.Cause.allCases.filter { !CallRetry($0, reason: "").isOutage }
     #expect(others == [.inProgress, .busy, .misconfigured, .unclear])
   }

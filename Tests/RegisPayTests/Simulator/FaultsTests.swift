@@ -4,7 +4,7 @@ import Testing
 
 @Suite("Faults of the simulators")
 struct FaultsTests {
-  @Test("what is set is told, and what is not set has its default")
+  @Test("set members are shown, and missing ones have their defaults")
   func roundTrip() throws {
     #expect(try Faults([:]) == Faults())
     var faults = Faults()
@@ -35,7 +35,7 @@ struct FaultsTests {
     #expect(error?.description.contains(name) == true)
   }
 
-  @Test("shares are what they say")
+  @Test("shares hold exactly")
   func shares() throws {
     var faults = Faults()
     (faults.failBefore, faults.failAfter, faults.dropBefore, faults.dropAfter) = (0.1, 0.2, 0.1, 0.1)
@@ -82,7 +82,7 @@ struct FaultsTests {
     #expect(Faults.Delay().milliseconds(0.5) == 0)
   }
 
-  @Test("failing, dropping and slow simulators hold nothing up for ever, and nobody is charged twice")
+  @Test("failing, dropping and slow simulators hold up no payment for ever, and no payment is charged twice")
   func overHTTP() async throws {
     try await TestServer.run({ $0.callTimeLimit = .seconds(1) }) { server in
       func put(_ service: String, _ body: String) async throws -> TestServer.Answer {
@@ -98,8 +98,8 @@ struct FaultsTests {
       var ids: [String] = []
       for index in 1...20 {
         let amount = index % 5 == 0 ? "1000.00" : "10.00"
-        let answer = try await server.create(#"{"amount":\#(amount),"currency":"GBP"}"#)
-        ids.append(try #require(try answer.json()["paymentId"]?.text))
+        let response = try await server.create(#"{"amount":\#(amount),"currency":"GBP"}"#)
+        ids.append(try #require(try response.json()["paymentId"]?.text))
       }
       for (index, id) in ids.enumerated() {
         let status = (index + 1) % 5 == 0 ? "Declined" : "Completed"
@@ -117,7 +117,7 @@ struct FaultsTests {
     }
   }
 
-  @Test("a notification whose answer was lost is asked for again in the same words, though money went back meanwhile")
+  @Test("a notification whose response was lost is repeated with the same body, even after a refund")
   func notificationInTheSameWords() async throws {
     try await TestServer.run({ $0.callTimeLimit = .seconds(1) }) { server in
       let json = [("Content-Type", "application/json")]

@@ -8,24 +8,24 @@ private let eleven: JSONValue = ["amount": .number("11"), "currency": "GBP"]
 
 @Suite("The PSP simulator")
 struct SimulatorTests {
-  @Test("the same key and body get the same answer and one charge, also when they come at once and after a restart")
+  @Test("the same key and body get the same response and one charge, also at the same time and after a restart")
   func idempotent() async throws {
     try await withTemporaryFolder { folder in
       let key = "\(PaymentID.random()):create"
-      var answers: Set<Simulator.Answer> = []
+      var responses: Set<Simulator.Response> = []
       for _ in 1...2 {
         let store = try openStore(folder)
         let simulator = Simulator(store: store)
-        try await withThrowingTaskGroup(of: Simulator.Answer.self) { group in
+        try await withThrowingTaskGroup(of: Simulator.Response.self) { group in
           for _ in 0..<50 { group.addTask { try await simulator.createPayment(key: key, body: ten) } }
-          for try await answer in group { answers.insert(answer) }
+          for try await response in group { responses.insert(response) }
         }
         let charges = try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all()
         #expect(charges.map(\.idempotencyKey) == [key])
         try await store.close()
       }
-      #expect(answers.count == 1)
-      #expect(answers.first?.status == 202)
+      #expect(responses.count == 1)
+      #expect(responses.first?.status == 202)
     }
   }
 
@@ -37,7 +37,7 @@ struct SimulatorTests {
       #expect(try await simulator.createPayment(key: "k", body: eleven).status == 422)
       #expect(try await simulator.sendNotification(key: "k", body: ["id": "x", "jsonPayload": "{}"]).status == 422)
       #expect(try await simulator.createPayment(key: "k", body: ten) == first)
-      // The same amount, written otherwise, is the same request.
+      // The same amount, written differently, is the same request.
       #expect(
         try await simulator.createPayment(key: "k", body: ["amount": .number("1e1"), "currency": "GBP"]) == first)
       #expect(try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all().count == 1)
@@ -54,7 +54,7 @@ struct SimulatorTests {
     }
   }
 
-  @Test("a payment is settled once: the same key again is the same answer, another key is refused")
+  @Test("a payment is settled once: the same key gets the same response, another key is refused")
   func settles() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)
@@ -62,33 +62,33 @@ struct SimulatorTests {
       let created = try await simulator.createPayment(key: "p:create", body: ten)
       let reference = try #require(created.body["paymentId"]?.text)
       #expect(try await ledger.all().map(\.status) == [.created])
-      let answers = try await withThrowingTaskGroup(of: Int.self) { group in
+      let responses = try await withThrowingTaskGroup(of: Int.self) { group in
         for key in ["p:settle", "p:settle", "other", "p:settle"] {
           group.addTask { try await simulator.settlePayment(reference: reference, key: key).status }
         }
         return try await group.reduce(into: []) { $0.append($1) }.sorted()
       }
-      #expect(answers == [202, 202, 202, 422] || answers == [202, 422, 422, 422], "one key wins")
+      #expect(responses == [202, 202, 202, 422] || responses == [202, 422, 422, 422], "one key wins")
       #expect(try await ledger.all().map(\.status) == [.settled])
       let settlements = try store.reader.stream(Charge.stream(reference)).map(\.type)
       #expect(settlements == ["ChargeCreated", "ChargeSettled"])
     }
   }
 
-  @Test("a request that comes while the same one is carried out is answered as that, and never refused for it")
+  @Test("a request that comes while the same one is carried out gets its response, and is never refused")
   func settledAtOnce() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)
       for round in 0..<100 {
         let created = try await simulator.createPayment(key: "\(round):create", body: ten)
         let reference = try #require(created.body["paymentId"]?.text)
-        let answers = try await withThrowingTaskGroup(of: Int.self) { group in
+        let responses = try await withThrowingTaskGroup(of: Int.self) { group in
           for _ in 0..<8 {
             group.addTask { try await simulator.settlePayment(reference: reference, key: "\(round):settle").status }
           }
           return try await group.reduce(into: Set<Int>()) { $0.insert($1) }
         }
-        #expect(answers == [202])
+        #expect(responses == [202])
       }
     }
   }
@@ -96,8 +96,8 @@ struct SimulatorTests {
   @Test("an unknown payment can't be settled", arguments: ["", "x", "../x", EventID.random().description])
   func unknown(_ reference: String) async throws {
     try await withStore { store in
-      let answer = try await Simulator(store: store).settlePayment(reference: reference, key: "k")
-      #expect(answer.status == 404)
+      let response = try await Simulator(store: store).settlePayment(reference: reference, key: "k")
+      #expect(response.status == 404)
     }
   }
 
@@ -112,21 +112,21 @@ struct SimulatorTests {
     try await withStore { store in
       let simulator = Simulator(store: store)
       let refusal = try await simulator.createPayment(key: "k", body: body)
-      let answer = try await simulator.createPayment(key: "k", body: ten)
-      #expect([refusal.status, answer.status] == [400, 202])
+      let response = try await simulator.createPayment(key: "k", body: ten)
+      #expect([refusal.status, response.status] == [400, 202])
     }
   }
 
-  @Test("a key of no or too many bytes is refused", arguments: [0, 201, 100_000])
+  @Test("an empty or too long key is refused", arguments: [0, 201, 100_000])
   func keys(_ length: Int) async throws {
     try await withStore { store in
       let key = String(repeating: "k", count: length)
-      let answer = try await Simulator(store: store).createPayment(key: key, body: ten)
-      #expect(answer.status == 400)
+      let response = try await Simulator(store: store).createPayment(key: key, body: ten)
+      #expect(response.status == 400)
     }
   }
 
-  @Test("the ledger tells whose a charge is by its key")
+  @Test("the ledger names a charge's payment by its key")
   func ledger() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)
@@ -138,7 +138,7 @@ struct SimulatorTests {
     }
   }
 
-  @Test("toggled at once from many tasks, it ends as the number of toggles says")
+  @Test("after concurrent toggles the state follows from their number")
   func toggles() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)
@@ -151,14 +151,14 @@ struct SimulatorTests {
     }
   }
 
-  /// A charge of 10.00, settled if that is wanted.
+  /// A charge of 10.00, optionally settled.
   private func charge(_ simulator: Simulator, settled: Bool) async throws -> String {
     let reference = try #require(try await simulator.createPayment(key: "c", body: ten).body["paymentId"]?.text)
     if settled { _ = try await simulator.settlePayment(reference: reference, key: "s") }
     return reference
   }
 
-  @Test("of a settlement and a cancellation at once, one is first and the other is refused")
+  @Test("of a concurrent settlement and cancellation, one is first and the other is refused")
   func cancels() async throws {
     for _ in 0..<20 {
       try await withStore { store in
@@ -166,12 +166,13 @@ struct SimulatorTests {
         let reference = try await charge(simulator, settled: false)
         async let settlement = simulator.settlePayment(reference: reference, key: "s").status
         async let cancellation = simulator.cancelPayment(reference: reference, key: "x").status
-        let answers = try await [settlement, cancellation]
+        let responses = try await [settlement, cancellation]
         let statuses = try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all().map(
           \.status)
-        #expect(answers == [202, 422] && statuses == [.settled] || answers == [422, 202] && statuses == [.cancelled])
-        // The same key, the same answer.
-        if answers[1] == 202 {
+        #expect(
+          responses == [202, 422] && statuses == [.settled] || responses == [422, 202] && statuses == [.cancelled])
+        // The same key gets the same response.
+        if responses[1] == 202 {
           let again = try await simulator.cancelPayment(reference: reference, key: "x").status
           #expect(again == 202)
         }
@@ -179,19 +180,19 @@ struct SimulatorTests {
     }
   }
 
-  @Test("refunds never exceed the charge, whatever comes at once, and a key has one effect")
+  @Test("concurrent refunds never exceed the charge, and a key has one effect")
   func refunds() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)
       let reference = try await charge(simulator, settled: true)
       let four: JSONValue = ["amount": .number("4"), "currency": "GBP"]
-      let answers = try await withThrowingTaskGroup(of: Int.self) { group in
+      let responses = try await withThrowingTaskGroup(of: Int.self) { group in
         for key in ["1", "1", "2", "2", "3", "3"] {
           group.addTask { try await simulator.refundPayment(reference: reference, key: key, body: four).status }
         }
         return try await group.reduce(into: []) { $0.append($1) }.sorted()
       }
-      #expect(answers == [202, 202, 202, 202, 422, 422])
+      #expect(responses == [202, 202, 202, 202, 422, 422])
       let charge = try #require(
         try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all().first)
       #expect(charge.refunded.decimal == "8.00")
@@ -202,7 +203,7 @@ struct SimulatorTests {
     }
   }
 
-  @Test("what is not settled can't be refunded, and what is settled can't be cancelled")
+  @Test("an unsettled payment can't be refunded, and a settled one can't be cancelled")
   func wrongOrder() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)

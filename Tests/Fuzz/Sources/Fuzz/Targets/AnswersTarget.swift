@@ -24,7 +24,7 @@ enum AnswersTarget {
     }
   }
 
-  private static let limits = AnswerReader.Limits(bodyBytes: 100, headBytes: 200, headFields: 10, interimAnswers: 3)
+  private static let limits = ResponseReader.Limits(bodyBytes: 100, headBytes: 200, headFields: 10, interimResponses: 3)
   private static let pieceLimit = 64
   /// Of an answer that goes on and on.
   private static let floodBytes = 64 << 10
@@ -102,14 +102,14 @@ enum AnswersTarget {
   }
 
   /// One connection, with what became of the calls on it.
-  private final class Peer: AnswerReaderDelegate {
+  private final class Peer: ResponseReaderDelegate {
     enum Outcome: Equatable {
       case answered(status: UInt, fields: [String], body: [UInt8])
-      case failed(isUnanswered: Bool)
+      case failed(receivedNothing: Bool)
     }
 
     let channel = EmbeddedChannel()
-    let reader: AnswerReader
+    let reader: ResponseReader
     private(set) var isInFlight = false
     private(set) var callCount = 0
     /// The last few: a flood may be of answers.
@@ -122,8 +122,8 @@ enum AnswersTarget {
     init(_ flags: Flags) {
       self.flags = flags
       var limits = AnswersTarget.limits
-      limits.cutsBody = flags.cutsBody
-      reader = AnswerReader(limits)
+      limits.truncatesBody = flags.cutsBody
+      reader = ResponseReader(limits)
       reader.delegate = self
       do {
         try reader.addHandlers(to: channel.pipeline.syncOperations, validatesHeads: flags.validatesHeads)
@@ -179,7 +179,7 @@ enum AnswersTarget {
       }
     }
 
-    func answered(_ head: HTTPResponseHead, _ body: [UInt8]) {
+    func received(_ head: HTTPResponseHead, _ body: [UInt8]) {
       promise(isInFlight, "an answer is to a call")
       promise(body.count <= AnswersTarget.limits.bodyBytes, "a body within the limit")
       promise(head.headers.count <= AnswersTarget.limits.headFields, "fields within the limit")
@@ -192,11 +192,11 @@ enum AnswersTarget {
       note(.answered(status: head.status.code, fields: head.headers.map { "\($0.name): \($0.value)" }, body: body))
     }
 
-    func failed(_ reason: String, isUnanswered: Bool) {
+    func failed(_ reason: String, receivedNothing: Bool) {
       promise(isInFlight, "a failure is of a call")
       promise(!hasFailed, "a connection fails once")
       hasFailed = true
-      note(.failed(isUnanswered: isUnanswered))
+      note(.failed(receivedNothing: receivedNothing))
     }
 
     private func note(_ outcome: Outcome) {

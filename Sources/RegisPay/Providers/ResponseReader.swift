@@ -1,47 +1,47 @@
 import NIOCore
 import NIOHTTP1
 
-/// What comes of the calls on one connection. Called on the connection's event loop.
-protocol AnswerReaderDelegate: AnyObject {
-  /// The whole answer, or as much of it as is wanted.
-  func answered(_ head: HTTPResponseHead, _ body: [UInt8])
-  /// The call has no answer, and the connection is closed.
+/// Hears what becomes of the calls on one connection. Called on the connection's event loop.
+protocol ResponseReaderDelegate: AnyObject {
+  /// The response is complete, or as much of it as the limits take.
+  func received(_ head: HTTPResponseHead, _ body: [UInt8])
+  /// The call has no response, and the connection is closed.
   ///
-  /// - Parameter isUnanswered: nothing of an answer had come.
-  func failed(_ reason: String, isUnanswered: Bool)
+  /// - Parameter receivedNothing: no byte of a response had come.
+  func failed(_ reason: String, receivedNothing: Bool)
   /// The connection can take the next call.
   func becameFree()
   func closed()
 }
 
-/// Reads the answers on one client connection. Whatever the other side sends ends in an answer or in a failure, within
-/// these limits: the peer may be broken or hostile, and must not end the process, fill its memory or have what it sent
-/// unasked taken for the answer to a later call.
+/// Reads the responses on one client connection. Whatever the other side sends ends in a response or in a failure, within
+/// the limits: the peer may be broken or hostile. It must not end the process, fill its memory, or have bytes that it sent
+/// unasked taken for the response to a later call.
 ///
 /// Lives on its connection's event loop, at the end of the pipeline that ``addHandlers(to:validatesHeads:)`` makes.
-final class AnswerReader: ChannelInboundHandler {
+final class ResponseReader: ChannelInboundHandler {
   typealias InboundIn = HTTPClientResponsePart
 
   struct Limits: Sendable {
-    /// Bytes of an answer's body.
+    /// Bytes of a response's body.
     var bodyBytes: Int
-    /// An answer with a longer body is an answer too, without the rest; otherwise the call fails.
-    var cutsBody = false
-    /// Bytes of an answer's fields, trailers included.
+    /// A longer body is cut and the response counts; otherwise the call fails.
+    var truncatesBody = false
+    /// Bytes of a response's fields, trailers included.
     var headBytes = 64 << 10
-    /// Fields of an answer, trailers included.
+    /// Fields of a response, trailers included.
     var headFields = 256
-    /// Interim answers (1xx) before the answer.
-    var interimAnswers = 16
+    /// Interim responses (1xx) before the response.
+    var interimResponses = 16
   }
 
   private enum State {
-    /// No call waits for an answer: nothing may come.
+    /// No call waits for a response: nothing may come.
     case free
-    case waiting(interimAnswers: Int)
+    case waiting(interimResponses: Int)
     case reading(HTTPResponseHead, byteCount: Int)
-    /// The answer is whole. The connection is free once what came with it has been looked at.
-    case answered(isKept: Bool)
+    /// The response is complete. The connection is free once the bytes that came with it are checked.
+    case complete(isKeptAlive: Bool)
     case closed
   }
 
@@ -51,17 +51,17 @@ final class AnswerReader: ChannelInboundHandler {
   private var body: [UInt8] = []
   private var sink: (@Sendable (ByteBuffer) -> Void)?
   private var context: ChannelHandlerContext?
-  /// The bytes that the decoder was given last, until they have been looked at.
+  /// The bytes that the decoder was given last, until they are checked.
   private var lastRead: ByteBuffer?
-  /// What it made of them: heads that were whole, and bytes of bodies.
+  /// What the decoder made of them: complete heads, and bytes of bodies.
   private var headsRead = 0
   private var bodyBytesRead = 0
-  /// The last bytes of what was read before those, as the end of a head may be in both.
+  /// The last bytes read before those: the end of a head may span both.
   private var bytesBefore: [UInt8] = []
   /// Released when the connection is closed.
-  var delegate: (any AnswerReaderDelegate)?
+  var delegate: (any ResponseReaderDelegate)?
 
-  /// - Parameter reason: says in words what an error of the handlers in front of this one means; nil for the error's own text.
+  /// - Parameter reason: puts an error of the handlers in front of this one into words; nil for the error's own text.
   init(_ limits: Limits, reason: @escaping @Sendable (any Error) -> String? = { _ in nil }) {
     self.limits = limits
     self.reason = reason
@@ -69,7 +69,7 @@ final class AnswerReader: ChannelInboundHandler {
 
   /// Adds the HTTP/1 client's handlers with this one as the last.
   ///
-  /// - Parameter validatesHeads: refuses to send heads with what HTTP does not allow.
+  /// - Parameter validatesHeads: refuses to send heads that HTTP does not allow.
   func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations, validatesHeads: Bool) throws {
     var decoderLimits = NIOHTTPDecoderLimitConfiguration()
     decoderLimits.maxHeaderFieldSize = limits.headBytes
@@ -86,16 +86,16 @@ final class AnswerReader: ChannelInboundHandler {
     try pipeline.addHandler(self)
   }
 
-  /// A call is about to be sent: its answer may come.
+  /// Prepares for the response to a call that is about to be sent.
   ///
-  /// - Parameter sink: gets the body of a 2xx piece by piece, of any length, instead of the delegate.
+  /// - Parameter sink: receives the body of a 2xx piece by piece, of any length, instead of the delegate.
   func expect(sink: (@Sendable (ByteBuffer) -> Void)? = nil) {
-    state = .waiting(interimAnswers: 0)
+    state = .waiting(interimResponses: 0)
     body = []
     self.sink = sink
   }
 
-  /// The decoder is about to be given these bytes.
+  /// Notes the bytes that the decoder is about to be given.
   fileprivate func willRead(_ bytes: ByteBuffer) {
     if let lastRead { bytesBefore = (bytesBefore + lastRead.readableBytesView.suffix(3)).suffix(3) }
     (lastRead, headsRead, bodyBytesRead) = (bytes, 0, 0)
@@ -115,26 +115,25 @@ final class AnswerReader: ChannelInboundHandler {
     }
     switch (part, state) {
     case (.head(let head), .waiting(let count)) where Self.isInterim(head):
-      guard count < limits.interimAnswers else {
-        return fail("more than \(limits.interimAnswers) interim answers came before the answer")
+      guard count < limits.interimResponses else {
+        return fail("more than \(limits.interimResponses) interim responses came before the response")
       }
-      state = .waiting(interimAnswers: count + 1)
+      state = .waiting(interimResponses: count + 1)
     case (.head(let head), .waiting): state = .reading(head, byteCount: 0)
     case (.body(let part), .reading(let head, let count)): take(part, of: head, after: count)
     case (.end, .reading(let head, _)): finish(head)
-    // The end of an interim answer.
+    // The end of an interim response.
     case (.end, .waiting): break
-    // After the connection was given up.
     case (_, .closed): break
-    // Bytes behind the answer, which no call asked for: what else comes here can't be trusted to be an answer.
-    case (_, .free), (_, .answered): close()
-    case (let part, .waiting), (let part, .reading): fail("its answer is out of order: \(part)")
+    // Bytes behind the response, which no call asked for: nothing that follows can be trusted to be a response.
+    case (_, .free), (_, .complete): close()
+    case (let part, .waiting), (let part, .reading): fail("its response is out of order: \(part)")
     }
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
-    if case .answered(let isKept) = state {
-      guard isKept, endsWithAnswer else { return close() }
+    if case .complete(let isKeptAlive) = state {
+      guard isKeptAlive, endsWithResponse else { return close() }
       (lastRead, bytesBefore) = (nil, [])
       state = .free
       delegate?.becameFree()
@@ -152,7 +151,7 @@ final class AnswerReader: ChannelInboundHandler {
     context.fireChannelInactive()
   }
 
-  /// Something to come before the answer. A change of protocol was not asked for: it is a wrong answer.
+  /// Whether a head is one that precedes the response. A change of protocol (101) was not asked for: it is a wrong response.
   private static func isInterim(_ head: HTTPResponseHead) -> Bool {
     (100..<200).contains(head.status.code) && head.status.code != 101
   }
@@ -162,7 +161,7 @@ final class AnswerReader: ChannelInboundHandler {
     let count = count + part.readableBytes
     state = .reading(head, byteCount: count)
     guard count > limits.bodyBytes else { return body.append(contentsOf: part.readableBytesView) }
-    guard limits.cutsBody else { return fail("its answer has more than \(limits.bodyBytes) bytes") }
+    guard limits.truncatesBody else { return fail("its response has more than \(limits.bodyBytes) bytes") }
     body.append(contentsOf: part.readableBytesView.prefix(limits.bodyBytes - body.count))
     finish(head)
     close()
@@ -170,21 +169,21 @@ final class AnswerReader: ChannelInboundHandler {
 
   private func finish(_ head: HTTPResponseHead) {
     // After 101 the bytes are no HTTP; nothing below 200 ends an exchange.
-    state = .answered(isKept: head.isKeepAlive && head.status.code >= 200)
-    delegate?.answered(head, body)
+    state = .complete(isKeptAlive: head.isKeepAlive && head.status.code >= 200)
+    delegate?.received(head, body)
     sink = nil
   }
 
-  /// Whether what was read last ends where the answer does. The decoder keeps the beginning of another answer to itself,
-  /// which would become a part of the answer to the next call.
-  private var endsWithAnswer: Bool {
+  /// Whether the bytes read last end where the response does. The decoder silently keeps the beginning of another response,
+  /// which would become a part of the response to the next call.
+  private var endsWithResponse: Bool {
     guard let lastRead else { return false }
     let bytes = lastRead.readableBytesView
-    // The end of a head, of the last chunk or of trailers. The decoder passes over empty lines before the next answer.
+    // The end of a head, of the last chunk or of trailers. The decoder skips empty lines before the next response.
     if (bytesBefore + bytes.suffix(4)).suffix(4).elementsEqual(Self.headEnd) { return true }
-    // Or else the last byte of a body, which may be all that was read.
+    // Otherwise the last byte of a body, which may be all that was read.
     guard headsRead > 0 else { return bytes.count == bodyBytesRead }
-    // Lines that end otherwise are no HTTP: a connection on which they are taken for it is not kept.
+    // Lines that end in another way are not HTTP: a connection whose decoder accepts them is closed.
     var heads = 0
     var matched = 0
     for (position, byte) in (bytesBefore + bytes).enumerated() {
@@ -199,14 +198,14 @@ final class AnswerReader: ChannelInboundHandler {
   private static let headEnd: [UInt8] = Array("\r\n\r\n".utf8)
 
   private func fail(_ reason: String) {
-    let isUnanswered: Bool
+    let receivedNothing: Bool
     switch state {
-    case .waiting(let count): isUnanswered = count == 0
-    case .reading: isUnanswered = false
-    case .free, .answered, .closed: return close()
+    case .waiting(let count): receivedNothing = count == 0
+    case .reading: receivedNothing = false
+    case .free, .complete, .closed: return close()
     }
     state = .closed
-    delegate?.failed(reason, isUnanswered: isUnanswered)
+    delegate?.failed(reason, receivedNothing: receivedNothing)
     close()
   }
 
@@ -223,14 +222,14 @@ final class AnswerReader: ChannelInboundHandler {
   }
 }
 
-/// Closes the connection when bytes come while no call waits for an answer, before the decoder makes something of them:
-/// the head of an answer that begins before its call would otherwise be taken for that call's answer.
+/// Closes the connection when bytes come while no call waits for a response, before the decoder sees them: the head of a
+/// response that begins before a call would otherwise be taken for the response to that call.
 private final class StrayBytesGuard: ChannelInboundHandler {
   typealias InboundIn = ByteBuffer
 
-  private let reader: AnswerReader
+  private let reader: ResponseReader
 
-  init(_ reader: AnswerReader) { self.reader = reader }
+  init(_ reader: ResponseReader) { self.reader = reader }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     guard !reader.isFree else { return context.close(promise: nil) }

@@ -1,1 +1,0 @@
-../../../../Sources/RegisPay/Providers/AnswerReader.swift
