@@ -87,7 +87,10 @@ let package = Package(
         .product(name: "NIOSSL", package: "swift-nio-ssl", condition: server),
         .product(name: "HTTPTypes", package: "swift-http-types", condition: server),
       ],
-      resources: [.embedInCode("HTTP/OpenAPI/openapi.json")],
+      resources: [
+        .embedInCode("HTTP/OpenAPI/openapi.json"), .embedInCode("Web/page.css"), .embedInCode("Web/page.html"),
+        .embedInCode("Web/page.js"),
+      ],
       swiftSettings: strict),
     .executableTarget(
       name: "RegisPayCommand",

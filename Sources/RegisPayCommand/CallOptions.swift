@@ -1,40 +1,43 @@
 import ArgumentParser
 import RegisPay
 
-/// How calls to the PSP and the notification service are made and made again.
+/// Time limits, retries and circuit breakers of calls to the PSP and the notification service.
 struct CallOptions: ParsableArguments {
-  @Option(help: ArgumentHelp("How long one call may take.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("Seconds a call may take.", valueName: "seconds"))
   var callTimeout = 10.0
 
-  @Option(help: ArgumentHelp("The longest delay before a call that failed is made again.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("Longest delay in seconds before a failed call is retried.", valueName: "seconds"))
   var retryDelayLimit = 60.0
 
-  @Option(help: "Failures in a row, with no success for a second, that open a service's circuit breaker.")
+  @Option(help: "Consecutive failures, with no success for a second, that open a service's circuit breaker.")
   var breakerFailures = 5
 
   @Option(
     help: ArgumentHelp(
-      "How long an open circuit breaker waits before it lets one trial call through.", valueName: "seconds"))
+      "Seconds an open circuit breaker waits before it lets one trial call through.", valueName: "seconds"))
   var breakerSeconds = 30.0
 
   @Option(
     help: ArgumentHelp(
-      "How long the PSP keeps an idempotency key; 0 for ever.",
+      "Hours the PSP keeps an idempotency key; 0 means for ever.",
       discussion:
-        "After that, what moves money and may have been carried out is not tried again: its outcome is unknown.",
+        "After this time a step that moves money is not retried if the PSP may have carried it out: its outcome becomes "
+        + "unknown.",
       valueName: "hours"))
   var pspKeyLifetime = 24.0
 
   func validate() throws {
     guard (0...87_600).contains(pspKeyLifetime) else {
-      throw ValidationError("--psp-key-lifetime is 0 to 87600 hours")
+      throw ValidationError("--psp-key-lifetime must be 0 to 87600 hours")
     }
     for (name, seconds) in [
       ("--call-timeout", callTimeout), ("--retry-delay-limit", retryDelayLimit), ("--breaker-seconds", breakerSeconds),
     ] where !(0.01...86_400).contains(seconds) {
-      throw ValidationError("\(name) is 0.01 to 86400 seconds")
+      throw ValidationError("\(name) must be 0.01 to 86400 seconds")
     }
-    guard (1...1_000_000).contains(breakerFailures) else { throw ValidationError("--breaker-failures is 1 to 1000000") }
+    guard (1...1_000_000).contains(breakerFailures) else {
+      throw ValidationError("--breaker-failures must be 1 to 1000000")
+    }
   }
 
   func apply(to options: inout ServerOptions) {

@@ -2,12 +2,12 @@ import ArgumentParser
 import Foundation
 import RegisPay
 
-/// `regispay keys`: makes, lists and revokes API keys, also while a server runs on the directory.
+/// `regispay keys`: creates, lists and revokes API keys, also while a server runs on the directory.
 struct Keys: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Make, list and revoke API keys.",
-    discussion: "A server on the directory takes a change up within about a second. Once there is a key, every request "
-      + "needs one, except for the page itself, /health and /alive.",
+    abstract: "Create, list and revoke API keys.",
+    discussion: "A server that runs on the directory applies a change within about a second. Once a key exists, every "
+      + "request needs one, except for the page itself, /openapi.json, /health and /alive.",
     subcommands: [Create.self, List.self, Revoke.self])
 
   struct Directory: ParsableArguments {
@@ -25,31 +25,31 @@ struct Keys: ParsableCommand {
 
   struct Create: ParsableCommand {
     static let configuration = CommandConfiguration(
-      abstract: "Make a key, and print it: this is the only time that it can be seen.")
+      abstract: "Create a key and print it. The key cannot be shown again.")
 
     @OptionGroup var directory: Directory
 
-    @Option(help: "What the key is for.")
+    @Option(help: "The key's name, such as the client that uses it.")
     var name: String
 
     @Option(
       help: ArgumentHelp(
-        "Whose it is; without it, the name.",
+        "The key's owner; the default is the key's name.",
         discussion:
-          "Keys of one owner share idempotency keys: what a client asked with its old key, and asks again with "
-          + "the one that replaces it, is done once."))
+          "Keys of one owner share idempotency keys: a request that a client sends with its old key, and repeats with "
+          + "the key that replaces it, takes effect once."))
     var owner: String?
 
-    @Option(help: "read, write or operate; may be given several times. None of them holds another.")
+    @Option(help: "read, write or operate; repeat the option for several. No scope includes another.")
     var scope: [KeyScope]
 
-    @Option(help: "How long it is valid, such as 90d, 12h, 30m or 45s; without it, until it is revoked.")
+    @Option(help: "How long the key is valid, such as 90d, 12h, 30m or 45s; the default is until it is revoked.")
     var expires: Lifetime?
 
     func validate() throws {
       for (option, text) in [("--name", name), ("--owner", owner ?? name)] {
         guard (1...100).contains(text.utf8.count), !text.unicodeScalars.contains(where: { $0.value < 32 }) else {
-          throw ValidationError("\(option) is 1 to 100 bytes without control characters")
+          throw ValidationError("\(option) must be 1 to 100 bytes without control characters")
         }
       }
       guard !scope.isEmpty else { throw ValidationError("a key needs at least one --scope") }
@@ -68,7 +68,7 @@ struct Keys: ParsableCommand {
 
   struct List: ParsableCommand {
     static let configuration = CommandConfiguration(
-      abstract: "List all keys ever made: id, name, scopes, state, made, used last, owner; separated by tabs.")
+      abstract: "List all keys ever created: id, name, scopes, state, created, last used, owner; separated by tabs.")
 
     @OptionGroup var directory: Directory
 
@@ -102,7 +102,7 @@ struct Keys: ParsableCommand {
   }
 
   struct Revoke: ParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "Make a key invalid, for good.")
+    static let configuration = CommandConfiguration(abstract: "Revoke a key. A revoked key cannot be restored.")
 
     @OptionGroup var directory: Directory
 
@@ -116,8 +116,8 @@ struct Keys: ParsableCommand {
       } catch {
         fail("\(error)")
       }
-      // What was given is not printed: it may be a whole key.
-      if !isKnown { fail("there is no key with this id; keys list shows them") }
+      // The argument is not printed: it may be a whole key.
+      if !isKnown { fail("there is no key with this id; regispay keys list shows the ids") }
     }
   }
 }

@@ -1,54 +1,54 @@
 import ArgumentParser
 import RegisPay
 
-/// The options of `serve` that say what a client may use.
+/// The options of `serve` that limit what a client may use.
 struct LimitArguments: ParsableArguments {
   private static let defaults = HTTPLimits()
 
-  @Option(help: "The connections at once; over it those that are idle longest are closed.")
+  @Option(help: "Open connections; above this number the server closes those that have been idle longest.")
   var maxConnections = Self.defaults.connections
 
-  @Option(help: "The connections at once from one address; 0 for any number.")
+  @Option(help: "Open connections from one address; 0 means no limit.")
   var maxConnectionsPerAddress = 0
 
-  @Option(help: "The requests of one connection that are not answered yet.")
+  @Option(help: "Requests on one connection that wait for their response.")
   var maxPipelined = Self.defaults.pipelinedRequests
 
-  @Option(help: ArgumentHelp("The size of a request's head.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("Size of a request's head.", valueName: "bytes"))
   var maxHeadBytes = Self.defaults.headBytes
 
-  @Option(help: ArgumentHelp("The number of a request's fields.", valueName: "count"))
+  @Option(help: ArgumentHelp("Number of a request's header fields.", valueName: "count"))
   var maxHeadFields = Self.defaults.headFields
 
-  @Option(help: ArgumentHelp("The length of a request's path and query.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("Length of a request's path and query.", valueName: "bytes"))
   var maxURIBytes = Self.defaults.uriBytes
 
-  @Option(help: ArgumentHelp("The size of a request's body, 65536 at most.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("Size of a request's body, at most 65536.", valueName: "bytes"))
   var maxBodyBytes = Self.defaults.bodyBytes
 
-  @Option(help: ArgumentHelp("The time that a request's head may take.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("Seconds a client may take to send a request's head.", valueName: "seconds"))
   var headTimeout = Self.defaults.headTime.components.seconds
 
-  @Option(help: ArgumentHelp("The time that a request's body may take.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("Seconds a client may take to send a request's body.", valueName: "seconds"))
   var bodyTimeout = Self.defaults.bodyTime.components.seconds
 
-  @Option(help: ArgumentHelp("The time that a client may leave an answer unread.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("Seconds a client may leave a response unread.", valueName: "seconds"))
   var writeTimeout = Self.defaults.writeTime.components.seconds
 
-  @Option(help: ArgumentHelp("The time that a connection may be idle.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("Seconds a connection may be idle between requests.", valueName: "seconds"))
   var idleTimeout = Self.defaults.idleTime.components.seconds
 
-  @Option(help: "The event streams that are open at once.")
+  @Option(help: "Open event streams.")
   var maxStreams = Self.defaults.streams
 
-  @Option(help: "The event streams of one key, or without one of one address, that are open at once.")
+  @Option(help: "Open event streams of one API key, or of one address if requests have no key.")
   var maxStreamsPerClient = Self.defaults.streamsPerClient
 
   @Option(
     help: ArgumentHelp(
       """
-      The requests that a key, or without one an address, may make on average; twice as many may come at once. 0 for any \
-      number. (default: 0 on this machine's own addresses, otherwise 1000)
+      Average requests a second of one API key, or of one address if requests have no key. A burst of twice as many is \
+      allowed; 0 means no limit. (default: 0 on a loopback address, otherwise 1000)
       """, valueName: "requests/second"))
   var rateLimit: Int?
 
@@ -62,13 +62,15 @@ struct LimitArguments: ParsableArguments {
       ("--max-streams-per-client", Int64(maxStreamsPerClient)),
     ]
     for (name, value) in positive where !(1...1_000_000_000).contains(value) {
-      throw ValidationError("\(name) is 1 or more")
+      throw ValidationError("\(name) must be 1 or more")
     }
     guard maxBodyBytes <= Self.defaults.bodyBytes else {
-      throw ValidationError("--max-body-bytes is \(Self.defaults.bodyBytes) at most")
+      throw ValidationError("--max-body-bytes must be at most \(Self.defaults.bodyBytes)")
     }
-    guard maxConnectionsPerAddress >= 0 else { throw ValidationError("--max-connections-per-address is 0 or more") }
-    guard (0...1_000_000).contains(rateLimit ?? 0) else { throw ValidationError("--rate-limit is 0 to 1000000") }
+    guard maxConnectionsPerAddress >= 0 else {
+      throw ValidationError("--max-connections-per-address must be 0 or more")
+    }
+    guard (0...1_000_000).contains(rateLimit ?? 0) else { throw ValidationError("--rate-limit must be 0 to 1000000") }
   }
 
   func limits(isLoopback: Bool) -> HTTPLimits {

@@ -2,17 +2,17 @@ import ArgumentParser
 import Foundation
 import RegisPay
 
-/// `regispay load`: drives a server and says how it did.
+/// `regispay load`: sends payments to a server at a constant rate and prints a report.
 struct Load: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Send payments to a server at a constant rate, and report how long they took.",
-    discussion: "Ends with exit code 1 when a payment that was accepted did not complete in time. A server that asks "
-      + "for a key gets the one in the environment variable REGISPAY_KEY, which needs the scopes read and write.")
+    abstract: "Send payments to a server at a constant rate and report how long they took.",
+    discussion: "The exit code is 1 when an accepted payment did not complete in time. The environment variable "
+      + "REGISPAY_KEY, if set, is sent as the API key; it needs the scopes read and write.")
 
   @Option(help: "Payments a second.")
   var rate: Int
 
-  @Option(help: "How long to send.")
+  @Option(help: "Seconds to send payments.")
   var seconds: Int
 
   @Option(help: "The server's address.")
@@ -22,10 +22,12 @@ struct Load: AsyncParsableCommand {
   var wait = 60
 
   func validate() throws {
-    guard (1...100_000).contains(rate) else { throw ValidationError("--rate is 1 to 100000") }
-    guard (1...86_400).contains(seconds) else { throw ValidationError("--seconds is 1 to 86400") }
-    guard rate * seconds <= 20_000_000 else { throw ValidationError("at most 20,000,000 payments at a time") }
-    guard wait >= 0 else { throw ValidationError("--wait is 0 or more") }
+    guard (1...100_000).contains(rate) else { throw ValidationError("--rate must be 1 to 100000") }
+    guard (1...86_400).contains(seconds) else { throw ValidationError("--seconds must be 1 to 86400") }
+    guard rate * seconds <= 20_000_000 else {
+      throw ValidationError("--rate times --seconds must be at most 20,000,000 payments")
+    }
+    guard wait >= 0 else { throw ValidationError("--wait must be 0 or more") }
     try checkURL(url, of: "--url")
   }
 
@@ -33,7 +35,7 @@ struct Load: AsyncParsableCommand {
     var options = LoadDriver.Options(
       url: url.hasSuffix("/") ? String(url.dropLast()) : url, rate: rate, duration: .seconds(seconds))
     options.completionLimit = .seconds(wait)
-    // Not an argument, which every user of the machine can see.
+    // Not an argument: every user of the machine can read a process's arguments.
     options.key = ProcessInfo.processInfo.environment["REGISPAY_KEY"]
     let isTerminal = isatty(STDERR_FILENO) == 1
     do {

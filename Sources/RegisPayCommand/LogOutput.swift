@@ -2,20 +2,20 @@ import Dispatch
 import Foundation
 import Synchronization
 
-/// Standard error, written by a thread of its own, so that a pipe that nobody reads, or a terminal that was stopped, holds
-/// nothing else. Lines wait in memory, up to ``byteLimit``; those that come then are dropped, and their number is written once
-/// there is room again.
+/// Standard error, written by its own thread, so that a pipe that nobody reads or a stopped terminal blocks no other thread.
+/// Lines are buffered in memory up to ``byteLimit``. Lines beyond it are dropped, and one line reports their number once the
+/// output is read again.
 ///
-/// May be used from any thread.
+/// Safe to use from any thread.
 final class LogOutput: TextOutputStream, Sendable {
   static let standardError = LogOutput(descriptor: STDERR_FILENO)
-  /// Some 2,000 lines.
+  /// About 2,000 lines.
   static let byteLimit = 256 << 10
 
   private struct State {
-    var waiting: [UInt8] = []
-    var dropped = 0
-    /// Bytes are taken off `waiting` and not yet written.
+    var buffered: [UInt8] = []
+    var droppedLineCount = 0
+    /// The thread has taken bytes off `buffered` and not yet written all of them.
     var isWriting = false
   }
 
@@ -32,21 +32,21 @@ final class LogOutput: TextOutputStream, Sendable {
 
   func write(_ text: String) {
     let isFirst = state.withLock { state in
-      guard state.dropped == 0, state.waiting.count + text.utf8.count <= Self.byteLimit else {
-        state.dropped += 1
+      guard state.droppedLineCount == 0, state.buffered.count + text.utf8.count <= Self.byteLimit else {
+        state.droppedLineCount += 1
         return false
       }
-      defer { state.waiting.append(contentsOf: text.utf8) }
-      return state.waiting.isEmpty
+      defer { state.buffered.append(contentsOf: text.utf8) }
+      return state.buffered.isEmpty
     }
     if isFirst { arrival.signal() }
   }
 
-  /// Waits until everything is written, at most for a time: for the end of the process.
+  /// Waits until everything is written, but at most `seconds`. Called before the process ends.
   func flush(seconds: Double) {
     let start = ContinuousClock.now
     while start.duration(to: .now) < .seconds(seconds) {
-      if state.withLock({ $0.waiting.isEmpty && !$0.isWriting }) { return }
+      if state.withLock({ $0.buffered.isEmpty && !$0.isWriting }) { return }
       usleep(1_000)
     }
   }
@@ -61,11 +61,10 @@ final class LogOutput: TextOutputStream, Sendable {
   private func take() -> [UInt8]? {
     state.withLock { state in
       var bytes: [UInt8] = []
-      swap(&bytes, &state.waiting)
-      if state.dropped > 0 {
-        bytes +=
-          "regispay: \(state.dropped) log lines are missing here, as standard error was not read for a while\n".utf8
-        state.dropped = 0
+      swap(&bytes, &state.buffered)
+      if state.droppedLineCount > 0 {
+        bytes += "regispay: \(state.droppedLineCount) log lines are missing here: standard error was not read\n".utf8
+        state.droppedLineCount = 0
       }
       state.isWriting = !bytes.isEmpty
       return bytes.isEmpty ? nil : bytes
@@ -79,11 +78,11 @@ final class LogOutput: TextOutputStream, Sendable {
       if count >= 0 {
         rest = rest.dropFirst(count)
       } else if errno == EAGAIN {
-        // Somebody else has made the pipe one that doesn't wait.
+        // Another process has set the pipe to non-blocking.
         var output = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
         _ = poll(&output, 1, -1)
       } else if errno != EINTR {
-        // Closed, or a full disk: a log that can't be written is no reason to end.
+        // Closed, or the disk is full. The server goes on without its log lines.
         return
       }
     }

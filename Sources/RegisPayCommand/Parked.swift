@@ -2,13 +2,13 @@ import ArgumentParser
 import Foundation
 import RegisPay
 
-/// `regispay parked`: payments that were given up and wait for a person.
+/// `regispay parked`: payments that the server has parked until a person releases them.
 struct Parked: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "List, look at and release payments that were given up, on a running server.",
+    abstract: "List, show and release parked payments on a running server.",
     discussion: """
-      A payment is given up when the other side's answer can't be understood, or when it fails again and again while \
-      others go through. Released, it is tried again, under the same idempotency key.
+      The server parks a payment (status Failed) when the provider's response cannot be understood, or when the payment \
+      keeps failing while others succeed. A released payment is retried with the same idempotency key.
       """,
     subcommands: [List.self, Show.self, Release.self])
 
@@ -18,10 +18,10 @@ struct Parked: AsyncParsableCommand {
 
     func validate() throws { try checkURL(url, of: "--url") }
 
-    /// Not an argument: those can be read by everybody on the machine.
+    /// Not an argument: every user of the machine can read a process's arguments.
     var key: String? { ProcessInfo.processInfo.environment["REGISPAY_KEY"] }
 
-    /// Runs `work` on the server, and ends the process with one line when that fails.
+    /// Runs `work` on the server. If it fails, prints one line and ends the process.
     func withServer(_ work: (ServerClient) async throws -> Void) async {
       do {
         let server = try ServerClient(url: url, key: key)
@@ -35,8 +35,8 @@ struct Parked: AsyncParsableCommand {
 
   struct List: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-      abstract: "One line for each: id, amount, what was given up, since when, and why.",
-      discussion: "The environment variable REGISPAY_KEY is sent as the API key, if it is set.")
+      abstract: "List parked payments, one a line: id, amount, currency, step, since when, reason.",
+      discussion: "The environment variable REGISPAY_KEY, if set, is sent as the API key.")
 
     @OptionGroup var options: Options
 
@@ -53,7 +53,7 @@ struct Parked: AsyncParsableCommand {
   }
 
   struct Show: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "A payment and its events, as JSON.")
+    static let configuration = CommandConfiguration(abstract: "Print a payment and its events as JSON.")
 
     @OptionGroup var options: Options
 
@@ -73,18 +73,18 @@ struct Parked: AsyncParsableCommand {
   }
 
   struct Release: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "Have payments tried again.")
+    static let configuration = CommandConfiguration(abstract: "Release parked payments: the server retries them.")
 
     @OptionGroup var options: Options
 
     @Argument(help: "The payments' ids.")
     var ids: [String] = []
 
-    @Flag(help: "All that are parked now.")
+    @Flag(help: "Release all payments that are parked now.")
     var all = false
 
     func validate() throws {
-      guard ids.isEmpty == all else { throw ValidationError("name payments, or give --all") }
+      guard ids.isEmpty == all else { throw ValidationError("name one or more payments, or give --all") }
       _ = try ids.map(Parked.checked)
     }
 
@@ -101,7 +101,7 @@ struct Parked: AsyncParsableCommand {
     }
   }
 
-  /// Every payment that is parked, page by page.
+  /// Calls `body` for every payment with the status, page by page.
   static func forEach(
     _ server: ServerClient, status: PaymentStatus = .failed, _ body: (JSONValue) -> Void
   ) async throws {
@@ -122,7 +122,7 @@ struct Parked: AsyncParsableCommand {
     }
   }
 
-  /// A PSP's words stay in their line, and can't steer the terminal: control characters as `\u{1B}`.
+  /// Escapes control characters as `\u{1B}`, so that a PSP's text stays on its line and cannot control the terminal.
   private static func printable(_ text: String) -> String {
     text.unicodeScalars.reduce(into: "") { line, scalar in
       switch scalar.properties.generalCategory {
@@ -133,9 +133,9 @@ struct Parked: AsyncParsableCommand {
     }
   }
 
-  /// An id goes into a path, and must be one.
+  /// Checks an id before it becomes part of a path.
   static func checked(_ id: String) throws -> String {
-    guard let id = PaymentID(id) else { throw ValidationError("\(id) is no payment's id, which is a UUID") }
+    guard let id = PaymentID(id) else { throw ValidationError("\(id) is not a payment's id; the id is a UUID") }
     return id.description
   }
 }

@@ -4,81 +4,81 @@ import Foundation
 import Logging
 import RegisPay
 
-/// `regispay serve`: configuration to a running server.
+/// `regispay serve`: turns its options into a running server.
 struct Serve: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Serve the API, the page, the consumers and the simulators from one data directory.",
-    discussion: "Stops on SIGTERM, SIGINT or SIGHUP: requests and calls under way are ended, and the logs are closed.")
+    abstract: "Run the server: HTTP API, web page, payment processing and simulators on one data directory.",
+    discussion:
+      "SIGTERM, SIGINT or SIGHUP stops the server: it finishes requests and calls in flight and closes the logs.")
 
-  @Option(help: ArgumentHelp("Where the logs are kept; made if it is missing.", valueName: "directory"))
+  @Option(help: ArgumentHelp("The data directory; created if it does not exist.", valueName: "directory"))
   var dir = "./data"
 
   @Flag(
     help: ArgumentHelp(
-      "Let the group read the logs: directories 0750, files 0640.",
+      "Let the group read the logs: new directories get mode 0750, new files 0640.",
       discussion:
-        "Without it nobody but the server's user may, and keys, webhooks and the list nobody else in any case. "
-        + "What is there already keeps its mode."))
+        "Without this option only the server's user can read them. API keys, webhooks and the payment list stay private in "
+        + "any case. Existing files keep their mode."))
   var groupAccess = false
 
   @Option(help: "The address to listen on.")
   var host = "127.0.0.1"
 
-  @Option(help: "The port to listen on; 0 takes a free one.")
+  @Option(help: "The port to listen on; 0 means any free port.")
   var port: UInt16 = 8080
 
-  @Option(help: ArgumentHelp("The PSP's base URL; without it the simulator is used.", valueName: "url"))
+  @Option(help: ArgumentHelp("The PSP's base URL; the default is the built-in simulator.", valueName: "url"))
   var pspURL: String?
 
   @Option(
-    help: ArgumentHelp("The notification service's base URL; without it the simulator is used.", valueName: "url"))
+    help: ArgumentHelp("The notification service's base URL; the default is the built-in simulator.", valueName: "url"))
   var notificationsURL: String?
 
   @OptionGroup(title: "Calls to these services")
   var calls: CallOptions
 
-  @Option(help: ArgumentHelp("The size of a new segment file of the logs.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("Size of a new segment file of the logs.", valueName: "bytes"))
   var segmentBytes: Int?
 
   @Option(
     help: ArgumentHelp(
-      "How fast the logs' files are read again in the background, to find damage; 0 turns that off.",
+      "How fast a background task reads the logs' files again to find damage; 0 turns it off.",
       valueName: "bytes/second"))
   var scrubRate: UInt64 = 8 << 20
 
   @Flag(
     help: ArgumentHelp(
-      "Deliver webhooks to this machine and to private networks too, and over http.",
-      discussion: "Whoever may register a webhook can then make this server send requests to what only it can reach."))
+      "Also deliver webhooks to this machine and to private networks, and over http.",
+      discussion: "A client that may register a webhook can then make the server send requests into its own network."))
   var allowPrivateWebhooks = false
 
   @Flag(
     help: ArgumentHelp(
-      "Start though the webhooks that were registered are gone.",
-      discussion: "Needed once. They have to be registered again, and their receivers get other secrets."))
+      "Start although the registered webhooks are lost.",
+      discussion: "Needed once. Register the webhooks again afterwards; their receivers get new secrets."))
   var newWebhooks = false
 
-  @Option(help: ArgumentHelp("How long a webhook's receiver may take to answer.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("Seconds a webhook's receiver may take to respond.", valueName: "seconds"))
   var webhookTimeout = 15
 
-  @Option(help: "How much to log: trace, debug, info, notice, warning, error or critical.")
+  @Option(help: "The lowest level to log: trace, debug, info, notice, warning, error or critical.")
   var logLevel = Logger.Level.info
 
   @Option(
     help: ArgumentHelp(
-      "A name by which clients address the server, as the Host field says it without a port; may be given several times.",
+      "A host name that clients use for the server, without a port; repeat the option for several.",
       valueName: "name"))
   var allowedHost: [String] = []
 
   @Flag(
-    help:
-      "Listen on other addresses than this machine's own though there is no key, and anybody who reaches them can pay."
+    help: "Start without API keys on an address other machines can reach. Anybody who can reach it can create payments."
   )
   var insecure = false
 
   @Option(
     help: ArgumentHelp(
-      "The time that a stop may take, whatever hangs. What is not done by then is done after the next start.",
+      "Seconds a stop may take. Unfinished work continues after the next start.",
       valueName: "seconds"))
   var stopTimeout = 15
 
@@ -92,21 +92,21 @@ struct Serve: AsyncParsableCommand {
     guard (1...3600).contains(stopTimeout) else { throw ValidationError("--stop-timeout must be 1 to 3600 seconds") }
     if let segmentBytes, !ServerOptions.segmentByteRange.contains(segmentBytes) {
       let range = ServerOptions.segmentByteRange
-      throw ValidationError("--segment-bytes is \(range.lowerBound) to \(range.upperBound)")
+      throw ValidationError("--segment-bytes must be \(range.lowerBound) to \(range.upperBound)")
     }
     if let pspURL { try checkURL(pspURL, of: "--psp-url") }
     if let notificationsURL { try checkURL(notificationsURL, of: "--notifications-url") }
   }
 
   func run() async throws {
-    // A log that may not grow is an error of its own, and no reason to end.
+    // A file that reaches the size limit fails the write with EFBIG, which the log reports; the signal would end the process.
     signal(SIGXFSZ, SIG_IGN)
     DescriptorLimit.raise()
     let descriptors = DescriptorLimit.current
     guard descriptors >= DescriptorLimit.needed else {
       fail(
-        "only \(descriptors) files and connections may be open at a time, and \(DescriptorLimit.needed) are needed; raise"
-          + " the hard limit of open files (ulimit -n \(DescriptorLimit.needed), or LimitNOFILE= of the systemd unit)"
+        "the limit of open files is \(descriptors), and the server needs \(DescriptorLimit.needed); raise the hard limit"
+          + " (ulimit -n \(DescriptorLimit.needed), or LimitNOFILE= in the systemd unit)"
       )
     }
     Allocator.keepMemoryFlat()
@@ -133,12 +133,13 @@ struct Serve: AsyncParsableCommand {
       try await Server.open(options, logger: logger).run(
         stopSignals: [.sigterm, .sigint] + (cstart_is_ignored(SIGHUP) ? [] : [.sighup]),
         onOverdue: { [stopTimeout] in
-          // As after kill -9, nothing that was answered is lost.
-          fail("not everything ended within the \(stopTimeout) seconds of --stop-timeout; the next start does the rest")
+          // As after kill -9, no acknowledged payment is lost.
+          fail(
+            "the stop took longer than the \(stopTimeout) seconds of --stop-timeout; the next start finishes the rest")
         },
         onReady: { url in
           print("RegisPay is ready: open \(url)")
-          // Seen at once, also through a pipe.
+          // Without this a pipe would show the line only when the buffer is full.
           fflush(nil)
         })
     } catch {
@@ -152,7 +153,7 @@ struct Serve: AsyncParsableCommand {
   }
 }
 
-/// - Throws: ``ValidationError``: a URL that can't be used is wrong usage.
+/// - Throws: ``ValidationError`` when the URL can't be used: that is wrong usage, exit code 64.
 func checkURL(_ url: String, of option: String) throws {
   do throws(EndpointError) {
     try BaseURL.check(url)
@@ -161,7 +162,7 @@ func checkURL(_ url: String, of option: String) throws {
   }
 }
 
-/// Says what went wrong in one line, and ends the process with exit code 1.
+/// Prints one line that says what went wrong, and ends the process with exit code 1.
 func fail(_ message: String) -> Never {
   LogOutput.standardError.write("regispay: \(message)\n")
   LogOutput.standardError.flush(seconds: 1)

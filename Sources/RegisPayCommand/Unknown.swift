@@ -2,22 +2,25 @@ import ArgumentParser
 import Foundation
 import RegisPay
 
-/// `regispay unknown`: steps that may or may not have been carried out, until a person says which.
+/// `regispay unknown`: steps whose outcome is unknown until a person resolves them.
 struct Unknown: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "List payments with a step whose outcome is unknown, and say what happened, on a running server.",
+    abstract: "List and resolve steps with an unknown outcome on a running server.",
     discussion: """
-      A call to the PSP may have been carried out, and no answer that decides is to be had: nothing is charged, refunded or \
-      tried again for the payment. Look at the PSP what became of the step, and resolve it.
+      The PSP may have carried out a call, and no response decides whether it did. Until a person decides, the server \
+      charges, refunds and retries nothing for the payment. Find out at the PSP what happened, then resolve the step.
       """,
     subcommands: [List.self, Resolve.self])
 
   struct List: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-      abstract: "One line for each payment: id, amount, step, refund, since when, the PSP's reference, and why.",
+      abstract: """
+        List payments with an unknown outcome, one a line: id, amount, currency, step, refund, since when, the PSP's \
+        reference, reason.
+        """,
       discussion: """
-        A payment with several unknown refunds has one line, for the first of them. The environment variable REGISPAY_KEY \
-        is sent as the API key, if it is set.
+        A payment with several unknown refunds has one line, for the first refund. The environment variable REGISPAY_KEY, \
+        if set, is sent as the API key.
         """)
 
     @OptionGroup var options: Parked.Options
@@ -34,11 +37,11 @@ struct Unknown: AsyncParsableCommand {
 
   struct Resolve: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-      abstract: "Say whether a step happened.",
+      abstract: "Record whether a step happened.",
       discussion: """
-        --happened goes on as if the PSP had said so; a creation then needs --reference. --did-not-happen ends a creation or \
-        a settlement as Declined, frees a refund's amount, and leaves a cancellation or a notification as Failed, to be \
-        released. The server doesn't ask the PSP: what is said here counts.
+        --happened continues as if the PSP had confirmed the step; a creation then needs --reference. --did-not-happen ends \
+        a creation or a settlement as Declined, makes a refund's amount available again, and parks a cancellation or a \
+        notification as Failed until it is released. The server does not check this with the PSP.
         """)
 
     @OptionGroup var options: Parked.Options
@@ -49,16 +52,16 @@ struct Unknown: AsyncParsableCommand {
     @Option(help: "The step: create, settle, cancel, refund or notify.")
     var step: String
 
-    @Option(help: "The refund's number, with step refund.")
+    @Option(help: "The refund's number; only with --step refund.")
     var refund: Int?
 
-    @Flag(help: "The PSP has carried it out.")
+    @Flag(help: "The PSP has carried out the step.")
     var happened = false
 
-    @Flag(help: "The PSP has not carried it out, and never will.")
+    @Flag(help: "The PSP has not carried out the step and never will.")
     var didNotHappen = false
 
-    @Option(help: "The PSP's reference of the payment, for a creation that happened.")
+    @Option(help: "The PSP's reference of the payment; required for a creation that happened.")
     var reference: String?
 
     func validate() throws {

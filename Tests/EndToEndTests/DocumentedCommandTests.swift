@@ -1,8 +1,8 @@
 import Foundation
 import Testing
 
-/// The commands of the documents, run as they stand there. A block that no test names fails `complete()`.
-@Suite("What the documents tell to run", .serialized)
+/// Runs the commands in the documents as written. A block that no test names fails `complete()`.
+@Suite("The commands in the documents", .serialized)
 struct DocumentedCommandTests {
   private static let readme = "README.md"
   private static let operations = "docs/OPERATIONS.md"
@@ -47,11 +47,11 @@ struct DocumentedCommandTests {
       let block = try CommandBlock.first(Self.readme, "Start", "curl")
       let created = try await block.run(
         in: folder, replacing: [Self.address: server.url], leavingOut: ["PAYMENT-ID", "ledger"])
-      let answer = try #require(try JSONSerialization.jsonObject(with: Data(created.utf8)) as? [String: Any])
-      let id = try #require(answer["paymentId"] as? String)
+      let response = try #require(try JSONSerialization.jsonObject(with: Data(created.utf8)) as? [String: Any])
+      let id = try #require(response["paymentId"] as? String)
       let shown = try await block.run(in: folder, replacing: [Self.address: server.url, "PAYMENT-ID": id])
       #expect(shown.contains(id) && shown.contains("\"charges\""))
-      let load = try CommandBlock.first(Self.operations, "Try it under load", "regispay load")
+      let load = try CommandBlock.first(Self.operations, "Load test", "regispay load")
       try await load.run(
         in: folder, replacing: ["--rate 300 --seconds 60": "--rate 50 --seconds 2 --url \(server.url)"])
     }
@@ -60,7 +60,7 @@ struct DocumentedCommandTests {
   @Test("OPERATIONS: keys are made, listed and revoked")
   func keys() async throws {
     try await withTemporaryFolder { folder in
-      let block = try CommandBlock.first(Self.operations, "Keys", "regispay keys create")
+      let block = try CommandBlock.first(Self.operations, "API keys", "regispay keys create")
       let printed = try await block.run(
         in: folder,
         replacing: [
@@ -71,12 +71,12 @@ struct DocumentedCommandTests {
     }
   }
 
-  @Test("OPERATIONS: everything is backed up while the server runs, with closed rights, and restored")
+  @Test("OPERATIONS: everything is backed up while the server runs, readable by its user only, and restored")
   func backUpEverything() async throws {
     try await withServer { folder, server in
       let id = try await server.createPayment("12.34")
       try await server.wait(for: id, status: "Completed", within: .seconds(20))
-      let heading = "Back up and restore everything"
+      let heading = "Backup and restore"
       let backup = try CommandBlock.first(Self.operations, heading, "umask 077")
       try await backup.run(
         in: folder, replacing: ["/var/lib/regispay": folder + "/data", "/backup/regispay": folder + "/backup"],
@@ -103,13 +103,13 @@ struct DocumentedCommandTests {
     }
   }
 
-  @Test("OPERATIONS: what was given up is listed, shown and released; what goes wrong is set and ended")
+  @Test("OPERATIONS: parked payments are listed, shown and released; faults are set and ended")
   func parked() async throws {
     try await withServer { folder, server in
-      let faults = try CommandBlock.first(Self.operations, "Let things go wrong", "curl -X PUT")
+      let faults = try CommandBlock.first(Self.operations, "Inject faults", "curl -X PUT")
       #expect(try await faults.run(in: folder, replacing: [Self.address: server.url]).contains("\"failAfter\""))
       try await post(server, "DELETE", "/psp/api/faults")
-      let block = try CommandBlock.first(Self.operations, "Is it well?", "regispay parked list")
+      let block = try CommandBlock.first(Self.operations, "A payment is parked", "regispay parked list")
       let list = try await block.run(
         in: folder, replacing: ["regispay parked list": "regispay parked list --url \(server.url)"],
         leavingOut: ["parked show", "parked release"])
@@ -124,7 +124,7 @@ struct DocumentedCommandTests {
       try await block.run(
         in: folder, replacing: ["release ID …": "release \(id) --url \(server.url) && exit 9 || [ $? = 1 ]"],
         leavingOut: ["parked list", "parked show"])
-      let unknown = try CommandBlock.first(Self.operations, "Is it well?", "regispay unknown list")
+      let unknown = try CommandBlock.first(Self.operations, "The outcome of a step is unknown", "regispay unknown list")
       let none = try await unknown.run(
         in: folder, replacing: ["unknown list": "unknown list --url \(server.url)"], leavingOut: ["resolve"])
       #expect(none.isEmpty)
@@ -136,7 +136,7 @@ struct DocumentedCommandTests {
     }
   }
 
-  @Test("PROVIDERS: the simulator speaks the protocol that is told")
+  @Test("PROVIDERS: the simulator speaks the documented protocol")
   func provider() async throws {
     try await withServer { folder, server in
       let block = try CommandBlock.first("docs/PROVIDERS.md", "Try it", "curl")
@@ -194,17 +194,17 @@ struct DocumentedCommandTests {
     }
   }
 
-  @Test("payment.http from top to bottom: each request is answered as its comment tells, and no fault is left")
+  @Test("payment.http from top to bottom: each request gets the status in its comment, and no fault remains")
   func requests() async throws {
     try await withServer { folder, server in
       let requests = try DocumentedRequest.all(in: "docs/payment.http")
       #expect(requests.count > 20)
       var bodies: [String: [String: Any]] = [:]
       for request in requests {
-        let answer = try await request.send(to: server, after: bodies)
-        #expect(answer.status == request.status, "\(request.title)")
+        let response = try await request.send(to: server, after: bodies)
+        #expect(response.status == request.status, "\(request.title)")
         guard let name = request.name else { continue }
-        bodies[name] = try answer.object()
+        bodies[name] = try response.object()
         guard name == "create", let id = bodies[name]?["paymentId"] as? String else { continue }
         // A reader needs longer for the next request than the payment does.
         try await server.wait(for: id, status: "Completed", within: .seconds(20))
@@ -226,7 +226,7 @@ struct DocumentedCommandTests {
     ("docs/PROVIDERS.md", "regispay serve --psp-url", "OtherPSP starts it with these options"),
   ]
 
-  @Test("every block of commands in the documents is run by a test, or is listed with the reason why not")
+  @Test("a test runs every block of commands in the documents, or the block is listed with the reason why not")
   func complete() throws {
     let source = try String(contentsOfFile: #filePath, encoding: .utf8)
     for document in CommandBlock.documents {
@@ -238,7 +238,7 @@ struct DocumentedCommandTests {
     }
     for listed in Self.notRun {
       let isThere = try CommandBlock.all(in: listed.document).contains { $0.lines[0].hasPrefix(listed.beginning) }
-      #expect(isThere, "\(listed.beginning) is in \(listed.document) no more")
+      #expect(isThere, "\(listed.beginning) is no longer in \(listed.document)")
     }
   }
 

@@ -3,9 +3,9 @@ import Foundation
 /// A request of a `.http` file, the format of editors' HTTP clients.
 struct DocumentedRequest: Sendable {
   var title: String
-  /// What later requests know its answer by.
+  /// The name by which later requests refer to its response.
   var name: String?
-  /// The status that a comment tells.
+  /// The status in its comment.
   var status = 0
   var method = ""
   var target = ""
@@ -24,8 +24,8 @@ struct DocumentedRequest: Sendable {
     for line in lines {
       if isBody {
         body += line
-      } else if let answer = line.after("# answers ") {
-        status = Int(answer) ?? 0
+      } else if let code = line.after("# responds with ") {
+        status = Int(code) ?? 0
       } else if let named = line.after("# @name ") {
         name = named
       } else if line.isEmpty {
@@ -45,10 +45,10 @@ struct DocumentedRequest: Sendable {
     guard !method.isEmpty, status > 0 else { throw HarnessError("\(title): no request, or no status") }
   }
 
-  /// Sends it with `curl`, as a reader may. An event stream is left after a second.
+  /// Sends it with `curl`, as a reader may. Closes an event stream after a second.
   ///
-  /// - Parameter bodies: of the answers before it, by the requests' names.
-  func send(to server: RunningServer, after bodies: [String: [String: Any]]) async throws -> RunningServer.Answer {
+  /// - Parameter bodies: the bodies of earlier responses, by the requests' names.
+  func send(to server: RunningServer, after bodies: [String: [String: Any]]) async throws -> RunningServer.Response {
     var target = target
     for (name, body) in bodies {
       for (member, value) in body {
@@ -61,7 +61,7 @@ struct DocumentedRequest: Sendable {
     for (name, value) in headers { arguments += ["-H", "'\(name): \(value)'"] }
     if !body.isEmpty { arguments += ["-d", "'\(body)'"] }
     arguments.append("'\(server.url)\(target)'")
-    // 28: the time was up.
+    // 28: curl's time limit ended the stream.
     let line = arguments.joined(separator: " ") + (isStream ? " || [ $? = 28 ]" : "")
     return try await withTemporaryFolder { folder in
       let printed = try await CommandBlock(document: "", heading: title, lines: [line]).run(in: folder)
@@ -72,7 +72,7 @@ struct DocumentedRequest: Sendable {
 }
 
 extension String {
-  /// What stands behind this beginning; nil for another beginning.
+  /// The text after this prefix; nil if it has another.
   fileprivate func after(_ beginning: String) -> String? {
     hasPrefix(beginning) ? String(dropFirst(beginning.count)) : nil
   }

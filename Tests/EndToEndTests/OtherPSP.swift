@@ -2,21 +2,21 @@ import AsyncHTTPClient
 import Foundation
 import Testing
 
-/// What goes wrong with one step of one payment; the payment is told by its amount.
+/// What goes wrong with one step of one payment; the amount identifies the payment.
 struct PSPCase: Sendable, Hashable, CustomStringConvertible {
   enum Fault: String, Sendable, CaseIterable { case late, before, after, forgets, done, undone }
 
   static let statuses = [409, 423, 425, 400, 402, 404, 410, 422, 500, 200]
-  /// First answers that don't tell whether the call was carried out.
+  /// First responses that leave open whether the call was carried out.
   static let unclearStatuses = [406, 412, 424, 444, 460, 499, 302, 600]
 
   /// In minor units.
   var amount: Int
   var step: String
   var fault: Fault
-  /// What the first call is answered with, for the faults `done` and `undone`.
+  /// The first call's status, for the faults `done` and `undone`.
   var first: Int?
-  /// What the repeats are answered with.
+  /// The status of the repeats.
   var status: Int
   /// The server is killed between the first call and the repeats.
   var isRestarted: Bool
@@ -36,8 +36,8 @@ struct PSPCase: Sendable, Hashable, CustomStringConvertible {
     combinations(faults.flatMap { fault in statuses.map { (fault, nil, $0) } })
   }
 
-  /// First answers that don't tell whether the call was carried out, and repeats that are answered alike, refused, or
-  /// answered with what came of the call.
+  /// First responses that leave open whether the call was carried out, and repeats that get the same response, are refused, or
+  /// get the call's outcome.
   static var unclear: [PSPCase] {
     combinations(
       unclearStatuses.flatMap { first in
@@ -61,7 +61,7 @@ struct PSPCase: Sendable, Hashable, CustomStringConvertible {
     return cases
   }
 
-  /// The status that the payment comes to rest in, before a person resolves anything; nil where several are right.
+  /// The payment's final status before a person resolves anything; nil if several are right.
   var expected: String? {
     guard !isCancelled, fault != .forgets else { return nil }
     switch status {
@@ -135,6 +135,6 @@ struct OtherPSP: Sendable {
     try JSONDecoder().decode(Ledger.self, from: try await server.get("/ledger").body)
   }
 
-  /// From now on repeats of the cases with a restart are answered.
+  /// From now on repeats of the cases with a restart get responses.
   func open() async throws { _ = try await server.post("/open", "{}") }
 }

@@ -20,7 +20,7 @@ final class RawConnection: Sendable {
       if descriptor >= 0 { close(descriptor) }
       throw RegisPayProcess.Failure(description: "can't connect: \(reason)")
     }
-    // So that a server that does not answer fails the test instead of holding it up.
+    // So that a server that does not respond fails the test instead of blocking it.
     var limit = timeval(tv_sec: 20, tv_usec: 0)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
@@ -91,7 +91,7 @@ extension RawConnection {
   ///
   /// - Parameter endsSending: tells the server that nothing more will be sent.
   /// - Returns: everything until the server closes the connection; nil when it does not.
-  static func answer(to text: String, from url: String, endsSending: Bool = false) async throws -> String? {
+  static func response(to text: String, from url: String, endsSending: Bool = false) async throws -> String? {
     try await onThread {
       let connection = try RawConnection(url, sending: text)
       if endsSending { connection.endSending() }

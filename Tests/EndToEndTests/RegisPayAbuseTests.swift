@@ -6,7 +6,7 @@ struct RegisPayAbuseTests {
   private static let post = "POST /api/v1/payments HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
   @Test(
-    "what is no proper request is answered with an error, and the connection closed",
+    "a malformed request gets an error, and the connection is closed",
     arguments: [
       ("garbage", "\u{16}\u{3}\u{1}garbage\r\n\r\n", 501),
       ("NUL in a path", "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
@@ -31,8 +31,8 @@ struct RegisPayAbuseTests {
   func malformed(_ name: String, _ request: String, _ status: Int) async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let answer = try await RawConnection.answer(to: request, from: server.url)
-      #expect(answer?.hasPrefix("HTTP/1.1 \(status) ") == true, "\(name): \(answer ?? "still open")")
+      let response = try await RawConnection.response(to: request, from: server.url)
+      #expect(response?.hasPrefix("HTTP/1.1 \(status) ") == true, "\(name): \(response ?? "still open")")
       #expect(try await server.get("/alive").status == 200)
       #expect(server.process.errorText.isEmpty, "nothing that a client sends fills the log")
     }
@@ -44,31 +44,31 @@ struct RegisPayAbuseTests {
       let server = try await RunningServer.start(
         directory: folder, arguments: ["--max-connections-per-address", "4"])
       let url = server.url
-      func answerToOneMore() async throws -> String? {
+      func responseToOneMore() async throws -> String? {
         let request = "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-        return try await RawConnection.answer(to: request, from: url)
+        return try await RawConnection.response(to: request, from: url)
       }
       // One connection, over which one request goes after another, and three more.
       #expect(try await server.get("/alive").status == 200)
       var held = try (0..<3).map { _ in try RawConnection(url) }
       for connection in held {
-        // It counts from its first request on; answered, that has come.
+        // A connection counts from its first request on, which has arrived once there is a response.
         connection.send("GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         #expect(connection.readSome()?.hasPrefix("HTTP/1.1 200 ") == true)
       }
-      #expect(try await answerToOneMore() == "", "it is closed without an answer")
+      #expect(try await responseToOneMore() == "", "it is closed without a response")
       let id = try await server.createPayment("3.00")
       try await server.wait(for: id, status: "Completed", within: .seconds(20))
-      #expect(try await answerToOneMore() == "")
+      #expect(try await responseToOneMore() == "")
       withExtendedLifetime(held) {}
       held = []
       try await eventually("there is room again", within: .seconds(10)) {
-        try await answerToOneMore()?.hasPrefix("HTTP/1.1 200 ") == true
+        try await responseToOneMore()?.hasPrefix("HTTP/1.1 200 ") == true
       }
     }
   }
 
-  @Test("garbage behind a request does not take its answer away")
+  @Test("garbage after a request does not discard its response")
   func pipelinedGarbage() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
@@ -85,7 +85,7 @@ struct RegisPayAbuseTests {
     }
   }
 
-  @Test("a request that is refused at its head is not the answer to the one before it")
+  @Test("a refusal at a request's head does not become the response to an earlier request")
   func refusedBehindAnother() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
@@ -93,9 +93,9 @@ struct RegisPayAbuseTests {
       for refused in [Self.post + "Content-Length: 1000000\r\n\r\n", Self.post + "Host: b\r\n\r\n"] {
         // It takes a sync of the disk, in which the next one comes.
         let first = Self.post + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
-        let answer = try await RawConnection.answer(to: first + refused, from: server.url)
-        let statuses = answer?.matches(of: #/HTTP\/1\.1 ([0-9]{3}) /#).map { String($0.1) }
-        #expect(statuses == ["200", "400"], "\(answer ?? "still open")")
+        let response = try await RawConnection.response(to: first + refused, from: server.url)
+        let statuses = response?.matches(of: #/HTTP\/1\.1 ([0-9]{3}) /#).map { String($0.1) }
+        #expect(statuses == ["200", "400"], "\(response ?? "still open")")
       }
     }
   }
@@ -112,7 +112,7 @@ struct RegisPayAbuseTests {
       let server = try await RunningServer.start(directory: folder)
       let url = server.url
       let sent = try await onThread {
-        // For as long as the server lingers, so that its answer is not lost.
+        // As long as the server lingers, so that its response is not lost.
         try RawConnection(url, sending: request).sendWhileTaken(String(repeating: "x", count: 1 << 20))
       }
       #expect(sent < 256 << 20, "MiB \(sent >> 20): what is thrown away is read slowly")
@@ -136,7 +136,7 @@ struct RegisPayAbuseTests {
         for _ in 0..<100 where connection.send("X") { usleep(50_000) }
         return connection.readToEnd()
       }
-      async let body = RawConnection.answer(
+      async let body = RawConnection.response(
         to: Self.post + "Content-Length: 100\r\n\r\n{\"amount\":1,\"currency\":\"GBP\"}", from: url)
       let chunk = "1000\r\n\(String(repeating: " ", count: 4_096))\r\n"
       async let endless = onThread {
@@ -213,8 +213,8 @@ struct RegisPayAbuseTests {
       _ = try await server.post("/toggle-errors", "", headers: headers)
       _ = try await server.post("/api/v1/payments", #"{"amount":1,"currency":"GBP"}"#, headers: headers)
       for path in ["/nothing", "/api/v1/payments/x", "/api/v1/payments?status=x", "/api/v1/events?from=x"] {
-        let answer = try await server.get(path, headers: headers)
-        #expect(!String(decoding: answer.body, as: UTF8.self).contains(key.suffix(72)))
+        let response = try await server.get(path, headers: headers)
+        #expect(!String(decoding: response.body, as: UTF8.self).contains(key.suffix(72)))
       }
       _ = try await server.post("/toggle-errors", "", headers: headers)
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))

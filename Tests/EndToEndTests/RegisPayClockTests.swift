@@ -35,7 +35,7 @@ struct RegisPayClockTests {
   private static let days2 = 2 * 86_400
   private static let days400 = 400 * 86_400
 
-  /// Waits for a message to be answered so.
+  /// Waits until a message gets this status.
   private func receive(_ status: String, from receiver: RegisPayProcess) async throws {
     while true {
       let line = try await receiver.nextLine(within: .seconds(60))

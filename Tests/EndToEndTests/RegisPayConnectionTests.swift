@@ -5,7 +5,7 @@ import Testing
 struct RegisPayConnectionTests {
   private static let head = "Host: 127.0.0.1\r\n"
 
-  @Test("a client that sends nothing more gets the whole of every answer, however slowly it reads")
+  @Test("a client that closes its side gets every response completely, however slowly it reads")
   func halfClosed() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
@@ -17,37 +17,37 @@ struct RegisPayConnectionTests {
       }
       let url = server.url
       // Together more than the system takes without the client.
-      let answer = try await onThread {
+      let response = try await onThread {
         let request = "GET /api/v1/payments?limit=200 HTTP/1.1\r\n\(Self.head)\r\n"
         let connection = try RawConnection(url, sending: String(repeating: request, count: 30), receiveBytes: 2_304)
         connection.endSending()
         usleep(500_000)
         return connection.readToEnd()
       }
-      let answers = answer?.components(separatedBy: "HTTP/1.1 200 OK\r\n").dropFirst() ?? []
-      #expect(answers.count == 30)
-      for answer in answers {
-        let body = answer.range(of: "\r\n\r\n").map { answer[$0.upperBound...] } ?? ""
+      let responses = response?.components(separatedBy: "HTTP/1.1 200 OK\r\n").dropFirst() ?? []
+      #expect(responses.count == 30)
+      for response in responses {
+        let body = response.range(of: "\r\n\r\n").map { response[$0.upperBound...] } ?? ""
         let json = try? JSONSerialization.jsonObject(with: Data(body.utf8)) as? [String: Any]
         #expect((json?["payments"] as? [Any])?.count == 200)
       }
     }
   }
 
-  @Test("requests sent ahead are answered in order, also when nothing more is sent")
+  @Test("pipelined requests get their responses in order, also after the client closes its side")
   func pipelined() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
       let paths = ["/alive", "/openapi.json", "/nothing", "/alive"]
-      let answers = try await RawConnection.answer(
+      let responses = try await RawConnection.response(
         to: paths.map { "GET \($0) HTTP/1.1\r\n\(Self.head)\r\n" }.joined(), from: server.url, endsSending: true)
-      let lines = answers?.components(separatedBy: "HTTP/1.1 ").dropFirst().map { $0.prefix(3) }
+      let lines = responses?.components(separatedBy: "HTTP/1.1 ").dropFirst().map { $0.prefix(3) }
       #expect(lines == ["200", "200", "404", "200"])
     }
   }
 
   @Test(
-    "a connection that is reset in the middle of a request, or of its answer, is let go at once",
+    "a connection that is reset within a request or its response is released at once",
     arguments: ["", "GET /al", "POST /api/v1/payments HTTP/1.1\r\n\(head)Content-Length: 100\r\n\r\n{", streamed])
   func reset(_ sent: String) async throws {
     try await withTemporaryFolder { folder in
@@ -63,7 +63,7 @@ struct RegisPayConnectionTests {
       }
       try await eventually("all are taken", within: .seconds(5)) { try descriptorCount() >= before + 50 }
       for connection in connections { connection.reset() }
-      // Sooner than any time limit: 10 s for a head, 30 s for a body and for an answer that is not read.
+      // Sooner than any time limit: 10 s for a head, 30 s for a body and for an unread response.
       try await eventually("all are let go", within: .seconds(5)) { try descriptorCount() <= before + 5 }
     }
   }
@@ -74,11 +74,11 @@ struct RegisPayConnectionTests {
   func brokenOff() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let answer = try await RawConnection.answer(
+      let response = try await RawConnection.response(
         to: "GET /alive HTTP/1.1\r\n\(Self.head)\r\nPOST /api/v1/payments HTTP/1.1\r\n\(Self.head)"
           + "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"amount\":1,",
         from: server.url, endsSending: true)
-      #expect(answer?.hasPrefix("HTTP/1.1 200 ") == true, "\(answer ?? "still open")")
+      #expect(response?.hasPrefix("HTTP/1.1 200 ") == true, "\(response ?? "still open")")
       #expect((try await server.get("/api/v1/payments").object()["payments"] as? [Any])?.isEmpty == true)
     }
   }

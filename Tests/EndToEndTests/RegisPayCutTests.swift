@@ -99,7 +99,7 @@ struct RegisPayCutTests {
       }
     }
     #expect(try await server.post("/api/v1/webhooks/\(webhook)/replay", "{\"from\":0}").status < 300)
-    try await eventually("the webhook's replay comes to the end", within: .seconds(60)) {
+    try await eventually("the webhook's replay reaches the end", within: .seconds(60)) {
       let shown = try await server.get("/api/v1/webhooks/\(webhook)").object()
       let place = (shown["progress"] as? [String: Any])?["offset"] as? UInt64 ?? shown["offset"] as? UInt64 ?? 0
       return place >= template.end
@@ -111,8 +111,8 @@ struct RegisPayCutTests {
       return page["complete"] as? Bool == true && page["asOf"] as? UInt64 == page["logEnd"] as? UInt64
     }
     for id in template.ids {
-      let answer = try await server.get("/api/v1/payments/\(id)")
-      if answer.status != 200 { #expect(try answer.object()["type"] as? String == "/problems/payment-incomplete") }
+      let response = try await server.get("/api/v1/payments/\(id)")
+      if response.status != 200 { #expect(try response.object()["type"] as? String == "/problems/payment-incomplete") }
     }
     #expect(try await server.get("/health").status == 200)
     let passed = server.process.errorText.components(separatedBy: "\n").filter { $0.contains("passed over damage") }

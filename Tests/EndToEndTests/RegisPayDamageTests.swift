@@ -124,9 +124,9 @@ struct RegisPayDamageTests {
   }
 
   func health(_ server: RunningServer) async throws -> String {
-    let answer = try await server.get("/health")
-    #expect(answer.status == 200)
-    return String(decoding: answer.body, as: UTF8.self)
+    let response = try await server.get("/health")
+    #expect(response.status == 200)
+    return String(decoding: response.body, as: UTF8.self)
   }
 
   /// All payments of the list, by id.
@@ -143,27 +143,27 @@ struct RegisPayDamageTests {
     }
   }
 
-  private func problemType(_ answer: RunningServer.Answer) throws -> String? {
-    try answer.object()["type"] as? String
+  private func problemType(_ response: RunningServer.Response) throws -> String? {
+    try response.object()["type"] as? String
   }
 
   /// What every server over this log must do, whatever is damaged in it.
   private func check(_ server: RunningServer, _ template: Template, concerned: Set<String>, partly: Bool) async throws {
     var incomplete: Set<String> = []
     for id in template.offsets.keys {
-      let answer = try await server.get("/api/v1/payments/\(id)")
-      if answer.status == 200 {
-        #expect(try answer.object()["status"] as? String == "Completed")
+      let response = try await server.get("/api/v1/payments/\(id)")
+      if response.status == 200 {
+        #expect(try response.object()["status"] as? String == "Completed")
       } else {
-        #expect(try problemType(answer) == "/problems/payment-incomplete")
+        #expect(try problemType(response) == "/problems/payment-incomplete")
         incomplete.insert(id)
       }
     }
     #expect(partly ? !incomplete.isEmpty && incomplete.isSubset(of: concerned) : incomplete == concerned)
     for id in incomplete.prefix(3) {
       for command in ["cancel", "refunds", "retry"] {
-        let answer = try await server.post("/api/v1/payments/\(id)/\(command)", "")
-        #expect(try problemType(answer) == "/problems/payment-incomplete", "\(command)")
+        let response = try await server.post("/api/v1/payments/\(id)/\(command)", "")
+        #expect(try problemType(response) == "/problems/payment-incomplete", "\(command)")
       }
     }
     let new = try await server.createPayment("1.00")
@@ -195,7 +195,7 @@ struct RegisPayDamageTests {
         // Where no event is hit only reading in order, or the scrub, can find it.
         let isMet = !concerned.isEmpty || kind == .segmentHeader || (!hasList && round == 1)
         if isMet {
-          try await eventually("it is told, with file and byte", within: .seconds(30)) {
+          try await eventually("it is reported, with file and byte", within: .seconds(30)) {
             try await health(server).contains("payments/00000000000000000000.log @")
           }
         }
@@ -207,7 +207,7 @@ struct RegisPayDamageTests {
     }
   }
 
-  @Test("what goes bad while the server runs is refused where it is met, and told once")
+  @Test("data that goes bad while the server runs is refused where it is met, and reported once")
   func running() async throws {
     let template = try await Self.template.value
     try await withCopy(template) { folder in
@@ -215,7 +215,7 @@ struct RegisPayDamageTests {
       let concerned = try damageInPlace(template, in: folder)
       let id = try #require(concerned.first)
       try await check(server, template, concerned: concerned, partly: false)
-      try await eventually("it is told, with file and byte", within: .seconds(30)) {
+      try await eventually("it is reported, with file and byte", within: .seconds(30)) {
         try await health(server).contains("payments/00000000000000000000.log @")
       }
       #expect(try await list(server)[id]?["incomplete"] as? Bool == true)

@@ -1,7 +1,7 @@
 import Foundation
 import Testing
 
-/// What only a power cut would show, told by the order of the system calls.
+/// What only a power cut would show, checked by the order of the system calls.
 @Suite("What a command has changed is on disk when it returns", .serialized)
 struct RegisPayDurabilityTests {
   private static let regispay = RegisPayProcess.buildFolder.appendingPathComponent("regispay").path
@@ -57,7 +57,7 @@ struct RegisPayDurabilityTests {
         #expect(wal.count > writes, "\(what) wrote nothing")
         writes = wal.count
         let last = try #require(wal.last)
-        #expect(trace.syncEnd(of: file + "-wal", after: last.end) != nil, "\(what) is not synced when it is answered")
+        #expect(trace.syncEnd(of: file + "-wal", after: last.end) != nil, "\(what) is not synced at the response")
         let opened = try #require(
           trace.calls.first { call in
             call.name.hasPrefix("open") && call.result >= 0

@@ -14,14 +14,14 @@ struct RegisPayEnvironmentTests {
       #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(process.errorText)")
       #expect(
         process.errorText.hasPrefix(
-          "regispay: only \(count) files and connections may be open at a time, and 256 are needed; raise the hard limit"
+          "regispay: the limit of open files is \(count), and the server needs 256; raise the hard limit"
         ))
       #expect(!FileManager.default.fileExists(atPath: folder + "/data"))
     }
   }
 
   @Test(
-    "with the fewest descriptors, all connections taken and a load, clients are answered and the server is at rest after it"
+    "with the fewest descriptors, all connections taken and a load, clients get responses and the server is idle after it"
   )
   func fewDescriptors() async throws {
     try await withTemporaryFolder { folder in
@@ -72,7 +72,7 @@ struct RegisPayEnvironmentTests {
         under: ["sh", "-c", "exec \"$@\" \(number)>&-", "sh"],
         ["serve", "--dir", folder + "/data", "--port", "\(port)", "--log-level", "debug"], folder: folder)
       let server = RunningServer(process: process, url: "http://127.0.0.1:\(port)")
-      try await eventually("the server answers", within: .seconds(30)) {
+      try await eventually("the server responds", within: .seconds(30)) {
         (try? await server.get("/alive").status) == 200
       }
       let link = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(process.pid)/fd/\(number)")

@@ -12,28 +12,28 @@ struct RegisPayFaultTests {
     "--call-timeout", "1", "--retry-delay-limit", "0.5", "--breaker-seconds", "0.3", "--scrub-rate", "0",
   ]
 
-  /// What the clients asked for, and what they were told.
+  /// What the clients requested, and what was acknowledged.
   private final class Asked: Sendable {
     private struct State {
       var amountCount = 0
-      var answered: [String: Int] = [:]
+      var acknowledged: [String: Int] = [:]
     }
 
-    private let inside = Mutex(State())
+    private let state = Mutex(State())
 
-    var answered: [String: Int] { inside.withLock { $0.answered } }
-    var count: Int { inside.withLock { $0.amountCount } }
+    var acknowledged: [String: Int] { state.withLock { $0.acknowledged } }
+    var count: Int { state.withLock { $0.amountCount } }
 
     func next() -> Int {
-      inside.withLock {
+      state.withLock {
         $0.amountCount += 1
         return $0.amountCount
       }
     }
 
-    func answered(_ id: String, amount: Int) { inside.withLock { $0.answered[id] = amount } }
+    func acknowledged(_ id: String, amount: Int) { state.withLock { $0.acknowledged[id] = amount } }
 
-    func some() -> String? { inside.withLock { $0.answered.keys.randomElement() } }
+    func some() -> String? { state.withLock { $0.acknowledged.keys.randomElement() } }
   }
 
   /// Both processes; either is another one from one moment to the next.
@@ -55,7 +55,7 @@ struct RegisPayFaultTests {
   @Test("whatever is killed and whatever fails: one charge for each payment that was settled, and none for others")
   func faultRounds() async throws {
     var random = SeededGenerator("fault rounds")
-    let asked = Asked()
+    let requested = Asked()
     try await withTemporaryFolder { folder in
       let (own, others) = (folder + "/server", folder + "/psp")
       for name in [own, others] {
@@ -70,12 +70,12 @@ struct RegisPayFaultTests {
           (at: Double.random(in: 0...seconds, using: &random), what: Int.random(in: 0..<10, using: &random))
         }.sorted { $0.at < $1.at }
         let faults = doing.map { _ in Self.faults(using: &random) }
-        let before = (asked.count, asked.answered.count)
+        let before = (requested.count, requested.acknowledged.count)
         for service in ["psp", "notifications"] {
           _ = try await pair.psp.put("/\(service)/api/faults", Self.faults(using: &random))
         }
         try await withThrowingTaskGroup(of: Void.self) { group in
-          group.addTask { await load(pair, asked, seconds) }
+          group.addTask { await load(pair, requested, seconds) }
           let start = ContinuousClock.now
           for (action, fault) in zip(doing, faults) {
             try await Task.sleep(until: start + .seconds(action.at))
@@ -99,13 +99,14 @@ struct RegisPayFaultTests {
           try await group.waitForAll()
         }
         for service in ["psp", "notifications"] { _ = try await pair.psp.put("/\(service)/api/faults", "{}") }
-        let statuses = try await check(pair, asked)
+        let statuses = try await check(pair, requested)
         print(
-          "fault round \(round): \(doing.map(\.what)), asked \(asked.count - before.0), answered "
-            + "\(asked.answered.count - before.1); in all \(statuses.sorted { $0.key < $1.key })")
+          "fault round \(round): \(doing.map(\.what)), requested \(requested.count - before.0), acknowledged "
+            + "\(requested.acknowledged.count - before.1); in all \(statuses.sorted { $0.key < $1.key })")
       }
     }
-    #expect(asked.answered.count > Self.rounds * Self.rate / 10, "a load that was never answered proves nothing")
+    #expect(
+      requested.acknowledged.count > Self.rounds * Self.rate / 10, "a load without responses proves nothing")
   }
 
   private func startServer(_ folder: String, _ psp: RunningServer) async throws -> RunningServer {
@@ -125,18 +126,20 @@ struct RegisPayFaultTests {
       """
   }
 
-  /// New payments at a constant rate, and now and then a cancellation or a refund of one that was answered.
-  private func load(_ pair: Pair, _ asked: Asked, _ seconds: Double) async {
+  /// New payments at a constant rate, and now and then a cancellation or a refund of an acknowledged one.
+  private func load(_ pair: Pair, _ requested: Asked, _ seconds: Double) async {
     await withDiscardingTaskGroup { group in
       let start = ContinuousClock.now
       var index = 0
       while start.duration(to: .now) < .seconds(seconds) {
         group.addTask {
-          let amount = asked.next()
-          // A request without an answer is one that was asked for, and no more is known of it.
-          if let id = try? await pair.server.createPayment(decimal(amount)) { asked.answered(id, amount: amount) }
+          let amount = requested.next()
+          // A request without a response counts as requested only.
+          if let id = try? await pair.server.createPayment(decimal(amount)) {
+            requested.acknowledged(id, amount: amount)
+          }
         }
-        if index % 10 == 0, let id = asked.some() {
+        if index % 10 == 0, let id = requested.some() {
           let (action, body) = index % 20 == 0 ? ("cancel", "") : ("refunds", #"{"amount":0.01}"#)
           group.addTask { _ = try? await pair.server.post("/api/v1/payments/\(id)/\(action)", body) }
         }
@@ -147,12 +150,15 @@ struct RegisPayFaultTests {
   }
 
   /// - Returns: how many payments ended in which state.
-  private func check(_ pair: Pair, _ asked: Asked) async throws -> [String: Int] {
-    let answered = asked.answered
+  private func check(_ pair: Pair, _ requested: Asked) async throws -> [String: Int] {
+    let acknowledged = requested.acknowledged
     let payments = try await waitForAll(pair)
-    for (id, amount) in answered { #expect(payments[id]?.amount == amount, "payment \(id) is there with its amount") }
+    for (id, amount) in acknowledged {
+      #expect(payments[id]?.amount == amount, "payment \(id) is there with its amount")
+    }
     #expect(Set(payments.values.map(\.amount)).count == payments.count, "a request made at most one payment")
-    #expect(payments.values.allSatisfy { (1...asked.count).contains($0.amount) }, "no payment that was not asked for")
+    #expect(
+      payments.values.allSatisfy { (1...requested.count).contains($0.amount) }, "no payment that was not asked for")
     let ledger = try await pair.psp.get("/psp/api/ledger").object()
     var charges: [String: (amount: Int?, refunded: Int?)] = [:]
     for case let charge as [String: Any] in ledger["charges"] as? [Any] ?? [] {
@@ -209,11 +215,11 @@ struct RegisPayFaultTests {
     }
     body["outcome"] = hasHappened ? "happened" : "did-not-happen"
     let json = String(decoding: try JSONSerialization.data(withJSONObject: body), as: UTF8.self)
-    let answer = try await pair.server.post("/api/v1/payments/\(id)/resolve", json)
-    #expect([200, 202].contains(answer.status), "\(String(decoding: answer.body, as: UTF8.self))")
+    let response = try await pair.server.post("/api/v1/payments/\(id)/resolve", json)
+    #expect([200, 202].contains(response.status), "\(String(decoding: response.body, as: UTF8.self))")
   }
 
-  /// Every payment, once all have come to an end. What was given up among the faults is tried again, and what is unknown is
+  /// Every payment, once all are finished. Payments that the faults parked are retried, and unknown outcomes are
   /// looked up, as a person would.
   private func waitForAll(_ pair: Pair) async throws -> [String: Row] {
     let server = pair.server

@@ -8,13 +8,13 @@ struct RegisPayHTTPTests {
     /// Of RFC 9112, or of RFC 9110 where that is said.
     var section: String
     var request: String
-    /// The answers' versions and statuses, in order, to this request and to one behind it on the same connection.
-    var answers: [String]
+    /// The responses' versions and statuses, in order, to this request and to a following one on the same connection.
+    var responses: [String]
 
-    init(_ section: String, _ request: String, _ answers: String...) {
+    init(_ section: String, _ request: String, _ responses: String...) {
       self.section = section
       self.request = request
-      self.answers = answers
+      self.responses = responses
     }
   }
 
@@ -107,25 +107,25 @@ struct RegisPayHTTPTests {
         + "Content-Length: \(json.count)\r\n\r\n\(json)", "1.0 200"),
   ]
 
-  @Test("answers as RFC 9110 and RFC 9112 say, and then closes the connection or takes the next request")
+  @Test("responds as RFC 9110 and RFC 9112 say, and then closes the connection or reads the next request")
   func claims() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
       for claim in Self.claims {
-        let answer = try await RawConnection.answer(to: claim.request + Self.next, from: server.url)
-        let answers = answer?.matches(of: #/HTTP\/(1\.[01] [0-9]{3}) /#).map { String($0.1) }
-        #expect(answers == claim.answers, "\(claim.section): \(answer ?? "still open")")
+        let response = try await RawConnection.response(to: claim.request + Self.next, from: server.url)
+        let responses = response?.matches(of: #/HTTP\/(1\.[01] [0-9]{3}) /#).map { String($0.1) }
+        #expect(responses == claim.responses, "\(claim.section): \(response ?? "still open")")
         // RFC 9110, 6.6.1 and 10.2.1.
-        let heads = answer?.components(separatedBy: "\r\n\r\n") ?? []
-        if claim.answers.first?.hasSuffix("405") == true { #expect(heads.first?.contains("\r\nAllow: ") == true) }
-        if claim.answers.first?.hasSuffix("200") == true { #expect(heads.first?.contains("\r\nDate: ") == true) }
+        let heads = response?.components(separatedBy: "\r\n\r\n") ?? []
+        if claim.responses.first?.hasSuffix("405") == true { #expect(heads.first?.contains("\r\nAllow: ") == true) }
+        if claim.responses.first?.hasSuffix("200") == true { #expect(heads.first?.contains("\r\nDate: ") == true) }
       }
       #expect(server.process.errorText.isEmpty, "nothing that a client sends fills the log")
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
   }
 
-  @Test("a body that is held back is asked for at once, and not where its answer is known without it")
+  @Test("100 Continue is sent at once for a body that is held back, unless the response is known without it")
   func expectations() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
@@ -140,7 +140,7 @@ struct RegisPayHTTPTests {
       }
       #expect(first.hasPrefix("HTTP/1.1 200 OK\r\n") && first.hasSuffix("HTTP/1.1 100 Continue\r\n\r\n"), "\(first)")
       #expect(last?.components(separatedBy: "HTTP/1.1 200 OK\r\n").count == 3, "\(last ?? "still open")")
-      let refused = try await RawConnection.answer(
+      let refused = try await RawConnection.response(
         to: Self.post + "Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", from: url)
       #expect(refused?.hasPrefix("HTTP/1.1 413 ") == true, "\(refused ?? "still open")")
     }
@@ -150,19 +150,19 @@ struct RegisPayHTTPTests {
   func head() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      var answers: [String] = []
+      var responses: [String] = []
       for method in ["GET", "HEAD"] {
         let request = "\(method) /openapi.json HTTP/1.1\r\n\(Self.host)Connection: close\r\n\r\n"
-        answers.append(try await RawConnection.answer(to: request, from: server.url) ?? "")
+        responses.append(try await RawConnection.response(to: request, from: server.url) ?? "")
       }
-      let lengths = answers.map { $0.components(separatedBy: "\r\n").first { $0.hasPrefix("Content-Length: ") } }
+      let lengths = responses.map { $0.components(separatedBy: "\r\n").first { $0.hasPrefix("Content-Length: ") } }
       #expect(lengths[0] != nil && lengths[0] == lengths[1])
-      #expect(answers[1].hasSuffix("\r\n\r\n") && !answers[0].hasSuffix("\r\n\r\n"))
+      #expect(responses[1].hasSuffix("\r\n\r\n") && !responses[0].hasSuffix("\r\n\r\n"))
     }
   }
 
   @Test(
-    "an answer to HEAD has no body, whoever refuses it",
+    "a response to HEAD has no body, whichever handler refuses it",
     arguments: [
       "HEAD /nothing HTTP/1.1\r\n\(host)Connection: close\r\n\r\n", "HEAD / HTTP/1.1\r\n\r\n",
       "HEAD /\(String(repeating: "x", count: 10_000)) HTTP/1.1\r\n\(host)\r\n",
@@ -171,12 +171,13 @@ struct RegisPayHTTPTests {
   func refusedHead(_ request: String) async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let answer = try await RawConnection.answer(to: request, from: server.url)
-      #expect(answer?.hasPrefix("HTTP/1.1 4") == true && answer?.hasSuffix("\r\n\r\n") == true, "\(answer ?? "open")")
+      let response = try await RawConnection.response(to: request, from: server.url)
+      #expect(
+        response?.hasPrefix("HTTP/1.1 4") == true && response?.hasSuffix("\r\n\r\n") == true, "\(response ?? "open")")
     }
   }
 
-  @Test("clients that others wrote get every answer whole: curl, ab, wrk, h2load, http.client, httpx, aiohttp")
+  @Test("other projects' clients get every response completely: curl, ab, wrk, h2load, http.client, httpx, aiohttp")
   func clients() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)

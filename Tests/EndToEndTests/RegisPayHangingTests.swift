@@ -51,7 +51,9 @@ struct RegisPayHangingTests {
     }
   }
 
-  @Test("a gateway that answers 404 during a deploy costs time: no payment is given up, and all complete afterwards")
+  @Test(
+    "a gateway that responds with 404 during a deployment costs time: no payment is parked, and all complete afterwards"
+  )
   func deploy() async throws {
     try await run(
       "hanging_load.py",

@@ -1,8 +1,8 @@
 import Foundation
 import Testing
 
-/// A PSP, a notification service and receivers of webhooks that answer with anything: `Support/hostile_peer.py`.
-@Suite("RegisPay, while peers answer with anything")
+/// A PSP, a notification service and receivers of webhooks that send arbitrary bytes: `Support/hostile_peer.py`.
+@Suite("RegisPay, while peers send arbitrary bytes")
 struct RegisPayHostilePeerTests {
   private func waitForRest(_ ids: [String], _ server: RunningServer) async throws -> [String: Int] {
     let deadline = ContinuousClock.now + .seconds(240)
@@ -11,12 +11,12 @@ struct RegisPayHostilePeerTests {
       for id in ids { states[try await server.status(of: id) ?? "missing", default: 0] += 1 }
       if states.keys.allSatisfy({ ["Completed", "OutcomeUnknown"].contains($0) }) { return states }
       guard ContinuousClock.now < deadline else { throw RegisPayProcess.Failure(description: "no rest: \(states)") }
-      // The server is asked again; there is nothing else outside of it to wait for.
+      // Polls the server: outside of it there is no event to wait for.
       try await Task.sleep(for: .milliseconds(500))
     }
   }
 
-  /// Two messages to an endpoint of its own, of which the peer answers the first with the case's bytes.
+  /// Two messages to a separate endpoint; the peer responds to the first with the case's bytes.
   private func deliver(_ number: Int, to url: String, by server: RunningServer) async throws {
     let hook = try await server.post("/api/v1/webhooks", "{\"url\":\"\(url)/hook/\(number)\"}").object()
     let id = try #require(hook["id"] as? String)
@@ -27,7 +27,7 @@ struct RegisPayHostilePeerTests {
   }
 
   @Test(
-    "the process lives, every payment and endpoint comes to a state that is declared, and the next good answer counts",
+    "the process survives, every payment and endpoint reaches a declared state, and the next good response counts",
     arguments: [false, true])
   func anything(isTLS: Bool) async throws {
     try await withTemporaryFolder { folder in
@@ -55,7 +55,7 @@ struct RegisPayHostilePeerTests {
             try await server.createPayment("\(amount / 100).\(amount % 100 < 10 ? "0" : "")\(amount % 100)"))
         }
       }
-      // A creation that was accepted with an answer without a reference can't be told; all else is made again and ends.
+      // An accepted creation without a reference can't be resolved; every other call is repeated and ends.
       let created = try await waitForRest(ids[0], server)
       #expect((created["OutcomeUnknown"] ?? 0) < caseCount / 2, "\(created)")
       #expect(try await waitForRest(ids[1] + ids[2], server) == ["Completed": 2 * caseCount])

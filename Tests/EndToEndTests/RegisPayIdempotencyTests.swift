@@ -3,7 +3,7 @@ import Testing
 
 @Suite("RegisPay, one key from many clients")
 struct RegisPayIdempotencyTests {
-  @Test("100 clients with one key, through a kill -9: one payment, one charge, the same answer for all")
+  @Test("100 clients with one key, through a kill -9: one payment, one charge, the same response for all")
   func throughAKill() async throws {
     try await withTemporaryFolder { folder in
       let first = try await RunningServer.start(directory: folder)
@@ -11,18 +11,18 @@ struct RegisPayIdempotencyTests {
       try await withThrowingTaskGroup(of: String.self) { group in
         for client in 0..<100 {
           group.addTask {
-            // Some come before the kill, some after, and all go on until they have an answer.
+            // Some are sent before the kill, some after, and all are repeated until they get a response.
             try await Task.sleep(for: .milliseconds(client * 3))
-            return try await answer(first, within: .seconds(60))
+            return try await response(first, within: .seconds(60))
           }
         }
         try await Task.sleep(for: .milliseconds(Int.random(in: 0...200)))
         try await first.killHard()
         let restarted = try await RunningServer.start(directory: folder, port: port)
-        let answers = try await group.reduce(into: [String]()) { $0.append($1) }
-        #expect(answers.count == 100)
-        #expect(Set(answers).count == 1)
-        let json = try JSONSerialization.jsonObject(with: Data(try #require(answers.first).utf8)) as? [String: Any]
+        let responses = try await group.reduce(into: [String]()) { $0.append($1) }
+        #expect(responses.count == 100)
+        #expect(Set(responses).count == 1)
+        let json = try JSONSerialization.jsonObject(with: Data(try #require(responses.first).utf8)) as? [String: Any]
         let id = try #require(json?["paymentId"] as? String)
         try await restarted.wait(for: id, status: "Completed", within: .seconds(60))
         let list = try await restarted.get("/api/v1/payments").object()["payments"] as? [Any]
@@ -33,14 +33,14 @@ struct RegisPayIdempotencyTests {
     }
   }
 
-  private func answer(_ server: RunningServer, within limit: Duration) async throws -> String {
+  private func response(_ server: RunningServer, within limit: Duration) async throws -> String {
     let deadline = ContinuousClock.now + limit
     while true {
-      let answer = try? await server.post(
+      let response = try? await server.post(
         "/api/v1/payments", #"{"amount":12.34,"currency":"GBP"}"#,
         headers: [("Content-Type", "application/json"), ("Idempotency-Key", "one")])
-      if let answer, answer.status == 200 { return String(decoding: answer.body, as: UTF8.self) }
-      guard ContinuousClock.now < deadline else { throw RegisPayProcess.Failure(description: "no answer in time") }
+      if let response, response.status == 200 { return String(decoding: response.body, as: UTF8.self) }
+      guard ContinuousClock.now < deadline else { throw RegisPayProcess.Failure(description: "no response in time") }
       try await Task.sleep(for: .milliseconds(20))
     }
   }

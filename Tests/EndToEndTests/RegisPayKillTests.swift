@@ -2,30 +2,30 @@ import Foundation
 import Synchronization
 import Testing
 
-/// What a load asked for, and what it was told.
+/// What a load requested, and what was acknowledged.
 private final class Asked: Sendable {
   private struct State {
     /// Every amount asked for, in minor units; each is asked for once.
     var amounts: Set<Int> = []
-    /// The answered payments, by id.
-    var answered: [String: Int] = [:]
+    /// The acknowledged payments, by id.
+    var acknowledged: [String: Int] = [:]
   }
 
-  private let inside = Mutex(State())
+  private let state = Mutex(State())
 
-  var count: Int { inside.withLock { $0.amounts.count } }
-  var answered: [String: Int] { inside.withLock { $0.answered } }
+  var count: Int { state.withLock { $0.amounts.count } }
+  var acknowledged: [String: Int] { state.withLock { $0.acknowledged } }
 
   /// An amount that was not asked for before.
   func next() -> Int {
-    inside.withLock {
+    state.withLock {
       let amount = $0.amounts.count + 1
       $0.amounts.insert(amount)
       return amount
     }
   }
 
-  func answered(_ id: String, amount: Int) { inside.withLock { $0.answered[id] = amount } }
+  func acknowledged(_ id: String, amount: Int) { state.withLock { $0.acknowledged[id] = amount } }
 }
 
 @Suite("RegisPay, killed")
@@ -34,20 +34,21 @@ struct RegisPayKillTests {
   private static let rounds =
     ProcessInfo.processInfo.environment["REGISPAY_KILL_ROUNDS"].flatMap(Int.init) ?? 3
 
-  @Test("killed in the middle of a load, every answered payment completes with one charge, and none is invented")
+  @Test("killed in the middle of a load, every acknowledged payment completes with one charge, and none is invented")
   func killRounds() async throws {
     var generator = SeededGenerator("kill rounds")
-    let asked = Asked()
+    let requested = Asked()
     try await withTemporaryFolder { folder in
       for round in 1...Self.rounds {
         let loaded = try await RunningServer.start(directory: folder)
         let runTime = Duration.milliseconds(Int.random(in: 300...3_000, using: &generator))
-        let before = asked.count
-        try await load(loaded, asked, for: runTime)
+        let before = requested.count
+        try await load(loaded, requested, for: runTime)
         let restarted = try await RunningServer.start(directory: folder)
-        try await check(restarted, asked)
+        try await check(restarted, requested)
         print(
-          "kill round \(round): ran \(runTime), asked \(asked.count - before), answered \(asked.answered.count) in all")
+          "kill round \(round): ran \(runTime), requested \(requested.count - before), acknowledged \(requested.acknowledged.count) in all"
+        )
         // The next round begins on a log that was closed, or on one that was not.
         if Bool.random(using: &generator) {
           #expect(try await restarted.stopGracefully() == .init(code: 0, isSignal: false))
@@ -56,21 +57,21 @@ struct RegisPayKillTests {
         }
       }
     }
-    // A load that was never answered would prove nothing.
-    #expect(asked.answered.count > Self.rounds * Self.rate / 10)
+    // A load without responses would prove nothing.
+    #expect(requested.acknowledged.count > Self.rounds * Self.rate / 10)
   }
 
   /// Sends payments at a constant rate until the process is killed under them.
-  private func load(_ server: RunningServer, _ asked: Asked, for runTime: Duration) async throws {
+  private func load(_ server: RunningServer, _ requested: Asked, for runTime: Duration) async throws {
     try await withThrowingTaskGroup(of: Void.self) { group in
       let start = ContinuousClock.now
       var index = 0
       while start.duration(to: .now) < runTime {
         group.addTask {
-          let amount = asked.next()
-          // A request without an answer is one that was asked for, and no more is known of it.
+          let amount = requested.next()
+          // A request without a response counts as requested only.
           guard let id = try? await server.createPayment(decimal(amount)) else { return }
-          asked.answered(id, amount: amount)
+          requested.acknowledged(id, amount: amount)
         }
         index += 1
         try await Task.sleep(until: start + .seconds(1) / Self.rate * index)
@@ -80,21 +81,21 @@ struct RegisPayKillTests {
     }
   }
 
-  private func check(_ server: RunningServer, _ asked: Asked) async throws {
-    let answered = asked.answered
-    try await waitForCompletion(server, answered)
-    // Those without an answer may be on their way as well.
+  private func check(_ server: RunningServer, _ requested: Asked) async throws {
+    let acknowledged = requested.acknowledged
+    try await waitForCompletion(server, acknowledged)
+    // Payments without a response may be in progress as well.
     let payments = try await waitForAll(server)
-    for (id, amount) in answered { #expect(payments[id] == amount, "payment \(id) has its amount") }
+    for (id, amount) in acknowledged { #expect(payments[id] == amount, "payment \(id) has its amount") }
     #expect(Set(payments.values).count == payments.count, "a request made at most one payment")
-    #expect(payments.values.allSatisfy { (1...asked.count).contains($0) }, "no payment that was not asked for")
+    #expect(payments.values.allSatisfy { (1...requested.count).contains($0) }, "no payment that was not asked for")
     try await checkLedger(server, payments)
   }
 
-  private func waitForCompletion(_ server: RunningServer, _ answered: [String: Int]) async throws {
+  private func waitForCompletion(_ server: RunningServer, _ acknowledged: [String: Int]) async throws {
     let deadline = ContinuousClock.now + .seconds(60)
     try await withThrowingTaskGroup(of: Void.self) { group in
-      let ids = Array(answered.keys)
+      let ids = Array(acknowledged.keys)
       for worker in 0..<16 {
         group.addTask {
           for id in stride(from: worker, to: ids.count, by: 16).map({ ids[$0] }) {

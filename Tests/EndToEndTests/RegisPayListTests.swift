@@ -39,7 +39,7 @@ extension RegisPayServeTests {
     }
   }
 
-  @Test("a list of another version is made anew while the server serves, and it says how far it is")
+  @Test("a list of another version is rebuilt while the server serves, and shows its progress")
   func rebuildWhileServing() async throws {
     try await withTemporaryFolder { folder in
       let count = 20_000
@@ -71,7 +71,7 @@ extension RegisPayServeTests {
       #expect(server.process.errorText.contains("it has version 1, not "))
       var seen: [Int] = []
       var ownPayment: String?
-      try await eventually("the list is made anew", within: .seconds(120)) {
+      try await eventually("the list is rebuilt", within: .seconds(120)) {
         let list = try await List(server)
         if !list.isComplete {
           #expect(list.asOf <= list.logEnd)
@@ -85,7 +85,7 @@ extension RegisPayServeTests {
         }
         return list.isComplete
       }
-      #expect(seen.count >= 2 && seen == seen.sorted(), "it told \(seen)")
+      #expect(seen.count >= 2 && seen == seen.sorted(), "it showed \(seen)")
       let own = try #require(ownPayment, "the list was whole before it could be asked for")
 
       try await eventually("the payment of meanwhile is listed", within: .seconds(60)) {
@@ -125,9 +125,9 @@ extension RegisPayServeTests {
 
       server = try await RunningServer.start(directory: folder)
       for path in ["/api/v1/payments/\(id)", "/api/v1/payments/\(id)/events"] {
-        let answer = try await server.get(path)
-        #expect(answer.status == 500)
-        let problem = try answer.object()
+        let response = try await server.get(path)
+        #expect(response.status == 500)
+        let problem = try response.object()
         #expect(problem["type"] as? String == "/problems/payment-incomplete")
         let detail = try #require(problem["detail"] as? String)
         #expect(detail.contains("payment \(id) were lost when the log was repaired"), "\(detail)")

@@ -39,7 +39,7 @@ struct RegisPayLostFileTests {
   }
 
   @Test(
-    "what holds what can't be made again is missed, at each start, and found again when it is put back",
+    "a lost file that can't be rebuilt is reported at each start, until it is restored",
     arguments: ["payments", "webhooks", "webhooks/webhooks.sqlite"])
   func missed(_ name: String) async throws {
     try await withTemporaryFolder { folder in
@@ -48,7 +48,7 @@ struct RegisPayLostFileTests {
       try FileManager.default.moveItem(atPath: path, toPath: kept)
       for _ in 1...2 {
         let line = try await refusal(folder)
-        #expect(line.hasPrefix("regispay: ") && line.contains(path) && line.contains("put "), "\(line)")
+        #expect(line.hasPrefix("regispay: ") && line.contains(path) && line.contains("restore "), "\(line)")
         if name == "payments" { #expect(line.contains("projection/payments.sqlite"), "says what knows of it: \(line)") }
         #expect(!FileManager.default.fileExists(atPath: path), "nothing stands in the way of a copy")
       }

@@ -54,8 +54,8 @@ extension RegisPayDamageTests {
       try handle.close()
       let status = try await read(reading, id, server)
       #expect(status == [.ledger: 200, .keyOfSimulator: 503][reading, default: 500])
-      let told = try await health(server)
-      #expect(told.contains("warning: the \(reading.log) log: damaged \(path) @"), "\(told)")
+      let warnings = try await health(server)
+      #expect(warnings.contains("warning: the \(reading.log) log: damaged \(path) @"), "\(warnings)")
       #expect(try await server.get("/alive").status == 200)
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }

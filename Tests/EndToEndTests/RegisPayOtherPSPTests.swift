@@ -1,8 +1,8 @@
 import Foundation
 import Testing
 
-/// A PSP that was written apart from the server answers late, drops connections before and after it has acted, forgets
-/// keys, and answers repeats with what the specifications allow; with a kill -9 in between, or not.
+/// A PSP that was written independently of the server responds late, drops connections before and after it has acted, forgets
+/// keys, and responds to repeats with what the specifications allow; with or without a kill -9 in between.
 @Suite("RegisPay, with another PSP")
 struct RegisPayOtherPSPTests {
   @Test(
@@ -13,11 +13,11 @@ struct RegisPayOtherPSPTests {
 
   @Test("one that forgets keys gets no repeat that moves money once it may have forgotten them")
   func keysForgotten() async throws {
-    // Kept for 5 seconds; told to the server as 3.6.
+    // The PSP keeps keys for 5 seconds; the server is configured with 3.6.
     try await run(PSPCase.all([.forgets]), forgetSeconds: 5, lifetimeHours: 0.001)
   }
 
-  @Test("a first answer that doesn't tell whether the call was carried out is never taken for a no")
+  @Test("a first response that leaves open whether the call was carried out is never taken for a refusal")
   func unclear() async throws {
     try await run(PSPCase.unclear, forgetSeconds: 0, lifetimeHours: 24)
   }
@@ -77,16 +77,16 @@ struct RegisPayOtherPSPTests {
         guard let id = ids[item.amount], let status = rows[item.amount]?.status else { continue }
         if item.isCancelled, calls["\(item.amount)"] ?? 0 > 0 {
           // Too late for some, which then are cases of their creation alone.
-          let answer = try await server.post("/api/v1/payments/\(id)/cancel", "")
-          #expect([200, 202, 409].contains(answer.status), "\(item)")
+          let response = try await server.post("/api/v1/payments/\(id)/cancel", "")
+          #expect([200, 202, 409].contains(response.status), "\(item)")
           open.removeAll { $0 == item }
         } else if item.step == "cancel", status == "Created" {
-          let answer = try await server.post("/api/v1/payments/\(id)/cancel", "")
-          #expect(answer.status == 202, "\(item)")
+          let response = try await server.post("/api/v1/payments/\(id)/cancel", "")
+          #expect(response.status == 202, "\(item)")
           open.removeAll { $0 == item }
         } else if item.step == "refund", status == "Completed" {
-          let answer = try await server.post("/api/v1/payments/\(id)/refunds", #"{"amount":5}"#)
-          #expect(answer.status == 202, "\(item)")
+          let response = try await server.post("/api/v1/payments/\(id)/refunds", #"{"amount":5}"#)
+          #expect(response.status == 202, "\(item)")
           open.removeAll { $0 == item }
         }
       }
@@ -144,7 +144,7 @@ struct RegisPayOtherPSPTests {
         let states = open.map { "\($0): \(rows[$0.amount]?.status ?? "missing")" }
         throw RegisPayProcess.Failure(description: "no rest:\n" + states.joined(separator: "\n"))
       }
-      // The server is asked again; there is nothing else outside of it to wait for.
+      // Polls the server: outside of it there is no event to wait for.
       try await Task.sleep(for: .milliseconds(200))
     }
   }
@@ -190,8 +190,8 @@ struct RegisPayOtherPSPTests {
       // Nothing is done to it meanwhile, whatever is asked.
       if step != "notify" {
         for path in ["cancel", "refunds", "retry"] {
-          let answer = try await server.post("/api/v1/payments/\(row.id)/\(path)", "")
-          #expect(answer.status == 409, "\(item): \(path)")
+          let response = try await server.post("/api/v1/payments/\(row.id)/\(path)", "")
+          #expect(response.status == 409, "\(item): \(path)")
         }
       }
       let isByCommand = number % 8 < 2
@@ -208,8 +208,8 @@ struct RegisPayOtherPSPTests {
         body["refund"] = row.refund
         body["reference"] = reference
         let json = String(decoding: try JSONSerialization.data(withJSONObject: body), as: UTF8.self)
-        let answer = try await server.post("/api/v1/payments/\(row.id)/resolve", json)
-        #expect([200, 202].contains(answer.status), "\(item): \(String(decoding: answer.body, as: UTF8.self))")
+        let response = try await server.post("/api/v1/payments/\(row.id)/resolve", json)
+        #expect([200, 202].contains(response.status), "\(item): \(String(decoding: response.body, as: UTF8.self))")
         // Said twice it is refused: there is nothing unknown any more.
         #expect(try await server.post("/api/v1/payments/\(row.id)/resolve", json).status == 409)
       }
@@ -246,8 +246,8 @@ struct RegisPayOtherPSPTests {
         "/api/v1/payments/\(row.id)/resolve", #"{"step":"\#(step)","outcome":"\#(outcome)"}"#)
     }
     for item in cases where item.step == "refund" {
-      let answer = try await server.post("/api/v1/payments/\(try #require(ids[item.amount]))/refunds", "")
-      #expect(answer.status == 202, "\(item): the rest can be refunded")
+      let response = try await server.post("/api/v1/payments/\(try #require(ids[item.amount]))/refunds", "")
+      #expect(response.status == 202, "\(item): the rest can be refunded")
     }
     rows = try await rest(of: cases, at: server)
     let ledger = try await psp.ledger()

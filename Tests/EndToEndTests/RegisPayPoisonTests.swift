@@ -5,8 +5,8 @@ import Testing
 @Suite("RegisPay, with a payment that fails")
 struct RegisPayPoisonTests {
   private func setFaults(_ server: RunningServer, _ faults: String) async throws {
-    let answer = try await server.put("/psp/api/faults", faults)
-    #expect(answer.status == 200)
+    let response = try await server.put("/psp/api/faults", faults)
+    #expect(response.status == 200)
   }
 
   private func payment(_ server: RunningServer, _ id: String) async throws -> [String: Any] {
@@ -24,7 +24,7 @@ struct RegisPayPoisonTests {
   @Test("one that fails for ever and may have been carried out delays no other, and ends as a person finds")
   func neverSucceeds() async throws {
     try await withTemporaryFolder { folder in
-      // The breaker's time is that of a server nobody told otherwise, and longer than what others may take.
+      // The breaker's time is the default, and longer than other payments may take.
       let server = try await RunningServer.start(directory: folder, arguments: ["--retry-delay-limit", "0.05"])
       try await setFaults(server, #"{"failFrom":500,"failStatuses":[500]}"#)
       let poisoned = try await server.createPayment("500.00")
@@ -41,7 +41,7 @@ struct RegisPayPoisonTests {
         let other = try await server.createPayment("1.00")
         try await server.wait(for: other, status: "Completed", within: .seconds(15))
         others.append(other)
-        try #require(others.count < 2_000, "given up at last")
+        try #require(others.count < 2_000, "parked at last")
         // Its turn comes between the others, which it is counted by.
         try await Task.sleep(for: .milliseconds(20))
       }
@@ -82,7 +82,7 @@ struct RegisPayPoisonTests {
     }
   }
 
-  @Test("told to come again later, a payment waits as long through a kill -9, its reason and time are seen")
+  @Test("a payment with a Retry-After waits as long through a kill -9, and its reason and time are shown")
   func waitsThroughAKill() async throws {
     try await withTemporaryFolder { folder in
       var server = try await RunningServer.start(directory: folder)

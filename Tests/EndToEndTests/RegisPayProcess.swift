@@ -133,7 +133,7 @@ struct RunningServer: Sendable {
     _ = try await process.waitForExit()
   }
 
-  struct Answer {
+  struct Response {
     var status: Int
     var body: Data
 
@@ -146,42 +146,42 @@ struct RunningServer: Sendable {
     }
   }
 
-  func get(_ path: String, headers: [(String, String)] = []) async throws -> Answer {
+  func get(_ path: String, headers: [(String, String)] = []) async throws -> Response {
     try await send(.GET, path, headers: headers)
   }
 
   func post(
     _ path: String, _ body: String, headers: [(String, String)] = [("Content-Type", "application/json")]
-  ) async throws -> Answer {
+  ) async throws -> Response {
     try await send(.POST, path, headers: headers, body: body)
   }
 
-  func put(_ path: String, _ body: String) async throws -> Answer {
+  func put(_ path: String, _ body: String) async throws -> Response {
     try await send(.PUT, path, headers: [("Content-Type", "application/json")], body: body)
   }
 
-  func delete(_ path: String) async throws -> Answer { try await send(.DELETE, path, headers: []) }
+  func delete(_ path: String) async throws -> Response { try await send(.DELETE, path, headers: []) }
 
   private func send(
     _ method: HTTPMethod, _ path: String, headers: [(String, String)], body: String? = nil
-  ) async throws -> Answer {
+  ) async throws -> Response {
     var request = HTTPClientRequest(url: url + path)
     request.method = .init(rawValue: method.rawValue)
     for (name, value) in headers { request.headers.add(name: name, value: value) }
     if let body { request.body = .bytes(ByteBuffer(string: body)) }
     let response = try await Self.client.execute(request, timeout: .seconds(20))
     let bytes = try await response.body.collect(upTo: 256 << 20)
-    return Answer(status: Int(response.status.code), body: Data(bytes.readableBytesView))
+    return Response(status: Int(response.status.code), body: Data(bytes.readableBytesView))
   }
 
   enum HTTPMethod: String { case GET, POST, PUT, DELETE }
 
   /// Creates a payment and returns its id.
   func createPayment(_ amount: String, _ currency: String = "GBP") async throws -> String {
-    let answer = try await post("/api/payment/create", "{\"amount\":\(amount),\"currency\":\"\(currency)\"}")
-    guard answer.status == 200, let id = try answer.object()["paymentId"] as? String else {
+    let response = try await post("/api/payment/create", "{\"amount\":\(amount),\"currency\":\"\(currency)\"}")
+    guard response.status == 200, let id = try response.object()["paymentId"] as? String else {
       throw RegisPayProcess.Failure(
-        description: "answered \(answer.status): \(String(decoding: answer.body, as: UTF8.self))")
+        description: "status \(response.status): \(String(decoding: response.body, as: UTF8.self))")
     }
     return id
   }
@@ -197,7 +197,7 @@ struct RunningServer: Sendable {
     repeat {
       status = try await self.status(of: id)
       if status == wanted { return }
-      // The server is asked again; there is nothing else outside of it to wait for.
+      // Polls the server: outside of it there is no event to wait for.
       try await Task.sleep(for: .milliseconds(10))
     } while ContinuousClock.now < deadline
     throw RegisPayProcess.Failure(description: "payment \(id) is \(status ?? "missing") after \(limit)")
@@ -220,7 +220,7 @@ func withDeadline<Value: Sendable>(
   }
 }
 
-/// Waits for something that no event tells, by looking again and again.
+/// Waits for something without an event, by polling.
 func eventually(
   _ what: Comment, within limit: Duration, sourceLocation: SourceLocation = #_sourceLocation,
   _ condition: () async throws -> Bool

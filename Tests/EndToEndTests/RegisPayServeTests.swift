@@ -21,7 +21,8 @@ struct RegisPayServeTests {
     }
   }
 
-  @Test("stopped in the middle of a load, it answers what it took, ends with 0 and goes on at the next start")
+  @Test(
+    "stopped in the middle of a load, it responds to what it accepted, exits with 0 and continues at the next start")
   func stopsGracefully() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
@@ -29,7 +30,7 @@ struct RegisPayServeTests {
         for index in 0..<300 {
           group.addTask { try? await server.createPayment("\(index + 1)") }
         }
-        // The signal comes while most are under way.
+        // The signal arrives while most are in flight.
         _ = try await group.next()
         server.process.signal(SIGTERM)
         return try await group.reduce(into: [String]()) { if let id = $1 { $0.append(id) } }
@@ -47,7 +48,7 @@ struct RegisPayServeTests {
     }
   }
 
-  @Test("an open event stream does not hold up the stop, and is gone on with where it was")
+  @Test("an open event stream does not delay the stop, and can be resumed")
   func eventStream() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
@@ -144,13 +145,13 @@ struct RegisPayServeTests {
         directory: folder,
         under: ["strace", "-D", "-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=40+"])
       var taken: [String] = []
-      var refusal: RunningServer.Answer?
+      var refusal: RunningServer.Response?
       for amount in 1...200 where refusal == nil {
-        let answer = try await server.post("/api/payment/create", "{\"amount\":\(amount),\"currency\":\"GBP\"}")
-        if answer.status == 200 {
-          taken.append(try #require(try answer.object()["paymentId"] as? String))
+        let response = try await server.post("/api/payment/create", "{\"amount\":\(amount),\"currency\":\"GBP\"}")
+        if response.status == 200 {
+          taken.append(try #require(try response.object()["paymentId"] as? String))
         } else {
-          refusal = answer
+          refusal = response
         }
       }
       #expect(refusal?.status == 503)
@@ -159,7 +160,7 @@ struct RegisPayServeTests {
       #expect(health.status == 503)
       #expect(String(decoding: health.body, as: UTF8.self).contains("can't write"))
       #expect(try await server.get("/alive").status == 200)
-      #expect(try await server.get("/api/v1/payments/\(taken[0])").status == 200, "reading goes on")
+      #expect(try await server.get("/api/v1/payments/\(taken[0])").status == 200, "reading works")
       try await server.killHard()
       let restarted = try await RunningServer.start(directory: folder)
       for id in taken { try await restarted.wait(for: id, status: "Completed", within: .seconds(20)) }

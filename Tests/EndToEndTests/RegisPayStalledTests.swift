@@ -30,7 +30,7 @@ struct RegisPayStalledTests {
     }
   }
 
-  @Test("a server whose standard error is never read ends when it is told to")
+  @Test("a server whose standard error is never read stops on request")
   func standardErrorNeverRead() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(
@@ -54,7 +54,7 @@ struct RegisPayStalledTests {
     #expect(try await load.waitForExit(within: .seconds(90)).code == 0, "\(load.errorText)")
   }
 
-  @Test("health tells of a disk that takes a write and does not answer, until it does")
+  @Test("health reports a disk that does not complete a write, until it does")
   func disk() async throws {
     try await withTemporaryFolder { folder in
       let hang = folder + "/hang"

@@ -43,7 +43,7 @@ struct RegisPayStreamTests {
     }
   }
 
-  @Test("a client that has ended its side before its stream begins is answered, up to the stream's end")
+  @Test("a client that closes its side before its stream begins gets the response up to the stream's end")
   func endedBefore() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder, arguments: ["--max-streams-per-client", "1"])
@@ -51,22 +51,22 @@ struct RegisPayStreamTests {
       _ = try await server.createPayment("1")
       // More often than there are places: each is free again.
       for delay: UInt32 in [0, 0, 0, 500, 2_000, 200_000] {
-        var answer = ""
+        var response = ""
         try await eventually("the place of the stream before is free", within: .seconds(5)) {
-          answer = try await onThread {
+          response = try await onThread {
             let before = "GET /alive HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
             let connection = try RawConnection(url, sending: before + Self.request + "\r\n")
-            // It comes before, between or after the parts of the answer.
+            // It arrives before, between or after the parts of the response.
             usleep(delay)
             connection.endSending()
             return connection.readToEnd() ?? "still open"
           }
-          return !answer.contains("HTTP/1.1 429 ")
+          return !response.contains("HTTP/1.1 429 ")
         }
-        let answers = answer.components(separatedBy: "HTTP/1.1 200 OK\r\n")
-        #expect(answers.count == 3, "after \(delay) µs: \(answer)")
-        #expect(answers.last?.contains(": from offset 0\n\n") == true, "after \(delay) µs: \(answer)")
-        #expect(answer.hasSuffix("\r\n0\r\n\r\n"), "after \(delay) µs: \(answer)")
+        let responses = response.components(separatedBy: "HTTP/1.1 200 OK\r\n")
+        #expect(responses.count == 3, "after \(delay) µs: \(response)")
+        #expect(responses.last?.contains(": from offset 0\n\n") == true, "after \(delay) µs: \(response)")
+        #expect(response.hasSuffix("\r\n0\r\n\r\n"), "after \(delay) µs: \(response)")
       }
     }
   }
@@ -118,7 +118,7 @@ struct RegisPayStreamTests {
 
   private func expectEnd(of connection: RawConnection) async throws {
     let rest = try await onThread { connection.read { $0.hasSuffix("0\r\n\r\n") } }
-    #expect(rest.contains("the key is not valid any more") && rest.hasSuffix("0\r\n\r\n"), "\(rest)")
+    #expect(rest.contains("the key is no longer valid") && rest.hasSuffix("0\r\n\r\n"), "\(rest)")
   }
 
   @Test("a stream ends within seconds when its key is revoked")
@@ -137,7 +137,7 @@ struct RegisPayStreamTests {
     }
   }
 
-  @Test("a stream ends within seconds when its key expires, and that of another key goes on")
+  @Test("a stream ends within seconds when its key expires, and that of another key continues")
   func expired() async throws {
     try await withTemporaryFolder { folder in
       func create(_ scope: String, _ more: String...) async throws -> Substring {
@@ -153,15 +153,15 @@ struct RegisPayStreamTests {
       let other = try await open(url, with: lasting)
       let connection = try await open(url, with: short)
       try await expectEnd(of: connection)
-      // A time is told in whole seconds.
+      // Times have whole seconds.
       #expect(begin.duration(to: .now) > .seconds(14) && made.duration(to: .now) < .seconds(15 + 9))
       #expect(try await status(url, "Authorization: Bearer \(short)\r\n") == "HTTP/1.1 401")
       #expect(try await status(url, "Authorization: Bearer \(lasting)\r\n") == "HTTP/1.1 200")
       // It still gets what happens.
-      let answer = try await server.post(
+      let response = try await server.post(
         "/api/v1/payments", #"{"amount":1,"currency":"GBP"}"#,
         headers: [("Authorization", "Bearer \(writer)"), ("Content-Type", "application/json")])
-      #expect(answer.status == 200)
+      #expect(response.status == 200)
       let text = try await onThread { other.read { $0.contains("PaymentInitiated") } }
       #expect(text.contains("PaymentInitiated"), "\(text)")
     }

@@ -22,15 +22,15 @@ extension RegisPayServeTests {
   /// Answers of the routes that must never be the end of the process.
   private func ask(_ server: RunningServer, _ ids: [String], _ bad: BadFile, _ disk: FaultyDisk) async throws {
     for path in ids.map({ "/api/v1/payments/\($0)" }) + ["/api/v1/payments?limit=100", "/api/v1/consumers", "/health"] {
-      let answer = try await server.get(path)
-      #expect([200, 500, 503].contains(answer.status), "\(bad): \(path) answered \(answer.status)")
-      guard answer.status != 200, path != "/health" else { continue }
-      let body = String(decoding: answer.body, as: UTF8.self)
+      let response = try await server.get(path)
+      #expect([200, 500, 503].contains(response.status), "\(bad): \(path) got \(response.status)")
+      guard response.status != 200, path != "/health" else { continue }
+      let body = String(decoding: response.body, as: UTF8.self)
       #expect(body.contains("/problems/") && !body.contains(disk.path), "\(bad): \(path): \(body)")
     }
     #expect(try await server.get("/alive").status == 200, "\(bad)")
     let created = try await server.post("/api/payment/create", "{\"amount\":1,\"currency\":\"GBP\"}")
-    #expect([200, 500, 503].contains(created.status), "\(bad): create answered \(created.status)")
+    #expect([200, 500, 503].contains(created.status), "\(bad): create got \(created.status)")
     let stream = try RawConnection(server.url, sending: Self.streamed)
     #expect(stream.readSome()?.hasPrefix("HTTP/1.1 200") == true, "\(bad)")
   }
@@ -43,7 +43,7 @@ extension RegisPayServeTests {
     }
   }
 
-  @Test("each of the server's files that can't be read, or is cut: it answers, and is well again when the disk is")
+  @Test("with each of its files unreadable or truncated the server responds, and recovers with the disk")
   func unreadable() async throws {
     guard await Mount.isPossible("a server on a disk that can't be read") else { return }
     let scratch = try TemporaryDirectory()
@@ -53,16 +53,16 @@ extension RegisPayServeTests {
       for amount in 1...200 { ids.append(try await server.createPayment("\(amount)")) }
       try await server.wait(for: ids[199], status: "Completed", within: .seconds(60))
       let data = disk.backing + "/data"
-      let asked = [ids[0], ids[70], ids[199]]
+      let requested = [ids[0], ids[70], ids[199]]
       let count = try files(in: data).count
-      // Named each time: the log goes on, and index files are merged.
+      // Named each time: the log grows, and index files are merged.
       for number in 0..<count {
         let bad = try files(in: data)[number]
         let rule = FaultyDisk.Rule(file: (bad.path as NSString).lastPathComponent, range: 0..<1 << 30)
         try disk.spoil([rule])
-        try await ask(server, asked, bad, disk)
+        try await ask(server, requested, bad, disk)
         try disk.heal()
-        try await expectWell(server, asked, bad)
+        try await expectWell(server, requested, bad)
       }
       // Cut while it is mapped, and put back in place.
       for number in 0..<3 {
@@ -70,7 +70,7 @@ extension RegisPayServeTests {
         let path = data + "/" + bad.path
         let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
         try #require(truncate(disk.path + "/data/" + bad.path, 4096) == 0)
-        try await ask(server, asked, bad, disk)
+        try await ask(server, requested, bad, disk)
         // Behind the file system's back, in place, and without the zeros behind the log's end: what is appended meanwhile
         // stands there.
         let end = try #require(bytes.lastIndex { $0 != 0 }) + 1
@@ -79,12 +79,12 @@ extension RegisPayServeTests {
         try file.truncate(atOffset: UInt64(bytes.count))
         try file.close()
         try disk.heal()
-        try await expectWell(server, asked, bad)
+        try await expectWell(server, requested, bad)
       }
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
-      for number in 0..<count { try await start(try files(in: data)[number], disk, asked) }
+      for number in 0..<count { try await start(try files(in: data)[number], disk, requested) }
       server = try await start(disk, scratch)
-      try await expectWell(server, asked, try files(in: data)[0])
+      try await expectWell(server, requested, try files(in: data)[0])
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
   }
@@ -126,7 +126,7 @@ extension RegisPayServeTests {
   }
 
   @Test(
-    "a finished segment that the disk can't read is told by /health when a request meets it, and no longer than that lasts"
+    "/health reports a finished segment that the disk can't read when a request meets it, and only as long as that lasts"
   )
   func met() async throws {
     guard await Mount.isPossible("a server on a disk that can't be read") else { return }
@@ -151,8 +151,9 @@ extension RegisPayServeTests {
       let before = try await health()
       #expect(before == "Healthy")
       #expect(try await server.get("/api/v1/payments/\(ids[0])").status == 500)
-      let told = try await health()
-      #expect(told.contains("payments/\(bad) @") && told.contains("requests that need it are refused"), "\(told)")
+      let warnings = try await health()
+      #expect(
+        warnings.contains("payments/\(bad) @") && warnings.contains("requests that need it are refused"), "\(warnings)")
       try disk.heal()
       try await eventually("/health says that all is well", within: .seconds(30)) { try await health() == "Healthy" }
       #expect(try await server.get("/api/v1/payments/\(ids[0])").status == 200)

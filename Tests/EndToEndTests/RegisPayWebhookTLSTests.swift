@@ -15,7 +15,7 @@ struct RegisPayWebhookTLSTests {
         directory: folder, arguments: ["--psp-url", url, "--notifications-url", url, "--breaker-seconds", "0.2"])
       let id = try await server.createPayment("1.00")
       let reason = "the PSP can't be reached: the certificate of localhost isn't trusted: self-signed certificate"
-      try await eventually("it is told why it waits", within: .seconds(20)) {
+      try await eventually("the reason of the wait is shown", within: .seconds(20)) {
         let waiting = try await server.get("/api/v1/payments/\(id)").object()["waiting"] as? [String: Any]
         return waiting?["reason"] as? String == reason
       }

@@ -39,9 +39,9 @@ struct RegisPayWebhookTests {
   }
 
   private func register(_ receiver: Receiver, at server: RunningServer) async throws -> (id: String, secret: String) {
-    let answer = try await server.post("/api/v1/webhooks", "{\"url\":\"\(receiver.url)\"}")
-    #expect(answer.status == 201)
-    let object = try answer.object()
+    let response = try await server.post("/api/v1/webhooks", "{\"url\":\"\(receiver.url)\"}")
+    #expect(response.status == 201)
+    let object = try response.object()
     return (try #require(object["id"] as? String), try #require(object["secret"] as? String))
   }
 
@@ -114,8 +114,8 @@ struct RegisPayWebhookTests {
       let server = try await RunningServer.start(directory: folder)
       for host in ["127.0.0.1", "127.1", "2130706433", "[::1]", "localhost", "10.0.0.1", "169.254.169.254"] {
         for scheme in ["http", "https"] {
-          let answer = try await server.post("/api/v1/webhooks", "{\"url\":\"\(scheme)://\(host)/hook\"}")
-          #expect(answer.status == 400, "\(scheme)://\(host)")
+          let response = try await server.post("/api/v1/webhooks", "{\"url\":\"\(scheme)://\(host)/hook\"}")
+          #expect(response.status == 400, "\(scheme)://\(host)")
         }
       }
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))

@@ -7,7 +7,7 @@ import Testing
 
 @testable import RegisPay
 
-/// Logs nowhere: what the tests look at is what was done.
+/// Logs nothing: the tests check effects.
 let silent = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
 /// A new folder, removed at the end.
@@ -77,7 +77,7 @@ struct Patience {
   }
 }
 
-/// Waits for something that no event tells, by looking again and again.
+/// Waits for something without an event, by polling.
 func eventually(
   _ what: Comment, sourceLocation: SourceLocation = #_sourceLocation, _ condition: () async throws -> Bool
 ) async throws {

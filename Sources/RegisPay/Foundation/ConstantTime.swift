@@ -1,5 +1,5 @@
-/// Whether two sequences of bytes are equal, in a time that does not tell where they differ: whoever tries secrets must
-/// not learn how much of one was right. Their lengths are no secret.
+/// Compares bytes in a time that does not depend on where they differ, so that an attacker who tries secrets does not learn how much
+/// of one was right. The lengths are not secret.
 func equalInConstantTime(_ first: some Collection<UInt8>, _ second: some Collection<UInt8>) -> Bool {
   guard first.count == second.count else { return false }
   var difference: UInt8 = 0

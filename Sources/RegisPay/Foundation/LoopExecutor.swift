@@ -1,9 +1,9 @@
 import NIOCore
 
-/// Runs tasks on one event loop: a request's task then stays on the thread that its connection is served by, and goes
-/// from there to a call's connection and back without waking another thread.
+/// Runs tasks on one event loop. A request's task then stays on its connection's thread, and reaches the connection of a call
+/// and returns without waking another thread.
 ///
-/// What runs there must not block: it would hold up every connection of the loop.
+/// A task must not block: it would block every connection of the loop.
 final class LoopExecutor: TaskExecutor {
   let loop: any EventLoop
 
@@ -14,6 +14,6 @@ final class LoopExecutor: TaskExecutor {
     loop.execute { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
   }
 
-  /// One for each loop of the group.
+  /// One executor for each loop of the group.
   static func executors(of group: any EventLoopGroup) -> [LoopExecutor] { group.makeIterator().map(LoopExecutor.init) }
 }

@@ -1,11 +1,11 @@
 import Synchronization
 
-/// The descriptors that connections of calls out may take, so that logs and clients always find theirs.
+/// Bounds the descriptors that connections of calls out may use, so that logs and clients always find some.
 ///
 /// Safe to use from any thread.
 final class SocketBudget: Sendable {
-  /// This process's. A quarter of the descriptors that it may have, as it was at the first call; an eighth of less than 1,024,
-  /// where what else is open counts for more.
+  /// The budget of this process: a quarter of its descriptor limit at the first use, or an eighth if the limit is below 1,024,
+  /// where other open files take a larger share.
   static let process = SocketBudget(
     limit: max(16, DescriptorLimit.current / (DescriptorLimit.current < 1_024 ? 8 : 4)))
 
@@ -14,16 +14,16 @@ final class SocketBudget: Sendable {
 
   init(limit: Int) { self.limit = limit }
 
-  /// Less than all calls that may be out at once (``CallSlots``): payments that hang may hold up others.
+  /// The budget is smaller than the number of calls that may be in flight (``CallSlots``), so payments that hang may delay others.
   var isTight: Bool { limit < 4_200 }
 
-  /// Takes one; false if all are taken.
+  /// Takes a descriptor; false if all are taken.
   func take() -> Bool {
     if open.add(1, ordering: .relaxed).newValue <= limit { return true }
     give()
     return false
   }
 
-  /// Puts one back.
+  /// Returns a descriptor.
   func give() { open.subtract(1, ordering: .relaxed) }
 }

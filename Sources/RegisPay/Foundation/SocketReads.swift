@@ -1,6 +1,6 @@
 import NIOCore
 
 extension AdaptiveRecvByteBufferAllocator {
-  /// How much is read at once: requests and answers are short, and the allocator has short buffers at hand.
+  /// Sizes of read buffers: requests and responses are short, and the allocator keeps short buffers ready.
   static let forMessages = AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 64 << 10)
 }

@@ -1,7 +1,7 @@
 import Glibc
 
 enum Clock {
-  /// The time now, in microseconds since 1970-01-01 UTC; 0 before that, and never after the year 9999, whatever the clock says.
+  /// The current time in microseconds since 1970-01-01 UTC, limited to the years 1970 to 9999.
   static func microseconds() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_REALTIME, &time)
@@ -10,7 +10,7 @@ enum Clock {
   }
 }
 
-/// A time as RFC 3339 writes it, in UTC with microseconds: `2026-01-31T23:59:59.000001Z`.
+/// Formats a time by RFC 3339, in UTC with microseconds: `2026-01-31T23:59:59.000001Z`.
 ///
 /// - Parameter microseconds: since 1970-01-01 UTC.
 func timestamp(microseconds: UInt64) -> String {
@@ -33,8 +33,8 @@ func timestamp(microseconds: UInt64) -> String {
   return "\(date)T\(time).\(padded(microseconds % 1_000_000, 6))Z"
 }
 
-/// Reads a time of RFC 3339 with any offset from UTC; microseconds since 1970-01-01 UTC, less than 0 before that. Nil for any
-/// other text. What is finer than a microsecond is left out.
+/// Parses a time of RFC 3339 with any offset from UTC, to microseconds since 1970-01-01 UTC, negative before that. Nil for any
+/// other text. Digits below a microsecond are dropped.
 func microseconds(timestamp text: String) -> Int64? {
   let bytes = Array(text.utf8)
   func number(_ range: Range<Int>) -> Int? {
@@ -46,33 +46,33 @@ func microseconds(timestamp text: String) -> Int64? {
     }
     return value
   }
-  func has(_ mark: Unicode.Scalar, at place: Int) -> Bool { bytes.count > place && bytes[place] == UInt8(ascii: mark) }
+  func has(_ mark: Unicode.Scalar, at index: Int) -> Bool { bytes.count > index && bytes[index] == UInt8(ascii: mark) }
   guard let year = number(0..<4), has("-", at: 4), let month = number(5..<7), has("-", at: 7),
     let day = number(8..<10), has("T", at: 10) || has("t", at: 10), let hour = number(11..<13), has(":", at: 13),
     let minute = number(14..<16), has(":", at: 16), let second = number(17..<19), (1...12).contains(month),
     (1...dayCount(of: month, year)).contains(day), hour < 24, minute < 60, second < 61
   else { return nil }
-  var place = 19
+  var index = 19
   var fraction = 0
-  if has(".", at: place) {
-    place += 1
-    let start = place
-    while number(place..<place + 1) != nil { place += 1 }
-    guard place > start, let digits = number(start..<min(place, start + 6)) else { return nil }
-    fraction = (min(place - start, 6)..<6).reduce(digits) { value, _ in value * 10 }
+  if has(".", at: index) {
+    index += 1
+    let start = index
+    while number(index..<index + 1) != nil { index += 1 }
+    guard index > start, let digits = number(start..<min(index, start + 6)) else { return nil }
+    fraction = (min(index - start, 6)..<6).reduce(digits) { value, _ in value * 10 }
   }
   var shift = 0
-  if has("Z", at: place) || has("z", at: place) {
-    place += 1
+  if has("Z", at: index) || has("z", at: index) {
+    index += 1
   } else {
-    guard has("+", at: place) || has("-", at: place), let hours = number(place + 1..<place + 3),
-      has(":", at: place + 3), let minutes = number(place + 4..<place + 6), hours < 24, minutes < 60
+    guard has("+", at: index) || has("-", at: index), let hours = number(index + 1..<index + 3),
+      has(":", at: index + 3), let minutes = number(index + 4..<index + 6), hours < 24, minutes < 60
     else { return nil }
-    shift = (hours * 60 + minutes) * (has("-", at: place) ? -60 : 60)
-    place += 6
+    shift = (hours * 60 + minutes) * (has("-", at: index) ? -60 : 60)
+    index += 6
   }
-  guard place == bytes.count else { return nil }
-  // The inverse of the above, from the same source; an era earlier, so that nothing is negative in the year 0.
+  guard index == bytes.count else { return nil }
+  // The inverse of the above, from the same source; an era earlier, so that no intermediate value is negative in the year 0.
   let marchYear = (month <= 2 ? year - 1 : year) + 400
   let dayOfYear = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1
   let dayOfEra = marchYear % 400 * 365 + marchYear % 400 / 4 - marchYear % 400 / 100 + dayOfYear

@@ -3,13 +3,12 @@ import HTTPTypes
 import Hummingbird
 import NIOCore
 
-/// Lets a request through to its route, or answers 401, 403, 421 or 429. Stands before every route, those that don't exist
-/// included.
+/// Passes a request on to its route, or refuses it with 401, 403, 421 or 429. It stands before every route, including unknown ones.
 struct AccessMiddleware: RouterMiddleware {
   let keys: KeyWatch
-  let own: InternalToken
+  let internalToken: InternalToken
   let browser: BrowserProtection
-  /// Only programs on this machine can reach the server: while there is no key they may read what is wrong with it.
+  /// Only programs on this machine can reach the server. While no key exists, they may read the reasons in `/health`.
   let isLoopback: Bool
   /// Nil for no limit.
   let rate: RateLimiter?
@@ -18,12 +17,12 @@ struct AccessMiddleware: RouterMiddleware {
   func handle(
     _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
-    // No hop and no look at the disk: this is on the way of every payment.
+    // No hop to another thread and no disk access: every request passes here.
     let ring = keys.ring
     var known = context
     if ring.isEmpty {
       try browser.check(request.head, isPage: Self.isOpen(context.endpointPath, request.method))
-      if let rate, !isOwn(request) { try take(rate, address(context)) }
+      if let rate, !isInternal(request) { try take(rate, address(context)) }
       known.mayRead = isLoopback
       known.client = address(context)
       known.isStillAllowed = { [keys] in keys.ring.isEmpty }
@@ -41,15 +40,15 @@ struct AccessMiddleware: RouterMiddleware {
     return try await next(request, known)
   }
 
-  /// The same for everybody, without a key.
+  /// The route needs no key.
   private static func isOpen(_ path: String?, _ method: HTTPRequest.Method) -> Bool {
     guard let path, case .open? = RouteAccess.needed(path, method) else { return false }
     return true
   }
 
-  /// - Returns: the key that it was let in with; nil where none is needed, and none that is valid was sent.
+  /// - Returns: the request's key; nil if the route needs none and the request has no valid one.
   private func check(_ request: Request, _ context: HTTPRequestContext, _ ring: KeyRing) throws(Problem) -> StoredKey? {
-    // Nil where there is no route: to be told so takes a key too, of any scope.
+    // Nil if there is no route. The 404 for it also requires a key, with any scope.
     let path = context.endpointPath
     let needed = path.map { RouteAccess.needed($0, request.method) }
     let isOpen = Self.isOpen(path, request.method)
@@ -58,7 +57,7 @@ struct AccessMiddleware: RouterMiddleware {
       guard isOpen else { throw Self.unauthorized("This needs a key.") }
       return nil
     }
-    if own.matches(authorization) {
+    if internalToken.matches(authorization) {
       guard case .some(.some(.simulator)) = needed else { throw Self.unauthorized("This needs a key.") }
       return nil
     }
@@ -71,8 +70,8 @@ struct AccessMiddleware: RouterMiddleware {
       if isOpen { return nil }
       throw switch error {
       case .malformed:
-        Self.unauthorized("The Authorization field must be Bearer and a whole key, rp_….", isInvalid: true)
-      case .invalid: Self.unauthorized("There is no such key, or it was revoked, or it expired.", isInvalid: true)
+        Self.unauthorized("The Authorization field must be Bearer and a complete key, rp_….", isInvalid: true)
+      case .invalid: Self.unauthorized("The key does not exist, was revoked, or has expired.", isInvalid: true)
       }
     }
     if let rate { try take(rate, key.id) }
@@ -82,7 +81,7 @@ struct AccessMiddleware: RouterMiddleware {
     case .scope(let needed): scope = needed
     case .simulator: scope = .operate
     case .open: return key
-    // What nobody decided about is nobody's.
+    // A method that is not listed is refused.
     case nil:
       throw Problem(status: .forbidden, name: "forbidden", detail: "No key may do this.")
     }
@@ -90,10 +89,12 @@ struct AccessMiddleware: RouterMiddleware {
     return key
   }
 
-  private func isOwn(_ request: Request) -> Bool { request.headers[.authorization].map(own.matches) ?? false }
+  private func isInternal(_ request: Request) -> Bool {
+    request.headers[.authorization].map(internalToken.matches) ?? false
+  }
 
-  private func take(_ rate: RateLimiter, _ who: String) throws(Problem) {
-    guard let wait = rate.take(who) else { return }
+  private func take(_ rate: RateLimiter, _ client: String) throws(Problem) {
+    guard let wait = rate.take(client) else { return }
     let seconds = max(
       1, Int((Double(wait.components.seconds) + Double(wait.components.attoseconds) / 1e18).rounded(.up)))
     throw Problem(

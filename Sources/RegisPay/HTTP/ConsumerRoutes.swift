@@ -9,7 +9,7 @@ struct ConsumerRoutes: Sendable {
   let projection: PaymentProjection
 
   func add(to router: Routes) {
-    router.answer("/api/v1/consumers", [.get: { _, _ in try await list() }])
+    router.handle("/api/v1/consumers", [.get: { _, _ in try await list() }])
   }
 
   private func list() async throws -> Response {

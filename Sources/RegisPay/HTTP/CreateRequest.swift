@@ -1,11 +1,11 @@
-/// The body of a request to create a payment, checked as the reference design checks it, message for message.
+/// The body of a request to create a payment, with the same checks and messages as the reference design.
 struct CreateRequest: Sendable, Hashable {
-  /// Bytes of a body; an amount and a currency need less than a hundred.
+  /// Bytes of a body; an amount and a currency need fewer than a hundred.
   static let bodyLimit = 64 << 10
 
   var money: Money
 
-  /// - Throws: every member that is wrong, `amount` before `currency`.
+  /// - Throws: all errors, `amount` before `currency`.
   init(_ body: JSONValue) throws(ValidationError) {
     guard case .object = body else {
       throw ValidationError(errors: [FieldError(field: "body", messages: ["The body must be a JSON object"])])
@@ -55,7 +55,7 @@ struct CreateRequest: Sendable, Hashable {
     switch value {
     case nil, .null: return failure(noCurrency, unsupportedCurrency)
     case .string(let code):
-      // White space alone counts as empty, as the reference's validator has it.
+      // White space alone counts as empty, as in the reference's validator.
       guard code.contains(where: { !$0.isWhitespace }) else { return failure(noCurrency, unsupportedCurrency) }
       guard let currency = Currency.named(code) else { return failure(unsupportedCurrency) }
       return .success(currency)
@@ -73,7 +73,7 @@ struct CreateRequest: Sendable, Hashable {
 
 extension FieldError: Error {}
 
-/// What is wrong with a request's body.
+/// The errors of a request's body.
 struct ValidationError: Error, Sendable, Hashable {
   var errors: [FieldError]
 

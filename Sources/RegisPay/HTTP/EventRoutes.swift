@@ -3,23 +3,22 @@ import Hummingbird
 import LogStore
 import ServiceLifecycle
 
-/// The log as server-sent events, from any offset on and then live. An event's id names the store and its offset, so a
-/// client that lost the connection goes on with `Last-Event-ID` where it was, and is refused by a log that is not the one
-/// that it followed.
+/// The log as server-sent events, from any offset on and then live. An event's id names the store and the offset. So a client that
+/// lost its connection resumes with `Last-Event-ID`, and a log other than the one it followed refuses it.
 final class EventRoutes: Sendable {
   private let reader: LogReader
   private let follower: LogFollower
   private let slots: StreamSlots
 
-  /// How long nothing is sent at most, so that a client that has gone is noticed and no proxy takes the stream for dead.
+  /// The longest time without data, so that the server notices a client that has gone and no proxy takes the stream for dead.
   private let heartbeat: Duration
-  /// How often it is looked whether the client's key is valid still.
-  private static let keyCheck = Duration.seconds(1)
-  /// From one look at the log to the next, for each stream that is open: at most 500 looks a second, whatever happens.
+  /// How often the server checks whether the client's key is still valid.
+  private static let keyCheckInterval = Duration.seconds(1)
+  /// Pause between two reads of the log, times the number of open streams: at most 500 reads a second in all.
   private static let pause = Duration.milliseconds(2)
-  /// From one look to the next at what the disk can't read.
+  /// Pause between two tries to read what the disk can't read.
   private static let unreadablePause = Duration.milliseconds(250)
-  /// Bytes that are written at once.
+  /// Bytes in one write.
   private static let pieceLimit = 64 << 10
 
   init(follower: LogFollower, limits: HTTPLimits = HTTPLimits(), heartbeat: Duration = .seconds(10)) {
@@ -30,7 +29,7 @@ final class EventRoutes: Sendable {
   }
 
   func add(to router: Routes) {
-    router.answer("/api/v1/events", [.get: { request, context in try self.open(request, context) }])
+    router.handle("/api/v1/events", [.get: { request, context in try self.open(request, context) }])
   }
 
   private func open(_ request: Request, _ context: HTTPRequestContext) throws -> Response {
@@ -42,7 +41,7 @@ final class EventRoutes: Sendable {
       do {
         try await self.send(query, while: context.isStillAllowed, to: &writer)
       } catch is CancellationError {
-        // The server stops, and the stream ends as a whole answer does.
+        // The server stops, and the stream ends like a complete response.
       }
       try await writer.finish(nil)
       withExtendedLifetime(slot) {}
@@ -53,22 +52,22 @@ final class EventRoutes: Sendable {
       body: body)
   }
 
-  /// Sends until the client is gone, its key is not valid any more, or the server stops.
+  /// Sends events until the client is gone, its key is no longer valid, or the server stops.
   private func send(
     _ query: EventStreamQuery, while isAllowed: @Sendable () -> Bool, to writer: inout any ResponseBodyWriter
   ) async throws {
     let portions = EventPortions(follower: follower, type: query.type.map { Array($0.rawValue.utf8) })
     let clock = ContinuousClock()
-    var place = query.place
-    try await writer.write(ByteBuffer(string: ": from offset \(place)\n\n"))
+    var nextOffset = query.offset
+    try await writer.write(ByteBuffer(string: ": from offset \(nextOffset)\n\n"))
     var lastSent = clock.now
     while !Task.isCancelled, !Task.isShuttingDownGracefully {
       guard isAllowed() else {
-        return try await writer.write(ByteBuffer(string: ": ended, as the key is not valid any more\n\n"))
+        return try await writer.write(ByteBuffer(string: ": ended: the key is no longer valid\n\n"))
       }
       let begin = clock.now
-      guard let portion = try await portions.readIfPossible(from: place) else {
-        // The stream stays open and goes on where it is, as soon as that can be read or is passed over.
+      guard let portion = try await portions.readIfPossible(from: nextOffset) else {
+        // The stream stays open and continues once the events can be read or are passed over.
         try await Task.sleep(for: Self.unreadablePause)
         if lastSent.duration(to: clock.now) >= heartbeat {
           try await writer.write(ByteBuffer(string: ":\n\n"))
@@ -76,20 +75,20 @@ final class EventRoutes: Sendable {
         }
         continue
       }
-      place = portion.next
+      nextOffset = portion.next
       var bytes = portion.bytes
-      // Piece by piece: the next one is given to the connection when this one is gone.
+      // Piece by piece: the connection gets the next one when the client has taken this one.
       while let piece = bytes.readSlice(length: min(bytes.readableBytes, Self.pieceLimit)), piece.readableBytes > 0 {
         try await writer.write(piece)
         lastSent = clock.now
       }
-      let deadline = min(lastSent + heartbeat, clock.now + Self.keyCheck)
-      if portion.isAtEnd, try await waitForEvents(at: place, until: deadline) {
-        // Each look at the log is a way to another thread and back: of a busy log a stream takes several events at once.
-        // Cancelled it returns at once, and the loop ends with the stream's last chunk.
+      let deadline = min(lastSent + heartbeat, clock.now + Self.keyCheckInterval)
+      if portion.isAtEnd, try await waitForEvents(at: nextOffset, until: deadline) {
+        // Each read of the log is a hop to another thread and back, so a stream takes several events of a busy log at once.
+        // When the task is cancelled, the sleep returns at once and the loop ends with the stream's last chunk.
         try? await clock.sleep(until: begin + Self.pause * slots.count)
       }
-      // Also while the log goes on and nothing of it is wanted here.
+      // Also while the log grows and this stream wants none of its events.
       if lastSent.duration(to: clock.now) >= heartbeat {
         try await writer.write(ByteBuffer(string: ":\n\n"))
         lastSent = clock.now
@@ -98,11 +97,11 @@ final class EventRoutes: Sendable {
   }
 
   /// - Returns: false when it is time for a heartbeat, or to stop.
-  private func waitForEvents(at place: UInt64, until deadline: ContinuousClock.Instant) async throws -> Bool {
+  private func waitForEvents(at offset: UInt64, until deadline: ContinuousClock.Instant) async throws -> Bool {
     try await withThrowingTaskGroup(of: Bool.self) { [reader] group in
-      group.addTask { try await cancelWhenGracefulShutdown { try await reader.waitForEvents(at: place) } }
+      group.addTask { try await cancelWhenGracefulShutdown { try await reader.waitForEvents(at: offset) } }
       group.addTask {
-        // Cancelled once events are there: then nobody reads what this returns.
+        // Cancelled once events have arrived; its result is not used then.
         try? await Task.sleep(until: deadline)
         return false
       }
@@ -117,19 +116,19 @@ extension HTTPField.Name {
   fileprivate static let lastEventID = HTTPField.Name("Last-Event-ID")!
 }
 
-/// Reads a log for an event stream, a bounded part at a time.
+/// Reads a log for an event stream, one bounded portion at a time.
 private struct EventPortions: Sendable {
   struct Portion: Sendable {
-    /// Where to go on.
+    /// The offset after the portion.
     var next: UInt64
-    /// The events that are wanted, as the stream sends them.
+    /// The wanted events, in the form that the stream sends.
     var bytes: ByteBuffer
-    /// There was no more when it was read.
+    /// The portion reaches the end of the log as of the read.
     var isAtEnd: Bool
   }
 
   let follower: LogFollower
-  /// In UTF-8; nil for all.
+  /// The wanted type in UTF-8; nil for all.
   let type: [UInt8]?
   private let storeID: String
 
@@ -139,26 +138,26 @@ private struct EventPortions: Sendable {
     storeID = follower.reader.storeID
   }
 
-  /// Bytes of a portion, but for its last event.
+  /// Bytes of a portion; its last event may exceed them.
   private static let byteLimit = 64 << 10
 
-  /// The next portion; nil where a place of the log can't be read at the moment, or was found damaged just now.
-  func readIfPossible(from place: UInt64) async throws(LogStoreError) -> Portion? {
+  /// The next portion; nil if the log can't be read there at the moment, or was just found to be damaged there.
+  func readIfPossible(from offset: UInt64) async throws(LogStoreError) -> Portion? {
     do throws(LogStoreError) {
-      return try await RequestThreads.run(.long) { () throws(LogStoreError) in try read(from: place) }
+      return try await RequestThreads.run(.long) { () throws(LogStoreError) in try read(from: offset) }
     } catch {
       guard error.isLocalDamage else { throw error }
       return nil
     }
   }
 
-  /// Reads until the portion is over. What is not wanted is looked at where it stands, without an allocation.
-  func read(from place: UInt64) throws(LogStoreError) -> Portion {
+  /// Reads one portion. Unwanted events are skipped in the mapped file, without an allocation.
+  func read(from offset: UInt64) throws(LogStoreError) -> Portion {
     var end = PortionEnd()
     var bytes: [UInt8] = []
     let logEnd = follower.reader.endOffset
     let next = try follower.forEach(
-      from: place, passed: { range in if !range.offsets.isEmpty { write(range, to: &bytes) } }
+      from: offset, passed: { range in if !range.offsets.isEmpty { write(range, to: &bytes) } }
     ) { event in
       if isWanted(event) { write(event.copy(), to: &bytes) }
       return bytes.count < Self.byteLimit && !end.isReached(after: event.payload.byteCount)
@@ -178,7 +177,7 @@ private struct EventPortions: Sendable {
     bytes.append(contentsOf: "\n\n".utf8)
   }
 
-  /// Tells of events that can't be read. The id is that of the last of them, so that a client goes on behind.
+  /// Reports events that can't be read. The id is that of the last of them, so that a client resumes after them.
   private func write(_ range: DamagedRange, to bytes: inout [UInt8]) {
     bytes.append(contentsOf: "id: \(storeID)-\(range.offsets.upperBound - 1)\nevent: missing\ndata: ".utf8)
     let data: JSONValue = [

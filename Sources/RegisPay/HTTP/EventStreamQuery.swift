@@ -1,20 +1,20 @@
 import Hummingbird
 
-/// What a client asks of the event stream: where to begin, and events of which type.
+/// A request for the event stream: the first offset, and the type of events.
 struct EventStreamQuery: Sendable, Hashable {
   /// The first offset that is sent.
-  let place: UInt64
+  let offset: UInt64
   /// Nil for all.
   private(set) var type: PaymentEvent.TypeName?
 
-  /// Reads `from` and `type`, and `Last-Event-ID`, which goes before `from`.
+  /// Reads `from` and `type`, and `Last-Event-ID`, which overrides `from`.
   ///
   /// - Parameters:
-  ///   - lastEventID: the values of the field: an offset, with or without the store's id and a hyphen before it.
-  ///   - end: the offset that the log's next event will have.
-  /// - Throws: ``Problem`` that names what is wrong. A parameter that is not known is wrong too: a filter that is misspelt
-  ///   must not show everything. So is a place behind the end: the client followed another log, or one that lost events
-  ///   since, and would miss what comes there.
+  ///   - lastEventID: the values of the field: an offset, optionally after the store's id and a hyphen.
+  ///   - end: the offset of the log's next event.
+  /// - Throws: ``Problem`` that names the mistake. An unknown parameter is a mistake too: a misspelt filter must not show
+  ///   everything. So is an offset past the end: the client followed another log, or one that has lost events since, and would
+  ///   miss new events.
   init(_ parameters: Parameters, lastEventID: [String], storeID: String, end: UInt64) throws(Problem) {
     var from: String?
     var type: String?
@@ -23,7 +23,7 @@ struct EventStreamQuery: Sendable, Hashable {
       case "from" where from == nil: from = String(value)
       case "type" where type == nil: type = String(value)
       case "from", "type": throw Problem.badRequest("\(name) is given twice.")
-      default: throw Problem.badRequest("There is no parameter \(String(name).debugDescription) here.")
+      default: throw Problem.badRequest("This route has no parameter \(String(name).debugDescription).")
       }
     }
     if let type {
@@ -37,7 +37,7 @@ struct EventStreamQuery: Sendable, Hashable {
     let given: UInt64?
     if let id = lastEventID.first {
       let last = try Self.offset(id, "Last-Event-ID must be the id of an event", storeID, end)
-      // The type's last offset is none that an event can have.
+      // No event has the offset UInt64.max.
       given = last < .max ? last + 1 : last
     } else if let from, from != "end" {
       given = try Self.offset(from, "from must be an offset, the id of an event, or end", storeID, end)
@@ -45,7 +45,7 @@ struct EventStreamQuery: Sendable, Hashable {
       given = nil
     }
     if let given, given > end { throw Self.pastEnd(storeID, end) }
-    place = given ?? end
+    offset = given ?? end
   }
 
   private static func offset(
@@ -55,14 +55,14 @@ struct EventStreamQuery: Sendable, Hashable {
     guard (1...2).contains(parts.count), let digits = parts.last, digits.utf8.allSatisfy({ (48...57).contains($0) }),
       (1...20).contains(digits.utf8.count), let offset = UInt64(digits)
     else { throw Problem.badRequest("\(refusal).") }
-    // Ids of before had 16 more digits behind these.
+    // Ids of earlier versions had 16 more digits after these.
     let isOurs = parts.count == 1 || parts[0].hasPrefix(storeID)
     let digitCounts = [storeID.utf8.count, 2 * storeID.utf8.count]
     guard parts.count == 1 || digitCounts.contains(parts[0].utf8.count) else { throw Problem.badRequest("\(refusal).") }
     if !isOurs {
       throw Problem(
         status: .conflict, name: "other-log",
-        detail: "That id is of another log. This one is \(storeID), and its next event has the offset \(end).")
+        detail: "The id belongs to another log. This log is \(storeID), and its next event has the offset \(end).")
     }
     return offset
   }
@@ -71,7 +71,7 @@ struct EventStreamQuery: Sendable, Hashable {
     Problem(
       status: .conflict, name: "past-end",
       detail:
-        "That is behind the end of the log \(storeID), whose next event has the offset \(end): it was restored from a "
-        + "backup, or it is another one. Read its events again from where yours agree with it.")
+        "The offset is past the end of the log \(storeID), whose next event has the offset \(end): the log was restored from "
+        + "a backup, or it is another log. Read its events again from the last offset at which yours agree with it.")
   }
 }

@@ -1,13 +1,13 @@
 import Hummingbird
 
-/// Whether the process lives, and whether it can do its work. Everybody gets the answer in one word; the reasons, which hold
-/// paths and what receivers of webhooks said, are for those who may read.
+/// Whether the process is alive, and whether it can do its work. Every client gets one word. The reasons, which contain paths and
+/// responses of webhook receivers, need scope `read`.
 struct HealthRoutes: Sendable {
   let health: Health
 
   func add(to router: Routes) {
-    router.answer("/alive", [.get: { _, _ in Response(text: "Healthy") }])
-    router.answer(
+    router.handle("/alive", [.get: { _, _ in Response(text: "Healthy") }])
+    router.handle(
       "/health",
       [
         .get: { _, context in

@@ -2,7 +2,7 @@ import HTTPTypes
 import Hummingbird
 import LogStore
 
-/// Payments over HTTP: the reference's create route, and our own versioned ones.
+/// Payments over HTTP: the reference's create route, and the versioned routes.
 struct PaymentRoutes: Sendable {
   let log: PaymentLog
   let requests: IdempotencyStore
@@ -10,7 +10,7 @@ struct PaymentRoutes: Sendable {
   let retryStatus: RetryStatus
 
   func add(to router: Routes) {
-    router.answer(
+    router.handle(
       "/api/payment/create",
       [
         .post: { request, context in
@@ -21,7 +21,7 @@ struct PaymentRoutes: Sendable {
           }
         }
       ])
-    router.answer(
+    router.handle(
       "/api/v1/payments",
       [
         .get: { request, _ in try await page(request) },
@@ -33,7 +33,7 @@ struct PaymentRoutes: Sendable {
           }
         },
       ])
-    router.answer(
+    router.handle(
       "/api/v1/payments/{id}",
       [
         .get: { _, context in
@@ -41,12 +41,12 @@ struct PaymentRoutes: Sendable {
           return Response(json: try details(loaded, waiting: retryStatus[loaded.payment.id]))
         }
       ])
-    router.answer("/api/v1/payments/{id}/events", [.get: { _, context in try await events(context) }])
-    router.answer(
+    router.handle("/api/v1/payments/{id}/events", [.get: { _, context in try await events(context) }])
+    router.handle(
       "/api/v1/payments/{id}/cancel", [.post: { request, context in try await execute(.cancel, request, context) }])
-    router.answer(
+    router.handle(
       "/api/v1/payments/{id}/retry", [.post: { request, context in try await execute(.retry, request, context) }])
-    router.answer(
+    router.handle(
       "/api/v1/payments/{id}/resolve",
       [
         .post: { request, context in
@@ -56,7 +56,7 @@ struct PaymentRoutes: Sendable {
           return try await execute(.resolve(resolution.work, resolution.outcome), of: id, request, body, context)
         }
       ])
-    router.answer(
+    router.handle(
       "/api/v1/payments/{id}/refunds",
       [
         .post: { request, context in
@@ -68,7 +68,7 @@ struct PaymentRoutes: Sendable {
       ])
   }
 
-  /// Carries out what a person asks for, and answers with the payment as it stands then.
+  /// Executes a person's command, and responds with the payment after it.
   private func execute(
     _ command: PaymentCommand, _ request: Request, _ context: HTTPRequestContext
   ) async throws -> Response {
@@ -82,7 +82,7 @@ struct PaymentRoutes: Sendable {
     try await once(request, body, context) { claim in
       do {
         switch try await log.request(command, of: id, for: claim) {
-        case .appended(_, let version): return try await answer(.changed(id, version: version))
+        case .appended(_, let version): return try await response(to: .changed(id, version: version))
         case .refused(let refusal): throw Problem(refusal)
         }
       } catch PaymentLogError.requestTaken {
@@ -90,12 +90,12 @@ struct PaymentRoutes: Sendable {
       } catch PaymentLogError.missing {
         throw Self.missing(id)
       } catch PaymentLogError.store, PaymentLogError.append {
-        throw Problem.unavailable("Nothing was changed, as the log can't write now.")
+        throw Problem.unavailable("Nothing was changed: the log can't write now.")
       }
     }
   }
 
-  /// Answers only when the payment is durable.
+  /// Responds only when the payment is durable.
   private func create(_ request: Request, _ context: HTTPRequestContext) async throws -> Response {
     let bytes = try await request.readBody(limit: CreateRequest.bodyLimit)
     let body: JSONValue
@@ -109,33 +109,35 @@ struct PaymentRoutes: Sendable {
     return try await once(request, bytes, context) { claim in
       do {
         guard let id = try await log.initiate(money, for: claim) else { return nil }
-        return try await answer(.created(id))
+        return try await response(to: .created(id))
       } catch is LogStoreError {
         throw Problem.unavailable(
-          "The payment was not taken, as the log can't write now; nothing was charged.")
+          "The payment was not accepted: the log can't write now. Nothing was charged.")
       }
     }
   }
 
-  /// Does what is asked once for each idempotency key; every time without one.
+  /// Executes a request once for each idempotency key; a request without a key is always executed.
   ///
-  /// - Parameter act: nil when the key was taken by another request meanwhile.
+  /// - Parameter act: returns nil if a concurrent request used the key first.
   private func once(
     _ request: Request, _ body: [UInt8], _ context: HTTPRequestContext,
     _ act: (IdempotencyStore.Claim?) async throws -> Response?
   ) async throws -> Response {
     guard let key = try IdempotencyKey(request, body: body, owner: context.owner) else {
-      guard let response = try await act(nil) else { preconditionFailure("without a key nobody can take it") }
+      guard let response = try await act(nil) else {
+        preconditionFailure("no other request can use a key that does not exist")
+      }
       return response
     }
-    // Nothing is kept under these any more, so they need no second look.
+    // This version stores nothing under these digests, so one look-up suffices.
     for digest in key.formerDigests {
-      if case .used(let record) = try await find(digest, key) { return try await answer(record, to: key) }
+      if case .used(let record) = try await find(digest, key) { return try await response(from: record, to: key) }
     }
     while true {
       switch try await find(key.digest, key) {
       case .free(let claim): if let response = try await act(claim) { return response }
-      case .used(let record): return try await answer(record, to: key)
+      case .used(let record): return try await response(from: record, to: key)
       }
     }
   }
@@ -150,33 +152,33 @@ struct PaymentRoutes: Sendable {
     }
   }
 
-  private func answer(_ record: IdempotencyRecord, to key: IdempotencyKey) async throws -> Response {
+  private func response(from record: IdempotencyRecord, to key: IdempotencyKey) async throws -> Response {
     guard record.fingerprint == key.fingerprint else { throw Problem.keyReused }
     do {
-      var response = try await answer(record.outcome)
+      var response = try await response(to: record.outcome)
       response.headers[.idempotentReplayed] = "true"
       return response
     } catch var problem as Problem {
-      // A refusal that was kept. What can't be read now is no answer of then.
+      // A stored refusal. A problem because the payment can't be read now is not the first response.
       if case .refused = record.outcome { problem.headers.append(.init(name: .idempotentReplayed, value: "true")) }
       throw problem
     }
   }
 
-  /// The same for the first request of a key and for every other.
-  private func answer(_ outcome: IdempotencyRecord.Outcome) async throws -> Response {
+  /// The response to an outcome, the same for the first request with a key and for every repeat.
+  private func response(to outcome: IdempotencyRecord.Outcome) async throws -> Response {
     switch outcome {
     case .created(let id): return Response(json: ["paymentId": .string(id.description)])
     case .changed(let id, let version):
       guard let loaded = try await log.view(id, upTo: version, { $0 }) else { throw Self.missing(id) }
-      // Accepted only, when somebody else has to do his part first.
+      // 202 if the PSP has to carry out its part first.
       return Response(
         json: try details(loaded, waiting: nil), status: loaded.payment.state == .cancelled ? .ok : .accepted)
     case .refused(let name, let detail): throw Problem(refusal: name, detail)
     }
   }
 
-  /// - Returns: what is made of the payment that the path names.
+  /// - Returns: the result of `make` for the payment that the path names.
   private func find<Value: Sendable>(
     _ context: HTTPRequestContext, _ make: @escaping @Sendable (PaymentLog.Loaded) -> Value
   ) async throws -> Value {
@@ -193,7 +195,7 @@ struct PaymentRoutes: Sendable {
   private static func missing(_ id: PaymentID) -> Problem { .notFound("There is no payment \(id).") }
 
   private func details(_ loaded: PaymentLog.Loaded, waiting: RetryStatus.Entry?) throws -> JSONValue {
-    // A payment has at least the event that it begins with.
+    // A payment has at least its first event.
     guard let first = loaded.events.first, let last = loaded.events.last else { throw Problem.notFound("No events.") }
     let row = PaymentRow(
       loaded.payment, version: loaded.version, offset: first.offset,
@@ -207,7 +209,7 @@ struct PaymentRoutes: Sendable {
   }
 
   private func events(_ context: HTTPRequestContext) async throws -> Response {
-    // Where it is read: of a long stream the JSON takes longer than a connection's loop may be held.
+    // On the reading thread: building the JSON of a long stream would block the connection's loop for too long.
     let bytes = try await find(context) { loaded in
       let events = loaded.events.map { JSONValue.object(EventJSON.members(of: $0)) }
       let json: JSONValue = ["paymentId": .string(loaded.payment.id.description), "events": .array(events)]
@@ -221,11 +223,11 @@ struct PaymentRoutes: Sendable {
     do {
       page = try await projection.page(try PaymentQuery(request.uri.queryParameters))
     } catch is UnlistedPayment {
-      throw Problem.notFound("after is the place of a payment that is not listed.")
+      throw Problem.notFound("after names a payment that is not listed.")
     } catch is StatementLimit.TookTooLong {
       throw Problem.unavailable(
-        "The list took too long to read, and was not read to the end; the disk may be busy, or the list's indexes are still"
-          + " being made. Try again later, or ask for less: without sort, or with a search that few payments match.")
+        "Reading the list took too long and was stopped; the disk may be busy, or the list's indexes are still being built. Try"
+          + " again later, or request less: without sort, or with a search that few payments match.")
     }
     let status = projection.status
     let bytes = await RequestThreads.run(.short) { [page, retryStatus, damage = log.damage] in
@@ -235,7 +237,7 @@ struct PaymentRoutes: Sendable {
             .object(PaymentJSON.members(of: $0, waiting: retryStatus[$0.id], concern: damage.concern($0.id)))
           }),
         "next": page.next.map { .string($0.description) } ?? .null,
-        // Until then payments are missing, or shown as they were.
+        // While false, payments are missing or outdated.
         "complete": .bool(!status.isCatchingUp),
         "asOf": .integer(page.asOf),
         "logEnd": .integer(max(status.logEnd, page.asOf)),
@@ -247,7 +249,7 @@ struct PaymentRoutes: Sendable {
 }
 
 extension HTTPField.Name {
-  /// On an answer that was given before, to an earlier request with the same key.
+  /// On a response that repeats the response to an earlier request with the same key.
   // A token by RFC 9110, which is all that the initialiser asks.
   fileprivate static let idempotentReplayed = HTTPField.Name("Idempotent-Replayed")!
 }

@@ -3,8 +3,8 @@ import Hummingbird
 extension PaymentQuery {
   /// Reads a list's query: `status`, `currency`, `refunded`, `search`, `sort`, `limit`, `after`.
   ///
-  /// - Throws: ``Problem`` that names what is wrong. A parameter that is not known is wrong too: a filter that is
-  ///   misspelt must not show everything.
+  /// - Throws: ``Problem`` that names the mistake. An unknown parameter is a mistake too: a misspelt filter must not show
+  ///   everything.
   init(_ parameters: Parameters) throws(Problem) {
     self.init()
     var seen: Set<Substring> = []
@@ -42,7 +42,7 @@ extension PaymentQuery {
       isDescending = value.hasPrefix("-")
       guard let known = Order(rawValue: isDescending ? String(value.dropFirst()) : value) else {
         let names = Order.allCases.map(\.rawValue).joined(separator: ", ")
-        throw Problem.badRequest("sort must be one of \(names), with a - in front for the greatest first.")
+        throw Problem.badRequest("sort must be one of \(names), with a - in front for descending order.")
       }
       order = known
     case "limit":
@@ -51,9 +51,11 @@ extension PaymentQuery {
       }
       limit = number
     case "after":
-      guard let key = Key(value) else { throw Problem.badRequest("after must be the next of an earlier page.") }
+      guard let key = Key(value) else {
+        throw Problem.badRequest("after must be the value of next on an earlier page.")
+      }
       after = key
-    default: throw Problem.badRequest("There is no parameter \(String(name).debugDescription) here.")
+    default: throw Problem.badRequest("This route has no parameter \(String(name).debugDescription).")
     }
   }
 }

@@ -1,12 +1,12 @@
 import Hummingbird
 
-/// The body of a request to send money back: `{"amount": 1.50, "currency": "GBP"}`. Without an amount, or without a
-/// body, it asks for all that is left; without a currency the amount is in the payment's.
+/// The body of a request for a refund: `{"amount": 1.50, "currency": "GBP"}`. Without an amount, or without a body, it requests all
+/// that is left. Without a currency the amount is in the payment's currency.
 struct RefundRequest: Sendable {
   /// Nil for all that is left.
   var amount: Money?
 
-  /// - Throws: ``Problem`` that names what is wrong.
+  /// - Throws: ``Problem`` that names the mistake.
   init(_ request: Request, _ bytes: [UInt8], currency own: Currency) async throws {
     guard !bytes.isEmpty else { return }
     try request.requireJSON()
@@ -25,13 +25,13 @@ struct RefundRequest: Sendable {
     }
   }
 
-  /// - Throws: ``ValidationError``; ``PaymentRefusal`` for a currency that is good, but not this payment's.
+  /// - Throws: ``ValidationError``; ``PaymentRefusal`` for a valid currency that is not the payment's.
   static func amount(_ body: JSONValue, currency own: Currency) throws -> Money? {
     func failure(_ field: String, _ message: String) -> ValidationError {
       ValidationError(errors: [FieldError(field: field, messages: [message])])
     }
     guard case .object(let members) = body else { throw failure("body", "The body must be a JSON object") }
-    // A misspelt member must not turn a part into the whole.
+    // A misspelt member must not turn a partial refund into a full one.
     for member in members where member.key != "amount" && member.key != "currency" {
       throw failure(member.key, "There is no such member; amount and currency are possible")
     }

@@ -1,15 +1,14 @@
 import Hummingbird
 
-/// The body of a request that says what became of a step whose outcome is unknown:
-/// `{"step": "settle", "outcome": "happened"}`. A refund is named by its number as well; a creation that happened needs the
-/// PSP's reference.
+/// The body of a request that resolves a step with an unknown outcome: `{"step": "settle", "outcome": "happened"}`. A refund also
+/// needs its number, and a creation that happened needs the PSP's reference.
 struct ResolveRequest: Sendable, Hashable {
   var work: PaymentWork
   var outcome: PaymentCommand.Resolution
 
   private static let members: Set<String> = ["step", "refund", "outcome", "reference"]
 
-  /// - Throws: ``Problem`` that names what is wrong.
+  /// - Throws: ``Problem`` that names the mistake.
   init(_ request: Request, _ bytes: [UInt8]) throws {
     do {
       try request.requireJSON()
@@ -23,7 +22,7 @@ struct ResolveRequest: Sendable, Hashable {
 
   init(_ body: JSONValue) throws(ValidationError) {
     guard case .object(let members) = body else { throw Self.failure("body", "The body must be a JSON object") }
-    // What a person decides about money must not be half read.
+    // A person's decision about money must not be read in part.
     for member in members where !Self.members.contains(member.key) {
       throw Self.failure(member.key, "There is no such member; step, refund, outcome and reference are possible")
     }

@@ -1,19 +1,18 @@
 import HTTPTypes
 import Hummingbird
 
-/// What a request must bring when keys are in force.
+/// What a request needs once API keys exist.
 enum RouteAccess: Sendable, Hashable {
   /// Nothing.
   case open
   /// A key with this scope.
   case scope(KeyScope)
-  /// A key to operate, or this server's own token.
+  /// A key with scope `operate`, or this server's internal token.
   case simulator
 
-  /// Every route and what it needs. A route that is not here needs a scope that no key has: whoever adds one has to
-  /// decide.
+  /// Every route and what it needs. A route that is not listed is refused for every key, so adding a route requires a decision.
   static let all: [String: [HTTPRequest.Method: RouteAccess]] = [
-    // The page is the same for everybody and holds nothing; what it shows it asks for with the key that a person enters.
+    // The page is the same for everybody and contains no data; it requests its data with the key that a person enters.
     "/": [.get: .open],
     "/assets/page.css": [.get: .open],
     "/assets/page.js": [.get: .open],
@@ -30,9 +29,9 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/payments/{id}/resolve": [.post: .scope(.operate)],
     "/api/v1/events": [.get: .scope(.read)],
     "/api/v1/consumers": [.get: .scope(.read)],
-    // It says what anybody can read in the documentation.
+    // The API's description is public.
     "/openapi.json": [.get: .open],
-    // Where to payments are told to is for those who run the server; and a list of endpoints tells who they are.
+    // Webhook endpoints are operator data, so these routes need scope `operate`.
     "/api/v1/webhooks": [.get: .scope(.operate), .post: .scope(.operate)],
     "/api/v1/webhooks/{id}": [.get: .scope(.operate), .patch: .scope(.operate), .delete: .scope(.operate)],
     "/api/v1/webhooks/{id}/rotate": [.post: .scope(.operate)],
@@ -50,14 +49,14 @@ enum RouteAccess: Sendable, Hashable {
     "/psp/api/ledger": [.get: .scope(.read)],
   ]
 
-  /// - Parameter path: a route's, with its parameters' names.
-  /// - Returns: nil for a route or method that nobody decided about.
+  /// - Parameter path: a route's path, with its parameters' names.
+  /// - Returns: nil for a route or method that is not listed.
   static func needed(_ path: String, _ method: HTTPRequest.Method) -> RouteAccess? {
     all[path]?[method == .head ? .get : method]
   }
 
-  /// The methods that a path answers, HEAD with GET, by name; nil where there is no route. Linear in the number of routes:
-  /// only for requests that are wrong.
+  /// The methods that a path supports, including HEAD with GET, sorted by name; nil if there is no route. Linear in the number
+  /// of routes: used only for requests that are refused.
   static func methods(at path: String) -> [HTTPRequest.Method]? {
     let parts = path.split(separator: "/", omittingEmptySubsequences: false)
     let route = all.first { route, _ in

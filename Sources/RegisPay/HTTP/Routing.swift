@@ -8,14 +8,14 @@ typealias Routes = Router<HTTPRequestContext>
 typealias Handler = @Sendable (Request, HTTPRequestContext) async throws -> Response
 
 extension RouterMethods<HTTPRequestContext> {
-  /// Answers a path: these methods with their handlers, and HEAD as GET (by the router's option). Other methods are told
-  /// from unknown paths by ``RouteAccess/methods(at:)``.
-  func answer(_ path: RouterPath, _ handlers: [HTTPRequest.Method: Handler]) {
+  /// Adds handlers for the methods of a path; HEAD is handled as GET (the router's option). For other methods
+  /// ``RouteAccess/methods(at:)`` distinguishes known from unknown paths.
+  func handle(_ path: RouterPath, _ handlers: [HTTPRequest.Method: Handler]) {
     for (method, handler) in handlers { on(path, method: method, use: handler) }
   }
 }
 
-/// Turns every error into `application/problem+json`: an unknown route, and what no handler foresaw.
+/// Turns every error into `application/problem+json`, including unknown routes and unexpected errors.
 struct ProblemMiddleware: RouterMiddleware {
   func handle(
     _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
@@ -25,7 +25,7 @@ struct ProblemMiddleware: RouterMiddleware {
     } catch let problem as Problem {
       return try problem.response(from: request, context: context)
     } catch let error as HTTPParserError {
-      // The client broke off in the middle of a body: nothing is wrong here, and nobody is there to be answered.
+      // The client closed the connection within a body: this is not a fault, and no client waits for a response.
       throw error
     } catch let error as HTTPError {
       let problem =
@@ -38,19 +38,18 @@ struct ProblemMiddleware: RouterMiddleware {
         }
       return try problem.response(from: request, context: context)
     } catch PaymentLogError.incomplete(let id, let missing) {
-      // Whoever repaired the log was told what was lost; a client that asks for such a payment is not served less than
-      // all of it.
+      // The repair of the log reported what was lost. A client that asks for such a payment must not get an incomplete one.
       return try Problem.incomplete(id, missing).response(from: request, context: context)
     } catch PaymentLogError.damaged(let id, _) {
       return try Problem.damaged(id).response(from: request, context: context)
     } catch PaymentLogError.newerEvent(let id, let event) {
       return try Problem.newerEvent(id, event).response(from: request, context: context)
     } catch {
-      // Not told to the client: it may hold what is none of its business.
+      // The client does not get the error: it may contain internal details.
       context.logger.error(
-        "a request failed", metadata: ["path": "\(request.uri.path)", "error": "\(String(reflecting: error))"])
+        "request failed", metadata: ["path": "\(request.uri.path)", "error": "\(String(reflecting: error))"])
       return try Problem(
-        status: .internalServerError, name: "internal", detail: "Something went wrong here; the log says what."
+        status: .internalServerError, name: "internal", detail: "The server failed; its log has the reason."
       ).response(from: request, context: context)
     }
   }
@@ -65,10 +64,11 @@ extension Request {
     return try await Self.json(try await readBody(limit: limit))
   }
 
-  /// Bytes of JSON that are read as soon as they could be given to another thread.
+  /// Bytes of JSON up to which parsing is no slower than a hop to another thread.
   private static let shortBody = 2 << 10
 
-  /// A body's bytes as JSON. Long ones are read where they hold up no connection: 64 KiB may take some milliseconds.
+  /// Parses a body's bytes as JSON. Long bodies are parsed on another thread, because 64 KiB may take some milliseconds, which
+  /// would block the connection's loop.
   static func json(_ bytes: [UInt8]) async throws(JSONError) -> JSONValue {
     guard bytes.count > shortBody else { return try JSONReader.read(bytes) }
     return try await RequestThreads.run(.short) { () throws(JSONError) in try JSONReader.read(bytes) }

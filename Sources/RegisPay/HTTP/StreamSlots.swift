@@ -1,10 +1,10 @@
 import Synchronization
 
-/// The places for streams that are open at once, of all clients and of each. Safe to use from any task.
+/// Limits the open event streams, in all and for each client. Safe to use from any task.
 final class StreamSlots: Sendable {
   private let limit: Int
   private let limitPerClient: Int
-  private let state = Mutex((count: 0, counts: [String: Int]()))
+  private let state = Mutex((count: 0, countByClient: [String: Int]()))
 
   init(limit: Int, limitPerClient: Int) {
     self.limit = limit
@@ -13,20 +13,20 @@ final class StreamSlots: Sendable {
 
   var count: Int { state.withLock { $0.count } }
 
-  /// - Returns: the place; free again when it is released, however the stream ended.
-  /// - Throws: ``Problem`` 503 when all are taken, 429 when the client has too many.
+  /// - Returns: a slot, which is free again when the object is released, however the stream ends.
+  /// - Throws: ``Problem`` 503 when all slots are taken, 429 when the client has too many.
   func take(_ client: String) throws(Problem) -> Slot {
     let (limit, limitPerClient) = (limit, limitPerClient)
     try state.withLock { state throws(Problem) in
-      guard state.counts[client, default: 0] < limitPerClient else {
+      guard state.countByClient[client, default: 0] < limitPerClient else {
         throw Problem(
           status: .tooManyRequests, name: "too-many-streams",
-          detail: "This client has \(limitPerClient) event streams open already.",
+          detail: "This client already has \(limitPerClient) open event streams.",
           headers: [.init(name: .retryAfter, value: "1")])
       }
-      guard state.count < limit else { throw Problem.unavailable("\(limit) event streams are open already.") }
+      guard state.count < limit else { throw Problem.unavailable("\(limit) event streams are already open.") }
       state.count += 1
-      state.counts[client, default: 0] += 1
+      state.countByClient[client, default: 0] += 1
     }
     return Slot(self, client)
   }
@@ -34,8 +34,8 @@ final class StreamSlots: Sendable {
   private func free(_ client: String) {
     state.withLock { state in
       state.count -= 1
-      let left = state.counts[client, default: 0] - 1
-      state.counts[client] = left > 0 ? left : nil
+      let left = state.countByClient[client, default: 0] - 1
+      state.countByClient[client] = left > 0 ? left : nil
     }
   }
 

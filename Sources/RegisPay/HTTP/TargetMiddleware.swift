@@ -1,12 +1,11 @@
 import Hummingbird
 
-/// Refuses targets that are almost a route's: with a slash too many, which the router would overlook, or with parameters
-/// that the route doesn't know. `POST …/refunds?amount=1` without a body would refund everything.
+/// Refuses targets that are almost a route: with an extra slash, which the router would ignore, or with a parameter that the route
+/// doesn't know. `POST …/refunds?amount=1` without a body would refund everything.
 ///
-/// The routes that are open to everybody, such as the page and `/health`, overlook parameters: links and supervisors add
-/// some of their own.
+/// Routes that are open to everybody, such as the page and `/health`, ignore parameters: links and supervisors add some.
 struct TargetMiddleware: RouterMiddleware {
-  /// Routes that read their parameters, when they are asked by GET, and refuse what they don't know.
+  /// Routes that read the parameters of a GET and refuse unknown ones themselves.
   private static let reading: Set = ["/api/v1/payments", "/api/v1/events", "/api/v1/webhooks/{id}/deliveries"]
 
   func handle(
@@ -14,7 +13,7 @@ struct TargetMiddleware: RouterMiddleware {
   ) async throws -> Response {
     let path = request.uri.path
     if path.count > 1, path.hasSuffix("/") || path.contains("//") {
-      throw Problem.notFound("There is nothing at \(path): its slashes are not those of a route.")
+      throw Problem.notFound("There is nothing at \(path): it has an extra slash.")
     }
     guard request.uri.query?.isEmpty == false, let route = context.endpointPath else {
       return try await next(request, context)
@@ -23,7 +22,7 @@ struct TargetMiddleware: RouterMiddleware {
     let access = RouteAccess.needed(route, request.method)
     guard isReading, Self.reading.contains(route) || access == .open else {
       let name = request.uri.queryParameters.first.map { String($0.key) } ?? request.uri.query ?? ""
-      throw Problem.badRequest("There is no parameter \(name.debugDescription) here; nothing was done.")
+      throw Problem.badRequest("This route has no parameter \(name.debugDescription); nothing was done.")
     }
     return try await next(request, context)
   }

@@ -1,4 +1,4 @@
-/// Endpoints and deliveries as the API shows them. No secret is among it.
+/// Endpoints and deliveries as the API shows them, without secrets.
 enum WebhookJSON {
   static func members(of status: EndpointWorker.Status) -> [JSONValue.Member] {
     let endpoint = status.endpoint
@@ -21,7 +21,8 @@ enum WebhookJSON {
     members += [
       .init("createdAt", time(endpoint.createdMicroseconds)), .init("updatedAt", time(endpoint.updatedMicroseconds)),
       .init("previousSecretUntil", optional(endpoint.previousSecret?.untilMicroseconds)),
-      .init("offset", .integer(progress.place)), .init("logEnd", .integer(max(status.logEnd, progress.place))),
+      .init("offset", .integer(progress.checkpoint)),
+      .init("logEnd", .integer(max(status.logEnd, progress.checkpoint))),
       .init("waiting", .integer(status.waitingCount)), .init("nextTryAt", optional(status.nextTryMicroseconds)),
       .init("failuresInRow", .integer(progress.failuresInRow)),
       .init("failingSince", optional(progress.failingSinceMicroseconds)),

@@ -1,6 +1,6 @@
 import Hummingbird
 
-/// The bodies of requests about webhooks. Unknown members are refused: one that is misspelt must not mean "all".
+/// The bodies of requests about webhooks. Unknown members are refused: a misspelt one must not mean "all".
 enum WebhookRequest {
   /// `{"url": …, "description": …, "events": […]}`
   static func endpoint(
@@ -38,7 +38,7 @@ enum WebhookRequest {
     case time(microseconds: UInt64)
   }
 
-  /// What every reader of JSON holds exactly: 2^53 - 1. No log comes near it.
+  /// 2^53 - 1, which every JSON parser represents exactly. No log reaches it.
   private static let offsetLimit: Int64 = 9_007_199_254_740_991
 
   /// `{"event": "msg_…"}`, `{"from": 123}` or `{"from": "2026-01-31T23:59:59Z"}`
@@ -46,14 +46,16 @@ enum WebhookRequest {
     let members = try await members(of: request, known: ["event", "from"])
     return try mapped { () throws(ValidationError) in
       guard members.count == 1, let (name, value) = members.first else {
-        throw failure("body", "Either event or from says what is sent again")
+        throw failure("body", "Give either event or from")
       }
       switch (name, value) {
       case ("event", .string(let text)):
-        guard let place = WebhookMessage.place(of: text) else { throw failure("event", "This is no message's id") }
-        return .event(payment: place.payment, version: place.version)
+        guard let named = WebhookMessage.paymentAndVersion(of: text) else {
+          throw failure("event", "This is not a message's id")
+        }
+        return .event(payment: named.payment, version: named.version)
       case ("from", .number(let text)):
-        // As JSON Schema has it, 7.0 and 70e-1 are whole numbers too.
+        // By JSON Schema 7.0 and 70e-1 are whole numbers too.
         guard let number = DecimalText(text), let offset = try? number.scaled(byPowerOfTen: 0),
           (0...offsetLimit).contains(offset)
         else { throw failure("from", "An offset is a whole number from 0 to \(offsetLimit)") }
@@ -81,7 +83,7 @@ enum WebhookRequest {
       let names = known.joined(separator: ", ")
       throw failure(member.key, "There is no such member; possible are \(names)").problem
     }
-    // No key occurs twice in what was read.
+    // The JSON reader refuses duplicate keys.
     return Dictionary(members.map { ($0.key, $0.value) }) { first, _ in first }
   }
 
@@ -116,7 +118,7 @@ enum WebhookRequest {
     return text
   }
 
-  /// Nil for all.
+  /// Nil means all types.
   private static func events(_ value: JSONValue) throws(ValidationError) -> Set<PaymentEvent.TypeName>? {
     if case .null = value { return nil }
     let names = PaymentEvent.TypeName.allCases.map(\.publicName).joined(separator: ", ")

@@ -1,65 +1,65 @@
 import Hummingbird
 import LogStore
 
-/// Endpoints over HTTP: a secret is told when it is made, and never again.
+/// Webhook endpoints over HTTP. A secret is shown when it is created, and never again.
 struct WebhookRoutes: Sendable {
   let webhooks: Webhooks
 
   private static let pageLimit = 200
 
   func add(to router: Routes) {
-    router.answer(
+    router.handle(
       "/api/v1/webhooks",
       [
         .get: { _, _ in try await list() },
-        .post: { request, _ in try await told { try await create(request) } },
+        .post: { request, _ in try await refusing { try await create(request) } },
       ])
-    router.answer(
+    router.handle(
       "/api/v1/webhooks/{id}",
       [
         .get: { _, context in show(try await find(context).status) },
         .patch: { request, context in
           let worker = try find(context)
           let change = try await WebhookRequest.change(request, allowingPrivate: webhooks.options.allowsPrivate)
-          return try await told { show(try await worker.change(change)) }
+          return try await refusing { show(try await worker.change(change)) }
         },
         .delete: { _, context in
           let worker = try find(context)
-          return try await told {
+          return try await refusing {
             try await webhooks.remove(worker)
             return Response(status: .noContent)
           }
         },
       ])
-    router.answer(
+    router.handle(
       "/api/v1/webhooks/{id}/rotate",
       [
         .post: { _, context in
           let worker = try find(context)
-          return try await told {
+          return try await refusing {
             let (status, secret) = try await worker.rotate()
             return show(status, secret: secret)
           }
         }
       ])
-    router.answer(
+    router.handle(
       "/api/v1/webhooks/{id}/test",
       [
         .post: { _, context in
           let worker = try find(context)
-          return try await told { Response(json: WebhookJSON.delivery(try await worker.test())) }
+          return try await refusing { Response(json: WebhookJSON.delivery(try await worker.test())) }
         }
       ])
-    router.answer(
+    router.handle(
       "/api/v1/webhooks/{id}/deliveries",
       [.get: { request, context in try await deliveries(request, of: try find(context)) }])
-    router.answer(
+    router.handle(
       "/api/v1/webhooks/{id}/replay",
       [
         .post: { request, context in
           let worker = try find(context)
           let replay = try await WebhookRequest.replay(request)
-          return try await told { show(try await start(replay, of: worker), httpStatus: .accepted) }
+          return try await refusing { show(try await start(replay, of: worker), httpStatus: .accepted) }
         }
       ])
   }
@@ -72,8 +72,8 @@ struct WebhookRoutes: Sendable {
   }
 
   private func create(_ request: Request) async throws -> Response {
-    let asked = try await WebhookRequest.endpoint(request, allowingPrivate: webhooks.options.allowsPrivate)
-    let worker = try await webhooks.add(url: asked.url, description: asked.description, events: asked.events)
+    let new = try await WebhookRequest.endpoint(request, allowingPrivate: webhooks.options.allowsPrivate)
+    let worker = try await webhooks.add(url: new.url, description: new.description, events: new.events)
     let status = await worker.status
     var response = show(status, secret: status.endpoint.secret, httpStatus: .created)
     response.headers[.location] = "/api/v1/webhooks/\(worker.id)"
@@ -130,10 +130,10 @@ struct WebhookRoutes: Sendable {
         limit = number
       case "after":
         guard let number = Int64(value), number > 0 else {
-          throw Problem.badRequest("after must be the next of an earlier page.")
+          throw Problem.badRequest("after must be the value of next on an earlier page.")
         }
         before = number
-      default: throw Problem.badRequest("There is no parameter \(String(name).debugDescription) here.")
+      default: throw Problem.badRequest("This route has no parameter \(String(name).debugDescription).")
       }
     }
     let found = try await webhooks.deliveries(of: worker, before: before, limit: limit + 1)
@@ -144,32 +144,33 @@ struct WebhookRoutes: Sendable {
     ])
   }
 
-  /// Errors as problems.
-  private func told(_ work: () async throws -> Response) async throws -> Response {
+  /// Turns the errors of `work` into problems.
+  private func refusing(_ work: () async throws -> Response) async throws -> Response {
     do {
       return try await work()
     } catch let refusal as EndpointWorker.Refusal {
       switch refusal {
       case .removed: throw Problem.notFound("There is no such webhook.")
       case .isTesting:
-        throw Problem(status: .conflict, name: "test-under-way", detail: "A test of this webhook is under way.")
+        throw Problem(status: .conflict, name: "test-in-progress", detail: "A test of this webhook is in progress.")
       case .tooManyWaiting(let limit):
         throw Problem(
           status: .conflict, name: "too-many-waiting",
-          detail: "Nothing was changed: \(limit) events of this webhook wait to be sent already.")
+          detail: "Nothing was changed: \(limit) events of this webhook already wait for a retry.")
       }
     } catch Webhooks.Refusal.tooMany(let limit) {
       throw Problem(
-        status: .conflict, name: "too-many-webhooks", detail: "Nothing was changed: \(limit) webhooks are possible.")
+        status: .conflict, name: "too-many-webhooks",
+        detail: "Nothing was changed: at most \(limit) webhooks can be registered.")
     } catch is WebhookStoreError {
-      throw Problem.unavailable("Nothing was changed, as it can't be written now.")
+      throw Problem.unavailable("Nothing was changed: the webhooks' file can't be written now.")
     }
   }
 }
 
 extension LogReader {
-  /// The offset of the first event at or after a time; the end of the log when all are before. Looks at the logarithm of
-  /// the log's length of events: no time is less than one before it.
+  /// The offset of the first event at or after a time; the end of the log if all are earlier. Reads a number of events that is the
+  /// logarithm of the log's length: times on a log never go back.
   func firstOffset(at microseconds: UInt64) throws(LogStoreError) -> UInt64 {
     var (low, high) = (UInt64(0), endOffset)
     while low < high {
@@ -178,7 +179,7 @@ extension LogReader {
         high = middle
         continue
       }
-      // Behind a gap the event may be later than the middle.
+      // If the middle lies in a gap, the event has a later offset.
       low = event.offset + 1
     }
     return low

@@ -1,7 +1,7 @@
 import NIOCore
 
-/// Where a request comes from, as far as limits are concerned: an IPv4 address, or the network of an IPv6 address, since
-/// one customer has 2^64 of the latter.
+/// The address of a client for limits: an IPv4 address, or the /64 network of an IPv6 address, because one customer has 2^64
+/// addresses in it.
 struct ClientAddress: Sendable, Hashable {
   let text: String
 
@@ -11,7 +11,7 @@ struct ClientAddress: Sendable, Hashable {
       return
     }
     let bytes = withUnsafeBytes(of: address6.address.sin6_addr) { Array($0) }
-    // An IPv4 client of a socket for both is ::ffff:a.b.c.d; its network would be everybody's.
+    // A dual-stack socket shows an IPv4 client as ::ffff:a.b.c.d. The /64 of these addresses holds all of IPv4.
     let isMapped = bytes[0..<10].allSatisfy { $0 == 0 } && bytes[10] == 0xFF && bytes[11] == 0xFF
     text = isMapped ? bytes[12...].map { "\($0)" }.joined(separator: ".") : hexadecimal(bytes[0..<8])
   }

@@ -3,9 +3,11 @@ import NIOCore
 import NIOHTTP1
 import NIOHTTPTypes
 
-/// Holds one connection to the limits: its time for heads, bodies and unread answers, the size of what it sends, and the
-/// number of its requests. Stands between the HTTP decoder and the server, on the connection's event loop; an ordinary
-/// request, which comes in one piece, costs it neither a timer nor an allocation.
+/// Holds one connection to the limits: the time for heads, bodies and unread responses, the size of what the client sends, and
+/// the number of its requests.
+///
+/// It stands between the HTTP decoder and ``HTTPServerHandler``, on the connection's event loop. An ordinary request, which
+/// arrives in one piece, costs neither a timer nor an allocation here.
 final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   typealias InboundIn = HTTPRequestPart
   typealias InboundOut = HTTPRequestPart
@@ -18,82 +20,80 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private enum Phase {
     case serving
-    /// What came is answered; nothing more is read.
+    /// The server responds to what has arrived and reads no further request.
     case ending
-    /// The last answer is written; what the client still sends is thrown away for a moment, since a connection that is
-    /// closed with unread bytes takes the answer with it.
+    /// The last response is written. What the client still sends is dropped for a moment: closing a connection with unread
+    /// bytes would discard the response as well.
     case ended
   }
 
-  /// How long a client that is answered for the last time may go on sending before the connection is cut.
+  /// How long a client may continue to send after the last response before the connection is cut.
   private static let lingerTime = TimeAmount.seconds(2)
-  /// Between two reads, of 256 KiB at most, of what a client sends behind its last request: some 25 MiB a second.
-  private static let restPause = TimeAmount.milliseconds(10)
+  /// Pause between two reads, of at most 256 KiB, of what a client sends after its last request: about 25 MiB a second.
+  private static let trailingReadPause = TimeAmount.milliseconds(10)
 
   private let limits: HTTPLimits
   private let table: ConnectionTable
-  private let own: InternalToken
+  private let internalToken: InternalToken
   private var connection: ConnectionTable.Connection?
   private var phase = Phase.serving
   private var reading = Reading.nothing
-  /// Whether anything whole was decoded since the last `channelReadComplete`.
+  /// The decoder has produced a part since the last `channelReadComplete`.
   private var sawPart = false
-  /// Requests whose head was passed on and whose answer is not complete.
-  private var unanswered = 0
-  private var isAnswerBegun = false
-  /// The answer has no length: each part has to be taken in time, since hardly any fills the buffers.
-  private var isAnswerEndless = false
-  /// Parts of an endless answer that are not on their way yet.
-  private var unwritten = 0
-  /// The request whose body is due waits to be told to send it.
+  /// Requests whose head was passed on and whose response is not complete.
+  private var pendingResponses = 0
+  private var isResponseStarted = false
+  /// The response has no length. The client must take each part in time, because few parts fill the buffers.
+  private var isResponseUnbounded = false
+  /// Parts of an unbounded response that the system has not taken yet.
+  private var unwrittenParts = 0
+  /// The client waits for `100 Continue` before it sends the body.
   private var owesContinue = false
   private var bodyBytes = 0
   private var isFirstRequest = true
-  /// The connection ends with the answer to the request that came last.
+  /// The connection ends with the response to the latest request.
   private var endsConnection = false
-  /// That request has come whole.
+  /// The request that ends the connection has arrived completely.
   private var hasLastRequest = false
-  private var inputDeadline: NIODeadline?
-  private var outputDeadline: NIODeadline?
-  private var isReadDue = false
-  private var timer: (task: Scheduled<Void>, time: NIODeadline)?
+  private var deadlines = ConnectionDeadlines()
+  private var isReadScheduled = false
 
-  init(limits: HTTPLimits, table: ConnectionTable, own: InternalToken) {
+  init(limits: HTTPLimits, table: ConnectionTable, internalToken: InternalToken) {
     self.limits = limits
     self.table = table
-    self.own = own
+    self.internalToken = internalToken
   }
 
-  /// Adds the HTTP/1 server's handlers with this one as the last.
+  /// Adds the HTTP/1 server's handlers, with this one as the last.
   func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations) throws {
     var decoderLimits = NIOHTTPDecoderLimitConfiguration()
     decoderLimits.maxHeaderFieldSize = limits.headBytes
     decoderLimits.maxHeaderListSize = limits.headBytes
     decoderLimits.maxHeaderFieldCount = limits.headFields
-    try pipeline.addHandler(RestDropper(self))
+    try pipeline.addHandler(TrailingDataDropper(self))
     try pipeline.configureHTTPServerPipeline(
       withPipeliningAssistance: false,
-      // The guard answers with problems, and the handler has one request after the other.
+      // The guard responds to errors with problems, and the handler processes one request after another.
       withErrorHandling: false,
-      // The types that responses are made of allow no line breaks.
+      // The types that responses consist of allow no line breaks.
       withOutboundHeaderValidation: false, withEncoderConfiguration: .init(),
       withDecoderLimitConfiguration: decoderLimits)
     try pipeline.addHandler(RequestCodec())
     try pipeline.addHandler(self)
   }
 
-  // MARK: - Beginning and end
+  // MARK: - Opening and closing
 
   func handlerAdded(context: ChannelHandlerContext) {
-    if context.channel.isActive { begin(context) }
+    if context.channel.isActive { open(context) }
   }
 
   func channelActive(context: ChannelHandlerContext) {
-    begin(context)
+    open(context)
     context.fireChannelActive()
   }
 
-  private func begin(_ context: ChannelHandlerContext) {
+  private func open(_ context: ChannelHandlerContext) {
     guard connection == nil else { return }
     let connection = ConnectionTable.Connection(context.channel)
     self.connection = connection
@@ -106,18 +106,15 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   func channelInactive(context: ChannelHandlerContext) {
-    end()
+    cleanUp()
     context.fireChannelInactive()
   }
 
-  func handlerRemoved(context: ChannelHandlerContext) { end() }
+  func handlerRemoved(context: ChannelHandlerContext) { cleanUp() }
 
-  private func end() {
+  private func cleanUp() {
     if let connection { table.remove(connection) }
-    timer?.task.cancel()
-    timer = nil
-    inputDeadline = nil
-    outputDeadline = nil
+    deadlines.cancel()
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
@@ -125,44 +122,16 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.fireUserInboundEventTriggered(event)
   }
 
-  // MARK: - What the client sends
+  // MARK: - Requests
 
-  /// No request follows: what still comes is thrown away.
-  fileprivate var isDone: Bool { phase != .serving || hasLastRequest }
+  /// No request follows; further bytes are dropped.
+  fileprivate var dropsInput: Bool { phase != .serving || hasLastRequest }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     guard phase == .serving else { return }
     sawPart = true
     switch unwrapInboundIn(data) {
-    case .head(let head):
-      if isFirstRequest {
-        isFirstRequest = false
-        // An attacker who fills the table must not stop payments that are on their way.
-        if let connection {
-          if let field = head.headerFields[.authorization], own.matches(field) {
-            table.remove(connection)
-          } else if connection.isLocal, !table.count(connection) {
-            return drop(context)
-          }
-        }
-      }
-      guard unanswered < limits.pipelinedRequests else { return stopReading(context) }
-      if let path = head.path, path.utf8.count > limits.uriBytes {
-        return refuse(.uriTooLong(limit: limits.uriBytes), context)
-      }
-      if let length = head.headerFields[.contentLength].flatMap(Int.init), length > limits.bodyBytes {
-        return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
-      }
-      // Only now: what is refused at its head has no body that is read, and is none of those that have an answer to come.
-      reading = .body
-      inputDeadline = nil
-      bodyBytes = 0
-      unanswered += 1
-      endsConnection = head.headerFields[.connection] == "close"
-      owesContinue = head.headerFields[.expect] != nil
-      // Passed on first: the answer may be made, and make this needless, at once.
-      context.fireChannelRead(data)
-      return sendContinue(context)
+    case .head(let head): return receive(head, data, context)
     case .body(let buffer):
       owesContinue = false
       bodyBytes += buffer.readableBytes
@@ -173,20 +142,56 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
       owesContinue = false
       reading = .nothing
       hasLastRequest = endsConnection
-      inputDeadline = nil
-      connection?.works()
+      deadlines.removeInput()
+      connection?.stopsWaiting()
     }
     context.fireChannelRead(data)
+  }
+
+  private func receive(_ head: HTTPRequest, _ data: NIOAny, _ context: ChannelHandlerContext) {
+    guard isCounted(head) else { return drop(context) }
+    guard pendingResponses < limits.pipelinedRequests else { return stopReading(context) }
+    if let path = head.path, path.utf8.count > limits.uriBytes {
+      return refuse(.uriTooLong(limit: limits.uriBytes), context)
+    }
+    if let length = head.headerFields[.contentLength].flatMap(Int.init), length > limits.bodyBytes {
+      return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
+    }
+    // Only now: the body of a request refused at its head is not read, and the handler owes it no response.
+    reading = .body
+    deadlines.removeInput()
+    bodyBytes = 0
+    pendingResponses += 1
+    endsConnection = head.headerFields[.connection] == "close"
+    owesContinue = head.headerFields[.expect] != nil
+    // Passed on first: the handler may respond at once, which makes `100 Continue` unnecessary.
+    context.fireChannelRead(data)
+    sendContinue(context)
+  }
+
+  /// Decides with the first request whether the connection counts for the limits. The server's own calls don't: an attacker who
+  /// fills the table must not stop payments that are being processed.
+  ///
+  /// - Returns: false when the connection's address has too many connections.
+  private func isCounted(_ head: HTTPRequest) -> Bool {
+    guard isFirstRequest else { return true }
+    isFirstRequest = false
+    guard let connection else { return true }
+    if let field = head.headerFields[.authorization], internalToken.matches(field) {
+      table.remove(connection)
+      return true
+    }
+    return !connection.isLocal || table.count(connection)
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
     switch phase {
     case .serving:
-      if !sawPart, reading == .nothing, unanswered == 0, !hasLastRequest {
-        // Bytes came, and they are not a whole head.
+      if !sawPart, reading == .nothing, pendingResponses == 0, !hasLastRequest {
+        // Bytes have arrived that are not a complete head.
         reading = .head
         setInputDeadline(limits.headTime, context)
-      } else if reading == .body, inputDeadline == nil {
+      } else if reading == .body, deadlines.input == nil {
         setInputDeadline(limits.bodyTime, context)
       }
       sawPart = false
@@ -195,14 +200,14 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.fireChannelReadComplete()
   }
 
-  /// The channel asks after each read. What no request is in is read slowly: a client that sends without an end costs no
-  /// processor, and does not lose its answer, as it would if the connection were closed over what it sent.
+  /// The channel asks after each read. Bytes that belong to no request are read slowly: a client that sends without end costs
+  /// no processor time, and does not lose its response, as it would if the connection were closed with unread bytes.
   func read(context: ChannelHandlerContext) {
-    guard isDone else { return context.read() }
-    guard !isReadDue else { return }
-    isReadDue = true
-    context.eventLoop.assumeIsolated().scheduleTask(in: Self.restPause) { [self] in
-      isReadDue = false
+    guard dropsInput else { return context.read() }
+    guard !isReadScheduled else { return }
+    isReadScheduled = true
+    context.eventLoop.assumeIsolated().scheduleTask(in: Self.trailingReadPause) { [self] in
+      isReadScheduled = false
       context.read()
     }
   }
@@ -219,7 +224,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     }
   }
 
-  // MARK: - What the server answers
+  // MARK: - Responses
 
   func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
     guard phase != .ended else {
@@ -228,20 +233,20 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     }
     switch unwrapOutboundIn(data) {
     case .head(var head) where head.status.kind != .informational:
-      isAnswerBegun = true
-      isAnswerEndless = head.headerFields[.contentLength] == nil
-      guard unanswered == 1, reading == .body else { break }
+      isResponseStarted = true
+      isResponseUnbounded = head.headerFields[.contentLength] == nil
+      guard pendingResponses == 1, reading == .body else { break }
       head.headerFields[.connection] = "close"
       context.write(wrapOutboundOut(.head(head)), promise: promise)
       return
-    case .body where isAnswerEndless: return writeWatched(data, promise, context)
+    case .body where isResponseUnbounded: return writeWithDeadline(data, promise, context)
     case .head, .body: break
     case .end:
-      isAnswerBegun = false
-      unanswered -= 1
-      connection?.waits()
-      // The rest of a body that the answer did not need could be endless; and after a malformed request there is none.
-      guard unanswered < 0 || (unanswered == 0 && reading == .body) else {
+      isResponseStarted = false
+      pendingResponses -= 1
+      connection?.startsWaiting()
+      // A body that the response did not need could be endless, and after a malformed request no request follows.
+      guard pendingResponses < 0 || (pendingResponses == 0 && reading == .body) else {
         context.write(data, promise: promise)
         return sendContinue(context)
       }
@@ -252,43 +257,39 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.write(data, promise: promise)
   }
 
-  /// Tells the client to send the body that it holds back, once no other answer is due before.
+  /// Asks the client to send the body that it holds back, once no other response comes before this one.
   private func sendContinue(_ context: ChannelHandlerContext) {
-    guard owesContinue, unanswered == 1, reading == .body, !isAnswerBegun else { return }
+    guard owesContinue, pendingResponses == 1, reading == .body, !isResponseStarted else { return }
     owesContinue = false
     context.writeAndFlush(wrapOutboundOut(.head(HTTPResponse(status: .continue))), promise: nil)
   }
 
-  /// Writes a part of an endless answer, which the client has to take in time.
-  private func writeWatched(_ data: NIOAny, _ promise: EventLoopPromise<Void>?, _ context: ChannelHandlerContext) {
+  /// Writes a part of an unbounded response, which the client must take in time.
+  private func writeWithDeadline(_ data: NIOAny, _ promise: EventLoopPromise<Void>?, _ context: ChannelHandlerContext) {
     let promise = promise ?? context.eventLoop.makePromise()
-    unwritten += 1
-    if outputDeadline == nil {
-      outputDeadline = context.eventLoop.now + TimeAmount(limits.writeTime)
-      setTimer(context)
-    }
+    unwrittenParts += 1
+    if deadlines.output == nil { setOutputDeadline(context) }
     promise.futureResult.assumeIsolated().whenComplete { [self] _ in
-      unwritten -= 1
-      if unwritten == 0 { outputDeadline = nil }
+      unwrittenParts -= 1
+      if unwrittenParts == 0 { deadlines.removeOutput() }
     }
     context.write(data, promise: promise)
   }
 
   func channelWritabilityChanged(context: ChannelHandlerContext) {
     if context.channel.isWritable {
-      if unwritten == 0 { outputDeadline = nil }
-    } else if phase == .serving, outputDeadline == nil {
-      outputDeadline = context.eventLoop.now + TimeAmount(limits.writeTime)
-      setTimer(context)
+      if unwrittenParts == 0 { deadlines.removeOutput() }
+    } else if phase == .serving, deadlines.output == nil {
+      setOutputDeadline(context)
     }
     context.fireChannelWritabilityChanged()
   }
 
-  // MARK: - Refusing
+  // MARK: - Refusals
 
-  /// Answers with a problem, if it is this request's turn, and ends the connection.
+  /// Responds with a problem, if it is this request's turn, and ends the connection.
   private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
-    let isOwnTurn = unanswered == 0 || (unanswered == 1 && reading == .body && !isAnswerBegun)
+    let isOwnTurn = pendingResponses == 0 || (pendingResponses == 1 && reading == .body && !isResponseStarted)
     guard isOwnTurn else { return stopReading(context) }
     let body = problem.json.bytes
     let head = HTTPResponse(
@@ -301,18 +302,18 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.write(wrapOutboundOut(.body(ByteBuffer(bytes: body))), promise: nil)
     context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
     linger(context)
-    // The server must not take the body for whole. It answers this error with one of its own, which is not sent.
+    // The handler must not take the body for complete. It responds to this error itself, and that response is not sent.
     context.fireErrorCaught(HTTPParserError.unknown)
   }
 
-  /// Lets the server answer what came before; it then answers the error with a bare 400, which ends the connection.
+  /// Lets the handler respond to earlier requests. It then responds to the error with a bare 400, which ends the connection.
   private func stopReading(_ context: ChannelHandlerContext) {
     phase = .ending
-    inputDeadline = nil
+    deadlines.removeInput()
     context.fireErrorCaught(HTTPParserError.unknown)
   }
 
-  /// The handler behind this one ends its answers so, too.
+  /// ``HTTPServerHandler`` also ends its last response with a close of the output.
   func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
     guard mode == .output, phase != .ended else { return context.close(mode: mode, promise: promise) }
     linger(context, promise)
@@ -321,46 +322,33 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private func linger(_ context: ChannelHandlerContext, _ promise: EventLoopPromise<Void>? = nil) {
     phase = .ended
     reading = .nothing
-    outputDeadline = nil
-    inputDeadline = context.eventLoop.now + Self.lingerTime
-    setTimer(context)
+    deadlines.removeOutput()
+    deadlines.setInput(Self.lingerTime, on: context.eventLoop) { [self] in timerFired(context) }
     context.close(mode: .output, promise: promise)
   }
 
-  // MARK: - Time
+  // MARK: - Deadlines
 
   private func setInputDeadline(_ time: Duration, _ context: ChannelHandlerContext) {
-    inputDeadline = context.eventLoop.now + TimeAmount(time)
-    setTimer(context)
+    deadlines.setInput(TimeAmount(time), on: context.eventLoop) { [self] in timerFired(context) }
   }
 
-  /// One timer for all deadlines, which stays when they are met: setting it is the rare case.
-  private func setTimer(_ context: ChannelHandlerContext) {
-    guard let time = [inputDeadline, outputDeadline].compactMap({ $0 }).min() else { return }
-    if let timer {
-      guard time < timer.time else { return }
-      timer.task.cancel()
-    }
-    let task = context.eventLoop.assumeIsolated().scheduleTask(deadline: time) { [self] in timerFired(context) }
-    timer = (task, time)
+  private func setOutputDeadline(_ context: ChannelHandlerContext) {
+    deadlines.setOutput(TimeAmount(limits.writeTime), on: context.eventLoop) { [self] in timerFired(context) }
   }
 
   private func timerFired(_ context: ChannelHandlerContext) {
-    timer = nil
-    let now = context.eventLoop.now
-    if let outputDeadline, outputDeadline <= now { return context.close(promise: nil) }
-    if let inputDeadline, inputDeadline <= now {
-      self.inputDeadline = nil
-      if phase == .ended { return context.close(promise: nil) }
-      return refuse(.tooSlow, context)
+    switch deadlines.timerFired(on: context.eventLoop, onTimer: { [self] in timerFired(context) }) {
+    case .output: context.close(promise: nil)
+    case .input: if phase == .ended { context.close(promise: nil) } else { refuse(.tooSlow, context) }
+    case nil: break
     }
-    setTimer(context)
   }
 }
 
-/// Throws away what follows the last request before the decoder gets it, which would keep all that comes behind a CONNECT
-/// or an upgrade in memory.
-private final class RestDropper: ChannelInboundHandler, RemovableChannelHandler {
+/// Drops what follows the last request before the decoder receives it: the decoder would buffer in memory all that follows a
+/// CONNECT or an upgrade.
+private final class TrailingDataDropper: ChannelInboundHandler, RemovableChannelHandler {
   typealias InboundIn = ByteBuffer
 
   private let connection: ConnectionGuard
@@ -368,35 +356,6 @@ private final class RestDropper: ChannelInboundHandler, RemovableChannelHandler 
   init(_ connection: ConnectionGuard) { self.connection = connection }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    if !connection.isDone { context.fireChannelRead(data) }
+    if !connection.dropsInput { context.fireChannelRead(data) }
   }
-}
-
-extension Problem {
-  fileprivate static func headTooLarge(_ limits: HTTPLimits) -> Problem {
-    Problem(
-      status: .requestHeaderFieldsTooLarge, name: "head-too-large",
-      detail: "A request's head may have at most \(limits.headBytes) bytes and \(limits.headFields) fields.")
-  }
-
-  fileprivate static func uriTooLong(limit: Int) -> Problem {
-    Problem(status: .uriTooLong, name: "uri-too-long", detail: "Path and query may have at most \(limit) bytes.")
-  }
-
-  static func bodyTooLarge(limit: Int) -> Problem {
-    Problem(
-      status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
-  }
-
-  fileprivate static let versionNotSupported = Problem(
-    status: .httpVersionNotSupported, name: "version-not-supported", detail: "This server speaks HTTP/1.1 and HTTP/1.0."
-  )
-
-  fileprivate static let methodNotImplemented = Problem(
-    status: .notImplemented, name: "method-not-implemented", detail: "There is no such method here.")
-
-  fileprivate static let malformed = Problem.badRequest("This is no HTTP/1.1 request.")
-
-  fileprivate static let tooSlow = Problem(
-    status: .requestTimeout, name: "too-slow", detail: "The request did not come in time.")
 }

@@ -1,17 +1,19 @@
 import NIOCore
 import Synchronization
 
-/// The open connections, so that there are never too many: a new one takes the place of those that have waited longest for
-/// their client. Ten thousand idle connections thus cost their owner ten thousand reconnects, and nobody else anything.
+/// The open connections. It bounds their number: a new connection replaces those that have waited longest for their client. So
+/// ten thousand idle connections cost their owner ten thousand reconnects, and other clients nothing.
+///
+/// Safe to use from any thread.
 final class ConnectionTable: Sendable {
-  /// One connection. Its event loop says when it waits; the table may close it from another.
+  /// One connection. Its event loop reports when the server waits for the client; the table may close it from another loop.
   final class Connection: Sendable {
     let channel: any Channel
     let address: ClientAddress?
-    /// From this machine: whether it is one of the server's own is known with its first request.
+    /// From this machine. Its first request shows whether it is one of the server's own.
     let isLocal: Bool
-    /// Since when the server has been waiting for the client, as uptime in nanoseconds; 0 while the client waits for the
-    /// server. Bytes that are not a whole request don't end the waiting.
+    /// When the server began to wait for the client, as uptime in nanoseconds; 0 while the client waits for the server. Bytes
+    /// that are not a complete request don't end the wait.
     let waitingSince: Atomic<UInt64>
 
     init(_ channel: any Channel) {
@@ -22,15 +24,15 @@ final class ConnectionTable: Sendable {
       waitingSince = Atomic(NIODeadline.now().uptimeNanoseconds)
     }
 
-    func waits() { waitingSince.store(NIODeadline.now().uptimeNanoseconds, ordering: .relaxed) }
-    func works() { waitingSince.store(0, ordering: .relaxed) }
+    func startsWaiting() { waitingSince.store(NIODeadline.now().uptimeNanoseconds, ordering: .relaxed) }
+    func stopsWaiting() { waitingSince.store(0, ordering: .relaxed) }
   }
 
   private struct State {
     var connections: [ObjectIdentifier: Connection] = [:]
-    /// Of ``counts``.
+    /// The connections that `countByAddress` includes.
     var counted: Set<ObjectIdentifier> = []
-    var counts: [ClientAddress: Int] = [:]
+    var countByAddress: [ClientAddress: Int] = [:]
   }
 
   private let limit: Int
@@ -44,9 +46,10 @@ final class ConnectionTable: Sendable {
 
   var count: Int { state.withLock { $0.connections.count } }
 
-  /// Takes a connection in, and closes others if need be. One that is local counts for its address only from ``count(_:)``.
+  /// Adds a connection, and closes others if there are too many. A local connection counts for its address only after
+  /// ``count(_:)``.
   ///
-  /// - Returns: false when it has to be closed: its address has too many, or every other connection is at work.
+  /// - Returns: false when the caller must close it: its address has too many, or no other connection waits for its client.
   func admit(_ connection: Connection) -> Bool {
     let (isAdmitted, closed) = state.withLock { state -> (Bool, [Connection]) in
       guard connection.isLocal || hasRoom(connection.address, state) else { return (false, []) }
@@ -64,13 +67,13 @@ final class ConnectionTable: Sendable {
     return isAdmitted
   }
 
-  /// Counts a local connection for its address, as it is not one of the server's own.
+  /// Counts a local connection for its address, because it is not one of the server's own.
   ///
-  /// - Returns: false when it has to be closed: its address has too many.
+  /// - Returns: false when the caller must close it: its address has too many.
   func count(_ connection: Connection) -> Bool {
     state.withLock { state in
       guard hasRoom(connection.address, state) else { return false }
-      // Closed meanwhile, it is not counted for ever.
+      // A connection that was closed meanwhile would be counted for ever.
       if state.connections[ObjectIdentifier(connection)] != nil { count(connection, &state) }
       return true
     }
@@ -78,15 +81,15 @@ final class ConnectionTable: Sendable {
 
   private func hasRoom(_ address: ClientAddress?, _ state: State) -> Bool {
     guard let limitPerAddress, let address else { return true }
-    return state.counts[address, default: 0] < limitPerAddress
+    return state.countByAddress[address, default: 0] < limitPerAddress
   }
 
   private func count(_ connection: Connection, _ state: inout State) {
     guard let address = connection.address, state.counted.insert(ObjectIdentifier(connection)).inserted else { return }
-    state.counts[address, default: 0] += 1
+    state.countByAddress[address, default: 0] += 1
   }
 
-  /// Forgets a connection: it is closed, or it is one of our own. May be called again.
+  /// Removes a connection that is closed or is one of the server's own. May be called more than once.
   func remove(_ connection: Connection) { state.withLock { remove(connection, &$0) } }
 
   private func remove(_ connection: Connection, _ state: inout State) {
@@ -94,11 +97,11 @@ final class ConnectionTable: Sendable {
     guard state.connections.removeValue(forKey: id) != nil, state.counted.remove(id) != nil,
       let address = connection.address
     else { return }
-    let count = state.counts[address, default: 0] - 1
-    state.counts[address] = count > 0 ? count : nil
+    let count = state.countByAddress[address, default: 0] - 1
+    state.countByAddress[address] = count > 0 ? count : nil
   }
 
-  /// One in a hundred at a time, so that looking through all of them is paid for by many new connections.
+  /// One connection in a hundred at a time, so that the cost of sorting all of them is shared by many new connections.
   private func longestWaiting(_ state: State) -> [Connection] {
     let waiting = state.connections.values
       .map { (since: $0.waitingSince.load(ordering: .relaxed), connection: $0) }

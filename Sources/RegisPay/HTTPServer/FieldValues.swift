@@ -1,8 +1,8 @@
 import NIOHTTP1
 
 extension HTTPHeaders {
-  /// The values of a field, one for each line that it has. White space around a value is no part of it (RFC 9110, 5.5);
-  /// the decoder leaves it behind the value.
+  /// The values of a field, one for each of its lines, without the white space around them, which is not part of a value
+  /// (RFC 9110, 5.5). The decoder leaves trailing white space.
   func values(_ name: String) -> [Substring] {
     self[name].map { value in
       let isSpace = { (byte: UInt8) in byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }

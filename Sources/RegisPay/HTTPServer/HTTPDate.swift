@@ -1,7 +1,7 @@
 import Foundation
 import Synchronization
 
-/// The present time as HTTP's fields write it (RFC 9110, IMF-fixdate), made once a second.
+/// The current time in the format of HTTP fields (RFC 9110, IMF-fixdate), formatted once a second.
 enum HTTPDate {
   private static let last = Mutex<(second: Int, text: String)>((0, ""))
 

@@ -1,18 +1,17 @@
 import Hummingbird
 import NIOCore
 
-/// One request and its answer, with the connection that they go over.
+/// What the middlewares and the route know about one request.
 struct HTTPRequestContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   let channel: any Channel
-  /// Whose API key the request came with.
+  /// The owner of the request's API key.
   var owner = RequestOwner.everybody
-  /// Whether it may see how the server is, beside whether it is well: paths, and what receivers of webhooks answer.
+  /// Whether the response may contain the server's inner state, such as paths and responses of webhook receivers.
   var mayRead = false
-
-  /// Who it is, as far as limits are concerned: a key, or without one an address.
+  /// Identifies the client for limits: an API key, or an address for requests without a key.
   var client = "unknown"
-  /// Whether the request would be let in now as it was; for answers that take long.
+  /// Whether the request would still be allowed now. Long responses check it.
   var isStillAllowed: @Sendable () -> Bool = { true }
 
   init(source: ApplicationRequestContextSource) {

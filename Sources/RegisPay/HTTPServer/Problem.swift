@@ -7,7 +7,7 @@ struct Problem: Error, Hashable {
   var name: String
   var detail: String
   var headers: [Header] = []
-  /// What is wrong with which member of the body.
+  /// The members of the body that are wrong, and why.
   var errors: [FieldError] = []
 
   struct Header: Sendable, Hashable {
@@ -31,14 +31,14 @@ struct Problem: Error, Hashable {
     Problem(
       status: .internalServerError, name: "idempotency-key-unreadable",
       detail:
-        "What was done under this Idempotency-Key can't be read, since the log is damaged there; nothing was done now. "
+        "The result of this Idempotency-Key can't be read, because the log is damaged there; nothing was done now. "
         + "Look for its payment before you use a new key.")
   }
 
   static func methodNotAllowed(_ allowed: [HTTPRequest.Method]) -> Problem {
     let names = allowed.map(\.rawValue).joined(separator: ", ")
     return Problem(
-      status: .methodNotAllowed, name: "method-not-allowed", detail: "This resource answers \(names).",
+      status: .methodNotAllowed, name: "method-not-allowed", detail: "This resource supports \(names).",
       headers: [Header(name: .allow, value: names)])
   }
 

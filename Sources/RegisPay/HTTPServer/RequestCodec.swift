@@ -5,30 +5,30 @@ import NIOHTTP1
 import NIOHTTPTypes
 import NIOHTTPTypesHTTP1
 
-/// Turns the HTTP/1 decoder's parts of requests into the server's own, and its answers into the encoder's. What RFC 9112
-/// lets no origin server take is an error here, ``Problem``, after which nothing more is read.
+/// Converts the HTTP/1 decoder's request parts into the server's types, and the server's responses into the encoder's types. A
+/// request that RFC 9112 forbids an origin server to accept is an error, ``Problem``, after which no further request is read.
 ///
-/// A request's Connection fields are replaced by one, `close`, where the connection ends with its answer. An answer to
-/// HTTP/1.0 is HTTP/1.0 itself: never chunked, and kept alive only as asked. An answer to HEAD has no body, whoever made it.
+/// One Connection field `close` replaces a request's Connection fields if the connection ends with its response. A response to
+/// HTTP/1.0 is HTTP/1.0 itself: never chunked, and kept alive only if the request asked for it. A response to HEAD has no body.
 final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
   typealias InboundIn = HTTPServerRequestPart
   typealias InboundOut = HTTPRequestPart
   typealias OutboundIn = HTTPResponsePart
   typealias OutboundOut = HTTPServerResponsePart
 
-  /// What a request said of its connection.
-  private struct Exchange {
-    var isOld: Bool
+  /// The properties of a request that determine the form of its response.
+  private struct PendingResponse {
+    var isHTTP10: Bool
     var keepsAlive: Bool
-    var isHead: Bool
+    var isToHead: Bool
   }
 
-  /// Requests that are not answered, in order.
-  private var exchanges: Deque<Exchange> = []
-  /// The answer that is being written ends with its connection.
+  /// One for each request without a complete response, in order.
+  private var pendingResponses: Deque<PendingResponse> = []
+  /// The end of the connection ends the current response.
   private var endsWithConnection = false
   private var isRefused = false
-  /// What was refused is a HEAD; its answer comes behind those to ``exchanges``.
+  /// The refused request is a HEAD; its response follows `pendingResponses`.
   private var isRefusedHead = false
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -36,8 +36,8 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     switch unwrapInboundIn(data) {
     case .head(let head):
       do {
-        let (request, exchange) = try Self.request(head)
-        exchanges.append(exchange)
+        let (request, pending) = try Self.request(head)
+        pendingResponses.append(pending)
         context.fireChannelRead(wrapInboundOut(.head(request)))
       } catch {
         isRefused = true
@@ -46,7 +46,7 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
       }
     case .body(let body): context.fireChannelRead(wrapInboundOut(.body(body)))
     case .end(let trailers):
-      // None is looked at.
+      // Routes use no trailers.
       _ = trailers
       context.fireChannelRead(wrapInboundOut(.end(nil)))
     }
@@ -56,26 +56,26 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     switch unwrapOutboundIn(data) {
     case .head(let response):
       var head = HTTPResponseHead(response)
-      // The answer to what is no request is one to none of these.
-      if response.status.kind != .informational, let exchange = exchanges.first, exchange.isOld {
+      // The response to a malformed request has no entry here.
+      if response.status.kind != .informational, let pending = pendingResponses.first, pending.isHTTP10 {
         head.version = .http1_0
         let hasLength = response.headerFields[.contentLength] != nil || response.status == .noContent
         endsWithConnection = !hasLength
         if !hasLength {
           head.headers.replaceOrAdd(name: "Connection", value: "close")
-        } else if exchange.keepsAlive, response.headerFields[.connection] == nil {
+        } else if pending.keepsAlive, response.headerFields[.connection] == nil {
           head.headers.add(name: "Connection", value: "keep-alive")
         }
       }
       context.write(wrapOutboundOut(.head(head)), promise: promise)
     case .body(let body):
-      if exchanges.first?.isHead ?? isRefusedHead {
+      if pendingResponses.first?.isToHead ?? isRefusedHead {
         promise?.succeed()
       } else {
         context.write(wrapOutboundOut(.body(.byteBuffer(body))), promise: promise)
       }
     case .end(let trailers):
-      _ = exchanges.popFirst()
+      _ = pendingResponses.popFirst()
       context.write(wrapOutboundOut(.end(trailers.map(HTTPHeaders.init))), promise: promise)
       guard endsWithConnection else { return }
       endsWithConnection = false
@@ -84,28 +84,30 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     }
   }
 
-  private static func request(_ head: HTTPRequestHead) throws -> (HTTPRequest, Exchange) {
+  private static func request(_ head: HTTPRequestHead) throws -> (HTTPRequest, PendingResponse) {
     try checkFraming(head)
-    let isOld = head.version.minor == 0
+    let isHTTP10 = head.version.minor == 0
     let target = try RequestTarget(head)
     let options = head.headers.values("Connection").flatMap { $0.split(separator: ",") }
       .map { $0.filter { $0 != " " && $0 != "\t" }.lowercased() }
-    // Behind these the decoder reads nothing: what follows would be another protocol's.
+    // The decoder reads nothing after these: the bytes that follow would belong to another protocol.
     let leavesHTTP = head.method == .CONNECT || (options.contains("upgrade") && head.headers.contains(name: "Upgrade"))
-    let keepsAlive = isOld ? options.contains("keep-alive") && !options.contains("close") : !options.contains("close")
-    let exchange = Exchange(
-      isOld: isOld, keepsAlive: keepsAlive && !leavesHTTP, isHead: head.method == .HEAD)
+    let keepsAlive =
+      isHTTP10 ? options.contains("keep-alive") && !options.contains("close") : !options.contains("close")
+    let pending = PendingResponse(
+      isHTTP10: isHTTP10, keepsAlive: keepsAlive && !leavesHTTP, isToHead: head.method == .HEAD)
     var fields = HTTPFields(head.headers, splitCookie: false)
-    fields[.connection] = exchange.keepsAlive ? nil : "close"
-    // HTTP/1.0 knows nothing of it.
-    if isOld { fields[.expect] = nil }
+    fields[.connection] = pending.keepsAlive ? nil : "close"
+    // HTTP/1.0 does not define Expect.
+    if isHTTP10 { fields[.expect] = nil }
     let request = HTTPRequest(
       method: try HTTPRequest.Method(head.method), scheme: "http", authority: target.authority, path: target.path,
       headerFields: fields)
-    return (request, exchange)
+    return (request, pending)
   }
 
-  /// How long the body is must be beyond doubt: what is read as two requests here and as one by a proxy is a way past it.
+  /// The body's length must be unambiguous: bytes that this server reads as two requests and a proxy as one would bypass the
+  /// proxy (request smuggling).
   private static func checkFraming(_ head: HTTPRequestHead) throws(Problem) {
     let codings = head.headers.values("Transfer-Encoding").flatMap {
       $0.split(separator: ",", omittingEmptySubsequences: false)
@@ -118,7 +120,8 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
       }
       guard codings == ["chunked"] else {
         throw Problem(
-          status: .notImplemented, name: "transfer-encoding", detail: "The only Transfer-Encoding here is chunked.")
+          status: .notImplemented, name: "transfer-encoding", detail: "The only Transfer-Encoding supported is chunked."
+        )
       }
     }
     let lengths = head.headers.values("Content-Length")
@@ -128,13 +131,14 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     let expectations = head.headers.values("Expect")
     guard head.version.minor == 0 || expectations.allSatisfy({ $0.lowercased() == "100-continue" }) else {
       throw Problem(
-        status: .expectationFailed, name: "expectation-failed", detail: "The only expectation met here is 100-continue."
+        status: .expectationFailed, name: "expectation-failed",
+        detail: "The only expectation supported is 100-continue."
       )
     }
   }
 }
 
-/// Whom a request is for, and where.
+/// A request's host and path.
 private struct RequestTarget {
   var authority: String?
   var path: String
@@ -148,7 +152,9 @@ private struct RequestTarget {
       try checkForm(head)
       return
     }
-    guard host.isEmpty || Self.isAuthority(host) else { throw .badRequest("The Host field is no host with a port.") }
+    guard host.isEmpty || Self.isAuthority(host) else {
+      throw .badRequest("The Host field is not a host with an optional port.")
+    }
     (authority, path) = (String(host), head.uri)
     try checkForm(head)
   }
@@ -160,20 +166,20 @@ private struct RequestTarget {
       return
     }
     guard let colon = path.range(of: "://"), ["http", "https"].contains(path[..<colon.lowerBound].lowercased()) else {
-      throw .badRequest("A request's target is a path, or a whole URL of http.")
+      throw .badRequest("A request's target is a path or an absolute http URL.")
     }
     let rest = path[colon.upperBound...]
     let named = rest.prefix { $0 != "/" && $0 != "?" }
-    guard Self.isAuthority(named) else { throw .badRequest("The target's host is no host with a port.") }
+    guard Self.isAuthority(named) else { throw .badRequest("The target's host is not a host with an optional port.") }
     if let authority, Self.normal(authority) != Self.normal(named) {
-      throw .badRequest("The target is on another host than the Host field says.")
+      throw .badRequest("The target names another host than the Host field.")
     }
     authority = String(named)
     let tail = rest[named.endIndex...]
     path = tail.hasPrefix("/") ? String(tail) : "/" + tail
   }
 
-  /// A name or an address, in brackets if it is one of IPv6, and maybe a port; nothing of a user.
+  /// A name, an IPv4 address or an IPv6 address in brackets, with an optional port and without user information.
   private static func isAuthority(_ text: some StringProtocol) -> Bool {
     var isInBrackets = false
     var portDigits: Int?

@@ -3,26 +3,25 @@ import Foundation
 import Logging
 import Synchronization
 
-/// Keeps a crash at the start from repeating for ever, when work that is due at each start is what ends the process.
+/// Keeps a crash at the start from repeating for ever, when work that is due at each start crashes the process.
 ///
-/// Two files in the data directory say how processes ended: in `crashed` a process that gets a signal of a crash leaves a
-/// mark, and `starts` counts crashes in a row, each within ``settling`` of its start. After ``crashLimit`` of them the
-/// process starts with care: work that was due before is done one at a time, with a pause between, after the API has been
-/// there for a while, and `starts` names it while it is in flight. What was in flight at ``crashLimit`` such crashes is
-/// not done again: it is reported as suspended, once, for a person to decide on. Work that is new goes on at full speed, but
-/// for messages to a webhook's endpoint that has not taken one in this process yet.
-/// A process that was killed, or lost its power, is no crash and changes nothing.
+/// Two files in the data directory record how processes ended: a process that crashes leaves a mark in `crashed`, and `starts` counts
+/// consecutive crashes, each within ``Pace/stableAfter`` of its start. After ``crashLimit`` of them the process starts carefully: it
+/// does work that was due before one piece at a time, with pauses, after the API has been available for a while, and `starts` names
+/// the piece in flight. Work that was in flight at ``crashLimit`` such crashes is not repeated: it is suspended and reported once, for
+/// a person to decide. New work runs at full speed, except messages to a webhook endpoint that has not completed one in this process.
+/// A kill or a power cut is not a crash and changes nothing.
 ///
-/// Without care it costs one comparison for each piece of work. Safe to use from any task.
+/// In a normal start it costs one comparison for each piece of work. Safe to use from any task.
 final class CarefulStart: Sendable {
   struct Pace: Sendable {
-    /// A process that has run for so long has started well.
-    var settling = Duration.seconds(60)
-    /// The same, while what was due is done with care.
-    var carefulSettling = Duration.seconds(600)
-    /// How long after the start the first of it is done.
+    /// After this time a normal start counts as successful.
+    var stableAfter = Duration.seconds(60)
+    /// After this time a careful start counts as successful.
+    var carefulStableAfter = Duration.seconds(600)
+    /// How long after a careful start the first piece of due work runs.
     var delay = Duration.seconds(3)
-    /// Between two pieces of it.
+    /// Pause between two pieces.
     var pause = Duration.milliseconds(200)
 
     init() {}
@@ -30,22 +29,23 @@ final class CarefulStart: Sendable {
 
   private struct State {
     var crashCount = 0
-    /// What is done with care just now.
+    /// The piece of careful work that is in flight.
     var inFlight: String?
-    /// How many crashes each was in flight at.
+    /// At how many crashes each piece of work was in flight.
     var suspects: [String: Int] = [:]
-    var begins: ContinuousClock.Instant
-    /// Tickets that were given out.
+    /// When the next piece may begin.
+    var nextBegin: ContinuousClock.Instant
+    /// The number of tickets issued.
     var ticketCount = 0
-    /// What is suspended: up to and including this ticket, or whatever the ticket until ``conclude(_:)`` is called.
+    /// The suspended work, each with the last ticket that it applies to; to all tickets until ``conclude(_:)`` is called.
     var suspended: [String: Int] = [:]
-    /// The start went well: a crash after it is none of the start.
-    var isOver = false
+    /// The start was successful; a later crash does not count.
+    var isStable = false
   }
 
   static let crashLimit = 2
 
-  /// When the process started; payments from before are due, in milliseconds since 1970.
+  /// When the process started, in milliseconds since 1970; payments from before are due work.
   let startMilliseconds = Clock.microseconds() / 1_000
   private let isCareful: Bool
   private let pace: Pace
@@ -53,55 +53,55 @@ final class CarefulStart: Sendable {
   private let logger: Logger
   private let state: Mutex<State>
 
-  /// One that is never careful and keeps nothing.
+  /// An instance that is never careful and stores nothing.
   init() {
     isCareful = false
     pace = Pace()
     path = nil
     logger = Logger(label: "none") { _ in SwiftLogNoOpLogHandler() }
-    state = Mutex(State(begins: .now))
+    state = Mutex(State(nextBegin: .now))
   }
 
-  /// Reads how the processes before ended, and begins to note how this one does. Blocks for the files. To be called by the
-  /// one process that has the directory's lock.
+  /// Reads how earlier processes ended, and starts to record how this one ends. Blocks for the files. Only the process that holds the
+  /// directory's lock may call it.
   ///
-  /// - Parameter marksCrashes: false for several in one process.
+  /// - Parameter marksCrashes: false if several instances exist in one process.
   init(_ directory: String, pace: Pace = Pace(), marksCrashes: Bool = true, logger: Logger) {
     self.pace = pace
     self.logger = logger
     path = directory + "/starts"
     var state = Self.read(directory + "/starts", logger)
-    let hadSettled = state.isOver
-    state.isOver = false
+    let wasStable = state.isStable
+    state.isStable = false
     do throws(PrivateFiles.Failure) {
       try PrivateFiles.makeFile(directory + "/crashed", tightens: true)
     } catch {
-      logger.warning("a crash can't be noted", metadata: ["reason": "\(error)"])
+      logger.warning("crashes can't be recorded", metadata: ["reason": "\(error)"])
     }
     let mark = open(directory + "/crashed", O_RDWR | O_CLOEXEC)
     if mark >= 0 {
       var byte: UInt8 = 0
-      if pread(mark, &byte, 1, 0) == 1, byte == UInt8(ascii: "!"), !hadSettled {
+      if pread(mark, &byte, 1, 0) == 1, byte == UInt8(ascii: "!"), !wasStable {
         state.crashCount += 1
         if let inFlight = state.inFlight { state.suspects[inFlight, default: 0] += 1 }
       }
       ftruncate(mark, 0)
-      // Open for as long as the process is.
+      // Stays open until the process ends.
       if marksCrashes { clinux_mark_crash(mark) } else { close(mark) }
     } else {
-      logger.warning("a crash can't be noted", metadata: ["reason": "\(String(cString: strerror(errno)))"])
+      logger.warning("crashes can't be recorded", metadata: ["reason": "\(String(cString: strerror(errno)))"])
     }
     state.inFlight = nil
     isCareful = state.crashCount >= Self.crashLimit
-    state.begins = .now + pace.delay
+    state.nextBegin = .now + pace.delay
     self.state = Mutex(state)
     self.state.withLock { write($0) }
     if isCareful { for line in warnings { logger.error("\(line)") } }
   }
 
-  /// Whether the last process, which may not be gone yet, has left the mark of a crash.
+  /// Whether the last process, which may still be ending, left the mark of a crash.
   static func isMarked(_ directory: String) -> Bool {
-    // What is no file here is none of this program's.
+    // Does not block on a FIFO, which this program did not create.
     let mark = open(directory + "/crashed", O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard mark >= 0 else { return false }
     defer { close(mark) }
@@ -109,35 +109,35 @@ final class CarefulStart: Sendable {
     return pread(mark, &byte, 1, 0) == 1 && byte == UInt8(ascii: "!")
   }
 
-  /// For ``Health``; empty without care.
+  /// For ``Health``; empty after a normal start.
   var warnings: [String] {
     guard isCareful else { return [] }
     return state.withLock { state in
-      guard !state.isOver else { return [] }
+      guard !state.isStable else { return [] }
       let suspects = state.suspects.keys.sorted().joined(separator: ", ")
       return [
-        "the last \(state.crashCount) processes crashed soon after their start: what was due is done one at a time"
+        "the last \(state.crashCount) processes crashed soon after their start: due work runs one piece at a time"
           + (suspects.isEmpty ? "" : "; in flight at a crash: \(suspects)")
       ]
     }
   }
 
-  /// Returns when the process has started well; to be run beside it. Throws when it is cancelled before.
+  /// Returns once the start counts as successful. Throws when its task is cancelled before.
   func run() async throws {
-    try await Task.sleep(for: isCareful ? pace.carefulSettling : pace.settling)
-    settle()
+    try await Task.sleep(for: isCareful ? pace.carefulStableAfter : pace.stableAfter)
+    markStable()
   }
 
-  /// The process has started well, or it ends as it should.
-  func settle() {
+  /// The start was successful, or the process ends normally.
+  func markStable() {
     state.withLock { state in
-      state.isOver = true
+      state.isStable = true
       (state.crashCount, state.suspects) = (0, [:])
       write(state)
     }
   }
 
-  /// For work that is asked for now.
+  /// A ticket for work that is requested now; nil after a normal start.
   var ticket: Int? {
     guard isCareful else { return nil }
     return state.withLock { state in
@@ -146,23 +146,21 @@ final class CarefulStart: Sendable {
     }
   }
 
-  /// That work of this name is suspended is recorded: what was asked for until now stays so, and what is asked for later
-  /// was asked for by a person.
+  /// The caller has recorded that work of this name is suspended. Work requested until now stays suspended; later work was requested
+  /// by a person and runs.
   func conclude(_ name: String) {
     state.withLock { state in
       if state.suspended[name] != nil { state.suspended[name] = state.ticketCount }
     }
   }
 
-  /// Does a piece of work that may have been in flight at a crash. Work of a name that is suspended stays so until
-  /// ``conclude(_:)``.
+  /// Runs a piece of work that may have been in flight at a crash. Suspended work stays suspended until ``conclude(_:)``.
   ///
   /// - Parameters:
   ///   - name: the same in every process.
-  ///   - isSuspect: it may be what crashed the processes before: it was there before this process was, or it goes to
-  ///     a peer that was.
-  ///   - ticket: taken when the work was asked for; nil for now. See ``conclude(_:)``.
-  ///   - suspended: what is returned instead when it was in flight at two crashes.
+  ///   - isSuspect: the work may have crashed earlier processes: it existed before this process, or it goes to a peer that did.
+  ///   - ticket: taken when the work was requested; nil for now. See ``conclude(_:)``.
+  ///   - suspended: the result if the work was in flight at ``crashLimit`` crashes.
   func perform<Result: Sendable>(
     _ name: String, isSuspect: Bool, ticket: Int? = nil, suspended: Result, _ work: () async -> Result
   ) async -> Result {
@@ -171,10 +169,10 @@ final class CarefulStart: Sendable {
       switch turn {
       case .suspended:
         logger.error(
-          "in flight at \(Self.crashLimit) crashes, and not done again by itself", metadata: ["work": "\(name)"])
+          "work suspended: it was in flight at \(Self.crashLimit) crashes", metadata: ["work": "\(name)"])
         return suspended
       case .wait:
-        // Few wait, and for a short time: looking again is enough. Cancelled, the work sees it at once.
+        // Few tasks wait, and for a short time, so polling suffices. After a cancellation the work sees it at once.
         try? await Task.sleep(for: pace.pause / 4)
         if Task.isCancelled { return await work() }
       case .own:
@@ -188,10 +186,10 @@ final class CarefulStart: Sendable {
 
   private enum Turn { case own, wait, suspended }
 
-  /// - Returns: nil when care is over.
+  /// - Returns: nil if the start is stable.
   private func takeTurn(_ name: String, _ ticket: Int?) -> Turn? {
     state.withLock { state in
-      guard !state.isOver else { return nil }
+      guard !state.isStable else { return nil }
       if state.suspects[name, default: 0] >= Self.crashLimit {
         state.suspects[name] = nil
         state.suspended[name] = .max
@@ -199,7 +197,7 @@ final class CarefulStart: Sendable {
         return .suspended
       }
       if let last = state.suspended[name], ticket ?? .max <= last { return .suspended }
-      guard state.inFlight == nil, state.begins <= .now else { return .wait }
+      guard state.inFlight == nil, state.nextBegin <= .now else { return .wait }
       state.inFlight = name
       write(state)
       return .own
@@ -209,31 +207,31 @@ final class CarefulStart: Sendable {
   private func endTurn() {
     state.withLock { state in
       state.inFlight = nil
-      state.begins = .now + pace.pause
+      state.nextBegin = .now + pace.pause
       write(state)
     }
   }
 
   // MARK: - The file
 
-  /// What can't be read counts as nothing: a start must not fail because of it.
+  /// An unreadable file counts as empty: it must not keep the server from starting.
   private static func read(_ path: String, _ logger: Logger) -> State {
-    var state = State(begins: .now)
+    var state = State(nextBegin: .now)
     let bytes: [UInt8]
     do throws(SmallFile.Failure) {
       guard let found = try SmallFile.read(path) else { return state }
       bytes = found
     } catch {
-      logger.warning("what is known of earlier starts can't be read", metadata: ["reason": "\(error)"])
+      logger.warning("can't read the record of earlier starts", metadata: ["reason": "\(error)"])
       return state
     }
     guard let json = try? JSONReader.read(bytes), case .number(let count)? = json["crashes"] else {
-      logger.warning("what is known of earlier starts can't be read", metadata: ["file": "\(path)"])
+      logger.warning("can't read the record of earlier starts", metadata: ["file": "\(path)"])
       return state
     }
     state.crashCount = Int(count) ?? 0
     state.inFlight = json["inFlight"]?.text
-    state.isOver = json["isOver"] == .bool(true)
+    state.isStable = json["isOver"] == .bool(true)
     if case .object(let members)? = json["suspects"] {
       for member in members {
         if case .number(let count) = member.value { state.suspects[member.key] = Int(count) ?? 0 }
@@ -242,23 +240,23 @@ final class CarefulStart: Sendable {
     return state
   }
 
-  /// Not synced: it is about crashes of the process, which the system's cache survives.
+  /// Not synced: the system's cache survives a crash of the process.
   private func write(_ state: State) {
     guard let path else { return }
     let json: JSONValue = [
-      "crashes": .integer(state.crashCount), "isOver": .bool(state.isOver),
+      "crashes": .integer(state.crashCount), "isOver": .bool(state.isStable),
       "inFlight": state.inFlight.map(JSONValue.string) ?? .null,
       "suspects": .object(state.suspects.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) }),
     ]
     do throws(SmallFile.Failure) {
       try SmallFile.write(json.bytes, to: path)
     } catch {
-      logger.warning("how this process starts can't be noted", metadata: ["reason": "\(error)"])
+      logger.warning("can't record this start", metadata: ["reason": "\(error)"])
     }
   }
 }
 
-/// Makes a provider's calls with care after crashes. What was in flight at two of them has an outcome that nobody knows.
+/// Makes a provider's calls carefully after crashes. A call that was in flight at two crashes gets an unknown outcome.
 struct CarefulProvider: StepProvider {
   let provider: any StepProvider
   let start: CarefulStart
@@ -270,7 +268,7 @@ struct CarefulProvider: StepProvider {
       await provider.perform(work, for: payment)
     }
     if let outcome { return outcome }
-    // Of a step there is one try at a time.
+    // A step has one try at a time, so no other ticket of this name is in use.
     start.conclude(name)
     return .unreadable(reason: "the process crashed twice while this call was in flight; it was not made again")
   }

@@ -2,7 +2,7 @@ import LogStore
 
 /// A payment as the API shows it.
 enum PaymentJSON {
-  /// - Parameter concern: the payment has events that can't be read, so that it may be otherwise than this says.
+  /// - Parameter concern: the payment has events that can't be read, so the JSON may be outdated.
   static func members(
     of row: PaymentRow, waiting: RetryStatus.Entry?, concern: DamageStatus.Concern? = nil
   ) -> [JSONValue.Member] {
@@ -27,7 +27,7 @@ enum PaymentJSON {
       var failure: [JSONValue.Member] = [.init("step", .string(trouble.step.rawValue))]
       if let number = trouble.refund { failure.append(.init("refund", .integer(number))) }
       failure.append(.init("reason", .string(trouble.reason)))
-      // What may have happened is no failure.
+      // A step with an unknown outcome is not a failure.
       members.append(.init(row.status == .outcomeUnknown ? "unknown" : "failure", .object(failure)))
     }
     if let waiting {
@@ -73,7 +73,7 @@ enum EventJSON {
       .init("offset", .integer(event.offset)),
       .init("type", .string(event.type)),
       .init("timestamp", .string(timestamp(microseconds: event.timestampMicroseconds))),
-      // A payload of somebody else's need not be JSON.
+      // Null for a payload that is not JSON, which another program may have written.
       .init("data", (try? JSONReader.read(event.payload)) ?? .null),
     ]
   }

@@ -1,25 +1,25 @@
 import Crypto
 
-/// What a key may do. No scope holds another: a key has those that it was made with and nothing else, so that one that
-/// watches can't pay, and one that pushes stuck payments on can't make new ones.
+/// What a key may do. No scope includes another: a key has only the scopes that it was created with, so that a monitoring key can't
+/// create payments, and an operator's key can retry payments but not create them.
 public enum KeyScope: String, Sendable, Hashable, CaseIterable {
-  /// See payments, events and the simulator's ledger.
+  /// Read payments, events and the simulator's ledger.
   case read
   /// Create, cancel and refund payments.
   case write
-  /// Retry payments, and let the simulators fail.
+  /// Retry payments, resolve unknown outcomes, manage webhooks, and inject faults into the simulators.
   case operate
 }
 
-/// A key in clear, as its owner sends it:
+/// A key in clear text, as a client sends it:
 ///
 ///     rp_ 12 digits _ 64 digits 8 digits
 ///         the id      secret    checksum
 ///
-/// all digits hexadecimal and lower-case. The secret is 256 random bits; the checksum is the beginning of the SHA-256 of
-/// all before it. So a scanner finds keys that were committed somewhere, and a typing error is told from a revoked key.
+/// All digits are lower-case hexadecimal. The secret is 256 random bits; the checksum is the beginning of the SHA-256 of everything
+/// before it. So a secret scanner finds leaked keys, and a typing error is distinguished from a revoked key.
 public struct APIKey: Sendable, Hashable, CustomStringConvertible, CustomDebugStringConvertible {
-  /// Tells the key in lists and logs; no secret.
+  /// Identifies the key in lists and logs; not secret.
   public let id: String
   /// The whole key: a secret.
   public let text: String
@@ -37,7 +37,7 @@ public struct APIKey: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
     text = body + Self.checksum(body.utf8)
   }
 
-  /// Nil when it is no key, or not a whole one.
+  /// Nil if the text is not a complete key.
   public init?(_ text: some StringProtocol) {
     let bytes = Array(text.utf8)
     let isDigit = { (byte: UInt8) in (48...57).contains(byte) || (97...102).contains(byte) }
@@ -56,11 +56,11 @@ public struct APIKey: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
     hexadecimal(SHA256.hash(data: Array(body)).prefix(checksumLength / 2))
   }
 
-  /// What is kept of it. A single SHA-256 is right for this and would be wrong for a password: nobody can try 2^256
-  /// secrets, however fast each try, while a slow hash would be paid for with every request.
+  /// The stored form. One SHA-256 is right for this and would be wrong for a password: nobody can try 2^256 secrets, however fast
+  /// each try is, while every request would pay for a slow hash.
   var hash: [UInt8] { Array(SHA256.hash(data: Array(text.utf8))) }
 
-  /// Without the secret, so that no log line or error can hold it.
+  /// Omits the secret, so that no log line or error can contain it.
   public var description: String { "\(Self.prefix)\(id)_…" }
   public var debugDescription: String { description }
 }

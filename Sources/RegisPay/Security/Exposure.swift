@@ -1,25 +1,24 @@
 import Foundation
 
-/// Finds what others than the server's user may read or change in a data directory: as earlier versions made it, or as
-/// somebody wants it. Nothing is changed, since that is not told apart.
+/// Finds files in a data directory that users other than the server's may read or change. It changes nothing, because it can't
+/// distinguish the modes of earlier versions from a person's choice.
 struct Exposure: Sendable {
   let directory: String
-  /// The group is meant to read the logs.
+  /// The group may read the logs (`--group-access`).
   let isForGroup: Bool
 
   private static let logs = ["payments", "simulator"]
   private static let others = ["projection", "webhooks"]
 
-  /// One line each, with what to do. Looks at the modes of a few directories.
+  /// One line for each finding, with the remedy. Reads the modes of a few directories.
   var lines: [String] {
     guard let top = Self.mode(directory) else { return [] }
     if top & 0o022 != 0 {
       return [
-        "others may put files into \(directory) (mode \(Self.text(top))), and so make keys and payments: chmod go-w"
-          + " \(directory)"
+        "others may create files in \(directory) (mode \(Self.text(top))), and so keys and payments: chmod go-w \(directory)"
       ]
     }
-    // Nobody else comes as far as what is in it.
+    // Other users can't reach the directory's contents.
     guard top & 0o011 != 0 else { return [] }
     return (Self.logs + Self.others).compactMap { name in
       let path = directory + "/" + name
@@ -28,7 +27,7 @@ struct Exposure: Sendable {
       guard mode & 0o077 & ~meant != 0 else { return nil }
       let isChoice = meant == 0 && Self.logs.contains(name)
       return "others may read \(path) (mode \(Self.text(mode))): chmod -R \(meant == 0 ? "go=" : "o=") \(path)"
-        + (isChoice ? ", or start with --group-access if the group is meant to" : "")
+        + (isChoice ? ", or start with --group-access if the group should read it" : "")
     }
   }
 

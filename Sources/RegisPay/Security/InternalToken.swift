@@ -1,5 +1,5 @@
-/// What this server's consumers send to its own simulators: 256 random bits made at each start, kept in memory only. The
-/// simulators' routes take it besides a key, and no other route does; it is sent to no other server.
+/// The token that this server's consumers send to its own simulators: 256 random bits, created at each start and kept in memory only.
+/// Only the simulators' routes accept it, beside a key. It is never sent to another server.
 struct InternalToken: Sendable {
   /// The value of the `Authorization` field.
   let authorization = "Bearer " + hexadecimal(randomBytes(32))

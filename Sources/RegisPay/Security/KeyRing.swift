@@ -1,9 +1,9 @@
 import Foundation
 import Synchronization
 
-/// The keys in memory, as they were when last read: what a request is checked against. Never changes.
+/// The keys in memory, as last read from disk. Requests are checked against it. Immutable, except for the times of last use.
 final class KeyRing: Sendable {
-  /// A key and when it was used last.
+  /// A key and the time of its last use.
   final class Entry: Sendable {
     let key: StoredKey
     let lastUsedSeconds: Atomic<Int64>
@@ -15,15 +15,15 @@ final class KeyRing: Sendable {
   }
 
   enum Refusal: Error, Sendable, Hashable {
-    /// Mistyped or cut off.
+    /// Mistyped or truncated.
     case malformed
-    /// Unknown, revoked or expired; which of them is not told.
+    /// Unknown, revoked or expired; the client does not learn which.
     case invalid
   }
 
   let entries: [String: Entry]
-  /// By owner, the keys under whose ids an earlier program kept requests. They never expire here: each record has its own age,
-  /// and the calendar may be set while the server runs.
+  /// By owner, the ids of keys under which an earlier version stored idempotency records. They never expire here: each record has its
+  /// own age, and the calendar may be set while the server runs.
   private let formerIDs: [String: [String]]
 
   init(_ keys: [StoredKey] = [], after former: KeyRing? = nil) {
@@ -36,10 +36,10 @@ final class KeyRing: Sendable {
       .mapValues { keys in keys.map(\.id) }
   }
 
-  /// The ids of an owner's keys under which requests may still be kept.
+  /// The ids of an owner's keys under which idempotency records may still be stored.
   func formerIDs(of owner: String) -> [String] { formerIDs[owner] ?? [] }
 
-  /// No key was ever made, so none is asked for. A key that is revoked or expired still counts.
+  /// No key was ever created, so none is required. A revoked or expired key still counts.
   var isEmpty: Bool { entries.isEmpty }
 
   func find(_ token: some StringProtocol, atSeconds now: Int64) throws(Refusal) -> StoredKey {

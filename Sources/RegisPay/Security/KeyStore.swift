@@ -1,13 +1,13 @@
 import Foundation
 import GRDB
 
-/// What is kept of a key.
+/// A key as stored on disk.
 public struct StoredKey: Sendable, Hashable {
   public var id: String
   public var name: String
-  /// Whose it is: keys of one owner share what was asked under an idempotency key. A key's name, unless another was given.
+  /// The owner, by default the key's name. Keys of one owner share idempotency keys.
   public var owner: String
-  /// Since when it has one. Later than it was made for a key of an earlier version's.
+  /// When the key got its owner. Later than its creation for a key of an earlier version.
   var ownerSinceSeconds: Int64
   public var scopes: Set<KeyScope>
   var hash: [UInt8]
@@ -23,9 +23,9 @@ public struct StoredKey: Sendable, Hashable {
   }
 }
 
-/// The keys in `keys.sqlite` of a data directory: hashes only, readable by the owner alone. Several processes may use it
-/// at once: the server reads while a command writes. Keys are never removed, only revoked, so that a server that asked
-/// for keys once never opens again by itself.
+/// The keys in `keys.sqlite` of a data directory: only hashes, readable by the process's user only. Several processes may use the
+/// file at once: the server reads while a command writes. Keys are never removed, only revoked, so that a server that requires keys
+/// never opens again on its own.
 ///
 /// Safe to use from any task; its calls block for a read or a write of the disk.
 public final class KeyStore: Sendable {
@@ -36,9 +36,9 @@ public final class KeyStore: Sendable {
 
   static func path(in directory: String) -> String { directory + "/keys.sqlite" }
 
-  /// Opens it; it and the directory are made if they are missing.
+  /// Opens the file, and creates it and the directory if they are missing.
   ///
-  /// - Parameter patience: how long a call waits, and holds its thread, while another program has the file locked.
+  /// - Parameter patience: how long a call blocks its thread while another program has the file locked.
   public static func open(_ directory: String, patience: Duration = .seconds(5)) throws(KeyStoreError) -> KeyStore {
     let path = path(in: directory)
     do {
@@ -49,13 +49,13 @@ public final class KeyStore: Sendable {
     }
   }
 
-  /// Whether a directory has keys that are valid now. Makes nothing.
+  /// Whether a directory has a key that is valid now. Creates nothing.
   static func hasValidKey(_ directory: String) throws(KeyStoreError) -> Bool {
     let now = Int64(Date().timeIntervalSince1970)
     return try keys(in: directory).contains { $0.isValid(atSeconds: now) }
   }
 
-  /// The keys that a directory has. Makes nothing.
+  /// The keys of a directory. Creates nothing.
   static func keys(in directory: String) throws(KeyStoreError) -> [StoredKey] {
     guard FileManager.default.fileExists(atPath: path(in: directory)) else { return [] }
     return try open(directory).all()
@@ -67,9 +67,9 @@ public final class KeyStore: Sendable {
     var configuration = Configuration()
     configuration.busyMode = .timeout(patience / .seconds(1))
     configuration.prepareDatabase { database in
-      // What was done is on disk when a call returns: a key that was revoked does not live again after a power cut. EXTRA,
-      // as with FULL the journal's removal is not synced, and a journal that comes back undoes the change. Not WAL: its
-      // files would be taken for a part of a copy that is put back in the place of this file.
+      // A change is on disk when a call returns: a revoked key must not become valid again after a power cut. EXTRA, because with
+      // FULL the removal of the journal is not synced, and a journal that reappears undoes the change. Not WAL: after somebody
+      // restores a copy of this file, SQLite would take leftover WAL files for a part of it.
       try database.execute(sql: "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA")
     }
     queue = try DatabaseQueue(path: path, configuration: configuration)
@@ -79,7 +79,7 @@ public final class KeyStore: Sendable {
   private static func prepare(_ database: Database) throws {
     let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
     guard version == 0 || version == Self.version else {
-      throw DatabaseError(message: "it has version \(version), and this program knows \(Self.version)")
+      throw DatabaseError(message: "it has version \(version), and this program supports \(Self.version)")
     }
     if version == 0 {
       try database.execute(
@@ -91,11 +91,11 @@ public final class KeyStore: Sendable {
           PRAGMA user_version = \(Self.version)
           """)
     } else if try !database.columns(in: "key").contains(where: { $0.name == "owner" }) {
-      // Earlier programs read and write the table with these columns, too: they name theirs.
+      // Earlier programs can still use the table with these columns, because their statements name the columns.
       try database.execute(
         sql: "ALTER TABLE key ADD COLUMN owner TEXT; ALTER TABLE key ADD COLUMN ownerSince INTEGER")
     }
-    // Those of an earlier program's, which kept requests under a key's id.
+    // Keys of an earlier program, which stored idempotency records under a key's id.
     if try Bool.fetchOne(database, sql: "SELECT EXISTS (SELECT 1 FROM key WHERE owner IS NULL)") ?? false {
       try database.execute(
         sql: "UPDATE key SET owner = name, ownerSince = ? WHERE owner IS NULL",
@@ -103,11 +103,11 @@ public final class KeyStore: Sendable {
     }
   }
 
-  /// Makes a key. Its text is nowhere but in the answer.
+  /// Creates a key. Only the result holds its text.
   ///
   /// - Parameters:
-  ///   - owner: whose it is; nil for its name.
-  ///   - lifetimeSeconds: nil for one that does not expire.
+  ///   - owner: nil for the key's name.
+  ///   - lifetimeSeconds: nil for a key that does not expire.
   public func create(
     name: String, owner: String? = nil, scopes: Set<KeyScope>, lifetimeSeconds: Int64?
   ) throws(KeyStoreError) -> APIKey {
@@ -127,7 +127,7 @@ public final class KeyStore: Sendable {
     return key
   }
 
-  /// - Returns: whether there is such a key. One that was revoked before keeps its time.
+  /// - Returns: whether the key exists. A key that was revoked before keeps its time of revocation.
   public func revoke(_ id: String) throws(KeyStoreError) -> Bool {
     let now = Int64(Date().timeIntervalSince1970)
     return try run { database in
@@ -137,7 +137,7 @@ public final class KeyStore: Sendable {
     }
   }
 
-  /// All keys ever made, oldest first.
+  /// All keys ever created, oldest first.
   public func all() throws(KeyStoreError) -> [StoredKey] {
     try run { database in
       try Row.fetchAll(database, sql: "SELECT * FROM key ORDER BY created, id").map { row in
@@ -145,9 +145,9 @@ public final class KeyStore: Sendable {
         let hash: Data = row["hash"]
         return StoredKey(
           id: row["id"], name: row["name"],
-          // Made by an earlier program since this one opened the file: an owner like the others'.
+          // An earlier program created the key after this one opened the file. It gets an owner like the others.
           owner: row["owner"] ?? row["name"], ownerSinceSeconds: row["ownerSince"] ?? Int64.max / 2,
-          // A scope that this program does not know allows nothing.
+          // An unknown scope allows nothing.
           scopes: Set(scopes.split(separator: " ").compactMap { KeyScope(rawValue: String($0)) }), hash: Array(hash),
           createdSeconds: row["created"], expirySeconds: row["expiry"], revokedSeconds: row["revoked"],
           lastUsedSeconds: row["lastUsed"])
@@ -155,7 +155,7 @@ public final class KeyStore: Sendable {
     }
   }
 
-  func noteUse(_ uses: [(id: String, seconds: Int64)]) throws(KeyStoreError) {
+  func recordUse(_ uses: [(id: String, seconds: Int64)]) throws(KeyStoreError) {
     try run { database in
       for use in uses {
         try database.execute(sql: "UPDATE key SET lastUsed = ? WHERE id = ?", arguments: [use.seconds, use.id])
@@ -163,7 +163,7 @@ public final class KeyStore: Sendable {
     }
   }
 
-  /// A number that changes when another process, or another one of these, has changed a key.
+  /// A number that changes when another process, or another instance, has changed a key.
   func changeCount() throws(KeyStoreError) -> Int {
     do {
       return try queue.writeWithoutTransaction { try Int.fetchOne($0, sql: "PRAGMA data_version") ?? 0 }
@@ -183,15 +183,15 @@ public final class KeyStore: Sendable {
 
 /// Why the keys can't be used.
 public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
-  /// What stands in the way, by which what helps differs.
+  /// The kind of failure, which decides the advice.
   enum Kind: Sendable {
-    /// The file is not there.
+    /// The file is missing.
     case gone
-    /// Another program has it locked: nothing is wrong with it.
+    /// Another program has the file locked; the file is sound.
     case locked
-    /// What it holds can't be read as keys.
+    /// The file's content is not readable as keys.
     case damaged
-    /// The disk, its room or its permissions, or the directory's.
+    /// The disk, its free space, or permissions of the file or directory.
     case inaccessible
   }
 
@@ -224,13 +224,12 @@ public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
   private var advice: String {
     switch kind {
     case .gone:
-      "put it back, from a backup for example, or make new keys with regispay keys create: where keys were made once, no"
-        + " server starts without one"
-    case .locked: "another program has it locked: it is read as soon as that program lets go of it"
+      "restore it from a backup, or create new keys with regispay keys create: once keys were created, no server starts"
+        + " without one"
+    case .locked: "another program has it locked; the server reads it as soon as that program releases it"
     case .damaged:
-      "no server starts with it as it is: restore it from a backup, or move it away and make new keys with regispay keys"
-        + " create"
-    case .inaccessible: "look at its disk, its permissions and those of its directory; the file itself may be sound"
+      "no server starts with it: restore it from a backup, or move it away and create new keys with regispay keys create"
+    case .inaccessible: "check its disk, its permissions and those of its directory; the file itself may be sound"
     }
   }
 }

@@ -1,34 +1,34 @@
 import Foundation
 
-/// The files of an SQLite database, for this process's user alone: it holds secrets, or what they protect.
+/// Makes the files of an SQLite database private to this process's user: the database holds secrets, or data that they protect.
 ///
-/// Others may have them open from a time when they were readable (an earlier version, a umask, a copy put back), and taking
-/// rights away does not close a file. Such a process could hold SQLite's locks for ever, and no start would succeed. So where
-/// that is so, and their lock counts, a file that they do not have takes the place of the one that was open to them.
+/// Another user's process may have opened a file while it was readable (an earlier version, a umask, a restored copy), and changing
+/// the mode does not close it there. Such a process could hold SQLite's locks for ever, and no start would succeed. If it holds a lock
+/// that counts, a copy that it does not have open replaces the file.
 ///
 /// All calls block for the disk.
 enum PrivateDatabase {
   typealias Failure = PrivateFiles.Failure
 
-  /// Makes the database's file, if there is none: SQLite would let others read it, and gives its mode to the files beside
-  /// it. Closes those that are there to others. To be called before SQLite opens the file, by the only process that does.
+  /// Creates the database's file if it is missing: SQLite would let others read it, and gives its mode to the files beside it. Makes
+  /// existing files private. Call it before SQLite opens the file, in the only process that does.
   static func make(_ path: String) throws(Failure) {
     try PrivateFiles.makeFile(path, tightens: true)
-    // It is made again from the write-ahead log.
+    // SQLite rebuilds it from the write-ahead log.
     let index = path + "-shm"
     if isOpenToOthers(index), unlink(index) != 0, errno != ENOENT {
       throw Failure(operation: "can't remove", path: index, code: errno)
     }
     for file in ["-wal", "-shm", "-journal"].map({ path + $0 }) {
       guard chmod(file, 0o600) == 0 || errno == ENOENT else {
-        throw Failure(operation: "can't take from others", path: file, code: errno)
+        throw Failure(operation: "can't make private", path: file, code: errno)
       }
     }
   }
 
-  /// As ``make(_:)`` for a database without a write-ahead log, which other processes of this user may have open: one that is
-  /// open to others, and locked by one of them, is copied, and the copy takes its name. A journal belongs to the name. SQLite
-  /// refuses writes to a file that lost its name, so a program that has the former one open changes nothing there.
+  /// Like ``make(_:)``, for a database without a write-ahead log that other processes of this user may have open. If the file is open
+  /// to other users and one of them holds a lock on it, a copy replaces it. A journal belongs to the name and stays valid. SQLite
+  /// refuses writes to a file that lost its name, so a program that has the old file open changes nothing in it.
   static func makeShared(_ path: String) throws(Failure) {
     if isOpenToOthers(path) { try replaceIfHeld(path) }
     try make(path)
@@ -44,8 +44,8 @@ enum PrivateDatabase {
     guard old >= 0 else { throw Failure(operation: "can't open", path: path, code: errno) }
     defer { close(old) }
     guard isHeldByStranger(old) else { return }
-    // Nobody writes while it is copied: who writes has a lock in these bytes, and who only reads hinders no reader. Where
-    // somebody does, the file stays, and SQLite says so if that lasts.
+    // This read lock keeps writers away while the file is copied; readers don't conflict. If a process is writing, the file stays,
+    // and SQLite reports it as locked if that lasts.
     var lock = lockBytes(F_RDLCK)
     guard fcntl(old, F_SETLK, &lock) == 0 else { return }
     let copy = path + ".private"
@@ -53,23 +53,23 @@ enum PrivateDatabase {
       throw Failure(operation: "can't remove", path: copy, code: errno)
     }
     let new = open(copy, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0o600)
-    guard new >= 0 else { throw Failure(operation: "can't make", path: copy, code: errno) }
+    guard new >= 0 else { throw Failure(operation: "can't create", path: copy, code: errno) }
     defer { close(new) }
     try fill(new, from: old, path: copy)
     guard fchmod(new, 0o600) == 0, fsync(new) == 0, rename(copy, path) == 0 else {
-      throw Failure(operation: "can't put in the place of \(path)", path: copy, code: errno)
+      throw Failure(operation: "can't replace \(path) by", path: copy, code: errno)
     }
     try PrivateFiles.syncDirectory((path as NSString).deletingLastPathComponent)
   }
 
-  /// Whether a process of another user keeps this one from writing. Of several that hold locks the first is looked at.
+  /// Whether another user's process keeps this one from writing. Of several lock holders only the first is checked.
   private static func isHeldByStranger(_ descriptor: Int32) -> Bool {
     var lock = lockBytes(F_WRLCK)
     guard fcntl(descriptor, F_GETLK, &lock) == 0, lock.l_type != Int16(F_UNLCK) else { return false }
-    // Of another PID namespace, or locked as SQLite never does.
+    // A process of another PID namespace, or a lock of another kind than SQLite's.
     guard lock.l_pid > 0 else { return true }
     var status = stat()
-    // Without an entry it has ended, and its lock with it.
+    // Without an entry in /proc the process has ended, and its lock with it.
     return stat("/proc/\(lock.l_pid)", &status) == 0 && status.st_uid != geteuid()
   }
 
@@ -84,7 +84,7 @@ enum PrivateDatabase {
     var buffer = [UInt8](repeating: 0, count: 64 << 10)
     while true {
       let count = read(old, &buffer, buffer.count)
-      guard count >= 0 else { throw Failure(operation: "can't read what becomes", path: path, code: errno) }
+      guard count >= 0 else { throw Failure(operation: "can't copy to", path: path, code: errno) }
       if count == 0 { return }
       guard write(new, buffer, count) == count else {
         throw Failure(operation: "can't write", path: path, code: errno == 0 ? ENOSPC : errno)

@@ -1,31 +1,31 @@
 import Synchronization
 
-/// Token buckets, one for each key or address: each refills at a rate and holds a burst. Bounded memory, however many
-/// addresses ask.
+/// Token buckets, one for each key or address: each refills at a rate and holds a burst. Memory is bounded, however many addresses
+/// send requests.
 ///
-/// A bucket is kept as the time at which it will be full again (the "theoretical arrival time" of ATM's generic cell rate
-/// algorithm): one number, and a full bucket is the same as none.
+/// A bucket is stored as the time at which it will be full again (the "theoretical arrival time" of ATM's generic cell rate
+/// algorithm): one number, and a full bucket needs no entry.
 final class RateLimiter: Sendable {
   private struct State {
     var fullAt: [String: Duration] = [:]
     var sweptAt = Duration.zero
   }
 
-  /// Buckets at once; further ones share one.
+  /// The number of buckets; further clients share one.
   private static let bucketLimit = 10_000
   private static let shared = ""
 
-  /// For one request.
+  /// The time that one request costs.
   private let interval: Duration
-  /// How far ahead of now a bucket may be: the time that a whole burst takes to come back.
+  /// How far ahead of now a bucket's time may be: the time in which a whole burst refills.
   private let burst: Duration
   private let now: @Sendable () -> Duration
   private let state = Mutex(State())
 
   /// - Parameters:
-  ///   - perSecond: requests that each may make, on average; more than 0.
-  ///   - burst: requests that may come at once.
-  ///   - now: a time that only goes forward.
+  ///   - perSecond: average requests of each client; more than 0.
+  ///   - burst: requests that a client may send at once.
+  ///   - now: a monotonic time.
   init(perSecond: Int, burst: Int, now: @escaping @Sendable () -> Duration = RateLimiter.uptime) {
     interval = .seconds(1) / perSecond
     self.burst = interval * burst
@@ -37,25 +37,25 @@ final class RateLimiter: Sendable {
     return { start.duration(to: .now) }
   }()
 
-  /// Takes one request's token.
+  /// Takes one token from a client's bucket.
   ///
-  /// - Returns: nil when there was one, otherwise how long it takes until there is.
-  func take(_ who: String) -> Duration? {
+  /// - Returns: nil if the bucket had a token, otherwise the time until it has one.
+  func take(_ client: String) -> Duration? {
     let now = now()
     return state.withLock { state in
-      var who = who
-      if state.fullAt[who] == nil, state.fullAt.count >= Self.bucketLimit {
-        // At most once a second, as it looks at all of them.
+      var client = client
+      if state.fullAt[client] == nil, state.fullAt.count >= Self.bucketLimit {
+        // At most once a second, because it visits all buckets.
         if now - state.sweptAt >= .seconds(1) {
           state.sweptAt = now
           state.fullAt = state.fullAt.filter { $0.value > now }
         }
-        if state.fullAt.count >= Self.bucketLimit { who = Self.shared }
+        if state.fullAt.count >= Self.bucketLimit { client = Self.shared }
       }
-      let fullAt = max(state.fullAt[who] ?? now, now) + interval
+      let fullAt = max(state.fullAt[client] ?? now, now) + interval
       let wait = fullAt - now - burst
       guard wait <= .zero else { return wait }
-      state.fullAt[who] = fullAt
+      state.fullAt[client] = fullAt
       return nil
     }
   }

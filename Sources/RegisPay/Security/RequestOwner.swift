@@ -1,18 +1,18 @@
-/// Whose idempotency keys a request's are: of one owner, whichever of its API keys it comes with, so that a client whose key
-/// is replaced between two tries is known again.
+/// The owner of a request's idempotency key. All API keys of an owner share its idempotency keys, so that a client whose API key is
+/// replaced between two tries is recognised.
 struct RequestOwner: Sendable, Hashable {
-  /// What is put before a client's key to make it the owner's own.
+  /// The prefix that makes a client's key unique to the owner.
   let scope: String
-  /// What was put there for some of the owner's API keys by programs that told keys apart by the id of the API key.
+  /// The prefixes of earlier versions, which used the id of the API key.
   var formerScopes: [String] = []
 
-  /// While there are no API keys.
+  /// The owner of all requests while no API key exists.
   static let everybody = RequestOwner(scope: "")
 
   private init(scope: String) { self.scope = scope }
 
   init(_ key: StoredKey, in ring: KeyRing) {
-    // No id of a key can look like this, and no name has a line break.
+    // No key's id has this form, and no name contains a line break.
     scope = "owner \(key.owner)"
     formerScopes = ring.formerIDs(of: key.owner)
   }

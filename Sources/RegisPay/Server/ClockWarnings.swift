@@ -1,8 +1,8 @@
 import LogStore
 
-/// Tells when a log's time is ahead of the machine's clock.
+/// Warns when a log's time is ahead of the machine's clock.
 struct ClockWarnings: Sendable {
-  /// A clock that is set right by a little, as time services do, is nothing to tell.
+  /// Smaller differences, as time services correct them, are not reported.
   static let tolerance = Duration.seconds(5)
 
   let stores: [(name: String, store: LogStore)]
@@ -17,8 +17,7 @@ struct ClockWarnings: Sendable {
     let seconds = lead.components.seconds
     let end = timestamp(microseconds: Clock.microseconds() + lead.microseconds)
     return "the \(name) log's time is \(text(seconds)) ahead of this machine's clock, which was set back or was wrong"
-      + " before: events get the time \(end) until the clock has come to it; payments go on. If the clock is wrong now,"
-      + " set it"
+      + " before: events get the time \(end) until the clock reaches it; payments continue. If the clock is wrong now, set it"
   }
 
   /// `3 h 12 min`, in the two largest units.

@@ -1,8 +1,8 @@
 import Logging
 
-/// What the libraries of the HTTP server log, without what is no fault. Safe to use as its handler is.
+/// Forwards the log lines of the HTTP server's libraries, without those that report no fault. As thread-safe as its handler.
 struct LibraryLogHandler: LogHandler {
-  /// A stop that takes too long is cut off: then the listening socket is closed a second time.
+  /// After a stop that takes too long is cut off, the library closes the listening socket a second time.
   private static let harmless: Set<String> = ["Server shutdown error: Already closed"]
 
   var handler: any LogHandler

@@ -1,12 +1,13 @@
 import LogStore
 import Logging
 
-/// Reads the logs' files again in the background while the server runs, and tells what has gone bad.
+/// Reads the logs' files again in the background while the server runs, and reports damage.
 struct Scrubbing: Sendable {
   private let scrubs: [(name: String, scrub: Scrub)]
 
-  /// - Parameter options: with a rate of 0 nothing is read.
-  /// - Parameter stores: each with the board that is told what is found, so that what is concerned is known.
+  /// - Parameters:
+  ///   - stores: each with the status that records its damage and finds the streams concerned.
+  ///   - options: a rate of 0 turns scrubbing off.
   init(
     _ stores: [(name: String, store: LogStore, damage: DamageStatus)], options: ServerOptions, logger: Logger
   ) throws(LogStoreError) {
@@ -30,20 +31,20 @@ struct Scrubbing: Sendable {
     }
   }
 
-  /// Damaged places of a log that are told one by one: a disk that fails may have any number.
+  /// Findings of a log with their own lines: a failing disk may have any number of them.
   private static let lineLimit = 20
 
-  /// One line for each damaged place; of many in a log for the first ones, and one for how many more there are.
+  /// One line for each finding, up to ``lineLimit`` for each log, and one line with the number of the others.
   var findings: [String] {
     scrubs.flatMap { name, scrub in
       let findings = scrub.report.findings
       let lines = findings.prefix(Self.lineLimit).map { "the \(name) log: \($0)" }
       let more = findings.count - lines.count
-      return more > 0 ? lines + ["the \(name) log: \(more) more damaged places; logstore verify lists all"] : lines
+      return more > 0 ? lines + ["the \(name) log: \(more) more damaged positions; logstore verify lists all"] : lines
     }
   }
 
-  /// To be called before the stores are closed.
+  /// Call it before the stores are closed.
   func stop() {
     for entry in scrubs { entry.scrub.stop() }
   }

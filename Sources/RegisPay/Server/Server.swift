@@ -8,7 +8,7 @@ import NIOPosix
 import ServiceLifecycle
 import UnixSignals
 
-/// Everything on one node: HTTP API, page, consumers and simulators on two logs in one directory.
+/// The whole server on one node: HTTP API, web page, consumers and simulators, on two logs in one directory.
 public struct Server: Sendable {
   private let options: ServerOptions
   private let log: PaymentLog
@@ -21,7 +21,7 @@ public struct Server: Sendable {
     var options = options
     options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
     options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
-    // Before anything is made.
+    // Before anything is created.
     try checkKeys(options, logger)
     if !LostLog.hasLog(options.directory + "/payments") { try LostLog.check(options.directory) }
     do throws(PrivateFiles.Failure) {
@@ -30,7 +30,7 @@ public struct Server: Sendable {
       throw .directory(options.directory, reason: "\(error)")
     }
     do throws(LogStoreError) {
-      let store = try CrashedHolder.outlived(in: options.directory, logger) { () throws(LogStoreError) in
+      let store = try CrashedLockHolder.openWhenReleased(in: options.directory, logger) { () throws(LogStoreError) in
         try open("payments", segmentBytes: options.segmentBytes, options, logger)
       }
       let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
@@ -54,7 +54,7 @@ public struct Server: Sendable {
     }
     guard options.isInsecure else { throw .noKeys(host: options.host) }
     logger.warning(
-      "there is no valid key, and this address may be reached from elsewhere", metadata: ["host": "\(options.host)"])
+      "no valid API key exists, and other machines may reach this address", metadata: ["host": "\(options.host)"])
   }
 
   private static func open(
@@ -62,10 +62,10 @@ public struct Server: Sendable {
   ) throws(LogStoreError) -> LogStore {
     var storeOptions = LogStore.Options()
     storeOptions.segmentBytes = segmentBytes
-    // Damage in what is finished must not keep all the rest from being served: see docs/DURABILITY.md.
+    // Damage in a finished segment must not keep the server from serving the rest: see docs/DURABILITY.md.
     storeOptions.servesDamaged = true
     storeOptions.access = options.allowsGroup ? .group : .owner
-    // Under load the processor is what is short, not the disk: see docs/PERFORMANCE.md.
+    // Under load the processor is the bottleneck, not the disk: see docs/PERFORMANCE.md.
     storeOptions.gatherMilliseconds = options.gatherMilliseconds
     let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
     logger.log(
@@ -74,20 +74,20 @@ public struct Server: Sendable {
     return store
   }
 
-  /// Syncs of both logs since they were opened.
+  /// The number of syncs of both logs since they were opened.
   public var syncCount: UInt64 { log.store.syncCount + simulator.store.syncCount }
 
-  /// Ends ``run(stopSignals:onReady:)`` as a signal does. May be called from anywhere, at any time.
+  /// Ends ``run(stopSignals:onOverdue:onReady:)`` as a signal does. May be called from any thread at any time.
   public func stop() { stops.continuation.yield() }
 
-  /// Serves until it is told to stop by one of these signals or by ``stop()``; then requests under way are answered,
-  /// calls under way end or are left for the next start, and the logs are closed. To be called once. Don't cancel its
-  /// task: connections are then cut in the middle of being accepted, which the network library takes for an error of
-  /// ours.
+  /// Serves until one of the signals or ``stop()``. Then it finishes the requests in flight, ends calls in flight or leaves them to
+  /// the next start, and closes the logs. Call it once. Don't cancel its task: that cuts connections while they are being accepted,
+  /// which the network library takes for a programming error.
   ///
-  /// - Parameter onOverdue: called on a thread of its own if a stop takes longer than ``ServerOptions/stopLimit``, since something
-  ///   hangs; then the process may be ended, as by `kill -9`.
-  /// - Parameter onReady: called once with the address, such as `http://127.0.0.1:8080`, as soon as it answers.
+  /// - Parameters:
+  ///   - onOverdue: called on its own thread if a stop takes longer than ``ServerOptions/stopLimit`` because something hangs. The
+  ///     process may then be ended, as by `kill -9`.
+  ///   - onReady: called once with the address, such as `http://127.0.0.1:8080`, as soon as the server responds.
   public func run(
     stopSignals: [UnixSignal] = [], onOverdue: @escaping @Sendable () -> Void = {},
     onReady: @escaping @Sendable (String) -> Void
@@ -113,138 +113,110 @@ public struct Server: Sendable {
   private func serve(
     stopSignals: [UnixSignal], _ deadline: StopDeadline, onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
-    do throws(EndpointError) {
+    try wrapping(ServerError.endpoint) { () throws(EndpointError) in
       for url in [options.pspURL, options.notificationsURL].compactMap({ $0 }) { _ = try Endpoint(url) }
-    } catch {
-      throw .endpoint(error)
     }
-    // One that an earlier start has begun.
+    // The log may be empty because an earlier start created it and failed later.
     if log.reader.endOffset == 0 { try LostLog.check(options.directory) }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
-    let simulatorDamage = simulator.follower.damage
-    let logs = [("payments", log.store, log.damage), ("simulator", simulator.store, simulatorDamage)]
-    let scrubbing: Scrubbing
-    do throws(LogStoreError) {
-      scrubbing = try Scrubbing(logs, options: options, logger: logger)
-    } catch {
-      throw .store(error)
-    }
+    let scrubbing = try startScrubbing(health)
     defer { scrubbing.stop() }
+    let start = CarefulStart(options.directory, pace: options.carefulPace, logger: logger)
+    addWarnings(to: health, start)
+    let projection = try openProjection(health)
+    defer { projection.close() }
+    let webhooks = try wrapping(ServerError.webhooks) { () throws(WebhookStoreError) in
+      try Webhooks.open(
+        "\(options.directory)/webhooks", log: log, options: options.webhooks, start: start, health: health,
+        logger: logger)
+    }
+    let keys = try wrapping(ServerError.keys) { () throws(KeyStoreError) in
+      try KeyWatch(options.directory, log: log, isInsecure: options.isInsecure, health: health, logger: logger)
+    }
+    let parts = ServerParts(
+      log: log, simulator: simulator, health: health, start: start, projection: projection, webhooks: webhooks,
+      keys: keys)
+    var failure: ServerError?
+    do {
+      try await serviceGroup(parts, stopSignals, deadline, onReady: onReady).run()
+    } catch {
+      failure = serverError(error)
+    }
+    await webhooks.close()
+    start.markStable()
+    if let failure { throw failure }
+  }
+
+  private func startScrubbing(_ health: Health) throws(ServerError) -> Scrubbing {
+    let stores = [("payments", log.store, log.damage), ("simulator", simulator.store, simulator.follower.damage)]
+    let scrubbing = try wrapping(ServerError.store) { () throws(LogStoreError) in
+      try Scrubbing(stores, options: options, logger: logger)
+    }
     health.warn { scrubbing.findings }
     health.watch { [gate = log.gate] in
-      gate.reason.map { "no calls go out, since what comes of them can't be recorded: \($0)" }
+      gate.reason.map { "no calls go out, because their outcomes can't be recorded: \($0)" }
     }
-    for (_, store, damage) in logs {
+    for (_, store, damage) in stores {
       health.warn { damage.warnings }
-      for file in store.recovery.damagedFiles { damage.inspect(file: file.file) }
+      for found in store.recovery.damagedFiles { damage.inspect(file: found.file) }
     }
+    return scrubbing
+  }
+
+  private func addWarnings(to health: Health, _ start: CarefulStart) {
     let clock = ClockWarnings(stores: [("payments", log.store), ("simulator", simulator.store)])
-    let start = CarefulStart(options.directory, pace: options.carefulPace, logger: logger)
-    health.warn { start.warnings }
     let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
+    health.warn { start.warnings }
     health.warn { clock.lines + exposure.lines }
     for line in clock.lines + exposure.lines { logger.warning("\(line)") }
-    let projection: PaymentProjection
-    do throws(ProjectionError) {
-      projection = try PaymentProjection.open(
-        "\(options.directory)/projection", log: log, health: health, logger: logger)
-    } catch {
-      throw .projection(error)
+  }
+
+  private func openProjection(_ health: Health) throws(ServerError) -> PaymentProjection {
+    let projection = try wrapping(ServerError.projection) { () throws(ProjectionError) in
+      try PaymentProjection.open("\(options.directory)/projection", log: log, health: health, logger: logger)
     }
-    defer { projection.close() }
-    health.warn { [projection] in
+    health.warn {
       let count = projection.lastUnknownCount
       guard count > 0 else { return [] }
       return ["payments with an unknown outcome: \(count); see regispay unknown list"]
     }
-    let webhooks: Webhooks
-    do throws(WebhookStoreError) {
-      webhooks = try Webhooks.open(
-        "\(options.directory)/webhooks", log: log, options: options.webhooks, start: start, health: health,
-        logger: logger)
-    } catch {
-      throw .webhooks(error)
-    }
-    let keys: KeyWatch
-    do throws(KeyStoreError) {
-      keys = try KeyWatch(
-        options.directory, log: log, isInsecure: options.isInsecure, health: health, logger: logger)
-    } catch {
-      throw .keys(error)
-    }
-    let own = InternalToken()
-    let ledger = Ledger(follower: simulator.follower)
-    let retryStatus = RetryStatus()
-    let consumers = ConsumerRegistry()
-    let address = AsyncStream<String>.makeStream()
+    return projection
+  }
 
-    let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
-    routes.add(middleware: ProblemMiddleware())
-    routes.add(
-      middleware: AccessMiddleware(
-        keys: keys, own: own,
-        browser: BrowserProtection(listeningOn: options.host, allowedHosts: options.allowedHosts),
-        isLoopback: options.isLoopback,
-        rate: options.limits.requestsPerSecond.map {
-          RateLimiter(perSecond: $0, burst: $0 * HTTPLimits.burstSeconds)
-        }))
-    routes.add(middleware: TargetMiddleware())
-    WebRoutes().add(to: routes)
-    HealthRoutes(health: health).add(to: routes)
-    PaymentRoutes(
-      log: log, requests: IdempotencyStore(follower: log.follower, lifetime: options.requestLifetime),
-      projection: projection,
-      retryStatus: retryStatus
-    ).add(to: routes)
-    EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
-    ConsumerRoutes(log: log, consumers: consumers, retryStatus: retryStatus, projection: projection).add(to: routes)
-    OpenAPIRoutes().add(to: routes)
-    WebhookRoutes(webhooks: webhooks).add(to: routes)
-    SimulatorRoutes(simulator: simulator, ledger: ledger).add(to: routes)
-    // Hummingbird's own messages are about connections and of use only when something is wrong with them.
+  private func serviceGroup(
+    _ parts: ServerParts, _ stopSignals: [UnixSignal], _ deadline: StopDeadline,
+    onReady: @escaping @Sendable (String) -> Void
+  ) -> ServiceGroup {
+    let address = AsyncStream<String>.makeStream()
+    // Hummingbird's own messages are about connections, and of use only when something is wrong with them.
     var quietLogger = logger
     quietLogger.handler = LibraryLogHandler(handler: logger.handler)
     quietLogger.logLevel = max(logger.logLevel, .warning)
-    let responder = routes.buildResponder()
-    let limits = options.limits
-    let table = ConnectionTable(limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress)
-    let application = Application(
-      responder: responder,
-      server: HTTPServerBuilder { [quietLogger] _ in
-        HTTPServerChannel(responder: responder, limits: limits, table: table, own: own, logger: quietLogger)
-      },
-      configuration: .init(address: .hostname(options.host, port: options.port)),
-      onServerRunning: { channel in
-        let url = Self.url(host: options.host, port: channel.localAddress?.port ?? options.port)
-        address.continuation.yield(url)
-        onReady(url)
-      }, logger: quietLogger)
-
-    // Stopped from the last to the first: consumers while the simulators still answer, then the requests, and last what
-    // requests look at.
+    let application = HTTPApplication(options: options, logger: quietLogger).make(parts) { url in
+      address.continuation.yield(url)
+      onReady(url)
+    }
+    // Stopped from the last to the first: consumers while the simulators still respond, then the requests, and last the parts that
+    // requests use.
     let services: [any Service] = [
-      PartService { await BackgroundThread.run { await projection.run() } },
+      PartService { await BackgroundThread.run { await parts.projection.run() } },
       PartService { [keeper = TimeKeeper(options.directory, log.time, logger: logger)] in await keeper.run() },
-      PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
+      PartService { [interval = options.keyInterval] in await parts.keys.run(every: interval) },
       PartService {
-        // SkippedWork reads the payments' board to take skipped steps up again.
+        // SkippedWork checks the payments log's damage again, to continue skipped steps.
         while !Task.isCancelled {
           try await Task.sleep(for: .seconds(15))
-          await RequestThreads.run(.long) { simulatorDamage.recheck() }
+          await RequestThreads.run(.long) { parts.simulator.follower.damage.recheck() }
         }
       },
       application,
-      Processing(
-        options: options, log: log, projection: projection, retryStatus: retryStatus, consumerRegistry: consumers,
-        health: health,
-        address: address.stream,
-        own: own, logger: logger, start: start),
-      webhooks,
-      // The last one is the first to be told.
+      Processing(options: options, parts: parts, address: address.stream, logger: logger),
+      parts.webhooks,
+      // The last service is the first to be stopped, so its end begins the stop's deadline.
       PartService {
         defer { deadline.begin() }
-        try await start.run()
-        // The end of one service is the end of the group.
+        try await parts.start.run()
+        // The end of one service would end the group.
         try await gracefulShutdown()
       },
     ]
@@ -254,19 +226,22 @@ public struct Server: Sendable {
         + [.init(service: stopSwitch, successTerminationBehavior: .gracefullyShutdownGroup)],
       gracefulShutdownSignals: stopSignals, logger: quietLogger)
     configuration.maximumGracefulShutdownDuration = options.stopLimit * 0.8
-    var failure: ServerError?
-    do {
-      try await ServiceGroup(configuration: configuration).run()
-    } catch {
-      failure = serverError(error)
-    }
-    await webhooks.close()
-    start.settle()
-    if let failure { throw failure }
+    return ServiceGroup(configuration: configuration)
   }
 
-  /// An address to open: one that listens everywhere is reached on this machine.
-  private static func url(host: String, port: Int) -> String {
+  /// Runs `work` and wraps its error.
+  private func wrapping<Value, Failure>(
+    _ wrap: (Failure) -> ServerError, _ work: () throws(Failure) -> Value
+  ) throws(ServerError) -> Value {
+    do throws(Failure) {
+      return try work()
+    } catch {
+      throw wrap(error)
+    }
+  }
+
+  /// The address to open in a browser. A server that listens on all addresses is reached on this machine.
+  static func url(host: String, port: Int) -> String {
     switch host {
     case "0.0.0.0": "http://127.0.0.1:\(port)"
     case "::": "http://[::1]:\(port)"
@@ -282,19 +257,6 @@ public struct Server: Sendable {
     case let error as LogStoreError: .store(error)
     case is CancellationError: nil
     default: .stopped(reason: "\(error)")
-    }
-  }
-}
-
-/// A part that runs until the service group stops it.
-struct PartService: Service {
-  let work: @Sendable () async throws -> Void
-
-  func run() async throws {
-    do {
-      try await cancelWhenGracefulShutdown { try await work() }
-    } catch is CancellationError {
-      // It ends as it was asked. Thrown, this would end all other services at once, with answers that they have begun.
     }
   }
 }

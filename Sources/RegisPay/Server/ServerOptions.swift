@@ -1,12 +1,12 @@
 import LogStore
 
-/// What a server is to be; every duration and limit may be changed, so that tests need not wait.
+/// A server's configuration. Every duration and limit can be changed, so that tests need not wait.
 public struct ServerOptions: Sendable {
-  /// Holds the payments' log in `payments`, the simulator's in `simulator`, and in `projection` what is made from the
-  /// payments' log to be listed; `webhooks` holds endpoints and their secrets. Made if it is missing.
+  /// The data directory: `payments` holds the payments log, `simulator` the simulator's log, `projection` the list derived from the
+  /// payments log, `webhooks` the endpoints and their secrets. Created if it is missing.
   public var directory: String
-  /// Lets the group read the logs: their directories are made with mode 0750, their files with 0640. Otherwise, and in any
-  /// case for keys, webhooks and the list of payments, nobody but the process's user may. What is there keeps its mode.
+  /// Lets the group read the logs: new directories get mode 0750, new files 0640. Keys, webhooks and the list of payments are readable
+  /// by the process's user only in any case. Existing files keep their mode.
   public var allowsGroup = false
   public var host = "127.0.0.1"
   /// 0 lets the system choose one.
@@ -22,49 +22,49 @@ public struct ServerOptions: Sendable {
   /// How long a client's idempotency key is kept.
   public var requestLifetime = Duration.seconds(24 * 60 * 60)
   public var webhooks = WebhookOptions()
-  /// How long a stop may take. A third of it, at most 5 seconds, calls out and webhooks get to end; at four fifths requests and
-  /// all else are cut off, and the logs are closed.
+  /// How long a stop may take. Calls and webhooks in flight get a third of it, at most 5 seconds. After four fifths all requests are
+  /// cut off, and the logs are closed.
   public var stopLimit = Duration.seconds(15)
   /// Size of the payments log's segment files, in bytes. A new log takes as long as writing two of them.
   public var segmentBytes = 32 << 20
-  /// What these sizes may be, in bytes.
+  /// The allowed sizes, in bytes.
   public static let segmentByteRange = Limits.segmentBytes
   /// Size of the simulator log's segment files, in bytes.
   public var simulatorSegmentBytes = 16 << 20
   /// How long the logs' syncs wait for more appends to join them, under load.
   var gatherMilliseconds: UInt32 = 1
-  /// How fast the logs' files are read again in the background, to find damage; 0 turns that off.
+  /// Bytes a second at which the logs' files are read again in the background to find damage; 0 turns it off.
   public var scrubBytesPerSecond: UInt64 = 8 << 20
 
-  /// What a client may use.
+  /// Limits for clients.
   public var limits = HTTPLimits()
-  /// Allows to listen on an address that others may reach though there is no key.
+  /// Allows a start without keys on an address that other machines can reach.
   public var isInsecure = false
-  /// Further names by which clients address the server, without a port. See ``BrowserProtection``.
+  /// Further host names that clients may use, without a port. See ``BrowserProtection``.
   public var allowedHosts: [String] = []
-  /// How often it is looked whether keys were made or revoked.
+  /// How often the server checks whether keys were created or revoked.
   public var keyInterval = Duration.seconds(1)
-  /// How a start goes on after crashes.
+  /// The pace of a start after crashes.
   var carefulPace = CarefulStart.Pace()
 
   public init(directory: String) { self.directory = directory }
 
-  /// Only programs on this machine can reach it.
+  /// Only programs on this machine can reach the server.
   public var isLoopback: Bool { ListenAddress.isLoopback(host) }
 }
 
-/// Why a server could not start or go on. `description` is one line and says what to do.
+/// Why a server could not start or continue. `description` is one line and says what to do.
 public enum ServerError: Error, Sendable, CustomStringConvertible {
   case store(LogStoreError)
   case projection(ProjectionError)
   case endpoint(EndpointError)
   case webhooks(WebhookStoreError)
   case keys(KeyStoreError)
-  /// Anybody who reaches this address could pay.
+  /// Other machines can reach the address, and no key protects it.
   case noKeys(host: String)
   case directory(String, reason: String)
-  /// The payments' log is missing or empty, and a file beside it was made from one with so many events.
-  case lostLog(directory: String, witness: String, place: UInt64, others: [String])
+  /// The payments log is missing or empty, and a file beside it was derived from a log with this number of events.
+  case lostLog(directory: String, derivedFile: String, events: UInt64, others: [String])
   case addressInUse(host: String, port: Int)
   case listen(host: String, port: Int, reason: String)
   case stopped(reason: String)
@@ -77,12 +77,12 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
     case .webhooks(let error): error.description
     case .keys(let error): error.description
     case .noKeys(let host):
-      "\(host) may be reached from elsewhere, and there is no valid key; make one with regispay keys create, or add "
-        + "--insecure if everybody is meant to be let in"
+      "other machines can reach \(host), and there is no valid key; create one with regispay keys create, or add --insecure"
+        + " to let everybody in"
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
-    case .lostLog(let directory, let witness, let place, let others):
-      "\(directory)/payments, the log of payments, is missing or empty, and \(witness) was made from one with \(place) events:"
-        + " put the log back (logstore restore), or, to begin with an empty one, move these out of \(directory) first:"
+    case .lostLog(let directory, let derivedFile, let events, let others):
+      "\(directory)/payments, the payments log, is missing or empty, and \(derivedFile) was derived from a log with \(events)"
+        + " events: restore the log (logstore restore), or, to begin with an empty one, move these out of \(directory) first:"
         + " \(others.joined(separator: ", "))"
     case .addressInUse(let host, let port):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"

@@ -1,8 +1,8 @@
 import Foundation
 import Synchronization
 
-/// Watches that a stop does not take longer than it may, on a thread of its own, so that it holds whatever hangs: a task that
-/// can't be cancelled, the threads that tasks share, a disk.
+/// Limits the time of a stop. It uses its own thread, so that it works whatever hangs: a task that can't be cancelled, the threads that
+/// tasks share, a disk.
 final class StopDeadline: Sendable {
   private enum State {
     case waiting, begun, ended
@@ -17,7 +17,7 @@ final class StopDeadline: Sendable {
     self.onOverdue = onOverdue
   }
 
-  /// The stop has begun; further calls change nothing.
+  /// The stop begins. Further calls have no effect.
   func begin() {
     let isFirst = state.withLock { state in
       guard case .waiting = state else { return false }

@@ -28,9 +28,9 @@ struct SimulatorRoutes: Sendable {
     }
     addFaults(to: router, "/psp/api/faults", .psp)
     addFaults(to: router, "/notifications/api/faults", .notifications)
-    router.answer(
+    router.handle(
       "/toggle-errors", [.post: { _, _ in Response(json: ["errors": .bool(simulator.toggleErrors())]) }])
-    router.answer("/psp/api/ledger", [.get: { _, _ in ledgerResponse() }])
+    router.handle("/psp/api/ledger", [.get: { _, _ in ledgerResponse() }])
   }
 
   private typealias Act =
@@ -39,7 +39,7 @@ struct SimulatorRoutes: Sendable {
   private func add(
     to router: Routes, _ path: RouterPath, _ service: Simulator.Service, _ act: @escaping Act
   ) {
-    router.answer(
+    router.handle(
       path,
       [
         .post: { request, context in
@@ -53,7 +53,7 @@ struct SimulatorRoutes: Sendable {
   /// Shows the faults with GET, replaces them with PUT and ends them with DELETE.
   private func addFaults(to router: Routes, _ path: RouterPath, _ service: Simulator.Service) {
     let simulator = simulator
-    router.answer(
+    router.handle(
       path,
       [
         .get: { _, _ in Response(json: simulator.faults(of: service).json) },

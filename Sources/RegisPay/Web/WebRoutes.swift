@@ -1,10 +1,10 @@
 import HTTPTypes
 import Hummingbird
 
-/// The page for people at `/`, which needs nothing but this server.
+/// The web page at `/`. Its files are embedded in the binary, and it loads nothing from another server.
 struct WebRoutes: Sendable {
   func add(to router: Routes) {
-    router.answer(
+    router.handle(
       "/",
       [
         .get: { request, _ in
@@ -14,23 +14,20 @@ struct WebRoutes: Sendable {
             response.headers[.vary] = "Accept"
             return response
           }
-          return asset(Page.html, "text/html")
+          return asset(PackageResources.page_html, "text/html")
         }
       ])
-    router.answer("/assets/page.css", [.get: { _, _ in asset(Page.style, "text/css") }])
-    router.answer("/assets/page.js", [.get: { _, _ in asset(Page.script, "text/javascript") }])
+    router.handle("/assets/page.css", [.get: { _, _ in asset(PackageResources.page_css, "text/css") }])
+    router.handle("/assets/page.js", [.get: { _, _ in asset(PackageResources.page_js, "text/javascript") }])
   }
 
-  private func asset(_ text: String, _ type: String) -> Response {
-    var response = Response(bytes: Array(text.utf8), contentType: "\(type); charset=utf-8")
+  private func asset(_ bytes: [UInt8], _ type: String) -> Response {
+    var response = Response(bytes: bytes, contentType: "\(type); charset=utf-8")
     response.headers[.vary] = "Accept"
-    // Nothing from elsewhere and nothing inline runs, whatever text a payment carries.
+    // No inline code and no code from elsewhere runs, whatever text a payment contains.
     response.headers[.contentSecurityPolicy] =
       "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
       + "form-action 'self'; frame-ancestors 'none'"
     return response
   }
 }
-
-/// The page's texts.
-enum Page {}

@@ -1,24 +1,24 @@
 import Logging
 
-/// What waits when somebody sets the calendar: as long as it would have waited otherwise.
+/// Waits keep their length when the calendar is set.
 extension EndpointWorker {
-  /// The time by the calendar. Every time that the worker compares or keeps comes from here: what is kept moves along
-  /// first, if the calendar was set since the last look.
+  /// The calendar time. Every time that the worker compares or stores comes from here. If the calendar was set since the last
+  /// reading, the stored times move first.
   func now() -> UInt64 {
     followClock()
-    return looked.now
+    return lastReading.now
   }
 
-  /// Times that are compared with each other move together. The file gets each with its next change; a start bounds what
-  /// it finds there (``WebhookTable/Kept/bounded(at:_:)``).
+  /// All times that are compared with each other move together. The file gets each moved time with its next change; a start
+  /// bounds the times that it finds there (``WebhookTable/StoredEndpoint/bounded(at:_:)``).
   private func followClock() {
-    let look = clock.look()
-    let step = look.step(since: looked)
-    looked = look
+    let reading = clock.read()
+    let step = reading.step(since: lastReading)
+    lastReading = reading
     guard step != 0 else { return }
-    logger.warning("the clock was set: what waits moves with it", metadata: ["seconds": "\(step / 1_000_000)"])
+    logger.warning("clock was set: webhook waits move with it", metadata: ["seconds": "\(step / 1_000_000)"])
     func moved(_ microseconds: UInt64) -> UInt64 {
-      // 0 is no time.
+      // 0 means no time.
       guard microseconds > 0 else { return 0 }
       let (time, isOver) = Int64(clamping: microseconds).addingReportingOverflow(step)
       return isOver ? microseconds : UInt64(max(1, time))
@@ -38,25 +38,25 @@ extension EndpointWorker {
   }
 }
 
-extension WebhookTable.Kept {
-  /// As it counts at this time. What the file holds was written by a calendar that may have been wrong: nothing has happened
-  /// later than now, and a wait that is longer than any can be is over.
+extension WebhookTable.StoredEndpoint {
+  /// Bounds the times in the file, which a wrong calendar may have written: no event happened later than now, and a wait longer
+  /// than the longest possible one is over.
   func bounded(at now: UInt64, _ options: WebhookOptions) -> Self {
-    var kept = self
+    var stored = self
     if progress.heldUntilMicroseconds > now + options.retryAfterLimit.microseconds {
-      kept.progress.heldUntilMicroseconds = 0
+      stored.progress.heldUntilMicroseconds = 0
     }
-    kept.progress.failingSinceMicroseconds = progress.failingSinceMicroseconds.map { min($0, now) }
-    kept.progress.lastSuccessMicroseconds = progress.lastSuccessMicroseconds.map { min($0, now) }
+    stored.progress.failingSinceMicroseconds = progress.failingSinceMicroseconds.map { min($0, now) }
+    stored.progress.lastSuccessMicroseconds = progress.lastSuccessMicroseconds.map { min($0, now) }
     if let until = endpoint.previousSecret?.untilMicroseconds {
-      kept.endpoint.previousSecret?.untilMicroseconds = min(until, now + options.secretOverlap.microseconds)
+      stored.endpoint.previousSecret?.untilMicroseconds = min(until, now + options.secretOverlap.microseconds)
     }
     for (index, event) in waiting.enumerated() {
-      // What the receiver asked for holds the endpoint, and not the message alone.
+      // A receiver's Retry-After holds the whole endpoint and is bounded above, so it does not count here.
       let longest = options.schedule.longest(attempts: event.attempts).microseconds
-      if event.dueMicroseconds > now + longest { kept.waiting[index].dueMicroseconds = now }
-      kept.waiting[index].firstTryMicroseconds = min(event.firstTryMicroseconds, now)
+      if event.dueMicroseconds > now + longest { stored.waiting[index].dueMicroseconds = now }
+      stored.waiting[index].firstTryMicroseconds = min(event.firstTryMicroseconds, now)
     }
-    return kept
+    return stored
   }
 }

@@ -1,14 +1,14 @@
 import LogStore
 import Logging
 
-/// What a person asks of an endpoint. Each returns when it is on disk.
+/// A person's commands to an endpoint. Each returns when its change is on disk.
 extension EndpointWorker {
-  /// An endpoint as people see it.
+  /// An endpoint as the API shows it.
   struct Status: Sendable {
     var endpoint: WebhookEndpoint
     var progress: WebhookProgress
     var waitingCount: Int
-    /// When the first of those that wait is tried again.
+    /// When the first waiting event is retried.
     var nextTryMicroseconds: UInt64?
     var logEnd: UInt64
   }
@@ -16,12 +16,12 @@ extension EndpointWorker {
   struct Change: Sendable, Hashable {
     var url: WebhookURL?
     var description: String?
-    /// The inner nil for all.
+    /// The inner nil means all types.
     var events: Set<PaymentEvent.TypeName>??
     var isEnabled: Bool?
   }
 
-  /// Why something is not done; nothing was changed.
+  /// Why a command is refused. Nothing was changed.
   enum Refusal: Error, Sendable, Hashable {
     case removed
     case isTesting
@@ -31,7 +31,7 @@ extension EndpointWorker {
   var status: Status {
     _ = now()
     var shown = progress
-    shown.place = place
+    shown.checkpoint = checkpoint
     let next = waiting.values.map(\.event.dueMicroseconds).min()
     return Status(
       endpoint: endpoint, progress: shown, waitingCount: waiting.count,
@@ -47,14 +47,14 @@ extension EndpointWorker {
       if let events = change.events { endpoint.events = events }
       switch change.isEnabled {
       case true?: endpoint.disabled = nil
-      case false? where wasEnabled: endpoint.disabled = .init(reason: "Somebody asked for it.", sinceMicroseconds: now)
+      case false? where wasEnabled: endpoint.disabled = .init(reason: "A request disabled it.", sinceMicroseconds: now)
       default: break
       }
       return isMoved || (!wasEnabled && endpoint.disabled == nil)
     }
   }
 
-  /// - Returns: the new secret beside the rest.
+  /// - Returns: the status and the new secret.
   func rotate() async throws -> (status: Status, secret: WebhookSecret) {
     let secret = WebhookSecret.random()
     let status = try await configure { [overlap = options.secretOverlap.microseconds] endpoint, now in
@@ -65,10 +65,10 @@ extension EndpointWorker {
     return (status, secret)
   }
 
-  /// Decides what the endpoint is to be from what it is, writes it, and lets it hold when it is written. After a failure
-  /// nothing has changed.
+  /// Decides the endpoint's new configuration, writes it, and applies it once it is on disk. After a failure nothing has
+  /// changed.
   ///
-  /// - Parameter decide: returns whether what went wrong before counts no more, and everything that waits is tried now.
+  /// - Parameter decide: changes the endpoint; returns true if earlier failures no longer count and all waiting events are due now.
   private func configure(
     _ decide: @Sendable (_ endpoint: inout WebhookEndpoint, _ now: UInt64) -> Bool
   ) async throws -> Status {
@@ -83,95 +83,100 @@ extension EndpointWorker {
     var restarted: [WaitingEvent] = []
     if restarts {
       restarted = allDue(at: now, restarting: true)
-      changes += restarted.map { .wait(id: id, $0) } + [.progress(id: id, soundAgain(progress))]
+      changes += restarted.map { .wait(id: id, $0) } + [.progress(id: id, withoutFailures(progress))]
     }
     let disables = disableCount
-    // What the present URL answers meanwhile counts only if it stays.
+    // Responses of the current URL that arrive during the write count only if the URL stays.
     let isMoved = changed.url != endpoint.url
-    if isMoved { endedMeanwhile = [] }
-    defer { if isMoved { endMissed() } }
+    if isMoved { endedDuringWrite = [] }
+    defer { if isMoved { processEndedDuringWrite() } }
     try await journal.write(changes)
-    // A try that ended meanwhile has disabled it: that was written behind this.
+    // A try that ended during the write has disabled the endpoint; that change was written after this one.
     if disableCount != disables {
       changed.disabled = endpoint.disabled
       changed.updatedMicroseconds = max(now, endpoint.updatedMicroseconds)
     }
     endpoint = changed
     if restarts {
-      for event in restarted where waiting[event.offset]?.isUnderWay == false { waiting[event.offset]?.event = event }
-      progress = soundAgain(progress)
-      // Behind what tries that ended meanwhile have written.
-      commitPlace()
+      for event in restarted where waiting[event.offset]?.isInFlight == false { waiting[event.offset]?.event = event }
+      progress = withoutFailures(progress)
+      // After the changes of tries that ended during the write.
+      commitCheckpoint()
     }
     mailbox.continuation.yield(.wake)
     return status
   }
 
-  private func soundAgain(_ progress: WebhookProgress) -> WebhookProgress {
+  private func withoutFailures(_ progress: WebhookProgress) -> WebhookProgress {
     var progress = progress
     (progress.failuresInRow, progress.failingSinceMicroseconds, progress.heldUntilMicroseconds) = (0, nil, 0)
-    progress.place = place
+    progress.checkpoint = checkpoint
     return progress
   }
 
-  /// Sends everything from this offset on once more, beside what waits already.
+  /// Sends everything from an offset on again, in addition to the waiting events.
   ///
-  /// - Parameter offset: at or before the present place.
+  /// - Parameter offset: one past the checkpoint counts as the checkpoint.
   func replay(from offset: UInt64) async throws -> Status {
     await takeTurn()
     defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
     var moved = progress
-    moved.place = min(offset, place)
+    moved.checkpoint = min(offset, checkpoint)
     try await journal.write([.progress(id: id, moved)])
-    readPlace = min(offset, readPlace)
-    // Behind what tries that ended meanwhile have written.
-    commitPlace()
+    nextOffset = min(offset, nextOffset)
+    // After the changes of tries that ended during the write.
+    commitCheckpoint()
     mailbox.continuation.yield(.wake)
     return status
   }
 
-  /// Sends one event once more.
+  /// Sends one event again.
   func replay(_ offset: UInt64) async throws -> Status {
     await takeTurn()
     defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
     let now = self.now()
-    // What waits is tried now; what was not come to, or is under way, is sent anyway.
+    // A waiting event is tried now. An event that is in flight, or not read yet, is sent anyway.
     var event = WaitingEvent(offset: offset, attempts: 0, firstTryMicroseconds: now, dueMicroseconds: now)
     if let entry = waiting[offset] {
-      guard !entry.isUnderWay else { return status }
+      guard !entry.isInFlight else { return status }
       event = entry.event
       event.dueMicroseconds = now
     } else {
-      guard offset < readPlace, !firstTries.contains(offset) else { return status }
+      guard offset < nextOffset, !firstTries.contains(offset) else { return status }
       guard waiting.count < options.waitingLimit else { throw Refusal.tooManyWaiting(limit: options.waitingLimit) }
     }
     try await journal.write([.wait(id: id, event)])
-    if waiting[offset]?.isUnderWay != true, !firstTries.contains(offset) { waiting[offset] = Waiting(event: event) }
+    if waiting[offset]?.isInFlight != true, !firstTries.contains(offset) { waiting[offset] = Waiting(event: event) }
     mailbox.continuation.yield(.wake)
     return status
   }
 
-  /// Sends a message that is about no payment, now, and tells what came of it. It changes nothing for the others.
+  /// Sends a test message now and returns its result. It does not affect other messages.
   func test() async throws -> WebhookDelivery {
     guard !isRemoved else { throw Refusal.removed }
     guard !isTesting else { throw Refusal.isTesting }
     isTesting = true
     defer { isTesting = false }
     let message = WebhookMessage(testOf: id, microseconds: now())
-    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: careful)
+    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: carefulStart)
     let ended = await attempt.send(message, to: endpoint)
     var delivery = WebhookDelivery(
       event: message.id, type: message.type, offset: nil, attempt: 1, startMicroseconds: ended.startMicroseconds,
       durationMicroseconds: ended.durationMicroseconds, outcome: .failed)
     switch ended.result {
-    case .answered(.answered(let status, _)):
+    case .completed(.responded(let status, _)):
       delivery.status = status
-      if (200..<300).contains(status) { delivery.outcome = .delivered } else { delivery.error = "answered \(status)" }
-    case .answered(.failed(let reason)), .answered(.unsent(let reason)), .unread(let reason), .unreadable(let reason):
+      if (200..<300).contains(status) {
+        delivery.outcome = .delivered
+      } else {
+        delivery.error = "responded with \(status)"
+      }
+    case .completed(.failed(let reason)), .completed(.unsent(let reason)), .logUnreadable(let reason),
+      .undeliverable(let reason):
       delivery.error = reason
-    case .abandoned, .suspended: delivery.error = "given up, as the server stops"
+    case .abandoned, .suspended: delivery.error = "abandoned: the server stops"
     }
     await takeTurn()
     defer { endTurn() }
@@ -183,40 +188,40 @@ extension EndpointWorker {
     await takeTurn()
     defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
-    // What a try that ends now would write has no place behind the removal.
-    endedMeanwhile = []
+    // A try that ends during the removal must not write its change after it.
+    endedDuringWrite = []
     do {
       try await journal.write([.remove(id: id)])
     } catch {
-      endMissed()
+      processEndedDuringWrite()
       throw error
     }
     isRemoved = true
-    underWay -= endedMeanwhile?.count ?? 0
-    endedMeanwhile = nil
+    inFlightCount -= endedDuringWrite?.count ?? 0
+    endedDuringWrite = nil
     mailbox.continuation.yield(.wake)
   }
 
-  /// Lets the tries that ended during a write count.
-  private func endMissed() {
-    let missed = endedMeanwhile ?? []
-    endedMeanwhile = nil
-    for (offset, ended) in missed { mailbox.continuation.yield(.ended(offset, ended)) }
+  /// Processes the tries that ended during a write.
+  private func processEndedDuringWrite() {
+    let ended = endedDuringWrite ?? []
+    endedDuringWrite = nil
+    for (offset, ended) in ended { mailbox.continuation.yield(.ended(offset, ended)) }
     mailbox.continuation.yield(.wake)
   }
 
-  // MARK: - Turns
+  // MARK: - One command at a time
 
-  /// Waits until the commands before have ended. Each call is followed by one of ``endTurn()``.
+  /// Waits until earlier commands have ended. Every call is followed by a call of ``endTurn()``.
   func takeTurn() async {
-    guard isCommanded else {
-      isCommanded = true
+    guard isCommandRunning else {
+      isCommandRunning = true
       return
     }
-    await withCheckedContinuation { turns.append($0) }
+    await withCheckedContinuation { waitingCommands.append($0) }
   }
 
   func endTurn() {
-    if turns.isEmpty { isCommanded = false } else { turns.removeFirst().resume() }
+    if waitingCommands.isEmpty { isCommandRunning = false } else { waitingCommands.removeFirst().resume() }
   }
 }

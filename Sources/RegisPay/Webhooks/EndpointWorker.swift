@@ -1,26 +1,25 @@
 import LogStore
 import Logging
 
-/// Tells one endpoint what becomes of payments: reads the log from the endpoint's own place, has a bounded number of
-/// messages on their way at once, and keeps what failed for another try. Nothing that goes wrong here is noticed by
-/// another endpoint or by a payment.
+/// Delivers messages about payments to one endpoint. It reads the log from the endpoint's checkpoint, has a bounded number of
+/// messages in flight, and stores failed ones for a retry. A failure here affects no other endpoint and no payment.
 ///
-/// Delivery is at least once: what was under way when the process died is sent again, with the same id. Memory is
-/// bounded by ``WebhookOptions/callLimit`` and ``WebhookOptions/waitingLimit``; all else stays on the log.
+/// Delivery is at least once: a message that was in flight when the process died is sent again, with the same id.
+/// ``WebhookOptions/callLimit`` and ``WebhookOptions/waitingLimit`` bound the memory; all else stays on the log.
 ///
-/// It is the only owner of its endpoint: what it holds is the truth, and the journal writes the changes in the order in
-/// which they are made here. What a person asks for is written first and holds from then on; one such command is carried
-/// out at a time. What follows from a try holds at once, and is written until that succeeds: not as it was at first, but
-/// as it is then, so that it never takes back what was decided since.
+/// The worker is the only owner of its endpoint: its state is authoritative, and the journal writes the changes in the order in
+/// which the worker makes them. A person's command is written first and then takes effect; one command runs at a time. The
+/// consequence of a try takes effect at once and is written until that succeeds. A repeated write uses the current state and not
+/// the earlier one, so that it never undoes a later decision.
 actor EndpointWorker {
   enum Message: Sendable {
-    /// Something has changed: see what can be done.
+    /// The state has changed: check what can be started.
     case wake
-    /// The log has grown past what was read.
+    /// The log has grown past `nextOffset`.
     case readable
     case due(UInt64)
     case ended(UInt64, WebhookAttempt.Ended)
-    /// What came of a try is on disk, or could not be written.
+    /// The consequence of a try is on disk, or could not be written.
     case recorded([WebhookChange], WebhookStoreError?)
     case stop
     case stopNow
@@ -28,7 +27,7 @@ actor EndpointWorker {
 
   struct Waiting: Sendable {
     var event: WaitingEvent
-    var isUnderWay = false
+    var isInFlight = false
   }
 
   nonisolated let id: String
@@ -39,9 +38,9 @@ actor EndpointWorker {
   let clock: WebhookClock
   let sender: WebhookSender
   let warnings: WebhookWarnings
-  let careful: CarefulStart
+  let carefulStart: CarefulStart
   private let logEndAtStart: UInt64
-  /// A message to this endpoint has ended in this process, so a call to it does not crash the process each time.
+  /// A try to this endpoint has ended in this process, so a call to it does not crash the process every time.
   private var hasEnded = false
   let mailbox = AsyncStream<Message>.makeStream()
 
@@ -50,51 +49,51 @@ actor EndpointWorker {
   }
   var progress: WebhookProgress
   var waiting: [UInt64: Waiting]
-  /// Everything below is done, in `waiting`, or in `firstTries`.
-  var readPlace: UInt64
-  /// Events that are tried for the first time.
+  /// The next offset to read. Every event below it is done, in `waiting`, or in `firstTries`.
+  var nextOffset: UInt64
+  /// Events whose first try is in flight.
   var firstTries: Set<UInt64> = []
-  /// Tries that are under way, or whose end is not on disk yet.
-  var underWay = 0
-  /// When one message is let through to an endpoint that fails.
+  /// Tries that are in flight, or whose consequence is not on disk yet.
+  var inFlightCount = 0
+  /// When the next new message is sent to an endpoint that keeps failing.
   var probeMicroseconds: UInt64 = 0
   var deliveriesSinceTrim = 0
   var isTesting = false
   var isRemoved = false
-  /// One command is carried out, and the others wait for their turn.
-  var isCommanded = false
-  var turns: [CheckedContinuation<Void, Never>] = []
-  /// Counts ``disable(_:)``, which does not wait for a command to end.
+  /// A command is running; others wait in `waitingCommands`.
+  var isCommandRunning = false
+  var waitingCommands: [CheckedContinuation<Void, Never>] = []
+  /// Counts calls of ``disable(_:)``, which does not wait for a command to end.
   var disableCount = 0
-  /// Tries that ended while a removal or another URL was being written: they count after that.
-  var endedMeanwhile: [(offset: UInt64, ended: WebhookAttempt.Ended)]?
+  /// Tries that ended while a removal or a new URL was being written; they are processed after the write.
+  var endedDuringWrite: [(offset: UInt64, ended: WebhookAttempt.Ended)]?
   var isStopping = false
 
-  private var committedPlace: UInt64
+  private var committedCheckpoint: UInt64
   var commitMicroseconds: UInt64 = 0
   private var isWatching = false
   private var isReadable = true
   private var timer: (due: UInt64, task: Task<Void, Never>)?
-  /// When the clock was looked at last.
-  var looked: WebhookClock.Look
+  /// The latest reading of the clock.
+  var lastReading: WebhookClock.Reading
 
   init(
-    _ kept: WebhookTable.Kept, log: PaymentLog, journal: WebhookJournal, options: WebhookOptions,
+    _ stored: WebhookTable.StoredEndpoint, log: PaymentLog, journal: WebhookJournal, options: WebhookOptions,
     warnings: WebhookWarnings, start: CarefulStart, logger: Logger
   ) {
-    let look = options.clock.look()
-    looked = look
-    let kept = kept.bounded(at: look.now, options)
-    careful = start
+    let reading = options.clock.read()
+    lastReading = reading
+    let stored = stored.bounded(at: reading.now, options)
+    carefulStart = start
     logEndAtStart = log.reader.endOffset
-    id = kept.endpoint.id
-    endpoint = kept.endpoint
-    progress = kept.progress
-    // A log that was restored from a backup may end before the place.
-    readPlace = min(kept.progress.place, log.reader.endOffset)
-    progress.place = readPlace
-    committedPlace = kept.progress.place
-    waiting = Dictionary(uniqueKeysWithValues: kept.waiting.map { ($0.offset, Waiting(event: $0)) })
+    id = stored.endpoint.id
+    endpoint = stored.endpoint
+    progress = stored.progress
+    // A log that was restored from a backup may end before the checkpoint.
+    nextOffset = min(stored.progress.checkpoint, log.reader.endOffset)
+    progress.checkpoint = nextOffset
+    committedCheckpoint = stored.progress.checkpoint
+    waiting = Dictionary(uniqueKeysWithValues: stored.waiting.map { ($0.offset, Waiting(event: $0)) })
     self.log = log
     self.journal = journal
     self.warnings = warnings
@@ -102,28 +101,28 @@ actor EndpointWorker {
     clock = options.clock
     sender = WebhookSender(options: options)
     var logger = logger
-    logger[metadataKey: "webhook"] = "\(kept.endpoint.id)"
+    logger[metadataKey: "webhook"] = "\(stored.endpoint.id)"
     self.logger = logger
     warnings.set(id, endpoint.disabled?.reason)
   }
 
-  /// Ends ``run()`` once the calls under way have ended, or after the stop limit. May be called from anywhere, also before
+  /// Ends ``run()`` once the calls in flight have ended, or after the stop limit. May be called from any thread, also before
   /// ``run()``.
   nonisolated func stop() { mailbox.continuation.yield(.stop) }
 
-  /// Works until ``stop()``, or until the endpoint is removed. To be called once.
+  /// Works until ``stop()``, or until the endpoint is removed. Call it once.
   func run() async {
     await withDiscardingTaskGroup { group in
       mailbox.continuation.yield(.wake)
       for await message in mailbox.stream {
         handle(message, in: &group)
-        if isStopping || isRemoved, underWay == 0 { break }
-        goOn(in: &group)
+        if isStopping || isRemoved, inFlightCount == 0 { break }
+        startWork(in: &group)
       }
       timer?.task.cancel()
       group.cancelAll()
     }
-    if !isRemoved { commitPlace() }
+    if !isRemoved { commitCheckpoint() }
     await sender.close()
   }
 
@@ -133,18 +132,18 @@ actor EndpointWorker {
     case .readable: isWatching = false
     case .due(let due): if timer?.due == due { timer = nil }
     case .ended(let offset, var ended):
-      // It has begun before now, whatever the clock was then.
+      // The try began before now, also if the clock was set back during it.
       ended.startMicroseconds = min(ended.startMicroseconds, now())
       if case .suspended = ended.result {} else { hasEnded = true }
-      if endedMeanwhile == nil { end(offset, ended) } else { endedMeanwhile?.append((offset, ended)) }
-    case .recorded(_, nil): underWay -= 1
+      if endedDuringWrite == nil { end(offset, ended) } else { endedDuringWrite?.append((offset, ended)) }
+    case .recorded(_, nil): inFlightCount -= 1
     case .recorded(let changes, _?):
       guard !isStopping, !isRemoved else {
-        underWay -= 1
+        inFlightCount -= 1
         return
       }
       group.addTask { [clock] in
-        await clock.sleep(clock.look().passed + 1_000_000)
+        await clock.sleep(clock.read().elapsed + 1_000_000)
         await self.recordAgain(changes)
       }
     case .stop:
@@ -153,7 +152,7 @@ actor EndpointWorker {
         try? await Task.sleep(for: limit)
         mailbox.continuation.yield(.stopNow)
       }
-    // What is under way is cancelled, and still reports its end.
+    // Cancelled tries still report their end.
     case .stopNow: group.cancelAll()
     }
   }
@@ -162,44 +161,44 @@ actor EndpointWorker {
     journal.enqueue(changes) { [mailbox] in mailbox.continuation.yield(.recorded(changes, $0)) }
   }
 
-  /// Writes again what could not be written, as it is now: what happened since may be on disk already. When the worker
-  /// stops it is left, and the event is sent again at the next start.
+  /// Repeats a failed write with the current state, because later changes may be on disk already. When the worker stops, it does
+  /// not repeat the write, and the event is sent again after the next start.
   private func recordAgain(_ changes: [WebhookChange]) async {
     await takeTurn()
     defer { endTurn() }
     guard !isStopping, !isRemoved else {
-      underWay -= 1
+      inFlightCount -= 1
       mailbox.continuation.yield(.wake)
       return
     }
-    record(changes.map(present))
+    record(changes.map(current))
   }
 
-  private func present(_ change: WebhookChange) -> WebhookChange {
+  private func current(_ change: WebhookChange) -> WebhookChange {
     switch change {
-    case .wait(_, let event): present(event.offset)
-    case .done(_, let offset): present(offset)
-    case .progress: notePlace()
+    case .wait(_, let event): current(event.offset)
+    case .done(_, let offset): current(offset)
+    case .progress: checkpointChange()
     case .configure, .disable:
       .disable(id: id, endpoint.disabled, updatedMicroseconds: endpoint.updatedMicroseconds)
     case .add, .delivery, .trimDeliveries, .remove: change
     }
   }
 
-  private func present(_ offset: UInt64) -> WebhookChange {
+  private func current(_ offset: UInt64) -> WebhookChange {
     waiting[offset].map { .wait(id: id, $0.event) } ?? .done(id: id, offset: offset)
   }
 
-  /// The lowest offset that is neither done nor kept among those that wait.
-  var place: UInt64 { firstTries.min() ?? readPlace }
+  /// The lowest offset that is neither done nor in `waiting`.
+  var checkpoint: UInt64 { firstTries.min() ?? nextOffset }
 
-  /// It has failed so often in a row that it gets one message at a time.
+  /// The endpoint has failed so often in a row that it gets one message at a time.
   var isFailing: Bool { progress.failuresInRow >= options.failureLimit }
 
   // MARK: - Starting tries
 
-  private func goOn(in group: inout DiscardingTaskGroup) {
-    guard !isStopping, !isRemoved, endedMeanwhile == nil else { return }
+  private func startWork(in group: inout DiscardingTaskGroup) {
+    guard !isStopping, !isRemoved, endedDuringWrite == nil else { return }
     var due: [UInt64] = []
     let now = self.now()
     if endpoint.disabled == nil {
@@ -208,42 +207,42 @@ actor EndpointWorker {
       } else {
         startWaiting(now, in: &group)
         startNew(now, in: &group)
-        if underWay < callLimit, let next = nextDue() { due.append(next) }
+        if inFlightCount < callLimit, let next = nextDue() { due.append(next) }
         if isFailing { due.append(probeMicroseconds) }
         if !isReadable { due.append(now + 5_000_000) }
       }
     }
-    if place > committedPlace {
+    if checkpoint > committedCheckpoint {
       if now >= commitMicroseconds {
-        commitPlace()
+        commitCheckpoint()
         commitMicroseconds = now + options.cursorInterval.microseconds
       } else {
         due.append(commitMicroseconds)
       }
     }
-    // What is due already waits for something else than the time.
+    // Work that is due already does not wait for the time.
     if let next = due.filter({ $0 > now }).min() { wake(at: next) }
   }
 
   private var callLimit: Int { isFailing ? 1 : options.callLimit }
 
   private func nextDue() -> UInt64? {
-    waiting.values.lazy.filter { !$0.isUnderWay }.map(\.event.dueMicroseconds).min()
+    waiting.values.lazy.filter { !$0.isInFlight }.map(\.event.dueMicroseconds).min()
   }
 
   private func startWaiting(_ now: UInt64, in group: inout DiscardingTaskGroup) {
-    guard underWay < callLimit, let next = nextDue(), next <= now else { return }
-    let ready = waiting.values.filter { !$0.isUnderWay && $0.event.dueMicroseconds <= now }
+    guard inFlightCount < callLimit, let next = nextDue(), next <= now else { return }
+    let ready = waiting.values.filter { !$0.isInFlight && $0.event.dueMicroseconds <= now }
       .sorted { ($0.event.dueMicroseconds, $0.event.offset) < ($1.event.dueMicroseconds, $1.event.offset) }
-    for entry in ready.prefix(callLimit - underWay) {
-      waiting[entry.event.offset]?.isUnderWay = true
+    for entry in ready.prefix(callLimit - inFlightCount) {
+      waiting[entry.event.offset]?.isInFlight = true
       start(.offset(entry.event.offset), entry.event.offset, in: &group)
     }
   }
 
   private func startNew(_ now: UInt64, in group: inout DiscardingTaskGroup) {
     guard !isFailing || now >= probeMicroseconds else { return }
-    let room = min(callLimit - underWay, options.waitingLimit - waiting.count - firstTries.count)
+    let room = min(callLimit - inFlightCount, options.waitingLimit - waiting.count - firstTries.count)
     guard room > 0 else { return }
     let events: [Event]
     let isAtEnd: Bool
@@ -251,8 +250,10 @@ actor EndpointWorker {
       (events, isAtEnd) = try read(room)
       isReadable = true
     } catch {
-      // Read again in a while.
-      if isReadable { logger.error("can't read the log", metadata: ["offset": "\(readPlace)", "error": "\(error)"]) }
+      // `startWork` reads again after some seconds.
+      if isReadable {
+        logger.error("can't read the log for a webhook", metadata: ["offset": "\(nextOffset)", "error": "\(error)"])
+      }
       isReadable = false
       return
     }
@@ -265,28 +266,28 @@ actor EndpointWorker {
     if isAtEnd { watch(in: &group) } else { mailbox.continuation.yield(.wake) }
   }
 
-  /// Goes on in the log until so many events are found that the endpoint is to be told of, or until others have to get a turn.
+  /// Reads on until it has found `room` events for the endpoint, or until the portion ends so that other work gets its turn.
   private func read(_ room: Int) throws(LogStoreError) -> (events: [Event], isAtEnd: Bool) {
     var events: [Event] = []
     var portion = PortionEnd()
-    // Compared where they stand: most events are passed over.
+    // Compared in the mapped file without a copy: most events are skipped.
     let types = (endpoint.events ?? Set(PaymentEvent.TypeName.allCases)).map { Array($0.rawValue.utf8) }
     let end = log.reader.endOffset
-    readPlace = try log.follower.forEach(from: readPlace) { event in
+    nextOffset = try log.follower.forEach(from: nextOffset) { event in
       let isWanted = event.type.withUnsafeBytes { type in types.contains { $0.elementsEqual(type) } }
       if isWanted, waiting[event.offset] == nil, !firstTries.contains(event.offset) { events.append(event.copy()) }
       return events.count < room && !portion.isReached(after: event.payload.byteCount)
     }
-    return (events, readPlace >= end)
+    return (events, nextOffset >= end)
   }
 
   private func start(_ source: WebhookAttempt.Source, _ offset: UInt64, in group: inout DiscardingTaskGroup) {
-    underWay += 1
-    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: careful)
-    // After crashes, a message about something new is as dangerous as one that was due, until one has ended.
+    inFlightCount += 1
+    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: carefulStart)
+    // After crashes, a message about a new event is as dangerous as one that was due, until one try has ended.
     let isSuspect = offset < logEndAtStart || !hasEnded
-    // Taken here, so that what is started before the endpoint is disabled comes before that.
-    let ticket = careful.ticket
+    // Taken here, so that the ticket of a try started before the endpoint is disabled is lower than that of a later try.
+    let ticket = carefulStart.ticket
     group.addTask { [mailbox, endpoint] in
       let ended = await attempt.run(source, for: endpoint, isSuspect: isSuspect, ticket: ticket)
       mailbox.continuation.yield(.ended(offset, ended))
@@ -299,7 +300,7 @@ actor EndpointWorker {
     if let timer, timer.due == due { return }
     timer?.task.cancel()
     let now = self.now()
-    let end = looked.passed + (due > now ? due - now : 0)
+    let end = lastReading.elapsed + (due > now ? due - now : 0)
     let task = Task { [mailbox, clock] in
       await clock.sleep(end)
       if !Task.isCancelled { mailbox.continuation.yield(.due(due)) }
@@ -310,23 +311,23 @@ actor EndpointWorker {
   private func watch(in group: inout DiscardingTaskGroup) {
     guard !isWatching else { return }
     isWatching = true
-    group.addTask { [mailbox, reader = log.reader, place = readPlace] in
-      // Closed or damaged: nothing more can be told from here.
-      if (try? await reader.waitForEvents(at: place)) == true { mailbox.continuation.yield(.readable) }
+    group.addTask { [mailbox, reader = log.reader, offset = nextOffset] in
+      // If the log is closed or damaged, there is no further event to wait for.
+      if (try? await reader.waitForEvents(at: offset)) == true { mailbox.continuation.yield(.readable) }
     }
   }
 
-  /// Moves the kept place past what the endpoint is not told of.
-  func commitPlace() {
-    progress.place = place
-    committedPlace = progress.place
-    // Should it fail, the next one writes a later place.
+  /// Moves the durable checkpoint past events that the endpoint does not get.
+  func commitCheckpoint() {
+    progress.checkpoint = checkpoint
+    committedCheckpoint = progress.checkpoint
+    // If this write fails, the next one writes a later checkpoint.
     journal.enqueue([.progress(id: id, progress)]) { _ in }
   }
 
-  func notePlace() -> WebhookChange {
-    progress.place = place
-    committedPlace = progress.place
+  func checkpointChange() -> WebhookChange {
+    progress.checkpoint = checkpoint
+    committedCheckpoint = progress.checkpoint
     return .progress(id: id, progress)
   }
 }

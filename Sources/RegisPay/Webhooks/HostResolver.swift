@@ -3,14 +3,14 @@ import Synchronization
 
 /// Finds the addresses of a name.
 struct HostResolver: Sendable {
-  /// - Parameter share: of the endpoint that asks.
-  /// - Throws: ``Failure``; soon after its task is cancelled, too.
+  /// - Parameter share: the share of the endpoint that asks.
+  /// - Throws: ``Failure``, also soon after the task is cancelled.
   var addresses: @Sendable (_ host: String, _ share: LookUpShare) async throws(Failure) -> [IPAddress]
 
   enum Failure: Error, Hashable {
-    /// The name has no address, or its servers don't say.
+    /// The name has no address, or its servers don't respond.
     case unresolved(reason: String)
-    /// The name was not looked up, for want of room in this process. It says nothing about the name.
+    /// This process has no room for another look-up. This says nothing about the name.
     case noRoom(reason: String)
   }
 
@@ -20,19 +20,19 @@ struct HostResolver: Sendable {
   }()
 }
 
-/// How many look-ups one endpoint has in flight. A look-up holds on to it until it ends, whoever still waits for it.
+/// Counts the look-ups that one endpoint has in flight. A look-up counts until it ends, even if no task waits for it any more.
 final class LookUpShare: Sendable {
   fileprivate let count = Atomic<Int>(0)
 }
 
-/// Looks names up with the system's resolver. That can't be stopped, and takes up to 40 seconds for a name whose servers
-/// don't answer, so a look-up has a thread of its own, and the threads are bounded three ways:
+/// Looks up names with the system's resolver. A look-up can't be stopped and takes up to 40 seconds for a name whose servers
+/// don't respond, so each has its own thread, and three limits bound the threads:
 ///
-/// - A name is looked up once at a time. Tasks that ask for it meanwhile wait, without a thread, for the same answer.
-///   An answer is not kept: who asks after it came starts another look-up, so that a change of the name is seen.
-/// - An endpoint starts ``shareLimit`` look-ups at a time. It asks for one name, that of its URL; a second one leaves
-///   room for a URL that was changed while the former name hangs. So the endpoints that exist can't use up all threads.
-/// - The process has ``threadLimit``, for the names of endpoints that were removed.
+/// - A name is looked up once at a time. Tasks that ask for it meanwhile wait, without a thread, for the same result. Results are
+///   not cached: a later request starts another look-up, so that it sees a change of the name.
+/// - An endpoint has at most ``shareLimit`` look-ups in flight. It needs one name, that of its URL; the second leaves room for a
+///   URL that was changed while the former name hangs. So the existing endpoints can't use up all threads.
+/// - The process has at most ``threadLimit``, which bounds the names of removed endpoints.
 ///
 /// Safe to use from any task.
 final class NameLookUps: Sendable {
@@ -41,25 +41,25 @@ final class NameLookUps: Sendable {
   private let threadLimit: Int
   private let shareLimit: Int
   private let lookUp: LookUp
-  /// Who waits for the look-ups in flight, by name.
-  private let waiters = Mutex<[String: [Answer]]>([:])
+  /// The tasks that wait for the look-ups in flight, by name.
+  private let waiters = Mutex<[String: [Waiter]]>([:])
 
-  /// - Parameter lookUp: blocks until it has an answer. Each call is on a thread of its own.
+  /// - Parameter lookUp: blocks until it has a result. Each call runs on its own thread.
   init(threadLimit: Int = 256, shareLimit: Int = 2, lookUp: @escaping LookUp = { IPAddress.lookUp($0) }) {
     self.threadLimit = threadLimit
     self.shareLimit = shareLimit
     self.lookUp = lookUp
   }
 
-  /// Look-ups in flight, a thread each.
+  /// Look-ups in flight; each has a thread.
   var threadCount: Int { waiters.withLock { $0.count } }
 
-  /// Tasks that wait for them.
+  /// Tasks that wait for look-ups.
   var waiterCount: Int { waiters.withLock { $0.values.reduce(0) { $0 + $1.count } } }
 
   func addresses(of host: String, for share: LookUpShare) async throws(HostResolver.Failure) -> [IPAddress] {
-    let answer = Answer()
-    if try join(host, answer, share) {
+    let waiter = Waiter()
+    if try join(host, waiter, share) {
       Thread.detachNewThread { [self] in
         let found = lookUp(host)
         end(
@@ -70,21 +70,21 @@ final class NameLookUps: Sendable {
       }
     }
     return try await withTaskCancellationHandler {
-      await answer.value()
+      await waiter.value()
     } onCancel: {
-      waiters.withLock { $0[host]?.removeAll { $0 === answer } }
-      answer.set(.failure(.unresolved(reason: "the look-up was given up")))
+      waiters.withLock { $0[host]?.removeAll { $0 === waiter } }
+      waiter.set(.failure(.unresolved(reason: "the look-up was cancelled")))
     }.get()
   }
 
-  /// - Returns: whether a look-up has to be started.
-  private func join(_ host: String, _ answer: Answer, _ share: LookUpShare) throws(HostResolver.Failure) -> Bool {
+  /// - Returns: whether the caller must start a look-up.
+  private func join(_ host: String, _ waiter: Waiter, _ share: LookUpShare) throws(HostResolver.Failure) -> Bool {
     try waiters.withLock { waiters throws(HostResolver.Failure) in
       if waiters[host] != nil {
-        waiters[host]?.append(answer)
+        waiters[host]?.append(waiter)
         return false
       }
-      // Changed under the lock only.
+      // The count changes only under the lock.
       guard share.count.load(ordering: .relaxed) < shareLimit else {
         throw .noRoom(reason: "\(shareLimit) names of this endpoint are being looked up already")
       }
@@ -92,21 +92,21 @@ final class NameLookUps: Sendable {
         throw .noRoom(reason: "\(threadLimit) names are being looked up already")
       }
       share.count.add(1, ordering: .relaxed)
-      waiters[host] = [answer]
+      waiters[host] = [waiter]
       return true
     }
   }
 
-  private func end(_ host: String, _ share: LookUpShare, _ result: Answer.Outcome) {
-    let answers = waiters.withLock { waiters in
+  private func end(_ host: String, _ share: LookUpShare, _ result: Waiter.Outcome) {
+    let ended = waiters.withLock { waiters in
       share.count.subtract(1, ordering: .relaxed)
       return waiters.removeValue(forKey: host) ?? []
     }
-    for answer in answers { answer.set(result) }
+    for waiter in ended { waiter.set(result) }
   }
 
-  /// The first result that is set, for the one task that waits for it.
-  private final class Answer: Sendable {
+  /// Holds the first result that is set, for the one task that waits for it.
+  private final class Waiter: Sendable {
     typealias Outcome = Result<[IPAddress], HostResolver.Failure>
 
     private enum State {

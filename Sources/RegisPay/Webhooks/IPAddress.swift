@@ -1,12 +1,12 @@
 import Foundation
 
-/// An address of IPv4 or IPv6.
+/// An IPv4 or IPv6 address.
 struct IPAddress: Sendable, Hashable, CustomStringConvertible {
-  /// 4 or 16, in network order.
+  /// 4 or 16 bytes, in network order.
   let bytes: [UInt8]
 
-  /// Reads every form of a number that the system's resolver takes for an address without asking anybody: `127.1`,
-  /// `0x7f000001`, `2130706433` and `0177.0.0.1` are the same one. Nil for a name.
+  /// Parses every numeric form that the system's resolver takes for an address without a query: `127.1`, `0x7f000001`,
+  /// `2130706433` and `0177.0.0.1` are the same address. Nil for a name.
   init?(literal text: String) {
     var hints = addrinfo()
     hints.ai_flags = AI_NUMERICHOST
@@ -29,7 +29,7 @@ struct IPAddress: Sendable, Hashable, CustomStringConvertible {
     }
   }
 
-  /// Asks the system's resolver, and blocks for as long as that takes.
+  /// Asks the system's resolver, and blocks until it responds.
   static func lookUp(_ host: String, hints given: addrinfo = addrinfo()) -> (addresses: [IPAddress], failure: String?) {
     var hints = given
     hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -49,46 +49,46 @@ struct IPAddress: Sendable, Hashable, CustomStringConvertible {
   var description: String {
     var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     let family = bytes.count == 4 ? AF_INET : AF_INET6
-    // Given room for the longest form of either family, it can't fail.
+    // Can't fail: the buffer has room for the longest form of either family.
     _ = bytes.withUnsafeBytes { inet_ntop(family, $0.baseAddress, &text, socklen_t(text.count)) }
     return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 }
 
 extension IPAddress {
-  /// Why nothing is sent there, such as "a loopback address"; nil when it may be.
+  /// Why nothing is sent to this address, such as "a loopback address"; nil if it is allowed.
   ///
-  /// - Parameter allowingPrivate: this machine and the networks around it are meant to be reached.
+  /// - Parameter allowingPrivate: allows this machine and private networks.
   func refusal(allowingPrivate: Bool) -> String? {
-    // Before the private networks that some of these lie in.
+    // Checked before the private networks, because some of these addresses lie in them.
     if isMetadata { return "an address of a cloud's own services" }
     let ranges = bytes.count == 4 ? Self.refusedIPv4 : Self.refusedIPv6
     if let range = ranges.first(where: { $0.contains(self) }) {
       return range.isPrivate && allowingPrivate ? nil : range.name
     }
-    // Of IPv6 only this eighth is given out to be reached from everywhere.
+    // Only this eighth of IPv6 is assigned to globally reachable addresses.
     return bytes.count == 16 && bytes[0] & 0xE0 != 0x20 ? "a reserved address" : nil
   }
 
-  /// A cloud answers there with what its machine is and may do, credentials included. No receiver of messages is there,
-  /// whatever network the server is in.
+  /// At these addresses a cloud serves its machines with metadata, including credentials. No receiver of messages is there, in
+  /// whatever network the server runs.
   private var isMetadata: Bool {
     if bytes.count == 4 { return Self.metadataIPv4.contains(bytes) }
-    // An address of a translator to IPv4 has the IPv4 one in it, at one of six places (RFC 6052, section 2.2), of which only
-    // the last is used with the prefixes that everybody knows; byte 8 is left out. That another address has one of these
-    // there by chance happens once in a hundred million.
-    let translated = [
+    // An address that is translated to IPv4 contains the IPv4 address at one of six positions (RFC 6052, section 2.2), of which
+    // the well-known prefixes use only the last; byte 8 is skipped. An unrelated address matches by chance once in a hundred
+    // million.
+    let embeddedPositions = [
       [4, 5, 6, 7], [5, 6, 7, 9], [6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15],
     ]
     return Self.metadataIPv6.contains { $0.contains(self) }
-      || translated.contains { places in Self.metadataIPv4.contains(places.map { bytes[$0] }) }
+      || embeddedPositions.contains { positions in Self.metadataIPv4.contains(positions.map { bytes[$0] }) }
   }
 
   private struct Block: Sendable {
     let prefix: [UInt8]
     let bitCount: Int
     let name: String
-    /// Somebody may well have receivers there.
+    /// A user may have receivers in this range.
     let isPrivate: Bool
 
     init(_ prefix: [UInt8], _ bitCount: Int, _ name: String, isPrivate: Bool = false) {
@@ -107,8 +107,8 @@ extension IPAddress {
     }
   }
 
-  // As the clouds' manuals and cloud-init have them: AWS (with ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent,
-  // Scaleway; most others use the first.
+  // From the clouds' manuals and cloud-init: AWS (with ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent, Scaleway; most
+  // others use the first.
   private static let metadataIPv4: Set<[UInt8]> = [
     [169, 254, 169, 254], [169, 254, 170, 2], [169, 254, 170, 23], [169, 254, 0, 23], [169, 254, 42, 42],
     [168, 63, 129, 16], [100, 100, 100, 200], [192, 0, 0, 192],
@@ -123,8 +123,8 @@ extension IPAddress {
     Block([0xFD, 0x00, 0x01, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0x00, 0x02, 0x00], 128, "Alibaba"),
   ]
 
-  // IANA's registries of special-purpose addresses, all that is not globally reachable and what leads to IPv4 by a
-  // detour: https://www.iana.org/assignments/iana-ipv4-special-registry, …/iana-ipv6-special-registry
+  // IANA's registries of special-purpose addresses: all that are not globally reachable, and those that stand for an IPv4
+  // address: https://www.iana.org/assignments/iana-ipv4-special-registry, …/iana-ipv6-special-registry
   private static let refusedIPv4 = [
     Block([0], 8, "an unspecified address"),
     Block([10], 8, "a private address", isPrivate: true),

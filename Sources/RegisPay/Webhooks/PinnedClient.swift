@@ -2,17 +2,17 @@ import NIOCore
 import NIOPosix
 import Synchronization
 
-/// An HTTP client that reaches one host at one address, and counts its users, so that it is closed when there are none.
+/// An HTTP client for one host at one address. It counts its users and closes when it is retired and has none.
 final class PinnedClient: Sendable {
   let pool: ConnectionPool
   private let url: WebhookURL
   private let address: IPAddress
   private let use = Mutex((count: 0, isRetired: false))
 
-  /// Bytes of an answer that are read, so that the connection can be used again; none is looked at.
+  /// Bytes of a response that are read and ignored, so that the connection can be used again.
   private static let responseLimit = 16 << 10
 
-  /// - Throws: when TLS can't be set up, or when the address is none that can be connected to.
+  /// - Throws: when TLS can't be set up, or the address can't be connected to.
   init(_ url: WebhookURL, address: IPAddress, callLimit: Int, timeLimit: Duration, sockets: SocketBudget) throws {
     self.url = url
     self.address = address
@@ -23,7 +23,7 @@ final class PinnedClient: Sendable {
       connectTimeLimit: timeLimit / 3, responseLimit: Self.responseLimit, truncatesResponses: true,
       connectionLimit: callLimit,
       budget: sockets,
-      // On one loop: an endpoint has few connections, and each call is to find the one that is open.
+      // On one loop: an endpoint has few connections, and each call should find one that is open.
       group: MultiThreadedEventLoopGroup.singleton.next())
   }
 
@@ -41,7 +41,7 @@ final class PinnedClient: Sendable {
     if isOver { pool.close() }
   }
 
-  /// It gets no new users.
+  /// Ends new uses. The client closes with its last user.
   func retire() {
     let isOver = use.withLock { use in
       use.isRetired = true

@@ -1,8 +1,8 @@
-/// When an event that was not delivered is tried again: after the first try at once, then for three days.
+/// When an undelivered event is retried: ten tries in three days.
 public struct RetrySchedule: Sendable {
-  /// How long to wait after the first try, the second, and so on; after so many and one more tries it ends.
+  /// The waits after the first try, the second, and so on. There is one try more than there are delays.
   public var delays: [Duration]
-  /// How much of a delay is added at most at random, so that what failed together does not come back together.
+  /// The largest random share added to a delay, so that messages that failed together are not retried together.
   public var jitter: Double
 
   public init(delays: [Duration] = RetrySchedule.days, jitter: Double = 0.1) {
@@ -16,18 +16,18 @@ public struct RetrySchedule: Sendable {
     .seconds(14 * 3_600), .seconds(20 * 3_600), .seconds(24 * 3_600),
   ]
 
-  /// The longest wait after so many tries, without what the receiver asked for.
+  /// The longest wait after a number of tries, without the receiver's `Retry-After`.
   func longest(attempts: Int) -> Duration {
     guard let delay = delays.indices.contains(attempts - 1) ? delays[attempts - 1] : delays.max() else { return .zero }
     return delay + delay * jitter
   }
 
-  /// How long to wait after so many tries have failed; nil when that was the last.
+  /// The wait after a number of failed tries; nil if that was the last.
   ///
   /// - Parameters:
   ///   - attempts: from 1.
-  ///   - atLeast: what the receiver asked for.
-  ///   - randomness: 0…1; 0 gives the delay itself.
+  ///   - atLeast: the receiver's `Retry-After`.
+  ///   - randomness: 0…1; 0 means no addition to the delay.
   func delay(attempts: Int, atLeast: Duration? = nil, randomness: Double = .random(in: 0...1)) -> Duration? {
     guard delays.indices.contains(attempts - 1) else { return nil }
     let delay = delays[attempts - 1]

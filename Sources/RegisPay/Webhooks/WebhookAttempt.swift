@@ -1,9 +1,9 @@
 import LogStore
 import Logging
 
-/// One try of one event, from the log to the receiver's answer.
+/// One try to deliver one event, from the log to the receiver's response.
 struct WebhookAttempt: Sendable {
-  /// The event, or its offset where it has to be read again.
+  /// The event, or its offset if it must be read again.
   enum Source: Sendable {
     case event(Event)
     case offset(UInt64)
@@ -12,7 +12,7 @@ struct WebhookAttempt: Sendable {
   struct Ended: Sendable {
     /// Nil when there was nothing to send.
     var message: WebhookMessage?
-    /// The endpoint's when the try began.
+    /// The endpoint's URL when the try began.
     var url: WebhookURL
     var startMicroseconds: UInt64
     var durationMicroseconds: UInt64
@@ -20,14 +20,14 @@ struct WebhookAttempt: Sendable {
   }
 
   enum Result: Sendable, Hashable {
-    case answered(WebhookResult)
+    case completed(WebhookResult)
     /// No try will ever succeed.
-    case unreadable(reason: String)
-    /// The log can't be read now.
-    case unread(reason: String)
-    /// Calls to the endpoint were in flight when the process crashed, twice: it is not called again by itself.
+    case undeliverable(reason: String)
+    /// The log can't be read at the moment.
+    case logUnreadable(reason: String)
+    /// Calls to the endpoint were in flight at two crashes of the process: it is not called again automatically.
     case suspended
-    /// Cut short by the server's stop: as if it had not begun.
+    /// The server's stop cancelled the try, which counts as not begun.
     case abandoned
   }
 
@@ -37,7 +37,7 @@ struct WebhookAttempt: Sendable {
   let start: CarefulStart
 
   /// - Parameters:
-  ///   - isSuspect: it may be what crashed the processes before.
+  ///   - isSuspect: the try may be what crashed earlier processes.
   ///   - ticket: see ``CarefulStart/ticket``.
   func run(_ source: Source, for endpoint: WebhookEndpoint, isSuspect: Bool, ticket: Int?) async -> Ended {
     await start.perform(
@@ -47,7 +47,7 @@ struct WebhookAttempt: Sendable {
     ) { await run(source, for: endpoint) }
   }
 
-  /// What messages to an endpoint are called in ``CarefulStart``.
+  /// The name of messages to an endpoint in ``CarefulStart``.
   static func carefulName(_ id: String) -> String { "webhook \(id)" }
 
   private func run(_ source: Source, for endpoint: WebhookEndpoint) async -> Ended {
@@ -67,7 +67,7 @@ struct WebhookAttempt: Sendable {
     let signature = WebhookSignature(
       id: message.id, timestamp: start / 1_000_000, body: message.body, secrets: endpoint.secrets(at: start))
     let result = await sender.send(message.body, to: endpoint.url, signature: signature)
-    var ended = Result.answered(result)
+    var ended = Result.completed(result)
     if Task.isCancelled, case .failed = result { ended = .abandoned }
     return Ended(
       message: message, url: endpoint.url, startMicroseconds: start,
@@ -81,12 +81,12 @@ struct WebhookAttempt: Sendable {
     do throws(PaymentLogError) {
       message = try event(source).flatMap { event throws(PaymentLogError) in try WebhookMessage(event, log: log) }
     } catch {
-      if case .store = error { throw Stop(result: .unread(reason: "\(error)")) }
-      throw Stop(result: .unreadable(reason: "\(error)"))
+      if case .store = error { throw Stop(result: .logUnreadable(reason: "\(error)")) }
+      throw Stop(result: .undeliverable(reason: "\(error)"))
     }
     guard let message else {
       throw Stop(
-        result: .unreadable(reason: "the event is not on the log any more, can't be read, or is none of a payment"))
+        result: .undeliverable(reason: "the event is no longer on the log, can't be read, or is not a payment's event"))
     }
     return message
   }

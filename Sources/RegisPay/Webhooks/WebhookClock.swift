@@ -1,53 +1,53 @@
 import Foundation
 
-/// The time by the calendar, since what waits goes on waiting over a restart, and the time that passes, by which waits in
-/// this process are measured: a person, or a time service, may set the calendar. Tests have one of their own.
+/// Two times: calendar time, because waits continue after a restart, and elapsed time, which measures waits in this process,
+/// because a person or a time service may set the calendar. Tests use their own clock.
 struct WebhookClock: Sendable {
-  /// Both times, looked at together.
-  struct Look: Sendable {
+  /// Both times, read together.
+  struct Reading: Sendable {
     /// Microseconds since 1970-01-01 UTC.
     var now: UInt64
-    /// Microseconds since some moment of this process, however the calendar was set.
-    var passed: UInt64
+    /// Microseconds since a fixed moment of this process; setting the calendar does not change it.
+    var elapsed: UInt64
 
-    /// By how many microseconds the calendar was set forward from an earlier look to this one, backward if below 0; 0 for
+    /// How many microseconds the calendar was set forward between an earlier reading and this one; negative for backward. 0 for
     /// the small corrections that time services make all the time.
-    func step(since earlier: Look) -> Int64 {
+    func step(since earlier: Reading) -> Int64 {
       let byCalendar = Int64(clamping: now) - Int64(clamping: earlier.now)
-      let step = byCalendar - (Int64(clamping: passed) - Int64(clamping: earlier.passed))
+      let step = byCalendar - (Int64(clamping: elapsed) - Int64(clamping: earlier.elapsed))
       return abs(step) < Self.tolerance ? 0 : step
     }
 
     private static let tolerance: Int64 = 1_000_000
   }
 
-  var look: @Sendable () -> Look
-  /// Returns when so much time has passed in all (``Look/passed``), or soon after its task is cancelled.
-  var sleep: @Sendable (_ untilPassed: UInt64) async -> Void
+  var read: @Sendable () -> Reading
+  /// Returns when ``Reading/elapsed`` reaches a value, or soon after its task is cancelled.
+  var sleep: @Sendable (_ untilElapsed: UInt64) async -> Void
 
-  func now() -> UInt64 { look().now }
+  func now() -> UInt64 { read().now }
 
   static let system = WebhookClock(
-    look: systemLook,
+    read: systemReading,
     sleep: { until in
-      let passed = systemPassed()
-      guard passed < until else { return }
-      // Throws only when the task is cancelled; then this returns early, as promised.
-      try? await Task.sleep(for: .microseconds(until - passed))
+      let elapsed = systemElapsed()
+      guard elapsed < until else { return }
+      // Throws only when the task is cancelled; then this returns early, as documented.
+      try? await Task.sleep(for: .microseconds(until - elapsed))
     })
 
-  @Sendable private static func systemLook() -> Look {
+  @Sendable private static func systemReading() -> Reading {
     while true {
-      let passed = systemPassed()
+      let elapsed = systemElapsed()
       let now = Clock.microseconds()
-      // A process that was stopped in between has seen two moments.
-      if systemPassed() - passed < 100_000 { return Look(now: now, passed: passed) }
+      // If the process was suspended between the two, they belong to different moments.
+      if systemElapsed() - elapsed < 100_000 { return Reading(now: now, elapsed: elapsed) }
     }
   }
 
   private static let origin = ContinuousClock.now
 
-  private static func systemPassed() -> UInt64 { (ContinuousClock.now - origin).microseconds }
+  private static func systemElapsed() -> UInt64 { (ContinuousClock.now - origin).microseconds }
 }
 
 extension Duration {

@@ -1,14 +1,14 @@
 import LogStore
 
-/// Somebody who is told what becomes of payments.
+/// A receiver of messages about payments.
 struct WebhookEndpoint: Sendable, Hashable {
   let id: String
   var url: WebhookURL
   var description: String
-  /// Nil for all, those that come in later versions included.
+  /// Nil for all types, including those of later versions.
   var events: Set<PaymentEvent.TypeName>?
   var secret: WebhookSecret
-  /// Signs beside the new one until then.
+  /// Also signs messages for a time after a rotation.
   var previousSecret: PreviousSecret?
   var disabled: Disabled?
   let createdMicroseconds: UInt64
@@ -19,7 +19,7 @@ struct WebhookEndpoint: Sendable, Hashable {
     var untilMicroseconds: UInt64
   }
 
-  /// Nothing is sent; what happens meanwhile is sent when it is enabled again.
+  /// A disabled endpoint gets nothing. When it is enabled again, it gets the events since.
   struct Disabled: Sendable, Hashable {
     var reason: String
     var sinceMicroseconds: UInt64
@@ -30,26 +30,26 @@ struct WebhookEndpoint: Sendable, Hashable {
 
   static func newID() -> String { "we_\(EventID.random())" }
 
-  /// What a message is signed with at this time.
+  /// The secrets that sign a message at this time.
   func secrets(at microseconds: UInt64) -> [WebhookSecret] {
     guard let previousSecret, microseconds < previousSecret.untilMicroseconds else { return [secret] }
     return [secret, previousSecret.secret]
   }
 }
 
-/// How far an endpoint is with the log, and how it is doing.
+/// How far an endpoint has read the log, and its recent failures.
 struct WebhookProgress: Sendable, Hashable {
-  /// The lowest offset that is neither done nor kept as ``WaitingEvent``.
-  var place: UInt64
+  /// The lowest offset that is neither done nor stored as a ``WaitingEvent``.
+  var checkpoint: UInt64
   /// Since the last success.
   var failuresInRow = 0
   var failingSinceMicroseconds: UInt64?
   var lastSuccessMicroseconds: UInt64?
-  /// The receiver asked to be left alone until then, or this process has no room for a try before.
+  /// No message is sent before this time: the receiver asked for it, or this process had no room.
   var heldUntilMicroseconds: UInt64 = 0
 }
 
-/// An event that is to be tried again.
+/// An event that waits for a retry.
 struct WaitingEvent: Sendable, Hashable {
   let offset: UInt64
   /// Tries so far.
@@ -58,20 +58,20 @@ struct WaitingEvent: Sendable, Hashable {
   var dueMicroseconds: UInt64
 }
 
-/// One try, for people to see.
+/// One try, as the API shows it.
 struct WebhookDelivery: Sendable, Hashable {
   enum Outcome: String, Sendable, CaseIterable {
     case delivered
     case retrying
-    /// Tried for days, while others got through.
+    /// The message was tried for days while others were delivered.
     case givenUp = "given-up"
-    /// It was this try after which the endpoint was disabled; the event waits.
+    /// The endpoint was disabled after this try; the event waits.
     case disabled
-    /// A test message, which is not tried again.
+    /// A test message failed; it is not retried.
     case failed
   }
 
-  /// In the order of the tries' ends; 0 before it is kept.
+  /// Ascending in the order in which tries ended; 0 before the delivery is stored.
   var number: Int64 = 0
   var event: String
   var type: String
@@ -81,9 +81,9 @@ struct WebhookDelivery: Sendable, Hashable {
   var attempt: Int
   var startMicroseconds: UInt64
   var durationMicroseconds: UInt64
-  /// What was answered, if anything was.
+  /// The response's status; nil without a response.
   var status: Int?
-  /// Why it was not delivered; nil if it was.
+  /// Why the message was not delivered; nil if it was.
   var error: String?
   var outcome: Outcome
   var nextTryMicroseconds: UInt64?

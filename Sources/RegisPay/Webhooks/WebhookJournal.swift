@@ -2,34 +2,34 @@ import Foundation
 import GRDB
 import Synchronization
 
-/// A change of what is kept about endpoints.
+/// A change of the stored endpoints.
 enum WebhookChange: Sendable {
   case add(WebhookEndpoint, WebhookProgress)
-  /// All that a person decides. Whether it is disabled is among it.
+  /// Everything that a person configures, including whether the endpoint is disabled.
   case configure(WebhookEndpoint)
-  /// Whether it is disabled, and nothing else: what a person decides meanwhile stays as it is.
+  /// Only whether the endpoint is disabled, so that it does not overwrite a concurrent command.
   case disable(id: String, WebhookEndpoint.Disabled?, updatedMicroseconds: UInt64)
   case progress(id: String, WebhookProgress)
   case wait(id: String, WaitingEvent)
   case done(id: String, offset: UInt64)
   case delivery(id: String, WebhookDelivery)
-  case trimDeliveries(id: String, kept: Int)
+  case trimDeliveries(id: String, limit: Int)
   case remove(id: String)
 }
 
-/// What is kept about endpoints: an SQLite file of its own, since secrets have no place in the log, and neither them nor
-/// what waits to be tried again can be derived from it. Cursors are kept here and not in the log, so that one transaction
-/// moves a cursor and keeps what it leaves behind.
+/// Stores the endpoints in an SQLite file: secrets do not belong on the log, and neither they nor the waiting messages can be
+/// derived from it. Checkpoints are stored here and not on the log, so that one transaction moves a checkpoint and stores the
+/// messages that it leaves behind.
 ///
-/// Changes are written in the order in which they are given, those that come while others are written in one transaction,
-/// synced before anybody is told. Safe to use from any task.
+/// Changes are written in the order of the calls. Changes that arrive during a write share the next transaction. A change is
+/// synced before its caller is notified. Safe to use from any task.
 final class WebhookJournal: Sendable {
   typealias Done = @Sendable (WebhookStoreError?) -> Void
 
   private struct State {
     var entries: [(changes: [WebhookChange], done: Done)] = []
     var isWriting = false
-    var isTryingAgain = false
+    var isRetryScheduled = false
     var isClosed = false
   }
 
@@ -38,7 +38,7 @@ final class WebhookJournal: Sendable {
   private let names: DatabaseNames
   private let health: Health
   private let state = Mutex(State())
-  /// Called before each transaction, with its changes; what it throws fails it.
+  /// Called before each transaction, with its changes; an error fails the transaction.
   private let willWrite: WillWrite
 
   typealias WillWrite = @Sendable ([WebhookChange]) async throws -> Void
@@ -47,7 +47,7 @@ final class WebhookJournal: Sendable {
 
   static func path(in directory: String) -> String { directory + "/webhooks.sqlite" }
 
-  /// How far on the log the file in a directory has come; nil where that can't be told. Makes nothing.
+  /// The furthest checkpoint in a directory's file; nil if there is no file or it can't be read. Creates nothing.
   static func checkpoint(in directory: String) -> (path: String, checkpoint: UInt64)? {
     let path = path(in: directory)
     guard FileManager.default.fileExists(atPath: path) else { return nil }
@@ -55,16 +55,16 @@ final class WebhookJournal: Sendable {
       let queue = try DatabaseQueue(path: path)
       // Nothing was written, so a failed close loses nothing.
       defer { try? queue.close() }
-      return (path, try queue.read(WebhookTable.place))
+      return (path, try queue.read(WebhookTable.furthestCheckpoint))
     } catch {
-      // It says nothing then. Whether it can be used is found out, and reported, when it is opened.
+      // `open` reports a file that can't be used.
       return nil
     }
   }
 
-  /// Opens the file in a directory, which is made if it is missing. Nobody but this process's user may read it.
+  /// Opens the file in a directory, and creates both if they are missing. Only this process's user can read the file.
   ///
-  /// - Parameter willWrite: for tests, which let writes take long or fail.
+  /// - Parameter willWrite: tests use it to delay or fail writes.
   static func open(
     _ directory: String, health: Health, willWrite: @escaping WillWrite = { _ in }
   ) throws(WebhookStoreError) -> WebhookJournal {
@@ -75,18 +75,19 @@ final class WebhookJournal: Sendable {
       var configuration = Configuration()
       configuration.maximumReaderCount = 2
       configuration.prepareDatabase { database in
-        // A secret that is deleted is overwritten.
+        // Overwrites a deleted secret.
         try database.execute(sql: "PRAGMA secure_delete = ON; PRAGMA cache_size = -2048")
       }
       let pool = try DatabasePool(path: path, configuration: configuration)
-      // A commit is on disk when it returns. Only now: a pool sets NORMAL when it opens, which syncs nothing at a commit.
+      // A commit is on disk when it returns. Set after opening, because a pool sets NORMAL when it opens, which does not sync
+      // a commit.
       try pool.writeWithoutTransaction { try $0.execute(sql: "PRAGMA synchronous = FULL") }
       try pool.write { database in
         let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
         if version == 0, try !database.tableExists("endpoint") { return try WebhookTable.create(database) }
         guard version == WebhookTable.version else {
           throw WebhookStoreError(
-            path: path, reason: "it has version \(version), and this program knows \(WebhookTable.version)")
+            path: path, reason: "it has version \(version), and this program supports \(WebhookTable.version)")
         }
       }
       return WebhookJournal(path, pool, health, willWrite)
@@ -107,7 +108,7 @@ final class WebhookJournal: Sendable {
   }
 
   /// Blocks for some reads.
-  func endpoints() throws(WebhookStoreError) -> [WebhookTable.Kept] {
+  func endpoints() throws(WebhookStoreError) -> [WebhookTable.StoredEndpoint] {
     do {
       return try pool.read(WebhookTable.endpoints)
     } catch {
@@ -123,9 +124,9 @@ final class WebhookJournal: Sendable {
     }
   }
 
-  /// Has changes written, all or none. The order of calls is the order of writing.
+  /// Writes changes, all or none. The order of calls is the order of writing.
   ///
-  /// - Parameter done: called when they are on disk, or with the reason why nothing was changed.
+  /// - Parameter done: called when the changes are on disk, or with the reason why nothing was changed.
   func enqueue(_ changes: [WebhookChange], done: @escaping Done) {
     let isFirst = state.withLock { state in
       state.entries.append((changes, done))
@@ -135,7 +136,7 @@ final class WebhookJournal: Sendable {
     if isFirst { Task { await write() } }
   }
 
-  /// As ``enqueue(_:done:)``, and returns when they are on disk.
+  /// Like ``enqueue(_:done:)``, but returns when the changes are on disk.
   func write(_ changes: [WebhookChange]) async throws(WebhookStoreError) {
     let error = await withCheckedContinuation { continuation in
       enqueue(changes) { continuation.resume(returning: $0) }
@@ -156,7 +157,7 @@ final class WebhookJournal: Sendable {
         try checkNames()
         try await willWrite(entries.flatMap(\.changes))
         try await pool.write { database in
-          // With no change it is to find out whether the file can be written, so something has to be.
+          // A write without changes finds out whether the file can be written, so it must write something.
           if entries.allSatisfy(\.changes.isEmpty) {
             try database.execute(sql: "PRAGMA user_version = \(WebhookTable.version)")
           }
@@ -169,46 +170,43 @@ final class WebhookJournal: Sendable {
       } catch let error as WebhookStoreError {
         failure = error
       } catch {
-        // Only the code: a message of SQLite's could show a statement with its values.
+        // Only the code: SQLite's message could contain a statement with its values.
         let reason = (error as? DatabaseError).map { "\($0.resultCode)" } ?? "\(type(of: error))"
         failure = WebhookStoreError(path: path, reason: reason)
       }
       health.report(Self.healthName, fault: failure?.description)
-      if failure != nil { tryAgain() }
+      if failure != nil { scheduleRetry() }
       for entry in entries { entry.done(failure) }
     }
   }
 
-  /// From one try to the next, while the file can't be written.
-  private static let tryInterval = Duration.seconds(2)
+  /// Between two tries while the file can't be written.
+  private static let retryInterval = Duration.seconds(2)
 
-  /// Finds out when the file can be written again, though nobody has anything to write: `/health` says so then.
-  private func tryAgain() {
+  /// Finds out when the file can be written again even if there is nothing to write, so that `/health` recovers.
+  private func scheduleRetry() {
     let isFirst = state.withLock { state in
-      defer { state.isTryingAgain = true }
-      return !state.isTryingAgain && !state.isClosed
+      defer { state.isRetryScheduled = true }
+      return !state.isRetryScheduled && !state.isClosed
     }
     guard isFirst else { return }
     Task { [weak self] in
-      try? await Task.sleep(for: Self.tryInterval)
+      // This task is never cancelled; a cancellation would only make the retry early.
+      try? await Task.sleep(for: Self.retryInterval)
       guard let self,
         state.withLock({ state in
-          state.isTryingAgain = false
+          state.isRetryScheduled = false
           return !state.isClosed
         })
       else { return }
-      // Its result is reported as that of any other write, and if it fails again there is another try.
+      // `write` reports the result and schedules another retry after a failure.
       enqueue([]) { _ in }
     }
   }
 
-  private func checkNames() throws(WebhookStoreError) {
-    if let problem = names.problem() { throw WebhookStoreError(path: path, reason: problem) }
-  }
-
-  /// Closes the file, once all is written.
+  /// Closes the file after all changes are written.
   ///
-  /// - Returns: what went wrong. What is in the file and its log is whole in any case.
+  /// - Returns: the error, if any. The file and its write-ahead log are complete in any case.
   @discardableResult
   func close() async -> (any Error)? {
     state.withLock { $0.isClosed = true }
@@ -222,10 +220,10 @@ final class WebhookJournal: Sendable {
   }
 }
 
-/// Why what is kept about webhooks can't be used.
+/// Why the stored webhooks can't be used.
 public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
   enum Kind: Sendable {
-    /// The log says that endpoints were registered, and there are none.
+    /// The log says that endpoints are registered, and the file is missing or has none.
     case gone
     case unusable
   }
@@ -236,10 +234,12 @@ public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
 
   public var description: String {
     if kind == .gone {
-      return "can't use \(path): \(reason); put it back from a backup, or start once with --new-webhooks and register"
-        + " the webhooks again: their endpoints and secrets are lost then"
+      return
+        "can't use \(path): \(reason); restore it from a backup, or start once with --new-webhooks, which gives up the"
+        + " old endpoints and secrets, and register the webhooks again"
     }
-    return "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be made again:"
-      + " keep it, look after the disk (free space, rights, the kernel's log), and if the file itself is damaged put a backup in its place"
+    return
+      "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be rebuilt: keep it,"
+      + " check the disk (free space, permissions, the kernel's log), and if the file is damaged replace it by a backup"
   }
 }

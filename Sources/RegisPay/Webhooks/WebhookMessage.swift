@@ -1,7 +1,7 @@
 import LogStore
 
 extension PaymentEvent.TypeName {
-  /// The type's name in messages to receivers, who may depend on it for ever.
+  /// The type's name in messages. It never changes, because receivers depend on it.
   var publicName: String {
     switch self {
     case .initiated: "payment.initiated"
@@ -30,7 +30,7 @@ extension PaymentEvent.TypeName {
   }
 }
 
-/// What is sent about one event: the same bytes at every try, since it tells the payment as it was then.
+/// The message about one event. It shows the payment as of that event, so every try sends the same bytes.
 struct WebhookMessage: Sendable, Hashable {
   let id: String
   let type: String
@@ -39,7 +39,7 @@ struct WebhookMessage: Sendable, Hashable {
   static let testType = "webhook.test"
   private static let prefix = "msg_"
 
-  /// Nil for an event that nobody is told of.
+  /// Nil for an event that no endpoint gets.
   ///
   /// - Throws: when the payment can't be read.
   init?(_ event: Event, log: PaymentLog) throws(PaymentLogError) {
@@ -58,7 +58,7 @@ struct WebhookMessage: Sendable, Hashable {
       microseconds: event.timestampMicroseconds, data: data)
   }
 
-  /// A message that only shows whether the endpoint answers.
+  /// A message that only tests whether the endpoint responds.
   init(testOf endpoint: String, microseconds: UInt64) {
     self.init(
       id: "\(Self.prefix)\(EventID.random())", type: Self.testType, microseconds: microseconds,
@@ -86,13 +86,13 @@ struct WebhookMessage: Sendable, Hashable {
     }
   }
 
-  /// Made of the payment and its version, not of the offset: a log that was restored from a backup gives out offsets
-  /// again, and a receiver that remembers ids would take another event for one that it has seen. Without a dot, which
-  /// separates what is signed.
+  /// Consists of the payment and its version, not of the offset: a log restored from a backup assigns offsets again, and a
+  /// receiver that remembers ids would take a new event for one that it has seen. It has no dot, because dots separate the
+  /// signed parts.
   static func id(of payment: PaymentID, version: UInt64) -> String { "\(prefix)\(payment)_\(version)" }
 
-  /// The payment and the version that an id stands for; nil for any other text.
-  static func place(of id: String) -> (payment: PaymentID, version: UInt64)? {
+  /// The payment and version of a message's id; nil for any other text.
+  static func paymentAndVersion(of id: String) -> (payment: PaymentID, version: UInt64)? {
     guard id.hasPrefix(prefix) else { return nil }
     let parts = id.dropFirst(prefix.count).split(separator: "_", omittingEmptySubsequences: false)
     guard parts.count == 2, let payment = PaymentID(String(parts[0])), let version = UInt64(parts[1]), version > 0,

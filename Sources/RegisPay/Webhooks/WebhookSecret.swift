@@ -1,12 +1,12 @@
 import Crypto
 import Foundation
 
-/// What an endpoint's deliveries are signed with. It shows itself only by ``revealed``: printed, interpolated or reflected
-/// it is hidden, so that it can't get into a log line or an error by accident.
+/// The secret that signs an endpoint's messages. Only ``revealed`` shows it: printing, interpolation and reflection hide it, so
+/// that it can't get into a log line or an error by accident.
 struct WebhookSecret: Sendable, Hashable, CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable {
   let bytes: [UInt8]
 
-  /// What Standard Webhooks allows.
+  /// The lengths that Standard Webhooks allows.
   static let byteCounts = 24...64
   private static let prefix = "whsec_"
 
@@ -17,13 +17,13 @@ struct WebhookSecret: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
 
   private init(_ bytes: [UInt8]) { self.bytes = bytes }
 
-  /// Nil for a number of bytes that is not allowed.
+  /// Nil if the length is not allowed.
   init?(bytes: [UInt8]) {
     guard Self.byteCounts.contains(bytes.count) else { return nil }
     self.init(bytes)
   }
 
-  /// Reads what ``revealed`` gives; nil for anything else.
+  /// Reads the form of ``revealed``; nil for any other text.
   init?(_ text: String) {
     guard text.hasPrefix(Self.prefix), let data = Data(base64Encoded: String(text.dropFirst(Self.prefix.count))) else {
       return nil
@@ -31,7 +31,7 @@ struct WebhookSecret: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
     self.init(bytes: Array(data))
   }
 
-  /// The form in which the receiver gets it.
+  /// The form in which the receiver gets the secret.
   var revealed: String { Self.prefix + Data(bytes).base64EncodedString() }
 
   var description: String { "whsec_(hidden)" }
@@ -39,13 +39,13 @@ struct WebhookSecret: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
   var customMirror: Mirror { Mirror(self, children: [:]) }
 }
 
-/// The header fields that prove to the receiver who sent a message, and when (Standard Webhooks 1.0.0, symmetric).
+/// The header fields that prove a message's sender and time to the receiver (Standard Webhooks 1.0.0, symmetric).
 struct WebhookSignature: Sendable, Hashable {
   /// The same for every try of an event.
   let id: String
-  /// Of this try, in seconds since 1970-01-01 UTC.
+  /// The time of this try, in seconds since 1970-01-01 UTC.
   let timestamp: UInt64
-  /// One entry a secret.
+  /// One entry for each secret.
   let field: String
 
   init(id: String, timestamp: UInt64, body: [UInt8], secrets: [WebhookSecret]) {

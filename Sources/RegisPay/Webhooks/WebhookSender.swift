@@ -1,50 +1,50 @@
 import NIOCore
 import NIOHTTP1
 
-/// How one try ended.
+/// The result of sending one message.
 enum WebhookResult: Sendable, Hashable {
-  case answered(status: Int, retryAfter: Duration?)
-  /// Without an answer; whether the receiver got it is unknown.
+  case responded(status: Int, retryAfter: Duration?)
+  /// There was no response; the receiver may or may not have got the message.
   case failed(reason: String)
-  /// Nothing was sent, for a reason that is this process's and not the receiver's.
+  /// Nothing was sent, for a reason in this process and not at the receiver.
   case unsent(reason: String)
 }
 
-/// Sends messages to one endpoint: looks its name up for each, checks every address, and connects to one of those that
-/// were checked, so that an answer of the name's servers which changes in between leads nowhere. The certificate is still
-/// checked against the name.
+/// Sends messages to one endpoint. It looks up the name for each message, checks every address, and connects to an address that
+/// was checked, so a name server that changes its response in between has no effect. The certificate is still checked against
+/// the name.
 ///
-/// Redirects are not followed: nobody registered where they lead.
+/// It does not follow redirects: their destination was not registered.
 actor WebhookSender {
   private let options: WebhookOptions
-  /// Connects to one address only, whose connections are kept open.
+  /// Connects to one address only and keeps its connections open.
   private var pinned: PinnedClient?
   private let share = LookUpShare()
 
-  /// Addresses that are tried one after another when they can't be reached.
+  /// Addresses that are tried one after another if they can't be reached.
   private static let addressLimit = 3
-  /// Bytes of an error that are kept.
+  /// The length at which an error's text is cut off.
   private static let reasonLimit = 300
 
   init(options: WebhookOptions) { self.options = options }
 
-  /// Makes one try. When the task is cancelled it returns soon.
+  /// Sends a message once. Returns soon after the task is cancelled.
   nonisolated func send(_ body: [UInt8], to url: WebhookURL, signature: WebhookSignature) async -> WebhookResult {
     let limit = options.timeLimit
     return await withTaskGroup(of: WebhookResult.self) { group in
       group.addTask { await self.attempt(body, url, signature) }
       group.addTask {
-        // Cut short by the answer, which then has been returned.
+        // Cancelled once the other task has ended; its result was returned then.
         try? await Task.sleep(for: limit)
-        return .failed(reason: "no answer within \(limit)")
+        return .failed(reason: "no response within \(limit)")
       }
       defer { group.cancelAll() }
-      // There are two.
-      return await group.next() ?? .failed(reason: "no answer")
+      // The group has two tasks, so `next()` returns a result.
+      return await group.next() ?? .failed(reason: "no response")
     }
   }
 
-  /// To be called when nothing is under way.
+  /// Call it when no message is in flight.
   func close() { replace(by: nil) }
 
   private func attempt(_ body: [UInt8], _ url: WebhookURL, _ signature: WebhookSignature) async -> WebhookResult {
@@ -64,14 +64,14 @@ actor WebhookSender {
         return .failed(reason: "the name leads to \(address), \(reason)")
       }
     }
-    // The one that worked last is gone on with, on its open connections.
+    // The address that was reached last comes first: its connections are open.
     let known = addresses.filter { pinned?.serves(url, $0) ?? false }
     var result = WebhookResult.failed(reason: "the name has no address")
     for address in (known + addresses.filter { !known.contains($0) }).prefix(Self.addressLimit) {
       result = await post(body, url, signature, to: address)
-      // Without a socket the next address fares no better.
+      // Without a free socket the next address would fail as well.
       switch result {
-      case .answered, .unsent: return result
+      case .responded, .unsent: return result
       case .failed: break
       }
       if Task.isCancelled { break }
@@ -97,15 +97,15 @@ actor WebhookSender {
         "webhook-timestamp": String(signature.timestamp), "webhook-signature": signature.field,
         "Content-Length": String(body.count),
       ])
-    switch await client.pool.send(.init(head: head, body: ByteBuffer(bytes: body))) {
-    case .success(let answer):
-      return .answered(status: answer.status, retryAfter: answer.retryAfter)
+    switch await client.connections.send(.init(head: head, body: ByteBuffer(bytes: body))) {
+    case .success(let response):
+      return .responded(status: response.status, retryAfter: response.retryAfter)
     case .failure(.noSocket): return .unsent(reason: "\(CallFailure.noSocket)")
     case .failure(let failure): return .failed(reason: String("\(failure)".prefix(Self.reasonLimit)))
     }
   }
 
-  /// A client that is in use until its `end`.
+  /// A client for the address. The caller calls its `end()`.
   private func client(for url: WebhookURL, at address: IPAddress) throws -> PinnedClient {
     if let pinned, pinned.serves(url, address) {
       pinned.begin()

@@ -1,9 +1,10 @@
 import Foundation
 import GRDB
 
-/// The tables of the webhooks' file, and what is asked and changed in them, in SQL.
+/// The tables of the webhooks' file and the SQL that reads and changes them. The columns `place` hold checkpoints (`endpoint`) and
+/// offsets of events (`waiting`, `delivery`).
 enum WebhookTable {
-  /// Kept in the file; another version's is refused, as it can't be made anew.
+  /// Stored in the file. A file of another version is refused, because it can't be rebuilt.
   static let version = 1
 
   static func create(_ database: Database) throws {
@@ -49,12 +50,12 @@ enum WebhookTable {
       try database.cachedStatement(sql: "DELETE FROM waiting WHERE endpoint = ? AND place = ?")
         .execute(arguments: [id, Int64(clamping: offset)])
     case .delivery(let id, let delivery): try add(delivery, of: id, to: database)
-    case .trimDeliveries(let id, let kept):
+    case .trimDeliveries(let id, let limit):
       try database.execute(
         sql: """
           DELETE FROM delivery WHERE endpoint = ? AND number <= (
             SELECT number FROM delivery WHERE endpoint = ? ORDER BY number DESC LIMIT 1 OFFSET ?)
-          """, arguments: [id, id, kept])
+          """, arguments: [id, id, limit])
     case .remove(let id):
       for (table, column) in [("endpoint", "id"), ("waiting", "endpoint"), ("delivery", "endpoint")] {
         try database.execute(sql: "DELETE FROM \(table) WHERE \(column) = ?", arguments: [id])
@@ -93,7 +94,7 @@ enum WebhookTable {
         UPDATE endpoint SET place = ?, failures = ?, failing_since = ?, last_success = ?, held_until = ? WHERE id = ?
         """
     ).execute(arguments: [
-      Int64(clamping: progress.place), progress.failuresInRow,
+      Int64(clamping: progress.checkpoint), progress.failuresInRow,
       progress.failingSinceMicroseconds.map { Int64(clamping: $0) },
       progress.lastSuccessMicroseconds.map { Int64(clamping: $0) }, Int64(clamping: progress.heldUntilMicroseconds), id,
     ])
@@ -116,14 +117,14 @@ enum WebhookTable {
 // MARK: - Reading
 
 extension WebhookTable {
-  /// An endpoint as it was kept.
-  struct Kept: Sendable {
+  /// An endpoint as stored in the file.
+  struct StoredEndpoint: Sendable {
     var endpoint: WebhookEndpoint
     var progress: WebhookProgress
     var waiting: [WaitingEvent]
   }
 
-  static func endpoints(_ database: Database) throws -> [Kept] {
+  static func endpoints(_ database: Database) throws -> [StoredEndpoint] {
     try Row.fetchAll(
       database,
       sql: """
@@ -133,21 +134,21 @@ extension WebhookTable {
     ).map { row in
       let endpoint = try endpoint(row)
       let progress = WebhookProgress(
-        place: unsigned(row[11]), failuresInRow: row[12],
+        checkpoint: unsigned(row[11]), failuresInRow: row[12],
         failingSinceMicroseconds: (row[13] as Int64?).map(unsigned),
         lastSuccessMicroseconds: (row[14] as Int64?).map(unsigned), heldUntilMicroseconds: unsigned(row[15]))
-      return Kept(endpoint: endpoint, progress: progress, waiting: try waiting(of: endpoint.id, database))
+      return StoredEndpoint(endpoint: endpoint, progress: progress, waiting: try waiting(of: endpoint.id, database))
     }
   }
 
-  /// The furthest place of an endpoint on the log.
-  static func place(_ database: Database) throws -> UInt64 {
+  /// The furthest checkpoint of all endpoints.
+  static func furthestCheckpoint(_ database: Database) throws -> UInt64 {
     unsigned(try Int64.fetchOne(database, sql: "SELECT max(place) FROM endpoint") ?? 0)
   }
 
   private static func endpoint(_ row: Row) throws -> WebhookEndpoint {
     guard let url = try? WebhookURL(row[1]), let secret = WebhookSecret(bytes: Array(row[4] as Data)) else {
-      throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of endpoints can't be")
+      throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of the table endpoint is invalid")
     }
     var previous: WebhookEndpoint.PreviousSecret?
     if let bytes = row[5] as Data?, let until = row[6] as Int64?, let secret = WebhookSecret(bytes: Array(bytes)) {
@@ -173,9 +174,9 @@ extension WebhookTable {
     }
   }
 
-  /// The newest first.
+  /// Newest first.
   ///
-  /// - Parameter before: the number of the last one of the page before.
+  /// - Parameter before: the number of the last delivery on the page before.
   static func deliveries(
     of id: String, before: Int64, limit: Int, _ database: Database
   ) throws -> [WebhookDelivery] {
@@ -187,7 +188,7 @@ extension WebhookTable {
         """, arguments: [id, before, limit]
     ).map { row in
       guard let outcome = WebhookDelivery.Outcome(rawValue: row[9]) else {
-        throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of deliveries can't be")
+        throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of the table delivery is invalid")
       }
       return WebhookDelivery(
         number: row[0], event: row[1], type: row[2], offset: (row[3] as Int64?).map(unsigned), attempt: row[4],

@@ -1,19 +1,19 @@
-/// Where an endpoint is. Read more strictly than the standards ask, so that no two readers of it, this one and the one
-/// that connects, can see different hosts; its text is put together anew from what was understood.
+/// An endpoint's URL. It is parsed more strictly than the standards require, so that this parser and the code that connects
+/// can't see different hosts. Its text is rebuilt from the parsed parts.
 struct WebhookURL: Sendable, Hashable {
   let isSecure: Bool
   /// A name in lower case, or the usual form of an address, without brackets.
   let host: String
   let port: Int
-  /// The host, if it is an address.
+  /// The host's address, if the host is an address.
   let literal: IPAddress?
-  /// Path and query, as they are asked for.
+  /// Path and query, as sent in the request.
   let target: String
 
-  /// Bytes of a URL.
+  /// Longest URL, in bytes.
   static let limit = 2_048
 
-  /// Why a text is no place to deliver to. It never holds the text: a URL may hold a secret of the receiver's.
+  /// Why a URL is refused. It never contains the URL, which may hold a secret of the receiver.
   struct Refusal: Error, Hashable, CustomStringConvertible {
     var description: String
   }
@@ -31,25 +31,25 @@ struct WebhookURL: Sendable, Hashable {
     guard !authority.contains("@") else {
       throw Refusal(description: "A URL must not hold a user name or a password")
     }
-    (host, literal, port) = try Self.place(authority, defaultPort: isSecure ? 443 : 80)
+    (host, literal, port) = try Self.parseAuthority(authority, defaultPort: isSecure ? 443 : 80)
     let tail = rest[authority.endIndex...]
     target = tail.hasPrefix("/") ? String(tail) : "/" + tail
     try Self.check(target)
   }
 
-  /// The whole URL, as it is asked for.
+  /// The complete URL.
   var text: String {
     let name = literal?.bytes.count == 16 ? "[\(host)]" : host
     let isUsual = port == (isSecure ? 443 : 80)
     return "\(isSecure ? "https" : "http")://\(name)\(isUsual ? "" : ":\(port)")\(target)"
   }
 
-  /// Why nothing is delivered there, as far as the URL alone tells; nil when it may be.
+  /// Why nothing is delivered to this URL, judged by the URL alone; nil if it is allowed.
   func refusal(allowingPrivate: Bool) -> Refusal? {
-    // Signed is not secret: what is sent unencrypted stays within one's own network.
+    // A signature does not hide the message, so unencrypted messages must stay within a private network.
     guard isSecure || allowingPrivate else { return Refusal(description: "The URL must begin with https://") }
     guard port == 80 || port == 443 || port >= 1_024 else {
-      return Refusal(description: "The port must be 443, 80, or 1024 and up: the others are other protocols'")
+      return Refusal(description: "The port must be 443, 80, or 1024 and up: the others belong to other protocols")
     }
     if let literal, let reason = literal.refusal(allowingPrivate: allowingPrivate) {
       return Refusal(description: "\(literal) is \(reason)")
@@ -60,7 +60,7 @@ struct WebhookURL: Sendable, Hashable {
     return nil
   }
 
-  private static func place(
+  private static func parseAuthority(
     _ authority: Substring, defaultPort: Int
   ) throws(Refusal) -> (host: String, literal: IPAddress?, port: Int) {
     let name: Substring
@@ -71,7 +71,7 @@ struct WebhookURL: Sendable, Hashable {
       after = authority[authority.index(after: end)...]
       let isPlain = name.utf8.allSatisfy { isHexadecimal($0) || $0 == UInt8(ascii: ":") || $0 == UInt8(ascii: ".") }
       guard isPlain, let address = IPAddress(literal: String(name)), address.bytes.count == 16 else {
-        throw Refusal(description: "The URL's host is no IPv6 address")
+        throw Refusal(description: "The URL's host is not an IPv6 address")
       }
       return (address.description, address, try port(after, or: defaultPort))
     }
@@ -89,13 +89,13 @@ struct WebhookURL: Sendable, Hashable {
     let digits = text.dropFirst()
     guard text.hasPrefix(":"), (1...5).contains(digits.utf8.count), digits.utf8.allSatisfy(isDigit),
       let port = Int(digits), (1...65_535).contains(port)
-    else { throw Refusal(description: "The URL's port is no number of 1 to 65535") }
+    else { throw Refusal(description: "The URL's port must be a number of 1 to 65535") }
     return port
   }
 
   private static func isName(_ name: Substring) -> Bool {
     guard (1...253).contains(name.utf8.count) else { return false }
-    // A dot at the end is the root of all names.
+    // A trailing dot stands for the root domain.
     let full = name.hasSuffix(".") ? name.dropLast() : name
     return full.split(separator: ".", omittingEmptySubsequences: false).allSatisfy { label in
       (1...63).contains(label.utf8.count)

@@ -1,6 +1,6 @@
 import Synchronization
 
-/// Which endpoints are disabled and why, for `/health` to tell.
+/// The disabled endpoints and their reasons, for `/health`.
 ///
 /// Safe to use from any task.
 final class WebhookWarnings: Sendable {
@@ -8,7 +8,7 @@ final class WebhookWarnings: Sendable {
 
   func set(_ id: String, _ reason: String?) { reasons.withLock { $0[id] = reason } }
 
-  /// One line each.
+  /// One line for each disabled endpoint.
   var lines: [String] {
     reasons.withLock { $0.sorted { $0.key < $1.key }.map { "webhook \($0.key) is disabled: \($0.value)" } }
   }

@@ -5,11 +5,11 @@ import NIOPosix
 import ServiceLifecycle
 import Synchronization
 
-/// All endpoints, each with a worker of its own.
+/// All endpoints, each with its own worker.
 ///
 /// Safe to use from any task.
 final class Webhooks: Service {
-  /// Why something is not done; nothing was changed.
+  /// Why a request is refused. Nothing was changed.
   enum Refusal: Error, Sendable, Hashable {
     case tooMany(limit: Int)
   }
@@ -20,9 +20,9 @@ final class Webhooks: Service {
   private let warnings: WebhookWarnings
   private let start: CarefulStart
   private let logger: Logger
-  /// In the order in which they were registered.
+  /// In the order of registration.
   private let workers: Mutex<[EndpointWorker]>
-  /// Endpoints that are about to be removed.
+  /// Endpoints that are being removed.
   private let leaving = Mutex<Set<String>>([])
   private let mark: LogMark
   private let started = AsyncStream<EndpointWorker?>.makeStream()
@@ -34,38 +34,38 @@ final class Webhooks: Service {
     LogMark(name: checkpointName, noun: "webhook endpoint", log: log)
   }
 
-  /// Opens what is kept in a directory. Blocks for some reads.
+  /// Opens the endpoints stored in a directory. Blocks for some reads.
   ///
-  /// - Throws: also when the log says that endpoints are registered, and there are none: see ``WebhookOptions/acceptsLoss``.
+  /// - Throws: also if the log says that endpoints are registered and none are stored: see ``WebhookOptions/acceptsLoss``.
   static func open(
     _ directory: String, log: PaymentLog, options: WebhookOptions, start: CarefulStart = CarefulStart(), health: Health,
     logger: Logger
   ) throws(WebhookStoreError) -> Webhooks {
     let path = WebhookJournal.path(in: directory)
     let loss = options.acceptsLoss ? nil : try Self.loss(of: path, on: log)
-    // Before anything is made that stands in the way of a copy that is put back.
+    // Checked before a new file is created, which would be in the way when somebody restores a copy.
     if let loss, !FileManager.default.fileExists(atPath: path) { throw loss }
     let journal = try WebhookJournal.open(directory, health: health, willWrite: options.willWrite)
-    let kept = try journal.endpoints()
-    if let loss, kept.isEmpty { throw loss }
-    let webhooks = Webhooks(kept, log, journal, options, start, logger)
+    let stored = try journal.endpoints()
+    if let loss, stored.isEmpty { throw loss }
+    let webhooks = Webhooks(stored, log, journal, options, start, logger)
     health.warn { [warnings = webhooks.warnings] in warnings.lines }
     return webhooks
   }
 
-  /// What is wrong if there is no endpoint; nil if nothing is.
+  /// The error if no endpoint is stored; nil if no endpoint is expected.
   private static func loss(of path: String, on log: PaymentLog) throws(WebhookStoreError) -> WebhookStoreError? {
     let mark = mark(on: log)
     do throws(LogStoreError) {
       guard try mark.isSet() else { return nil }
     } catch {
-      throw WebhookStoreError(path: path, reason: "the log doesn't tell whether webhooks were registered: \(error)")
+      throw WebhookStoreError(path: path, reason: "can't read from the log whether webhooks are registered: \(error)")
     }
     return WebhookStoreError(path: path, reason: mark.reason(path: path), kind: .gone)
   }
 
   private init(
-    _ kept: [WebhookTable.Kept], _ log: PaymentLog, _ journal: WebhookJournal, _ options: WebhookOptions,
+    _ stored: [WebhookTable.StoredEndpoint], _ log: PaymentLog, _ journal: WebhookJournal, _ options: WebhookOptions,
     _ start: CarefulStart, _ logger: Logger
   ) {
     self.start = start
@@ -76,17 +76,17 @@ final class Webhooks: Service {
     self.journal = journal
     self.options = options
     self.logger = logger
-    let workers = kept.map {
+    let workers = stored.map {
       EndpointWorker($0, log: log, journal: journal, options: options, warnings: warnings, start: start, logger: logger)
     }
     self.workers = Mutex(workers)
     for worker in workers { started.continuation.yield(worker) }
   }
 
-  /// Threads on which workers read the log and make messages: neither may hold up connections or what else shares threads.
+  /// Threads on which workers read the log and build messages, which must not block connections or other shared threads.
   private static let threadCount = 2
 
-  /// Delivers until the server stops.
+  /// Delivers messages until the server stops.
   func run() async throws {
     let threads = MultiThreadedEventLoopGroup(numberOfThreads: Self.threadCount)
     let executors = LoopExecutor.executors(of: threads)
@@ -105,21 +105,22 @@ final class Webhooks: Service {
     } onGracefulShutdown: {
       self.started.continuation.yield(nil)
     }
-    // It fails only when it was shut down before.
+    // Fails only if the group was shut down before.
     try? await threads.shutdownGracefully()
   }
 
-  /// To be called after ``run()`` has ended, when nobody asks any more.
+  /// Call it after ``run()`` has ended, when no request can arrive any more.
   func close() async {
     await writeMark()
     if let error = await journal.close() {
-      logger.warning("the webhooks' file was not closed as it should be", metadata: ["error": "\(error)"])
+      logger.warning("webhooks' file not closed cleanly", metadata: ["error": "\(error)"])
     }
   }
 
   // MARK: - The mark on the log
 
-  /// How often it is looked whether the log says what is so. As a rule it does: who changes that writes it at once.
+  /// How often ``keepMark()`` compares the mark on the log with the endpoints. Usually they agree, because ``add(url:description:events:)``
+  /// and ``remove(_:)`` write the mark at once.
   private static let markInterval = Duration.seconds(1)
 
   private var hasEndpoints: Bool {
@@ -132,7 +133,7 @@ final class Webhooks: Service {
     while !Task.isCancelled {
       let now = await writeMark()
       if let now, now != failure, !Task.isCancelled {
-        logger.error("can't write down whether webhooks are registered", metadata: ["error": "\(now)"])
+        logger.error("can't record on the log whether webhooks are registered", metadata: ["error": "\(now)"])
       }
       failure = now
       // Throws only when the task is cancelled, which the loop's condition sees.
@@ -140,9 +141,9 @@ final class Webhooks: Service {
     }
   }
 
-  /// Puts on the log whether there are endpoints.
+  /// Records on the log whether there are endpoints.
   ///
-  /// - Returns: what stands in the way. While the log can't append, ``keepMark()`` tries again and reports it.
+  /// - Returns: the error, if any. While the log can't append, ``keepMark()`` tries again and reports it.
   @discardableResult
   private func writeMark() async -> LogStoreError? {
     do throws(LogStoreError) {
@@ -157,10 +158,10 @@ final class Webhooks: Service {
 
   func worker(_ id: String) -> EndpointWorker? { workers.withLock { $0.first { $0.id == id } } }
 
-  /// What is delivered from.
+  /// Reads the log from which messages are delivered.
   var follower: LogFollower { log.follower }
 
-  /// Registers an endpoint, which is told what happens from now on.
+  /// Registers an endpoint, which gets events from now on.
   func add(
     url: WebhookURL, description: String, events: Set<PaymentEvent.TypeName>?
   ) async throws -> EndpointWorker {
@@ -168,11 +169,11 @@ final class Webhooks: Service {
     let endpoint = WebhookEndpoint(
       id: WebhookEndpoint.newID(), url: url, description: description, events: events, secret: .random(),
       previousSecret: nil, disabled: nil, createdMicroseconds: now, updatedMicroseconds: now)
-    let progress = WebhookProgress(place: log.reader.endOffset)
+    let progress = WebhookProgress(checkpoint: log.reader.endOffset)
     let worker = EndpointWorker(
       .init(endpoint: endpoint, progress: progress, waiting: []), log: log, journal: journal, options: options,
       warnings: warnings, start: start, logger: logger)
-    // Taken before it is kept, so that no two take the last place.
+    // Counted before it is written, so that two concurrent calls can't exceed the limit.
     try workers.withLock { workers in
       guard workers.count < options.endpointLimit else { throw Refusal.tooMany(limit: options.endpointLimit) }
       workers.append(worker)
@@ -188,10 +189,10 @@ final class Webhooks: Service {
     return worker
   }
 
-  /// Removes an endpoint. With the last one the mark goes, and goes first: a crash in between leaves an endpoint without a mark,
-  /// which the next start mends, and not a mark without an endpoint, which keeps it from starting.
+  /// Removes an endpoint. If it is the last one, the mark is removed first: a crash in between then leaves an endpoint without a
+  /// mark, which the next start repairs, and not a mark without an endpoint, which would keep the server from starting.
   ///
-  /// - Throws: nothing was removed.
+  /// - Throws: then nothing was removed.
   func remove(_ worker: EndpointWorker) async throws {
     leaving.withLock { _ = $0.insert(worker.id) }
     defer { leaving.withLock { _ = $0.remove(worker.id) } }

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that has no time: it answers 503 with Retry-After until a file is there, and 204 from then on.
+"""A receiver of webhooks that is overloaded: it responds with 503 and Retry-After until a file exists, and with 204 from then on.
 Prints its port, and then a line for each message: STATUS ID."""
 
 import http.server
@@ -14,7 +14,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
         status = 204 if os.path.exists(open_file) else 503
-        # In one piece: several threads do.
+        # In one write: several threads print.
         sys.stdout.write(f"{status} {self.headers['webhook-id']}\n")
         sys.stdout.flush()
         self.send_response(status)

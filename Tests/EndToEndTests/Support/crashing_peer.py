@@ -15,11 +15,11 @@ def owners(inode):
             if os.readlink(link) == f"socket:[{inode}]":
                 yield int(link.split("/")[2])
         except OSError:
-            pass  # It was closed meanwhile.
+            pass  # The process has closed it meanwhile.
 
 
 def is_caller(process):
-    """Not the child that writes a crashed process's backtrace, which inherits its sockets: without it the process waits."""
+    """False for the child that writes a crashed process's backtrace and inherits its sockets: the process waits for it."""
     try:
         with open(f"/proc/{process}/comm") as name:
             return name.read().strip() != "swift-backtrace"
@@ -28,7 +28,7 @@ def is_caller(process):
 
 
 def caller(client_port, server_port):
-    """The process that has the connection between these ports on 127.0.0.1; None when it has ended."""
+    """The process that has the connection between these ports on 127.0.0.1; None if it has ended."""
     ends = f":{client_port:04X}", f":{server_port:04X}"
     with open("/proc/net/tcp") as table:
         for line in table:
@@ -38,7 +38,7 @@ def caller(client_port, server_port):
     return None
 
 
-# A signal more would meet the handler of the first one.
+# A second signal would interrupt the handler of the first one.
 crashed = set()
 
 
@@ -48,7 +48,7 @@ class Peer(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path == "/crash" or (self.path.endswith("/create") and json.loads(body)["amount"] == 66.6):
-            # Only who made this call: a process that was started since has nothing to do with it.
+            # Only the process that made this call: one that was started since is not concerned.
             process = caller(self.client_address[1], self.server.server_address[1])
             if process is not None and process not in crashed:
                 crashed.add(process)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A disk fills up while calls to the PSP are out: no other call goes out, and none is repeated, until there is room.
+"""A disk fills up while calls to the PSP are in flight: no other call goes out, and none is repeated, until space is free again.
 
     full_disk.py --program .build/release/regispay
 
-Mounts a small tmpfs for the server's data, which only root can. The PSP counts the calls of each idempotency key. Ends
+Mounts a small tmpfs for the server's data, which needs root. The PSP counts the calls of each idempotency key. Ends
 with 0 if every expectation held.
 """
 import argparse
@@ -21,7 +21,7 @@ import payment_load
 
 
 class CountingPSP(payment_load.PSP):
-    """Slow enough for some calls to be out at any time."""
+    """Slow enough that some calls are always in flight."""
 
     def __init__(self):
         super().__init__(latency=0.3)
@@ -67,7 +67,7 @@ async def run(options, server, psp_port, disk):
         return state["state"] == "held" and state["outcomesKept"] > 0
 
     def fill():
-        """All that is free, but for what the log has made ready already."""
+        """The free space, without what the log has already reserved."""
         with open(disk + "/filler", "wb") as filler:
             try:
                 while True:
@@ -79,7 +79,7 @@ async def run(options, server, psp_port, disk):
     await asyncio.sleep(2)
     await asyncio.to_thread(fill)
     expectations.append(("calls are held, and outcomes kept", await asyncio.to_thread(until, "held", 60, held)))
-    # What is out now ends.
+    # The calls in flight end.
     await asyncio.sleep(2)
     state = await asyncio.to_thread(server.get, "/api/v1/consumers")
     before, well = await asyncio.to_thread(psp), await asyncio.to_thread(health, server)

@@ -1,23 +1,22 @@
 #!/usr/bin/env python3
-"""Payments at a constant rate while a share of them hangs at the PSP, and what that does to the others.
+"""Payments at a constant rate while a share of them hangs at the PSP, and the effect on the others.
 
     hanging_load.py --program .build/release/regispay --rate 20 --hang 0.3 --seconds 300
     hanging_load.py --program .build/release/regispay --rate 100 --hang 0.05 --seconds 300 --errors 0.2
     hanging_load.py --program .build/release/regispay --rate 1000 --hang 0.01 --seconds 300 --kill
 
-The PSP and the notification service are a process of this program, written apart from the simulator. It never answers a
-hanging payment, half of them at `create` and half at `settle`, at no try, until the load is over: then "the PSP is back".
-With --errors it answers 500 to that share of all calls, with --deploy 404 to all of them for so many seconds. With --kill
-the server is killed (SIGKILL) in the middle of the load and started again on the same directory.
+The PSP and the notification service are a process of this program, written independently of the simulator. It never responds to a
+hanging payment, half of them at `create` and half at `settle`, at any try, until the load is over: then "the PSP is back".
+With --errors that share of all calls gets a 500, with --deploy all of them get a 404 for so many seconds. With --kill
+the server is killed (SIGKILL) in the middle of the load and restarted on the same directory.
 
-A payment's time is from when its request should have gone out, whatever went before, to the timestamp of its
-PaymentCompleted. Of the others, those that don't hang, 99 in 100 have to complete within --limit.
+A payment's time is from when its request was due, whatever happened before, to the timestamp of its PaymentCompleted.
+99 in 100 of the payments that don't hang must complete within --limit.
 
-With --kill the payments that the kill concerns are told apart: those whose request should have gone out from --limit
-before it until --kill-limit after the server was ready again. They have limits of their own, since they wait for the
-start, and for all that has piled up meanwhile: the server is ready within --start-limit, and 99 in 100 of them complete
-within --kill-limit from when it was ready, or from when their request should have gone out if that is later. The rest
-has the same limit as without a kill. Standard library only; prints PASSED and ends with 0 if every expectation held.
+With --kill the payments that the kill affects count separately: those whose request was due from --limit before it until
+--kill-limit after the server was ready again. They have their own limits, because they wait for the start and for the
+backlog: the server is ready within --start-limit, and 99 in 100 of them complete within --kill-limit from when it was
+ready, or from when their request was due if that is later. The others have the same limit as without a kill. Standard library only; prints PASSED and ends with 0 if every expectation held.
 """
 import argparse
 import asyncio
@@ -31,7 +30,7 @@ from payment_load import (HANGS_AT_CREATE, HANGS_AT_SETTLE, NORMAL, PSP, Payment
 
 
 class Watch:
-    """What the server says and how large it is, every few seconds."""
+    """Samples of the server's report and its memory, every few seconds."""
 
     def __init__(self):
         self.memory = []  # (second, MiB of its own, MiB resident)
@@ -63,7 +62,7 @@ class Watch:
                 pass
 
     def around(self, share, end):
-        """Mean memory around that share of the load's time: of its own, and resident."""
+        """Mean private and resident memory around that share of the load's time."""
         sizes = [sizes for second, *sizes in self.memory if abs(second - share * end) <= max(end * 0.1, 2)]
         return [sum(column) / len(column) for column in zip(*sizes)] or [0, 0]
 
@@ -94,7 +93,7 @@ async def run(options, server, psp_port, seed):
     if deploying:
         await deploying
     load_seconds = time.time() - begin
-    # At once: with none but hanging calls left, the breaker would be right to open.
+    # At once: if only hanging calls were left, the breaker would rightly open.
     watch.is_loading = False
     hanging = sum(1 for payment in payments.open.values() if payment[0] != NORMAL)
     memory = [watch.around(share, load_seconds) for share in (0.1, 0.5, 1)]
@@ -115,7 +114,7 @@ async def run(options, server, psp_port, seed):
 
 
 def times(payments, options, killed):
-    """Seconds of the others, sorted; and of those that the kill concerns, from when they could complete."""
+    """Seconds of the other payments, sorted; and of those that the kill affects, from when they could complete."""
     others, concerned = [], []
     for due, seconds in payments.times[NORMAL]:
         if killed and killed[0] - options.limit <= due <= killed[1] + options.kill_limit:
@@ -172,17 +171,17 @@ def main():
     parser.add_argument("--program", required=True, help="regispay")
     parser.add_argument("--rate", type=float, required=True, help="payments a second")
     parser.add_argument("--hang", type=float, required=True, help="the share of payments that hangs")
-    parser.add_argument("--errors", type=float, default=0, help="the share of calls that are answered 500")
-    parser.add_argument("--deploy", type=float, default=0, help="for so many seconds every call is answered 404")
-    parser.add_argument("--kill", action="store_true", help="kill the server in the middle and start it again")
+    parser.add_argument("--errors", type=float, default=0, help="the share of calls that get a 500")
+    parser.add_argument("--deploy", type=float, default=0, help="seconds for which every call gets a 404")
+    parser.add_argument("--kill", action="store_true", help="kill the server in the middle and restart it")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--call-timeout", type=float, default=10)
     parser.add_argument("--retry-delay-limit", type=float, default=60)
-    parser.add_argument("--wait", type=float, default=240, help="seconds for the hanging ones, once the PSP is back")
-    parser.add_argument("--limit", type=float, default=1, help="seconds that the others' p99 has to be under")
+    parser.add_argument("--wait", type=float, default=240, help="seconds for the hanging payments, once the PSP is back")
+    parser.add_argument("--limit", type=float, default=1, help="upper limit in seconds for the others' p99")
     parser.add_argument("--start-limit", type=float, default=10, help="seconds from the kill until the server is ready again")
     parser.add_argument("--kill-limit", type=float, default=5,
-                        help="seconds for payments that the kill concerns, once the server is ready")
+                        help="seconds for payments that the kill affects, once the server is ready")
     parser.add_argument("--argument", action="append", default=[], help="a further argument of regispay serve")
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()

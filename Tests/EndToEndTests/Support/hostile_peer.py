@@ -1,8 +1,8 @@
-"""A peer that answers with bytes that are no answer, or one of an odd kind: the PSP under /psp, the notification service
-under /notifications, a receiver of webhooks under /hook/CASE. The first call for a case is answered like that, every
-later one well. With arguments, a certificate and its key, it speaks TLS.
+"""A peer whose responses are not HTTP, or are odd HTTP: the PSP under /psp, the notification service
+under /notifications, a receiver of webhooks under /hook/CASE. The first call for a case gets such a response, every
+later one a good one. With arguments, a certificate and its key, it speaks TLS.
 
-Prints its port and the number of cases, then nothing. A payment's amount says which case it meets at which step:
+Prints its port and the number of cases, then nothing. A payment's amount selects the case and the step:
 amount in minor units = 1001 + 3 * case + (0 create, 1 settle, 2 notify)."""
 
 import json
@@ -20,8 +20,8 @@ def status(text):
     return b"HTTP/1.1 " + text + b"\r\nContent-Length: 0\r\n\r\n"
 
 
-# A name and what is sent: bytes, and numbers of seconds to wait. None resets the connection. It is
-# closed then; "stay" keeps it open for the next call.
+# A name and what is sent: bytes, and numbers of seconds to wait. None resets the connection. The
+# connection is closed then; "stay" keeps it open for the next call.
 CASES = [
     *[(f"status {code}", [status(code.encode() + b" X"), "stay"]) for code in [
         "000", "001", "007", "042", "099", "100", "101", "102", "103", "199", "299", "600", "700", "999", "1000", "2000",
@@ -82,7 +82,7 @@ lock = threading.Lock()
 
 
 def case(path, body):
-    """The case and the step that a call is about, and what a good answer to it says."""
+    """The case and the step of a call, and the content of a good response to it."""
     hook = re.fullmatch(r"/hook/(\d+)", path)
     if hook:
         return int(hook[1]), "hook", b""
@@ -129,7 +129,7 @@ def begin(connection):
         with context.wrap_socket(connection, server_side=True) if context else connection as connection:
             serve(connection)
     except OSError:
-        # The client gave up, which is what it should do.
+        # The client has abandoned the call, as it should.
         pass
 
 

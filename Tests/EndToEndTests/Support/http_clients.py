@@ -1,5 +1,5 @@
-"""HTTP clients that others wrote, against the server whose URL is the argument: each gets every answer whole and in time.
-Prints a line for each and then "all well"; ends with an error at the first that does not."""
+"""Other projects' HTTP clients against the server whose URL is the argument: each gets every response completely and in time.
+Prints a line for each and then "all well"; fails at the first that does not."""
 
 import asyncio
 import concurrent.futures
@@ -50,7 +50,7 @@ def curl():
         assert b"paymentId" in ask(*arguments, "--data-binary", "@-", *create, stdin=body), arguments
     assert b" 413 " in ask("-i", "--data-binary", "@-", *create, stdin=b" " * 1_000_000)
     assert b" 413 " in ask("-i", *expect, "--data-binary", "@-", *create, stdin=b" " * 1_000_000)
-    # As large as may be, sent slowly.
+    # The largest allowed body, sent slowly.
     large = b" " * (4_000 - len(body)) + body
     assert b"paymentId" in ask("--limit-rate", "2000", "--data-binary", "@-", *create, stdin=large)
     assert len(json.loads(ask("--limit-rate", "20k", url + LIST))["payments"]) == 100
@@ -99,7 +99,7 @@ def http_client():
     connection.request("POST", "/api/payment/create", pieces, JSON, encode_chunked=True)
     answer = connection.getresponse()
     assert answer.status == 200 and answer.read()
-    # All of it on one connection.
+    # All requests on one connection.
     assert connection.sock is not None
     connection._http_vsn, connection._http_vsn_str = 10, "HTTP/1.0"
     for _ in range(3):

@@ -1,20 +1,20 @@
-"""A PSP and a notification service with a ledger, written apart from the server and its simulator; standard library only.
+"""A PSP and a notification service with a ledger, written independently of the server and its simulator; standard library only.
 
 Usage: other_psp.py CASES
 CASES is a JSON file: {"AMOUNT": {"step", "fault", "first", "status", "restart", "forget"}}. Amounts are in minor units and name a
 payment. The first call of the case's step meets the fault:
 
-  late     carried out, and answered after the caller has stopped waiting
+  late     carried out; the response comes after the caller has stopped waiting
   before   the connection closes, nothing is carried out
   after    carried out, and the connection closes
-  forgets  carried out, and the connection closes; every repeat is dropped until "forget" seconds have gone by, and then
-           the idempotency key is forgotten: a call with it is a new call
-  done     carried out, and answered with the status "first"
-  undone   not carried out, and answered with the status "first"
+  forgets  carried out, and the connection closes; every repeat is dropped for "forget" seconds, and then the
+           idempotency key is forgotten: a call with it is a new call
+  done     carried out; the response has the status "first"
+  undone   not carried out; the response has the status "first"
 
-Repeats are answered with "status". 409, 423, 425 and 500 are answered twice, and then what came of the call; a 402 means
-that the call was processed and declined. With "restart" no repeat is answered before POST /open. GET /ledger tells what
-was charged, settled, cancelled and refunded, and how often each step of the cases was called.
+Repeats get the status "status": 409, 423, 425 and 500 twice, and then the call's outcome; a 402 means that the call was
+processed and declined. With "restart" no repeat gets a response before POST /open. GET /ledger shows what was charged,
+settled, cancelled and refunded, and how often each step of the cases was called.
 """
 
 import json
@@ -33,9 +33,9 @@ with open(sys.argv[1]) as file:
 lock = threading.Lock()
 opened = threading.Event()
 charges = {}  # reference -> {"amount", "state", "refunds": [minor units]}
-answers = {}  # idempotency key -> (status, body)
+responses = {}  # idempotency key -> (status, body)
 calls = {}  # idempotency key -> calls so far
-asked = {}  # idempotency key -> repeats answered with the case's status
+repeats = {}  # idempotency key -> repeats that got the case's status
 first = {}  # idempotency key -> time of the first call
 forgotten = set()  # idempotency keys
 notified = {}  # amount -> messages
@@ -48,7 +48,7 @@ def minor(number):
 
 
 def execute(step, amount, reference, refund):
-    """Carries a call out, once; the lock is held."""
+    """Carries a call out once. The caller holds the lock."""
     if step == "create":
         reference = f"ref-{amount}-{sum(charge['amount'] == amount for charge in charges.values())}"
         charges[reference] = {"amount": amount, "state": "held", "refunds": []}
@@ -67,26 +67,26 @@ def execute(step, amount, reference, refund):
             return 422, {"error": "the payment is " + charge["state"]}
         charge["state"] = "cancelled"
         return 200, {}
-    # Without a limit: it is the caller's business not to send back more than it has.
+    # Without a limit: the caller must not refund more than the amount.
     charge["refunds"].append(refund)
     return 202, {}
 
 
 def decline(step, reference):
-    """A no in so many words; a hold that is not settled is let go. The lock is held."""
+    """Declines explicitly, and releases a hold that is not settled. The caller holds the lock."""
     if step == "settle" and charges[reference]["state"] == "held":
         charges[reference]["state"] = "declined"
     return 402, {"error": "declined"}
 
 
 def process(key, step, amount, reference, refund, status):
-    """What came of the call with this key, which is carried out if that was not done yet. The lock is held."""
-    if key not in answers:
+    """The outcome of the call with this key, which is carried out if it was not before. The caller holds the lock."""
+    if key not in responses:
         if status == 402:
-            answers[key] = decline(step, reference)
+            responses[key] = decline(step, reference)
         else:
-            answers[key] = execute(step, amount, reference, refund)
-    return answers[key]
+            responses[key] = execute(step, amount, reference, refund)
+    return responses[key]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data)
         except OSError:
-            self.close_connection = True  # The caller doesn't wait any more.
+            self.close_connection = True  # The caller no longer waits.
 
     def do_GET(self):
         with lock:
@@ -143,16 +143,16 @@ class Handler(BaseHTTPRequestHandler):
         if not key:
             return self.answer(400, {"error": "no key"})
         case = cases.get(amount)
-        # A second refund is none of the case's, and shows whether the first was counted.
+        # A second refund does not belong to the case and shows whether the first was counted.
         if not case or case["step"] != step or (step == "refund" and not key.endswith(":refund:1")):
             return self.other(key, step, amount, reference, refund, case)
         self.meet(case, key, step, amount, reference, refund)
 
     def other(self, key, step, amount, reference, refund, case):
-        """A step that no case is about."""
+        """A step of a payment without a case."""
         with lock:
-            # So that there is something to cancel: it is not settled before that was asked for, nor by a call that was
-            # on its way then.
+            # So that there is something to cancel: the payment is not settled before the cancellation was requested,
+            # nor by a call that was in flight then.
             cancelled = firstCall.get(amount)
             isEarly = (step == "settle" and case and case["step"] == "cancel"
                        and (cancelled is None or time.monotonic() < cancelled + 1))
@@ -172,14 +172,14 @@ class Handler(BaseHTTPRequestHandler):
             firstCall.setdefault(amount, now)
             first.setdefault(key, now)
             if number == 0 and case["fault"] == "forgets":
-                execute(step, amount, reference, refund)  # Whatever it says later.
+                execute(step, amount, reference, refund)  # Whatever the response says later.
             elif number == 0 and case["fault"] not in ("before", "undone"):
                 process(*call)
         if number == 0:
             if case["fault"] == "late":
                 time.sleep(LATE_SECONDS)
                 with lock:
-                    status, answer = answers[key]
+                    status, answer = responses[key]
                 return self.answer(status, answer)
             if case["fault"] in ("done", "undone"):
                 return self.answer(case["first"], {"error": "as the case says"})
@@ -192,9 +192,9 @@ class Handler(BaseHTTPRequestHandler):
                     return self.drop()
                 if key not in forgotten:
                     forgotten.add(key)
-                    answers.pop(key, None)
-            repeats = asked.get(key, 0)
-            asked[key] = repeats + 1
+                    responses.pop(key, None)
+            repeats = repeats.get(key, 0)
+            repeats[key] = repeats + 1
             if case["status"] in (200, 402) or (case["status"] in BUSY and repeats >= 2):
                 status, answer = process(*call)
             else:

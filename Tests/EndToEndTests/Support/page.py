@@ -1,4 +1,4 @@
-"""Uses RegisPay's page as a person would, in headless Chromium, and fails when it does not do what it should.
+"""Uses RegisPay's page as a person would, in headless Chromium, and fails when the page misbehaves.
 
     python3 page.py URL [--pictures FOLDER]
 
@@ -28,10 +28,10 @@ class Browser:
 
     def __init__(self, program, profile):
         commands, self.commands = os.pipe()
-        self.answers, answers = os.pipe()
+        self.responses, answers = os.pipe()
 
         def place_pipes():
-            # Chromium reads commands from descriptor 3 and answers on 4. Both ends go out of the way first.
+            # Chromium reads commands from descriptor 3 and responds on 4, so the pipes' own descriptors move away first.
             read, write = os.dup(commands), os.dup(answers)
             read, write = os.dup2(read, 30), os.dup2(write, 31)
             os.dup2(read, 3)
@@ -57,10 +57,10 @@ class Browser:
 
     def message(self, deadline):
         while b"\0" not in self.buffer:
-            ready, _, _ = select.select([self.answers], [], [], max(0, deadline - time.monotonic()))
+            ready, _, _ = select.select([self.responses], [], [], max(0, deadline - time.monotonic()))
             if not ready:
-                raise Failure("the browser gave no answer in time")
-            data = os.read(self.answers, 1 << 16)
+                raise Failure("the browser did not respond in time")
+            data = os.read(self.responses, 1 << 16)
             if not data:
                 raise Failure("the browser ended")
             self.buffer += data
@@ -146,7 +146,7 @@ def use(browser, url, pictures):
         "[...document.querySelectorAll('input, select, button')]"
         ".filter(e => !e.labels?.length && !e.innerText && !e.ariaLabel).length")
     require(unlabelled == 0, "every control has a name")
-    require(browser.evaluate("document.documentElement.lang") == "en", "the page tells its language")
+    require(browser.evaluate("document.documentElement.lang") == "en", "the page declares its language")
 
     # By keyboard alone: Tab leads to the amount, Enter sends the form.
     browser.key("Tab", 9)
@@ -198,7 +198,7 @@ def use(browser, url, pictures):
         browser.picture(pictures, "dark", "dark")
     elsewhere = [request for request in browser.requests if not request.startswith((url, "data:"))]
     require(not elsewhere, f"nothing is loaded from elsewhere, but {elsewhere}")
-    # A refused form is logged as an error by the browser, and is meant here.
+    # The browser logs a refused form as an error, which is intended here.
     complaints = [text for text in browser.complaints if "400 (Bad Request)" not in text]
     require(not complaints, f"the browser complained: {complaints}")
     print(f"payment {identity} was created on the page and seen completed after {took:.2f} s")

@@ -1,5 +1,5 @@
-"""What the tests of loads share: a PSP of their own, the server as a process, payments at a constant rate and what becomes of
-them by the event stream. Standard library only."""
+"""What the load tests share: their own PSP, the server as a process, payments at a constant rate, and their progress from
+the event stream. Standard library only."""
 import asyncio
 import calendar
 import json
@@ -30,7 +30,7 @@ class PSP:
         self.settle_keys = set()
 
     def answer(self, path, key, body):
-        """Status and body; None for no answer at all."""
+        """Status and body; None for no response at all."""
         self.calls += 1
         if path == "/control":
             if body:
@@ -71,7 +71,7 @@ class PSP:
 
 
 class PSPConnection(asyncio.Protocol):
-    """HTTP/1.1 as far as it is needed: requests with Content-Length, one after another."""
+    """The part of HTTP/1.1 that is needed: requests with Content-Length, one after another."""
 
     def __init__(self, psp, loop):
         self.psp, self.loop, self.buffer = psp, loop, b""
@@ -121,7 +121,7 @@ def run_psp(listener, psp):
 
 
 def start_psp(psp):
-    """Runs it in a process of its own; returns that and its port."""
+    """Runs it in its own process; returns the process and its port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]
     process = multiprocessing.get_context("fork").Process(target=run_psp, args=(listener, psp), daemon=True)
@@ -154,8 +154,8 @@ class Server:
             raise SystemExit(f"the server did not start: {open(self.folder + '/stderr.txt').read()}")
 
     def memory(self):
-        """MiB of memory of its own (RssAnon), and all that is resident (VmRSS), which counts pages of the log that it has
-        mapped and the kernel may drop; None while it is not running."""
+        """MiB of private memory (RssAnon) and of all resident memory (VmRSS), which includes mapped pages of the log that
+        the kernel may drop; None while the server is not running."""
         sizes = {}
         try:
             with open(f"/proc/{self.process.pid}/status") as status:
@@ -229,12 +229,12 @@ class Client(asyncio.Protocol):
 
 
 class Payments:
-    """What is known of each payment that is not over, and the times of those that are."""
+    """The state of each unfinished payment, and the times of the finished ones."""
 
     def __init__(self):
         self.asked = {}  # id: when its request should have gone out
         self.open = {}  # id: [kind, when it was initiated]
-        # (when its request should have gone out, seconds from then to its completion)
+        # (when its request was due, seconds from then to its completion)
         self.times = {NORMAL: [], HANGS_AT_CREATE: [], HANGS_AT_SETTLE: []}
         self.finished_early = {}  # id: completed before the answer to its request was seen
         self.delays = 0
@@ -254,7 +254,7 @@ class Payments:
                 end = self.seconds(event["timestamp"])
                 began = self.asked.pop(id, None)
                 if began is None:
-                    # Its answer is still on its way here, or was lost when the server was killed.
+                    # The response has not arrived yet, or was lost when the server was killed.
                     self.finished_early[id] = (payment, end)
                 else:
                     self.times[payment[0]].append((began, end - began))
@@ -272,13 +272,13 @@ class Payments:
             self.asked[id] = began
 
     def close(self):
-        """Of those whose answer was never seen the time is from their first event."""
+        """For payments without a response the time begins at their first event."""
         for payment, end in self.finished_early.values():
             self.times[payment[0]].append((payment[1], end - payment[1]))
         self.finished_early = {}
 
     def seconds(self, text):
-        """Of a timestamp such as 2026-11-28T00:00:00.123456Z, since 1970."""
+        """Seconds of a timestamp such as 2026-11-28T00:00:00.123456Z, since 1970."""
         minute = self.minutes.get(text[:16])
         if minute is None:
             parsed = time.strptime(text[:16], "%Y-%m-%dT%H:%M")
@@ -352,7 +352,7 @@ async def load(options, server, payments, seed):
 
 
 def unblock_signals():
-    """What starts this program may have blocked some, and its processes would inherit that."""
+    """The program that starts this one may have blocked signals, and child processes would inherit that."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
 
@@ -361,7 +361,7 @@ def percentile(sorted_values, share):
 
 
 def control(port, body):
-    """Tells the PSP what to do from now on; returns what it has done."""
+    """Sets the PSP's behaviour from now on; returns what it has done so far."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/control", data=json.dumps(body).encode(), method="POST")
     with urllib.request.urlopen(request, timeout=30) as answer:
@@ -369,7 +369,7 @@ def control(port, body):
 
 
 def report(expectations):
-    """Says which hold; returns whether all do."""
+    """Prints which claims hold; returns whether all do."""
     for what, held in expectations:
         print(f"{'ok' if held else 'NOT SO'}: {what}")
     return all(held for _, held in expectations)

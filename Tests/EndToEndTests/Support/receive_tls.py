@@ -1,5 +1,5 @@
-"""A receiver over TLS with the certificate and key that it is given. Prints its port, and for each request the server
-name that the client asked for by SNI and the one in its Host field."""
+"""A receiver over TLS with the certificate and key from its arguments. Prints its port, and for each request the server
+name in the client's SNI and the one in its Host field."""
 
 import http.server
 import ssl

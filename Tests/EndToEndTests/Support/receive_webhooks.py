@@ -1,6 +1,6 @@
-"""A receiver of webhooks that trusts nobody: each message is verified by the standardwebhooks package from PyPI with the
-secret that stands in a file. Prints its port, and then a line for each message: "verified ID TYPE STATUS", or
-"refused ID REASON", which is answered with 401."""
+"""A receiver of webhooks that verifies each message by the standardwebhooks package from PyPI with the
+secret from a file. Prints its port, and then a line for each message: "verified ID TYPE STATUS", or
+"refused ID REASON", which gets a 401."""
 
 import http.server
 import json
@@ -12,7 +12,7 @@ secret_file = sys.argv[1]
 
 
 def say(*words):
-    # In one piece: several threads do.
+    # In one write: several threads print.
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
@@ -29,7 +29,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
             message = Webhook(secret).verify(body, headers)
             data = message["data"]
             say("verified", headers["webhook-id"], message["type"], data.get("status", "-"))
-            # The amount comes as it was written, without a detour over binary floating point.
+            # The amount keeps its digits and is not converted to binary floating point.
             assert "paymentId" not in data or b'"amount":12.34,' in body, body
             self.send_response(204)
         except WebhookVerificationError as error:

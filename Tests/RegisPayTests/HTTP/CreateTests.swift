@@ -14,7 +14,7 @@ private func refusal(_ errors: String...) -> String {
 
 @Suite("Creating a payment over HTTP")
 struct CreateTests {
-  @Test("every body that the reference refuses is refused with its exact answer")
+  @Test("every body that the reference refuses is refused with the reference's exact response")
   func validation() async throws {
     let cases: [(String, String)] = [
       (#"{}"#, refusal(noAmount, noCurrency)),
@@ -41,10 +41,10 @@ struct CreateTests {
     ]
     try await TestServer.run { server in
       for (body, expected) in cases {
-        let answer = try await server.create(body)
-        #expect(answer.status == 400, "\(body)")
-        #expect(answer.text == expected, "\(body)")
-        #expect(answer.headers["content-type"]?.hasPrefix("application/json") == true)
+        let response = try await server.create(body)
+        #expect(response.status == 400, "\(body)")
+        #expect(response.text == expected, "\(body)")
+        #expect(response.headers["content-type"]?.hasPrefix("application/json") == true)
       }
       let page = try await server.get("/api/v1/payments").json()
       #expect(page["payments"] == .array([]), "nothing was made of what was refused")
@@ -85,9 +85,9 @@ struct CreateTests {
     ]
     try await TestServer.run { server in
       for (body, error) in cases {
-        let answer = try await server.create(body)
-        #expect(answer.status == 400, "\(body)")
-        #expect(answer.text == refusal(error), "\(body)")
+        let response = try await server.create(body)
+        #expect(response.status == 400, "\(body)")
+        #expect(response.text == refusal(error), "\(body)")
       }
     }
   }
@@ -95,10 +95,10 @@ struct CreateTests {
   @Test("the versioned route says the same as a problem")
   func problems() async throws {
     try await TestServer.run { server in
-      let answer = try await server.create(#"{"amount":-1}"#, path: "/api/v1/payments")
-      #expect(answer.status == 400)
-      #expect(answer.headers["content-type"] == "application/problem+json")
-      let json = try answer.json()
+      let response = try await server.create(#"{"amount":-1}"#, path: "/api/v1/payments")
+      #expect(response.status == 400)
+      #expect(response.headers["content-type"] == "application/problem+json")
+      let json = try response.json()
       #expect(json["type"] == "/problems/validation")
       #expect(json["status"] == .number("400"))
       #expect(json["errors"]?["amount"] == .array(["Amount must be a postive value"]))
@@ -118,10 +118,10 @@ struct CreateTests {
     ]
     try await TestServer.run { server in
       for body in bodies {
-        let answer = try await server.send(
+        let response = try await server.send(
           "POST", "/api/payment/create", headers: [("Content-Type", "application/json")], body: body)
-        #expect(answer.status == 400, "\(String(decoding: body.prefix(40), as: UTF8.self))")
-        #expect(answer.text.hasPrefix(#"{"statusCode":400,"#))
+        #expect(response.status == 400, "\(String(decoding: body.prefix(40), as: UTF8.self))")
+        #expect(response.text.hasPrefix(#"{"statusCode":400,"#))
       }
     }
   }
@@ -135,9 +135,9 @@ struct CreateTests {
   func contentTypes(_ contentType: String?) async throws {
     try await TestServer.run { server in
       for path in ["/api/payment/create", "/api/v1/payments"] {
-        let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#, path: path, contentType: contentType)
-        #expect(answer.status == 415)
-        #expect(try answer.json()["detail"]?.text?.contains("application/json") == true)
+        let response = try await server.create(#"{"amount":1,"currency":"GBP"}"#, path: path, contentType: contentType)
+        #expect(response.status == 415)
+        #expect(try response.json()["detail"]?.text?.contains("application/json") == true)
       }
     }
   }
@@ -150,19 +150,19 @@ struct CreateTests {
     ])
   func acceptedContentTypes(_ contentType: String) async throws {
     try await TestServer.run { server in
-      let answer = try await server.create(#"{"amount":1,"currency":"GBP"}"#, contentType: contentType)
-      #expect(answer.status == 200)
+      let response = try await server.create(#"{"amount":1,"currency":"GBP"}"#, contentType: contentType)
+      #expect(response.status == 200)
     }
   }
 
-  @Test("a body of two MiB is refused with 413, also when its length is not told before")
+  @Test("a body of two MiB is refused with 413, also without a Content-Length")
   func tooLarge() async throws {
     let body = Array("{\"x\":\"\(String(repeating: "x", count: 2 << 20))\",\"amount\":1,\"currency\":\"GBP\"}".utf8)
     try await TestServer.run { server in
-      let answer = try await server.send(
+      let response = try await server.send(
         "POST", "/api/payment/create", headers: [("Content-Type", "application/json")], body: body)
-      #expect(answer.status == 413)
-      #expect(try answer.json()["detail"]?.text?.contains("65536") == true)
+      #expect(response.status == 413)
+      #expect(try response.json()["detail"]?.text?.contains("65536") == true)
       #expect(try await server.get("/alive").status == 200)
     }
   }
@@ -175,11 +175,11 @@ struct CreateTests {
     ])
   func accepted(_ amount: String, _ shown: String) async throws {
     try await TestServer.run { server in
-      let answer = try await server.create(
+      let response = try await server.create(
         #" {"x":{"amount":[null]},"currency":"EUR","amount":\#(amount) } "#)
-      #expect(answer.status == 200)
-      let id = try #require(try answer.json()["paymentId"]?.text)
-      #expect(answer.text == #"{"paymentId":"\#(id)"}"#)
+      #expect(response.status == 200)
+      let id = try #require(try response.json()["paymentId"]?.text)
+      #expect(response.text == #"{"paymentId":"\#(id)"}"#)
       let payment = try await server.get("/api/v1/payments/\(id)").json()
       #expect(payment["amount"] == .number(shown))
       #expect(payment["currency"] == "EUR")

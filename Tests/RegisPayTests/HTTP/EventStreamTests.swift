@@ -82,23 +82,23 @@ struct EventStreamQueryTests {
       URI("/api/v1/events?" + text).queryParameters, lastEventID: lastEventID, storeID: Self.store, end: 10)
   }
 
-  private static let places: [(text: String, lastEventID: [String], place: UInt64)] = [
+  private static let offsets: [(text: String, lastEventID: [String], offset: UInt64)] = [
     ("", [], 10), ("from=end", [], 10), ("from=0", [], 0), ("from=10", [], 10), ("from=\(store)-7", [], 7),
     ("from=0", ["4"], 5), ("", ["\(store)-9"], 10), ("type=PaymentSettled", ["0"], 1),
-    // As ids were told before.
+    // The form of ids in earlier versions.
     ("", ["\(store)\(other)-3"], 4),
   ]
 
-  @Test("it begins where it is asked to, by an offset with or without the store", arguments: places.indices)
-  func place(_ index: Int) throws {
-    let (text, lastEventID, place) = Self.places[index]
+  @Test("the stream begins at the requested offset, with or without the store's id", arguments: offsets.indices)
+  func offset(_ index: Int) throws {
+    let (text, lastEventID, offset) = Self.offsets[index]
     let query = try EventStreamQuery(
       URI("/?" + text).queryParameters, lastEventID: lastEventID, storeID: Self.store, end: 10)
-    #expect(query.place == place)
+    #expect(query.offset == offset)
   }
 
   @Test(
-    "what is not known, or said twice, is refused",
+    "an unknown or repeated parameter is refused",
     arguments: [
       "form=0", "from=0&from=0", "type=PaymentSettled&type=PaymentSettled", "type=Payment", "type=", "from=", "from=-1",
       "from=+1", "from=x", "from=1-2", "from=18446744073709551616", "from=0&after=3", "from=\(store)-", "from=\(store)",
@@ -107,7 +107,7 @@ struct EventStreamQueryTests {
     #expect { try query(text) } throws: { ($0 as? Problem)?.status == .badRequest }
   }
 
-  @Test("a place behind the end, or of another log, is refused with this log's end and id")
+  @Test("an offset past the end, or of another log, is refused with this log's end and id")
   func pastEnd() {
     let asked: [(String, [String])] = [
       ("from=11", []), ("", ["10"]), ("", ["\(Self.store)-10"]), ("", ["\(Self.other)-3"]),

@@ -8,7 +8,7 @@ struct IdempotencyTests {
 
   private func post(
     _ server: TestServer, _ path: String, key: String?, _ body: String? = nil
-  ) async throws -> TestServer.Answer {
+  ) async throws -> TestServer.Response {
     var headers: [(String, String)] = []
     if let key { headers.append(("Idempotency-Key", key)) }
     if body != nil { headers.append(("Content-Type", "application/json")) }
@@ -51,18 +51,18 @@ struct IdempotencyTests {
     }
   }
 
-  @Test("of 100 at once one is carried out, and all get its answer")
+  @Test("of 100 concurrent requests one takes effect, and all get its response")
   func atOnce() async throws {
     try await TestServer.run { server in
-      let answers = try await withThrowingTaskGroup(of: String.self) { group in
+      let responses = try await withThrowingTaskGroup(of: String.self) { group in
         for _ in 0..<100 {
           group.addTask { try await post(server, "/api/v1/payments", key: "all", Self.body).text }
         }
         return try await group.reduce(into: Set<String>()) { $0.insert($1) }
       }
-      #expect(answers.count == 1)
-      let answer = try JSONReader.read(Array((answers.first ?? "").utf8))
-      let id = try #require(answer["paymentId"]?.text)
+      #expect(responses.count == 1)
+      let response = try JSONReader.read(Array((responses.first ?? "").utf8))
+      let id = try #require(response["paymentId"]?.text)
       try await wait(server, id, .completed)
       #expect(try await payments(server) == 1)
     }
@@ -78,16 +78,16 @@ struct IdempotencyTests {
         ("/api/v1/payments", #"{"amount":10.01,"currency":"GBP"}"#), ("/api/payment/create", Self.body),
         ("/api/v1/payments/\(id)/refunds", #"{"amount":1}"#), ("/api/v1/payments/\(id)/retry", nil),
       ] {
-        let answer = try await post(server, path, key: "k", body)
-        #expect(answer.status == 422)
-        #expect(try answer.json()["type"] == "/problems/idempotency-key-reused")
+        let response = try await post(server, path, key: "k", body)
+        #expect(response.status == 422)
+        #expect(try response.json()["type"] == "/problems/idempotency-key-reused")
       }
       #expect(try await payments(server) == 1)
       #expect(try await server.get("/api/v1/payments/\(id)").json()["status"] == "Completed")
     }
   }
 
-  @Test("a refund under a key goes out once, and its first answer is given again when the payment has moved on")
+  @Test("a refund with a key goes out once, and a repeat gets the first response after the payment has moved on")
   func refunds() async throws {
     try await TestServer.run { server in
       let id = try await complete(server)
@@ -109,7 +109,7 @@ struct IdempotencyTests {
     }
   }
 
-  @Test("a refusal is an answer too")
+  @Test("a refusal is stored as well")
   func refusals() async throws {
     try await TestServer.run { server in
       let id = try await complete(server)
@@ -143,7 +143,7 @@ struct IdempotencyTests {
     }
   }
 
-  @Test("a key that has expired may be used anew")
+  @Test("an expired key may be used again")
   func expired() async throws {
     try await TestServer.run({ $0.requestLifetime = .zero }) { server in
       let first = try await post(server, "/api/v1/payments", key: "k", Self.body)
@@ -158,12 +158,12 @@ struct IdempotencyTests {
     arguments: [[""], [String(repeating: "k", count: 256)], ["caf\u{E9}"], ["a", "b"], ["a\tb"]])
   func malformed(_ keys: [String]) async throws {
     try await TestServer.run { server in
-      let answer = try await server.send(
+      let response = try await server.send(
         "POST", "/api/v1/payments",
         headers: keys.map { ("Idempotency-Key", $0) } + [("Content-Type", "application/json")],
         body: Array(Self.body.utf8))
-      #expect(answer.status == 400)
-      #expect(answer.text.contains("Idempotency-Key"))
+      #expect(response.status == 400)
+      #expect(response.text.contains("Idempotency-Key"))
       #expect(try await payments(server) == 0)
     }
   }

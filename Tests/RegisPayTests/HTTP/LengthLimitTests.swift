@@ -38,10 +38,10 @@ struct LengthLimitTests {
 
   private func sendings(_ server: TestServer, webhook: String) -> [[String]: Sending] {
     func send(_ method: String, _ path: String, _ body: JSONValue) async throws -> Bool {
-      let answer = try await server.send(
+      let response = try await server.send(
         method, path, headers: [("Content-Type", "application/json")], body: body.bytes)
-      #expect((200..<300).contains(answer.status) || answer.status == 400, "\(answer.text)")
-      return answer.status < 300
+      #expect((200..<300).contains(response.status) || response.status == 400, "\(response.text)")
+      return response.status < 300
     }
     let (post, patch) = (["/api/v1/webhooks", "post"], ["/api/v1/webhooks/{id}", "patch"])
     return [

@@ -35,8 +35,8 @@ struct LoopDelayTests {
           }
           for path in ["/api/v1/payments/\(long)", "/api/v1/payments/\(long)/events", "/psp/api/ledger"] {
             group.addTask {
-              let answer = try await server.get(path)
-              #expect(answer.status == 200, "\(path)")
+              let response = try await server.get(path)
+              #expect(response.status == 200, "\(path)")
             }
           }
           try await group.waitForAll()

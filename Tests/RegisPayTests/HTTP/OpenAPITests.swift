@@ -28,12 +28,12 @@ struct OpenAPITests {
     #expect(Set(described) == Set(served))
   }
 
-  @Test("every answer of a payment's way has the members that the document asks for, and no others")
-  func answers() async throws {
+  @Test("every response about a payment has the members in the document, and no others")
+  func responses() async throws {
     let document = try await document()
     try await TestServer.run { server in
-      func check(_ answer: TestServer.Answer, _ schema: String) throws {
-        try conform(try answer.json(), ["$ref": .string("#/components/schemas/\(schema)")], document, schema)
+      func check(_ response: TestServer.Response, _ schema: String) throws {
+        try conform(try response.json(), ["$ref": .string("#/components/schemas/\(schema)")], document, schema)
       }
       let created = try await server.create(#"{"amount":1.50,"currency":"GBP"}"#, path: "/api/v1/payments")
       try check(created, "CreatedPayment")
@@ -64,7 +64,7 @@ struct OpenAPITests {
     }
   }
 
-  /// Checks the part of JSON Schema that the document describes answers with.
+  /// Checks the part of JSON Schema that the document uses for responses.
   private func conform(_ value: JSONValue, _ schema: JSONValue, _ document: JSONValue, _ place: String) throws {
     if let reference = schema["$ref"]?.text {
       let name = reference.split(separator: "/").last.map(String.init) ?? ""

@@ -6,8 +6,8 @@ import Testing
 @Suite("Cancelling, refunding and retrying")
 struct OperationTests {
   private func create(_ server: TestServer, _ amount: String = "10.00") async throws -> String {
-    let answer = try await server.create(#"{"amount":\#(amount),"currency":"GBP"}"#)
-    return try #require(try answer.json()["paymentId"]?.text)
+    let response = try await server.create(#"{"amount":\#(amount),"currency":"GBP"}"#)
+    return try #require(try response.json()["paymentId"]?.text)
   }
 
   private func wait(_ server: TestServer, _ id: String, _ status: PaymentStatus) async throws {
@@ -16,7 +16,7 @@ struct OperationTests {
     }
   }
 
-  private func post(_ server: TestServer, _ path: String, _ body: String? = nil) async throws -> TestServer.Answer {
+  private func post(_ server: TestServer, _ path: String, _ body: String? = nil) async throws -> TestServer.Response {
     try await server.send(
       "POST", "/api/v1/payments/\(path)", headers: body == nil ? [] : [("Content-Type", "application/json")],
       body: body.map { Array($0.utf8) })
@@ -75,9 +75,9 @@ struct OperationTests {
     try await TestServer.run { server in
       let id = try await create(server)
       try await wait(server, id, .completed)
-      let answer = try await post(server, "\(id)/refunds", body)
-      #expect(answer.status == status)
-      #expect(answer.headers["content-type"] == "application/problem+json")
+      let response = try await post(server, "\(id)/refunds", body)
+      #expect(response.status == status)
+      #expect(response.headers["content-type"] == "application/problem+json")
       #expect(try await server.get("/api/v1/payments/\(id)").json()["refunds"] == nil)
     }
   }
@@ -101,9 +101,9 @@ struct OperationTests {
     try await TestServer.run { server in
       _ = try await server.send("POST", "/toggle-errors")
       let id = try await create(server)
-      let answer = try await post(server, "\(id)/cancel")
+      let response = try await post(server, "\(id)/cancel")
       // The creation may have reached the PSP, which is asked again.
-      #expect([200, 202].contains(answer.status))
+      #expect([200, 202].contains(response.status))
       _ = try await server.send("POST", "/toggle-errors")
       let other = try await create(server)
       try await wait(server, other, .completed)
@@ -117,7 +117,7 @@ struct OperationTests {
   func cancelledBesideSettlement() async throws {
     try await TestServer.run { server in
       var ends: Set<String> = []
-      // The PSP's answers take long enough for the cancellation to come in between. How long that is depends on the
+      // The PSP's responses take long enough for the cancellation to come in between. How long that is depends on the
       // machine and what else it does: the delay grows until both ends were seen.
       var mean = 10
       for attempt in 1...200 where attempt <= 40 || ends.count < 2 {
@@ -131,8 +131,8 @@ struct OperationTests {
         try await eventually("it is created") {
           try await server.get("/api/v1/payments/\(id)").json()["status"] != "Initiated"
         }
-        let answer = try await post(server, "\(id)/cancel")
-        #expect([200, 202, 409].contains(answer.status))
+        let response = try await post(server, "\(id)/cancel")
+        #expect([200, 202, 409].contains(response.status))
         try await eventually("it ends") {
           let status = try await server.get("/api/v1/payments/\(id)").json()["status"]
           return status == "Completed" || status == "Cancelled"

@@ -20,7 +20,7 @@ struct ResolveRequestTests {
   }
 
   @Test(
-    "what is wrong is told by its field",
+    "an error names its field",
     arguments: [
       ("[]", "body"), ("1", "body"), (#"{"step":"settle","outcome":"happened","why":1}"#, "why"),
       (#"{"outcome":"happened"}"#, "step"), (#"{"step":"pay","outcome":"happened"}"#, "step"),

@@ -7,8 +7,8 @@ struct RouteTests {
   private func create(_ server: TestServer, _ count: Int) async throws -> [String] {
     var ids: [String] = []
     for index in 1...count {
-      let answer = try await server.create(#"{"amount":\#(index),"currency":"GBP"}"#)
-      ids.append(try #require(try answer.json()["paymentId"]?.text))
+      let response = try await server.create(#"{"amount":\#(index),"currency":"GBP"}"#)
+      ids.append(try #require(try response.json()["paymentId"]?.text))
     }
     return ids
   }
@@ -50,18 +50,18 @@ struct RouteTests {
     ]
     try await TestServer.run { server in
       for (method, path, status) in cases {
-        let answer = try await server.send(method, path)
-        #expect(answer.status == status, "\(method) \(path)")
-        #expect(answer.headers["content-type"] == "application/problem+json", "\(method) \(path)")
-        let json = try answer.json()
+        let response = try await server.send(method, path)
+        #expect(response.status == status, "\(method) \(path)")
+        #expect(response.headers["content-type"] == "application/problem+json", "\(method) \(path)")
+        let json = try response.json()
         #expect(json["status"] == .number("\(status)"), "\(method) \(path)")
         #expect(json["detail"]?.text?.isEmpty == false, "\(method) \(path)")
-        #expect((answer.headers["allow"] != nil) == (status == 405), "\(method) \(path)")
+        #expect((response.headers["allow"] != nil) == (status == 405), "\(method) \(path)")
       }
     }
   }
 
-  @Test("a payment is told by its id, with its events")
+  @Test("a payment is shown by its id, with its events")
   func payment() async throws {
     try await TestServer.run { server in
       let ids = try await create(server, 1)
@@ -143,7 +143,7 @@ struct RouteTests {
     }
   }
 
-  @Test("the simulators answer on the reference's routes")
+  @Test("the simulators respond on the reference's routes")
   func simulators() async throws {
     try await TestServer.run { server in
       let json = [("Content-Type", "application/json"), ("Idempotency-Key", "a:create")]

@@ -8,7 +8,7 @@ import Testing
 struct TestServer: Sendable {
   let url: String
 
-  struct Answer: Sendable {
+  struct Response: Sendable {
     var status: Int
     var headers: [String: String]
     var text: String
@@ -51,26 +51,26 @@ struct TestServer: Sendable {
 
   func send(
     _ method: String, _ path: String, headers: [(String, String)] = [], body: [UInt8]? = nil
-  ) async throws -> Answer {
+  ) async throws -> Response {
     var request = HTTPClientRequest(url: url + path)
     request.method = .RAW(value: method)
     for (name, value) in headers { request.headers.add(name: name, value: value) }
     if let body { request.body = .bytes(ByteBuffer(bytes: body)) }
     let response = try await HTTPClient.shared.execute(request, timeout: .seconds(600))
     let bytes = try await response.body.collect(upTo: 16 << 20)
-    return Answer(
+    return Response(
       status: Int(response.status.code),
       headers: Dictionary(response.headers.map { ($0.name.lowercased(), $0.value) }, uniquingKeysWith: { $1 }),
       text: String(decoding: bytes.readableBytesView, as: UTF8.self))
   }
 
-  func get(_ path: String, accept: String? = nil) async throws -> Answer {
+  func get(_ path: String, accept: String? = nil) async throws -> Response {
     try await send("GET", path, headers: accept.map { [("Accept", $0)] } ?? [])
   }
 
   func create(
     _ body: String, path: String = "/api/payment/create", contentType: String? = "application/json"
-  ) async throws -> Answer {
+  ) async throws -> Response {
     try await send("POST", path, headers: contentType.map { [("Content-Type", $0)] } ?? [], body: Array(body.utf8))
   }
 }

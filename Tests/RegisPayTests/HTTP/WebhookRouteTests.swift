@@ -6,27 +6,27 @@ import Testing
 struct WebhookRouteTests {
   private func send(
     _ server: TestServer, _ method: String, _ path: String, _ body: String? = nil
-  ) async throws -> TestServer.Answer {
+  ) async throws -> TestServer.Response {
     try await server.send(
       method, "/api/v1/webhooks" + path, headers: body == nil ? [] : [("Content-Type", "application/json")],
       body: body.map { Array($0.utf8) })
   }
 
   private func create(_ server: TestServer, _ url: String = "https://example.org/hook") async throws -> JSONValue {
-    let answer = try await send(server, "POST", "", #"{"url":"\#(url)"}"#)
-    #expect(answer.status == 201)
-    return try answer.json()
+    let response = try await send(server, "POST", "", #"{"url":"\#(url)"}"#)
+    #expect(response.status == 201)
+    return try response.json()
   }
 
-  @Test("an endpoint is made, shown, changed and removed, and its secret is told only when it is made")
+  @Test("an endpoint is created, shown, changed and removed, and its secret is shown only at its creation")
   func life() async throws {
     try await TestServer.run { server in
-      let answer = try await send(
+      let response = try await send(
         server, "POST", "", #"{"url":"https://Example.org","description":"shop","events":["payment.settled"]}"#)
-      #expect(answer.status == 201)
-      let made = try answer.json()
+      #expect(response.status == 201)
+      let made = try response.json()
       let id = try #require(made["id"]?.text)
-      #expect(answer.headers["location"] == "/api/v1/webhooks/\(id)")
+      #expect(response.headers["location"] == "/api/v1/webhooks/\(id)")
       let secret = try #require(made["secret"]?.text)
       #expect(WebhookSecret(secret) != nil)
       #expect(made["url"] == "https://example.org/" && made["enabled"] == true)
@@ -37,17 +37,17 @@ struct WebhookRouteTests {
       let changed = try await send(server, "PATCH", "/\(id)", #"{"events":null,"enabled":false,"description":"x"}"#)
       #expect(changed.status == 200)
       #expect(try changed.json()["events"] == .null)
-      #expect(try changed.json()["disabledReason"] == "Somebody asked for it.")
+      #expect(try changed.json()["disabledReason"] == "A request disabled it.")
       let shown = [
         changed, try await send(server, "GET", ""), try await send(server, "GET", "/\(id)"),
         try await send(server, "GET", "/\(id)/deliveries"),
         try await send(server, "POST", "/\(id)/replay", #"{"from":0}"#),
         try await server.get("/health"),
       ]
-      for answer in shown {
-        #expect(answer.status == 200 || answer.status == 202)
-        #expect(!answer.text.contains("secret\"") && !answer.text.contains("whsec_"))
-        for secret in [secret, newSecret] { #expect(!answer.text.contains(secret.dropFirst(6))) }
+      for response in shown {
+        #expect(response.status == 200 || response.status == 202)
+        #expect(!response.text.contains("secret\"") && !response.text.contains("whsec_"))
+        for secret in [secret, newSecret] { #expect(!response.text.contains(secret.dropFirst(6))) }
       }
       #expect(try await send(server, "DELETE", "/\(id)").status == 204)
       for (method, path) in [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate"), ("GET", "/deliveries")] {
@@ -73,10 +73,10 @@ struct WebhookRouteTests {
     ])
   func malformed(_ body: String, _ field: String) async throws {
     try await TestServer.run { server in
-      let answer = try await send(server, "POST", "", body)
-      #expect(answer.status == 400)
-      #expect(answer.headers["content-type"] == "application/problem+json")
-      #expect(try answer.json()["errors"]?[field] != nil, "\(answer.text)")
+      let response = try await send(server, "POST", "", body)
+      #expect(response.status == 400)
+      #expect(response.headers["content-type"] == "application/problem+json")
+      #expect(try response.json()["errors"]?[field] != nil, "\(response.text)")
       #expect(try await send(server, "GET", "").json()["webhooks"] == .array([]))
     }
   }
@@ -125,14 +125,14 @@ struct WebhookRouteTests {
     }
   }
 
-  @Test("a payment's way is told, its deliveries are listed page by page, and sent again by id and by time")
+  @Test("a payment's events are delivered, listed page by page, and sent again by id and by time")
   func deliveries() async throws {
     try await FakeReceiver.run { receiver in
       try await TestServer.run({ $0.webhooks.allowsPrivate = true }) { server in
         let id = try #require(try await create(server, receiver.url)["id"]?.text)
         let payment = try await server.create(#"{"amount":1.5,"currency":"GBP"}"#)
         #expect(payment.status == 200)
-        try await eventually("all is told") { receiver.received.count == 4 }
+        try await eventually("all events are delivered") { receiver.received.count == 4 }
         #expect(
           Set(try receiver.received.map { try $0.json()["type"]?.text }) == [
             "payment.initiated", "payment.created", "payment.settled", "payment.completed",
@@ -167,7 +167,7 @@ struct WebhookRouteTests {
     }
   }
 
-  @Test("a test of an endpoint that does not answer says why")
+  @Test("a test of an endpoint that does not respond gives the reason")
   func failingTest() async throws {
     try await TestServer.run({ $0.webhooks.allowsPrivate = true }) { server in
       let id = try #require(try await create(server, "http://127.0.0.1:1025/")["id"]?.text)

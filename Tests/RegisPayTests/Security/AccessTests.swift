@@ -69,13 +69,13 @@ struct AccessTests {
           #expect(without.headers["content-type"] == "application/problem+json", "\(method) \(path)")
         }
         for scope in KeyScope.allCases {
-          let answer = try await server.send(
+          let response = try await server.send(
             method, path, headers: [("Authorization", "Bearer \(keys[scope] ?? "")")])
           if let needed, scope != needed {
-            #expect(answer.status == 403, "\(method) \(path) with \(scope)")
-            #expect(answer.headers["www-authenticate"]?.contains("scope=\"\(needed.rawValue)\"") == true)
+            #expect(response.status == 403, "\(method) \(path) with \(scope)")
+            #expect(response.headers["www-authenticate"]?.contains("scope=\"\(needed.rawValue)\"") == true)
           } else {
-            #expect(answer.status != 401 && answer.status != 403, "\(method) \(path) with \(scope)")
+            #expect(response.status != 401 && response.status != 403, "\(method) \(path) with \(scope)")
           }
         }
       }
@@ -96,7 +96,7 @@ struct AccessTests {
         let path = path.replacing("{id}", with: Self.id).replacing("{reference}", with: "x")
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"] {
           let isListed = methods.keys.contains { $0.rawValue == method }
-          // Without an offset its answer has no end.
+          // Without an offset the response is unbounded.
           let path = path == "/api/v1/events" ? path + "?from=x" : path
           let status = try await server.send(method, path).status
           #expect((status == 405) != isListed, "\(method) \(path)")
@@ -105,7 +105,7 @@ struct AccessTests {
     }
   }
 
-  private func create(_ server: TestServer, _ key: String) async throws -> TestServer.Answer {
+  private func create(_ server: TestServer, _ key: String) async throws -> TestServer.Response {
     try await server.send(
       "POST", "/api/v1/payments",
       headers: [
@@ -113,32 +113,32 @@ struct AccessTests {
       ], body: Array(#"{"amount":1,"currency":"GBP"}"#.utf8))
   }
 
-  @Test("two owners of keys may choose the same idempotency key, and neither gets the other's answer")
+  @Test("two owners of keys may choose the same idempotency key, and neither gets the other's response")
   func owners() async throws {
     try await withKeyedServer { server, directory in
-      var answers: Set<String> = []
+      var responses: Set<String> = []
       for (name, owner) in [("a", nil), ("b", nil), ("a", "c")] {
         let key = try await key(directory, server, [.write], name: name, owner: owner)
         for _ in 0..<2 {
-          let answer = try await create(server, key)
-          #expect(answer.status == 200)
-          answers.insert(answer.text)
+          let response = try await create(server, key)
+          #expect(response.status == 200)
+          responses.insert(response.text)
         }
       }
-      #expect(answers.count == 3)
+      #expect(responses.count == 3)
     }
   }
 
   @Test("a client whose key is replaced between two tries pays once")
   func rotation() async throws {
     try await withKeyedServer { server, directory in
-      var answers: Set<String> = []
+      var responses: Set<String> = []
       for (name, owner) in [("shop", nil), ("shop", nil), ("shop 2027", "shop")] {
         let key = try await key(directory, server, [.write], name: name, owner: owner)
-        answers.insert(try await create(server, key).text)
+        responses.insert(try await create(server, key).text)
         #expect(try KeyStore.open(directory).revoke(String(key.dropFirst(3).prefix(12))))
       }
-      #expect(answers.count == 1)
+      #expect(responses.count == 1)
     }
   }
 
@@ -157,7 +157,9 @@ struct AccessTests {
     }
   }
 
-  @Test("why the server is not well is told to who may read; everybody else gets one word", arguments: [false, true])
+  @Test(
+    "only a request that may read gets the reasons why the server is unhealthy; others get one word",
+    arguments: [false, true])
   func health(isKeyed: Bool) async throws {
     try await withKeyedServer { server, directory in
       var keys: [KeyScope: String] = [:]
@@ -168,10 +170,10 @@ struct AccessTests {
       try FileManager.default.removeItem(atPath: directory + "/keys.sqlite")
       try await eventually("the missing file is noticed") { try await server.get("/health").status == 503 }
       func lines(_ authorization: String?) async throws -> [String] {
-        let answer = try await server.send(
+        let response = try await server.send(
           "GET", "/health", headers: authorization.map { [("Authorization", $0)] } ?? [])
-        #expect(answer.status == 503)
-        return answer.text.split(separator: "\n").map(String.init)
+        #expect(response.status == 503)
+        return response.text.split(separator: "\n").map(String.init)
       }
       let full = try await lines(keys[.read])
       #expect(full.count == 2 && full[1].contains(directory), "\(full)")
@@ -189,7 +191,7 @@ struct AccessTests {
     #expect(RouteAccess.needed("/api/v1/payments", .head) == .scope(.read))
   }
 
-  @Test("payments complete while keys are in force, and no answer holds the key")
+  @Test("payments complete while keys are required, and no response contains the key")
   func paymentsGoOn() async throws {
     try await withKeyedServer { server, directory in
       let key = try await key(directory, server, [.read, .write])
@@ -213,13 +215,13 @@ struct AccessTests {
     }
   }
 
-  @Test("over its rate a key is answered 429 with the time to wait")
+  @Test("above its rate a key gets 429 with the time to wait")
   func rate() async throws {
     try await TestServer.run({ $0.limits.requestsPerSecond = 1 }) { server in
       // At once: one after another they may be as slow as the rate allows.
-      let refused = try await withThrowingTaskGroup(of: TestServer.Answer.self) { group in
+      let refused = try await withThrowingTaskGroup(of: TestServer.Response.self) { group in
         for _ in 0..<100 { group.addTask { try await server.get("/alive") } }
-        return try await group.reduce(into: [TestServer.Answer]()) { if $1.status == 429 { $0.append($1) } }
+        return try await group.reduce(into: [TestServer.Response]()) { if $1.status == 429 { $0.append($1) } }
       }
       #expect(!refused.isEmpty)
       #expect(refused.allSatisfy { $0.headers["retry-after"] == "1" })

@@ -21,7 +21,7 @@ struct BrowserProtectionTests {
   }
 
   @Test(
-    "only names of this machine and those that are allowed are answered",
+    "only requests for this machine's names and allowed names are accepted",
     arguments: [
       ("127.0.0.1:8080", true), ("localhost", true), ("LOCALHOST:1", true), ("[::1]:8080", true), ("[::1]", true),
       ("pay.example:443", true), ("evil.example", false), ("evil.example:8080", false),
@@ -74,7 +74,7 @@ struct BrowserProtectionTests {
     }
   }
 
-  @Test("where it can't know its names any is answered, until some are given")
+  @Test("on an address that others can reach any name is accepted, until names are configured")
   func elsewhere() {
     #expect(status(.get, "any.example", [:], .init(listeningOn: "0.0.0.0", allowedHosts: [])) == nil)
     #expect(status(.get, "any.example", [:], .init(listeningOn: "0.0.0.0", allowedHosts: ["a.example"])) == 421)

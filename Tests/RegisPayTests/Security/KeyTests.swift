@@ -21,7 +21,7 @@ struct KeyTests {
     #expect(String(reflecting: key) == "rp_\(key.id)_…")
   }
 
-  @Test("a key with any character changed, missing or added is told to be none")
+  @Test("a key with any character changed, missing or added is refused as malformed")
   func mistyped() {
     let text = Array(APIKey().text)
     for place in text.indices {
@@ -84,7 +84,7 @@ struct KeyTests {
       #expect(try !store.revoke("0"))
       let revoked = KeyRing(try store.all())
       #expect(throws: KeyRing.Refusal.invalid) { try revoked.find(key.text, atSeconds: made) }
-      #expect(!revoked.isEmpty, "a server that asked for keys goes on to ask")
+      #expect(!revoked.isEmpty, "a server that required keys still does")
     }
   }
 
@@ -116,7 +116,7 @@ struct KeyTests {
       #expect(ring.formerIDs(of: "shop") == [key.id])
       #expect(ring.formerIDs(of: "other") == [])
       #expect(try KeyStore.open(folder).all().map(\.owner).sorted() == ["other", "shop", "shop"])
-      // An earlier program goes on with the file.
+      // An earlier program continues to use the file.
       try await old.write { database in
         try database.execute(
           sql: "INSERT INTO key (id, name, scopes, hash, created) VALUES ('x', 'late', 'read', x'00', ?)",
@@ -157,20 +157,20 @@ struct KeyTests {
       #expect(watch.ring.isEmpty)
       let other = try KeyStore.open(folder)
       let key = try other.create(name: "a", scopes: [.read], lifetimeSeconds: nil)
-      try watch.look()
+      try watch.reloadIfChanged()
       #expect(try watch.ring.find(key.text, atSeconds: 1_900_000_000).name == "a")
-      try watch.noteUse(ofAll: false)
+      try watch.recordUse(ofAll: false)
       #expect(try other.all().first?.lastUsedSeconds == 1_900_000_000, "the first use, at once")
       _ = try watch.ring.find(key.text, atSeconds: 1_900_000_010)
-      try watch.noteUse(ofAll: false)
+      try watch.recordUse(ofAll: false)
       #expect(try other.all().first?.lastUsedSeconds == 1_900_000_000, "later ones now and then")
-      try watch.noteUse()
+      try watch.recordUse()
       #expect(try other.all().first?.lastUsedSeconds == 1_900_000_010)
       try FileManager.default.removeItem(atPath: other.path)
-      #expect(throws: KeyStoreError.self) { try watch.look() }
+      #expect(throws: KeyStoreError.self) { try watch.reloadIfChanged() }
       #expect(!watch.ring.isEmpty)
       _ = try KeyStore.open(folder)
-      try watch.look()
+      try watch.reloadIfChanged()
       #expect(!watch.ring.isEmpty, "an empty file in its place neither")
     }
   }
@@ -181,7 +181,7 @@ struct KeyTests {
     }
   }
 
-  /// Watches until the log says that keys were made.
+  /// Watches until the log records that keys were created.
   private func noteRequired(_ folder: String, _ log: PaymentLog) async throws {
     let watch = try KeyWatch(folder, log: log, health: Health(stores: []), logger: silent)
     let task = Task { await watch.run(every: .milliseconds(5)) }
@@ -211,7 +211,7 @@ struct KeyTests {
     }
   }
 
-  @Test("while the log can't append, that keys were made is written as soon as it can, and told once")
+  @Test("while the log can't append, the mark that keys exist is retried until it is written, and reported once")
   func requiredLater() async throws {
     try await withTemporaryFolder { folder in
       try await withStore { store in
@@ -226,7 +226,7 @@ struct KeyTests {
         let task = Task { await watch.run(every: .milliseconds(1)) }
         defer { task.cancel() }
         try await eventually("it is on the log") { try store.reader.cursor(KeyWatch.checkpointName) == 0 }
-        #expect(collector.text.split(separator: "\n").count { $0.contains("can't write down") } == 1)
+        #expect(collector.text.split(separator: "\n").count { $0.contains("can't record on the log") } == 1)
       }
     }
   }
@@ -249,17 +249,19 @@ struct KeyTests {
       configuration.allowsUnsafeTransactions = true
       let other = try DatabaseQueue(path: KeyStore.path(in: folder), configuration: configuration)
       try await other.writeWithoutTransaction { try $0.execute(sql: "BEGIN EXCLUSIVE") }
-      try await eventually("it is told") { health.problems.contains { $0.contains("another program has it locked") } }
+      try await eventually("it is reported") {
+        health.problems.contains { $0.contains("another program has it locked") }
+      }
       #expect(!health.problems.contains { $0.contains("move it") || $0.contains("restore") }, "\(health.problems)")
       #expect(try watch.ring.find(key.text, atSeconds: 1_900_000_000).name == "a")
       try await other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
-      try watch.look()
+      try watch.reloadIfChanged()
       try await eventually("it is over") { health.problems.isEmpty }
       #expect(pauses.withLock { $0.allSatisfy { $0 == .milliseconds(5) } }, "with the next look, not after a pause")
     }
   }
 
-  @Test("what helps is told by what stands in the way")
+  @Test("the advice depends on the cause")
   func advice() throws {
     for (code, kind) in [
       (ResultCode.SQLITE_BUSY, KeyStoreError.Kind.locked), (.SQLITE_IOERR, .inaccessible),

@@ -30,7 +30,7 @@ struct CarefulStartTests {
       _ = try start(folder)
       _ = try start(folder, isAfterCrash: true)
       let good = try start(folder, isAfterCrash: true)
-      good.settle()
+      good.markStable()
       #expect(good.warnings.isEmpty)
       #expect(try start(folder, isAfterCrash: true).warnings.isEmpty)
       #expect(try start(folder, isAfterCrash: true).warnings.isEmpty, "one of two came soon after the start")
@@ -72,9 +72,9 @@ struct CarefulStartTests {
     }
   }
 
-  @Test("a server that has started well goes on, and stops as it is asked")
+  @Test("a server that has started successfully continues, and stops on request")
   func server() async throws {
-    try await TestServer.run({ $0.carefulPace.settling = .milliseconds(1) }) { server in
+    try await TestServer.run({ $0.carefulPace.stableAfter = .milliseconds(1) }) { server in
       for _ in 0..<20 {
         #expect(try await server.get("/alive").status == 200)
         // The service group ends by itself soon after one of its services.

@@ -50,6 +50,6 @@ struct OperatorWarningTests {
     #expect(open[0].contains("--group-access") && !open[1].contains("--group-access"))
     #expect(try await lines(["": 0o750, "/payments": 0o750, "/simulator": 0o750], isForGroup: true).isEmpty)
     #expect(try await lines(["": 0o755, "/payments": 0o755], isForGroup: true).count == 1)
-    #expect(try await lines(["": 0o777]).first?.contains("others may put files") == true)
+    #expect(try await lines(["": 0o777]).first?.contains("others may create files") == true)
   }
 }

@@ -85,7 +85,7 @@ struct FaultsTests {
   @Test("failing, dropping and slow simulators hold up no payment for ever, and no payment is charged twice")
   func overHTTP() async throws {
     try await TestServer.run({ $0.callTimeLimit = .seconds(1) }) { server in
-      func put(_ service: String, _ body: String) async throws -> TestServer.Answer {
+      func put(_ service: String, _ body: String) async throws -> TestServer.Response {
         try await server.send(
           "PUT", "/\(service)/api/faults", headers: [("Content-Type", "application/json")], body: Array(body.utf8))
       }

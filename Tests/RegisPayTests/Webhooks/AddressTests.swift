@@ -86,7 +86,7 @@ struct AddressTests {
       let result = await sender.send([], to: try WebhookURL("http://example.org:1025/"), signature: signature)
       await sender.close()
       guard case .failed(let reason) = result else {
-        Issue.record("it was answered")
+        Issue.record("there was a response")
         continue
       }
       #expect(reason.contains("\(found[1])") && reason.contains("cloud"), "\(reason)")
@@ -107,7 +107,7 @@ struct AddressTests {
   }
 
   @Test(
-    "a URL is put together anew from what was understood",
+    "a URL is rebuilt from its parsed parts",
     arguments: [
       ("https://Example.ORG", "https://example.org/"),
       ("HTTPS://example.org:443/a?b=c&d=%20", "https://example.org/a?b=c&d=%20"),

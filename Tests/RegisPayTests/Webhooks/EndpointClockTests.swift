@@ -11,17 +11,17 @@ struct EndpointClockTests {
   func clockSetRight(_ seconds: Int64) async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
-        receiver.answer { _ in .status(503, [("Retry-After", "15")]) }
+        receiver.respond { _ in .status(503, [("Retry-After", "15")]) }
         bench.clock.set(by: seconds)
         try await bench.delivering { webhooks in
           let worker = try await webhooks.add(receiver.url)
           try await bench.initiate(1)
           try await eventually("it waits") { await worker.status.waitingCount == 1 }
-          try await eventually("it rests") { await worker.underWay == 0 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
           try await eventually("a timer is set") { bench.clock.nextWake == bench.clock.now + 15_000_000 }
           bench.clock.set(by: -seconds)
           #expect(await worker.status.nextTryMicroseconds == bench.clock.now + 15_000_000)
-          receiver.answer { _ in .ok }
+          receiver.respond { _ in .ok }
           bench.clock.advance(by: .seconds(15))
           try await eventually("it is delivered") { await worker.status.waitingCount == 0 }
           #expect(receiver.received.count == 2)
@@ -34,16 +34,16 @@ struct EndpointClockTests {
   func clockSetWhileStopped() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
-        receiver.answer { _ in .status(503, [("Retry-After", "15")]) }
+        receiver.respond { _ in .status(503, [("Retry-After", "15")]) }
         bench.clock.set(by: Self.wrongClocks[0])
         try await bench.delivering { webhooks in
           let worker = try await webhooks.add(receiver.url)
           try await bench.initiate(1)
           try await eventually("it waits") { await worker.status.waitingCount == 1 }
-          try await eventually("it rests") { await worker.underWay == 0 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
         }
         bench.clock.set(by: -Self.wrongClocks[0])
-        receiver.answer { _ in .ok }
+        receiver.respond { _ in .ok }
         try await bench.delivering { webhooks in
           try await eventually("it is delivered") { await webhooks.all[0].status.waitingCount == 0 }
         }
@@ -51,24 +51,24 @@ struct EndpointClockTests {
     }
   }
 
-  @Test("that failed again and again gets all once the clock is right and it answers", arguments: wrongClocks)
+  @Test("that keeps failing gets all messages once the clock is right and it responds", arguments: wrongClocks)
   func clockSetWhileFailing(_ seconds: Int64) async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
-        receiver.answer { _ in .status(500) }
+        receiver.respond { _ in .status(500) }
         bench.clock.set(by: seconds)
         try await bench.delivering { webhooks in
           let worker = try await webhooks.add(receiver.url)
           try await bench.initiate(bench.options.failureLimit + 3)
           try await eventually("it fails") { await worker.isFailing }
-          try await eventually("it rests") { await worker.underWay == 0 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
           bench.clock.set(by: -seconds)
-          receiver.answer { _ in .ok }
+          receiver.respond { _ in .ok }
           // The longest wait of the first try, and that of what fails.
           bench.clock.advance(by: bench.options.probeInterval)
           try await eventually("it gets all") {
             let status = await worker.status
-            return status.waitingCount == 0 && status.progress.place == status.logEnd
+            return status.waitingCount == 0 && status.progress.checkpoint == status.logEnd
           }
         }
       }

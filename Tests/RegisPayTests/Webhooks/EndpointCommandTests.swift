@@ -65,11 +65,11 @@ struct EndpointCommandTests {
   }
 
   /// What the file says.
-  private func kept(_ bench: WebhookBench) async throws -> [WebhookTable.Kept] {
+  private func stored(_ bench: WebhookBench) async throws -> [WebhookTable.StoredEndpoint] {
     let journal = try WebhookJournal.open(bench.directory, health: Health(stores: []))
-    let kept = try journal.endpoints()
+    let stored = try journal.endpoints()
     await journal.close()
-    return kept
+    return stored
   }
 
   @Test(
@@ -77,23 +77,23 @@ struct EndpointCommandTests {
     arguments: [false, true])
   func disabledMeanwhile(isFailing: Bool) async throws {
     try await withEndpoint { bench, receiver, worker, gate in
-      receiver.answer { _ in .status(410) }
+      receiver.respond { _ in .status(410) }
       gate.hold(.configure)
       let change = Task { try await worker.change(.init(description: "new")) }
       try await eventually("it is being written") { gate.heldCount == 1 }
       try await bench.initiate(1)
-      try await eventually("the receiver's answer has disabled it") { await worker.status.endpoint.disabled != nil }
+      try await eventually("the receiver's response has disabled it") { await worker.status.endpoint.disabled != nil }
       gate.release(failing: isFailing)
       let result = await change.result
       switch result {
       case .success: #expect(!isFailing)
       case .failure(let error): #expect(isFailing && error is WebhookStoreError)
       }
-      try await eventually("nothing is under way") { await worker.underWay == 0 }
+      try await eventually("nothing is in flight") { await worker.inFlightCount == 0 }
       let endpoint = await worker.status.endpoint
       #expect(endpoint.disabled?.reason.contains("410") == true)
       #expect(endpoint.description == (isFailing ? "" : "new"))
-      #expect(try await kept(bench).map(\.endpoint) == [endpoint], "on disk it is the same")
+      #expect(try await stored(bench).map(\.endpoint) == [endpoint], "on disk it is the same")
     }
   }
 
@@ -110,50 +110,50 @@ struct EndpointCommandTests {
       await #expect(throws: WebhookStoreError.self) { try await rotation.value }
       #expect(try await change.value.endpoint.disabled != nil, "the one behind it is carried out")
       #expect(await worker.status.endpoint.secret == before.secret)
-      #expect(try await kept(bench).first?.endpoint.secret == before.secret)
+      #expect(try await stored(bench).first?.endpoint.secret == before.secret)
     }
   }
 
-  @Test("that enables it is not taken back by an older write that failed and is made again")
+  @Test("that enables it is not undone by an older write that failed and is repeated")
   func enabledSince() async throws {
     try await withEndpoint { bench, receiver, worker, gate in
-      receiver.answer { _ in .status(410) }
+      receiver.respond { _ in .status(410) }
       gate.hold(.disable)
       try await bench.initiate(1)
       try await eventually("the disabling is being written") { gate.heldCount == 1 }
       gate.release(failing: true)
-      receiver.answer { _ in .ok }
+      receiver.respond { _ in .ok }
       #expect(try await worker.change(.init(isEnabled: true)).endpoint.disabled == nil)
       bench.clock.advance(by: .seconds(2))
       try await eventually("all is delivered and written") {
         let waiting = await worker.status.waitingCount
-        let underWay = await worker.underWay
-        return waiting == 0 && underWay == 0
+        let inFlightCount = await worker.inFlightCount
+        return waiting == 0 && inFlightCount == 0
       }
       #expect(await worker.status.endpoint.disabled == nil)
-      let kept = try await kept(bench)
-      #expect(kept.first?.endpoint.disabled == nil && kept.first?.waiting == [])
+      let stored = try await stored(bench)
+      #expect(stored.first?.endpoint.disabled == nil && stored.first?.waiting == [])
     }
   }
 
   /// Answers the first URL's messages with a status once a test says so, and others with 200.
-  private func withLateAnswer(
+  private func withLateResponse(
     _ status: Int,
     _ work:
       @escaping @Sendable (
-        WebhookBench, FakeReceiver, EndpointWorker, WriteGate, _ letAnswer: @Sendable () -> Void
+        WebhookBench, FakeReceiver, EndpointWorker, WriteGate, _ letRespond: @Sendable () -> Void
       ) async throws -> Void
   ) async throws {
     try await withEndpoint { bench, receiver, worker, gate in
-      let (late, answerNow) = AsyncStream<Void>.makeStream()
-      receiver.answer { message in
+      let (late, respondNow) = AsyncStream<Void>.makeStream()
+      receiver.respond { message in
         guard message.path == "/hook" else { return .ok }
         for await _ in late {}
         return .status(status, [("Retry-After", "3600")])
       }
       try await bench.initiate(1)
       try await eventually("a call is in flight") { receiver.received.count == 1 }
-      try await work(bench, receiver, worker, gate) { answerNow.finish() }
+      try await work(bench, receiver, worker, gate) { respondNow.finish() }
     }
   }
 
@@ -162,21 +162,21 @@ struct EndpointCommandTests {
   }
 
   @Test(
-    "that changes its URL: what the former one answers late says nothing about it, and the message is sent to the new one",
+    "that changes its URL: a late response of the former URL does not count, and the message goes to the new URL",
     arguments: [410, 500, 503, 301, 200], [false, true])
-  func lateAnswer(_ code: Int, isDuringTheWrite: Bool) async throws {
-    try await withLateAnswer(code) { bench, receiver, worker, gate, letAnswer in
+  func lateResponse(_ code: Int, isDuringTheWrite: Bool) async throws {
+    try await withLateResponse(code) { bench, receiver, worker, gate, letRespond in
       if isDuringTheWrite {
         gate.hold(.configure)
         let change = Task { try await worker.change(moved(receiver)) }
         try await eventually("it is being written") { gate.heldCount == 1 }
-        letAnswer()
-        try await eventually("the answer has come") { await worker.endedMeanwhile?.count == 1 }
+        letRespond()
+        try await eventually("the response has arrived") { await worker.endedDuringWrite?.count == 1 }
         gate.release(failing: false)
         _ = try await change.value
       } else {
         _ = try await worker.change(moved(receiver))
-        letAnswer()
+        letRespond()
       }
       try await worker.rests(at: 1)
       try await eventually("nothing waits") { await worker.status.waitingCount == 0 }
@@ -186,24 +186,24 @@ struct EndpointCommandTests {
       try await bench.initiate(1)
       try await worker.rests(at: 2)
       #expect(receiver.received.map(\.path) == (code == 200 ? ["/hook", "/new"] : ["/hook", "/new", "/new"]))
-      let kept = try await kept(bench)
-      #expect(kept.map(\.endpoint) == [status.endpoint] && kept.first?.waiting == [])
+      let stored = try await stored(bench)
+      #expect(stored.map(\.endpoint) == [status.endpoint] && stored.first?.waiting == [])
     }
   }
 
-  @Test("that changes its URL and fails: what the URL answered meanwhile counts")
+  @Test("that changes its URL and fails: the URL's response in the meantime counts")
   func notMoved() async throws {
-    try await withLateAnswer(410) { bench, receiver, worker, gate, letAnswer in
+    try await withLateResponse(410) { bench, receiver, worker, gate, letRespond in
       gate.hold(.configure)
       let change = Task { try await worker.change(moved(receiver)) }
       try await eventually("it is being written") { gate.heldCount == 1 }
-      letAnswer()
-      try await eventually("the answer has come") { await worker.endedMeanwhile?.count == 1 }
+      letRespond()
+      try await eventually("the response has arrived") { await worker.endedDuringWrite?.count == 1 }
       gate.release(failing: true)
       await #expect(throws: WebhookStoreError.self) { try await change.value }
       try await eventually("it is disabled") { await worker.status.endpoint.disabled != nil }
-      try await eventually("nothing is under way") { await worker.underWay == 0 }
-      #expect(try await kept(bench).first?.endpoint.disabled != nil)
+      try await eventually("nothing is in flight") { await worker.inFlightCount == 0 }
+      #expect(try await stored(bench).first?.endpoint.disabled != nil)
     }
   }
 
@@ -219,7 +219,7 @@ struct EndpointCommandTests {
       try await worker.rests(at: 3)
       #expect(Set(receiver.ids) == Set(ids))
       try await worker.remove()
-      #expect(try await kept(bench).isEmpty)
+      #expect(try await stored(bench).isEmpty)
     }
   }
 
@@ -233,7 +233,7 @@ struct EndpointCommandTests {
       try await eventually("it is being written") { gate.heldCount == 1 }
       gate.release(failing: true)
       await #expect(throws: WebhookStoreError.self) { try await replay.value }
-      #expect(await worker.status.progress.place == 2)
+      #expect(await worker.status.progress.checkpoint == 2)
       #expect(receiver.ids.sorted() == ids.sorted())
       _ = try await worker.replay(from: 1)
       try await eventually("one is sent again") { receiver.received.count == 3 }

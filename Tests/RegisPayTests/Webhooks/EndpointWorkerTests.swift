@@ -8,7 +8,7 @@ import Testing
 /// Endpoints on a real log, a real file and real HTTP, with a calendar of the test's.
 @Suite("An endpoint")
 struct EndpointWorkerTests {
-  @Test("is told of everything from its registration on, in order, once each")
+  @Test("gets every event from its registration on, in order, once each")
   func inOrder() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
@@ -28,7 +28,7 @@ struct EndpointWorkerTests {
     }
   }
 
-  @Test("is told only of what it asked for, and its cursor moves past the rest")
+  @Test("gets only the types that it asked for, and its checkpoint moves past the rest")
   func filtered() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
@@ -42,7 +42,7 @@ struct EndpointWorkerTests {
           #expect(receiver.ids == [WebhookMessage.id(of: id, version: 2)])
         }
         let journal = try WebhookJournal.open(bench.directory, health: Health(stores: []))
-        #expect(try journal.endpoints().map(\.progress.place) == [42])
+        #expect(try journal.endpoints().map(\.progress.checkpoint) == [42])
         await journal.close()
       }
     }
@@ -56,16 +56,16 @@ struct EndpointWorkerTests {
         bench.options.failureLimit = 100
         try await bench.delivering { [bench] webhooks in
           let worker = try await webhooks.add(receiver.url)
-          receiver.answer { _ in .status(500) }
+          receiver.respond { _ in .status(500) }
           let ids = try await bench.initiate(1)
           for (index, delay) in RetrySchedule.days.enumerated() {
             try await eventually("it waits") { try await webhooks.log(of: worker).count == index + 1 }
             try await eventually("a timer is set") { bench.clock.nextWake == bench.clock.now + delay.microseconds }
             let entry = try #require(try await webhooks.log(of: worker).first)
             #expect(entry.attempt == index + 1)
-            #expect(entry.outcome == .retrying && entry.status == 500 && entry.error == "answered 500")
+            #expect(entry.outcome == .retrying && entry.status == 500 && entry.error == "responded with 500")
             #expect(entry.nextTryMicroseconds == bench.clock.now + delay.microseconds)
-            if index == RetrySchedule.days.count - 1 { receiver.answer { _ in .ok } }
+            if index == RetrySchedule.days.count - 1 { receiver.respond { _ in .ok } }
             bench.clock.advance(by: delay - .microseconds(1))
             #expect(receiver.received.count == index + 1)
             bench.clock.advance(by: .microseconds(1))
@@ -83,7 +83,7 @@ struct EndpointWorkerTests {
   func deadEndpoint() async throws {
     try await FakeReceiver.run { receiver in
       try await FakeReceiver.run { silent in
-        silent.answer { _ in
+        silent.respond { _ in
           try? await Task.sleep(for: .seconds(3_600))
           return .ok
         }
@@ -98,7 +98,7 @@ struct EndpointWorkerTests {
             try await eventually("the dead one is tried") { await dead.status.waitingCount > 0 }
             // Bounded: what it can't take stays on the log.
             #expect(await dead.status.waitingCount <= 8 + 5)
-            #expect(await slow.status.progress.place == 0)
+            #expect(await slow.status.progress.checkpoint == 0)
             #expect(silent.received.count <= 8)
           }
         }
@@ -115,13 +115,13 @@ struct EndpointWorkerTests {
         bench.options.schedule.delays = [.seconds(86_400)]
         try await bench.delivering { [bench] webhooks in
           let worker = try await webhooks.add(receiver.url)
-          receiver.answer { _ in .status(502) }
+          receiver.respond { _ in .status(502) }
           let ids = try await bench.initiate(300)
           try await eventually("it is known to fail") { await worker.isFailing }
-          try await eventually("it rests") { await worker.underWay == 0 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
           let tried = receiver.received.count
           #expect(tried < 20)
-          receiver.answer { _ in .ok }
+          receiver.respond { _ in .ok }
           bench.clock.advance(by: .seconds(5 * 60))
           try await worker.rests(at: 300)
           try await eventually("nothing waits") { await worker.status.waitingCount == 0 }
@@ -142,22 +142,22 @@ struct EndpointWorkerTests {
         bench.options.schedule.delays = [.seconds(3_600)]
         try await bench.delivering { [bench] webhooks in
           let worker = try await webhooks.add(receiver.url)
-          receiver.answer { _ in .status(500) }
+          receiver.respond { _ in .status(500) }
           try await bench.initiate(100)
           try await eventually("it is full") { await worker.status.waitingCount == 10 }
-          try await eventually("it rests") { await worker.underWay == 0 }
-          #expect(await worker.status.progress.place == 10)
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
+          #expect(await worker.status.progress.checkpoint == 10)
           #expect(receiver.received.count == 10)
         }
       }
     }
   }
 
-  @Test("goes on after a restart where it was: what waits keeps its time, and nothing is left out or read again")
+  @Test("resumes after a restart: waiting messages keep their time, and no event is skipped or read again")
   func restart() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
-        receiver.answer { message in
+        receiver.respond { message in
           (try? message.json()["data"]?["amount"]) == .number("0.02") ? .status(500) : .ok
         }
         let ids = Mutex<[String]>([])
@@ -173,7 +173,7 @@ struct EndpointWorkerTests {
         // While it is down, more happens, and less time passes than the retry waits for.
         let more = try await bench.initiate(5)
         bench.clock.advance(by: .seconds(4))
-        receiver.answer { _ in .ok }
+        receiver.respond { _ in .ok }
         try await bench.delivering { webhooks in
           let worker = try #require(webhooks.all.first)
           try await worker.rests(at: 10)
@@ -189,12 +189,12 @@ struct EndpointWorkerTests {
     }
   }
 
-  @Test("gets what was under way when the server was cut off once more, with the same id")
+  @Test("gets a message that was in flight when the server was cut off again, with the same id")
   func cutOff() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
         let ids = Mutex<[String]>([])
-        receiver.answer { _ in
+        receiver.respond { _ in
           try? await Task.sleep(for: .seconds(3_600))
           return .ok
         }
@@ -202,9 +202,9 @@ struct EndpointWorkerTests {
           _ = try await webhooks.add(receiver.url)
           let first = try await bench.initiate(3)
           ids.withLock { $0 = first }
-          try await eventually("all are under way") { receiver.received.count == 3 }
+          try await eventually("all are in flight") { receiver.received.count == 3 }
         }
-        receiver.answer { _ in .ok }
+        receiver.respond { _ in .ok }
         try await bench.delivering { webhooks in
           try await webhooks.all[0].rests(at: 3)
           #expect(receiver.received.count == 6)
@@ -215,22 +215,22 @@ struct EndpointWorkerTests {
     }
   }
 
-  @Test("that answers 410 is disabled with the reason, at the next start too, and goes on where it was when enabled")
+  @Test("that responds with 410 is disabled with the reason, also after a restart, and resumes when enabled")
   func gone() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
         var bench = bench
         bench.options.callLimit = 1
-        receiver.answer { _ in .status(410) }
+        receiver.respond { _ in .status(410) }
         try await bench.delivering { [bench] webhooks in
           let worker = try await webhooks.add(receiver.url)
           try await bench.initiate(4)
           try await eventually("it is disabled") { await worker.status.endpoint.disabled != nil }
-          try await eventually("it rests") { await worker.underWay == 0 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
           #expect(await worker.status.endpoint.disabled?.reason.contains("410") == true)
           #expect(try await webhooks.log(of: worker).map(\.outcome) == [.disabled])
         }
-        receiver.answer { _ in .ok }
+        receiver.respond { _ in .ok }
         try await bench.delivering { [bench] webhooks in
           let worker = webhooks.all[0]
           bench.clock.advance(by: .seconds(7 * 86_400))
@@ -261,19 +261,19 @@ struct EndpointWorkerTests {
         try await bench.initiate(1)
         try await worker.rests(at: 1)
         bench.clock.advance(by: .seconds(60))
-        receiver.answer { _ in .status(500) }
+        receiver.respond { _ in .status(500) }
         try await bench.initiate(1)
         for count in 1...2 {
           try await eventually("it waits") { await worker.status.waitingCount == 1 }
-          try await eventually("it rests") { await worker.underWay == 0 && receiver.received.count == count + 1 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 && receiver.received.count == count + 1 }
           try await eventually("a timer is set") { bench.clock.nextWake != nil }
           bench.clock.advance(by: .seconds(3_600))
         }
         try await eventually("it is disabled") { await worker.status.endpoint.disabled != nil }
         let reason = try #require(await worker.status.endpoint.disabled?.reason)
-        #expect(reason.contains("Nothing has been delivered since") && reason.contains("answered 500"))
+        #expect(reason.contains("Nothing has been delivered since") && reason.contains("responded with 500"))
         #expect(health.warnings == ["webhook \(worker.id) is disabled: \(reason)"])
-        receiver.answer { _ in .ok }
+        receiver.respond { _ in .ok }
         _ = try await worker.change(.init(isEnabled: true))
         #expect(health.warnings.isEmpty)
         try await eventually("it is delivered") { await worker.status.waitingCount == 0 }
@@ -285,13 +285,13 @@ struct EndpointWorkerTests {
     }
   }
 
-  @Test("that takes all but one message goes on without it, and the log of deliveries says so")
+  @Test("that accepts all but one message continues without it, and the list of deliveries shows it")
   func givenUp() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
         var bench = bench
         bench.options.schedule.delays = [.seconds(60)]
-        receiver.answer { message in
+        receiver.respond { message in
           (try? message.json()["data"]?["amount"]) == .number("0.02") ? .status(400) : .ok
         }
         try await bench.delivering { [bench] webhooks in
@@ -299,13 +299,13 @@ struct EndpointWorkerTests {
           let ids = try await bench.initiate(3)
           try await worker.rests(at: 3)
           bench.clock.advance(by: .seconds(60))
-          try await eventually("it is given up") { await worker.status.waitingCount == 0 }
+          try await eventually("the message is given up") { await worker.status.waitingCount == 0 }
           #expect(await worker.status.endpoint.disabled == nil)
-          try await eventually("it is told") { try await webhooks.log(of: worker).count == 4 }
+          try await eventually("it is listed") { try await webhooks.log(of: worker).count == 4 }
           let entry = try #require(try await webhooks.log(of: worker).first)
           #expect(entry.event == ids[1] && entry.outcome == .givenUp && entry.attempt == 2)
           // It can still be asked for.
-          receiver.answer { _ in .ok }
+          receiver.respond { _ in .ok }
           _ = try await worker.replay(1)
           try await eventually("it is sent") { receiver.received.count == 5 }
           #expect(receiver.ids.last == ids[1])
@@ -320,14 +320,14 @@ struct EndpointWorkerTests {
       try await WebhookBench.run { bench in
         var bench = bench
         bench.options.callLimit = 1
-        receiver.answer { _ in .status(status, [("Retry-After", "600")]) }
+        receiver.respond { _ in .status(status, [("Retry-After", "600")]) }
         try await bench.delivering { [bench] webhooks in
           let worker = try await webhooks.add(receiver.url)
           let ids = try await bench.initiate(5)
           try await eventually("it waits") { await worker.status.waitingCount == 1 }
-          try await eventually("it rests") { await worker.underWay == 0 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
           try await eventually("a timer is set") { bench.clock.nextWake == bench.clock.now + 1_000_000 * 600 }
-          receiver.answer { _ in .ok }
+          receiver.respond { _ in .ok }
           bench.clock.advance(by: .seconds(599))
           #expect(receiver.received.count == 1)
           bench.clock.advance(by: .seconds(1))
@@ -348,11 +348,11 @@ struct EndpointWorkerTests {
           let worker = try await webhooks.add(receiver.url)
           let ids = try await bench.initiate(10)
           try await worker.rests(at: 10)
-          #expect(try await worker.replay(from: 6).progress.place == 6)
+          #expect(try await worker.replay(from: 6).progress.checkpoint == 6)
           try await worker.rests(at: 10)
           #expect(receiver.ids == ids + ids[6...])
           // Forward leaves nothing out.
-          #expect(try await worker.replay(from: 1_000).progress.place == 10)
+          #expect(try await worker.replay(from: 1_000).progress.checkpoint == 10)
         }
       }
     }
@@ -391,12 +391,12 @@ struct EndpointWorkerTests {
         var bench = bench
         let lines = LineCollector()
         bench.logger = lines.logger
-        receiver.answer { _ in .status(410) }
+        receiver.respond { _ in .status(410) }
         try await bench.delivering { [bench] webhooks in
           let worker = try await webhooks.add(receiver.url)
           try await bench.initiate(bench.options.callLimit)
           try await eventually("all have ended") {
-            let isAtRest = await worker.underWay == 0
+            let isAtRest = await worker.inFlightCount == 0
             let waiting = await worker.status.waitingCount
             return isAtRest && waiting > 0
           }
@@ -406,13 +406,13 @@ struct EndpointWorkerTests {
     }
   }
 
-  @Test("that is removed is told nothing more, and nothing of it is kept")
+  @Test("that is removed gets nothing more, and nothing of it is stored")
   func removed() async throws {
     try await FakeReceiver.run { receiver in
       try await WebhookBench.run { bench in
         try await bench.delivering { webhooks in
           let worker = try await webhooks.add(receiver.url)
-          receiver.answer { _ in .status(500) }
+          receiver.respond { _ in .status(500) }
           try await bench.initiate(3)
           try await eventually("they wait") { await worker.status.waitingCount == 3 }
           try await webhooks.remove(worker)
@@ -442,14 +442,14 @@ struct EndpointWorkerTests {
           let worker = try await webhooks.add(receiver.url + "?token=verysecret")
           let old = await worker.endpoint.secret.revealed
           let new = try await worker.rotate().secret.revealed
-          receiver.answer { _ in .status(500) }
+          receiver.respond { _ in .status(500) }
           try await bench.initiate(5)
           try await eventually("they wait") { await worker.status.waitingCount > 0 }
-          try await eventually("it rests") { await worker.underWay == 0 }
+          try await eventually("it rests") { await worker.inFlightCount == 0 }
           bench.clock.advance(by: .seconds(600))
           try await eventually("it is disabled") { await worker.status.endpoint.disabled != nil }
           let text = lines.text
-          #expect(text.contains("an endpoint is disabled") && text.contains(worker.id))
+          #expect(text.contains("webhook endpoint disabled") && text.contains(worker.id))
           for secret in [old, new] {
             #expect(!text.contains(secret.dropFirst("whsec_".count)))
           }

@@ -5,7 +5,7 @@ import Synchronization
 
 @testable import RegisPay
 
-/// A receiver of webhooks in this process, over real HTTP, that answers as it is told and remembers what came.
+/// A receiver of webhooks in this process, over real HTTP, with configurable responses. It records what it receives.
 final class FakeReceiver: Sendable {
   struct Received: Sendable {
     var path: String
@@ -30,23 +30,23 @@ final class FakeReceiver: Sendable {
 
   typealias Answer = @Sendable (Received) async -> Reply
 
-  private let answer: Mutex<Answer>
+  private let respond: Mutex<Answer>
   private let messages = Mutex<[Received]>([])
   private let port = Mutex(0)
 
-  private init(_ answer: @escaping Answer) { self.answer = Mutex(answer) }
+  private init(_ respond: @escaping Answer) { self.respond = Mutex(respond) }
 
   var url: String { "http://127.0.0.1:\(port.withLock { $0 })/hook" }
   var received: [Received] { messages.withLock { $0 } }
   var ids: [String] { received.map(\.id) }
 
-  func answer(_ answer: @escaping Answer) { self.answer.withLock { $0 = answer } }
+  func respond(_ respond: @escaping Answer) { self.respond.withLock { $0 = respond } }
 
   /// Runs one while `work` runs.
   static func run(
-    _ answer: @escaping Answer = { _ in .ok }, _ work: @escaping @Sendable (FakeReceiver) async throws -> Void
+    _ respond: @escaping Answer = { _ in .ok }, _ work: @escaping @Sendable (FakeReceiver) async throws -> Void
   ) async throws {
-    let receiver = FakeReceiver(answer)
+    let receiver = FakeReceiver(respond)
     let router = Router()
     router.add(middleware: ReceiverMiddleware(receiver: receiver))
     try await withApplication(router) { port in
@@ -57,7 +57,7 @@ final class FakeReceiver: Sendable {
 
   fileprivate func take(_ message: Received) async -> Reply {
     messages.withLock { $0.append(message) }
-    return await answer.withLock { $0 }(message)
+    return await respond.withLock { $0 }(message)
   }
 }
 

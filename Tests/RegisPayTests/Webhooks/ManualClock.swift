@@ -13,7 +13,7 @@ final class ManualClock: Sendable {
 
   private struct State {
     var now: UInt64 = 1_800_000_000_000_000
-    var passed: UInt64 = 0
+    var elapsed: UInt64 = 0
     var count = 0
     var sleepers: [Sleeper] = []
     /// Those that were cancelled before they slept.
@@ -26,22 +26,22 @@ final class ManualClock: Sendable {
 
   /// When the first sleeper wakes, by the calendar as it is set.
   var nextWake: UInt64? {
-    state.withLock { state in state.sleepers.map { state.now + $0.until - state.passed }.min() }
+    state.withLock { state in state.sleepers.map { state.now + $0.until - state.elapsed }.min() }
   }
 
   var clock: WebhookClock {
     WebhookClock(
-      look: { self.state.withLock { .init(now: $0.now, passed: $0.passed) } },
+      read: { self.state.withLock { .init(now: $0.now, elapsed: $0.elapsed) } },
       sleep: { await self.sleep(until: $0) })
   }
 
   func advance(by duration: Duration) {
     let woken = state.withLock { state in
       state.now += duration.microseconds
-      state.passed += duration.microseconds
-      let passed = state.passed
-      defer { state.sleepers.removeAll { $0.until <= passed } }
-      return state.sleepers.filter { $0.until <= passed }
+      state.elapsed += duration.microseconds
+      let elapsed = state.elapsed
+      defer { state.sleepers.removeAll { $0.until <= elapsed } }
+      return state.sleepers.filter { $0.until <= elapsed }
     }
     for sleeper in woken { sleeper.continuation.resume() }
   }
@@ -59,7 +59,7 @@ final class ManualClock: Sendable {
     await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
         let isOver = state.withLock { state in
-          if state.passed >= until || state.cancelled.remove(number) != nil { return true }
+          if state.elapsed >= until || state.cancelled.remove(number) != nil { return true }
           state.sleepers.append(Sleeper(until: until, number: number, continuation: continuation))
           return false
         }

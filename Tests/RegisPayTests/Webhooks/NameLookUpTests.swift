@@ -4,7 +4,7 @@ import Testing
 
 @testable import RegisPay
 
-/// Name servers that answer when a test says so.
+/// Name servers that respond when a test lets them.
 @Suite("Looking names up")
 struct NameLookUpTests {
   /// Blocks each look-up, as the system's resolver does, until ``release()``.
@@ -24,7 +24,7 @@ struct NameLookUpTests {
     }
   }
 
-  @Test("tasks that ask for one name share one thread and its answer, and the next to ask asks the servers again")
+  @Test("tasks that need one name share one thread and its result, and a later task asks the servers again")
   func shared() async throws {
     let server = NameServer()
     let lookUps = NameLookUps(threadLimit: 1, lookUp: server.lookUp)
@@ -93,8 +93,8 @@ struct NameLookUpTests {
             let before = refusals.load(ordering: .relaxed)
             if before > 0 { bench.clock.advance(by: .seconds(1)) }
             try await eventually("there is no room, and it rests") {
-              let underWay = await worker.underWay
-              return underWay == 0 && refusals.load(ordering: .relaxed) > before
+              let inFlightCount = await worker.inFlightCount
+              return inFlightCount == 0 && refusals.load(ordering: .relaxed) > before
             }
             #expect(refusals.load(ordering: .relaxed) - before <= 8, "at most the calls in flight, each second")
             #expect(await worker.status.progress.failuresInRow == 0)
@@ -124,8 +124,8 @@ struct NameLookUpTests {
           let worker = try await webhooks.add(receiver.url)
           let ids = try await bench.initiate(5)
           try await eventually("they wait") {
-            let (waiting, underWay) = (await worker.status.waitingCount, await worker.underWay)
-            return waiting > 0 && underWay == 0
+            let (waiting, inFlightCount) = (await worker.status.waitingCount, await worker.inFlightCount)
+            return waiting > 0 && inFlightCount == 0
           }
           #expect(await worker.status.progress.failuresInRow == 0)
           #expect(receiver.ids.isEmpty)

@@ -40,13 +40,13 @@ struct WebhookMessageTests {
   func ids() throws {
     let payment = PaymentID.random()
     let id = WebhookMessage.id(of: payment, version: 12)
-    let place = try #require(WebhookMessage.place(of: id))
-    #expect(place.payment == payment && place.version == 12)
+    let named = try #require(WebhookMessage.paymentAndVersion(of: id))
+    #expect(named.payment == payment && named.version == 12)
     #expect(!id.contains("."))
     for text in [
       "", "msg_", "msg_\(payment)", "msg_\(payment)_0", "msg_\(payment)_01", "msg_\(payment)_1_1", "\(payment)_1",
     ] {
-      #expect(WebhookMessage.place(of: text) == nil, "\(text)")
+      #expect(WebhookMessage.paymentAndVersion(of: text) == nil, "\(text)")
     }
   }
 

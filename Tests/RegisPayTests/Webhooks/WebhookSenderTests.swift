@@ -3,7 +3,7 @@ import Testing
 
 @testable import RegisPay
 
-/// Over real HTTP, with a resolver that answers as it is told.
+/// Over real HTTP, with a resolver whose results the tests set.
 @Suite("Sending a webhook")
 struct WebhookSenderTests {
   private static func resolver(_ answers: [String]...) -> HostResolver {
@@ -37,7 +37,7 @@ struct WebhookSenderTests {
       options.resolver = Self.resolver(["127.0.0.1"])
       let url = "http://Hooks.Example.TEST:\(Self.port(receiver))/a?b=c"
       let result = try await Self.send(url, options)
-      #expect(result == .answered(status: 200, retryAfter: nil))
+      #expect(result == .responded(status: 200, retryAfter: nil))
       let message = try #require(receiver.received.first)
       #expect(message.headers["host"] == "hooks.example.test:\(Self.port(receiver))")
       #expect(message.path == "/a?b=c")
@@ -74,13 +74,13 @@ struct WebhookSenderTests {
       let sender = WebhookSender(options: options)
       let url = try WebhookURL("http://hooks.example.test:\(Self.port(receiver))/")
       let signature = WebhookSignature(id: "msg_1", timestamp: 1, body: [], secrets: [.random()])
-      #expect(await sender.send([], to: url, signature: signature) == .answered(status: 200, retryAfter: nil))
+      #expect(await sender.send([], to: url, signature: signature) == .responded(status: 200, retryAfter: nil))
       guard case .failed = await sender.send([], to: url, signature: signature) else {
         Issue.record("a metadata address is reached")
         return
       }
       #expect(receiver.received.count == 1)
-      #expect(await sender.send([], to: url, signature: signature) == .answered(status: 200, retryAfter: nil))
+      #expect(await sender.send([], to: url, signature: signature) == .responded(status: 200, retryAfter: nil))
       await sender.close()
     }
   }
@@ -110,26 +110,26 @@ struct WebhookSenderTests {
       options.resolver = Self.resolver(["::1", "127.0.0.1"])
       let url = "http://hooks.example.test:\(Self.port(receiver))/"
       let result = try await Self.send(url, options)
-      #expect(result == .answered(status: 200, retryAfter: nil))
+      #expect(result == .responded(status: 200, retryAfter: nil))
     }
   }
 
-  @Test("a redirect is an answer, and not followed", arguments: [301, 302, 303, 307, 308])
+  @Test("a redirect counts as a response and is not followed", arguments: [301, 302, 303, 307, 308])
   func redirect(_ status: Int) async throws {
     try await FakeReceiver.run { receiver in
-      receiver.answer { [url = receiver.url] _ in .status(status, [("Location", url)]) }
+      receiver.respond { [url = receiver.url] _ in .status(status, [("Location", url)]) }
       var options = WebhookOptions()
       options.allowsPrivate = true
       let result = try await Self.send(receiver.url, options)
-      #expect(result == .answered(status: status, retryAfter: nil))
+      #expect(result == .responded(status: status, retryAfter: nil))
       #expect(receiver.received.count == 1)
     }
   }
 
-  @Test("an answer that does not come is given up after the time limit, and a dead name server too")
+  @Test("a missing response ends the try after the time limit, and a dead name server too")
   func timeLimit() async throws {
     try await FakeReceiver.run { receiver in
-      receiver.answer { _ in
+      receiver.respond { _ in
         try? await Task.sleep(for: .seconds(3_600))
         return .ok
       }
@@ -143,27 +143,27 @@ struct WebhookSenderTests {
         return !receiver.received.isEmpty
       }
       guard case .failed(let reason) = result else { throw Unexpected(result: result) }
-      #expect(reason.contains(" within ") || reason.contains("imeout") || reason.contains("eadline"))
+      #expect(reason.contains("no response within") || reason.contains("imeout") || reason.contains("eadline"))
       options.resolver = HostResolver { _, _ throws(HostResolver.Failure) in
         try? await Task.sleep(for: .seconds(3_600))
         throw HostResolver.Failure.unresolved(reason: "too late")
       }
       let unresolved = try await Self.send("https://hooks.example.test/", options)
-      #expect(unresolved == .failed(reason: "no answer within 0.2 seconds"))
+      #expect(unresolved == .failed(reason: "no response within 0.2 seconds"))
     }
   }
 
-  @Test("what the receiver asks to be waited for is told, if it is a number", arguments: [("120", 120), ("0", 0)])
+  @Test("the receiver's Retry-After is returned if it is a number", arguments: [("120", 120), ("0", 0)])
   func retryAfter(_ field: String, _ seconds: Int) async throws {
     try await FakeReceiver.run { receiver in
-      receiver.answer { _ in .status(503, [("Retry-After", field)]) }
+      receiver.respond { _ in .status(503, [("Retry-After", field)]) }
       var options = WebhookOptions()
       options.allowsPrivate = true
       let result = try await Self.send(receiver.url, options)
-      #expect(result == .answered(status: 503, retryAfter: .seconds(seconds)))
-      receiver.answer { _ in .status(503, [("Retry-After", "-1")]) }
+      #expect(result == .responded(status: 503, retryAfter: .seconds(seconds)))
+      receiver.respond { _ in .status(503, [("Retry-After", "-1")]) }
       let second = try await Self.send(receiver.url, options)
-      #expect(second == .answered(status: 503, retryAfter: nil))
+      #expect(second == .responded(status: 503, retryAfter: nil))
     }
   }
 

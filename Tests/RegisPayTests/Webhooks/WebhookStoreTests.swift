@@ -23,17 +23,18 @@ struct WebhookStoreTests {
       var second = try endpoint()
       (second.events, second.previousSecret, second.disabled) = (nil, nil, nil)
       let progress = WebhookProgress(
-        place: 9, failuresInRow: 3, failingSinceMicroseconds: 10, lastSuccessMicroseconds: 11, heldUntilMicroseconds: 12
+        checkpoint: 9, failuresInRow: 3, failingSinceMicroseconds: 10, lastSuccessMicroseconds: 11,
+        heldUntilMicroseconds: 12
       )
       let event = WaitingEvent(offset: 4, attempts: 2, firstTryMicroseconds: 13, dueMicroseconds: 14)
       try await journal.write([
-        .add(first, progress), .add(second, WebhookProgress(place: 0)), .wait(id: first.id, event),
+        .add(first, progress), .add(second, WebhookProgress(checkpoint: 0)), .wait(id: first.id, event),
       ])
       let again = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
-      let kept = try again.endpoints()
-      #expect(kept.map(\.endpoint) == [first, second])
-      #expect(kept.map(\.progress) == [progress, WebhookProgress(place: 0)])
-      #expect(kept.map(\.waiting) == [[event], []])
+      let stored = try again.endpoints()
+      #expect(stored.map(\.endpoint) == [first, second])
+      #expect(stored.map(\.progress) == [progress, WebhookProgress(checkpoint: 0)])
+      #expect(stored.map(\.waiting) == [[event], []])
       await again.close()
       await journal.close()
     }
@@ -43,7 +44,7 @@ struct WebhookStoreTests {
   func rights() async throws {
     try await withTemporaryFolder { folder in
       let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
-      try await journal.write([.add(try endpoint(), WebhookProgress(place: 0))])
+      try await journal.write([.add(try endpoint(), WebhookProgress(checkpoint: 0))])
       let manager = FileManager.default
       #expect(try manager.attributesOfItem(atPath: folder + "/webhooks")[.posixPermissions] as? Int == 0o700)
       let names = try manager.contentsOfDirectory(atPath: folder + "/webhooks")
@@ -57,7 +58,8 @@ struct WebhookStoreTests {
   }
 
   @Test(
-    "a file that could not be written is told of until it can, though nobody writes, and never said to be moved away")
+    "a file that can't be written is reported until it can, also without further writes, and the advice never says to move it away"
+  )
   func healthEnds() async throws {
     try await withTemporaryFolder { folder in
       let isFull = Mutex(true)
@@ -66,7 +68,7 @@ struct WebhookStoreTests {
         if isFull.withLock({ $0 }) { throw DatabaseError(resultCode: .SQLITE_FULL) }
       }
       await #expect(throws: WebhookStoreError.self) {
-        try await journal.write([.add(try endpoint(), WebhookProgress(place: 0))])
+        try await journal.write([.add(try endpoint(), WebhookProgress(checkpoint: 0))])
       }
       let problem = try #require(health.problems.first)
       #expect(problem.contains("keep it") && !problem.contains("move it away"), "\(problem)")
@@ -81,15 +83,17 @@ struct WebhookStoreTests {
   func overwritten() async throws {
     try await withTemporaryFolder { folder in
       let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
-      var kept = try endpoint()
+      var stored = try endpoint()
       let removed = try endpoint()
-      let old = kept.secret
-      try await journal.write([.add(kept, WebhookProgress(place: 0)), .add(removed, WebhookProgress(place: 0))])
-      kept.secret = .random()
-      try await journal.write([.configure(kept), .remove(id: removed.id)])
+      let old = stored.secret
+      try await journal.write([
+        .add(stored, WebhookProgress(checkpoint: 0)), .add(removed, WebhookProgress(checkpoint: 0)),
+      ])
+      stored.secret = .random()
+      try await journal.write([.configure(stored), .remove(id: removed.id)])
       await journal.close()
       let bytes = try Data(contentsOf: URL(fileURLWithPath: folder + "/webhooks/webhooks.sqlite"))
-      #expect(bytes.range(of: Data(kept.secret.bytes)) != nil)
+      #expect(bytes.range(of: Data(stored.secret.bytes)) != nil)
       for gone in [old, removed.secret] { #expect(bytes.range(of: Data(gone.bytes)) == nil) }
     }
   }

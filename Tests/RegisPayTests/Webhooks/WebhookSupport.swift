@@ -73,9 +73,9 @@ extension Webhooks {
 }
 
 extension EndpointWorker {
-  /// Waits until it has nothing under way and has come to this place.
+  /// Waits until it has nothing in flight and its checkpoint is at this offset.
   nonisolated func rests(at place: UInt64) async throws {
-    try await eventually("the endpoint is at \(place)") { await self.status.progress.place == place }
-    try await eventually("nothing is under way") { await self.underWay == 0 }
+    try await eventually("the endpoint is at \(place)") { await self.status.progress.checkpoint == place }
+    try await eventually("nothing is in flight") { await self.inFlightCount == 0 }
   }
 }

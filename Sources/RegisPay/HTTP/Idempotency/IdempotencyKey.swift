@@ -2,20 +2,20 @@ import Crypto
 import HTTPTypes
 import Hummingbird
 
-/// A request's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): made again with the same key, it has no
-/// second effect and gets the first answer.
+/// A request's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header). A repeat with the same key has no second effect and
+/// gets the first response.
 struct IdempotencyKey: Sendable, Hashable {
   /// Bytes of a key.
   static let byteLimit = 255
 
-  /// Of the key and whose it is: two clients may choose the same.
+  /// The digest of the key and its owner: two clients may choose the same key.
   let digest: String
-  /// Under which an earlier version may have kept it.
+  /// The digests that an earlier version may have used for the key.
   let formerDigests: [String]
-  /// Of all that makes the request what it is.
+  /// The digest of method, path and body.
   let fingerprint: String
 
-  /// - Parameter owner: who asks.
+  /// - Parameter owner: the owner of the request's API key.
   /// - Returns: nil for a request without a key.
   init?(_ request: Request, body: [UInt8], owner: RequestOwner) throws(Problem) {
     let values = request.headers[values: .idempotencyKey]

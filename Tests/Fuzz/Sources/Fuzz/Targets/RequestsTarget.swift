@@ -110,7 +110,8 @@ enum RequestsTarget {
       do {
         let pipeline = channel.pipeline.syncOperations
         try pipeline.addHandler(HalfClosing())
-        try ConnectionGuard(limits: limits, table: table, own: RequestsTarget.own).addHandlers(to: pipeline)
+        try ConnectionGuard(limits: limits, table: table, internalToken: RequestsTarget.internalToken).addHandlers(
+          to: pipeline)
         try pipeline.addHandler(
           HTTPServerHandler(
             responder: server, idleTime: TimeAmount(limits.idleTime),
@@ -163,7 +164,7 @@ enum RequestsTarget {
     }
   }
 
-  private static let own = InternalToken()
+  private static let internalToken = InternalToken()
 }
 
 /// An embedded channel knows no closing of one side: here it goes on reading after its output is closed, as a socket does.

@@ -2,27 +2,27 @@ import HTTPTypes
 import Hummingbird
 
 extension Problem: HTTPResponseError {
-  var answer: Response {
+  var response: Response {
     var response = Response(json: json, status: status, contentType: "application/problem+json")
     for header in headers { response.headers[header.name] = header.value }
     return response
   }
 
-  func response(from request: Request, context: some RequestContext) throws -> Response { answer }
+  func response(from request: Request, context: some RequestContext) throws -> Response { self.response }
 }
 
 extension Problem {
   static func incomplete(_ id: PaymentID, _ missing: ClosedRange<UInt64>) -> Problem {
     Problem(
       status: .internalServerError, name: "payment-incomplete",
-      detail: "\(PaymentLogError.incomplete(id, missing: missing)). Only a backup from before can have them.")
+      detail: "\(PaymentLogError.incomplete(id, missing: missing)). Only an earlier backup can have them.")
   }
 
   static func damaged(_ id: PaymentID) -> Problem {
     Problem(
       status: .internalServerError, name: "payment-incomplete",
       detail: "Some events of payment \(id) can't be read, since the log is damaged there; nothing was changed. "
-        + "Only a backup from before can have them. GET /health says where.")
+        + "Only an earlier backup can have them. GET /health says where the damage is.")
   }
 
   static func newerEvent(_ id: PaymentID, _ event: PaymentLog.NewerEvent) -> Problem {
@@ -31,7 +31,7 @@ extension Problem {
       detail: "Nothing was changed: \(PaymentLogError.newerEvent(id, event)). Only that program can decide on it.")
   }
 
-  /// What was asked can't be done to the payment as it is.
+  /// The payment's state does not allow the command.
   init(_ refusal: PaymentRefusal) { self.init(refusal: refusal.name, "\(refusal)") }
 
   init(refusal name: String, _ detail: String) {
@@ -47,7 +47,7 @@ extension Response {
   init(bytes: [UInt8], status: HTTPResponse.Status = .ok, contentType: String) {
     self.init(
       status: status,
-      // Nothing here may be guessed to be something else, or kept by a cache.
+      // No client may guess another content type, and no cache may store the response.
       headers: [.contentType: contentType, .xContentTypeOptions: "nosniff", .cacheControl: "no-store"],
       body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
   }

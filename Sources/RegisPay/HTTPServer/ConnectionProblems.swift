@@ -1,0 +1,29 @@
+/// What ``ConnectionGuard`` responds to a request that exceeds a limit or is not HTTP.
+extension Problem {
+  static func headTooLarge(_ limits: HTTPLimits) -> Problem {
+    Problem(
+      status: .requestHeaderFieldsTooLarge, name: "head-too-large",
+      detail: "A request's head may have at most \(limits.headBytes) bytes and \(limits.headFields) fields.")
+  }
+
+  static func uriTooLong(limit: Int) -> Problem {
+    Problem(status: .uriTooLong, name: "uri-too-long", detail: "Path and query may have at most \(limit) bytes.")
+  }
+
+  static func bodyTooLarge(limit: Int) -> Problem {
+    Problem(
+      status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
+  }
+
+  static let versionNotSupported = Problem(
+    status: .httpVersionNotSupported, name: "version-not-supported", detail: "This server speaks HTTP/1.1 and HTTP/1.0."
+  )
+
+  static let methodNotImplemented = Problem(
+    status: .notImplemented, name: "method-not-implemented", detail: "This server has no such method.")
+
+  static let malformed = Problem.badRequest("This is not an HTTP/1.1 request.")
+
+  static let tooSlow = Problem(
+    status: .requestTimeout, name: "too-slow", detail: "The request did not arrive in time.")
+}

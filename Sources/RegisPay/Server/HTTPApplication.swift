@@ -1,0 +1,57 @@
+import Hummingbird
+import HummingbirdCore
+import Logging
+import NIOCore
+import ServiceLifecycle
+
+/// Builds the HTTP side of a server: routes, middlewares and the listening socket.
+struct HTTPApplication {
+  let options: ServerOptions
+  let logger: Logger
+
+  /// - Parameter onRunning: called with the address once the server listens.
+  func make(_ parts: ServerParts, onRunning: @escaping @Sendable (String) -> Void) -> some ApplicationProtocol {
+    let responder = routes(parts).buildResponder()
+    let (limits, internalToken) = (options.limits, parts.internalToken)
+    let table = ConnectionTable(limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress)
+    return Application(
+      responder: responder,
+      server: HTTPServerBuilder { [logger] _ in
+        HTTPServerChannel(
+          responder: responder, limits: limits, table: table, internalToken: internalToken, logger: logger)
+      },
+      configuration: .init(address: .hostname(options.host, port: options.port)),
+      onServerRunning: { [options] channel in
+        onRunning(Server.url(host: options.host, port: channel.localAddress?.port ?? options.port))
+      }, logger: logger)
+  }
+
+  private func routes(_ parts: ServerParts) -> Routes {
+    let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
+    routes.add(middleware: ProblemMiddleware())
+    routes.add(middleware: access(parts))
+    routes.add(middleware: TargetMiddleware())
+    let (log, projection) = (parts.log, parts.projection)
+    WebRoutes().add(to: routes)
+    HealthRoutes(health: parts.health).add(to: routes)
+    PaymentRoutes(
+      log: log, requests: IdempotencyStore(follower: log.follower, lifetime: options.requestLifetime),
+      projection: projection, board: parts.retryStatus
+    ).add(to: routes)
+    EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
+    ConsumerRoutes(log: log, consumers: parts.consumers, board: parts.retryStatus, projection: projection)
+      .add(to: routes)
+    OpenAPIRoutes().add(to: routes)
+    WebhookRoutes(webhooks: parts.webhooks).add(to: routes)
+    SimulatorRoutes(simulator: parts.simulator, ledger: Ledger(follower: parts.simulator.follower)).add(to: routes)
+    return routes
+  }
+
+  private func access(_ parts: ServerParts) -> AccessMiddleware {
+    AccessMiddleware(
+      keys: parts.keys, internalToken: parts.internalToken,
+      browser: BrowserProtection(listeningOn: options.host, allowedHosts: options.allowedHosts),
+      isLoopback: options.isLoopback,
+      rate: options.limits.requestsPerSecond.map { RateLimiter(perSecond: $0, burst: $0 * HTTPLimits.burstSeconds) })
+  }
+}

@@ -1,0 +1,16 @@
+import LogStore
+
+/// The parts of a running server that its routes and services share.
+struct ServerParts: Sendable {
+  let log: PaymentLog
+  let simulator: Simulator
+  let health: Health
+  let start: CarefulStart
+  let projection: PaymentProjection
+  let webhooks: Webhooks
+  let keys: KeyWatch
+  /// For the simulators in this server, and no other server.
+  let internalToken = InternalToken()
+  let retryStatus = RetryStatus()
+  let consumers = ConsumerRegistry()
+}
