@@ -46,7 +46,7 @@ extension CommitLoop {
     }
   }
 
-  /// Refuses an append one of whose events would get an offset or a version that the format has no room for.
+  /// The error if an event of the append would get an offset or a version that the format has no room for.
   private func limitReached(by append: EncodedAppend) -> LogStoreError? {
     let count = UInt64(append.eventCount)
     guard count > 0 else { return nil }

@@ -241,7 +241,7 @@ extension LogReader {
   /// replaced or removed, the reader ends within about a second, with ``LogStoreError/moved(directory:reason:)``.
   ///
   /// - Parameter directory: the store's directory.
-  /// - Parameter streamCacheBytes: as ``LogStore/Options/streamCacheBytes``.
+  /// - Parameter streamCacheBytes: as ``StoreOptions/streamCacheBytes``.
   /// - Throws: ``LogStoreError/invalidArgument(_:)``, ``LogStoreError/notAStore(directory:)``,
   ///   ``LogStoreError/locked(directory:holder:)`` while a writer takes too long to open the store,
   ///   ``LogStoreError/damaged(_:)``, ``LogStoreError/unreadable(_:)``,

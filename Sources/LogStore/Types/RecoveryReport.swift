@@ -8,7 +8,7 @@ public struct RecoveryReport: Sendable, CustomStringConvertible {
   public var tornTail: Damage?
   /// The offset after the last event that was found.
   public var endOffset: UInt64
-  /// Finished segments whose file is missing, truncated or has a damaged header; see ``LogStore/Options/servesDamaged``.
+  /// Finished segments whose file is missing, truncated or has a damaged header; see ``StoreOptions/servesDamaged``.
   /// Damage within a file is found when it is read.
   public var damagedFiles: [Damage] = []
 

@@ -36,10 +36,10 @@ struct HTTPApplication {
     HealthRoutes(health: parts.health).add(to: routes)
     PaymentRoutes(
       log: log, requests: IdempotencyStore(follower: log.follower, lifetime: options.requestLifetime),
-      projection: projection, board: parts.retryStatus
+      projection: projection, retryStatus: parts.retryStatus
     ).add(to: routes)
     EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
-    ConsumerRoutes(log: log, consumers: parts.consumers, board: parts.retryStatus, projection: projection)
+    ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
       .add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: parts.webhooks).add(to: routes)

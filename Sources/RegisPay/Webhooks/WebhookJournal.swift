@@ -204,6 +204,10 @@ final class WebhookJournal: Sendable {
     }
   }
 
+  private func checkNames() throws(WebhookStoreError) {
+    if let problem = names.problem() { throw WebhookStoreError(path: path, reason: problem) }
+  }
+
   /// Closes the file after all changes are written.
   ///
   /// - Returns: the error, if any. The file and its write-ahead log are complete in any case.

@@ -97,7 +97,7 @@ actor WebhookSender {
         "webhook-timestamp": String(signature.timestamp), "webhook-signature": signature.field,
         "Content-Length": String(body.count),
       ])
-    switch await client.connections.send(.init(head: head, body: ByteBuffer(bytes: body))) {
+    switch await client.pool.send(.init(head: head, body: ByteBuffer(bytes: body))) {
     case .success(let response):
       return .responded(status: response.status, retryAfter: response.retryAfter)
     case .failure(.noSocket): return .unsent(reason: "\(CallFailure.noSocket)")

@@ -56,7 +56,7 @@ struct DamagedLogTests {
       let path = folder + "/log/00000000000000000000.log"
       damage.note(.unreadable(Damage(file: path, position: 4096, reason: "the disk can't read it")))
       #expect(damage.warnings.count == 1 && damage.warnings[0].contains("requests that need it are refused"))
-      try damage(ids[10], in: folder)
+      try self.damage(ids[10], in: folder)
       damage.recheck()
       let warnings = damage.warnings
       #expect(warnings.first?.contains("offsets 20..<21") == true, "\(warnings)")
