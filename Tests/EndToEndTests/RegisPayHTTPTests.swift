@@ -90,11 +90,20 @@ struct RegisPayHTTPTests {
       post
         + "Transfer-Encoding: Chunked\r\n\r\n00A;a=\"b\"\r\n\(json.prefix(10))\r\n13\r\n\(json.dropFirst(10))\r\n0\r\n"
         + "X: y\r\n\r\n", good, kept),
+    Claim("6.2, a length of 2^63", post + "Content-Length: 9223372036854775808\r\n\r\n", "1.1 413"),
+    // Decoding them would hold up the other connections of the event loop.
+    Claim(
+      "7.1, 60,000 chunks of one byte",
+      post + "Transfer-Encoding: chunked\r\n\r\n" + String(repeating: "1\r\n \r\n", count: 60_000) + "0\r\n\r\n",
+      "1.1 413"),
     Claim("7.1, a chunk of 2^64", post + "Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n", bad),
     Claim("9.3, kept alive", "\(alive)\r\n", good, kept),
     Claim("9.3, close", "\(alive)Connection: close\r\n\r\n", good),
     Claim("9.3, close in a list", "\(alive)Connection: TE, Close\r\nTE: trailers\r\n\r\n", good),
     Claim("9.3, close in a second field", "\(alive)Connection: keep-alive\r\nConnection: close\r\n\r\n", good),
+    // Of no specification, but the decoder obeys it: both sides must think the same of the connection.
+    Claim("9.3, close for a proxy", "\(alive)Proxy-Connection: close\r\n\r\n", good),
+    Claim("9.3, an upgrade for a proxy", "\(alive)Proxy-Connection: upgrade\r\nUpgrade: x\r\n\r\n", good),
     Claim(
       "9.3, HTTP/1.0 kept alive", "GET /alive HTTP/1.0\r\n\(host)Connection: Keep-Alive\r\n\r\n", "1.0 200", kept),
     Claim("9110 9.3.2, HEAD has no body", "HEAD /alive HTTP/1.1\r\n\(host)\r\n", good, kept),

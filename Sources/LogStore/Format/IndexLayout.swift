@@ -205,6 +205,12 @@ struct IndexHeader: Sendable {
       segments[segments.count - 1].baseOffset < endOffset,
       addressShift == IndexLayout.addressShift(endPosition: segments.map(\.endPosition).max() ?? 0)
     else { throw Fault(position: IndexLayout.Field.baseOffset, reason: "the index's segments are not in order") }
+    // Each begins with an event of its own.
+    guard newStreamCount <= endOffset - baseOffset else {
+      throw Fault(
+        position: IndexLayout.Field.newStreamCount,
+        reason: "\(newStreamCount) streams can't begin with \(endOffset - baseOffset) events")
+    }
     for section in IndexSection.allCases {
       sections[section.rawValue] = try IndexSectionLayout(bytes, section)
     }

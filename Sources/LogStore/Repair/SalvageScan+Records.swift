@@ -80,17 +80,40 @@ extension SalvageScan {
     return (padded, first.framePosition)
   }
 
+  /// Adds a record to the run, which is one frame of the new store: a frame that was over the limit becomes several.
+  private mutating func append(_ record: Record) throws(LogStoreError) {
+    guard let full = run else { return }
+    if !full.isSnapshot, runByteCount + record.byteCount > Limits.frameBytes - FrameHeader.byteCount - 8 {
+      var rest = full
+      rest.records = []
+      rest.isWholeFrame = false
+      try flush()
+      run = rest
+      runByteCount = 0
+    }
+    if full.records.isEmpty { runByteCount = 0 }
+    runByteCount += record.byteCount
+    run?.records.append(record)
+  }
+
   private mutating func take(_ record: Record) throws(LogStoreError) {
     guard let segment, !isStopped else { return }
     soundRecords += 1
     switch record.kind {
     case .event: break
     case .cursor, .cursorReset:
-      run?.records.append(record)
+      try append(record)
       return
     case .lostStream:
       if let stream = try? LostStream(record, in: segment) { pendingStreams.append(stream) }
       soundRuns += 1
+      return
+    }
+    let content = record.end - record.metadataPosition
+    guard content <= Limits.eventBytes else {
+      note(
+        record.position + RecordField.byteCount,
+        "metadata and payload of \(content) bytes; the limit is \(Limits.eventBytes)")
       return
     }
     let offset = segment.baseOffset + UInt64(record.relativeOffset)
@@ -114,7 +137,7 @@ extension SalvageScan {
     table.add(
       position: UInt32(record.position), to: &stream, hash: hash, name: record.name(in: segment.bytes),
       version: record.version, idKey: nil)
-    run?.records.append(record)
+    try append(record)
     next = offset + 1
     lastSaved = (offset, record.position)
     if let last = taken.last, last.upperBound == offset {

@@ -24,6 +24,8 @@ struct SalvageScan {
   /// Sound frames, or runs of sound records in damaged frames.
   var soundRuns = 0
   var soundRecords = 0
+  /// Bytes of the records of `run`.
+  var runByteCount = 0
   var isStopped = false
   /// The next offset to deliver.
   var next: UInt64

@@ -24,6 +24,10 @@ extension SalvageSource {
             reason: "the segment belongs to another store"))
         continue
       }
+      guard base < SegmentHeader.baseOffsetLimit else {
+        note(name, 32, "a segment that begins with offset \(base) is not possible")
+        continue
+      }
       if base != named {
         note(
           name, 32,

@@ -32,6 +32,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// Pause between two reads, of at most 256 KiB, of what a client sends after its last request: about 25 MiB a second.
   private static let trailingReadPause = TimeAmount.milliseconds(10)
 
+  /// Parts of bodies that are taken from what arrived at once. Each costs more than a microsecond, so 256 KiB in chunks of one byte
+  /// would hold up the loop's other connections for a tenth of a second.
+  private static let bodyPartLimit = 4_096
+
   private let limits: HTTPLimits
   private let table: ConnectionTable
   private let internalToken: InternalToken
@@ -50,6 +54,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// The client waits for `100 Continue` before it sends the body.
   private var owesContinue = false
   private var bodyBytes = 0
+  /// Parts of bodies since the last `channelReadComplete`.
+  private var bodyParts = 0
   private var isFirstRequest = true
   /// The connection ends with the response to the latest request.
   private var endsConnection = false
@@ -135,6 +141,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     case .body(let buffer):
       owesContinue = false
       bodyBytes += buffer.readableBytes
+      bodyParts += 1
+      guard bodyParts <= Self.bodyPartLimit else { return refuse(.chunksTooSmall, context) }
       guard bodyBytes <= limits.bodyBytes else {
         return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
       }
@@ -154,7 +162,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     if let path = head.path, path.utf8.count > limits.uriBytes {
       return refuse(.uriTooLong(limit: limits.uriBytes), context)
     }
-    if let length = head.headerFields[.contentLength].flatMap(Int.init), length > limits.bodyBytes {
+    // A number of digits that is no `Int` is too large, too.
+    if let text = head.headerFields[.contentLength], Int(text).map({ $0 > limits.bodyBytes }) ?? true {
       return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
     }
     // Only now: the body of a request refused at its head is not read, and the handler owes it no response.
@@ -185,6 +194,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
+    bodyParts = 0
     switch phase {
     case .serving:
       if !sawPart, reading == .nothing, pendingResponses == 0, !hasLastRequest {

@@ -15,6 +15,10 @@ extension Problem {
       status: .contentTooLarge, name: "content-too-large", detail: "The body may have at most \(limit) bytes.")
   }
 
+  static let chunksTooSmall = Problem(
+    status: .contentTooLarge, name: "chunks-too-small",
+    detail: "The body comes in too many small chunks; send larger ones.")
+
   static let versionNotSupported = Problem(
     status: .httpVersionNotSupported, name: "version-not-supported", detail: "This server speaks HTTP/1.1 and HTTP/1.0."
   )

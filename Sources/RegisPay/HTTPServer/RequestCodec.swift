@@ -88,7 +88,9 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     try checkFraming(head)
     let isHTTP10 = head.version.minor == 0
     let target = try RequestTarget(head)
-    let options = head.headers.values("Connection").flatMap { $0.split(separator: ",") }
+    // The decoder takes Proxy-Connection for Connection, and what the two sides think of the connection must be the same.
+    let options = (head.headers.values("Connection") + head.headers.values("Proxy-Connection"))
+      .flatMap { $0.split(separator: ",") }
       .map { $0.filter { $0 != " " && $0 != "\t" }.lowercased() }
     // The decoder reads nothing after these: the bytes that follow would belong to another protocol.
     let leavesHTTP = head.method == .CONNECT || (options.contains("upgrade") && head.headers.contains(name: "Upgrade"))

@@ -62,15 +62,15 @@ public final class PaymentProjection: Sendable {
       try WALIndex.keepInMemory(of: path)
       // An existing file may be an earlier version's, or made under another umask.
       if FileManager.default.fileExists(atPath: path) { try PrivateDatabase.make(path) }
-      let identity = log.reader.storeID
-      if let (pool, checkpoint) = try existing(path, identity: identity, end: log.reader.endOffset, logger) {
+      if let (pool, checkpoint) = try existing(path, log.reader, logger) {
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }
         return PaymentProjection(log, pool, checkpoint, isIndexed: isIndexed, health, limits, logger)
       }
       try PrivateDatabase.make(path)
       let pool = try DatabasePool(path: path, configuration: configuration)
       try pool.write { try PaymentTable.create($0) }
-      let checkpoint = PaymentTable.Checkpoint(version: PaymentTable.version, storeID: nil, nextOffset: 0)
+      let checkpoint = PaymentTable.Checkpoint(
+        version: PaymentTable.version, storeID: nil, lastEvent: nil, nextOffset: 0)
       return PaymentProjection(log, pool, checkpoint, isIndexed: false, health, limits, logger)
     } catch {
       throw ProjectionError(path: path, reason: "\(error)")
@@ -102,7 +102,7 @@ public final class PaymentProjection: Sendable {
 
   /// Opens an existing file if its tables can be used; removes it otherwise.
   private static func existing(
-    _ path: String, identity: String, end: UInt64, _ logger: Logger
+    _ path: String, _ log: LogReader, _ logger: Logger
   ) throws -> (DatabasePool, PaymentTable.Checkpoint)? {
     guard FileManager.default.fileExists(atPath: path) else {
       // Its leftovers must not become part of a new file.
@@ -114,14 +114,14 @@ public final class PaymentProjection: Sendable {
       let pool = try DatabasePool(path: path, configuration: configuration)
       if let checkpoint = try pool.read(PaymentTable.checkpoint) {
         // An earlier version wrote the log's id with more digits.
-        if checkpoint.version == PaymentTable.version, checkpoint.storeID?.hasPrefix(identity) != false,
-          checkpoint.nextOffset <= end
-        {
-          return (pool, checkpoint)
-        }
+        let isOfLog =
+          checkpoint.storeID?.hasPrefix(log.storeID) != false && checkpoint.nextOffset <= log.endOffset
+          && checkpoint.lastEvent?.contradicts(log) != true
+        if checkpoint.version == PaymentTable.version, isOfLog { return (pool, checkpoint) }
         reason =
           checkpoint.version == PaymentTable.version
-          ? "it was made from another log" : "it has version \(checkpoint.version), not \(PaymentTable.version)"
+          ? "it was made from another log, or from another history of this one"
+          : "it has version \(checkpoint.version), not \(PaymentTable.version)"
       }
       try pool.close()
     } catch let error as DatabaseError where error.isOfItsContent {
@@ -295,8 +295,9 @@ public final class PaymentProjection: Sendable {
         hasDelays = hasDelays || !row.delays.isEmpty
         if hasDelays { try PaymentTable.writeDelays(row, database) }
       }
+      let lastEvent = try events.last.map(EventMark.init) ?? PaymentTable.checkpoint(database)?.lastEvent
       try PaymentTable.setCheckpoint(
-        .init(version: PaymentTable.version, storeID: identity, nextOffset: nextOffset), database)
+        .init(version: PaymentTable.version, storeID: identity, lastEvent: lastEvent, nextOffset: nextOffset), database)
     }
     if lastUnknownCount > 0 || rows.contains(where: { $0.status == .outcomeUnknown }) {
       try countUnknown()

@@ -92,6 +92,9 @@ enum PaymentTable {
     var version: Int
     /// The log that the tables were made from; nil while that has no event.
     var storeID: String?
+    /// The last event that the tables were made from. A log that was restored to an earlier offset and continued has the same id
+    /// and another event there.
+    var lastEvent: EventMark?
     /// The offset to read next; in the file it is `place`.
     var nextOffset: UInt64
   }
@@ -100,12 +103,19 @@ enum PaymentTable {
     guard try database.tableExists("progress"),
       let row = try Row.fetchOne(database, sql: "SELECT version, log, place FROM progress")
     else { return nil }
-    return Checkpoint(version: row[0], storeID: row[1], nextOffset: UInt64(clamping: row[2] as Int64))
+    // The id and the event's mark, with a space between. An earlier version wrote no mark.
+    let parts = (row[1] as String?)?.split(separator: " ", maxSplits: 1).map(String.init) ?? []
+    return Checkpoint(
+      version: row[0], storeID: parts.first, lastEvent: parts.dropFirst().first.flatMap(EventMark.init),
+      nextOffset: UInt64(clamping: row[2] as Int64))
   }
 
   static func setCheckpoint(_ checkpoint: Checkpoint, _ database: Database) throws {
     try database.cachedStatement(sql: "UPDATE progress SET log = ?, place = ?")
-      .execute(arguments: [checkpoint.storeID, Int64(clamping: checkpoint.nextOffset)])
+      .execute(arguments: [
+        checkpoint.storeID.map { id in checkpoint.lastEvent.map { "\(id) \($0)" } ?? id },
+        Int64(clamping: checkpoint.nextOffset),
+      ])
   }
 
   static func write(_ row: PaymentRow, _ database: Database) throws {
