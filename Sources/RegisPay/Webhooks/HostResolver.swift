@@ -44,8 +44,13 @@ final class NameLookUps: Sendable {
   /// The tasks that wait for the look-ups in flight, by name.
   private let waiters = Mutex<[String: [Waiter]]>([:])
 
+  /// Each thread has a socket, and connections and logs must find descriptors beside them.
+  static let processThreadLimit = min(256, max(4, DescriptorLimit.current / 16))
+
   /// - Parameter lookUp: blocks until it has a result. Each call runs on its own thread.
-  init(threadLimit: Int = 256, shareLimit: Int = 2, lookUp: @escaping LookUp = { IPAddress.lookUp($0) }) {
+  init(
+    threadLimit: Int = processThreadLimit, shareLimit: Int = 2, lookUp: @escaping LookUp = { IPAddress.lookUp($0) }
+  ) {
     self.threadLimit = threadLimit
     self.shareLimit = shareLimit
     self.lookUp = lookUp
