@@ -34,6 +34,8 @@ struct RealDisk: Disk {
     guard let status = fileStatus(at: path) else {
       let code = errno
       if code == ENOENT { return nil }
+      // A symbolic link in a circle is there, and is no file.
+      if code == ELOOP { return .other }
       throw failure("look for", path, code)
     }
     switch status.st_mode & S_IFMT {

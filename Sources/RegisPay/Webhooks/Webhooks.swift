@@ -184,8 +184,14 @@ final class Webhooks: Service {
       forget(worker)
       throw error
     }
+    if let error = await writeMark() {
+      // Without the mark a loss of the file would go unnoticed at the next start.
+      forget(worker)
+      // If this fails too, the endpoint exists from the next start on, as after a crash at this moment.
+      try? await journal.write([.remove(id: endpoint.id)])
+      throw WebhookStoreError(path: Self.checkpointName, reason: "the log can't append: \(error)")
+    }
     started.continuation.yield(worker)
-    await writeMark()
     return worker
   }
 
