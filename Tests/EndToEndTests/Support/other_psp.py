@@ -193,9 +193,9 @@ class Handler(BaseHTTPRequestHandler):
                 if key not in forgotten:
                     forgotten.add(key)
                     responses.pop(key, None)
-            repeats = repeats.get(key, 0)
-            repeats[key] = repeats + 1
-            if case["status"] in (200, 402) or (case["status"] in BUSY and repeats >= 2):
+            earlier = repeats.get(key, 0)
+            repeats[key] = earlier + 1
+            if case["status"] in (200, 402) or (case["status"] in BUSY and earlier >= 2):
                 status, answer = process(*call)
             else:
                 status, answer = case["status"], {"error": "as the case says"}
