@@ -151,11 +151,16 @@ extension Follower {
   private static func openBesideWriter(
     _ directory: String, disk: any Disk, follows: Bool, _ streamCacheBytes: Int
   ) throws(LogStoreError) -> (Follower, CommitPoint, RecoveryReport) {
-    let deadline = disk.monotonicMilliseconds() + openingTimeoutMilliseconds
+    var waited: UInt64 = 0
+    var lastLook = disk.monotonicMilliseconds()
     var notice = try notice(directory, disk: disk)
     while notice == nil || notice?.state == .opening {
-      guard disk.monotonicMilliseconds() < deadline, try isWritten(directory, disk: disk) else { break }
+      guard waited < openingTimeoutMilliseconds, try isWritten(directory, disk: disk) else { break }
       disk.sleep(milliseconds: 2)
+      let now = disk.monotonicMilliseconds()
+      // A process that was stopped meanwhile has not waited: the writer may have finished since.
+      waited += min(now - lastLook, longestLookMilliseconds)
+      lastLook = now
       notice = try Self.notice(directory, disk: disk)
     }
     guard let notice, notice.state != .opening else {

@@ -7,6 +7,8 @@ import Synchronization
 final class Follower: Sendable {
   /// How long a reader waits for a writer that is still opening the store.
   static let openingTimeoutMilliseconds: UInt64 = 30_000
+  /// What one look at a writer that is opening counts for at most, of ``openingTimeoutMilliseconds``.
+  static let longestLookMilliseconds: UInt64 = 1_000
   /// How often the file is read again, in case its notice was missed or the file was replaced; and how often the directory
   /// is compared with its path, in case it was moved or removed.
   static let checkMilliseconds: Int32 = 1000
