@@ -120,6 +120,7 @@ extension Segment {
     var position = first + FrameHeader.byteCount
     for _ in 0..<header.recordCount {
       let record = Record(trusted: bytes, at: position)
+      // Opening has checked these records and reported a wrong one.
       if record.kind == .lostStream, let stream = try? LostStream(record, in: self) { found.append(stream) }
       position = record.end
     }

@@ -110,6 +110,7 @@ extension SegmentSet {
       return .damaged
     }
     mapping.expectRandomAccess()
+    // The only error is a fault in the header, and `damaged` says so.
     guard
       let index = try? IndexFile(
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound),

@@ -170,8 +170,8 @@ final class SegmentSet: Sendable {
     }
   }
 
-  /// A segment for sequential reading, in a mapping of its own: the kernel is told to expect random access in the other
-  /// mappings.
+  /// Returns a segment for sequential reading. It has its own mapping, because the other mappings ask the kernel not to read
+  /// ahead.
   func segmentToScan(_ baseOffset: UInt64) throws(LogStoreError) -> Segment {
     let faults = faultCount()
     if faults != 0 { try remapUnreadable(faults) }
