@@ -45,6 +45,27 @@ enum NoFile: String, CaseIterable, Sendable {
     }
   }
 
+  @Test(
+    "repair, and reading a damaged store, save what stands beside a name that is no file, be it a segment's or an index's",
+    arguments: NoFile.allCases, [".log", ".idx"])
+  func savesTheRest(_ kind: NoFile, _ suffix: String) async throws {
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for number in 0..<600 {
+      _ = try await store.append(Append(event("s", String(repeating: "p", count: 200) + "\(number)")))
+    }
+    try await store.waitUntilIndexed()
+    try await store.close()
+    let names = directory.names(".log")
+    try #require(names.count > 2)
+    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+    let isSegment = suffix == ".log"
+    try kind.put(at: directory.file(isSegment ? names[1] : try #require(directory.names(suffix).first)))
+    let count = isSegment ? 600 - (bases[2] - bases[1]) : 600
+    let target = TemporaryDirectory()
+    #expect(try LogStore.repair(directory.path, to: target.path).events == count)
+    #expect(try DamagedLog(directory.path).statistics().statistics.events == count)
+  }
+
   @Test("a reader beside a name that is no file reads what stands in the others", arguments: NoFile.allCases)
   func passedOver(_ kind: NoFile) async throws {
     var options = smallSegments()

@@ -135,7 +135,7 @@ extension RealFile {
   }
 
   func isCached(at position: UInt64, byteCount: Int) -> Bool {
-    // Without a size or a mapping the answer is yes: a caller then asks for no read-ahead, and its own read reports the error.
+    // Without a size or a mapping the answer is yes, and the caller leaves the cache as it is. Its own read reports the error.
     guard byteCount > 0, let size = try? self.byteCount(), position < size else { return true }
     let count = min(byteCount, Int(size - position))
     let memory = mmap(nil, count, PROT_READ, MAP_SHARED, descriptor.number, off_t(position))

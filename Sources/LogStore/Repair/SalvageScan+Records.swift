@@ -105,7 +105,11 @@ extension SalvageScan {
       try append(record)
       return
     case .lostStream:
-      if let stream = try? LostStream(record, in: segment) { pendingStreams.append(stream) }
+      do throws(Fault) {
+        pendingStreams.append(try LostStream(record, in: segment))
+      } catch {
+        note(error.position, error.reason, isLoss: false)
+      }
       soundRuns += 1
       return
     }

@@ -44,12 +44,12 @@ final class NameLookUps: Sendable {
   /// The tasks that wait for the look-ups in flight, by name.
   private let waiters = Mutex<[String: [Waiter]]>([:])
 
-  /// Each thread has a socket, and connections and logs must find descriptors beside them.
-  static let processThreadLimit = min(256, max(4, DescriptorLimit.current / 16))
+  /// The most look-ups at once: each has a socket, and connections and logs must find descriptors beside them.
+  static func threadLimit(descriptors: Int) -> Int { min(256, max(4, descriptors / 16)) }
 
   /// - Parameter lookUp: blocks until it has a result. Each call runs on its own thread.
   init(
-    threadLimit: Int = processThreadLimit, shareLimit: Int = 2, lookUp: @escaping LookUp = { IPAddress.lookUp($0) }
+    threadLimit: Int = threadLimit(descriptors: DescriptorLimit.current), shareLimit: Int = 2, lookUp: @escaping LookUp = { IPAddress.lookUp($0) }
   ) {
     self.threadLimit = threadLimit
     self.shareLimit = shareLimit

@@ -72,6 +72,25 @@ struct EndpointCommandTests {
     return stored
   }
 
+  @Test("that registers the first endpoint is refused while the log can't record it, and leaves nothing")
+  func markFails() async throws {
+    try await WebhookBench.run { bench in
+      let log = PaymentLog(bench.log.store) { _ async throws(LogStoreError) in
+        throw .diskFull(operation: "write", path: "log")
+      }
+      var full = WebhookBench(log: log, directory: bench.directory)
+      full.options = bench.options
+      try await full.delivering { webhooks in
+        await #expect(throws: WebhookStoreError.self) { try await webhooks.add("http://127.0.0.1:1/") }
+        #expect(webhooks.all.isEmpty)
+      }
+      #expect(try await stored(full).isEmpty)
+      // And is registered as soon as the log can.
+      try await bench.delivering { webhooks in _ = try await webhooks.add("http://127.0.0.1:1/") }
+      #expect(try await stored(bench).count == 1)
+    }
+  }
+
   @Test(
     "whose write fails does not undo that the endpoint was disabled meanwhile, and changes nothing",
     arguments: [false, true])

@@ -24,6 +24,13 @@ struct NameLookUpTests {
     }
   }
 
+  @Test(
+    "look-ups leave most descriptors to connections and logs",
+    arguments: [(20, 4), (256, 16), (1_024, 64), (1 << 20, 256)])
+  func limit(descriptors: Int, lookUps: Int) {
+    #expect(NameLookUps.threadLimit(descriptors: descriptors) == lookUps)
+  }
+
   @Test("tasks that need one name share one thread and its result, and a later task asks the servers again")
   func shared() async throws {
     let server = NameServer()
