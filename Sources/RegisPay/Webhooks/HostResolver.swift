@@ -49,7 +49,8 @@ final class NameLookUps: Sendable {
 
   /// - Parameter lookUp: blocks until it has a result. Each call runs on its own thread.
   init(
-    threadLimit: Int = threadLimit(descriptors: DescriptorLimit.current), shareLimit: Int = 2, lookUp: @escaping LookUp = { IPAddress.lookUp($0) }
+    threadLimit: Int = threadLimit(descriptors: DescriptorLimit.current), shareLimit: Int = 2,
+    lookUp: @escaping LookUp = { IPAddress.lookUp($0) }
   ) {
     self.threadLimit = threadLimit
     self.shareLimit = shareLimit
