@@ -104,7 +104,6 @@ final class WebhookJournal: Sendable {
     self.pool = pool
     self.health = health
     names = DatabaseNames(path)
-    health.watch { [names] in names.problem() }
   }
 
   /// Blocks for some reads.
@@ -202,6 +201,13 @@ final class WebhookJournal: Sendable {
       // `write` reports the result and schedules another retry after a failure.
       enqueue([]) { _ in }
     }
+  }
+
+  /// Reports a file that was removed or replaced also while there is nothing to write. Call it about once a second.
+  func noteNames() async {
+    let problem = await RequestThreads.run(.long) { [names] in names.problem() }
+    // The write fails, reports why, and is tried again until the file is back.
+    if problem != nil { enqueue([]) { _ in } }
   }
 
   private func checkNames() throws(WebhookStoreError) {

@@ -136,6 +136,7 @@ final class Webhooks: Service {
         logger.error("can't record on the log whether webhooks are registered", metadata: ["error": "\(now)"])
       }
       failure = now
+      await journal.noteNames()
       // Throws only when the task is cancelled, which the loop's condition sees.
       try? await Task.sleep(for: Self.markInterval)
     }

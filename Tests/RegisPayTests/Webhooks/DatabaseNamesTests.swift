@@ -37,8 +37,26 @@ struct DatabaseNamesTests {
     try await journal.write([])
     #expect(health.problems.isEmpty)
     try change(folder + "/webhooks.sqlite")
-    #expect(!health.problems.isEmpty, "\(name)")
     await #expect(throws: WebhookStoreError.self, "\(name)") { try await journal.write([]) }
+    #expect(!health.problems.isEmpty, "\(name)")
     _ = await journal.close()
+  }
+
+  @Test("is noticed while there is nothing to write, and is well again when it is put back")
+  func noticed() async throws {
+    try await WebhookBench.run { bench in
+      let health = Health(stores: [])
+      let webhooks = try Webhooks.open(
+        bench.directory, log: bench.log, options: bench.options, health: health, logger: silent)
+      let run = Task { try await webhooks.run() }
+      let path = bench.directory + "/webhooks.sqlite"
+      #expect(rename(path, path + ".away") == 0)
+      try await eventually("health reports it") { !health.problems.isEmpty }
+      #expect(rename(path + ".away", path) == 0)
+      try await eventually("it is well again") { health.problems.isEmpty }
+      run.cancel()
+      _ = await run.result
+      await webhooks.close()
+    }
   }
 }
