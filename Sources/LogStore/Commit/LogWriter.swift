@@ -192,8 +192,8 @@ struct LogWriter: ~Copyable {
     }
   }
 
-  /// Keeps the next segment's file ready in time, and starts the write-back of what is not synced. Called when no request
-  /// waits.
+  /// Keeps the next segment's file ready in time, and starts the write-back of what is not synced. Called after each
+  /// group, when most of its callers have their responses.
   ///
   /// - Parameter frameByteCount: the bytes of the frame that was just written and synced; 0 without one.
   mutating func prepareAhead(syncedFrameByteCount frameByteCount: Int) {

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import LogStore
 
 /// A file of the server's own with a few lines in it, read and written as a whole.
 enum SmallFile {
@@ -21,8 +22,7 @@ enum SmallFile {
       throw Failure(description: reason("open", path, errno))
     }
     defer { close(descriptor) }
-    var status = stat()
-    guard fstat(descriptor, &status) == 0 else { throw Failure(description: reason("look at", path, errno)) }
+    guard let status = fileStatus(descriptor) else { throw Failure(description: reason("look at", path, errno)) }
     guard status.st_mode & S_IFMT == S_IFREG else { throw Failure(description: "\(path) is no file; remove it") }
     guard status.st_size <= byteLimit else {
       throw Failure(description: "\(path) has \(status.st_size) bytes, which the server never wrote; remove it")

@@ -1,4 +1,5 @@
 import Glibc
+import LogStore
 import Synchronization
 
 /// The names of an open SQLite database. SQLite does not notice when a file's name is removed or given to another file: it goes
@@ -11,10 +12,7 @@ final class DatabaseNames: Sendable {
     var inode: ino_t
 
     init?(_ path: String) {
-      var status = stat()
-      while stat(path, &status) != 0 {
-        if errno != EINTR { return nil }
-      }
+      guard let status = fileStatus(at: path) else { return nil }
       (device, inode) = (status.st_dev, status.st_ino)
     }
   }
