@@ -130,22 +130,19 @@ struct PaymentRoutes: Sendable {
       }
       return response
     }
-    // This version stores nothing under these digests, so one look-up suffices.
-    for digest in key.formerDigests {
-      if case .used(let record) = try await find(digest, key) { return try await response(from: record, to: key) }
-    }
     while true {
-      switch try await find(key.digest, key) {
+      switch try await find(key) {
       case .free(let claim): if let response = try await act(claim) { return response }
       case .used(let record): return try await response(from: record, to: key)
       }
     }
   }
 
-  private func find(_ digest: String, _ key: IdempotencyKey) async throws -> IdempotencyStore.Found {
+  private func find(_ key: IdempotencyKey) async throws -> IdempotencyStore.Found {
     do {
       return try await RequestThreads.run(.short) { [requests, log] in
-        try requests.find(keyDigest: digest, fingerprint: key.fingerprint, age: log.leastAge(of:))
+        try requests.find(
+          keyDigest: key.digest, formerDigests: key.formerDigests, fingerprint: key.fingerprint, age: log.leastAge(of:))
       }
     } catch let error as LogStoreError where error.isLocalDamage {
       throw Problem.keyUnreadable

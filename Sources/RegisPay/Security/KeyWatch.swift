@@ -141,12 +141,14 @@ final class KeyWatch: Sendable {
       let changeCount = try state.store.changeCount()
       guard changeCount != state.changeCount else { return nil }
       let ring = KeyRing(try state.store.all(), after: self.ring)
+      // An empty file in place of one with keys does not open the server. Reported at each check, until the keys are there again.
+      guard !ring.isEmpty || self.ring.isEmpty else {
+        throw KeyStoreError(path: state.store.path, reason: mark.reason(path: state.store.path), kind: .gone)
+      }
       state.changeCount = changeCount
       return ring
     }
     guard let ring else { return }
-    // An empty file in place of one with keys must not open the server.
-    guard !ring.isEmpty || self.ring.isEmpty else { return }
     current.withLock { $0 = ring }
     logger.notice("keys changed", metadata: ["count": "\(ring.entries.count)"])
   }
@@ -169,7 +171,6 @@ final class KeyWatch: Sendable {
   }
 
   private static func fileNumber(_ path: String) -> UInt64? {
-    var status = stat()
-    return stat(path, &status) == 0 ? UInt64(status.st_ino) : nil
+    fileStatus(at: path).map { UInt64($0.st_ino) }
   }
 }

@@ -3,7 +3,9 @@
 struct RequestOwner: Sendable, Hashable {
   /// The prefix that makes a client's key unique to the owner.
   let scope: String
-  /// The prefixes of earlier versions, which used the id of the API key.
+  /// The prefixes under which the same client's requests may have been recorded before: those of earlier versions, which used the id
+  /// of the API key, and that of the time before the first API key. Without the latter, a client that repeats a request after
+  /// keys were introduced would pay twice.
   var formerScopes: [String] = []
 
   /// The owner of all requests while no API key exists.
@@ -14,6 +16,6 @@ struct RequestOwner: Sendable, Hashable {
   init(_ key: StoredKey, in ring: KeyRing) {
     // No key's id has this form, and no name contains a line break.
     scope = "owner \(key.owner)"
-    formerScopes = ring.formerIDs(of: key.owner)
+    formerScopes = ring.formerIDs(of: key.owner) + [Self.everybody.scope]
   }
 }

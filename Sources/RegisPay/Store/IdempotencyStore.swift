@@ -30,14 +30,30 @@ struct IdempotencyStore: Sendable {
 
   /// Finds the record of a key.
   ///
-  /// - Parameter age: how long ago an event was appended.
-  func find(keyDigest: String, fingerprint: String, age: (Event) -> Duration) throws -> Found {
-    let stream = IdempotencyRecord.stream(keyDigest)
+  /// - Parameters:
+  ///   - formerDigests: digests under which the key may have been recorded before. Nothing new is recorded under them.
+  ///   - age: how long ago an event was appended.
+  func find(
+    keyDigest: String, formerDigests: [String] = [], fingerprint: String, age: (Event) -> Duration
+  ) throws -> Found {
+    for digest in formerDigests {
+      if let record = try last(digest, age).record { return .used(record) }
+    }
+    let (version, record) = try last(keyDigest, age)
+    if let record { return .used(record) }
+    return .free(Claim(stream: IdempotencyRecord.stream(keyDigest), version: version, fingerprint: fingerprint))
+  }
+
+  /// The last record of a key that is not too old, and the version of the key's stream.
+  private func last(
+    _ digest: String, _ age: (Event) -> Duration
+  ) throws -> (version: UInt64, record: IdempotencyRecord?) {
+    let stream = IdempotencyRecord.stream(digest)
     let (version, last) = try follower.lookUp { reader throws(LogStoreError) in
       let version = try reader.streamVersion(stream)
       return (version, version > 0 ? try reader.stream(stream, from: version, limit: 1).first : nil)
     }
-    if let last, age(last) < lifetime { return .used(try IdempotencyRecord(last)) }
-    return .free(Claim(stream: stream, version: version, fingerprint: fingerprint))
+    guard let last, age(last) < lifetime else { return (version, nil) }
+    return (version, try IdempotencyRecord(last))
   }
 }

@@ -142,6 +142,18 @@ struct AccessTests {
     }
   }
 
+  @Test("a client that repeats a request after the first API key was created pays once")
+  func firstKey() async throws {
+    try await withKeyedServer { server, directory in
+      let before = try await server.send(
+        "POST", "/api/v1/payments", headers: [("Content-Type", "application/json"), ("Idempotency-Key", "same")],
+        body: Array(#"{"amount":1,"currency":"GBP"}"#.utf8))
+      #expect(before.status == 200)
+      let key = try await key(directory, server, [.write], name: "shop", owner: nil)
+      #expect(try await create(server, key).text == before.text)
+    }
+  }
+
   @Test("of a server on loopback without keys another site's page gets nothing but the page")
   func crossSite() async throws {
     try await TestServer.run { server in

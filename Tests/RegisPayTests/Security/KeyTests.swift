@@ -140,9 +140,11 @@ struct KeyTests {
     let ring = KeyRing([old, new])
     // As it was computed before: of the id, a line break and the client's key.
     let digest = hexadecimal(SHA256.hash(data: Data("aaaaaaaaaaaa\nsame".utf8)))
+    // Of the time before the first key.
+    let keyless = hexadecimal(SHA256.hash(data: Data("\nsame".utf8)))
     for key in [old, new] {
       let owner = RequestOwner(key, in: ring)
-      #expect(try IdempotencyKey(request, body: [], owner: owner)?.formerDigests == [digest])
+      #expect(try IdempotencyKey(request, body: [], owner: owner)?.formerDigests == [digest, keyless])
     }
     let digests = try [old, new].map {
       try IdempotencyKey(request, body: [], owner: RequestOwner($0, in: ring))?.digest
@@ -170,8 +172,14 @@ struct KeyTests {
       #expect(throws: KeyStoreError.self) { try watch.reloadIfChanged() }
       #expect(!watch.ring.isEmpty)
       _ = try KeyStore.open(folder)
-      try watch.reloadIfChanged()
+      for _ in 0..<2 {
+        let error = #expect(throws: KeyStoreError.self) { try watch.reloadIfChanged() }
+        #expect(error?.reason.contains("holds no key") == true, "said at each check")
+      }
       #expect(!watch.ring.isEmpty, "an empty file in its place neither")
+      let again = try KeyStore.open(folder).create(name: "b", scopes: [.read], lifetimeSeconds: nil)
+      try watch.reloadIfChanged()
+      #expect(watch.ring.entries.keys.sorted() == [again.id])
     }
   }
 

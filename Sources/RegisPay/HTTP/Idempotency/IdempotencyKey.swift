@@ -10,7 +10,7 @@ struct IdempotencyKey: Sendable, Hashable {
 
   /// The digest of the key and its owner: two clients may choose the same key.
   let digest: String
-  /// The digests that an earlier version may have used for the key.
+  /// The digests under which the key may have been recorded before: ``RequestOwner/formerScopes``.
   let formerDigests: [String]
   /// The digest of method, path and body.
   let fingerprint: String
