@@ -61,6 +61,33 @@ struct RegisPayLostFileTests {
     }
   }
 
+  @Test(
+    "a log that was lost together with the list of payments is missed, also after a kill right after the first payment")
+  func lostWithItsList() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let mark = folder + "/data/payments.known"
+      #expect(!FileManager.default.fileExists(atPath: mark), "there is nothing to lose yet")
+      #expect(try await server.post("/api/v1/payments", Self.amount, headers: Self.order).status == 200)
+      try await eventually("the mark is written", within: .seconds(10)) { FileManager.default.fileExists(atPath: mark) }
+      try await server.killHard()
+      for name in ["payments", "projection", "webhooks"] {
+        try FileManager.default.removeItem(atPath: folder + "/data/" + name)
+      }
+      for torn in [false, true] {
+        if torn { try Data().write(to: URL(fileURLWithPath: mark)) }
+        let line = try await refusal(folder)
+        #expect(line.contains(mark) && line.contains("restore "), "\(line)")
+      }
+      // What the message says.
+      for name in ["simulator", "payments.known"] {
+        try FileManager.default.removeItem(atPath: folder + "/data/" + name)
+      }
+      let again = try await RunningServer.start(directory: folder)
+      #expect(try await again.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
   @Test("an empty log that was begun in the place of a lost one is refused too, and the list of payments stays")
   func emptyLog() async throws {
     try await withTemporaryFolder { folder in
@@ -73,7 +100,7 @@ struct RegisPayLostFileTests {
       try FileManager.default.moveItem(atPath: other + "/data/payments", toPath: folder + "/data/payments")
       for _ in 1...2 { #expect(try await refusal(folder).contains("missing or empty")) }
       // What the message says.
-      for name in ["projection", "simulator", "webhooks"] {
+      for name in ["projection", "simulator", "webhooks", "payments.known"] {
         try FileManager.default.removeItem(atPath: folder + "/data/" + name)
       }
       let server = try await RunningServer.start(directory: folder)

@@ -1,4 +1,3 @@
-import Foundation
 import Glibc
 import LogStore
 
@@ -41,15 +40,27 @@ enum SmallFile {
     return Array(bytes.prefix(count))
   }
 
-  /// Replaces the file, for the owner alone. It is not synced: what it tells of is over when the machine goes down.
+  /// Replaces the file as a whole; the new one is for the owner alone. It is not synced: what it tells of is over when the machine
+  /// goes down. Two writers of one file must take turns.
   static func write(_ bytes: [UInt8], to path: String) throws(Failure) {
-    do {
-      try Data(bytes).write(to: URL(fileURLWithPath: path), options: .atomic)
-    } catch {
-      throw Failure(description: "\(path) can't be written: \(error)")
+    let temporary = path + ".new"
+    // What an interrupted write left; if it can't be removed, the next line says why.
+    unlink(temporary)
+    let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    guard descriptor >= 0 else { throw Failure(description: reason("write", path, errno)) }
+    var rest = bytes[...]
+    var failure: Int32 = 0
+    while failure == 0, !rest.isEmpty {
+      let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+      if count >= 0 { rest.removeFirst(count) } else if errno != EINTR { failure = errno }
     }
-    // Refused, it has the mode that the umask gave it; nothing in it is secret.
-    _ = chmod(path, 0o600)
+    // Linux closes the descriptor also when it reports an error, which is one of writing.
+    if close(descriptor) != 0, failure == 0, errno != EINTR { failure = errno }
+    if failure == 0, rename(temporary, path) != 0 { failure = errno }
+    guard failure == 0 else {
+      unlink(temporary)
+      throw Failure(description: reason("write", path, failure))
+    }
   }
 
   private static func reason(_ operation: String, _ path: String, _ code: Int32) -> String {

@@ -200,6 +200,11 @@ public struct Server: Sendable {
     // requests use.
     let services: [any Service] = [
       PartService { await BackgroundThread.run { await parts.projection.run() } },
+      PartService { [directory = options.directory, reader = log.reader, logger] in
+        await LostLog.keepMark(in: directory, reader, logger: logger)
+        // The end of one service would end the group.
+        try await gracefulShutdown()
+      },
       PartService { [keeper = TimeKeeper(options.directory, log.time, logger: logger)] in await keeper.run() },
       PartService { [interval = options.keyInterval] in await parts.keys.run(every: interval) },
       PartService {

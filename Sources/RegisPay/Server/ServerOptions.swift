@@ -63,8 +63,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   /// Other machines can reach the address, and no key protects it.
   case noKeys(host: String)
   case directory(String, reason: String)
-  /// The payments log is missing or empty, and a file beside it was derived from a log with this number of events.
-  case lostLog(directory: String, derivedFile: String, events: UInt64, others: [String])
+  /// The payments log is missing or empty, and a file beside it (the witness) tells of a log with at least this number of events.
+  case lostLog(directory: String, witness: String, events: UInt64, others: [String])
   case addressInUse(host: String, port: Int)
   case listen(host: String, port: Int, reason: String)
   case stopped(reason: String)
@@ -80,9 +80,9 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
       "other machines can reach \(host), and there is no valid key; create one with regispay keys create, or add --insecure"
         + " to let everybody in"
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
-    case .lostLog(let directory, let derivedFile, let events, let others):
-      "\(directory)/payments, the payments log, is missing or empty, and \(derivedFile) was derived from a log with \(events)"
-        + " events: restore the log (logstore restore), or, to begin with an empty one, move these out of \(directory) first:"
+    case .lostLog(let directory, let witness, let events, let others):
+      "\(directory)/payments, the payments log, is missing or empty, and \(witness) tells of a log with \(events) events"
+        + " or more: restore the log (logstore restore), or, to begin with an empty one, move these out of \(directory) first:"
         + " \(others.joined(separator: ", "))"
     case .addressInUse(let host, let port):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"
