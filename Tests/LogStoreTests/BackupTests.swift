@@ -273,7 +273,7 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     let log = try LogStore.open(directoryOf("copy", scene), options: smallSegments())
     for number in 10..<40 { _ = try await log.append(Append(event("s", "other \(number)"))) }
     try await log.close()
-    await expectRefused(scene, from: directoryOf("copy", scene), saying: "other events from offset 0 on")
+    await expectRefused(scene, from: directoryOf("copy", scene), saying: "has other events than were backed up")
   }
 
   @Test("a target inside the store, with other files, or that is no file or directory is refused and left alone")
@@ -295,6 +295,27 @@ private func scan(_ path: String) throws -> (events: [Event], cursors: [String: 
     await expectRefused(scene, to: .directory(file), saying: "no directory")
     await expectRefused(scene, to: .file("/dev/null"), saying: "no ordinary file")
     #expect(try content(file).starts(with: bytes("important")))
+    for target in ["elsewhere", "nowhere"] {
+      let link = scene.directory.file("link to \(target)")
+      try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: scene.directory.file(target))
+      if target == "elsewhere" { _ = try LogStore.backup(scene.store, to: .file(scene.directory.file(target))) }
+      await expectRefused(scene, to: .file(link), saying: "symbolic link")
+      #expect(try FileManager.default.destinationOfSymbolicLink(atPath: link).hasSuffix(target))
+    }
+  }
+
+  @Test("a store is not restored into its backup")
+  func restoredOutside() async throws {
+    let scene = try Scene()
+    try await scene.append(20)
+    try scene.backUp()
+    let names = try FileManager.default.subpathsOfDirectory(atPath: scene.backup)
+    #expect {
+      try LogStore.restore(from: .directory(scene.backup), to: scene.backup + "/a/b")
+    } throws: {
+      "\($0)".contains("inside the backup")
+    }
+    #expect(try FileManager.default.subpathsOfDirectory(atPath: scene.backup) == names)
   }
 
   @Test("a second backup to the same destination is refused while one runs")

@@ -64,6 +64,8 @@ enum NoFile: String, CaseIterable, Sendable {
     let target = TemporaryDirectory()
     #expect(try LogStore.repair(directory.path, to: target.path).events == count)
     #expect(try DamagedLog(directory.path).statistics().statistics.events == count)
+    let report = try LogStore.verify(directory.path)
+    #expect(report.events == count && !report.findings.isEmpty)
   }
 
   @Test("a reader beside a name that is no file reads what stands in the others", arguments: NoFile.allCases)

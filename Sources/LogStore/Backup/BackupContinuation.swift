@@ -50,7 +50,7 @@ struct BackupContinuation {
   private func diverged(at offset: UInt64) -> LogStoreError {
     .backupRefused(
       path: path,
-      reason: "the log has other events from offset \(offset) on than were backed up, though it is the same store: two"
-        + " copies of it were written to; \(advice)")
+      reason: "the log's segment of offset \(offset) has other events than were backed up, though it is the same store:"
+        + " two copies of it were written to; \(advice)")
   }
 }

@@ -34,6 +34,10 @@ struct BackupRun {
   }
 
   private func writeFile(_ path: String, _ image: LogImage) throws(LogStoreError) -> BackupReport {
+    // Renaming would replace the link, and leave the file that it leads to as it was.
+    if try disk.isSymbolicLink(path) {
+      throw .backupRefused(path: path, reason: "this is a symbolic link; name the file that it leads to")
+    }
     try refuseForeignFile(path, image)
     let aside = path + FileName.aside
     if let reason = try disk.foreign(aside) {

@@ -24,6 +24,7 @@ struct Restoration {
   static func run(
     from location: BackupLocation, to directory: String, until: UInt64?, disk: any Disk, progress: Progress?
   ) throws(LogStoreError) -> RestoreReport {
+    if case .directory(let backup) = location { try refuse(directory, inBackup: backup, disk) }
     let asideStore = try AsideStore(directory, doing: .restoring, disk: disk)
     var restoration = Restoration(until: until, disk: disk, progress: progress, asideStore: asideStore)
     defer { restoration.buffer.deallocate() }
@@ -43,6 +44,17 @@ struct Restoration {
     self.disk = disk
     self.progress = progress
     self.asideStore = asideStore
+  }
+
+  /// The next backup to the directory would be refused, since it holds something else than a backup.
+  private static func refuse(
+    _ directory: String, inBackup backup: String, _ disk: any Disk
+  ) throws(LogStoreError) {
+    guard try disk.kind(backup) == .directory else { return }
+    let backup = try disk.canonicalPath(backup)
+    if try disk.resolved(directory).hasPrefix(backup == "/" ? backup : backup + "/") {
+      throw .backupRefused(path: directory, reason: "this is inside the backup; name a place outside")
+    }
   }
 
   // MARK: - Reading the backup

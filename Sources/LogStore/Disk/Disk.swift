@@ -16,6 +16,8 @@ protocol Disk: Sendable {
   /// The reason why an existing file must not be taken over: it belongs to another user, or is a symbolic link. nil if it
   /// belongs to this user, or if there is none. Does not follow the link.
   func foreign(_ path: String) throws(LogStoreError) -> String?
+  /// Whether a path's last component is a symbolic link.
+  func isSymbolicLink(_ path: String) throws(LogStoreError) -> Bool
   /// The absolute path, without symbolic links, of an existing file.
   func canonicalPath(_ path: String) throws(LogStoreError) -> String
   /// The absolute path, for a process that changes its working directory later. Refuses what is no path.
@@ -128,6 +130,8 @@ extension Disk {
   func holder(of path: String) -> String? { nil }
   /// For disks with one user.
   func foreign(_ path: String) throws(LogStoreError) -> String? { nil }
+  /// For disks without links.
+  func isSymbolicLink(_ path: String) throws(LogStoreError) -> Bool { false }
   /// For disks without locks.
   func checkLock() throws(LogStoreError) {}
   func lockFromStrangers(_ path: String) throws(LogStoreError) -> (any FileLock)? { nil }

@@ -9,6 +9,10 @@ extension RealDisk {
     return status.st_uid == geteuid() ? nil : "it belongs to another user (\(status.st_uid))"
   }
 
+  func isSymbolicLink(_ path: String) throws(LogStoreError) -> Bool {
+    try Self.status(of: path).map { $0.st_mode & S_IFMT == S_IFLNK } ?? false
+  }
+
   /// Creates a file. Removes a file of the same name that belongs to this user or to the directory's owner.
   func create(_ path: String) throws(LogStoreError) -> Descriptor {
     var attemptsLeft = 3

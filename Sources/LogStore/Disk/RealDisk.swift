@@ -9,8 +9,8 @@ struct RealDisk: Disk {
   func open(_ path: String, _ mode: FileMode) throws(LogStoreError) -> any File {
     let descriptor: Descriptor
     switch mode {
-    case .read: descriptor = try Descriptor(path, O_RDONLY, operation: "open")
-    case .readWrite: descriptor = try Descriptor(path, O_RDWR, operation: "open")
+    case .read: descriptor = try openExisting(path, O_RDONLY)
+    case .readWrite: descriptor = try openExisting(path, O_RDWR)
     case .create:
       descriptor = try create(path)
       try setMode(of: descriptor, path)
@@ -21,6 +21,15 @@ struct RealDisk: Disk {
       try setMode(of: descriptor, path)
     }
     return RealFile(descriptor: descriptor, path: path)
+  }
+
+  /// A symbolic link whose target is gone is not a missing file: the name is there, and what it stood for is lost (`ENOLINK`).
+  private func openExisting(_ path: String, _ flags: Int32) throws(LogStoreError) -> Descriptor {
+    do throws(LogStoreError) {
+      return try Descriptor(path, flags, operation: "open")
+    } catch .inputOutput(let operation, let path, ENOENT) {
+      throw failure(operation, path, try isSymbolicLink(path) ? ENOLINK : ENOENT)
+    }
   }
 
   func exists(_ path: String) throws(LogStoreError) -> Bool {

@@ -121,9 +121,6 @@ public struct DamagedLog: Sendable {
     } catch .unsupportedFormat {
       // The file is of a newer program, or damaged; the code below tells which.
       end = try durableEndOfWriter(of: directory)
-    } catch .inputOutput(_, _, ENOENT) {
-      // A segment's name is there and leads nowhere: a symbolic link whose target is gone.
-      end = try durableEndOfWriter(of: directory)
     } catch {
       // Damage is what this type is for. But what a running writer has not synced must not be read.
       guard error.finding != nil else { throw error }
