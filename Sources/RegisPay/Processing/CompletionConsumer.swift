@@ -30,46 +30,26 @@ public struct CompletionConsumer: Sendable {
 
   /// Runs until its task is cancelled.
   public func run() async throws(LogStoreError) {
-    var nextOffset = try store.reader.cursor(Self.cursorName) ?? 0
-    var checkpoint = nextOffset
-    var lastCommit = ContinuousClock.now
-    while !Task.isCancelled {
-      do {
-        let (events, next) = try follower.events(from: nextOffset, limit: 256)
-        for event in events { handle(event) }
-        let hasMoved = next > nextOffset
-        nextOffset = next
-        let isDue = lastCommit.duration(to: .now) >= cursorInterval
-        if nextOffset > checkpoint && isDue {
-          try await commit(nextOffset)
-          (checkpoint, lastCommit) = (nextOffset, .now)
-        }
-        registry.setCompletion(.init(checkpoint: checkpoint, nextOffset: nextOffset))
-        health.report(Self.cursorName, fault: nil)
-        guard !hasMoved else {
-          // A long log may take minutes: let other tasks run in between.
-          await Task.yield()
-          continue
-        }
-        if nextOffset > checkpoint {
-          // At the log's end with a checkpoint to commit: sleep until that is due. Ends early only when the task is cancelled.
-          try? await Task.sleep(until: lastCommit + cursorInterval)
-        } else {
-          _ = try await store.reader.waitForEvents(at: nextOffset)
-        }
-      } catch {
-        if case .closed = error { return }
-        health.report(Self.cursorName, fault: "\(error)")
-        logger.error("can't follow the log", metadata: ["offset": "\(nextOffset)", "error": "\(error)"])
-        // Ends early only when the task is cancelled.
-        try? await Task.sleep(for: .seconds(5))
+    let subscription = try store.subscription(
+      Self.cursorName, options: LogFollower.subscriptionOptions(commitInterval: cursorInterval))
+    registry.set(completion: subscription)
+    let isOpen = await follower.repeatUntilCancelled {
+      let (events, offsets) = try follower.events(of: subscription, limit: 256)
+      for event in events { handle(event) }
+      try await subscription.commitIfDue()
+      health.report(Self.cursorName, fault: nil)
+      if offsets.isEmpty {
+        _ = try await subscription.waitForMore()
+      } else {
+        // A long log may take minutes: let other tasks run in between.
+        await Task.yield()
       }
+    } failed: { error in
+      health.report(Self.cursorName, fault: "\(error)")
+      logger.error(
+        "can't follow the log", metadata: ["offset": "\(subscription.readOffset)", "error": "\(error)"])
     }
-    if nextOffset > checkpoint { try await commit(nextOffset) }
-  }
-
-  private func commit(_ checkpoint: UInt64) async throws(LogStoreError) {
-    _ = try await store.append(Append([], cursors: [CursorCommit(name: Self.cursorName, checkpoint: checkpoint)]))
+    if isOpen { try await subscription.commit() }
   }
 
   private func handle(_ event: Event) {

@@ -1,3 +1,4 @@
+import LogStore
 import Synchronization
 
 /// The running consumers and how far each is, for the API. Safe to use from any task.
@@ -11,12 +12,15 @@ final class ConsumerRegistry: Sendable {
   }
 
   private let consumers = Mutex<[StepConsumer]>([])
-  private let latestCompletion = Mutex<Offsets?>(nil)
+  private let completionSubscription = Mutex<Subscription?>(nil)
 
-  func setCompletion(_ offsets: Offsets) { latestCompletion.withLock { $0 = offsets } }
+  func set(completion: Subscription) { completionSubscription.withLock { $0 = completion } }
 
   /// How far the completion consumer is; nil until it has begun.
-  var completion: Offsets? { latestCompletion.withLock { $0 } }
+  var completion: Offsets? {
+    completionSubscription.withLock { $0 }
+      .map { Offsets(checkpoint: $0.checkpoint, nextOffset: $0.nextCheckpoint) }
+  }
 
   func set(_ consumers: [StepConsumer]) { self.consumers.withLock { $0 = consumers } }
 

@@ -43,7 +43,11 @@ public final class PaymentProjection: Sendable {
   private let health: Health
   private let pool: DatabasePool
   private let limits: PaymentSearch.Limits
-  private let state: Mutex<(nextOffset: UInt64, startEnd: UInt64, isIndexed: Bool)>
+  /// Its checkpoint is the table's.
+  private let subscription: Subscription
+  /// The log's end at the server's start.
+  private let startEnd: UInt64
+  private let isIndexed: Mutex<Bool>
   private let unknown = Mutex(0)
 
   /// Opens the file in a directory; creates the directory if it is missing. Blocks for some reads.
@@ -86,7 +90,9 @@ public final class PaymentProjection: Sendable {
     self.health = health
     self.limits = limits
     self.logger = logger
-    state = Mutex((checkpoint.nextOffset, log.reader.endOffset, isIndexed))
+    subscription = log.follower.subscription(from: checkpoint.nextOffset)
+    startEnd = log.reader.endOffset
+    self.isIndexed = Mutex(isIndexed)
   }
 
   private static var configuration: Configuration {
@@ -155,12 +161,10 @@ public final class PaymentProjection: Sendable {
   }
 
   public var status: Status {
-    let end = log.reader.endOffset
-    return state.withLock { state in
-      Status(
-        nextOffset: state.nextOffset, logEnd: max(end, state.nextOffset),
-        isCatchingUp: state.nextOffset < state.startEnd || !state.isIndexed)
-    }
+    let nextOffset = subscription.checkpoint
+    return Status(
+      nextOffset: nextOffset, logEnd: max(log.reader.endOffset, nextOffset),
+      isCatchingUp: nextOffset < startEnd || !isIndexed.withLock { $0 })
   }
 
   /// A page of payments. It ends early when finding more would take too long; `next` continues there. A key from a page in
@@ -170,7 +174,7 @@ public final class PaymentProjection: Sendable {
   ///   not in the list; ``StatementLimit/TookTooLong``.
   public func page(_ query: PaymentQuery) async throws -> Page {
     let deadline = ContinuousClock.now + limits.pageTime
-    var search = PaymentSearch(query, isIndexed: state.withLock { $0.isIndexed }, limits: limits)
+    var search = PaymentSearch(query, isIndexed: isIndexed.withLock { $0 }, limits: limits)
     var asOf: UInt64?
     repeat {
       // Each portion waits for its turn among all readers.
@@ -230,37 +234,34 @@ public final class PaymentProjection: Sendable {
   public func run() async {
     var known = RecentPayments(log: log)
     var isCounted = false
-    while !Task.isCancelled {
+    _ = await log.follower.repeatUntilCancelled {
       let clock = ContinuousClock()
       let start = clock.now
-      do {
-        if !isCounted {
-          try countUnknown()
-          isCounted = true
-        }
-        let wasCatchingUp = status.isCatchingUp
-        let limit = wasCatchingUp ? Self.batches.catchingUp : Self.batches.following
-        let count = try advance(&known, limit: limit)
-        if try makeIndexes() { continue }
-        guard count > 0 else {
-          health.report(Self.healthName, fault: nil)
-          _ = try await log.reader.waitForEvents(at: state.withLock { $0.nextOffset })
-          continue
-        }
-        if !wasCatchingUp {
-          let share = count < limit ? Self.writingShare : Self.hurryingShare
-          let pause = start.duration(to: clock.now) * (1 / share - 1)
-          try? await Task.sleep(for: min(pause, Self.delayLimit))
-        }
-      } catch {
-        if case .closed? = error as? LogStoreError { return }
-        if Task.isCancelled { return }
-        health.report(Self.healthName, fault: "can't follow the log: \(error)")
-        logger.error("the list of payments can't follow the log", metadata: ["error": "\(error)"])
-        // Forgets payments whose events were applied and not written.
-        known = RecentPayments(log: log)
-        try? await Task.sleep(for: .seconds(5))
+      if !isCounted {
+        try countUnknown()
+        isCounted = true
       }
+      let wasCatchingUp = status.isCatchingUp
+      let limit = wasCatchingUp ? Self.batches.catchingUp : Self.batches.following
+      let count = try advance(&known, limit: limit)
+      if try makeIndexes() { return }
+      guard count > 0 else {
+        health.report(Self.healthName, fault: nil)
+        _ = try await subscription.waitForMore()
+        return
+      }
+      if !wasCatchingUp {
+        let share = count < limit ? Self.writingShare : Self.hurryingShare
+        let pause = start.duration(to: clock.now) * (1 / share - 1)
+        // Ends early only when the task is cancelled.
+        try? await Task.sleep(for: min(pause, Self.delayLimit))
+      }
+    } failed: { error in
+      health.report(Self.healthName, fault: "can't follow the log: \(error)")
+      logger.error("the list of payments can't follow the log", metadata: ["error": "\(error)"])
+      // Forgets what was applied and not written, and reads it again.
+      known = RecentPayments(log: log)
+      subscription.rewind(to: subscription.checkpoint)
     }
   }
 
@@ -278,9 +279,9 @@ public final class PaymentProjection: Sendable {
 
   /// - Returns: how many events there were.
   private func advance(_ known: inout RecentPayments, limit: Int) throws -> Int {
-    let start = state.withLock { $0.nextOffset }
-    let (events, nextOffset) = try log.follower.events(from: start, limit: limit)
-    guard nextOffset > start else { return 0 }
+    let (events, offsets) = try log.follower.events(of: subscription, limit: limit)
+    guard !offsets.isEmpty else { return 0 }
+    let nextOffset = offsets.upperBound
     var changed: [PaymentID: PaymentRow] = [:]
     for event in events {
       if let row = try known.take(event) { changed[row.id] = row }
@@ -303,7 +304,7 @@ public final class PaymentProjection: Sendable {
       try countUnknown()
     }
     let wasCatchingUp = status.isCatchingUp
-    state.withLock { $0.nextOffset = nextOffset }
+    subscription.noteCommitted(nextOffset)
     if wasCatchingUp, !status.isCatchingUp { logComplete(nextOffset) }
     // At least 1: after a range of damage alone there may be more to read.
     return max(events.count, 1)
@@ -318,19 +319,15 @@ public final class PaymentProjection: Sendable {
   ///
   /// - Returns: whether an index was created; there may be more.
   private func makeIndexes() throws -> Bool {
-    let isDue = state.withLock { !$0.isIndexed && $0.nextOffset >= $0.startEnd }
-    guard isDue else { return false }
+    guard !isIndexed.withLock({ $0 }), subscription.checkpoint >= startEnd else { return false }
     let isMade = try pool.write { database in
       guard let index = try PaymentTable.missingIndex(database) else { return false }
       try database.execute(sql: index.sql)
       return true
     }
     if !isMade {
-      let nextOffset = state.withLock { state in
-        state.isIndexed = true
-        return state.nextOffset
-      }
-      if nextOffset > 0 { logComplete(nextOffset) }
+      isIndexed.withLock { $0 = true }
+      if subscription.checkpoint > 0 { logComplete(subscription.checkpoint) }
     }
     return isMade
   }

@@ -96,7 +96,7 @@ struct WebhookAttempt: Sendable {
     case .event(let event): return event
     case .offset(let offset):
       do throws(LogStoreError) {
-        return try log.follower.events(from: offset, limit: 1).events.first { $0.offset == offset }
+        return try log.follower.event(at: offset)
       } catch {
         throw .store(error)
       }
