@@ -31,7 +31,7 @@ extension EndpointWorker {
   var status: Status {
     _ = now()
     var shown = progress
-    shown.checkpoint = checkpoint
+    shown.checkpoint = subscription.nextCheckpoint
     let next = waiting.values.map(\.event.dueMicroseconds).min()
     return Status(
       endpoint: endpoint, progress: shown, waitingCount: waiting.count,
@@ -110,7 +110,7 @@ extension EndpointWorker {
   private func withoutFailures(_ progress: WebhookProgress) -> WebhookProgress {
     var progress = progress
     (progress.failuresInRow, progress.failingSinceMicroseconds, progress.heldUntilMicroseconds) = (0, nil, 0)
-    progress.checkpoint = checkpoint
+    progress.checkpoint = subscription.nextCheckpoint
     return progress
   }
 
@@ -122,9 +122,9 @@ extension EndpointWorker {
     defer { endTurn() }
     guard !isRemoved else { throw Refusal.removed }
     var moved = progress
-    moved.checkpoint = min(offset, checkpoint)
+    moved.checkpoint = min(offset, subscription.nextCheckpoint)
     try await journal.write([.progress(id: id, moved)])
-    nextOffset = min(offset, nextOffset)
+    subscription.rewind(to: offset)
     // After the changes of tries that ended during the write.
     commitCheckpoint()
     mailbox.continuation.yield(.wake)
@@ -144,11 +144,13 @@ extension EndpointWorker {
       event = entry.event
       event.dueMicroseconds = now
     } else {
-      guard offset < nextOffset, !firstTries.contains(offset) else { return status }
+      guard offset < subscription.readOffset, !subscription.isUnfinished(offset) else { return status }
       guard waiting.count < options.waitingLimit else { throw Refusal.tooManyWaiting(limit: options.waitingLimit) }
     }
     try await journal.write([.wait(id: id, event)])
-    if waiting[offset]?.isInFlight != true, !firstTries.contains(offset) { waiting[offset] = Waiting(event: event) }
+    if waiting[offset]?.isInFlight != true, !subscription.isUnfinished(offset) {
+      waiting[offset] = Waiting(event: event)
+    }
     mailbox.continuation.yield(.wake)
     return status
   }

@@ -13,7 +13,7 @@ extension EndpointWorker {
     }
     switch ended.result {
     case .abandoned:
-      // As if the try had not begun. The offset stays in `firstTries`, so the checkpoint does not pass it.
+      // As if the try had not begun. The event stays unfinished, so the checkpoint does not pass it.
       inFlightCount -= 1
       waiting[offset]?.isInFlight = false
     case .completed(.responded(let status, _)) where (200..<300).contains(status):
@@ -91,7 +91,7 @@ extension EndpointWorker {
 
   private func forget(_ offset: UInt64) {
     waiting[offset] = nil
-    firstTries.remove(offset)
+    subscription.finish(offset)
   }
 
   private func scheduleRetry(_ offset: UInt64, attempts: Int, after microseconds: UInt64, _ ended: WebhookAttempt.Ended)
@@ -100,7 +100,8 @@ extension EndpointWorker {
     waiting[offset] = Waiting(
       event: WaitingEvent(
         offset: offset, attempts: attempts, firstTryMicroseconds: first, dueMicroseconds: now() + microseconds))
-    firstTries.remove(offset)
+    // From now on the journal holds it.
+    subscription.finish(offset)
   }
 
   private func succeed(_ offset: UInt64, _ ended: WebhookAttempt.Ended, _ status: Int) {

@@ -15,7 +15,7 @@ actor EndpointWorker {
   enum Message: Sendable {
     /// The state has changed: check what can be started.
     case wake
-    /// The log has grown past `nextOffset`.
+    /// The log has grown past what was read.
     case readable
     case due(UInt64)
     case ended(UInt64, WebhookAttempt.Ended)
@@ -49,10 +49,8 @@ actor EndpointWorker {
   }
   var progress: WebhookProgress
   var waiting: [UInt64: Waiting]
-  /// The next offset to read. Every event below it is done, in `waiting`, or in `firstTries`.
-  var nextOffset: UInt64
-  /// Events whose first try is in flight.
-  var firstTries: Set<UInt64> = []
+  /// Its unfinished events are those whose first try is in flight. Its checkpoint is what the journal is told to write.
+  let subscription: Subscription
   /// Tries that are in flight, or whose consequence is not on disk yet.
   var inFlightCount = 0
   /// When the next new message is sent to an endpoint that keeps failing.
@@ -69,7 +67,6 @@ actor EndpointWorker {
   var endedDuringWrite: [(offset: UInt64, ended: WebhookAttempt.Ended)]?
   var isStopping = false
 
-  private var committedCheckpoint: UInt64
   var commitMicroseconds: UInt64 = 0
   private var isWatching = false
   private var isReadable = true
@@ -90,9 +87,8 @@ actor EndpointWorker {
     endpoint = stored.endpoint
     progress = stored.progress
     // A log that was restored from a backup may end before the checkpoint.
-    nextOffset = min(stored.progress.checkpoint, log.reader.endOffset)
-    progress.checkpoint = nextOffset
-    committedCheckpoint = stored.progress.checkpoint
+    subscription = log.follower.subscription(from: min(stored.progress.checkpoint, log.reader.endOffset))
+    progress.checkpoint = subscription.checkpoint
     waiting = Dictionary(uniqueKeysWithValues: stored.waiting.map { ($0.offset, Waiting(event: $0)) })
     self.log = log
     self.journal = journal
@@ -189,9 +185,6 @@ actor EndpointWorker {
     waiting[offset].map { .wait(id: id, $0.event) } ?? .done(id: id, offset: offset)
   }
 
-  /// The lowest offset that is neither done nor in `waiting`.
-  var checkpoint: UInt64 { firstTries.min() ?? nextOffset }
-
   /// The endpoint has failed so often in a row that it gets one message at a time.
   var isFailing: Bool { progress.failuresInRow >= options.failureLimit }
 
@@ -212,7 +205,7 @@ actor EndpointWorker {
         if !isReadable { due.append(now + 5_000_000) }
       }
     }
-    if checkpoint > committedCheckpoint {
+    if subscription.nextCheckpoint > subscription.checkpoint {
       if now >= commitMicroseconds {
         commitCheckpoint()
         commitMicroseconds = now + options.cursorInterval.microseconds
@@ -242,7 +235,7 @@ actor EndpointWorker {
 
   private func startNew(_ now: UInt64, in group: inout DiscardingTaskGroup) {
     guard !isFailing || now >= probeMicroseconds else { return }
-    let room = min(callLimit - inFlightCount, options.waitingLimit - waiting.count - firstTries.count)
+    let room = min(callLimit - inFlightCount, options.waitingLimit - waiting.count - subscription.unfinishedCount)
     guard room > 0 else { return }
     let events: [Event]
     let isAtEnd: Bool
@@ -252,15 +245,13 @@ actor EndpointWorker {
     } catch {
       // `startWork` reads again after some seconds.
       if isReadable {
-        logger.error("can't read the log for a webhook", metadata: ["offset": "\(nextOffset)", "error": "\(error)"])
+        logger.error(
+          "can't read the log for a webhook", metadata: ["offset": "\(subscription.readOffset)", "error": "\(error)"])
       }
       isReadable = false
       return
     }
-    for event in events {
-      firstTries.insert(event.offset)
-      start(.event(event), event.offset, in: &group)
-    }
+    for event in events { start(.event(event), event.offset, in: &group) }
     if isFailing, !events.isEmpty { probeMicroseconds = now + options.probeInterval.microseconds }
     guard events.count < room else { return }
     if isAtEnd { watch(in: &group) } else { mailbox.continuation.yield(.wake) }
@@ -268,17 +259,22 @@ actor EndpointWorker {
 
   /// Reads on until it has found `room` events for the endpoint, or until the portion ends so that other work gets its turn.
   private func read(_ room: Int) throws(LogStoreError) -> (events: [Event], isAtEnd: Bool) {
-    var events: [Event] = []
-    var portion = PortionEnd()
+    var room = room
+    var end = PortionEnd()
+    var isOver = false
     // Compared in the mapped file without a copy: most events are skipped.
     let types = (endpoint.events ?? Set(PaymentEvent.TypeName.allCases)).map { Array($0.rawValue.utf8) }
-    let end = log.reader.endOffset
-    nextOffset = try log.follower.forEach(from: nextOffset) { event in
+    let logEnd = log.reader.endOffset
+    let portion = try log.follower.read(subscription) { event -> Subscription.Choice<Event> in
+      guard room > 0, !isOver else { return .stop }
+      isOver = end.isReached(after: event.payload.byteCount)
       let isWanted = event.type.withUnsafeBytes { type in types.contains { $0.elementsEqual(type) } }
-      if isWanted, waiting[event.offset] == nil, !firstTries.contains(event.offset) { events.append(event.copy()) }
-      return events.count < room && !portion.isReached(after: event.payload.byteCount)
+      guard isWanted, waiting[event.offset] == nil else { return .skip }
+      room -= 1
+      return .take(event.copy())
     }
-    return (events, nextOffset >= end)
+    for range in portion.passed { subscription.finish(range) }
+    return (portion.items.map(\.item), portion.offsets.upperBound >= logEnd)
   }
 
   private func start(_ source: WebhookAttempt.Source, _ offset: UInt64, in group: inout DiscardingTaskGroup) {
@@ -311,23 +307,21 @@ actor EndpointWorker {
   private func watch(in group: inout DiscardingTaskGroup) {
     guard !isWatching else { return }
     isWatching = true
-    group.addTask { [mailbox, reader = log.reader, offset = nextOffset] in
+    group.addTask { [mailbox, subscription] in
       // If the log is closed or damaged, there is no further event to wait for.
-      if (try? await reader.waitForEvents(at: offset)) == true { mailbox.continuation.yield(.readable) }
+      if (try? await subscription.waitForMore()) == true { mailbox.continuation.yield(.readable) }
     }
   }
 
   /// Moves the durable checkpoint past events that the endpoint does not get.
   func commitCheckpoint() {
-    progress.checkpoint = checkpoint
-    committedCheckpoint = progress.checkpoint
     // If this write fails, the next one writes a later checkpoint.
-    journal.enqueue([.progress(id: id, progress)]) { _ in }
+    journal.enqueue([checkpointChange()]) { _ in }
   }
 
   func checkpointChange() -> WebhookChange {
-    progress.checkpoint = checkpoint
-    committedCheckpoint = progress.checkpoint
+    progress.checkpoint = subscription.nextCheckpoint
+    subscription.noteCommitted(progress.checkpoint)
     return .progress(id: id, progress)
   }
 }

@@ -358,6 +358,33 @@ struct EndpointWorkerTests {
     }
   }
 
+  @Test("gets everything once more also after a crash, when somebody asks while a message is in flight")
+  func replayInFlight() async throws {
+    try await FakeReceiver.run { receiver in
+      try await WebhookBench.run { bench in
+        var bench = bench
+        bench.options.callLimit = 1
+        let (held, release) = AsyncStream<Void>.makeStream()
+        try await bench.delivering { [bench] webhooks in
+          let worker = try await webhooks.add(receiver.url)
+          let ids = try await bench.initiate(3)
+          try await worker.rests(at: 3)
+          receiver.respond { _ in
+            for await _ in held {}
+            return .ok
+          }
+          let last = try await bench.initiate(1)
+          try await eventually("it is in flight") { receiver.ids == ids + last }
+          // What is on disk says so too: the message in flight does not keep the checkpoint behind the replayed ones.
+          #expect(try await worker.replay(from: 1).progress.checkpoint == 1)
+          release.finish()
+          try await worker.rests(at: 4)
+          #expect(receiver.ids == ids + last + ids[1...] + last)
+        }
+      }
+    }
+  }
+
   @Test("is signed for with the old secret as well after a rotation, until the overlap ends")
   func rotation() async throws {
     try await FakeReceiver.run { receiver in
