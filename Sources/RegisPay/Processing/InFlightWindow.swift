@@ -1,19 +1,16 @@
 import DequeModule
 import HeapModule
 
-/// The work that a consumer has read and not finished: which is ready, which waits for a retry, and how far the checkpoint may
-/// move. A pure value; the caller passes the time.
+/// The work that a consumer has read and not finished: which is ready, and which waits for a retry. A pure value; the caller
+/// passes the time.
 ///
-/// Offsets are admitted in log order and finished in any order. The checkpoint never passes the lowest unfinished offset, so
-/// nothing is lost when the process dies. `limit` bounds the memory: finished work takes none.
+/// Work is admitted in log order and finished in any order. `limit` bounds the memory: finished work takes none.
 struct InFlightWindow<Item: Sendable>: Sendable {
   typealias Instant = ContinuousClock.Instant
   typealias Lane = CallSlots.Lane
 
   /// The most unfinished offsets at once.
   let limit: Int
-  /// The offset to read next. Everything below it is finished or in `unfinished`.
-  private(set) var readOffset: UInt64
 
   private struct Work {
     var item: Item
@@ -23,54 +20,33 @@ struct InFlightWindow<Item: Sendable>: Sendable {
   }
 
   private var unfinished: [UInt64: Work] = [:]
-  /// The unfinished offsets in order, and some finished ones that are not swept out yet. The first is always unfinished:
-  /// `nextOffset` reads it.
-  private var order: ArraySlice<UInt64> = []
   /// Offsets that may start now, by lane: first tries oldest first, the others in the order in which they were due.
   private var ready: (first: Deque<UInt64>, retry: Deque<UInt64>, timedOut: Deque<UInt64>) = ([], [], [])
   private var waiting = RetryQueue()
   /// Offsets in the lane `timedOut`: ready, waiting or in flight.
   private(set) var timedOutCount = 0
 
-  init(checkpoint: UInt64, limit: Int) {
-    self.readOffset = checkpoint
+  init(limit: Int) {
     self.limit = limit
   }
 
-  /// Whether no more work fits until some is finished.
-  var isFull: Bool { unfinished.count >= limit }
+  /// How much more work fits.
+  var room: Int { max(limit - unfinished.count, 0) }
   var unfinishedCount: Int { unfinished.count }
   var waitingCount: Int { waiting.count }
-  /// Offsets held in memory, including finished ones that are not swept out yet.
-  var rememberedCount: Int { order.count + ready.first.count + ready.retry.count + ready.timedOut.count }
+  /// The offsets in all lanes.
+  var rememberedCount: Int { ready.first.count + ready.retry.count + ready.timedOut.count }
 
   func hasReady(_ lane: Lane) -> Bool { !queue(lane).isEmpty }
 
   /// The ready offsets of a lane, some of which may be finished meanwhile.
   func readyCount(_ lane: Lane) -> Int { queue(lane).count }
 
-  /// The lowest unfinished offset: how far the checkpoint may move.
-  var nextOffset: UInt64 { order.first ?? readOffset }
-
-  /// The lowest unfinished offset once `offset` is finished too: the checkpoint to commit together with its effect.
-  func nextOffset(finishing offset: UInt64) -> UInt64 {
-    guard order.first == offset else { return nextOffset }
-    return order.dropFirst().first { unfinished[$0] != nil } ?? readOffset
+  /// Admits what the event at an offset requests.
+  mutating func admit(_ item: Item, at offset: UInt64) {
+    unfinished[offset] = Work(item: item)
+    ready.first.append(offset)
   }
-
-  /// Admits the event at `readOffset` as work.
-  mutating func admit(_ item: Item) {
-    unfinished[readOffset] = Work(item: item)
-    order.append(readOffset)
-    ready.first.append(readOffset)
-    readOffset += 1
-  }
-
-  /// Moves to the offset of the event that was read, past offsets without events: a repair may have left a gap.
-  mutating func move(to offset: UInt64) { readOffset = max(readOffset, offset) }
-
-  /// Moves past the event at `readOffset`, which requests nothing.
-  mutating func skip() { readOffset += 1 }
 
   /// Makes the work ready whose wait is over.
   mutating func wake(at now: Instant) {
@@ -114,10 +90,6 @@ struct InFlightWindow<Item: Sendable>: Sendable {
 
   mutating func finish(_ offset: UInt64) {
     if unfinished.removeValue(forKey: offset)?.lane == .timedOut { timedOutCount -= 1 }
-    while let first = order.first, unfinished[first] == nil { order.removeFirst() }
-    // Behind one offset that stays unfinished for days, all others finish. Swept when finished ones are the majority, so that a
-    // sweep costs no more than the finishes before it.
-    if order.count > 2 * unfinished.count + 64 { order = ArraySlice(order.filter { unfinished[$0] != nil }) }
   }
 
   /// When the first waiting work is due; nil when there is none.

@@ -49,7 +49,7 @@ enum StepEnding: Sendable {
 /// Safe to use from any task: hundreds of tries run at once.
 struct StepCall: Sendable {
   /// The consumer's checkpoint once the work is finished, to commit together with the outcome.
-  typealias Checkpoint = @Sendable () async -> UInt64
+  typealias Checkpoint = @Sendable () -> UInt64
   /// How a try ended, and whether it may have been carried out while the log doesn't say so.
   private typealias Result = (ending: StepEnding, mayHaveHappened: Bool)
 
@@ -208,7 +208,7 @@ struct StepCall: Sendable {
     log.damage.skip(work.id, work.work, reason: "\(error)")
     // Work with a wait on the log is loaded again.
     guard case .read = work else { return .finished(isAccepted: false) }
-    let checkpoint = await checkpoint()
+    let checkpoint = checkpoint()
     let append = Append(
       [SkippedWork.event(.skipped, .init(id: work.id, work: work.work))],
       cursors: [CursorCommit(name: cursorName, checkpoint: checkpoint, mayLag: true)])
@@ -233,7 +233,7 @@ struct StepCall: Sendable {
     }
     var failures = 0
     while true {
-      let checkpoint = await checkpoint()
+      let checkpoint = checkpoint()
       do {
         let cursor = CursorCommit(name: cursorName, checkpoint: checkpoint, mayLag: true)
         let executed = try await log.record(command, on: work.id, as: failures == 0 ? known : nil, cursor: cursor)

@@ -8,24 +8,6 @@ import Logging
 /// payment's stream says that the step is done. A payment that fails waits without a call slot, and the others proceed. A long
 /// wait goes on the log, and ``DelayedWork`` finds it when it is over: the checkpoint moves past it, and it survives a restart.
 public actor StepConsumer {
-  private enum Message: Sendable {
-    /// The log has grown past the offset that was read.
-    case readable
-    /// A timer has fired.
-    case due(ContinuousClock.Instant)
-    case tick
-    /// A try ended.
-    ///
-    /// - Parameter slot: of its call; nil when there was no call.
-    case ended(StepWork, StepEnding, slot: Int?)
-    /// The work whose wait on the log is over.
-    case delayed(DueWork)
-    /// The passed-over ranges are on the log, up to an offset; nil if the append failed.
-    case passed(UInt64?)
-    case stop
-    case stopNow
-  }
-
   private static let batch = 256
   private static let batchesAtOnce = 16
   /// How soon to check again whether the log can append.
@@ -47,6 +29,7 @@ public actor StepConsumer {
   private let clock = ContinuousClock()
   private let mailbox = AsyncStream<Message>.makeStream()
 
+  private var subscription: Subscription
   private var window: InFlightWindow<StepRequest>
   private var retries: RetryPolicy
   private var delayed: DelayedQueue
@@ -57,14 +40,12 @@ public actor StepConsumer {
   private var slots: CallSlots
   /// For each call in flight, by its number.
   private var stops: [Int: CallStop] = [:]
-  /// The durable checkpoint.
-  private var checkpoint: UInt64 = 0
   /// Tasks that end with a message.
   private var taskCount = 0
   private var isWatching = false
   private var isReadable = true
-  /// Passed-over ranges are being appended; reading waits for that.
-  private var isPassing = false
+  /// Passed-over ranges whose append failed.
+  private var unrecorded: [DamagedRange] = []
   private var isStopping = false
   private var timer: ContinuousClock.Instant?
 
@@ -95,7 +76,9 @@ public actor StepConsumer {
     call = StepCall(
       log: log, cursorName: cursorName, provider: provider, breakers: breakers, health: health, tries: tries,
       options: options, clock: clock, logger: logger)
-    window = InFlightWindow(checkpoint: 0, limit: options.unfinishedLimit)
+    // Until `run()` knows the checkpoint.
+    subscription = log.follower.subscription(from: 0)
+    window = InFlightWindow(limit: options.unfinishedLimit)
     retries = RetryPolicy(options)
     delayed = DelayedQueue(limit: options.callLimit)
     slots = CallSlots(limits: options.slotLimits)
@@ -103,7 +86,8 @@ public actor StepConsumer {
 
   public var status: Status {
     Status(
-      step: step, name: cursorName, nextOffset: window.nextOffset, checkpoint: checkpoint, inFlight: slots.count,
+      step: step, name: cursorName, nextOffset: subscription.nextCheckpoint, checkpoint: subscription.checkpoint,
+      inFlight: slots.count,
       slowCalls: slots.slowCount, unfinished: window.unfinishedCount, waiting: window.waitingCount,
       breaker: breakers.shown)
   }
@@ -121,8 +105,7 @@ public actor StepConsumer {
   ///
   /// - Throws: when the checkpoint can't be read at the start.
   public func run() async throws(LogStoreError) {
-    checkpoint = try log.reader.cursor(cursorName) ?? 0
-    window = InFlightWindow(checkpoint: checkpoint, limit: options.unfinishedLimit)
+    subscription = log.follower.subscription(from: try log.reader.cursor(cursorName) ?? 0)
     let interval = options.cursorInterval
     await withDiscardingTaskGroup { group in
       group.addTask { [self] in
@@ -152,16 +135,16 @@ public actor StepConsumer {
     case .tick:
       log.noteTime()
       await commitCheckpoint()
+      recordPassed(unrecorded, in: &group)
       loadDelayed(in: &group)
     case .delayed(let due):
       isLoadingDelayed = false
       fullKinds = due.fullKinds.isEmpty ? nil : (due.fullKinds, clock.now)
       for item in due.items { delayed.admit(item) }
-    case .passed(let offset):
+    case .passed(let ranges, let isRecorded):
       taskCount -= 1
-      isPassing = false
-      // After a failed append, the next tick reads the range again.
-      if let offset { window.move(to: offset) } else { isReadable = false }
+      // After a failed append, the next tick repeats it.
+      if isRecorded { ranges.forEach(subscription.finish) } else { unrecorded += ranges }
     case .ended(let work, let ending, let slot):
       taskCount -= 1
       if let slot {
@@ -197,61 +180,56 @@ public actor StepConsumer {
 
   /// Admits events that fit, a bounded number at a time: on a long log, ended calls must be handled in between.
   private func read(in group: inout DiscardingTaskGroup) {
-    guard !isStopping, !isPassing else { return }
+    guard !isStopping else { return }
     do {
-      for _ in 0..<Self.batchesAtOnce where !window.isFull {
-        var count = 0
-        var passed: [Range<UInt64>] = []
-        let next = try log.follower.forEach(
-          from: window.readOffset, passed: { range in if !range.offsets.isEmpty { passed.append(range.offsets) } }
-        ) { event in
-          guard passed.isEmpty else { return false }
-          count += 1
-          window.move(to: event.offset)
-          if let request = filter.request(in: event) { window.admit(request) } else { window.skip() }
-          return count < Self.batch && !window.isFull
+      for _ in 0..<Self.batchesAtOnce where window.room > 0 {
+        var (room, left) = (window.room, Self.batch)
+        let portion = try log.follower.read(subscription) { event -> Subscription.Choice<StepRequest> in
+          guard room > 0, left > 0 else { return .stop }
+          left -= 1
+          guard let request = filter.request(in: event) else { return .skip }
+          room -= 1
+          return .take(request)
         }
-        if !passed.isEmpty {
-          recordPassed(passed, in: &group)
-          break
-        }
-        // Damage at the end of the portion has no event behind it.
-        window.move(to: next)
-        guard count > 0 else { break }
+        for (offset, request) in portion.items { window.admit(request, at: offset) }
+        recordPassed(portion.passed.filter { !$0.offsets.isEmpty }, in: &group)
+        guard !portion.offsets.isEmpty else { break }
       }
       isReadable = true
       health.report(cursorName, fault: nil)
     } catch {
       isReadable = false
       health.report(cursorName, fault: "can't read the log: \(error)")
-      logger.error("can't read the log", metadata: ["offset": "\(window.readOffset)", "error": "\(error)"])
+      logger.error(
+        "can't read the log", metadata: ["offset": "\(subscription.readOffset)", "error": "\(error)"])
     }
   }
 
-  /// Appends the ranges that were passed over before the checkpoint moves past them: their events may have requested the step.
-  /// ``SkippedWork`` reads them again when they become readable.
-  private func recordPassed(_ ranges: [Range<UInt64>], in group: inout DiscardingTaskGroup) {
-    isPassing = true
+  /// Appends the ranges that were passed over, so that the checkpoint may move past them: their events may have requested the
+  /// step. ``SkippedWork`` reads them again when they become readable.
+  private func recordPassed(_ ranges: [DamagedRange], in group: inout DiscardingTaskGroup) {
+    guard !isStopping, !ranges.isEmpty else { return }
+    unrecorded.removeAll(where: ranges.contains)
     taskCount += 1
     group.addTask { [mailbox, log, step, logger] in
-      var end = ranges.last?.upperBound
+      let events = ranges.map { SkippedWork.event(.passed, .init(step: step, offsets: $0.offsets)) }
       do {
-        try await log.append(Append(ranges.map { SkippedWork.event(.passed, .init(step: step, offsets: $0)) }))
+        try await log.append(Append(events))
+        mailbox.continuation.yield(.passed(ranges, isRecorded: true))
       } catch {
         logger.error("can't record a passed-over range", metadata: ["error": "\(error)"])
-        end = nil
+        mailbox.continuation.yield(.passed(ranges, isRecorded: false))
       }
-      mailbox.continuation.yield(.passed(end))
     }
   }
 
   private func watch(in group: inout DiscardingTaskGroup) {
     // The next tick retries a failed read; waiting for more events would return at once.
-    guard isReadable, !isWatching, !isStopping, !window.isFull else { return }
+    guard isReadable, !isWatching, !isStopping, window.room > 0 else { return }
     isWatching = true
-    group.addTask { [mailbox, reader = log.reader, offset = window.readOffset] in
+    group.addTask { [mailbox, subscription] in
       do {
-        if try await reader.waitForEvents(at: offset) { mailbox.continuation.yield(.readable) }
+        if try await subscription.waitForMore() { mailbox.continuation.yield(.readable) }
       } catch {
         // Closed or damaged: the next tick reads again and reports it.
       }
@@ -261,12 +239,12 @@ public actor StepConsumer {
   /// Commits the checkpoint past work that was skipped or done before. While the log can't append, this commit finds out
   /// whether it can again.
   private func commitCheckpoint() async {
-    let next = window.nextOffset
+    let next = subscription.nextCheckpoint
     let isGateOpen = log.gate.isOpen
-    guard next > checkpoint || !isGateOpen else { return }
+    guard next > subscription.checkpoint || !isGateOpen else { return }
     do {
       try await log.append(Append([], cursors: [CursorCommit(name: cursorName, checkpoint: next, mayLag: true)]))
-      noteCommitted(next)
+      subscription.noteCommitted(next)
       if !isGateOpen, log.gate.isOpen { logger.notice("the log can append again, and calls go out again") }
     } catch {
       // Logged once, not at each tick.
@@ -274,13 +252,11 @@ public actor StepConsumer {
     }
   }
 
-  private func noteCommitted(_ offset: UInt64) { checkpoint = max(checkpoint, offset) }
-
   /// The checkpoint to commit together with the outcome of some work.
-  private func nextOffset(finishing work: StepWork) -> UInt64 {
+  private func checkpoint(finishing work: StepWork) -> StepCall.Checkpoint {
     switch work {
-    case .read(let offset, _): window.nextOffset(finishing: offset)
-    case .delayed: window.nextOffset
+    case .read(let offset, _): { [subscription] in subscription.nextCheckpoint(finishing: offset) }
+    case .delayed: { [subscription] in subscription.nextCheckpoint }
     }
   }
 
@@ -330,10 +306,8 @@ public actor StepConsumer {
     let slot = slots.begin(lane, now: now)
     let stop = CallStop()
     stops[slot] = stop
-    group.addTask { [mailbox, call] in
-      let ending = await call.carryOut(work, pass, ownFailures: ownFailures, stop: stop) {
-        await self.nextOffset(finishing: work)
-      }
+    group.addTask { [mailbox, call, checkpoint = checkpoint(finishing: work)] in
+      let ending = await call.carryOut(work, pass, ownFailures: ownFailures, stop: stop, checkpoint: checkpoint)
       mailbox.continuation.yield(.ended(work, ending, slot: slot))
     }
   }
@@ -356,12 +330,13 @@ public actor StepConsumer {
     switch (ending, work) {
     case (.finished(let isAccepted, let committed), _):
       if isAccepted { retries.noteAccepted(now: clock.now) }
-      noteCommitted(committed)
+      subscription.noteCommitted(committed)
       retryStatus.clear(work.id, work.work)
       switch work {
       case .read(let offset, _):
         retries.finish(offset)
         window.finish(offset)
+        subscription.finish(offset)
       case .delayed(let item): delayed.finish(item)
       }
     case (.retry(let failure, let isOutage), .read(let offset, _)):
@@ -405,10 +380,8 @@ public actor StepConsumer {
       ownFailures: wait.ownFailures, reason: failure.reason, didTimeOut: failure.cause == .timeout,
       beganMicroseconds: now)
     taskCount += 1
-    group.addTask { [mailbox, call] in
-      var ending = await call.record(.delay(delay), of: work, as: nil, isAccepted: false) {
-        await self.nextOffset(finishing: work)
-      }
+    group.addTask { [mailbox, call, checkpoint = checkpoint(finishing: work)] in
+      var ending = await call.record(.delay(delay), of: work, as: nil, isAccepted: false, checkpoint: checkpoint)
       // The earlier wait is over and still on the log: the item is loaded again.
       if case .retry = ending, case .delayed = work { ending = .finished(isAccepted: false) }
       mailbox.continuation.yield(.ended(work, ending, slot: nil))

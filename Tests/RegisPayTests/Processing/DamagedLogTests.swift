@@ -1,5 +1,6 @@
 import Foundation
 import LogStore
+import Synchronization
 import Testing
 
 @testable import RegisPay
@@ -101,6 +102,16 @@ struct DamagedLogTests {
     return (ids, path, try Data(contentsOf: URL(fileURLWithPath: path)))
   }
 
+  /// Flips a bit in the payment's second event, which requests the step.
+  private func damageRequest(of id: PaymentID, _ sound: Data, at path: String) throws {
+    var bytes = sound
+    let first = try #require(bytes.range(of: Data("\"paymentId\":\"\(id)\"".utf8)))
+    let second = try #require(
+      bytes.range(of: Data(PaymentEvent.TypeName.created.rawValue.utf8), in: first.upperBound..<bytes.count))
+    bytes[second.lowerBound + 3] ^= 1
+    try bytes.write(to: URL(fileURLWithPath: path))
+  }
+
   /// False too while the payment can't be read yet.
   private func isSettled(_ id: PaymentID, in log: PaymentLog) -> Bool {
     (try? log.load(id))?.payment.status == .settled
@@ -170,13 +181,7 @@ struct DamagedLogTests {
     try await withTemporaryFolder { folder in
       let (ids, path, sound) = try await makeLog(in: folder)
       let hit = ids[20]
-      // The payment's second event requests the step.
-      var bytes = sound
-      let first = try #require(bytes.range(of: Data("\"paymentId\":\"\(hit)\"".utf8)))
-      let second = try #require(
-        bytes.range(of: Data(PaymentEvent.TypeName.created.rawValue.utf8), in: first.upperBound..<bytes.count))
-      bytes[second.lowerBound + 3] ^= 1
-      try bytes.write(to: URL(fileURLWithPath: path))
+      try damageRequest(of: hit, sound, at: path)
       var store = try open(folder)
       var log = PaymentLog(store)
       let provider = FakeProvider { _, _ in .done(.recordSettled) }
@@ -216,6 +221,38 @@ struct DamagedLogTests {
       await resuming.value
       #expect(provider.calls[hit] == 1)
       #expect(log.damage.warnings.isEmpty)
+      try await store.close()
+    }
+  }
+
+  @Test("the checkpoint waits before what was passed over until that is recorded, and recording is tried again")
+  func recordedBeforeTheCheckpoint() async throws {
+    try await withTemporaryFolder { folder in
+      let (ids, path, sound) = try await makeLog(in: folder)
+      let hit = ids[20]
+      try damageRequest(of: hit, sound, at: path)
+      let store = try open(folder)
+      let refusals = Mutex<(isOver: Bool, count: Int)>((false, 0))
+      let log = PaymentLog(store) { append async throws(LogStoreError) in
+        let isRefused = refusals.withLock { state in
+          guard !state.isOver, append.events.contains(where: { $0.type == "PaymentStepsPassed" }) else { return false }
+          state.count += 1
+          return true
+        }
+        if isRefused { throw .invalidArgument("test") }
+        return try await store.append(append)
+      }
+      try await consuming(log, FakeProvider { _, _ in .done(.recordSettled) }) {
+        try await eventually("all others are settled") { ids.allSatisfy { $0 == hit || isSettled($0, in: log) } }
+        // The payment's second event has offset 41.
+        try await eventually("the cursor is there") { try log.reader.cursor("payment-settle") == 41 }
+        let count = refusals.withLock { $0.count }
+        try await eventually("it is tried again") { refusals.withLock { $0.count } > count + 2 }
+        #expect(try log.reader.cursor("payment-settle") == 41)
+        refusals.withLock { $0.isOver = true }
+        try await eventually("the cursor is at the end") { try atEnd(log) }
+      }
+      #expect(try log.reader.stream(SkippedWork.stream).map(\.type) == ["PaymentStepsPassed"])
       try await store.close()
     }
   }

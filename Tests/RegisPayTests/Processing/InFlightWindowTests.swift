@@ -7,67 +7,9 @@ private let start = ContinuousClock.now
 @Suite("A consumer's window")
 struct WindowTests {
   private func window(_ count: Int, limit: Int = 100) -> InFlightWindow<String> {
-    var window = InFlightWindow<String>(checkpoint: 10, limit: limit)
-    for index in 0..<count { window.admit("work \(index)") }
+    var window = InFlightWindow<String>(limit: limit)
+    for index in 0..<count { window.admit("work \(index)", at: UInt64(10 + index)) }
     return window
-  }
-
-  @Test("the next offset is the lowest unfinished one, whatever finishes first")
-  func place() {
-    var window = window(3)
-    #expect(window.nextOffset == 10)
-    window.finish(11)
-    #expect(window.nextOffset == 10)
-    window.finish(10)
-    #expect(window.nextOffset == 12)
-    window.finish(12)
-    #expect(window.nextOffset == 13)
-  }
-
-  @Test("skipped events move the next offset, but never past unfinished work")
-  func skipping() {
-    var window = InFlightWindow<String>(checkpoint: 0, limit: 10)
-    window.skip()
-    window.skip()
-    #expect(window.nextOffset == 2)
-    window.admit("work")
-    window.skip()
-    #expect(window.nextOffset == 2)
-    window.finish(2)
-    #expect(window.nextOffset == 4)
-  }
-
-  @Test("offsets without events, as a repair leaves them, are skipped")
-  func gap() {
-    var window = InFlightWindow<String>(checkpoint: 0, limit: 10)
-    window.admit("first")
-    window.move(to: 5)
-    window.admit("second")
-    #expect(window.readOffset == 6 && window.nextOffset == 0)
-    #expect(window.nextOffset(finishing: 0) == 5)
-    #expect(window.next(.first)?.offset == 0 && window.next(.first)?.offset == 5)
-    window.finish(0)
-    window.move(to: 2)
-    #expect(window.readOffset == 6)
-    window.finish(5)
-    #expect(window.nextOffset == 6)
-  }
-
-  @Test("the checkpoint to commit with an effect is the next offset once it is finished, in every order of finishing")
-  func placeFinishing() {
-    var generator = SystemRandomNumberGenerator()
-    for _ in 0..<200 {
-      var window = InFlightWindow<Int>(checkpoint: 0, limit: 100)
-      for index in 0..<20 { if Bool.random(using: &generator) { window.admit(index) } else { window.skip() } }
-      var offsets: [UInt64] = []
-      while let work = window.next(.first) { offsets.append(work.offset) }
-      for offset in offsets.shuffled(using: &generator) {
-        let promised = window.nextOffset(finishing: offset)
-        window.finish(offset)
-        #expect(window.nextOffset == promised)
-      }
-      #expect(window.nextOffset == 20)
-    }
   }
 
   @Test("work is returned once, in order")
@@ -96,7 +38,6 @@ struct WindowTests {
     #expect(window.next(.retry) == nil)
     window.retry(11, due: start + .seconds(2))
     #expect(window.attempts(11) == 2, "attempts add up")
-    #expect(window.nextOffset == 10)
   }
 
   @Test("untried work that is put back is the next of its lane and counts no attempt")
@@ -121,7 +62,7 @@ struct WindowTests {
     while window.next(.first) != nil {}
     window.retry(10, due: start)
     window.retry(11, due: start, isTimeout: true)
-    window.admit("work 4")
+    window.admit("work 4", at: 14)
     window.wake(at: start)
     #expect(CallSlots.Lane.allCases.map { window.hasReady($0) } == [true, true, true])
     #expect(CallSlots.Lane.allCases.map { window.next($0)?.offset } == [14, 10, 11])
@@ -140,22 +81,20 @@ struct WindowTests {
   @Test("it is full at its limit and has room again when work finishes")
   func full() {
     var window = window(5, limit: 5)
-    #expect(window.isFull)
+    #expect(window.room == 0)
     window.finish(12)
-    #expect(!window.isFull)
+    #expect(window.room == 1)
   }
 
   @Test("one payment that stays unfinished while a hundred thousand others finish takes no memory for those")
   func bounded() {
     var window = window(1)
-    for _ in 0..<100_000 {
-      let offset = window.readOffset
-      window.admit("other")
+    for offset in UInt64(11)..<100_000 {
+      window.admit("other", at: offset)
       _ = window.next(.first)
       window.finish(offset)
     }
     #expect(window.unfinishedCount == 1)
-    #expect(window.nextOffset == 10)
     #expect(window.rememberedCount < 1_000)
   }
 }
