@@ -132,7 +132,7 @@ public struct LoadDriver: Sendable {
     var head = head(.POST, "/api/payment/create", pool)
     head.headers.add(name: "Content-Type", value: "application/json")
     head.headers.add(name: "Content-Length", value: String(body.readableBytes))
-    switch await pool.send(ConnectionPool.Call(head: head, body: body, isRepeatable: false)) {
+    switch await pool.send(ClientCall(head: head, body: body, isRepeatable: false)) {
     case .failure(let failure): tally.failed("\(failure)")
     case .success(let response):
       guard response.status == 200 else { return tally.failed("status \(response.status)") }

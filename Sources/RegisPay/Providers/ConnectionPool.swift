@@ -1,5 +1,4 @@
 import NIOCore
-import NIOHTTP1
 import NIOPosix
 import NIOSSL
 import Synchronization
@@ -9,16 +8,6 @@ import Synchronization
 ///
 /// When all connections of a loop are in use, calls wait for one in the order in which they came. Safe to use from any task.
 final class ConnectionPool: Sendable {
-  /// A call to send.
-  struct Call: Sendable {
-    var head: HTTPRequestHead
-    var body: ByteBuffer
-    /// The pool may send the call again when its connection breaks without a response: the call has an idempotency key.
-    var isRepeatable = true
-    /// Receives the body of a 2xx as it arrives, with no limit on length or time; nil to collect the body within the limits.
-    var sink: (@Sendable (ByteBuffer) -> Void)?
-  }
-
   let endpoint: Endpoint
   private let loopPools: [LoopPool]
 
@@ -50,21 +39,22 @@ final class ConnectionPool: Sendable {
         throw EndpointError(url: endpoint.authority, reason: "TLS can't be set up: \(reason)")
       }
     }
-    let settings = LoopPool.Settings(
-      endpoint: endpoint, address: address, tls: tls, timeLimit: TimeAmount(timeLimit),
-      connectTimeLimit: TimeAmount(connectTimeLimit ?? timeLimit), idleTimeLimit: TimeAmount(idleTimeLimit),
+    let connector = Connector(
+      endpoint: endpoint, address: address, tls: tls, timeLimit: TimeAmount(connectTimeLimit ?? timeLimit),
       responseLimits: .init(bodyBytes: responseLimit, truncatesBody: truncatesResponses),
+      validatesHeads: validatesHeads)
+    let settings = LoopPool.Settings(
+      timeLimit: TimeAmount(timeLimit), idleTimeLimit: TimeAmount(idleTimeLimit),
       // When sockets are scarce the PSP and notifications get a share each, so that neither takes all of them.
       connectionLimit: budget.map { budget in
         budget.isTight ? min(connectionLimit, max(1, budget.limit / 2 / System.coreCount)) : connectionLimit
       } ?? connectionLimit,
-      budget: budget,
-      validatesHeads: validatesHeads)
+      budget: budget, connect: connector.connect(on:))
     loopPools = group.makeIterator().map { LoopPool($0, settings) }
   }
 
   /// Sends a call and waits for its response. Fails soon when the task is cancelled or the call's ``CallStop`` stops it.
-  func send(_ call: Call) async -> Result<ClientResponse, CallFailure> {
+  func send(_ call: ClientCall) async -> Result<ClientResponse, CallFailure> {
     let pool = loopPools.first { $0.loop.inEventLoop } ?? loopPools[Int.random(in: 0..<loopPools.count)]
     let ticket = CallTicket()
     let cancel: @Sendable () -> Void = {
@@ -85,8 +75,4 @@ final class ConnectionPool: Sendable {
   func close() {
     for pool in loopPools { pool.loop.execute { pool.close() } }
   }
-}
-
-extension Duration {
-  init(_ amount: TimeAmount) { self = .nanoseconds(amount.nanoseconds) }
 }

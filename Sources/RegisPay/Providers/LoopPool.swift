@@ -1,7 +1,5 @@
 import DequeModule
 import NIOCore
-import NIOPosix
-import NIOSSL
 import Synchronization
 
 /// The connections of one event loop.
@@ -10,16 +8,12 @@ import Synchronization
 // connections, whose channels and handlers belong to this loop, call everything else. The rest is `let` and Sendable.
 final class LoopPool: @unchecked Sendable {
   struct Settings: Sendable {
-    let endpoint: Endpoint
-    let address: SocketAddress?
-    let tls: NIOSSLContext?
     let timeLimit: TimeAmount
-    let connectTimeLimit: TimeAmount
     let idleTimeLimit: TimeAmount
-    let responseLimits: ResponseReader.Limits
     let connectionLimit: Int
     let budget: SocketBudget?
-    let validatesHeads: Bool
+    /// Makes a connection on the given loop whose pipeline ends with a ``ResponseReader``, in a bounded time.
+    let connect: @Sendable (any EventLoop) -> EventLoopFuture<any Channel>
   }
 
   /// How often time limits are checked. One timer serves all calls: they are many, and hardly any reaches its limit.
@@ -50,13 +44,13 @@ final class LoopPool: @unchecked Sendable {
 
   // MARK: - Calls
 
-  func begin(_ call: ConnectionPool.Call, _ ticket: CallTicket, _ completion: @escaping PendingCall.Completion) {
+  func begin(_ call: ClientCall, _ ticket: CallTicket, _ completion: @escaping PendingCall.Completion) {
     loop.preconditionInEventLoop()
     guard !ticket.isCancelled.load(ordering: .relaxed) else {
       return completion(.failure(.unreachable(Self.cancelled)))
     }
     guard !isClosed else { return completion(.failure(.unreachable("closed"))) }
-    let deadline = call.sink == nil ? NIODeadline.now() + settings.timeLimit : .distantFuture
+    let deadline = call.sink == nil ? loop.now + settings.timeLimit : .distantFuture
     let new = PendingCall(call, ticket, deadline, completion)
     pending[ObjectIdentifier(ticket)] = new
     if timer == nil {
@@ -92,6 +86,7 @@ final class LoopPool: @unchecked Sendable {
       // The pool has no connection of its own whose end the call could wait for.
       return end(pending, .failure(.noSocket))
     }
+    connectionCount += 1
     connect(for: pending)
   }
 
@@ -117,7 +112,7 @@ final class LoopPool: @unchecked Sendable {
   }
 
   private func checkTimeLimits() {
-    let now = NIODeadline.now()
+    let now = loop.now
     for pending in pending.values where pending.deadline <= now {
       let limit = Duration(settings.timeLimit)
       guard pending.wasSent else {
@@ -138,14 +133,20 @@ final class LoopPool: @unchecked Sendable {
 
   // MARK: - Connecting
 
-  /// Opens a connection for a call. The caller has taken a socket from the budget, if there is one.
+  /// Opens a connection for a call, which takes the room of a connection that the caller closes or that broke. The room is one of the
+  /// pool's connections, and a socket of the budget.
+  private func connect(for pending: PendingCall, insteadOf old: PooledConnection) {
+    old.hasRoom = false
+    connect(for: pending)
+  }
+
+  /// Opens a connection for a call. The caller has made room for it.
   private func connect(for pending: PendingCall) {
     let bound = NIOLoopBound(pending, eventLoop: loop)
-    connectionCount += 1
-    secureChannel().assumeIsolated().whenComplete { result in
+    settings.connect(loop).assumeIsolated().whenComplete { result in
       let pending = bound.value
       switch result {
-      case .failure(let error): self.connectFailed(pending, Self.reason(error))
+      case .failure(let error): self.connectFailed(pending, "\(error)")
       case .success(let channel):
         guard channel.isActive, let reader = try? channel.pipeline.syncOperations.handler(type: ResponseReader.self)
         else { return self.connectFailed(pending, "closed at once") }
@@ -165,49 +166,6 @@ final class LoopPool: @unchecked Sendable {
     startWaiting()
   }
 
-  /// Connects, and completes the TLS handshake where the endpoint has one.
-  private func secureChannel() -> EventLoopFuture<any Channel> {
-    let settings = settings
-    let handshake = NIOLoopBound(settings.tls.map { _ in Handshake(host: settings.endpoint.host) }, eventLoop: loop)
-    let bootstrap = ClientBootstrap(group: loop)
-      .connectTimeout(settings.connectTimeLimit)
-      .channelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture {
-          try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forMessages)
-          let pipeline = channel.pipeline.syncOperations
-          if let tls = settings.tls, let handshake = handshake.value {
-            // An IP address has no server name to send.
-            let isAddress = (try? SocketAddress(ipAddress: settings.endpoint.host, port: 0)) != nil
-            let name = isAddress ? nil : settings.endpoint.host
-            try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: name))
-            try pipeline.addHandler(handshake)
-          }
-          let reader = ResponseReader(settings.responseLimits) { [host = settings.endpoint.host] error in
-            TLSFailure.reason(error, host: host)
-          }
-          try reader.addHandlers(to: pipeline, validatesHeads: settings.validatesHeads)
-        }
-      }
-    let connected =
-      if let address = settings.address { bootstrap.connect(to: address) } else {
-        bootstrap.connect(host: settings.endpoint.host, port: settings.endpoint.port)
-      }
-    return connected.flatMap { channel in
-      guard let handshake = handshake.value else { return channel.eventLoop.makeSucceededFuture(channel) }
-      let done = handshake.done(on: channel, within: settings.connectTimeLimit)
-      done.whenFailure { _ in channel.close(promise: nil) }
-      return done.map { channel }
-    }
-  }
-
-  private static func reason(_ error: any Error) -> String {
-    switch error {
-    case let error as NIOConnectionError:
-      error.connectionErrors.first.map { "\($0.error)" } ?? "\(error.host) has no address"
-    default: "\(error)"
-    }
-  }
-
   // MARK: - What connections report
 
   /// A call's response is complete. The connection reports by itself when it is free.
@@ -220,8 +178,8 @@ final class LoopPool: @unchecked Sendable {
     {
       pending.firstRefusal = response.status
       pending.connection = nil
-      connection.close()
-      return connect(for: pending)
+      connect(for: pending, insteadOf: connection)
+      return connection.close()
     }
     var response = response
     if let first = pending.firstRefusal, first != response.status { response.isToRepeat = true }
@@ -231,24 +189,27 @@ final class LoopPool: @unchecked Sendable {
   /// A connection broke under a call.
   ///
   /// - Parameter receivedNothing: no byte of a response had come.
-  func broke(_ pending: PendingCall, _ reason: String, wasReused: Bool, receivedNothing: Bool) {
+  func broke(
+    _ pending: PendingCall, _ reason: String, on connection: PooledConnection, wasReused: Bool, receivedNothing: Bool
+  ) {
     // The other side closes idle connections when it likes, also just as a call arrives.
     guard pending.call.isRepeatable, wasReused, receivedNothing, !pending.hasBeenRepeated, pending.completion != nil
     else { return fail(pending, reason) }
     pending.hasBeenRepeated = true
     pending.connection = nil
-    connect(for: pending)
+    connect(for: pending, insteadOf: connection)
   }
 
   func release(_ connection: PooledConnection) {
     guard !isClosed else { return connection.close() }
     guard connection.isUsable else { return }
-    connection.idleSince = .now()
+    connection.idleSince = loop.now
     idle.append(connection)
     startWaiting()
   }
 
-  func closed() {
+  func closed(_ connection: PooledConnection) {
+    guard connection.hasRoom else { return }
     connectionCount -= 1
     settings.budget?.give()
     startWaiting()

@@ -10,7 +10,7 @@ final class CallTicket: Sendable {
 final class PendingCall {
   typealias Completion = @Sendable (Result<ClientResponse, CallFailure>) -> Void
 
-  let call: ConnectionPool.Call
+  let call: ClientCall
   let ticket: CallTicket
   let deadline: NIODeadline
   private(set) var completion: Completion?
@@ -23,7 +23,7 @@ final class PendingCall {
   /// The status of a refusal that came on a reused connection; the call is sent again on a new connection to confirm it.
   var firstRefusal: Int?
 
-  init(_ call: ConnectionPool.Call, _ ticket: CallTicket, _ deadline: NIODeadline, _ completion: @escaping Completion) {
+  init(_ call: ClientCall, _ ticket: CallTicket, _ deadline: NIODeadline, _ completion: @escaping Completion) {
     self.call = call
     self.ticket = ticket
     self.deadline = deadline

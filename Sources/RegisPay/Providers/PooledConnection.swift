@@ -8,7 +8,10 @@ final class PooledConnection: ResponseReaderDelegate {
   private let pool: LoopPool
   private var pending: PendingCall?
   private var callCount = 0
-  var idleSince = NIODeadline.now()
+  /// The connection counts among the pool's; false once another has taken its room.
+  var hasRoom = true
+  /// When the connection became free.
+  var idleSince = NIODeadline.uptimeNanoseconds(0)
 
   init(_ channel: any Channel, _ reader: ResponseReader, pool: LoopPool) {
     self.channel = channel
@@ -45,9 +48,9 @@ final class PooledConnection: ResponseReaderDelegate {
   func failed(_ reason: String, receivedNothing: Bool) {
     guard let pending else { return }
     self.pending = nil
-    pool.broke(pending, reason, wasReused: callCount > 1, receivedNothing: receivedNothing)
+    pool.broke(pending, reason, on: self, wasReused: callCount > 1, receivedNothing: receivedNothing)
   }
 
   func becameFree() { pool.release(self) }
-  func closed() { pool.closed() }
+  func closed() { pool.closed(self) }
 }

@@ -1,38 +1,6 @@
 import NIOCore
 import NIOHTTP1
 
-/// The response to an HTTP call.
-struct ClientResponse: Sendable, Hashable {
-  var status: Int
-  var body: [UInt8]
-  /// The wait that the response asks for (`Retry-After`), without a limit.
-  var retryAfter: Duration?
-  /// The call was sent before, on a kept-alive connection that broke without a response: this may be the response to the
-  /// repeat.
-  var isToRepeat = false
-}
-
-/// Why a call has no response.
-enum CallFailure: Error, Sendable, Hashable, CustomStringConvertible {
-  /// No connection could be made, or none was free in time: no byte of the call was sent.
-  case unreachable(String)
-  /// This process has as many connections open as its limit allows and made no other: the other side is not at fault.
-  case noSocket
-  /// The call was sent, and no response came in time: whether the call had an effect is unknown.
-  case timeout(after: Duration)
-  /// The connection broke after the call may have been sent: whether the call had an effect is unknown.
-  case broken(String)
-
-  var description: String {
-    switch self {
-    case .unreachable(let reason): "it can't be reached: \(reason)"
-    case .noSocket: "this process has too many connections open for its limit of open files (ulimit -n)"
-    case .timeout(let limit): "no response within \(limit)"
-    case .broken(let reason): "the connection broke: \(reason)"
-    }
-  }
-}
-
 /// Makes calls with an idempotency key and a time limit over kept-alive connections to one endpoint. Does not follow
 /// redirects: a payment would go to an address that nobody configured.
 struct ProviderClient: Sendable {
@@ -69,7 +37,7 @@ struct ProviderClient: Sendable {
       version: .http1_1, method: .POST, uri: pool.endpoint.prefix + path, headers: headers)
     head.headers.add(name: "Idempotency-Key", value: key)
     head.headers.add(name: "Content-Length", value: String(bytes.readableBytes))
-    return await pool.send(ConnectionPool.Call(head: head, body: bytes))
+    return await pool.send(ClientCall(head: head, body: bytes))
   }
 
   /// Closes the connections; calls in flight fail.

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Providers/ClientCall.swift
