@@ -48,6 +48,8 @@ public struct CallRetry: Sendable, Hashable {
   public var after: Duration?
   /// An earlier try of the step may have been carried out. Set by the code that makes the call.
   var isDoubtful = false
+  /// The response may belong to no call, so it says nothing about this one.
+  var isUnconfirmed = false
 
   public init(_ cause: Cause, reason: String, after: Duration? = nil) {
     self.cause = cause
@@ -62,7 +64,8 @@ public struct CallRetry: Sendable, Hashable {
   public var mayHaveHappened: Bool {
     switch cause {
     case .timeout, .broken, .serverError, .inProgress, .unclear: true
-    case .notMade, .unreachable, .busy, .credentials, .misconfigured: false
+    case .busy, .credentials, .misconfigured: isUnconfirmed
+    case .notMade, .unreachable: false
     }
   }
 

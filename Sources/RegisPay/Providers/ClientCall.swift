@@ -20,6 +20,8 @@ struct ClientResponse: Sendable, Hashable {
   /// The call was sent before, on a kept-alive connection that broke without a response: this may be the response to the
   /// repeat.
   var isToRepeat = false
+  /// The response says that the call was not carried out, and it may be a stray one, sent before the call arrived.
+  var isUnconfirmed = false
 }
 
 /// Why a call has no response.

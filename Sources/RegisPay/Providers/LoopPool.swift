@@ -172,17 +172,21 @@ final class LoopPool: @unchecked Sendable {
   ///
   /// - Parameter wasReused: the connection had carried another call before this one.
   func received(_ response: ClientResponse, to pending: PendingCall, on connection: PooledConnection, wasReused: Bool) {
-    // A response that was sent unasked as this call went out would be taken for the call's own: a gateway's 400 as it ends an
-    // idle connection, say. A refusal frees money, so it counts once a new connection has confirmed it.
-    if wasReused, pending.call.isRepeatable, pending.firstRefusal == nil, StatusMeaning(response.status).isFinalRefusal
-    {
-      pending.firstRefusal = response.status
-      pending.connection = nil
-      connect(for: pending, insteadOf: connection)
-      return connection.close()
-    }
     var response = response
-    if let first = pending.firstRefusal, first != response.status { response.isToRepeat = true }
+    let meaning = StatusMeaning(response.status)
+    // A response that was sent unasked as this call went out would be taken for the call's own: a gateway's 400 as it ends an
+    // idle connection, say. A denial frees money, so it counts once a new connection has confirmed it.
+    if wasReused, pending.call.isRepeatable, pending.firstDenial == nil, meaning.deniesEffect {
+      guard meaning == .busy else {
+        pending.firstDenial = response.status
+        pending.connection = nil
+        connect(for: pending, insteadOf: connection)
+        return connection.close()
+      }
+      // Another call would be one too many for the other side.
+      response.isUnconfirmed = true
+    }
+    if let first = pending.firstDenial, first != response.status { response.isToRepeat = true }
     end(pending, .success(response))
   }
 

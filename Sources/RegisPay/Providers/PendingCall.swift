@@ -20,8 +20,9 @@ final class PendingCall {
   var wasSent = false
   /// The call was sent before, on a kept-alive connection that may have been closed before the call arrived.
   var hasBeenRepeated = false
-  /// The status of a refusal that came on a reused connection; the call is sent again on a new connection to confirm it.
-  var firstRefusal: Int?
+  /// The status of a response that came on a reused connection and denied an effect; the call is sent again on a new connection to
+  /// confirm it.
+  var firstDenial: Int?
 
   init(_ call: ClientCall, _ ticket: CallTicket, _ deadline: NIODeadline, _ completion: @escaping Completion) {
     self.call = call

@@ -70,9 +70,10 @@ enum Verdict: Sendable, Hashable {
 
   private init(_ response: ClientResponse, from name: String) {
     func retry(_ cause: CallRetry.Cause, _ reason: String) -> Verdict {
-      .outcome(
-        .retry(
-          CallRetry(cause, reason: reason, after: response.retryAfter.map { min($0, ProviderClient.retryAfterLimit) })))
+      var retry = CallRetry(
+        cause, reason: reason, after: response.retryAfter.map { min($0, ProviderClient.retryAfterLimit) })
+      retry.isUnconfirmed = response.isUnconfirmed
+      return .outcome(.retry(retry))
     }
     let refusal = "\(name) refused with \(response.status)"
     let meaning = StatusMeaning(response.status)

@@ -42,6 +42,11 @@ enum StatusMeaning: Sendable, Hashable, CaseIterable {
       }
   }
 
-  /// Whether the first response of this meaning ends the step.
-  var isFinalRefusal: Bool { self == .declined || self == .refused }
+  /// Whether the status says that the call was not carried out. A stray response may say so of a call that was.
+  var deniesEffect: Bool {
+    switch self {
+    case .declined, .refused, .credentials, .misconfigured, .busy: true
+    case .accepted, .inProgress, .serverError, .unclear, .meaningless: false
+    }
+  }
 }

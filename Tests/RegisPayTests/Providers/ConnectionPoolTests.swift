@@ -161,7 +161,9 @@ struct ConnectionsTests {
     }
   }
 
-  @Test("a refusal on a reused connection counts once a new connection confirms it", arguments: [402, 410, 422])
+  @Test(
+    "a response that denies an effect counts on a reused connection once a new one confirms it",
+    arguments: [401, 402, 404, 410, 413, 422])
   func no(status: Int) async throws {
     let no = ScriptedServer.Reply.response("HTTP/1.1 \(status) No\r\nContent-Length: 0\r\n\r\n")
     // The second call of the first connection meets a stray response; the third call meets a refusal of its own.
@@ -177,6 +179,19 @@ struct ConnectionsTests {
       #expect(response.status == status && !response.isToRepeat)
       #expect(server.seen.map(\.body) == ["first", "second", "second", "no", "no"])
       #expect(Set(server.seen.suffix(3).map(\.connection)).count == 2, "each on a connection of its own")
+    }
+  }
+
+  @Test("429 on a reused connection proves nothing, and the call is not sent again at once")
+  func busy() async throws {
+    let busy = ScriptedServer.Reply.response("HTTP/1.1 429 No\r\nContent-Length: 0\r\n\r\n")
+    try await ScriptedServer.run({ _ in busy }) { server, url in
+      let pool = try connections(url)
+      defer { pool.close() }
+      let responses = [try await send(pool).get(), try await send(pool).get()]
+      #expect(responses.map(\.status) == [429, 429])
+      #expect(responses.map(\.isUnconfirmed) == [false, true])
+      #expect(server.seen.map(\.connection) == [0, 0])
     }
   }
 

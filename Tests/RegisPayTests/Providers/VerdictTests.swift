@@ -56,6 +56,16 @@ struct VerdictTests {
     #expect(cause(Verdict(.success(ClientResponse(status: status, body: [], isToRepeat: true)), from: "it")) == .broken)
   }
 
+  @Test("a denial that may be a stray response leaves open whether the call was carried out", arguments: [true, false])
+  func unconfirmed(isUnconfirmed: Bool) {
+    let response = ClientResponse(status: 429, body: [], isUnconfirmed: isUnconfirmed)
+    guard case .outcome(.retry(let retry)) = Verdict(.success(response), from: "it") else {
+      Issue.record("no retry")
+      return
+    }
+    #expect(retry.cause == .busy && retry.mayHaveHappened == isUnconfirmed)
+  }
+
   @Test("the responses that decide do so for a repeat too")
   func repeatedDecided() {
     #expect(Verdict(.success(ClientResponse(status: 200, body: [1], isToRepeat: true)), from: "it") == .accepted([1]))

@@ -7,12 +7,13 @@ import Synchronization
 
 /// A pool of connections whose peer does what the input says: it makes or refuses connections, answers, answers unasked, sends
 /// anything, closes, and lets time pass, while calls begin and are cancelled. Every call ends once; no call gets another call's
-/// answer, nor one that was sent before it; a call that is said not to have been sent was not; a refusal counts only when it came
+/// answer, nor one that was sent before it; a call that is said not to have been sent was not; a denial counts only when it came
 /// on a new connection; sockets stay within their limits and are all given back.
 enum PoolTarget {
   private static let callLimit = 12
-  private static let refusals = [400, 402, 410, 422]
-  private static let statuses = [200, 200, 201, 409, 500, 404] + refusals
+  /// Statuses that deny an effect; so does 429.
+  private static let denials = [400, 401, 402, 404, 410, 422]
+  private static let statuses = [200, 200, 201, 409, 429, 500] + denials
 
   static func run(_ input: inout InputReader) {
     let flags = input.byte()
@@ -220,9 +221,9 @@ enum PoolTarget {
         // Whatever a hostile peer says to a call is its answer.
         guard !carriers.contains(where: \.isHostile) else { return }
         promise(String(decoding: response.body, as: UTF8.self) == "call \(number)", "the answer is to the call")
-        if call.isRepeatable, PoolTarget.refusals.contains(response.status) {
-          promise(carriers.contains { $0.calls.first == number }, "a refusal is confirmed on a new connection")
-        }
+        guard call.isRepeatable, !carriers.contains(where: { $0.calls.first == number }) else { return }
+        promise(!PoolTarget.denials.contains(response.status), "a denial is confirmed on a new connection")
+        promise(response.status != 429 || response.isUnconfirmed, "429 is not")
       }
     }
 
