@@ -207,6 +207,24 @@ struct RegisPayDamageTests {
     }
   }
 
+  @Test("on a repaired log a request whose record was lost is refused by name, and not carried out again")
+  func repaired() async throws {
+    let template = try await Self.template.value
+    try await withCopy(template) { folder in
+      _ = try damage(.missing, template, in: folder)
+      let (old, new) = (folder + "/data/payments", folder + "/repaired")
+      let store = StoreUnderTest(old, in: try TemporaryDirectory())
+      #expect(try await store.run("repair", "--to", new).exitCode == 0)
+      try FileManager.default.removeItem(atPath: old)
+      try FileManager.default.moveItem(atPath: new, toPath: old)
+      let server = try await RunningServer.start(directory: folder, arguments: Self.small)
+      let response = try await server.post("/api/payment/create", Template.body, headers: Template.keyHeaders)
+      #expect(response.status == 500)
+      #expect(try problemType(response) == "/problems/idempotency-key-unreadable")
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
   @Test("data that goes bad while the server runs is refused where it is met, and reported once")
   func running() async throws {
     let template = try await Self.template.value

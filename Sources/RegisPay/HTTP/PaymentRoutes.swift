@@ -140,11 +140,10 @@ struct PaymentRoutes: Sendable {
 
   private func find(_ key: IdempotencyKey) async throws -> IdempotencyStore.Found {
     do {
-      return try await RequestThreads.run(.short) { [requests, log] in
-        try requests.find(
-          keyDigest: key.digest, formerDigests: key.formerDigests, fingerprint: key.fingerprint, age: log.leastAge(of:))
+      return try await RequestThreads.run(.short) { [requests] in
+        try requests.find(keyDigest: key.digest, formerDigests: key.formerDigests, fingerprint: key.fingerprint)
       }
-    } catch let error as LogStoreError where error.isLocalDamage {
+    } catch let error as LogStoreError where error.isLocalDamage || error.isLoss {
       throw Problem.keyUnreadable
     }
   }

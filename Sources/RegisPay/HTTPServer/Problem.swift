@@ -31,7 +31,7 @@ struct Problem: Error, Hashable {
     Problem(
       status: .internalServerError, name: "idempotency-key-unreadable",
       detail:
-        "The result of this Idempotency-Key can't be read, because the log is damaged there; nothing was done now. "
+        "The result of this Idempotency-Key can't be read, because the log is or was damaged there; nothing was done now. "
         + "Look for its payment before you use a new key.")
   }
 

@@ -156,4 +156,7 @@ extension LogStoreError {
     default: false
     }
   }
+
+  /// Whether a repair could not save what was asked for.
+  var isLoss: Bool { if case .streamIncomplete = self { true } else { false } }
 }
