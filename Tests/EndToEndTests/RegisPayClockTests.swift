@@ -80,6 +80,47 @@ struct RegisPayClockTests {
     }
   }
 
+  /// What happens between a request and its repeat.
+  enum ClockEvent: Sendable {
+    case setClock(Int), restart, removeTime, pay
+  }
+
+  @Test(
+    "a client's key is remembered over restarts with a clock that is wrong",
+    arguments: [
+      [.setClock(days2), .restart], [.restart, .setClock(days2), .restart, .setClock(0)],
+      [.setClock(days2), .pay, .restart, .setClock(0)], [.setClock(-days2), .pay, .setClock(days2), .restart],
+      [.removeTime, .setClock(days2), .restart],
+    ] as [[ClockEvent]])
+  func clientKeysOverRestarts(_ events: [ClockEvent]) async throws {
+    try await withTemporaryFolder { folder in
+      let machine = Machine(folder: folder)
+      try machine.setClock(by: 0)
+      var server = try await machine.startServer()
+      func pay(_ key: String) async throws -> String {
+        let response = try await server.post(
+          "/api/v1/payments", #"{"amount":5,"currency":"GBP"}"#,
+          headers: [("Content-Type", "application/json"), ("Idempotency-Key", key)])
+        return try #require(try response.object()["paymentId"] as? String)
+      }
+      var ids = ["first": try await pay("first")]
+      for event in events {
+        switch event {
+        case .setClock(let seconds): try machine.setClock(by: seconds)
+        case .restart, .removeTime:
+          try await server.killHard()
+          if case .removeTime = event { try FileManager.default.removeItem(atPath: folder + "/data/time") }
+          server = try await machine.startServer()
+        case .pay: ids["later"] = try await pay("later")
+        }
+        // For the server to notice the clock, and to write the time.
+        try await Task.sleep(for: .seconds(1.2))
+      }
+      for (key, id) in ids { #expect(try await pay(key) == id, "\(key)") }
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
   @Test(
     "webhooks go on as soon as the clock is set right, also after a restart",
     arguments: [(days400, false), (days400, true), (-days400, false), (-days400, true)])
@@ -124,6 +165,29 @@ struct RegisPayClockTests {
       let again = try await machine.startServer()
       #expect(try await again.get("/api/v1/payments/\(id)").status == 200)
       #expect(try await again.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  @Test("a time that can't be kept is reported, and kept again as soon as it can be")
+  func timeLost() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let path = folder + "/data/time"
+      let isThere = { FileManager.default.fileExists(atPath: path) }
+      try await eventually("the time is written", within: .seconds(10)) { isThere() }
+      try FileManager.default.removeItem(atPath: path)
+      try await eventually("it is written again", within: .seconds(10)) { isThere() }
+      try FileManager.default.removeItem(atPath: path)
+      try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
+      try await eventually("/health says so", within: .seconds(10)) {
+        let health = try await server.get("/health")
+        return health.status == 200 && String(decoding: health.body, as: UTF8.self).contains("the time can't be kept")
+      }
+      try FileManager.default.removeItem(atPath: path)
+      try await eventually("it is well again", within: .seconds(10)) {
+        String(decoding: try await server.get("/health").body, as: UTF8.self) == "Healthy" && isThere()
+      }
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
   }
 

@@ -51,6 +51,9 @@ public final class LogStore: Sendable {
     return last > now ? last - now : 0
   }
 
+  /// The last event's time in microseconds since 1970; 0 if there is none.
+  package var lastTimestampMicroseconds: UInt64 { status.lastTimestamp }
+
   private init(
     reader: LogReader, mailbox: Mailbox<CommitRequest>, status: CommitStatus, closing: Closing, sealer: SegmentSealer,
     clock: @escaping @Sendable () -> UInt64

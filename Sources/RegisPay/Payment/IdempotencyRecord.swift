@@ -21,6 +21,8 @@ struct IdempotencyRecord: Sendable, Hashable {
   /// A digest of the request. It tells a repeat from another request with the same key.
   var fingerprint: String
   var outcome: Outcome
+  /// When the request came, by ``LeastTime``; nil in a record of an earlier version.
+  var leastMicroseconds: UInt64?
 
   /// The stream of a key.
   ///
@@ -34,7 +36,9 @@ struct IdempotencyRecord: Sendable, Hashable {
       case .changed(let id, let version): ["changed": .string(id.description), "version": .integer(version)]
       case .refused(let name, let detail): ["refused": .string(name), "detail": .string(detail)]
       }
-    return (["request": .string(fingerprint), "outcome": result] as JSONValue).bytes
+    var members: [JSONValue.Member] = [.init("request", .string(fingerprint)), .init("outcome", result)]
+    if let leastMicroseconds { members.append(.init("leastMicroseconds", .integer(leastMicroseconds))) }
+    return JSONValue.object(members).bytes
   }
 
   /// - Throws: when the event is not such a record.
@@ -44,6 +48,7 @@ struct IdempotencyRecord: Sendable, Hashable {
       let fingerprint = json["request"]?.text, let outcome = json["outcome"]
     else { throw unreadable }
     self.fingerprint = fingerprint
+    if case .number(let text)? = json["leastMicroseconds"] { leastMicroseconds = UInt64(text) }
     if let id = outcome["created"]?.text.flatMap({ PaymentID($0) }) {
       self.outcome = .created(id)
     } else if let id = outcome["changed"]?.text.flatMap({ PaymentID($0) }), case .number(let text) = outcome["version"],
@@ -57,9 +62,10 @@ struct IdempotencyRecord: Sendable, Hashable {
     }
   }
 
-  init(fingerprint: String, outcome: Outcome) {
+  init(fingerprint: String, outcome: Outcome, leastMicroseconds: UInt64?) {
     self.fingerprint = fingerprint
     self.outcome = outcome
+    self.leastMicroseconds = leastMicroseconds
   }
 }
 

@@ -35,7 +35,7 @@ struct HTTPApplication {
     WebRoutes().add(to: routes)
     HealthRoutes(health: parts.health).add(to: routes)
     PaymentRoutes(
-      log: log, requests: IdempotencyStore(follower: log.follower, lifetime: options.requestLifetime),
+      log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
       projection: projection, retryStatus: parts.retryStatus
     ).add(to: routes)
     EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)

@@ -13,6 +13,7 @@ public struct Server: Sendable {
   private let options: ServerOptions
   private let log: PaymentLog
   private let simulator: Simulator
+  private let timeKeeper: TimeKeeper
   private let logger: Logger
   private let stops = AsyncStream<Void>.makeStream()
 
@@ -34,12 +35,11 @@ public struct Server: Sendable {
         try open("payments", segmentBytes: options.segmentBytes, options, logger)
       }
       let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
-      let time = TimeKeeper.time(
-        in: options.directory, logTime: { Clock.microseconds() + store.clockLeadMicroseconds }, logger: logger)
+      let times = TimeKeeper.times(in: options.directory, store, logger: logger)
+      let log = PaymentLog(store, times: times, logger: logger)
       return Server(
-        options: options, log: PaymentLog(store, time: time, logger: logger),
-        simulator: Simulator(store: simulatorStore, logger: logger),
-        logger: logger)
+        options: options, log: log, simulator: Simulator(store: simulatorStore, logger: logger),
+        timeKeeper: TimeKeeper(options.directory, log, logger: logger), logger: logger)
     } catch {
       throw .store(error)
     }
@@ -167,6 +167,7 @@ public struct Server: Sendable {
     let clock = ClockWarnings(stores: [("payments", log.store), ("simulator", simulator.store)])
     let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
     health.warn { start.warnings }
+    health.warn { [timeKeeper] in timeKeeper.warnings }
     health.warn { clock.lines + exposure.lines }
     for line in clock.lines + exposure.lines { logger.warning("\(line)") }
   }
@@ -205,7 +206,7 @@ public struct Server: Sendable {
         // The end of one service would end the group.
         try await gracefulShutdown()
       },
-      PartService { [keeper = TimeKeeper(options.directory, log.time, logger: logger)] in await keeper.run() },
+      PartService { [timeKeeper] in await timeKeeper.run() },
       PartService { [interval = options.keyInterval] in await parts.keys.run(every: interval) },
       PartService {
         // SkippedWork checks the payments log's damage again, to continue skipped steps.

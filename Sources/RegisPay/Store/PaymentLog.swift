@@ -14,6 +14,8 @@ public struct PaymentLog: Sendable {
   public let openedAt: UInt64
   /// Gives the age of events that an earlier process has appended.
   let time: SteadyTime
+  /// Gives idempotency records their age.
+  let leastTime: LeastTime
   /// Gives the age of events that this process has appended.
   private let appendTimes: AppendTimes
   /// The clock of waits on the log.
@@ -25,18 +27,19 @@ public struct PaymentLog: Sendable {
     self.init(store, logger: logger) { append async throws(LogStoreError) in try await store.append(append) }
   }
 
-  /// - Parameter time: goes on from where an earlier process left it.
-  init(_ store: LogStore, time: SteadyTime, logger: Logger) {
-    self.init(store, logger: logger, time: time) { append async throws(LogStoreError) in try await store.append(append)
+  /// - Parameter times: go on from where an earlier process left them.
+  init(_ store: LogStore, times: (steady: SteadyTime, least: LeastTime), logger: Logger) {
+    self.init(store, logger: logger, times: times) { append async throws(LogStoreError) in
+      try await store.append(append)
     }
   }
 
   /// - Parameters:
-  ///   - time: nil for the time of the store and this machine.
+  ///   - times: nil for the time of the store and this machine.
   ///   - now: a clock that nobody can set.
   ///   - write: appends instead of the store.
   init(
-    _ store: LogStore, logger: Logger? = nil, time: SteadyTime? = nil,
+    _ store: LogStore, logger: Logger? = nil, times: (steady: SteadyTime, least: LeastTime)? = nil,
     now: @escaping @Sendable () -> ContinuousClock.Instant = { .now },
     write: @escaping @Sendable (Append) async throws(LogStoreError) -> Appended
   ) {
@@ -45,7 +48,9 @@ public struct PaymentLog: Sendable {
     gate = RecordGate(store)
     damage = DamageStatus(store.reader, logger: logger)
     openedAt = store.reader.endOffset
-    self.time = time ?? SteadyTime(logTime: { Clock.microseconds() + store.clockLeadMicroseconds }, now: now)
+    time =
+      times?.steady ?? SteadyTime(logTime: { Clock.microseconds() + store.clockLeadMicroseconds }, now: now)
+    leastTime = times?.least ?? LeastTime(startMicroseconds: Clock.microseconds(), now: now)
     appendTimes = AppendTimes(end: { store.reader.endOffset }, now: now)
     waitTime = WaitTime(now: now)
   }
@@ -67,10 +72,16 @@ public struct PaymentLog: Sendable {
     return now > asked.microseconds ? .microseconds(Int64(clamping: now - asked.microseconds)) : .zero
   }
 
-  /// The age of an event, at least.
-  func leastAge(of event: Event) -> Duration {
+  /// The age of an idempotency record, at least.
+  ///
+  /// - Parameter event: that holds the record.
+  func leastAge(of record: IdempotencyRecord, in event: Event) -> Duration {
     if let age = appendTimes.age(of: event.offset) { return age.lowerBound }
-    return .microseconds(Int64(clamping: waitTime.microseconds()) - Int64(clamping: event.timestampMicroseconds))
+    var now = leastTime.microseconds()
+    // An earlier version kept no time in the record: the log's time counts, by the clock that is behind.
+    if record.leastMicroseconds == nil { now = min(now, waitTime.microseconds()) }
+    let begun = record.leastMicroseconds ?? event.timestampMicroseconds
+    return now > begun ? .microseconds(Int64(clamping: now - begun)) : .zero
   }
 
   /// Appends, and reports the result to the gate.

@@ -1,6 +1,6 @@
 import Glibc
 
-/// What ``SteadyTime`` was at a moment, kept over restarts in the file `time` of the data directory.
+/// What ``SteadyTime`` and ``LeastTime`` were at a moment, kept over restarts in the file `time` of the data directory.
 ///
 /// The log's times stand still after a clock that was ahead is set right, until the clock has caught up. A process that began
 /// with them alone would take an idempotency key for younger than it is by all the time since, with every restart, and might
@@ -8,6 +8,8 @@ import Glibc
 struct TimeRecord: Sendable, Hashable {
   /// Microseconds since 1970, by ``SteadyTime``.
   var steadyMicroseconds: UInt64
+  /// Microseconds by ``LeastTime``; nil in a file of an earlier version.
+  var leastMicroseconds: UInt64?
   /// Microseconds since the machine was started, those included in which it was suspended (`CLOCK_BOOTTIME`).
   var bootMicroseconds: UInt64
   /// The kernel's name for this start of the machine.
@@ -18,21 +20,31 @@ struct TimeRecord: Sendable, Hashable {
   /// The steady time at a later moment. On the same start of the machine it is exact, whatever the clock was set to. After
   /// another start the clock tells how much time has passed: none if it was set back since.
   func steadyMicroseconds(at now: TimeRecord) -> UInt64 {
-    let passed: UInt64 =
-      if !bootID.isEmpty, bootID == now.bootID, now.bootMicroseconds >= bootMicroseconds {
-        now.bootMicroseconds - bootMicroseconds
-      } else {
-        now.clockMicroseconds > clockMicroseconds ? now.clockMicroseconds - clockMicroseconds : 0
-      }
+    let passed =
+      exactMicroseconds(to: now)
+      ?? (now.clockMicroseconds > clockMicroseconds ? now.clockMicroseconds - clockMicroseconds : 0)
     return steadyMicroseconds.addingReportingOverflow(passed).partialValue
   }
 
+  /// The least time at a later moment; nil if it is not known. After another start of the machine only the time since that start has
+  /// passed for certain.
+  func leastMicroseconds(at now: TimeRecord) -> UInt64? {
+    leastMicroseconds?.addingReportingOverflow(exactMicroseconds(to: now) ?? now.bootMicroseconds).partialValue
+  }
+
+  /// The time from this record to a later one on the same start of the machine; nil on another start.
+  private func exactMicroseconds(to now: TimeRecord) -> UInt64? {
+    guard !bootID.isEmpty, bootID == now.bootID, now.bootMicroseconds >= bootMicroseconds else { return nil }
+    return now.bootMicroseconds - bootMicroseconds
+  }
+
   /// This moment.
-  static func now(steady: UInt64) -> TimeRecord {
+  static func now(steady: UInt64, least: UInt64? = nil) -> TimeRecord {
     var time = timespec()
     clock_gettime(CLOCK_BOOTTIME, &time)
     return TimeRecord(
-      steadyMicroseconds: steady, bootMicroseconds: UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000,
+      steadyMicroseconds: steady, leastMicroseconds: least,
+      bootMicroseconds: UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000,
       bootID: thisBootID, clockMicroseconds: Clock.microseconds())
   }
 
@@ -53,11 +65,17 @@ struct TimeRecord: Sendable, Hashable {
       let boot = Self.number(json["bootMicroseconds"]), let id = json["bootID"]?.text,
       let clock = Self.number(json["clockMicroseconds"])
     else { throw SmallFile.Failure(description: "\(path) is not what the server wrote; remove it") }
-    self.init(steadyMicroseconds: steady, bootMicroseconds: boot, bootID: id, clockMicroseconds: clock)
+    self.init(
+      steadyMicroseconds: steady, leastMicroseconds: Self.number(json["leastMicroseconds"]), bootMicroseconds: boot,
+      bootID: id, clockMicroseconds: clock)
   }
 
-  init(steadyMicroseconds: UInt64, bootMicroseconds: UInt64, bootID: String, clockMicroseconds: UInt64) {
+  init(
+    steadyMicroseconds: UInt64, leastMicroseconds: UInt64? = nil, bootMicroseconds: UInt64, bootID: String,
+    clockMicroseconds: UInt64
+  ) {
     self.steadyMicroseconds = steadyMicroseconds
+    self.leastMicroseconds = leastMicroseconds
     self.bootMicroseconds = bootMicroseconds
     self.bootID = bootID
     self.clockMicroseconds = clockMicroseconds
@@ -72,10 +90,11 @@ struct TimeRecord: Sendable, Hashable {
   }
 
   func write(to path: String) throws(SmallFile.Failure) {
-    let json: JSONValue = [
-      "steadyMicroseconds": .integer(steadyMicroseconds), "bootMicroseconds": .integer(bootMicroseconds),
-      "bootID": .string(bootID), "clockMicroseconds": .integer(clockMicroseconds),
+    var members: [JSONValue.Member] = [
+      .init("steadyMicroseconds", .integer(steadyMicroseconds)), .init("bootMicroseconds", .integer(bootMicroseconds)),
+      .init("bootID", .string(bootID)), .init("clockMicroseconds", .integer(clockMicroseconds)),
     ]
-    try SmallFile.write(json.bytes, to: path)
+    if let leastMicroseconds { members.append(.init("leastMicroseconds", .integer(leastMicroseconds))) }
+    try SmallFile.write(JSONValue.object(members).bytes, to: path)
   }
 }

@@ -6,7 +6,7 @@ import Testing
 @Suite("The steady time over restarts")
 struct TimeRecordTests {
   private let record = TimeRecord(
-    steadyMicroseconds: 9_000, bootMicroseconds: 500, bootID: "a", clockMicroseconds: 5_000)
+    steadyMicroseconds: 9_000, leastMicroseconds: 7_000, bootMicroseconds: 500, bootID: "a", clockMicroseconds: 5_000)
 
   private func later(boot: UInt64, id: String, clock: UInt64) -> UInt64 {
     record.steadyMicroseconds(
@@ -26,6 +26,22 @@ struct TimeRecordTests {
     #expect(later(boot: 10, id: "a", clock: 5_001) == 9_001)
   }
 
+  @Test(
+    "the least time has certainly passed: since the record, or since the machine's start",
+    arguments: [0, 5_000, 1 << 50])
+  func least(clock: UInt64) {
+    func least(_ boot: UInt64, _ id: String) -> UInt64? {
+      record.leastMicroseconds(
+        at: TimeRecord(steadyMicroseconds: 0, bootMicroseconds: boot, bootID: id, clockMicroseconds: clock))
+    }
+    #expect(least(1_300, "a") == 7_800)
+    #expect(least(10, "b") == 7_010)
+    #expect(least(10, "a") == 7_010, "a copy on a machine with the same name for its start")
+    var old = record
+    old.leastMicroseconds = nil
+    #expect(old.leastMicroseconds(at: record) == nil)
+  }
+
   @Test("it is read as it was written, and a time goes on from it")
   func roundTrip() throws {
     let folder = FileManager.default.temporaryDirectory.path + "/time-\(UUID().uuidString)"
@@ -38,6 +54,10 @@ struct TimeRecordTests {
     let now = TimeRecord.now(steady: 1)
     #expect(!now.bootID.isEmpty && now.bootMicroseconds > 0)
     #expect(SteadyTime(logTime: { 4 }, start: 7).microseconds() >= 7)
+    var old = record
+    old.leastMicroseconds = nil
+    try old.write(to: path)
+    #expect(try TimeRecord(contentsOf: path) == old)
   }
 
   @Test(
