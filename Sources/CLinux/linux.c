@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <ucontext.h>
@@ -12,6 +13,10 @@
 
 int clinux_allocate(int descriptor, uint64_t length) {
   return fallocate(descriptor, 0, 0, (off_t)length) == 0 ? 0 : errno;
+}
+
+int clinux_memory_file(void) {
+  return memfd_create("logstore", MFD_CLOEXEC);
 }
 
 int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length) {

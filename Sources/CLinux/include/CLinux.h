@@ -10,6 +10,9 @@
 /// fallocate(2): reserves space for the first `length` bytes of a file and makes it at least that long.
 int clinux_allocate(int descriptor, uint64_t length);
 
+/// memfd_create(2): a file in memory without a name, closed on exec(2). Returns the descriptor, or -1 with `errno` set.
+int clinux_memory_file(void);
+
 /// sync_file_range(2) with SYNC_FILE_RANGE_WRITE: asks the kernel to start writing a range of a file to disk.
 int clinux_start_writeback(int descriptor, uint64_t position, uint64_t length);
 
