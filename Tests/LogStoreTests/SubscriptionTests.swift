@@ -137,6 +137,39 @@ import Testing
     try await store.close()
   }
 
+  @Test("after a commit, the next one waits for the interval again")
+  func nextCommit() async throws {
+    let store = try await store(events: 5_000)
+    let interval = Duration.milliseconds(100)
+    let start = ContinuousClock.now
+    let subscription = try store.subscription("c", options: .init(commitInterval: interval))
+    let syncs = store.syncCount
+    while store.syncCount == syncs, subscription.readOffset < 4_000 {
+      try await take(1, subscription)
+      if store.syncCount == syncs { try await Task.sleep(for: .milliseconds(1)) }
+    }
+    try await take(500, subscription)
+    let limit = 1 + (ContinuousClock.now - start) / interval
+    #expect(store.syncCount > syncs && Double(store.syncCount - syncs) <= limit)
+    try await store.close()
+  }
+
+  @Test("a checkpoint that was overtaken by a later one does not refuse its effect, and does not move the cursor back")
+  func overtaken() async throws {
+    let store = try await store(events: 2)
+    let subscription = try store.subscription("c", options: Self.seldom)
+    var iterator = subscription.makeAsyncIterator()
+    let first = try #require(try await iterator.next())
+    let second = try #require(try await iterator.next())
+    let early = subscription.commit(finishing: second)
+    #expect(early.checkpoint == 0)
+    for event in [first, second] { subscription.finish(event) }
+    try await subscription.commit()
+    try await store.append(Append(event("effect"), cursors: [early]))
+    #expect(try store.reader.cursor("c") == 2 && store.reader.endOffset == 3)
+    try await store.close()
+  }
+
   @Test("an effect appended with its checkpoint is there once, though nothing else was committed")
   func exactlyOnce() async throws {
     var store = try await store(events: 20)

@@ -242,6 +242,28 @@ private final class CutFile {
     #expect(next == again.first)
   }
 
+  @Test("a subscription takes no event whose bytes became zeros meanwhile, and gives it when the disk is well")
+  func subscription() async throws {
+    try await makeStore()
+    let reader = try LogReader.open(directory.path)
+    defer { reader.close() }
+    let segment = try #require(segments.first)
+    let subscription = Subscription(reader, from: 100)
+    var cut: CutFile?
+    let portion = try subscription.read { event -> Subscription.Choice<Event> in
+      if event.offset == 110 { cut = try? CutFile(segment, at: 4096) }
+      return .take(event.copy())
+    }
+    #expect(portion.items.map(\.offset) == Array(100..<110) && portion.offsets == 100..<110)
+    #expect(subscription.readOffset == 110 && subscription.unfinishedCount == 10)
+    try cut?.undo()
+    let rest = try eventually { () throws(LogStoreError) in
+      try subscription.read { event -> Subscription.Choice<Event> in .take(event.copy()) }
+    }
+    #expect(
+      rest.items.map(\.item.offset) == Array(110..<1_000) && rest.items.allSatisfy { $0.item.payload.count > 200 })
+  }
+
   @Test("reading works around an unreadable index file, and the next writer rebuilds it")
   func index() async throws {
     try await makeStore()

@@ -235,7 +235,9 @@ extension Subscription: AsyncSequence {
       bytes += copy.payload.count + copy.metadata.count
       return .take(copy)
     }
-    let deliveries = portion.items.map { Delivery.event($0.item) } + portion.passed.map { Delivery.passed($0) }
+    // Each portion reports the places without a missing event that are ahead in its segment.
+    let passed = portion.passed.filter { !$0.offsets.isEmpty }
+    let deliveries = portion.items.map { Delivery.event($0.item) } + passed.map { Delivery.passed($0) }
     state.withLock { $0.buffer = ArraySlice(deliveries.sorted { $0.offset < $1.offset }) }
   }
 }

@@ -44,7 +44,8 @@ public final class Subscription: Sendable {
     /// What happens with damage. Nil: it is thrown, at each try, until the store is repaired. Otherwise the subscription
     /// continues with the next sound event, as ``LogReader/cursor(from:passingOverDamage:endsWithTask:)`` does. The loop
     /// first waits for this function, and the checkpoint moves past the range only after it returns: so it can record what
-    /// was passed over. If it throws, the loop throws its error and calls it again at the next try.
+    /// was passed over. If it throws, the loop throws its error and calls it again at the next try. It is not called for
+    /// damage that has hit no event.
     public var passOver: (@Sendable (DamagedRange) async throws(LogStoreError) -> Void)?
 
     /// Commits once a second at most, has at most 10,000 unfinished events, and throws damage, unless told otherwise.

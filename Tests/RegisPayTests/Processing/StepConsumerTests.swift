@@ -314,6 +314,33 @@ struct StepConsumerTests {
     }
   }
 
+  @Test("the completion consumer commits while it waits for events, and at its end")
+  func completionCommits() async throws {
+    try await withStore { store in
+      let events = (0..<10).map { NewEvent(stream: "s\($0)", type: "Unheard of", payload: []) }
+      _ = try await store.append(Append(events))
+      func run(_ interval: Duration, _ registry: ConsumerRegistry = .init()) -> Task<Void, any Error> {
+        let consumer = CompletionConsumer(
+          log: PaymentLog(store), health: Health(stores: []), registry: registry, cursorInterval: interval,
+          logger: silent)
+        return Task { try await consumer.run() }
+      }
+      // The commit is not due yet when all events are read.
+      let waiting = run(.milliseconds(300))
+      try await eventually("the cursor is at the end") { try store.reader.cursor("payment-completed") == 10 }
+      waiting.cancel()
+      try await waiting.value
+      _ = try await store.append(Append(events))
+      let registry = ConsumerRegistry()
+      let ending = run(.seconds(86_400), registry)
+      try await eventually("all are read") { registry.completion == .init(checkpoint: 10, nextOffset: 20) }
+      #expect(try store.reader.cursor("payment-completed") == 10)
+      ending.cancel()
+      try await ending.value
+      #expect(try store.reader.cursor("payment-completed") == 20)
+    }
+  }
+
   @Test("at a stop it cancels a call that does not end, and the next start repeats it")
   func stops() async throws {
     try await withStore { store in

@@ -408,6 +408,31 @@ struct ProjectionTests {
     }
   }
 
+  @Test("events whose rows could not be written are read again, and nothing is missing in the list")
+  func failedWrite() async throws {
+    try await withTemporaryFolder { folder in
+      try await withStore { store in
+        let log = PaymentLog(store)
+        let money = Money(minorUnits: 1_000, currency: .supported[0])
+        var ids = [try await log.initiate(money)]
+        try await withProjection(folder, store) { try await caughtUp($0, store) }
+        // Refuses new rows for a while.
+        try PaymentProjection.change(
+          folder + "/payments.sqlite",
+          """
+          CREATE TRIGGER refusing BEFORE INSERT ON payment
+          WHEN strftime('%s', 'now') - \(Int(Date().timeIntervalSince1970)) < 4
+          BEGIN SELECT RAISE(ABORT, 'test'); END
+          """)
+        try await withProjection(folder, store) { projection in
+          for _ in 0..<3 { ids.append(try await log.initiate(money)) }
+          try await caughtUp(projection, store)
+          #expect(Set(try await projection.page(PaymentQuery()).rows.map(\.id)) == Set(ids))
+        }
+      }
+    }
+  }
+
   @Test("the previous version's list, in which a partial refund made a payment Refunded, is rebuilt")
   func olderList() async throws {
     try await withTemporaryFolder { folder in
