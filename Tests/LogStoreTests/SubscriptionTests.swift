@@ -329,7 +329,7 @@ import Testing
   @Test("as many events are handled at a time as it is told to, and each of them once", arguments: [1, 4])
   func concurrency(_ limit: Int) async throws {
     let store = try await store(events: 60)
-    let subscription = try store.subscription("c", options: Self.often)
+    let subscription = try store.subscription("c", options: Self.seldom)
     let state = Mutex((running: 0, most: 0, begun: [UInt64]()))
     let (full, isFull) = AsyncStream<Void>.makeStream()
     let loop = Task {
@@ -346,9 +346,10 @@ import Testing
         state.withLock { $0.running -= 1 }
       }
     }
-    try await wait("the cursor is at the end") { try store.reader.cursor("c") == 60 }
+    try await wait("all are handled") { subscription.nextCheckpoint == 60 }
     loop.cancel()
     try await loop.value
+    #expect(try store.reader.cursor("c") == 60)
     #expect(state.withLock { $0.most } == limit)
     let begun = state.withLock { $0.begun }
     #expect(begun.sorted() == Array(0..<60))
@@ -502,6 +503,28 @@ import Testing
     try await store.close()
   }
 
+  @Test("damage that has hit no event is passed over without a call")
+  func damageWithoutEvents() async throws {
+    let store = try open()
+    while directory.names(".log").count < 3 {
+      try await store.append(Append(event("s", String(repeating: "x", count: 500))))
+    }
+    try await store.close()
+    // In the header of the first frame, whose record is sound.
+    try edit(directory.file(FileName.segment(0))) { $0[SegmentHeader.byteCount + 9] ^= 4 }
+    var options = smallSegments()
+    options.servesDamaged = true
+    let again = try LogStore.open(directory.path, options: options)
+    let calls = Mutex(0)
+    let subscription = try again.subscription(
+      "c", options: .init(passOver: { _ throws(LogStoreError) in calls.withLock { $0 += 1 } }))
+    let end = again.reader.endOffset
+    #expect(try await take(Int(end), subscription) == Array(0..<end))
+    #expect(calls.withLock { $0 } == 0)
+    #expect(try again.reader.damagedRanges(file: FileName.segment(0)).count == 1)
+    try await again.close()
+  }
+
   @Test("a portion ends with what is sound before damage, and what is passed over is unfinished until it is finished")
   func damageInPortions() async throws {
     let (store, damaged) = try await damagedStore()
@@ -518,6 +541,9 @@ import Testing
     #expect(passing.nextCheckpoint == damaged, "a range without events finishes none")
     passing.finish(range)
     #expect(passing.nextCheckpoint == store.reader.endOffset)
+    passing.rewind(to: 0)
+    passing.finish(try passing.read { event in event.offset % 2 == 0 ? .skip : .take(event.offset) })
+    #expect(passing.nextCheckpoint == store.reader.endOffset && passing.unfinishedCount == 0)
     try await store.close()
   }
 }

@@ -18,6 +18,8 @@ extension Subscription {
     public var passed: [DamagedRange] = []
     /// From where to where was read. Empty if there was nothing to read.
     public var offsets: Range<UInt64>
+    /// The offsets of the items and of the first events of the ranges, in order.
+    var taken: [UInt64] = []
   }
 
   /// Reads from ``readOffset`` on, without waiting: to the log's present end, to damage, or until `choose` returns
@@ -48,6 +50,8 @@ extension Subscription {
     var portion = Portion<Item>(offsets: start..<start)
     var cursor = reader.cursor(from: start, passingOverDamage: options.passOver != nil, endsWithTask: endsWithTask)
     let end = reader.endOffset
+    // Only after the subscription has moved back.
+    let hasUnfinished = state.withLock { $0.progress.hasUnfinished(from: start) }
     var goesOn = true
     do throws(LogStoreError) {
       while goesOn, cursor.offset < end {
@@ -55,13 +59,13 @@ extension Subscription {
         if let event = try cursor.next() {
           isGiven = true
           let offset = event.offset
-          let choice = isUnfinished(offset) ? .skip : choose(event)
+          let choice = hasUnfinished && isUnfinished(offset) ? .skip : choose(event)
           // Bytes that became unreadable were zeros when `choose` saw them.
           try cursor.check()
-          goesOn = note(choice, at: offset, in: &portion)
+          goesOn = portion.add(choice, at: offset)
         }
         let passed = cursor.takePassed()
-        for range in passed { note(range, in: &portion) }
+        for range in passed { portion.add(range) }
         if !isGiven {
           try cursor.checkEnding()
           if passed.isEmpty { break }
@@ -71,29 +75,35 @@ extension Subscription {
       // Events before the fault are not delayed by it.
       if portion.offsets.isEmpty, portion.passed.isEmpty { throw error }
     }
+    state.withLock { state in
+      for offset in portion.taken { state.progress.take(offset) }
+      state.progress.read(upTo: portion.offsets.upperBound)
+    }
     return portion
   }
+}
 
+extension Subscription.Portion {
+  /// Adds the event at an offset.
+  ///
   /// - Returns: whether to read on.
-  private func note<Item>(_ choice: Choice<Item>, at offset: UInt64, in portion: inout Portion<Item>) -> Bool {
-    if case .stop = choice { return false }
-    if case .take(let item) = choice { portion.items.append((offset, item)) }
-    let isTaken = if case .take = choice { true } else { false }
-    note(offset..<offset + 1, isTaken: isTaken, in: &portion)
+  fileprivate mutating func add(_ choice: Subscription.Choice<Item>, at offset: UInt64) -> Bool {
+    switch choice {
+    case .stop: return false
+    case .skip: break
+    case .take(let item):
+      items.append((offset, item))
+      taken.append(offset)
+    }
+    offsets = offsets.lowerBound..<offset + 1
     return true
   }
 
-  private func note<Item>(_ range: DamagedRange, in portion: inout Portion<Item>) {
-    portion.passed.append(range)
-    if !range.offsets.isEmpty { note(range.offsets, isTaken: true, in: &portion) }
-  }
-
-  private func note<Item>(_ offsets: Range<UInt64>, isTaken: Bool, in portion: inout Portion<Item>) {
-    portion.offsets = portion.offsets.lowerBound..<Swift.max(portion.offsets.upperBound, offsets.upperBound)
-    state.withLock { state in
-      if isTaken { state.progress.take(offsets.lowerBound) }
-      state.progress.read(upTo: offsets.upperBound)
-    }
+  fileprivate mutating func add(_ range: DamagedRange) {
+    passed.append(range)
+    if range.offsets.isEmpty { return }
+    taken.append(range.offsets.lowerBound)
+    offsets = offsets.lowerBound..<range.offsets.upperBound
   }
 }
 

@@ -142,6 +142,13 @@ public final class Subscription: Sendable {
     if !passed.offsets.isEmpty { finish(passed.offsets.lowerBound) }
   }
 
+  /// Says that all of a portion is done: what was taken, and what had to be done about damage.
+  public func finish<Item>(_ portion: Portion<Item>) {
+    state.withLock { state in
+      for offset in portion.taken { state.progress.finish(offset) }
+    }
+  }
+
   /// Reads again from an offset, if it lies before ``readOffset``. What is unfinished is not given a second time.
   ///
   /// A cursor of the log stays where it is, so a restart begins there. To move it back, commit it with

@@ -20,6 +20,9 @@ struct SubscriptionProgress: Sendable {
   /// Offsets held in memory, including finished ones that are not swept out yet.
   var rememberedCount: Int { order.count }
 
+  /// Whether anything from an offset on may be unfinished.
+  func hasUnfinished(from offset: UInt64) -> Bool { order.last.map { $0 >= offset } ?? false }
+
   func isUnfinished(_ offset: UInt64) -> Bool { unfinished.contains(offset) }
 
   /// The lowest unfinished offset: how far the checkpoint may move.

@@ -123,8 +123,7 @@ extension LogFollower {
       count += 1
       return .take(event.copy())
     }
-    for item in portion.items { subscription.finish(item.offset) }
-    for range in portion.passed { subscription.finish(range) }
+    subscription.finish(portion)
     return (portion.items.map(\.item), portion.offsets)
   }
 
