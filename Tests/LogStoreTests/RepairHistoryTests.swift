@@ -18,7 +18,7 @@ private struct Diverged {
     events = try LogReader.open(own.path).events(from: 0, limit: .max)
   }
 
-  private static func fill(_ path: String, _ type: String, _ count: Int) async throws {
+  static func fill(_ path: String, _ type: String, _ count: Int) async throws {
     let store = try LogStore.open(path, options: smallSegments())
     let payload = String(repeating: "x", count: 900)
     for _ in 0..<count { try await store.append(Append(event("a", payload, type: type))) }
@@ -98,6 +98,82 @@ private struct Diverged {
     }
     if !hasClean { try FileManager.default.removeItem(atPath: stores.own.file(FileName.clean)) }
     try stores.expectSaved(leftOut: count)
+  }
+
+  /// What is left of the segment that the log ended in.
+  enum LeftOfLast: CaseIterable { case cut, cutWithoutHeader, nothing, noFile }
+
+  private func damage(_ left: LeftOfLast, _ path: String) throws {
+    var bytes = try Data(contentsOf: URL(fileURLWithPath: path)).prefix(9000)
+    switch left {
+    case .cut: break
+    case .cutWithoutHeader: bytes.replaceSubrange(..<4096, with: Data(count: 4096))
+    case .nothing: bytes = Data()
+    case .noFile: return try FileManager.default.removeItem(atPath: path)
+    }
+    try bytes.write(to: URL(fileURLWithPath: path))
+  }
+
+  @Test(
+    "a copy's segment behind the end that clean and tail tell is never the store's, whatever is left of the last segment",
+    arguments: [[], [FileName.clean], [FileName.tail]], LeftOfLast.allCases)
+  func behindDamagedEnd(missing: [String], left: LeftOfLast) async throws {
+    for (strayNumber, isIndexed) in [(0, false), (1, true), (2, false)] {
+      let stores = try await Diverged(otherCount: 700)
+      let last = try #require(stores.own.names(".log").last)
+      let lastBase = try #require(FileName.baseOffset(last, suffix: ".log"))
+      let stray = stores.other.names(".log").filter { $0 > last }[strayNumber]
+      try damage(left, stores.own.file(last))
+      try stores.mix(stray)
+      if isIndexed {
+        for name in stores.other.names(".idx") where !stores.own.names(".idx").contains(name) { try stores.mix(name) }
+      }
+      for name in missing { try FileManager.default.removeItem(atPath: stores.own.file(name)) }
+      let target = TemporaryDirectory()
+      var keeping: [String] = []
+      if let mark = [FileName.clean, FileName.tail].first(where: { !missing.contains($0) }), !missing.isEmpty {
+        var histories: [RepairHistory] = []
+        await expectThrows({
+          guard case .repairUndecided(_, let found) = $0 else { return false }
+          histories = found
+          return true
+        }) { () throws(LogStoreError) in _ = try LogStore.repair(stores.own.path, to: target.path) }
+        #expect(histories.map { fileName(of: $0.keeping) } == [stray, mark])
+        #expect(!FileManager.default.fileExists(atPath: target.path))
+        let other = TemporaryDirectory()
+        let report = try LogStore.repair(stores.own.path, to: other.path, keeping: [stray])
+        #expect(report.leftOut.isEmpty, "\(report.leftOut)")
+        #expect(try LogReader.open(other.path).events(from: 0, limit: .max).last?.type == "copy")
+        keeping = [mark]
+      }
+      let report = try LogStore.repair(stores.own.path, to: target.path, keeping: keeping)
+      let saved = try LogReader.open(target.path).events(from: 0, limit: .max)
+      #expect(!saved.contains { $0.type == "copy" })
+      #expect(saved.filter { $0.offset < lastBase } == stores.events.filter { $0.offset < lastBase })
+      #expect(report.leftOut.map { fileName(of: $0.file) } == [stray])
+      #expect(report.endOffset == 500 && report.missing.last?.offsets.upperBound == 500, "\(report.missing)")
+      #expect(report.missing.allSatisfy { $0.events.isEmpty })
+      guard missing.isEmpty else { continue }
+      _ = try DamagedLog(stores.own.path).forEach { event in
+        #expect(event.offset < 500)
+        return true
+      }
+    }
+  }
+
+  @Test("segments that go on behind an older clean and tail are the store's")
+  func olderMarks() async throws {
+    let stores = try await Diverged()
+    let marks = try [FileName.clean, FileName.tail].map {
+      ($0, try Data(contentsOf: URL(fileURLWithPath: stores.own.file($0))))
+    }
+    try await Diverged.fill(stores.own.path, "more", 300)
+    let events = try LogReader.open(stores.own.path).events(from: 0, limit: .max)
+    for (name, bytes) in marks { try bytes.write(to: URL(fileURLWithPath: stores.own.file(name))) }
+    let target = TemporaryDirectory()
+    let report = try LogStore.repair(stores.own.path, to: target.path)
+    #expect(report.leftOut.isEmpty && report.missing.isEmpty)
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
   @Test("a copy's segment that replaced the store's own is a gap, and not taken for it")

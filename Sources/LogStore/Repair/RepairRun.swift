@@ -79,8 +79,7 @@ struct RepairRun {
     }
     try scan.go()
     guard scan.soundRuns > 0 else {
-      throw .repairRefused(
-        path: directory, reason: "no event, frame or cursor in it is sound, so nothing can be saved; use a backup")
+      throw .repairRefused(path: directory, reason: nothingSaved(source))
     }
     let end = try output.writer.finish()
     var report = output.report
@@ -96,6 +95,13 @@ struct RepairRun {
     let edges = Set(report.missing.flatMap { [$0.offsets.lowerBound, $0.offsets.upperBound] })
     report.partial = scan.partial.filter { edges.contains($0.lowerBound) || edges.contains($0.upperBound) }
     return report
+  }
+
+  /// Why nothing was saved. A file that was left out may be all that is sound.
+  private func nothingSaved(_ source: SalvageSource) -> String {
+    let reason = "no event, frame or cursor in it is sound, so nothing can be saved; use a backup"
+    guard let other = source.leftOut.first(where: { $0.events > 0 }) else { return reason }
+    return reason + ", or keep a file that was left out: \(fileName(of: other.file)): \(other.reason)"
   }
 
   /// Collects the scan's items. A class, so that the scan's closure can write to it.

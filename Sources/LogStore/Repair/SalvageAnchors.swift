@@ -15,8 +15,10 @@ struct SalvageAnchors {
   private(set) var own: Set<Int> = []
   /// Files of another history, and why.
   private(set) var foreign: [Int: String] = [:]
+  /// Where the log ended, if that is certain whatever is left of the segment that it ended in.
+  let closedEnd: DurableEnd?
 
-  private var files: [SegmentEvidence] { links.files }
+  var files: [SegmentEvidence] { links.files }
 
   init(_ links: SalvageLinks, clean: CleanEnd?, notice: TailNotice?, keeping wanted: Keeping = Keeping()) {
     self.links = links
@@ -31,9 +33,14 @@ struct SalvageAnchors {
     // A mark that contradicts the operator's choice is not believed, and neither are two that contradict each other.
     var isBelieved = [true, true, true]
     if Self.contradict(closures[1], closures[2], links) { isBelieved = [true, false, false] }
-    for number in 1...2 where Self.contradict(closures[0], closures[number], links) { isBelieved[number] = false }
+    let ends = [nil, clean?.end, notice?.closedEnd]
+    for number in 1...2 {
+      let isPassed = ends[number].map { end in closures[0].contains { files[$0].baseOffset > end.baseOffset } } ?? false
+      if isPassed || Self.contradict(closures[0], closures[number], links) { isBelieved[number] = false }
+    }
     self.clean = isBelieved[1] && !wanted.tail ? clean : nil
     self.notice = isBelieved[2] && !wanted.clean ? notice : nil
+    closedEnd = Self.closedEnd(self.clean, self.notice, files, keeping: wanted)
     own = closures[0]
     for number in 1...2 where isBelieved[number] { own.formUnion(closures[number]) }
     findForeign(isCleanBelieved: isBelieved[1] && byClean.count == 1, trusts: wanted)
@@ -125,6 +132,7 @@ struct SalvageAnchors {
           ? "another file is this segment" : "it does not go on with \(files[other].name)"
       }
     }
+    if let closedEnd, file.baseOffset > closedEnd.baseOffset { return "it lies behind the end of the log" }
     if isCleanBelieved, let clean, file.baseOffset > clean.baseOffset { return "it lies behind the end of the log" }
     // After a clean close, too, only a file that follows by its last frame continues the log.
     if let notice, notice.state == .closed,
@@ -171,22 +179,5 @@ struct SalvageAnchors {
       if case .proven = links[earlier, number] { true } else { false }
     }
     return isContradicted && !isFollowing ? "the log ended in another file, as clean and tail say" : nil
-  }
-
-  /// The mark that denies that the log ends as the taken files do, if no mark names one of them.
-  func denial(of taken: [Int]) -> String? {
-    guard kept.isEmpty else { return nil }
-    var denying: [String] = []
-    if let clean {
-      let said = taken.map { files[$0].testimony(on: clean) }
-      if said.contains(.names) { return nil }
-      if said.contains(.denies) { denying.append(FileName.clean) }
-    }
-    if let notice {
-      let said = taken.map { files[$0].testimony(on: notice) }
-      if said.contains(.names) { return nil }
-      if said.contains(.denies) { denying.append(FileName.tail) }
-    }
-    return denying.first
   }
 }

@@ -28,7 +28,7 @@ struct SalvageHistory {
     var leftOut: [LeftOut]
     /// More than one if nothing decides; ``taken`` is the first.
     var alternatives: [Alternative]
-    /// The mark that denies that the log ends as the taken files do, if no mark names them.
+    /// The mark that denies that the log ends as the taken files do, if no mark confirms it.
     var denial: String?
 
     /// The histories to choose from; empty if it is decided.

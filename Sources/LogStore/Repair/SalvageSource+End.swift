@@ -70,13 +70,18 @@ extension SalvageSource {
     let isClosed = clean.map(last.isEnd) ?? false
     let wasClosed = notice.map { $0.state == .closed && last.isWholeEnd($0) } ?? false
     guard isClosed || wasClosed else { return }
-    for index in indexes where index.endOffset > last.baseOffset {
+    dropIndexes(behind: last.baseOffset)
+  }
+
+  /// Ignores what index files tell of segments behind the one in which the log ended.
+  mutating func dropIndexes(behind base: UInt64) {
+    for index in indexes where index.endOffset > base {
       findings.append(
         Damage(
           file: index.path, position: UInt64(IndexLayout.Field.endOffset),
           reason: "it tells of a segment behind the end of the log"))
     }
-    indexes.removeAll { $0.endOffset > last.baseOffset }
+    indexes.removeAll { $0.endOffset > base }
   }
 
   mutating func findEnd(_ notice: TailNotice?) {

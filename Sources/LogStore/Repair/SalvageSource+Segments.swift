@@ -42,7 +42,7 @@ extension SalvageSource {
     candidates.sort { $0.part.baseOffset < $1.part.baseOffset }
     parts = candidates.map(\.part)
     try refuseOtherWanted()
-    if checksHistory || isDoubtful { try chooseHistory(candidates, notice) }
+    if checksHistory || isDoubtful(notice) { try chooseHistory(candidates, notice) }
     noteMissing()
   }
 
@@ -55,9 +55,12 @@ extension SalvageSource {
         + " `clean` or `tail`")
   }
 
-  /// Whether the headers alone show that not all of the files can be of one history, or that a segment is missing.
-  private var isDoubtful: Bool {
-    zip(parts, parts.dropFirst()).contains { before, part in
+  /// Whether the headers alone show that not all of the files can be of one history, that a segment is missing, or that
+  /// files lie behind the segment in which the log was closed.
+  private func isDoubtful(_ notice: TailNotice?) -> Bool {
+    let ends = [clean?.end, notice?.closedEnd].compactMap { $0 }
+    if let last = parts.last, ends.contains(where: { $0.baseOffset < last.baseOffset }) { return true }
+    return zip(parts, parts.dropFirst()).contains { before, part in
       part.baseOffset == before.baseOffset
         || part.header.map { $0.previousBaseOffset != before.baseOffset } ?? false
     } || findBases().count != parts.count
@@ -76,13 +79,15 @@ extension SalvageSource {
           notice: notice))
     }
     let links = SalvageLinks(try withoutOlderCopies(files, notice), indexes: indexes)
-    let choice = SalvageHistory(SalvageAnchors(links, clean: clean, notice: notice, keeping: wanted)).choose()
+    let anchors = SalvageAnchors(links, clean: clean, notice: notice, keeping: wanted)
+    let choice = SalvageHistory(anchors).choose()
     if checksHistory {
       let histories = choice.histories
       guard histories.isEmpty else { throw .repairUndecided(path: directory, histories: histories) }
     }
     parts = choice.taken.map(\.part)
     evidence = choice.taken
+    if let end = anchors.closedEnd { dropIndexes(behind: end.baseOffset) }
     for other in choice.leftOut {
       leaveOut(
         other.file.part.path, offsets: other.file.baseOffset..<other.file.endOffset, events: other.file.events,

@@ -104,6 +104,20 @@ struct SegmentEvidence {
     endChain != nil && isEnd(notice) && notice.end.position == endPosition
   }
 
+  /// Whether this file has the end that `clean` tells, and events behind it: then `clean` is older.
+  func goesOn(behind clean: CleanEnd) -> Bool {
+    baseOffset == clean.baseOffset && endOffset > clean.endOffset
+      && cleanMark == .frameEnd(checksum: clean.chain, offset: clean.endOffset)
+  }
+
+  /// Whether this file is the one that the last writer published, and has events behind the published end.
+  func goesOn(behind notice: TailNotice) -> Bool {
+    guard testimony(on: notice) == .names, endOffset > notice.end.offset, case .frameEnd = noticeMark else {
+      return false
+    }
+    return true
+  }
+
   /// Whether the log was closed at the end of this file, or at a position where this file has no such frame.
   func testimony(on clean: CleanEnd) -> Testimony {
     if isEnd(clean) { return .names }
