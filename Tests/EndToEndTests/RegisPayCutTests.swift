@@ -163,9 +163,7 @@ struct RegisPayCutTests {
 
   /// What the server says of a name that is no file; nil if it starts over it.
   private func refusal(_ name: String, _ kind: NoFile, isFinished: Bool) -> String? {
-    let isDirectory = kind == .directory || kind == .fullDirectory
-    if isFinished || name.hasSuffix(".idx") || name == "scrub" { return nil }
-    if name == "next.tmp" { return isDirectory ? "move the directory away" : nil }
+    if isFinished || name.hasSuffix(".idx") || name == "scrub" || name == "next.tmp" { return nil }
     switch kind {
     case .directory, .fullDirectory: return "move the directory away"
     case .circularLink: return "leads in a circle: remove it"

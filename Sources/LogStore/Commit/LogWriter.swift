@@ -5,6 +5,7 @@ struct LogWriter: ~Copyable {
   private static let writebackByteCount = 1 << 20
   /// Longer than a fast disk takes to write a group's frame. A slow disk loses no more than this.
   private static let pollMicroseconds: UInt32 = 50
+  private static let segmentAttempts = 3
 
   private let disk: any Disk
   private let directory: String
@@ -244,20 +245,22 @@ struct LogWriter: ~Copyable {
   /// - Throws: `unchanged` if nothing of the log was touched: the writer may go on.
   mutating func beginSegment(for needed: Int) throws(BeginFailure) {
     precondition(isFrameEmpty && isSynced)
+    // Somebody may remove or replace the prepared file at any moment, but hardly this often.
+    for _ in 0..<Self.segmentAttempts where try tryToBeginSegment(for: needed) { return }
+    throw .unchanged(
+      .segmentLost(
+        file: preallocator.path,
+        reason: "the next segment was removed or replaced before it had its name, again and again"))
+  }
+
+  /// Returns false, and has changed nothing of the log, if the prepared file was removed or replaced meanwhile.
+  private mutating func tryToBeginSegment(for needed: Int) throws(BeginFailure) -> Bool {
     let old = index.segment
     // A segment without events would have the same name as its successor. It holds nothing that the successor's snapshot
     // doesn't hold, so the successor replaces it and follows the segment before it.
     let replaces = next.offset == old.baseOffset
     buildSnapshot(base: next.offset, replaced: replaces ? old : nil)
-    let frameBytes = frame.byteCount.roundedUp(to: 8)
-    let preallocated: SegmentPreallocator.Preallocated
-    do throws(LogStoreError) {
-      preallocated = try preallocator.take(
-        atLeast: SegmentHeader.byteCount + frameBytes + (FrameHeader.byteCount + needed).roundedUp(to: 8))
-    } catch {
-      frame.reset()
-      throw .unchanged(error)
-    }
+    let preallocated = try takePreallocated(for: needed)
     let header = SegmentHeader(
       storeID: segments.storeID, baseOffset: next.offset,
       previousBaseOffset: replaces ? old.header.previousBaseOffset : old.baseOffset,
@@ -266,6 +269,9 @@ struct LogWriter: ~Copyable {
     let opened: (index: ActiveIndex, oldEnd: FrameExpectation)
     do throws(LogStoreError) {
       opened = try finishSegment(header, preallocated)
+    } catch .segmentLost(preallocator.path, _) {
+      frame.reset()
+      return false
     } catch {
       throw .broken(error)
     }
@@ -275,6 +281,22 @@ struct LogWriter: ~Copyable {
     }
     file = preallocated.file
     index = opened.index
+    return true
+  }
+
+  private mutating func takePreallocated(
+    for needed: Int
+  ) throws(BeginFailure) -> SegmentPreallocator.Preallocated {
+    do throws(LogStoreError) {
+      return try preallocator.take(
+        atLeast: SegmentHeader.byteCount + frame.byteCount.roundedUp(to: 8)
+          + (FrameHeader.byteCount + needed).roundedUp(to: 8))
+    } catch {
+      frame.reset()
+      // The directory may be gone, and this writer with it.
+      do throws(LogStoreError) { try checkFile() } catch { throw .broken(error) }
+      throw .unchanged(error)
+    }
   }
 
   private mutating func buildSnapshot(base: UInt64, replaced: Segment?) {
@@ -305,6 +327,7 @@ struct LogWriter: ~Copyable {
     try preallocated.file.write(UnsafeRawBufferPointer(frame.bytes), at: UInt64(SegmentHeader.byteCount))
     try preallocated.file.sync()
     let path = join(directory, FileName.segment(header.baseOffset))
+    try preallocated.file.checkPath(preallocator.path)
     try disk.rename(preallocator.path, to: path)
     try disk.syncDirectory(directory)
     frame.reset()

@@ -145,6 +145,7 @@ struct Recovery {
     }
     try preallocated.file.write(header.encoded() + snapshot)
     try preallocated.file.sync()
+    try preallocated.file.checkPath(preallocator.path)
     try disk.rename(preallocator.path, to: join(directory, FileName.segment(0)))
     try disk.syncDirectory(directory)
     try disk.replace(

@@ -5,6 +5,9 @@ import Synchronization
 ///
 /// The writer decides how much is filled: about as fast as it fills the current segment, so that neither waits for the
 /// other's syncs, and nothing for buffered appends, which gain nothing from it.
+///
+/// Anybody may remove or replace the file before it gets its name. Then another one is made, and what is found in its place
+/// is treated as at opening (``OwnFiles``).
 final class SegmentPreallocator: Sendable {
   struct Preallocated: Sendable {
     var file: any File
@@ -71,7 +74,8 @@ final class SegmentPreallocator: Sendable {
     _ = jobs.send(.startWriteback(file, position: UInt64(position), byteCount: UInt64(byteCount)))
   }
 
-  /// The next file, of at least `needed` bytes, under the name ``path``. Waits for it if it isn't ready.
+  /// The next file, of at least `needed` bytes, under the name ``path``. Waits for it if it isn't ready. Check that it is
+  /// still there before giving it its name: ``File/checkPath(_:)``.
   func take(atLeast needed: Int) throws(LogStoreError) -> Preallocated {
     let slot = Slot(disk.scheduler)
     guard jobs.send(.hand(needed, slot)) else { throw .closed }
@@ -94,6 +98,8 @@ final class SegmentPreallocator: Sendable {
 
   private func run() {
     var ready: Ready?
+    // The last file that got the name.
+    var made: (any File)?
     var taken: [Job] = []
     while jobs.receive(into: &taken) {
       for (number, job) in taken.enumerated() {
@@ -103,7 +109,7 @@ final class SegmentPreallocator: Sendable {
           // A failure here is ignored: the writer meets it again when it needs the file.
           do throws(LogStoreError) {
             var going: Ready
-            if let ready { going = ready } else { going = try make(atLeast: 0) }
+            if let ready { going = ready } else { going = try make(atLeast: 0, replacing: &made) }
             ready = nil
             try write(zeros, to: &going)
             ready = going
@@ -114,10 +120,12 @@ final class SegmentPreallocator: Sendable {
           file.startWriteback(at: position, byteCount: byteCount)
         case .hand(let needed, let slot):
           let result = Result { () throws(LogStoreError) -> Preallocated in
-            if let ready, ready.preallocated.byteCount >= needed { return ready.preallocated }
+            if let ready, ready.preallocated.byteCount >= needed, try isInPlace(ready.preallocated.file) {
+              return ready.preallocated
+            }
             // The name is reused, so the prepared file is lost, whether this succeeds or not.
             ready = nil
-            return try make(atLeast: needed).preallocated
+            return try make(atLeast: needed, replacing: &made).preallocated
           }
           if case .success = result { ready = nil }
           _ = slot.send(result)
@@ -127,17 +135,33 @@ final class SegmentPreallocator: Sendable {
     }
     // A process that is killed leaves the file behind, and the next writer removes it. The same holds if it can't be
     // removed here.
-    try? disk.remove(path)
+    if let made, (try? isInPlace(made)) ?? false { try? disk.remove(path) }
     done.close()
+  }
+
+  /// Whether the name still leads to a file that was made here.
+  private func isInPlace(_ file: any File) throws(LogStoreError) -> Bool {
+    do throws(LogStoreError) {
+      try file.checkPath(path)
+      return true
+    } catch .segmentLost {
+      return false
+    }
   }
 
   /// Creates a file of the configured size: larger if one frame needs it, smaller if the disk has no more space and it
   /// still suffices.
-  private func make(atLeast needed: Int) throws(LogStoreError) -> Ready {
+  ///
+  /// - Parameter made: the last file that got the name, which the new one may replace.
+  private func make(atLeast needed: Int, replacing made: inout (any File)?) throws(LogStoreError) -> Ready {
     var byteCount = max(byteCount, needed.roundedUp(to: SegmentHeader.byteCount))
     while true {
       do throws(LogStoreError) {
+        if try made.map(isInPlace) != true {
+          try OwnFiles(directory: directory, disk: disk).removeUnfinished(FileName.next)
+        }
         let file = try disk.open(path, .create)
+        made = file
         var ready = Ready(preallocated: Preallocated(file: file, byteCount: byteCount))
         if try !file.allocate(byteCount: UInt64(byteCount)) {
           // Only a write can get the space for certain.

@@ -33,24 +33,31 @@ struct OwnFiles {
     }
   }
 
-  /// Removes what unfinished work has left in a store's directory. A file with the name of such a file but other content is
-  /// moved aside within the directory: after a power cut a file system may show anything in a file that was not synced, and
-  /// that must not keep the store from opening.
+  /// Removes what unfinished work has left in a store's directory.
   func removeUnfinished() throws(LogStoreError) {
-    for name in try disk.list(directory) where FileName.isAside(name) {
-      let path = join(directory, name)
-      var isForeign = false
-      do throws(LogStoreError) {
-        if try disk.kind(path) == .file { isForeign = try !isUnfinished(name) }
-      } catch {
-        // It can't be read, so its owner is unknown.
-        isForeign = true
+    for name in try disk.list(directory) where FileName.isAside(name) { try removeUnfinished(name) }
+  }
+
+  /// Removes an unfinished file. What has the name of such a file but other content, or is a directory, is moved aside
+  /// within the store's directory: after a power cut a file system may show anything in a file that was not synced, and
+  /// that must not keep the store from working.
+  func removeUnfinished(_ name: String) throws(LogStoreError) {
+    let path = join(directory, name)
+    var isForeign = false
+    do throws(LogStoreError) {
+      switch try disk.kind(path) {
+      case .file: isForeign = try !isUnfinished(name)
+      case .directory: isForeign = true
+      case .other, nil: break
       }
-      if isForeign {
-        try disk.rename(path, to: try freePath(path))
-      } else {
-        try disk.remove(path)
-      }
+    } catch {
+      // It can't be read, so its owner is unknown.
+      isForeign = true
+    }
+    if isForeign {
+      try disk.rename(path, to: try freePath(path))
+    } else {
+      try disk.remove(path)
     }
   }
 
