@@ -16,9 +16,10 @@ struct BackupCommand: AsyncParsableCommand {
       of other events of this store.
 
       To a file, the whole backup is one stream. It is written under the name with .tmp appended, and then replaces an \
-      older backup. It refuses to replace one that goes further than the log, that has other events than the log, or that \
-      is damaged, unless --replace is given. To standard output it writes the same stream, and prints its line to standard \
-      error; if the reader closes the pipe before the end, the exit code is 1.
+      older backup. It refuses to run if that name has anything but an unfinished backup. It refuses to replace a backup \
+      that goes further than the log, that has other events than the log, or that is damaged, unless --replace is given. \
+      To standard output it writes the same stream, and prints its line to standard error; if the reader closes the pipe \
+      before the end, the exit code is 1.
       """)
 
   @OptionGroup var location: StoreLocation
@@ -72,8 +73,8 @@ struct RestoreCommand: AsyncParsableCommand {
     abstract: "Create a store from a backup.",
     discussion: """
       Checks every byte of the backup that it uses, and everything in the new store, before the store gets its name. Until \
-      then the store is in a directory with .restoring appended to its name, which the next run replaces. Prints `restored \
-      events 0..<OFFSET, …`.
+      then the store is in a directory with .restoring appended to its name. The next run replaces what a killed run left \
+      there, and refuses anything else. Prints `restored events 0..<OFFSET, …`.
 
       The restored store is the same store, with the same id: write to only one of the two from then on. Cursors have the \
       checkpoints that they had at that offset. The next writer, or `logstore reindex`, builds the index.

@@ -366,7 +366,7 @@ struct OtherUserTests {
       #expect(try Data(contentsOf: URL(fileURLWithPath: victim)) == Data("kept".utf8))
       #expect(try FileManager.default.contentsOfDirectory(atPath: own).isEmpty)
       // What is left of this user's own is no hindrance.
-      #expect(FileManager.default.createFile(atPath: shared + "/d.bak.tmp", contents: Data([1])))
+      #expect(FileManager.default.createFile(atPath: shared + "/d.bak.tmp", contents: Data("LSBST".utf8)))
       try FileManager.default.createDirectory(atPath: shared + "/d.repairing", withIntermediateDirectories: false)
       #expect(try await logstore("backup", "--dir", store, "--to", shared + "/d.bak").code == 0)
       #expect(try await logstore("repair", "--dir", store, "--to", shared + "/d").code == 0)

@@ -198,6 +198,55 @@ import Testing
   }
 
   @Test(
+    "nothing is written into a directory, or removed from it, that has the name of an unfinished store and is another's",
+    arguments: ["notes", "a store", "a store's lock", "a project"])
+  func foreignAside(_ kind: String) async throws {
+    try await backUp(60)
+    for suffix in [".restoring", ".repairing"] {
+      let aside = restored + suffix
+      switch kind {
+      case "a store": try copyStore(store, to: aside)
+      case "a store's lock":
+        // A copy of a store without what its writer needs, and a file of the lock's name.
+        try copyStore(store, to: aside)
+        for name in [FileName.lock, FileName.tail] { try remove(aside + "/" + name) }
+        for name in try FileManager.default.contentsOfDirectory(atPath: aside) where name.hasSuffix(".idx") {
+          try remove(aside + "/" + name)
+        }
+        try Data("an hour's work".utf8).write(to: URL(fileURLWithPath: aside + "/restore.tmp"))
+      default:
+        try FileManager.default.createDirectory(atPath: aside, withIntermediateDirectories: false)
+        try Data("an hour's work".utf8)
+          .write(to: URL(fileURLWithPath: aside + "/" + (kind == "notes" ? "README" : FileName.segment(0))))
+      }
+      let before = DamageableStore.contents(aside)
+      await expectThrows({
+        switch $0 {
+        case .backupRefused(let path, _), .repairRefused(let path, _): path == aside
+        default: false
+        }
+      }) { () throws(LogStoreError) in
+        if suffix == ".restoring" {
+          _ = try LogStore.restore(from: .directory(backup), to: restored)
+        } else {
+          _ = try LogStore.repair(store, to: restored)
+        }
+      }
+      #expect(DamageableStore.contents(aside) == before)
+      try FileManager.default.removeItem(atPath: aside)
+    }
+    // Nor into one that has a file of a backup's name.
+    let project = directory.file("project")
+    try FileManager.default.createDirectory(atPath: project, withIntermediateDirectories: false)
+    try Data("an hour's work".utf8).write(to: URL(fileURLWithPath: project + "/manifest"))
+    let before = DamageableStore.contents(project)
+    await expectThrows({ if case .backupDamaged = $0 { true } else { false } }) { () throws(LogStoreError) in
+      _ = try LogStore.backup(store, to: .directory(project))
+    }
+    #expect(DamageableStore.contents(project) == before)
+  }
+
+  @Test(
     "a directory with other files is refused and left alone; an empty one is accepted, and so are leftovers of a killed run"
   )
   func targets() async throws {
@@ -218,6 +267,7 @@ import Testing
     // A killed run's half, and a file that is not one of its own.
     let aside = restored + ".restoring"
     try FileManager.default.createDirectory(atPath: aside, withIntermediateDirectories: false)
+    try Data().write(to: URL(fileURLWithPath: aside + "/restore.tmp"))
     try Data("half".utf8).write(to: URL(fileURLWithPath: aside + "/" + FileName.segment(77)))
     try Data("mine".utf8).write(to: URL(fileURLWithPath: aside + "/mine"))
     await expectRefused(restored, saying: "holds mine")

@@ -64,16 +64,30 @@ struct AsideStore {
     guard try disk.kind(path) == .directory else {
       throw work.refusal(path, "this name is needed for the unfinished store; remove what is there")
     }
+    // Before the lock, whose file would be made in another's directory.
+    try refuseForeignContent()
     guard let lock = try disk.lock(join(path, Self.lockName), exclusive: true) else {
       throw work.refusal(directory, "a store is being made there already; wait for the end of that")
     }
-    for name in try disk.list(path) where name != Self.lockName {
-      guard Self.isKnown(name) else {
-        throw work.refusal(path, "the directory is needed for the unfinished store, but holds \(name); move it away")
-      }
-      try disk.remove(join(path, name))
-    }
+    // The file shows what the directory is. So no power cut may leave others without it.
+    try disk.syncDirectory(path)
+    try refuseForeignContent()
+    for name in try disk.list(path) where name != Self.lockName { try disk.remove(join(path, name)) }
     return lock
+  }
+
+  /// Refuses a directory that is not empty and was not left by a killed run, which makes its lock before anything else and
+  /// only files of a store beside it.
+  private func refuseForeignContent() throws(LogStoreError) {
+    let names = try disk.list(path)
+    guard !names.isEmpty else { return }
+    if let name = names.first(where: { !Self.isKnown($0) }) {
+      throw work.refusal(path, "the directory is needed for the unfinished store, but holds \(name); move it away")
+    }
+    guard names.contains(Self.lockName), try OwnFiles(directory: path, disk: disk).isUnfinished(Self.lockName) else {
+      throw work.refusal(
+        path, "the directory is needed for the unfinished store, but holds files of another one; move it away")
+    }
   }
 
   private static func isKnown(_ name: String) -> Bool {

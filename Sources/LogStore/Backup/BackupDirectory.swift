@@ -77,6 +77,8 @@ struct BackupDirectory {
       throw .backupRefused(
         path: path, reason: "the directory holds \(foreign) and no backup; name a new or an empty directory")
     }
+    // Before the lock, which makes a file: a file of this name may be anything.
+    _ = try manifest()
     let lockPath = join(path, BackupFileName.lock)
     var lock = try disk.lock(lockPath, exclusive: true)
     if lock == nil { lock = try disk.lockFromStrangers(lockPath) }

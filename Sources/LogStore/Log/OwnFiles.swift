@@ -92,7 +92,7 @@ struct OwnFiles {
 
   /// Whether an unfinished file begins as it should, as far as it was written: the process may have died during any write,
   /// and after a power cut any part of what was not synced may be there.
-  private func isUnfinished(_ name: String) throws(LogStoreError) -> Bool {
+  func isUnfinished(_ name: String) throws(LogStoreError) -> Bool {
     let path = join(directory, name)
     let head = try disk.contents(path, limit: Self.magicByteCount) ?? []
     if head.allSatisfy({ $0 == 0 }) { return true }

@@ -51,6 +51,7 @@ extension LogStore {
   ///
   /// The store is written to a directory beside it, with `.restoring` appended to its name, and renamed when all of it is
   /// durable and has been read and checked again. A killed run leaves that directory behind, and the next run replaces it.
+  /// A directory of that name which holds anything else is refused and left alone.
   ///
   /// It is the same store: it has the id of the original, since every checksum and the ids of events depend on it. Write to
   /// only one of the two. Cursors keep their checkpoints. The next writer builds the index.

@@ -2,7 +2,8 @@
 public enum BackupLocation: Sendable, Hashable {
   /// A directory, created if it is missing. Each finished segment is copied to it once, over all runs.
   case directory(String)
-  /// One file. It is written under its name with `.tmp` appended, and replaces an older backup when it is complete.
+  /// One file. It is written under its name with `.tmp` appended, and replaces an older backup when it is complete. What
+  /// else has that name is refused and left alone.
   case file(String)
   /// An open descriptor, such as that of a pipe; `name` is what messages call it. It stays open.
   case descriptor(Int32, name: String)
