@@ -128,6 +128,7 @@ let package = Package(
         .product(name: "Hummingbird", package: "hummingbird", condition: server),
         .product(name: "AsyncHTTPClient", package: "async-http-client", condition: server),
         .product(name: "NIOCore", package: "swift-nio", condition: server),
+        .product(name: "NIOEmbedded", package: "swift-nio", condition: server),
         .product(name: "NIOPosix", package: "swift-nio", condition: server),
       ],
       swiftSettings: strict),

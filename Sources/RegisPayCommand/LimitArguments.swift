@@ -35,6 +35,12 @@ struct LimitArguments: ParsableArguments {
   @Option(help: ArgumentHelp("Seconds a client may leave a response unread.", valueName: "seconds"))
   var writeTimeout = Self.defaults.writeTime.components.seconds
 
+  @Option(
+    help: ArgumentHelp(
+      "Unread responses in memory; above it the server closes connections that have been unread longest.",
+      valueName: "bytes"))
+  var maxUnreadBytes = Self.defaults.unreadBytes
+
   @Option(help: ArgumentHelp("Seconds a connection may be idle between requests.", valueName: "seconds"))
   var idleTimeout = Self.defaults.idleTime.components.seconds
 
@@ -59,7 +65,7 @@ struct LimitArguments: ParsableArguments {
       ("--max-uri-bytes", Int64(maxURIBytes)), ("--max-body-bytes", Int64(maxBodyBytes)),
       ("--head-timeout", headTimeout), ("--body-timeout", bodyTimeout), ("--write-timeout", writeTimeout),
       ("--idle-timeout", idleTimeout), ("--max-streams", Int64(maxStreams)),
-      ("--max-streams-per-client", Int64(maxStreamsPerClient)),
+      ("--max-streams-per-client", Int64(maxStreamsPerClient)), ("--max-unread-bytes", Int64(maxUnreadBytes)),
     ]
     for (name, value) in positive where !(1...1_000_000_000).contains(value) {
       throw ValidationError("\(name) must be 1 or more")
@@ -85,6 +91,7 @@ struct LimitArguments: ParsableArguments {
     limits.headTime = .seconds(headTimeout)
     limits.bodyTime = .seconds(bodyTimeout)
     limits.writeTime = .seconds(writeTimeout)
+    limits.unreadBytes = maxUnreadBytes
     limits.idleTime = .seconds(idleTimeout)
     limits.streams = maxStreams
     limits.streamsPerClient = maxStreamsPerClient

@@ -47,10 +47,6 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// Requests whose head was passed on and whose response is not complete.
   private var pendingResponses = 0
   private var isResponseStarted = false
-  /// The response has no length. The client must take each part in time, because few parts fill the buffers.
-  private var isResponseUnbounded = false
-  /// Parts of an unbounded response that the system has not taken yet.
-  private var unwrittenParts = 0
   /// The client waits for `100 Continue` before it sends the body.
   private var owesContinue = false
   private var bodyBytes = 0
@@ -63,6 +59,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private var hasLastRequest = false
   private var deadlines = ConnectionDeadlines()
   private var isReadScheduled = false
+  /// The channel has asked to read, and must wait: see ``mayRead(_:)``.
+  private var isReadWithheld = false
 
   init(limits: HTTPLimits, table: ConnectionTable, internalToken: InternalToken) {
     self.limits = limits
@@ -76,7 +74,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     decoderLimits.maxHeaderFieldSize = limits.headBytes
     decoderLimits.maxHeaderListSize = limits.headBytes
     decoderLimits.maxHeaderFieldCount = limits.headFields
-    try pipeline.addHandler(TrailingDataDropper(self))
+    try pipeline.addHandler(SocketEdge(self))
     try pipeline.configureHTTPServerPipeline(
       withPipeliningAssistance: false,
       // The guard responds to errors with problems, and the handler processes one request after another.
@@ -119,19 +117,23 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   func handlerRemoved(context: ChannelHandlerContext) { cleanUp() }
 
   private func cleanUp() {
+    holdUnread(0)
     if let connection { table.remove(connection) }
     deadlines.cancel()
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-    if phase == .ended, case .inputClosed? = event as? ChannelEvent { context.close(promise: nil) }
+    // The client may still read the last response, for as long as the connection lingers.
+    if phase == .ended, context.channel.isWritable, case .inputClosed? = event as? ChannelEvent {
+      context.close(promise: nil)
+    }
     context.fireUserInboundEventTriggered(event)
   }
 
   // MARK: - Requests
 
   /// No request follows; further bytes are dropped.
-  fileprivate var dropsInput: Bool { phase != .serving || hasLastRequest }
+  var dropsInput: Bool { phase != .serving || hasLastRequest }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     guard phase == .serving else { return }
@@ -188,6 +190,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     guard let connection else { return true }
     if let field = head.headerFields[.authorization], internalToken.matches(field) {
       table.remove(connection)
+      self.connection = nil
       return true
     }
     return !connection.isLocal || table.count(connection)
@@ -213,13 +216,41 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// The channel asks after each read. Bytes that belong to no request are read slowly: a client that sends without end costs
   /// no processor time, and does not lose its response, as it would if the connection were closed with unread bytes.
   func read(context: ChannelHandlerContext) {
-    guard dropsInput else { return context.read() }
+    guard dropsInput else {
+      guard mayRead(context) else { return withholdRead() }
+      return context.read()
+    }
     guard !isReadScheduled else { return }
     isReadScheduled = true
     context.eventLoop.assumeIsolated().scheduleTask(in: Self.trailingReadPause) { [self] in
       isReadScheduled = false
       context.read()
     }
+  }
+
+  /// A client that has requests waiting, or a response to read, must wait with the next request. So a connection holds in memory
+  /// what one read has brought and one response.
+  private func mayRead(_ context: ChannelHandlerContext) -> Bool {
+    pendingResponses < 2 && context.channel.isWritable
+  }
+
+  private func withholdRead() {
+    isReadWithheld = true
+    // The client can't send in time what the server does not read.
+    deadlines.removeInput()
+  }
+
+  private func resumeReading(_ context: ChannelHandlerContext) {
+    guard isReadWithheld, dropsInput || mayRead(context) else { return }
+    isReadWithheld = false
+    if phase == .serving {
+      switch reading {
+      case .nothing: break
+      case .head: setInputDeadline(limits.headTime, context)
+      case .body: setInputDeadline(limits.bodyTime, context)
+      }
+    }
+    read(context: context)
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
@@ -244,12 +275,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     switch unwrapOutboundIn(data) {
     case .head(var head) where head.status.kind != .informational:
       isResponseStarted = true
-      isResponseUnbounded = head.headerFields[.contentLength] == nil
       guard pendingResponses == 1, reading == .body else { break }
       head.headerFields[.connection] = "close"
       context.write(wrapOutboundOut(.head(head)), promise: promise)
       return
-    case .body where isResponseUnbounded: return writeWithDeadline(data, promise, context)
     case .head, .body: break
     case .end:
       isResponseStarted = false
@@ -274,25 +303,26 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.writeAndFlush(wrapOutboundOut(.head(HTTPResponse(status: .continue))), promise: nil)
   }
 
-  /// Writes a part of an unbounded response, which the client must take in time.
-  private func writeWithDeadline(_ data: NIOAny, _ promise: EventLoopPromise<Void>?, _ context: ChannelHandlerContext) {
-    let promise = promise ?? context.eventLoop.makePromise()
-    unwrittenParts += 1
-    if deadlines.output == nil { setOutputDeadline(context) }
-    promise.futureResult.assumeIsolated().whenComplete { [self] _ in
-      unwrittenParts -= 1
-      if unwrittenParts == 0 { deadlines.removeOutput() }
-    }
-    context.write(data, promise: promise)
+  func flush(context: ChannelHandlerContext) {
+    context.flush()
+    // Only now is it known whether the socket has taken the response.
+    resumeReading(context)
   }
 
+  /// ``SocketEdge`` reports that a response waits for its client, or that all has left.
   func channelWritabilityChanged(context: ChannelHandlerContext) {
     if context.channel.isWritable {
-      if unwrittenParts == 0 { deadlines.removeOutput() }
-    } else if phase == .serving, deadlines.output == nil {
+      deadlines.removeOutput()
+      resumeReading(context)
+    } else if phase != .ended, deadlines.output == nil {
       setOutputDeadline(context)
     }
     context.fireChannelWritabilityChanged()
+  }
+
+  /// - Parameter byteCount: bytes of responses that wait in memory for this connection's client.
+  func holdUnread(_ byteCount: Int) {
+    if let connection { table.unread.set(byteCount, of: connection) }
   }
 
   // MARK: - Refusals
@@ -320,6 +350,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private func stopReading(_ context: ChannelHandlerContext) {
     phase = .ending
     deadlines.removeInput()
+    resumeReading(context)
     context.fireErrorCaught(HTTPParserError.unknown)
   }
 
@@ -334,6 +365,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     reading = .nothing
     deadlines.removeOutput()
     deadlines.setInput(Self.lingerTime, on: context.eventLoop) { [self] in timerFired(context) }
+    resumeReading(context)
     context.close(mode: .output, promise: promise)
   }
 
@@ -353,19 +385,5 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     case .input: if phase == .ended { context.close(promise: nil) } else { refuse(.tooSlow, context) }
     case nil: break
     }
-  }
-}
-
-/// Drops what follows the last request before the decoder receives it: the decoder would buffer in memory all that follows a
-/// CONNECT or an upgrade.
-private final class TrailingDataDropper: ChannelInboundHandler, RemovableChannelHandler {
-  typealias InboundIn = ByteBuffer
-
-  private let connection: ConnectionGuard
-
-  init(_ connection: ConnectionGuard) { self.connection = connection }
-
-  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    if !connection.dropsInput { context.fireChannelRead(data) }
   }
 }

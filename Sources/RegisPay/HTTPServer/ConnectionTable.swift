@@ -39,7 +39,11 @@ final class ConnectionTable: Sendable {
   private let limitPerAddress: Int?
   private let state = Mutex(State())
 
-  init(limit: Int, limitPerAddress: Int?) {
+  /// What the connections hold for clients that don't read.
+  let unread: UnreadResponses
+
+  init(limit: Int, limitPerAddress: Int?, unreadBytes: Int = HTTPLimits().unreadBytes) {
+    unread = UnreadResponses(limit: unreadBytes)
     self.limit = limit
     self.limitPerAddress = limitPerAddress
   }

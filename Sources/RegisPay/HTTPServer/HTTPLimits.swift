@@ -13,9 +13,12 @@ public struct HTTPLimits: Sendable {
   public var bodyTime = Duration.seconds(30)
   /// How long a client may leave a response unread once the system's buffers are full.
   public var writeTime = Duration.seconds(30)
+  /// Bytes of unread responses in memory, over all connections. Above it, the server closes connections that have been unread
+  /// longest.
+  public var unreadBytes = 64 << 20
   /// Between two requests. Longer than the 30 seconds for which this server's own client keeps a connection.
   public var idleTime = Duration.seconds(75)
-  /// Requests that a client may send on one connection before it gets the response to the first.
+  /// Requests that one connection may have waiting. The server reads more only after it has responded to all but one.
   public var pipelinedRequests = 32
   /// Open connections, and at most ``connectionsPossible``. Above it, the server closes those that have waited longest for
   /// their client. The server's own calls to its simulators don't count.

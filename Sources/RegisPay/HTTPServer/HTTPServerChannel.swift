@@ -25,6 +25,8 @@ where Responder.Context == HTTPRequestContext {
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
     channel.eventLoop.makeCompletedFuture {
       try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forMessages)
+      try channel.syncOptions?.setOption(.writeBufferWaterMark, value: SocketEdge.waterMark)
+      try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: SocketEdge.sendBufferBytes)
       let pipeline = channel.pipeline.syncOperations
       try ConnectionGuard(limits: limits, table: table, internalToken: internalToken).addHandlers(to: pipeline)
       let handler = HTTPServerHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)

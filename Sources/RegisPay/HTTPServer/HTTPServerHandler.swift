@@ -9,8 +9,8 @@ import NIOPosix
 
 /// Assembles the parts of one connection's requests, calls a responder for one request at a time, and writes the responses.
 ///
-/// All state is used on the connection's event loop only. Requests that arrive before the response to an earlier one wait here;
-/// ``ConnectionGuard`` keeps them few, and bodies short.
+/// All state is used on the connection's event loop only. Requests that arrive before the response to an earlier one has left
+/// wait here; ``ConnectionGuard`` keeps them few, and bodies short.
 final class HTTPServerHandler<Responder: HTTPResponder>: ChannelInboundHandler
 where Responder.Context: RequestContext, Responder.Context.Source == ApplicationRequestContextSource {
   typealias InboundIn = HTTPRequestPart
@@ -34,7 +34,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
   private var channel: (any Channel)?
   private var isInputClosed = false
   private var isStopping = false
-  /// Parts that arrived while a response was pending, in order.
+  /// Parts that arrived while a response was pending or unread, in order.
   private var queuedParts: Deque<HTTPRequestPart> = []
   /// The bytes after `queuedParts` are not a request.
   private var isMalformedAfterQueue = false
@@ -74,13 +74,29 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     let part = unwrapInboundIn(data)
-    if case .responding = state { queuedParts.append(part) } else { take(part, context) }
+    if !queuedParts.isEmpty || mustWait(context) { queuedParts.append(part) } else { take(part, context) }
+  }
+
+  /// Whether the next part belongs to a request that is not processed yet: a client that does not read its responses gets no
+  /// further ones, which would fill the memory.
+  private func mustWait(_ context: ChannelHandlerContext) -> Bool {
+    switch state {
+    case .responding: true
+    case .idle: !context.channel.isWritable
+    case .reading, .finished: false
+    }
+  }
+
+  /// All responses have left, or one waits for its client.
+  func channelWritabilityChanged(context: ChannelHandlerContext) {
+    if context.channel.isWritable { takeQueued(context) }
+    context.fireChannelWritabilityChanged()
   }
 
   /// Processes queued parts until the next request is complete.
   private func takeQueued(_ context: ChannelHandlerContext) {
     while let part = queuedParts.first {
-      if case .responding = state { return }
+      if mustWait(context) { return }
       queuedParts.removeFirst()
       take(part, context)
     }
@@ -90,9 +106,15 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
       refuse(context)
     case .reading where isMalformedAfterQueue: refuse(context)
     // The rest of a request will not arrive. A last response has closed the connection itself.
-    case .idle, .reading: if isInputClosed || isStopping { context.close(promise: nil) }
+    case .idle, .reading: if isInputClosed || isStopping { closeOnceRead(context.channel) }
     case .responding, .finished: break
     }
+  }
+
+  /// Closes a connection that serves no further request. Closing drops what the client has not read, so an unread response keeps
+  /// it open, for at most the write timeout; ``channelWritabilityChanged(context:)`` comes back then.
+  private func closeOnceRead(_ channel: any Channel) {
+    if channel.isWritable { channel.close(promise: nil) }
   }
 
   /// No request can follow the current one.
@@ -126,7 +148,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
         context.close(promise: nil)
       // The client may still read the response.
       case .responding: break
-      case .idle, .reading, .finished: context.close(promise: nil)
+      case .idle, .reading, .finished: closeOnceRead(context.channel)
       }
     }
     context.fireUserInboundEventTriggered(event)
@@ -136,7 +158,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
   func stop() {
     isStopping = true
     switch state {
-    case .idle, .reading: channel?.close(promise: nil)
+    case .idle, .reading: if let channel { closeOnceRead(channel) }
     case .responding(let task, _): if isStreaming { task?.cancel() }
     case .finished: break
     }
@@ -151,6 +173,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
     // response is still pending.
     switch state {
     case .responding: isMalformedAfterQueue = true
+    case .idle where !queuedParts.isEmpty: isMalformedAfterQueue = true
     case .idle(let timer):
       timer?.cancel()
       refuse(context)

@@ -13,7 +13,8 @@ struct HTTPApplication {
   func make(_ parts: ServerParts, onRunning: @escaping @Sendable (String) -> Void) -> some ApplicationProtocol {
     let responder = routes(parts).buildResponder()
     let (limits, internalToken) = (options.limits, parts.internalToken)
-    let table = ConnectionTable(limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress)
+    let table = ConnectionTable(
+      limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes)
     return Application(
       responder: responder,
       server: HTTPServerBuilder { [logger] _ in
