@@ -41,6 +41,11 @@ public final class KeyStore: Sendable {
   /// - Parameter patience: how long a call blocks its thread while another program has the file locked.
   public static func open(_ directory: String, patience: Duration = .seconds(5)) throws(KeyStoreError) -> KeyStore {
     let path = path(in: directory)
+    do throws(DataDirectory.Refusal) {
+      try DataDirectory.check(directory)
+    } catch {
+      throw KeyStoreError(path: directory, reason: "\(error)", kind: .wrongDirectory)
+    }
     do {
       try PrivateFiles.makeDirectory(directory)
       return try KeyStore(path, patience)
@@ -187,6 +192,8 @@ public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
   enum Kind: Sendable {
     /// The file is missing.
     case gone
+    /// The directory is not a server's, and ``path`` is the directory.
+    case wrongDirectory
     /// Another program has the file locked; the file is sound.
     case locked
     /// The file's content is not readable as keys.
@@ -219,10 +226,16 @@ public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
     }
   }
 
-  public var description: String { "can't use \(path): \(reason); \(advice)" }
+  public var description: String {
+    switch kind {
+    case .wrongDirectory: "can't use \(path) as data directory: \(reason)"
+    case .gone, .locked, .damaged, .inaccessible: "can't use \(path): \(reason); \(advice)"
+    }
+  }
 
   private var advice: String {
     switch kind {
+    case .wrongDirectory: "give the data directory"
     case .gone:
       "restore it from a backup, or create new keys with regispay keys create: once keys were created, no server starts"
         + " without one"

@@ -23,6 +23,11 @@ public struct Server: Sendable {
     options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
     options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
     // Before anything is created.
+    do throws(DataDirectory.Refusal) {
+      try DataDirectory.check(options.directory)
+    } catch {
+      throw .directory(options.directory, reason: "\(error)")
+    }
     try checkKeys(options, logger)
     if !LostLog.hasLog(options.directory + "/payments") { try LostLog.check(options.directory) }
     do throws(PrivateFiles.Failure) {
