@@ -61,12 +61,20 @@ public final class PaymentProjection: Sendable {
     _ directory: String, log: PaymentLog, health: Health, limits: PaymentSearch.Limits, logger: Logger
   ) throws(ProjectionError) -> PaymentProjection {
     let path = directory + "/payments.sqlite"
-    do {
+    do throws(PrivateFiles.Failure) {
       try PrivateFiles.makeDirectory(directory)
+    } catch {
+      let reason = error.code == ENOTDIR ? "it is no directory" : "\(error)"
+      throw ProjectionError(path: directory, reason: reason)
+    }
+    do {
       try WALIndex.keepInMemory(of: path)
       // An existing file may be an earlier version's, or made under another umask.
       if FileManager.default.fileExists(atPath: path) { try PrivateDatabase.make(path) }
-      if let (pool, checkpoint) = try existing(path, log.reader, logger) {
+      let found = try LockedDatabase.openWhenReleased(isLocked: LockedDatabase.isCause) {
+        try existing(path, log.reader, logger)
+      }
+      if let (pool, checkpoint) = found {
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }
         return PaymentProjection(log, pool, checkpoint, isIndexed: isIndexed, health, limits, logger)
       }
@@ -77,7 +85,7 @@ public final class PaymentProjection: Sendable {
         version: PaymentTable.version, storeID: nil, lastEvent: nil, nextOffset: 0)
       return PaymentProjection(log, pool, checkpoint, isIndexed: false, health, limits, logger)
     } catch {
-      throw ProjectionError(path: path, reason: "\(error)")
+      throw ProjectionError(path: path, error)
     }
   }
 
@@ -139,16 +147,21 @@ public final class PaymentProjection: Sendable {
   }
 
   /// The checkpoint of the file in a directory: its log has had at least this end. Nil when the file can't tell. Creates no file.
-  static func checkpoint(in directory: String) -> (path: String, checkpoint: UInt64)? {
+  ///
+  /// - Throws: when another program has the file locked: it may tell of a log.
+  static func checkpoint(in directory: String) throws(ProjectionError) -> (path: String, checkpoint: UInt64)? {
     let path = directory + "/payments.sqlite"
     guard FileManager.default.fileExists(atPath: path) else { return nil }
     do {
       try WALIndex.keepInMemory(of: path)
-      let queue = try DatabaseQueue(path: path, configuration: configuration)
-      // Nothing was written, so a failed close loses nothing.
-      defer { try? queue.close() }
-      return try queue.read(PaymentTable.checkpoint).map { (path, $0.storeID == nil ? 0 : $0.nextOffset) }
+      return try LockedDatabase.openWhenReleased(isLocked: LockedDatabase.isCause) {
+        let queue = try DatabaseQueue(path: path, configuration: configuration)
+        // Nothing was written, so a failed close loses nothing.
+        defer { try? queue.close() }
+        return try queue.read(PaymentTable.checkpoint).map { (path, $0.storeID == nil ? 0 : $0.nextOffset) }
+      }
     } catch {
+      if LockedDatabase.isCause(of: error) { throw ProjectionError(path: path, error) }
       // The file can't tell. Opening it finds out, and reports, whether it can be used.
       return nil
     }
@@ -340,9 +353,21 @@ struct UnlistedPayment: Error {}
 public struct ProjectionError: Error, Sendable, CustomStringConvertible {
   public var path: String
   public var reason: String
+  /// Another program has the file locked.
+  var isLocked = false
 
   public var description: String {
-    "can't use \(path): \(reason); it holds nothing that the log doesn't: remove it, and the server rebuilds it"
+    isLocked
+      ? "can't use \(path): \(reason); \(LockedDatabase.advice)"
+      : "can't use \(path): \(reason); it holds nothing that the log doesn't: remove it, and the server rebuilds it"
+  }
+}
+
+extension ProjectionError {
+  /// Of an attempt to use the file.
+  fileprivate init(path: String, _ error: any Error) {
+    let isLocked = LockedDatabase.isCause(of: error)
+    self.init(path: path, reason: isLocked ? LockedDatabase.reason : "\(error)", isLocked: isLocked)
   }
 }
 

@@ -213,13 +213,14 @@ public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
   }
 
   init(path: String, _ error: any Error) {
-    self.init(path: path, reason: "\(error)", kind: Self.kind(of: error))
+    let kind = Self.kind(of: error)
+    self.init(path: path, reason: kind == .locked ? LockedDatabase.reason : "\(error)", kind: kind)
   }
 
   private static func kind(of error: any Error) -> Kind {
+    if LockedDatabase.isCause(of: error) { return .locked }
     guard let error = error as? DatabaseError else { return .inaccessible }
     return switch error.resultCode {
-    case .SQLITE_BUSY, .SQLITE_LOCKED: .locked
     case .SQLITE_IOERR, .SQLITE_FULL, .SQLITE_PERM, .SQLITE_READONLY, .SQLITE_CANTOPEN, .SQLITE_NOMEM, .SQLITE_AUTH:
       .inaccessible
     default: .damaged
@@ -239,7 +240,7 @@ public struct KeyStoreError: Error, Sendable, CustomStringConvertible {
     case .gone:
       "restore it from a backup, or create new keys with regispay keys create: once keys were created, no server starts"
         + " without one"
-    case .locked: "another program has it locked; the server reads it as soon as that program releases it"
+    case .locked: LockedDatabase.advice
     case .damaged:
       "no server starts with it: restore it from a backup, or move it away and create new keys with regispay keys create"
     case .inaccessible: "check its disk, its permissions and those of its directory; the file itself may be sound"

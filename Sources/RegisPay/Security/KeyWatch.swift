@@ -44,10 +44,14 @@ final class KeyWatch: Sendable {
     self.health = health
     self.logger = logger
     try Self.checkPresence(directory, mark, isInsecure)
-    let store = try KeyStore.open(directory, patience: Self.patience.check)
-    // Counted before the keys are read: a change between the two is read twice and not missed.
-    let changeCount = try store.changeCount()
-    current = Mutex(KeyRing(try store.all()))
+    let (store, changeCount, keys) = try LockedDatabase.openWhenReleased(isLocked: { $0.kind == .locked }) {
+      () throws(KeyStoreError) in
+      let store = try KeyStore.open(directory, patience: Self.patience.check)
+      // Counted before the keys are read: a change between the two is read twice and not missed.
+      let changeCount = try store.changeCount()
+      return (store, changeCount, try store.all())
+    }
+    current = Mutex(KeyRing(keys))
     state = Mutex(State(store: store, file: Self.fileNumber(store.path), changeCount: changeCount))
   }
 
@@ -93,10 +97,14 @@ final class KeyWatch: Sendable {
         lockedSince = error.kind == .locked ? lockedSince ?? clock.now : nil
         // A command that creates a key locks the file for a moment.
         let isFault = lockedSince.map { $0.duration(to: clock.now) >= Self.patience.fault } ?? true
-        if isFault { health.report(Self.healthName, fault: "\(error); the keys that were read last stay valid") }
+        // The error's own advice is for a program that has ended.
+        let reason =
+          error.kind == .locked
+          ? "\(error.path): \(error.reason); the server reads it as soon as that program releases it" : "\(error)"
+        if isFault { health.report(Self.healthName, fault: "\(reason); the keys that were read last stay valid") }
         if isFault, logged.map({ $0.duration(to: clock.now) >= Self.logInterval }) ?? true {
           logged = clock.now
-          logger.error("can't read the keys; the last known keys stay valid", metadata: ["error": "\(error)"])
+          logger.error("can't read the keys; the last known keys stay valid", metadata: ["error": "\(reason)"])
         }
       }
       let failure = await setMark()

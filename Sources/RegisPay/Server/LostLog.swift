@@ -13,17 +13,32 @@ enum LostLog {
 
   /// Call it if the payments log is missing or empty. Blocks for some reads; creates nothing.
   static func check(_ directory: String) throws(ServerError) {
-    let witnesses: [(path: String, checkpoint: UInt64)?] = [
-      PaymentProjection.checkpoint(in: directory + "/projection"),
-      WebhookJournal.checkpoint(in: directory + "/webhooks"),
-      mark(in: directory),
-    ]
+    let witnesses = [try projectionCheckpoint(directory), try webhooksCheckpoint(directory), mark(in: directory)]
     guard let known = witnesses.compactMap({ $0 }).max(by: { $0.checkpoint < $1.checkpoint }), known.checkpoint > 0
     else { return }
     let others = ["projection", "simulator", "webhooks", markName].filter {
       FileManager.default.fileExists(atPath: "\(directory)/\($0)")
     }
     throw .lostLog(directory: directory, witness: known.path, events: known.checkpoint, others: others)
+  }
+
+  private static func projectionCheckpoint(
+    _ directory: String
+  ) throws(ServerError) -> (path: String, checkpoint: UInt64)? {
+    do throws(ProjectionError) {
+      return try PaymentProjection.checkpoint(in: directory + "/projection")
+    } catch {
+      throw .projection(error)
+    }
+  }
+
+  private static func webhooksCheckpoint(_ directory: String) throws(ServerError) -> (path: String, checkpoint: UInt64)?
+  {
+    do throws(WebhookStoreError) {
+      return try WebhookJournal.checkpoint(in: directory + "/webhooks")
+    } catch {
+      throw .webhooks(error)
+    }
   }
 
   /// Whether a log's files exist. Opening the log reports files that can't be read.

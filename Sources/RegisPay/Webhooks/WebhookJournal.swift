@@ -48,15 +48,20 @@ final class WebhookJournal: Sendable {
   static func path(in directory: String) -> String { directory + "/webhooks.sqlite" }
 
   /// The furthest checkpoint in a directory's file; nil if there is no file or it can't be read. Creates nothing.
-  static func checkpoint(in directory: String) -> (path: String, checkpoint: UInt64)? {
+  ///
+  /// - Throws: when another program has the file locked: it may tell of a log.
+  static func checkpoint(in directory: String) throws(WebhookStoreError) -> (path: String, checkpoint: UInt64)? {
     let path = path(in: directory)
     guard FileManager.default.fileExists(atPath: path) else { return nil }
     do {
-      let queue = try DatabaseQueue(path: path)
-      // Nothing was written, so a failed close loses nothing.
-      defer { try? queue.close() }
-      return (path, try queue.read(WebhookTable.furthestCheckpoint))
+      return try LockedDatabase.openWhenReleased(isLocked: LockedDatabase.isCause) {
+        let queue = try DatabaseQueue(path: path)
+        // Nothing was written, so a failed close loses nothing.
+        defer { try? queue.close() }
+        return (path, try queue.read(WebhookTable.furthestCheckpoint))
+      }
     } catch {
+      if LockedDatabase.isCause(of: error) { throw WebhookStoreError(path: path, error) }
       // `open` reports a file that can't be used.
       return nil
     }
@@ -78,24 +83,31 @@ final class WebhookJournal: Sendable {
         // Overwrites a deleted secret.
         try database.execute(sql: "PRAGMA secure_delete = ON; PRAGMA cache_size = -2048")
       }
-      let pool = try DatabasePool(path: path, configuration: configuration)
-      // A commit is on disk when it returns. Set after opening, because a pool sets NORMAL when it opens, which does not sync
-      // a commit.
-      try pool.writeWithoutTransaction { try $0.execute(sql: "PRAGMA synchronous = FULL") }
-      try pool.write { database in
-        let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
-        if version == 0, try !database.tableExists("endpoint") { return try WebhookTable.create(database) }
-        guard version == WebhookTable.version else {
-          throw WebhookStoreError(
-            path: path, reason: "it has version \(version), and this program supports \(WebhookTable.version)")
-        }
+      let pool = try LockedDatabase.openWhenReleased(isLocked: LockedDatabase.isCause) {
+        try Self.pool(path, configuration)
       }
       return WebhookJournal(path, pool, health, willWrite)
     } catch let error as WebhookStoreError {
       throw error
     } catch {
-      throw WebhookStoreError(path: path, reason: "\(error)")
+      throw WebhookStoreError(path: path, error)
     }
+  }
+
+  private static func pool(_ path: String, _ configuration: Configuration) throws -> DatabasePool {
+    let pool = try DatabasePool(path: path, configuration: configuration)
+    // A commit is on disk when it returns. Set after opening, because a pool sets NORMAL when it opens, which does not sync a
+    // commit.
+    try pool.writeWithoutTransaction { try $0.execute(sql: "PRAGMA synchronous = FULL") }
+    try pool.write { database in
+      let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
+      if version == 0, try !database.tableExists("endpoint") { return try WebhookTable.create(database) }
+      guard version == WebhookTable.version else {
+        throw WebhookStoreError(
+          path: path, reason: "it has version \(version), and this program supports \(WebhookTable.version)")
+      }
+    }
+    return pool
   }
 
   private init(_ path: String, _ pool: DatabasePool, _ health: Health, _ willWrite: @escaping WillWrite) {
@@ -235,6 +247,8 @@ public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
   enum Kind: Sendable {
     /// The log says that endpoints are registered, and the file is missing or has none.
     case gone
+    /// Another program has the file locked.
+    case locked
     case unusable
   }
 
@@ -243,6 +257,7 @@ public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
   var kind = Kind.unusable
 
   public var description: String {
+    if kind == .locked { return "can't use \(path): \(reason); \(LockedDatabase.advice)" }
     if kind == .gone {
       return
         "can't use \(path): \(reason); restore it from a backup, or start once with --new-webhooks, which gives up the"
@@ -251,5 +266,14 @@ public struct WebhookStoreError: Error, Sendable, CustomStringConvertible {
     return
       "can't use \(path): \(reason); it holds the webhooks' endpoints and secrets, which can't be rebuilt: keep it,"
       + " check the disk (free space, permissions, the kernel's log), and if the file is damaged replace it by a backup"
+  }
+}
+
+extension WebhookStoreError {
+  /// Of an attempt to use the file.
+  fileprivate init(path: String, _ error: any Error) {
+    self =
+      LockedDatabase.isCause(of: error)
+      ? .init(path: path, reason: LockedDatabase.reason, kind: .locked) : .init(path: path, reason: "\(error)")
   }
 }
