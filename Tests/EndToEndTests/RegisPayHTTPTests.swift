@@ -47,7 +47,9 @@ struct RegisPayHTTPTests {
     Claim("3.2.2, an absolute target", "GET http://127.0.0.1/alive HTTP/1.1\r\n\(host)\r\n", good, kept),
     Claim(
       "3.2.2, its scheme in capitals, its port", "GET HTTP://127.0.0.1:80/alive HTTP/1.1\r\n\(host)\r\n", good, kept),
-    Claim("3.2.2, of another host", "GET http://a/alive HTTP/1.1\r\n\(host)\r\n", bad),
+    Claim("3.2.2, of another host", "GET http://a/alive HTTP/1.1\r\n\(host)\r\n", "1.1 421", kept),
+    Claim("3.2.2, beside another Host", "GET http://127.0.0.1/alive HTTP/1.1\r\nHost: a:1\r\n\r\n", good, kept),
+    Claim("3.2.2, beside a Host that is none", "GET http://127.0.0.1/alive HTTP/1.1\r\nHost: a b\r\n\r\n", bad),
     Claim("3.2.2, of another scheme", "GET ftp://127.0.0.1/alive HTTP/1.1\r\n\(host)\r\n", bad),
     Claim("3.2.2, with a user", "GET http://a@127.0.0.1/alive HTTP/1.1\r\n\(host)\r\n", bad),
     Claim("3.2.4, GET *", "GET * HTTP/1.1\r\n\(host)\r\n", bad),

@@ -173,9 +173,7 @@ private struct RequestTarget {
     let rest = path[colon.upperBound...]
     let named = rest.prefix { $0 != "/" && $0 != "?" }
     guard Self.isAuthority(named) else { throw .badRequest("The target's host is not a host with an optional port.") }
-    if let authority, Self.normal(authority) != Self.normal(named) {
-      throw .badRequest("The target names another host than the Host field.")
-    }
+    // An origin server ignores the Host field then (RFC 9112, 3.2.2). `BrowserProtection` checks this authority.
     authority = String(named)
     let tail = rest[named.endIndex...]
     path = tail.hasPrefix("/") ? String(tail) : "/" + tail
@@ -204,10 +202,5 @@ private struct RequestTarget {
       }
     }
     return !isInBrackets && portDigits.map { $0 <= 5 } ?? true && text.utf8.first != UInt8(ascii: ":")
-  }
-
-  private static func normal(_ authority: some StringProtocol) -> String {
-    let text = authority.lowercased()
-    return text.hasSuffix(":80") ? String(text.dropLast(3)) : text.hasSuffix(":") ? String(text.dropLast()) : text
   }
 }
