@@ -34,6 +34,12 @@ enum PrivateFiles {
       try setMode(mode, of: directory)
       try syncDirectory((directory as NSString).deletingLastPathComponent)
     }
+    var status = stat()
+    guard stat(path, &status) == 0 else { throw Failure(operation: "can't look at", path: path, code: errno) }
+    // A file or a pipe under the name: what is made in it would fail with a reason that names neither.
+    guard status.st_mode & S_IFMT == S_IFDIR else {
+      throw Failure(operation: "can't use", path: path, code: ENOTDIR)
+    }
     if missing.isEmpty, path != "/" {
       // The process that created it may have died before it synced the name. If the parent can't be opened, another user created the
       // directory long ago.
