@@ -101,6 +101,8 @@ struct Serve: AsyncParsableCommand {
   func run() async throws {
     // A file that reaches the size limit fails the write with EFBIG, which the log reports; the signal would end the process.
     signal(SIGXFSZ, SIG_IGN)
+    // Until the server runs and handles them itself, a stop has nothing to finish: what was written is as safe as at a kill -9.
+    for number in [SIGTERM, SIGINT] + (cstart_is_ignored(SIGHUP) ? [] : [SIGHUP]) { cstart_end_on(number) }
     DescriptorLimit.raise()
     let descriptors = DescriptorLimit.current
     guard descriptors >= DescriptorLimit.needed else {

@@ -42,4 +42,20 @@ extension RegisPayServeTests {
       try await expectServing(try await RunningServer.start(directory: folder, port: try port(of: first)))
     }
   }
+
+  @Test("a stop before the server is ready ends it at once, as one afterwards", arguments: [SIGTERM, SIGINT])
+  func stoppedInStart(_ signal: Int32) async throws {
+    try await withTemporaryFolder { folder in
+      let first = try await RunningServer.start(directory: folder)
+      // The next start takes the first server for one that has crashed, and waits for its lock.
+      try Data("!".utf8).write(to: URL(fileURLWithPath: folder + "/data/crashed"))
+      let second = try RegisPayProcess(["serve", "--dir", folder + "/data", "--port", "0"], folder: folder)
+      try await eventually("it waits", within: .seconds(20)) {
+        second.errorText.contains("waiting for a crashed process")
+      }
+      second.signal(signal)
+      #expect(try await second.waitForExit(within: .seconds(10)) == .init(code: 0, isSignal: false))
+      #expect(try await first.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
 }
