@@ -170,7 +170,7 @@ struct RegisPayCutTests {
     case .pipe: return "no file; remove it"
     // As if there were none.
     case .danglingLink:
-      return name == "store" ? "the file is missing" : name.hasSuffix(".log") ? "check the path" : nil
+      return name == "store" ? "the file is missing" : name.hasSuffix(".log") ? "leads nowhere" : nil
     }
   }
 

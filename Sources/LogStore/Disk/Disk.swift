@@ -231,12 +231,12 @@ extension Disk {
     try syncDirectory(parent(of: path))
   }
 
-  /// All of a small file; nil if it does not exist.
+  /// All of a small file; nil if it does not exist, or if there is a symbolic link that leads nowhere.
   func contents(_ path: String, limit: Int) throws(LogStoreError) -> [UInt8]? {
     let file: any File
     do throws(LogStoreError) {
       file = try open(path, .read)
-    } catch .inputOutput(_, _, ENOENT) {
+    } catch .inputOutput(_, _, let code) where code == ENOENT || code == ENOLINK {
       return nil
     }
     return try file.read(count: min(limit, Int(clamping: file.byteCount())), at: 0)

@@ -73,7 +73,7 @@ extension Follower {
   static func isInUse(_ directory: String, disk: any Disk) throws(LogStoreError) -> Bool {
     do throws(LogStoreError) {
       return try disk.open(join(directory, FileName.tail), .read).isInUse()
-    } catch .inputOutput(_, _, ENOENT) {
+    } catch .inputOutput(_, _, let code) where code == ENOENT || code == ENOLINK {
       return false
     }
   }

@@ -143,7 +143,7 @@ final class Follower: Sendable {
   private func openNotice() throws(LogStoreError) -> (any File)? {
     do throws(LogStoreError) {
       return try disk.open(join(directory, FileName.tail), .read)
-    } catch .inputOutput(_, _, ENOENT) {
+    } catch .inputOutput(_, _, let code) where code == ENOENT || code == ENOLINK {
       return nil
     }
   }
