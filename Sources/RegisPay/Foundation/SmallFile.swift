@@ -49,7 +49,8 @@ enum SmallFile {
     let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o600)
     guard descriptor >= 0 else { throw Failure(description: reason("write", path, errno)) }
     var rest = bytes[...]
-    var failure: Int32 = 0
+    // Whatever the umask.
+    var failure = fchmod(descriptor, 0o600) == 0 ? 0 : errno
     while failure == 0, !rest.isEmpty {
       let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
       if count >= 0 { rest.removeFirst(count) } else if errno != EINTR { failure = errno }
