@@ -89,7 +89,10 @@ struct OtherUserTests {
   func group() async throws {
     try await withTemporaryFolder { folder in
       let headers = try await fill(folder, umask: "022", arguments: ["--group-access"])
-      let secret = ["data/keys.sqlite", "data/webhooks", "data/projection", "data/starts", "data/crashed", "data/time"]
+      let secret = [
+        "data/keys.sqlite", "data/webhooks", "data/projection", "data/payments.known", "data/starts", "data/crashed",
+        "data/time",
+      ]
       for part in ["data", "backup", "restored"] {
         for entry in try modes(folder + "/" + part) {
           let name = entry.path == "." ? part : part + "/" + entry.path
