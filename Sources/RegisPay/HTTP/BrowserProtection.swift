@@ -35,7 +35,7 @@ struct BrowserProtection: Sendable {
       guard hosts.contains(host) || hosts.contains(host.lowercased()) else {
         throw Problem(
           status: .misdirectedRequest, name: "unknown-host",
-          detail: "The Host field names an unknown host; start the server with --allowed-host to add it.")
+          detail: "The request names an unknown host; start the server with --allowed-host to add it.")
       }
     }
     let isRead = head.method == .get || head.method == .head
