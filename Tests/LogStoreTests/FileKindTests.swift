@@ -45,10 +45,8 @@ enum NoFile: String, CaseIterable, Sendable {
     }
   }
 
-  @Test(
-    "repair, and reading a damaged store, save what stands beside a name that is no file, be it a segment's or an index's",
-    arguments: NoFile.allCases, [".log", ".idx"])
-  func savesTheRest(_ kind: NoFile, _ suffix: String) async throws {
+  /// Makes a closed store with 600 events in several segments. Returns their names and the offsets that they begin with.
+  private func fill() async throws -> (names: [String], bases: [UInt64]) {
     let store = try LogStore.open(directory.path, options: smallSegments())
     for number in 0..<600 {
       _ = try await store.append(Append(event("s", String(repeating: "p", count: 200) + "\(number)")))
@@ -57,7 +55,14 @@ enum NoFile: String, CaseIterable, Sendable {
     try await store.close()
     let names = directory.names(".log")
     try #require(names.count > 2)
-    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+    return (names, names.compactMap { FileName.baseOffset($0, suffix: ".log") })
+  }
+
+  @Test(
+    "repair, and reading a damaged store, save what stands beside a name that is no file, be it a segment's or an index's",
+    arguments: NoFile.allCases, [".log", ".idx"])
+  func savesTheRest(_ kind: NoFile, _ suffix: String) async throws {
+    let (names, bases) = try await fill()
     let isSegment = suffix == ".log"
     try kind.put(at: directory.file(isSegment ? names[1] : try #require(directory.names(suffix).first)))
     let count = isSegment ? 600 - (bases[2] - bases[1]) : 600
@@ -72,15 +77,7 @@ enum NoFile: String, CaseIterable, Sendable {
   func passedOver(_ kind: NoFile) async throws {
     var options = smallSegments()
     options.servesDamaged = true
-    let store = try LogStore.open(directory.path, options: options)
-    for number in 0..<600 {
-      _ = try await store.append(Append(event("s", String(repeating: "p", count: 200) + "\(number)")))
-    }
-    try await store.waitUntilIndexed()
-    try await store.close()
-    let names = directory.names(".log")
-    try #require(names.count > 2)
-    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+    let (names, bases) = try await fill()
     let path = directory.file(names[1])
     let bytes = try content(path)
     try kind.put(at: path)

@@ -14,8 +14,8 @@ final class SocketEdge: ChannelDuplexHandler, RemovableChannelHandler {
   /// each connection, without a deadline.
   static let waterMark = ChannelOptions.Types.WriteBufferWaterMark(low: 1, high: 1)
 
-  /// Bytes that the system takes for a client that reads nothing; it counts its own structures among them. Without a limit they
-  /// grow to 4 MiB: some sixty large responses that are made for nobody, in memory that no other limit counts.
+  /// The size of a socket's send buffer in bytes, the kernel's own structures included. By default the kernel lets it grow to
+  /// 4 MiB: some sixty large responses that a client may never read, in memory that no other limit counts.
   static let sendBufferBytes = 128 << 10
 
   private let connection: ConnectionGuard

@@ -49,7 +49,7 @@ actor EndpointWorker {
   }
   var progress: WebhookProgress
   var waiting: [UInt64: Waiting]
-  /// Its unfinished events are those whose first try is in flight. Its checkpoint is what the journal is told to write.
+  /// Its unfinished events are those whose first try is in flight. Its checkpoint is the last one that was given to the journal.
   let subscription: Subscription
   /// Tries that are in flight, or whose consequence is not on disk yet.
   var inFlightCount = 0
