@@ -176,6 +176,30 @@ private struct Diverged {
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
+  @Test(
+    "all segments that were begun since the close that an older tail tells of are the store's, without a clean mark too"
+  )
+  func olderTail() async throws {
+    let directory = TemporaryDirectory()
+    let tail = directory.file(FileName.tail)
+    try await Diverged.fill(directory.path, "before", 60)
+    let older = try Data(contentsOf: URL(fileURLWithPath: tail))
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    // Each fills a segment of its own.
+    for _ in 0..<4 { try await store.append(Append(event("a", String(repeating: "y", count: 60_000)))) }
+    try await store.close()
+    let events = try LogReader.open(directory.path).events(from: 0, limit: .max)
+    // As a power cut may leave them.
+    try older.write(to: URL(fileURLWithPath: tail))
+    for name in directory.names(".idx") + [FileName.clean] {
+      try FileManager.default.removeItem(atPath: directory.file(name))
+    }
+    let target = TemporaryDirectory()
+    let report = try LogStore.repair(directory.path, to: target.path)
+    #expect(report.leftOut.isEmpty && report.missing.isEmpty, "\(report.leftOut)")
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
+  }
+
   @Test("a copy's segment that replaced the store's own is a gap, and not taken for it")
   func swapped() async throws {
     let stores = try await Diverged()

@@ -134,12 +134,12 @@ struct SalvageAnchors {
     }
     if let closedEnd, file.baseOffset > closedEnd.baseOffset { return "it lies behind the end of the log" }
     if isCleanBelieved, let clean, file.baseOffset > clean.baseOffset { return "it lies behind the end of the log" }
-    // After a clean close, too, only a file that follows by its last frame continues the log.
+    // After a clean close, too, only files that follow by their last frames continue the log. `tail` is never synced, so after a
+    // power cut any number of segments may have been begun since that close.
     if let notice, notice.state == .closed,
       let end = own.first(where: { files[$0].isEnd(notice) && files[$0].endChain != nil && $0 < number })
     {
-      if case .proven = links[end, number] { return nil }
-      return "it lies behind the end of the log"
+      return follows(number, end) ? nil : "it lies behind the end of the log"
     }
     for index in links.indexes {
       guard let known = own.compactMap({ Self.lastKnown(of: index, by: files[$0]) }).max() else { continue }
@@ -155,6 +155,21 @@ struct SalvageAnchors {
       }
     }
     return nil
+  }
+
+  /// Whether a file is proven to follow another one, directly or by way of the files between them.
+  private func follows(_ number: Int, _ end: Int) -> Bool {
+    var number = number
+    while number > end {
+      let previous = files[number].part.header?.previousBaseOffset
+      let before = files.indices[end..<number].last { earlier in
+        guard files[earlier].baseOffset == previous, case .proven = links[earlier, number] else { return false }
+        return true
+      }
+      guard let before else { return false }
+      number = before
+    }
+    return true
   }
 
   /// Why a file is foreign that takes the position of the segment in which the log ended, according to `clean` and `tail`,
