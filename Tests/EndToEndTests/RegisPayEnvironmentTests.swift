@@ -47,6 +47,39 @@ struct RegisPayEnvironmentTests {
     }
   }
 
+  @Test("with the fewest descriptors, receivers of webhooks that never respond leave payments their connections")
+  func fewDescriptorsAndSilentReceivers() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(
+        directory: folder,
+        arguments: ["--allow-private-webhooks", "--webhook-timeout", "120", "--log-level", "notice"],
+        under: ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"])
+      let (listener, port) = try boundSocket()
+      defer { close(listener) }
+      try #require(listen(listener, 512) == 0)
+      var endpoints: [String] = []
+      for index in 0..<100 {
+        let response = try await server.post("/api/v1/webhooks", #"{"url":"http://127.0.0.1:\#(port)/\#(index)"}"#)
+        endpoints.append(try #require(try response.object()["id"] as? String))
+      }
+      // They take all the sockets that calls to webhooks may have, before any call to the PSP.
+      let tests = endpoints.map { id in Task { _ = try? await server.post("/api/v1/webhooks/\(id)/test", "") } }
+      defer { for test in tests { test.cancel() } }
+      let receivers = try await onThread { (0..<8).map { _ in accept(listener, nil, nil) } }
+      defer { for receiver in receivers { close(receiver) } }
+      let url = server.url
+      let clients = try await onThread { (0..<30).compactMap { _ in try? RawConnection(url) } }
+      for index in 0..<20 {
+        let id = try await server.createPayment("\(index + 1)")
+        try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      }
+      let lines = server.process.errorText.split(separator: "\n").filter { $0.contains("wait for room") }
+      #expect(!lines.isEmpty && lines.count <= 100, "each endpoint says it once: \(lines.count)")
+      withExtendedLifetime(clients) {}
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false), "\(server.process.errorText)")
+    }
+  }
+
   @Test("SIGHUP stops it as SIGTERM does, and under nohup it is ignored")
   func hangup() async throws {
     try await withTemporaryFolder { folder in
@@ -103,12 +136,18 @@ struct RegisPayEnvironmentTests {
 
   /// A port that was free just now: a server whose standard output is closed can't tell its own.
   private func freePort() throws -> Int {
+    let (descriptor, port) = try boundSocket()
+    close(descriptor)
+    return port
+  }
+
+  /// A socket with a port of its own. The caller closes it.
+  private func boundSocket() throws -> (descriptor: Int32, port: Int) {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    defer { close(descriptor) }
     var address = sockaddr_in.loopback(port: 0)
     let result = address.withSystemAddress { bind(descriptor, $0, $1.pointee) | getsockname(descriptor, $0, $1) }
     try #require(result == 0)
-    return Int(UInt16(bigEndian: address.sin_port))
+    return (descriptor, Int(UInt16(bigEndian: address.sin_port)))
   }
 
   /// Processor time that a process has used, in hundredths of a second.

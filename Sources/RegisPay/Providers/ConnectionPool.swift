@@ -45,12 +45,9 @@ final class ConnectionPool: Sendable {
       validatesHeads: validatesHeads)
     let settings = LoopPool.Settings(
       timeLimit: TimeAmount(timeLimit), idleTimeLimit: TimeAmount(idleTimeLimit),
-      // When sockets are scarce the PSP and notifications get a share each, so that neither takes all of them.
-      connectionLimit: budget.map { budget in
-        budget.isTight ? min(connectionLimit, max(1, budget.limit / 2 / System.coreCount)) : connectionLimit
-      } ?? connectionLimit,
-      budget: budget, connect: connector.connect(on:))
-    loopPools = group.makeIterator().map { LoopPool($0, settings) }
+      connectionLimit: connectionLimit, budget: budget, connect: connector.connect(on:))
+    // A loop without a socket would fail its calls while other loops have idle connections.
+    loopPools = group.makeIterator().prefix(max(1, budget?.limit ?? .max)).map { LoopPool($0, settings) }
   }
 
   /// Sends a call and waits for its response. Fails soon when the task is cancelled or the call's ``CallStop`` stops it.

@@ -17,12 +17,16 @@ struct ProviderClient: Sendable {
   ///   - baseURL: the URL that paths are appended to.
   ///   - timeLimit: for a whole call, from connecting to the response's last byte.
   ///   - authorization: the value of the `Authorization` field; nil to send none.
-  init(_ baseURL: String, timeLimit: Duration, authorization: String?) throws(EndpointError) {
+  ///   - sockets: for this client alone.
+  init(
+    _ baseURL: String, timeLimit: Duration, authorization: String?, sockets: SocketBudget
+  ) throws(EndpointError) {
     // Heads need no validation: ``Endpoint`` has checked the host; paths and keys are made of identifiers, percent-encoded where
     // they are not ours.
     pool = try ConnectionPool(
       try Endpoint(baseURL), timeLimit: timeLimit, responseLimit: Self.responseLimit,
-      connectionLimit: Self.connectionLimit, budget: .process, validatesHeads: false)
+      connectionLimit: sockets.connectionsPerLoop(wanted: Self.connectionLimit, loopCount: System.coreCount),
+      budget: sockets, validatesHeads: false)
     var headers: HTTPHeaders = ["Host": pool.endpoint.authority, "Content-Type": "application/json"]
     if let authorization { headers.add(name: "Authorization", value: authorization) }
     self.headers = headers

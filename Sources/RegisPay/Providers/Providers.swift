@@ -7,7 +7,7 @@ public struct PSPClient: StepProvider {
   ///   - timeLimit: for one try.
   ///   - authorization: the value of that field; nil to send none.
   public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
-    client = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
+    client = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization, sockets: .psp)
   }
 
   /// Closes the connections, once no call is made any more.
@@ -92,7 +92,7 @@ public struct NotificationClient: StepProvider {
   ///   - timeLimit: for one try.
   ///   - authorization: the value of that field; nil to send none.
   public init(baseURL: String, timeLimit: Duration, authorization: String? = nil) throws(EndpointError) {
-    client = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization)
+    client = try ProviderClient(baseURL, timeLimit: timeLimit, authorization: authorization, sockets: .notifications)
   }
 
   /// Closes the connections, once no call is made any more.

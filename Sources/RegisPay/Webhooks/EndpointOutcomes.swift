@@ -79,7 +79,10 @@ extension EndpointWorker {
   private func postpone(_ offset: UInt64, _ ended: WebhookAttempt.Ended, _ reason: String) {
     let pause: UInt64 = 1_000_000
     let now = self.now()
-    logger.notice("webhook message waits for room", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+    if !waitsForRoom {
+      logger.notice("webhook messages wait for room", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+    }
+    waitsForRoom = true
     progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, now + pause)
     scheduleRetry(offset, attempts: tryCount(of: offset), after: pause, ended)
     record([waitChange(offset), checkpointChange()].compactMap { $0 })
@@ -108,6 +111,7 @@ extension EndpointWorker {
     let wasFailing = isFailing
     let wasWaiting = waiting[offset] != nil
     let attempts = tryCount(of: offset) + 1
+    waitsForRoom = false
     progress.failuresInRow = 0
     progress.failingSinceMicroseconds = nil
     progress.lastSuccessMicroseconds = now()
@@ -129,6 +133,7 @@ extension EndpointWorker {
     let now = self.now()
     let attempts = tryCount(of: offset) + 1
     let asked = asked.map { min($0, options.retryAfterLimit) }
+    waitsForRoom = false
     progress.failuresInRow += 1
     progress.failingSinceMicroseconds = progress.failingSinceMicroseconds ?? ended.startMicroseconds
     if let asked { progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, now + asked.microseconds) }

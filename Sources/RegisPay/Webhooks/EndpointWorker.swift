@@ -56,6 +56,8 @@ actor EndpointWorker {
   /// When the next new message is sent to an endpoint that keeps failing.
   var probeMicroseconds: UInt64 = 0
   var deliveriesSinceTrim = 0
+  /// Since its last result a message found no room in this process, such as a socket. Logged once.
+  var waitsForRoom = false
   var isTesting = false
   var isRemoved = false
   /// A command is running; others wait in `waitingCommands`.

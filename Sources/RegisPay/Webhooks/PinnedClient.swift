@@ -21,8 +21,8 @@ final class PinnedClient: Sendable {
       at: try SocketAddress(ipAddress: address.description, port: url.port), timeLimit: timeLimit,
       // Leaves time for another address.
       connectTimeLimit: timeLimit / 3, responseLimit: Self.responseLimit, truncatesResponses: true,
-      connectionLimit: callLimit,
-      budget: sockets,
+      // One endpoint that hangs leaves sockets to the others.
+      connectionLimit: min(callLimit, max(1, sockets.limit / 4)), budget: sockets,
       // On one loop: an endpoint has few connections, and each call should find one that is open.
       group: MultiThreadedEventLoopGroup.singleton.next())
   }

@@ -29,7 +29,7 @@ public struct WebhookOptions: Sendable {
   var clock = WebhookClock.system
   var resolver = HostResolver.system
   /// The descriptors of connections to receivers.
-  var sockets = SocketBudget.process
+  var sockets = SocketBudget.webhooks
   /// See ``WebhookJournal/open(_:health:willWrite:)``.
   var willWrite: WebhookJournal.WillWrite = { _ in }
 
