@@ -203,6 +203,22 @@ import Testing
     }
   }
 
+  @Test("damage in a frame of several events is one range, whichever event it has hit", arguments: [0, 1, 2])
+  func severalEventsInAFrame(hit: Int) async throws {
+    let store = try LogStore.open(directory.path, options: options)
+    _ = try await store.append(Append((0..<3).map { event("s\($0)", "payload \($0)") }))
+    _ = try await store.append(Append(event("next")))
+    let range = try #require(try Data(content(path(0))).range(of: Data("payload \(hit)".utf8)))
+    let handle = try FileHandle(forWritingTo: URL(fileURLWithPath: path(0)))
+    try handle.seek(toOffset: UInt64(range.lowerBound))
+    try handle.write(contentsOf: [0xFF])
+    try handle.close()
+    let (read, passed) = try readAll(store.reader)
+    #expect(passed.map(\.offsets) == [UInt64(hit)..<UInt64(hit + 1)])
+    #expect(read.map(\.offset) == [0, 1, 2, 3].filter { $0 != UInt64(hit) })
+    try await store.close()
+  }
+
   @Test("what goes bad in the segment that is being written is passed over up to the durable end")
   func openSegment() async throws {
     let store = try LogStore.open(directory.path, options: options)

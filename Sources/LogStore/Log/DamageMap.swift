@@ -218,8 +218,8 @@ struct DamageMapBuilder {
     do throws(Fault) {
       _ = try segment.checkFrame(expected) { _ in }
     } catch {
-      note(error.position, error.reason)
-      takeRecords(of: header, at: position)
+      // The records say where the damage is; sound ones before it are not behind damage.
+      if !takeRecords(of: header, at: position) { note(error.position, error.reason) }
       return
     }
     let end = position + header.byteCount
@@ -243,21 +243,24 @@ struct DamageMapBuilder {
     next = header.endOffset
   }
 
-  /// Takes the sound records of a damaged frame whose header is sound.
-  private mutating func takeRecords(of header: FrameHeader, at start: Int) {
+  /// Takes the sound records of a damaged frame whose header is sound. Returns whether it has noted a damaged one.
+  private mutating func takeRecords(of header: FrameHeader, at start: Int) -> Bool {
     let end = start + header.byteCount
     var position = start + FrameHeader.byteCount
+    var hasNoted = false
     while position < end {
       if let record = finder.record(at: position, before: end, frame: start) {
         take(record)
         position = record.end
         continue
       }
-      if end - position < 8 { return }
+      if end - position < 8 { break }
       note(position, "no record that matches its checksum and position")
+      hasNoted = true
       position += 1
       while position < end, !finder.isRecord(at: position, before: end, frame: start) { position += 1 }
     }
+    return hasNoted
   }
 
   /// Takes consecutive sound records of a frame whose header is damaged. Returns where to continue.
