@@ -1,3 +1,4 @@
+import Crypto
 import Glibc
 
 /// What ``SteadyTime`` and ``LeastTime`` were at a moment, kept over restarts in the file `time` of the data directory.
@@ -64,10 +65,22 @@ struct TimeRecord: Sendable, Hashable {
     guard let json = try? JSONReader.read(bytes), let steady = Self.number(json["steadyMicroseconds"]),
       let boot = Self.number(json["bootMicroseconds"]), let id = json["bootID"]?.text,
       let clock = Self.number(json["clockMicroseconds"])
-    else { throw SmallFile.Failure(description: "\(path) is not what the server wrote; remove it") }
+    else { throw Self.notOurs(path) }
     self.init(
       steadyMicroseconds: steady, leastMicroseconds: Self.number(json["leastMicroseconds"]), bootMicroseconds: boot,
       bootID: id, clockMicroseconds: clock)
+    // A wrong digit would make all clients' keys old, and a repeated request a second payment. An earlier version wrote none.
+    if let checksum = json["checksum"], checksum.text != Self.checksum(of: members) { throw Self.notOurs(path) }
+  }
+
+  private static func notOurs(_ path: String) -> SmallFile.Failure {
+    SmallFile.Failure(description: "\(path) is not what the server wrote; remove it")
+  }
+
+  /// The first 16 hexadecimal digits of the SHA-256 of the members as compact JSON.
+  private static func checksum(of members: [JSONValue.Member]) -> String {
+    SHA256.hash(data: JSONValue.object(members).bytes).prefix(8)
+      .map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
   }
 
   init(
@@ -90,11 +103,17 @@ struct TimeRecord: Sendable, Hashable {
   }
 
   func write(to path: String) throws(SmallFile.Failure) {
+    let checksum = JSONValue.Member("checksum", .string(Self.checksum(of: members)))
+    try SmallFile.write(JSONValue.object(members + [checksum]).bytes, to: path)
+  }
+
+  /// All but the checksum.
+  private var members: [JSONValue.Member] {
     var members: [JSONValue.Member] = [
       .init("steadyMicroseconds", .integer(steadyMicroseconds)), .init("bootMicroseconds", .integer(bootMicroseconds)),
       .init("bootID", .string(bootID)), .init("clockMicroseconds", .integer(clockMicroseconds)),
     ]
     if let leastMicroseconds { members.append(.init("leastMicroseconds", .integer(leastMicroseconds))) }
-    try SmallFile.write(JSONValue.object(members).bytes, to: path)
+    return members
   }
 }

@@ -60,6 +60,42 @@ struct TimeRecordTests {
     #expect(try TimeRecord(contentsOf: path) == old)
   }
 
+  @Test("a file in which any bit was flipped is refused, or says the same")
+  func flippedBit() throws {
+    let folder = FileManager.default.temporaryDirectory.path + "/time-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let path = TimeRecord.path(in: folder)
+    try record.write(to: path)
+    let sound = try Data(contentsOf: URL(fileURLWithPath: path))
+    var refused = 0
+    for bit in 0..<sound.count * 8 {
+      var bytes = sound
+      bytes[bit / 8] ^= 1 << UInt8(bit % 8)
+      try bytes.write(to: URL(fileURLWithPath: path))
+      do throws(SmallFile.Failure) {
+        #expect(try TimeRecord(contentsOf: path) == record, "bit \(bit)")
+      } catch {
+        refused += 1
+      }
+    }
+    // All but those in the name of the checksum: such a file is one of an earlier version, with the same times.
+    #expect(refused >= (sound.count - "checksum".utf8.count) * 8, "\(refused)")
+  }
+
+  @Test("a file of an earlier version, without a checksum, is read")
+  func earlierVersion() throws {
+    let folder = FileManager.default.temporaryDirectory.path + "/time-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let path = TimeRecord.path(in: folder)
+    let text = """
+      {"steadyMicroseconds":9000,"bootMicroseconds":500,"bootID":"a","clockMicroseconds":5000,"leastMicroseconds":7000}
+      """
+    try Data(text.utf8).write(to: URL(fileURLWithPath: path))
+    #expect(try TimeRecord(contentsOf: path) == record)
+  }
+
   @Test(
     "what is no such file is refused by name, and the start does not wait for it",
     arguments: ["", "{", "{}", #"{"steadyMicroseconds":99999999999999999999}"#, "pipe", "directory", "huge", "link"])
