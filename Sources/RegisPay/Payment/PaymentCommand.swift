@@ -130,11 +130,10 @@ extension Payment {
     case .cancel: return try cancel()
     case .refund(let amount): return [try refund(amount)]
     case .retry:
+      // A person decides first: until then no call of this payment moves money.
+      if let unknown = unknown.first { throw .outcomeUnknown(unknown.work) }
       let works = parked.map(\.work) + delays.map(\.work)
-      guard !works.isEmpty else {
-        if let unknown = unknown.first { throw .outcomeUnknown(unknown.work) }
-        throw .nothingToRetry(status)
-      }
+      guard !works.isEmpty else { throw .nothingToRetry(status) }
       return works.map { .retried($0.step, refund: $0.refund) }
     }
   }

@@ -329,6 +329,19 @@ struct PaymentTests {
     }
   }
 
+  @Test("nothing of a payment is retried while another step's outcome is unknown, and all of it after that")
+  func retryBesideUnknown() throws {
+    let events =
+      completed + [
+        .refundRequested(1, part), .refundRequested(2, rest), .refundFailed(1, reason: "no"),
+        unknown(PaymentWork(refund: 2)),
+      ]
+    var payment = try #require(try Payment(events))
+    #expect(throws: PaymentRefusal.outcomeUnknown(PaymentWork(refund: 2))) { try payment.decide(.retry) }
+    try payment.apply(.outcomeResolved(PaymentWork(refund: 2), happened: false))
+    #expect(try payment.decide(.retry) == [.retried(.refund, refund: 1)])
+  }
+
   @Test("only an unknown outcome can be resolved, and it ends as if the other side had responded so")
   func resolutions() throws {
     let ends: [String: (happened: PaymentStatus, didNot: PaymentStatus)] = [
