@@ -73,7 +73,11 @@ struct Parked: AsyncParsableCommand {
   }
 
   struct Release: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "Release parked payments: the server retries them.")
+    static let configuration = CommandConfiguration(
+      abstract: "Release parked payments: the server retries them.",
+      discussion:
+        "A payment that the server refuses to release stops no other; the command then ends with exit code 1. With --all, one "
+        + "that is parked no more, since somebody else has released it, is no failure.")
 
     @OptionGroup var options: Options
 
@@ -92,11 +96,30 @@ struct Parked: AsyncParsableCommand {
       await options.withServer { server in
         var released = try ids.map(Parked.checked)
         if all { try await Parked.forEach(server) { released.append(Parked.text($0["paymentId"])) } }
-        for id in released {
-          let key = "release-\(UUID().uuidString)"
-          let payment = try await server.post("/api/v1/payments/\(id)/retry", idempotencyKey: key)
-          print("\(id)  \(Parked.text(payment["status"]))")
+        var refusedCount = 0
+        for id in released where try await !release(id, server) { refusedCount += 1 }
+        if refusedCount > 0 { fail("\(refusedCount) of \(released.count) payments were not released") }
+      }
+    }
+
+    /// Releases a payment. Prints what became of it; false if the server refuses.
+    private func release(_ id: String, _ server: ServerClient) async throws -> Bool {
+      do throws(ServerClientError) {
+        let key = "release-\(UUID().uuidString)"
+        let payment = try await server.post("/api/v1/payments/\(id)/retry", idempotencyKey: key)
+        print("\(id)  \(Parked.text(payment["status"]))")
+        return true
+      } catch {
+        guard case .refused(let status, _) = error else { throw error }
+        if all, status == 409 {
+          let now = try await server.get("/api/v1/payments/\(id)")["status"]?.text
+          if let now, now != PaymentStatus.failed.rawValue {
+            print("\(id)  \(now), parked no more")
+            return true
+          }
         }
+        LogOutput.standardError.write("regispay: \(id): \(error)\n")
+        return false
       }
     }
   }

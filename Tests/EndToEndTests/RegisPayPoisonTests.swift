@@ -82,6 +82,34 @@ struct RegisPayPoisonTests {
     }
   }
 
+  @Test("all parked payments are released, also beside another person's release of some of them")
+  func releasedByTwo() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--retry-delay-limit", "0.05"])
+      try await setFaults(server, #"{"failFrom":500,"failStatuses":[404]}"#)
+      var parked: [String] = []
+      // One after another, while others go through: more at once would look like an outage.
+      for _ in 0..<8 {
+        let id = try await server.createPayment("500.00")
+        while try await server.status(of: id) != "Failed" {
+          try await server.wait(for: try await server.createPayment("1.00"), status: "Completed", within: .seconds(15))
+        }
+        parked.append(id)
+      }
+      try await setFaults(server, "{}")
+      // Two at once: each meets payments that the other has released.
+      async let first = command(folder, "parked", "release", "--all", "--url", server.url)
+      async let second = command(folder, "parked", "release", "--all", "--url", server.url)
+      _ = try await (first, second)
+      for id in parked { try await server.wait(for: id, status: "Completed", within: .seconds(20)) }
+      // One that is named and can't be released stops no other, and is told.
+      let process = try RegisPayProcess(["parked", "release", "--url", server.url] + parked.prefix(2), folder: folder)
+      #expect(try await process.waitForExit() == .init(code: 1, isSignal: false))
+      #expect(parked.prefix(2).allSatisfy { process.errorText.contains("regispay: \($0): refused with 409: ") })
+      #expect(process.errorText.hasSuffix("2 of 2 payments were not released\n"), "\(process.errorText)")
+    }
+  }
+
   @Test("a payment with a Retry-After waits as long through a kill -9, and its reason and time are shown")
   func waitsThroughAKill() async throws {
     try await withTemporaryFolder { folder in
