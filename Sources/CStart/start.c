@@ -1,8 +1,12 @@
+#define _GNU_SOURCE
 #include "CStart.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 // Runs before anything else in the program, including the Swift runtime's threads, which open descriptors of their own. A
@@ -17,6 +21,32 @@ __attribute__((constructor)) static void open_standard_descriptors(void) {
     // The lowest free number is this one. Without /dev/null there is nothing else to open.
     if (open("/dev/null", number == 0 ? O_WRONLY : O_RDONLY) != number) _exit(1);
   }
+}
+
+// Swift's runtime reads the arguments from there. Without it a program would take them for none, show its help and report success:
+// a backup that was never made.
+__attribute__((constructor)) static void require_arguments(void) {
+  if (access("/proc/self/cmdline", R_OK) == 0) return;
+  dprintf(2, "%s: can't read its arguments: /proc/self/cmdline: %s; mount /proc (mount -t proc proc /proc)\n",
+    program_invocation_short_name, strerror(errno));
+  _exit(1);
+}
+
+static void *wait_for_end(void *lock) {
+  pthread_mutex_lock(lock);
+  pthread_mutex_unlock(lock);
+  return NULL;
+}
+
+int cstart_startable_threads(int count) {
+  pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  pthread_t threads[count];
+  int started = 0;
+  pthread_mutex_lock(&lock);
+  while (started < count && pthread_create(&threads[started], NULL, wait_for_end, &lock) == 0) started++;
+  pthread_mutex_unlock(&lock);
+  for (int index = 0; index < started; index++) pthread_join(threads[index], NULL);
+  return started;
 }
 
 static void end(int number) {

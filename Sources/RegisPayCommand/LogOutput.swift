@@ -17,6 +17,8 @@ final class LogOutput: TextOutputStream, Sendable {
     var droppedLineCount = 0
     /// The thread has taken bytes off `buffered` and not yet written all of them.
     var isWriting = false
+    /// False for ever if the system has no thread left.
+    var hasThread = false
   }
 
   private let descriptor: Int32
@@ -49,9 +51,12 @@ final class LogOutput: TextOutputStream, Sendable {
       if state.withLock({ $0.buffered.isEmpty && !$0.isWriting }) { return }
       usleep(1_000)
     }
+    // Without a thread nobody else writes it.
+    if !state.withLock({ $0.hasThread }), let bytes = take() { put(bytes) }
   }
 
   private func run() {
+    state.withLock { $0.hasThread = true }
     while true {
       arrival.wait()
       while let bytes = take() { put(bytes) }

@@ -111,6 +111,12 @@ struct Serve: AsyncParsableCommand {
           + " (ulimit -n \(DescriptorLimit.needed), or LimitNOFILE= in the systemd unit)"
       )
     }
+    let threads = Int(cstart_startable_threads(Int32(Server.neededThreads)))
+    guard threads == Server.neededThreads else {
+      fail(
+        "the system lets the server start \(threads) threads, and it needs \(Server.neededThreads); end some processes or"
+          + " threads, or raise the limit (ulimit -u, ulimit -v, TasksMax= in the systemd unit)")
+    }
     Allocator.keepMemoryFlat()
     var logger = Logger(label: "regispay") { StreamLogHandler(label: $0, stream: LogOutput.standardError) }
     logger.logLevel = logLevel

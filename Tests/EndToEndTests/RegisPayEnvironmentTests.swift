@@ -80,6 +80,70 @@ struct RegisPayEnvironmentTests {
     }
   }
 
+  /// Root has no limit of threads.
+  private static let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+  private static let canBeNobody = geteuid() == 0 && FileManager.default.fileExists(atPath: "/usr/bin/setpriv")
+
+  @Test(
+    "too few threads are refused, with how many are needed", .enabled(if: canBeNobody), arguments: [4, 12, 16, 20, 30])
+  func tooFewThreads(count: Int) async throws {
+    try await withTemporaryFolder { folder in
+      let process = try RegisPayProcess(
+        under: ["prlimit", "--nproc=\(count)"] + Self.nobody,
+        ["serve", "--dir", folder + "/data", "--port", "0"], folder: folder)
+      #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(process.errorText)")
+      #expect(process.errorText.hasPrefix("regispay: the system lets the server start "), "\(process.errorText)")
+      #expect(process.errorText.contains("ulimit -u"))
+    }
+  }
+
+  @Test(
+    "first requests while the system has no more threads end no server, and are served when it has",
+    .enabled(if: canBeNobody))
+  func noMoreThreads() async throws {
+    try await withTemporaryFolder { folder in
+      try FileManager.default.createDirectory(atPath: folder + "/data", withIntermediateDirectories: false)
+      for path in [folder, folder + "/data"] { #expect(chown(path, 65_534, 65_534) == 0) }
+      let server = try await RunningServer.start(directory: folder, under: Self.nobody)
+      func allow(_ threads: String) async throws {
+        let change = try RegisPayProcess(
+          program: "setpriv",
+          Self.nobody.dropFirst() + ["prlimit", "--pid", "\(server.process.pid)", "--nproc=\(threads):"], folder: folder
+        )
+        #expect(try await change.waitForExit().code == 0, "\(change.errorText)")
+      }
+      try await allow("1")
+      let paths = ["/api/v1/payments/\(UUID())", "/api/v1/consumers", "/api/v1/payments?sort=-amount", "/health"]
+      let requests = paths.map { path in Task { try await server.get(path).status } }
+      // For them to ask for threads.
+      try await Task.sleep(for: .seconds(2))
+      try await allow("10000")
+      for (path, request) in zip(paths, requests) {
+        #expect(try await request.value == (path == paths[0] ? 404 : 200), "\(path)")
+      }
+      let id = try await server.createPayment("1")
+      try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false), "\(server.process.errorText)")
+    }
+  }
+
+  @Test("without /proc a program says so, and does not take its arguments for none", .enabled(if: geteuid() == 0))
+  func noProc() async throws {
+    try await withTemporaryFolder { folder in
+      for (program, arguments) in [
+        ("logstore", ["verify", "--dir", folder + "/none"]), ("regispay", ["serve", "--dir", folder + "/data"]),
+      ] {
+        let path = RegisPayProcess.buildFolder.appendingPathComponent(program).path
+        let process = try RegisPayProcess(
+          program: path, under: ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"],
+          arguments, folder: folder)
+        #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(process.errorText)")
+        #expect(process.errorText.hasPrefix("\(program): can't read its arguments: /proc/self/cmdline: "))
+        #expect(process.errorText.split(separator: "\n").count == 1)
+      }
+    }
+  }
+
   @Test("SIGHUP stops it as SIGTERM does, and under nohup it is ignored")
   func hangup() async throws {
     try await withTemporaryFolder { folder in

@@ -23,6 +23,12 @@ enum RequestThreads {
   /// On a processor with one other busy thread, long work gets a quarter of the time.
   private static let longWorkNiceness: Int32 = 5
 
+  /// Starts the threads. Later the system may refuse them, because others have taken the last ones, and the library ends the process
+  /// then: a request must not be the first to need them.
+  static func start() {
+    for pool in [shortWork, longWork, NIOThreadPool.singleton] { pool.submit { _ in } }
+  }
+
   private static func pool() -> NIOThreadPool {
     // Two, so that a page that must come from the disk does not hold up work on data in memory.
     let pool = NIOThreadPool(numberOfThreads: 2)

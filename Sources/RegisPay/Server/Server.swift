@@ -17,8 +17,13 @@ public struct Server: Sendable {
   private let logger: Logger
   private let stops = AsyncStream<Void>.makeStream()
 
+  /// The most threads that a server has at once, rounded up: 30 on two processors under load. The libraries that start them end the
+  /// process when the system refuses one, so a program checks first.
+  public static let neededThreads = 32 + 4 * System.coreCount
+
   /// Opens the logs. Blocks while their tails are read.
   public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
+    RequestThreads.start()
     var options = options
     options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
     options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
