@@ -13,6 +13,12 @@ struct RegisPayPoisonTests {
     try await server.get("/api/v1/payments/\(id)").object()
   }
 
+  /// The parked payments that the list knows.
+  private func parkedPayments(_ server: RunningServer) async throws -> [String] {
+    let payments = try await server.get("/api/v1/payments?status=Failed").object()["payments"] as? [[String: Any]]
+    return payments?.compactMap { $0["paymentId"] as? String } ?? []
+  }
+
   private func command(_ folder: String, _ arguments: String...) async throws -> [String] {
     let process = try RegisPayProcess(arguments, folder: folder)
     var lines: [String] = []
@@ -71,8 +77,9 @@ struct RegisPayPoisonTests {
       }
       let failure = try await payment(server, poisoned)["failure"] as? [String: Any]
       #expect((failure?["reason"] as? String)?.contains("404") == true)
-      let listed = try await server.get("/api/v1/payments?status=Failed").object()["payments"] as? [[String: Any]]
-      #expect(listed?.compactMap { $0["paymentId"] as? String } == [poisoned])
+      try await eventually("the list, which follows the log, shows it", within: .seconds(10)) {
+        try await parkedPayments(server) == [poisoned]
+      }
       let lines = try await command(folder, "parked", "list", "--url", server.url)
       #expect(lines.count == 1 && lines.first?.hasPrefix(poisoned) == true && lines.first?.contains("404") == true)
       try await setFaults(server, "{}")
@@ -95,6 +102,9 @@ struct RegisPayPoisonTests {
           try await server.wait(for: try await server.createPayment("1.00"), status: "Completed", within: .seconds(15))
         }
         parked.append(id)
+      }
+      try await eventually("the list, which follows the log, shows all", within: .seconds(10)) {
+        try await Set(parkedPayments(server)) == Set(parked)
       }
       try await setFaults(server, "{}")
       // Two at once: each meets payments that the other has released.
