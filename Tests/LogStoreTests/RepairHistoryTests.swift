@@ -200,6 +200,35 @@ private struct Diverged {
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events)
   }
 
+  @Test("a segment behind one whose last frames can't be read is the store's, though an older tail ends before them")
+  func olderTailBeforeUnreadable() async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    for size in [20_000, 20_000] { try await store.append(Append(event("a", String(repeating: "y", count: size)))) }
+    // As a writer publishes it while it goes on.
+    let older = try Data(contentsOf: URL(fileURLWithPath: directory.file(FileName.tail)))
+    let notice = try #require(older.withUnsafeBytes { TailNotice($0) })
+    #expect(notice.state == .open && notice.end.offset == 2)
+    for size in [10_000, 60_000] { try await store.append(Append(event("a", String(repeating: "y", count: size)))) }
+    try await store.close()
+    let events = try LogReader.open(directory.path).events(from: 0, limit: .max)
+    let first = directory.file(FileName.segment(0))
+    try edit(first) { bytes in
+      // The segment's last frame.
+      let end = bytes.withUnsafeBytes { $0.countWithoutTrailingZeros }
+      for byte in notice.end.position..<end { bytes[byte] = 0xAA }
+    }
+    try older.write(to: URL(fileURLWithPath: directory.file(FileName.tail)))
+    for name in directory.names(".idx") + [FileName.clean] {
+      try FileManager.default.removeItem(atPath: directory.file(name))
+    }
+    let target = TemporaryDirectory()
+    let report = try LogStore.repair(directory.path, to: target.path)
+    #expect(report.leftOut.isEmpty, "\(report.leftOut)")
+    #expect(report.missing.map(\.offsets) == [2..<3])
+    #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events.filter { $0.offset != 2 })
+  }
+
   @Test("a copy's segment that replaced the store's own is a gap, and not taken for it")
   func swapped() async throws {
     let stores = try await Diverged()

@@ -162,8 +162,14 @@ struct SalvageHistory {
     }
     // Nothing comes behind the end that `clean` or `tail` names, unless there is so much that the mark must be older than
     // the log.
-    let ends = [clean.map(files[earlier].isEnd) ?? false, notice.map(files[earlier].isEnd) ?? false]
+    let ends = [clean.map(files[earlier].isEnd) ?? false, notice.map { isLast(earlier, by: $0) } ?? false]
     return -endBonus * ends.count { $0 }
+  }
+
+  /// Whether the log ended with this file, according to `tail`. An open writer publishes its end again and again, but `tail`
+  /// is never synced: where frames behind that end may be lost, it only says that the log came at least so far.
+  private func isLast(_ number: Int, by notice: TailNotice) -> Bool {
+    files[number].isEnd(notice) && (notice.state == .closed || files[number].endChain != nil)
   }
 
   private func isDoubtful(_ earlier: Int, _ later: Int) -> Bool {
