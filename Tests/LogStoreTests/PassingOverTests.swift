@@ -6,7 +6,8 @@ import Testing
 /// A store with damaged finished segments is opened on request, and its sound events are served.
 @Suite struct PassingOverTests {
   enum Kind: String, CaseIterable, Sendable {
-    case firstFrameHeader, middleFrameHeader, recordPayload, bodyChecksum, segmentHeader, cut, missing, zeroedPage
+    case firstFrameHeader, middleFrameHeader, recordPayload, bodyChecksum, segmentHeader, cut, cutBehindEvents, missing,
+      zeroedPage
   }
 
   let directory = TemporaryDirectory()
@@ -60,6 +61,9 @@ import Testing
     case .bodyChecksum: try edit(path(base)) { $0[middle + FrameHeader.byteCount + 1] ^= 1 }
     case .segmentHeader: try edit(path(base)) { $0[100] ^= 1 }
     case .cut: try edit(path(base)) { $0.removeSubrange(middle...) }
+    case .cutBehindEvents:
+      let used = try content(path(base)).withUnsafeBytes { $0.countWithoutTrailingZeros }
+      try edit(path(base)) { $0.removeSubrange((used + 64)...) }
     case .missing: try FileManager.default.removeItem(atPath: path(base))
     case .zeroedPage: try edit(path(base)) { for byte in 8192..<12_288 { $0[byte] = 0 } }
     }
@@ -101,7 +105,7 @@ import Testing
     #expect(passed.allSatisfy { $0.damage.file == path(bases[number]) }, "\(passed)")
     let range = bases[number]..<bases[number + 1]
     switch kind {
-    case .firstFrameHeader, .middleFrameHeader, .segmentHeader: #expect(missing == [])
+    case .firstFrameHeader, .middleFrameHeader, .segmentHeader, .cutBehindEvents: #expect(missing == [])
     case .recordPayload, .bodyChecksum: #expect(missing.count == 1)
     case .missing: #expect(missing == Array(range))
     case .cut, .zeroedPage: #expect(missing.count > 1 && missing.count < range.count)
@@ -134,6 +138,71 @@ import Testing
     }
     _ = try await store.append(Append(event("new"), expecting: .noStream))
     #expect(try store.reader.stream("new").count == 1)
+    try await store.close()
+  }
+
+  @Test(
+    "where damage has hit no event, a lost index file is made again from the records",
+    arguments: [Kind.firstFrameHeader, .middleFrameHeader, .segmentHeader, .cutBehindEvents], [0, 1, 2])
+  func indexOfDamaged(_ kind: Kind, _ number: Int) async throws {
+    let (sound, bases) = try await makeStore()
+    try damage(bases[number], kind)
+    for name in directory.names(".idx") { try FileManager.default.removeItem(atPath: directory.file(name)) }
+    for isIndexed in [false, true] {
+      let store = try LogStore.open(directory.path, options: options)
+      _ = try await store.append(Append(event("new \(isIndexed)"), expecting: .noStream))
+      for stream in Set(sound.map(\.stream)) {
+        let found = try store.reader.stream(stream)
+        #expect(found.map(\.offset) == sound.filter { $0.stream == stream }.map(\.offset))
+      }
+      let (events, passed) = try readAll(store.reader)
+      #expect(events.map(\.offset).filter { $0 < UInt64(sound.count) } == sound.map(\.offset))
+      #expect(!passed.isEmpty && passed.allSatisfy(\.offsets.isEmpty), "\(passed)")
+      try await store.waitUntilIndexed()
+      #expect(try store.reader.lostEvents(in: 0..<bases[3]).count == Int(bases[3]))
+      try await store.close()
+    }
+    let indexed = directory.names(".idx").compactMap { FileName.indexRange($0) }
+    #expect(indexed.first?.lowerBound == 0 && indexed.last?.upperBound == bases[3], "\(indexed)")
+  }
+
+  @Test("where damage has hit an event, no index is made without it")
+  func noIndexOfLoss() async throws {
+    let (_, bases) = try await makeStore()
+    try damage(bases[1], .recordPayload)
+    for name in directory.names(".idx") { try FileManager.default.removeItem(atPath: directory.file(name)) }
+    let store = try LogStore.open(directory.path, options: options)
+    await expectThrows({ $0.isDamage }) { () async throws(LogStoreError) in
+      try await store.append(Append(event("new"), expecting: .noStream))
+    }
+    try await store.close()
+  }
+
+  @Test("of a damaged segment that the next one does not continue no index is made")
+  func noIndexOfForeign() async throws {
+    let (_, bases) = try await makeStore()
+    let frames = try frames(bases[1])
+    let last = try #require(frames.last)
+    let id = try content(directory.file(FileName.store)).withUnsafeBytes {
+      try decode(Array($0), of: "", StoreHeader.init).storeID
+    }
+    let seed = ChecksumSeed(storeID: id, baseOffset: bases[1])
+    // The last frame is sound by itself, and is not the one that the next segment follows.
+    try edit(path(bases[1])) { bytes in
+      bytes[100] ^= 1
+      bytes.withUnsafeMutableBytes { buffer in
+        var header = FrameHeader(trusted: UnsafeRawBufferPointer(buffer), at: last)
+        header.timestamp += 1
+        header.encode(
+          into: UnsafeMutableRawBufferPointer(rebasing: buffer[last..<last + header.byteCount]), at: last,
+          checksumSeed: seed)
+      }
+    }
+    for name in directory.names(".idx") { try FileManager.default.removeItem(atPath: directory.file(name)) }
+    let store = try LogStore.open(directory.path, options: options)
+    await expectThrows({ $0.isDamage }) { () async throws(LogStoreError) in
+      try await store.append(Append(event("new"), expecting: .noStream))
+    }
     try await store.close()
   }
 

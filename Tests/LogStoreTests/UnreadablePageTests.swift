@@ -67,10 +67,13 @@ import Testing
     }
   }
 
-  @Test("a lookup in a segment with an unreadable header ends, and finds what can be read")
-  func header() async throws {
+  @Test(
+    "a lookup in a segment with an unreadable header ends, and finds what can be read, with an index file and without",
+    arguments: [true, false])
+  func header(isIndexed: Bool) async throws {
     try await makeStore()
     lose(files(".log")[1], page: 0)
+    if !isIndexed { for path in files(".idx") { try remove(path) } }
     var options = smallSegments()
     options.servesDamaged = true
     let store = try LogStore.open("d", options: options, disk: disk)

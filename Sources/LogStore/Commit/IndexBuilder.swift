@@ -45,7 +45,7 @@ final class IndexBuilder {
   func build(_ baseOffset: UInt64) throws(LogStoreError) -> Int {
     let (index, end) = try segments.readThrough(try segments.segmentToScan(baseOffset))
     // What was just read may be zeros that stand for unreadable bytes.
-    try index.segment.checkReadable(0..<end.position, since: 0)
+    try index.segment.checkReadable(index.segment.start.position..<end.position, since: 0)
     let byteCount = try seal(index, end: end)
     // A file of several segments may have waited for this one.
     if hasSuspects { try clean() }

@@ -5,7 +5,7 @@ extension SegmentSet {
   func builtIndex(_ segment: Segment, rebuilding: Bool = false) throws(LogStoreError) -> IndexFile {
     if !rebuilding, let known = state.withLock({ $0.built.value(segment.baseOffset) }) { return known }
     // Throws the known damage instead of reading the segment again: every query may come here.
-    if let error = damageMaps[segment.baseOffset]?.worst { throw error }
+    if let error = indexObstacle(of: segment.baseOffset) { throw error }
     notifyMissingIndex()
     let scanned = try segmentToScan(segment.baseOffset)
     let faults = (scanned: scanned.mapping.faultCount, own: segment.mapping.faultCount)
@@ -19,8 +19,9 @@ extension SegmentSet {
         output.takeMemory(), path: path, storeID: storeID, baseOffset: segment.baseOffset, endOffset: end.offset,
         isBuilt: true)
       // The bytes read for the index may have been zeros instead of the file's.
-      try scanned.checkReadable(0..<end.position, since: faults.scanned)
-      try segment.checkReadable(0..<end.position, since: faults.own)
+      let read = segment.start.position..<end.position
+      try index.segment.checkReadable(read, since: index.segment === scanned ? faults.scanned : 0)
+      try segment.checkReadable(read, since: faults.own)
       state.withLock { $0.built.insert(built) }
       return built
     } catch let error as LogStoreError {
@@ -31,13 +32,36 @@ extension SegmentSet {
     }
   }
 
+  /// The known damage because of which a segment's index can't be made from the segment; nil if nothing is known, or if the
+  /// damage has hit no event.
+  func indexObstacle(of baseOffset: UInt64) -> LogStoreError? {
+    guard let map = damageMaps[baseOffset], !(servesDamaged && map.hasAllEvents) else { return nil }
+    return map.worst
+  }
+
   /// Reads all of a finished segment and indexes its events.
+  ///
+  /// Where damage has hit no event, for example only the segment's header, a store that serves damaged segments makes the
+  /// index from the records: otherwise nothing could be said about any stream.
   ///
   /// - Returns: as the end's offset the base offset of the next segment, even if there is a gap before it.
   func readThrough(_ segment: Segment) throws(LogStoreError) -> (index: ActiveIndex, end: FrameExpectation) {
     guard let successor = successor(of: segment.baseOffset) else {
       preconditionFailure("the last segment's index is the open one")
     }
+    do throws(LogStoreError) {
+      return try readFrames(of: segment, before: successor)
+    } catch {
+      guard servesDamaged, error.isOfTheFile, let map = try damageMap(of: segment.baseOffset, upTo: nil),
+        map.hasAllEvents, let found = readRecords(in: map, before: successor)
+      else { throw error }
+      return found
+    }
+  }
+
+  private func readFrames(
+    of segment: Segment, before successor: UInt64
+  ) throws(LogStoreError) -> (index: ActiveIndex, end: FrameExpectation) {
     if let error = segment.fileError { throw error }
     let index = ActiveIndex(segment)
     var scan = RecoveryScan(segment)
@@ -53,6 +77,66 @@ extension SegmentSet {
     if let fault = scan.go(to: end, in: segment, adding: index) { throw segment.damage(fault) }
     scan.next.offset = successor
     return (index, scan.next)
+  }
+
+  /// Indexes the events of a damaged segment that has all of them. nil if one has changed since the map was made, or if
+  /// their versions don't continue each other.
+  private func readRecords(
+    in map: DamageMap, before successor: UInt64
+  ) -> (index: ActiveIndex, end: FrameExpectation)? {
+    guard let last = map.lastFrame else { return nil }
+    let segment = map.segment
+    let index = ActiveIndex(segment)
+    var next = segment.baseOffset
+    for piece in map.pieces {
+      guard piece.offsets.lowerBound == next, add(piece, of: segment, to: index) else { return nil }
+      next = piece.offsets.upperBound
+    }
+    guard next == map.endOffset else { return nil }
+    return (
+      index, FrameExpectation(position: last.end, offset: successor, chain: last.chain, timestamp: 0)
+    )
+  }
+
+  /// Adds the events of a piece, each checked again. Returns false if something in it has changed since the map was made.
+  private func add(_ piece: DamageMap.Piece, of segment: Segment, to index: ActiveIndex) -> Bool {
+    index.state.withLock { state in
+      var position = piece.bytes.lowerBound
+      while position < piece.bytes.upperBound {
+        switch piece.content {
+        case .missing: return false
+        case .records:
+          guard
+            let record = Record(
+              in: segment.bytes, at: position, limit: piece.bytes.upperBound, checksumSeed: segment.checksumSeed),
+            Self.add(record, of: segment, to: &state)
+          else { return false }
+          position = record.end
+        case .frames:
+          guard let header = FrameHeader(in: segment.bytes, at: position, checksumSeed: segment.checksumSeed) else {
+            return false
+          }
+          let expected = FrameExpectation(
+            position: position, offset: header.firstOffset, chain: header.chain, timestamp: header.timestamp)
+          do throws(Fault) {
+            _ = try segment.checkFrame(expected) { record throws(Fault) in
+              guard record.kind != .event || Self.add(record, of: segment, to: &state) else {
+                throw Fault(position: record.position, reason: "the event's version does not continue its stream")
+              }
+            }
+          } catch {
+            return false
+          }
+          ActiveIndex.addFrame(header, at: position, to: &state, in: segment)
+          position += header.byteCount
+        }
+      }
+      return true
+    }
+  }
+
+  private static func add(_ record: Record, of segment: Segment, to state: inout SegmentTable) -> Bool {
+    ActiveIndex.add(record, hash: streamHash(record.name(in: segment.bytes)), to: &state, in: segment)
   }
 }
 

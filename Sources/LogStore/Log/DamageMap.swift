@@ -58,6 +58,19 @@ final class DamageMap: Sendable {
   /// The indexes in ``ranges`` of those that the disk could not read.
   private let unreadable: Set<Int>
   let endOffset: UInt64
+  /// Where the frames end: behind one that is sound, and that the next segment continues as far as anything tells. nil if
+  /// damage lies behind the last sound frame, or if the next segment continues another one.
+  let lastFrame: LastFrame?
+
+  struct LastFrame: Sendable {
+    /// The position behind it.
+    var end: Int
+    /// Its header's checksum.
+    var chain: UInt32
+  }
+
+  /// Whether every event of the segment is sound, so that an index can be made from the records alone.
+  var hasAllEvents: Bool { lastFrame != nil && ranges.allSatisfy(\.offsets.isEmpty) }
   /// Whether the disk could not read some part of the segment. It may become readable again.
   var isOfUnreadable: Bool {
     if case .unreadable = segment.fileError { return true }
@@ -66,8 +79,10 @@ final class DamageMap: Sendable {
 
   /// - Parameter unreadable: the indexes of the ranges that the disk could not read.
   init(
-    segment: Segment, limit: Int, pieces: [Piece], ranges: [DamagedRange], unreadable: Set<Int>, endOffset: UInt64
+    segment: Segment, limit: Int, pieces: [Piece], ranges: [DamagedRange], unreadable: Set<Int>, endOffset: UInt64,
+    lastFrame: LastFrame?
   ) {
+    self.lastFrame = lastFrame
     self.segment = segment
     self.limit = limit
     self.pieces = pieces
@@ -130,7 +145,8 @@ struct DamageMapBuilder {
 
   mutating func make() -> DamageMap {
     pending = segment.fileError
-    let chain = readFrames()
+    let last = readFrames()
+    let chain = last?.chain
     if let endChain, let chain, chain != endChain, ranges.isEmpty, pending == nil {
       // The frames are sound by themselves, but the next segment was not written after them: this is another history of the
       // log, and nothing tells where the two part.
@@ -148,11 +164,12 @@ struct DamageMapBuilder {
       skip(to: next, at: limit)
     }
     return DamageMap(
-      segment: segment, limit: limit, pieces: pieces, ranges: ranges, unreadable: unreadable, endOffset: bound)
+      segment: segment, limit: limit, pieces: pieces, ranges: ranges, unreadable: unreadable, endOffset: bound,
+      lastFrame: endChain == nil || chain == endChain ? last : nil)
   }
 
-  /// Returns the chain of the last frame, if everything up to it is known.
-  private mutating func readFrames() -> UInt32? {
+  /// Returns the last frame, if nothing behind it is damaged.
+  private mutating func readFrames() -> DamageMap.LastFrame? {
     var chain: UInt32? = segment.hasOwnHeader ? segment.header.chain : nil
     var position = SegmentHeader.byteCount
     // Behind damage: no frame whose records are searched for begins before this position.
@@ -172,7 +189,7 @@ struct DamageMapBuilder {
         hole = nil
         continue
       }
-      if next >= bound, segment.bytes.part(position, limit - position).isZero { return chain }
+      if next >= bound, segment.bytes.part(position, limit - position).isZero { break }
       chain = nil
       note(position, reason(at: position))
       guard let found = finder.search(from: position, frameFrom: hole ?? position, next: next), found.position < limit
@@ -183,7 +200,7 @@ struct DamageMapBuilder {
         (position, hole) = takeRecords(at: found.position)
       }
     }
-    return chain
+    return chain.map { DamageMap.LastFrame(end: position, chain: $0) }
   }
 
   private func reason(at position: Int) -> String {

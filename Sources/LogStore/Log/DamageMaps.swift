@@ -137,7 +137,7 @@ extension SegmentSet {
 
   /// Checks that the log is sound where an index was wrong. Throws the damage otherwise.
   func checkLog(_ baseOffset: UInt64) throws(LogStoreError) {
-    if let error = damageMaps[baseOffset]?.worst { throw error }
+    if let error = indexObstacle(of: baseOffset) { throw error }
     do throws(LogStoreError) {
       _ = try builtIndex(try segment(baseOffset), rebuilding: true)
     } catch {
