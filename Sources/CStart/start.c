@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 // Runs before anything else in the program, including the Swift runtime's threads, which open descriptors of their own. A
@@ -31,6 +32,9 @@ __attribute__((constructor)) static void require_arguments(void) {
     program_invocation_short_name, strerror(errno));
   _exit(1);
 }
+
+// A umask that takes the owner's own rights would make directories that this program can't open a moment later.
+__attribute__((constructor)) static void keep_owners_rights(void) { umask(umask(0077) & ~0700); }
 
 static void *wait_for_end(void *lock) {
   pthread_mutex_lock(lock);

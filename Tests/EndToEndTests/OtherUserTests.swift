@@ -68,6 +68,20 @@ struct OtherUserTests {
     return [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")]
   }
 
+  @Test(
+    "a umask that takes even the owner's rights keeps no user from a store of their own", .enabled(if: canBeAnother))
+  func ownersUmask() async throws {
+    try await withTemporaryFolder { folder in
+      try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: folder)
+      let command = Self.stranger() + Self.umask("777") + [Self.logstore]
+      let store = folder + "/store"
+      for arguments in [["append", "--dir", store], ["stat", "--dir", store]] {
+        let result = try await run(command + arguments, folder: folder)
+        #expect(result.code == 0, "\(arguments): \(result.errors)")
+      }
+    }
+  }
+
   @Test("may read nothing that was made, whatever the umask", arguments: ["000", "022", "077", "777"])
   func modes(umask: String) async throws {
     try await withTemporaryFolder { folder in
