@@ -11,7 +11,8 @@ struct TimeRecord: Sendable, Hashable {
   var steadyMicroseconds: UInt64
   /// Microseconds by ``LeastTime``; nil in a file of an earlier version.
   var leastMicroseconds: UInt64?
-  /// Microseconds since the machine was started, those included in which it was suspended (`CLOCK_BOOTTIME`).
+  /// Microseconds since the machine was started, those included in which it was suspended (`CLOCK_BOOTTIME`), whatever a
+  /// container's own time namespace makes of them.
   var bootMicroseconds: UInt64
   /// The kernel's name for this start of the machine.
   var bootID: String
@@ -45,7 +46,8 @@ struct TimeRecord: Sendable, Hashable {
     clock_gettime(CLOCK_BOOTTIME, &time)
     return TimeRecord(
       steadyMicroseconds: steady, leastMicroseconds: least,
-      bootMicroseconds: UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000,
+      bootMicroseconds: BootOffset.ofThisProcess.removed(
+        from: UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000),
       bootID: thisBootID, clockMicroseconds: Clock.microseconds())
   }
 
@@ -116,4 +118,31 @@ struct TimeRecord: Sendable, Hashable {
     if let leastMicroseconds { members.append(.init("leastMicroseconds", .integer(leastMicroseconds))) }
     return members
   }
+}
+
+/// By how much a process' `CLOCK_BOOTTIME` is ahead of the machine's: in a time namespace, as a container may have one, it is
+/// not the machine's, though the kernel's name for the start of the machine is. See time_namespaces(7).
+struct BootOffset: Hashable {
+  var microseconds: Int64
+
+  func removed(from bootMicroseconds: UInt64) -> UInt64 {
+    let time = Int64(clamping: bootMicroseconds).subtractingReportingOverflow(microseconds)
+    return time.overflow ? bootMicroseconds : UInt64(clamping: time.partialValue)
+  }
+
+  /// - Parameter offsets: what `/proc/self/timens_offsets` says; lines of a clock's name, seconds and nanoseconds.
+  init(offsets: String) {
+    microseconds = 0
+    for line in offsets.split(separator: "\n") {
+      let words = line.split(separator: " ")
+      guard words.count == 3, words[0] == "boottime", let seconds = Int64(words[1]), let nanoseconds = Int64(words[2])
+      else { continue }
+      let (whole, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000)
+      if !overflow { microseconds = whole.addingReportingOverflow(nanoseconds / 1_000).partialValue }
+    }
+  }
+
+  /// Zero where the kernel has no time namespaces, and so no such file.
+  static let ofThisProcess = BootOffset(
+    offsets: String(decoding: (try? SmallFile.read("/proc/self/timens_offsets")) ?? [], as: UTF8.self))
 }

@@ -42,6 +42,17 @@ struct TimeRecordTests {
     #expect(old.leastMicroseconds(at: record) == nil)
   }
 
+  @Test("a time namespace's own time since the start of the machine is not taken for the machine's")
+  func timeNamespace() {
+    let ahead = BootOffset(offsets: "monotonic           0         0\nboottime    31536000   1500000\n")
+    #expect(ahead.removed(from: 31_536_000_001_500 + 800) == 800)
+    #expect(BootOffset(offsets: "boottime -100 0").removed(from: 5) == 100_000_005)
+    for none in ["", "boottime", "boottime x 0", "monotonic 7 0", "boottime 9223372036854775807 0"] {
+      #expect(BootOffset(offsets: none).removed(from: 5) == 5, "\(none)")
+    }
+    #expect(BootOffset(offsets: "boottime 100 0").removed(from: 5) == 0)
+  }
+
   @Test("it is read as it was written, and a time goes on from it")
   func roundTrip() throws {
     let folder = FileManager.default.temporaryDirectory.path + "/time-\(UUID().uuidString)"
