@@ -50,7 +50,8 @@ struct BackupContinuation {
   private func diverged(at offset: UInt64) -> LogStoreError {
     .backupRefused(
       path: path,
-      reason: "the log's segment of offset \(offset) has other events than were backed up, though it is the same store:"
-        + " two copies of it were written to; \(advice)")
+      reason:
+        "the log's segment of offset \(offset) does not go on from what was backed up, though it is the same store:"
+        + " the store was repaired since, or two copies of it were written to; \(advice)")
   }
 }

@@ -128,9 +128,11 @@ struct EncodedAppend: Sendable {
       sizes.byteCount += Record.byteCount + append.cursors[index].name.utf8.count
     }
     // The bytes that one frame has to hold. The names of conditions are not written.
-    guard sizes.byteCount + FrameHeader.byteCount + 8 <= Limits.frameBytes else {
+    let frameByteCount = sizes.byteCount + FrameHeader.byteCount + 8
+    guard frameByteCount <= Limits.frameBytes else {
       throw .limitExceeded(
-        what: "the size of the append in bytes", actual: UInt64(sizes.byteCount), limit: UInt64(Limits.frameBytes))
+        what: "the size of the append in bytes, with its frame,", actual: UInt64(frameByteCount),
+        limit: UInt64(Limits.frameBytes))
     }
     for (name, _) in append.conditions {
       try check(name.utf8.count, "the stream id's length in bytes")
