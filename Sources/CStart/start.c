@@ -53,6 +53,17 @@ int cstart_startable_threads(int count) {
   return started;
 }
 
+// Swift's runtime waits for ever for a thread that it can't have. So a program that gets too few says so. These are enough for every
+// command; a server needs more, and checks that itself.
+__attribute__((constructor)) static void require_threads(void) {
+  const int needed = 8;
+  int started = cstart_startable_threads(needed);
+  if (started == needed) return;
+  dprintf(2, "%s: the system lets it start %d threads, and it needs %d; end some processes or threads, or raise the limit "
+    "(ulimit -u, ulimit -v, TasksMax= in the systemd unit)\n", program_invocation_short_name, started, needed);
+  _exit(1);
+}
+
 static void end(int number) {
   (void)number;
   _exit(0);

@@ -92,8 +92,32 @@ struct RegisPayEnvironmentTests {
         under: ["prlimit", "--nproc=\(count)"] + Self.nobody,
         ["serve", "--dir", folder + "/data", "--port", "0"], folder: folder)
       #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(process.errorText)")
-      #expect(process.errorText.hasPrefix("regispay: the system lets the server start "), "\(process.errorText)")
+      #expect(process.errorText.hasPrefix("regispay: the system lets "), "\(process.errorText)")
       #expect(process.errorText.contains("ulimit -u"))
+    }
+  }
+
+  @Test(
+    "every command says that it has too few threads, and never waits for them", .enabled(if: canBeNobody),
+    arguments: 1...9)
+  func commandsWithFewThreads(count: Int) async throws {
+    try await withTemporaryFolder { folder in
+      try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: folder)
+      for (program, arguments) in [
+        ("logstore", ["append", "--dir", folder + "/log"]), ("logstore", ["verify", "--dir", folder + "/log"]),
+        ("regispay", ["keys", "list", "--dir", folder + "/data"]),
+      ] {
+        let path = RegisPayProcess.buildFolder.appendingPathComponent(program).path
+        let process = try RegisPayProcess(
+          program: path, under: ["prlimit", "--nproc=\(count)"] + Self.nobody, arguments, folder: folder)
+        let end = try await process.waitForExit()
+        // The first thread counts, too.
+        guard count < 9 else {
+          return #expect(end.code == 0 || !process.errorText.contains("threads"), "\(process.errorText)")
+        }
+        #expect(end == .init(code: 1, isSignal: false), "\(count) \(arguments): \(process.errorText)")
+        #expect(process.errorText.hasPrefix("\(program): the system lets it start "), "\(process.errorText)")
+      }
     }
   }
 
