@@ -6,6 +6,9 @@ import Logging
 public struct CompletionConsumer: Sendable {
   public static let cursorName = "payment-completed"
 
+  /// How long it waits for more events when it has caught up.
+  private static let pace = Duration.milliseconds(100)
+
   private let store: LogStore
   private let follower: LogFollower
   private let health: Health
@@ -40,6 +43,8 @@ public struct CompletionConsumer: Sendable {
       health.report(Self.cursorName, fault: nil)
       if offsets.isEmpty {
         _ = try await subscription.waitForMore()
+        // Nobody waits for a log line, so one reading takes the events of many commits. Only the end of the task throws.
+        try? await Task.sleep(for: Self.pace)
       } else {
         // A long log may take minutes: let other tasks run in between.
         await Task.yield()
