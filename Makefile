@@ -29,7 +29,7 @@ TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl c
 	bench-dependencies test-dependencies
 
 run: build-dependencies
-	@echo "Building RegisPay: about 7 minutes on two cores the first time, then some seconds."
+	@echo "Building RegisPay: 7 to 10 minutes on two cores the first time, then some seconds."
 	$(SWIFT_BUILD) -c release --product regispay
 	.build/release/regispay serve --dir $(DIR) --host $(HOST) --port $(PORT) $(ARGUMENTS)
 
