@@ -24,7 +24,7 @@ where Responder.Context == HTTPRequestContext {
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
     channel.eventLoop.makeCompletedFuture {
-      try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forMessages)
+      try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forRequests)
       try channel.syncOptions?.setOption(.writeBufferWaterMark, value: SocketEdge.waterMark)
       try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: SocketEdge.sendBufferBytes)
       let pipeline = channel.pipeline.syncOperations
