@@ -26,6 +26,14 @@ struct LimitArguments: ParsableArguments {
   @Option(help: ArgumentHelp("Size of a request's body, at most 65536.", valueName: "bytes"))
   var maxBodyBytes = Self.defaults.bodyBytes
 
+  @Option(
+    help: ArgumentHelp(
+      """
+      Bodies in memory that have not arrived completely; above it the server refuses requests whose bodies go on. At least \
+      --max-body-bytes.
+      """, valueName: "bytes"))
+  var maxUnfinishedBodyBytes = Self.defaults.unfinishedBodyBytes
+
   @Option(help: ArgumentHelp("Seconds a client may take to send a request's head.", valueName: "seconds"))
   var headTimeout = Self.defaults.headTime.components.seconds
 
@@ -66,12 +74,16 @@ struct LimitArguments: ParsableArguments {
       ("--head-timeout", headTimeout), ("--body-timeout", bodyTimeout), ("--write-timeout", writeTimeout),
       ("--idle-timeout", idleTimeout), ("--max-streams", Int64(maxStreams)),
       ("--max-streams-per-client", Int64(maxStreamsPerClient)), ("--max-unread-bytes", Int64(maxUnreadBytes)),
+      ("--max-unfinished-body-bytes", Int64(maxUnfinishedBodyBytes)),
     ]
     for (name, value) in positive where !(1...1_000_000_000).contains(value) {
       throw ValidationError("\(name) must be 1 or more")
     }
     guard maxBodyBytes <= Self.defaults.bodyBytes else {
       throw ValidationError("--max-body-bytes must be at most \(Self.defaults.bodyBytes)")
+    }
+    guard maxUnfinishedBodyBytes >= maxBodyBytes else {
+      throw ValidationError("--max-unfinished-body-bytes must be at least --max-body-bytes, which is \(maxBodyBytes)")
     }
     guard maxConnectionsPerAddress >= 0 else {
       throw ValidationError("--max-connections-per-address must be 0 or more")
@@ -88,6 +100,7 @@ struct LimitArguments: ParsableArguments {
     limits.headFields = maxHeadFields
     limits.uriBytes = maxURIBytes
     limits.bodyBytes = maxBodyBytes
+    limits.unfinishedBodyBytes = maxUnfinishedBodyBytes
     limits.headTime = .seconds(headTimeout)
     limits.bodyTime = .seconds(bodyTimeout)
     limits.writeTime = .seconds(writeTimeout)

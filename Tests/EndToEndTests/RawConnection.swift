@@ -55,6 +55,12 @@ final class RawConnection: Sendable {
     connect(descriptor, &nowhere, socklen_t(MemoryLayout<sockaddr>.size))
   }
 
+  /// Something has come that was not read yet, or the connection's end.
+  var canRead: Bool {
+    var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    return poll(&entry, 1, 0) > 0
+  }
+
   /// What has come, as soon as something has; nil when nothing does, or no more.
   func readSome() -> String? {
     var buffer = [UInt8](repeating: 0, count: 16 << 10)

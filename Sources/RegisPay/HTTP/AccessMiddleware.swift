@@ -14,23 +14,29 @@ struct AccessMiddleware: RouterMiddleware {
   let rate: RateLimiter?
   var nowSeconds: @Sendable () -> Int64 = { Int64(Date().timeIntervalSince1970) }
 
+  /// What a request's head says about its access.
+  private struct Verdict {
+    /// The client whose rate the request counts for; nil if it counts for none.
+    var client: String?
+    /// The request's key; nil if the route needs none and the request has no valid one.
+    var result: Result<StoredKey?, Problem>
+  }
+
   func handle(
     _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
     // No hop to another thread and no disk access: every request passes here.
     let ring = keys.ring
+    let key = try admit(verdict(on: request.head, to: context.endpointPath, from: context.channel, ring))
     var known = context
     if ring.isEmpty {
-      try browser.check(request.head, isPage: Self.isOpen(context.endpointPath, request.method))
-      if let rate, !isInternal(request) { try take(rate, address(context)) }
       known.mayRead = isLoopback
-      known.client = address(context)
+      known.client = address(context.channel)
       known.isStillAllowed = { [keys] in keys.ring.isEmpty }
     } else {
-      let key = try check(request, context, ring)
       known.owner = key.map { RequestOwner($0, in: ring) } ?? .everybody
       known.mayRead = key?.scopes.contains(.read) ?? false
-      known.client = key.map { "key \($0.id)" } ?? address(context)
+      known.client = key.map { "key \($0.id)" } ?? address(context.channel)
       if let key {
         known.isStillAllowed = { [keys, nowSeconds] in
           keys.ring.entries[key.id].map { $0.key.hash == key.hash && $0.key.isValid(atSeconds: nowSeconds()) } ?? false
@@ -40,41 +46,57 @@ struct AccessMiddleware: RouterMiddleware {
     return try await next(request, known)
   }
 
-  /// The route needs no key.
-  private static func isOpen(_ path: String?, _ method: HTTPRequest.Method) -> Bool {
-    guard let path, case .open? = RouteAccess.needed(path, method) else { return false }
-    return true
+  /// Refuses what ``handle(_:context:next:)`` would refuse, before the request's body arrives. Only a refused request counts for the
+  /// client's rate here; another one counts when its body is complete.
+  ///
+  /// - Parameter route: the route's path; nil if there is none.
+  func checkHead(_ head: HTTPRequest, to route: String?, from channel: any Channel) throws(Problem) {
+    let verdict = verdict(on: head, to: route, from: channel, keys.ring)
+    if case .failure = verdict.result { _ = try admit(verdict) }
   }
 
-  /// - Returns: the request's key; nil if the route needs none and the request has no valid one.
-  private func check(_ request: Request, _ context: HTTPRequestContext, _ ring: KeyRing) throws(Problem) -> StoredKey? {
+  private func admit(_ verdict: Verdict) throws(Problem) -> StoredKey? {
+    if let rate, let client = verdict.client { try take(rate, client) }
+    return try verdict.result.get()
+  }
+
+  private func verdict(
+    on head: HTTPRequest, to route: String?, from channel: any Channel, _ ring: KeyRing
+  ) -> Verdict {
+    let authorization = head.headerFields[.authorization]
+    let isInternal = authorization.map(internalToken.matches) ?? false
     // Nil if there is no route. The 404 for it also requires a key, with any scope.
-    let path = context.endpointPath
-    let needed = path.map { RouteAccess.needed($0, request.method) }
-    let isOpen = Self.isOpen(path, request.method)
-    guard let authorization = request.headers[.authorization] else {
-      if let rate { try take(rate, address(context)) }
-      guard isOpen else { throw Self.unauthorized("This needs a key.") }
-      return nil
-    }
-    if internalToken.matches(authorization) {
-      guard case .some(.some(.simulator)) = needed else { throw Self.unauthorized("This needs a key.") }
-      return nil
-    }
-    let key: StoredKey
-    do throws(KeyRing.Refusal) {
-      guard let token = Self.bearer(authorization) else { throw .malformed }
-      key = try ring.find(token, atSeconds: nowSeconds())
-    } catch {
-      if let rate { try take(rate, address(context)) }
-      if isOpen { return nil }
-      throw switch error {
-      case .malformed:
-        Self.unauthorized("The Authorization field must be Bearer and a complete key, rp_….", isInvalid: true)
-      case .invalid: Self.unauthorized("The key does not exist, was revoked, or has expired.", isInvalid: true)
+    let needed = route.map { RouteAccess.needed($0, head.method) }
+    let isOpen = if case .some(.some(.open)) = needed { true } else { false }
+    guard !ring.isEmpty else {
+      do throws(Problem) {
+        try browser.check(head, isPage: isOpen)
+        return Verdict(client: isInternal ? nil : address(channel), result: .success(nil))
+      } catch {
+        return Verdict(client: nil, result: .failure(error))
       }
     }
-    if let rate { try take(rate, key.id) }
+    guard let authorization else {
+      return Verdict(
+        client: address(channel), result: isOpen ? .success(nil) : .failure(Self.unauthorized("This needs a key.")))
+    }
+    if isInternal {
+      guard case .some(.some(.simulator)) = needed else {
+        return Verdict(client: nil, result: .failure(Self.unauthorized("This needs a key.")))
+      }
+      return Verdict(client: nil, result: .success(nil))
+    }
+    do throws(KeyRing.Refusal) {
+      guard let token = Self.bearer(authorization) else { throw .malformed }
+      let key = try ring.find(token, atSeconds: nowSeconds())
+      return Verdict(client: key.id, result: Result { () throws(Problem) in try Self.check(key, for: needed) })
+    } catch {
+      return Verdict(client: address(channel), result: isOpen ? .success(nil) : .failure(Self.problem(error)))
+    }
+  }
+
+  /// - Returns: the key, which has the scope that the route needs.
+  private static func check(_ key: StoredKey, for needed: RouteAccess??) throws(Problem) -> StoredKey {
     guard let needed else { return key }
     let scope: KeyScope
     switch needed {
@@ -85,12 +107,8 @@ struct AccessMiddleware: RouterMiddleware {
     case nil:
       throw Problem(status: .forbidden, name: "forbidden", detail: "No key may do this.")
     }
-    guard key.scopes.contains(scope) else { throw Self.forbidden(scope) }
+    guard key.scopes.contains(scope) else { throw forbidden(scope) }
     return key
-  }
-
-  private func isInternal(_ request: Request) -> Bool {
-    request.headers[.authorization].map(internalToken.matches) ?? false
   }
 
   private func take(_ rate: RateLimiter, _ client: String) throws(Problem) {
@@ -102,14 +120,21 @@ struct AccessMiddleware: RouterMiddleware {
       headers: [.init(name: .retryAfter, value: "\(seconds)")])
   }
 
-  private func address(_ context: HTTPRequestContext) -> String {
-    context.channel.remoteAddress.map(ClientAddress.init)?.text ?? "unknown"
+  private func address(_ channel: any Channel) -> String {
+    channel.remoteAddress.map(ClientAddress.init)?.text ?? "unknown"
   }
 
   private static func bearer(_ authorization: String) -> Substring? {
     let parts = authorization.split(separator: " ", maxSplits: 1)
     guard parts.count == 2, parts[0].lowercased() == "bearer" else { return nil }
     return parts[1]
+  }
+
+  private static func problem(_ refusal: KeyRing.Refusal) -> Problem {
+    switch refusal {
+    case .malformed: unauthorized("The Authorization field must be Bearer and a complete key, rp_….", isInvalid: true)
+    case .invalid: unauthorized("The key does not exist, was revoked, or has expired.", isInvalid: true)
+    }
   }
 
   private static func unauthorized(_ detail: String, isInvalid: Bool = false) -> Problem {

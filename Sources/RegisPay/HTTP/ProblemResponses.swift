@@ -1,11 +1,12 @@
 import HTTPTypes
 import Hummingbird
+import NIOCore
 
 extension Problem: HTTPResponseError {
   var response: Response {
-    var response = Response(json: json, status: status, contentType: "application/problem+json")
-    for header in headers { response.headers[header.name] = header.value }
-    return response
+    let bytes = json.bytes
+    return Response(
+      status: status, headers: fields(bodyBytes: bytes.count), body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
   }
 
   func response(from request: Request, context: some RequestContext) throws -> Response { self.response }

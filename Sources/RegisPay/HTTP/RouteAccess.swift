@@ -55,15 +55,26 @@ enum RouteAccess: Sendable, Hashable {
     all[path]?[method == .head ? .get : method]
   }
 
-  /// The methods that a path supports, including HEAD with GET, sorted by name; nil if there is no route. Linear in the number
-  /// of routes: used only for requests that are refused.
+  /// Routes with parameters: what is between their slashes.
+  private static let patterns = all.keys.filter { $0.contains("{") }.map { ($0, $0.split(separator: "/")) }
+  /// More parts than any route has.
+  private static let partLimit = 1 + (patterns.map(\.1.count).max() ?? 0)
+
+  /// The route that a path belongs to, which the router would find: extra slashes don't count. Nil if there is none. Linear in the
+  /// number of routes with parameters, unless the path is a route's own.
+  static func route(at path: String) -> String? {
+    if all[path] != nil { return path }
+    let parts = path.split(separator: "/", maxSplits: partLimit)
+    let literal = "/" + parts.joined(separator: "/")
+    if all[literal] != nil { return literal }
+    return patterns.first { _, pattern in
+      pattern.count == parts.count && zip(pattern, parts).allSatisfy { $0.hasPrefix("{") || $0 == $1 }
+    }?.0
+  }
+
+  /// The methods that a path supports, including HEAD with GET, sorted by name; nil if there is no route.
   static func methods(at path: String) -> [HTTPRequest.Method]? {
-    let parts = path.split(separator: "/", omittingEmptySubsequences: false)
-    let route = all.first { route, _ in
-      let pattern = route.split(separator: "/", omittingEmptySubsequences: false)
-      return pattern.count == parts.count && zip(pattern, parts).allSatisfy { $0.hasPrefix("{") || $0 == $1 }
-    }
-    guard let methods = route?.value.keys else { return nil }
+    guard let methods = route(at: path).flatMap({ all[$0]?.keys }) else { return nil }
     return (methods.contains(.get) ? methods + [.head] : Array(methods)).sorted { $0.rawValue < $1.rawValue }
   }
 }

@@ -29,13 +29,9 @@ struct ProblemMiddleware: RouterMiddleware {
       throw error
     } catch let error as HTTPError {
       let problem =
-        if error.status != .notFound {
-          Problem(status: error.status, name: "http-\(error.status.code)", detail: error.body ?? "")
-        } else if let methods = RouteAccess.methods(at: request.uri.path) {
-          Problem.methodNotAllowed(methods)
-        } else {
-          Problem.notFound("There is nothing at \(request.uri.path).")
-        }
+        error.status == .notFound
+        ? Problem.unrouted(request.uri.path)
+        : Problem(status: error.status, name: "http-\(error.status.code)", detail: error.body ?? "")
       return try problem.response(from: request, context: context)
     } catch PaymentLogError.incomplete(let id, let missing) {
       // The repair of the log reported what was lost. A client that asks for such a payment must not get an incomplete one.

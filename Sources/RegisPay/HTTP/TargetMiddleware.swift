@@ -1,4 +1,6 @@
+import HTTPTypes
 import Hummingbird
+import HummingbirdCore
 
 /// Refuses targets that are almost a route: with an extra slash, which the router would ignore, or with a parameter that the route
 /// doesn't know. `POST …/refunds?amount=1` without a body would refund everything.
@@ -11,19 +13,22 @@ struct TargetMiddleware: RouterMiddleware {
   func handle(
     _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
-    let path = request.uri.path
+    try Self.check(request.uri, of: request.method, to: context.endpointPath)
+    return try await next(request, context)
+  }
+
+  /// - Parameter route: the route's path; nil if there is none.
+  /// - Throws: 404 for an extra slash, 400 for an unknown parameter.
+  static func check(_ uri: URI, of method: HTTPRequest.Method, to route: String?) throws(Problem) {
+    let path = uri.path
     if path.count > 1, path.hasSuffix("/") || path.contains("//") {
       throw Problem.notFound("There is nothing at \(path): it has an extra slash.")
     }
-    guard request.uri.query?.isEmpty == false, let route = context.endpointPath else {
-      return try await next(request, context)
-    }
-    let isReading = request.method == .get || request.method == .head
-    let access = RouteAccess.needed(route, request.method)
-    guard isReading, Self.reading.contains(route) || access == .open else {
-      let name = request.uri.queryParameters.first.map { String($0.key) } ?? request.uri.query ?? ""
+    guard uri.query?.isEmpty == false, let route else { return }
+    let isReading = method == .get || method == .head
+    guard isReading, Self.reading.contains(route) || RouteAccess.needed(route, method) == .open else {
+      let name = uri.queryParameters.first.map { String($0.key) } ?? uri.query ?? ""
       throw Problem.badRequest("This route has no parameter \(name.debugDescription); nothing was done.")
     }
-    return try await next(request, context)
   }
 }

@@ -3,6 +3,10 @@ import NIOCore
 import NIOHTTP1
 import NIOHTTPTypes
 
+/// Decides from a request's head, before its body arrives: a problem refuses the request. Called on the connection's event loop, which
+/// it must not block.
+typealias HeadCheck = @Sendable (HTTPRequest, any Channel) -> Problem?
+
 /// Holds one connection to the limits: the time for heads, bodies and unread responses, the size of what the client sends, and
 /// the number of its requests.
 ///
@@ -29,16 +33,13 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   /// How long a client may continue to send after the last response before the connection is cut.
   private static let lingerTime = TimeAmount.seconds(2)
-  /// Pause between two reads, of at most 256 KiB, of what a client sends after its last request: about 25 MiB a second.
+  /// Pause between two reads, of at most 16 KiB, of what a client sends after its last request: 1.6 MiB a second.
   private static let trailingReadPause = TimeAmount.milliseconds(10)
-
-  /// Parts of bodies that are taken from what arrived at once. Each costs more than a microsecond, so 256 KiB in chunks of one byte
-  /// would hold up the loop's other connections for a tenth of a second.
-  private static let bodyPartLimit = 4_096
 
   private let limits: HTTPLimits
   private let table: ConnectionTable
   private let internalToken: InternalToken
+  private let checkHead: HeadCheck?
   private var connection: ConnectionTable.Connection?
   private var phase = Phase.serving
   private var reading = Reading.nothing
@@ -47,11 +48,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// Requests whose head was passed on and whose response is not complete.
   private var pendingResponses = 0
   private var isResponseStarted = false
+  private var body = IncomingBody()
   /// The client waits for `100 Continue` before it sends the body.
   private var owesContinue = false
-  private var bodyBytes = 0
-  /// Parts of bodies since the last `channelReadComplete`.
-  private var bodyParts = 0
   private var isFirstRequest = true
   /// The connection ends with the response to the latest request.
   private var endsConnection = false
@@ -62,10 +61,12 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// The channel has asked to read, and must wait: see ``mayRead(_:)``.
   private var isReadWithheld = false
 
-  init(limits: HTTPLimits, table: ConnectionTable, internalToken: InternalToken) {
+  /// - Parameter checkHead: is asked for each request with a body, before the body is kept.
+  init(limits: HTTPLimits, table: ConnectionTable, internalToken: InternalToken, checkHead: HeadCheck? = nil) {
     self.limits = limits
     self.table = table
     self.internalToken = internalToken
+    self.checkHead = checkHead
   }
 
   /// Adds the HTTP/1 server's handlers, with this one as the last.
@@ -118,6 +119,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func cleanUp() {
     holdUnread(0)
+    body.release(to: table.unfinishedBodies)
     if let connection { table.remove(connection) }
     deadlines.cancel()
   }
@@ -142,15 +144,16 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     case .head(let head): return receive(head, data, context)
     case .body(let buffer):
       owesContinue = false
-      bodyBytes += buffer.readableBytes
-      bodyParts += 1
-      guard bodyParts <= Self.bodyPartLimit else { return refuse(.chunksTooSmall, context) }
-      guard bodyBytes <= limits.bodyBytes else {
-        return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
+      do throws(Problem) {
+        try body.receive(buffer.readableBytes, limit: limits.bodyBytes)
+      } catch {
+        return refuse(error, context)
       }
+      if body.isDropped { return }
     case .end:
       owesContinue = false
       reading = .nothing
+      body.release(to: table.unfinishedBodies)
       hasLastRequest = endsConnection
       deadlines.removeInput()
       connection?.stopsWaiting()
@@ -160,7 +163,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func receive(_ head: HTTPRequest, _ data: NIOAny, _ context: ChannelHandlerContext) {
     guard isCounted(head) else { return drop(context) }
-    guard pendingResponses < limits.pipelinedRequests else { return stopReading(context) }
+    guard pendingResponses < limits.pipelinedRequests else {
+      return refuse(.tooManyPipelined(limit: limits.pipelinedRequests), context)
+    }
     if let path = head.path, path.utf8.count > limits.uriBytes {
       return refuse(.uriTooLong(limit: limits.uriBytes), context)
     }
@@ -168,10 +173,13 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     if let text = head.headerFields[.contentLength], Int(text).map({ $0 > limits.bodyBytes }) ?? true {
       return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
     }
+    if let checkHead, IncomingBody.isAnnounced(by: head), let problem = checkHead(head, context.channel) {
+      return refuse(problem, context)
+    }
     // Only now: the body of a request refused at its head is not read, and the handler owes it no response.
     reading = .body
     deadlines.removeInput()
-    bodyBytes = 0
+    body.begin(head)
     pendingResponses += 1
     endsConnection = head.headerFields[.connection] == "close"
     owesContinue = head.headerFields[.expect] != nil
@@ -197,20 +205,31 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
-    bodyParts = 0
     switch phase {
     case .serving:
       if !sawPart, reading == .nothing, pendingResponses == 0, !hasLastRequest {
         // Bytes have arrived that are not a complete head.
         reading = .head
         setInputDeadline(limits.headTime, context)
-      } else if reading == .body, deadlines.input == nil {
-        setInputDeadline(limits.bodyTime, context)
+      } else if reading == .body {
+        awaitBody(context)
       }
       sawPart = false
     case .ending, .ended: break
     }
     context.fireChannelReadComplete()
+  }
+
+  /// The body has not arrived completely with what was read.
+  private func awaitBody(_ context: ChannelHandlerContext) {
+    if deadlines.input == nil { setInputDeadline(limits.bodyTime, context) }
+    // The server's own calls are not in the table: no client may stop them.
+    guard connection != nil else { return }
+    do throws(Problem) {
+      try body.hold(in: table.unfinishedBodies)
+    } catch {
+      refuse(error, context)
+    }
   }
 
   /// The channel asks after each read. Bytes that belong to no request are read slowly: a client that sends without end costs
@@ -327,31 +346,14 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   // MARK: - Refusals
 
-  /// Responds with a problem, if it is this request's turn, and ends the connection.
+  /// Ends the connection with a problem as its last response. ``HTTPServerHandler`` writes the problem once it has responded to earlier
+  /// requests.
   private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
-    let isOwnTurn = pendingResponses == 0 || (pendingResponses == 1 && reading == .body && !isResponseStarted)
-    guard isOwnTurn else { return stopReading(context) }
-    let body = problem.json.bytes
-    let head = HTTPResponse(
-      status: problem.status,
-      headerFields: [
-        .contentType: "application/problem+json", .contentLength: "\(body.count)", .connection: "close",
-        .xContentTypeOptions: "nosniff", .cacheControl: "no-store",
-      ])
-    context.write(wrapOutboundOut(.head(head)), promise: nil)
-    context.write(wrapOutboundOut(.body(ByteBuffer(bytes: body))), promise: nil)
-    context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
-    linger(context)
-    // The handler must not take the body for complete. It responds to this error itself, and that response is not sent.
-    context.fireErrorCaught(HTTPParserError.unknown)
-  }
-
-  /// Lets the handler respond to earlier requests. It then responds to the error with a bare 400, which ends the connection.
-  private func stopReading(_ context: ChannelHandlerContext) {
     phase = .ending
     deadlines.removeInput()
+    body.release(to: table.unfinishedBodies)
     resumeReading(context)
-    context.fireErrorCaught(HTTPParserError.unknown)
+    context.fireErrorCaught(problem)
   }
 
   /// ``HTTPServerHandler`` also ends its last response with a close of the output.

@@ -19,6 +19,14 @@ extension Problem {
     status: .contentTooLarge, name: "chunks-too-small",
     detail: "The body comes in too many small chunks; send larger ones.")
 
+  static let tooManyBodies = Problem.unavailable(
+    "Nothing was done: the bodies of unfinished requests use all the memory that they may. Try again, and send the body "
+      + "at once.")
+
+  static func tooManyPipelined(limit: Int) -> Problem {
+    .badRequest("At most \(limit) requests may wait for their responses on a connection.")
+  }
+
   static let versionNotSupported = Problem(
     status: .httpVersionNotSupported, name: "version-not-supported", detail: "This server speaks HTTP/1.1 and HTTP/1.0."
   )

@@ -41,9 +41,15 @@ final class ConnectionTable: Sendable {
 
   /// What the connections hold for clients that don't read.
   let unread: UnreadResponses
+  /// What the connections hold for clients that have not sent all.
+  let unfinishedBodies: UnfinishedBodies
 
-  init(limit: Int, limitPerAddress: Int?, unreadBytes: Int = HTTPLimits().unreadBytes) {
+  init(
+    limit: Int, limitPerAddress: Int?, unreadBytes: Int = HTTPLimits().unreadBytes,
+    unfinishedBodies: UnfinishedBodies = UnfinishedBodies(limit: HTTPLimits().unfinishedBodyBytes)
+  ) {
     unread = UnreadResponses(limit: unreadBytes)
+    self.unfinishedBodies = unfinishedBodies
     self.limit = limit
     self.limitPerAddress = limitPerAddress
   }

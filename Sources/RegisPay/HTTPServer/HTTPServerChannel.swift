@@ -20,6 +20,7 @@ where Responder.Context == HTTPRequestContext {
   let limits: HTTPLimits
   let table: ConnectionTable
   let internalToken: InternalToken
+  let checkHead: HeadCheck
   let logger: Logger
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
@@ -28,7 +29,8 @@ where Responder.Context == HTTPRequestContext {
       try channel.syncOptions?.setOption(.writeBufferWaterMark, value: SocketEdge.waterMark)
       try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: SocketEdge.sendBufferBytes)
       let pipeline = channel.pipeline.syncOperations
-      try ConnectionGuard(limits: limits, table: table, internalToken: internalToken).addHandlers(to: pipeline)
+      try ConnectionGuard(limits: limits, table: table, internalToken: internalToken, checkHead: checkHead)
+        .addHandlers(to: pipeline)
       let handler = HTTPServerHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)
       try pipeline.addHandler(handler)
       return Value(channel: channel, handler: NIOLoopBound(handler, eventLoop: channel.eventLoop))

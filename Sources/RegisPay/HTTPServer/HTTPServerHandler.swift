@@ -35,9 +35,9 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
   private var isInputClosed = false
   private var isStopping = false
   /// Parts that arrived while a response was pending or unread, in order.
-  private var queuedParts: Deque<HTTPRequestPart> = []
-  /// The bytes after `queuedParts` are not a request.
-  private var isMalformedAfterQueue = false
+  private(set) var queuedParts: Deque<HTTPRequestPart> = []
+  /// The last response, after those to `queuedParts`: to a request that ``ConnectionGuard`` refuses, or to bytes that are no request.
+  private var refusal: Problem?
   /// A part of the response is written, and more will follow.
   private var isStreaming = false
   /// The response has no length: it lasts until the client closes the connection.
@@ -74,7 +74,16 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     let part = unwrapInboundIn(data)
-    if !queuedParts.isEmpty || mustWait(context) { queuedParts.append(part) } else { take(part, context) }
+    if !queuedParts.isEmpty || mustWait(context) { queue(part) } else { take(part, context) }
+  }
+
+  /// Joins a body's parts, so that a queue is as short as its requests are few: its memory stays when it is empty.
+  private func queue(_ part: HTTPRequestPart) {
+    guard case .body(var part) = part, case .body(var body)? = queuedParts.last else { return queuedParts.append(part) }
+    // The buffer must have one owner, or writing to it copies it.
+    queuedParts.removeLast()
+    body.writeBuffer(&part)
+    queuedParts.append(.body(body))
   }
 
   /// Whether the next part belongs to a request that is not processed yet: a client that does not read its responses gets no
@@ -101,12 +110,13 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
       take(part, context)
     }
     switch state {
-    case .idle(let timer) where isMalformedAfterQueue:
-      timer?.cancel()
-      refuse(context)
-    case .reading where isMalformedAfterQueue: refuse(context)
     // The rest of a request will not arrive. A last response has closed the connection itself.
-    case .idle, .reading: if isInputClosed || isStopping { closeOnceRead(context.channel) }
+    case .idle, .reading:
+      if let refusal {
+        refuse(refusal, context)
+      } else if isInputClosed || isStopping {
+        closeOnceRead(context.channel)
+      }
     case .responding, .finished: break
     }
   }
@@ -118,7 +128,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
   }
 
   /// No request can follow the current one.
-  private var isLast: Bool { (isInputClosed || isStopping) && queuedParts.isEmpty && !isMalformedAfterQueue }
+  private var isLast: Bool { (isInputClosed || isStopping) && queuedParts.isEmpty && refusal == nil }
 
   private func take(_ part: HTTPRequestPart, _ context: ChannelHandlerContext) {
     switch (part, state) {
@@ -165,26 +175,22 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    guard error is HTTPParserError else {
+    guard let problem = error as? Problem else {
       logger.debug("connection failed", metadata: ["error": "\(error)"])
       return context.close(promise: nil)
     }
-    // The bytes that follow are not a request. The guard has responded to that, or leaves it to this handler if an earlier
-    // response is still pending.
     switch state {
-    case .responding: isMalformedAfterQueue = true
-    case .idle where !queuedParts.isEmpty: isMalformedAfterQueue = true
-    case .idle(let timer):
-      timer?.cancel()
-      refuse(context)
-    case .reading: refuse(context)
+    case .responding: refusal = problem
+    case .idle where !queuedParts.isEmpty: refusal = problem
+    case .idle, .reading: refuse(problem, context)
     case .finished: break
     }
   }
 
-  private func refuse(_ context: ChannelHandlerContext) {
+  private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
+    if case .idle(let timer) = state { timer?.cancel() }
     state = .responding(nil, closes: true)
-    _ = write([.head(HTTPResponse(status: .badRequest, headerFields: [.contentLength: "0"])), .end(nil)], context)
+    _ = write(problem.parts, context)
   }
 
   private func becomeIdle(_ context: ChannelHandlerContext) {

@@ -1,4 +1,6 @@
 import HTTPTypes
+import NIOCore
+import NIOHTTPTypes
 
 /// An error as `application/problem+json` (RFC 9457). `type` is stable, for programs; `detail` is for people.
 struct Problem: Error, Hashable {
@@ -55,6 +57,25 @@ struct Problem: Error, Hashable {
     ]
     if !errors.isEmpty { members.append(.init("errors", FieldError.json(errors))) }
     return .object(members)
+  }
+
+  /// The fields of the response, without those that the connection adds.
+  func fields(bodyBytes: Int) -> HTTPFields {
+    var fields: HTTPFields = [
+      // No client may guess another content type, and no cache may store the response.
+      .contentType: "application/problem+json", .xContentTypeOptions: "nosniff", .cacheControl: "no-store",
+      .contentLength: "\(bodyBytes)",
+    ]
+    for header in headers { fields[header.name] = header.value }
+    return fields
+  }
+
+  /// The whole response, for a request that no route sees.
+  var parts: [HTTPResponsePart] {
+    let body = json.bytes
+    var fields = fields(bodyBytes: body.count)
+    fields[.date] = HTTPDate.now()
+    return [.head(HTTPResponse(status: status, headerFields: fields)), .body(ByteBuffer(bytes: body)), .end(nil)]
   }
 }
 

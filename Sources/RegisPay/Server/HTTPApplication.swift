@@ -11,15 +11,19 @@ struct HTTPApplication {
 
   /// - Parameter onRunning: called with the address once the server listens.
   func make(_ parts: ServerParts, onRunning: @escaping @Sendable (String) -> Void) -> some ApplicationProtocol {
-    let responder = routes(parts).buildResponder()
+    let access = access(parts)
+    let responder = routes(parts, access).buildResponder()
+    let refusals = HeadRefusals(access: access)
     let (limits, internalToken) = (options.limits, parts.internalToken)
     let table = ConnectionTable(
-      limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes)
+      limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes,
+      unfinishedBodies: UnfinishedBodies(limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
     return Application(
       responder: responder,
       server: HTTPServerBuilder { [logger] _ in
         HTTPServerChannel(
-          responder: responder, limits: limits, table: table, internalToken: internalToken, logger: logger)
+          responder: responder, limits: limits, table: table, internalToken: internalToken,
+          checkHead: { head, channel in refusals.problem(with: head, from: channel) }, logger: logger)
       },
       configuration: .init(address: .hostname(options.host, port: options.port)),
       onServerRunning: { [options] channel in
@@ -27,10 +31,10 @@ struct HTTPApplication {
       }, logger: logger)
   }
 
-  private func routes(_ parts: ServerParts) -> Routes {
+  private func routes(_ parts: ServerParts, _ access: AccessMiddleware) -> Routes {
     let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
-    routes.add(middleware: access(parts))
+    routes.add(middleware: access)
     routes.add(middleware: TargetMiddleware())
     let (log, projection) = (parts.log, parts.projection)
     WebRoutes().add(to: routes)

@@ -110,8 +110,11 @@ enum RequestsTarget {
       do {
         let pipeline = channel.pipeline.syncOperations
         try pipeline.addHandler(HalfClosing())
-        try ConnectionGuard(limits: limits, table: table, internalToken: RequestsTarget.internalToken).addHandlers(
-          to: pipeline)
+        // A head with this path is refused before its body.
+        let refusal = Problem.notFound("There is nothing here.")
+        try ConnectionGuard(limits: limits, table: table, internalToken: RequestsTarget.internalToken) { head, _ in
+          head.path?.hasPrefix("/r") == true ? refusal : nil
+        }.addHandlers(to: pipeline)
         try pipeline.addHandler(
           HTTPServerHandler(
             responder: server, idleTime: TimeAmount(limits.idleTime),
@@ -151,6 +154,7 @@ enum RequestsTarget {
       }
       settle()
       promise(table.count == 0, "a closed connection is not in the table")
+      promise(table.unfinishedBodies.byteCount == 0, "a closed connection holds no body")
       promise(server.exchanges.running == 0, "no answer goes on without its connection")
     }
 
