@@ -1,14 +1,19 @@
 import Dispatch
 import Foundation
+import RegisPay
 import Synchronization
 
 /// Standard error, written by its own thread, so that a pipe that nobody reads or a stopped terminal blocks no other thread.
 /// Lines are buffered in memory up to ``byteLimit``. Lines beyond it are dropped, and one line reports their number once the
-/// output is read again.
+/// output is read again. Lines that can't be written, because the pipe is closed or the disk is full, are lost, and one line tells
+/// that once a line can be written again. The thread also lets the ``LogWriter`` say each second what it left out.
 ///
 /// Safe to use from any thread.
 final class LogOutput: TextOutputStream, Sendable {
   static let standardError = LogOutput(descriptor: STDERR_FILENO)
+  /// Formats all lines of this process. Text until ``useFormat(_:)``: `--help` and mistakes in options are for people.
+  static var writer: LogWriter { current.withLock { $0 } }
+  private static let current = Mutex(makeWriter(.text))
   /// About 2,000 lines.
   static let byteLimit = 256 << 10
 
@@ -17,6 +22,10 @@ final class LogOutput: TextOutputStream, Sendable {
     var droppedLineCount = 0
     /// The thread has taken bytes off `buffered` and not yet written all of them.
     var isWriting = false
+    /// The last write failed.
+    var isFailing = false
+    /// The last byte that was written does not end a line.
+    var isTorn = false
     /// False for ever if the system has no thread left.
     var hasThread = false
   }
@@ -30,6 +39,16 @@ final class LogOutput: TextOutputStream, Sendable {
     let thread = Thread { [self] in run() }
     thread.name = "log output"
     thread.start()
+  }
+
+  /// - Parameter format: nil for text on a terminal, otherwise JSON.
+  static func useFormat(_ format: LogFormat?) {
+    let format = format ?? (isatty(STDERR_FILENO) == 1 ? .text : .json)
+    current.withLock { $0 = makeWriter(format) }
+  }
+
+  private static func makeWriter(_ format: LogFormat) -> LogWriter {
+    LogWriter(format) { standardError.write($0) }
   }
 
   func write(_ text: String) {
@@ -46,6 +65,7 @@ final class LogOutput: TextOutputStream, Sendable {
 
   /// Waits until everything is written, but at most `seconds`. Called before the process ends.
   func flush(seconds: Double) {
+    Self.writer.drain(all: true)
     let start = ContinuousClock.now
     while start.duration(to: .now) < .seconds(seconds) {
       if state.withLock({ $0.buffered.isEmpty && !$0.isWriting }) { return }
@@ -57,22 +77,36 @@ final class LogOutput: TextOutputStream, Sendable {
 
   private func run() {
     state.withLock { $0.hasThread = true }
+    var lastDrain = ContinuousClock.now
     while true {
-      arrival.wait()
+      _ = arrival.wait(timeout: .now() + 1)
       while let bytes = take() { put(bytes) }
+      // Also while lines arrive all the time.
+      if lastDrain.duration(to: .now) >= .seconds(1) {
+        Self.writer.drain()
+        lastDrain = .now
+      }
     }
   }
 
+  /// What is to be written next; nil if there is nothing.
   private func take() -> [UInt8]? {
     state.withLock { state in
+      state.isWriting = !state.buffered.isEmpty || state.droppedLineCount > 0
+      guard state.isWriting else { return nil }
       var bytes: [UInt8] = []
-      swap(&bytes, &state.buffered)
+      if state.isFailing {
+        if state.isTorn { bytes.append(UInt8(ascii: "\n")) }
+        bytes += Self.writer.line(.warning, "log lines are missing here: standard error could not be written").utf8
+      }
+      bytes += state.buffered
+      state.buffered = []
       if state.droppedLineCount > 0 {
-        bytes += "regispay: \(state.droppedLineCount) log lines are missing here: standard error was not read\n".utf8
+        let message = "\(state.droppedLineCount) log lines are missing here: standard error was not read"
+        bytes += Self.writer.line(.warning, message).utf8
         state.droppedLineCount = 0
       }
-      state.isWriting = !bytes.isEmpty
-      return bytes.isEmpty ? nil : bytes
+      return bytes
     }
   }
 
@@ -87,9 +121,13 @@ final class LogOutput: TextOutputStream, Sendable {
         var output = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
         _ = poll(&output, 1, -1)
       } else if errno != EINTR {
-        // Closed, or the disk is full. The server goes on without its log lines.
-        return
+        // Closed, or the disk is full. The server goes on without these lines.
+        break
       }
+    }
+    state.withLock { state in
+      state.isFailing = !rest.isEmpty
+      if let last = bytes[..<rest.startIndex].last { state.isTorn = last != UInt8(ascii: "\n") }
     }
   }
 }

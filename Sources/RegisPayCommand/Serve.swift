@@ -62,8 +62,17 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("Seconds a webhook's receiver may take to respond.", valueName: "seconds"))
   var webhookTimeout = 15
 
-  @Option(help: "The lowest level to log: trace, debug, info, notice, warning, error or critical.")
+  @Option(
+    help: ArgumentHelp(
+      "The lowest level to log: trace, debug, info, notice, warning, error or critical.",
+      discussion: "PUT /api/v1/logging changes it while the server runs."))
   var logLevel = Logger.Level.info
+
+  @Option(
+    help: ArgumentHelp(
+      "How log lines are written: text for people, json for programs.",
+      discussion: "The default is text if standard error is a terminal, otherwise json."))
+  var logFormat: LogFormat?
 
   @Option(
     help: ArgumentHelp(
@@ -99,8 +108,12 @@ struct Serve: AsyncParsableCommand {
   }
 
   func run() async throws {
+    LogOutput.useFormat(logFormat)
     // A file that reaches the size limit fails the write with EFBIG, which the log reports; the signal would end the process.
     signal(SIGXFSZ, SIG_IGN)
+    // A write to a pipe that nobody holds any more fails; the signal would end the process. Until there is a socket, no library
+    // ignores it.
+    signal(SIGPIPE, SIG_IGN)
     // Until the server runs and handles them itself, a stop has nothing to finish: what was written is as safe as at a kill -9.
     for number in [SIGTERM, SIGINT] + (cstart_is_ignored(SIGHUP) ? [] : [SIGHUP]) { cstart_end_on(number) }
     DescriptorLimit.raise()
@@ -118,9 +131,9 @@ struct Serve: AsyncParsableCommand {
           + " threads, or raise the limit (ulimit -u, ulimit -v, TasksMax= in the systemd unit)")
     }
     Allocator.keepMemoryFlat()
-    var logger = Logger(label: "regispay") { StreamLogHandler(label: $0, stream: LogOutput.standardError) }
-    logger.logLevel = logLevel
+    let logger = Logger(label: "regispay") { _ in LogOutput.writer.handler() }
     var options = ServerOptions(directory: dir)
+    options.logLevel.current = logLevel
     options.host = host
     options.allowsGroup = groupAccess
     options.port = Int(port)
@@ -172,9 +185,10 @@ func checkURL(_ url: String, of option: String) throws {
 
 /// Prints one line that says what went wrong, and ends the process with exit code 1.
 func fail(_ message: String) -> Never {
-  LogOutput.standardError.write("regispay: \(message)\n")
+  LogOutput.standardError.write(LogOutput.writer.failure(message))
   LogOutput.standardError.flush(seconds: 1)
   exit(1)
 }
 
 extension Logger.Level: @retroactive ExpressibleByArgument {}
+extension LogFormat: ExpressibleByArgument {}

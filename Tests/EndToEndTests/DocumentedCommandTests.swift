@@ -136,6 +136,18 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: the log level is changed while the server runs")
+  func logLevel() async throws {
+    try await withServer { folder, server in
+      let block = try CommandBlock.first(Self.operations, "Monitoring", "curl -X PUT")
+      #expect(try await block.run(in: folder, replacing: [Self.address: server.url]).contains(#"{"level":"debug"}"#))
+      let id = try await server.createPayment("1")
+      try await eventually("a line of a lower level than --log-level", within: .seconds(20)) {
+        server.process.errorText.contains("info payment completed") && server.process.errorText.contains(id)
+      }
+    }
+  }
+
   @Test("PROVIDERS: the simulator speaks the documented protocol")
   func provider() async throws {
     try await withServer { folder, server in

@@ -33,7 +33,8 @@ struct RegisPayLostFileTests {
   /// - Returns: the line that says why.
   private func refusal(_ folder: String) async throws -> String {
     let process = try RegisPayProcess(
-      ["serve", "--dir", folder + "/data", "--port", "0", "--segment-bytes", "1048576"], folder: folder)
+      ["serve", "--dir", folder + "/data", "--port", "0", "--segment-bytes", "1048576", "--log-format", "text"],
+      folder: folder)
     #expect(try await process.waitForExit() == .init(code: 1, isSignal: false))
     return process.errorText.split(separator: "\n").last.map(String.init) ?? ""
   }

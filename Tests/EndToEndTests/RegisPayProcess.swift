@@ -101,7 +101,7 @@ struct RunningServer: Sendable {
   let url: String
 
   /// Starts `regispay serve` on a free port and waits until it says that it is ready. Segments are small, so that a
-  /// new log is quick to make and a load crosses from one to the next.
+  /// new log is quick to make and a load crosses from one to the next. Log lines are text, from `warning` on.
   ///
   /// - Parameters:
   ///   - arguments: further ones of `serve`.
@@ -114,8 +114,8 @@ struct RunningServer: Sendable {
     let process = try RegisPayProcess(
       under: wrapper,
       [
-        "serve", "--dir", directory + "/data", "--port", "\(port)", "--log-level", "warning", "--segment-bytes",
-        "1048576",
+        "serve", "--dir", directory + "/data", "--port", "\(port)", "--log-level", "warning", "--log-format", "text",
+        "--segment-bytes", "1048576",
       ] + arguments,
       folder: errorFolder ?? directory)
     guard let line = try await process.nextLine(), let url = line.split(separator: " ").last, url.hasPrefix("http://")

@@ -102,7 +102,8 @@ struct RegisPayServeTests {
   func locked() async throws {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
-      let second = try RegisPayProcess(["serve", "--dir", folder + "/data", "--port", "0"], folder: folder)
+      let second = try RegisPayProcess(
+        ["serve", "--dir", folder + "/data", "--port", "0", "--log-format", "text"], folder: folder)
       #expect(try await second.waitForExit() == .init(code: 1, isSignal: false))
       let lines = second.errorText.split(separator: "\n")
       #expect(lines.count == 1)

@@ -19,6 +19,7 @@ struct RegisPayWrongDirectoryTests {
     return process.errorText.split(separator: "\n").last.map(String.init) ?? ""
   }
 
+  private static let serve = ["serve", "--port", "0", "--log-format", "text", "--dir"]
   private static let makeKey = ["keys", "create", "--name", "a", "--scope", "read", "--dir"]
 
   @Test("the log's directory, instead of the one above it, is refused and nothing in it is changed")
@@ -30,7 +31,7 @@ struct RegisPayWrongDirectoryTests {
       let data = folder + "/data"
       let before = try contents(data)
       for log in ["payments", "simulator"] {
-        for command in [["serve", "--port", "0", "--dir"], Self.makeKey] {
+        for command in [Self.serve, Self.makeKey] {
           let line = try await refusal(command + ["\(data)/\(log)"], folder: folder)
           #expect(line.contains("can't use \(data)/\(log) as data directory"), "\(line)")
           #expect(line.hasSuffix("did you mean \(data)?"), "\(line)")
@@ -51,7 +52,7 @@ struct RegisPayWrongDirectoryTests {
         try Data("x".utf8).write(to: URL(fileURLWithPath: "\(other)/\(name)"))
       }
       let before = try contents(other)
-      for command in [["serve", "--port", "0", "--dir"], Self.makeKey] {
+      for command in [Self.serve, Self.makeKey] {
         let line = try await refusal(command + [other], folder: folder)
         #expect(line.contains("can't use \(other) as data directory: it holds passwd"), "\(line)")
       }

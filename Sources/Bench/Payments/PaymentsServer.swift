@@ -16,8 +16,8 @@ struct PaymentsServerCommand: AsyncParsableCommand {
     Allocator.keepMemoryFlat()
     var options = ServerOptions(directory: directory)
     options.port = 0
-    var logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
-    logger.logLevel = .error
+    options.logLevel.current = .error
+    let logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
     let server = try Server.open(options, logger: logger)
     let memory = AnonymousMemory()
     try await server.run(stopSignals: [.sigterm]) { url in

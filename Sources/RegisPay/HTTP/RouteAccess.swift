@@ -29,6 +29,7 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/payments/{id}/resolve": [.post: .scope(.operate)],
     "/api/v1/events": [.get: .scope(.read)],
     "/api/v1/consumers": [.get: .scope(.read)],
+    "/api/v1/logging": [.get: .scope(.operate), .put: .scope(.operate)],
     // The API's description is public.
     "/openapi.json": [.get: .open],
     // Webhook endpoints are operator data, so these routes need scope `operate`.

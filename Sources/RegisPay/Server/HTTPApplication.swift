@@ -46,6 +46,7 @@ struct HTTPApplication {
     EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
     ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
       .add(to: routes)
+    LoggingRoutes(level: options.logLevel).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: parts.webhooks).add(to: routes)
     SimulatorRoutes(simulator: parts.simulator, ledger: Ledger(follower: parts.simulator.follower)).add(to: routes)

@@ -1,6 +1,7 @@
 import Logging
 
-/// Forwards the log lines of the HTTP server's libraries, without those that report no fault. As thread-safe as its handler.
+/// Forwards the log lines of the HTTP server's libraries, from `warning` on and without those that report no fault: the rest is about
+/// connections, and of use only to somebody who looks for a fault in a library. As thread-safe as its handler.
 struct LibraryLogHandler: LogHandler {
   /// After a stop that takes too long is cut off, the library closes the listening socket a second time.
   private static let harmless: Set<String> = ["Server shutdown error: Already closed"]
@@ -8,7 +9,7 @@ struct LibraryLogHandler: LogHandler {
   var handler: any LogHandler
 
   var logLevel: Logger.Level {
-    get { handler.logLevel }
+    get { max(handler.logLevel, .warning) }
     set { handler.logLevel = newValue }
   }
 

@@ -22,9 +22,12 @@ public struct Server: Sendable {
   public static let neededThreads = 32 + 4 * System.coreCount
 
   /// Opens the logs. Blocks while their tails are read.
+  ///
+  /// - Parameter logger: where lines go; ``ServerOptions/logLevel`` decides which do.
   public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
     RequestThreads.start()
-    var options = options
+    var (options, logger) = (options, logger)
+    logger.handler = LevelLogHandler(logger.handler, options.logLevel)
     options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
     options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
     // Before anything is created.
@@ -199,10 +202,8 @@ public struct Server: Sendable {
     onReady: @escaping @Sendable (String) -> Void
   ) -> ServiceGroup {
     let address = AsyncStream<String>.makeStream()
-    // Hummingbird's own messages are about connections, and of use only when something is wrong with them.
     var quietLogger = logger
     quietLogger.handler = LibraryLogHandler(handler: logger.handler)
-    quietLogger.logLevel = max(logger.logLevel, .warning)
     let application = HTTPApplication(options: options, logger: quietLogger).make(parts) { url in
       address.continuation.yield(url)
       onReady(url)

@@ -44,6 +44,8 @@ public struct ServerOptions: Sendable {
   public var allowedHosts: [String] = []
   /// How often the server checks whether keys were created or revoked.
   public var keyInterval = Duration.seconds(1)
+  /// The lowest level that the server logs; `PUT /api/v1/logging` changes it.
+  public var logLevel = LogLevel(.info)
   /// The pace of a start after crashes.
   var carefulPace = CarefulStart.Pace()
 

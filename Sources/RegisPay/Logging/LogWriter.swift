@@ -1,0 +1,69 @@
+import Logging
+
+/// Formats the lines of all loggers of a process and hands them to one output. Safe to use from any thread.
+public final class LogWriter: Sendable {
+  public let format: LogFormat
+  private let output: @Sendable (String) -> Void
+  private let limiter = RepeatLimiter()
+
+  /// - Parameter output: takes one line or more; must not block.
+  public init(_ format: LogFormat, output: @escaping @Sendable (String) -> Void) {
+    self.format = format
+    self.output = output
+  }
+
+  /// A handler for a logger, as `Logger(label:factory:)` wants one.
+  public func handler() -> some LogHandler { ServerLogHandler(writer: self) }
+
+  /// Writes a line, unless its message has come too often: ``RepeatLimiter``.
+  func write(_ level: Logger.Level, _ message: String, source: String, fields: [(key: String, value: String)]) {
+    guard limiter.admits(level, message, at: .now) else { return }
+    output(format.line(level, message, source: source, fields: fields, microseconds: Clock.microseconds()))
+  }
+
+  /// Writes how many lines were left out. Call it each second, and once with `all` before the process ends.
+  public func drain(all: Bool = false) {
+    for suppressed in limiter.drain(at: .now, all: all) {
+      let fields = [(key: "suppressed", value: "\(suppressed.count)")]
+      output(
+        format.line(
+          suppressed.level, suppressed.message, source: "RegisPay", fields: fields, microseconds: Clock.microseconds()))
+    }
+  }
+
+  /// A line of the process itself, which no limit holds back.
+  public func line(_ level: Logger.Level, _ message: String) -> String {
+    format.line(level, message, source: "RegisPay", fields: [], microseconds: Clock.microseconds())
+  }
+
+  /// The line for an error that ends the process.
+  public func failure(_ message: String) -> String {
+    switch format {
+    case .text: "regispay: \(message)\n"
+    case .json: line(.critical, message)
+    }
+  }
+}
+
+/// Gives each line of a logger to the process's ``LogWriter``. A value, as the logger that holds it.
+private struct ServerLogHandler: LogHandler {
+  let writer: LogWriter
+  var logLevel = Logger.Level.info
+  var metadata: Logger.Metadata = [:]
+  var metadataProvider: Logger.MetadataProvider?
+
+  subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+    get { metadata[key] }
+    set { metadata[key] = newValue }
+  }
+
+  func log(event: LogEvent) {
+    var all = metadata
+    if let provided = metadataProvider?.get() { all.merge(provided) { $1 } }
+    if let own = event.metadata { all.merge(own) { $1 } }
+    if let error = event.error { all["error"] = "\(error)" }
+    writer.write(
+      event.level, "\(event.message)", source: event.source,
+      fields: all.sorted { $0.key < $1.key }.map { ($0.key, "\($0.value)") })
+  }
+}
