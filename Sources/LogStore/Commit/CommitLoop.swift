@@ -34,6 +34,8 @@ struct CommitLoop: ~Copyable {
   private var due: [(UnsafeContinuation<CommitRequest.Response, Never>, CommitRequest.Response)] = []
   /// A request of the group waits for durability.
   var needsSync = false
+  /// Appends that the next sync makes durable, or finds durable already.
+  private var appendsToSync = 0
   var readAhead = GroupReadAhead()
   /// When the lock and the segment's file were last checked; nil: check next time.
   private var lastLockCheck: UInt64?
@@ -153,6 +155,7 @@ struct CommitLoop: ~Copyable {
     case .refuse(let error):
       // The refusal may rest on events of this group. A response before they are durable would be undone by a crash.
       needsSync = true
+      status.counters.countRefusal()
       respond(to: request, .failure(error))
     case .repeated(let appended):
       // The original append may have been buffered.
@@ -179,6 +182,8 @@ struct CommitLoop: ~Copyable {
         respond(to: request, .success(appended))
       }
       add(append, appended.versions)
+      appendsToSync += 1
+      status.counters.countAppend()
     }
     return true
   }
@@ -235,14 +240,14 @@ struct CommitLoop: ~Copyable {
     let frameByteCount = writer.isFrameEmpty ? 0 : writer.frameByteCount
     if status.failure == nil {
       do throws(LogStoreError) {
-        try writer.writeFrame()
+        try writeFrame()
         if needsSync {
           let isBegun = !due.isEmpty
           if isBegun {
             writer.beginSync()
             sendDue()
           }
-          try writer.sync(isBegun: isBegun)
+          try sync(isBegun: isBegun)
           try checkLock()
           status.countSync()
           status.note(timestamp: writer.lastTimestamp)
@@ -271,6 +276,20 @@ struct CommitLoop: ~Copyable {
     }
     if status.failure == nil { writer.prepareAhead(syncedFrameByteCount: needsSync ? frameByteCount : 0) }
     needsSync = false
+  }
+
+  private mutating func writeFrame() throws(LogStoreError) {
+    let (start, eventCount) = (writer.next.position, writer.nextOffset - writer.next.offset)
+    try writer.writeFrame()
+    status.counters.countFrame(events: eventCount, bytes: writer.next.position - start)
+  }
+
+  private mutating func sync(isBegun: Bool) throws(LogStoreError) {
+    if writer.isSynced { return }
+    let start = disk.monotonicMicroseconds()
+    try writer.sync(isBegun: isBegun)
+    status.counters.countSync(microseconds: disk.monotonicMicroseconds() &- start, appends: appendsToSync)
+    appendsToSync = 0
   }
 
   /// Checks that the directory is still where it was, with the lock file and the segment's file in it: nothing is

@@ -5,6 +5,7 @@ final class CommitStatus: Sendable {
   private let state: Mutex<LogStoreError?> = Mutex(nil)
   private let syncs = Atomic<UInt64>(0)
   private let timestamp: Atomic<UInt64>
+  let counters = CommitCounters()
   /// Milliseconds of the monotonic clock; 0 while the writer waits for work.
   private let workStart = Atomic<UInt64>(0)
 

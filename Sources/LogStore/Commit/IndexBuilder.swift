@@ -69,15 +69,8 @@ final class IndexBuilder {
     }
     if let missing { return .build(snapshot.bases[missing.ordinal]) }
     guard !mergeFailed else { return nil }
-    // Each run of files without a gap is considered by itself.
-    var run: [IndexFile] = []
-    for file in snapshot.files.reversed() + [nil] {
-      if let file, run.last.map({ $0.endOffset == file.baseOffset }) ?? true {
-        run.append(file)
-        continue
-      }
+    for run in snapshot.fileRuns {
       if let range = MergePlan.next(run.map(\.segmentCount)) { return .merge(Array(run[range])) }
-      run = file.map { [$0] } ?? []
     }
     return nil
   }

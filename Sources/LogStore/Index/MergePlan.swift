@@ -38,4 +38,16 @@ enum MergePlan {
     }
     return nil
   }
+
+  /// The number of merges until there is nothing to merge. Takes time with the square of the number of files, which is a few
+  /// dozen.
+  static func dueCount(_ segmentCounts: [Int]) -> Int {
+    var segmentCounts = segmentCounts
+    var count = 0
+    while let range = next(segmentCounts) {
+      segmentCounts.replaceSubrange(range, with: [segmentCounts[range].reduce(0, +)])
+      count += 1
+    }
+    return count
+  }
 }

@@ -101,6 +101,19 @@ final class Snapshot: Sendable {
 
   func slot(_ ordinal: Int) -> SegmentSlot { slots[ordinal] }
 
+  /// The index files from the oldest on, in runs without a gap between two files. Each run is merged by itself.
+  var fileRuns: [[IndexFile]] {
+    var runs: [[IndexFile]] = []
+    for file in files.reversed() {
+      if let last = runs.last?.last, last.endOffset == file.baseOffset {
+        runs[runs.count - 1].append(file)
+      } else {
+        runs.append([file])
+      }
+    }
+    return runs
+  }
+
   /// The number of the newest sources that cover segments beginning at or behind an offset; at least one, the open
   /// segment's.
   ///

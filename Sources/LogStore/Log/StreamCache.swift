@@ -80,6 +80,13 @@ final class StreamCache: Sendable {
     shard(of: stream.hash).state.withLock { $0.forget(stream.hash) }
   }
 
+  /// How often ``find(_:)`` found a stream in the cache, and how often not.
+  var findCounts: (hits: UInt64, misses: UInt64) {
+    shards.reduce((0, 0)) { sum, shard in
+      shard.state.withLock { (sum.0 + $0.findCounts.hits, sum.1 + $0.findCounts.misses) }
+    }
+  }
+
   /// The size of all entries in bytes.
   var byteCount: Int { shards.reduce(0) { $0 + $1.state.withLock { $0.byteCount } } }
 
@@ -117,6 +124,7 @@ private struct ShardState {
 
   private let byteCountMax: Int
   private(set) var byteCount = 0
+  private(set) var findCounts: (hits: UInt64, misses: UInt64) = (0, 0)
   private var nodes: [Node] = []
   private var firstFree: UInt32 = 0
   private var hand = 0
@@ -136,7 +144,11 @@ private struct ShardState {
   }
 
   mutating func find(_ hash: UInt64) -> StreamCache.SearchResult {
-    if let entry = known(hash) { return .known(entry) }
+    if let entry = known(hash) {
+      findCounts.hits += 1
+      return .known(entry)
+    }
+    findCounts.misses += 1
     if chains.isEmpty { makeTables() }
     let scattered = Self.scatter(hash)
     let slot = Int(scattered & UInt64(seen.count - 1))

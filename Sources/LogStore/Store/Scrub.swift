@@ -44,6 +44,9 @@ public final class Scrub: Sendable {
     public var rounds = 0
     /// Bytes that were read and checked.
     public var bytes: UInt64 = 0
+    /// The share of the present round that is done, by finished segments, from 0 to 1; 1 between two rounds, and before the
+    /// first. A round that continues after a restart begins with what was done before.
+    public var progress = 1.0
     /// Damaged places that the present round or the one before found.
     public var findings: [Damage] = []
   }

@@ -88,10 +88,12 @@ final class ScrubLoop: Sendable {
       self.state.withLock { $0.report.bytes += byteCount }
     }
     var isSound = true
+    noteProgress(checkpoint)
     if checkpoint.nextBase == 0, !run.readIndexes() { return false }
     while let base = segments.bases.dropLast().first(where: { $0 >= checkpoint.nextBase }) {
       guard run.readSegment(base) else { return false }
       checkpoint.nextBase = base + 1
+      noteProgress(checkpoint)
       isSound = isSound && state.withLock { $0.fresh.isEmpty }
       // Behind a damaged file, progress is not recorded.
       if isSound { write(checkpoint) }
@@ -100,10 +102,17 @@ final class ScrubLoop: Sendable {
     if isSound { write(checkpoint) }
     state.withLock { state in
       state.report.rounds += 1
+      state.report.progress = 1
       state.report.findings = state.fresh
       state.fresh = []
     }
     return true
+  }
+
+  private func noteProgress(_ checkpoint: Checkpoint) {
+    let finished = segments.bases.dropLast()
+    let done = finished.partitionPoint { $0 >= checkpoint.nextBase }
+    state.withLock { $0.report.progress = finished.isEmpty ? 1 : Double(done) / Double(finished.count) }
   }
 
   private func note(_ damage: Damage) {
