@@ -8,8 +8,8 @@ ARGUMENTS ?=
 SIMULATIONS ?= 20000
 # The folders from the bottom up; none refers to one above it: docs/ARCHITECTURE.md.
 LOGSTORE_LAYERS = Types,Disk,Format,Segment,Index,Log,Commit,Backup,Repair,Store,Subscription
-REGISPAY_LAYERS = Foundation,JSON,Logging,SQLite,Payment,Store,Security,Providers,Projection,Processing,Webhooks,HTTPServer,HTTP,Web,$\
-	Simulator,Client,Load,Server
+REGISPAY_LAYERS = Foundation,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,Projection,Processing,Webhooks,$\
+	HTTPServer,HTTP,Web,Simulator,Client,Load,Server
 # The package manager passes traits to the compiler in the order of a hash table. With hashes of a new seed each time, the
 # command lines differ, and every build would compile Hummingbird and all above it again. Only for builds: a server's hashes need
 # their random seed.
@@ -21,9 +21,9 @@ BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config
 BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
 # A Python environment and openssl: a package of PyPI verifies webhooks, and they go over TLS.
-# curl, ab, wrk and h2load: HTTP clients that others wrote.
+# curl, ab, wrk and h2load: HTTP clients that others wrote. prometheus: what reads the metrics, and checks them.
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
-	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client
+	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus
 
 .PHONY: run test soak hanging simulate planted-bugs fuzz fuzz-briefly sanitize bench format lint clean build-dependencies \
 	bench-dependencies test-dependencies

@@ -30,6 +30,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
     .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
@@ -75,6 +76,7 @@ let package = Package(
         .product(name: "HeapModule", package: "swift-collections", condition: server),
         .product(name: "Crypto", package: "swift-crypto", condition: server),
         .product(name: "Logging", package: "swift-log", condition: server),
+        .product(name: "CoreMetrics", package: "swift-metrics", condition: server),
         .product(name: "Hummingbird", package: "hummingbird", condition: server),
         .product(name: "GRDB", package: "GRDB.swift", condition: server),
         .product(name: "GRDBSQLite", package: "GRDB.swift", condition: server),
@@ -97,6 +99,7 @@ let package = Package(
       dependencies: [
         "CStart", "LogStore", "RegisPay",
         .product(name: "ArgumentParser", package: "swift-argument-parser", condition: server),
+        .product(name: "CoreMetrics", package: "swift-metrics", condition: server),
         .product(name: "Logging", package: "swift-log", condition: server),
       ],
       swiftSettings: strict),
@@ -123,6 +126,7 @@ let package = Package(
       dependencies: [
         "RegisPay",
         "SeededRandom",
+        .product(name: "CoreMetrics", package: "swift-metrics", condition: server),
         .product(name: "GRDB", package: "GRDB.swift", condition: server),
         .product(name: "Logging", package: "swift-log", condition: server),
         .product(name: "Hummingbird", package: "hummingbird", condition: server),
