@@ -1,5 +1,6 @@
 import ArgumentParser
 import CStart
+import CoreMetrics
 import Foundation
 import Logging
 import RegisPay
@@ -27,6 +28,18 @@ struct Serve: AsyncParsableCommand {
 
   @Option(help: "The port to listen on; 0 means any free port.")
   var port: UInt16 = 8080
+
+  @Option(
+    help: ArgumentHelp(
+      "Also serve /metrics and /alive, and nothing else, on this address, without a key.",
+      discussion: "Without this option /metrics is on --port alone, for keys with scope read.", valueName: "host:port"),
+    transform: { text in
+      guard let address = ServerOptions.Address(text) else {
+        throw ValidationError("--metrics-address must be a host and a port, such as 127.0.0.1:9464 or [::1]:9464")
+      }
+      return address
+    })
+  var metricsAddress: ServerOptions.Address?
 
   @Option(help: ArgumentHelp("The PSP's base URL; the default is the built-in simulator.", valueName: "url"))
   var pspURL: String?
@@ -137,6 +150,7 @@ struct Serve: AsyncParsableCommand {
     options.host = host
     options.allowsGroup = groupAccess
     options.port = Int(port)
+    options.metricsAddress = metricsAddress
     options.segmentBytes = segmentBytes ?? options.segmentBytes
     options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
     options.scrubBytesPerSecond = scrubRate
@@ -150,8 +164,11 @@ struct Serve: AsyncParsableCommand {
     options.limits = limitArguments.limits(isLoopback: options.isLoopback)
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
+    let metrics = MetricsRegistry()
+    // From now on the metrics of libraries arrive there too.
+    MetricsSystem.bootstrap(metrics)
     do {
-      try await Server.open(options, logger: logger).run(
+      try await Server.open(options, logger: logger, metrics: metrics).run(
         stopSignals: [.sigterm, .sigint] + (cstart_is_ignored(SIGHUP) ? [] : [.sighup]),
         onOverdue: { [stopTimeout] in
           // As after kill -9, no acknowledged payment is lost.

@@ -304,6 +304,7 @@ def cases(options):
         "`webhooks`": get("/api/v1/webhooks"),
         "`POST webhooks`, 60 KiB": post("/api/v1/webhooks", keys),
         "`/health`": get("/health"),
+        "`/metrics`": get("/metrics"),
         "`/openapi.json`": get("/openapi.json"),
         "`/`": get("/", Accept="text/html"),
         "`/assets/page.js`": get("/assets/page.js"),

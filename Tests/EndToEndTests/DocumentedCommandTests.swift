@@ -148,6 +148,19 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: the metrics pass Prometheus' own check, which prints what it finds")
+  func metrics() async throws {
+    try await withServer { folder, server in
+      let block = try CommandBlock.first(Self.operations, "Metrics", "curl")
+      let printed = try await block.run(in: folder, replacing: [Self.address: server.url])
+      let lines = printed.split(separator: "\n").filter {
+        !$0.hasPrefix("#") && !$0.hasPrefix("regispay_consumer_lag_seconds")
+      }
+      #expect(lines == [], "a finding")
+      #expect(printed.contains("regispay_consumer_lag_seconds{consumer=\"payment-list\"}"))
+    }
+  }
+
   @Test("PROVIDERS: the simulator speaks the documented protocol")
   func provider() async throws {
     try await withServer { folder, server in

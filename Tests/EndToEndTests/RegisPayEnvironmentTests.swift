@@ -222,22 +222,6 @@ struct RegisPayEnvironmentTests {
     }
   }
 
-  /// A port that was free just now: a server whose standard output is closed can't tell its own.
-  private func freePort() throws -> Int {
-    let (descriptor, port) = try boundSocket()
-    close(descriptor)
-    return port
-  }
-
-  /// A socket with a port of its own. The caller closes it.
-  private func boundSocket() throws -> (descriptor: Int32, port: Int) {
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    var address = sockaddr_in.loopback(port: 0)
-    let result = address.withSystemAddress { bind(descriptor, $0, $1.pointee) | getsockname(descriptor, $0, $1) }
-    try #require(result == 0)
-    return (descriptor, Int(UInt16(bigEndian: address.sin_port)))
-  }
-
   /// Processor time that a process has used, in hundredths of a second.
   private func processorTicks(_ pid: pid_t) throws -> Int {
     let fields = try String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8).split(separator: ")").last?.split(
@@ -246,4 +230,20 @@ struct RegisPayEnvironmentTests {
     let (user, system) = (fields.flatMap { Int($0[11]) }, fields.flatMap { Int($0[12]) })
     return try #require(user) + #require(system)
   }
+}
+
+/// A port that was free just now: for a program that can't tell its own.
+func freePort() throws -> Int {
+  let (descriptor, port) = try boundSocket()
+  close(descriptor)
+  return port
+}
+
+/// A socket with a port of its own. The caller closes it.
+private func boundSocket() throws -> (descriptor: Int32, port: Int) {
+  let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+  var address = sockaddr_in.loopback(port: 0)
+  let result = address.withSystemAddress { bind(descriptor, $0, $1.pointee) | getsockname(descriptor, $0, $1) }
+  try #require(result == 0)
+  return (descriptor, Int(UInt16(bigEndian: address.sin_port)))
 }

@@ -28,6 +28,9 @@ final class EventRoutes: Sendable {
     slots = StreamSlots(limit: limits.streams, limitPerClient: limits.streamsPerClient)
   }
 
+  /// Open streams.
+  var openCount: Int { slots.count }
+
   func add(to router: Routes) {
     router.handle("/api/v1/events", [.get: { request, context in try self.open(request, context) }])
   }

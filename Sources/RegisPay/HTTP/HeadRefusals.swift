@@ -25,7 +25,7 @@ struct HeadRefusals: Sendable {
     let route = path.flatMap { RouteAccess.needed($0, head.method) == nil ? nil : $0 }
     try access.checkHead(head, to: route, from: channel)
     try TargetMiddleware.check(uri, of: head.method, to: route)
-    guard route != nil else { throw .unrouted(uri.path) }
+    guard route != nil else { throw .unrouted(uri.path, methods: RouteAccess.methods(at: uri.path)) }
     try Self.checkEncoding(head)
   }
 
@@ -44,7 +44,7 @@ struct HeadRefusals: Sendable {
 
 extension Problem {
   /// No route takes the request: 405 if the path has other methods, otherwise 404.
-  static func unrouted(_ path: String) -> Problem {
-    RouteAccess.methods(at: path).map(methodNotAllowed) ?? .notFound("There is nothing at \(path).")
+  static func unrouted(_ path: String, methods: [HTTPRequest.Method]?) -> Problem {
+    methods.map(methodNotAllowed) ?? .notFound("There is nothing at \(path).")
   }
 }

@@ -5,8 +5,14 @@ import Hummingbird
 struct HealthRoutes: Sendable {
   let health: Health
 
-  func add(to router: Routes) {
+  static let alivePath = "/alive"
+
+  static func addAlive(to router: Routes) {
     router.handle("/alive", [.get: { _, _ in Response(text: "Healthy") }])
+  }
+
+  func add(to router: Routes) {
+    Self.addAlive(to: router)
     router.handle(
       "/health",
       [

@@ -19,6 +19,7 @@ enum RouteAccess: Sendable, Hashable {
     // For load balancers and supervisors, which have no keys.
     "/alive": [.get: .open],
     "/health": [.get: .open],
+    "/metrics": [.get: .scope(.read)],
     "/api/payment/create": [.post: .scope(.write)],
     "/api/v1/payments": [.get: .scope(.read), .post: .scope(.write)],
     "/api/v1/payments/{id}": [.get: .scope(.read)],

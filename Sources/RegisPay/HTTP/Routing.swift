@@ -17,6 +17,9 @@ extension RouterMethods<HTTPRequestContext> {
 
 /// Turns every error into `application/problem+json`, including unknown routes and unexpected errors.
 struct ProblemMiddleware: RouterMiddleware {
+  /// The methods of a path; nil if there is no route.
+  var methods: @Sendable (String) -> [HTTPRequest.Method]? = { RouteAccess.methods(at: $0) }
+
   func handle(
     _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
@@ -30,7 +33,7 @@ struct ProblemMiddleware: RouterMiddleware {
     } catch let error as HTTPError {
       let problem =
         error.status == .notFound
-        ? Problem.unrouted(request.uri.path)
+        ? Problem.unrouted(request.uri.path, methods: methods(request.uri.path))
         : Problem(status: error.status, name: "http-\(error.status.code)", detail: error.body ?? "")
       return try problem.response(from: request, context: context)
     } catch PaymentLogError.incomplete(let id, let missing) {

@@ -40,6 +40,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private let table: ConnectionTable
   private let internalToken: InternalToken
   private let checkHead: HeadCheck?
+  private let metrics: HTTPMetrics?
   private var connection: ConnectionTable.Connection?
   private var phase = Phase.serving
   private var reading = Reading.nothing
@@ -61,11 +62,17 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// The channel has asked to read, and must wait: see ``mayRead(_:)``.
   private var isReadWithheld = false
 
-  /// - Parameter checkHead: is asked for each request with a body, before the body is kept.
-  init(limits: HTTPLimits, table: ConnectionTable, internalToken: InternalToken, checkHead: HeadCheck? = nil) {
+  /// - Parameters:
+  ///   - metrics: counts what is refused.
+  ///   - checkHead: is asked for each request with a body, before the body is kept.
+  init(
+    limits: HTTPLimits, table: ConnectionTable, internalToken: InternalToken, metrics: HTTPMetrics? = nil,
+    checkHead: HeadCheck? = nil
+  ) {
     self.limits = limits
     self.table = table
     self.internalToken = internalToken
+    self.metrics = metrics
     self.checkHead = checkHead
   }
 
@@ -350,6 +357,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// requests.
   private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
     phase = .ending
+    metrics?.countRefusal(status: problem.status.code)
     deadlines.removeInput()
     body.release(to: table.unfinishedBodies)
     resumeReading(context)

@@ -20,7 +20,9 @@ where Responder.Context == HTTPRequestContext {
   let limits: HTTPLimits
   let table: ConnectionTable
   let internalToken: InternalToken
-  let checkHead: HeadCheck
+  /// nil: all bodies are read.
+  let checkHead: HeadCheck?
+  let metrics: HTTPMetrics
   let logger: Logger
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
@@ -29,9 +31,11 @@ where Responder.Context == HTTPRequestContext {
       try channel.syncOptions?.setOption(.writeBufferWaterMark, value: SocketEdge.waterMark)
       try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: SocketEdge.sendBufferBytes)
       let pipeline = channel.pipeline.syncOperations
-      try ConnectionGuard(limits: limits, table: table, internalToken: internalToken, checkHead: checkHead)
-        .addHandlers(to: pipeline)
-      let handler = HTTPServerHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), logger: self.logger)
+      let guardHandler = ConnectionGuard(
+        limits: limits, table: table, internalToken: internalToken, metrics: metrics, checkHead: checkHead)
+      try guardHandler.addHandlers(to: pipeline)
+      let handler = HTTPServerHandler(
+        responder: responder, idleTime: TimeAmount(limits.idleTime), metrics: metrics, logger: self.logger)
       try pipeline.addHandler(handler)
       return Value(channel: channel, handler: NIOLoopBound(handler, eventLoop: channel.eventLoop))
     }

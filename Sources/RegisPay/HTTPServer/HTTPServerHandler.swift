@@ -28,6 +28,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
 
   private let responder: Responder
   private let idleTime: TimeAmount
+  private let metrics: HTTPMetrics?
   private let logger: Logger
   private var state = State.idle(nil)
   private var executor: LoopExecutor?
@@ -43,9 +44,10 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
   /// The response has no length: it lasts until the client closes the connection.
   private var isUnbounded = false
 
-  init(responder: Responder, idleTime: TimeAmount, logger: Logger) {
+  init(responder: Responder, idleTime: TimeAmount, metrics: HTTPMetrics? = nil, logger: Logger) {
     self.responder = responder
     self.idleTime = idleTime
+    self.metrics = metrics
     self.logger = logger
   }
 
@@ -205,9 +207,13 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
     let request = Request(head: head, body: RequestBody(buffer: body))
     let channel = context.channel
     let requestContext = Responder.Context(source: ApplicationRequestContextSource(channel: channel, logger: logger))
-    let task = Task(executorPreference: executor) { [responder, logger] in
+    let start = MonotonicTime.nanoseconds
+    let task = Task(executorPreference: executor) { [responder, metrics, logger] in
       do {
         let response = try await responder.respond(to: request, context: requestContext)
+        metrics?.record(
+          route: requestContext.endpointPath, head.method, status: response.status.code,
+          nanoseconds: MonotonicTime.nanoseconds - start, traceParent: head.headerFields[.traceParent])
         try await writer.write(response)
       } catch {
         // Responders turn errors into responses, so this is a connection that was lost during a response.
@@ -291,4 +297,9 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
       context.close(mode: .output, promise: nil)
     }
   }
+}
+
+extension HTTPField.Name {
+  // A token by RFC 9110, which is all that the initialiser asks.
+  fileprivate static let traceParent = HTTPField.Name("traceparent")!
 }

@@ -86,6 +86,8 @@ public final class Breaker: Sendable {
     /// The share of recent calls that failed, without outages.
     var failureShare = 0.0
     var reason: String?
+    /// Times that failures opened the breaker, failed trials included.
+    var openings: UInt64 = 0
 
     mutating func open(until end: Instant) {
       state = .open(until: end)
@@ -111,6 +113,9 @@ public final class Breaker: Sendable {
   }
 
   public var state: State { internals.withLock { $0.state } }
+
+  /// Times that failures opened it, failed trials included.
+  var openings: UInt64 { internals.withLock { $0.openings } }
 
   /// The state, and why the last call failed; the reason is nil while the breaker is closed.
   var status: (state: State, reason: String?) {
@@ -177,6 +182,7 @@ public final class Breaker: Sendable {
         return Judgement(didOpen: false, isOutage: isOutage)
       }
       internals.open(until: now + options.openDuration)
+      internals.openings += 1
       return Judgement(didOpen: true, isOutage: isOutage)
     }
   }

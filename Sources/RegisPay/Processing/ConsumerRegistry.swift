@@ -11,7 +11,15 @@ final class ConsumerRegistry: Sendable {
     var nextOffset: UInt64 = 0
   }
 
+  /// A circuit breaker with the names that metrics give it: the service, and the step if it is that of a step's address.
+  struct NamedBreaker: Sendable {
+    var service: String
+    var step: PaymentStep?
+    var breaker: Breaker
+  }
+
   private let consumers = Mutex<[StepConsumer]>([])
+  private let namedBreakers = Mutex<[NamedBreaker]>([])
   private let completionSubscription = Mutex<Subscription?>(nil)
 
   func set(completion: Subscription) { completionSubscription.withLock { $0 = completion } }
@@ -23,6 +31,11 @@ final class ConsumerRegistry: Sendable {
   }
 
   func set(_ consumers: [StepConsumer]) { self.consumers.withLock { $0 = consumers } }
+
+  func set(breakers: [NamedBreaker]) { namedBreakers.withLock { $0 = breakers } }
+
+  /// All breakers; empty until the server listens.
+  var breakers: [NamedBreaker] { namedBreakers.withLock { $0 } }
 
   /// The status of each step consumer; empty until the server listens.
   var statuses: [StepConsumer.Status] {

@@ -59,6 +59,7 @@ struct StepCall: Sendable {
   let breakers: Breakers
   let health: Health
   let tries: Tries
+  let metrics: StepMetrics.Step
   let options: StepConsumer.Options
   let clock: ContinuousClock
   let logger: Logger
@@ -73,6 +74,7 @@ struct StepCall: Sendable {
     let (ending, mayHaveHappened) = await carryOut(
       work, pass, ownFailures: ownFailures, wasTriedHere: wasTriedHere, stop: stop, checkpoint: checkpoint)
     tries.end(work.id, work.work, mayHaveHappened: mayHaveHappened)
+    if case .retry = ending { metrics.retries.add() }
     return ending
   }
 
@@ -110,7 +112,7 @@ struct StepCall: Sendable {
       return await conclude(
         command, of: work, as: known, isAccepted: false, mayHaveHappened: wasTriedHere, checkpoint)
     }
-    let outcome = await CallStop.$current.withValue(stop) { await provider.perform(work.work, for: known.payment) }
+    let outcome = await call(work, of: known.payment, stop)
     if case .retry = outcome, let ending = interrupted(pass, stop) { return (ending, true) }
     // Another try in flight beside this one may have been carried out meanwhile.
     let mayHaveHappened = wasTried || tries.mayHaveHappenedBeside(work.id, work.work)
@@ -132,6 +134,16 @@ struct StepCall: Sendable {
         isExhausted: isExhausted(failure, isOutage: isOutage, ownFailures: ownFailures))
     else { return (.retry(failure, isOutage: isOutage), failure.mayHaveHappened) }
     return await conclude(command, of: work, as: known, isAccepted: false, mayHaveHappened: true, checkpoint)
+  }
+
+  /// Makes the call, and counts it.
+  private func call(_ work: StepWork, of payment: Payment, _ stop: CallStop) async -> CallOutcome {
+    let start = MonotonicTime.nanoseconds
+    let outcome = await CallStop.$current.withValue(stop) { await provider.perform(work.work, for: payment) }
+    var result = StepMetrics.CallResult(outcome)
+    if case .retry = outcome, stop.isStopped || Task.isCancelled { result = .abandoned }
+    metrics.count(result, nanoseconds: MonotonicTime.nanoseconds - start)
+    return outcome
   }
 
   /// The ending of a call that we ended before it had an outcome; nil for any other call. Such a call says nothing about the other
@@ -205,6 +217,7 @@ struct StepCall: Sendable {
   /// that the step is resumed when the payment can be read again; see ``SkippedWork``.
   private func skip(_ work: StepWork, _ error: PaymentLogError, _ checkpoint: Checkpoint) async -> StepEnding {
     health.countSkippedEvent()
+    metrics.count(.skipped)
     log.damage.skip(work.id, work.work, reason: "\(error)")
     // Work with a wait on the log is loaded again.
     guard case .read = work else { return .finished(isAccepted: false) }
@@ -240,6 +253,7 @@ struct StepCall: Sendable {
         if failures > 0 { log.gate.release(didAppend: true) }
         switch executed {
         case .appended:
+          metrics.count(StepMetrics.Outcome(command))
           if case .delay = command { tries.forget(work.id, work.work) }
           return .finished(isAccepted: isAccepted, committed: checkpoint)
         case .refused(let refusal):

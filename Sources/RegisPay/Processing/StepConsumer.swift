@@ -15,13 +15,13 @@ public actor StepConsumer {
   /// How soon to load due work again after there was more of it than fits: the list follows the log with a delay.
   private static let delayedPoll = Duration.milliseconds(250)
 
-  private let step: PaymentStep
+  let step: PaymentStep
   private let filter: StepFilter
   private let cursorName: String
   private let log: PaymentLog
   private let delayedWork: DelayedWorkLoader
   private let call: StepCall
-  private let breakers: Breakers
+  let breakers: Breakers
   private let retryStatus: RetryStatus
   private let health: Health
   private let options: Options
@@ -49,15 +49,13 @@ public actor StepConsumer {
   private var isStopping = false
   private var timer: ContinuousClock.Instant?
 
-  /// The name of the step's durable cursor.
-  public static func cursorName(of step: PaymentStep) -> String { "payment-\(step.rawValue)" }
-
   /// - Parameters:
   ///   - step: decides which events the consumer handles, and its cursor's name.
   ///   - breaker: shared by all consumers that call the same dependency.
   public init(
     _ step: PaymentStep, log: PaymentLog, delays: any DelayedWork, provider: any StepProvider, breaker: Breaker,
-    retryStatus: RetryStatus, health: Health, tries: Tries = .init(), options: Options = .init(), logger: Logger
+    retryStatus: RetryStatus, health: Health, tries: Tries = .init(), options: Options = .init(),
+    metrics: StepMetrics = .init(), logger: Logger
   ) {
     self.step = step
     self.cursorName = Self.cursorName(of: step)
@@ -75,7 +73,7 @@ public actor StepConsumer {
       logger: logger)
     call = StepCall(
       log: log, cursorName: cursorName, provider: provider, breakers: breakers, health: health, tries: tries,
-      options: options, clock: clock, logger: logger)
+      metrics: metrics[step], options: options, clock: clock, logger: logger)
     // Until `run()` knows the checkpoint.
     subscription = log.follower.subscription(from: 0)
     window = InFlightWindow(limit: options.unfinishedLimit)

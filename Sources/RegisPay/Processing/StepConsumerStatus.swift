@@ -1,4 +1,7 @@
 extension StepConsumer {
+  /// The name of the step's durable cursor.
+  public static func cursorName(of step: PaymentStep) -> String { "payment-\(step.rawValue)" }
+
   /// How far the consumer is, for the API.
   public struct Status: Sendable {
     public var step: PaymentStep

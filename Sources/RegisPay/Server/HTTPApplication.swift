@@ -10,20 +10,36 @@ struct HTTPApplication {
   let logger: Logger
 
   /// - Parameter onRunning: called with the address once the server listens.
-  func make(_ parts: ServerParts, onRunning: @escaping @Sendable (String) -> Void) -> some ApplicationProtocol {
+  func make(
+    _ parts: ServerParts, metrics: MetricsRoutes, onRunning: @escaping @Sendable (String) -> Void
+  ) -> some ApplicationProtocol {
     let access = access(parts)
-    let responder = routes(parts, access).buildResponder()
+    let events = EventRoutes(follower: parts.log.follower, limits: options.limits)
+    let responder = routes(parts, access, events, metrics).buildResponder()
     let refusals = HeadRefusals(access: access)
-    let (limits, internalToken) = (options.limits, parts.internalToken)
+    let (limits, internalToken, httpMetrics) = (options.limits, parts.internalToken, parts.httpMetrics)
     let table = ConnectionTable(
       limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes,
       unfinishedBodies: UnfinishedBodies(limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
+    parts.registry.add {
+      [
+        .gauge("regispay_http_connections", "Open connections of clients.", table.count),
+        .gauge(
+          "regispay_http_unread_bytes", "Responses that wait in memory for clients that don't read.",
+          table.unread.byteCount),
+        .gauge(
+          "regispay_http_unfinished_body_bytes", "Bodies in memory that have not arrived completely.",
+          table.unfinishedBodies.byteCount),
+        .gauge("regispay_event_streams", "Open event streams.", events.openCount),
+      ]
+    }
     return Application(
       responder: responder,
       server: HTTPServerBuilder { [logger] _ in
         HTTPServerChannel(
           responder: responder, limits: limits, table: table, internalToken: internalToken,
-          checkHead: { head, channel in refusals.problem(with: head, from: channel) }, logger: logger)
+          checkHead: { head, channel in refusals.problem(with: head, from: channel) }, metrics: httpMetrics,
+          logger: logger)
       },
       configuration: .init(address: .hostname(options.host, port: options.port)),
       onServerRunning: { [options] channel in
@@ -31,7 +47,9 @@ struct HTTPApplication {
       }, logger: logger)
   }
 
-  private func routes(_ parts: ServerParts, _ access: AccessMiddleware) -> Routes {
+  private func routes(
+    _ parts: ServerParts, _ access: AccessMiddleware, _ events: EventRoutes, _ metrics: MetricsRoutes
+  ) -> Routes {
     let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware())
     routes.add(middleware: access)
@@ -43,7 +61,8 @@ struct HTTPApplication {
       log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
       projection: projection, retryStatus: parts.retryStatus
     ).add(to: routes)
-    EventRoutes(follower: log.follower, limits: options.limits).add(to: routes)
+    events.add(to: routes)
+    metrics.add(to: routes)
     ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
       .add(to: routes)
     LoggingRoutes(level: options.logLevel).add(to: routes)

@@ -24,12 +24,21 @@ struct Processing: Service {
       authorization: options.notificationsURL == nil ? parts.internalToken.authorization : nil)
     defer { notifications.close() }
     let pspBreaker = Breaker(name: "the PSP", options: options.breaker)
+    let notificationBreaker = Breaker(name: "the notification service", options: options.breaker)
     let consumers = [
       consumer(.create, psp, pspBreaker), consumer(.settle, psp, pspBreaker), consumer(.cancel, psp, pspBreaker),
       consumer(.refund, psp, pspBreaker),
-      consumer(.notify, notifications, Breaker(name: "the notification service", options: options.breaker)),
+      consumer(.notify, notifications, notificationBreaker),
     ]
     parts.consumers.set(consumers)
+    parts.consumers.set(
+      breakers: [
+        .init(service: "psp", breaker: pspBreaker), .init(service: "notifications", breaker: notificationBreaker),
+      ]
+        + consumers.map { consumer in
+          let service = consumer.breakers.dependency === pspBreaker ? "psp" : "notifications"
+          return .init(service: service, step: consumer.step, breaker: consumer.breakers.address)
+        })
     let completion = CompletionConsumer(
       log: parts.log, health: parts.health, registry: parts.consumers, cursorInterval: options.consumer.cursorInterval,
       logger: logger)
@@ -58,6 +67,6 @@ struct Processing: Service {
     StepConsumer(
       step, log: parts.log, delays: parts.projection, provider: CarefulProvider(provider: provider, start: parts.start),
       breaker: breaker, retryStatus: parts.retryStatus, health: parts.health, tries: tries, options: options.consumer,
-      logger: logger)
+      metrics: parts.stepMetrics, logger: logger)
   }
 }

@@ -44,6 +44,9 @@ struct Scrubbing: Sendable {
     }
   }
 
+  /// What the scrub of a log has done; nil if scrubbing is off.
+  func report(of log: String) -> Scrub.Report? { scrubs.first { $0.name == log }?.scrub.report }
+
   /// Call it before the stores are closed.
   func stop() {
     for entry in scrubs { entry.scrub.stop() }

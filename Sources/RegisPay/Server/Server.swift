@@ -15,17 +15,23 @@ public struct Server: Sendable {
   private let simulator: Simulator
   private let timeKeeper: TimeKeeper
   private let logger: Logger
+  private let metrics: MetricsRegistry
   private let stops = AsyncStream<Void>.makeStream()
 
-  /// The most threads that a server has at once, rounded up: 30 on two processors under load. The libraries that start them end the
+  /// The most threads that a server has at once, rounded up: 35 on two processors under load. The libraries that start them end the
   /// process when the system refuses one, so a program checks first.
-  public static let neededThreads = 32 + 4 * System.coreCount
+  public static let neededThreads = 36 + 4 * System.coreCount
 
   /// Opens the logs. Blocks while their tails are read.
   ///
-  /// - Parameter logger: where lines go; ``ServerOptions/logLevel`` decides which do.
-  public static func open(_ options: ServerOptions, logger: Logger) throws(ServerError) -> Server {
+  /// - Parameters:
+  ///   - logger: where lines go; ``ServerOptions/logLevel`` decides which do.
+  ///   - metrics: gets the server's metrics, beside those that libraries make with it; one for each server.
+  public static func open(
+    _ options: ServerOptions, logger: Logger, metrics: MetricsRegistry = MetricsRegistry()
+  ) throws(ServerError) -> Server {
     RequestThreads.start()
+    MetricsThreads.start()
     var (options, logger) = (options, logger)
     logger.handler = LevelLogHandler(logger.handler, options.logLevel)
     options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
@@ -37,6 +43,7 @@ public struct Server: Sendable {
       throw .directory(options.directory, reason: "\(error)")
     }
     try checkKeys(options, logger)
+    try checkMetrics(options)
     if !LostLog.hasLog(options.directory + "/payments") { try LostLog.check(options.directory) }
     do throws(PrivateFiles.Failure) {
       try PrivateFiles.makeDirectory(options.directory, mode: options.allowsGroup ? 0o750 : 0o700)
@@ -52,7 +59,7 @@ public struct Server: Sendable {
       let log = PaymentLog(store, times: times, logger: logger)
       return Server(
         options: options, log: log, simulator: Simulator(store: simulatorStore, logger: logger),
-        timeKeeper: TimeKeeper(options.directory, log, logger: logger), logger: logger)
+        timeKeeper: TimeKeeper(options.directory, log, logger: logger), logger: logger, metrics: metrics)
     } catch {
       throw .store(error)
     }
@@ -68,6 +75,13 @@ public struct Server: Sendable {
     guard options.isInsecure else { throw .noKeys(host: options.host) }
     logger.warning(
       "no valid API key exists, and other machines may reach this address", metadata: ["host": "\(options.host)"])
+  }
+
+  private static func checkMetrics(_ options: ServerOptions) throws(ServerError) {
+    guard let address = options.metricsAddress, !ListenAddress.isLoopback(address.host), !options.isInsecure else {
+      return
+    }
+    throw .openMetrics(host: address.host)
   }
 
   private static func open(
@@ -148,10 +162,12 @@ public struct Server: Sendable {
     }
     let parts = ServerParts(
       log: log, simulator: simulator, health: health, start: start, projection: projection, webhooks: webhooks,
-      keys: keys)
+      keys: keys, registry: metrics)
+    let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
+    serverMetrics.register()
     var failure: ServerError?
     do {
-      try await serviceGroup(parts, stopSignals, deadline, onReady: onReady).run()
+      try await serviceGroup(parts, serverMetrics, stopSignals, deadline, onReady: onReady).run()
     } catch {
       failure = serverError(error)
     }
@@ -198,19 +214,28 @@ public struct Server: Sendable {
   }
 
   private func serviceGroup(
-    _ parts: ServerParts, _ stopSignals: [UnixSignal], _ deadline: StopDeadline,
+    _ parts: ServerParts, _ metrics: ServerMetrics, _ stopSignals: [UnixSignal], _ deadline: StopDeadline,
     onReady: @escaping @Sendable (String) -> Void
   ) -> ServiceGroup {
     let address = AsyncStream<String>.makeStream()
     var quietLogger = logger
     quietLogger.handler = LibraryLogHandler(handler: logger.handler)
-    let application = HTTPApplication(options: options, logger: quietLogger).make(parts) { url in
+    let metricsRoutes = MetricsRoutes(registry: parts.registry)
+    let application = HTTPApplication(options: options, logger: quietLogger).make(parts, metrics: metricsRoutes) {
+      url in
       address.continuation.yield(url)
       onReady(url)
     }
     // Stopped from the last to the first: consumers while the simulators still respond, then the requests, and last the parts that
     // requests use.
-    let services: [any Service] = [
+    let metricsListener = options.metricsAddress.map {
+      MetricsListener(
+        address: $0, options: options, routes: metricsRoutes, metrics: parts.httpMetrics, logger: quietLogger,
+        notices: logger)
+    }
+    var services: [any Service] = metricsListener.map { [$0] } ?? []
+    services += [
+      PartService { await metrics.run() },
       PartService { await BackgroundThread.run { await parts.projection.run() } },
       PartService { [directory = options.directory, reader = log.reader, logger] in
         await LostLog.keepMark(in: directory, reader, logger: logger)
@@ -268,6 +293,7 @@ public struct Server: Sendable {
 
   private func serverError(_ error: any Error) -> ServerError? {
     switch error {
+    case let error as ServerError: error
     case let error as IOError where error.errnoCode == EADDRINUSE:
       .addressInUse(host: options.host, port: options.port)
     case let error as IOError: .listen(host: options.host, port: options.port, reason: error.description)

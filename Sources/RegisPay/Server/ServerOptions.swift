@@ -11,6 +11,9 @@ public struct ServerOptions: Sendable {
   public var host = "127.0.0.1"
   /// 0 lets the system choose one.
   public var port = 8080
+  /// A further address, which serves only `/metrics` and `/alive` and asks for no key; nil for none. `/metrics` is on ``port`` in any
+  /// case, for keys with scope `read`. One that is not loopback needs ``isInsecure``.
+  public var metricsAddress: Address?
   /// Where the PSP is; nil for the simulator in this server.
   public var pspURL: String?
   /// Where the notification service is; nil for the simulator in this server.
@@ -51,6 +54,32 @@ public struct ServerOptions: Sendable {
 
   public init(directory: String) { self.directory = directory }
 
+  /// A host and a port, which may be 0 for any free one.
+  public struct Address: Sendable, Hashable {
+    public var host: String
+    public var port: Int
+
+    public init(host: String, port: Int) {
+      self.host = host
+      self.port = port
+    }
+
+    /// Reads `host:port`, or `[address]:port` for IPv6; nil for anything else.
+    public init?(_ text: String) {
+      guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
+        return nil
+      }
+      var host = text[..<colon]
+      if host.hasPrefix("["), host.hasSuffix("]") {
+        host = host.dropFirst().dropLast()
+      } else if host.contains(":") {
+        return nil
+      }
+      guard !host.isEmpty else { return nil }
+      self.init(host: String(host), port: Int(port))
+    }
+  }
+
   /// Only programs on this machine can reach the server.
   public var isLoopback: Bool { ListenAddress.isLoopback(host) }
 }
@@ -64,10 +93,13 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case keys(KeyStoreError)
   /// Other machines can reach the address, and no key protects it.
   case noKeys(host: String)
+  /// Other machines can reach the address of the metrics, which asks for no key.
+  case openMetrics(host: String)
   case directory(String, reason: String)
   /// The payments log is missing or empty, and a file beside it (the witness) tells of a log with at least this number of events.
   case lostLog(directory: String, witness: String, events: UInt64, others: [String])
-  case addressInUse(host: String, port: Int)
+  /// - Parameter option: the one that names the port.
+  case addressInUse(host: String, port: Int, option: String = "--port")
   case listen(host: String, port: Int, reason: String)
   case stopped(reason: String)
 
@@ -81,13 +113,16 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
     case .noKeys(let host):
       "other machines can reach \(host), and there is no valid key; create one with regispay keys create, or add --insecure"
         + " to let everybody in"
+    case .openMetrics(let host):
+      "other machines can reach \(host), and --metrics-address asks for no key: name a loopback address, let the scraper use the"
+        + " main port with a key that has scope read, or add --insecure to show the metrics to everybody"
     case .directory(let path, let reason): "can't use \(path) as data directory: \(reason)"
     case .lostLog(let directory, let witness, let events, let others):
       "\(directory)/payments, the payments log, is missing or empty, and \(witness) tells of a log with \(events) events"
         + " or more: restore the log (logstore restore), or, to begin with an empty one, move these out of \(directory) first:"
         + " \(others.joined(separator: ", "))"
-    case .addressInUse(let host, let port):
-      "port \(port) of \(host) is in use by another program; stop that one or choose another port with --port"
+    case .addressInUse(let host, let port, let option):
+      "port \(port) of \(host) is in use by another program; stop that one or choose another port with \(option)"
     case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"
     case .stopped(let reason): "stopped: \(reason)"
     }

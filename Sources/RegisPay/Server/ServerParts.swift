@@ -13,4 +13,8 @@ struct ServerParts: Sendable {
   let internalToken = InternalToken()
   let retryStatus = RetryStatus()
   let consumers = ConsumerRegistry()
+  let registry: MetricsRegistry
+  let httpMetrics = HTTPMetrics(
+    routes: RouteAccess.all.map { path, methods in (path, Set(methods.keys.map(\.rawValue))) })
+  let stepMetrics = StepMetrics()
 }

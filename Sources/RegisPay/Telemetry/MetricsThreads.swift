@@ -37,7 +37,7 @@ final class BoundedRead: Sendable {
   private let limit: Duration
 
   /// - Parameter limit: how long a caller waits. Prometheus gives up after ten seconds.
-  init(limit: Duration = .seconds(1)) { self.limit = limit }
+  init(limit: Duration = .seconds(2)) { self.limit = limit }
 
   /// - Returns: nil if the read takes longer, or an earlier one still runs.
   func value<Value: Sendable>(_ read: @escaping @Sendable () async -> Value) async -> Value? {

@@ -217,6 +217,7 @@ extension EndpointWorker {
   }
 
   func note(_ delivery: WebhookDelivery) -> [WebhookChange] {
+    metrics.count(delivery.outcome)
     deliveriesSinceTrim += 1
     guard deliveriesSinceTrim > options.deliveryLimit / 10 else { return [.delivery(id: id, delivery)] }
     deliveriesSinceTrim = 0

@@ -38,6 +38,7 @@ actor EndpointWorker {
   let clock: WebhookClock
   let sender: WebhookSender
   let warnings: WebhookWarnings
+  let metrics: WebhookMetrics
   let carefulStart: CarefulStart
   private let logEndAtStart: UInt64
   /// A try to this endpoint has ended in this process, so a call to it does not crash the process every time.
@@ -78,7 +79,7 @@ actor EndpointWorker {
 
   init(
     _ stored: WebhookTable.StoredEndpoint, log: PaymentLog, journal: WebhookJournal, options: WebhookOptions,
-    warnings: WebhookWarnings, start: CarefulStart, logger: Logger
+    warnings: WebhookWarnings, metrics: WebhookMetrics, start: CarefulStart, logger: Logger
   ) {
     let reading = options.clock.read()
     lastReading = reading
@@ -95,6 +96,7 @@ actor EndpointWorker {
     self.log = log
     self.journal = journal
     self.warnings = warnings
+    self.metrics = metrics
     self.options = options
     clock = options.clock
     sender = WebhookSender(options: options)

@@ -18,6 +18,7 @@ final class Webhooks: Service {
   private let log: PaymentLog
   private let journal: WebhookJournal
   private let warnings: WebhookWarnings
+  let metrics: WebhookMetrics
   private let start: CarefulStart
   private let logger: Logger
   /// In the order of registration.
@@ -71,13 +72,17 @@ final class Webhooks: Service {
     self.start = start
     let warnings = WebhookWarnings()
     self.warnings = warnings
+    let metrics = WebhookMetrics()
+    self.metrics = metrics
     self.log = log
     mark = Self.mark(on: log)
     self.journal = journal
     self.options = options
     self.logger = logger
     let workers = stored.map {
-      EndpointWorker($0, log: log, journal: journal, options: options, warnings: warnings, start: start, logger: logger)
+      EndpointWorker(
+        $0, log: log, journal: journal, options: options, warnings: warnings, metrics: metrics, start: start,
+        logger: logger)
     }
     self.workers = Mutex(workers)
     for worker in workers { started.continuation.yield(worker) }
@@ -173,7 +178,7 @@ final class Webhooks: Service {
     let progress = WebhookProgress(checkpoint: log.reader.endOffset)
     let worker = EndpointWorker(
       .init(endpoint: endpoint, progress: progress, waiting: []), log: log, journal: journal, options: options,
-      warnings: warnings, start: start, logger: logger)
+      warnings: warnings, metrics: metrics, start: start, logger: logger)
     // Counted before it is written, so that two concurrent calls can't exceed the limit.
     try workers.withLock { workers in
       guard workers.count < options.endpointLimit else { throw Refusal.tooMany(limit: options.endpointLimit) }

@@ -18,8 +18,11 @@ struct TestServer: Sendable {
   }
 
   /// Runs a server while `work` runs.
+  ///
+  /// - Parameter metrics: gets the server's metrics.
   static func run(
-    _ change: (inout ServerOptions) -> Void = { _ in }, _ work: @escaping @Sendable (TestServer) async throws -> Void
+    _ change: (inout ServerOptions) -> Void = { _ in }, metrics: MetricsRegistry = MetricsRegistry(),
+    _ work: @escaping @Sendable (TestServer) async throws -> Void
   ) async throws {
     try await withTemporaryFolder { folder in
       var options = ServerOptions(directory: folder + "/data")
@@ -29,7 +32,7 @@ struct TestServer: Sendable {
       options.consumer.backoff = Backoff(base: .milliseconds(10), cap: .milliseconds(50))
       options.breaker = .init(failureLimit: 5, openDuration: .milliseconds(50))
       change(&options)
-      let server = try Server.open(options, logger: silent)
+      let server = try Server.open(options, logger: silent, metrics: metrics)
       let addresses = AsyncStream<String>.makeStream()
       let run = Task {
         defer { addresses.continuation.finish() }

@@ -23,7 +23,7 @@ struct AccessTests {
     ("GET", "/notifications/api/faults", .read), ("PUT", "/notifications/api/faults", .operate),
     ("DELETE", "/notifications/api/faults", .operate), ("POST", "/toggle-errors", .operate),
     ("GET", "/psp/api/ledger", .read), ("GET", "/api/v1/consumers", .read), ("GET", "/openapi.json", nil),
-    ("GET", "/api/v1/logging", .operate), ("PUT", "/api/v1/logging", .operate),
+    ("GET", "/metrics", .read), ("GET", "/api/v1/logging", .operate), ("PUT", "/api/v1/logging", .operate),
     ("GET", "/api/v1/webhooks", .operate), ("POST", "/api/v1/webhooks", .operate),
     ("GET", "/api/v1/webhooks/\(id)", .operate), ("PATCH", "/api/v1/webhooks/\(id)", .operate),
     ("DELETE", "/api/v1/webhooks/\(id)", .operate), ("POST", "/api/v1/webhooks/\(id)/rotate", .operate),

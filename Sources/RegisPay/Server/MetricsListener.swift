@@ -1,0 +1,72 @@
+import Glibc
+import Hummingbird
+import HummingbirdCore
+import Logging
+import NIOCore
+import ServiceLifecycle
+
+/// A listener of its own for `/metrics` and `/alive`, without keys: for a scraper that has none (`--metrics-address`).
+struct MetricsListener: Service {
+  /// Connections; scrapers need a few. The descriptors for all others are shared out already.
+  private static let connectionLimit = 64
+
+  let address: ServerOptions.Address
+  let options: ServerOptions
+  let routes: MetricsRoutes
+  let metrics: HTTPMetrics
+  let logger: Logger
+  /// For the line that says where it listens; `logger` is that of the network's libraries.
+  let notices: Logger
+
+  func run() async throws {
+    do {
+      try await application().run()
+    } catch let error as IOError where error.errnoCode == EADDRINUSE {
+      throw ServerError.addressInUse(host: address.host, port: address.port, option: "--metrics-address")
+    } catch let error as IOError {
+      throw ServerError.listen(host: address.host, port: address.port, reason: error.description)
+    }
+  }
+
+  private func application() -> some ApplicationProtocol {
+    let router = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
+    router.add(
+      middleware: ProblemMiddleware { path in
+        [MetricsRoutes.path, HealthRoutes.alivePath].contains(path) ? RouteAccess.methods(at: path) : nil
+      })
+    router.add(
+      middleware: BrowserMiddleware(
+        browser: BrowserProtection(listeningOn: address.host, allowedHosts: options.allowedHosts)))
+    router.add(middleware: TargetMiddleware())
+    routes.add(to: router)
+    HealthRoutes.addAlive(to: router)
+    let responder = router.buildResponder()
+    let table = ConnectionTable(
+      limit: min(Self.connectionLimit, options.limits.connectionsPossible),
+      limitPerAddress: options.limits.connectionsPerAddress, unreadBytes: options.limits.unreadBytes)
+    return Application(
+      responder: responder,
+      server: HTTPServerBuilder { [limits = options.limits, metrics, logger] _ in
+        HTTPServerChannel(
+          responder: responder, limits: limits, table: table, internalToken: InternalToken(), checkHead: nil,
+          metrics: metrics, logger: logger)
+      },
+      configuration: .init(address: .hostname(address.host, port: address.port)),
+      onServerRunning: { [address, notices] channel in
+        let url = Server.url(host: address.host, port: channel.localAddress?.port ?? address.port)
+        notices.notice("metrics are at \(url)\(MetricsRoutes.path)")
+      }, logger: logger)
+  }
+}
+
+/// Refuses requests of other sites' pages, as the main listener does while it asks for no key.
+private struct BrowserMiddleware: RouterMiddleware {
+  let browser: BrowserProtection
+
+  func handle(
+    _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
+  ) async throws -> Response {
+    try browser.check(request.head, isPage: false)
+    return try await next(request, context)
+  }
+}

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Telemetry/HTTPMetrics.swift
