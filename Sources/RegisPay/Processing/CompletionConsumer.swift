@@ -28,6 +28,8 @@ public struct CompletionConsumer: Sendable {
     self.health = health
     self.registry = registry
     self.cursorInterval = cursorInterval
+    var logger = logger
+    logger[metadataKey: "consumer"] = "\(Self.cursorName)"
     self.logger = logger
   }
 
@@ -61,10 +63,17 @@ public struct CompletionConsumer: Sendable {
     guard event.type != IdempotencyRecord.eventType, SkippedWork.TypeName(rawValue: event.type) == nil else { return }
     do {
       guard case .completed = try PaymentEvent(type: event.type, payload: event.payload) else { return }
-      logger.info("payment completed", metadata: ["payment": "\(event.stream)", "offset": "\(event.offset)"])
+      logger.info("payment completed", metadata: fields(event))
     } catch {
       health.countSkippedEvent()
-      logger.warning("skipped an event", metadata: ["offset": "\(event.offset)", "reason": "\(error)"])
+      logger.warning("skipped an event", metadata: fields(event, reason: "\(error)"))
     }
+  }
+
+  private func fields(_ event: Event, reason: String? = nil) -> Logger.Metadata {
+    var fields: Logger.Metadata = ["offset": "\(event.offset)"]
+    if let payment = PaymentID(stream: event.stream) { fields["payment"] = "\(payment)" }
+    if let reason { fields["reason"] = "\(reason)" }
+    return fields
   }
 }

@@ -61,6 +61,8 @@ public final class PaymentProjection: Sendable {
     _ directory: String, log: PaymentLog, health: Health, limits: PaymentSearch.Limits, logger: Logger
   ) throws(ProjectionError) -> PaymentProjection {
     let path = directory + "/payments.sqlite"
+    var logger = logger
+    logger[metadataKey: "consumer"] = "\(name)"
     do throws(PrivateFiles.Failure) {
       try PrivateFiles.makeDirectory(directory)
     } catch {
@@ -259,7 +261,7 @@ public final class PaymentProjection: Sendable {
       let count = try advance(&known, limit: limit)
       if try makeIndexes() { return }
       guard count > 0 else {
-        health.report(Self.healthName, fault: nil)
+        health.report(Self.name, fault: nil)
         _ = try await subscription.waitForMore()
         return
       }
@@ -270,7 +272,7 @@ public final class PaymentProjection: Sendable {
         try? await Task.sleep(for: min(pause, Self.delayLimit))
       }
     } failed: { error in
-      health.report(Self.healthName, fault: "can't follow the log: \(error)")
+      health.report(Self.name, fault: "can't follow the log: \(error)")
       logger.error("the list of payments can't follow the log", metadata: ["error": "\(error)"])
       // Forgets what was applied and not written, and reads it again.
       known = RecentPayments(log: log)
@@ -278,7 +280,8 @@ public final class PaymentProjection: Sendable {
     }
   }
 
-  private static let healthName = "payment-list"
+  /// In `/health`, metrics and log lines.
+  static let name = "payment-list"
 
   /// Closes the file. No page can be asked for afterwards.
   public func close() {

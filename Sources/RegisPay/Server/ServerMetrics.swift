@@ -151,7 +151,7 @@ final class ServerMetrics: Sendable {
     if let completion = parts.consumers.completion {
       offsets.append((CompletionConsumer.cursorName, completion.nextOffset))
     }
-    offsets.append(("payment-list", projected.nextOffset))
+    offsets.append((PaymentProjection.name, projected.nextOffset))
     let enabled = (found?.endpoints ?? []).filter { $0.state != .disabled }
     if let last = enabled.map(\.nextOffset).min() { offsets.append(("webhooks", last)) }
     let list = MetricFamily.gauge(

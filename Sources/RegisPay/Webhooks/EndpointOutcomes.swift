@@ -37,11 +37,11 @@ extension EndpointWorker {
       carefulStart.conclude(WebhookAttempt.carefulName(id))
     case .logUnreadable(let reason):
       // Not a failure of the endpoint.
-      logger.error("can't read an event for a webhook", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+      logger.error("can't read an event for a webhook", metadata: fields(offset, ended, reason))
       scheduleRetry(offset, attempts: tryCount(of: offset), after: 5_000_000, ended)
       record([waitChange(offset), checkpointChange()].compactMap { $0 })
     case .undeliverable(let reason):
-      logger.error("event can't be sent to a webhook", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+      logger.error("event can't be sent to a webhook", metadata: fields(offset, ended, reason))
       forget(offset)
       record([.done(id: id, offset: offset), checkpointChange()])
     }
@@ -80,12 +80,19 @@ extension EndpointWorker {
     let pause: UInt64 = 1_000_000
     let now = self.now()
     if !waitsForRoom {
-      logger.notice("webhook messages wait for room", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+      logger.notice("webhook messages wait for room", metadata: fields(offset, ended, reason))
     }
     waitsForRoom = true
     progress.heldUntilMicroseconds = max(progress.heldUntilMicroseconds, now + pause)
     scheduleRetry(offset, attempts: tryCount(of: offset), after: pause, ended)
     record([waitChange(offset), checkpointChange()].compactMap { $0 })
+  }
+
+  /// The fields of a log line about a message.
+  private func fields(_ offset: UInt64, _ ended: WebhookAttempt.Ended, _ reason: String) -> Logger.Metadata {
+    var fields: Logger.Metadata = ["offset": "\(offset)", "reason": "\(reason)"]
+    if let payment = ended.payment { fields["payment"] = "\(payment)" }
+    return fields
   }
 
   private func tryCount(of offset: UInt64) -> Int { waiting[offset]?.event.attempts ?? 0 }
@@ -156,7 +163,7 @@ extension EndpointWorker {
       next = waiting[offset]?.event.dueMicroseconds
     } else if let success = progress.lastSuccessMicroseconds, success >= first {
       // Other messages were delivered meanwhile, so the receiver can't accept this message.
-      logger.error("webhook message given up", metadata: ["offset": "\(offset)", "reason": "\(reason)"])
+      logger.error("webhook message given up", metadata: fields(offset, ended, reason))
       forget(offset)
       (changes, outcome) = ([.done(id: id, offset: offset)], .givenUp)
     } else {

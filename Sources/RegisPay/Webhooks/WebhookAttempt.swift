@@ -12,6 +12,8 @@ struct WebhookAttempt: Sendable {
   struct Ended: Sendable {
     /// Nil when there was nothing to send.
     var message: WebhookMessage?
+    /// Nil for a test, and if the event can't be read.
+    var payment: PaymentID?
     /// The endpoint's URL when the try began.
     var url: WebhookURL
     var startMicroseconds: UInt64
@@ -56,7 +58,8 @@ struct WebhookAttempt: Sendable {
       message = try self.message(source)
     } catch {
       return Ended(
-        message: nil, url: endpoint.url, startMicroseconds: clock.now(), durationMicroseconds: 0, result: error.result)
+        message: nil, payment: payment(of: source), url: endpoint.url, startMicroseconds: clock.now(),
+        durationMicroseconds: 0, result: error.result)
     }
     return await send(message, to: endpoint)
   }
@@ -70,7 +73,8 @@ struct WebhookAttempt: Sendable {
     var ended = Result.completed(result)
     if Task.isCancelled, case .failed = result { ended = .abandoned }
     return Ended(
-      message: message, url: endpoint.url, startMicroseconds: start,
+      message: message, payment: WebhookMessage.paymentAndVersion(of: message.id)?.payment, url: endpoint.url,
+      startMicroseconds: start,
       durationMicroseconds: time.duration(to: .now).microseconds, result: ended)
   }
 
@@ -89,6 +93,11 @@ struct WebhookAttempt: Sendable {
         result: .undeliverable(reason: "the event is no longer on the log, can't be read, or is not a payment's event"))
     }
     return message
+  }
+
+  private func payment(of source: Source) -> PaymentID? {
+    guard case .event(let event) = source else { return nil }
+    return PaymentID(stream: event.stream)
   }
 
   private func event(_ source: Source) throws(PaymentLogError) -> Event? {
