@@ -278,6 +278,6 @@ struct DocumentedCommandTests {
 
   private func post(_ server: RunningServer, _ method: String, _ path: String) async throws {
     let block = CommandBlock(document: "", heading: "", lines: ["curl -sf -X \(method) \(server.url)\(path)"])
-    try await withTemporaryFolder { try await block.run(in: $0) }
+    try await withTemporaryFolder { _ = try await block.run(in: $0) }
   }
 }
