@@ -206,6 +206,58 @@ import Testing
     try await store.close()
   }
 
+  /// How the segment behind a foreign one is damaged, so that its header can't tell.
+  enum Behind: CaseIterable { case nothing, header, firstPages, missing }
+
+  @Test(
+    "a copy's segment is never served, and no index is made of it, though the header that would tell is lost",
+    arguments: Behind.allCases, [true, false])
+  func foreignBeforeDamage(behind: Behind, isCut: Bool) async throws {
+    let other = TemporaryDirectory()
+    for type in ["shared", "copy", "mine"] {
+      if type == "copy" { try copyStore(directory.path, to: other.path) }
+      let store = try LogStore.open(type == "copy" ? other.path : directory.path, options: smallSegments())
+      let payload = String(repeating: "p", count: type == "copy" ? 150 : 200)
+      for index in 0..<(type == "shared" ? 300 : 800) {
+        _ = try await store.append(Append(event("\(type)\(index / 3)", payload, type: type)))
+      }
+      try await store.waitUntilIndexed()
+      try await store.close()
+    }
+    let names = directory.names(".log")
+    let bases = names.compactMap { FileName.baseOffset($0, suffix: ".log") }
+    try #require(other.names(".log")[1] == names[1])
+    let whole = try content(other.file(names[1]))
+    try edit(path(bases[1])) { $0 = whole }
+    if isCut {
+      // Zeros instead of the events that are the next segment's, as after a lost end: then all offsets fit.
+      let cut = try #require(try frames(bases[1]).first { try offset(ofFrameAt: $0, bases[1]) >= bases[2] })
+      try edit(path(bases[1])) { bytes in for byte in cut..<bytes.count { bytes[byte] = 0 } }
+    }
+    switch behind {
+    case .nothing: break
+    case .header: try edit(path(bases[2])) { $0[100] ^= 1 }
+    case .firstPages: try edit(path(bases[2])) { for byte in 0..<4400 { $0[byte] = 0 } }
+    case .missing: try FileManager.default.removeItem(atPath: path(bases[2]))
+    }
+    let indexes = try directory.names(".idx").map { try content(directory.file($0)) }
+    let store = try LogStore.open(directory.path, options: options)
+    let (events, passed) = try readAll(store.reader)
+    #expect(!events.contains { $0.type == "copy" })
+    #expect(passed.contains { $0.offsets == bases[1]..<bases[2] }, "\(passed)")
+    for stream in ["mine0", "mine60", "copy60", "new"] {
+      // Those that are known from elsewhere may be right. None is the copy's.
+      let found = (try? store.reader.stream(stream)) ?? []
+      #expect(!found.contains { $0.type == "copy" }, "\(stream)")
+    }
+    try await store.close()
+    #expect(try directory.names(".idx").map { try content(directory.file($0)) } == indexes)
+  }
+
+  private func offset(ofFrameAt position: Int, _ base: UInt64) throws -> UInt64 {
+    try content(path(base)).withUnsafeBytes { FrameHeader(trusted: $0, at: position).firstOffset }
+  }
+
   @Test("a store whose segment file is damaged as a whole is refused unless it is asked to serve the rest")
   func refusesByDefault() async throws {
     let (_, bases) = try await makeStore()

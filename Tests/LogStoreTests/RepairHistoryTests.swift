@@ -5,9 +5,13 @@ import Testing
 
 /// Two copies of a store that were both written to: the same store id, and all checks pass in both.
 private struct Diverged {
-  let own = TemporaryDirectory()
-  let other = TemporaryDirectory()
+  var own = TemporaryDirectory()
+  var other = TemporaryDirectory()
   var events: [Event] = []
+
+  init(own: TemporaryDirectory, other: TemporaryDirectory) {
+    (self.own, self.other) = (own, other)
+  }
 
   /// - Parameter otherCount: appends to the other copy after they parted.
   init(otherCount: Int = 300) async throws {
@@ -227,6 +231,37 @@ private struct Diverged {
     #expect(report.leftOut.isEmpty, "\(report.leftOut)")
     #expect(report.missing.map(\.offsets) == [2..<3])
     #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == events.filter { $0.offset != 2 })
+  }
+
+  @Test(
+    "a copy's shorter segment that replaced the store's own is left out: the index file lists other events",
+    arguments: [nil, FileName.clean, FileName.tail])
+  func shorterSwapped(missing: String?) async throws {
+    let own = TemporaryDirectory()
+    let other = TemporaryDirectory()
+    func fill(_ path: String, _ type: String, _ count: Int, _ size: Int) async throws {
+      let store = try LogStore.open(path, options: smallSegments())
+      for index in 0..<count {
+        try await store.append(Append(event("s\(index % 7)", String(repeating: "x", count: size), type: type)))
+      }
+      try await store.waitUntilIndexed()
+      try await store.close()
+    }
+    try await fill(own.path, "shared", 300, 200)
+    try FileManager.default.copyItem(atPath: own.path, toPath: other.path)
+    // Larger events leave more room at a segment's end.
+    try await fill(other.path, "copy", 60, 9_000)
+    try await fill(own.path, "mine", 900, 200)
+    let stores = Diverged(own: own, other: other)
+    let name = own.names(".log")[1]
+    try stores.mix(name)
+    if let missing { try FileManager.default.removeItem(atPath: own.file(missing)) }
+    let bases = own.names(".log").compactMap { FileName.baseOffset($0, suffix: ".log") }
+    let target = TemporaryDirectory()
+    let report = try LogStore.repair(own.path, to: target.path)
+    #expect(report.leftOut.map { fileName(of: $0.file) } == [name])
+    #expect(report.missing.map(\.offsets) == [bases[1]..<bases[2]])
+    #expect(!(try LogReader.open(target.path).events(from: 0, limit: .max).contains { $0.type == "copy" }))
   }
 
   @Test("a copy's segment that replaced the store's own is a gap, and not taken for it")

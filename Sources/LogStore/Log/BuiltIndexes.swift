@@ -65,15 +65,12 @@ extension SegmentSet {
     if let error = segment.fileError { throw error }
     let index = ActiveIndex(segment)
     var scan = RecoveryScan(segment)
-    let next = try self.segment(successor)
-    guard next.hasOwnHeader else {
-      // The next segment's header, and with it the end of this segment, is lost. The frames must reach the next segment's
-      // base offset.
-      let fault = scan.go(to: .firstInvalid, in: segment, adding: index)
-      if scan.next.offset != successor, let fault { throw segment.damage(fault) }
-      return (index, scan.next)
+    guard let chain = endChain(of: segment.baseOffset) else {
+      throw segment.damage(
+        Fault(position: 0, reason: "nothing tells where the segment ends, since the next one is lost"))
     }
-    let end = RecoveryScan.End.successor(endOffset: next.header.previousEndOffset, chain: next.header.chain)
+    let endOffset = endOffset(of: segment.baseOffset) ?? successor
+    let end = RecoveryScan.End.successor(endOffset: endOffset, chain: chain)
     if let fault = scan.go(to: end, in: segment, adding: index) { throw segment.damage(fault) }
     scan.next.offset = successor
     return (index, scan.next)

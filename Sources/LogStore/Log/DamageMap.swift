@@ -58,8 +58,7 @@ final class DamageMap: Sendable {
   /// The indexes in ``ranges`` of those that the disk could not read.
   private let unreadable: Set<Int>
   let endOffset: UInt64
-  /// Where the frames end: behind one that is sound, and that the next segment continues as far as anything tells. nil if
-  /// damage lies behind the last sound frame, or if the next segment continues another one.
+  /// Where the frames end, if that is proven: with the frame that the next segment continues.
   let lastFrame: LastFrame?
 
   struct LastFrame: Sendable {
@@ -122,6 +121,8 @@ struct DamageMapBuilder {
   private let limit: Int
   /// The header checksum of the segment's last frame; nil if unknown.
   private let endChain: UInt32?
+  /// The segment's events by an index file; nil if unknown.
+  private let listed: ListedEvents?
 
   private var pieces: [DamageMap.Piece] = []
   private var ranges: [DamagedRange] = []
@@ -130,11 +131,15 @@ struct DamageMapBuilder {
   private var unreadable: Set<Int> = []
   /// The damage found since the last event that counts.
   private var pending: LogStoreError?
+  /// A sound frame has events that are the next segment's.
+  private var isPastEnd = false
   private var finder: SalvageSearch
 
   /// - Parameter bound: the end offset of the segment, or of its durable part.
-  /// - Parameter endChain: the chain value of a finished segment, from its successor's header.
-  init(_ segment: Segment, bound: UInt64, limit: Int, endChain: UInt32?) {
+  /// - Parameter endChain: of a finished segment; see ``SegmentSet/endChain(of:)``.
+  /// - Parameter listed: the same; see ``SegmentSet/ownListedEvents(of:)``.
+  init(_ segment: Segment, bound: UInt64, limit: Int, endChain: UInt32?, listed: ListedEvents?) {
+    self.listed = listed
     self.segment = segment
     self.bound = bound
     self.limit = min(limit, segment.bytes.count)
@@ -146,13 +151,12 @@ struct DamageMapBuilder {
   mutating func make() -> DamageMap {
     pending = segment.fileError
     let last = readFrames()
-    let chain = last?.chain
-    if let endChain, let chain, chain != endChain, ranges.isEmpty, pending == nil {
+    if isForeign(last) {
       // The frames are sound by themselves, but the next segment was not written after them: this is another history of the
       // log, and nothing tells where the two part.
-      pieces = []
+      (pieces, ranges, unreadable, pending) = ([], [], [], nil)
       next = segment.baseOffset
-      note(0, "its last frame is not the one that the next segment follows")
+      note(0, "its frames are not those that the next segment follows")
     }
     if next < bound {
       if pieces.count >= DamageMap.pieceLimit {
@@ -165,7 +169,15 @@ struct DamageMapBuilder {
     }
     return DamageMap(
       segment: segment, limit: limit, pieces: pieces, ranges: ranges, unreadable: unreadable, endOffset: bound,
-      lastFrame: endChain == nil || chain == endChain ? last : nil)
+      lastFrame: last.flatMap { $0.chain == endChain ? $0 : nil })
+  }
+
+  /// Whether the frames are another history's. Damage may have hit the end of this one's, so another last frame alone proves it
+  /// only where nothing else is damaged, or where no event is missing.
+  private func isForeign(_ last: DamageMap.LastFrame?) -> Bool {
+    guard let endChain, last?.chain != endChain else { return false }
+    if isPastEnd || last != nil && (next >= bound || ranges.isEmpty && pending == nil) { return true }
+    return listed?.contradict(segment) ?? false
   }
 
   /// Returns the last frame, if nothing behind it is damaged.
@@ -191,6 +203,11 @@ struct DamageMapBuilder {
       }
       if next >= bound, segment.bytes.part(position, limit - position).isZero { break }
       chain = nil
+      if let header = FrameHeader(in: segment.bytes, at: position, checksumSeed: segment.checksumSeed),
+        header.endOffset > bound
+      {
+        isPastEnd = true
+      }
       note(position, reason(at: position))
       guard let found = finder.search(from: position, frameFrom: hole ?? position, next: next), found.position < limit
       else { return nil }

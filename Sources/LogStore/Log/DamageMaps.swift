@@ -115,15 +115,13 @@ extension SegmentSet {
           damageMaps.insert(map)
           return map
         }
-        // If the next segment can't be opened, its own readers report that.
-        let next = successor(of: baseOffset).flatMap { try? self.segment($0) }
         var builder = DamageMapBuilder(
-          segment, bound: bound, limit: segment.bytes.count,
-          endChain: next.flatMap { $0.hasOwnHeader ? $0.header.chain : nil })
+          segment, bound: bound, limit: segment.bytes.count, endChain: endChain(of: baseOffset),
+          listed: ownListedEvents(of: baseOffset))
         map = builder.make()
       } else {
         guard let end, end.baseOffset == baseOffset else { return nil }
-        var builder = DamageMapBuilder(open.segment, bound: end.offset, limit: end.position, endChain: nil)
+        var builder = DamageMapBuilder(open.segment, bound: end.offset, limit: end.position, endChain: nil, listed: nil)
         map = builder.make()
       }
       if map.ranges.isEmpty {

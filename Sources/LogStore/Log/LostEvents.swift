@@ -1,15 +1,9 @@
 /// Finds out from index files which events stood at lost offsets: an index lists the positions of all events of a segment,
 /// so the nth in order of position is the nth event of the segment.
 struct LostEvents {
-  private struct Listed {
-    var position: UInt32
-    var key: UInt64
-    var version: UInt64
-  }
-
   private let indexes: [IndexFile]
   /// The events of the last segment that was queried.
-  private var last: (index: IndexFile, number: Int, events: [Listed])?
+  private var last: (index: IndexFile, number: Int, events: [ListedEvents.Event])?
 
   init(_ indexes: [IndexFile]) {
     // The smallest first: they need less reading for one segment.
@@ -44,7 +38,7 @@ struct LostEvents {
 
   private mutating func segment(
     holding offset: UInt64, saved: [(offset: UInt64, position: Int)]
-  ) -> (base: UInt64, end: UInt64, events: [Listed])? {
+  ) -> (base: UInt64, end: UInt64, events: [ListedEvents.Event])? {
     for index in indexes where (index.baseOffset..<index.endOffset).contains(offset) {
       let segments = index.header.segments
       let number = segments.partitionPoint { $0.baseOffset > offset } - 1
@@ -62,28 +56,11 @@ struct LostEvents {
     return nil
   }
 
-  private mutating func read(_ index: IndexFile, _ number: Int) -> [Listed]? {
+  private mutating func read(_ index: IndexFile, _ number: Int) -> [ListedEvents.Event]? {
     if let last, last.index === index, last.number == number { return last.events }
-    var events: [Listed] = []
-    do throws(Fault) {
-      let cursor = try IndexCursor(
-        index, .streams, keyOffset: 0, segmentOffset: 0, shift: index.header.addressShift)
-      while cursor.key != .max {
-        for (ordinal, address) in cursor.addresses.enumerated() {
-          let listed = try index.split(address)
-          guard listed.segment == number else { continue }
-          events.append(
-            Listed(
-              position: UInt32(listed.position), key: cursor.key, version: cursor.firstVersion + UInt64(ordinal)))
-        }
-        try cursor.advance()
-      }
-    } catch {
-      return nil
-    }
-    events.sort { $0.position < $1.position }
-    last = (index, number, events)
-    return events
+    guard let listed = ListedEvents(index, segment: number) else { return nil }
+    last = (index, number, listed.events)
+    return listed.events
   }
 }
 

@@ -12,13 +12,53 @@ extension SegmentSet {
     return try Segment.readHeader(of: file, baseOffset: baseOffset, storeID: storeID)
   }
 
+  /// The header checksum of the last frame before a segment, by the segment's header or, where that is lost, by its first frame,
+  /// which has it too. nil if both are lost.
+  func chain(before baseOffset: UInt64) -> UInt32? {
+    // Readers of that segment report what is wrong with it.
+    if let header = try? header(of: baseOffset) { return header.chain }
+    let path = join(directory, FileName.segment(baseOffset))
+    guard let segment = try? Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk),
+      let first = FrameHeader(
+        in: segment.bytes, at: SegmentHeader.byteCount, checksumSeed: segment.checksumSeed), first.isSnapshot
+    else { return nil }
+    return first.chain
+  }
+
+  /// The header checksum of a finished segment's last frame, by the segment after it or, where that is lost, by an index file.
+  /// nil if nothing tells it: then the file may be another history's.
+  func endChain(of baseOffset: UInt64) -> UInt32? {
+    guard let next = successor(of: baseOffset) else { return nil }
+    return chain(before: next) ?? indexed(baseOffset)?.segment.chain
+  }
+
+  /// What the known index files say of a finished segment.
+  private func indexed(_ baseOffset: UInt64) -> (file: IndexFile, number: Int, segment: IndexedSegment)? {
+    // Without a list of the directory's index files, nothing is known.
+    for file in (try? current())?.files ?? [] {
+      let segments = file.header.segments
+      if let number = segments.firstIndex(where: { $0.baseOffset == baseOffset }) {
+        return (file, number, segments[number])
+      }
+    }
+    return nil
+  }
+
+  /// The events of a finished segment by an index file that was built from the history's own file; nil if there is none.
+  func ownListedEvents(of baseOffset: UInt64) -> ListedEvents? {
+    guard let (file, number, segment) = indexed(baseOffset), segment.chain == endChain(of: baseOffset) else {
+      return nil
+    }
+    return ListedEvents(file, segment: number)
+  }
+
   /// Refuses a finished segment that the segment after it does not continue, before anything of it is served. The frames of
   /// a segment from a copy of the store that was written to separately are sound by themselves.
   ///
   /// With an index it reads only the last frames; without one, the headers of all frames.
   func checkEnd(of segment: Segment) throws(LogStoreError) {
-    // Readers of the next segment, or of its index, report what is wrong with those.
-    guard let end = try? end(of: segment.baseOffset) else { return }
+    guard let offset = endOffset(of: segment.baseOffset), let chain = endChain(of: segment.baseOffset) else { return }
+    let end = (offset: offset, chain: chain)
     // Uses the index files that are known already: a reindex opens segments before it lists any index file.
     if let position = lastListedFrame(of: segment, before: end.offset, in: present),
       segment.ending(from: position, at: end.offset, chain: end.chain) == .expected

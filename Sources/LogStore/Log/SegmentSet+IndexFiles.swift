@@ -116,11 +116,8 @@ extension SegmentSet {
         mapping, path: path, storeID: storeID, baseOffset: range.lowerBound, endOffset: range.upperBound),
       index.header.segments.map(\.baseOffset) == snapshot.bases.filter({ range.contains($0) })
     else { return .damaged }
-    // The index belongs to the content that the next segment continues. If the next segment can't be opened, its own
-    // readers report that.
-    if let next = try? header(of: range.upperBound), next.chain != index.header.segments.last?.chain {
-      return .damaged
-    }
+    // The index belongs to the content that the next segment continues.
+    if let chain = chain(before: range.upperBound), chain != index.header.segments.last?.chain { return .damaged }
     return .sound(index)
   }
 

@@ -150,7 +150,8 @@ struct SalvageAnchors {
       guard let segment = segments.first(where: { $0.baseOffset == file.baseOffset }) else {
         return "an index file of the segments there knows another one"
       }
-      if let chain = file.endChain, chain != segment.chain, file.endPosition >= Int(segment.endPosition) {
+      let isLater = file.endChain.map { $0 != segment.chain && file.endPosition >= Int(segment.endPosition) } ?? false
+      if isLater || file.contradicting.contains(index.path) {
         return "an index file of the segments there knows another one"
       }
     }

@@ -184,6 +184,7 @@ struct SalvageHistory {
         vote = .denied
         continue
       }
+      if file.contradicting.contains(index.path) { vote = .denied }
       guard let chain = file.endChain else { continue }
       if chain == segment.chain { return .confirmed }
       if file.endPosition >= Int(segment.endPosition) { vote = .denied }

@@ -55,9 +55,18 @@ struct SalvageLinks {
           "it follows a segment that begins with offset \(header.previousBaseOffset), and \(earlier.name) has that event"
         )
     }
-    guard earlier.endOffset == header.previousEndOffset, let last = earlier.last else { return .possible }
+    guard let last = earlier.last else { return .possible }
     // The last frame is there, whatever is lost before it.
-    if last.checksum == header.chain { return .proven }
+    if earlier.endOffset == header.previousEndOffset, last.checksum == header.chain { return .proven }
+    let isContradicted = indexes.contains { index in
+      earlier.contradicting.contains(index.path)
+        && index.header.segments.contains { $0.baseOffset == earlier.baseOffset && $0.chain == header.chain }
+    }
+    if isContradicted {
+      return .contradiction("an index file of the segment that it follows lists other events than \(earlier.name) has")
+    }
+    // An older state of the file may have been put back.
+    guard earlier.endOffset == header.previousEndOffset else { return .possible }
     return earlier.endChain == nil ? .possible : withoutLastFrames(earlier, before: header)
   }
 

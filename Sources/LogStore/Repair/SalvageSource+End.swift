@@ -73,6 +73,25 @@ extension SalvageSource {
     dropIndexes(behind: last.baseOffset)
   }
 
+  /// Ignores index files that name another last frame of a segment than the next segment of the history does.
+  mutating func dropIndexesOfOthers() {
+    let chains = Dictionary(
+      parts.compactMap { part in part.header.map { ($0.previousBaseOffset, $0.chain) } },
+      uniquingKeysWith: { one, _ in one })
+    indexes.removeAll { index in
+      let isOther = index.header.segments.contains { segment in
+        chains[segment.baseOffset].map { $0 != segment.chain } ?? false
+      }
+      if isOther {
+        findings.append(
+          Damage(
+            file: index.path, position: UInt64(IndexLayout.Field.endOffset),
+            reason: "it was built from another segment than the next one follows"))
+      }
+      return isOther
+    }
+  }
+
   /// Ignores what index files tell of segments behind the one in which the log ended.
   mutating func dropIndexes(behind base: UInt64) {
     for index in indexes where index.endOffset > base {

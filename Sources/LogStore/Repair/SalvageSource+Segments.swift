@@ -73,10 +73,11 @@ extension SalvageSource {
     var files: [SegmentEvidence] = []
     for (part, isNamedSo) in candidates {
       let (segment, unreadable) = try load(part)
-      files.append(
-        SegmentEvidence(
-          part, isNamedSo: isNamedSo, in: segment, unreadableEnd: unreadable.last?.range.upperBound, clean: clean,
-          notice: notice))
+      var file = SegmentEvidence(
+        part, isNamedSo: isNamedSo, in: segment, unreadableEnd: unreadable.last?.range.upperBound, clean: clean,
+        notice: notice)
+      file.compare(with: indexes, in: segment)
+      files.append(file)
     }
     let links = SalvageLinks(try withoutOlderCopies(files, notice), indexes: indexes)
     let anchors = SalvageAnchors(links, clean: clean, notice: notice, keeping: wanted)
@@ -88,6 +89,7 @@ extension SalvageSource {
     parts = choice.taken.map(\.part)
     evidence = choice.taken
     if let end = anchors.closedEnd { dropIndexes(behind: end.baseOffset) }
+    dropIndexesOfOthers()
     for other in choice.leftOut {
       leaveOut(
         other.file.part.path, offsets: other.file.baseOffset..<other.file.endOffset, events: other.file.events,

@@ -35,6 +35,8 @@ struct SegmentEvidence {
   private var cleanMark = Mark.unknown
   private var noticeMark = Mark.unknown
   let headerChecksum: UInt32?
+  /// Paths of index files that list other events of this segment than the file has.
+  private(set) var contradicting: Set<String> = []
 
   var baseOffset: UInt64 { part.baseOffset }
 
@@ -77,6 +79,17 @@ struct SegmentEvidence {
     }
     if isWhole { lastChain = last?.checksum }
     if unreadableEnd ?? 0 <= endPosition { endChain = lastChain }
+  }
+
+  /// Notes which index files can't have been built from this file. Reads those that name another last frame.
+  mutating func compare(with indexes: [IndexFile], in segment: Segment) {
+    for index in indexes {
+      guard let number = index.header.segments.firstIndex(where: { $0.baseOffset == baseOffset }),
+        index.header.segments[number].chain != endChain, let listed = ListedEvents(index, segment: number),
+        listed.contradict(segment)
+      else { continue }
+      contradicting.insert(index.path)
+    }
   }
 
   private func mark(_ wanted: Int, _ header: FrameHeader, at position: Int) -> Mark? {
