@@ -67,7 +67,7 @@ struct Parked: AsyncParsableCommand {
         let path = "/api/v1/payments/\(try Parked.checked(id))"
         let (payment, events) = (try await server.get(path), try await server.get(path + "/events"))
         let both: JSONValue = ["payment": payment, "events": events["events"] ?? .array([])]
-        print(String(decoding: both.bytes, as: UTF8.self))
+        print(Parked.printable(json: String(decoding: both.bytes, as: UTF8.self)))
       }
     }
   }
@@ -124,17 +124,28 @@ struct Parked: AsyncParsableCommand {
     }
   }
 
-  /// Calls `body` for every payment with the status, page by page.
+  /// Calls `body` for every payment with the status, page by page. While the server rebuilds its list of payments, waits: a part of
+  /// the list would look like all of it.
   static func forEach(
     _ server: ServerClient, status: PaymentStatus = .failed, _ body: (JSONValue) -> Void
   ) async throws {
     var after: String?
+    var isWaiting = false
     repeat {
       let path = "/api/v1/payments?status=\(status.rawValue)&limit=200" + (after.map { "&after=\($0)" } ?? "")
       let page = try await server.get(path)
+      if page["complete"] == .bool(false) {
+        if !isWaiting {
+          LogOutput.standardError.write("regispay: waiting: the server rebuilds its list of payments\n")
+        }
+        isWaiting = true
+        try await Task.sleep(for: .milliseconds(500))
+        continue
+      }
+      isWaiting = false
       if case .array(let payments) = page["payments"] { payments.forEach(body) }
       after = page["next"]?.text
-    } while after != nil
+    } while isWaiting || after != nil
   }
 
   static func text(_ value: JSONValue?) -> String {
@@ -148,11 +159,29 @@ struct Parked: AsyncParsableCommand {
   /// Escapes control characters as `\u{1B}`, so that a PSP's text stays on its line and cannot control the terminal.
   private static func printable(_ text: String) -> String {
     text.unicodeScalars.reduce(into: "") { line, scalar in
-      switch scalar.properties.generalCategory {
-      case .control, .format, .lineSeparator, .paragraphSeparator:
+      if isUnprintable(scalar) {
         line += "\\u{\(String(scalar.value, radix: 16, uppercase: true))}"
-      default: line.unicodeScalars.append(scalar)
+      } else {
+        line.unicodeScalars.append(scalar)
       }
+    }
+  }
+
+  /// JSON with such characters escaped as `\u001B`. Compact JSON has them only in strings.
+  private static func printable(json: String) -> String {
+    json.unicodeScalars.reduce(into: "") { text, scalar in
+      guard isUnprintable(scalar) else { return text.unicodeScalars.append(scalar) }
+      for unit in String(scalar).utf16 {
+        let digits = String(unit, radix: 16, uppercase: true)
+        text += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+      }
+    }
+  }
+
+  private static func isUnprintable(_ scalar: Unicode.Scalar) -> Bool {
+    switch scalar.properties.generalCategory {
+    case .control, .format, .lineSeparator, .paragraphSeparator: true
+    default: false
     }
   }
 

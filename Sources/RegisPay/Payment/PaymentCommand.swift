@@ -83,7 +83,9 @@ public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
     case .refundTooLarge(let asked, let left): "\(asked) is more than the \(left) that are left to refund"
     case .refundNotPositive: "a refund must be more than nothing"
     case .otherCurrency(let asked, let own): "the payment is in \(own), not in \(asked)"
-    case .tooManyRefunds(let limit): "a payment can have \(limit) refunds"
+    case .tooManyRefunds(Payment.refundLimit):
+      "a payment can have \(Payment.refundLimit) refunds that are not declined; all that is left can still be refunded at once"
+    case .tooManyRefunds(let limit): "a payment can have \(limit) refunds, those included that are declined"
     case .nothingToRetry(let status): "a payment that is \(status.rawValue) has nothing to try again"
     case .outcomeUnknown(let work):
       "the outcome of \(work) is unknown: look at the other side whether it happened, and resolve it first"
@@ -95,8 +97,10 @@ public enum PaymentRefusal: Error, Sendable, Hashable, CustomStringConvertible {
 }
 
 extension Payment {
-  /// Keeps a stream short enough to be read for each step.
+  /// Refunds of a payment that are not declined. Another one is possible only for all that is left.
   static let refundLimit = 100
+  /// All refunds of a payment: its stream has to be short enough to be read for each step.
+  static let refundRequestLimit = 1_000
 
   /// Decides which events follow from a command. The caller appends them at this payment's version; the payment itself stays
   /// unchanged.
@@ -235,11 +239,13 @@ extension Payment {
     if let unknown = unknown.first(where: { $0.work.step != .notify }) { throw .outcomeUnknown(unknown.work) }
     let left = refundable
     guard left.minorUnits > 0 else { throw .nothingToRefund(status) }
-    guard refunds.count < Self.refundLimit else { throw .tooManyRefunds(limit: Self.refundLimit) }
+    guard refunds.count < Self.refundRequestLimit else { throw .tooManyRefunds(limit: Self.refundRequestLimit) }
     let amount = asked ?? left
     guard amount.currency == money.currency else { throw .otherCurrency(amount.currency, of: money.currency) }
     guard amount.minorUnits > 0 else { throw .refundNotPositive }
     guard amount.minorUnits <= left.minorUnits else { throw .refundTooLarge(asked: amount, left: left) }
+    let accepted = refunds.count { if case .declined = $0.status { false } else { true } }
+    guard accepted < Self.refundLimit || amount == left else { throw .tooManyRefunds(limit: Self.refundLimit) }
     return .refundRequested(refunds.count + 1, amount)
   }
 }

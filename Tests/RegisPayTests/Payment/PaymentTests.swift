@@ -429,11 +429,19 @@ struct PaymentTests {
   func refundLimit() throws {
     var payment = try #require(try Payment(completed))
     let penny = Money(minorUnits: 1, currency: amount.currency)
-    for number in 1...Payment.refundLimit {
-      for event in try payment.decide(.refund(penny)) { try payment.apply(event) }
-      try payment.apply(.refundDeclined(number, reason: "no"))
+    func refund(_ amount: Money?, declined: Bool) throws {
+      for event in try payment.decide(.refund(amount)) { try payment.apply(event) }
+      let number = payment.refunds.count
+      try payment.apply(declined ? .refundDeclined(number, reason: "no") : .refunded(number))
     }
+    for _ in 1...Payment.refundLimit { try refund(penny, declined: true) }
+    // Declined ones don't use the limit up, and all that is left can always be refunded.
+    for _ in 1...Payment.refundLimit { try refund(penny, declined: false) }
     #expect(throws: PaymentRefusal.tooManyRefunds(limit: Payment.refundLimit)) { try payment.decide(.refund(penny)) }
+    while payment.refunds.count < Payment.refundRequestLimit { try refund(nil, declined: true) }
+    #expect(throws: PaymentRefusal.tooManyRefunds(limit: Payment.refundRequestLimit)) {
+      try payment.decide(.refund(nil))
+    }
   }
 
   @Test("in random histories money moves at most once, never after an end, and is never refunded twice")
