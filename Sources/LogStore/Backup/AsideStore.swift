@@ -101,6 +101,13 @@ struct AsideStore {
     try disk.removeDirectory(path)
   }
 
+  /// Removes the files of all segments but these.
+  func removeSegments(but kept: Set<String>) throws(LogStoreError) {
+    for name in try disk.list(path) where FileName.baseOffset(name, suffix: ".log") != nil && !kept.contains(name) {
+      try disk.remove(join(path, name))
+    }
+  }
+
   /// Renames the directory to its destination, in one step.
   func appear() throws(LogStoreError) {
     try disk.syncDirectory(path)

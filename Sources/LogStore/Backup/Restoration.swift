@@ -12,6 +12,9 @@ struct Restoration {
     var sourcePosition: UInt64
   }
 
+  /// How many manifests are read before the restoration gives up.
+  static let manifestLimit = 5
+
   let until: UInt64?
   let disk: any Disk
   let progress: Progress?
@@ -84,16 +87,35 @@ struct Restoration {
       endOffset: end.endOffset, segments: restored.count, bytes: restored.reduce(0) { $0 + $1.part.contentByteCount })
   }
 
+  /// Reads what the manifest lists. A backup to the directory that ends meanwhile replaces the manifest and then removes files that
+  /// the old one lists, or replaces bad ones. So what is missing or bad is damage only if the manifest is still the same; otherwise
+  /// the new one counts.
   private mutating func readDirectory(_ backup: BackupDirectory) throws(LogStoreError) -> BackupManifest {
-    guard let manifest = try backup.manifest() else {
-      throw .backupRefused(
-        path: backup.path, reason: "there is no finished backup in it; name a directory that was backed up to")
+    for _ in 0..<Self.manifestLimit {
+      guard let manifest = try backup.manifest() else {
+        throw .backupRefused(
+          path: backup.path, reason: "there is no finished backup in it; name a directory that was backed up to")
+      }
+      try checkHolds(manifest)
+      do throws(LogStoreError) {
+        try readParts(of: manifest, in: backup)
+        return manifest
+      } catch .backupDamaged(let damage) {
+        guard try backup.manifest() != manifest else { throw .backupDamaged(damage) }
+      }
     }
-    try checkHolds(manifest)
+    throw .backupRefused(
+      path: backup.path,
+      reason: "backups to it are running, and replaced its files \(Self.manifestLimit) times while they were read;"
+        + " wait for their end")
+  }
+
+  private mutating func readParts(of manifest: BackupManifest, in backup: BackupDirectory) throws(LogStoreError) {
     let wanted = manifest.parts.filter(isWanted)
+    try dropRestored(notIn: wanted)
     let total = wanted.reduce(0) { $0 + $1.contentByteCount }
-    var done: UInt64 = 0
-    for part in wanted {
+    var done = restored.reduce(0) { $0 + $1.part.contentByteCount }
+    for part in wanted.dropFirst(restored.count) {
       let path = backup.path(of: part)
       let file: any File
       do throws(LogStoreError) {
@@ -117,7 +139,12 @@ struct Restoration {
       done += part.contentByteCount
       progress?(done, total)
     }
-    return manifest
+  }
+
+  /// Keeps the segments that a new manifest lists as well, and removes the files of all others, also one that was not finished.
+  private mutating func dropRestored(notIn wanted: [BackupPart]) throws(LogStoreError) {
+    restored = zip(restored, wanted).prefix { $0.part == $1 }.map { $0.0 }
+    try asideStore.removeSegments(but: Set(restored.map { FileName.segment($0.part.baseOffset) }))
   }
 
   private mutating func readStream(

@@ -53,6 +53,9 @@ extension LogStore {
   /// durable and has been read and checked again. A killed run leaves that directory behind, and the next run replaces it.
   /// A directory of that name which holds anything else is refused and left alone.
   ///
+  /// If a backup to the same directory ends meanwhile, the restoration continues with the new one. After the fifth it throws
+  /// ``LogStoreError/backupRefused(path:reason:)``.
+  ///
   /// It is the same store: it has the id of the original, since every checksum and the ids of events depend on it. Write to
   /// only one of the two. Cursors keep their checkpoints. The next writer builds the index.
   ///
