@@ -40,9 +40,12 @@ enum SmallFile {
     return Array(bytes.prefix(count))
   }
 
-  /// Replaces the file as a whole; the new one is for the owner alone. It is not synced: what it tells of is over when the machine
-  /// goes down. Two writers of one file must take turns.
-  static func write(_ bytes: [UInt8], to path: String) throws(Failure) {
+  /// Replaces the file as a whole; the new one is for the owner alone. Two writers of one file must take
+  /// turns.
+  ///
+  /// - Parameter syncs: whether the file has the old or the new bytes after a power cut. Not needed if what it tells of is over when
+  ///   the machine goes down.
+  static func write(_ bytes: [UInt8], to path: String, syncs: Bool = false) throws(Failure) {
     let temporary = path + ".new"
     // What an interrupted write left; if it can't be removed, the next line says why.
     unlink(temporary)
@@ -55,6 +58,7 @@ enum SmallFile {
       let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
       if count >= 0 { rest.removeFirst(count) } else if errno != EINTR { failure = errno }
     }
+    if failure == 0, syncs, fsync(descriptor) != 0 { failure = errno }
     // Linux closes the descriptor also when it reports an error, which is one of writing.
     if close(descriptor) != 0, failure == 0, errno != EINTR { failure = errno }
     if failure == 0, rename(temporary, path) != 0 { failure = errno }

@@ -145,11 +145,13 @@ public struct Server: Sendable {
     }
     // The log may be empty because an earlier start created it and failed later.
     if log.reader.endOffset == 0 { try LostLog.check(options.directory) }
+    let known = KnownLogKeeper(options.directory, log.reader, logger: logger)
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let scrubbing = try startScrubbing(health)
     defer { scrubbing.stop() }
     let start = CarefulStart(options.directory, pace: options.carefulPace, logger: logger)
     addWarnings(to: health, start)
+    health.warn { known.warnings }
     let projection = try openProjection(health)
     defer { projection.close() }
     let webhooks = try wrapping(ServerError.webhooks) { () throws(WebhookStoreError) in
@@ -162,7 +164,7 @@ public struct Server: Sendable {
     }
     let parts = ServerParts(
       log: log, simulator: simulator, health: health, start: start, projection: projection, webhooks: webhooks,
-      keys: keys, registry: metrics)
+      keys: keys, known: known, registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
     var failure: ServerError?
@@ -237,8 +239,8 @@ public struct Server: Sendable {
     services += [
       PartService { await metrics.run() },
       PartService { await BackgroundThread.run { await parts.projection.run() } },
-      PartService { [directory = options.directory, reader = log.reader, logger] in
-        await LostLog.keepMark(in: directory, reader, logger: logger)
+      PartService {
+        await parts.known.run()
         // The end of one service would end the group.
         try await gracefulShutdown()
       },

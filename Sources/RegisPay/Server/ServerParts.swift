@@ -9,6 +9,7 @@ struct ServerParts: Sendable {
   let projection: PaymentProjection
   let webhooks: Webhooks
   let keys: KeyWatch
+  let known: KnownLogKeeper
   /// For the simulators in this server, and no other server.
   let internalToken = InternalToken()
   let retryStatus = RetryStatus()

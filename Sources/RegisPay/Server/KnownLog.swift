@@ -1,0 +1,77 @@
+import Foundation
+
+/// What a data directory remembers of its payments log, in the file `payments.known`. A log that was lost, replaced or cut can't
+/// tell this itself.
+struct KnownLog: Sendable, Hashable {
+  static let fileName = "payments.known"
+  /// With more ranges, ``missing`` becomes one range from the first to the last.
+  static let rangeLimit = 16
+
+  /// The log's id; nil if the file does not say it. An earlier version wrote more digits.
+  var storeID: String?
+  /// The log's end when the file was written: the log has had at least this number of events.
+  var events: UInt64
+  /// Offsets of events that were on the log and were gone at a start.
+  private(set) var missing = RangeSet<UInt64>()
+
+  init(storeID: String, events: UInt64, missing: RangeSet<UInt64> = .init()) {
+    self.storeID = storeID
+    self.events = events
+    self.missing = missing
+  }
+
+  static func path(in directory: String) -> String { directory + "/" + fileName }
+
+  /// Reads the file; nil if there is none. A file that can't be read, or that a power cut has torn, still proves that there were
+  /// events. Blocks for a read of at most ``SmallFile/byteLimit`` bytes.
+  init?(in directory: String) {
+    let path = Self.path(in: directory)
+    guard FileManager.default.fileExists(atPath: path) else { return nil }
+    let json = ((try? SmallFile.read(path)) ?? nil).flatMap { try? JSONReader.read($0) }
+    storeID = json?["storeID"]?.text
+    events = max(Self.number(json?["events"]) ?? 1, 1)
+    guard case .array(let ranges)? = json?["missing"] else { return }
+    for range in ranges {
+      guard let first = Self.number(range["first"]), let last = Self.number(range["last"]), first <= last, last < .max
+      else { continue }
+      missing.insert(contentsOf: first..<last + 1)
+    }
+  }
+
+  private static func number(_ value: JSONValue?) -> UInt64? {
+    if case .number(let digits)? = value { UInt64(digits) } else { nil }
+  }
+
+  /// Notes that the log ends with fewer events than it has had.
+  mutating func noteEnd(_ end: UInt64) {
+    guard end < events else { return }
+    missing.insert(contentsOf: end..<events)
+    events = end
+    if missing.ranges.count > Self.rangeLimit, let first = missing.ranges.first, let last = missing.ranges.last {
+      missing.insert(contentsOf: first.lowerBound..<last.upperBound)
+    }
+  }
+
+  /// Replaces the file. Blocks until it is synced.
+  func write(in directory: String) throws(SmallFile.Failure) {
+    var members: [JSONValue.Member] = [.init("events", .integer(events)), .init("storeID", .string(storeID ?? ""))]
+    if !missing.isEmpty {
+      members.append(
+        .init(
+          "missing",
+          .array(missing.ranges.map { ["first": .integer($0.lowerBound), "last": .integer($0.upperBound - 1)] })))
+    }
+    // Torn, it would not know the log's id any more, nor that events are missing.
+    try SmallFile.write(JSONValue.object(members).bytes, to: Self.path(in: directory), syncs: true)
+  }
+
+  /// A line for ``Health`` and the log; nil if nothing is missing.
+  func warning(in directory: String) -> String? {
+    guard !missing.isEmpty else { return nil }
+    let offsets = missing.ranges.map { "\($0.lowerBound)..\($0.upperBound - 1)" }.joined(separator: ", ")
+    return
+      "the payments log was shorter at a start than it had been: the events that had the offsets \(offsets) are gone,"
+      + " because an older backup was restored, or because the log has lost its end. What they recorded may have happened at the"
+      + " PSP: see \"Backup and restore\" in docs/OPERATIONS.md. To end this warning, remove \(Self.path(in: directory))"
+  }
+}

@@ -1,0 +1,73 @@
+import Foundation
+import LogStore
+import Logging
+import Synchronization
+
+/// Keeps the file ``KnownLog``, and warns while it says that events are missing.
+///
+/// Safe to use from any task.
+final class KnownLogKeeper: Sendable {
+  private let directory: String
+  private let reader: LogReader
+  private let logger: Logger
+  private let interval: Duration
+  private let known: Mutex<KnownLog>
+  /// What is in the file; nil if there is none.
+  private let written: Mutex<KnownLog?>
+
+  /// Reads the file, and notes what is missing. Changes nothing on the disk. Blocks for a small read.
+  ///
+  /// - Parameter interval: the time between two writes while the log grows.
+  init(_ directory: String, _ reader: LogReader, logger: Logger, interval: Duration = .seconds(10)) {
+    self.directory = directory
+    self.reader = reader
+    self.logger = logger
+    self.interval = interval
+    let end = reader.endOffset
+    let found = KnownLog(in: directory)
+    var known = found ?? KnownLog(storeID: reader.storeID, events: end)
+    known.noteEnd(end)
+    self.known = Mutex(known)
+    written = Mutex(found)
+    if let line = known.warning(in: directory) { logger.warning("\(line)") }
+  }
+
+  /// For ``Health``.
+  var warnings: [String] { known.withLock { $0 }.warning(in: directory).map { [$0] } ?? [] }
+
+  /// Writes the file when the log has its first event, then at intervals while the log grows or when the file is gone, and last
+  /// when the task is cancelled.
+  func run() async {
+    // A closed log has no first event any more; one that was there before counts.
+    _ = try? await reader.waitForEvents(at: 0)
+    var isFailing = false
+    while true {
+      let isLast = Task.isCancelled
+      do throws(SmallFile.Failure) {
+        try await RequestThreads.run(.long) { () throws(SmallFile.Failure) in try self.write() }
+        isFailing = false
+      } catch {
+        if !isFailing { logger.warning("a loss of the log may go unnoticed", metadata: ["reason": "\(error)"]) }
+        isFailing = true
+      }
+      if isLast { return }
+      // Cancelled, the next write is the last.
+      try? await Task.sleep(for: interval)
+    }
+  }
+
+  private func write() throws(SmallFile.Failure) {
+    let end = reader.endOffset
+    guard end > 0 else { return }
+    let isThere = FileManager.default.fileExists(atPath: KnownLog.path(in: directory))
+    let old = written.withLock { $0 }
+    let new = known.withLock { known in
+      // A person has removed the file: what is missing has been seen to.
+      known = KnownLog(storeID: reader.storeID, events: end, missing: isThere || old == nil ? known.missing : .init())
+      return known
+    }
+    guard !isThere || new != old else { return }
+    try new.write(in: directory)
+    written.withLock { $0 = new }
+  }
+}
