@@ -145,6 +145,7 @@ public struct Server: Sendable {
     }
     // The log may be empty because an earlier start created it and failed later.
     if log.reader.endOffset == 0 { try LostLog.check(options.directory) }
+    try WrongLog.check(options.directory, payments: log.reader, simulator: simulator.store.reader)
     let known = KnownLogKeeper(options.directory, log.reader, logger: logger)
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let scrubbing = try startScrubbing(health)

@@ -100,6 +100,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case lostLog(directory: String, witness: String, events: UInt64, others: [String])
   /// - Parameter option: the one that names the port.
   case addressInUse(host: String, port: Int, option: String = "--port")
+  /// Another log stands in the place of the payments log or the simulator's.
+  case wrongLog(path: String, reason: String)
   case listen(host: String, port: Int, reason: String)
   case stopped(reason: String)
 
@@ -123,6 +125,7 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
         + " \(others.joined(separator: ", "))"
     case .addressInUse(let host, let port, let option):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with \(option)"
+    case .wrongLog(let path, let reason): "\(path) holds another log: \(reason)"
     case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"
     case .stopped(let reason): "stopped: \(reason)"
     }

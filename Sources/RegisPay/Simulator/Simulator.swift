@@ -26,6 +26,11 @@ public final class Simulator: Sendable {
     case psp, notifications
   }
 
+  private static let answeredType = "Answered"
+
+  /// Whether the simulator writes events of this type. The payments log has none of them.
+  static func writes(_ type: String) -> Bool { type == answeredType || Charge.EventType(rawValue: type) != nil }
+
   /// The most bytes of a key; its stream's name must fit the log.
   private static let keyLimit = 200
 
@@ -186,7 +191,7 @@ public final class Simulator: Sendable {
         let record: JSONValue = [
           "request": .string(request), "status": .integer(effect.response.status), "body": effect.response.body,
         ]
-        append.events.append(NewEvent(stream: "key:\(key)", type: "Answered", payload: record.bytes))
+        append.events.append(NewEvent(stream: "key:\(key)", type: Self.answeredType, payload: record.bytes))
         append.conditions["key:\(key)"] = .noStream
       }
       do {

@@ -55,6 +55,12 @@ public struct PaymentLog: Sendable {
     waitTime = WaitTime(now: now)
   }
 
+  /// Whether events of this type are on a payments log. The simulator's log has none of them.
+  static func writes(_ type: String) -> Bool {
+    PaymentEvent.TypeName(rawValue: type) != nil || type == IdempotencyRecord.eventType
+      || SkippedWork.TypeName(rawValue: type) != nil
+  }
+
   // MARK: - Ages
 
   /// Records the time. Call it about once a second, so that ages are known.

@@ -1,0 +1,46 @@
+import LogStore
+
+/// Finds out whether another log stands in the place of the payments log or of the simulator's, such as a backup of one that was
+/// restored to the place of the other. The server would know none of its payments: a client that repeats a request with its
+/// idempotency key would pay twice.
+enum WrongLog {
+  /// Call it before anything is written to the logs. Blocks while the first event of each is read.
+  static func check(_ directory: String, payments: LogReader, simulator: LogReader) throws(ServerError) {
+    let first = try firstType(payments)
+    let isSimulators = first.map(Simulator.writes) ?? false
+    let type = first.map { "its first event has the type \($0), which only the simulator writes" } ?? ""
+    if let known = KnownLog(in: directory)?.storeID, !known.isEmpty, !known.hasPrefix(payments.storeID) {
+      let others = ["projection", "webhooks", KnownLog.fileName]
+      throw .wrongLog(
+        path: directory + "/payments",
+        reason: "its id is \(payments.storeID), and \(KnownLog.path(in: directory)) says \(known)"
+          + (isSimulators ? "; \(type)" : "")
+          + ". Put the right log there (logstore restore), or, if this is the right one, move these out of \(directory) first: "
+          + others.joined(separator: ", "))
+    }
+    if isSimulators {
+      throw .wrongLog(path: directory + "/payments", reason: "\(type). Put the payments log there (logstore restore)")
+    }
+    if let first = try firstType(simulator), PaymentLog.writes(first) {
+      throw .wrongLog(
+        path: directory + "/simulator",
+        reason: "its first event has the type \(first), which only the payments log holds."
+          + " Put the simulator's log there (logstore restore), or move this one away")
+    }
+  }
+
+  /// The type of the first event that can be read; nil if there is none. A type that no program of this version writes proves
+  /// nothing, because a newer one may have written it.
+  private static func firstType(_ reader: LogReader) throws(ServerError) -> String? {
+    var type: String?
+    do throws(LogStoreError) {
+      try reader.forEach(from: 0, waitsForDisk: false, endsWithTask: false, passingOver: { _ in }) { event in
+        type = event.copy().type
+        return false
+      }
+    } catch {
+      throw .store(error)
+    }
+    return type
+  }
+}
