@@ -148,6 +148,31 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: each alert's commands work on a running server")
+  func alerts() async throws {
+    try await withServer { folder, server in
+      let id = try await server.createPayment("12.34")
+      try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      let names = try AlertRules.names()
+      let blocks = try CommandBlock.all(in: Self.operations).filter { names.contains($0.heading) }
+      #expect(Set(blocks.map(\.heading)) == Set(names))
+      for block in blocks {
+        let lines = block.lines.map {
+          $0.replacing(Self.address, with: server.url).replacing("/var/lib/regispay", with: folder + "/data")
+            .replacing("/backup/regispay", with: folder + "/backup")
+            .replacing(#/(parked|unknown) list/#) { "\($0.output.1) list --url \(server.url)" }
+        }
+        let here = CommandBlock(document: block.document, heading: block.heading, lines: lines)
+        let printed = try await here.run(in: folder, after: "mkdir -p backup")
+        #expect(!printed.isEmpty || ["RegisPayOutcomeUnknown", "RegisPayPaymentsParked"].contains(block.heading))
+      }
+      let check = try CommandBlock.first(Self.operations, "Alerts", "promtool")
+      let docs = CommandBlock.repository.path + "/docs/"
+      let printed = try await check.run(in: folder, replacing: ["docs/": docs])
+      #expect(printed.contains("SUCCESS"))
+    }
+  }
+
   @Test("OPERATIONS: the metrics pass Prometheus' own check, which prints what it finds")
   func metrics() async throws {
     try await withServer { folder, server in
@@ -253,7 +278,9 @@ struct DocumentedCommandTests {
 
   @Test("a test runs every block of commands in the documents, or the block is listed with the reason why not")
   func complete() throws {
-    let source = try String(contentsOfFile: #filePath, encoding: .utf8)
+    // `alerts()` runs each block under the name of an alert.
+    let source =
+      try String(contentsOfFile: #filePath, encoding: .utf8) + AlertRules.names().map { "\"\($0)\"" }.joined()
     for document in CommandBlock.documents {
       for block in try CommandBlock.all(in: document) {
         let isListed = Self.notRun.contains { $0.document == document && block.lines[0].hasPrefix($0.beginning) }

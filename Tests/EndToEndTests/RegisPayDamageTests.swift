@@ -108,7 +108,7 @@ struct RegisPayDamageTests {
   }
 
   /// A byte in the data of a payment's first event, in the middle of the first segment.
-  private func payload(_ template: Template, in folder: String) throws -> (position: Int, id: String) {
+  func payload(_ template: Template, in folder: String) throws -> (position: Int, id: String) {
     let bytes = try Data(contentsOf: URL(fileURLWithPath: folder + template.segment))
     let text = Data("\"paymentId\":\"".utf8)
     let found = try #require(bytes.range(of: text, in: template.frames[template.frames.count / 2]..<bytes.count))
@@ -245,8 +245,9 @@ struct RegisPayDamageTests {
     }
   }
 
-  /// As ``damage(_:_:in:)`` of a payload, in the file that is open.
-  private func damageInPlace(_ template: Template, in folder: String) throws -> Set<String> {
+  /// As ``damage(_:_:in:)`` of a payload, in the file that is open. A second time it undoes that.
+  @discardableResult
+  func damageInPlace(_ template: Template, in folder: String) throws -> Set<String> {
     let (position, id) = try payload(template, in: folder)
     let handle = try FileHandle(forUpdating: URL(fileURLWithPath: folder + template.segment))
     try handle.seek(toOffset: UInt64(position))

@@ -160,6 +160,10 @@ struct RunningServer: Sendable {
     try await send(.PUT, path, headers: [("Content-Type", "application/json")], body: body)
   }
 
+  func patch(_ path: String, _ body: String) async throws -> Response {
+    try await send(.PATCH, path, headers: [("Content-Type", "application/json")], body: body)
+  }
+
   func delete(_ path: String) async throws -> Response { try await send(.DELETE, path, headers: []) }
 
   private func send(
@@ -174,7 +178,7 @@ struct RunningServer: Sendable {
     return Response(status: Int(response.status.code), body: Data(bytes.readableBytesView))
   }
 
-  enum HTTPMethod: String { case GET, POST, PUT, DELETE }
+  enum HTTPMethod: String { case GET, POST, PUT, PATCH, DELETE }
 
   /// Creates a payment and returns its id.
   func createPayment(_ amount: String, _ currency: String = "GBP") async throws -> String {
