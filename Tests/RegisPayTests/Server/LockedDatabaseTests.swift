@@ -40,11 +40,14 @@ struct LockedDatabaseTests {
         configuration.allowsUnsafeTransactions = true
         let other = try DatabaseQueue(path: file.path(in: folder), configuration: configuration)
         try await other.writeWithoutTransaction { try $0.execute(sql: "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE") }
-        let holding = Task {
-          try? await Task.sleep(for: time)
-          try await other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
+        // A thread of its own: the other tests may keep all of the tasks' threads busy for longer than a start waits.
+        let isOpened = DispatchSemaphore(value: 0)
+        Thread.detachNewThread {
+          _ = isOpened.wait(timeout: .now() + time / .seconds(1))
+          // Fails only if the file is gone, and then nobody waits for it.
+          try? other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
         }
-        defer { holding.cancel() }
+        defer { isOpened.signal() }
         try await onOtherThread { try file.open(in: folder, log) }
       }
     }
