@@ -235,8 +235,8 @@ private struct Diverged {
 
   @Test(
     "a copy's shorter segment that replaced the store's own is left out: the index file lists other events",
-    arguments: [nil, FileName.clean, FileName.tail])
-  func shorterSwapped(missing: String?) async throws {
+    arguments: [nil, FileName.clean, FileName.tail], [true, false])
+  func shorterSwapped(missing: String?, hasNextHeader: Bool) async throws {
     let own = TemporaryDirectory()
     let other = TemporaryDirectory()
     func fill(_ path: String, _ type: String, _ count: Int, _ size: Int) async throws {
@@ -257,6 +257,7 @@ private struct Diverged {
     try stores.mix(name)
     if let missing { try FileManager.default.removeItem(atPath: own.file(missing)) }
     let bases = own.names(".log").compactMap { FileName.baseOffset($0, suffix: ".log") }
+    if !hasNextHeader { try edit(own.file(FileName.segment(bases[2]))) { for byte in 0..<512 { $0[byte] = 0 } } }
     let target = TemporaryDirectory()
     let report = try LogStore.repair(own.path, to: target.path)
     #expect(report.leftOut.map { fileName(of: $0.file) } == [name])

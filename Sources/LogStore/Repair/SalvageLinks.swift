@@ -41,7 +41,7 @@ struct SalvageLinks {
       return .contradiction(
         "it begins with offset \(later.baseOffset), and \(earlier.name) has events up to \(earlier.endOffset - 1)")
     }
-    guard let header = later.part.header else { return .possible }
+    guard let header = later.part.header else { return byFirstFrame(earlier, later) }
     guard header.previousBaseOffset != SegmentHeader.noPrevious else {
       return .contradiction("it says that it is the first segment, and \(earlier.name) is before it")
     }
@@ -58,16 +58,26 @@ struct SalvageLinks {
     guard let last = earlier.last else { return .possible }
     // The last frame is there, whatever is lost before it.
     if earlier.endOffset == header.previousEndOffset, last.checksum == header.chain { return .proven }
-    let isContradicted = indexes.contains { index in
-      earlier.contradicting.contains(index.path)
-        && index.header.segments.contains { $0.baseOffset == earlier.baseOffset && $0.chain == header.chain }
-    }
-    if isContradicted {
-      return .contradiction("an index file of the segment that it follows lists other events than \(earlier.name) has")
-    }
+    if let reason = contradiction(of: earlier, followedBy: header.chain) { return .contradiction(reason) }
     // An older state of the file may have been put back.
     guard earlier.endOffset == header.previousEndOffset else { return .possible }
     return earlier.endChain == nil ? .possible : withoutLastFrames(earlier, before: header)
+  }
+
+  /// The later file's header is lost. Its first frame has the checksum, too, but does not tell which segment is before it.
+  private func byFirstFrame(_ earlier: SegmentEvidence, _ later: SegmentEvidence) -> Link {
+    guard let chain = later.chainBefore, let last = earlier.last else { return .possible }
+    if last.checksum == chain { return .proven }
+    return contradiction(of: earlier, followedBy: chain).map { .contradiction($0) } ?? .possible
+  }
+
+  /// Why a file can't be the segment that ended with a frame, if an index file of that segment lists other events.
+  private func contradiction(of file: SegmentEvidence, followedBy chain: UInt32) -> String? {
+    let isOther = indexes.contains { index in
+      file.contradicting.contains(index.path)
+        && index.header.segments.contains { $0.baseOffset == file.baseOffset && $0.chain == chain }
+    }
+    return isOther ? "an index file of the segment that it follows lists other events than \(file.name) has" : nil
   }
 
   /// The earlier file has all its events, but its last frame is not the one that the later file names.

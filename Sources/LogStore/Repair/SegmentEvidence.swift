@@ -35,6 +35,9 @@ struct SegmentEvidence {
   private var cleanMark = Mark.unknown
   private var noticeMark = Mark.unknown
   let headerChecksum: UInt32?
+  /// The header checksum of the last frame before this segment, by its first frame, which has it as the segment's header does. nil if
+  /// that frame is damaged.
+  private(set) var chainBefore: UInt32?
   /// Paths of index files that list other events of this segment than the file has.
   private(set) var contradicting: Set<String> = []
 
@@ -61,6 +64,7 @@ struct SegmentEvidence {
       if let header = FrameHeader(in: bytes, at: position, checksumSeed: segment.checksumSeed),
         header.firstOffset >= endOffset
       {
+        if position == SegmentHeader.byteCount, header.isSnapshot { chainBefore = header.chain }
         if let chain, header.chain != chain { isWhole = false }
         (chain, last) = (header.checksum, (position, header.checksum))
         events += UInt64(header.eventCount)
