@@ -34,8 +34,8 @@ extension SegmentSet {
 
   /// What the known index files say of a finished segment.
   private func indexed(_ baseOffset: UInt64) -> (file: IndexFile, number: Int, segment: IndexedSegment)? {
-    // Without a list of the directory's index files, nothing is known.
-    for file in (try? current())?.files ?? [] {
+    // Lists no directory: this is called while locks are held.
+    for file in present.files {
       let segments = file.header.segments
       if let number = segments.firstIndex(where: { $0.baseOffset == baseOffset }) {
         return (file, number, segments[number])
