@@ -52,7 +52,7 @@ extension SegmentSet {
     do throws(LogStoreError) {
       return try readFrames(of: segment, before: successor)
     } catch {
-      guard servesDamaged, error.isOfTheFile, let map = try damageMap(of: segment.baseOffset, upTo: nil),
+      guard servesDamaged, error.isOfTheFile, let map = try unsharedDamageMap(of: segment.baseOffset, upTo: nil),
         map.hasAllEvents, let found = readRecords(in: map, before: successor)
       else { throw error }
       return found

@@ -106,31 +106,39 @@ extension SegmentSet {
     of baseOffset: UInt64, upTo end: DurableEnd?, insteadOf known: DamageMap? = nil
   ) throws(LogStoreError) -> DamageMap? {
     try damageMaps.makeOne { () throws(LogStoreError) in
-      if let map = damageMaps[baseOffset], map !== known { return map }
-      let map: DamageMap
-      if let bound = endOffset(of: baseOffset) {
-        let segment = try Segment.openDamaged(
-          join(directory, FileName.segment(baseOffset)), baseOffset: baseOffset, storeID: storeID, disk: disk)
-        if let map = damageMaps.stillTrue(for: segment), map !== known {
-          damageMaps.insert(map)
-          return map
-        }
-        var builder = DamageMapBuilder(
-          segment, bound: bound, limit: segment.bytes.count, endChain: endChain(of: baseOffset),
-          listed: ownListedEvents(of: baseOffset))
-        map = builder.make()
-      } else {
-        guard let end, end.baseOffset == baseOffset else { return nil }
-        var builder = DamageMapBuilder(open.segment, bound: end.offset, limit: end.position, endChain: nil, listed: nil)
-        map = builder.make()
-      }
-      if map.ranges.isEmpty {
-        damageMaps.forget(baseOffset)
-        return nil
-      }
-      damageMaps.insert(map)
-      return map
+      try unsharedDamageMap(of: baseOffset, upTo: end, insteadOf: known)
     }
+  }
+
+  /// The same, without waiting for another thread that reads the same segment: for the thread that builds index files, which waits
+  /// for the disk more often than readers do.
+  func unsharedDamageMap(
+    of baseOffset: UInt64, upTo end: DurableEnd?, insteadOf known: DamageMap? = nil
+  ) throws(LogStoreError) -> DamageMap? {
+    if let map = damageMaps[baseOffset], map !== known { return map }
+    let map: DamageMap
+    if let bound = endOffset(of: baseOffset) {
+      let segment = try Segment.openDamaged(
+        join(directory, FileName.segment(baseOffset)), baseOffset: baseOffset, storeID: storeID, disk: disk)
+      if let map = damageMaps.stillTrue(for: segment), map !== known {
+        damageMaps.insert(map)
+        return map
+      }
+      var builder = DamageMapBuilder(
+        segment, bound: bound, limit: segment.bytes.count, endChain: endChain(of: baseOffset),
+        listed: ownListedEvents(of: baseOffset))
+      map = builder.make()
+    } else {
+      guard let end, end.baseOffset == baseOffset else { return nil }
+      var builder = DamageMapBuilder(open.segment, bound: end.offset, limit: end.position, endChain: nil, listed: nil)
+      map = builder.make()
+    }
+    if map.ranges.isEmpty {
+      damageMaps.forget(baseOffset)
+      return nil
+    }
+    damageMaps.insert(map)
+    return map
   }
 
   /// Checks that the log is sound where an index was wrong. Throws the damage otherwise.
