@@ -65,7 +65,7 @@ extension SegmentSet {
     if let error = segment.fileError { throw error }
     let index = ActiveIndex(segment)
     var scan = RecoveryScan(segment)
-    guard let chain = endChain(of: segment.baseOffset) else {
+    guard let chain = try endChain(of: segment.baseOffset) else {
       throw segment.damage(
         Fault(position: 0, reason: "nothing tells where the segment ends, since the next one is lost"))
     }

@@ -121,8 +121,8 @@ struct DamageMapBuilder {
   private let limit: Int
   /// The header checksum of the segment's last frame; nil if unknown.
   private let endChain: UInt32?
-  /// The segment's events by an index file; nil if unknown.
-  private let listed: ListedEvents?
+  /// Reads the segment's events from an index file; nil if unknown. Called only if the last frame proves nothing.
+  private let listed: () -> ListedEvents?
 
   private var pieces: [DamageMap.Piece] = []
   private var ranges: [DamagedRange] = []
@@ -138,7 +138,7 @@ struct DamageMapBuilder {
   /// - Parameter bound: the end offset of the segment, or of its durable part.
   /// - Parameter endChain: of a finished segment; see ``SegmentSet/endChain(of:)``.
   /// - Parameter listed: the same; see ``SegmentSet/ownListedEvents(of:)``.
-  init(_ segment: Segment, bound: UInt64, limit: Int, endChain: UInt32?, listed: ListedEvents?) {
+  init(_ segment: Segment, bound: UInt64, limit: Int, endChain: UInt32?, listed: @escaping () -> ListedEvents?) {
     self.listed = listed
     self.segment = segment
     self.bound = bound
@@ -177,7 +177,7 @@ struct DamageMapBuilder {
   private func isForeign(_ last: DamageMap.LastFrame?) -> Bool {
     guard let endChain, last?.chain != endChain else { return false }
     if isPastEnd || last != nil && (next >= bound || ranges.isEmpty && pending == nil) { return true }
-    return listed?.contradict(segment) ?? false
+    return listed()?.contradict(segment) ?? false
   }
 
   /// Returns the last frame, if nothing behind it is damaged.

@@ -124,13 +124,14 @@ extension SegmentSet {
         damageMaps.insert(map)
         return map
       }
+      let endChain = try endChain(of: baseOffset)
       var builder = DamageMapBuilder(
-        segment, bound: bound, limit: segment.bytes.count, endChain: endChain(of: baseOffset),
-        listed: ownListedEvents(of: baseOffset))
+        segment, bound: bound, limit: segment.bytes.count, endChain: endChain
+      ) { self.ownListedEvents(of: baseOffset, endChain: endChain) }
       map = builder.make()
     } else {
       guard let end, end.baseOffset == baseOffset else { return nil }
-      var builder = DamageMapBuilder(open.segment, bound: end.offset, limit: end.position, endChain: nil, listed: nil)
+      var builder = DamageMapBuilder(open.segment, bound: end.offset, limit: end.position, endChain: nil) { nil }
       map = builder.make()
     }
     if map.ranges.isEmpty {

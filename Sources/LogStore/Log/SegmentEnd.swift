@@ -14,22 +14,27 @@ extension SegmentSet {
 
   /// The header checksum of the last frame before a segment, by the segment's header or, where that is lost, by its first frame,
   /// which has it too. nil if both are lost.
-  func chain(before baseOffset: UInt64) -> UInt32? {
-    // Readers of that segment report what is wrong with it.
-    if let header = try? header(of: baseOffset) { return header.chain }
+  ///
+  /// - Throws: what is no fault of the file, such as too few descriptors: then nothing is known.
+  func chain(before baseOffset: UInt64) throws(LogStoreError) -> UInt32? {
+    do throws(LogStoreError) {
+      return try header(of: baseOffset).chain
+    } catch {
+      // Readers of that segment report what is wrong with it.
+      guard error.isOfTheFile else { throw error }
+    }
     let path = join(directory, FileName.segment(baseOffset))
-    guard let segment = try? Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk),
-      let first = FrameHeader(
-        in: segment.bytes, at: SegmentHeader.byteCount, checksumSeed: segment.checksumSeed), first.isSnapshot
-    else { return nil }
-    return first.chain
+    let segment = try Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
+    let first = FrameHeader(in: segment.bytes, at: SegmentHeader.byteCount, checksumSeed: segment.checksumSeed)
+    return first.flatMap { $0.isSnapshot ? $0.chain : nil }
   }
 
   /// The header checksum of a finished segment's last frame, by the segment after it or, where that is lost, by an index file.
   /// nil if nothing tells it: then the file may be another history's.
-  func endChain(of baseOffset: UInt64) -> UInt32? {
+  func endChain(of baseOffset: UInt64) throws(LogStoreError) -> UInt32? {
     guard let next = successor(of: baseOffset) else { return nil }
-    return chain(before: next) ?? indexed(baseOffset)?.segment.chain
+    if let chain = try chain(before: next) { return chain }
+    return indexed(baseOffset)?.segment.chain
   }
 
   /// What the known index files say of a finished segment.
@@ -45,10 +50,10 @@ extension SegmentSet {
   }
 
   /// The events of a finished segment by an index file that was built from the history's own file; nil if there is none.
-  func ownListedEvents(of baseOffset: UInt64) -> ListedEvents? {
-    guard let (file, number, segment) = indexed(baseOffset), segment.chain == endChain(of: baseOffset) else {
-      return nil
-    }
+  ///
+  /// - Parameter endChain: the segment's; see ``endChain(of:)``.
+  func ownListedEvents(of baseOffset: UInt64, endChain: UInt32?) -> ListedEvents? {
+    guard let (file, number, segment) = indexed(baseOffset), segment.chain == endChain else { return nil }
     return ListedEvents(file, segment: number)
   }
 
@@ -57,16 +62,17 @@ extension SegmentSet {
   ///
   /// With an index it reads only the last frames; without one, the headers of all frames.
   func checkEnd(of segment: Segment) throws(LogStoreError) {
-    guard let offset = endOffset(of: segment.baseOffset), let chain = endChain(of: segment.baseOffset) else { return }
-    let end = (offset: offset, chain: chain)
+    guard let offset = endOffset(of: segment.baseOffset), let chain = try endChain(of: segment.baseOffset) else {
+      return
+    }
     // Uses the index files that are known already: a reindex opens segments before it lists any index file.
-    if let position = lastListedFrame(of: segment, before: end.offset, in: present),
-      segment.ending(from: position, at: end.offset, chain: end.chain) == .expected
+    if let position = lastListedFrame(of: segment, before: offset, in: present),
+      segment.ending(from: position, at: offset, chain: chain) == .expected
     {
       return
     }
     // Bytes that can't be read may look like an end. Their reader reports that.
-    guard case .other(let fault) = segment.ending(from: SegmentHeader.byteCount, at: end.offset, chain: end.chain),
+    guard case .other(let fault) = segment.ending(from: SegmentHeader.byteCount, at: offset, chain: chain),
       !segment.mayHaveBeenUnreadable(0..<segment.bytes.count)
     else { return }
     throw segment.damage(fault)
