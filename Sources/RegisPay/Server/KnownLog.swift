@@ -13,6 +13,8 @@ struct KnownLog: Sendable, Hashable {
   var events: UInt64
   /// Offsets of events that were on the log and were gone at a start.
   private(set) var missing = RangeSet<UInt64>()
+  /// Why the file tells nothing but that there were events; nil if it could be read.
+  private(set) var fault: String?
 
   init(storeID: String, events: UInt64, missing: RangeSet<UInt64> = .init()) {
     self.storeID = storeID
@@ -27,7 +29,12 @@ struct KnownLog: Sendable, Hashable {
   init?(in directory: String) {
     let path = Self.path(in: directory)
     guard FileManager.default.fileExists(atPath: path) else { return nil }
-    let json = ((try? SmallFile.read(path)) ?? nil).flatMap { try? JSONReader.read($0) }
+    var json: JSONValue?
+    do {
+      if let bytes = try SmallFile.read(path) { json = try JSONReader.read(bytes) }
+    } catch {
+      fault = "\(error)"
+    }
     storeID = json?["storeID"]?.text
     events = max(Self.number(json?["events"]) ?? 1, 1)
     guard case .array(let ranges)? = json?["missing"] else { return }

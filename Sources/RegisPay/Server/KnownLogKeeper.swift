@@ -30,6 +30,11 @@ final class KnownLogKeeper: Sendable {
     self.known = Mutex(known)
     written = Mutex(found)
     if let line = known.warning(in: directory) { logger.warning("\(line)") }
+    if let fault = found?.fault {
+      logger.warning(
+        "what was known of the payments log can't be read, and is written anew",
+        metadata: ["file": "\(KnownLog.path(in: directory))", "reason": "\(fault)"])
+    }
   }
 
   /// For ``Health``.
@@ -38,7 +43,7 @@ final class KnownLogKeeper: Sendable {
   /// Writes the file when the log has its first event, then at intervals while the log grows or when the file is gone, and last
   /// when the task is cancelled.
   func run() async {
-    // A closed log has no first event any more; one that was there before counts.
+    // Whatever ends the wait, the loop looks for itself whether there are events.
     _ = try? await reader.waitForEvents(at: 0)
     var isFailing = false
     while true {
