@@ -36,6 +36,7 @@ struct KnownLog: Sendable, Hashable {
       fault = "\(error)"
     }
     storeID = json?["storeID"]?.text
+    if storeID == nil, fault == nil { fault = "it does not name the log" }
     events = max(Self.number(json?["events"]) ?? 1, 1)
     guard case .array(let ranges)? = json?["missing"] else { return }
     for range in ranges {

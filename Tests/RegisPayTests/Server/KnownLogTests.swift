@@ -111,7 +111,12 @@ struct KnownLogTests {
     try await withTemporaryFolder { folder in
       try Data(content.utf8).write(to: URL(fileURLWithPath: KnownLog.path(in: folder)))
       let known = try #require(KnownLog(in: folder))
-      #expect(known.events == 1 && known.storeID == nil && known.missing.isEmpty)
+      #expect(known.events == 1 && known.storeID == nil && known.missing.isEmpty && known.fault != nil)
+      let store = try openStore(folder)
+      let collector = LineCollector()
+      _ = KnownLogKeeper(folder, store.reader, logger: collector.logger)
+      #expect(collector.text.contains("can't be read, and is written anew"), "\(collector.text)")
+      try await store.close()
     }
   }
 }
