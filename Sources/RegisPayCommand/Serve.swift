@@ -44,6 +44,12 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("The PSP's base URL; the default is the built-in simulator.", valueName: "url"))
   var pspURL: String?
 
+  @Flag(
+    help: ArgumentHelp(
+      "Start although the payments in --dir were made with another PSP.",
+      discussion: "Needed once. What is unfinished, and refunds of older payments, go to the new PSP."))
+  var newPSP = false
+
   @Option(
     help: ArgumentHelp("The notification service's base URL; the default is the built-in simulator.", valueName: "url"))
   var notificationsURL: String?
@@ -162,6 +168,7 @@ struct Serve: AsyncParsableCommand {
     options.isInsecure = insecure
     options.stopLimit = .seconds(stopTimeout)
     options.limits = limitArguments.limits(isLoopback: options.isLoopback)
+    options.acceptsNewPSP = newPSP
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
     let metrics = MetricsRegistry()

@@ -81,6 +81,11 @@ struct Endpoint: Sendable, Hashable {
   }
 }
 
+extension Endpoint {
+  /// The base URL in one form: with the port only if it is not the scheme's, the host in lower case, no slash at the end.
+  var url: String { (isTLS ? "https://" : "http://") + authority.lowercased() + prefix }
+}
+
 /// A base URL that can't be used.
 public struct EndpointError: Error, Sendable, Hashable, CustomStringConvertible {
   var url: String

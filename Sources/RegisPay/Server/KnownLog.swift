@@ -1,7 +1,7 @@
 import Foundation
 
 /// What a data directory remembers of its payments log, in the file `payments.known`. A log that was lost, replaced or cut can't
-/// tell this itself.
+/// tell this itself, and none says which PSP its payments were made with.
 struct KnownLog: Sendable, Hashable {
   static let fileName = "payments.known"
   /// With more ranges, ``missing`` becomes one range from the first to the last.
@@ -11,14 +11,18 @@ struct KnownLog: Sendable, Hashable {
   var storeID: String?
   /// The log's end when the file was written: the log has had at least this number of events.
   var events: UInt64
+  /// The PSP that the payments were made with, see ``ServerOptions/psp``; nil if the file does not say it, as that of an earlier
+  /// version.
+  var psp: String?
   /// Offsets of events that were on the log and were gone at a start.
   private(set) var missing = RangeSet<UInt64>()
   /// Why the file tells nothing but that there were events; nil if it could be read.
   private(set) var fault: String?
 
-  init(storeID: String, events: UInt64, missing: RangeSet<UInt64> = .init()) {
+  init(storeID: String, events: UInt64, psp: String? = nil, missing: RangeSet<UInt64> = .init()) {
     self.storeID = storeID
     self.events = events
+    self.psp = psp
     self.missing = missing
   }
 
@@ -37,6 +41,7 @@ struct KnownLog: Sendable, Hashable {
     }
     storeID = json?["storeID"]?.text
     if storeID == nil, fault == nil { fault = "it does not name the log" }
+    psp = json?["psp"]?.text
     events = max(Self.number(json?["events"]) ?? 1, 1)
     guard case .array(let ranges)? = json?["missing"] else { return }
     for range in ranges {
@@ -63,6 +68,7 @@ struct KnownLog: Sendable, Hashable {
   /// Replaces the file. Blocks until it is synced.
   func write(in directory: String) throws(SmallFile.Failure) {
     var members: [JSONValue.Member] = [.init("events", .integer(events)), .init("storeID", .string(storeID ?? ""))]
+    if let psp { members.append(.init("psp", .string(psp))) }
     if !missing.isEmpty {
       members.append(
         .init(

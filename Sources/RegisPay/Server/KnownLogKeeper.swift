@@ -9,6 +9,7 @@ import Synchronization
 final class KnownLogKeeper: Sendable {
   private let directory: String
   private let reader: LogReader
+  private let psp: String
   private let logger: Logger
   private let interval: Duration
   private let known: Mutex<KnownLog>
@@ -17,10 +18,13 @@ final class KnownLogKeeper: Sendable {
 
   /// Reads the file, and notes what is missing. Changes nothing on the disk. Blocks for a small read.
   ///
-  /// - Parameter interval: the time between two writes while the log grows.
-  init(_ directory: String, _ reader: LogReader, logger: Logger, interval: Duration = .seconds(10)) {
+  /// - Parameters:
+  ///   - psp: the PSP that the payments are made with from now on, see ``ServerOptions/psp``.
+  ///   - interval: the time between two writes while the log grows.
+  init(_ directory: String, _ reader: LogReader, psp: String, logger: Logger, interval: Duration = .seconds(10)) {
     self.directory = directory
     self.reader = reader
+    self.psp = psp
     self.logger = logger
     self.interval = interval
     let end = reader.endOffset
@@ -61,14 +65,16 @@ final class KnownLogKeeper: Sendable {
     }
   }
 
-  private func write() throws(SmallFile.Failure) {
+  /// Writes the file if it would say something else. Blocks until it is synced.
+  func write() throws(SmallFile.Failure) {
     let end = reader.endOffset
     guard end > 0 else { return }
     let isThere = FileManager.default.fileExists(atPath: KnownLog.path(in: directory))
     let old = written.withLock { $0 }
     let new = known.withLock { known in
       // A person has removed the file: what is missing has been seen to.
-      known = KnownLog(storeID: reader.storeID, events: end, missing: isThere || old == nil ? known.missing : .init())
+      known = KnownLog(
+        storeID: reader.storeID, events: end, psp: psp, missing: isThere || old == nil ? known.missing : .init())
       return known
     }
     guard !isThere || new != old else { return }

@@ -140,13 +140,21 @@ public struct Server: Sendable {
   private func serve(
     stopSignals: [UnixSignal], _ deadline: StopDeadline, onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
-    try wrapping(ServerError.endpoint) { () throws(EndpointError) in
-      for url in [options.pspURL, options.notificationsURL].compactMap({ $0 }) { _ = try Endpoint(url) }
+    let psp = try wrapping(ServerError.endpoint) { () throws(EndpointError) in
+      if let url = options.notificationsURL { _ = try Endpoint(url) }
+      return try options.psp
     }
     // The log may be empty because an earlier start created it and failed later.
     if log.reader.endOffset == 0 { try LostLog.check(options.directory) }
     try WrongLog.check(options.directory, payments: log.reader, simulator: simulator.store.reader)
-    let known = KnownLogKeeper(options.directory, log.reader, logger: logger)
+    try OtherPSP.check(options, psp)
+    let known = KnownLogKeeper(options.directory, log.reader, psp: psp, logger: logger)
+    if options.acceptsNewPSP {
+      // Before a call goes there: another start with the PSP of before has to be refused from then on.
+      do throws(SmallFile.Failure) { try known.write() } catch {
+        throw .directory(options.directory, reason: "\(error)")
+      }
+    }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let scrubbing = try startScrubbing(health)
     defer { scrubbing.stop() }

@@ -16,6 +16,8 @@ public struct ServerOptions: Sendable {
   public var metricsAddress: Address?
   /// Where the PSP is; nil for the simulator in this server.
   public var pspURL: String?
+  /// Allows a start with another PSP than the one that the payments of the directory were made with.
+  public var acceptsNewPSP = false
   /// Where the notification service is; nil for the simulator in this server.
   public var notificationsURL: String?
   /// For one try of a call out.
@@ -80,6 +82,16 @@ public struct ServerOptions: Sendable {
     }
   }
 
+  /// What ``psp`` is without a ``pspURL``.
+  static let simulator = "simulator"
+
+  /// Tells this PSP from others: the parts of its URL that calls go by.
+  var psp: String {
+    get throws(EndpointError) {
+      try pspURL.map { url throws(EndpointError) in try Endpoint(url).url } ?? Self.simulator
+    }
+  }
+
   /// Only programs on this machine can reach the server.
   public var isLoopback: Bool { ListenAddress.isLoopback(host) }
 }
@@ -102,6 +114,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case addressInUse(host: String, port: Int, option: String = "--port")
   /// Another log stands in the place of the payments log or the simulator's.
   case wrongLog(path: String, reason: String)
+  /// The payments were made with another PSP than the one to call now.
+  case otherPSP(directory: String, known: String, given: String)
   case listen(host: String, port: Int, reason: String)
   case stopped(reason: String)
 
@@ -126,6 +140,10 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
     case .addressInUse(let host, let port, let option):
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with \(option)"
     case .wrongLog(let path, let reason): "\(path) holds another log: \(reason)"
+    case .otherPSP(let directory, let known, let given):
+      "the payments in \(directory) were made with \(OtherPSP.shown(known)), and the PSP would now be \(OtherPSP.shown(given)): what"
+        + " the first may have done would be done again there. Start \(OtherPSP.option(known)); or use another --dir; or, if both"
+        + " are the same PSP or no payment is unfinished, start once with --new-psp"
     case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"
     case .stopped(let reason): "stopped: \(reason)"
     }

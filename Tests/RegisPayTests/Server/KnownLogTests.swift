@@ -23,13 +23,13 @@ struct KnownLogTests {
   func atStop() async throws {
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
-      let keeper = KnownLogKeeper(folder, store.reader, logger: silent)
+      let keeper = KnownLogKeeper(folder, store.reader, psp: "simulator", logger: silent)
       await stop(keeper)
       #expect(KnownLog(in: folder) == nil)
       for end in [3, 7] {
         try await fill(store, end - Int(store.reader.endOffset))
         await stop(keeper)
-        #expect(KnownLog(in: folder) == KnownLog(storeID: store.reader.storeID, events: UInt64(end)))
+        #expect(KnownLog(in: folder) == KnownLog(storeID: store.reader.storeID, events: UInt64(end), psp: "simulator"))
       }
       #expect(keeper.warnings.isEmpty)
       try await store.close()
@@ -40,7 +40,7 @@ struct KnownLogTests {
   func follows() async throws {
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
-      let keeper = KnownLogKeeper(folder, store.reader, logger: silent, interval: .milliseconds(1))
+      let keeper = KnownLogKeeper(folder, store.reader, psp: "simulator", logger: silent, interval: .milliseconds(1))
       let task = Task { await keeper.run() }
       for end in [1, 2] as [UInt64] {
         try await fill(store, 1)
@@ -60,14 +60,14 @@ struct KnownLogTests {
       try KnownLog(storeID: store.reader.storeID, events: 8).write(in: folder)
       let collector = LineCollector()
       for _ in 1...3 {
-        let keeper = KnownLogKeeper(folder, store.reader, logger: collector.logger)
+        let keeper = KnownLogKeeper(folder, store.reader, psp: "simulator", logger: collector.logger)
         #expect(keeper.warnings.count == 1)
         #expect(keeper.warnings.first?.contains("the offsets 5..7 are gone") == true, "\(keeper.warnings)")
         await stop(keeper)
         try await fill(store, 4)
       }
       #expect(collector.text.split(separator: "\n").count == 3, "one line at each start: \(collector.text)")
-      let keeper = KnownLogKeeper(folder, store.reader, logger: silent, interval: .milliseconds(1))
+      let keeper = KnownLogKeeper(folder, store.reader, psp: "simulator", logger: silent, interval: .milliseconds(1))
       let task = Task { await keeper.run() }
       try await eventually("the file has the end") { KnownLog(in: folder)?.events == store.reader.endOffset }
       #expect(!keeper.warnings.isEmpty)
@@ -76,7 +76,7 @@ struct KnownLogTests {
       try await eventually("the file is written again") { KnownLog(in: folder)?.missing.isEmpty == true }
       task.cancel()
       await task.value
-      #expect(KnownLogKeeper(folder, store.reader, logger: silent).warnings.isEmpty)
+      #expect(KnownLogKeeper(folder, store.reader, psp: "simulator", logger: silent).warnings.isEmpty)
       try await store.close()
     }
   }
@@ -114,7 +114,7 @@ struct KnownLogTests {
       #expect(known.events == 1 && known.storeID == nil && known.missing.isEmpty && known.fault != nil)
       let store = try openStore(folder)
       let collector = LineCollector()
-      _ = KnownLogKeeper(folder, store.reader, logger: collector.logger)
+      _ = KnownLogKeeper(folder, store.reader, psp: "simulator", logger: collector.logger)
       #expect(collector.text.contains("can't be read, and is written anew"), "\(collector.text)")
       try await store.close()
     }
