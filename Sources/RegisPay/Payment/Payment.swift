@@ -107,6 +107,9 @@ public struct Payment: Sendable, Hashable {
       state = state(before: step)
     case (_, .outcomeUnknown(let work, let reason)) where work.refund == nil && work.step == nextStep:
       state = .outcomeUnknown(step: work.step, reason: reason)
+    // The PSP confirmed the settlement although the cancellation had been confirmed.
+    case (.cancelled, .outcomeUnknown(let work, let reason)) where work.step == .settle && reference != nil:
+      state = .outcomeUnknown(step: .settle, reason: reason)
     case (.outcomeUnknown(let step, _), .outcomeResolved(let work, _)) where work.refund == nil && work.step == step:
       state = state(before: step)
     default: try applyToRefund(event)
@@ -246,13 +249,15 @@ public struct Payment: Sendable, Hashable {
     return parked
   }
 
-  /// All steps and refunds whose outcome is unknown, with the reason of each.
+  /// All steps and refunds whose outcome is unknown, with the reason of each. The notification comes last, because it moves no
+  /// money.
   public var unknown: [(work: PaymentWork, reason: String)] {
     var unknown: [(work: PaymentWork, reason: String)] = []
-    if case .outcomeUnknown(let step, let reason) = state { unknown.append((PaymentWork(step), reason)) }
     for refund in refunds {
       if case .unknown(let reason) = refund.status { unknown.append((PaymentWork(refund: refund.number), reason)) }
     }
+    // There are refunds only of a settled payment, so of its steps only the notification can be unknown beside them.
+    if case .outcomeUnknown(let step, let reason) = state { unknown.append((PaymentWork(step), reason)) }
     return unknown
   }
 }

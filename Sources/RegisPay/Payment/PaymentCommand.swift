@@ -163,12 +163,18 @@ extension Payment {
   private var cancellation: [PaymentEvent] { isCancellationAsked ? [.cancellationRequested] : [] }
 
   /// Records a settlement, also while a cancellation is requested or parked: the settlement came first, so there was no
-  /// cancellation.
+  /// cancellation. If the cancellation has been confirmed as well, by the PSP or by a person, only a person can tell which of the
+  /// two holds.
   private func settle() throws(PaymentRefusal) -> [PaymentEvent] {
     switch state {
     case .cancelling where reference != nil: [.settled]
     case .failed(.cancel, _, _): [.retried(.cancel, refund: nil), .settled]
     case .outcomeUnknown(.cancel, _): [.outcomeResolved(PaymentWork(.cancel), happened: false), .settled]
+    case .cancelled where reference != nil:
+      [
+        .outcomeUnknown(
+          PaymentWork(.settle), reason: "the PSP confirmed it, and the cancellation had been confirmed, too")
+      ]
     default: try ended(PaymentWork(.settle), by: [.settled])
     }
   }

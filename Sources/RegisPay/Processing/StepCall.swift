@@ -252,7 +252,12 @@ struct StepCall: Sendable {
         let executed = try await log.record(command, on: work.id, as: failures == 0 ? known : nil, cursor: cursor)
         if failures > 0 { log.gate.release(didAppend: true) }
         switch executed {
-        case .appended:
+        case .appended(let events, _):
+          if isAccepted, case .outcomeUnknown(let contested, let reason)? = events.last {
+            logger.error(
+              "the outcome of a step is unknown",
+              metadata: ["payment": "\(work.id)", "step": "\(contested)", "reason": "\(reason)"])
+          }
           metrics.count(StepMetrics.Outcome(command))
           if case .delay = command { tries.forget(work.id, work.work) }
           return .finished(isAccepted: isAccepted, committed: checkpoint)

@@ -120,6 +120,12 @@ private let situations: [Situation] = [
   Situation(
     name: "cancelled", events: [.initiated(id, amount), .cancelled], status: .cancelled, due: [], next: []),
   Situation(
+    name: "cancelled at the PSP", events: created + [.cancellationRequested, .cancelled], status: .cancelled, due: [],
+    next: [(unknown(.settle), .outcomeUnknown)]),
+  Situation(
+    name: "cancelled and perhaps settled", events: created + [.cancellationRequested, .cancelled, unknown(.settle)],
+    status: .outcomeUnknown, due: [], next: resolved(PaymentWork(.settle), .created), unknown: PaymentWork(.settle)),
+  Situation(
     name: "failed to create", events: [.initiated(id, amount), .failed(step: .create, reason: "no")], status: .failed,
     due: [], next: [(.retried(.create, refund: nil), .initiated), (.cancelled, .cancelled)],
     cancel: [.retried(.create, refund: nil), .cancellationRequested]),
@@ -346,7 +352,8 @@ struct PaymentTests {
   func resolutions() throws {
     let ends: [String: (happened: PaymentStatus, didNot: PaymentStatus)] = [
       "perhaps created": (.created, .declined), "perhaps created, and to be cancelled": (.cancelling, .cancelled),
-      "perhaps settled": (.settled, .declined), "perhaps cancelled": (.cancelled, .failed),
+      "perhaps settled": (.settled, .declined), "cancelled and perhaps settled": (.settled, .declined),
+      "perhaps cancelled": (.cancelled, .failed),
       "perhaps notified": (.completed, .failed), "perhaps refunded in part": (.completed, .completed),
     ]
     #expect(Set(situations.filter { $0.unknown != nil }.map(\.name)) == Set(ends.keys))
@@ -398,6 +405,39 @@ struct PaymentTests {
       for event in try payment.decide(.recordSettled) { try payment.apply(event) }
       #expect(payment.status == .settled)
     }
+  }
+
+  @Test("a settlement that the PSP confirms after the cancellation was confirmed is for a person to decide, either way")
+  func settledAndCancelled() throws {
+    for end in [[.cancelled], [unknown(.cancel), .outcomeResolved(PaymentWork(.cancel), happened: true), .cancelled]] {
+      for (resolution, status) in [
+        (PaymentCommand.Resolution.happened(), PaymentStatus.settled), (.didNotHappen, .declined),
+      ] {
+        var payment = try #require(try Payment(created + [.cancellationRequested] + end))
+        for event in try payment.decide(.recordSettled) { try payment.apply(event) }
+        #expect(payment.status == .outcomeUnknown)
+        #expect(payment.unknown.map(\.work) == [PaymentWork(.settle)])
+        for event in try payment.decide(.resolve(PaymentWork(.settle), resolution)) { try payment.apply(event) }
+        #expect(payment.status == status)
+      }
+    }
+    let untried = try #require(try Payment([.initiated(id, amount), .cancelled]))
+    #expect(throws: PaymentRefusal.notDue(.cancelled)) { try untried.decide(.recordSettled) }
+  }
+
+  @Test("of several unknown outcomes those of money come first, and none is left out")
+  func severalUnknown() throws {
+    let payment = try #require(
+      try Payment(
+        settled + [
+          .refundRequested(1, part), .refundRequested(2, rest), unknown(.notify), unknown(PaymentWork(refund: 2)),
+          unknown(PaymentWork(refund: 1)),
+        ]))
+    #expect(
+      payment.unknown.map(\.work) == [PaymentWork(refund: 1), PaymentWork(refund: 2), PaymentWork(.notify)])
+    let row = PaymentRow(payment, version: 8, offset: 0, createdMicroseconds: 0, updatedMicroseconds: 0)
+    #expect(row.trouble == .init(step: .refund, refund: 1, reason: "no response"))
+    #expect(row.furtherUnknown == 2)
   }
 
   @Test("a refund is of all that is left, or of a part of it, in the payment's currency")
@@ -481,11 +521,13 @@ struct PaymentTests {
     var isSound = true
 
     mutating func apply(_ event: PaymentEvent) {
-      if isOver { isSound = false }
+      // The PSP may confirm a settlement and a cancellation; a person decides then.
+      if case .outcomeUnknown(let work, _) = event, work.step == .settle {} else if isOver { isSound = false }
       switch event {
       case .settled:
         moves += 1
         isMoneyMoved = true
+      case .outcomeUnknown(PaymentWork(.settle), _): isOver = false
       case .declined, .cancelled:
         isOver = true
         if isMoneyMoved { isSound = false }
