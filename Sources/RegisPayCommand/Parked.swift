@@ -127,7 +127,7 @@ struct Parked: AsyncParsableCommand {
   /// Calls `body` for every payment with the status, page by page. While the server rebuilds its list of payments, waits: a part of
   /// the list would look like all of it.
   static func forEach(
-    _ server: ServerClient, status: PaymentStatus = .failed, _ body: (JSONValue) -> Void
+    _ server: ServerClient, status: PaymentStatus = .failed, _ body: (JSONValue) async throws -> Void
   ) async throws {
     var after: String?
     var isWaiting = false
@@ -143,7 +143,9 @@ struct Parked: AsyncParsableCommand {
         continue
       }
       isWaiting = false
-      if case .array(let payments) = page["payments"] { payments.forEach(body) }
+      if case .array(let payments) = page["payments"] {
+        for payment in payments { try await body(payment) }
+      }
       after = page["next"]?.text
     } while isWaiting || after != nil
   }

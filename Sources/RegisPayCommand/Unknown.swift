@@ -15,23 +15,35 @@ struct Unknown: AsyncParsableCommand {
   struct List: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
       abstract: """
-        List payments with an unknown outcome, one a line: id, amount, currency, step, refund, since when, the PSP's \
-        reference, reason.
+        List steps with an unknown outcome, one a line: the payment's id, amount, currency, step, refund, since when, the \
+        PSP's reference, reason.
         """,
-      discussion: """
-        A payment with several unknown refunds has one line, for the first refund. The environment variable REGISPAY_KEY, \
-        if set, is sent as the API key.
-        """)
+      discussion: "The environment variable REGISPAY_KEY, if set, is sent as the API key.")
 
     @OptionGroup var options: Parked.Options
 
     func run() async throws {
       await options.withServer { server in
         try await Parked.forEach(server, status: .outcomeUnknown) { payment in
-          let names = ["paymentId", "amount", "currency", "step", "refund", "updatedAt", "paymentReference", "reason"]
-          print(names.map { Parked.text(payment[$0] ?? payment["unknown"]?[$0]) }.joined(separator: "  "))
+          for step in try await Self.steps(of: payment, server) {
+            let names = [
+              "paymentId", "amount", "currency", "step", "refund", "updatedAt", "paymentReference", "reason",
+            ]
+            print(names.map { Parked.text(payment[$0] ?? step?[$0]) }.joined(separator: "  "))
+          }
         }
       }
+    }
+
+    /// The unknown steps of a listed payment. The list holds the first one, and the number of further ones.
+    private static func steps(of payment: JSONValue, _ server: ServerClient) async throws -> [JSONValue?] {
+      guard payment["unknown"]?["further"] != nil, let id = payment["paymentId"]?.text else {
+        return [payment["unknown"]]
+      }
+      let details = try await server.get("/api/v1/payments/\(id)")
+      // A person may have resolved them since.
+      guard case .array(let steps)? = details["unknownSteps"] else { return [] }
+      return steps
     }
   }
 

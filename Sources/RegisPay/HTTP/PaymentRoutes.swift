@@ -201,6 +201,9 @@ struct PaymentRoutes: Sendable {
     if !loaded.payment.refunds.isEmpty {
       members.append(.init("refunds", .array(loaded.payment.refunds.map(PaymentJSON.refund))))
     }
+    if row.status == .outcomeUnknown {
+      members.append(.init("unknownSteps", PaymentJSON.unknownSteps(of: loaded.payment)))
+    }
     return .object(members)
   }
 

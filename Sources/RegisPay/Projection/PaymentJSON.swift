@@ -24,9 +24,8 @@ enum PaymentJSON {
     }
     if row.refunding.minorUnits > 0 { members.append(.init("refundingAmount", .number(row.refunding.decimal))) }
     if let trouble = row.trouble {
-      var failure: [JSONValue.Member] = [.init("step", .string(trouble.step.rawValue))]
-      if let number = trouble.refund { failure.append(.init("refund", .integer(number))) }
-      failure.append(.init("reason", .string(trouble.reason)))
+      var failure = Self.members(of: trouble)
+      if row.furtherUnknown > 0 { failure.append(.init("further", .integer(row.furtherUnknown))) }
       // A step with an unknown outcome is not a failure.
       members.append(.init(row.status == .outcomeUnknown ? "unknown" : "failure", .object(failure)))
     }
@@ -37,6 +36,20 @@ enum PaymentJSON {
         .init("waiting", Self.waiting(delay.work, delay.attempts, delay.reason, until: delay.untilMicroseconds)))
     }
     return members
+  }
+
+  private static func members(of trouble: PaymentRow.Trouble) -> [JSONValue.Member] {
+    var members: [JSONValue.Member] = [.init("step", .string(trouble.step.rawValue))]
+    if let number = trouble.refund { members.append(.init("refund", .integer(number))) }
+    return members + [.init("reason", .string(trouble.reason))]
+  }
+
+  /// Every step and refund whose outcome is unknown.
+  static func unknownSteps(of payment: Payment) -> JSONValue {
+    .array(
+      payment.unknown.map {
+        .object(members(of: .init(step: $0.work.step, refund: $0.work.refund, reason: $0.reason)))
+      })
   }
 
   private static func waiting(_ work: PaymentWork, _ attempts: Int, _ reason: String, until: UInt64?) -> JSONValue {

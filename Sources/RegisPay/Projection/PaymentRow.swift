@@ -17,6 +17,8 @@ public struct PaymentRow: Sendable, Hashable {
   public var updatedMicroseconds: UInt64
   /// The step that was declined, is parked or has an unknown outcome, and why; nil when there is none.
   public var trouble: Trouble?
+  /// The number of further steps whose outcome is unknown, beside ``trouble``.
+  public var furtherUnknown: Int
   /// Waits on the log, the next to end first.
   public var delays: [Delay]
 
@@ -53,13 +55,14 @@ public struct PaymentRow: Sendable, Hashable {
     self.createdMicroseconds = createdMicroseconds
     self.updatedMicroseconds = updatedMicroseconds
     trouble = Self.trouble(of: payment)
+    furtherUnknown = max(payment.unknown.count - 1, 0)
     delays = payment.delays.sorted { $0.untilMicroseconds < $1.untilMicroseconds }
   }
 
   init(
     id: PaymentID, money: Money, status: PaymentStatus, reference: String?, refunded: Money, refunding: Money,
     version: UInt64, offset: UInt64, createdMicroseconds: UInt64, updatedMicroseconds: UInt64, trouble: Trouble?,
-    delays: [Delay]
+    furtherUnknown: Int, delays: [Delay]
   ) {
     self.id = id
     self.money = money
@@ -72,6 +75,7 @@ public struct PaymentRow: Sendable, Hashable {
     self.createdMicroseconds = createdMicroseconds
     self.updatedMicroseconds = updatedMicroseconds
     self.trouble = trouble
+    self.furtherUnknown = furtherUnknown
     self.delays = delays
   }
 

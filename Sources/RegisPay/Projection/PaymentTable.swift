@@ -4,7 +4,7 @@ import GRDB
 /// The projection's SQL: one row for each payment, and the checkpoint.
 enum PaymentTable {
   /// The version of the tables and their content. A file of another version is rebuilt from the log.
-  static let version = 7
+  static let version = 8
 
   /// The statuses whose payments are counted. A tally's name is the status, or the step for waits.
   private static let countedStatuses: [PaymentStatus] = [.failed, .outcomeUnknown]
@@ -20,7 +20,8 @@ enum PaymentTable {
           number INTEGER PRIMARY KEY, id BLOB NOT NULL, version INTEGER NOT NULL, status INTEGER NOT NULL,
           amount INTEGER NOT NULL, currency TEXT NOT NULL, refunded INTEGER NOT NULL,
           refunding INTEGER NOT NULL, part INTEGER NOT NULL, reference TEXT,
-          created INTEGER NOT NULL, updated INTEGER NOT NULL, step TEXT, refund INTEGER, reason TEXT
+          created INTEGER NOT NULL, updated INTEGER NOT NULL, step TEXT, refund INTEGER, reason TEXT,
+          further INTEGER NOT NULL
         );
         -- What waits for a time, of the payment with this number; refund 0 for none.
         CREATE TABLE delay (
@@ -123,20 +124,20 @@ enum PaymentTable {
       sql: """
         INSERT INTO payment
           (number, id, version, status, amount, currency, refunded, refunding, part, reference, created, updated, step,
-            refund, reason)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            refund, reason, further)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (number) DO UPDATE SET
           version = excluded.version, status = excluded.status, refunded = excluded.refunded,
           refunding = excluded.refunding, part = excluded.part,
           reference = excluded.reference, updated = excluded.updated, step = excluded.step, refund = excluded.refund,
-          reason = excluded.reason
+          reason = excluded.reason, further = excluded.further
         """
     ).execute(arguments: [
       Int64(clamping: row.offset), Data(row.id.data), Int64(clamping: row.version), code(of: row.status),
       row.money.minorUnits, row.money.currency.code, row.refunded.minorUnits, row.refunding.minorUnits,
       code(of: row.refundedPart), row.reference,
       Int64(clamping: row.createdMicroseconds), Int64(clamping: row.updatedMicroseconds), row.trouble?.step.rawValue,
-      row.trouble?.refund, row.trouble?.reason,
+      row.trouble?.refund, row.trouble?.reason, row.furtherUnknown,
     ])
   }
 
@@ -269,7 +270,7 @@ enum PaymentTable {
   ) -> Statement {
     var statement = Statement(
       "SELECT number, id, version, status, amount, currency, refunded, reference, created, updated, step, refund,"
-        + " reason, refunding")
+        + " reason, refunding, further")
     statement.add(from: source, query.filters)
     statement.add(rangeOf: query, upTo: end)
     statement.sql += " LIMIT ?"
@@ -324,7 +325,7 @@ enum PaymentTable {
       refunded: Money(minorUnits: row[6], currency: currency),
       refunding: Money(minorUnits: row[13], currency: currency), version: UInt64(clamping: row[2] as Int64),
       offset: UInt64(clamping: row[0] as Int64), createdMicroseconds: UInt64(clamping: row[8] as Int64),
-      updatedMicroseconds: UInt64(clamping: row[9] as Int64), trouble: trouble, delays: [])
+      updatedMicroseconds: UInt64(clamping: row[9] as Int64), trouble: trouble, furtherUnknown: row[14], delays: [])
   }
 
   // The codes are in files: a status keeps its code, or ``version`` goes up.
