@@ -29,6 +29,14 @@ struct LimitArguments: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       """
+      Heads in memory that have not arrived completely; above it the server refuses requests whose heads go on. At least \
+      --max-head-bytes.
+      """, valueName: "bytes"))
+  var maxUnfinishedHeadBytes = Self.defaults.unfinishedHeadBytes
+
+  @Option(
+    help: ArgumentHelp(
+      """
       Bodies in memory that have not arrived completely; above it the server refuses requests whose bodies go on. At least \
       --max-body-bytes.
       """, valueName: "bytes"))
@@ -74,6 +82,7 @@ struct LimitArguments: ParsableArguments {
       ("--head-timeout", headTimeout), ("--body-timeout", bodyTimeout), ("--write-timeout", writeTimeout),
       ("--idle-timeout", idleTimeout), ("--max-streams", Int64(maxStreams)),
       ("--max-streams-per-client", Int64(maxStreamsPerClient)), ("--max-unread-bytes", Int64(maxUnreadBytes)),
+      ("--max-unfinished-head-bytes", Int64(maxUnfinishedHeadBytes)),
       ("--max-unfinished-body-bytes", Int64(maxUnfinishedBodyBytes)),
     ]
     for (name, value) in positive where !(1...1_000_000_000).contains(value) {
@@ -84,6 +93,9 @@ struct LimitArguments: ParsableArguments {
     }
     guard maxUnfinishedBodyBytes >= maxBodyBytes else {
       throw ValidationError("--max-unfinished-body-bytes must be at least --max-body-bytes, which is \(maxBodyBytes)")
+    }
+    guard maxUnfinishedHeadBytes >= maxHeadBytes else {
+      throw ValidationError("--max-unfinished-head-bytes must be at least --max-head-bytes, which is \(maxHeadBytes)")
     }
     guard maxConnectionsPerAddress >= 0 else {
       throw ValidationError("--max-connections-per-address must be 0 or more")
@@ -100,6 +112,7 @@ struct LimitArguments: ParsableArguments {
     limits.headFields = maxHeadFields
     limits.uriBytes = maxURIBytes
     limits.bodyBytes = maxBodyBytes
+    limits.unfinishedHeadBytes = maxUnfinishedHeadBytes
     limits.unfinishedBodyBytes = maxUnfinishedBodyBytes
     limits.headTime = .seconds(headTimeout)
     limits.bodyTime = .seconds(bodyTimeout)

@@ -49,6 +49,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// Requests whose head was passed on and whose response is not complete.
   private var pendingResponses = 0
   private var isResponseStarted = false
+  /// Bytes that have arrived since a request was complete, and belong to the next head.
+  private var headByteCount = 0
+  private var headShare = UnfinishedBytes.Share()
   private var body = IncomingBody()
   /// The client waits for `100 Continue` before it sends the body.
   private var owesContinue = false
@@ -126,6 +129,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func cleanUp() {
     holdUnread(0)
+    headShare.release(to: table.unfinishedHeads)
     body.release(to: table.unfinishedBodies)
     if let connection { table.remove(connection) }
     deadlines.cancel()
@@ -143,6 +147,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   /// No request follows; further bytes are dropped.
   var dropsInput: Bool { phase != .serving || hasLastRequest }
+
+  /// Notes bytes from the socket, before they are decoded.
+  func received(_ byteCount: Int) {
+    if reading != .body { headByteCount += byteCount }
+  }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     guard phase == .serving else { return }
@@ -169,6 +178,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   private func receive(_ head: HTTPRequest, _ data: NIOAny, _ context: ChannelHandlerContext) {
+    headByteCount = 0
+    headShare.release(to: table.unfinishedHeads)
     guard isCounted(head) else { return drop(context) }
     guard pendingResponses < limits.pipelinedRequests else {
       return refuse(.tooManyPipelined(limit: limits.pipelinedRequests), context)
@@ -214,17 +225,27 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   func channelReadComplete(context: ChannelHandlerContext) {
     switch phase {
     case .serving:
-      if !sawPart, reading == .nothing, pendingResponses == 0, !hasLastRequest {
-        // Bytes have arrived that are not a complete head.
-        reading = .head
-        setInputDeadline(limits.headTime, context)
-      } else if reading == .body {
+      if reading == .body {
         awaitBody(context)
+      } else if !sawPart, !hasLastRequest {
+        // Bytes have arrived that are not a complete head.
+        if reading == .nothing, pendingResponses == 0 {
+          reading = .head
+          setInputDeadline(limits.headTime, context)
+        }
+        holdHead(context)
       }
       sawPart = false
     case .ending, .ended: break
     }
     context.fireChannelReadComplete()
+  }
+
+  /// The head has not arrived completely with what was read.
+  private func holdHead(_ context: ChannelHandlerContext) {
+    // The server's own calls are not in the table: no client may stop them.
+    guard connection != nil, !headShare.hold(headByteCount, in: table.unfinishedHeads) else { return }
+    refuse(.tooManyHeads, context)
   }
 
   /// The body has not arrived completely with what was read.
@@ -359,6 +380,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     phase = .ending
     metrics?.countRefusal(status: problem.status.code)
     deadlines.removeInput()
+    headShare.release(to: table.unfinishedHeads)
     body.release(to: table.unfinishedBodies)
     resumeReading(context)
     context.fireErrorCaught(problem)

@@ -23,6 +23,10 @@ extension Problem {
     "Nothing was done: the bodies of unfinished requests use all the memory that they may. Try again, and send the body "
       + "at once.")
 
+  static let tooManyHeads = Problem.unavailable(
+    "Nothing was done: the heads of unfinished requests use all the memory that they may. Try again, and send the head "
+      + "at once.")
+
   static func tooManyPipelined(limit: Int) -> Problem {
     .badRequest("At most \(limit) requests may wait for their responses on a connection.")
   }

@@ -41,14 +41,18 @@ final class ConnectionTable: Sendable {
 
   /// What the connections hold for clients that don't read.
   let unread: UnreadResponses
-  /// What the connections hold for clients that have not sent all.
-  let unfinishedBodies: UnfinishedBodies
+  /// What the connections hold for clients that have not sent all. Heads have a budget of their own: a client without a key can
+  /// send one, and must not keep those with a key from sending bodies.
+  let unfinishedHeads: UnfinishedBytes
+  let unfinishedBodies: UnfinishedBytes
 
   init(
     limit: Int, limitPerAddress: Int?, unreadBytes: Int = HTTPLimits().unreadBytes,
-    unfinishedBodies: UnfinishedBodies = UnfinishedBodies(limit: HTTPLimits().unfinishedBodyBytes)
+    unfinishedHeads: UnfinishedBytes = UnfinishedBytes(limit: HTTPLimits().unfinishedHeadBytes),
+    unfinishedBodies: UnfinishedBytes = UnfinishedBytes(limit: HTTPLimits().unfinishedBodyBytes)
   ) {
     unread = UnreadResponses(limit: unreadBytes)
+    self.unfinishedHeads = unfinishedHeads
     self.unfinishedBodies = unfinishedBodies
     self.limit = limit
     self.limitPerAddress = limitPerAddress

@@ -1,6 +1,6 @@
 import HTTPTypes
 
-/// The body of a connection's current request while it arrives: its limits, and its share of ``UnfinishedBodies``. Used on the
+/// The body of a connection's current request while it arrives: its limits, and its share of ``UnfinishedBytes``. Used on the
 /// connection's event loop only.
 struct IncomingBody {
   /// Parts of one body. Each costs more than a microsecond of the loop's time: 64 KiB in chunks of one byte would cost a tenth of a
@@ -12,8 +12,7 @@ struct IncomingBody {
   private(set) var isDropped = false
   private var byteCount = 0
   private var partCount = 0
-  /// Bytes taken from the budget.
-  private var heldBytes = 0
+  private var share = UnfinishedBytes.Share()
 
   /// The request has a body, or may have one.
   static func isAnnounced(by head: HTTPRequest) -> Bool {
@@ -38,25 +37,13 @@ struct IncomingBody {
     guard byteCount <= limit else { throw .bodyTooLarge(limit: limit) }
   }
 
-  /// Takes the memory of what has arrived from the budget. ByteBuffer's memory is a power of two.
+  /// Takes the memory of what has arrived from the budget.
   ///
   /// - Throws: 503 if the budget is spent.
-  mutating func hold(in bodies: UnfinishedBodies) throws(Problem) {
-    guard !isDropped, byteCount > heldBytes else { return }
-    let size = byteCount.nextPowerOfTwo
-    guard bodies.take(size - heldBytes) else { throw .tooManyBodies }
-    heldBytes = size
+  mutating func hold(in bodies: UnfinishedBytes) throws(Problem) {
+    guard isDropped || share.hold(byteCount, in: bodies) else { throw .tooManyBodies }
   }
 
   /// Returns what was taken. May be called more than once.
-  mutating func release(to bodies: UnfinishedBodies) {
-    guard heldBytes > 0 else { return }
-    bodies.give(heldBytes)
-    heldBytes = 0
-  }
-}
-
-extension Int {
-  /// The smallest power of two that is not less, for numbers from 1 to 2^62.
-  fileprivate var nextPowerOfTwo: Int { 1 << (Int.bitWidth - (self - 1).leadingZeroBitCount) }
+  mutating func release(to bodies: UnfinishedBytes) { share.release(to: bodies) }
 }

@@ -28,7 +28,9 @@ final class SocketEdge: ChannelDuplexHandler, RemovableChannelHandler {
   /// Drops what follows the last request before the decoder receives it: the decoder would buffer in memory all that follows a
   /// CONNECT or an upgrade.
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    if !connection.dropsInput { context.fireChannelRead(data) }
+    guard !connection.dropsInput else { return }
+    connection.received(unwrapInboundIn(data).readableBytes)
+    context.fireChannelRead(data)
   }
 
   func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {

@@ -20,13 +20,17 @@ struct HTTPApplication {
     let (limits, internalToken, httpMetrics) = (options.limits, parts.internalToken, parts.httpMetrics)
     let table = ConnectionTable(
       limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes,
-      unfinishedBodies: UnfinishedBodies(limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
+      unfinishedHeads: UnfinishedBytes(limit: limits.unfinishedHeadBytes, onEmptied: Allocator.returnFreedSoon),
+      unfinishedBodies: UnfinishedBytes(limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
     parts.registry.add {
       [
         .gauge("regispay_http_connections", "Open connections of clients.", table.count),
         .gauge(
           "regispay_http_unread_bytes", "Responses that wait in memory for clients that don't read.",
           table.unread.byteCount),
+        .gauge(
+          "regispay_http_unfinished_head_bytes", "Heads in memory that have not arrived completely.",
+          table.unfinishedHeads.byteCount),
         .gauge(
           "regispay_http_unfinished_body_bytes", "Bodies in memory that have not arrived completely.",
           table.unfinishedBodies.byteCount),

@@ -13,7 +13,7 @@ struct UnfinishedBodiesTests {
 
   /// Has room for two halves.
   private let table = ConnectionTable(
-    limit: 8, limitPerAddress: nil, unfinishedBodies: UnfinishedBodies(limit: 2 * halfBytes + 100))
+    limit: 8, limitPerAddress: nil, unfinishedBodies: UnfinishedBytes(limit: 2 * halfBytes + 100))
   private var byteCount: Int { table.unfinishedBodies.byteCount }
 
   @Test("are bounded together: the request that goes past the limit gets 503, and others are not harmed")
@@ -64,7 +64,7 @@ struct UnfinishedBodiesTests {
   @Test("once they are few again after many, their memory is returned")
   func emptied() {
     let count = Mutex(0)
-    let bodies = UnfinishedBodies(limit: 1_600) { count.withLock { $0 += 1 } }
+    let bodies = UnfinishedBytes(limit: 1_600) { count.withLock { $0 += 1 } }
     for (taken, emptied) in [(400, 0), (401, 1), (1_600, 2), (1, 2)] {
       #expect(bodies.take(taken) && !bodies.take(1_600))
       bodies.give(taken)

@@ -154,6 +154,7 @@ enum RequestsTarget {
       }
       settle()
       promise(table.count == 0, "a closed connection is not in the table")
+      promise(table.unfinishedHeads.byteCount == 0, "a closed connection holds no head")
       promise(table.unfinishedBodies.byteCount == 0, "a closed connection holds no body")
       promise(server.exchanges.running == 0, "no answer goes on without its connection")
     }
