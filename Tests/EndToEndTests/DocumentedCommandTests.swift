@@ -77,10 +77,17 @@ struct DocumentedCommandTests {
       let id = try await server.createPayment("12.34")
       try await server.wait(for: id, status: "Completed", within: .seconds(20))
       let heading = "Backup and restore"
-      let backup = try CommandBlock.first(Self.operations, heading, "umask 077")
-      try await backup.run(
-        in: folder, replacing: ["/var/lib/regispay": folder + "/data", "/backup/regispay": folder + "/backup"],
+      let blocks = try CommandBlock.all(in: Self.operations).filter { $0.heading == heading }
+      try #require(blocks.count == 3)
+      let (data, backup) = ("/var/lib/regispay", "/backup/regispay")
+      try await blocks[0].run(
+        in: folder, replacing: [data: folder + "/data", backup: folder + "/backup"],
         after: "regispay keys create --dir data --name shop --scope read")
+      try await blocks[1].run(
+        in: folder,
+        replacing: [
+          data: folder + "/data", backup: folder + "/backup", "--every 5m": "--every 1s & sleep 2.5; kill $!",
+        ])
       let copies = try FileManager.default.subpathsOfDirectory(atPath: folder + "/backup")
       #expect(copies.contains("keys.sqlite") && copies.contains("webhooks.sqlite"))
       for copy in copies {
@@ -89,11 +96,10 @@ struct DocumentedCommandTests {
         #expect(mode & 0o077 == 0, "\(copy) is for nobody else")
       }
       _ = try await server.stopGracefully()
-      let blocks = try CommandBlock.all(in: Self.operations).filter { $0.heading == heading }
-      let restore = try #require(blocks.last)
-      try await restore.run(
-        in: folder, leavingOut: ["regispay serve"],
-        after: "D=\(folder)/restored/data B=\(folder)/backup; mkdir -p \(folder)/restored; rm -rf \(folder)/data")
+      try await blocks[2].run(
+        in: folder, replacing: [backup: folder + "/backup", "/srv/regispay": folder + "/restored/data"],
+        leavingOut: ["regispay serve"],
+        after: "mkdir -p \(folder)/restored; rm -rf \(folder)/data")
       let restored = try await RunningServer.start(directory: folder + "/restored")
       // A key was made, so nothing is told without one.
       #expect(try await restored.get("/api/v1/payments/\(id)").status == 401)

@@ -1,0 +1,90 @@
+import ArgumentParser
+import Foundation
+import RegisPay
+
+/// `regispay backup`: a data directory in another one, also while the server runs.
+struct Backup: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Copy everything a data directory needs, also while the server runs.",
+    discussion: """
+      Copies the logs, and the API keys and webhooks with their secrets, to a directory, which is private. The next run to \
+      the same directory copies what is new. It checks every byte. A run that fails or is killed leaves the backup usable, \
+      and the next one continues. Restore it with regispay restore.
+      """)
+
+  @Option(help: ArgumentHelp("The server's data directory.", valueName: "directory"))
+  var dir = "./data"
+
+  @Option(help: ArgumentHelp("The backup's directory, which should be on another disk.", valueName: "directory"))
+  var to: String
+
+  @Option(
+    help: ArgumentHelp(
+      "Make a backup again and again, such as 30s, 5m or 1h after the start of the one before.",
+      discussion: """
+        If the data's disk is lost, at most what was written in that time and during one backup is lost. A backup that \
+        fails is reported, and the next one is made at its time; if the first one fails, the command ends. You may end the \
+        command at any moment.
+        """, valueName: "time"))
+  var every: Lifetime?
+
+  func run() throws {
+    var isFirst = true
+    while true {
+      let start = ContinuousClock.now
+      do throws(DataBackupError) {
+        try show(DataBackup(of: dir, to: to).run())
+      } catch {
+        if isFirst { fail("\(error)") }
+        LogOutput.standardError.write("regispay: no backup at \(Date().formatted(.iso8601)): \(error)\n")
+      }
+      isFirst = false
+      guard let every else { return }
+      let left = Duration.seconds(every.seconds) - (ContinuousClock.now - start)
+      if left > .zero { Thread.sleep(forTimeInterval: left / .seconds(1)) }
+    }
+  }
+
+  private func show(_ report: DataBackup.Report) {
+    var parts: [String] = []
+    for (name, log) in [("payments", report.payments), ("simulator", report.simulator)] {
+      guard let log else { continue }
+      parts.append("\(name) events 0..<\(log.endOffset) (\(log.bytesCopied) bytes copied)")
+    }
+    print("backed up at \(Date().formatted(.iso8601)): \((parts + report.files).joined(separator: ", "))")
+    // Standard output may be a file or a pipe, and this process may run for months.
+    fflush(nil)
+  }
+}
+
+/// `regispay restore`: a data directory from a backup.
+struct Restore: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Make a data directory from a backup.",
+    discussion: """
+      The directory must have no payments/. Other files that it has are kept: to restore into the old directory, stop the \
+      server and move payments/ and simulator/ away first. If a run is killed, run it again. Events after the backup are \
+      lost to the log but may have happened at the PSP: see "Backup and restore" in docs/OPERATIONS.md before you start the \
+      server.
+      """)
+
+  @Option(help: ArgumentHelp("The backup's directory.", valueName: "directory"))
+  var from: String
+
+  @Option(help: ArgumentHelp("The new data directory.", valueName: "directory"))
+  var dir = "./data"
+
+  func run() throws {
+    do throws(DataBackupError) {
+      let report = try DataRestoration(of: from, to: dir).run()
+      print(
+        "restored payments events 0..<\(report.payments.endOffset), from the backup of \(report.time.formatted(.iso8601))"
+      )
+      if let simulator = report.simulator { print("restored simulator events 0..<\(simulator.endOffset)") }
+      if !report.files.isEmpty { print("restored \(report.files.joined(separator: ", "))") }
+      if !report.kept.isEmpty { print("kept what \(dir) had: \(report.kept.joined(separator: ", "))") }
+    } catch {
+      fail("\(error)")
+    }
+  }
+}

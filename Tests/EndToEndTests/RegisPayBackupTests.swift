@@ -1,0 +1,221 @@
+import Foundation
+import Testing
+
+/// `regispay backup` and `regispay restore`, with servers that run, are killed and lose their data directory.
+@Suite("RegisPay, backed up and restored")
+struct RegisPayBackupTests {
+  private static let order = [("Content-Type", "application/json")]
+
+  /// - Returns: what was printed, and what was said on standard error.
+  @discardableResult private func command(
+    _ folder: String, _ arguments: String..., code: Int32 = 0
+  ) async throws -> (output: String, errors: String) {
+    let process = try start(folder, arguments)
+    var lines: [String] = []
+    while let line = try await process.nextLine() { lines.append(line) }
+    #expect(try await process.waitForExit() == .init(code: code, isSignal: false), "\(process.errorText)")
+    return (lines.joined(separator: "\n"), process.errorText)
+  }
+
+  /// Starts `regispay`; the words after `--dir`, `--to` and `--from` name something in the folder.
+  private func start(_ folder: String, _ arguments: [String]) throws -> RegisPayProcess {
+    let words = zip(arguments, [""] + arguments).map { word, before in
+      ["--dir", "--to", "--from"].contains(before) ? "\(folder)/\(word)" : word
+    }
+    return try RegisPayProcess(words, folder: folder)
+  }
+
+  private func kill(_ process: RegisPayProcess) async throws {
+    process.signal(SIGKILL)
+    _ = try await process.waitForExit()
+  }
+
+  private func exists(_ path: String) -> Bool { FileManager.default.fileExists(atPath: path) }
+
+  private func mode(_ path: String) throws -> Int {
+    try #require(try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int)
+  }
+
+  @Test("the restored server has the payments, keys and webhooks of the backup, and the next backup copies what is new")
+  func everything() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--allow-private-webhooks"])
+      let hook = try await server.post(
+        "/api/v1/webhooks", #"{"url":"http://127.0.0.1:59999/hook","events":["payment.completed"]}"#,
+        headers: Self.order)
+      #expect(hook.status == 201)
+      let first = try await server.createPayment("1")
+      try await server.wait(for: first, status: "Completed", within: .seconds(10))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      let second = try await server.createPayment("2")
+      try await server.wait(for: second, status: "Completed", within: .seconds(10))
+      let (key, revoked) = (
+        try await command(
+          folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read", "--scope", "operate"
+        ).output,
+        try await command(folder, "keys", "create", "--dir", "data", "--name", "b", "--scope", "read").output
+      )
+      let printed = try await command(folder, "backup", "--dir", "data", "--to", "backup").output
+      #expect(printed.contains("payments events 0..<") && printed.contains("simulator events 0..<"), "\(printed)")
+      #expect(printed.contains("webhooks.sqlite, keys.sqlite"), "\(printed)")
+      for name in ["", "backup.json", "keys.sqlite", "webhooks.sqlite", "payments", "payments/manifest"] {
+        #expect(try mode("\(folder)/backup/\(name)") & 0o077 == 0, "\(name) is for nobody else")
+      }
+      let id = try #require(revoked.dropFirst(3).split(separator: "_").first)
+      try await command(folder, "keys", "revoke", "--dir", "data", String(id))
+      try await server.killHard()
+      try FileManager.default.moveItem(atPath: folder + "/data", toPath: folder + "/old")
+      let restored = try await command(folder, "restore", "--from", "backup", "--dir", "data").output
+      #expect(restored.contains("restored payments.known, keys.sqlite, webhooks/webhooks.sqlite"), "\(restored)")
+      let again = try await RunningServer.start(directory: folder)
+      for id in [first, second] {
+        let path = "/api/v1/payments/\(id)"
+        let payment = try await again.get(path, headers: [("Authorization", "Bearer \(key)")])
+        #expect(try payment.object()["status"] as? String == "Completed")
+        // Revoked after the backup.
+        #expect(try await again.get(path, headers: [("Authorization", "Bearer \(revoked)")]).status == 200)
+        #expect(try await again.get(path).status == 401)
+      }
+      let hooks = try await again.get("/api/v1/webhooks", headers: [("Authorization", "Bearer \(key)")])
+      #expect(String(decoding: hooks.body, as: UTF8.self).contains("http://127.0.0.1:59999/hook"))
+      #expect(try await again.stopGracefully() == .init(code: 0, isSignal: false))
+
+      // Into the old directory: its keys are newer.
+      for name in ["payments", "simulator"] { try FileManager.default.removeItem(atPath: "\(folder)/old/\(name)") }
+      let into = try await command(folder, "restore", "--from", "backup", "--dir", "old").output
+      #expect(into.contains("old had: payments.known, keys.sqlite, webhooks/webhooks.sqlite"), "\(into)")
+      let list = try await command(folder, "keys", "list", "--dir", "old").output
+      #expect(list.contains("revoked"), "\(list)")
+    }
+  }
+
+  @Test(
+    "restore drill: continuous backups under load, kill -9, the directory deleted: what is lost is younger than the interval"
+  )
+  func drill() async throws {
+    try await withTemporaryFolder { folder in
+      let others = folder + "/psp"
+      try FileManager.default.createDirectory(atPath: others, withIntermediateDirectories: true)
+      let psp = try await RunningServer.start(directory: others)
+      let arguments = ["--psp-url", psp.url + "/psp", "--notifications-url", psp.url + "/notifications"]
+      let server = try await RunningServer.start(directory: folder, arguments: arguments)
+      let backup = try start(folder, ["backup", "--dir", "data", "--to", "backup", "--every", "1s"])
+      var acknowledged: [(id: String, at: ContinuousClock.Instant)] = []
+      let start = ContinuousClock.now
+      while ContinuousClock.now < start + .seconds(6) {
+        let ids = try await withThrowingTaskGroup(of: String.self) { group in
+          for _ in 0..<20 { group.addTask { try await server.createPayment("1") } }
+          return try await group.reduce(into: []) { $0.append($1) }
+        }
+        acknowledged += ids.map { ($0, ContinuousClock.now) }
+      }
+      try await server.killHard()
+      let killed = ContinuousClock.now
+      try await kill(backup)
+      try FileManager.default.removeItem(atPath: folder + "/data")
+      try await command(folder, "restore", "--from", "backup", "--dir", "data")
+      let restored = try await RunningServer.start(directory: folder, arguments: arguments)
+      var survived: Set<String> = []
+      for (id, at) in acknowledged {
+        if try await restored.get("/api/v1/payments/\(id)").status == 200 {
+          survived.insert(id)
+        } else {
+          // The interval, and what a backup takes on a busy machine.
+          #expect(killed - at < .seconds(3), "payment \(id) is older than the interval")
+        }
+      }
+      #expect(survived.count > acknowledged.count / 3, "\(survived.count) of \(acknowledged.count)")
+      for id in survived { try await restored.wait(for: id, status: "Completed", within: .seconds(20)) }
+      let ledger = try await psp.get("/psp/api/ledger").object()
+      let charges = (ledger["charges"] as? [[String: Any]] ?? []).filter { $0["status"] as? String == "settled" }
+      let counts = Dictionary(grouping: charges) { $0["paymentId"] as? String ?? "" }.mapValues(\.count)
+      for id in survived { #expect(counts[id] == 1, "payment \(id) is charged once") }
+    }
+  }
+
+  @Test("a backup that is killed at any moment leaves one that can be restored, and that the next run completes")
+  func killed() async throws {
+    var random = SeededGenerator("backup kills")
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--allow-private-webhooks"])
+      _ = try await server.post("/api/v1/webhooks", #"{"url":"http://127.0.0.1:59999/"}"#, headers: Self.order)
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      for round in 1...8 {
+        for _ in 0..<20 { _ = try await server.createPayment("1") }
+        let process = try start(folder, ["backup", "--dir", "data", "--to", "backup"])
+        try await Task.sleep(for: .milliseconds(Int.random(in: 0...250, using: &random)))
+        try await kill(process)
+        try await command(folder, "restore", "--from", "backup", "--dir", "restored")
+        let restored = try start(folder, ["serve", "--dir", "restored", "--port", "0"])
+        let line = try await restored.nextLine()
+        #expect(line?.contains("ready") == true, "round \(round): \(restored.errorText)")
+        try await kill(restored)
+        try FileManager.default.removeItem(atPath: folder + "/restored")
+      }
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+    }
+  }
+
+  @Test("a restoration that was killed is no data directory, and goes on when it is run again")
+  func restorationKilled() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let id = try await server.createPayment("1")
+      try await server.wait(for: id, status: "Completed", within: .seconds(10))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      try await server.killHard()
+      try await command(folder, "restore", "--from", "backup", "--dir", "next")
+      // As if it had been killed before the last thing that it does.
+      try FileManager.default.removeItem(atPath: folder + "/next/payments")
+      let refused = try await command(folder, "serve", "--dir", "next", "--port", "0", code: 1)
+      #expect(refused.errors.contains("the payments log, is missing or empty"), "\(refused.errors)")
+      #expect(!exists(folder + "/next/payments"))
+      try await command(folder, "restore", "--from", "backup", "--dir", "next")
+      let shown = try await command(folder, "restore", "--from", "backup", "--dir", "next", code: 1)
+      #expect(shown.errors.contains("next/payments exists: "), "\(shown.errors)")
+    }
+  }
+
+  @Test("what is no data directory, no backup, or damaged is refused with its name, and nothing is changed")
+  func refusals() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      _ = try await server.createPayment("1")
+      _ = try await command(folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read")
+      try await server.killHard()
+      for name in ["empty", "other"] {
+        try FileManager.default.createDirectory(atPath: "\(folder)/\(name)", withIntermediateDirectories: true)
+      }
+      try Data("x".utf8).write(to: URL(fileURLWithPath: folder + "/other/letter.txt"))
+      let cases: [(arguments: [String], text: String)] = [
+        (["backup", "--dir", "empty", "--to", "backup"], "empty is no data directory"),
+        (["backup", "--dir", "data", "--to", "data/backup"], "is lost together with the data"),
+        (["backup", "--dir", "data", "--to", "data"], "is lost together with the data"),
+        (["backup", "--dir", "data", "--to", "other"], "holds letter.txt, which is no part of a backup"),
+        (["restore", "--from", "empty", "--dir", "new"], "empty is no complete backup of a server"),
+        (["restore", "--from", "missing", "--dir", "new"], "missing"),
+      ]
+      for (arguments, text) in cases {
+        let process = try start(folder, arguments)
+        #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(arguments)")
+        #expect(process.errorText.contains(text), "\(arguments): \(process.errorText)")
+        #expect(process.errorText.split(separator: "\n").count == 1, "\(process.errorText)")
+      }
+      #expect(!exists(folder + "/new") && !exists(folder + "/missing") && !exists(folder + "/data/backup"))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      let copy = folder + "/backup/keys.sqlite"
+      let before = try Data(contentsOf: URL(fileURLWithPath: copy))
+      // The file's first page of data.
+      let keys = try FileHandle(forWritingTo: URL(fileURLWithPath: folder + "/data/keys.sqlite"))
+      try keys.seek(toOffset: 4096)
+      try keys.write(contentsOf: Data(repeating: 0xFF, count: 4096))
+      try keys.close()
+      let damaged = try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+      #expect(damaged.errors.contains("can't copy") && damaged.errors.contains("keys.sqlite"), "\(damaged.errors)")
+      try FileManager.default.removeItem(atPath: folder + "/data/keys.sqlite")
+      let lost = try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+      #expect(lost.errors.contains("keys.sqlite is missing, and "), "\(lost.errors)")
+      #expect(try Data(contentsOf: URL(fileURLWithPath: copy)) == before, "the good copy stays")
+    }
+  }
+}
