@@ -107,12 +107,22 @@ public struct Payment: Sendable, Hashable {
       state = state(before: step)
     case (_, .outcomeUnknown(let work, let reason)) where work.refund == nil && work.step == nextStep:
       state = .outcomeUnknown(step: work.step, reason: reason)
-    // The PSP confirmed the settlement although the cancellation had been confirmed.
-    case (.cancelled, .outcomeUnknown(let work, let reason)) where work.step == .settle && reference != nil:
-      state = .outcomeUnknown(step: .settle, reason: reason)
+    case (_, .outcomeUnknown(let work, let reason)) where isContestable(work.step):
+      state = .outcomeUnknown(step: work.step, reason: reason)
     case (.outcomeUnknown(let step, _), .outcomeResolved(let work, _)) where work.refund == nil && work.step == step:
       state = state(before: step)
     default: try applyToRefund(event)
+    }
+  }
+
+  /// Whether the other side may yet say the opposite of what was recorded of this step: only a person can tell then what holds.
+  private func isContestable(_ step: PaymentStep) -> Bool {
+    switch (step, state) {
+    case (.create, .declined(.create, _)), (.settle, .declined(.settle, _)): true
+    case (.settle, .cancelled): reference != nil
+    // Refunds prove that money has moved.
+    case (.settle, .settled), (.settle, .completed): refunds.isEmpty
+    default: false
     }
   }
 
@@ -120,6 +130,12 @@ public struct Payment: Sendable, Hashable {
     state = .created
     self.reference = reference
     isCancellationAsked = false
+  }
+
+  /// A declined refund takes its amount again, if there is so much left.
+  func isContestable(refund number: Int) -> Bool {
+    guard let refund = refund(number), case .declined = refund.status else { return false }
+    return refund.amount.minorUnits <= refundable.minorUnits
   }
 
   private mutating func applyToRefund(_ event: PaymentEvent) throws(IllegalTransition) {
@@ -135,7 +151,7 @@ public struct Payment: Sendable, Hashable {
     case .refundFailed(let number, let reason, _) where refund(number)?.status == .requested:
       refunds[number - 1].status = .failed(reason: reason)
     case .outcomeUnknown(let work, let reason):
-      guard let number = work.refund, refund(number)?.status == .requested else {
+      guard let number = work.refund, refund(number)?.status == .requested || isContestable(refund: number) else {
         throw IllegalTransition(payment: self, event: event)
       }
       refunds[number - 1].status = .unknown(reason: reason)
@@ -186,6 +202,17 @@ public struct Payment: Sendable, Hashable {
 
   public func refund(_ number: Int) -> Refund? {
     refunds.indices.contains(number - 1) ? refunds[number - 1] : nil
+  }
+
+  /// Whether this step was carried out, as far as is recorded.
+  func isDone(_ work: PaymentWork) -> Bool {
+    switch work.step {
+    case .create: reference != nil
+    case .settle: isMoneyMoved
+    case .cancel: state == .cancelled
+    case .notify: state == .completed
+    case .refund: work.refund.flatMap { refund($0) }?.status == .done
+    }
   }
 
   /// Whether the PSP has moved the money to the merchant.

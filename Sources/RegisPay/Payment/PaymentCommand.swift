@@ -107,12 +107,19 @@ extension Payment {
   public func decide(_ command: PaymentCommand) throws(PaymentRefusal) -> [PaymentEvent] {
     switch command {
     case .recordCreated(let reference):
+      if case .declined(.create, _) = state {
+        return [contested(PaymentWork(.create), "created it as \(reference), and it had been declined")]
+      }
       return try ended(PaymentWork(.create), by: [.created(reference: reference)] + cancellation)
     case .recordSettled: return try settle()
     case .recordCompleted: return try ended(PaymentWork(.notify), by: [.completed])
-    case .recordCancelled: return try ended(PaymentWork(.cancel), by: [.cancelled])
+    case .recordCancelled: return try cancelled()
     case .recordCancellationRefused(let reason): return [try due(.cancel, .cancellationRefused(reason: reason))]
-    case .recordRefunded(let number): return try ended(PaymentWork(refund: number), by: [.refunded(number)])
+    case .recordRefunded(let number):
+      if isContestable(refund: number) {
+        return [contested(PaymentWork(refund: number), "confirmed it, and it had been declined")]
+      }
+      return try ended(PaymentWork(refund: number), by: [.refunded(number)])
     case .recordNotCreated:
       guard isCancellationAsked else { throw .notDue(status) }
       return [try due(.create, .cancelled)]
@@ -163,20 +170,30 @@ extension Payment {
   private var cancellation: [PaymentEvent] { isCancellationAsked ? [.cancellationRequested] : [] }
 
   /// Records a settlement, also while a cancellation is requested or parked: the settlement came first, so there was no
-  /// cancellation. If the cancellation has been confirmed as well, by the PSP or by a person, only a person can tell which of the
-  /// two holds.
+  /// cancellation.
   private func settle() throws(PaymentRefusal) -> [PaymentEvent] {
     switch state {
     case .cancelling where reference != nil: [.settled]
     case .failed(.cancel, _, _): [.retried(.cancel, refund: nil), .settled]
     case .outcomeUnknown(.cancel, _): [.outcomeResolved(PaymentWork(.cancel), happened: false), .settled]
     case .cancelled where reference != nil:
-      [
-        .outcomeUnknown(
-          PaymentWork(.settle), reason: "the PSP confirmed it, and the cancellation had been confirmed, too")
-      ]
+      [contested(PaymentWork(.settle), "confirmed it, and the cancellation had been confirmed, too")]
+    case .declined(.settle, _): [contested(PaymentWork(.settle), "confirmed it, and it had been declined")]
     default: try ended(PaymentWork(.settle), by: [.settled])
     }
+  }
+
+  private func cancelled() throws(PaymentRefusal) -> [PaymentEvent] {
+    switch state {
+    case .settled where refunds.isEmpty, .completed where refunds.isEmpty:
+      [contested(PaymentWork(.settle), "confirmed it, and then the cancellation, too")]
+    default: try ended(PaymentWork(.cancel), by: [.cancelled])
+    }
+  }
+
+  /// The other side has said the opposite of what was recorded, itself or by a person: only a person can tell what holds.
+  private func contested(_ work: PaymentWork, _ what: String) -> PaymentEvent {
+    .outcomeUnknown(work, reason: "the PSP \(what)")
   }
 
   private func resolve(

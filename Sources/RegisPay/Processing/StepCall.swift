@@ -34,6 +34,14 @@ enum StepWork: Sendable {
   }
 }
 
+/// What two calls have in common that have one idempotency key.
+struct CallKey: Hashable {
+  private let id: PaymentID
+  private let work: PaymentWork
+
+  init(_ work: StepWork) { (id, self.work) = (work.id, work.work) }
+}
+
 /// How a try ended, for the consumer that began it.
 enum StepEnding: Sendable {
   /// - Parameter committed: the checkpoint that was committed with the outcome.
@@ -173,16 +181,6 @@ struct StepCall: Sendable {
     _ command: PaymentCommand, of work: StepWork, as known: PaymentLog.Loaded, isAccepted: Bool, mayHaveHappened: Bool,
     _ checkpoint: Checkpoint
   ) async -> (StepEnding, mayHaveHappened: Bool) {
-    switch command {
-    case .park(_, let reason), .markUnknown(_, let reason):
-      let isUnknown = if case .markUnknown = command { true } else { false }
-      logger.error(
-        isUnknown ? "the outcome of a step is unknown" : "payment parked",
-        metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-    case .decline(_, let reason), .recordCancellationRefused(let reason):
-      logger.notice("declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
-    default: break
-    }
     let ending = await record(command, of: work, as: known, isAccepted: isAccepted, checkpoint: checkpoint)
     guard case .finished(_, let committed) = ending else { return (ending, mayHaveHappened) }
     // The step was carried out, and the payment's state doesn't accept that.
@@ -233,6 +231,31 @@ struct StepCall: Sendable {
     }
   }
 
+  private func log(_ event: PaymentEvent, of work: StepWork) {
+    switch event {
+    case .failed(_, let reason, _), .refundFailed(_, let reason, _):
+      logger.error(
+        "payment parked", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+    case .outcomeUnknown(let unknown, let reason):
+      logger.error(
+        "the outcome of a step is unknown",
+        metadata: ["payment": "\(work.id)", "step": "\(unknown)", "reason": "\(reason)"])
+    case .declined(_, let reason), .refundDeclined(_, let reason), .cancellationRefused(let reason):
+      logger.notice("declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+    default: break
+    }
+  }
+
+  /// Reports an outcome that the payment's state doesn't allow.
+  private func log(_ refusal: PaymentRefusal, of work: StepWork, isAccepted: Bool) {
+    // A response to a repeat may come after another one that was recorded. A payment that can't be read is reported, too.
+    let isKnown = isAccepted && (try? log.load(work.id)?.payment.isDone(work.work)) ?? false
+    // A person must look at a step that the other side has carried out and the payment's state doesn't allow.
+    logger.log(
+      level: isAccepted && !isKnown ? .error : .notice, "a payment had moved on",
+      metadata: ["payment": "\(work.id)", "step": "\(work.work)", "state": "\(refusal)"])
+  }
+
   /// Appends the outcome of a try together with the consumer's checkpoint. While the log can't append, holds the outcome here and
   /// retries the append until it succeeds or the server stops: the call itself is not repeated.
   func record(
@@ -253,19 +276,12 @@ struct StepCall: Sendable {
         if failures > 0 { log.gate.release(didAppend: true) }
         switch executed {
         case .appended(let events, _):
-          if isAccepted, case .outcomeUnknown(let contested, let reason)? = events.last {
-            logger.error(
-              "the outcome of a step is unknown",
-              metadata: ["payment": "\(work.id)", "step": "\(contested)", "reason": "\(reason)"])
-          }
-          metrics.count(StepMetrics.Outcome(command))
+          for event in events { log(event, of: work) }
+          // The same outcome recorded again appends nothing.
+          if let outcome = events.compactMap(StepMetrics.Outcome.init).last { metrics.count(outcome) }
           if case .delay = command { tries.forget(work.id, work.work) }
           return .finished(isAccepted: isAccepted, committed: checkpoint)
-        case .refused(let refusal):
-          // A person must look at a step that the other side has carried out and the payment's state doesn't allow.
-          logger.log(
-            level: isAccepted ? .error : .notice, "a payment had moved on",
-            metadata: ["payment": "\(work.id)", "step": "\(work.work)", "state": "\(refusal)"])
+        case .refused(let refusal): log(refusal, of: work, isAccepted: isAccepted)
         }
         return .finished(isAccepted: isAccepted)
       } catch {

@@ -38,6 +38,10 @@ public actor StepConsumer {
   private var fullKinds: (kinds: [Bool], at: ContinuousClock.Instant)?
   private var isDelayedNext = false
   private var slots: CallSlots
+  /// The steps whose calls are in flight, each with the work for the same step of the same payment that came meanwhile, such as after
+  /// a cancellation that was refused. It waits: two calls with one key would race, and the response to one could end the payment
+  /// while the other still has an effect.
+  private var calling: [CallKey: [StepWork]] = [:]
   /// For each call in flight, by its number.
   private var stops: [Int: CallStop] = [:]
   /// Tasks that end with a message.
@@ -149,6 +153,7 @@ public actor StepConsumer {
         let isAccepted = if case .finished(isAccepted: true, _) = ending { true } else { false }
         slots.end(slot, isAccepted: isAccepted, now: clock.now)
         stops[slot] = nil
+        for waiting in (calling.removeValue(forKey: CallKey(work)) ?? []).reversed() { putBack(waiting) }
       }
       end(work, ending, in: &group)
     case .stop:
@@ -300,6 +305,12 @@ public actor StepConsumer {
     _ lane: CallSlots.Lane, _ pass: Breakers.Pass, now: ContinuousClock.Instant, in group: inout DiscardingTaskGroup
   ) {
     guard let (work, ownFailures) = take(lane) else { return breakers.abandoned(pass, now: now) }
+    let key = CallKey(work)
+    guard calling[key] == nil else {
+      calling[key]?.append(work)
+      return breakers.abandoned(pass, now: now)
+    }
+    calling[key] = []
     taskCount += 1
     let slot = slots.begin(lane, now: now)
     let stop = CallStop()
@@ -355,8 +366,14 @@ public actor StepConsumer {
         return delayed.finish(item)
       }
       delay(work, wait, failure, in: &group)
-    case (.abandoned, .read(let offset, _)): window.putBack(offset)
-    case (.abandoned, .delayed(let item)): delayed.putBack(item)
+    case (.abandoned, _): putBack(work)
+    }
+  }
+
+  private func putBack(_ work: StepWork) {
+    switch work {
+    case .read(let offset, _): window.putBack(offset)
+    case .delayed(let item): delayed.putBack(item)
     }
   }
 

@@ -41,13 +41,15 @@ public final class StepMetrics: Sendable {
   enum Outcome: String, Sendable, CaseIterable {
     case done, declined, parked, unknown, delayed, skipped
 
-    init(_ command: PaymentCommand) {
-      switch command {
-      case .decline, .recordCancellationRefused: self = .declined
-      case .park: self = .parked
-      case .markUnknown: self = .unknown
-      case .delay: self = .delayed
-      default: self = .done
+    /// Nil for an event that is not what became of a step.
+    init?(_ event: PaymentEvent) {
+      switch event {
+      case .declined, .refundDeclined, .cancellationRefused: self = .declined
+      case .failed, .refundFailed: self = .parked
+      case .outcomeUnknown: self = .unknown
+      case .delayed: self = .delayed
+      case .created, .settled, .cancelled, .completed, .refunded: self = .done
+      case .initiated, .cancellationRequested, .retried, .refundRequested, .outcomeResolved: return nil
       }
     }
   }

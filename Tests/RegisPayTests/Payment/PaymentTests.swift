@@ -22,6 +22,8 @@ private struct Situation {
   var cancel: [PaymentEvent]? = nil
   /// The step that a person has to resolve first.
   var unknown: PaymentWork? = nil
+  /// What is not due, and what the PSP may confirm all the same.
+  var late: [PaymentWork] = []
 }
 
 private func unknown(_ work: PaymentWork) -> PaymentEvent { .outcomeUnknown(work, reason: "no response") }
@@ -90,17 +92,18 @@ private let situations: [Situation] = [
       (.settled, .settled), (.cancelled, .cancelled),
       (.cancellationRefused(reason: "no"), .created), (.failed(step: .cancel, reason: "no"), .failed),
       (unknown(.cancel), .outcomeUnknown),
-    ]),
+    ], late: [PaymentWork(.settle)]),
   Situation(
     name: "perhaps cancelled", events: created + [.cancellationRequested, unknown(.cancel)], status: .outcomeUnknown,
-    due: [], next: resolved(PaymentWork(.cancel), .cancelling), unknown: PaymentWork(.cancel)),
+    due: [], next: resolved(PaymentWork(.cancel), .cancelling), unknown: PaymentWork(.cancel),
+    late: [PaymentWork(.settle)]),
   Situation(
     name: "settled", events: settled, status: .settled, due: [PaymentWork(.notify)],
     next: [
       (.completed, .completed), (.failed(step: .notify, reason: "no"), .failed), (unknown(.notify), .outcomeUnknown),
-      (.refundRequested(1, part), .settled),
+      (.refundRequested(1, part), .settled), (unknown(.settle), .outcomeUnknown),
       (.refundRequested(1, amount), .refunding), (.refundRequested(1, rest), .settled),
-    ]),
+    ], late: [PaymentWork(.cancel)]),
   Situation(
     name: "perhaps notified", events: settled + [unknown(.notify)], status: .outcomeUnknown, due: [],
     next: resolved(PaymentWork(.notify), .settled) + [
@@ -111,17 +114,19 @@ private let situations: [Situation] = [
     name: "completed", events: completed, status: .completed, due: [],
     next: [
       (.refundRequested(1, part), .completed), (.refundRequested(1, amount), .refunding),
-      (.refundRequested(1, rest), .completed),
-    ]),
+      (.refundRequested(1, rest), .completed), (unknown(.settle), .outcomeUnknown),
+    ], late: [PaymentWork(.cancel)]),
   Situation(
     name: "declined", events: [.initiated(id, amount), .declined(step: .create, reason: "no")], status: .declined,
-    due: [],
-    next: []),
+    due: [], next: [(unknown(.create), .outcomeUnknown)], late: [PaymentWork(.create)]),
+  Situation(
+    name: "declined when it was settled", events: created + [.declined(step: .settle, reason: "no")],
+    status: .declined, due: [], next: [(unknown(.settle), .outcomeUnknown)], late: [PaymentWork(.settle)]),
   Situation(
     name: "cancelled", events: [.initiated(id, amount), .cancelled], status: .cancelled, due: [], next: []),
   Situation(
     name: "cancelled at the PSP", events: created + [.cancellationRequested, .cancelled], status: .cancelled, due: [],
-    next: [(unknown(.settle), .outcomeUnknown)]),
+    next: [(unknown(.settle), .outcomeUnknown)], late: [PaymentWork(.settle)]),
   Situation(
     name: "cancelled and perhaps settled", events: created + [.cancellationRequested, .cancelled, unknown(.settle)],
     status: .outcomeUnknown, due: [], next: resolved(PaymentWork(.settle), .created), unknown: PaymentWork(.settle)),
@@ -144,7 +149,7 @@ private let situations: [Situation] = [
     cancel: [.cancellationRequested]),
   Situation(
     name: "failed to cancel", events: created + [.cancellationRequested, .failed(step: .cancel, reason: "no")],
-    status: .failed, due: [], next: [(.retried(.cancel, refund: nil), .cancelling)]),
+    status: .failed, due: [], next: [(.retried(.cancel, refund: nil), .cancelling)], late: [PaymentWork(.settle)]),
   Situation(
     name: "failed to notify", events: settled + [.failed(step: .notify, reason: "no")], status: .failed, due: [],
     next: [
@@ -195,8 +200,8 @@ private let situations: [Situation] = [
     status: .completed, due: [],
     next: [
       (.refundRequested(2, part), .completed), (.refundRequested(2, rest), .completed),
-      (.refundRequested(2, amount), .refunding),
-    ]),
+      (.refundRequested(2, amount), .refunding), (unknown(PaymentWork(refund: 1)), .outcomeUnknown),
+    ], late: [PaymentWork(refund: 1)]),
   Situation(
     name: "refunding before it is completed", events: settled + [.refundRequested(1, part)], status: .settled,
     due: [PaymentWork(.notify), PaymentWork(refund: 1)],
@@ -280,10 +285,8 @@ struct PaymentTests {
           case .notify: .recordCompleted
           case .refund: .recordRefunded(work.refund ?? 0)
           }
-        // A settlement in flight may end after a request to cancel, and a late response also ends an outcome that
-        // was unknown.
-        let isCancelled = situation.events.contains(.cancellationRequested) && payment.reference != nil
-        let isLate = work.step == .settle && isCancelled || work == situation.unknown
+        // A late response also ends an outcome that was unknown.
+        let isLate = situation.late.contains(work) || work == situation.unknown
         for (command, isPossible) in [
           (.markUnknown(work, reason: "no"), isDue),
           (success, isDue || isLate), (.decline(work, reason: "no"), isDue),
@@ -425,6 +428,32 @@ struct PaymentTests {
     #expect(throws: PaymentRefusal.notDue(.cancelled)) { try untried.decide(.recordSettled) }
   }
 
+  @Test(
+    "what the PSP confirms after it was declined or undone is for a person to decide, and the money is counted either way"
+  )
+  func contested() throws {
+    let refunded = completed + [.refundRequested(1, part), .refundDeclined(1, reason: "no")]
+    let cases: [([PaymentEvent], PaymentCommand, PaymentWork)] = [
+      (
+        [.initiated(id, amount), .declined(step: .create, reason: "no")], .recordCreated(reference: "r2"),
+        PaymentWork(.create)
+      ),
+      (created + [.declined(step: .settle, reason: "no")], .recordSettled, PaymentWork(.settle)),
+      (completed, .recordCancelled, PaymentWork(.settle)), (refunded, .recordRefunded(1), PaymentWork(refund: 1)),
+    ]
+    for (events, command, work) in cases {
+      var payment = try #require(try Payment(events))
+      for event in try payment.decide(command) { try payment.apply(event) }
+      #expect(payment.unknown.map(\.work) == [work] && payment.status == .outcomeUnknown)
+      #expect(throws: PaymentRefusal.outcomeUnknown(work)) { try payment.decide(.refund(nil)) }
+      for event in try payment.decide(.resolve(work, .happened(reference: "r2"))) { try payment.apply(event) }
+      #expect(payment.isDone(work))
+    }
+    // What was refunded instead leaves no room: it can only be reported.
+    let twice = try #require(try Payment(refunded + [.refundRequested(2, amount), .refunded(2)]))
+    #expect(throws: PaymentRefusal.notDue(.refunded)) { try twice.decide(.recordRefunded(1)) }
+  }
+
   @Test("of several unknown outcomes those of money come first, and none is left out")
   func severalUnknown() throws {
     let payment = try #require(
@@ -518,16 +547,23 @@ struct PaymentTests {
     var back: Int64 = 0
     var maybeBack: Int64 = 0
     var amounts: [Int: Int64] = [:]
+    var declined: Set<Int> = []
     var isSound = true
 
     mutating func apply(_ event: PaymentEvent) {
-      // The PSP may confirm a settlement and a cancellation; a person decides then.
-      if case .outcomeUnknown(let work, _) = event, work.step == .settle {} else if isOver { isSound = false }
+      // The PSP may say the opposite of what it has said before; a person decides then.
+      if case .outcomeUnknown = event { isOver = false }
+      if isOver { isSound = false }
       switch event {
       case .settled:
         moves += 1
         isMoneyMoved = true
-      case .outcomeUnknown(PaymentWork(.settle), _): isOver = false
+      case .outcomeUnknown(let work, _):
+        if work.step == .settle, isMoneyMoved {
+          isMoneyMoved = false
+          moves -= 1
+        }
+        if let number = work.refund, declined.remove(number) != nil { maybeBack += amounts[number] ?? .max }
       case .declined, .cancelled:
         isOver = true
         if isMoneyMoved { isSound = false }
@@ -538,7 +574,9 @@ struct PaymentTests {
       case .refunded(let number):
         maybeBack -= amounts[number] ?? .max
         back += amounts[number] ?? .max
-      case .refundDeclined(let number, _): maybeBack -= amounts[number] ?? .max
+      case .refundDeclined(let number, _):
+        maybeBack -= amounts[number] ?? .max
+        declined.insert(number)
       default: break
       }
       if moves > 1 || back + maybeBack > units || maybeBack < 0 { isSound = false }

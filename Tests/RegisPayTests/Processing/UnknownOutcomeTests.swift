@@ -280,6 +280,38 @@ struct UnknownOutcomeTests {
     }
   }
 
+  @Test("a step that is requested again while its call is in flight is not called beside it")
+  func oneCallAtATime() async throws {
+    try await withStore { store in
+      let parts = ConsumerParts(log: PaymentLog(store))
+      let isOpen = Mutex(false)
+      let provider = FakeProvider { _, _ in
+        while !isOpen.withLock({ $0 }), !Task.isCancelled { try? await Task.sleep(for: .milliseconds(2)) }
+        return .created
+      }
+      let id = try await parts.initiate(1)[0]
+      try await parts.consuming(provider) { consumer in
+        try await eventually("it is called") { provider.callCount == 1 }
+        // As after a wait that a person has ended.
+        for _ in 1...8 {
+          let events: [PaymentEvent] = [
+            .delayed(.init(PaymentWork(.create), untilMicroseconds: 1, attempts: 1, ownFailures: 0, reason: "")),
+            .retried(.create, refund: nil),
+          ]
+          _ = try await store.append(
+            Append(events.map { NewEvent(stream: id.stream, type: $0.type, payload: $0.payload) }))
+        }
+        try await eventually("all are read") { await consumer.status.unfinished == 9 }
+        try await Task.sleep(for: .milliseconds(50))
+        #expect(provider.callCount == 1)
+        isOpen.withLock { $0 = true }
+        try await parts.wait(for: [id], .created)
+        try await eventually("none is left") { await consumer.status.unfinished == 0 }
+      }
+      #expect(provider.callCount == 1 && provider.mostInFlight == 1)
+    }
+  }
+
   @Test("a parked creation is cancelled at once, or retried first if it may have been carried out")
   func cancelledGivenUp() async throws {
     try await withStore { store in
