@@ -68,9 +68,12 @@ struct RegisPayLostFileTests {
     try await withTemporaryFolder { folder in
       let server = try await RunningServer.start(directory: folder)
       let mark = folder + "/data/payments.known"
-      #expect(!FileManager.default.fileExists(atPath: mark), "there is nothing to lose yet")
+      func known() throws -> String { try String(contentsOfFile: mark, encoding: .utf8) }
+      try await eventually("there is nothing to lose yet", within: .seconds(10)) {
+        try FileManager.default.fileExists(atPath: mark) && known().contains(#""events":0"#)
+      }
       #expect(try await server.post("/api/v1/payments", Self.amount, headers: Self.order).status == 200)
-      try await eventually("the mark is written", within: .seconds(10)) { FileManager.default.fileExists(atPath: mark) }
+      try await eventually("the mark tells of it", within: .seconds(10)) { try !known().contains(#""events":0"#) }
       try await server.killHard()
       for name in ["payments", "projection", "webhooks"] {
         try FileManager.default.removeItem(atPath: folder + "/data/" + name)

@@ -6,6 +6,7 @@ struct RegisPayNewPSPTests {
   @Test("does not start, changes nothing and calls nobody, until --new-psp is given once")
   func otherPSP() async throws {
     try await withTemporaryFolder { folder in
+      try FileManager.default.createDirectory(atPath: folder + "/busy", withIntermediateDirectories: true)
       // Nobody listens there.
       let url = "http://127.0.0.1:9/psp"
       let other = ["--psp-url", url, "--log-level", "error"]
@@ -21,6 +22,12 @@ struct RegisPayNewPSPTests {
       }
       let same = try await RunningServer.start(directory: folder)
       #expect(try await same.stopGracefully() == .init(code: 0, isSignal: false))
+      // A start that fails has called nobody.
+      let busy = try await RunningServer.start(directory: folder + "/busy")
+      let port = try #require(busy.url.split(separator: ":").last)
+      #expect(try await refusal(folder, other + ["--new-psp", "--port", String(port)]).contains("is in use"))
+      let still = try await RunningServer.start(directory: folder)
+      #expect(try await still.stopGracefully() == .init(code: 0, isSignal: false))
       for arguments in [["--new-psp"], []] {
         let server = try await RunningServer.start(directory: folder, arguments: other + arguments)
         _ = try await server.createPayment("1")

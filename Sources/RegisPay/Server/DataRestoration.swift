@@ -49,11 +49,8 @@ public struct DataRestoration: Sendable {
       try translating(make)
       files.append(path)
     }
-    // Of an empty log nothing is known.
-    if set.events > 0 {
-      try restore(KnownLog.fileName) {
-        try KnownLog(storeID: set.storeID, events: set.events, psp: set.psp).write(in: directory)
-      }
+    try restore(KnownLog.fileName) {
+      try KnownLog(storeID: set.storeID, events: set.events, psp: set.psp).write(in: directory)
     }
     for (name, path) in [(BackupSet.keys, "keys.sqlite"), (BackupSet.webhooks, "webhooks/webhooks.sqlite")]
     where set.files.contains(name) {

@@ -9,7 +9,7 @@ struct KnownLog: Sendable, Hashable {
 
   /// The log's id; nil if the file does not say it. An earlier version wrote more digits.
   var storeID: String?
-  /// The log's end when the file was written: the log has had at least this number of events.
+  /// The log's end when the file was written: the log has had at least this number of events. 0 in a file that says the PSP only.
   var events: UInt64
   /// The PSP that the payments were made with, see ``ServerOptions/psp``; nil if the file does not say it, as that of an earlier
   /// version.
@@ -42,7 +42,7 @@ struct KnownLog: Sendable, Hashable {
     storeID = json?["storeID"]?.text
     if storeID == nil, fault == nil { fault = "it does not name the log" }
     psp = json?["psp"]?.text
-    events = max(Self.number(json?["events"]) ?? 1, 1)
+    events = Self.number(json?["events"]) ?? 1
     guard case .array(let ranges)? = json?["missing"] else { return }
     for range in ranges {
       guard let first = Self.number(range["first"]), let last = Self.number(range["last"]), first <= last, last < .max

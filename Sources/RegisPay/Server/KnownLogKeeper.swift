@@ -19,7 +19,7 @@ final class KnownLogKeeper: Sendable {
   /// Reads the file, and notes what is missing. Changes nothing on the disk. Blocks for a small read.
   ///
   /// - Parameters:
-  ///   - psp: the PSP that the payments are made with from now on, see ``ServerOptions/psp``.
+  ///   - psp: for ``recordPSP()``, the PSP that the payments are made with from now on, see ``ServerOptions/psp``.
   ///   - interval: the time between two writes while the log grows.
   init(_ directory: String, _ reader: LogReader, psp: String, logger: Logger, interval: Duration = .seconds(10)) {
     self.directory = directory
@@ -65,20 +65,29 @@ final class KnownLogKeeper: Sendable {
     }
   }
 
-  /// Writes the file if it would say something else. Blocks until it is synced.
-  func write() throws(SmallFile.Failure) {
-    let end = reader.endOffset
-    guard end > 0 else { return }
-    let isThere = FileManager.default.fileExists(atPath: KnownLog.path(in: directory))
-    let old = written.withLock { $0 }
-    let new = known.withLock { known in
-      // A person has removed the file: what is missing has been seen to.
-      known = KnownLog(
-        storeID: reader.storeID, events: end, psp: psp, missing: isThere || old == nil ? known.missing : .init())
-      return known
+  /// Returns when the file says which PSP the payments are made with. Call it before a call goes there: from then on a start with
+  /// another PSP has to be refused. Blocks until the file is synced, usually for nothing.
+  func recordPSP() throws(SmallFile.Failure) {
+    guard written.withLock({ $0 })?.psp != psp else { return }
+    known.withLock { $0.psp = psp }
+    try write()
+  }
+
+  private func write() throws(SmallFile.Failure) {
+    // Two writers take turns.
+    try written.withLock { old throws(SmallFile.Failure) in
+      let end = reader.endOffset
+      let isThere = FileManager.default.fileExists(atPath: KnownLog.path(in: directory))
+      let new = known.withLock { known in
+        // A person has removed the file: what is missing has been seen to.
+        known = KnownLog(
+          storeID: reader.storeID, events: end, psp: known.psp, missing: isThere || old == nil ? known.missing : .init()
+        )
+        return known
+      }
+      guard !isThere || new != old else { return }
+      try new.write(in: directory)
+      old = new
     }
-    guard !isThere || new != old else { return }
-    try new.write(in: directory)
-    written.withLock { $0 = new }
   }
 }

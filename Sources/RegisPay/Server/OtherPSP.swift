@@ -3,10 +3,14 @@
 enum OtherPSP {
   /// Call it before anything is written and before a call goes out. Blocks for a small read.
   ///
-  /// - Parameter psp: the one to call now, see ``ServerOptions/psp``.
-  static func check(_ options: ServerOptions, _ psp: String) throws(ServerError) {
-    guard !options.acceptsNewPSP, let known = KnownLog(in: options.directory)?.psp, known != psp else { return }
-    throw .otherPSP(directory: options.directory, known: known, given: psp)
+  /// - Parameters:
+  ///   - psp: the one to call now, see ``ServerOptions/psp``.
+  ///   - isEmpty: the payments log has no event.
+  static func check(_ options: ServerOptions, _ psp: String, isEmpty: Bool) throws(ServerError) {
+    guard !options.acceptsNewPSP, let known = KnownLog(in: options.directory), let before = known.psp, before != psp,
+      !isEmpty || known.events > 0
+    else { return }
+    throw .otherPSP(directory: options.directory, known: before, given: psp)
   }
 
   /// How a message says it.

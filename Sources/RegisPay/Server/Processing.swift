@@ -15,6 +15,11 @@ struct Processing: Service {
   func run() async throws {
     // Ends without an address if the server could not start.
     guard let ownURL = await address.first(where: { _ in true }) else { return }
+    do throws(SmallFile.Failure) {
+      try await RequestThreads.run(.long) { () throws(SmallFile.Failure) in try parts.known.recordPSP() }
+    } catch {
+      throw ServerError.directory(options.directory, reason: "\(error)")
+    }
     let psp = try PSPClient(
       baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit,
       authorization: options.pspURL == nil ? parts.internalToken.authorization : nil)

@@ -147,14 +147,8 @@ public struct Server: Sendable {
     // The log may be empty because an earlier start created it and failed later.
     if log.reader.endOffset == 0 { try LostLog.check(options.directory) }
     try WrongLog.check(options.directory, payments: log.reader, simulator: simulator.store.reader)
-    try OtherPSP.check(options, psp)
+    try OtherPSP.check(options, psp, isEmpty: log.reader.endOffset == 0)
     let known = KnownLogKeeper(options.directory, log.reader, psp: psp, logger: logger)
-    if options.acceptsNewPSP {
-      // Before a call goes there: another start with the PSP of before has to be refused from then on.
-      do throws(SmallFile.Failure) { try known.write() } catch {
-        throw .directory(options.directory, reason: "\(error)")
-      }
-    }
     let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
     let scrubbing = try startScrubbing(health)
     defer { scrubbing.stop() }

@@ -9,7 +9,10 @@ enum WrongLog {
     let first = try firstType(payments)
     let isSimulators = first.map(Simulator.writes) ?? false
     let type = first.map { "its first event has the type \($0), which only the simulator writes" } ?? ""
-    if let known = KnownLog(in: directory)?.storeID, !known.isEmpty, !known.hasPrefix(payments.storeID) {
+    let file = KnownLog(in: directory)
+    // Of an empty log nothing is lost.
+    let hasEvents = payments.endOffset > 0 || file?.events ?? 0 > 0
+    if let known = file?.storeID, hasEvents, !known.isEmpty, !known.hasPrefix(payments.storeID) {
       let others = ["projection", "webhooks", KnownLog.fileName]
       throw .wrongLog(
         path: directory + "/payments",

@@ -19,19 +19,40 @@ struct KnownLogTests {
     await task.value
   }
 
-  @Test("at a clean stop the file has the log's end and id; an empty log has no file")
+  @Test("at a clean stop the file has the log's end and id, and says that an empty log is empty")
   func atStop() async throws {
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
       let keeper = KnownLogKeeper(folder, store.reader, psp: "simulator", logger: silent)
+      try keeper.recordPSP()
       await stop(keeper)
-      #expect(KnownLog(in: folder) == nil)
+      #expect(KnownLog(in: folder) == KnownLog(storeID: store.reader.storeID, events: 0, psp: "simulator"))
       for end in [3, 7] {
         try await fill(store, end - Int(store.reader.endOffset))
         await stop(keeper)
         #expect(KnownLog(in: folder) == KnownLog(storeID: store.reader.storeID, events: UInt64(end), psp: "simulator"))
       }
       #expect(keeper.warnings.isEmpty)
+      try await store.close()
+    }
+  }
+
+  @Test("the PSP is in the file before the first call, and a new one replaces it; the same one costs nothing")
+  func psp() async throws {
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      for psp in ["simulator", "http://psp.example"] {
+        let keeper = KnownLogKeeper(folder, store.reader, psp: psp, logger: silent)
+        try keeper.recordPSP()
+        #expect(KnownLog(in: folder) == KnownLog(storeID: store.reader.storeID, events: 0, psp: psp))
+        try FileManager.default.removeItem(atPath: KnownLog.path(in: folder))
+        try keeper.recordPSP()
+        #expect(KnownLog(in: folder) == nil)
+      }
+      let file = folder + "/file"
+      try Data().write(to: URL(fileURLWithPath: file))
+      let keeper = KnownLogKeeper(file, store.reader, psp: "simulator", logger: silent)
+      #expect(throws: SmallFile.Failure.self) { try keeper.recordPSP() }
       try await store.close()
     }
   }

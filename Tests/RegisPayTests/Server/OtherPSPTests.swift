@@ -16,7 +16,7 @@ struct OtherPSPTests {
     options.acceptsNewPSP = accepts
     let psp = try options.psp
     do throws(ServerError) {
-      try OtherPSP.check(options, psp)
+      try OtherPSP.check(options, psp, isEmpty: false)
     } catch {
       return "\(error)"
     }
@@ -58,7 +58,13 @@ struct OtherPSPTests {
       var options = ServerOptions(directory: folder)
       try FileManager.default.removeItem(atPath: KnownLog.path(in: folder))
       options.pspURL = "http://other.example"
-      try OtherPSP.check(options, "http://other.example")
+      try OtherPSP.check(options, "http://other.example", isEmpty: false)
+      // Nothing was paid there.
+      try KnownLog(storeID: "a", events: 0, psp: "simulator").write(in: folder)
+      try OtherPSP.check(options, "http://other.example", isEmpty: true)
+      #expect(throws: ServerError.self) { try OtherPSP.check(options, "http://other.example", isEmpty: false) }
+      try KnownLog(storeID: "a", events: 1, psp: "simulator").write(in: folder)
+      #expect(throws: ServerError.self) { try OtherPSP.check(options, "http://other.example", isEmpty: true) }
     }
   }
 }
