@@ -152,7 +152,7 @@ final class ServerMetrics: Sendable {
       offsets.append((CompletionConsumer.cursorName, completion.nextOffset))
     }
     offsets.append((PaymentProjection.name, projected.nextOffset))
-    let enabled = (found?.endpoints ?? []).filter { $0.state != .disabled }
+    let enabled = (found?.endpoints ?? []).filter { ![.disabled, .disabledByServer].contains($0.state) }
     if let last = enabled.map(\.nextOffset).min() { offsets.append(("webhooks", last)) }
     let list = MetricFamily.gauge(
       "regispay_payment_list_complete", "0 while the list of payments is rebuilt.", projected.isCatchingUp ? 0 : 1)

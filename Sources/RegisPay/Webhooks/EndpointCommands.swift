@@ -47,7 +47,8 @@ extension EndpointWorker {
       if let events = change.events { endpoint.events = events }
       switch change.isEnabled {
       case true?: endpoint.disabled = nil
-      case false? where wasEnabled: endpoint.disabled = .init(reason: "A request disabled it.", sinceMicroseconds: now)
+      case false? where wasEnabled:
+        endpoint.disabled = .init(reason: WebhookEndpoint.Disabled.requested, sinceMicroseconds: now)
       default: break
       }
       return isMoved || (!wasEnabled && endpoint.disabled == nil)

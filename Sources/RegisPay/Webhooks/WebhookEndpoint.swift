@@ -21,8 +21,13 @@ struct WebhookEndpoint: Sendable, Hashable {
 
   /// A disabled endpoint gets nothing. When it is enabled again, it gets the events since.
   struct Disabled: Sendable, Hashable {
+    /// The reason if a person did it.
+    static let requested = "A request disabled it."
+
     var reason: String
     var sinceMicroseconds: UInt64
+
+    var isRequested: Bool { reason == Self.requested }
   }
 
   /// Code points of a description, as JSON Schema counts.

@@ -32,6 +32,7 @@ extension EndpointWorker {
   struct Condition: Sendable {
     enum State: String, CaseIterable {
       case working, failing, disabled
+      case disabledByServer = "disabled_by_server"
     }
 
     var state: State
@@ -45,7 +46,8 @@ extension EndpointWorker {
 
   var condition: Condition {
     Condition(
-      state: endpoint.disabled != nil ? .disabled : isFailing ? .failing : .working,
+      state: endpoint.disabled.map { $0.isRequested ? .disabled : .disabledByServer }
+        ?? (isFailing ? .failing : .working),
       waiting: waiting.values.count { !$0.isInFlight }, inFlight: inFlightCount,
       nextOffset: subscription.nextCheckpoint)
   }
