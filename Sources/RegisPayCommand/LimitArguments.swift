@@ -86,7 +86,7 @@ struct LimitArguments: ParsableArguments {
       ("--max-unfinished-body-bytes", Int64(maxUnfinishedBodyBytes)),
     ]
     for (name, value) in positive where !(1...1_000_000_000).contains(value) {
-      throw ValidationError("\(name) must be 1 or more")
+      throw ValidationError("\(name) must be 1 to 1000000000")
     }
     guard maxBodyBytes <= Self.defaults.bodyBytes else {
       throw ValidationError("--max-body-bytes must be at most \(Self.defaults.bodyBytes)")

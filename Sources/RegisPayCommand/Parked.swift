@@ -35,7 +35,7 @@ struct Parked: AsyncParsableCommand {
 
   struct List: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-      abstract: "List parked payments, one a line: id, amount, currency, step, since when, reason.",
+      abstract: "List parked payments, one a line: id, amount, currency, step, last change, reason.",
       discussion: "The environment variable REGISPAY_KEY, if set, is sent as the API key.")
 
     @OptionGroup var options: Options

@@ -15,8 +15,8 @@ struct Unknown: AsyncParsableCommand {
   struct List: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
       abstract: """
-        List steps with an unknown outcome, one a line: the payment's id, amount, currency, step, refund, since when, the \
-        PSP's reference, reason.
+        List steps with an unknown outcome, one a line: the payment's id, amount, currency, step, refund, last \
+        change, the PSP's reference, reason.
         """,
       discussion: "The environment variable REGISPAY_KEY, if set, is sent as the API key.")
 

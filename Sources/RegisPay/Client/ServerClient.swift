@@ -44,11 +44,22 @@ public struct ServerClient: Sendable {
     case .success(let response):
       let json = try? JSONReader.read(response.body)
       guard (200..<300).contains(response.status) else {
-        throw .refused(status: response.status, detail: json?["detail"]?.text ?? "")
+        throw .refused(status: response.status, detail: Self.detail(json))
       }
       guard let json else { throw .unreadable }
       return json
     }
+  }
+
+  /// What a problem says, with its lines for single fields.
+  private static func detail(_ problem: JSONValue?) -> String {
+    let detail = problem?["detail"]?.text ?? ""
+    guard case .object(let fields)? = problem?["errors"] else { return detail }
+    let lines = fields.map { field in
+      guard case .array(let texts) = field.value else { return field.key }
+      return "\(field.key): \(texts.compactMap(\.text).joined(separator: ", "))"
+    }
+    return ([detail] + lines).joined(separator: " ")
   }
 }
 
