@@ -25,7 +25,7 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
 	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus
 
-.PHONY: run test soak hanging simulate planted-bugs fuzz fuzz-briefly sanitize bench format lint clean build-dependencies \
+.PHONY: run test soak hanging simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
 	bench-dependencies test-dependencies
 
 run: build-dependencies
@@ -99,6 +99,18 @@ sanitize: test-dependencies
 bench: bench-dependencies
 	$(SWIFT_BUILD) -c release --product bench
 	.build/release/bench all --peers sqlite,lmdb,rocksdb --out bench-report.html $(ARGUMENTS)
+
+# A Debian package in .build/deb: see docs/INSTALL.md. deb-test installs it in a fresh Debian, as root.
+DEB_PACKAGES = $(BUILD_PACKAGES) debhelper help2man
+
+deb:
+	@.ci/install $(DEB_PACKAGES)
+	rm -rf .build/deb && mkdir -p .build/deb
+	debian/rules clean binary
+
+deb-test: deb
+	@.ci/install debootstrap lintian systemd curl
+	Tests/Packaging/run .build/deb/regispay_*.deb
 
 format:
 	swift format --in-place --recursive --parallel Package.swift Sources Tests

@@ -279,6 +279,7 @@ struct DocumentedCommandTests {
     ("CONTRIBUTING.md", "Tests/Fuzz/run", "a release build; `make fuzz-briefly` runs it"),
     (operations, "regispay serve --dir /var/lib/regispay", "every test starts it"),
     (operations, "Tests/Bounds/measure.py", "minutes; for a machine that does nothing else"),
+    ("docs/INSTALL.md", "make deb", "a release build; `make deb-test` installs the package and uses it"),
     ("docs/PROVIDERS.md", "regispay serve --psp-url", "OtherPSP starts it with these options"),
   ]
 

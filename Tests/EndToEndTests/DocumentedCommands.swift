@@ -12,7 +12,8 @@ struct CommandBlock: Sendable, Hashable, CustomStringConvertible {
 
   /// The documents that hold commands.
   static let documents = [
-    "README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/OPERATIONS.md", "docs/PROVIDERS.md", "docs/WEBHOOKS.md",
+    "README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/OPERATIONS.md", "docs/INSTALL.md", "docs/PROVIDERS.md",
+    "docs/WEBHOOKS.md",
     "docs/DURABILITY.md", "docs/FORMAT.md", "docs/SIMULATION.md", "docs/PERFORMANCE.md", "docs/ARCHITECTURE.md",
   ]
 
