@@ -183,12 +183,19 @@ struct RegisPayBackupTests {
       _ = try await server.createPayment("1")
       _ = try await command(folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read")
       try await server.killHard()
-      for name in ["empty", "other"] {
+      for name in ["empty", "other", "torn", "data/inner"] {
         try FileManager.default.createDirectory(atPath: "\(folder)/\(name)", withIntermediateDirectories: true)
       }
       try Data("x".utf8).write(to: URL(fileURLWithPath: folder + "/other/letter.txt"))
+      try Data("{".utf8).write(to: URL(fileURLWithPath: folder + "/torn/backup.json"))
+      try FileManager.default.createSymbolicLink(
+        atPath: folder + "/link", withDestinationPath: folder + "/data/inner")
       let cases: [(arguments: [String], text: String)] = [
-        (["backup", "--dir", "empty", "--to", "backup"], "empty is no data directory"),
+        (
+          ["backup", "--dir", "empty", "--to", "backup"], "empty can't be used as data directory: it holds no payments"
+        ),
+        (["backup", "--dir", "data", "--to", "link"], "is lost together with the data"),
+        (["restore", "--from", "torn", "--dir", "new"], "torn/backup.json is damaged"),
         (["backup", "--dir", "data", "--to", "data/backup"], "is lost together with the data"),
         (["backup", "--dir", "data", "--to", "data"], "is lost together with the data"),
         (["backup", "--dir", "data", "--to", "other"], "holds letter.txt, which is no part of a backup"),

@@ -52,14 +52,21 @@ struct BackupSet {
     guard let bytes = try translating({ try SmallFile.read(path) }) else {
       throw DataBackupError("\(directory) is no complete backup of a server: it holds no \(Self.fileName)")
     }
-    let json = try translating { try JSONReader.read(bytes) }
+    let json: JSONValue
+    do {
+      json = try JSONReader.read(bytes)
+    } catch {
+      throw DataBackupError("\(path) is damaged: \(error); make the backup again, or use another copy of it")
+    }
     guard case .number(let version)? = json["version"], version == "\(Self.version)" else {
       throw DataBackupError("\(path) has another version than this program, which reads \(Self.version)")
     }
     guard let storeID = json["storeID"]?.text, case .number(let digits)? = json["events"], let events = UInt64(digits),
       case .array(let files)? = json["files"],
       let time = json["time"]?.text.flatMap({ try? Date($0, strategy: .iso8601) })
-    else { throw DataBackupError("\(path) can't be read") }
+    else {
+      throw DataBackupError("\(path) is damaged: it lacks a member; make the backup again, or use another copy of it")
+    }
     self.init(
       storeID: storeID, events: events, psp: json["psp"]?.text, files: files.compactMap(\.text),
       hasSimulator: json["simulator"] == .bool(true), time: time)

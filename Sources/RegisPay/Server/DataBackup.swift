@@ -61,13 +61,15 @@ public struct DataBackup: Sendable {
   }
 
   private func check() throws(DataBackupError) {
-    guard FileManager.default.fileExists(atPath: directory + "/payments/store") else {
-      throw DataBackupError("\(directory) is no data directory: it holds no payments log")
+    guard access(directory + "/payments/store", F_OK) == 0 else {
+      let code = errno
+      let reason = code == ENOENT ? "it holds no payments log" : String(cString: strerror(code))
+      throw DataBackupError("\(directory) can't be used as data directory: \(reason)")
     }
-    guard target != directory, !(target + "/").hasPrefix(directory + "/") else {
-      throw DataBackupError("\(target) is in \(directory): a backup there is lost together with the data")
-    }
+    try checkIsOutside()
     try translating { try PrivateFiles.makeDirectory(target) }
+    // Now that it exists, also if it is a symbolic link.
+    try checkIsOutside()
     let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
     if let foreign = names.sorted().first(where: { !BackupSet.isOwn($0) }) {
       throw DataBackupError(
@@ -77,6 +79,20 @@ public struct DataBackup: Sendable {
     where FileManager.default.fileExists(atPath: "\(target)/\(name)/store") {
       throw DataBackupError("\(target)/\(name) is a log and no backup of one: give an empty or a new directory")
     }
+  }
+
+  private func checkIsOutside() throws(DataBackupError) {
+    let (inner, outer) = (Self.resolved(target), Self.resolved(directory))
+    guard inner != outer, !inner.hasPrefix(outer + "/") else {
+      throw DataBackupError("\(target) is in \(directory): a backup there is lost together with the data")
+    }
+  }
+
+  /// The path without symbolic links, as far as it exists.
+  private static func resolved(_ path: String) -> String {
+    guard let real = realpath(path, nil) else { return path }
+    defer { free(real) }
+    return String(cString: real)
   }
 
   /// - Returns: nil if there is no such file and there has been none.
