@@ -29,7 +29,7 @@ struct LimitArguments: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       """
-      Heads in memory that have not arrived completely; above it the server refuses requests whose heads go on. At least \
+      Heads in memory that have not arrived completely; above it the server refuses those that have been unfinished longest. At least \
       --max-head-bytes.
       """, valueName: "bytes"))
   var maxUnfinishedHeadBytes = Self.defaults.unfinishedHeadBytes
@@ -37,7 +37,7 @@ struct LimitArguments: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       """
-      Bodies in memory that have not arrived completely; above it the server refuses requests whose bodies go on. At least \
+      Bodies in memory that have not arrived completely; above it the server refuses those that have been unfinished longest. At least \
       --max-body-bytes.
       """, valueName: "bytes"))
   var maxUnfinishedBodyBytes = Self.defaults.unfinishedBodyBytes

@@ -51,7 +51,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   private var isResponseStarted = false
   /// Bytes that have arrived since a request was complete, and belong to the next head.
   private var headByteCount = 0
-  private var headShare = UnfinishedBytes.Share()
+  /// Bytes of them that are noted in ``ConnectionTable/unfinishedHeads``.
+  private var heldHeadBytes = 0
   private var body = IncomingBody()
   /// The client waits for `100 Continue` before it sends the body.
   private var owesContinue = false
@@ -129,13 +130,18 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func cleanUp() {
     holdUnread(0)
-    headShare.release(to: table.unfinishedHeads)
-    body.release(to: table.unfinishedBodies)
+    releaseUnfinished()
     if let connection { table.remove(connection) }
     deadlines.cancel()
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    // Unless it has been completed since.
+    switch event as? UnfinishedBytes.Ended {
+    case .head?: return phase == .serving && heldHeadBytes > 0 ? refuse(.tooManyHeads, context) : ()
+    case .body?: return phase == .serving && reading == .body ? refuse(.tooManyBodies, context) : ()
+    case nil: break
+    }
     // The client may still read the last response, for as long as the connection lingers.
     if phase == .ended, context.channel.isWritable, case .inputClosed? = event as? ChannelEvent {
       context.close(promise: nil)
@@ -169,7 +175,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     case .end:
       owesContinue = false
       reading = .nothing
-      body.release(to: table.unfinishedBodies)
+      releaseBody()
       hasLastRequest = endsConnection
       deadlines.removeInput()
       connection?.stopsWaiting()
@@ -179,7 +185,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func receive(_ head: HTTPRequest, _ data: NIOAny, _ context: ChannelHandlerContext) {
     headByteCount = 0
-    headShare.release(to: table.unfinishedHeads)
+    releaseHead()
     guard isCounted(head) else { return drop(context) }
     guard pendingResponses < limits.pipelinedRequests else {
       return refuse(.tooManyPipelined(limit: limits.pipelinedRequests), context)
@@ -233,7 +239,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
           reading = .head
           setInputDeadline(limits.headTime, context)
         }
-        holdHead(context)
+        holdHead()
       }
       sawPart = false
     case .ending, .ended: break
@@ -242,22 +248,33 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   /// The head has not arrived completely with what was read.
-  private func holdHead(_ context: ChannelHandlerContext) {
+  private func holdHead() {
     // The server's own calls are not in the table: no client may stop them.
-    guard connection != nil, !headShare.hold(headByteCount, in: table.unfinishedHeads) else { return }
-    refuse(.tooManyHeads, context)
+    guard let connection, headByteCount > heldHeadBytes else { return }
+    heldHeadBytes = headByteCount.nextPowerOfTwo
+    table.unfinishedHeads.set(heldHeadBytes, of: connection)
+  }
+
+  private func releaseHead() {
+    guard let connection, heldHeadBytes > 0 else { return }
+    heldHeadBytes = 0
+    table.unfinishedHeads.set(0, of: connection)
+  }
+
+  private func releaseBody() {
+    if body.forgetMemory(), let connection { table.unfinishedBodies.set(0, of: connection) }
+  }
+
+  private func releaseUnfinished() {
+    releaseHead()
+    releaseBody()
   }
 
   /// The body has not arrived completely with what was read.
   private func awaitBody(_ context: ChannelHandlerContext) {
     if deadlines.input == nil { setInputDeadline(limits.bodyTime, context) }
     // The server's own calls are not in the table: no client may stop them.
-    guard connection != nil else { return }
-    do throws(Problem) {
-      try body.hold(in: table.unfinishedBodies)
-    } catch {
-      refuse(error, context)
-    }
+    if let connection, let size = body.grownMemory() { table.unfinishedBodies.set(size, of: connection) }
   }
 
   /// The channel asks after each read. Bytes that belong to no request are read slowly: a client that sends without end costs
@@ -380,8 +397,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     phase = .ending
     metrics?.countRefusal(status: problem.status.code)
     deadlines.removeInput()
-    headShare.release(to: table.unfinishedHeads)
-    body.release(to: table.unfinishedBodies)
+    releaseUnfinished()
     resumeReading(context)
     context.fireErrorCaught(problem)
   }

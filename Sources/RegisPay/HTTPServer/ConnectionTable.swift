@@ -48,8 +48,8 @@ final class ConnectionTable: Sendable {
 
   init(
     limit: Int, limitPerAddress: Int?, unreadBytes: Int = HTTPLimits().unreadBytes,
-    unfinishedHeads: UnfinishedBytes = UnfinishedBytes(limit: HTTPLimits().unfinishedHeadBytes),
-    unfinishedBodies: UnfinishedBytes = UnfinishedBytes(limit: HTTPLimits().unfinishedBodyBytes)
+    unfinishedHeads: UnfinishedBytes = UnfinishedBytes(.head, limit: HTTPLimits().unfinishedHeadBytes),
+    unfinishedBodies: UnfinishedBytes = UnfinishedBytes(.body, limit: HTTPLimits().unfinishedBodyBytes)
   ) {
     unread = UnreadResponses(limit: unreadBytes)
     self.unfinishedHeads = unfinishedHeads

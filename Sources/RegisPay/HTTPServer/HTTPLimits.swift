@@ -7,11 +7,11 @@ public struct HTTPLimits: Sendable {
   public var uriBytes = 8 << 10
   /// Bytes of a body, chunked or not. Routes themselves allow at most 64 KiB.
   public var bodyBytes = 64 << 10
-  /// Bytes of heads that have not arrived completely, over all connections; at least ``headBytes``. Above it, the server refuses the
-  /// requests whose heads go on. A head that arrives with one read does not count.
+  /// Bytes of heads that have not arrived completely, over all connections; at least ``headBytes``. Above it, the server refuses
+  /// those that have been unfinished longest. A head that arrives with one read does not count.
   public var unfinishedHeadBytes = 32 << 20
-  /// Bytes of bodies that have not arrived completely, over all connections; at least ``bodyBytes``. Above it, the server refuses the
-  /// requests whose bodies go on. 4 KiB for each of 8,192 connections, or 512 of the largest bodies; a body that arrives with one
+  /// Bytes of bodies that have not arrived completely, over all connections; at least ``bodyBytes``. Above it, the server refuses
+  /// those that have been unfinished longest. 4 KiB for each of 8,192 connections, or 512 of the largest bodies; a body that arrives with one
   /// read does not count.
   public var unfinishedBodyBytes = 32 << 20
   /// From a request's first byte to the end of its fields.

@@ -12,7 +12,8 @@ struct IncomingBody {
   private(set) var isDropped = false
   private var byteCount = 0
   private var partCount = 0
-  private var share = UnfinishedBytes.Share()
+  /// Bytes that are noted there.
+  private var heldBytes = 0
 
   /// The request has a body, or may have one.
   static func isAnnounced(by head: HTTPRequest) -> Bool {
@@ -37,13 +38,18 @@ struct IncomingBody {
     guard byteCount <= limit else { throw .bodyTooLarge(limit: limit) }
   }
 
-  /// Takes the memory of what has arrived from the budget.
-  ///
-  /// - Throws: 503 if the budget is spent.
-  mutating func hold(in bodies: UnfinishedBytes) throws(Problem) {
-    guard isDropped || share.hold(byteCount, in: bodies) else { throw .tooManyBodies }
+  /// The memory of what has arrived and is not complete, if it has grown. The caller notes it: that may end this very request.
+  mutating func grownMemory() -> Int? {
+    guard !isDropped, byteCount > heldBytes else { return nil }
+    heldBytes = byteCount.nextPowerOfTwo
+    return heldBytes
   }
 
-  /// Returns what was taken. May be called more than once.
-  mutating func release(to bodies: UnfinishedBytes) { share.release(to: bodies) }
+  /// Forgets what was noted.
+  ///
+  /// - Returns: whether it was anything.
+  mutating func forgetMemory() -> Bool {
+    defer { heldBytes = 0 }
+    return heldBytes > 0
+  }
 }

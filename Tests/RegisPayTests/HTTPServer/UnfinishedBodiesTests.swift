@@ -1,4 +1,5 @@
 import NIOCore
+import NIOEmbedded
 import Synchronization
 import Testing
 
@@ -11,25 +12,33 @@ struct UnfinishedBodiesTests {
   private static let halfBytes = 32_768
   private static let half = String(repeating: "x", count: 20_000)
 
-  /// Has room for two halves.
+  /// Has room for nine halves.
   private let table = ConnectionTable(
-    limit: 8, limitPerAddress: nil, unfinishedBodies: UnfinishedBytes(limit: 2 * halfBytes + 100))
+    limit: 16, limitPerAddress: nil, unfinishedBodies: UnfinishedBytes(.body, limit: 9 * halfBytes))
   private var byteCount: Int { table.unfinishedBodies.byteCount }
 
-  @Test("are bounded together: the request that goes past the limit gets 503, and others are not harmed")
+  @Test("are bounded together: those that have been unfinished longest get 503, and the others go on")
   func bounded() throws {
-    let connections = try (0..<3).map { _ in try EmbeddedConnection(table) }
-    for connection in connections.prefix(2) { #expect(try connection.send(Self.head, Self.half) == "") }
-    #expect(byteCount == 2 * Self.halfBytes)
-    let refused = try connections[2].send(Self.head, Self.half)
-    #expect(refused.hasPrefix("HTTP/1.1 503 Service Unavailable\r\n"), "\(refused)")
-    for field in ["Retry-After: 1", "Content-Type: application/problem+json", "Connection: close"] {
-      #expect(refused.contains("\r\n\(field)\r\n"), "\(field): \(refused)")
+    let connections = try (0..<10).map { _ in try EmbeddedConnection(table) }
+    for connection in connections.prefix(9) { #expect(try connection.send(Self.head, Self.half) == "") }
+    #expect(byteCount == 9 * Self.halfBytes)
+    #expect(try connections[9].send(Self.head, Self.half) == "")
+    let responses = try connections.map { try $0.wait(.zero) }
+    // An eighth of the limit is made free at once.
+    for refused in responses.prefix(3) {
+      #expect(refused.hasPrefix("HTTP/1.1 503 Service Unavailable\r\n"), "\(refused)")
+      for field in ["Retry-After: 1", "Content-Type: application/problem+json", "Connection: close"] {
+        #expect(refused.contains("\r\n\(field)\r\n"), "\(field): \(refused)")
+      }
     }
-    #expect(byteCount == 2 * Self.halfBytes)
-    #expect(try connections[0].send(Self.half).hasPrefix("HTTP/1.1 200 "))
-    #expect(byteCount == Self.halfBytes)
-    #expect(connections.map(\.bodies) == [[Self.half + Self.half], [], []])
+    #expect(responses.dropFirst(3).joined().isEmpty)
+    #expect(byteCount == 7 * Self.halfBytes)
+    for connection in connections.dropFirst(3) {
+      #expect(try connection.send(Self.half).hasPrefix("HTTP/1.1 200 "))
+    }
+    #expect(byteCount == 0)
+    #expect(
+      connections.map(\.bodies) == Array(repeating: [], count: 3) + Array(repeating: [Self.half + Self.half], count: 7))
   }
 
   @Test("count what each connection holds, once, and nothing when it ends")
@@ -64,23 +73,25 @@ struct UnfinishedBodiesTests {
   @Test("once they are few again after many, their memory is returned")
   func emptied() {
     let count = Mutex(0)
-    let bodies = UnfinishedBytes(limit: 1_600) { count.withLock { $0 += 1 } }
-    for (taken, emptied) in [(400, 0), (401, 1), (1_600, 2), (1, 2)] {
-      #expect(bodies.take(taken) && !bodies.take(1_600))
-      bodies.give(taken)
-      #expect(count.withLock { $0 } == emptied, "\(taken)")
+    let bodies = UnfinishedBytes(.body, limit: 1_600) { count.withLock { $0 += 1 } }
+    let connection = ConnectionTable.Connection(EmbeddedChannel())
+    for (held, emptied) in [(400, 0), (401, 1), (1_600, 2), (1, 2)] {
+      bodies.set(held, of: connection)
+      #expect(bodies.byteCount == held)
+      bodies.set(0, of: connection)
+      #expect(count.withLock { $0 } == emptied, "\(held)")
       #expect(bodies.byteCount == 0)
     }
-    #expect(bodies.take(1_000))
-    bodies.give(850)
+    bodies.set(1_000, of: connection)
+    bodies.set(150, of: connection)
     #expect(count.withLock { $0 } == 2, "150 are more than a sixteenth")
-    bodies.give(150)
+    bodies.set(0, of: connection)
     #expect(count.withLock { $0 } == 3)
   }
 
   @Test("are none of those that arrive with one read: these are served when the limit is reached, too")
   func complete() throws {
-    let slow = try (0..<2).map { _ in try EmbeddedConnection(table) }
+    let slow = try (0..<9).map { _ in try EmbeddedConnection(table) }
     for connection in slow { try connection.send(Self.head, Self.half) }
     let connection = try EmbeddedConnection(table)
     for _ in 0..<3 {

@@ -10,27 +10,30 @@ struct UnfinishedHeadsTests {
   /// With ``start`` some 4,100 bytes, which count as 8,192.
   private static let half = String(repeating: "x", count: 4_070)
 
-  /// Has room for two halves.
+  /// Has room for nine halves.
   private let table = ConnectionTable(
-    limit: 8, limitPerAddress: nil, unfinishedHeads: UnfinishedBytes(limit: 2 * 8_192 + 100))
+    limit: 16, limitPerAddress: nil, unfinishedHeads: UnfinishedBytes(.head, limit: 9 * 8_192))
   private var byteCount: Int { table.unfinishedHeads.byteCount }
 
-  @Test("are bounded together: the request that goes past the limit gets 503, and others are not harmed")
+  @Test("are bounded together: those that have been unfinished longest get 503, and the others go on")
   func bounded() throws {
-    let connections = try (0..<3).map { _ in try EmbeddedConnection(table) }
-    for connection in connections.prefix(2) { #expect(try connection.send(Self.start, Self.half) == "") }
-    #expect(byteCount == 2 * 8_192)
-    let refused = try connections[2].send(Self.start, Self.half)
-    #expect(refused.hasPrefix("HTTP/1.1 503 Service Unavailable\r\n"), "\(refused)")
-    for field in ["Retry-After: 1", "Content-Type: application/problem+json", "Connection: close"] {
-      #expect(refused.contains("\r\n\(field)\r\n"), "\(field): \(refused)")
+    let connections = try (0..<10).map { _ in try EmbeddedConnection(table) }
+    for connection in connections { #expect(try connection.send(Self.start, Self.half) == "") }
+    let responses = try connections.map { try $0.wait(.zero) }
+    // An eighth of the limit is made free at once, when the last one begins.
+    for refused in responses.prefix(2) {
+      #expect(refused.hasPrefix("HTTP/1.1 503 Service Unavailable\r\n"), "\(refused)")
+      for field in ["Retry-After: 1", "Content-Type: application/problem+json", "Connection: close"] {
+        #expect(refused.contains("\r\n\(field)\r\n"), "\(field): \(refused)")
+      }
     }
-    #expect(byteCount == 2 * 8_192)
-    #expect(try connections[0].send(Self.end).hasPrefix("HTTP/1.1 200 "))
-    #expect(byteCount == 8_192)
+    #expect(responses.dropFirst(2).joined().isEmpty)
+    #expect(byteCount == 8 * 8_192)
+    #expect(try connections[9].send(Self.end).hasPrefix("HTTP/1.1 200 "))
+    #expect(byteCount == 7 * 8_192)
     // The next request of the connection is counted again, from nothing.
-    #expect(try connections[0].send(Self.start, Self.half) == "")
-    #expect(byteCount == 2 * 8_192)
+    #expect(try connections[9].send(Self.start, Self.half) == "")
+    #expect(byteCount == 8 * 8_192)
     for connection in connections { connection.close() }
     #expect(byteCount == 0)
   }
@@ -52,7 +55,7 @@ struct UnfinishedHeadsTests {
 
   @Test("are none of those that arrive with one read, nor a body: these are served when the limit is reached, too")
   func complete() throws {
-    let slow = try (0..<2).map { _ in try EmbeddedConnection(table) }
+    let slow = try (0..<9).map { _ in try EmbeddedConnection(table) }
     for connection in slow { try connection.send(Self.start, Self.half) }
     let connection = try EmbeddedConnection(table)
     for _ in 0..<3 {
@@ -61,7 +64,7 @@ struct UnfinishedHeadsTests {
     let body = String(repeating: "x", count: 20_000)
     #expect(try connection.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n", body) == "")
     #expect(try connection.send(body).hasPrefix("HTTP/1.1 200 "))
-    #expect(byteCount == 2 * 8_192)
+    #expect(byteCount == 9 * 8_192)
     withExtendedLifetime(slow) {}
   }
 }
