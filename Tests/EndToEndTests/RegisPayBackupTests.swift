@@ -183,11 +183,13 @@ struct RegisPayBackupTests {
       _ = try await server.createPayment("1")
       _ = try await command(folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read")
       try await server.killHard()
-      for name in ["empty", "other", "torn", "data/inner"] {
+      for name in ["empty", "other", "torn", "timeless", "data/inner"] {
         try FileManager.default.createDirectory(atPath: "\(folder)/\(name)", withIntermediateDirectories: true)
       }
       try Data("x".utf8).write(to: URL(fileURLWithPath: folder + "/other/letter.txt"))
       try Data("{".utf8).write(to: URL(fileURLWithPath: folder + "/torn/backup.json"))
+      try Data(#"{"version":1,"storeID":"a","events":0,"files":[],"time":"yesterday"}"#.utf8)
+        .write(to: URL(fileURLWithPath: folder + "/timeless/backup.json"))
       try FileManager.default.createSymbolicLink(
         atPath: folder + "/link", withDestinationPath: folder + "/data/inner")
       let cases: [(arguments: [String], text: String)] = [
@@ -195,6 +197,8 @@ struct RegisPayBackupTests {
           ["backup", "--dir", "empty", "--to", "backup"], "empty can't be used as data directory: it holds no payments"
         ),
         (["backup", "--dir", "data", "--to", "link"], "is lost together with the data"),
+        (["backup", "--dir", "data", "--to", "link/new/deep"], "is lost together with the data"),
+        (["restore", "--from", "timeless", "--dir", "new"], "timeless/backup.json is damaged"),
         (["restore", "--from", "torn", "--dir", "new"], "torn/backup.json is damaged"),
         (["backup", "--dir", "data", "--to", "data/backup"], "is lost together with the data"),
         (["backup", "--dir", "data", "--to", "data"], "is lost together with the data"),
@@ -209,6 +213,7 @@ struct RegisPayBackupTests {
         #expect(process.errorText.split(separator: "\n").count == 1, "\(process.errorText)")
       }
       #expect(!exists(folder + "/new") && !exists(folder + "/missing") && !exists(folder + "/data/backup"))
+      #expect(!exists(folder + "/data/inner/new"))
       try await command(folder, "backup", "--dir", "data", "--to", "backup")
       let copy = folder + "/backup/keys.sqlite"
       let before = try Data(contentsOf: URL(fileURLWithPath: copy))

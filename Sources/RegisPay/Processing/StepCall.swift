@@ -248,12 +248,16 @@ struct StepCall: Sendable {
 
   /// Reports an outcome that the payment's state doesn't allow.
   private func log(_ refusal: PaymentRefusal, of work: StepWork, isAccepted: Bool) {
-    // A response to a repeat may come after another one that was recorded. A payment that can't be read is reported, too.
-    let isKnown = isAccepted && (try? log.load(work.id)?.payment.isDone(work.work)) ?? false
+    var metadata: Logger.Metadata = ["payment": "\(work.id)", "step": "\(work.work)", "state": "\(refusal)"]
+    var isKnown = false
+    do {
+      // The response to a repeat may come after another one that was recorded.
+      if isAccepted { isKnown = try log.load(work.id)?.payment.isDone(work.work) ?? false }
+    } catch {
+      metadata["error"] = "\(error)"
+    }
     // A person must look at a step that the other side has carried out and the payment's state doesn't allow.
-    logger.log(
-      level: isAccepted && !isKnown ? .error : .notice, "a payment had moved on",
-      metadata: ["payment": "\(work.id)", "step": "\(work.work)", "state": "\(refusal)"])
+    logger.log(level: isAccepted && !isKnown ? .error : .notice, "a payment had moved on", metadata: metadata)
   }
 
   /// Appends the outcome of a try together with the consumer's checkpoint. While the log can't append, holds the outcome here and

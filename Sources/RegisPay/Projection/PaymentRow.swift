@@ -54,8 +54,9 @@ public struct PaymentRow: Sendable, Hashable {
     self.offset = offset
     self.createdMicroseconds = createdMicroseconds
     self.updatedMicroseconds = updatedMicroseconds
-    trouble = Self.trouble(of: payment)
-    furtherUnknown = max(payment.unknown.count - 1, 0)
+    let unknown = payment.unknown
+    trouble = Self.trouble(of: payment, unknown: unknown.first)
+    furtherUnknown = max(unknown.count - 1, 0)
     delays = payment.delays.sorted { $0.untilMicroseconds < $1.untilMicroseconds }
   }
 
@@ -79,10 +80,10 @@ public struct PaymentRow: Sendable, Hashable {
     self.delays = delays
   }
 
-  private static func trouble(of payment: Payment) -> Trouble? {
+  private static func trouble(of payment: Payment, unknown: (work: PaymentWork, reason: String)?) -> Trouble? {
     if case .declined(let step, let reason) = payment.state { return Trouble(step: step, reason: reason) }
     // The first unknown outcome, as each is resolved by itself; otherwise the first parked step, as a retry releases all.
-    return (payment.unknown.first ?? payment.parked.first).map {
+    return (unknown ?? payment.parked.first).map {
       Trouble(step: $0.work.step, refund: $0.work.refund, reason: $0.reason)
     }
   }

@@ -56,20 +56,27 @@ struct BackupSet {
     do {
       json = try JSONReader.read(bytes)
     } catch {
-      throw DataBackupError("\(path) is damaged: \(error); make the backup again, or use another copy of it")
+      throw Self.damaged(path, "\(error)")
     }
     guard case .number(let version)? = json["version"], version == "\(Self.version)" else {
       throw DataBackupError("\(path) has another version than this program, which reads \(Self.version)")
     }
     guard let storeID = json["storeID"]?.text, case .number(let digits)? = json["events"], let events = UInt64(digits),
-      case .array(let files)? = json["files"],
-      let time = json["time"]?.text.flatMap({ try? Date($0, strategy: .iso8601) })
-    else {
-      throw DataBackupError("\(path) is damaged: it lacks a member; make the backup again, or use another copy of it")
+      case .array(let files)? = json["files"], let text = json["time"]?.text
+    else { throw Self.damaged(path, "it lacks a member, or one has another type") }
+    let time: Date
+    do {
+      time = try Date(text, strategy: .iso8601)
+    } catch {
+      throw Self.damaged(path, "\(error)")
     }
     self.init(
       storeID: storeID, events: events, psp: json["psp"]?.text, files: files.compactMap(\.text),
       hasSimulator: json["simulator"] == .bool(true), time: time)
+  }
+
+  private static func damaged(_ path: String, _ reason: String) -> DataBackupError {
+    DataBackupError("\(path) is damaged: \(reason); make the backup again, or use another copy of it")
   }
 
   func write(in directory: String) throws(SmallFile.Failure) {

@@ -68,8 +68,6 @@ public struct DataBackup: Sendable {
     }
     try checkIsOutside()
     try translating { try PrivateFiles.makeDirectory(target) }
-    // Now that it exists, also if it is a symbolic link.
-    try checkIsOutside()
     let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
     if let foreign = names.sorted().first(where: { !BackupSet.isOwn($0) }) {
       throw DataBackupError(
@@ -90,7 +88,11 @@ public struct DataBackup: Sendable {
 
   /// The path without symbolic links, as far as it exists.
   private static func resolved(_ path: String) -> String {
-    guard let real = realpath(path, nil) else { return path }
+    guard let real = realpath(path, nil) else {
+      let name = (path as NSString).lastPathComponent
+      let parent = (path as NSString).deletingLastPathComponent
+      return parent == path || parent.isEmpty ? path : resolved(parent) + "/" + name
+    }
     defer { free(real) }
     return String(cString: real)
   }

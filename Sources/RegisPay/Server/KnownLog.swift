@@ -16,7 +16,7 @@ struct KnownLog: Sendable, Hashable {
   var psp: String?
   /// Offsets of events that were on the log and were gone at a start.
   private(set) var missing = RangeSet<UInt64>()
-  /// Why the file tells nothing but that there were events; nil if it could be read.
+  /// Why the file could not be read; nil if it could. Such a file only proves that there were events.
   private(set) var fault: String?
 
   init(storeID: String, events: UInt64, psp: String? = nil, missing: RangeSet<UInt64> = .init()) {

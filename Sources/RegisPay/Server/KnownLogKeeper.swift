@@ -36,7 +36,7 @@ final class KnownLogKeeper: Sendable {
     if let line = known.warning(in: directory) { logger.warning("\(line)") }
     if let fault = found?.fault {
       logger.warning(
-        "what was known of the payments log can't be read, and is written anew",
+        "payments.known can't be read, and is replaced",
         metadata: ["file": "\(KnownLog.path(in: directory))", "reason": "\(fault)"])
     }
   }

@@ -141,9 +141,9 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
       "port \(port) of \(host) is in use by another program; stop that one or choose another port with \(option)"
     case .wrongLog(let path, let reason): "\(path) holds another log: \(reason)"
     case .otherPSP(let directory, let known, let given):
-      "the payments in \(directory) were made with \(OtherPSP.shown(known)), and the PSP would now be \(OtherPSP.shown(given)): what"
-        + " the first may have done would be done again there. Start \(OtherPSP.option(known)); or use another --dir; or, if both"
-        + " are the same PSP or no payment is unfinished, start once with --new-psp"
+      "the payments in \(directory) were made with \(OtherPSP.shown(known)), and the PSP would now be \(OtherPSP.shown(given)): it"
+        + " could carry out again what the first one has carried out. Start \(OtherPSP.option(known)); or use another --dir; or, if"
+        + " both are the same PSP or no payment is unfinished, start once with --new-psp"
     case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"
     case .stopped(let reason): "stopped: \(reason)"
     }

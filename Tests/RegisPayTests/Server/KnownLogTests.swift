@@ -136,7 +136,7 @@ struct KnownLogTests {
       let store = try openStore(folder)
       let collector = LineCollector()
       _ = KnownLogKeeper(folder, store.reader, psp: "simulator", logger: collector.logger)
-      #expect(collector.text.contains("can't be read, and is written anew"), "\(collector.text)")
+      #expect(collector.text.contains("payments.known can't be read, and is replaced"), "\(collector.text)")
       try await store.close()
     }
   }
