@@ -137,7 +137,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
     // Unless it has been completed since.
-    switch event as? UnfinishedBytes.Ended {
+    switch event as? HeldBytes.Refused {
     case .head?: return phase == .serving && heldHeadBytes > 0 ? refuse(.tooManyHeads, context) : ()
     case .body?: return phase == .serving && reading == .body ? refuse(.tooManyBodies, context) : ()
     case nil: break

@@ -40,18 +40,18 @@ final class ConnectionTable: Sendable {
   private let state = Mutex(State())
 
   /// What the connections hold for clients that don't read.
-  let unread: UnreadResponses
+  let unread: HeldBytes
   /// What the connections hold for clients that have not sent all. Heads have a budget of their own: a client without a key can
   /// send one, and must not keep those with a key from sending bodies.
-  let unfinishedHeads: UnfinishedBytes
-  let unfinishedBodies: UnfinishedBytes
+  let unfinishedHeads: HeldBytes
+  let unfinishedBodies: HeldBytes
 
   init(
     limit: Int, limitPerAddress: Int?, unreadBytes: Int = HTTPLimits().unreadBytes,
-    unfinishedHeads: UnfinishedBytes = UnfinishedBytes(.head, limit: HTTPLimits().unfinishedHeadBytes),
-    unfinishedBodies: UnfinishedBytes = UnfinishedBytes(.body, limit: HTTPLimits().unfinishedBodyBytes)
+    unfinishedHeads: HeldBytes = HeldBytes(.refusal(.head), limit: HTTPLimits().unfinishedHeadBytes),
+    unfinishedBodies: HeldBytes = HeldBytes(.refusal(.body), limit: HTTPLimits().unfinishedBodyBytes)
   ) {
-    unread = UnreadResponses(limit: unreadBytes)
+    unread = HeldBytes(.close, limit: unreadBytes)
     self.unfinishedHeads = unfinishedHeads
     self.unfinishedBodies = unfinishedBodies
     self.limit = limit

@@ -1,6 +1,6 @@
 import HTTPTypes
 
-/// The body of a connection's current request while it arrives: its limits, and its share of ``UnfinishedBytes``. Used on the
+/// The body of a connection's current request while it arrives: its limits, and what of it is noted in ``HeldBytes``. Used on the
 /// connection's event loop only.
 struct IncomingBody {
   /// Parts of one body. Each costs more than a microsecond of the loop's time: 64 KiB in chunks of one byte would cost a tenth of a

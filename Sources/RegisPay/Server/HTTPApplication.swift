@@ -20,8 +20,10 @@ struct HTTPApplication {
     let (limits, internalToken, httpMetrics) = (options.limits, parts.internalToken, parts.httpMetrics)
     let table = ConnectionTable(
       limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes,
-      unfinishedHeads: UnfinishedBytes(.head, limit: limits.unfinishedHeadBytes, onEmptied: Allocator.returnFreedSoon),
-      unfinishedBodies: UnfinishedBytes(.body, limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
+      unfinishedHeads: HeldBytes(
+        .refusal(.head), limit: limits.unfinishedHeadBytes, onEmptied: Allocator.returnFreedSoon),
+      unfinishedBodies: HeldBytes(
+        .refusal(.body), limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
     parts.registry.add {
       [
         .gauge("regispay_http_connections", "Open connections of clients.", table.count),

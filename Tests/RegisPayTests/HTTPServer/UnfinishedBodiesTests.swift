@@ -14,7 +14,7 @@ struct UnfinishedBodiesTests {
 
   /// Has room for nine halves.
   private let table = ConnectionTable(
-    limit: 16, limitPerAddress: nil, unfinishedBodies: UnfinishedBytes(.body, limit: 9 * halfBytes))
+    limit: 16, limitPerAddress: nil, unfinishedBodies: HeldBytes(.refusal(.body), limit: 9 * halfBytes))
   private var byteCount: Int { table.unfinishedBodies.byteCount }
 
   @Test("are bounded together: those that have been unfinished longest get 503, and the others go on")
@@ -73,7 +73,7 @@ struct UnfinishedBodiesTests {
   @Test("once they are few again after many, their memory is returned")
   func emptied() {
     let count = Mutex(0)
-    let bodies = UnfinishedBytes(.body, limit: 1_600) { count.withLock { $0 += 1 } }
+    let bodies = HeldBytes(.refusal(.body), limit: 1_600) { count.withLock { $0 += 1 } }
     let connection = ConnectionTable.Connection(EmbeddedChannel())
     for (held, emptied) in [(400, 0), (401, 1), (1_600, 2), (1, 2)] {
       bodies.set(held, of: connection)

@@ -12,7 +12,7 @@ struct UnfinishedHeadsTests {
 
   /// Has room for nine halves.
   private let table = ConnectionTable(
-    limit: 16, limitPerAddress: nil, unfinishedHeads: UnfinishedBytes(.head, limit: 9 * 8_192))
+    limit: 16, limitPerAddress: nil, unfinishedHeads: HeldBytes(.refusal(.head), limit: 9 * 8_192))
   private var byteCount: Int { table.unfinishedHeads.byteCount }
 
   @Test("are bounded together: those that have been unfinished longest get 503, and the others go on")

@@ -14,7 +14,7 @@ struct UnreadResponsesTests {
 
   @Test("above the limit those are closed that are unread longest, of the address that holds most")
   func closes() throws {
-    let unread = UnreadResponses(limit: 800)
+    let unread = HeldBytes(.close, limit: 800)
     let (other, otherConnection) = try connect("192.0.2.2")
     unread.set(300, of: otherConnection)
     let many = try (0..<4).map { _ in try connect("192.0.2.1") }
@@ -29,7 +29,7 @@ struct UnreadResponsesTests {
 
   @Test("what was read, or closed, counts no more")
   func forgets() throws {
-    let unread = UnreadResponses(limit: 800)
+    let unread = HeldBytes(.close, limit: 800)
     let (channel, connection) = try connect("192.0.2.1")
     for byteCount in [500, 700, 0, 800] { unread.set(byteCount, of: connection) }
     #expect(unread.byteCount == 800 && channel.isActive)

@@ -1,18 +1,26 @@
 import NIOCore
 import Synchronization
 
-/// Bounds the memory of request heads, or of bodies, that have begun to arrive and are not complete, over all connections: each
-/// connection alone may hold one for as long as its timeout, and thousands of them would fill the memory.
+/// Bounds the memory of one kind that clients make the connections hold, over all connections: responses that they don't read, and
+/// heads or bodies of requests that they have not sent completely. Each connection alone may hold one for as long as its timeout, and
+/// thousands of them would fill the memory.
 ///
-/// Above the limit it ends those that have been unfinished longest, of the address that holds most: a client that leaves requests
-/// unfinished should not keep others from sending theirs.
+/// Above the limit it ends what has been held longest, for the address that holds most: one client should not cost others their
+/// requests or responses.
 ///
-/// Safe to use from any thread. A head or a body that arrives with one read costs nothing here and is never ended.
-final class UnfinishedBytes: Sendable {
+/// Safe to use from any thread. What the socket takes or brings at once costs nothing here.
+final class HeldBytes: Sendable {
   typealias Connection = ConnectionTable.Connection
 
-  /// Tells ``ConnectionGuard`` by an event in its channel's pipeline to refuse the request.
-  enum Ended {
+  /// What happens to a connection above the limit.
+  enum Ending: Sendable {
+    /// Its client reads nothing, so nothing can be said to it.
+    case close
+    /// ``ConnectionGuard`` gets the event in its channel's pipeline, and refuses the request.
+    case refusal(Refused)
+  }
+
+  enum Refused: Sendable {
     case head, body
   }
 
@@ -29,17 +37,17 @@ final class UnfinishedBytes: Sendable {
     var wasLarge = false
   }
 
-  let limit: Int
-  private let event: Ended
+  private let limit: Int
+  private let ending: Ending
   private let state = Mutex(State())
   private let onEmptied: @Sendable () -> Void
 
   /// - Parameters:
-  ///   - event: sent to a connection whose request has to end.
+  ///   - ending: what happens to a connection above the limit.
   ///   - limit: bytes of all connections together.
   ///   - onEmptied: called when little is held after much was: the allocator then has much freed memory. Must not block.
-  init(_ event: Ended, limit: Int, onEmptied: @escaping @Sendable () -> Void = {}) {
-    self.event = event
+  init(_ ending: Ending, limit: Int, onEmptied: @escaping @Sendable () -> Void = {}) {
+    self.ending = ending
     self.limit = limit
     self.onEmptied = onEmptied
   }
@@ -47,9 +55,9 @@ final class UnfinishedBytes: Sendable {
   /// Bytes that all connections hold.
   var byteCount: Int { state.withLock { $0.byteCount } }
 
-  /// Notes what a connection holds. Above the limit, ends requests, perhaps this one's.
+  /// Notes what a connection holds. Above the limit, ends some, perhaps this one.
   ///
-  /// - Parameter byteCount: 0 when the request is complete, refused, or gone.
+  /// - Parameter byteCount: 0 when it holds nothing any more.
   func set(_ byteCount: Int, of connection: Connection) {
     let (ended, isEmptied) = state.withLock { state -> ([Connection], Bool) in
       let id = ObjectIdentifier(connection)
@@ -63,11 +71,16 @@ final class UnfinishedBytes: Sendable {
       if isEmptied { state.wasLarge = false }
       return (ended, isEmptied)
     }
-    for connection in ended { connection.channel.pipeline.fireUserInboundEventTriggered(event) }
+    for connection in ended {
+      switch ending {
+      case .close: connection.channel.close(promise: nil)
+      case .refusal(let event): connection.channel.pipeline.fireUserInboundEventTriggered(event)
+      }
+    }
     if isEmptied { onEmptied() }
   }
 
-  /// An eighth of the limit at a time, so that the cost of sorting is shared by many requests.
+  /// An eighth of the limit at a time, so that the cost of sorting is shared by many.
   private func removeSome(_ state: inout State) -> [Connection] {
     var removed: [Connection] = []
     let target = limit - limit / 8

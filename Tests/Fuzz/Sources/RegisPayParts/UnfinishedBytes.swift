@@ -1,1 +1,0 @@
-../../../../Sources/RegisPay/HTTPServer/UnfinishedBytes.swift
