@@ -36,7 +36,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// Pause between two reads, of at most 16 KiB, of what a client sends after its last request: 1.6 MiB a second.
   private static let trailingReadPause = TimeAmount.milliseconds(10)
 
-  private let limits: HTTPLimits
+  let limits: HTTPLimits
   private let table: ConnectionTable
   private let internalToken: InternalToken
   private let checkHead: HeadCheck?
@@ -49,11 +49,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// Requests whose head was passed on and whose response is not complete.
   private var pendingResponses = 0
   private var isResponseStarted = false
-  /// Bytes that have arrived since a request was complete, and belong to the next head.
-  private var headByteCount = 0
-  /// Bytes of them that are noted in ``ConnectionTable/unfinishedHeads``.
-  private var heldHeadBytes = 0
-  private var body = IncomingBody()
+  private let incoming = IncomingRequest()
   /// The client waits for `100 Continue` before it sends the body.
   private var owesContinue = false
   private var isFirstRequest = true
@@ -78,24 +74,6 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     self.internalToken = internalToken
     self.metrics = metrics
     self.checkHead = checkHead
-  }
-
-  /// Adds the HTTP/1 server's handlers, with this one as the last.
-  func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations) throws {
-    var decoderLimits = NIOHTTPDecoderLimitConfiguration()
-    decoderLimits.maxHeaderFieldSize = limits.headBytes
-    decoderLimits.maxHeaderListSize = limits.headBytes
-    decoderLimits.maxHeaderFieldCount = limits.headFields
-    try pipeline.addHandler(SocketEdge(self))
-    try pipeline.configureHTTPServerPipeline(
-      withPipeliningAssistance: false,
-      // The guard responds to errors with problems, and the handler processes one request after another.
-      withErrorHandling: false,
-      // The types that responses consist of allow no line breaks.
-      withOutboundHeaderValidation: false, withEncoderConfiguration: .init(),
-      withDecoderLimitConfiguration: decoderLimits)
-    try pipeline.addHandler(RequestCodec())
-    try pipeline.addHandler(self)
   }
 
   // MARK: - Opening and closing
@@ -130,7 +108,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func cleanUp() {
     holdUnread(0)
-    releaseUnfinished()
+    incoming.release(of: connection, in: table)
     if let connection { table.remove(connection) }
     deadlines.cancel()
   }
@@ -138,7 +116,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
     // Unless it has been completed since.
     switch event as? HeldBytes.Refused {
-    case .head?: return phase == .serving && heldHeadBytes > 0 ? refuse(.tooManyHeads, context) : ()
+    case .head?: return phase == .serving && incoming.holdsHead ? refuse(.tooManyHeads, context) : ()
     case .body?: return phase == .serving && reading == .body ? refuse(.tooManyBodies, context) : ()
     case nil: break
     }
@@ -156,7 +134,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   /// Notes bytes from the socket, before they are decoded.
   func received(_ byteCount: Int) {
-    if reading != .body { headByteCount += byteCount }
+    if reading != .body { incoming.receiveHead(byteCount) }
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -167,15 +145,15 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     case .body(let buffer):
       owesContinue = false
       do throws(Problem) {
-        try body.receive(buffer.readableBytes, limit: limits.bodyBytes)
+        try incoming.body.receive(buffer.readableBytes, limit: limits.bodyBytes)
       } catch {
         return refuse(error, context)
       }
-      if body.isDropped { return }
+      if incoming.body.isDropped { return }
     case .end:
       owesContinue = false
       reading = .nothing
-      releaseBody()
+      incoming.releaseBody(of: connection, in: table)
       hasLastRequest = endsConnection
       deadlines.removeInput()
       connection?.stopsWaiting()
@@ -184,8 +162,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   private func receive(_ head: HTTPRequest, _ data: NIOAny, _ context: ChannelHandlerContext) {
-    headByteCount = 0
-    releaseHead()
+    incoming.completeHead(of: connection, in: table)
     guard isCounted(head) else { return drop(context) }
     guard pendingResponses < limits.pipelinedRequests else {
       return refuse(.tooManyPipelined(limit: limits.pipelinedRequests), context)
@@ -203,7 +180,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     // Only now: the body of a request refused at its head is not read, and the handler owes it no response.
     reading = .body
     deadlines.removeInput()
-    body.begin(head)
+    incoming.body.begin(head)
     pendingResponses += 1
     endsConnection = head.headerFields[.connection] == "close"
     owesContinue = head.headerFields[.expect] != nil
@@ -239,7 +216,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
           reading = .head
           setInputDeadline(limits.headTime, context)
         }
-        holdHead()
+        incoming.holdHead(of: connection, in: table)
       }
       sawPart = false
     case .ending, .ended: break
@@ -247,34 +224,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     context.fireChannelReadComplete()
   }
 
-  /// The head has not arrived completely with what was read.
-  private func holdHead() {
-    // The server's own calls are not in the table: no client may stop them.
-    guard let connection, headByteCount > heldHeadBytes else { return }
-    heldHeadBytes = headByteCount.nextPowerOfTwo
-    table.unfinishedHeads.set(heldHeadBytes, of: connection)
-  }
-
-  private func releaseHead() {
-    guard let connection, heldHeadBytes > 0 else { return }
-    heldHeadBytes = 0
-    table.unfinishedHeads.set(0, of: connection)
-  }
-
-  private func releaseBody() {
-    if body.forgetMemory(), let connection { table.unfinishedBodies.set(0, of: connection) }
-  }
-
-  private func releaseUnfinished() {
-    releaseHead()
-    releaseBody()
-  }
-
   /// The body has not arrived completely with what was read.
   private func awaitBody(_ context: ChannelHandlerContext) {
     if deadlines.input == nil { setInputDeadline(limits.bodyTime, context) }
-    // The server's own calls are not in the table: no client may stop them.
-    if let connection, let size = body.grownMemory() { table.unfinishedBodies.set(size, of: connection) }
+    incoming.holdBody(of: connection, in: table)
   }
 
   /// The channel asks after each read. Bytes that belong to no request are read slowly: a client that sends without end costs
@@ -397,7 +350,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     phase = .ending
     metrics?.countRefusal(status: problem.status.code)
     deadlines.removeInput()
-    releaseUnfinished()
+    incoming.release(of: connection, in: table)
     resumeReading(context)
     context.fireErrorCaught(problem)
   }

@@ -37,13 +37,7 @@ public actor StepConsumer {
   /// The kinds of due work of which there was more than fits, and when that was.
   private var fullKinds: (kinds: [Bool], at: ContinuousClock.Instant)?
   private var isDelayedNext = false
-  private var slots: CallSlots
-  /// The steps whose calls are in flight, each with the work for the same step of the same payment that came meanwhile, such as after
-  /// a cancellation that was refused. It waits: two calls with one key would race, and the response to one could end the payment
-  /// while the other still has an effect.
-  private var calling: [CallKey: [StepWork]] = [:]
-  /// For each call in flight, by its number.
-  private var stops: [Int: CallStop] = [:]
+  private var calls: CallsInFlight
   /// Tasks that end with a message.
   private var taskCount = 0
   private var isWatching = false
@@ -83,14 +77,14 @@ public actor StepConsumer {
     window = InFlightWindow(limit: options.unfinishedLimit)
     retries = RetryPolicy(options)
     delayed = DelayedQueue(limit: options.callLimit)
-    slots = CallSlots(limits: options.slotLimits)
+    calls = CallsInFlight(limits: options.slotLimits)
   }
 
   public var status: Status {
     Status(
       step: step, name: cursorName, nextOffset: subscription.nextCheckpoint, checkpoint: subscription.checkpoint,
-      inFlight: slots.count,
-      slowCalls: slots.slowCount, unfinished: window.unfinishedCount, waiting: window.waitingCount,
+      inFlight: calls.slots.count, slowCalls: calls.slots.slowCount, unfinished: window.unfinishedCount,
+      waiting: window.waitingCount,
       breaker: breakers.shown)
   }
 
@@ -151,9 +145,7 @@ public actor StepConsumer {
       taskCount -= 1
       if let slot {
         let isAccepted = if case .finished(isAccepted: true, _) = ending { true } else { false }
-        slots.end(slot, isAccepted: isAccepted, now: clock.now)
-        stops[slot] = nil
-        for waiting in (calling.removeValue(forKey: CallKey(work)) ?? []).reversed() { putBack(waiting) }
+        for waiting in calls.end(slot, of: work, isAccepted: isAccepted, now: clock.now).reversed() { putBack(waiting) }
       }
       end(work, ending, in: &group)
     case .stop:
@@ -269,11 +261,11 @@ public actor StepConsumer {
     guard !isStopping else { return }
     var now = clock.now
     window.wake(at: now)
-    slots.age(to: now)
+    calls.age(to: now)
     while let next = nextLane {
       now = clock.now
       guard log.gate.isOpen else { return wake(at: now + Self.gatePoll, in: &group) }
-      let hasUntried = window.hasReady(.first) && slots.hasRoom(.first)
+      let hasUntried = window.hasReady(.first) && calls.slots.hasRoom(.first)
       switch breakers.admit(hasUntried: hasUntried, now: now) {
       case .wait(let until): return wake(at: until, in: &group)
       case .pass(let pass): start(pass.isTrial && hasUntried ? .first : next, pass, now: now, in: &group)
@@ -281,19 +273,19 @@ public actor StepConsumer {
     }
     // The breakers admit calls, and no lane with ready work has room.
     let waiting = readyCount(.first) + readyCount(.retry)
-    for number in slots.abandon(for: waiting, now: now) { stops[number]?.stop() }
-    if waiting > 0, let probe = slots.nextProbe, probe > now { wake(at: probe, in: &group) }
+    calls.abandon(for: waiting, now: now)
+    if waiting > 0, let probe = calls.slots.nextProbe, probe > now { wake(at: probe, in: &group) }
     if let full = fullKinds, full.kinds.contains(where: { delayed.readyCount(didTimeOut: $0) == 0 }) {
       let due = full.at + Self.delayedPoll
       if due <= now { loadDelayed(in: &group) } else { wake(at: due, in: &group) }
     }
     if let due = window.nextDue { wake(at: due, in: &group) }
-    if waiting > 0, let aging = slots.nextAging { wake(at: aging, in: &group) }
+    if waiting > 0, let aging = calls.slots.nextAging { wake(at: aging, in: &group) }
   }
 
   /// The lane of the next call, if it has ready work and room. Retries come first, since they have fewer slots.
   private var nextLane: CallSlots.Lane? {
-    [.timedOut, .retry, .first].first { readyCount($0) > 0 && slots.hasRoom($0) }
+    [.timedOut, .retry, .first].first { readyCount($0) > 0 && calls.slots.hasRoom($0) }
   }
 
   /// The ready work of a lane, including work that has waited on the log.
@@ -305,16 +297,8 @@ public actor StepConsumer {
     _ lane: CallSlots.Lane, _ pass: Breakers.Pass, now: ContinuousClock.Instant, in group: inout DiscardingTaskGroup
   ) {
     guard let (work, ownFailures) = take(lane) else { return breakers.abandoned(pass, now: now) }
-    let key = CallKey(work)
-    guard calling[key] == nil else {
-      calling[key]?.append(work)
-      return breakers.abandoned(pass, now: now)
-    }
-    calling[key] = []
+    guard let (slot, stop) = calls.begin(lane, for: work, now: now) else { return breakers.abandoned(pass, now: now) }
     taskCount += 1
-    let slot = slots.begin(lane, now: now)
-    let stop = CallStop()
-    stops[slot] = stop
     group.addTask { [mailbox, call, checkpoint = checkpoint(finishing: work)] in
       let ending = await call.carryOut(work, pass, ownFailures: ownFailures, stop: stop, checkpoint: checkpoint)
       mailbox.continuation.yield(.ended(work, ending, slot: slot))
@@ -355,7 +339,7 @@ public actor StepConsumer {
       let wait = retries.wait(
         after: failure, isOutage: isOutage, at: offset, attempts: attempts,
         timeouts: window.timeouts(offset) + (isTimeout ? 1 : 0),
-        hasRoomForTimeouts: window.timedOutCount < slots.limits.timedOut)
+        hasRoomForTimeouts: window.timedOutCount < calls.slots.limits.timedOut)
       guard !wait.isOnLog else { return delay(work, wait, failure, in: &group) }
       window.retry(offset, due: clock.now + wait.duration, isTimeout: isTimeout)
       retryStatus.set(work.id, .init(work: work.work, attempts: attempts, reason: failure.reason))

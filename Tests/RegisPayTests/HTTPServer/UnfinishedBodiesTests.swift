@@ -41,6 +41,15 @@ struct UnfinishedBodiesTests {
       connections.map(\.bodies) == Array(repeating: [], count: 3) + Array(repeating: [Self.half + Self.half], count: 7))
   }
 
+  @Test("above the limit may be the very one that arrives: it is refused while it is noted")
+  func oneself() throws {
+    let table = ConnectionTable(
+      limit: 16, limitPerAddress: nil, unfinishedBodies: HeldBytes(.refusal(.body), limit: Self.halfBytes / 2))
+    let connection = try EmbeddedConnection(table)
+    #expect(try connection.send(Self.head, Self.half).hasPrefix("HTTP/1.1 503 "))
+    #expect(table.unfinishedBodies.byteCount == 0)
+  }
+
   @Test("count what each connection holds, once, and nothing when it ends")
   func counted() throws {
     let connection = try EmbeddedConnection(table)

@@ -38,6 +38,15 @@ struct UnfinishedHeadsTests {
     #expect(byteCount == 0)
   }
 
+  @Test("above the limit may be the very one that arrives: it is refused while it is noted")
+  func oneself() throws {
+    let table = ConnectionTable(
+      limit: 16, limitPerAddress: nil, unfinishedHeads: HeldBytes(.refusal(.head), limit: 4_096))
+    let connection = try EmbeddedConnection(table)
+    #expect(try connection.send(Self.start, Self.half).hasPrefix("HTTP/1.1 503 "))
+    #expect(table.unfinishedHeads.byteCount == 0)
+  }
+
   @Test("count no more once they are refused: too slow, too large, or no HTTP", arguments: [0, 1, 2])
   func refused(_ reason: Int) throws {
     let connection = try EmbeddedConnection(table)
