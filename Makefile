@@ -8,7 +8,7 @@ ARGUMENTS ?=
 SIMULATIONS ?= 20000
 # The folders from the bottom up; none refers to one above it: docs/ARCHITECTURE.md.
 LOGSTORE_LAYERS = Types,Disk,Format,Segment,Index,Log,Commit,Backup,Repair,Store,Subscription
-REGISPAY_LAYERS = Foundation,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,Projection,Processing,Webhooks,$\
+REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,Projection,Processing,Webhooks,$\
 	HTTPServer,HTTP,Web,Simulator,Client,Load,Server
 # The package manager passes traits to the compiler in the order of a hash table. With hashes of a new seed each time, the
 # command lines differ, and every build would compile Hummingbird and all above it again. Only for builds: a server's hashes need
@@ -50,7 +50,7 @@ soak: test-dependencies
 	$(MAKE) simulate SIMULATIONS=3000000
 	$(MAKE) planted-bugs
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 LOGSTORE_DAMAGES=2000 \
-		REGISPAY_KILL_ROUNDS=10 REGISPAY_FAULT_ROUNDS=50 REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
+		TEST_REGISPAY_KILL_ROUNDS=10 TEST_REGISPAY_FAULT_ROUNDS=50 TEST_REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
 	$(MAKE) hanging
 
 # Payments while a share of them hangs at the PSP, five minutes each, on the release build.

@@ -33,6 +33,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
@@ -88,6 +89,7 @@ let package = Package(
         .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras", condition: server),
         .product(name: "NIOSSL", package: "swift-nio-ssl", condition: server),
         .product(name: "HTTPTypes", package: "swift-http-types", condition: server),
+        .product(name: "Yams", package: "Yams", condition: server),
       ],
       resources: [
         .embedInCode("HTTP/OpenAPI/openapi.json"), .embedInCode("Web/page.css"), .embedInCode("Web/page.html"),
@@ -101,6 +103,7 @@ let package = Package(
         .product(name: "ArgumentParser", package: "swift-argument-parser", condition: server),
         .product(name: "CoreMetrics", package: "swift-metrics", condition: server),
         .product(name: "Logging", package: "swift-log", condition: server),
+        .product(name: "UnixSignals", package: "swift-service-lifecycle", condition: server),
       ],
       swiftSettings: strict),
     // The engines that the benchmark runs beside LogStore; Debian's libraries.

@@ -91,16 +91,20 @@ struct LimitArguments: ParsableArguments {
     guard maxBodyBytes <= Self.defaults.bodyBytes else {
       throw ValidationError("--max-body-bytes must be at most \(Self.defaults.bodyBytes)")
     }
+    guard maxConnectionsPerAddress >= 0 else {
+      throw ValidationError("--max-connections-per-address must be 0 or more")
+    }
+    guard (0...1_000_000).contains(rateLimit ?? 0) else { throw ValidationError("--rate-limit must be 0 to 1000000") }
+  }
+
+  /// Whether the options fit each other.
+  func checkTogether() throws {
     guard maxUnfinishedBodyBytes >= maxBodyBytes else {
       throw ValidationError("--max-unfinished-body-bytes must be at least --max-body-bytes, which is \(maxBodyBytes)")
     }
     guard maxUnfinishedHeadBytes >= maxHeadBytes else {
       throw ValidationError("--max-unfinished-head-bytes must be at least --max-head-bytes, which is \(maxHeadBytes)")
     }
-    guard maxConnectionsPerAddress >= 0 else {
-      throw ValidationError("--max-connections-per-address must be 0 or more")
-    }
-    guard (0...1_000_000).contains(rateLimit ?? 0) else { throw ValidationError("--rate-limit must be 0 to 1000000") }
   }
 
   func limits(isLoopback: Bool) -> HTTPLimits {

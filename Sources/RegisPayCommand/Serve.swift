@@ -10,7 +10,23 @@ struct Serve: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Run the server: HTTP API, web page, payment processing and simulators on one data directory.",
     discussion:
-      "SIGTERM, SIGINT or SIGHUP stops the server: it finishes requests and calls in flight and closes the logs.")
+      """
+      Each option can also be set by an environment variable (REGISPAY_MAX_BODY_BYTES for --max-body-bytes, or \
+      REGISPAY_MAX_BODY_BYTES_FILE for a file with the value), by a systemd credential (regispay.max-body-bytes) and in the file of \
+      --config. The command line is asked first, then these in this order. --print-config shows the result.
+
+      SIGTERM or SIGINT stops the server: it finishes requests and calls in flight and closes the logs. SIGHUP does the same; \
+      with --config, it makes the server read its settings again.
+      """)
+
+  @Option(
+    help: ArgumentHelp(
+      "A YAML or JSON file with options: their names without the dashes, and their values.",
+      discussion: "The environment variable REGISPAY_CONFIG names one, too.", valueName: "file"))
+  var config: String?
+
+  @Flag(help: "Print each setting in force and where it comes from, and end.")
+  var printConfig = false
 
   @Option(help: ArgumentHelp("The data directory; created if it does not exist.", valueName: "directory"))
   var dir = "./data"
@@ -44,6 +60,14 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("The PSP's base URL; the default is the built-in simulator.", valueName: "url"))
   var pspURL: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "A secret that is sent to the PSP as Authorization: Bearer.",
+      discussion:
+        "Other users of the machine can read the command line: name a file with it in REGISPAY_PSP_TOKEN_FILE instead.",
+      valueName: "token"))
+  var pspToken: String?
+
   @Flag(
     help: ArgumentHelp(
       "Start although the payments in --dir were made with another PSP.",
@@ -53,6 +77,28 @@ struct Serve: AsyncParsableCommand {
   @Option(
     help: ArgumentHelp("The notification service's base URL; the default is the built-in simulator.", valueName: "url"))
   var notificationsURL: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "A secret that is sent to the notification service as Authorization: Bearer.",
+      discussion: "As for --psp-token, name a file with it in REGISPAY_NOTIFICATIONS_TOKEN_FILE instead.",
+      valueName: "token"))
+  var notificationsToken: String?
+
+  @Flag(
+    help: ArgumentHelp(
+      "Refuse to start unless --psp-url and --notifications-url name real services.",
+      discussion: "The simulator runs only for a service that has no URL."))
+  var noSimulator = false
+
+  @Flag(help: "Make no calls to the PSP and the notification service: payments are accepted and wait.")
+  var noProcessing = false
+
+  @Flag(help: "Deliver no webhooks: their messages wait.")
+  var noWebhooks = false
+
+  @Flag(help: "Serve no web page.")
+  var noWeb = false
 
   @OptionGroup(title: "Calls to these services")
   var calls: CallOptions
@@ -124,9 +170,34 @@ struct Serve: AsyncParsableCommand {
     }
     if let pspURL { try checkURL(pspURL, of: "--psp-url") }
     if let notificationsURL { try checkURL(notificationsURL, of: "--notifications-url") }
+    try checkToken(pspToken, of: "--psp-token")
+    try checkToken(notificationsToken, of: "--notifications-token")
+  }
+
+  /// Whether options fit each other. Separate from ``validate()``, which also checks each source of settings alone.
+  func checkTogether() throws(SettingsError) {
+    do {
+      try limitArguments.checkTogether()
+      if pspToken != nil, pspURL == nil { throw ValidationError("--psp-token needs --psp-url") }
+      if notificationsToken != nil, notificationsURL == nil {
+        throw ValidationError("--notifications-token needs --notifications-url")
+      }
+    } catch {
+      let message = Self.message(for: error)
+      throw SettingsError([ServeConfiguration.current?.explained(message) ?? message])
+    }
   }
 
   func run() async throws {
+    do {
+      try checkTogether()
+    } catch {
+      RegisPayCommand.refuse(error)
+    }
+    if printConfig {
+      print(Settings.text(SettingDefinitions.shown, ServeConfiguration.current?.inForce ?? []), terminator: "")
+      return
+    }
     LogOutput.useFormat(logFormat)
     // A file that reaches the size limit fails the write with EFBIG, which the log reports; the signal would end the process.
     signal(SIGXFSZ, SIG_IGN)
@@ -134,7 +205,9 @@ struct Serve: AsyncParsableCommand {
     // ignores it.
     signal(SIGPIPE, SIG_IGN)
     // Until the server runs and handles them itself, a stop has nothing to finish: what was written is as safe as at a kill -9.
-    for number in [SIGTERM, SIGINT] + (cstart_is_ignored(SIGHUP) ? [] : [SIGHUP]) { cstart_end_on(number) }
+    let reload = await SettingsReload.waitForHangups(ServeConfiguration.current)
+    let endsOnHangup = reload == nil && !cstart_is_ignored(SIGHUP)
+    for number in [SIGTERM, SIGINT] + (endsOnHangup ? [SIGHUP] : []) { cstart_end_on(number) }
     DescriptorLimit.raise()
     let descriptors = DescriptorLimit.current
     guard descriptors >= DescriptorLimit.needed else {
@@ -151,6 +224,33 @@ struct Serve: AsyncParsableCommand {
     }
     Allocator.keepMemoryFlat()
     let logger = Logger(label: "regispay") { _ in LogOutput.writer.handler() }
+    let options = serverOptions
+    let metrics = MetricsRegistry()
+    // From now on the metrics of libraries arrive there too.
+    MetricsSystem.bootstrap(metrics)
+    do {
+      let server = try Server.open(options, logger: logger, metrics: metrics)
+      if let reload { reload.begin(server, options, logger) }
+      try await server.run(
+        stopSignals: [.sigterm, .sigint] + (endsOnHangup ? [.sighup] : []),
+        onOverdue: { [stopTimeout] in
+          // As after kill -9, no acknowledged payment is lost.
+          fail(
+            "the stop took longer than the \(stopTimeout) seconds of --stop-timeout; the next start finishes the rest")
+        },
+        onReady: { url in
+          print("RegisPay is ready: open \(url)")
+          // Without this a pipe would show the line only when the buffer is full.
+          fflush(nil)
+        })
+    } catch {
+      fail("\(error)")
+    }
+    LogOutput.standardError.flush(seconds: 1)
+  }
+
+  /// What the options say.
+  var serverOptions: ServerOptions {
     var options = ServerOptions(directory: dir)
     options.logLevel.current = logLevel
     options.host = host
@@ -170,27 +270,14 @@ struct Serve: AsyncParsableCommand {
     options.limits = limitArguments.limits(isLoopback: options.isLoopback)
     options.acceptsNewPSP = newPSP
     options.pspURL = pspURL.map(Self.withoutSlash)
+    options.pspToken = pspToken
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
-    let metrics = MetricsRegistry()
-    // From now on the metrics of libraries arrive there too.
-    MetricsSystem.bootstrap(metrics)
-    do {
-      try await Server.open(options, logger: logger, metrics: metrics).run(
-        stopSignals: [.sigterm, .sigint] + (cstart_is_ignored(SIGHUP) ? [] : [.sighup]),
-        onOverdue: { [stopTimeout] in
-          // As after kill -9, no acknowledged payment is lost.
-          fail(
-            "the stop took longer than the \(stopTimeout) seconds of --stop-timeout; the next start finishes the rest")
-        },
-        onReady: { url in
-          print("RegisPay is ready: open \(url)")
-          // Without this a pipe would show the line only when the buffer is full.
-          fflush(nil)
-        })
-    } catch {
-      fail("\(error)")
-    }
-    LogOutput.standardError.flush(seconds: 1)
+    options.notificationsToken = notificationsToken
+    options.refusesSimulator = noSimulator
+    if noProcessing { options.switchedOff.insert(.processing) }
+    if noWebhooks { options.switchedOff.insert(.webhooks) }
+    if noWeb { options.switchedOff.insert(.web) }
+    return options
   }
 
   private static func withoutSlash(_ url: String) -> String {
@@ -205,6 +292,12 @@ func checkURL(_ url: String, of option: String) throws {
   } catch {
     throw ValidationError("\(option): \(error)")
   }
+}
+
+/// - Throws: ``ValidationError`` for what can't be in a field of HTTP. The message doesn't show the secret.
+private func checkToken(_ token: String?, of option: String) throws {
+  guard let token, !token.utf8.allSatisfy({ (0x21...0x7e).contains($0) }) || token.isEmpty else { return }
+  throw ValidationError("\(option) must consist of visible ASCII characters, without spaces")
 }
 
 /// Prints one line that says what went wrong, and ends the process with exit code 1.

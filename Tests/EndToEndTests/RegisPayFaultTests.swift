@@ -6,7 +6,7 @@ import Testing
 /// simulators fail, decline, drop and dawdle, and people cancel and refund.
 @Suite("RegisPay, killed among faults")
 struct RegisPayFaultTests {
-  private static let rounds = ProcessInfo.processInfo.environment["REGISPAY_FAULT_ROUNDS"].flatMap(Int.init) ?? 5
+  private static let rounds = ProcessInfo.processInfo.environment["TEST_REGISPAY_FAULT_ROUNDS"].flatMap(Int.init) ?? 5
   private static let rate = 250
   private static let settings = [
     "--call-timeout", "1", "--retry-delay-limit", "0.5", "--breaker-seconds", "0.3", "--scrub-rate", "0",

@@ -32,7 +32,7 @@ private final class Asked: Sendable {
 struct RegisPayKillTests {
   private static let rate = 300
   private static let rounds =
-    ProcessInfo.processInfo.environment["REGISPAY_KILL_ROUNDS"].flatMap(Int.init) ?? 3
+    ProcessInfo.processInfo.environment["TEST_REGISPAY_KILL_ROUNDS"].flatMap(Int.init) ?? 3
 
   @Test("killed in the middle of a load, every acknowledged payment completes with one charge, and none is invented")
   func killRounds() async throws {

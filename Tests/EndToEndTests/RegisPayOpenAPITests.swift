@@ -2,9 +2,9 @@ import Foundation
 import Testing
 
 extension RegisPayServeTests {
-  /// Requests that schemathesis makes up for each operation, beside those that it always makes. `REGISPAY_API_EXAMPLES`
+  /// Requests that schemathesis makes up for each operation, beside those that it always makes. `TEST_REGISPAY_API_EXAMPLES`
   /// asks for more, and then for others each time.
-  private static let examples = ProcessInfo.processInfo.environment["REGISPAY_API_EXAMPLES"]
+  private static let examples = ProcessInfo.processInfo.environment["TEST_REGISPAY_API_EXAMPLES"]
 
   /// See `schemathesis.toml` for what is left out, and why.
   @Test("schemathesis finds nothing that the server does otherwise than its OpenAPI document says")

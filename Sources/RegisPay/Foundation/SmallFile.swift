@@ -1,7 +1,7 @@
 import Glibc
 import LogStore
 
-/// A file of the server's own with a few lines in it, read and written as a whole.
+/// A file with a few lines in it, read and written as a whole.
 enum SmallFile {
   /// Far more than any of them has.
   static let byteLimit = 1 << 20
@@ -10,7 +10,7 @@ enum SmallFile {
     let description: String
   }
 
-  /// The file's bytes; nil if there is none. Does not wait for anybody, whatever is there under the name.
+  /// The bytes of a file of the server's own; nil if there is none. Does not wait for anybody, whatever is there under the name.
   ///
   /// - Throws: for what is no file, or has more than ``byteLimit`` bytes.
   static func read(_ path: String) throws(Failure) -> [UInt8]? {
@@ -26,6 +26,26 @@ enum SmallFile {
     guard status.st_size <= byteLimit else {
       throw Failure(description: "\(path) has \(status.st_size) bytes, which the server never wrote; remove it")
     }
+    return try read(descriptor, path)
+  }
+
+  /// The bytes of a file that somebody names, also through a symbolic link. Does not wait for anybody, whatever is there under the
+  /// name.
+  ///
+  /// - Throws: if there is none, for what is no file, or has more than ``byteLimit`` bytes.
+  static func readNamed(_ path: String) throws(Failure) -> [UInt8] {
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { throw Failure(description: reason("open", path, errno)) }
+    defer { close(descriptor) }
+    guard let status = fileStatus(descriptor) else { throw Failure(description: reason("look at", path, errno)) }
+    guard status.st_mode & S_IFMT == S_IFREG else { throw Failure(description: "\(path) is no file") }
+    guard status.st_size <= byteLimit else {
+      throw Failure(description: "\(path) has \(status.st_size) bytes, and at most \(byteLimit) are read")
+    }
+    return try read(descriptor, path)
+  }
+
+  private static func read(_ descriptor: Int32, _ path: String) throws(Failure) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: byteLimit)
     var count = 0
     while count < byteLimit {

@@ -7,11 +7,9 @@ import NIOCore
 struct AccessMiddleware: RouterMiddleware {
   let keys: KeyWatch
   let internalToken: InternalToken
-  let browser: BrowserProtection
+  let rules: AccessRules
   /// Only programs on this machine can reach the server. While no key exists, they may read the reasons in `/health`.
   let isLoopback: Bool
-  /// Nil for no limit.
-  let rate: RateLimiter?
   var nowSeconds: @Sendable () -> Int64 = { Int64(Date().timeIntervalSince1970) }
 
   /// What a request's head says about its access.
@@ -56,7 +54,7 @@ struct AccessMiddleware: RouterMiddleware {
   }
 
   private func admit(_ verdict: Verdict) throws(Problem) -> StoredKey? {
-    if let rate, let client = verdict.client { try take(rate, client) }
+    if let client = verdict.client, let rate = rules.current.rate { try take(rate, client) }
     return try verdict.result.get()
   }
 
@@ -70,7 +68,7 @@ struct AccessMiddleware: RouterMiddleware {
     let isOpen = if case .some(.some(.open)) = needed { true } else { false }
     guard !ring.isEmpty else {
       do throws(Problem) {
-        try browser.check(head, isPage: isOpen)
+        try rules.current.browser.check(head, isPage: isOpen)
         return Verdict(client: isInternal ? nil : address(channel), result: .success(nil))
       } catch {
         return Verdict(client: nil, result: .failure(error))

@@ -8,6 +8,8 @@ import NIOCore
 /// Runs on the connection's event loop: some microseconds, no disk access.
 struct HeadRefusals: Sendable {
   let access: AccessMiddleware
+  /// Routes that this server does not have.
+  var absent: Set<String> = []
 
   /// - Returns: the reason to refuse the request; nil if its body is worth reading.
   func problem(with head: HTTPRequest, from channel: any Channel) -> Problem? {
@@ -22,10 +24,10 @@ struct HeadRefusals: Sendable {
   private func check(_ head: HTTPRequest, from channel: any Channel) throws(Problem) {
     let uri = URI(head.path ?? "")
     let path = RouteAccess.route(at: uri.path)
-    let route = path.flatMap { RouteAccess.needed($0, head.method) == nil ? nil : $0 }
+    let route = path.flatMap { absent.contains($0) || RouteAccess.needed($0, head.method) == nil ? nil : $0 }
     try access.checkHead(head, to: route, from: channel)
     try TargetMiddleware.check(uri, of: head.method, to: route)
-    guard route != nil else { throw .unrouted(uri.path, methods: RouteAccess.methods(at: uri.path)) }
+    guard route != nil else { throw .unrouted(uri.path, methods: RouteAccess.methods(at: uri.path, absent: absent)) }
     try Self.checkEncoding(head)
   }
 

@@ -75,8 +75,10 @@ enum RouteAccess: Sendable, Hashable {
   }
 
   /// The methods that a path supports, including HEAD with GET, sorted by name; nil if there is no route.
-  static func methods(at path: String) -> [HTTPRequest.Method]? {
-    guard let methods = route(at: path).flatMap({ all[$0]?.keys }) else { return nil }
+  ///
+  /// - Parameter absent: routes that this server does not have.
+  static func methods(at path: String, absent: Set<String> = []) -> [HTTPRequest.Method]? {
+    guard let route = route(at: path), !absent.contains(route), let methods = all[route]?.keys else { return nil }
     return (methods.contains(.get) ? methods + [.head] : Array(methods)).sorted { $0.rawValue < $1.rawValue }
   }
 }

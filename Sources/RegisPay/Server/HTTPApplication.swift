@@ -7,6 +7,7 @@ import ServiceLifecycle
 /// Builds the HTTP side of a server: routes, middlewares and the listening socket.
 struct HTTPApplication {
   let options: ServerOptions
+  let rules: AccessRules
   let logger: Logger
 
   /// - Parameter onRunning: called with the address once the server listens.
@@ -16,7 +17,7 @@ struct HTTPApplication {
     let access = access(parts)
     let events = EventRoutes(follower: parts.log.follower, limits: options.limits)
     let responder = routes(parts, access, events, metrics).buildResponder()
-    let refusals = HeadRefusals(access: access)
+    let refusals = HeadRefusals(access: access, absent: absent)
     let (limits, internalToken, httpMetrics) = (options.limits, parts.internalToken, parts.httpMetrics)
     let table = ConnectionTable(
       limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes,
@@ -57,11 +58,11 @@ struct HTTPApplication {
     _ parts: ServerParts, _ access: AccessMiddleware, _ events: EventRoutes, _ metrics: MetricsRoutes
   ) -> Routes {
     let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
-    routes.add(middleware: ProblemMiddleware())
+    routes.add(middleware: ProblemMiddleware { [absent] in RouteAccess.methods(at: $0, absent: absent) })
     routes.add(middleware: access)
     routes.add(middleware: TargetMiddleware())
     let (log, projection) = (parts.log, parts.projection)
-    WebRoutes().add(to: routes)
+    WebRoutes(hasPage: hasPage).add(to: routes)
     HealthRoutes(health: parts.health).add(to: routes)
     PaymentRoutes(
       log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
@@ -74,15 +75,32 @@ struct HTTPApplication {
     LoggingRoutes(level: options.logLevel).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: parts.webhooks).add(to: routes)
-    SimulatorRoutes(simulator: parts.simulator, ledger: Ledger(follower: parts.simulator.follower)).add(to: routes)
+    if let simulator = parts.simulator {
+      SimulatorRoutes(
+        simulator: simulator, services: options.simulatedServices, ledger: Ledger(follower: simulator.follower)
+      ).add(to: routes)
+    }
     return routes
+  }
+
+  private var hasPage: Bool { !options.switchedOff.contains(.web) }
+
+  /// Routes of parts that this server does without.
+  private var absent: Set<String> {
+    let services = options.simulatedServices
+    return Set(RouteAccess.all.keys.filter { !SimulatorRoutes.isServed($0, by: services) })
+      .union(hasPage ? [] : WebRoutes.assets)
   }
 
   private func access(_ parts: ServerParts) -> AccessMiddleware {
     AccessMiddleware(
-      keys: parts.keys, internalToken: parts.internalToken,
-      browser: BrowserProtection(listeningOn: options.host, allowedHosts: options.allowedHosts),
-      isLoopback: options.isLoopback,
-      rate: options.limits.requestsPerSecond.map { RateLimiter(perSecond: $0, burst: $0 * HTTPLimits.burstSeconds) })
+      keys: parts.keys, internalToken: parts.internalToken, rules: rules, isLoopback: options.isLoopback)
+  }
+}
+
+extension AccessRules {
+  convenience init(_ options: ServerOptions, listeningOn host: String) {
+    self.init(
+      listeningOn: host, allowedHosts: options.allowedHosts, requestsPerSecond: options.limits.requestsPerSecond)
   }
 }

@@ -12,6 +12,7 @@ struct MetricsListener: Service {
 
   let address: ServerOptions.Address
   let options: ServerOptions
+  let rules: AccessRules
   let routes: MetricsRoutes
   let metrics: HTTPMetrics
   let logger: Logger
@@ -34,9 +35,7 @@ struct MetricsListener: Service {
       middleware: ProblemMiddleware { path in
         [MetricsRoutes.path, HealthRoutes.alivePath].contains(path) ? RouteAccess.methods(at: path) : nil
       })
-    router.add(
-      middleware: BrowserMiddleware(
-        browser: BrowserProtection(listeningOn: address.host, allowedHosts: options.allowedHosts)))
+    router.add(middleware: BrowserMiddleware(rules: rules))
     router.add(middleware: TargetMiddleware())
     routes.add(to: router)
     HealthRoutes.addAlive(to: router)
@@ -61,12 +60,12 @@ struct MetricsListener: Service {
 
 /// Refuses requests of other sites' pages, as the main listener does while it asks for no key.
 private struct BrowserMiddleware: RouterMiddleware {
-  let browser: BrowserProtection
+  let rules: AccessRules
 
   func handle(
     _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response
   ) async throws -> Response {
-    try browser.check(request.head, isPage: false)
+    try rules.current.browser.check(request.head, isPage: false)
     return try await next(request, context)
   }
 }

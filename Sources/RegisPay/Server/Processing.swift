@@ -22,11 +22,11 @@ struct Processing: Service {
     }
     let psp = try PSPClient(
       baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit,
-      authorization: options.pspURL == nil ? parts.internalToken.authorization : nil)
+      authorization: authorization(options.pspURL, token: options.pspToken))
     defer { psp.close() }
     let notifications = try NotificationClient(
       baseURL: options.notificationsURL ?? ownURL + "/notifications", timeLimit: options.callTimeLimit,
-      authorization: options.notificationsURL == nil ? parts.internalToken.authorization : nil)
+      authorization: authorization(options.notificationsURL, token: options.notificationsToken))
     defer { notifications.close() }
     let pspBreaker = Breaker(name: "the PSP", options: options.breaker)
     let notificationBreaker = Breaker(name: "the notification service", options: options.breaker)
@@ -66,6 +66,11 @@ struct Processing: Service {
     } onGracefulShutdown: {
       for consumer in consumers { consumer.stop() }
     }
+  }
+
+  /// - Parameter url: nil for the simulator, which knows the server by its own token.
+  private func authorization(_ url: String?, token: String?) -> String? {
+    url == nil ? parts.internalToken.authorization : token.map { "Bearer \($0)" }
   }
 
   private func consumer(_ step: PaymentStep, _ provider: any StepProvider, _ breaker: Breaker) -> StepConsumer {

@@ -12,7 +12,10 @@ import UnixSignals
 public struct Server: Sendable {
   private let options: ServerOptions
   private let log: PaymentLog
-  private let simulator: Simulator
+  /// Nil if nothing is simulated.
+  private let simulator: Simulator?
+  private let rules: AccessRules
+  private let metricsRules: AccessRules?
   private let timeKeeper: TimeKeeper
   private let logger: Logger
   private let metrics: MetricsRegistry
@@ -36,6 +39,7 @@ public struct Server: Sendable {
     logger.handler = LevelLogHandler(logger.handler, options.logLevel)
     options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
     options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
+    try checkSimulator(options)
     // Before anything is created.
     do throws(DataDirectory.Refusal) {
       try DataDirectory.check(options.directory)
@@ -54,11 +58,15 @@ public struct Server: Sendable {
       let store = try CrashedLockHolder.openWhenReleased(in: options.directory, logger) { () throws(LogStoreError) in
         try open("payments", segmentBytes: options.segmentBytes, options, logger)
       }
-      let simulatorStore = try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
+      let simulatorStore =
+        options.simulatedServices.isEmpty
+        ? nil : try open("simulator", segmentBytes: options.simulatorSegmentBytes, options, logger)
       let times = TimeKeeper.times(in: options.directory, store, logger: logger)
       let log = PaymentLog(store, times: times, logger: logger)
       return Server(
-        options: options, log: log, simulator: Simulator(store: simulatorStore, logger: logger),
+        options: options, log: log, simulator: simulatorStore.map { Simulator(store: $0, logger: logger) },
+        rules: AccessRules(options, listeningOn: options.host),
+        metricsRules: options.metricsAddress.map { AccessRules(options, listeningOn: $0.host) },
         timeKeeper: TimeKeeper(options.directory, log, logger: logger), logger: logger, metrics: metrics)
     } catch {
       throw .store(error)
@@ -75,6 +83,12 @@ public struct Server: Sendable {
     guard options.isInsecure else { throw .noKeys(host: options.host) }
     logger.warning(
       "no valid API key exists, and other machines may reach this address", metadata: ["host": "\(options.host)"])
+  }
+
+  private static func checkSimulator(_ options: ServerOptions) throws(ServerError) {
+    guard options.refusesSimulator, !options.simulatedServices.isEmpty else { return }
+    let missing = [("--psp-url", options.pspURL), ("--notifications-url", options.notificationsURL)]
+    throw .noSimulator(missing: missing.filter { $0.1 == nil }.map(\.0))
   }
 
   private static func checkMetrics(_ options: ServerOptions) throws(ServerError) {
@@ -101,8 +115,21 @@ public struct Server: Sendable {
     return store
   }
 
-  /// The number of syncs of both logs since they were opened.
-  public var syncCount: UInt64 { log.store.syncCount + simulator.store.syncCount }
+  /// Each with its name, its store and the status of its damage.
+  private var logs: [(name: String, store: LogStore, damage: DamageStatus)] {
+    [("payments", log.store, log.damage)] + (simulator.map { [("simulator", $0.store, $0.follower.damage)] } ?? [])
+  }
+
+  /// The number of syncs of all logs since they were opened.
+  public var syncCount: UInt64 { logs.reduce(0) { $0 + $1.store.syncCount } }
+
+  /// Requests that come later go by these options: ``ServerOptions/allowedHosts`` and the limit of requests of each client. Nothing else
+  /// of them is looked at.
+  public func replaceRules(_ options: ServerOptions) {
+    for rules in [rules, metricsRules] {
+      rules?.replace(allowedHosts: options.allowedHosts, requestsPerSecond: options.limits.requestsPerSecond)
+    }
+  }
 
   /// Ends ``run(stopSignals:onOverdue:onReady:)`` as a signal does. May be called from any thread at any time.
   public func stop() { stops.continuation.yield() }
@@ -127,9 +154,9 @@ public struct Server: Sendable {
     } catch {
       failure = error
     }
-    for store in [log.store, simulator.store] {
+    for log in logs {
       do {
-        try await store.close()
+        try await log.store.close()
       } catch {
         failure = failure ?? .store(error)
       }
@@ -146,10 +173,10 @@ public struct Server: Sendable {
     }
     // The log may be empty because an earlier start created it and failed later.
     if log.reader.endOffset == 0 { try LostLog.check(options.directory) }
-    try WrongLog.check(options.directory, payments: log.reader, simulator: simulator.store.reader)
+    try WrongLog.check(options.directory, payments: log.reader, simulator: simulator?.store.reader)
     try OtherPSP.check(options, psp, isEmpty: log.reader.endOffset == 0)
     let known = KnownLogKeeper(options.directory, log.reader, psp: psp, logger: logger)
-    let health = Health(stores: [("payments", log.store), ("simulator", simulator.store)])
+    let health = Health(stores: logs.map { ($0.name, $0.store) })
     let scrubbing = try startScrubbing(health)
     defer { scrubbing.stop() }
     let start = CarefulStart(options.directory, pace: options.carefulPace, logger: logger)
@@ -182,15 +209,14 @@ public struct Server: Sendable {
   }
 
   private func startScrubbing(_ health: Health) throws(ServerError) -> Scrubbing {
-    let stores = [("payments", log.store, log.damage), ("simulator", simulator.store, simulator.follower.damage)]
     let scrubbing = try wrapping(ServerError.store) { () throws(LogStoreError) in
-      try Scrubbing(stores, options: options, logger: logger)
+      try Scrubbing(logs, options: options, logger: logger)
     }
     health.warn { scrubbing.findings }
     health.watch { [gate = log.gate] in
       gate.reason.map { "no calls go out, because their outcomes can't be recorded: \($0)" }
     }
-    for (_, store, damage) in stores {
+    for (_, store, damage) in logs {
       health.warn { damage.warnings }
       for found in store.recovery.damagedFiles { damage.inspect(file: found.file) }
     }
@@ -198,12 +224,21 @@ public struct Server: Sendable {
   }
 
   private func addWarnings(to health: Health, _ start: CarefulStart) {
-    let clock = ClockWarnings(stores: [("payments", log.store), ("simulator", simulator.store)])
+    let clock = ClockWarnings(stores: logs.map { ($0.name, $0.store) })
     let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
     health.warn { start.warnings }
     health.warn { [timeKeeper] in timeKeeper.warnings }
-    health.warn { clock.lines + exposure.lines }
+    let switchedOff = Self.warnings(of: options.switchedOff)
+    for line in switchedOff { logger.warning("\(line)") }
+    health.warn { switchedOff + clock.lines + exposure.lines }
     for line in clock.lines + exposure.lines { logger.warning("\(line)") }
+  }
+
+  private static func warnings(of switchedOff: Set<ServerOptions.Part>) -> [String] {
+    (switchedOff.contains(.processing)
+      ? ["processing is switched off: payments wait for a start without --no-processing"] : [])
+      + (switchedOff.contains(.webhooks)
+        ? ["webhooks are switched off: their messages wait for a start without --no-webhooks"] : [])
   }
 
   private func openProjection(_ health: Health) throws(ServerError) -> PaymentProjection {
@@ -226,16 +261,21 @@ public struct Server: Sendable {
     var quietLogger = logger
     quietLogger.handler = LibraryLogHandler(handler: logger.handler)
     let metricsRoutes = MetricsRoutes(registry: parts.registry)
-    let application = HTTPApplication(options: options, logger: quietLogger).make(parts, metrics: metricsRoutes) {
+    let application = HTTPApplication(options: options, rules: rules, logger: quietLogger).make(
+      parts, metrics: metricsRoutes
+    ) {
       url in
       address.continuation.yield(url)
       onReady(url)
     }
     // Stopped from the last to the first: consumers while the simulators still respond, then the requests, and last the parts that
     // requests use.
-    let metricsListener = options.metricsAddress.map {
+    let metricsListener = options.metricsAddress.flatMap { address in
+      metricsRules.map { (address, $0) }
+    }.map { address, rules in
       MetricsListener(
-        address: $0, options: options, routes: metricsRoutes, metrics: parts.httpMetrics, logger: quietLogger,
+        address: address, options: options, rules: rules, routes: metricsRoutes, metrics: parts.httpMetrics,
+        logger: quietLogger,
         notices: logger)
     }
     var services: [any Service] = metricsListener.map { [$0] } ?? []
@@ -253,20 +293,23 @@ public struct Server: Sendable {
         // SkippedWork checks the payments log's damage again, to continue skipped steps.
         while !Task.isCancelled {
           try await Task.sleep(for: .seconds(15))
-          await RequestThreads.run(.long) { parts.simulator.follower.damage.recheck() }
+          await RequestThreads.run(.long) { parts.simulator?.follower.damage.recheck() }
         }
       },
       application,
-      Processing(options: options, parts: parts, address: address.stream, logger: logger),
-      parts.webhooks,
+    ]
+    if !options.switchedOff.contains(.processing) {
+      services.append(Processing(options: options, parts: parts, address: address.stream, logger: logger))
+    }
+    if !options.switchedOff.contains(.webhooks) { services.append(parts.webhooks) }
+    services.append(
       // The last service is the first to be stopped, so its end begins the stop's deadline.
       PartService {
         defer { deadline.begin() }
         try await parts.start.run()
         // The end of one service would end the group.
         try await gracefulShutdown()
-      },
-    ]
+      })
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
     var configuration = ServiceGroupConfiguration(
       services: services.map { .init(service: $0) }

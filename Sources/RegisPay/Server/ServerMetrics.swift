@@ -26,10 +26,9 @@ final class ServerMetrics: Sendable {
     self.parts = parts
     disk = DiskMetrics(directory, parts: Self.directories)
     loops = LoopDelays(MultiThreadedEventLoopGroup.singleton)
-    let stores = [
-      ("payments", parts.log.store, parts.log.damage),
-      ("simulator", parts.simulator.store, parts.simulator.follower.damage),
-    ]
+    let stores =
+      [("payments", parts.log.store, parts.log.damage)]
+      + (parts.simulator.map { [("simulator", $0.store, $0.follower.damage)] } ?? [])
     logs = LogMetrics(
       logs: stores.map { name, store, damage in
         LogMetrics.Log(name: name, store: store) {
@@ -79,7 +78,7 @@ final class ServerMetrics: Sendable {
   // MARK: - Files and the process
 
   private var appendedBytes: UInt64 {
-    parts.log.store.activity.bytes + parts.simulator.store.activity.bytes
+    parts.log.store.activity.bytes + (parts.simulator?.store.activity.bytes ?? 0)
   }
 
   private func filesAndProcess() -> [MetricFamily] {

@@ -16,10 +16,18 @@ public struct ServerOptions: Sendable {
   public var metricsAddress: Address?
   /// Where the PSP is; nil for the simulator in this server.
   public var pspURL: String?
+  /// Sent to that PSP as `Authorization: Bearer`; nil to send none.
+  public var pspToken: String?
   /// Allows a start with another PSP than the one that the payments of the directory were made with.
   public var acceptsNewPSP = false
   /// Where the notification service is; nil for the simulator in this server.
   public var notificationsURL: String?
+  /// Sent to that service as `Authorization: Bearer`; nil to send none.
+  public var notificationsToken: String?
+  /// Refuses a start that would use the simulator for the PSP or the notification service.
+  public var refusesSimulator = false
+  /// Parts that don't run.
+  public var switchedOff: Set<Part> = []
   /// For one try of a call out.
   public var callTimeLimit = Duration.seconds(10)
   public var breaker = Breaker.Options()
@@ -55,6 +63,21 @@ public struct ServerOptions: Sendable {
   var carefulPace = CarefulStart.Pace()
 
   public init(directory: String) { self.directory = directory }
+
+  /// What a server can do without.
+  public enum Part: Sendable, Hashable {
+    /// Calls to the PSP and the notification service.
+    case processing
+    /// Deliveries to webhook endpoints; they can be registered.
+    case webhooks
+    /// The web page.
+    case web
+  }
+
+  /// The services that the simulator stands for. Without any there is no simulator, and no log of its own.
+  var simulatedServices: Set<Simulator.Service> {
+    Set((pspURL == nil ? [.psp] : []) + (notificationsURL == nil ? [.notifications] : []))
+  }
 
   /// A host and a port, which may be 0 for any free one.
   public struct Address: Sendable, Hashable {
@@ -116,6 +139,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case wrongLog(path: String, reason: String)
   /// The payments were made with another PSP than the one to call now.
   case otherPSP(directory: String, known: String, given: String)
+  /// The simulator must not be used, and these options would name what to use instead.
+  case noSimulator(missing: [String])
   case listen(host: String, port: Int, reason: String)
   case stopped(reason: String)
 
@@ -144,6 +169,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
       "the payments in \(directory) were made with \(OtherPSP.shown(known)), and the PSP would now be \(OtherPSP.shown(given)): it"
         + " could carry out again what the first one has carried out. Start \(OtherPSP.option(known)); or use another --dir; or, if"
         + " both are the same PSP or no payment is unfinished, start once with --new-psp"
+    case .noSimulator(let missing):
+      "--no-simulator needs \(missing.joined(separator: " and ")), so that no payment goes to a simulator"
     case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"
     case .stopped(let reason): "stopped: \(reason)"
     }

@@ -3,7 +3,8 @@ import LogStore
 /// The parts of a running server that its routes and services share.
 struct ServerParts: Sendable {
   let log: PaymentLog
-  let simulator: Simulator
+  /// Nil if nothing is simulated.
+  let simulator: Simulator?
   let health: Health
   let start: CarefulStart
   let projection: PaymentProjection

@@ -5,7 +5,7 @@ import LogStore
 /// idempotency key would pay twice.
 enum WrongLog {
   /// Call it before anything is written to the logs. Blocks while the first event of each is read.
-  static func check(_ directory: String, payments: LogReader, simulator: LogReader) throws(ServerError) {
+  static func check(_ directory: String, payments: LogReader, simulator: LogReader?) throws(ServerError) {
     let first = try firstType(payments)
     let isSimulators = first.map(Simulator.writes) ?? false
     let type = first.map { "its first event has the type \($0), which only the simulator writes" } ?? ""
@@ -24,7 +24,7 @@ enum WrongLog {
     if isSimulators {
       throw .wrongLog(path: directory + "/payments", reason: "\(type). Put the payments log there (logstore restore)")
     }
-    if let first = try firstType(simulator), PaymentLog.writes(first) {
+    if let simulator, let first = try firstType(simulator), PaymentLog.writes(first) {
       throw .wrongLog(
         path: directory + "/simulator",
         reason: "its first event has the type \(first), which only the payments log holds."

@@ -5,9 +5,18 @@ import LogStore
 /// Serves the simulator over HTTP, on the reference's routes.
 struct SimulatorRoutes: Sendable {
   let simulator: Simulator
+  /// Those that it stands for; the others have no routes.
+  let services: Set<Simulator.Service>
   let ledger: Ledger
 
   private static let bodyLimit = 64 << 10
+
+  /// Whether a route exists while the simulator stands for these services.
+  static func isServed(_ route: String, by services: Set<Simulator.Service>) -> Bool {
+    if route.hasPrefix("/psp/") { return services.contains(.psp) }
+    if route.hasPrefix("/notifications/") { return services.contains(.notifications) }
+    return route != "/toggle-errors" || !services.isEmpty
+  }
 
   func add(to router: Routes) {
     let simulator = simulator
@@ -30,7 +39,7 @@ struct SimulatorRoutes: Sendable {
     addFaults(to: router, "/notifications/api/faults", .notifications)
     router.handle(
       "/toggle-errors", [.post: { _, _ in Response(json: ["errors": .bool(simulator.toggleErrors())]) }])
-    router.handle("/psp/api/ledger", [.get: { _, _ in ledgerResponse() }])
+    if services.contains(.psp) { router.handle("/psp/api/ledger", [.get: { _, _ in ledgerResponse() }]) }
   }
 
   private typealias Act =
@@ -39,6 +48,7 @@ struct SimulatorRoutes: Sendable {
   private func add(
     to router: Routes, _ path: RouterPath, _ service: Simulator.Service, _ act: @escaping Act
   ) {
+    guard services.contains(service) else { return }
     router.handle(
       path,
       [
@@ -52,6 +62,7 @@ struct SimulatorRoutes: Sendable {
 
   /// Shows the faults with GET, replaces them with PUT and ends them with DELETE.
   private func addFaults(to router: Routes, _ path: RouterPath, _ service: Simulator.Service) {
+    guard services.contains(service) else { return }
     let simulator = simulator
     router.handle(
       path,

@@ -3,13 +3,19 @@ import Hummingbird
 
 /// The web page at `/`. Its files are embedded in the binary, and it loads nothing from another server.
 struct WebRoutes: Sendable {
+  /// Without it, `/` still says hello.
+  let hasPage: Bool
+
+  /// The routes that exist with the page only.
+  static let assets: Set = ["/assets/page.css", "/assets/page.js"]
+
   func add(to router: Routes) {
     router.handle(
       "/",
       [
         .get: { request, _ in
           let accepted = request.headers[.accept]?.lowercased() ?? ""
-          guard accepted.contains("text/html") else {
+          guard hasPage, accepted.contains("text/html") else {
             var response = Response(text: "Hello from RegisPay!\n")
             response.headers[.vary] = "Accept"
             return response
@@ -17,6 +23,7 @@ struct WebRoutes: Sendable {
           return asset(PackageResources.page_html, "text/html")
         }
       ])
+    guard hasPage else { return }
     router.handle("/assets/page.css", [.get: { _, _ in asset(PackageResources.page_css, "text/css") }])
     router.handle("/assets/page.js", [.get: { _, _ in asset(PackageResources.page_js, "text/javascript") }])
   }

@@ -192,14 +192,14 @@ struct BreakerModelTests {
 
   @Test("a fifth of the calls fails at random: it stays closed", arguments: [20.0, 100, 1_000])
   func randomFailures(rate: Double) {
-    var random = SeededGenerator.printed("REGISPAY_SEED")
+    var random = SeededGenerator.printed("TEST_REGISPAY_SEED")
     let load = Load(rate: rate, seconds: 300_000 / rate)
     #expect(firstOpening(load, &random) { _, random in .random(in: 0..<1, using: &random) < 0.2 } == nil)
   }
 
   @Test("half of few calls fail at random: it stays closed once it knows the share", arguments: [2.0, 20])
   func halfFail(rate: Double) {
-    var random = SeededGenerator.printed("REGISPAY_SEED")
+    var random = SeededGenerator.printed("TEST_REGISPAY_SEED")
     // At first a row of five counts as an outage; later the share of failures is known.
     let load = Load(rate: rate, seconds: 50_000 / rate)
     let share = 0.5
@@ -213,7 +213,7 @@ struct BreakerModelTests {
     "some calls hang for ten seconds and fail together: it stays closed",
     arguments: zip([20.0, 100, 1_000], [0.3, 0.05, 0.01]))
   func hanging(rate: Double, share: Double) {
-    var random = SeededGenerator.printed("REGISPAY_SEED")
+    var random = SeededGenerator.printed("TEST_REGISPAY_SEED")
     // Calls also arrive in bursts: many hang at once.
     let load = Load(rate: rate, seconds: 200_000 / rate) { $0 ? 10 : 0.02 }
     #expect(firstOpening(load, &random) { _, random in .random(in: 0..<1, using: &random) < share } == nil)
@@ -223,7 +223,7 @@ struct BreakerModelTests {
     "an outage opens it within seconds, at whatever rate",
     arguments: zip([1.0, 20, 100, 3_000], [20.0, 3, 2, 1.5]))
   func outage(rate: Double, limit: Double) throws {
-    var random = SeededGenerator.printed("REGISPAY_SEED")
+    var random = SeededGenerator.printed("TEST_REGISPAY_SEED")
     for _ in 0..<5 {
       let load = Load(rate: rate, seconds: 300)
       let opened = firstOpening(load, &random) { second, _ in second >= 100 }
@@ -233,7 +233,7 @@ struct BreakerModelTests {
 
   @Test("when all calls begin to hang, it opens with the first time-outs")
   func allHang() throws {
-    var random = SeededGenerator.printed("REGISPAY_SEED")
+    var random = SeededGenerator.printed("TEST_REGISPAY_SEED")
     let load = Load(rate: 100, seconds: 300) { $0 ? 10 : 0.02 }
     let opened = firstOpening(load, &random) { second, _ in second >= 100 }
     #expect((110...111).contains(try #require(opened)))

@@ -92,7 +92,7 @@ struct CallSlotsTests {
 
   @Test("whatever begins, ends and ages, the counts are those of the calls in flight")
   func random() {
-    var random = SeededGenerator.printed("REGISPAY_SEED")
+    var random = SeededGenerator.printed("TEST_REGISPAY_SEED")
     for _ in 0..<200 {
       var slots = CallSlots(limits: Self.limits)
       var out: [(number: Int, lane: CallSlots.Lane, began: ContinuousClock.Instant)] = []

@@ -107,7 +107,7 @@ struct ProjectionTests {
     arguments: searchLimits.indices)
   func queries(_ number: Int) async throws {
     let limits = Self.searchLimits[number]
-    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    var generator = SeededGenerator.printed("TEST_REGISPAY_SEED")
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
       let ids = try await fill(store, 120, &generator)
@@ -194,7 +194,7 @@ struct ProjectionTests {
 
   @Test("a key from a page in one order stands for the same payment in any other")
   func placesOfOtherOrders() async throws {
-    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    var generator = SeededGenerator.printed("TEST_REGISPAY_SEED")
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
       _ = try await fill(store, 40, &generator)
@@ -223,7 +223,7 @@ struct ProjectionTests {
     "it continues from its checkpoint, and is rebuilt when its file is gone, damaged, of another version or of another log"
   )
   func rebuilding() async throws {
-    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    var generator = SeededGenerator.printed("TEST_REGISPAY_SEED")
     try await withTemporaryFolder { folder in
       let file = folder + "/payments.sqlite"
       var ids: [PaymentID] = []
@@ -342,7 +342,7 @@ struct ProjectionTests {
 
   @Test("counts are right, whatever becomes of payments")
   func counts() async throws {
-    var generator = SeededGenerator.printed("REGISPAY_SEED")
+    var generator = SeededGenerator.printed("TEST_REGISPAY_SEED")
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
       let log = PaymentLog(store)

@@ -70,7 +70,8 @@ struct FaultyPSPTests {
       let attempts = FaultMiddleware.Attempts()
       let router = Routes(context: HTTPRequestContext.self)
       router.add(middleware: FaultMiddleware(faults: faults, attempts: attempts))
-      SimulatorRoutes(simulator: Simulator(store: store), ledger: ledger).add(to: router)
+      SimulatorRoutes(simulator: Simulator(store: store), services: [.psp, .notifications], ledger: ledger).add(
+        to: router)
       try await withApplication(router) { port in try await work("http://127.0.0.1:\(port)", ledger, attempts) }
     }
   }
