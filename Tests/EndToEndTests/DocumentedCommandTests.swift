@@ -57,6 +57,15 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: the settings in force are printed")
+  func settings() async throws {
+    try await withTemporaryFolder { folder in
+      let block = try CommandBlock.first(Self.operations, "Settings", "regispay serve --config")
+      let printed = try await block.run(in: folder, after: "echo 'port: 8090' > regispay.yaml")
+      #expect(printed.contains("# regispay.yaml line 1\n"))
+    }
+  }
+
   @Test("OPERATIONS: keys are made, listed and revoked")
   func keys() async throws {
     try await withTemporaryFolder { folder in
