@@ -8,7 +8,7 @@ struct Backup: ParsableCommand {
     abstract: "Copy everything a data directory needs, also while the server runs.",
     discussion: """
       Copies the logs, and the API keys and webhooks with their secrets, to a directory, which is private. The next run to \
-      the same directory copies what is new. It checks every byte. A run that fails or is killed leaves the backup usable, \
+      the same directory copies what is new. It checks every byte. A run that fails or is killed leaves the backup as it was, \
       and the next one continues. Restore it with regispay restore.
       """)
 
@@ -49,6 +49,11 @@ struct Backup: ParsableCommand {
     var parts: [String] = []
     for (name, log) in [("payments", report.payments), ("simulator", report.simulator)] {
       guard let log else { continue }
+      if let torn = log.tornTail {
+        LogOutput.standardError.write(
+          "regispay: the end of the \(name) log is not in the backup (\(torn.file) @\(torn.position): \(torn.reason))\n"
+        )
+      }
       parts.append("\(name) events 0..<\(log.endOffset) (\(log.bytesCopied) bytes copied)")
     }
     print("backed up at \(Date().formatted(.iso8601)): \((parts + report.files).joined(separator: ", "))")
@@ -78,7 +83,7 @@ struct Restore: ParsableCommand {
     do throws(DataBackupError) {
       let report = try DataRestoration(of: from, to: dir).run()
       print(
-        "restored payments events 0..<\(report.payments.endOffset), from the backup of \(report.time.formatted(.iso8601))"
+        "restored payments events 0..<\(report.events), from the backup of \(report.time.formatted(.iso8601))"
       )
       if let simulator = report.simulator { print("restored simulator events 0..<\(simulator.endOffset)") }
       if !report.files.isEmpty { print("restored \(report.files.joined(separator: ", "))") }

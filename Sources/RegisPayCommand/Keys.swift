@@ -75,7 +75,7 @@ struct Keys: ParsableCommand {
     func run() {
       do {
         let now = Int64(Date().timeIntervalSince1970)
-        for key in try directory.store().all() {
+        for key in try KeyStore.keys(in: directory.dir) {
           let scopes = KeyScope.allCases.filter(key.scopes.contains).map(\.rawValue).joined(separator: ",")
           let state =
             if let revoked = key.revokedSeconds {
@@ -112,7 +112,9 @@ struct Keys: ParsableCommand {
     func run() {
       let isKnown: Bool
       do {
-        isKnown = try directory.store().revoke(id)
+        // A missing file is not created: an empty one would look as if there had been no keys.
+        let keys = try KeyStore.keys(in: directory.dir)
+        isKnown = try keys.contains { $0.id == id } && directory.store().revoke(id)
       } catch {
         fail("\(error)")
       }

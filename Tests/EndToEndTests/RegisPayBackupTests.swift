@@ -58,15 +58,18 @@ struct RegisPayBackupTests {
       let printed = try await command(folder, "backup", "--dir", "data", "--to", "backup").output
       #expect(printed.contains("payments events 0..<") && printed.contains("simulator events 0..<"), "\(printed)")
       #expect(printed.contains("webhooks.sqlite, keys.sqlite"), "\(printed)")
-      for name in ["", "backup.json", "keys.sqlite", "webhooks.sqlite", "payments", "payments/manifest"] {
+      for name in [
+        "", "backup.json", "files-2", "files-2/keys.sqlite", "files-2/webhooks.sqlite", "payments", "payments/manifest",
+      ] {
         #expect(try mode("\(folder)/backup/\(name)") & 0o077 == 0, "\(name) is for nobody else")
       }
+      #expect(!exists(folder + "/backup/files-1"))
       let id = try #require(revoked.dropFirst(3).split(separator: "_").first)
       try await command(folder, "keys", "revoke", "--dir", "data", String(id))
       try await server.killHard()
       try FileManager.default.moveItem(atPath: folder + "/data", toPath: folder + "/old")
       let restored = try await command(folder, "restore", "--from", "backup", "--dir", "data").output
-      #expect(restored.contains("restored payments.known, keys.sqlite, webhooks/webhooks.sqlite"), "\(restored)")
+      #expect(restored.contains("restored payments.known, webhooks/webhooks.sqlite, keys.sqlite"), "\(restored)")
       let again = try await RunningServer.start(directory: folder)
       for id in [first, second] {
         let path = "/api/v1/payments/\(id)"
@@ -83,7 +86,7 @@ struct RegisPayBackupTests {
       // Into the old directory: its keys are newer.
       for name in ["payments", "simulator"] { try FileManager.default.removeItem(atPath: "\(folder)/old/\(name)") }
       let into = try await command(folder, "restore", "--from", "backup", "--dir", "old").output
-      #expect(into.contains("old had: payments.known, keys.sqlite, webhooks/webhooks.sqlite"), "\(into)")
+      #expect(into.contains("old had: payments.known, webhooks/webhooks.sqlite, keys.sqlite"), "\(into)")
       let list = try await command(folder, "keys", "list", "--dir", "old").output
       #expect(list.contains("revoked"), "\(list)")
     }
@@ -176,6 +179,122 @@ struct RegisPayBackupTests {
     }
   }
 
+  @Test("a restoration that was not finished keeps servers away, and is finished from the same backup only")
+  func restorationUnfinished() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      try await command(folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read")
+      try await command(folder, "backup", "--dir", "data", "--to", "first")
+      // Times of backups have seconds.
+      try await Task.sleep(for: .seconds(1.1))
+      try await command(folder, "backup", "--dir", "data", "--to", "second")
+      try await server.killHard()
+      try await command(folder, "restore", "--from", "first", "--dir", "next")
+      // As if it had been killed before its last write. There is no payment that could tell.
+      let json = try String(contentsOfFile: folder + "/first/backup.json", encoding: .utf8)
+      try json.write(toFile: folder + "/next/restoration", atomically: true, encoding: .utf8)
+      try FileManager.default.removeItem(atPath: folder + "/next/keys.sqlite")
+      let refused = try await command(folder, "serve", "--dir", "next", "--port", "0", code: 1)
+      #expect(refused.errors.contains("next was not finished: run regispay restore again"), "\(refused.errors)")
+      let other = try await command(folder, "restore", "--from", "second", "--dir", "next", code: 1)
+      #expect(other.errors.contains("next holds an unfinished restoration of the backup of "), "\(other.errors)")
+      try await command(folder, "restore", "--from", "first", "--dir", "next")
+      #expect(exists(folder + "/next/keys.sqlite") && !exists(folder + "/next/restoration"))
+      let restored = try start(folder, ["serve", "--dir", "next", "--port", "0"])
+      #expect(try await restored.nextLine()?.contains("ready") == true, "\(restored.errorText)")
+      try await kill(restored)
+    }
+  }
+
+  @Test(
+    "a backup that fails leaves the set of the one before: a restored server has no payment that was added to the log since"
+  )
+  func setUnchanged() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let key = try await command(
+        folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read", "--scope", "write"
+      ).output
+      let headers = [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")]
+      func pay() async throws -> String {
+        let created = try await server.post(
+          "/api/payment/create", #"{"amount":1,"currency":"GBP"}"#, headers: headers)
+        return try #require(try created.object()["paymentId"] as? String)
+      }
+      try await eventually("the key is known", within: .seconds(10)) {
+        try await server.get("/api/v1/payments", headers: headers).status == 200
+      }
+      let before = try await pay()
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      let after = try await pay()
+      let data = try Data(contentsOf: URL(fileURLWithPath: folder + "/data/keys.sqlite"))
+      try Data(repeating: 0xFF, count: data.count).write(to: URL(fileURLWithPath: folder + "/data/keys.sqlite"))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+      try await server.killHard()
+      try await command(folder, "restore", "--from", "backup", "--dir", "next")
+      let process = try start(folder, ["serve", "--dir", "next", "--port", "0", "--segment-bytes", "1048576"])
+      let line = try #require(try await process.nextLine())
+      let next = RunningServer(process: process, url: String(try #require(line.split(separator: " ").last)))
+      #expect(try await next.get("/api/v1/payments/\(before)", headers: headers).status == 200)
+      #expect(try await next.get("/api/v1/payments/\(after)", headers: headers).status == 404)
+      try await kill(process)
+    }
+  }
+
+  @Test("what was lost or damaged never replaces a good copy, and a damaged copy is not restored")
+  func losses() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--allow-private-webhooks"])
+      _ = try await server.post("/api/v1/webhooks", #"{"url":"http://127.0.0.1:59999/"}"#, headers: Self.order)
+      try await command(folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read")
+      try await eventually("the log says that there are keys", within: .seconds(10)) {
+        try await server.get("/api/v1/payments").status == 401
+      }
+      try await Task.sleep(for: .seconds(1.5))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      try await server.killHard()
+      let set = try Data(contentsOf: URL(fileURLWithPath: folder + "/backup/backup.json"))
+      for (path, text) in [
+        ("keys.sqlite", "holds no key, and keys were made for this log"),
+        ("webhooks/webhooks.sqlite", "holds no webhook endpoint, and webhook endpoints were made for this log"),
+      ] {
+        let good = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/data/\(path)"))
+        try Data().write(to: URL(fileURLWithPath: "\(folder)/data/\(path)"))
+        let refused = try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+        #expect(refused.errors.contains(text), "\(refused.errors)")
+        try good.write(to: URL(fileURLWithPath: "\(folder)/data/\(path)"))
+      }
+      try FileManager.default.moveItem(atPath: folder + "/data/keys.sqlite", toPath: folder + "/keys")
+      #expect(try await command(folder, "keys", "list", "--dir", "data").output.isEmpty)
+      #expect(!exists(folder + "/data/keys.sqlite"), "an empty file would look as if there had been no keys")
+      try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+      try FileManager.default.moveItem(atPath: folder + "/keys", toPath: folder + "/data/keys.sqlite")
+      try FileManager.default.moveItem(atPath: folder + "/data/simulator/store", toPath: folder + "/store")
+      let storeless = try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+      #expect(storeless.errors.contains("simulator holds no log: the file store is missing"), "\(storeless.errors)")
+      try FileManager.default.removeItem(atPath: folder + "/data/simulator")
+      let gone = try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+      #expect(gone.errors.contains("simulator is missing, and "), "\(gone.errors)")
+      #expect(try Data(contentsOf: URL(fileURLWithPath: folder + "/backup/backup.json")) == set)
+
+      for name in ["keys.sqlite", "webhooks.sqlite"] {
+        let copy = URL(fileURLWithPath: "\(folder)/backup/files-1/\(name)")
+        let good = try Data(contentsOf: copy)
+        var damaged = good
+        damaged[damaged.count - 1] ^= 1
+        try damaged.write(to: copy)
+        let refused = try await command(folder, "restore", "--from", "backup", "--dir", "next", code: 1)
+        #expect(refused.errors.contains("\(name) is damaged: its checksum differs"), "\(refused.errors)")
+        try FileManager.default.removeItem(at: copy)
+        let missing = try await command(folder, "restore", "--from", "backup", "--dir", "next", code: 1)
+        #expect(missing.errors.contains("\(name): No such file or directory"), "\(missing.errors)")
+        #expect(!exists(folder + "/next") && !exists(copy.path))
+        try good.write(to: copy)
+      }
+      try await command(folder, "restore", "--from", "backup", "--dir", "next")
+    }
+  }
+
   @Test("what is no data directory, no backup, or damaged is refused with its name, and nothing is changed")
   func refusals() async throws {
     try await withTemporaryFolder { folder in
@@ -188,7 +307,7 @@ struct RegisPayBackupTests {
       }
       try Data("x".utf8).write(to: URL(fileURLWithPath: folder + "/other/letter.txt"))
       try Data("{".utf8).write(to: URL(fileURLWithPath: folder + "/torn/backup.json"))
-      try Data(#"{"version":1,"storeID":"a","events":0,"files":[],"time":"yesterday"}"#.utf8)
+      try Data(#"{"version":2,"storeID":"a","events":0,"folder":1,"files":[],"time":"yesterday"}"#.utf8)
         .write(to: URL(fileURLWithPath: folder + "/timeless/backup.json"))
       try FileManager.default.createSymbolicLink(
         atPath: folder + "/link", withDestinationPath: folder + "/data/inner")
@@ -215,7 +334,9 @@ struct RegisPayBackupTests {
       #expect(!exists(folder + "/new") && !exists(folder + "/missing") && !exists(folder + "/data/backup"))
       #expect(!exists(folder + "/data/inner/new"))
       try await command(folder, "backup", "--dir", "data", "--to", "backup")
-      let copy = folder + "/backup/keys.sqlite"
+      let copy = folder + "/backup/files-1/keys.sqlite"
+      let inside = try await command(folder, "restore", "--from", "backup", "--dir", "backup/in", code: 1)
+      #expect(inside.errors.contains("/backup, which is a backup"), "\(inside.errors)")
       let before = try Data(contentsOf: URL(fileURLWithPath: copy))
       // The file's first page of data.
       let keys = try FileHandle(forWritingTo: URL(fileURLWithPath: folder + "/data/keys.sqlite"))

@@ -60,7 +60,9 @@ public struct CompletionConsumer: Sendable {
   }
 
   private func handle(_ event: Event) {
-    guard event.type != IdempotencyRecord.eventType, SkippedWork.TypeName(rawValue: event.type) == nil else { return }
+    guard ![IdempotencyRecord.eventType, LogRestoration.eventType].contains(event.type),
+      SkippedWork.TypeName(rawValue: event.type) == nil
+    else { return }
     do {
       guard case .completed = try PaymentEvent(type: event.type, payload: event.payload) else { return }
       logger.info("payment completed", metadata: fields(event))

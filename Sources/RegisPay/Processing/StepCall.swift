@@ -110,7 +110,7 @@ struct StepCall: Sendable {
       breakers.abandoned(pass, now: clock.now)
       return (.abandoned, false)
     }
-    let trace = known.trace(of: work.work, openedAt: log.openedAt)
+    let trace = log.trace(of: work.work, in: known, keyLifetime: options.keyLifetime)
     let wasTried = wasTriedHere || trace.mayHaveHappened
     if let command = StepRule.commandWithoutCall(
       work.work, of: known.payment, mayHaveHappened: wasTried, age: log.age(of: trace),

@@ -10,7 +10,7 @@ enum DataDirectory {
   }
 
   private static let directories = ["payments", "simulator", "projection", "webhooks"]
-  private static let files = ["keys.sqlite", "payments.known", "starts", "crashed", "time"]
+  private static let files = ["keys.sqlite", "payments.known", "restoration", "starts", "crashed", "time"]
   /// Of files that SQLite and the server write beside these, and that a crash may leave: docs/OPERATIONS.md, *Files*.
   private static let suffixes = ["", ".new", ".private", "-journal", "-wal", "-shm"]
 
@@ -60,7 +60,7 @@ enum DataDirectory {
   private static func holdsData(_ path: String) -> Bool {
     let proofs = [
       "payments/store", "simulator/store", "projection/payments.sqlite", "webhooks/webhooks.sqlite", "keys.sqlite",
-      "payments.known",
+      "payments.known", "restoration",
     ]
     return proofs.contains { FileManager.default.fileExists(atPath: "\(path)/\($0)") }
   }

@@ -61,7 +61,7 @@ public final class KeyStore: Sendable {
   }
 
   /// The keys of a directory. Creates nothing.
-  static func keys(in directory: String) throws(KeyStoreError) -> [StoredKey] {
+  public static func keys(in directory: String) throws(KeyStoreError) -> [StoredKey] {
     guard FileManager.default.fileExists(atPath: path(in: directory)) else { return [] }
     return try open(directory).all()
   }

@@ -1,3 +1,4 @@
+import Crypto
 import Foundation
 
 /// Keeps two runs from writing one backup at the same time. Only the process holds it: it ends with it.
@@ -21,79 +22,146 @@ struct BackupLock {
   func release() { close(descriptor) }
 }
 
-/// What a backup's directory holds, as its file `backup.json` says. The file is written when all else is in place.
-struct BackupSet {
+/// What a backup's directory holds, as its file `backup.json` says. The file is written when all else is in place, and replaces the set
+/// of the run before as a whole: the logs up to these offsets, whatever a later run has added to them, and the files of one folder.
+struct BackupSet: Sendable, Hashable {
+  /// An SQLite file.
+  struct File: Sendable, Hashable {
+    var name: String
+    /// SHA-256, in hexadecimal digits.
+    var digest: String
+
+    init(_ name: String, _ bytes: [UInt8]) {
+      self.name = name
+      digest = SHA256.hash(data: bytes).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+    }
+
+    fileprivate init?(_ json: JSONValue) {
+      guard let name = json["name"]?.text, BackupSet.fileNames.contains(name), let digest = json["sha256"]?.text else {
+        return nil
+      }
+      self.name = name
+      self.digest = digest
+    }
+  }
+
   static let fileName = "backup.json"
   static let keys = "keys.sqlite"
   static let webhooks = "webhooks.sqlite"
-  private static let version = 1
+  fileprivate static let fileNames = [keys, webhooks]
+  private static let folderPrefix = "files-"
+  private static let version = 2
 
   var storeID: String
-  /// The end of the payments log in the backup, at least.
+  /// The end of the payments log.
   var events: UInt64
+  /// The end of the simulator's log; nil if there is none.
+  var simulatorEvents: UInt64?
   var psp: String?
-  /// SQLite files.
-  var files: [String]
-  var hasSimulator: Bool
+  var files: [File]
+  /// The number of the folder with the files.
+  var number: Int
   var time: Date
 
-  init(storeID: String, events: UInt64, psp: String?, files: [String], hasSimulator: Bool, time: Date) {
+  var folder: String { Self.folder(number) }
+  static func folder(_ number: Int) -> String { folderPrefix + String(number) }
+
+  init(
+    storeID: String, events: UInt64, simulatorEvents: UInt64?, psp: String?, files: [File], number: Int, time: Date
+  ) {
     self.storeID = storeID
     self.events = events
+    self.simulatorEvents = simulatorEvents
     self.psp = psp
     self.files = files
-    self.hasSimulator = hasSimulator
+    self.number = number
     self.time = time
   }
 
   /// Reads the file. Blocks for a read of at most ``SmallFile/byteLimit`` bytes.
   init(in directory: String) throws(DataBackupError) {
-    let path = "\(directory)/\(Self.fileName)"
-    guard let bytes = try translating({ try SmallFile.read(path) }) else {
+    guard let set = try Self.read(in: directory) else {
       throw DataBackupError("\(directory) is no complete backup of a server: it holds no \(Self.fileName)")
     }
+    self = set
+  }
+
+  /// Reads the file; nil if there is none.
+  static func read(in directory: String) throws(DataBackupError) -> BackupSet? {
+    let path = "\(directory)/\(fileName)"
+    guard let bytes = try translating({ try SmallFile.read(path) }) else { return nil }
     let json: JSONValue
     do {
       json = try JSONReader.read(bytes)
     } catch {
-      throw Self.damaged(path, "\(error)")
+      throw damaged(path, "\(error)")
     }
-    guard case .number(let version)? = json["version"], version == "\(Self.version)" else {
-      throw DataBackupError("\(path) has another version than this program, which reads \(Self.version)")
+    guard let version = number(json["version"]), version == Self.version else {
+      throw DataBackupError(
+        "\(path) has another version than this program, which reads \(Self.version): make a new backup in another directory"
+      )
     }
-    guard let storeID = json["storeID"]?.text, case .number(let digits)? = json["events"], let events = UInt64(digits),
-      case .array(let files)? = json["files"], let text = json["time"]?.text
-    else { throw Self.damaged(path, "it lacks a member, or one has another type") }
+    guard let storeID = json["storeID"]?.text, let events = number(json["events"]),
+      case .array(let entries)? = json["files"], let folder = number(json["folder"]), let text = json["time"]?.text
+    else { throw damaged(path, "it lacks a member, or one has another type") }
+    let files = entries.compactMap(File.init)
+    guard files.count == entries.count, folder <= Int.max / 2 else {
+      throw damaged(path, "it names an impossible file")
+    }
     let time: Date
     do {
       time = try Date(text, strategy: .iso8601)
     } catch {
-      throw Self.damaged(path, "\(error)")
+      throw damaged(path, "\(error)")
     }
-    self.init(
-      storeID: storeID, events: events, psp: json["psp"]?.text, files: files.compactMap(\.text),
-      hasSimulator: json["simulator"] == .bool(true), time: time)
+    return BackupSet(
+      storeID: storeID, events: events, simulatorEvents: number(json["simulatorEvents"]), psp: json["psp"]?.text,
+      files: files, number: Int(folder), time: time)
+  }
+
+  private static func number(_ value: JSONValue?) -> UInt64? {
+    if case .number(let digits)? = value { UInt64(digits) } else { nil }
   }
 
   private static func damaged(_ path: String, _ reason: String) -> DataBackupError {
-    DataBackupError("\(path) is damaged: \(reason); make the backup again, or use another copy of it")
+    DataBackupError("\(path) is damaged: \(reason); make a new backup in another directory, or use another copy of it")
   }
 
-  func write(in directory: String) throws(SmallFile.Failure) {
+  /// Replaces the file, and returns when it is on disk.
+  func write(in directory: String) throws(DataBackupError) {
     var members: [JSONValue.Member] = [
       .init("version", .integer(Self.version)), .init("time", .string(time.formatted(.iso8601))),
-      .init("storeID", .string(storeID)), .init("events", .integer(events)),
-      .init("simulator", .bool(hasSimulator)), .init("files", .array(files.map(JSONValue.string))),
+      .init("storeID", .string(storeID)), .init("events", .integer(events)), .init("folder", .integer(number)),
+      .init("files", .array(files.map { ["name": .string($0.name), "sha256": .string($0.digest)] })),
     ]
+    if let simulatorEvents { members.append(.init("simulatorEvents", .integer(simulatorEvents))) }
     if let psp { members.append(.init("psp", .string(psp))) }
-    try SmallFile.write(JSONValue.object(members).bytes, to: "\(directory)/\(Self.fileName)", syncs: true)
+    let bytes = JSONValue.object(members).bytes
+    try translating {
+      try SmallFile.write(bytes, to: "\(directory)/\(Self.fileName)", syncs: true)
+      try PrivateFiles.syncDirectory(directory)
+    }
   }
 
-  /// Whether a backup, SQLite or the file system gives this name.
-  static func isOwn(_ name: String) -> Bool {
-    if ["payments", "simulator", "lock", "lost+found"].contains(name) || name.hasPrefix(".nfs") { return true }
-    return [fileName, keys, webhooks].contains { file in
-      ["", ".new", ".new-journal", ".new-wal", ".new-shm"].contains { name == file + $0 }
+  /// The bytes of one of the files.
+  ///
+  /// - Throws: if it is missing or not what was written.
+  func bytes(of file: File, in directory: String) throws(DataBackupError) -> [UInt8] {
+    let path = "\(directory)/\(folder)/\(file.name)"
+    let bytes = try translating { try WholeFileBytes.read(path) }
+    guard File(file.name, bytes) == file else {
+      throw DataBackupError("\(path) is damaged: its checksum differs; use another copy of the backup")
     }
+    return bytes
+  }
+
+  /// Whether a backup or the file system gives this name. Files of the form before this one are replaced by the next backup.
+  static func isOwn(_ name: String) -> Bool {
+    ["payments", "simulator", "lock", "lost+found", fileName, fileName + ".new"].contains(name)
+      || name.hasPrefix(".nfs") || isFolder(name)
+  }
+
+  static func isFolder(_ name: String) -> Bool {
+    name.hasPrefix(folderPrefix) && Int(name.dropFirst(folderPrefix.count)).map(folder) == name
   }
 }

@@ -4,16 +4,24 @@ import LogStore
 /// Why a backup of a data directory, or its restoration, was not made. `description` is one line and says what to do.
 public struct DataBackupError: Error, Sendable, CustomStringConvertible {
   public let description: String
+  /// The data lacks what the log says it has. It may just be changing.
+  let isLoss: Bool
 
-  init(_ description: String) { self.description = description }
+  init(_ description: String, isLoss: Bool = false) {
+    self.description = description
+    self.isLoss = isLoss
+  }
 }
 
 /// A backup of all that a data directory needs, in a directory of its own: the logs, incrementally, the API keys and the webhooks with
 /// their secrets. The server may run meanwhile.
 ///
-/// A restored set has to fit together: a webhook's checkpoint must not lie past the end of the payments log. So the webhooks are copied
-/// first and put into place only when the log's backup is complete; a run that fails or is killed leaves webhooks that are older than
-/// the log.
+/// What belongs together is replaced together, by the last write of a run (``BackupSet``). A run that fails or is killed leaves the set
+/// of the run before: it may have added to the logs, and a restoration takes them up to the set's own ends.
+///
+/// A webhook's checkpoint must not lie past the end of the payments log, so the webhooks are copied before it. The log says whether
+/// keys and webhook endpoints were made for it (``LogMark``). A copy that has none of them then, because the first was made or the
+/// last removed meanwhile, is made again; if it still has none, they were lost, and the run is refused.
 ///
 /// All calls block for the disk.
 public struct DataBackup: Sendable {
@@ -24,6 +32,18 @@ public struct DataBackup: Sendable {
     /// Names of the SQLite files that were copied.
     public var files: [String]
   }
+
+  /// An SQLite file of a data directory.
+  private struct Source {
+    var path: String
+    var name: String
+    var table: String
+    var mark: String
+    var noun: String
+  }
+
+  /// Runs after which a copy that lacks what the log says is taken for a loss.
+  private static let tries = 5
 
   let directory: String
   let target: String
@@ -36,29 +56,85 @@ public struct DataBackup: Sendable {
     self.target = URL(fileURLWithPath: target).standardizedFileURL.path
   }
 
-  /// Makes the backup, or brings it up to date. After an error each part of it is what it was or complete.
+  /// Makes the backup, or brings it up to date. After an error the set is what it was.
   public func run() throws(DataBackupError) -> Report {
     try check()
     let lock = try BackupLock(target)
     defer { lock.release() }
-    let webhooks = try copy(WebhookJournal.path(in: directory + "/webhooks"), as: BackupSet.webhooks)
-    var isDone = false
-    defer { if !isDone { webhooks?.discard() } }
-    let payments = try back(up: "payments")
-    let hasSimulator = FileManager.default.fileExists(atPath: directory + "/simulator/store")
-    let simulator = hasSimulator ? try back(up: "simulator") : nil
-    // Last, because it says who may use the server: a key that was revoked during the backup is revoked in it.
-    let keys = try copy(KeyStore.path(in: directory), as: BackupSet.keys)
-    let copies = [webhooks, keys].compactMap { $0 }
-    for copy in copies { try translating { try copy.commit() } }
-    isDone = true
-    let known = KnownLog(in: directory)
-    let set = BackupSet(
-      storeID: try storeID(), events: payments.endOffset, psp: known?.psp, files: copies.map(\.name),
-      hasSimulator: hasSimulator, time: Date())
-    try translating { try set.write(in: target) }
-    return Report(payments: payments, simulator: simulator, files: set.files)
+    let previous = try BackupSet.read(in: target)
+    try checkSimulator(previous)
+    var number = 1
+    while true {
+      do throws(DataBackupError) {
+        return try attempt(previous)
+      } catch {
+        guard error.isLoss, number < Self.tries else { throw error }
+        number += 1
+        // A server that is just making its first endpoint ends that meanwhile.
+        usleep(200_000)
+      }
+    }
   }
+
+  private func attempt(_ previous: BackupSet?) throws(DataBackupError) -> Report {
+    let sources = [
+      Source(
+        path: WebhookJournal.path(in: directory + "/webhooks"), name: BackupSet.webhooks, table: "endpoint",
+        mark: Webhooks.checkpointName, noun: "webhook endpoint"),
+      Source(
+        path: KeyStore.path(in: directory), name: BackupSet.keys, table: "key", mark: KeyWatch.checkpointName,
+        noun: "key"),
+    ]
+    let before = try marks(sources)
+    let webhooks = try copy(sources[0], previous)
+    let payments = try back(up: "payments")
+    let simulator = try hasSimulator ? back(up: "simulator") : nil
+    // Last, because it says who may use the server: a key that was revoked during the backup is revoked in it.
+    let keys = try copy(sources[1], previous)
+    let marks = before.union(try marks(sources))
+    for (source, snapshot) in zip(sources, [webhooks, keys])
+    where marks.contains(source.mark) && snapshot?.hasRows != true {
+      throw DataBackupError(
+        "\(source.path) holds no \(source.noun), and \(source.noun)s were made for this log: put the file back as it was. The backup"
+          + " has not changed", isLoss: true)
+    }
+    let copies = zip(sources, [webhooks, keys]).compactMap { source, snapshot in
+      snapshot.map { (source.name, $0.bytes) }
+    }
+    try commit(copies, payments, simulator, previous)
+    return Report(payments: payments, simulator: simulator, files: copies.map(\.0))
+  }
+
+  /// Puts the set into place.
+  private func commit(
+    _ copies: [(name: String, bytes: [UInt8])], _ payments: BackupReport, _ simulator: BackupReport?,
+    _ previous: BackupSet?
+  ) throws(DataBackupError) {
+    let number = (previous?.number ?? 0) + 1
+    let folder = "\(target)/\(BackupSet.folder(number))"
+    try remove(BackupSet.folder(number))
+    try translating {
+      try PrivateFiles.makeDirectory(folder)
+      for (name, bytes) in copies { try WholeFileBytes.create("\(folder)/\(name)", bytes) }
+      try PrivateFiles.syncDirectory(folder)
+    }
+    try BackupSet(
+      storeID: try storeID(), events: payments.endOffset, simulatorEvents: simulator?.endOffset,
+      psp: KnownLog(in: directory)?.psp, files: copies.map { BackupSet.File($0.name, $0.bytes) }, number: number,
+      time: Date()
+    ).write(in: target)
+    let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
+    for name in names where BackupSet.isFolder(name) && name != BackupSet.folder(number) { try remove(name) }
+  }
+
+  /// Removes a folder of this backup, if it is there.
+  private func remove(_ folder: String) throws(DataBackupError) {
+    let path = "\(target)/\(folder)"
+    guard FileManager.default.fileExists(atPath: path) else { return }
+    try translating { try FileManager.default.removeItem(atPath: path) }
+  }
+
+  // MARK: - Checks
 
   private func check() throws(DataBackupError) {
     guard access(directory + "/payments/store", F_OK) == 0 else {
@@ -66,7 +142,9 @@ public struct DataBackup: Sendable {
       let reason = code == ENOENT ? "it holds no payments log" : String(cString: strerror(code))
       throw DataBackupError("\(directory) can't be used as data directory: \(reason)")
     }
-    try checkIsOutside()
+    guard !RealPath.isInside(target, directory) else {
+      throw DataBackupError("\(target) is in \(directory): a backup there is lost together with the data")
+    }
     try translating { try PrivateFiles.makeDirectory(target) }
     let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
     if let foreign = names.sorted().first(where: { !BackupSet.isOwn($0) }) {
@@ -79,34 +157,42 @@ public struct DataBackup: Sendable {
     }
   }
 
-  private func checkIsOutside() throws(DataBackupError) {
-    let (inner, outer) = (Self.resolved(target), Self.resolved(directory))
-    guard inner != outer, !inner.hasPrefix(outer + "/") else {
-      throw DataBackupError("\(target) is in \(directory): a backup there is lost together with the data")
+  private var hasSimulator: Bool { FileManager.default.fileExists(atPath: directory + "/simulator/store") }
+
+  private func checkSimulator(_ previous: BackupSet?) throws(DataBackupError) {
+    guard !hasSimulator else { return }
+    guard !FileManager.default.fileExists(atPath: directory + "/simulator") else {
+      throw DataBackupError(
+        "\(directory)/simulator holds no log: the file store is missing. Restore it (logstore restore), or move it away"
+      )
+    }
+    guard previous?.simulatorEvents == nil else {
+      throw DataBackupError(
+        "\(directory)/simulator is missing, and \(target) has a backup of it: restore it (logstore restore), or make the backup in"
+          + " an empty directory")
     }
   }
 
-  /// The path without symbolic links, as far as it exists.
-  private static func resolved(_ path: String) -> String {
-    guard let real = realpath(path, nil) else {
-      let name = (path as NSString).lastPathComponent
-      let parent = (path as NSString).deletingLastPathComponent
-      return parent == path || parent.isEmpty ? path : resolved(parent) + "/" + name
+  /// The marks that are set.
+  private func marks(_ sources: [Source]) throws(DataBackupError) -> Set<String> {
+    try translating {
+      let reader = try LogReader.open(directory + "/payments")
+      defer { reader.close() }
+      return Set(try sources.map(\.mark).filter { try reader.cursor($0) != nil })
     }
-    defer { free(real) }
-    return String(cString: real)
   }
 
   /// - Returns: nil if there is no such file and there has been none.
-  private func copy(_ path: String, as name: String) throws(DataBackupError) -> DatabaseCopy? {
-    guard FileManager.default.fileExists(atPath: path) else {
-      guard !FileManager.default.fileExists(atPath: "\(target)/\(name)") else {
+  private func copy(_ source: Source, _ previous: BackupSet?) throws(DataBackupError) -> DatabaseSnapshot? {
+    guard FileManager.default.fileExists(atPath: source.path) else {
+      guard previous?.files.contains(where: { $0.name == source.name }) != true else {
         throw DataBackupError(
-          "\(path) is missing, and \(target) has a copy of it: put that back, or make the backup in an empty directory")
+          "\(source.path) is missing, and \(target) has a copy of it: put that back, or make the backup in an empty directory"
+        )
       }
       return nil
     }
-    return try translating { try DatabaseCopy(of: path, to: "\(target)/\(name)") }
+    return try translating { try DatabaseSnapshot(of: source.path, table: source.table) }
   }
 
   private func back(up name: String) throws(DataBackupError) -> BackupReport {
@@ -125,8 +211,24 @@ public struct DataBackup: Sendable {
   }
 }
 
-extension DatabaseCopy {
-  fileprivate var name: String { (target as NSString).lastPathComponent }
+/// Paths without symbolic links.
+enum RealPath {
+  /// Whether a path, which need not exist, is a directory or lies in it.
+  static func isInside(_ path: String, _ directory: String) -> Bool {
+    let (inner, outer) = (resolved(path), resolved(directory))
+    return inner == outer || inner.hasPrefix(outer == "/" ? outer : outer + "/")
+  }
+
+  /// Resolved as far as it exists.
+  private static func resolved(_ path: String) -> String {
+    guard let real = realpath(path, nil) else {
+      let name = (path as NSString).lastPathComponent
+      let parent = (path as NSString).deletingLastPathComponent
+      return parent == path || parent.isEmpty ? path : resolved(parent) + "/" + name
+    }
+    defer { free(real) }
+    return String(cString: real)
+  }
 }
 
 /// Makes one kind of error of all that can fail in a backup.

@@ -4,19 +4,22 @@ import LogStore
 /// Makes a data directory from a ``DataBackup``. What the directory has is kept: in the old directory, whose log was moved away, keys
 /// that were revoked after the backup stay revoked.
 ///
-/// The payments log comes last. Before, no server starts there: `payments.known` tells that there were events. So a restoration that
-/// was killed is run again, and goes on.
+/// The file ``UnfinishedRestoration`` is there from the first write to the last, and no server starts beside it. So a restoration that
+/// was killed is run again, from the same backup, and goes on.
 ///
 /// All calls block for the disk.
 public struct DataRestoration: Sendable {
   public struct Report: Sendable {
-    public var payments: RestoreReport
+    /// Nil if an earlier run, which was killed, had restored it.
+    public var payments: RestoreReport?
     /// Nil if the backup holds none, or the directory had one.
     public var simulator: RestoreReport?
     /// What was restored beside the logs.
     public var files: [String]
     /// What the directory had.
     public var kept: [String]
+    /// Events of the payments log.
+    public var events: UInt64
     /// When the backup was made.
     public var time: Date
   }
@@ -32,43 +35,134 @@ public struct DataRestoration: Sendable {
     self.directory = URL(fileURLWithPath: directory).standardizedFileURL.path
   }
 
+  private typealias Files = [(file: BackupSet.File, bytes: [UInt8])]
+
+  /// How often a backup that runs meanwhile may replace the set while it is read.
+  private static let tries = 5
+
   public func run() throws(DataBackupError) -> Report {
-    // Without a lock, so that the backup may be on a read-only disk. A backup that runs meanwhile replaces each part as a whole,
-    // and the payments log, which is read last, is not older than what was read before.
-    let set = try BackupSet(in: backup)
+    let (set, files) = try read()
     try translating { try DataDirectory.check(directory) }
-    if isThere("payments") {
+    guard !RealPath.isInside(directory, backup) else {
+      throw DataBackupError("\(directory) is in \(backup), which is a backup: give a directory outside of it")
+    }
+    return try restore(set, files)
+  }
+
+  /// The set and its files, which a backup that runs meanwhile replaces. The logs it only adds to.
+  ///
+  /// Without a lock, so that the backup may be on a read-only disk.
+  private func read() throws(DataBackupError) -> (BackupSet, Files) {
+    var set = try BackupSet(in: backup)
+    for _ in 1..<Self.tries {
+      do throws(DataBackupError) {
+        return (set, try files(of: set))
+      } catch {
+        let now = try BackupSet(in: backup)
+        guard now != set else { throw error }
+        set = now
+      }
+    }
+    return (set, try files(of: set))
+  }
+
+  private func files(of set: BackupSet) throws(DataBackupError) -> Files {
+    var files: Files = []
+    for file in set.files { files.append((file, try set.bytes(of: file, in: backup))) }
+    return files
+  }
+
+  private func restore(_ set: BackupSet, _ files: Files) throws(DataBackupError) -> Report {
+    let unfinished = try UnfinishedRestoration(in: directory)
+    if let unfinished, unfinished.storeID != set.storeID || unfinished.time != set.time {
+      throw DataBackupError(
+        "\(directory) holds an unfinished restoration of the backup of \(unfinished.time.formatted(.iso8601)), and \(backup) is of"
+          + " \(set.time.formatted(.iso8601)): restore that one, or remove what is in \(directory) first")
+    }
+    if unfinished == nil, isThere("payments") {
       throw DataBackupError(
         "\(directory)/payments exists: stop the server and move it away, or give another directory")
     }
-    try translating { try PrivateFiles.makeDirectory(directory + "/webhooks") }
-    var files: [String] = []
-    var kept: [String] = []
+    try translating {
+      try PrivateFiles.makeDirectory(directory)
+      try UnfinishedRestoration(storeID: set.storeID, time: set.time).write(in: directory)
+      try PrivateFiles.makeDirectory(directory + "/webhooks")
+    }
+    var report = Report(files: [], kept: [], events: set.events, time: set.time)
     func restore(_ path: String, _ make: () throws -> Void) throws(DataBackupError) {
-      if isThere(path) { return kept.append(path) }
+      if isThere(path) { return report.kept.append(path) }
       try translating(make)
-      files.append(path)
+      report.files.append(path)
     }
-    try restore(KnownLog.fileName) {
-      try KnownLog(storeID: set.storeID, events: set.events, psp: set.psp).write(in: directory)
+    // Whatever it says else: it may be older than the backup.
+    let old = KnownLog(in: directory)
+    var known = old ?? KnownLog(storeID: set.storeID, events: set.events, psp: set.psp)
+    known.isRestored = true
+    try translating { try known.write(in: directory) }
+    if old == nil { report.files.append(KnownLog.fileName) } else { report.kept.append(KnownLog.fileName) }
+    for (file, bytes) in files {
+      let path = file.name == BackupSet.webhooks ? "webhooks/webhooks.sqlite" : file.name
+      try restore(path) { try SmallFile.write(bytes, to: "\(directory)/\(path)", syncs: true) }
     }
-    for (name, path) in [(BackupSet.keys, "keys.sqlite"), (BackupSet.webhooks, "webhooks/webhooks.sqlite")]
-    where set.files.contains(name) {
-      try restore(path) { try DatabaseCopy(of: "\(backup)/\(name)", to: "\(directory)/\(path)").commit() }
+    if let end = set.simulatorEvents {
+      if isThere("simulator") { report.kept.append("simulator") } else { report.simulator = try log("simulator", end) }
     }
-    var simulator: RestoreReport?
-    if set.hasSimulator {
-      if isThere("simulator") { kept.append("simulator") } else { simulator = try log("simulator") }
+    if !isThere("payments") { report.payments = try log("payments", set.events) }
+    try translating {
+      for name in ["/webhooks", ""] { try PrivateFiles.syncDirectory(directory + name) }
+      try UnfinishedRestoration.remove(in: directory)
     }
-    let payments = try log("payments")
-    return Report(payments: payments, simulator: simulator, files: files, kept: kept, time: set.time)
+    return report
   }
 
   private func isThere(_ name: String) -> Bool { FileManager.default.fileExists(atPath: "\(directory)/\(name)") }
 
-  private func log(_ name: String) throws(DataBackupError) -> RestoreReport {
+  private func log(_ name: String, _ end: UInt64) throws(DataBackupError) -> RestoreReport {
     try translating {
-      try LogStore.restore(from: .directory("\(backup)/\(name)"), to: "\(directory)/\(name)")
+      try LogStore.restore(from: .directory("\(backup)/\(name)"), to: "\(directory)/\(name)", until: end)
     }
   }
+}
+
+/// The file that a data directory has while a restoration is made in it: which backup it is made from.
+struct UnfinishedRestoration: Sendable, Hashable {
+  static let fileName = "restoration"
+
+  var storeID: String
+  /// Of the backup.
+  var time: Date
+
+  static func path(in directory: String) -> String { "\(directory)/\(fileName)" }
+
+  init(storeID: String, time: Date) {
+    self.storeID = storeID
+    self.time = time
+  }
+
+  /// Nil if there is none.
+  init?(in directory: String) throws(DataBackupError) {
+    let path = Self.path(in: directory)
+    guard let bytes = try translating({ try SmallFile.read(path) }) else { return nil }
+    do {
+      let json = try JSONReader.read(bytes)
+      storeID = json["storeID"]?.text ?? ""
+      time = try Date(json["time"]?.text ?? "", strategy: .iso8601)
+    } catch {
+      throw DataBackupError("\(path) is damaged: \(error); remove what is in \(directory), and restore again")
+    }
+  }
+
+  func write(in directory: String) throws(SmallFile.Failure) {
+    let json: JSONValue = ["storeID": .string(storeID), "time": .string(time.formatted(.iso8601))]
+    try SmallFile.write(json.bytes, to: Self.path(in: directory), syncs: true)
+  }
+
+  static func remove(in directory: String) throws {
+    guard unlink(path(in: directory)) == 0 else {
+      throw PrivateFiles.Failure(operation: "can't remove", path: path(in: directory), code: errno)
+    }
+    try PrivateFiles.syncDirectory(directory)
+  }
+
+  static func isThere(in directory: String) -> Bool { FileManager.default.fileExists(atPath: path(in: directory)) }
 }

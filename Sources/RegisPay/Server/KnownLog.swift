@@ -14,15 +14,20 @@ struct KnownLog: Sendable, Hashable {
   /// The PSP that the payments were made with, see ``ServerOptions/psp``; nil if the file does not say it, as that of an earlier
   /// version.
   var psp: String?
+  /// The log was restored from a backup, and no server has opened it since.
+  var isRestored = false
   /// Offsets of events that were on the log and were gone at a start.
   private(set) var missing = RangeSet<UInt64>()
   /// Why the file could not be read; nil if it could. Such a file only proves that there were events.
   private(set) var fault: String?
 
-  init(storeID: String, events: UInt64, psp: String? = nil, missing: RangeSet<UInt64> = .init()) {
+  init(
+    storeID: String, events: UInt64, psp: String? = nil, isRestored: Bool = false, missing: RangeSet<UInt64> = .init()
+  ) {
     self.storeID = storeID
     self.events = events
     self.psp = psp
+    self.isRestored = isRestored
     self.missing = missing
   }
 
@@ -42,6 +47,7 @@ struct KnownLog: Sendable, Hashable {
     storeID = json?["storeID"]?.text
     if storeID == nil, fault == nil { fault = "it does not name the log" }
     psp = json?["psp"]?.text
+    isRestored = json?["restored"] == .bool(true)
     events = Self.number(json?["events"]) ?? 1
     guard case .array(let ranges)? = json?["missing"] else { return }
     for range in ranges {
@@ -69,6 +75,7 @@ struct KnownLog: Sendable, Hashable {
   func write(in directory: String) throws(SmallFile.Failure) {
     var members: [JSONValue.Member] = [.init("events", .integer(events)), .init("storeID", .string(storeID ?? ""))]
     if let psp { members.append(.init("psp", .string(psp))) }
+    if isRestored { members.append(.init("restored", .bool(true))) }
     if !missing.isEmpty {
       members.append(
         .init(

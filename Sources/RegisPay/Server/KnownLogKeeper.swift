@@ -12,6 +12,8 @@ final class KnownLogKeeper: Sendable {
   private let psp: String
   private let logger: Logger
   private let interval: Duration
+  /// The log may be a restored one that no server has opened since: somebody says so, or it is not the log as it was last known.
+  let isRestored: Bool
   private let known: Mutex<KnownLog>
   /// What is in the file; nil if there is none.
   private let written: Mutex<KnownLog?>
@@ -30,6 +32,8 @@ final class KnownLogKeeper: Sendable {
     let end = reader.endOffset
     let found = KnownLog(in: directory)
     var known = found ?? KnownLog(storeID: reader.storeID, events: end)
+    isRestored = end > 0 && (found.map { $0.isRestored || $0.fault != nil || end < $0.events } ?? true)
+    known.isRestored = isRestored
     known.noteEnd(end)
     self.known = Mutex(known)
     written = Mutex(found)
@@ -40,6 +44,9 @@ final class KnownLogKeeper: Sendable {
         metadata: ["file": "\(KnownLog.path(in: directory))", "reason": "\(fault)"])
     }
   }
+
+  /// The log itself says by now that it was restored.
+  func noteRestorationRecorded() { known.withLock { $0.isRestored = false } }
 
   /// For ``Health``.
   var warnings: [String] { known.withLock { $0 }.warning(in: directory).map { [$0] } ?? [] }
@@ -81,7 +88,8 @@ final class KnownLogKeeper: Sendable {
       let new = known.withLock { known in
         // A person has removed the file: what is missing has been seen to.
         known = KnownLog(
-          storeID: reader.storeID, events: end, psp: known.psp, missing: isThere || old == nil ? known.missing : .init()
+          storeID: reader.storeID, events: end, psp: known.psp, isRestored: known.isRestored,
+          missing: isThere || old == nil ? known.missing : .init()
         )
         return known
       }

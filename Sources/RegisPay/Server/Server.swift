@@ -46,6 +46,9 @@ public struct Server: Sendable {
     } catch {
       throw .directory(options.directory, reason: "\(error)")
     }
+    guard !UnfinishedRestoration.isThere(in: options.directory) else {
+      throw .unfinishedRestoration(directory: options.directory)
+    }
     try checkKeys(options, logger)
     try checkMetrics(options)
     if !LostLog.hasLog(options.directory + "/payments") { try LostLog.check(options.directory) }
@@ -176,6 +179,7 @@ public struct Server: Sendable {
     try WrongLog.check(options.directory, payments: log.reader, simulator: simulator?.store.reader)
     try OtherPSP.check(options, psp, isEmpty: log.reader.endOffset == 0)
     let known = KnownLogKeeper(options.directory, log.reader, psp: psp, logger: logger)
+    try await noteRestorations(known)
     let health = Health(stores: logs.map { ($0.name, $0.store) })
     let scrubbing = try startScrubbing(health)
     defer { scrubbing.stop() }
@@ -206,6 +210,14 @@ public struct Server: Sendable {
     await webhooks.close()
     start.markStable()
     if let failure { throw failure }
+  }
+
+  private func noteRestorations(_ known: KnownLogKeeper) async throws(ServerError) {
+    do throws(LogStoreError) {
+      if try await log.noteRestorations(isRestored: known.isRestored) { known.noteRestorationRecorded() }
+    } catch {
+      throw .store(error)
+    }
   }
 
   private func startScrubbing(_ health: Health) throws(ServerError) -> Scrubbing {

@@ -139,6 +139,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case wrongLog(path: String, reason: String)
   /// The payments were made with another PSP than the one to call now.
   case otherPSP(directory: String, known: String, given: String)
+  /// A restoration in the directory was killed.
+  case unfinishedRestoration(directory: String)
   /// The simulator must not be used, and these options would name what to use instead.
   case noSimulator(missing: [String])
   case listen(host: String, port: Int, reason: String)
@@ -169,6 +171,8 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
       "the payments in \(directory) were made with \(OtherPSP.shown(known)), and the PSP would now be \(OtherPSP.shown(given)): it"
         + " could carry out again what the first one has carried out. Start \(OtherPSP.option(known)); or use another --dir; or, if"
         + " both are the same PSP or no payment is unfinished, start once with --new-psp"
+    case .unfinishedRestoration(let directory):
+      "a restoration in \(directory) was not finished: run regispay restore again, with the same backup"
     case .noSimulator(let missing):
       "--no-simulator needs \(missing.joined(separator: " and ")), so that no payment goes to a simulator"
     case .listen(let host, let port, let reason): "can't listen on \(host) port \(port): \(reason)"

@@ -12,6 +12,7 @@ public struct PaymentLog: Sendable {
   public let damage: DamageStatus
   /// The log's end at the start of the process. An earlier process may have tried what was requested before it.
   public let openedAt: UInt64
+  private let restoration = KnownRestoration()
   /// Gives the age of events that an earlier process has appended.
   let time: SteadyTime
   /// Gives idempotency records their age.
@@ -58,7 +59,33 @@ public struct PaymentLog: Sendable {
   /// Whether events of this type are on a payments log. The simulator's log has none of them.
   static func writes(_ type: String) -> Bool {
     PaymentEvent.TypeName(rawValue: type) != nil || type == IdempotencyRecord.eventType
-      || SkippedWork.TypeName(rawValue: type) != nil
+      || SkippedWork.TypeName(rawValue: type) != nil || type == LogRestoration.eventType
+  }
+
+  // MARK: - Restorations
+
+  /// Reads from the log whether it was restored from a backup. Call it before any payment is loaded. Blocks for some reads.
+  ///
+  /// - Parameter isRestored: it was, since the last process that used it.
+  /// - Returns: false if that could not be written on the log; then it holds for this process only.
+  func noteRestorations(isRestored: Bool) async throws(LogStoreError) -> Bool {
+    guard isRestored, reader.endOffset > 0 else {
+      restoration.current = try LogRestoration.last(on: self)
+      return true
+    }
+    let new = try LogRestoration(of: reader)
+    restoration.current = new
+    do throws(LogStoreError) {
+      try await append(Append([new.event]))
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /// What the log says about the tries of a step; see ``Loaded/trace(of:openedAt:restoration:keyLifetime:)``.
+  func trace(of work: PaymentWork, in loaded: Loaded, keyLifetime: Duration?) -> StepTrace {
+    loaded.trace(of: work, openedAt: openedAt, restoration: restoration.current, keyLifetime: keyLifetime)
   }
 
   // MARK: - Ages
@@ -165,10 +192,12 @@ public struct PaymentLog: Sendable {
     }
     var payment: Payment?
     var newer: NewerEvent?
+    let restoration = restoration.current
     for event in events {
-      let known: PaymentEvent
+      var known: PaymentEvent
       do {
         known = try PaymentEvent(type: event.type, payload: event.payload)
+        if let restoration { known = restoration.weakened(known, at: event.offset) }
       } catch {
         newer = newer ?? NewerEvent(version: event.version, type: event.type, reason: error.description)
         continue

@@ -167,7 +167,7 @@ struct SkippedWork: Sendable {
           let delay = Delay(
             entry.work, untilMicroseconds: log.waitTime.microseconds(), attempts: 0, ownFailures: 0,
             reason: "the payment could not be read when its turn came",
-            mayHaveHappened: known.trace(of: entry.work, openedAt: log.openedAt).mayHaveHappened,
+            mayHaveHappened: log.trace(of: entry.work, in: known, keyLifetime: nil).mayHaveHappened,
             didTimeOut: false)
           _ = try await log.request(.delay(delay), of: entry.id)
         }

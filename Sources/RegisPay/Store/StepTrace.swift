@@ -20,14 +20,25 @@ extension PaymentLog.Loaded {
   /// a step that was requested before the log was opened; only this process can have tried a step that was requested since, and
   /// ``Tries`` knows. The price: after a start, all steps that were due count as tried.
   ///
-  /// - Parameter openedAt: the log's end when this process opened it.
-  func trace(of work: PaymentWork, openedAt: UInt64) -> StepTrace {
+  /// - Parameters:
+  ///   - openedAt: the log's end when this process opened it.
+  ///   - restoration: the last one of the log; nil if it was never restored.
+  ///   - keyLifetime: how long the PSP keeps an idempotency key; nil for ever.
+  func trace(
+    of work: PaymentWork, openedAt: UInt64, restoration: LogRestoration? = nil, keyLifetime: Duration? = nil
+  ) -> StepTrace {
     var trace = StepTrace()
     for event in events where PaymentEvent.TypeName(rawValue: event.type)?.mayTell(of: work.step) ?? false {
       // An unreadable event was written by a newer program and is skipped, as everywhere.
-      guard let known = try? PaymentEvent(type: event.type, payload: event.payload) else { continue }
+      guard var known = try? PaymentEvent(type: event.type, payload: event.payload) else { continue }
+      if let restoration { known = restoration.weakened(known, at: event.offset) }
       if known.work == work {
         if event.offset < openedAt { trace.mayHaveHappened = true }
+        if case .refundRequested = known,
+          let lost = restoration?.lostUse(of: event, in: events, keyLifetime: keyLifetime)
+        {
+          trace = StepTrace(mayHaveHappened: true, asked: lost)
+        }
         trace.asked = trace.asked ?? .init(offset: event.offset, microseconds: event.timestampMicroseconds)
         continue
       }

@@ -140,6 +140,72 @@ struct UnknownOutcomeTests {
     }
   }
 
+  @Test("on a restored log a step parked as not carried out may have been released and carried out since")
+  func restored() async throws {
+    try await withStore { store in
+      var log = PaymentLog(store)
+      let (released, cancelled) = (try await log.initiate(Self.money), try await log.initiate(Self.money))
+      for id in [released, cancelled] { _ = try await log.request(.park(PaymentWork(.create), reason: "no"), of: id) }
+      try await passOver(log)
+      log = PaymentLog(store)
+      #expect(try await log.noteRestorations(isRestored: true))
+      // Also for the process after the next one.
+      log = PaymentLog(store)
+      #expect(try await log.noteRestorations(isRestored: false))
+      #expect(try log.load(released)?.payment.state == .failed(step: .create, reason: "no", mayHaveHappened: true))
+      _ = try await log.request(.retry, of: released)
+      _ = try await log.request(.cancel, of: cancelled)
+      // Not cancelled without a call: what may have been created is asked for again, and cancelled then.
+      #expect(try log.load(cancelled)?.payment.nextStep == .create)
+      let later = try await log.initiate(Self.money)
+      try await consuming(log, FakeProvider { _, _ in Self.refusal }) {
+        try await wait(log, released, .outcomeUnknown)
+        try await wait(log, cancelled, .outcomeUnknown)
+        try await wait(log, later, .declined)
+      }
+      // Parked after the restoration, a step is what it was.
+      let parked = try await log.initiate(Self.money)
+      _ = try await log.request(.park(PaymentWork(.create), reason: "no"), of: parked)
+      #expect(try log.load(parked)?.payment.state == .failed(step: .create, reason: "no", mayHaveHappened: false))
+    }
+  }
+
+  @Test("on a restored log a new refund may have the key of a lost one: no call once the PSP may have forgotten it")
+  func restoredRefund() async throws {
+    try await withStore { store in
+      var log = PaymentLog(store)
+      let work = PaymentWork(refund: 1)
+      func settled() async throws -> PaymentID {
+        let id = try await log.initiate(Self.money)
+        for command in [PaymentCommand.recordCreated(reference: "r"), .recordSettled, .recordCompleted] {
+          guard case .appended = try await log.request(command, of: id) else { throw CancellationError() }
+        }
+        return id
+      }
+      let old = try await settled()
+      let end = log.reader.endOffset
+      log = PaymentLog(store)
+      #expect(try await log.noteRestorations(isRestored: true))
+      let new = try await settled()
+      for id in [old, new] { _ = try await log.request(.refund(nil), of: id) }
+      func trace(_ id: PaymentID, _ work: PaymentWork, _ keyLifetime: Duration?) throws -> StepTrace {
+        log.trace(of: work, in: try #require(try log.load(id)), keyLifetime: keyLifetime)
+      }
+      for lifetime in [nil, Duration.seconds(86_400)] {
+        let lost = try trace(old, work, lifetime)
+        #expect(lost.mayHaveHappened)
+        #expect(lost.asked?.offset == end - 1, "its key is as old as the last event of the backup may be")
+        #expect(try !trace(new, work, lifetime).mayHaveHappened, "the payment is younger than the backup")
+      }
+      #expect(try !trace(old, work, .zero).mayHaveHappened, "the PSP has forgotten what was lost")
+      // A person has looked.
+      _ = try await log.request(.markUnknown(work, reason: "old"), of: old)
+      _ = try await log.request(.resolve(work, .didNotHappen), of: old)
+      _ = try await log.request(.refund(nil), of: old)
+      #expect(try !trace(old, PaymentWork(refund: 2), nil).mayHaveHappened)
+    }
+  }
+
   @Test("a step that fails for a reason of its own, and may have been carried out, is unknown and not parked")
   func exhausted() async throws {
     try await withStore { store in
