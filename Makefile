@@ -25,7 +25,7 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
 	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus
 
-.PHONY: run test soak hanging simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
+.PHONY: run test soak hanging restore-drill simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
 	bench-dependencies test-dependencies
 
 run: build-dependencies
@@ -52,6 +52,7 @@ soak: test-dependencies
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 LOGSTORE_DAMAGES=2000 \
 		TEST_REGISPAY_KILL_ROUNDS=10 TEST_REGISPAY_FAULT_ROUNDS=50 TEST_REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
 	$(MAKE) hanging
+	$(MAKE) restore-drill
 
 # Payments while a share of them hangs at the PSP, five minutes each, on the release build.
 HANGING = Tests/EndToEndTests/Support/hanging_load.py --program .build/release/regispay --seconds $(HANGING_SECONDS)
@@ -61,6 +62,11 @@ hanging: build-dependencies
 	$(SWIFT_BUILD) -c release --product regispay
 	for trouble in "" "--errors 0.2" "--kill"; do for load in "--rate 20 --hang 0.3" "--rate 100 --hang 0.05" \
 	  "--rate 1000 --hang 0.01"; do $(HANGING) $$load $$trouble || exit 1; done; done
+
+# Continuous backups under load, the data directory deleted, restored and started, on the release build.
+restore-drill: build-dependencies
+	$(SWIFT_BUILD) -c release --product regispay
+	Tests/EndToEndTests/Support/restore_drill.py --program .build/release/regispay --rate 1000 --seconds 180 --every 30
 
 # The whole of LogStore on a simulated machine, optimised: so many histories, see docs/SIMULATION.md.
 simulate: build-dependencies

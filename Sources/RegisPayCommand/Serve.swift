@@ -174,10 +174,18 @@ struct Serve: AsyncParsableCommand {
     try checkToken(notificationsToken, of: "--notifications-token")
   }
 
+  /// What listens on all addresses of the machine.
+  private static let everyAddress: Set = ["0.0.0.0", "::"]
+
   /// Whether options fit each other. Separate from ``validate()``, which also checks each source of settings alone.
   func checkTogether() throws(SettingsError) {
     do {
       try limitArguments.checkTogether()
+      if let metricsAddress, metricsAddress.port != 0, metricsAddress.port == Int(port),
+        metricsAddress.host == host || !Self.everyAddress.isDisjoint(with: [metricsAddress.host, host])
+      {
+        throw ValidationError("--metrics-address must have another port than --port, which is \(port)")
+      }
       if pspToken != nil, pspURL == nil { throw ValidationError("--psp-token needs --psp-url") }
       if notificationsToken != nil, notificationsURL == nil {
         throw ValidationError("--notifications-token needs --notifications-url")

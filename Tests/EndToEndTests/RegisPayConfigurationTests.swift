@@ -97,6 +97,12 @@ struct RegisPayConfigurationTests {
           "Error: --max-unfinished-body-bytes must be at least --max-body-bytes, which is 4096 (--max-body-bytes: \(two) line 1;"
             + " --max-unfinished-body-bytes: environment variable REGISPAY_MAX_UNFINISHED_BODY_BYTES)\n"),
         "\(together.errors)")
+      let ports = try await serve(
+        ["--dir", folder + "/data", "--port", "8091", "--metrics-address", "0.0.0.0:8091", "--insecure"], in: folder)
+      #expect(ports.exit == .init(code: 64, isSignal: false))
+      #expect(
+        ports.errors.hasPrefix("Error: --metrics-address must have another port than --port, which is 8091"),
+        "\(ports.errors)")
       let help = try await serve(["--help"], ["REGISPAY_HOTS=x"], in: folder)
       #expect(help.exit == .init(code: 0, isSignal: false))
     }

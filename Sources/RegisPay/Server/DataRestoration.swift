@@ -164,5 +164,8 @@ struct UnfinishedRestoration: Sendable, Hashable {
     try PrivateFiles.syncDirectory(directory)
   }
 
-  static func isThere(in directory: String) -> Bool { FileManager.default.fileExists(atPath: path(in: directory)) }
+  /// Also if the run was killed while it wrote the file: there may be nothing else yet.
+  static func isThere(in directory: String) -> Bool {
+    ["", ".new"].contains { FileManager.default.fileExists(atPath: path(in: directory) + $0) }
+  }
 }

@@ -12,9 +12,8 @@ final class HTTPMetrics: Sendable {
 
   /// The statuses that the server sends; a simulator may be told to send others, which share the last label.
   static let statuses = [
-    200, 201, 202, 204, 304, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 414, 415, 421, 422, 429, 431, 500, 501,
-    502,
-    503, 504, 505,
+    200, 201, 202, 204, 304, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 414, 415, 417, 421, 422, 429, 431, 500,
+    501, 502, 503, 504, 505,
   ]
   /// What OpenTelemetry calls a value that is not on its list of methods; the same for statuses here.
   static let other = "_OTHER"
