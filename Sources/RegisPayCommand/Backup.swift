@@ -28,12 +28,19 @@ struct Backup: ParsableCommand {
         """, valueName: "time"))
   var every: Lifetime?
 
+  @Option(
+    help: ArgumentHelp(
+      "Keep earlier backups for this time, such as 12h or 7d; regispay restore --at goes back to one.",
+      discussion: "The logs are there once; each backup that is kept costs the size of the API keys and webhooks.",
+      valueName: "time"))
+  var keep: Lifetime?
+
   func run() throws {
     var isFirst = true
     while true {
       let start = ContinuousClock.now
       do throws(DataBackupError) {
-        try show(DataBackup(of: dir, to: to).run())
+        try show(DataBackup(of: dir, to: to, keep: .seconds(keep?.seconds ?? 0)).run())
       } catch {
         if isFirst { fail("\(error)") }
         LogOutput.standardError.write("regispay: no backup at \(Date().formatted(.iso8601)): \(error)\n")
@@ -79,9 +86,30 @@ struct Restore: ParsableCommand {
   @Option(help: ArgumentHelp("The new data directory.", valueName: "directory"))
   var dir = "./data"
 
+  @Option(
+    help: ArgumentHelp(
+      "Restore the last backup of this time or before, such as 2026-12-31T23:00:00Z; see --list.", valueName: "time"),
+    transform: { text in
+      do {
+        return try Date(text, strategy: .iso8601)
+      } catch {
+        throw ValidationError("--at must be a time such as 2026-12-31T23:00:00Z")
+      }
+    })
+  var at: Date?
+
+  @Flag(help: "Show the backups that are there, and restore nothing: when each was made, and its number of events.")
+  var list = false
+
   func run() throws {
     do throws(DataBackupError) {
-      let report = try DataRestoration(of: from, to: dir).run()
+      if list {
+        for backup in try DataRestoration.list(from) {
+          print("\(backup.time.formatted(.iso8601))\t\(backup.events)")
+        }
+        return
+      }
+      let report = try DataRestoration(of: from, to: dir, latest: at).run()
       print(
         "restored payments events 0..<\(report.events), from the backup of \(report.time.formatted(.iso8601))"
       )

@@ -241,6 +241,48 @@ struct RegisPayBackupTests {
     }
   }
 
+  @Test("earlier backups are kept for a time, and each can be restored")
+  func kept() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      var ids: [String] = []
+      for _ in 1...3 {
+        ids.append(try await server.createPayment("1"))
+        try await command(folder, "backup", "--dir", "data", "--to", "backup", "--keep", "1h")
+        // Times of backups have seconds.
+        try await Task.sleep(for: .seconds(1.1))
+      }
+      try await server.killHard()
+      let list = try await command(folder, "restore", "--from", "backup", "--list").output.split(separator: "\n")
+      #expect(list.count == 3, "\(list)")
+      for (number, line) in list.enumerated() {
+        let time = String(try #require(line.split(separator: "\t").first))
+        let restored = try await command(
+          folder, "restore", "--from", "backup", "--dir", "next\(number)", "--at", time
+        ).output
+        #expect(restored.contains("from the backup of \(time)"), "\(restored)")
+        let process = try start(
+          folder, ["serve", "--dir", "next\(number)", "--port", "0", "--segment-bytes", "1048576"])
+        let url = try #require(try await process.nextLine()?.split(separator: " ").last)
+        let next = RunningServer(process: process, url: String(url))
+        for (index, id) in ids.enumerated() {
+          #expect(try await next.get("/api/v1/payments/\(id)").status == (index <= number ? 200 : 404))
+        }
+        try await kill(process)
+      }
+      let early = try await command(
+        folder, "restore", "--from", "backup", "--dir", "early", "--at", "2020-01-01T00:00:00Z", code: 1)
+      #expect(early.errors.contains("has no backup of 2020-01-01T00:00:00Z or before"), "\(early.errors)")
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      let last = try await command(folder, "restore", "--from", "backup", "--list").output
+      #expect(last.split(separator: "\n").count == 1, "\(last)")
+      #expect(
+        try FileManager.default.contentsOfDirectory(atPath: folder + "/backup").filter { $0.hasPrefix("files-") } == [
+          "files-4"
+        ])
+    }
+  }
+
   @Test("what was lost or damaged never replaces a good copy, and a damaged copy is not restored")
   func losses() async throws {
     try await withTemporaryFolder { folder in

@@ -22,8 +22,11 @@ struct BackupLock {
   func release() { close(descriptor) }
 }
 
-/// What a backup's directory holds, as its file `backup.json` says. The file is written when all else is in place, and replaces the set
-/// of the run before as a whole: the logs up to these offsets, whatever a later run has added to them, and the files of one folder.
+/// What one run has backed up: the logs up to these offsets, whatever a later run has added to them, and the files of one folder, which
+/// holds the set itself, too.
+///
+/// The file `backup.json` is a copy of the latest set. It is written when all else is in place, and makes the set of a run count as a
+/// whole.
 struct BackupSet: Sendable, Hashable {
   /// An SQLite file.
   struct File: Sendable, Hashable {
@@ -46,6 +49,8 @@ struct BackupSet: Sendable, Hashable {
   }
 
   static let fileName = "backup.json"
+  /// In its folder.
+  private static let folderFileName = "set.json"
   static let keys = "keys.sqlite"
   static let webhooks = "webhooks.sqlite"
   fileprivate static let fileNames = [keys, webhooks]
@@ -86,9 +91,26 @@ struct BackupSet: Sendable, Hashable {
     self = set
   }
 
-  /// Reads the file; nil if there is none.
+  /// The sets that are kept, from the oldest to the latest one. Blocks for as many reads.
+  static func all(in directory: String) throws(DataBackupError) -> [BackupSet] {
+    let latest = try BackupSet(in: directory)
+    let names = try translating { try FileManager.default.contentsOfDirectory(atPath: directory) }
+    var sets: [BackupSet] = []
+    for name in names where isFolder(name) && name != latest.folder {
+      // A run that was killed has left one without a set, or one that does not count.
+      guard let set = try read("\(directory)/\(name)/\(folderFileName)"), set.folder == name, set.number < latest.number
+      else { continue }
+      sets.append(set)
+    }
+    return sets.sorted { $0.number < $1.number } + [latest]
+  }
+
+  /// Reads the latest set; nil if there is none.
   static func read(in directory: String) throws(DataBackupError) -> BackupSet? {
-    let path = "\(directory)/\(fileName)"
+    try read("\(directory)/\(fileName)")
+  }
+
+  private static func read(_ path: String) throws(DataBackupError) -> BackupSet? {
     guard let bytes = try translating({ try SmallFile.read(path) }) else { return nil }
     let json: JSONValue
     do {
@@ -127,7 +149,7 @@ struct BackupSet: Sendable, Hashable {
     DataBackupError("\(path) is damaged: \(reason); make a new backup in another directory, or use another copy of it")
   }
 
-  /// Replaces the file, and returns when it is on disk.
+  /// Writes the set into its folder, and then makes it the latest one. Returns when that is on disk.
   func write(in directory: String) throws(DataBackupError) {
     var members: [JSONValue.Member] = [
       .init("version", .integer(Self.version)), .init("time", .string(time.formatted(.iso8601))),
@@ -138,6 +160,8 @@ struct BackupSet: Sendable, Hashable {
     if let psp { members.append(.init("psp", .string(psp))) }
     let bytes = JSONValue.object(members).bytes
     try translating {
+      try SmallFile.write(bytes, to: "\(directory)/\(folder)/\(Self.folderFileName)", syncs: true)
+      try PrivateFiles.syncDirectory("\(directory)/\(folder)")
       try SmallFile.write(bytes, to: "\(directory)/\(Self.fileName)", syncs: true)
       try PrivateFiles.syncDirectory(directory)
     }

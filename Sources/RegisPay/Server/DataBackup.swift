@@ -47,11 +47,14 @@ public struct DataBackup: Sendable {
 
   let directory: String
   let target: String
+  let keep: Duration
 
   /// - Parameters:
   ///   - directory: the data directory.
   ///   - target: the backup's directory; created if it is missing.
-  public init(of directory: String, to target: String) {
+  ///   - keep: how long sets of earlier runs are kept. Each costs the size of the SQLite files; the logs are there once.
+  public init(of directory: String, to target: String, keep: Duration = .zero) {
+    self.keep = keep
     self.directory = URL(fileURLWithPath: directory).standardizedFileURL.path
     self.target = URL(fileURLWithPath: target).standardizedFileURL.path
   }
@@ -123,8 +126,10 @@ public struct DataBackup: Sendable {
       psp: KnownLog(in: directory)?.psp, files: copies.map { BackupSet.File($0.name, $0.bytes) }, number: number,
       time: Date()
     ).write(in: target)
+    let oldest = Date() - keep / .seconds(1)
+    let kept = Set(try BackupSet.all(in: target).filter { $0.number == number || $0.time >= oldest }.map(\.folder))
     let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
-    for name in names where BackupSet.isFolder(name) && name != BackupSet.folder(number) { try remove(name) }
+    for name in names where BackupSet.isFolder(name) && !kept.contains(name) { try remove(name) }
   }
 
   /// Removes a folder of this backup, if it is there.

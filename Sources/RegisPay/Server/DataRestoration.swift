@@ -26,11 +26,14 @@ public struct DataRestoration: Sendable {
 
   let backup: String
   let directory: String
+  let latest: Date?
 
   /// - Parameters:
   ///   - backup: the backup's directory.
   ///   - directory: the data directory; created if it is missing.
-  public init(of backup: String, to directory: String) {
+  ///   - latest: the backup must not be younger; nil for the last one.
+  public init(of backup: String, to directory: String, latest: Date? = nil) {
+    self.latest = latest
     self.backup = URL(fileURLWithPath: backup).standardizedFileURL.path
     self.directory = URL(fileURLWithPath: directory).standardizedFileURL.path
   }
@@ -53,17 +56,33 @@ public struct DataRestoration: Sendable {
   ///
   /// Without a lock, so that the backup may be on a read-only disk.
   private func read() throws(DataBackupError) -> (BackupSet, Files) {
-    var set = try BackupSet(in: backup)
+    var set = try chosen()
     for _ in 1..<Self.tries {
       do throws(DataBackupError) {
         return (set, try files(of: set))
       } catch {
-        let now = try BackupSet(in: backup)
+        let now = try chosen()
         guard now != set else { throw error }
         set = now
       }
     }
     return (set, try files(of: set))
+  }
+
+  private func chosen() throws(DataBackupError) -> BackupSet {
+    guard let latest else { return try BackupSet(in: backup) }
+    let sets = try BackupSet.all(in: backup)
+    guard let set = sets.last(where: { $0.time <= latest }) else {
+      throw DataBackupError(
+        "\(backup) has no backup of \(latest.formatted(.iso8601)) or before; the oldest is of"
+          + " \(sets[0].time.formatted(.iso8601))")
+    }
+    return set
+  }
+
+  /// What ``run()`` can restore, from the oldest to the latest: when each was made, and the events of its payments log.
+  public static func list(_ backup: String) throws(DataBackupError) -> [(time: Date, events: UInt64)] {
+    try BackupSet.all(in: URL(fileURLWithPath: backup).standardizedFileURL.path).map { ($0.time, $0.events) }
   }
 
   private func files(of set: BackupSet) throws(DataBackupError) -> Files {
