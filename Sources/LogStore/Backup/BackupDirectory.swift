@@ -56,11 +56,12 @@ struct BackupDirectory {
       done += try image.fileByteCount(base)
       progress?(done, total)
     }
-    // The names of all segments become durable before the manifest that lists them.
-    try disk.syncDirectory(path)
     let manifest = BackupManifest(
       store: image.store, endOffset: image.end.offset, createdMicroseconds: disk.now(), parts: parts)
-    try disk.replace(manifestPath, with: manifest.encoded())
+    let bytes = try manifest.checkedBytes(for: path)
+    // The names of all segments become durable before the manifest that lists them.
+    try disk.syncDirectory(path)
+    try disk.replace(manifestPath, with: bytes)
     try removeAllBut(parts)
     return report
   }

@@ -16,7 +16,8 @@ struct BackupStreamWriter {
     try stream.write(BackupStreamHeader(store: image.store).encoded())
     for base in image.bases {
       let (segment, part) = try image.read(base)
-      try stream.write(BackupPartHeader(part: part, isBehindGap: part.isBehindGap(after: parts.last)).encoded())
+      let header = BackupPartHeader(part: part, isBehindGap: part.isBehindGap(after: parts.last))
+      try stream.write(try header.checkedBytes(for: stream.path))
       try segment.forEachPiece(of: 0..<Int(part.contentByteCount)) { (piece, _) throws(LogStoreError) in
         try stream.write(piece)
       }
@@ -27,7 +28,7 @@ struct BackupStreamWriter {
     }
     let manifest = BackupManifest(
       store: image.store, endOffset: image.end.offset, createdMicroseconds: now, parts: parts)
-    try stream.write(manifest.encoded())
+    try stream.write(try manifest.checkedBytes(for: stream.path))
     return report
   }
 }

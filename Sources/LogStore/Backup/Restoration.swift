@@ -183,8 +183,9 @@ struct Restoration {
     _ part: BackupPart, from source: String, at position: UInt64,
     read: (UnsafeMutableRawBufferPointer) throws(LogStoreError) -> Void
   ) throws(LogStoreError) {
+    let isLeftOut = try isLeftOut(part, source: source, at: position)
     let path = join(aside, FileName.segment(part.baseOffset))
-    let file = isWanted(part) ? try disk.open(path, .create) : nil
+    let file = isWanted(part) && !isLeftOut ? try disk.open(path, .create) : nil
     var sum = RunningChecksum()
     var head: [UInt8] = []
     var done = 0
@@ -192,7 +193,7 @@ struct Restoration {
       let piece = UnsafeMutableRawBufferPointer(
         rebasing: buffer[..<min(buffer.count, Int(part.contentByteCount) - done)])
       try read(piece)
-      // Every part is longer than a header.
+      // No part is shorter than a header.
       if done == 0 { head = Array(piece[..<SegmentHeader.byteCount]) }
       sum.add(UnsafeRawBufferPointer(piece))
       try file?.write(UnsafeRawBufferPointer(piece), at: UInt64(done))
@@ -212,10 +213,39 @@ struct Restoration {
         Damage(file: source, position: position + 48, reason: "the segment's file is shorter than what is in it"))
     }
     guard let file else { return }
+    var part = part
+    if part.isHeaderOnly { try complete(&part, header, in: file) }
     try file.resize(to: header.fileByteCount)
     try file.sync()
     restored.append(
       RestoredSegment(part: part, fileByteCount: header.fileByteCount, source: source, sourcePosition: position))
+  }
+
+  // MARK: - A last segment without its first frame
+
+  /// Whether a part is left out of the store: one with a header alone (``BackupPart/isHeaderOnly``), behind another part. The
+  /// log then ends with that other part, which has all events and the cursors.
+  private func isLeftOut(_ part: BackupPart, source: String, at position: UInt64) throws(LogStoreError) -> Bool {
+    guard part.isHeaderOnly, isWanted(part), let last = restored.last else { return false }
+    guard !part.isBehindGap(after: last.part) else {
+      throw .backupDamaged(
+        Damage(
+          file: source, position: position + UInt64(SegmentHeader.byteCount),
+          reason: "an older program left out the first frame of this segment, which tells what the gap before it lost;"
+            + " back up the store again, or restore with --until \(last.part.endOffset) what is before the gap"))
+    }
+    return true
+  }
+
+  /// Adds the first frame to the first segment of a store without events. A cursor of such a log can only be at offset 0,
+  /// where a new one begins, too.
+  private func complete(
+    _ part: inout BackupPart, _ header: SegmentHeader, in file: any File
+  ) throws(LogStoreError) {
+    let (frame, chain) = header.emptySnapshot
+    try file.write(frame, at: part.contentByteCount)
+    part.contentByteCount += UInt64(frame.count)
+    part.chain = chain
   }
 
   // MARK: - Finishing the store

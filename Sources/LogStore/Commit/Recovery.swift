@@ -134,16 +134,7 @@ struct Recovery {
     let header = SegmentHeader(
       storeID: storeID, baseOffset: 0, previousBaseOffset: SegmentHeader.noPrevious,
       fileByteCount: UInt64(preallocated.byteCount), createdMicroseconds: now, chain: 0)
-    var snapshot = [UInt8](repeating: 0, count: FrameHeader.byteCount)
-    snapshot.withUnsafeMutableBytes { frame in
-      var header = FrameHeader(
-        firstOffset: 0, timestamp: now, eventCount: 0, recordCount: 0, syncedPosition: SegmentHeader.byteCount,
-        chain: 0,
-        bodyChecksum: RunningChecksum().value, isSnapshot: true)
-      header.encode(
-        into: frame, at: SegmentHeader.byteCount, checksumSeed: ChecksumSeed(storeID: storeID, baseOffset: 0))
-    }
-    try preallocated.file.write(header.encoded() + snapshot)
+    try preallocated.file.write(header.encoded() + header.emptySnapshot.frame)
     try preallocated.file.sync()
     try preallocated.file.checkPath(preallocator.path)
     try disk.rename(preallocator.path, to: join(directory, FileName.segment(0)))

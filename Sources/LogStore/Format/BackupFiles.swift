@@ -30,10 +30,14 @@ struct BackupPart: Equatable, Sendable {
     contentByteCount = bytes.integer(at: position + 16)
     checksum = bytes.integer(at: position + 24)
     chain = bytes.integer(at: position + 28)
-    guard baseOffset <= endOffset, contentByteCount > UInt64(SegmentHeader.byteCount),
+    guard baseOffset <= endOffset, contentByteCount > UInt64(SegmentHeader.byteCount) || isHeaderOnly,
       contentByteCount <= UInt64(UInt32.max)
     else { throw .fault(Fault(position: position, reason: "a segment that is not possible")) }
   }
+
+  /// Whether the part lacks the segment's first frame. Early programs wrote such a part, always as the last one, for a segment
+  /// without proven events that they had no right to write to. It is read, and never written: ``BackupManifest/checkedBytes(for:)``.
+  var isHeaderOnly: Bool { contentByteCount == UInt64(SegmentHeader.byteCount) && baseOffset == endOffset }
 
   /// Whether a gap is between another part and this one.
   func isBehindGap(after part: BackupPart?) -> Bool { part.map { baseOffset > $0.endOffset } ?? false }
@@ -41,6 +45,7 @@ struct BackupPart: Equatable, Sendable {
   /// Whether the part may follow another part, nil for none.
   func continues(_ part: BackupPart?, orGap: Bool) -> Bool {
     guard let part else { return baseOffset == 0 }
+    if part.isHeaderOnly { return false }
     if isBehindGap(after: part) { return orGap }
     return baseOffset == part.endOffset && part.baseOffset < part.endOffset
   }

@@ -18,7 +18,8 @@ struct RecoveryScan: Sendable {
   /// The position of the next frame, and what the frame must continue.
   var next: FrameExpectation
   var cursors: Checkpoints = [:]
-  /// The greatest synced position in the frames so far. Everything before it is proven to have been on disk.
+  /// The greatest synced position in the frames so far, and at least the end of the snapshot. Everything before it is proven
+  /// to have been on disk.
   var provenPosition: Int
 
   init(_ segment: Segment) {
@@ -77,6 +78,8 @@ struct RecoveryScan: Sendable {
           ActiveIndex.addFrame(header, at: next.position, to: &state, in: segment)
           provenPosition = max(provenPosition, header.syncedPosition)
           next.advance(past: header)
+          // The snapshot was synced before the segment got its name, so the name proves it.
+          if header.isSnapshot { provenPosition = max(provenPosition, next.position) }
         } catch {
           return error
         }

@@ -39,6 +39,8 @@ final class SimulatedDisk: Disk {
     /// Operations that change nothing.
     var looks = 0
     var lookFault: Decide?
+    /// A directory that the process can't change anything in; nil: none.
+    var unwritable: String?
   }
 
   let machine: SimulatedMachine
@@ -75,6 +77,16 @@ final class SimulatedDisk: Disk {
     process.withLock { $0.lookFault = fault }
   }
 
+  /// From now on the process can't change anything in a directory, as on a file system that is mounted read-only.
+  func forbidWriting(in directory: String) {
+    process.withLock { $0.unwritable = directory + "/" }
+  }
+
+  private func checkWritable(_ operation: Operation, _ path: String) throws(LogStoreError) {
+    let isForbidden = process.withLock { process in process.unwritable.map(path.hasPrefix) ?? false }
+    if isForbidden { throw failure("\(operation)", path, EROFS) }
+  }
+
   /// The process is gone: everything it still tries fails, and its locks are free.
   func die() {
     process.withLock { $0.isDead = true }
@@ -106,6 +118,7 @@ final class SimulatedDisk: Disk {
     _ body: (inout SimulatedMachine.State) throws(LogStoreError) -> Value
   ) throws(LogStoreError) -> Value {
     pass()
+    try checkWritable(operation, path)
     let fault: Fault? = process.withLock { process in
       if process.isDead { return .death }
       process.operations += 1
@@ -167,6 +180,7 @@ final class SimulatedDisk: Disk {
         return SimulatedFile(disk: self, inode: inode, path: path)
       }
     }
+    if mode != .read { try checkWritable(.open, path) }
     return try look(.open, path) { state throws(LogStoreError) in
       guard let inode = state.names.files[path] else { throw failure("open", path, ENOENT) }
       return SimulatedFile(disk: self, inode: inode, path: path)
