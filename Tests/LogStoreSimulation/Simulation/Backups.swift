@@ -38,6 +38,32 @@ extension Simulation {
     }
   }
 
+  /// Without a writer, a process that can't write to the store backs it up: it gets what is proven to be on disk, and what it
+  /// gets can be restored, also where that is nothing. On a copy of the machine: the history goes on as without it.
+  func backUpUnwritable() {
+    let disk = SimulatedDisk(machine.copy())
+    disk.forbidWriting(in: Self.directory)
+    do throws(LogStoreError) {
+      let proven = try events(Self.directory, disk)
+      let target = BackupLocation.directory("unwritable")
+      let report = try BackupRun(directory: Self.directory, disk: disk, progress: nil).run(to: target)
+      _ = try Restoration.run(from: target, to: "restored", until: nil, disk: disk, progress: nil)
+      let restored = try events("restored", disk)
+      if report.endOffset != UInt64(proven.count) || restored != proven {
+        fail("a backup without the right to write has other events than the log")
+      }
+    } catch {
+      if !isOfUnfinished(error, isAlone: true) { fail("a backup without the right to write: \(error)") }
+    }
+  }
+
+  private func events(_ directory: String, _ disk: SimulatedDisk) throws(LogStoreError) -> [Event] {
+    let (follower, commitPoint, recovery) = try Follower.open(directory, disk: disk, follows: false)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
+    defer { reader.close() }
+    return try reader.events(from: 0, limit: .max)
+  }
+
   /// Restores the backup, reads everything that is restored, and removes it. Returns the number of events.
   private func restored(until: UInt64?) throws(LogStoreError) -> UInt64 {
     let disk = process()

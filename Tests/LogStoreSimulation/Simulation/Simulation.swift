@@ -169,6 +169,9 @@ final class Simulation: @unchecked Sendable {
       }
     }
     if problem == nil { finish(life.end) }
+    var generator = SeededGenerator(plan.schedule &* 31 &+ UInt64(self.life))
+    // Before a reader makes durable what it finds.
+    if problem == nil, generator.oneIn(3) { backUpUnwritable() }
     if problem == nil, life.isRead { readBetweenLives() }
     if problem == nil { restoreLast() }
     if problem == nil, let seed = life.damage {
@@ -287,15 +290,20 @@ final class Simulation: @unchecked Sendable {
       }
       if let problem = try model.check(reader) { fail("a reader between lives: \(problem)") }
     } catch {
-      switch error {
-      // The store was never finished, and the last process still runs or has left it unusable for now.
-      case .notAStore where model.required == 0: break
-      case .damaged where model.required == 0 && !isFinished: break
-      case .locked where !isAlone: break
-      default: fail("a reader between lives: \(error)")
-      }
+      if !isOfUnfinished(error, isAlone: isAlone) { fail("a reader between lives: \(error)") }
     }
     _ = scheduler.run { self.scheduler.others.count <= (isAlone ? self.others.count : .max) }
+  }
+
+  /// Whether a reader without a writer may see an error: the store was never finished, and the last process still runs or has
+  /// left it unusable for now.
+  func isOfUnfinished(_ error: LogStoreError, isAlone: Bool) -> Bool {
+    switch error {
+    case .notAStore: model.required == 0
+    case .damaged: model.required == 0 && !isFinished
+    case .locked: !isAlone
+    default: false
+    }
   }
 
   /// The store was opened once: it is complete from then on.
