@@ -3,8 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -78,4 +81,72 @@ void cstart_end_on(int number) {
 bool cstart_is_ignored(int number) {
   struct sigaction action;
   return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+// The thread that takes signals, and what it does about the first one.
+static struct {
+  _Atomic pid_t thread;
+  sigset_t numbers;
+  void (*action)(void *);
+  void *context;
+  sem_t started;
+} awaited;
+
+// The thread blocks the signal, so the signal stays pending there until the thread asks for it.
+static void pass_on(int number) {
+  int known = errno;
+  (void)tgkill(getpid(), atomic_load(&awaited.thread), number);
+  errno = known;
+}
+
+static void *await_signals(void *unused) {
+  (void)unused;
+  // Others stay as they are for any thread: a crash's report stops all threads by a signal, and waits for them.
+  pthread_sigmask(SIG_SETMASK, &awaited.numbers, NULL);
+  atomic_store(&awaited.thread, gettid());
+  sem_post(&awaited.started);
+  bool is_first = true;
+  // It never ends: another thread could get its number.
+  while (true) {
+    // The kernel may have chosen a thread that hangs in the disk's driver. The signal then stays pending for the process, and only a
+    // new call finds it there.
+    const struct timespec second = {.tv_sec = 1};
+    if (sigtimedwait(&awaited.numbers, NULL, &second) < 0 || !is_first) continue;
+    is_first = false;
+    awaited.action(awaited.context);
+  }
+  return NULL;
+}
+
+int cstart_on_signals(const int *numbers, int count, void *context, void (*action)(void *)) {
+  awaited.context = context;
+  awaited.action = action;
+  sigemptyset(&awaited.numbers);
+  for (int index = 0; index < count; index++) sigaddset(&awaited.numbers, numbers[index]);
+  sem_init(&awaited.started, 0, 0);
+  pthread_t thread;
+  int code = pthread_create(&thread, NULL, await_signals, NULL);
+  if (code != 0) return code;
+  pthread_detach(thread);
+  while (sem_wait(&awaited.started) != 0) {}
+  struct sigaction handler = {.sa_handler = pass_on, .sa_flags = SA_RESTART};
+  for (int index = 0; index < count; index++) (void)sigaction(numbers[index], &handler, NULL);
+  return 0;
+}
+
+static void fail(int number) {
+  (void)number;
+  _exit(1);
+}
+
+void cstart_fail(const char *line, size_t count) {
+  // In case the write waits all the same, as for a terminal that was stopped a moment ago.
+  struct sigaction handler = {.sa_handler = fail};
+  sigset_t alarms;
+  sigemptyset(&alarms);
+  sigaddset(&alarms, SIGALRM);
+  if (sigaction(SIGALRM, &handler, NULL) == 0 && pthread_sigmask(SIG_UNBLOCK, &alarms, NULL) == 0) alarm(2);
+  struct pollfd output = {.fd = 2, .events = POLLOUT};
+  if (poll(&output, 1, 1000) > 0) (void)!write(2, line, count);
+  _exit(1);
 }

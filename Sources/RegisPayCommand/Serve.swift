@@ -239,12 +239,15 @@ struct Serve: AsyncParsableCommand {
     do {
       let server = try Server.open(options, logger: logger, metrics: metrics)
       if let reload { reload.begin(server, options, logger) }
+      StopSignals.handle([SIGTERM, SIGINT] + (endsOnHangup ? [SIGHUP] : [])) { server.stop() }
+      let reserve = AddressReserve()
       try await server.run(
-        stopSignals: [.sigterm, .sigint] + (endsOnHangup ? [.sighup] : []),
         onOverdue: { [stopTimeout] in
-          // As after kill -9, no acknowledged payment is lost.
-          fail(
+          reserve.free()
+          let line = LogOutput.writer.failure(
             "the stop took longer than the \(stopTimeout) seconds of --stop-timeout; the next start finishes the rest")
+          // As after kill -9, no acknowledged payment is lost. Nothing waits here for other threads, which may hang.
+          cstart_fail(line, line.utf8.count)
         },
         onReady: { url in
           print("RegisPay is ready: open \(url)")

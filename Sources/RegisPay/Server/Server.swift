@@ -20,10 +20,11 @@ public struct Server: Sendable {
   private let logger: Logger
   private let metrics: MetricsRegistry
   private let stops = AsyncStream<Void>.makeStream()
+  private let deadline: StopDeadline
 
-  /// The most threads that a server has at once, rounded up: 35 on two processors under load. The libraries that start them end the
+  /// The most threads that a server has at once, rounded up: 37 on two processors under load. The libraries that start them end the
   /// process when the system refuses one, so a program checks first.
-  public static let neededThreads = 36 + 4 * System.coreCount
+  public static let neededThreads = 38 + 4 * System.coreCount
 
   /// Opens the logs. Blocks while their tails are read.
   ///
@@ -70,7 +71,8 @@ public struct Server: Sendable {
         options: options, log: log, simulator: simulatorStore.map { Simulator(store: $0, logger: logger) },
         rules: AccessRules(options, listeningOn: options.host),
         metricsRules: options.metricsAddress.map { AccessRules(options, listeningOn: $0.host) },
-        timeKeeper: TimeKeeper(options.directory, log, logger: logger), logger: logger, metrics: metrics)
+        timeKeeper: TimeKeeper(options.directory, log, logger: logger), logger: logger, metrics: metrics,
+        deadline: StopDeadline(options.stopLimit))
     } catch {
       throw .store(error)
     }
@@ -134,14 +136,20 @@ public struct Server: Sendable {
     }
   }
 
-  /// Ends ``run(stopSignals:onOverdue:onReady:)`` as a signal does. May be called from any thread at any time.
-  public func stop() { stops.continuation.yield() }
+  /// Ends ``run(stopSignals:onOverdue:onReady:)`` as a signal does. May be called from any thread at any time. The time of the stop is
+  /// limited from the call on, even if the call itself hangs because the system has no thread left.
+  public func stop() {
+    deadline.begin()
+    stops.continuation.yield()
+  }
 
   /// Serves until one of the signals or ``stop()``. Then it finishes the requests in flight, ends calls in flight or leaves them to
   /// the next start, and closes the logs. Call it once. Don't cancel its task: that cuts connections while they are being accepted,
   /// which the network library takes for a programming error.
   ///
   /// - Parameters:
+  ///   - stopSignals: taken by libdispatch, which may need a new thread for it. A program that must also stop while the system has
+  ///     none left takes its signals itself, and calls ``stop()``.
   ///   - onOverdue: called on its own thread if a stop takes longer than ``ServerOptions/stopLimit`` because something hangs. The
   ///     process may then be ended, as by `kill -9`.
   ///   - onReady: called once with the address, such as `http://127.0.0.1:8080`, as soon as the server responds.
@@ -150,10 +158,10 @@ public struct Server: Sendable {
     onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
     var failure: ServerError?
-    let deadline = StopDeadline(options.stopLimit, onOverdue: onOverdue)
+    deadline.start(onOverdue: onOverdue)
     defer { deadline.end() }
     do throws(ServerError) {
-      try await serve(stopSignals: stopSignals, deadline, onReady: onReady)
+      try await serve(stopSignals: stopSignals, onReady: onReady)
     } catch {
       failure = error
     }
@@ -168,7 +176,7 @@ public struct Server: Sendable {
   }
 
   private func serve(
-    stopSignals: [UnixSignal], _ deadline: StopDeadline, onReady: @escaping @Sendable (String) -> Void
+    stopSignals: [UnixSignal], onReady: @escaping @Sendable (String) -> Void
   ) async throws(ServerError) {
     let psp = try wrapping(ServerError.endpoint) { () throws(EndpointError) in
       if let url = options.notificationsURL { _ = try Endpoint(url) }
@@ -203,7 +211,7 @@ public struct Server: Sendable {
     serverMetrics.register()
     var failure: ServerError?
     do {
-      try await serviceGroup(parts, serverMetrics, stopSignals, deadline, onReady: onReady).run()
+      try await serviceGroup(parts, serverMetrics, stopSignals, onReady: onReady).run()
     } catch {
       failure = serverError(error)
     }
@@ -266,7 +274,7 @@ public struct Server: Sendable {
   }
 
   private func serviceGroup(
-    _ parts: ServerParts, _ metrics: ServerMetrics, _ stopSignals: [UnixSignal], _ deadline: StopDeadline,
+    _ parts: ServerParts, _ metrics: ServerMetrics, _ stopSignals: [UnixSignal],
     onReady: @escaping @Sendable (String) -> Void
   ) -> ServiceGroup {
     let address = AsyncStream<String>.makeStream()
@@ -316,7 +324,7 @@ public struct Server: Sendable {
     if !options.switchedOff.contains(.webhooks) { services.append(parts.webhooks) }
     services.append(
       // The last service is the first to be stopped, so its end begins the stop's deadline.
-      PartService {
+      PartService { [deadline] in
         defer { deadline.begin() }
         try await parts.start.run()
         // The end of one service would end the group.

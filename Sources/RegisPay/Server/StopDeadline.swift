@@ -1,35 +1,49 @@
 import Foundation
 import Synchronization
 
-/// Limits the time of a stop. It uses its own thread, so that it works whatever hangs: a task that can't be cancelled, the threads that
-/// tasks share, a disk.
+/// Limits the time of a stop. Its thread is made when the server starts, and needs nothing when the stop begins. So it works whatever
+/// hangs: a task that can't be cancelled, the threads that tasks share, a disk, or a system that gives the process no further thread.
 final class StopDeadline: Sendable {
   private enum State {
     case waiting, begun, ended
   }
 
   private let limit: Duration
-  private let onOverdue: @Sendable () -> Void
   private let state = Mutex(State.waiting)
+  private let changes = DispatchSemaphore(value: 0)
 
-  init(_ limit: Duration, onOverdue: @escaping @Sendable () -> Void) {
+  init(_ limit: Duration) {
     self.limit = limit
-    self.onOverdue = onOverdue
   }
 
-  /// The stop begins. Further calls have no effect.
+  /// Starts the thread, which ends with ``end()``. Called once, before or after ``begin()``.
+  ///
+  /// - Parameter onOverdue: called on that thread if a stop takes longer than the limit.
+  func start(onOverdue: @escaping @Sendable () -> Void) {
+    let thread = Thread { [self] in
+      changes.wait()
+      guard hasBegun else { return }
+      _ = changes.wait(timeout: .now() + limit / .seconds(1))
+      if hasBegun { onOverdue() }
+    }
+    thread.name = "stop deadline"
+    thread.start()
+  }
+
+  /// The stop begins. Further calls have no effect. Takes no memory, and never waits for longer than a short lock.
   func begin() {
     let isFirst = state.withLock { state in
       guard case .waiting = state else { return false }
       state = .begun
       return true
     }
-    guard isFirst else { return }
-    Thread.detachNewThread { [self] in
-      Thread.sleep(forTimeInterval: limit / .seconds(1))
-      if state.withLock({ if case .begun = $0 { true } else { false } }) { onOverdue() }
-    }
+    if isFirst { changes.signal() }
   }
 
-  func end() { state.withLock { $0 = .ended } }
+  func end() {
+    state.withLock { $0 = .ended }
+    changes.signal()
+  }
+
+  private var hasBegun: Bool { state.withLock { if case .begun = $0 { true } else { false } } }
 }
