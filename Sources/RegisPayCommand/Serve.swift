@@ -47,6 +47,21 @@ struct Serve: AsyncParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "Speak TLS with this certificate and those between it and its root, in PEM; needs --tls-key.",
+      discussion: "The files are read again when they change.", valueName: "file"))
+  var tlsCertificate: String?
+
+  @Option(help: ArgumentHelp("The certificate's private key, in PEM, without a passphrase.", valueName: "file"))
+  var tlsKey: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Let in only clients with a certificate that one of these root certificates vouches for, in PEM.",
+      valueName: "file"))
+  var tlsClientRoots: String?
+
+  @Option(
+    help: ArgumentHelp(
       "Also serve /metrics and /alive, and nothing else, on this address, without a key.",
       discussion: "Without this option /metrics is on --port alone, for keys with scope read.", valueName: "host:port"),
     transform: { text in
@@ -186,6 +201,11 @@ struct Serve: AsyncParsableCommand {
       {
         throw ValidationError("--metrics-address must have another port than --port, which is \(port)")
       }
+      if tlsCertificate != nil, tlsKey == nil { throw ValidationError("--tls-certificate needs --tls-key") }
+      for (option, value) in [("--tls-key", tlsKey), ("--tls-client-roots", tlsClientRoots)]
+      where value != nil && tlsCertificate == nil {
+        throw ValidationError("\(option) needs --tls-certificate")
+      }
       if pspToken != nil, pspURL == nil { throw ValidationError("--psp-token needs --psp-url") }
       if notificationsToken != nil, notificationsURL == nil {
         throw ValidationError("--notifications-token needs --notifications-url")
@@ -268,6 +288,9 @@ struct Serve: AsyncParsableCommand {
     options.allowsGroup = groupAccess
     options.port = Int(port)
     options.metricsAddress = metricsAddress
+    if let tlsCertificate, let tlsKey {
+      options.tls = TLSFiles(certificate: tlsCertificate, key: tlsKey, clientRoots: tlsClientRoots)
+    }
     options.segmentBytes = segmentBytes ?? options.segmentBytes
     options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
     options.scrubBytesPerSecond = scrubRate

@@ -287,6 +287,7 @@ struct DocumentedCommandTests {
     ("CONTRIBUTING.md", "LOGSTORE_SEED=4711", "a release build; `make simulate` runs the program"),
     ("CONTRIBUTING.md", "Tests/Fuzz/run", "a release build; `make fuzz-briefly` runs it"),
     (operations, "regispay serve --dir /var/lib/regispay", "every test starts it"),
+    (operations, "regispay serve --tls-certificate", "RegisPayTLSTests starts it with files of its own"),
     (operations, "Tests/Bounds/measure.py", "minutes; for a machine that does nothing else"),
     ("docs/INSTALL.md", "make deb", "a release build; `make deb-test` installs the package and uses it"),
     ("docs/PROVIDERS.md", "regispay serve --psp-url", "OtherPSP starts it with these options"),

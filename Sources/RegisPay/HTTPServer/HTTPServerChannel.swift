@@ -23,6 +23,8 @@ where Responder.Context == HTTPRequestContext {
   /// nil: all bodies are read.
   let checkHead: HeadCheck?
   let metrics: HTTPMetrics
+  /// Nil for a listener without TLS.
+  var tls: ServerTLS?
   let logger: Logger
 
   func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
@@ -31,6 +33,7 @@ where Responder.Context == HTTPRequestContext {
       try channel.syncOptions?.setOption(.writeBufferWaterMark, value: SocketEdge.waterMark)
       try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: SocketEdge.sendBufferBytes)
       let pipeline = channel.pipeline.syncOperations
+      try tls?.addHandlers(to: pipeline, handshakeTime: TimeAmount(limits.headTime))
       let guardHandler = ConnectionGuard(
         limits: limits, table: table, internalToken: internalToken, metrics: metrics, checkHead: checkHead)
       try guardHandler.addHandlers(to: pipeline)

@@ -8,6 +8,7 @@ import ServiceLifecycle
 struct HTTPApplication {
   let options: ServerOptions
   let rules: AccessRules
+  let tls: ServerTLS?
   let logger: Logger
 
   /// - Parameter onRunning: called with the address once the server listens.
@@ -42,15 +43,17 @@ struct HTTPApplication {
     }
     return Application(
       responder: responder,
-      server: HTTPServerBuilder { [logger] _ in
+      server: HTTPServerBuilder { [logger, tls] _ in
         HTTPServerChannel(
           responder: responder, limits: limits, table: table, internalToken: internalToken,
           checkHead: { head, channel in refusals.problem(with: head, from: channel) }, metrics: httpMetrics,
-          logger: logger)
+          tls: tls, logger: logger)
       },
       configuration: .init(address: .hostname(options.host, port: options.port)),
       onServerRunning: { [options] channel in
-        onRunning(Server.url(host: options.host, port: channel.localAddress?.port ?? options.port))
+        onRunning(
+          Server.url(
+            host: options.host, port: channel.localAddress?.port ?? options.port, isTLS: options.tls != nil))
       }, logger: logger)
   }
 

@@ -16,6 +16,7 @@ public struct Server: Sendable {
   private let simulator: Simulator?
   private let rules: AccessRules
   private let metricsRules: AccessRules?
+  private let tls: ServerTLS?
   private let timeKeeper: TimeKeeper
   private let logger: Logger
   private let metrics: MetricsRegistry
@@ -52,6 +53,7 @@ public struct Server: Sendable {
     }
     try checkKeys(options, logger)
     try checkMetrics(options)
+    let tls = try makeTLS(options)
     if !LostLog.hasLog(options.directory + "/payments") { try LostLog.check(options.directory) }
     do throws(PrivateFiles.Failure) {
       try PrivateFiles.makeDirectory(options.directory, mode: options.allowsGroup ? 0o750 : 0o700)
@@ -70,37 +72,12 @@ public struct Server: Sendable {
       return Server(
         options: options, log: log, simulator: simulatorStore.map { Simulator(store: $0, logger: logger) },
         rules: AccessRules(options, listeningOn: options.host),
-        metricsRules: options.metricsAddress.map { AccessRules(options, listeningOn: $0.host) },
+        metricsRules: options.metricsAddress.map { AccessRules(options, listeningOn: $0.host) }, tls: tls,
         timeKeeper: TimeKeeper(options.directory, log, logger: logger), logger: logger, metrics: metrics,
         deadline: StopDeadline(options.stopLimit))
     } catch {
       throw .store(error)
     }
-  }
-
-  private static func checkKeys(_ options: ServerOptions, _ logger: Logger) throws(ServerError) {
-    guard !options.isLoopback else { return }
-    do throws(KeyStoreError) {
-      guard try !KeyStore.hasValidKey(options.directory) else { return }
-    } catch {
-      throw .keys(error)
-    }
-    guard options.isInsecure else { throw .noKeys(host: options.host) }
-    logger.warning(
-      "no valid API key exists, and other machines may reach this address", metadata: ["host": "\(options.host)"])
-  }
-
-  private static func checkSimulator(_ options: ServerOptions) throws(ServerError) {
-    guard options.refusesSimulator, !options.simulatedServices.isEmpty else { return }
-    let missing = [("--psp-url", options.pspURL), ("--notifications-url", options.notificationsURL)]
-    throw .noSimulator(missing: missing.filter { $0.1 == nil }.map(\.0))
-  }
-
-  private static func checkMetrics(_ options: ServerOptions) throws(ServerError) {
-    guard let address = options.metricsAddress, !ListenAddress.isLoopback(address.host), !options.isInsecure else {
-      return
-    }
-    throw .openMetrics(host: address.host)
   }
 
   private static func open(
@@ -209,6 +186,7 @@ public struct Server: Sendable {
       keys: keys, known: known, registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
+    if let tls { metrics.add { [tls.metric] } }
     var failure: ServerError?
     do {
       try await serviceGroup(parts, serverMetrics, stopSignals, onReady: onReady).run()
@@ -248,6 +226,10 @@ public struct Server: Sendable {
     let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
     health.warn { start.warnings }
     health.warn { [timeKeeper] in timeKeeper.warnings }
+    if let tls {
+      health.warn { tls.warnings }
+      for line in tls.warnings { logger.warning("\(line)") }
+    }
     let switchedOff = Self.warnings(of: options.switchedOff)
     for line in switchedOff { logger.warning("\(line)") }
     health.warn { switchedOff + clock.lines + exposure.lines }
@@ -281,24 +263,23 @@ public struct Server: Sendable {
     var quietLogger = logger
     quietLogger.handler = LibraryLogHandler(handler: logger.handler)
     let metricsRoutes = MetricsRoutes(registry: parts.registry)
-    let application = HTTPApplication(options: options, rules: rules, logger: quietLogger).make(
+    let hasSimulatorListener = tls != nil && parts.simulator != nil
+    let application = HTTPApplication(options: options, rules: rules, tls: tls, logger: quietLogger).make(
       parts, metrics: metricsRoutes
     ) {
       url in
-      address.continuation.yield(url)
+      if !hasSimulatorListener { address.continuation.yield(url) }
       onReady(url)
     }
     // Stopped from the last to the first: consumers while the simulators still respond, then the requests, and last the parts that
     // requests use.
-    let metricsListener = options.metricsAddress.flatMap { address in
-      metricsRules.map { (address, $0) }
-    }.map { address, rules in
-      MetricsListener(
-        address: address, options: options, rules: rules, routes: metricsRoutes, metrics: parts.httpMetrics,
-        logger: quietLogger,
-        notices: logger)
+    var services: [any Service] = []
+    if let address = options.metricsAddress, let rules = metricsRules {
+      services.append(
+        MetricsListener(
+          address: address, options: options, rules: rules, routes: metricsRoutes, metrics: parts.httpMetrics,
+          logger: quietLogger, notices: logger))
     }
-    var services: [any Service] = metricsListener.map { [$0] } ?? []
     services += [
       PartService { await metrics.run() },
       PartService { await BackgroundThread.run { await parts.projection.run() } },
@@ -318,6 +299,19 @@ public struct Server: Sendable {
       },
       application,
     ]
+    if hasSimulatorListener {
+      services.append(
+        SimulatorListener(options: options, parts: parts, logger: quietLogger) { address.continuation.yield($0) })
+    }
+    if let tls {
+      services.append(
+        PartService { [logger, interval = options.tlsInterval] in
+          while !Task.isCancelled {
+            try await Task.sleep(for: interval)
+            await RequestThreads.run(.long) { tls.refresh(logger) }
+          }
+        })
+    }
     if !options.switchedOff.contains(.processing) {
       services.append(Processing(options: options, parts: parts, address: address.stream, logger: logger))
     }
@@ -351,11 +345,12 @@ public struct Server: Sendable {
   }
 
   /// The address to open in a browser. A server that listens on all addresses is reached on this machine.
-  static func url(host: String, port: Int) -> String {
-    switch host {
-    case "0.0.0.0": "http://127.0.0.1:\(port)"
-    case "::": "http://[::1]:\(port)"
-    default: "http://\(ListenAddress.bracketed(host)):\(port)"
+  static func url(host: String, port: Int, isTLS: Bool = false) -> String {
+    let scheme = isTLS ? "https" : "http"
+    return switch host {
+    case "0.0.0.0": "\(scheme)://127.0.0.1:\(port)"
+    case "::": "\(scheme)://[::1]:\(port)"
+    default: "\(scheme)://\(ListenAddress.bracketed(host)):\(port)"
     }
   }
 

@@ -11,6 +11,10 @@ public struct ServerOptions: Sendable {
   public var host = "127.0.0.1"
   /// 0 lets the system choose one.
   public var port = 8080
+  /// Speaks TLS on ``port`` with these files; nil for plain HTTP.
+  public var tls: TLSFiles?
+  /// How often the server checks whether these files have changed.
+  var tlsInterval = Duration.seconds(5)
   /// A further address, which serves only `/metrics` and `/alive` and asks for no key; nil for none. `/metrics` is on ``port`` in any
   /// case, for keys with scope `read`. One that is not loopback needs ``isInsecure``.
   public var metricsAddress: Address?
@@ -139,6 +143,7 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
   case wrongLog(path: String, reason: String)
   /// The payments were made with another PSP than the one to call now.
   case otherPSP(directory: String, known: String, given: String)
+  case tls(TLSFilesError)
   /// A restoration in the directory was killed.
   case unfinishedRestoration(directory: String)
   /// The simulator must not be used, and these options would name what to use instead.
@@ -171,6 +176,7 @@ public enum ServerError: Error, Sendable, CustomStringConvertible {
       "the payments in \(directory) were made with \(OtherPSP.shown(known)), and the PSP would now be \(OtherPSP.shown(given)): it"
         + " could carry out again what the first one has carried out. Start \(OtherPSP.option(known)); or use another --dir; or, if"
         + " both are the same PSP or no payment is unfinished, start once with --new-psp"
+    case .tls(let error): error.description
     case .unfinishedRestoration(let directory):
       "a restoration in \(directory) was not finished: run regispay restore again, with the same backup"
     case .noSimulator(let missing):

@@ -1,0 +1,209 @@
+import Crypto
+import Foundation
+import Logging
+import NIOCore
+import NIOSSL
+import NIOTLS
+import Synchronization
+
+/// The files of a listener's TLS, in PEM.
+public struct TLSFiles: Sendable, Hashable {
+  /// The server's certificate, then those between it and its root.
+  public var certificate: String
+  public var key: String
+  /// The roots of clients' certificates: each client must show one that they vouch for. Nil: clients need none.
+  public var clientRoots: String?
+
+  public init(certificate: String, key: String, clientRoots: String? = nil) {
+    self.certificate = certificate
+    self.key = key
+    self.clientRoots = clientRoots
+  }
+}
+
+/// Why TLS can't be served with some files. `description` is one line and names the file.
+public struct TLSFilesError: Error, Sendable, Hashable, CustomStringConvertible {
+  public let description: String
+}
+
+/// A listener's certificate and key. The files are read again while it runs: connections that are made later use what they hold
+/// then. Files that can't be used together change nothing.
+///
+/// Safe to use from any thread.
+final class ServerTLS: Sendable {
+  /// A certificate that ends within this time is reported.
+  private static let notice: TimeInterval = 14 * 24 * 60 * 60
+  /// How long a connection waits for its client to end TLS before it is closed.
+  private static let closeTime = TimeAmount.seconds(2)
+
+  private struct State {
+    var context: NIOSSLContext
+    var digest: SHA256Digest
+    var end: Date
+    /// Why what the files hold now is not used.
+    var fault: String?
+  }
+
+  private let files: TLSFiles
+  private let state: Mutex<State>
+
+  /// Reads the files. Blocks for the disk.
+  init(_ files: TLSFiles) throws(TLSFilesError) {
+    self.files = files
+    let content = try Content(files)
+    state = Mutex(State(context: try content.context(files), digest: content.digest, end: content.end))
+  }
+
+  /// For connections that are made now.
+  var context: NIOSSLContext { state.withLock { $0.context } }
+
+  var metric: MetricFamily {
+    .gauge(
+      "regispay_tls_certificate_expiry_timestamp_seconds",
+      "When the TLS certificate ends, in seconds since 1970-01-01 UTC.",
+      Int(state.withLock { $0.end.timeIntervalSince1970 }))
+  }
+
+  /// Lines for ``Health``.
+  var warnings: [String] {
+    let (end, fault) = state.withLock { ($0.end, $0.fault) }
+    let left = end.timeIntervalSinceNow
+    let day = end.formatted(.iso8601)
+    var lines = fault.map { ["TLS goes on with the certificate and key from before: \($0)"] } ?? []
+    if left <= 0 {
+      lines.append("the TLS certificate \(files.certificate) has ended at \(day): clients refuse it")
+    } else if left < Self.notice {
+      lines.append("the TLS certificate \(files.certificate) ends at \(day): put a new one there")
+    }
+    return lines
+  }
+
+  /// Reads the files again, and logs what has changed. Blocks for the disk.
+  func refresh(_ logger: Logger) {
+    do throws(TLSFilesError) {
+      let content = try Content(files)
+      guard state.withLock({ $0.digest != content.digest }) else { return setFault(nil, logger) }
+      let context = try content.context(files)
+      state.withLock { $0 = State(context: context, digest: content.digest, end: content.end) }
+      logger.notice(
+        "TLS certificate read again",
+        metadata: ["file": "\(files.certificate)", "ends": "\(content.end.formatted(.iso8601))"])
+    } catch {
+      setFault("\(error)", logger)
+    }
+  }
+
+  private func setFault(_ fault: String?, _ logger: Logger) {
+    let isNew = state.withLock { state in
+      defer { state.fault = fault }
+      return state.fault != fault
+    }
+    guard isNew, let fault else { return }
+    logger.error("TLS goes on with the certificate and key from before", metadata: ["reason": "\(fault)"])
+  }
+
+  /// Puts TLS below all other handlers of a connection.
+  ///
+  /// - Parameter limit: for the handshake.
+  func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations, handshakeTime limit: TimeAmount) throws {
+    try pipeline.addHandler(NIOSSLServerHandler(context: context))
+    try pipeline.addHandler(HandshakeDeadline(limit))
+  }
+
+  /// The files' bytes.
+  private struct Content {
+    private var certificates: [NIOSSLCertificate]
+    private var key: [UInt8]
+    private var roots: [NIOSSLCertificate]?
+    let digest: SHA256Digest
+    let end: Date
+
+    init(_ files: TLSFiles) throws(TLSFilesError) {
+      let certificate = try Self.read(files.certificate)
+      key = try Self.read(files.key)
+      certificates = try Self.certificates(certificate, files.certificate)
+      var hash = SHA256()
+      for bytes in [certificate, key] {
+        hash.update(data: withUnsafeBytes(of: bytes.count.littleEndian) { Array($0) })
+        hash.update(data: bytes)
+      }
+      if let path = files.clientRoots {
+        let bytes = try Self.read(path)
+        roots = try Self.certificates(bytes, path)
+        hash.update(data: bytes)
+      }
+      digest = hash.finalize()
+      end = Date(timeIntervalSince1970: certificates.map { Double($0.notValidAfter) }.min() ?? 0)
+    }
+
+    private static func read(_ path: String) throws(TLSFilesError) -> [UInt8] {
+      do {
+        return try SmallFile.readNamed(path)
+      } catch {
+        throw TLSFilesError(description: "\(error)")
+      }
+    }
+
+    private static func certificates(_ bytes: [UInt8], _ path: String) throws(TLSFilesError) -> [NIOSSLCertificate] {
+      // Its own error says no more.
+      guard let found = try? NIOSSLCertificate.fromPEMBytes(bytes), !found.isEmpty else {
+        throw TLSFilesError(description: "\(path) holds no certificate in PEM")
+      }
+      return found
+    }
+
+    func context(_ files: TLSFiles) throws(TLSFilesError) -> NIOSSLContext {
+      let privateKey: NIOSSLPrivateKey
+      do {
+        privateKey = try NIOSSLPrivateKey(bytes: key, format: .pem)
+      } catch {
+        throw TLSFilesError(description: "\(files.key) holds no private key in PEM that needs no passphrase")
+      }
+      var configuration = TLSConfiguration.makeServerConfiguration(
+        certificateChain: certificates.map { .certificate($0) }, privateKey: .privateKey(privateKey))
+      // RFC 8996: earlier versions must not be used.
+      configuration.minimumTLSVersion = .tlsv12
+      configuration.applicationProtocols = ["http/1.1"]
+      configuration.shutdownTimeout = ServerTLS.closeTime
+      if let roots {
+        configuration.trustRoots = .certificates(roots)
+        configuration.certificateVerification = .noHostnameVerification
+        configuration.sendCANameList = true
+      }
+      do {
+        return try NIOSSLContext(configuration: configuration)
+      } catch {
+        throw TLSFilesError(
+          description: "\(files.key) is not the key of the first certificate in \(files.certificate)")
+      }
+    }
+  }
+}
+
+/// Closes a connection whose TLS handshake takes too long. Used on the connection's event loop only.
+private final class HandshakeDeadline: ChannelInboundHandler, RemovableChannelHandler {
+  typealias InboundIn = ByteBuffer
+
+  private let limit: TimeAmount
+  private var timer: Scheduled<Void>?
+
+  init(_ limit: TimeAmount) { self.limit = limit }
+
+  func handlerAdded(context: ChannelHandlerContext) {
+    let channel = context.channel
+    // Without the handshake there is no TLS to end first.
+    timer = context.eventLoop.scheduleTask(in: limit) { channel.close(promise: nil) }
+  }
+
+  func handlerRemoved(context: ChannelHandlerContext) { timer?.cancel() }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    timer?.cancel()
+    context.fireChannelInactive()
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if case .handshakeCompleted? = event as? TLSUserEvent { timer?.cancel() }
+    context.fireUserInboundEventTriggered(event)
+  }
+}
