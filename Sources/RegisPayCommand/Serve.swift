@@ -109,7 +109,7 @@ struct Serve: AsyncParsableCommand {
   @Flag(help: "Make no calls to the PSP and the notification service: payments are accepted and wait.")
   var noProcessing = false
 
-  @Flag(help: "Deliver no webhooks: their messages wait.")
+  @Flag(help: "Deliver no webhooks: their messages wait. Test messages that somebody asks for are sent.")
   var noWebhooks = false
 
   @Flag(help: "Serve no web page.")
@@ -183,6 +183,7 @@ struct Serve: AsyncParsableCommand {
       let range = ServerOptions.segmentByteRange
       throw ValidationError("--segment-bytes must be \(range.lowerBound) to \(range.upperBound)")
     }
+    if allowedHost.contains("") { throw ValidationError("--allowed-host must not be empty") }
     if let pspURL { try checkURL(pspURL, of: "--psp-url") }
     if let notificationsURL { try checkURL(notificationsURL, of: "--notifications-url") }
     try checkToken(pspToken, of: "--psp-token")

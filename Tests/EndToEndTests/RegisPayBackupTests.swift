@@ -241,6 +241,37 @@ struct RegisPayBackupTests {
     }
   }
 
+  @Test("a backup of the program before can be restored, and the next backup replaces its form")
+  func oldForm() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      try await command(folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read")
+      _ = try await server.post("/api/v1/webhooks", #"{"url":"https://example.com/"}"#, headers: Self.order)
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      try await server.killHard()
+      let set =
+        try JSONSerialization.jsonObject(
+          with: Data(contentsOf: URL(fileURLWithPath: folder + "/backup/backup.json"))) as? [String: Any]
+      let old: [String: Any] = [
+        "version": 1, "time": try #require(set?["time"]), "storeID": try #require(set?["storeID"]),
+        "events": try #require(set?["events"]), "simulator": true, "files": ["webhooks.sqlite", "keys.sqlite"],
+        "psp": "simulator",
+      ]
+      try JSONSerialization.data(withJSONObject: old).write(to: URL(fileURLWithPath: folder + "/backup/backup.json"))
+      for name in ["keys.sqlite", "webhooks.sqlite"] {
+        try FileManager.default.moveItem(
+          atPath: "\(folder)/backup/files-1/\(name)", toPath: "\(folder)/backup/\(name)")
+      }
+      try FileManager.default.removeItem(atPath: folder + "/backup/files-1")
+      let restored = try await command(folder, "restore", "--from", "backup", "--dir", "next").output
+      #expect(restored.contains("restored simulator events"), "\(restored)")
+      #expect(exists(folder + "/next/keys.sqlite") && exists(folder + "/next/webhooks/webhooks.sqlite"))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      #expect(!exists(folder + "/backup/keys.sqlite") && exists(folder + "/backup/files-1/keys.sqlite"))
+      try await command(folder, "restore", "--from", "backup", "--dir", "again")
+    }
+  }
+
   @Test("earlier backups are kept for a time, and each can be restored")
   func kept() async throws {
     try await withTemporaryFolder { folder in

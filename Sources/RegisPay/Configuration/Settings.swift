@@ -80,7 +80,8 @@ extension Setting {
       }
     case .value:
       guard values.first?.isEmpty == false else { throw SettingsError(source, "\(name) has no value") }
-    case .list: break
+    case .list:
+      guard !values.contains("") else { throw SettingsError(source, "\(name) has an empty value") }
     }
     guard !values.contains(where: { $0.unicodeScalars.contains { $0.properties.generalCategory == .control } }) else {
       throw SettingsError(source, "\(name) has a control character, such as a line break")

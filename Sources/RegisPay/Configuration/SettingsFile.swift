@@ -22,6 +22,9 @@ enum SettingsFile {
     do {
       root = try Yams.compose(yaml: text)
     } catch {
+      if case YamlError.duplicatedKeysInMapping(let names, _) = error {
+        return SettingsFound(mistakes: names.sorted().map { duplicate($0, text, path) })
+      }
       return SettingsFound(mistake: "\(path): \(reason(error))")
     }
     // A file of comments only.
@@ -67,6 +70,18 @@ enum SettingsFile {
     return scalar.string
   }
 
+  /// The parser tells no line for it.
+  private static func duplicate(_ name: String, _ text: String, _ path: String) -> String {
+    let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+    let last = lines.lastIndex { line in
+      [name, "\"\(name)\"", "'\(name)'"].contains { key in
+        guard let end = line.firstRange(of: key)?.upperBound else { return false }
+        return line[end...].first { $0 != " " } == ":"
+      }
+    }
+    return (last.map { "\(SettingSource.file(path, line: $0 + 1))" } ?? path) + ": \(name) is named twice"
+  }
+
   private static func isNull(_ node: Node) -> Bool {
     guard case .scalar(let scalar) = node else { return false }
     return scalar.style == .plain && ["", "~", "null", "Null", "NULL"].contains(scalar.string)
@@ -82,8 +97,6 @@ enum SettingsFile {
       .composer(let context, let problem, let mark, _):
       return "line \(mark.line) is no YAML: \(problem)" + (context.map { ", \($0.text)" } ?? "")
     case .reader(let problem, _, _, _): return "the file is no YAML: \(problem)"
-    case .duplicatedKeysInMapping(let duplicates, _):
-      return "named twice: \(duplicates.sorted().joined(separator: ", "))"
     default: return "the file is no YAML"
     }
   }

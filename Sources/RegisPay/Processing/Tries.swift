@@ -1,7 +1,7 @@
 import Synchronization
 
 /// The steps that this process is trying, or has tried without a known outcome. The log tells what earlier processes may have
-/// tried: ``PaymentLog/Loaded/trace(of:openedAt:restoration:keyLifetime:)``.
+/// tried: ``PaymentLog/Loaded/trace(of:openedAt:restorations:keyLifetime:)``.
 ///
 /// Safe to use from any task; the consumers of all steps share it. An entry is removed when the outcome is on the log.
 public final class Tries: Sendable {

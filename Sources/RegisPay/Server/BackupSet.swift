@@ -31,8 +31,8 @@ struct BackupSet: Sendable, Hashable {
   /// An SQLite file.
   struct File: Sendable, Hashable {
     var name: String
-    /// SHA-256, in hexadecimal digits.
-    var digest: String
+    /// SHA-256, in hexadecimal digits; nil in the form before this one, which has none.
+    var digest: String?
 
     init(_ name: String, _ bytes: [UInt8]) {
       self.name = name
@@ -40,6 +40,10 @@ struct BackupSet: Sendable, Hashable {
     }
 
     fileprivate init?(_ json: JSONValue) {
+      if let name = json.text, BackupSet.fileNames.contains(name) {
+        self.name = name
+        return
+      }
       guard let name = json["name"]?.text, BackupSet.fileNames.contains(name), let digest = json["sha256"]?.text else {
         return nil
       }
@@ -56,19 +60,23 @@ struct BackupSet: Sendable, Hashable {
   fileprivate static let fileNames = [keys, webhooks]
   private static let folderPrefix = "files-"
   private static let version = 2
+  /// The form before has its SQLite files beside `backup.json`, and goes as far as its logs.
+  private static let oldVersion: UInt64 = 1
 
   var storeID: String
-  /// The end of the payments log.
+  /// The end of the payments log; of the form before, at least.
   var events: UInt64
   /// The end of the simulator's log; nil if there is none.
   var simulatorEvents: UInt64?
+  /// Its logs are restored up to their ends.
+  var isOfOldForm = false
   var psp: String?
   var files: [File]
   /// The number of the folder with the files.
   var number: Int
   var time: Date
 
-  var folder: String { Self.folder(number) }
+  var folder: String { isOfOldForm ? "." : Self.folder(number) }
   static func folder(_ number: Int) -> String { folderPrefix + String(number) }
 
   init(
@@ -118,27 +126,28 @@ struct BackupSet: Sendable, Hashable {
     } catch {
       throw damaged(path, "\(error)")
     }
-    guard let version = number(json["version"]), version == Self.version else {
+    guard let version = number(json["version"]), version == Self.version || version == Self.oldVersion else {
       throw DataBackupError(
-        "\(path) has another version than this program, which reads \(Self.version): make a new backup in another directory"
+        "\(path) has another version than this program, which reads \(Self.oldVersion) and \(Self.version): use a newer program"
       )
     }
+    let isOld = version == Self.oldVersion
     guard let storeID = json["storeID"]?.text, let events = number(json["events"]),
-      case .array(let entries)? = json["files"], let folder = number(json["folder"]), let text = json["time"]?.text
+      case .array(let entries)? = json["files"], let folder = isOld ? 0 : number(json["folder"]),
+      let text = json["time"]?.text
     else { throw damaged(path, "it lacks a member, or one has another type") }
     let files = entries.compactMap(File.init)
     guard files.count == entries.count, folder <= Int.max / 2 else {
       throw damaged(path, "it names an impossible file")
     }
-    let time: Date
-    do {
-      time = try Date(text, strategy: .iso8601)
-    } catch {
-      throw damaged(path, "\(error)")
-    }
-    return BackupSet(
-      storeID: storeID, events: events, simulatorEvents: number(json["simulatorEvents"]), psp: json["psp"]?.text,
-      files: files, number: Int(folder), time: time)
+    // Its own error says no more.
+    guard let time = try? Date(text, strategy: .iso8601) else { throw damaged(path, "its time is none") }
+    let simulatorEvents = isOld ? (json["simulator"] == .bool(true) ? 0 : nil) : number(json["simulatorEvents"])
+    var set = BackupSet(
+      storeID: storeID, events: events, simulatorEvents: simulatorEvents, psp: json["psp"]?.text, files: files,
+      number: Int(folder), time: time)
+    set.isOfOldForm = isOld
+    return set
   }
 
   private static func number(_ value: JSONValue?) -> UInt64? {
@@ -154,7 +163,7 @@ struct BackupSet: Sendable, Hashable {
     var members: [JSONValue.Member] = [
       .init("version", .integer(Self.version)), .init("time", .string(time.formatted(.iso8601))),
       .init("storeID", .string(storeID)), .init("events", .integer(events)), .init("folder", .integer(number)),
-      .init("files", .array(files.map { ["name": .string($0.name), "sha256": .string($0.digest)] })),
+      .init("files", .array(files.map { ["name": .string($0.name), "sha256": .string($0.digest ?? "")] })),
     ]
     if let simulatorEvents { members.append(.init("simulatorEvents", .integer(simulatorEvents))) }
     if let psp { members.append(.init("psp", .string(psp))) }
@@ -173,16 +182,21 @@ struct BackupSet: Sendable, Hashable {
   func bytes(of file: File, in directory: String) throws(DataBackupError) -> [UInt8] {
     let path = "\(directory)/\(folder)/\(file.name)"
     let bytes = try translating { try WholeFileBytes.read(path) }
-    guard File(file.name, bytes) == file else {
+    guard file.digest == nil || File(file.name, bytes) == file else {
       throw DataBackupError("\(path) is damaged: its checksum differs; use another copy of the backup")
     }
     return bytes
   }
 
-  /// Whether a backup or the file system gives this name. Files of the form before this one are replaced by the next backup.
+  /// Whether a backup or the file system gives this name.
   static func isOwn(_ name: String) -> Bool {
     ["payments", "simulator", "lock", "lost+found", fileName, fileName + ".new"].contains(name)
-      || name.hasPrefix(".nfs") || isFolder(name)
+      || name.hasPrefix(".nfs") || isFolder(name) || isOfOldForm(name)
+  }
+
+  /// Whether a backup of the form before has a file of this name.
+  static func isOfOldForm(_ name: String) -> Bool {
+    fileNames.contains { file in ["", ".new", ".new-journal", ".new-wal", ".new-shm"].contains { name == file + $0 } }
   }
 
   static func isFolder(_ name: String) -> Bool {

@@ -129,12 +129,14 @@ public struct DataBackup: Sendable {
     let oldest = Date() - keep / .seconds(1)
     let kept = Set(try BackupSet.all(in: target).filter { $0.number == number || $0.time >= oldest }.map(\.folder))
     let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
-    for name in names where BackupSet.isFolder(name) && !kept.contains(name) { try remove(name) }
+    for name in names where BackupSet.isOfOldForm(name) || (BackupSet.isFolder(name) && !kept.contains(name)) {
+      try remove(name)
+    }
   }
 
-  /// Removes a folder of this backup, if it is there.
-  private func remove(_ folder: String) throws(DataBackupError) {
-    let path = "\(target)/\(folder)"
+  /// Removes a folder or file of this backup, if it is there.
+  private func remove(_ name: String) throws(DataBackupError) {
+    let path = "\(target)/\(name)"
     guard FileManager.default.fileExists(atPath: path) else { return }
     try translating { try FileManager.default.removeItem(atPath: path) }
   }

@@ -124,9 +124,17 @@ public struct DataRestoration: Sendable {
       try restore(path) { try SmallFile.write(bytes, to: "\(directory)/\(path)", syncs: true) }
     }
     if let end = set.simulatorEvents {
-      if isThere("simulator") { report.kept.append("simulator") } else { report.simulator = try log("simulator", end) }
+      if isThere("simulator") {
+        report.kept.append("simulator")
+      } else {
+        report.simulator = try log("simulator", set.isOfOldForm ? nil : end)
+      }
     }
-    if !isThere("payments") { report.payments = try log("payments", set.events) }
+    if !isThere("payments") {
+      let payments = try log("payments", set.isOfOldForm ? nil : set.events)
+      report.payments = payments
+      report.events = payments.endOffset
+    }
     try translating {
       for name in ["/webhooks", ""] { try PrivateFiles.syncDirectory(directory + name) }
       try UnfinishedRestoration.remove(in: directory)
@@ -136,7 +144,7 @@ public struct DataRestoration: Sendable {
 
   private func isThere(_ name: String) -> Bool { FileManager.default.fileExists(atPath: "\(directory)/\(name)") }
 
-  private func log(_ name: String, _ end: UInt64) throws(DataBackupError) -> RestoreReport {
+  private func log(_ name: String, _ end: UInt64?) throws(DataBackupError) -> RestoreReport {
     try translating {
       try LogStore.restore(from: .directory("\(backup)/\(name)"), to: "\(directory)/\(name)", until: end)
     }
@@ -165,7 +173,11 @@ struct UnfinishedRestoration: Sendable, Hashable {
     do {
       let json = try JSONReader.read(bytes)
       storeID = json["storeID"]?.text ?? ""
-      time = try Date(json["time"]?.text ?? "", strategy: .iso8601)
+      // Its own error says no more.
+      guard let time = try? Date(json["time"]?.text ?? "", strategy: .iso8601) else {
+        throw DataBackupError("its time is none")
+      }
+      self.time = time
     } catch {
       throw DataBackupError("\(path) is damaged: \(error); remove what is in \(directory), and restore again")
     }

@@ -1,11 +1,7 @@
 import LogStore
 import Synchronization
 
-/// The last restoration of the payments log from a backup, as an event on the log says.
-///
-/// Between the backup and the restoration, payments may have done what the restored log doesn't know. So nothing that it says about a
-/// step proves any more that the step was never tried: a parked step may have been released and carried out, and a refund that is
-/// requested now may have the number, and so the idempotency key, of one that was lost.
+/// A restoration of the payments log from a backup, as an event on the log says.
 struct LogRestoration: Sendable, Hashable {
   static let stream = "restorations"
   static let eventType = "PaymentsLogRestored"
@@ -16,15 +12,6 @@ struct LogRestoration: Sendable, Hashable {
   var lastMicroseconds: UInt64
   /// When the restored log was first opened, by the log's time: what was lost is older.
   var microseconds: UInt64
-
-  /// The last one; nil if the log was never restored. Blocks for some reads.
-  static func last(on log: PaymentLog) throws(LogStoreError) -> LogRestoration? {
-    // Passes over damage: the log's other events are served, too.
-    let events = try log.follower.lookUp { reader throws(LogStoreError) in
-      try reader.stream(stream, skippingMissing: true, endsWithTask: false)
-    }
-    return events.last { $0.type == eventType }.flatMap(LogRestoration.init)
-  }
 
   /// All events that the log has now came from a backup. Blocks for a read.
   init(of reader: LogReader) throws(LogStoreError) {
@@ -40,7 +27,7 @@ struct LogRestoration: Sendable, Hashable {
   }
 
   /// Nil for an event of a newer program that can't be read.
-  private init?(_ event: Event) {
+  fileprivate init?(_ event: Event) {
     guard let data = try? JSONReader.read(event.payload), case .number(let events) = data["events"],
       case .number(let last) = data["lastMicroseconds"], let events = UInt64(events), let last = UInt64(last)
     else { return nil }
@@ -52,12 +39,33 @@ struct LogRestoration: Sendable, Hashable {
     let payload: JSONValue = ["events": .integer(events), "lastMicroseconds": .integer(lastMicroseconds)]
     return NewEvent(stream: Self.stream, type: Self.eventType, payload: payload.bytes)
   }
+}
 
-  // MARK: - What it means for a payment
+/// All restorations of the payments log, from the first to the last.
+///
+/// Between a backup and its restoration, payments may have done what the restored log doesn't know. So nothing that it says about a
+/// step proves any more that the step was never tried: a parked step may have been released and carried out, a payment may have been
+/// settled whose creation is now repeated, and a refund that is requested now may have the number, and so the idempotency key, of one
+/// that was lost. A restored log may be backed up, lost and restored again: what an earlier restoration makes doubtful stays so.
+struct LogRestorations: Sendable, Hashable {
+  private var all: [LogRestoration] = []
+
+  init(_ all: [LogRestoration] = []) { self.all = all }
+
+  /// Reads them. Blocks for some reads.
+  init(on log: PaymentLog) throws(LogStoreError) {
+    // Passes over damage: the log's other events are served, too.
+    let events = try log.follower.lookUp { reader throws(LogStoreError) in
+      try reader.stream(LogRestoration.stream, skippingMissing: true, endsWithTask: false)
+    }
+    all = events.filter { $0.type == LogRestoration.eventType }.compactMap(LogRestoration.init)
+  }
+
+  mutating func add(_ restoration: LogRestoration) { all.append(restoration) }
 
   /// What an event still proves.
   func weakened(_ event: PaymentEvent, at offset: UInt64) -> PaymentEvent {
-    guard offset < events else { return event }
+    guard let last = all.last, offset < last.events else { return event }
     switch event {
     case .failed(let step, let reason, mayHaveHappened: false):
       return .failed(step: step, reason: reason, mayHaveHappened: true)
@@ -67,42 +75,42 @@ struct LogRestoration: Sendable, Hashable {
     }
   }
 
-  /// Where the key of a requested refund may have been used before; nil if it is new for certain: the payment is newer than the backup,
-  /// a person has looked since what the PSP has of its refunds, or the PSP has forgotten every key that was lost.
+  /// Since when the key of a step that moves money may have been used, though the log says that it was requested later; nil if it is
+  /// new for certain.
+  ///
+  /// A payment is settled once, so the doubt never ends. A payment can have any number of refunds. Once the PSP has forgotten every
+  /// key that was lost, a request is for one more; before, it may be for one that was lost, whatever a person has found out about
+  /// others of the payment.
   ///
   /// - Parameters:
-  ///   - request: the event that requests the refund.
-  ///   - stream: the payment's events up to it, or more.
+  ///   - request: the event that requests the step.
+  ///   - first: the payment's first event.
   ///   - keyLifetime: how long the PSP keeps a key; nil for ever.
-  func lostUse(of request: Event, in stream: [Event], keyLifetime: Duration?) -> StepTrace.Asked? {
-    guard request.offset >= events, let first = stream.first, first.offset < events else { return nil }
-    if let keyLifetime, let since = request.timestampMicroseconds.durationSince(microseconds), since > keyLifetime {
-      return nil
+  func lostUse(of step: PaymentStep, _ request: Event, in first: Event, keyLifetime: Duration?) -> StepTrace.Asked? {
+    guard step == .settle || step == .refund else { return nil }
+    let doubtful = all.filter { restoration in
+      guard first.offset < restoration.events, request.offset >= restoration.events else { return false }
+      guard step == .refund, let keyLifetime else { return true }
+      return request.timestampMicroseconds.since(restoration.microseconds) <= keyLifetime
     }
-    let isLookedAt = stream.contains { event in
-      guard event.offset >= events, event.offset < request.offset,
-        event.type == PaymentEvent.TypeName.outcomeResolved.rawValue,
-        case .outcomeResolved(let work, _)? = try? PaymentEvent(type: event.type, payload: event.payload)
-      else { return false }
-      return work.step == .refund
-    }
-    return isLookedAt ? nil : .init(offset: events - 1, microseconds: lastMicroseconds)
+    return doubtful.min { $0.lastMicroseconds < $1.lastMicroseconds }
+      .map { .init(offset: $0.events - 1, microseconds: $0.lastMicroseconds) }
   }
 }
 
 extension UInt64 {
-  /// Of two times in microseconds; nil if this one is earlier.
-  fileprivate func durationSince(_ earlier: UInt64) -> Duration? {
-    self < earlier ? nil : .microseconds(Int64(clamping: self - earlier))
+  /// Of two times in microseconds; zero if this one is earlier.
+  fileprivate func since(_ earlier: UInt64) -> Duration {
+    self < earlier ? .zero : .microseconds(Int64(clamping: self - earlier))
   }
 }
 
-/// Holds the last restoration for all copies of a ``PaymentLog``. Safe to use from any thread.
-final class KnownRestoration: Sendable {
-  private let restoration = Mutex<LogRestoration?>(nil)
+/// Holds the restorations for all copies of a ``PaymentLog``. Safe to use from any thread.
+final class KnownRestorations: Sendable {
+  private let restorations = Mutex(LogRestorations())
 
-  var current: LogRestoration? {
-    get { restoration.withLock { $0 } }
-    set { restoration.withLock { $0 = newValue } }
+  var current: LogRestorations {
+    get { restorations.withLock { $0 } }
+    set { restorations.withLock { $0 = newValue } }
   }
 }

@@ -12,7 +12,7 @@ public struct PaymentLog: Sendable {
   public let damage: DamageStatus
   /// The log's end at the start of the process. An earlier process may have tried what was requested before it.
   public let openedAt: UInt64
-  private let restoration = KnownRestoration()
+  private let restorations = KnownRestorations()
   /// Gives the age of events that an earlier process has appended.
   let time: SteadyTime
   /// Gives idempotency records their age.
@@ -69,12 +69,10 @@ public struct PaymentLog: Sendable {
   /// - Parameter isRestored: it was, since the last process that used it.
   /// - Returns: false if that could not be written on the log; then it holds for this process only.
   func noteRestorations(isRestored: Bool) async throws(LogStoreError) -> Bool {
-    guard isRestored, reader.endOffset > 0 else {
-      restoration.current = try LogRestoration.last(on: self)
-      return true
-    }
+    restorations.current = try LogRestorations(on: self)
+    guard isRestored, reader.endOffset > 0 else { return true }
     let new = try LogRestoration(of: reader)
-    restoration.current = new
+    restorations.current.add(new)
     do throws(LogStoreError) {
       try await append(Append([new.event]))
       return true
@@ -83,9 +81,9 @@ public struct PaymentLog: Sendable {
     }
   }
 
-  /// What the log says about the tries of a step; see ``Loaded/trace(of:openedAt:restoration:keyLifetime:)``.
+  /// What the log says about the tries of a step; see ``Loaded/trace(of:openedAt:restorations:keyLifetime:)``.
   func trace(of work: PaymentWork, in loaded: Loaded, keyLifetime: Duration?) -> StepTrace {
-    loaded.trace(of: work, openedAt: openedAt, restoration: restoration.current, keyLifetime: keyLifetime)
+    loaded.trace(of: work, openedAt: openedAt, restorations: restorations.current, keyLifetime: keyLifetime)
   }
 
   // MARK: - Ages
@@ -192,12 +190,12 @@ public struct PaymentLog: Sendable {
     }
     var payment: Payment?
     var newer: NewerEvent?
-    let restoration = restoration.current
+    let restorations = restorations.current
     for event in events {
       var known: PaymentEvent
       do {
         known = try PaymentEvent(type: event.type, payload: event.payload)
-        if let restoration { known = restoration.weakened(known, at: event.offset) }
+        known = restorations.weakened(known, at: event.offset)
       } catch {
         newer = newer ?? NewerEvent(version: event.version, type: event.type, reason: error.description)
         continue

@@ -22,20 +22,20 @@ extension PaymentLog.Loaded {
   ///
   /// - Parameters:
   ///   - openedAt: the log's end when this process opened it.
-  ///   - restoration: the last one of the log; nil if it was never restored.
+  ///   - restorations: those of the log.
   ///   - keyLifetime: how long the PSP keeps an idempotency key; nil for ever.
   func trace(
-    of work: PaymentWork, openedAt: UInt64, restoration: LogRestoration? = nil, keyLifetime: Duration? = nil
+    of work: PaymentWork, openedAt: UInt64, restorations: LogRestorations = .init(), keyLifetime: Duration? = nil
   ) -> StepTrace {
     var trace = StepTrace()
     for event in events where PaymentEvent.TypeName(rawValue: event.type)?.mayTell(of: work.step) ?? false {
       // An unreadable event was written by a newer program and is skipped, as everywhere.
       guard var known = try? PaymentEvent(type: event.type, payload: event.payload) else { continue }
-      if let restoration { known = restoration.weakened(known, at: event.offset) }
+      known = restorations.weakened(known, at: event.offset)
       if known.work == work {
         if event.offset < openedAt { trace.mayHaveHappened = true }
-        if case .refundRequested = known,
-          let lost = restoration?.lostUse(of: event, in: events, keyLifetime: keyLifetime)
+        if trace.asked == nil,
+          let lost = restorations.lostUse(of: work.step, event, in: events[0], keyLifetime: keyLifetime)
         {
           trace = StepTrace(mayHaveHappened: true, asked: lost)
         }

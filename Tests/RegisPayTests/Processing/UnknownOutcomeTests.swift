@@ -198,11 +198,47 @@ struct UnknownOutcomeTests {
         #expect(try !trace(new, work, lifetime).mayHaveHappened, "the payment is younger than the backup")
       }
       #expect(try !trace(old, work, .zero).mayHaveHappened, "the PSP has forgotten what was lost")
-      // A person has looked.
+      // What a person says of one refund says nothing about the next one.
       _ = try await log.request(.markUnknown(work, reason: "old"), of: old)
       _ = try await log.request(.resolve(work, .didNotHappen), of: old)
       _ = try await log.request(.refund(nil), of: old)
-      #expect(try !trace(old, PaymentWork(refund: 2), nil).mayHaveHappened)
+      #expect(try trace(old, PaymentWork(refund: 2), .seconds(86_400)).asked?.offset == end - 1)
+
+      // Lost and restored again: the first backup's end counts.
+      log = PaymentLog(store)
+      #expect(try await log.noteRestorations(isRestored: true))
+      let again = try trace(old, PaymentWork(refund: 2), .seconds(86_400))
+      #expect(again.mayHaveHappened && again.asked?.offset == end - 1)
+      _ = try await log.request(.markUnknown(PaymentWork(refund: 2), reason: "old"), of: old)
+      _ = try await log.request(.resolve(PaymentWork(refund: 2), .didNotHappen), of: old)
+      _ = try await log.request(.refund(nil), of: old)
+      let third = try trace(old, PaymentWork(refund: 3), .seconds(86_400))
+      #expect(third.mayHaveHappened && third.asked?.offset == end - 1)
+    }
+  }
+
+  @Test("on a restored log a payment whose creation is repeated may be settled already, since the backup's end")
+  func restoredSettlement() async throws {
+    try await withStore { store in
+      var log = PaymentLog(store)
+      let old = try await log.initiate(Self.money)
+      let end = log.reader.endOffset
+      log = PaymentLog(store)
+      #expect(try await log.noteRestorations(isRestored: true))
+      let new = try await log.initiate(Self.money)
+      for id in [old, new] { _ = try await log.request(.recordCreated(reference: "r"), of: id) }
+      let settle = PaymentWork(.settle)
+      func trace(_ id: PaymentID) throws -> StepTrace {
+        log.trace(of: settle, in: try #require(try log.load(id)), keyLifetime: .zero)
+      }
+      let doubtful = try trace(old)
+      #expect(doubtful.mayHaveHappened && doubtful.asked?.offset == end - 1)
+      #expect(try !trace(new).mayHaveHappened)
+      // Refused, or asked for again after its key is forgotten, it is unknown.
+      #expect(
+        StepRule.command(
+          for: .refused(status: 422, reason: "422"), of: settle, mayHaveHappened: doubtful.mayHaveHappened,
+          isExhausted: true) == .markUnknown(settle, reason: "422, and an earlier try may have been carried out"))
     }
   }
 
