@@ -1,5 +1,6 @@
 import ArgumentParser
 import CStart
+import Dispatch
 import Glibc
 import Logging
 import RegisPay
@@ -11,6 +12,8 @@ import UnixSignals
 final class SettingsReload: Sendable {
   private let hangups: UnixSignalsSequence
   private let inForce: Mutex<ServeConfiguration>
+  /// Reads files, which may be on a disk that hangs: no thread that others wait for.
+  private let queue = DispatchQueue(label: "settings")
 
   private init(_ configuration: ServeConfiguration, _ hangups: UnixSignalsSequence) {
     self.hangups = hangups
@@ -29,7 +32,9 @@ final class SettingsReload: Sendable {
   /// Begins to apply settings, until the process ends.
   func begin(_ server: Server, _ options: ServerOptions, _ logger: Logger) {
     Task {
-      for await _ in hangups { reload(server, options, logger) }
+      for await _ in hangups {
+        queue.async { self.reload(server, options, logger) }
+      }
     }
   }
 
