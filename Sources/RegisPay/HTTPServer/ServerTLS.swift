@@ -57,11 +57,13 @@ final class ServerTLS: Sendable {
   /// For connections that are made now.
   var context: NIOSSLContext { state.withLock { $0.context } }
 
-  var metric: MetricFamily {
-    .gauge(
-      "regispay_tls_certificate_expiry_timestamp_seconds",
-      "When the TLS certificate ends, in seconds since 1970-01-01 UTC.",
-      Int(state.withLock { $0.end.timeIntervalSince1970 }))
+  /// Without a sample if there is no TLS.
+  static func metric(of tls: ServerTLS?) -> MetricFamily {
+    var family = MetricFamily(
+      "regispay_tls_certificate_expiry_timestamp_seconds", .gauge,
+      "When the TLS certificate ends, in seconds since 1970-01-01 UTC.")
+    if let tls { family.add([], Int(tls.state.withLock { $0.end.timeIntervalSince1970 })) }
+    return family
   }
 
   /// Lines for ``Health``.

@@ -186,7 +186,7 @@ public struct Server: Sendable {
       keys: keys, known: known, registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
-    if let tls { metrics.add { [tls.metric] } }
+    metrics.add { [ServerTLS.metric(of: tls)] }
     var failure: ServerError?
     do {
       try await serviceGroup(parts, serverMetrics, stopSignals, onReady: onReady).run()
