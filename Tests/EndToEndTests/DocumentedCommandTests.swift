@@ -98,7 +98,9 @@ struct DocumentedCommandTests {
           data: folder + "/data", backup: folder + "/backup", "--every 5m": "--every 1s & sleep 2.5; kill $!",
         ])
       let copies = try FileManager.default.subpathsOfDirectory(atPath: folder + "/backup")
-      #expect(copies.contains("keys.sqlite") && copies.contains("webhooks.sqlite"))
+      for name in ["keys.sqlite", "webhooks.sqlite"] {
+        #expect(copies.contains { $0.hasPrefix("files-") && $0.hasSuffix("/" + name) }, "\(name)")
+      }
       for copy in copies {
         let attributes = try FileManager.default.attributesOfItem(atPath: folder + "/backup/" + copy)
         let mode = try #require(attributes[.posixPermissions] as? Int)

@@ -2,7 +2,6 @@ import HTTPTypes
 import NIOCore
 import NIOHTTP1
 import NIOHTTPTypes
-import NIOSSL
 
 /// Decides from a request's head, before its body arrives: a problem refuses the request. Called on the connection's event loop, which
 /// it must not block.
@@ -275,8 +274,6 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     guard phase == .serving else { return }
     switch error {
     case is ChannelError, is IOError: context.fireErrorCaught(error)
-    // There is no way to tell the client anything.
-    case is NIOSSLError, is BoringSSLError, is NIOSSLExtraError, is NIOSSLCloseTimedOutError: drop(context)
     case HTTPParserError.headerOverflow: refuse(.headTooLarge(limits), context)
     case HTTPParserError.invalidVersion: refuse(.versionNotSupported, context)
     case HTTPParserError.invalidMethod: refuse(.methodNotImplemented, context)

@@ -109,7 +109,7 @@ final class ServerTLS: Sendable {
   /// - Parameter limit: for the handshake.
   func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations, handshakeTime limit: TimeAmount) throws {
     try pipeline.addHandler(NIOSSLServerHandler(context: context))
-    try pipeline.addHandler(HandshakeDeadline(limit))
+    try pipeline.addHandler(TLSEdge(handshakeTime: limit))
   }
 
   /// The files' bytes.
@@ -182,14 +182,15 @@ final class ServerTLS: Sendable {
   }
 }
 
-/// Closes a connection whose TLS handshake takes too long. Used on the connection's event loop only.
-private final class HandshakeDeadline: ChannelInboundHandler, RemovableChannelHandler {
+/// Stands on TLS: closes a connection whose handshake takes too long or whose TLS fails, so that the handlers above know nothing of
+/// it. Used on the connection's event loop only.
+private final class TLSEdge: ChannelInboundHandler, RemovableChannelHandler {
   typealias InboundIn = ByteBuffer
 
   private let limit: TimeAmount
   private var timer: Scheduled<Void>?
 
-  init(_ limit: TimeAmount) { self.limit = limit }
+  init(handshakeTime limit: TimeAmount) { self.limit = limit }
 
   func handlerAdded(context: ChannelHandlerContext) {
     let channel = context.channel
@@ -202,6 +203,15 @@ private final class HandshakeDeadline: ChannelInboundHandler, RemovableChannelHa
   func channelInactive(context: ChannelHandlerContext) {
     timer?.cancel()
     context.fireChannelInactive()
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    switch error {
+    // There is no way to tell the client anything.
+    case is NIOSSLError, is BoringSSLError, is NIOSSLExtraError, is NIOSSLCloseTimedOutError:
+      context.close(promise: nil)
+    default: context.fireErrorCaught(error)
+    }
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {

@@ -41,16 +41,20 @@ public final class KeyStore: Sendable {
   /// - Parameter patience: how long a call blocks its thread while another program has the file locked.
   public static func open(_ directory: String, patience: Duration = .seconds(5)) throws(KeyStoreError) -> KeyStore {
     let path = path(in: directory)
-    do throws(DataDirectory.Refusal) {
-      try DataDirectory.check(directory)
-    } catch {
-      throw KeyStoreError(path: directory, reason: "\(error)", kind: .wrongDirectory)
-    }
+    try checkDirectory(directory)
     do {
       try PrivateFiles.makeDirectory(directory)
       return try KeyStore(path, patience)
     } catch {
       throw KeyStoreError(path: path, error)
+    }
+  }
+
+  private static func checkDirectory(_ directory: String) throws(KeyStoreError) {
+    do throws(DataDirectory.Refusal) {
+      try DataDirectory.check(directory)
+    } catch {
+      throw KeyStoreError(path: directory, reason: "\(error)", kind: .wrongDirectory)
     }
   }
 
@@ -62,6 +66,7 @@ public final class KeyStore: Sendable {
 
   /// The keys of a directory. Creates nothing.
   public static func keys(in directory: String) throws(KeyStoreError) -> [StoredKey] {
+    try checkDirectory(directory)
     guard FileManager.default.fileExists(atPath: path(in: directory)) else { return [] }
     return try open(directory).all()
   }
