@@ -8,6 +8,9 @@ final class StopDeadline: Sendable {
     case waiting, begun, ended
   }
 
+  /// Microseconds between two looks at whether the stop has ended.
+  private static let pause: UInt32 = 10_000
+
   private let limit: Duration
   private let state = Mutex(State.waiting)
   private let changes = DispatchSemaphore(value: 0)
@@ -22,9 +25,12 @@ final class StopDeadline: Sendable {
   func start(onOverdue: @escaping @Sendable () -> Void) {
     let thread = Thread { [self] in
       changes.wait()
-      guard hasBegun else { return }
-      _ = changes.wait(timeout: .now() + limit / .seconds(1))
-      if hasBegun { onOverdue() }
+      // A wait with a limit goes by the machine's clock on Linux, which may be set meanwhile.
+      let end = MonotonicTime.nanoseconds + UInt64(limit / .nanoseconds(1))
+      while hasBegun {
+        guard MonotonicTime.nanoseconds < end else { return onOverdue() }
+        usleep(Self.pause)
+      }
     }
     thread.name = "stop deadline"
     thread.start()
