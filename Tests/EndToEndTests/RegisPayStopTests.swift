@@ -43,8 +43,9 @@ struct RegisPayStopTests {
     try await withTemporaryFolder { folder in
       try FileManager.default.createDirectory(atPath: folder + "/data", withIntermediateDirectories: false)
       for path in [folder, folder + "/data"] { #expect(chown(path, Self.user, Self.user) == 0) }
+      // As from a shell, also where the tests themselves run under nohup.
       let server = try await RunningServer.start(
-        directory: folder, arguments: ["--stop-timeout", "3"], under: Self.nobody)
+        directory: folder, arguments: ["--stop-timeout", "3"], under: ["env", "--default-signal=HUP"] + Self.nobody)
       let id = try await server.createPayment("1")
       try await server.wait(for: id, status: "Completed", within: .seconds(30))
       try await limit(server, "--nproc=1:", under: Self.nobody, folder)
