@@ -53,7 +53,9 @@ extension RegisPayServeTests {
       // They look at each of these payments once; the next start is about the list.
       try await eventually("the consumers have passed what was there", within: .seconds(120)) {
         let consumers = try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]]
-        return try #require(consumers).allSatisfy { $0["lag"] as? Int == 0 && ($0["checkpoint"] as? Int ?? 0) >= 4 * count }
+        return try #require(consumers).allSatisfy {
+          $0["lag"] as? Int == 0 && ($0["checkpoint"] as? Int ?? 0) >= 4 * count
+        }
       }
       #expect(try await server.stopGracefully().code == 0)
 
