@@ -53,6 +53,7 @@ struct Backup: ParsableCommand {
   }
 
   private func show(_ report: DataBackup.Report) {
+    for warning in report.warnings { LogOutput.standardError.write("regispay: \(warning)\n") }
     var parts: [String] = []
     for (name, log) in [("payments", report.payments), ("simulator", report.simulator)] {
       guard let log else { continue }
@@ -64,8 +65,9 @@ struct Backup: ParsableCommand {
       parts.append("\(name) events 0..<\(log.endOffset) (\(log.bytesCopied) bytes copied)")
     }
     print("backed up at \(Date().formatted(.iso8601)): \((parts + report.files).joined(separator: ", "))")
-    // Standard output may be a file or a pipe, and this process may run for months.
+    // Standard output may be a file or a pipe, and this process may run for months, or end here.
     fflush(nil)
+    LogOutput.standardError.flush(seconds: 1)
   }
 }
 
@@ -104,9 +106,9 @@ struct Restore: ParsableCommand {
   func run() throws {
     do throws(DataBackupError) {
       if list {
-        for backup in try DataRestoration.list(from) {
-          print("\(backup.time.formatted(.iso8601))\t\(backup.events)")
-        }
+        let (choices, faults) = try DataRestoration.list(from)
+        for backup in choices { print("\(backup.time.formatted(.iso8601))\t\(backup.events)") }
+        if !faults.isEmpty { fail(faults.map(\.description).joined(separator: "\n")) }
         return
       }
       let report = try DataRestoration(of: from, to: dir, latest: at).run()

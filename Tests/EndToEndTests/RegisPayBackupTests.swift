@@ -192,6 +192,7 @@ struct RegisPayBackupTests {
       try await command(folder, "restore", "--from", "first", "--dir", "next")
       // As if it had been killed before its last write. There is no payment that could tell.
       let json = try String(contentsOfFile: folder + "/first/backup.json", encoding: .utf8)
+        .replacing("\"folder\":", with: "\"number\":")
       try json.write(toFile: folder + "/next/restoration", atomically: true, encoding: .utf8)
       try FileManager.default.removeItem(atPath: folder + "/next/keys.sqlite")
       let refused = try await command(folder, "serve", "--dir", "next", "--port", "0", code: 1)
@@ -304,12 +305,31 @@ struct RegisPayBackupTests {
       let early = try await command(
         folder, "restore", "--from", "backup", "--dir", "early", "--at", "2020-01-01T00:00:00Z", code: 1)
       #expect(early.errors.contains("has no backup of 2020-01-01T00:00:00Z or before"), "\(early.errors)")
+      // An earlier one that can't be read is said, and concerns no other.
+      try Data("{".utf8).write(to: URL(fileURLWithPath: folder + "/backup/files-1/set.json"))
+      let beside = try await command(folder, "backup", "--dir", "data", "--to", "backup", "--keep", "1h")
+      #expect(beside.errors.contains("files-1/set.json is damaged"), "\(beside.errors)")
+      let shown = try await command(folder, "restore", "--from", "backup", "--list", code: 1)
+      #expect(shown.output.split(separator: "\n").count == 3 && shown.errors.contains("files-1/set.json is damaged"))
+      let unsure = try await command(
+        folder, "restore", "--from", "backup", "--dir", "unsure", "--at", "2100-01-01T00:00:00Z", code: 1)
+      #expect(unsure.errors.contains("files-1/set.json is damaged"), "\(unsure.errors)")
+      try await command(folder, "restore", "--from", "backup", "--dir", "latest")
+      // What is too old goes, not all of it at once: the clock may be wrong.
+      for left in [2, 1] {
+        try await Task.sleep(for: .seconds(1.1))
+        try await command(folder, "backup", "--dir", "data", "--to", "backup", "--keep", "1s")
+        let kept = try FileManager.default.contentsOfDirectory(atPath: folder + "/backup").filter {
+          $0.hasPrefix("files-") && $0 != "files-1"
+        }
+        #expect(kept.count == left, "\(kept)")
+      }
       try await command(folder, "backup", "--dir", "data", "--to", "backup")
       let last = try await command(folder, "restore", "--from", "backup", "--list").output
       #expect(last.split(separator: "\n").count == 1, "\(last)")
       #expect(
         try FileManager.default.contentsOfDirectory(atPath: folder + "/backup").filter { $0.hasPrefix("files-") } == [
-          "files-4"
+          "files-7"
         ])
     }
   }

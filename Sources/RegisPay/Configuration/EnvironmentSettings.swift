@@ -80,7 +80,8 @@ public enum EnvironmentSettings {
   private static func setting(
     _ definition: SettingDefinition, _ text: String, _ source: SettingSource
   ) throws(SettingsError) -> Setting {
-    let values = definition.kind == .list ? text.split(separator: ",").map { $0.trimmingSpaces() } : [text]
+    let values =
+      definition.kind == .list ? text.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) } : [text]
     return try Setting(definition: definition, values: values, source: source).checked()
   }
 
@@ -88,13 +89,4 @@ public enum EnvironmentSettings {
   /// called regispay.
   public static let kubernetesHint =
     "; Kubernetes sets this for a Service named regispay: set enableServiceLinks: false in the pod's specification"
-}
-
-extension Substring {
-  fileprivate func trimmingSpaces() -> String {
-    var rest = self
-    while rest.first == " " { rest.removeFirst() }
-    while rest.last == " " { rest.removeLast() }
-    return String(rest)
-  }
 }

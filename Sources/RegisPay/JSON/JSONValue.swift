@@ -26,6 +26,11 @@ public enum JSONValue: Sendable, Hashable {
     return members.first { $0.key == key }?.value
   }
 
+  /// The value of a whole number from 0 to 2^64 - 1; nil for any other value.
+  public var unsigned: UInt64? {
+    if case .number(let digits) = self { UInt64(digits) } else { nil }
+  }
+
   /// The text of a string; nil for any other value.
   public var text: String? {
     if case .string(let text) = self { text } else { nil }

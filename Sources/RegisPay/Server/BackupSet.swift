@@ -36,7 +36,7 @@ struct BackupSet: Sendable, Hashable {
 
     init(_ name: String, _ bytes: [UInt8]) {
       self.name = name
-      digest = SHA256.hash(data: bytes).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+      digest = hexadecimal(SHA256.hash(data: bytes))
     }
 
     fileprivate init?(_ json: JSONValue) {
@@ -50,6 +50,12 @@ struct BackupSet: Sendable, Hashable {
       self.name = name
       self.digest = digest
     }
+  }
+
+  /// Why the set of a folder can't be read.
+  struct Fault {
+    var folder: String
+    var error: DataBackupError
   }
 
   static let fileName = "backup.json"
@@ -99,18 +105,25 @@ struct BackupSet: Sendable, Hashable {
     self = set
   }
 
-  /// The sets that are kept, from the oldest to the latest one. Blocks for as many reads.
-  static func all(in directory: String) throws(DataBackupError) -> [BackupSet] {
+  /// The sets that are kept, from the oldest to the latest one, and why others can't be read. Blocks for as many reads.
+  ///
+  /// - Throws: if the latest one can't be read.
+  static func all(in directory: String) throws(DataBackupError) -> (sets: [BackupSet], faults: [Fault]) {
     let latest = try BackupSet(in: directory)
     let names = try translating { try FileManager.default.contentsOfDirectory(atPath: directory) }
-    var sets: [BackupSet] = []
-    for name in names where isFolder(name) && name != latest.folder {
-      // A run that was killed has left one without a set, or one that does not count.
-      guard let set = try read("\(directory)/\(name)/\(folderFileName)"), set.folder == name, set.number < latest.number
-      else { continue }
-      sets.append(set)
+    var (sets, faults): ([BackupSet], [Fault]) = ([], [])
+    for name in names.sorted() where isFolder(name) && name != latest.folder {
+      do throws(DataBackupError) {
+        // A run that was killed has left one without a set, or one that does not count.
+        guard let set = try read("\(directory)/\(name)/\(folderFileName)"), set.folder == name,
+          set.number < latest.number
+        else { continue }
+        sets.append(set)
+      } catch {
+        faults.append(Fault(folder: name, error: error))
+      }
     }
-    return sets.sorted { $0.number < $1.number } + [latest]
+    return (sets.sorted { $0.number < $1.number } + [latest], faults)
   }
 
   /// Reads the latest set; nil if there is none.
@@ -126,14 +139,14 @@ struct BackupSet: Sendable, Hashable {
     } catch {
       throw damaged(path, "\(error)")
     }
-    guard let version = number(json["version"]), version == Self.version || version == Self.oldVersion else {
+    guard let version = json["version"]?.unsigned, version == Self.version || version == Self.oldVersion else {
       throw DataBackupError(
         "\(path) has another version than this program, which reads \(Self.oldVersion) and \(Self.version): use a newer program"
       )
     }
     let isOld = version == Self.oldVersion
-    guard let storeID = json["storeID"]?.text, let events = number(json["events"]),
-      case .array(let entries)? = json["files"], let folder = isOld ? 0 : number(json["folder"]),
+    guard let storeID = json["storeID"]?.text, let events = json["events"]?.unsigned,
+      case .array(let entries)? = json["files"], let folder = isOld ? 0 : json["folder"]?.unsigned,
       let text = json["time"]?.text
     else { throw damaged(path, "it lacks a member, or one has another type") }
     let files = entries.compactMap(File.init)
@@ -142,16 +155,12 @@ struct BackupSet: Sendable, Hashable {
     }
     // Its own error says no more.
     guard let time = try? Date(text, strategy: .iso8601) else { throw damaged(path, "its time is none") }
-    let simulatorEvents = isOld ? (json["simulator"] == .bool(true) ? 0 : nil) : number(json["simulatorEvents"])
+    let simulatorEvents = isOld ? (json["simulator"] == .bool(true) ? 0 : nil) : json["simulatorEvents"]?.unsigned
     var set = BackupSet(
       storeID: storeID, events: events, simulatorEvents: simulatorEvents, psp: json["psp"]?.text, files: files,
       number: Int(folder), time: time)
     set.isOfOldForm = isOld
     return set
-  }
-
-  private static func number(_ value: JSONValue?) -> UInt64? {
-    if case .number(let digits)? = value { UInt64(digits) } else { nil }
   }
 
   private static func damaged(_ path: String, _ reason: String) -> DataBackupError {
@@ -181,7 +190,7 @@ struct BackupSet: Sendable, Hashable {
   /// - Throws: if it is missing or not what was written.
   func bytes(of file: File, in directory: String) throws(DataBackupError) -> [UInt8] {
     let path = "\(directory)/\(folder)/\(file.name)"
-    let bytes = try translating { try WholeFileBytes.read(path) }
+    let bytes = try translating { try FileBytes.read(path) }
     guard file.digest == nil || File(file.name, bytes) == file else {
       throw DataBackupError("\(path) is damaged: its checksum differs; use another copy of the backup")
     }

@@ -31,6 +31,8 @@ public struct DataBackup: Sendable {
     public var simulator: BackupReport?
     /// Names of the SQLite files that were copied.
     public var files: [String]
+    /// What does not concern this backup: earlier ones that can't be read or removed.
+    public var warnings: [String]
   }
 
   /// An SQLite file of a data directory.
@@ -42,8 +44,12 @@ public struct DataBackup: Sendable {
     var noun: String
   }
 
-  /// Runs after which a copy that lacks what the log says is taken for a loss.
+  /// Copies after which one that lacks what the log says is taken for a loss.
   private static let tries = 5
+  /// Microseconds between two of them.
+  private static let pause: UInt32 = 200_000
+  /// Earlier sets that a run removes because they are too old, at most: a clock that jumps must not take all of them at once.
+  private static let removedAtOnce = 2
 
   let directory: String
   let target: String
@@ -66,21 +72,15 @@ public struct DataBackup: Sendable {
     defer { lock.release() }
     let previous = try BackupSet.read(in: target)
     try checkSimulator(previous)
-    var number = 1
-    while true {
-      do throws(DataBackupError) {
-        return try attempt(previous)
-      } catch {
-        guard error.isLoss, number < Self.tries else { throw error }
-        number += 1
-        // A server that is just making its first endpoint ends that meanwhile.
-        usleep(200_000)
-      }
+    // A loss is found before the logs are read, which may take long.
+    try retrying { () throws(DataBackupError) in
+      try checkRows(zip(sources, [try copy(sources[0], previous), try copy(sources[1], previous)]), try marks())
     }
+    return try retrying { () throws(DataBackupError) in try attempt(previous) }
   }
 
-  private func attempt(_ previous: BackupSet?) throws(DataBackupError) -> Report {
-    let sources = [
+  private var sources: [Source] {
+    [
       Source(
         path: WebhookJournal.path(in: directory + "/webhooks"), name: BackupSet.webhooks, table: "endpoint",
         mark: Webhooks.checkpointName, noun: "webhook endpoint"),
@@ -88,37 +88,60 @@ public struct DataBackup: Sendable {
         path: KeyStore.path(in: directory), name: BackupSet.keys, table: "key", mark: KeyWatch.checkpointName,
         noun: "key"),
     ]
-    let before = try marks(sources)
+  }
+
+  /// Tries again what finds a loss: a server that is just making its first endpoint ends that meanwhile.
+  private func retrying<Value>(_ work: () throws(DataBackupError) -> Value) throws(DataBackupError) -> Value {
+    for _ in 1..<Self.tries {
+      do throws(DataBackupError) {
+        return try work()
+      } catch {
+        guard error.isLoss else { throw error }
+        usleep(Self.pause)
+      }
+    }
+    return try work()
+  }
+
+  private func checkRows(
+    _ copies: Zip2Sequence<[Source], [DatabaseSnapshot?]>, _ marks: Set<String>
+  ) throws(DataBackupError) {
+    for (source, snapshot) in copies where marks.contains(source.mark) && snapshot?.hasRows != true {
+      throw DataBackupError(
+        "\(source.path) holds no \(source.noun), and \(source.noun)s were made for this log: put the file back as it was. The backup"
+          + " has not changed", isLoss: true)
+    }
+  }
+
+  private func attempt(_ previous: BackupSet?) throws(DataBackupError) -> Report {
+    let sources = sources
+    let before = try marks()
     let webhooks = try copy(sources[0], previous)
     let payments = try back(up: "payments")
     let simulator = try hasSimulator ? back(up: "simulator") : nil
     // Last, because it says who may use the server: a key that was revoked during the backup is revoked in it.
     let keys = try copy(sources[1], previous)
-    let marks = before.union(try marks(sources))
-    for (source, snapshot) in zip(sources, [webhooks, keys])
-    where marks.contains(source.mark) && snapshot?.hasRows != true {
-      throw DataBackupError(
-        "\(source.path) holds no \(source.noun), and \(source.noun)s were made for this log: put the file back as it was. The backup"
-          + " has not changed", isLoss: true)
-    }
+    try checkRows(zip(sources, [webhooks, keys]), before.union(try marks()))
     let copies = zip(sources, [webhooks, keys]).compactMap { source, snapshot in
       snapshot.map { (source.name, $0.bytes) }
     }
-    try commit(copies, payments, simulator, previous)
-    return Report(payments: payments, simulator: simulator, files: copies.map(\.0))
+    let number = try commit(copies, payments, simulator, previous)
+    return Report(payments: payments, simulator: simulator, files: copies.map(\.0), warnings: removeOld(but: number))
   }
 
   /// Puts the set into place.
+  ///
+  /// - Returns: its number.
   private func commit(
     _ copies: [(name: String, bytes: [UInt8])], _ payments: BackupReport, _ simulator: BackupReport?,
     _ previous: BackupSet?
-  ) throws(DataBackupError) {
+  ) throws(DataBackupError) -> Int {
     let number = (previous?.number ?? 0) + 1
     let folder = "\(target)/\(BackupSet.folder(number))"
     try remove(BackupSet.folder(number))
     try translating {
       try PrivateFiles.makeDirectory(folder)
-      for (name, bytes) in copies { try WholeFileBytes.create("\(folder)/\(name)", bytes) }
+      for (name, bytes) in copies { try FileBytes.create("\(folder)/\(name)", bytes) }
       try PrivateFiles.syncDirectory(folder)
     }
     try BackupSet(
@@ -126,12 +149,33 @@ public struct DataBackup: Sendable {
       psp: KnownLog(in: directory)?.psp, files: copies.map { BackupSet.File($0.name, $0.bytes) }, number: number,
       time: Date()
     ).write(in: target)
-    let oldest = Date() - keep / .seconds(1)
-    let kept = Set(try BackupSet.all(in: target).filter { $0.number == number || $0.time >= oldest }.map(\.folder))
-    let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
-    for name in names where BackupSet.isOfOldForm(name) || (BackupSet.isFolder(name) && !kept.contains(name)) {
-      try remove(name)
+    return number
+  }
+
+  /// Removes what earlier runs have left and is not to be kept. The new set counts already, whatever fails here.
+  ///
+  /// - Returns: what failed.
+  private func removeOld(but number: Int) -> [String] {
+    var warnings: [String] = []
+    do throws(DataBackupError) {
+      var kept: Set = [BackupSet.folder(number)]
+      if keep > .zero {
+        let (sets, faults) = try BackupSet.all(in: target)
+        warnings = faults.map(\.error.description)
+        let oldest = Date() - keep / .seconds(1)
+        let expired = sets.filter { $0.number != number && $0.time < oldest }.prefix(Self.removedAtOnce)
+        kept.formUnion(Set(sets.map(\.folder)).subtracting(expired.map(\.folder)))
+        // What can't be read stays for a person to look at.
+        kept.formUnion(faults.map(\.folder))
+      }
+      let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
+      for name in names where BackupSet.isOfOldForm(name) || (BackupSet.isFolder(name) && !kept.contains(name)) {
+        try remove(name)
+      }
+    } catch {
+      warnings.append("\(error)")
     }
+    return warnings
   }
 
   /// Removes a folder or file of this backup, if it is there.
@@ -181,7 +225,7 @@ public struct DataBackup: Sendable {
   }
 
   /// The marks that are set.
-  private func marks(_ sources: [Source]) throws(DataBackupError) -> Set<String> {
+  private func marks() throws(DataBackupError) -> Set<String> {
     try translating {
       let reader = try LogReader.open(directory + "/payments")
       defer { reader.close() }

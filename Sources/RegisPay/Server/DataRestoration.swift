@@ -24,6 +24,14 @@ public struct DataRestoration: Sendable {
     public var time: Date
   }
 
+  /// What can be restored.
+  public struct Choice: Sendable {
+    /// When the backup was made.
+    public var time: Date
+    /// Events of its payments log.
+    public var events: UInt64
+  }
+
   let backup: String
   let directory: String
   let latest: Date?
@@ -71,7 +79,9 @@ public struct DataRestoration: Sendable {
 
   private func chosen() throws(DataBackupError) -> BackupSet {
     guard let latest else { return try BackupSet(in: backup) }
-    let sets = try BackupSet.all(in: backup)
+    let (sets, faults) = try BackupSet.all(in: backup)
+    // One that can't be read may be the one that is meant.
+    if let fault = faults.first { throw fault.error }
     guard let set = sets.last(where: { $0.time <= latest }) else {
       throw DataBackupError(
         "\(backup) has no backup of \(latest.formatted(.iso8601)) or before; the oldest is of"
@@ -80,9 +90,12 @@ public struct DataRestoration: Sendable {
     return set
   }
 
-  /// What ``run()`` can restore, from the oldest to the latest: when each was made, and the events of its payments log.
-  public static func list(_ backup: String) throws(DataBackupError) -> [(time: Date, events: UInt64)] {
-    try BackupSet.all(in: URL(fileURLWithPath: backup).standardizedFileURL.path).map { ($0.time, $0.events) }
+  /// What ``run()`` can restore, from the oldest to the latest, and why others can't be read.
+  public static func list(
+    _ backup: String
+  ) throws(DataBackupError) -> (choices: [Choice], faults: [DataBackupError]) {
+    let (sets, faults) = try BackupSet.all(in: URL(fileURLWithPath: backup).standardizedFileURL.path)
+    return (sets.map { Choice(time: $0.time, events: $0.events) }, faults.map(\.error))
   }
 
   private func files(of set: BackupSet) throws(DataBackupError) -> Files {
@@ -93,7 +106,8 @@ public struct DataRestoration: Sendable {
 
   private func restore(_ set: BackupSet, _ files: Files) throws(DataBackupError) -> Report {
     let unfinished = try UnfinishedRestoration(in: directory)
-    if let unfinished, unfinished.storeID != set.storeID || unfinished.time != set.time {
+    let this = UnfinishedRestoration(storeID: set.storeID, number: set.number, time: set.time)
+    if let unfinished, unfinished != this {
       throw DataBackupError(
         "\(directory) holds an unfinished restoration of the backup of \(unfinished.time.formatted(.iso8601)), and \(backup) is of"
           + " \(set.time.formatted(.iso8601)): restore that one, or remove what is in \(directory) first")
@@ -104,7 +118,7 @@ public struct DataRestoration: Sendable {
     }
     try translating {
       try PrivateFiles.makeDirectory(directory)
-      try UnfinishedRestoration(storeID: set.storeID, time: set.time).write(in: directory)
+      try this.write(in: directory)
       try PrivateFiles.makeDirectory(directory + "/webhooks")
     }
     var report = Report(files: [], kept: [], events: set.events, time: set.time)
@@ -156,13 +170,16 @@ struct UnfinishedRestoration: Sendable, Hashable {
   static let fileName = "restoration"
 
   var storeID: String
-  /// Of the backup.
+  /// The backup's: several can be made within a second.
+  var number: Int
+  /// When the backup was made.
   var time: Date
 
   static func path(in directory: String) -> String { "\(directory)/\(fileName)" }
 
-  init(storeID: String, time: Date) {
+  init(storeID: String, number: Int, time: Date) {
     self.storeID = storeID
+    self.number = number
     self.time = time
   }
 
@@ -173,6 +190,7 @@ struct UnfinishedRestoration: Sendable, Hashable {
     do {
       let json = try JSONReader.read(bytes)
       storeID = json["storeID"]?.text ?? ""
+      number = Int(clamping: json["number"]?.unsigned ?? 0)
       // Its own error says no more.
       guard let time = try? Date(json["time"]?.text ?? "", strategy: .iso8601) else {
         throw DataBackupError("its time is none")
@@ -184,7 +202,9 @@ struct UnfinishedRestoration: Sendable, Hashable {
   }
 
   func write(in directory: String) throws(SmallFile.Failure) {
-    let json: JSONValue = ["storeID": .string(storeID), "time": .string(time.formatted(.iso8601))]
+    let json: JSONValue = [
+      "storeID": .string(storeID), "number": .integer(number), "time": .string(time.formatted(.iso8601)),
+    ]
     try SmallFile.write(json.bytes, to: Self.path(in: directory), syncs: true)
   }
 

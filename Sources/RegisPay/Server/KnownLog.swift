@@ -48,17 +48,13 @@ struct KnownLog: Sendable, Hashable {
     if storeID == nil, fault == nil { fault = "it does not name the log" }
     psp = json?["psp"]?.text
     isRestored = json?["restored"] == .bool(true)
-    events = Self.number(json?["events"]) ?? 1
+    events = json?["events"]?.unsigned ?? 1
     guard case .array(let ranges)? = json?["missing"] else { return }
     for range in ranges {
-      guard let first = Self.number(range["first"]), let last = Self.number(range["last"]), first <= last, last < .max
+      guard let first = range["first"]?.unsigned, let last = range["last"]?.unsigned, first <= last, last < .max
       else { continue }
       missing.insert(contentsOf: first..<last + 1)
     }
-  }
-
-  private static func number(_ value: JSONValue?) -> UInt64? {
-    if case .number(let digits)? = value { UInt64(digits) } else { nil }
   }
 
   /// Notes that the log ends with fewer events than it has had.

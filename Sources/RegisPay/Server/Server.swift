@@ -200,7 +200,11 @@ public struct Server: Sendable {
 
   private func noteRestorations(_ known: KnownLogKeeper) async throws(ServerError) {
     do throws(LogStoreError) {
-      if try await log.noteRestorations(isRestored: known.isRestored) { known.noteRestorationRecorded() }
+      guard let failure = try await log.noteRestorations(isRestored: known.isRestored) else {
+        return known.noteRestorationRecorded()
+      }
+      // `payments.known` says it until it is on the log.
+      logger.warning("can't record on the log that it was restored", metadata: ["reason": "\(failure)"])
     } catch {
       throw .store(error)
     }
@@ -263,11 +267,11 @@ public struct Server: Sendable {
     var quietLogger = logger
     quietLogger.handler = LibraryLogHandler(handler: logger.handler)
     let metricsRoutes = MetricsRoutes(registry: parts.registry)
-    let hasSimulatorListener = tls != nil && parts.simulator != nil
+    let hasSimulatorListener =
+      tls != nil && parts.simulator != nil && !options.switchedOff.contains(.processing)
     let application = HTTPApplication(options: options, rules: rules, tls: tls, logger: quietLogger).make(
       parts, metrics: metricsRoutes
-    ) {
-      url in
+    ) { url in
       if !hasSimulatorListener { address.continuation.yield(url) }
       onReady(url)
     }

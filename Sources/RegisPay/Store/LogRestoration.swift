@@ -26,12 +26,21 @@ struct LogRestoration: Sendable, Hashable {
     (events, lastMicroseconds, microseconds) = (end, last, max(last, Clock.microseconds()))
   }
 
-  /// Nil for an event of a newer program that can't be read.
-  fileprivate init?(_ event: Event) {
-    guard let data = try? JSONReader.read(event.payload), case .number(let events) = data["events"],
-      case .number(let last) = data["lastMicroseconds"], let events = UInt64(events), let last = UInt64(last)
-    else { return nil }
-    (self.events, lastMicroseconds, microseconds) = (events, last, event.timestampMicroseconds)
+  /// An event that can't be read, such as a newer program's, still says that the log was restored, and nothing of when it was backed
+  /// up.
+  fileprivate init(_ event: Event) {
+    do {
+      let data = try JSONReader.read(event.payload)
+      (events, lastMicroseconds) = (data["events"]?.unsigned ?? event.offset, data["lastMicroseconds"]?.unsigned ?? 0)
+    } catch {
+      (events, lastMicroseconds) = (event.offset, 0)
+    }
+    microseconds = event.timestampMicroseconds
+  }
+
+  /// A restoration of which nothing is known but that it was before now.
+  fileprivate init(before reader: LogReader) {
+    (events, lastMicroseconds, microseconds) = (reader.endOffset, 0, Clock.microseconds())
   }
 
   /// The event that says so.
@@ -52,13 +61,18 @@ struct LogRestorations: Sendable, Hashable {
 
   init(_ all: [LogRestoration] = []) { self.all = all }
 
-  /// Reads them. Blocks for some reads.
+  /// Reads them. Blocks for some reads. If the log is damaged where one is, or a repair could not save one, there was one of which
+  /// nothing is known: the other way round a payment could be charged twice.
   init(on log: PaymentLog) throws(LogStoreError) {
-    // Passes over damage: the log's other events are served, too.
-    let events = try log.follower.lookUp { reader throws(LogStoreError) in
-      try reader.stream(LogRestoration.stream, skippingMissing: true, endsWithTask: false)
+    do throws(LogStoreError) {
+      let events = try log.follower.lookUp { reader throws(LogStoreError) in
+        try reader.stream(LogRestoration.stream, endsWithTask: false)
+      }
+      all = events.map(LogRestoration.init)
+    } catch {
+      guard error.isLocalDamage || error.isLoss else { throw error }
+      all = [LogRestoration(before: log.reader)]
     }
-    all = events.filter { $0.type == LogRestoration.eventType }.compactMap(LogRestoration.init)
   }
 
   mutating func add(_ restoration: LogRestoration) { all.append(restoration) }

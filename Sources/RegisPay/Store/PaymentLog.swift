@@ -67,17 +67,17 @@ public struct PaymentLog: Sendable {
   /// Reads from the log whether it was restored from a backup. Call it before any payment is loaded. Blocks for some reads.
   ///
   /// - Parameter isRestored: it was, since the last process that used it.
-  /// - Returns: false if that could not be written on the log; then it holds for this process only.
-  func noteRestorations(isRestored: Bool) async throws(LogStoreError) -> Bool {
+  /// - Returns: why that could not be written on the log, if it could not; then it holds for this process only.
+  func noteRestorations(isRestored: Bool) async throws(LogStoreError) -> LogStoreError? {
     restorations.current = try LogRestorations(on: self)
-    guard isRestored, reader.endOffset > 0 else { return true }
+    guard isRestored, reader.endOffset > 0 else { return nil }
     let new = try LogRestoration(of: reader)
     restorations.current.add(new)
     do throws(LogStoreError) {
       try await append(Append([new.event]))
-      return true
+      return nil
     } catch {
-      return false
+      return error
     }
   }
 

@@ -81,8 +81,7 @@ struct TimeRecord: Sendable, Hashable {
 
   /// The first 16 hexadecimal digits of the SHA-256 of the members as compact JSON.
   private static func checksum(of members: [JSONValue.Member]) -> String {
-    SHA256.hash(data: JSONValue.object(members).bytes).prefix(8)
-      .map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    hexadecimal(SHA256.hash(data: JSONValue.object(members).bytes).prefix(8))
   }
 
   init(

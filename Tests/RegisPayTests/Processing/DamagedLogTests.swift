@@ -48,6 +48,47 @@ struct DamagedLogTests {
     try bytes.write(to: URL(fileURLWithPath: path))
   }
 
+  @Test(
+    "a restoration that can't be read makes everything before it doubtful, and keeps no server from starting",
+    arguments: [false, true])
+  func restoration(isDamaged: Bool) async throws {
+    try await withTemporaryFolder { folder in
+      var store = try open(folder)
+      var log = PaymentLog(store)
+      let money = Money(minorUnits: 100, currency: Currency.supported[0])
+      let old = try await log.initiate(money)
+      for command in [PaymentCommand.recordCreated(reference: "r"), .recordSettled] {
+        _ = try await log.request(command, of: old)
+      }
+      let unreadable = NewEvent(
+        stream: LogRestoration.stream, type: LogRestoration.eventType, payload: Array("{\"later\":true}".utf8))
+      if isDamaged {
+        #expect(try await log.noteRestorations(isRestored: true) == nil)
+      } else {
+        _ = try await log.append(Append([unreadable]))
+      }
+      // In finished segments damage is passed over.
+      _ = try await fill(store, 400)
+      try await store.close()
+      if isDamaged {
+        let path = folder + "/log/00000000000000000000.log"
+        var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+        let found = try #require(bytes.range(of: Data("lastMicroseconds".utf8)))
+        bytes[found.lowerBound] ^= 1
+        try bytes.write(to: URL(fileURLWithPath: path))
+      }
+      store = try open(folder)
+      log = PaymentLog(store)
+      #expect(try await log.noteRestorations(isRestored: false) == nil)
+      _ = try await log.request(.refund(nil), of: old)
+      let trace = log.trace(
+        of: PaymentWork(refund: 1), in: try #require(try log.load(old)), keyLifetime: .seconds(86_400))
+      #expect(trace.mayHaveHappened, "a lost refund may have this key")
+      #expect(log.age(of: trace) > .seconds(86_400), "nobody knows how old that is")
+      try await store.close()
+    }
+  }
+
   @Test("damage that a look-up met, and that a recheck finds lost, stays reported")
   func unreadableThenLost() async throws {
     try await withTemporaryFolder { folder in

@@ -29,9 +29,5 @@ struct IdempotencyKey: Sendable, Hashable {
     fingerprint = Self.digest(Array("\(request.method.rawValue) \(request.uri.path)\n".utf8) + body)
   }
 
-  private static func digest(_ bytes: [UInt8]) -> String {
-    SHA256.hash(data: bytes).reduce(into: "") { text, byte in
-      text += (byte < 16 ? "0" : "") + String(byte, radix: 16)
-    }
-  }
+  private static func digest(_ bytes: [UInt8]) -> String { hexadecimal(SHA256.hash(data: bytes)) }
 }
