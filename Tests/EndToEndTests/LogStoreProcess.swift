@@ -34,11 +34,6 @@ final class LogStoreProcess: Sendable {
     var ending: Finished?
   }
 
-  /// Descriptors that the tests inherited don't go to the processes under test, and don't count against their limits.
-  private static let keepsInheritedDescriptors: Void = {
-    for number: Int32 in 3..<256 { _ = fcntl(number, F_SETFD, FD_CLOEXEC) }
-  }()
-
   let pid: pid_t
   private let state: Mutex<State>
   private let errorsPath: String
@@ -72,29 +67,10 @@ final class LogStoreProcess: Sendable {
       posix_spawn_file_actions_adddup2(&actions, outputEnds[1], 1)
     }
     posix_spawn_file_actions_addopen(&actions, 2, errorsPath, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
-    _ = Self.keepsInheritedDescriptors
-    var attributes = posix_spawnattr_t()
-    posix_spawnattr_init(&attributes)
-    defer { posix_spawnattr_destroy(&attributes) }
-    // As from a shell, also where the tests themselves run under nohup.
-    var defaults = sigset_t()
-    sigemptyset(&defaults)
-    sigaddset(&defaults, SIGHUP)
-    posix_spawnattr_setsigdefault(&attributes, &defaults)
-    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF))
-    posix_spawnattr_setpgroup(&attributes, 0)
-    var argv = ([executable] + arguments).map { strdup($0) } + [nil]
-    var environment = ProcessInfo.processInfo.environment.map { strdup("\($0.key)=\($0.value)") } + [nil]
-    defer { for pointer in argv + environment { free(pointer) } }
-    var pid = pid_t()
-    let code = posix_spawnp(&pid, executable, &actions, &attributes, &argv, &environment)
+    let started = Result { () throws(HarnessError) in try spawn(executable, arguments, &actions) }
     if inputEnds[0] >= 0 { close(inputEnds[0]) }
     if outputEnds[1] >= 0 { close(outputEnds[1]) }
-    guard code == 0 else {
-      let hint = executable == "strace" ? "; install the Debian package strace" : ""
-      throw HarnessError("\(executable) could not be started: \(String(cString: strerror(code)))\(hint)")
-    }
-    self.pid = pid
+    pid = try started.get()
     self.errorsPath = errorsPath
     self.outputPath = outputFile
     self.state = Mutex(State(input: inputEnds[1], output: outputEnds[0]))
@@ -108,13 +84,11 @@ final class LogStoreProcess: Sendable {
   }
 
   private func reap() {
-    var status: Int32 = 0
-    while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
-    let signal = status & 0x7F
+    let ending = waitForChild(pid)
     state.withLock {
       $0.ending = Finished(
-        exitCode: signal == 0 ? (status >> 8) & 0xFF : nil, signal: signal == 0 ? nil : signal,
-        output: [], errors: "")
+        exitCode: ending.isSignal ? nil : ending.code, signal: ending.isSignal ? ending.code : nil, output: [],
+        errors: "")
     }
     ended.signal()
   }

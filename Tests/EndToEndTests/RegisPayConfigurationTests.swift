@@ -4,7 +4,7 @@ import Testing
 @Suite("RegisPay, its settings")
 struct RegisPayConfigurationTests {
   private struct Printed {
-    var exit: RegisPayProcess.Exit
+    var exit: ChildEnding
     var lines: [String]
     var errors: String
 

@@ -1,16 +1,12 @@
 import AsyncHTTPClient
 import Foundation
 import NIOCore
+import Synchronization
 import Testing
 
 /// A process of a program, the built `regispay` unless another is named. It is killed when the test ends, if it still
 /// runs then.
 final class RegisPayProcess: Sendable {
-  struct Exit: Sendable, Hashable {
-    var code: Int32
-    var isSignal: Bool
-  }
-
   struct Failure: Error, CustomStringConvertible {
     var description: String
   }
@@ -18,7 +14,8 @@ final class RegisPayProcess: Sendable {
   let pid: pid_t
   private let errorFile: String
   private let lines: AsyncStream<String>
-  private let exits: AsyncStream<Exit>
+  private let exits: AsyncStream<ChildEnding>
+  private let hasEnded = Mutex(false)
 
   /// The folder that the test bundle and the programs are built into.
   static var buildFolder: URL {
@@ -31,25 +28,29 @@ final class RegisPayProcess: Sendable {
   ///   - program: one on the path, instead of `regispay`.
   ///   - wrapper: a program on the path with its arguments, which gets all this as further arguments.
   init(program: String? = nil, under wrapper: [String] = [], _ arguments: [String], folder: String) throws {
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments =
-      wrapper + [program ?? Self.buildFolder.appendingPathComponent("regispay").path] + arguments
     errorFile = folder + "/stderr-\(UUID().uuidString).txt"
-    _ = FileManager.default.createFile(atPath: errorFile, contents: nil)
-    process.standardError = FileHandle(forWritingAtPath: errorFile)
     let output = Pipe()
-    process.standardOutput = output
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+    posix_spawn_file_actions_adddup2(&actions, output.fileHandleForWriting.fileDescriptor, 1)
+    posix_spawn_file_actions_addopen(&actions, 2, errorFile, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
     let (lines, lineContinuation) = AsyncStream<String>.makeStream()
-    let (exits, exitContinuation) = AsyncStream<Exit>.makeStream()
+    let (exits, exitContinuation) = AsyncStream<ChildEnding>.makeStream()
     self.lines = lines
     self.exits = exits
-    process.terminationHandler = { ended in
-      exitContinuation.yield(Exit(code: ended.terminationStatus, isSignal: ended.terminationReason == .uncaughtSignal))
+    let words = wrapper + [program ?? Self.buildFolder.appendingPathComponent("regispay").path] + arguments
+    let pid = try spawn(words[0], Array(words.dropFirst()), &actions)
+    self.pid = pid
+    Thread.detachNewThread { [weak self] in
+      let ending = waitForChild(pid)
+      self?.hasEnded.withLock { $0 = true }
+      exitContinuation.yield(ending)
       exitContinuation.finish()
     }
-    try process.run()
-    pid = process.processIdentifier
+    // So that reading ends when the program does.
+    try output.fileHandleForWriting.close()
     let handle = output.fileHandleForReading
     Thread.detachNewThread {
       var rest = Data()
@@ -66,12 +67,12 @@ final class RegisPayProcess: Sendable {
     }
   }
 
-  deinit { kill(pid, SIGKILL) }
+  deinit { signal(SIGKILL) }
 
   /// What it wrote to standard error so far.
   var errorText: String { (try? String(contentsOfFile: errorFile, encoding: .utf8)) ?? "" }
 
-  func signal(_ signal: Int32) { kill(pid, signal) }
+  func signal(_ signal: Int32) { hasEnded.withLock { if !$0 { _ = kill(pid, signal) } } }
 
   /// Its next line on standard output; nil when there is no more.
   func nextLine(within limit: Duration = .seconds(30)) async throws -> String? {
@@ -80,7 +81,7 @@ final class RegisPayProcess: Sendable {
     }
   }
 
-  func waitForExit(within limit: Duration = .seconds(30)) async throws -> Exit {
+  func waitForExit(within limit: Duration = .seconds(30)) async throws -> ChildEnding {
     let exit = try await withDeadline(limit, "the end of the program") { [exits] in await exits.first { _ in true } }
     guard let exit else { throw Failure(description: "the program's end was asked for twice") }
     return exit
@@ -123,7 +124,7 @@ struct RunningServer: Sendable {
     return RunningServer(process: process, url: String(url))
   }
 
-  func stopGracefully() async throws -> RegisPayProcess.Exit {
+  func stopGracefully() async throws -> ChildEnding {
     process.signal(SIGTERM)
     return try await process.waitForExit()
   }
