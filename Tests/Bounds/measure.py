@@ -35,11 +35,13 @@ class Filler:
     """Writes events with `logstore append`, a thousand in one append."""
 
     def __init__(self, logstore, directory):
+        self.count = 0
         self.process = subprocess.Popen(
             [logstore, "append", "--dir", directory, "--batch", "1000", "--segment-size", "32MiB"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=1 << 20)
 
     def add(self, stream, kind, payload):
+        self.count += 1
         self.process.stdin.write(f"{stream}\t{kind}\t{payload}\n".encode())
 
     def close(self):
@@ -90,6 +92,7 @@ def fill_payments(logstore, directory, count):
     for _ in range(4):
         filler.add("big", "Big", '["' + "x" * (8 << 20) + '"' + ",1" * (7 << 19) + "]")
     filler.close()
+    return filler.count - 4
 
 
 def fill_charges(logstore, directory, count):
@@ -108,11 +111,14 @@ def fill_charges(logstore, directory, count):
 def fill(options):
     done = f"{options.dir}/filled"
     if os.path.exists(done):
+        options.big = int(open(done).read())
         return
     os.makedirs(options.dir, exist_ok=True)
-    fill_payments(f"{options.programs}/logstore", f"{options.dir}/payments", options.payments)
+    big = fill_payments(f"{options.programs}/logstore", f"{options.dir}/payments", options.payments)
     fill_charges(f"{options.programs}/logstore", f"{options.dir}/simulator", options.payments // 4)
-    open(done, "w").close()
+    with open(done, "w") as file:
+        file.write(str(big))
+    options.big = big
 
 
 # MARK: - The server
@@ -280,7 +286,7 @@ def cases(options):
         "nothing": None,
         "`events?from=0&type=nothing`": get("/api/v1/events?from=0&type=PaymentRefundFailed"),
         "`events?from=0`": get("/api/v1/events?from=0"),
-        "`events`, 16 MiB each": get(f"/api/v1/events?type=Big&from={options.end - 4}"),
+        "`events`, 16 MiB each": get(f"/api/v1/events?from={options.big}"),
         "`payments?limit=200`": get("/api/v1/payments?limit=200"),
     }
     for sort in ("created", "-created", "updated", "-updated", "amount", "-amount"):
