@@ -67,12 +67,14 @@ let package = Package(
         .product(name: "ArgumentParser", package: "swift-argument-parser", condition: command),
       ],
       swiftSettings: strict),
+    // The system's zlib.
+    .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
     // SQLite without a mapped file beside a database.
     .target(name: "CWALIndex", linkerSettings: [.linkedLibrary("sqlite3")]),
     .target(
       name: "RegisPay",
       dependencies: [
-        "CMalloc", "CWALIndex", "LogStore",
+        "CMalloc", "CWALIndex", "CZlib", "LogStore",
         .product(name: "DequeModule", package: "swift-collections", condition: server),
         .product(name: "HeapModule", package: "swift-collections", condition: server),
         .product(name: "Crypto", package: "swift-crypto", condition: server),

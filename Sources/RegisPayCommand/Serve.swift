@@ -218,13 +218,17 @@ struct Serve: AsyncParsableCommand {
   }
 
   func run() async throws {
+    let environment = ServeConfiguration.current?.environment ?? ProcessInfo.processInfo.environment
+    let tracing: TraceOptions
     do {
       try checkTogether()
+      tracing = try TraceOptions(environment: environment)
     } catch {
-      RegisPayCommand.refuse(error)
+      RegisPayCommand.refuse(SettingsError(["\(error)"]))
     }
     if printConfig {
       print(Settings.text(SettingDefinitions.shown, ServeConfiguration.current?.inForce ?? []), terminator: "")
+      print(TraceOptions.text(environment), terminator: "")
       return
     }
     LogOutput.useFormat(logFormat)
@@ -253,7 +257,8 @@ struct Serve: AsyncParsableCommand {
     }
     Allocator.keepMemoryFlat()
     let logger = Logger(label: "regispay") { _ in LogOutput.writer.handler() }
-    let options = serverOptions
+    var options = serverOptions
+    options.tracing = tracing
     let metrics = MetricsRegistry()
     // From now on the metrics of libraries arrive there too.
     MetricsSystem.bootstrap(metrics)

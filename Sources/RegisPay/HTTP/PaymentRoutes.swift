@@ -8,6 +8,8 @@ struct PaymentRoutes: Sendable {
   let requests: IdempotencyStore
   let projection: PaymentProjection
   let retryStatus: RetryStatus
+  /// Describes this process in traces.
+  let traceResource: [(name: String, value: String)]
 
   func add(to router: Routes) {
     router.handle(
@@ -42,6 +44,7 @@ struct PaymentRoutes: Sendable {
         }
       ])
     router.handle("/api/v1/payments/{id}/events", [.get: { _, context in try await events(context) }])
+    router.handle("/api/v1/payments/{id}/trace", [.get: { _, context in try await trace(context) }])
     router.handle(
       "/api/v1/payments/{id}/cancel", [.post: { request, context in try await execute(.cancel, request, context) }])
     router.handle(
@@ -81,7 +84,7 @@ struct PaymentRoutes: Sendable {
   ) async throws -> Response {
     try await once(request, body, context) { claim in
       do {
-        switch try await log.request(command, of: id, for: claim) {
+        switch try await log.request(command, of: id, for: claim, trace: TraceContext(request.headers)) {
         case .appended(_, let version): return try await response(to: .changed(id, version: version))
         case .refused(let refusal): throw Problem(refusal)
         }
@@ -108,7 +111,9 @@ struct PaymentRoutes: Sendable {
     let money = try CreateRequest(body).money
     return try await once(request, bytes, context) { claim in
       do {
-        guard let id = try await log.initiate(money, for: claim) else { return nil }
+        guard let id = try await log.initiate(money, for: claim, trace: TraceContext(request.headers)) else {
+          return nil
+        }
         return try await response(to: .created(id))
       } catch is LogStoreError {
         throw Problem.unavailable(
@@ -213,6 +218,15 @@ struct PaymentRoutes: Sendable {
       let events = loaded.events.map { JSONValue.object(EventJSON.members(of: $0)) }
       let json: JSONValue = ["paymentId": .string(loaded.payment.id.description), "events": .array(events)]
       return json.bytes
+    }
+    return Response(bytes: bytes, contentType: "application/json; charset=utf-8")
+  }
+
+  /// The payment's spans as OTLP has them, so that tools can read the response as a file.
+  private func trace(_ context: HTTPRequestContext) async throws -> Response {
+    let bytes = try await find(context) { [traceResource] loaded in
+      let trace = PaymentTrace(loaded)
+      return SpanBatch(resource: traceResource, trace.operations.flatMap(trace.spans)).request
     }
     return Response(bytes: bytes, contentType: "application/json; charset=utf-8")
   }

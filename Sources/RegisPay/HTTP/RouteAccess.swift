@@ -24,6 +24,7 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/payments": [.get: .scope(.read), .post: .scope(.write)],
     "/api/v1/payments/{id}": [.get: .scope(.read)],
     "/api/v1/payments/{id}/events": [.get: .scope(.read)],
+    "/api/v1/payments/{id}/trace": [.get: .scope(.read)],
     "/api/v1/payments/{id}/cancel": [.post: .scope(.write)],
     "/api/v1/payments/{id}/refunds": [.post: .scope(.write)],
     "/api/v1/payments/{id}/retry": [.post: .scope(.operate)],

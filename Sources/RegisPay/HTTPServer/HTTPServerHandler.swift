@@ -298,8 +298,3 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
     }
   }
 }
-
-extension HTTPField.Name {
-  // A token by RFC 9110, which is all that the initialiser asks.
-  fileprivate static let traceParent = HTTPField.Name("traceparent")!
-}

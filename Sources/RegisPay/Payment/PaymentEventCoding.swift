@@ -74,44 +74,50 @@ extension PaymentEvent {
   public var type: String { typeName.rawValue }
 
   /// The event's data: a JSON object, amounts as exact decimals.
-  public var payload: [UInt8] {
-    let value: JSONValue =
-      switch self {
-      case .initiated(let id, let money):
-        [
-          "paymentId": .string(id.description), "amount": .number(money.decimal),
-          "currency": .string(money.currency.code),
-        ]
-      case .created(let reference): ["paymentReference": .string(reference)]
-      case .settled, .completed, .cancelled, .cancellationRequested: [:]
-      case .cancellationRefused(let reason): ["reason": .string(reason)]
-      case .declined(let step, let reason): ["step": .string(step.rawValue), "reason": .string(reason)]
-      case .failed(let step, let reason, let mayHaveHappened):
-        [
-          "step": .string(step.rawValue), "reason": .string(reason), "mayHaveHappened": .bool(mayHaveHappened),
-        ]
-      case .delayed(let delay):
-        .object(
-          Self.members(delay.work.step, delay.work.refund) + [
-            .init("until", .integer(delay.untilMicroseconds)), .init("attempts", .integer(delay.attempts)),
-            .init("ownFailures", .integer(delay.ownFailures)), .init("reason", .string(delay.reason)),
-            .init("mayHaveHappened", .bool(delay.mayHaveHappened)), .init("unanswered", .bool(delay.didTimeOut)),
-          ] + (delay.beganMicroseconds.map { [.init("began", .integer($0))] } ?? []))
-      case .retried(let step, let refund): .object(Self.members(step, refund))
-      case .refundRequested(let number, let amount):
-        [
-          "refund": .integer(number), "amount": .number(amount.decimal), "currency": .string(amount.currency.code),
-        ]
-      case .refunded(let number): ["refund": .integer(number)]
-      case .refundDeclined(let number, let reason): ["refund": .integer(number), "reason": .string(reason)]
-      case .refundFailed(let number, let reason, let mayHaveHappened):
-        ["refund": .integer(number), "reason": .string(reason), "mayHaveHappened": .bool(mayHaveHappened)]
-      case .outcomeUnknown(let work, let reason):
-        .object(Self.members(work.step, work.refund) + [.init("reason", .string(reason))])
-      case .outcomeResolved(let work, let happened):
-        .object(Self.members(work.step, work.refund) + [.init("happened", .bool(happened))])
-      }
-    return value.bytes
+  public var payload: [UInt8] { data.bytes }
+
+  /// The event's data with what is said beside the event.
+  func payload(with metadata: EventMetadata) -> [UInt8] {
+    guard let member = metadata.member, case .object(let members) = data else { return payload }
+    return JSONValue.object(members + [member]).bytes
+  }
+
+  private var data: JSONValue {
+    switch self {
+    case .initiated(let id, let money):
+      [
+        "paymentId": .string(id.description), "amount": .number(money.decimal),
+        "currency": .string(money.currency.code),
+      ]
+    case .created(let reference): ["paymentReference": .string(reference)]
+    case .settled, .completed, .cancelled, .cancellationRequested: [:]
+    case .cancellationRefused(let reason): ["reason": .string(reason)]
+    case .declined(let step, let reason): ["step": .string(step.rawValue), "reason": .string(reason)]
+    case .failed(let step, let reason, let mayHaveHappened):
+      [
+        "step": .string(step.rawValue), "reason": .string(reason), "mayHaveHappened": .bool(mayHaveHappened),
+      ]
+    case .delayed(let delay):
+      .object(
+        Self.members(delay.work.step, delay.work.refund) + [
+          .init("until", .integer(delay.untilMicroseconds)), .init("attempts", .integer(delay.attempts)),
+          .init("ownFailures", .integer(delay.ownFailures)), .init("reason", .string(delay.reason)),
+          .init("mayHaveHappened", .bool(delay.mayHaveHappened)), .init("unanswered", .bool(delay.didTimeOut)),
+        ] + (delay.beganMicroseconds.map { [.init("began", .integer($0))] } ?? []))
+    case .retried(let step, let refund): .object(Self.members(step, refund))
+    case .refundRequested(let number, let amount):
+      [
+        "refund": .integer(number), "amount": .number(amount.decimal), "currency": .string(amount.currency.code),
+      ]
+    case .refunded(let number): ["refund": .integer(number)]
+    case .refundDeclined(let number, let reason): ["refund": .integer(number), "reason": .string(reason)]
+    case .refundFailed(let number, let reason, let mayHaveHappened):
+      ["refund": .integer(number), "reason": .string(reason), "mayHaveHappened": .bool(mayHaveHappened)]
+    case .outcomeUnknown(let work, let reason):
+      .object(Self.members(work.step, work.refund) + [.init("reason", .string(reason))])
+    case .outcomeResolved(let work, let happened):
+      .object(Self.members(work.step, work.refund) + [.init("happened", .bool(happened))])
+    }
   }
 
   private static func members(_ step: PaymentStep, _ refund: Int?) -> [JSONValue.Member] {

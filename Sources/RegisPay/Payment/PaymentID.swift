@@ -42,6 +42,10 @@ public struct PaymentID: Sendable, Hashable, LosslessStringConvertible {
     }
   }
 
+  /// The trace of a payment whose request named none. It has the same digits as the UUID, which has 122 random bits or, by
+  /// ``random()``, 74.
+  var traceID: TraceID { TraceID(high: uuid.high, low: uuid.low) }
+
   /// The lowest and the highest id whose text begins with this one; nil when none does.
   static func range(beginning text: String) -> (low: PaymentID, high: PaymentID)? {
     let form = "00000000-0000-0000-0000-000000000000"

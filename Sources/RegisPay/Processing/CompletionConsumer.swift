@@ -74,7 +74,10 @@ public struct CompletionConsumer: Sendable {
 
   private func fields(_ event: Event, reason: String? = nil) -> Logger.Metadata {
     var fields: Logger.Metadata = ["offset": "\(event.offset)"]
-    if let payment = PaymentID(stream: event.stream) { fields["payment"] = "\(payment)" }
+    if let payment = PaymentID(stream: event.stream) {
+      fields["payment"] = "\(payment)"
+      fields["trace_id"] = "\((EventMetadata.trace(in: event.payload)?.parent.trace ?? payment.traceID).text)"
+    }
     if let reason { fields["reason"] = "\(reason)" }
     return fields
   }

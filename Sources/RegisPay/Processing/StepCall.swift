@@ -67,6 +67,7 @@ struct StepCall: Sendable {
   let breakers: Breakers
   let health: Health
   let tries: Tries
+  let tracing: Tracing
   let metrics: StepMetrics.Step
   let options: StepConsumer.Options
   let clock: ContinuousClock
@@ -81,7 +82,8 @@ struct StepCall: Sendable {
     let wasTriedHere = tries.begin(work.id, work.work)
     let (ending, mayHaveHappened) = await carryOut(
       work, pass, ownFailures: ownFailures, wasTriedHere: wasTriedHere, stop: stop, checkpoint: checkpoint)
-    tries.end(work.id, work.work, mayHaveHappened: mayHaveHappened)
+    let isLast = if case .finished = ending { true } else { false }
+    tries.end(work.id, work.work, mayHaveHappened: mayHaveHappened, isLast: isLast)
     if case .retry = ending { metrics.retries.add() }
     return ending
   }
@@ -120,7 +122,7 @@ struct StepCall: Sendable {
       return await conclude(
         command, of: work, as: known, isAccepted: false, mayHaveHappened: wasTriedHere, checkpoint)
     }
-    let outcome = await call(work, of: known.payment, stop)
+    let outcome = await call(work, of: known, stop)
     if case .retry = outcome, let ending = interrupted(pass, stop) { return (ending, true) }
     // Another try in flight beside this one may have been carried out meanwhile.
     let mayHaveHappened = wasTried || tries.mayHaveHappenedBeside(work.id, work.work)
@@ -145,12 +147,22 @@ struct StepCall: Sendable {
   }
 
   /// Makes the call, and counts it.
-  private func call(_ work: StepWork, of payment: Payment, _ stop: CallStop) async -> CallOutcome {
+  private func call(_ work: StepWork, of known: PaymentLog.Loaded, _ stop: CallStop) async -> CallOutcome {
     let start = MonotonicTime.nanoseconds
-    let outcome = await CallStop.$current.withValue(stop) { await provider.perform(work.work, for: payment) }
+    let began = log.microseconds
+    let context = CallContext(stop: stop, trace: tracing.context(of: work.work, in: known, began: began))
+    let outcome = await CallContext.$current.withValue(context) {
+      await provider.perform(work.work, for: known.payment)
+    }
     var result = StepMetrics.CallResult(outcome)
     if case .retry = outcome, stop.isStopped || Task.isCancelled { result = .abandoned }
-    metrics.count(result, nanoseconds: MonotonicTime.nanoseconds - start)
+    let duration = MonotonicTime.nanoseconds - start
+    metrics.count(result, nanoseconds: duration)
+    tries.note(
+      CallRecord(
+        beganMicroseconds: began, durationMicroseconds: duration / 1_000,
+        error: result == .accepted ? nil : result.rawValue),
+      work.id, work.work)
     return outcome
   }
 
@@ -231,17 +243,18 @@ struct StepCall: Sendable {
     }
   }
 
-  private func log(_ event: PaymentEvent, of work: StepWork) {
+  private func log(_ event: PaymentEvent, of work: StepWork, _ known: PaymentLog.Loaded?) {
+    func fields(_ step: PaymentWork, _ reason: String) -> Logger.Metadata {
+      let trace = known?.namedTrace(of: work.work)?.parent.trace ?? work.id.traceID
+      return ["payment": "\(work.id)", "step": "\(step)", "reason": "\(reason)", "trace_id": "\(trace.text)"]
+    }
     switch event {
     case .failed(_, let reason, _), .refundFailed(_, let reason, _):
-      logger.error(
-        "payment parked", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+      logger.error("payment parked", metadata: fields(work.work, reason))
     case .outcomeUnknown(let unknown, let reason):
-      logger.error(
-        "the outcome of a step is unknown",
-        metadata: ["payment": "\(work.id)", "step": "\(unknown)", "reason": "\(reason)"])
+      logger.error("the outcome of a step is unknown", metadata: fields(unknown, reason))
     case .declined(_, let reason), .refundDeclined(_, let reason), .cancellationRefused(let reason):
-      logger.notice("declined", metadata: ["payment": "\(work.id)", "step": "\(work.work)", "reason": "\(reason)"])
+      logger.notice("declined", metadata: fields(work.work, reason))
     default: break
     }
   }
@@ -276,11 +289,13 @@ struct StepCall: Sendable {
       let checkpoint = checkpoint()
       do {
         let cursor = CursorCommit(name: cursorName, checkpoint: checkpoint, mayLag: true)
-        let executed = try await log.record(command, on: work.id, as: failures == 0 ? known : nil, cursor: cursor)
+        let executed = try await log.record(
+          command, of: work.work, on: work.id, calls: tries.calls(work.id, work.work), as: failures == 0 ? known : nil,
+          cursor: cursor)
         if failures > 0 { log.gate.release(didAppend: true) }
         switch executed {
         case .appended(let events, _):
-          for event in events { log(event, of: work) }
+          for event in events { log(event, of: work, known) }
           // The same outcome recorded again appends nothing.
           if let outcome = events.compactMap(StepMetrics.Outcome.init).last { metrics.count(outcome) }
           if case .delay = command { tries.forget(work.id, work.work) }

@@ -53,7 +53,7 @@ public actor StepConsumer {
   public init(
     _ step: PaymentStep, log: PaymentLog, delays: any DelayedWork, provider: any StepProvider, breaker: Breaker,
     retryStatus: RetryStatus, health: Health, tries: Tries = .init(), options: Options = .init(),
-    metrics: StepMetrics = .init(), logger: Logger
+    tracing: Tracing = .init(), metrics: StepMetrics = .init(), logger: Logger
   ) {
     self.step = step
     self.cursorName = Self.cursorName(of: step)
@@ -71,7 +71,7 @@ public actor StepConsumer {
       logger: logger)
     call = StepCall(
       log: log, cursorName: cursorName, provider: provider, breakers: breakers, health: health, tries: tries,
-      metrics: metrics[step], options: options, clock: clock, logger: logger)
+      tracing: tracing, metrics: metrics[step], options: options, clock: clock, logger: logger)
     // Until `run()` knows the checkpoint.
     subscription = log.follower.subscription(from: 0)
     window = InFlightWindow(limit: options.unfinishedLimit)

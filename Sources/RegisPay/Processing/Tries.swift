@@ -13,8 +13,10 @@ public final class Tries: Sendable {
   private struct Entry {
     var inFlight = 0
     var mayHaveHappened = false
+    /// Of tries since the last event about the step; the last ones.
+    var calls: [CallRecord] = []
 
-    var isEmpty: Bool { inFlight == 0 && !mayHaveHappened }
+    var isEmpty: Bool { inFlight == 0 && !mayHaveHappened && calls.isEmpty }
   }
 
   private let entries = Mutex<[Key: Entry]>([:])
@@ -36,19 +38,38 @@ public final class Tries: Sendable {
     }
   }
 
+  /// Keeps what is known of a call that has ended.
+  func note(_ call: CallRecord, _ id: PaymentID, _ work: PaymentWork) {
+    update(id, work) { entry in
+      if entry.calls.count == CallRecord.limit { entry.calls.removeFirst() }
+      entry.calls.append(call)
+    }
+  }
+
+  /// The calls of which the log doesn't tell yet.
+  func calls(_ id: PaymentID, _ work: PaymentWork) -> [CallRecord] {
+    entries.withLock { $0[Key(id: id, work: work)]?.calls ?? [] }
+  }
+
   /// Ends a try.
   ///
-  /// - Parameter mayHaveHappened: the try may have been carried out, and the log does not say so.
-  func end(_ id: PaymentID, _ work: PaymentWork, mayHaveHappened: Bool) {
+  /// - Parameters:
+  ///   - mayHaveHappened: the try may have been carried out, and the log does not say so.
+  ///   - isLast: the step is not tried again.
+  func end(_ id: PaymentID, _ work: PaymentWork, mayHaveHappened: Bool, isLast: Bool = false) {
     update(id, work) { entry in
       entry.inFlight -= 1
       if mayHaveHappened { entry.mayHaveHappened = true }
+      if isLast { entry.calls = [] }
     }
   }
 
   /// Forgets the ended tries: the log says what they may have done.
   func forget(_ id: PaymentID, _ work: PaymentWork) {
-    update(id, work) { $0.mayHaveHappened = false }
+    update(id, work) { entry in
+      entry.mayHaveHappened = false
+      entry.calls = []
+    }
   }
 
   /// Whether a try of this process may have been carried out.

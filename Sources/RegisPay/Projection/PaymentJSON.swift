@@ -79,15 +79,21 @@ enum PaymentJSON {
 /// An event as the API shows it.
 enum EventJSON {
   static func members(of event: Event) -> [JSONValue.Member] {
-    [
+    // Null for a payload that is not JSON, which another program may have written.
+    var data = (try? JSONReader.read(event.payload)) ?? .null
+    var metadata: [JSONValue.Member] = []
+    if case .object(let members) = data {
+      metadata = members.filter { $0.key == EventMetadata.name }
+      if !metadata.isEmpty { data = .object(members.filter { $0.key != EventMetadata.name }) }
+    }
+    return [
       .init("eventId", .string("\(event.stream):\(event.version)")),
       .init("stream", .string(event.stream)),
       .init("version", .integer(event.version)),
       .init("offset", .integer(event.offset)),
       .init("type", .string(event.type)),
       .init("timestamp", .string(timestamp(microseconds: event.timestampMicroseconds))),
-      // Null for a payload that is not JSON, which another program may have written.
-      .init("data", (try? JSONReader.read(event.payload)) ?? .null),
-    ]
+      .init("data", data),
+    ] + metadata
   }
 }

@@ -1,13 +1,19 @@
 import Synchronization
 
+/// What goes with a call from its step down to the connection, past the provider, which need not know of it.
+struct CallContext: Sendable {
+  /// For the call that this task makes; nil for calls that belong to no step.
+  @TaskLocal static var current: CallContext?
+
+  var stop: CallStop
+  /// Sent with the call.
+  var trace: TraceContext
+}
+
 /// Ends one call early, from outside its task, when other calls need its slot. The call then fails as one without a response.
 ///
-/// A task-local value carries it down to the connection, past the provider, which need not know of it. Safe to use from any
-/// task.
+/// ``CallContext`` carries it down to the connection. Safe to use from any task.
 final class CallStop: Sendable {
-  /// For the call that this task makes; nil where no call is ended early.
-  @TaskLocal static var current: CallStop?
-
   private struct State {
     var isStopped = false
     var action: (@Sendable () -> Void)?

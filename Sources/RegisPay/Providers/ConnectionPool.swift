@@ -58,7 +58,7 @@ final class ConnectionPool: Sendable {
       ticket.isCancelled.store(true, ordering: .relaxed)
       pool.loop.execute { pool.cancel(ticket) }
     }
-    CallStop.current?.whenStopped(cancel)
+    CallContext.current?.stop.whenStopped(cancel)
     return await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
         pool.onLoop { pool.begin(call, ticket) { continuation.resume(returning: $0) } }

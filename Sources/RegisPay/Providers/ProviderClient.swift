@@ -41,6 +41,7 @@ struct ProviderClient: Sendable {
       version: .http1_1, method: .POST, uri: pool.endpoint.prefix + path, headers: headers)
     head.headers.add(name: "Idempotency-Key", value: key)
     head.headers.add(name: "Content-Length", value: String(bytes.readableBytes))
+    CallContext.current?.trace.add(to: &head.headers)
     return await pool.send(ClientCall(head: head, body: bytes))
   }
 

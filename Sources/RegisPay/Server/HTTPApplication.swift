@@ -69,7 +69,7 @@ struct HTTPApplication {
     HealthRoutes(health: parts.health).add(to: routes)
     PaymentRoutes(
       log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
-      projection: projection, retryStatus: parts.retryStatus
+      projection: projection, retryStatus: parts.retryStatus, traceResource: options.tracing.resource
     ).add(to: routes)
     events.add(to: routes)
     metrics.add(to: routes)

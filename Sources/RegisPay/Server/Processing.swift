@@ -77,6 +77,6 @@ struct Processing: Service {
     StepConsumer(
       step, log: parts.log, delays: parts.projection, provider: CarefulProvider(provider: provider, start: parts.start),
       breaker: breaker, retryStatus: parts.retryStatus, health: parts.health, tries: tries, options: options.consumer,
-      metrics: parts.stepMetrics, logger: logger)
+      tracing: options.tracing.tracing, metrics: parts.stepMetrics, logger: logger)
   }
 }

@@ -25,7 +25,7 @@ public struct Server: Sendable {
 
   /// The most threads that a server has at once, rounded up: 37 on two processors under load. The libraries that start them end the
   /// process when the system refuses one, so a program checks first.
-  public static let neededThreads = 38 + 4 * System.coreCount
+  public static let neededThreads = 39 + 4 * System.coreCount
 
   /// Opens the logs. Blocks while their tails are read.
   ///
@@ -41,6 +41,7 @@ public struct Server: Sendable {
     logger.handler = LevelLogHandler(logger.handler, options.logLevel)
     options.consumer.stopLimit = min(options.consumer.stopLimit, options.stopLimit / 3)
     options.webhooks.stopLimit = min(options.webhooks.stopLimit, options.stopLimit / 3)
+    options.webhooks.tracing = options.tracing.tracing
     try checkSimulator(options)
     // Before anything is created.
     do throws(DataDirectory.Refusal) {
@@ -186,10 +187,11 @@ public struct Server: Sendable {
       keys: keys, known: known, registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
+    let traces = try openTraces()
     metrics.add { [ServerTLS.metric(of: tls)] }
     var failure: ServerError?
     do {
-      try await serviceGroup(parts, serverMetrics, stopSignals, onReady: onReady).run()
+      try await serviceGroup(parts, serverMetrics, traces, stopSignals, onReady: onReady).run()
     } catch {
       failure = serverError(error)
     }
@@ -259,8 +261,18 @@ public struct Server: Sendable {
     return projection
   }
 
+  /// Nil if traces are not sent.
+  private func openTraces() throws(ServerError) -> TraceExport? {
+    guard let url = options.tracing.url else { return nil }
+    let traceMetrics = TraceMetrics()
+    metrics.add { [reader = log.reader] in traceMetrics.families(end: reader.endOffset) }
+    return try wrapping(ServerError.endpoint) { () throws(EndpointError) in
+      try TraceExport(url, log: log, options: options.tracing, metrics: traceMetrics, logger: logger)
+    }
+  }
+
   private func serviceGroup(
-    _ parts: ServerParts, _ metrics: ServerMetrics, _ stopSignals: [UnixSignal],
+    _ parts: ServerParts, _ metrics: ServerMetrics, _ traces: TraceExport?, _ stopSignals: [UnixSignal],
     onReady: @escaping @Sendable (String) -> Void
   ) -> ServiceGroup {
     let address = AsyncStream<String>.makeStream()
@@ -316,6 +328,7 @@ public struct Server: Sendable {
           }
         })
     }
+    if let traces { services.append(PartService { await BackgroundThread.run { await traces.run() } }) }
     if !options.switchedOff.contains(.processing) {
       services.append(Processing(options: options, parts: parts, address: address.stream, logger: logger))
     }

@@ -63,6 +63,8 @@ public struct ServerOptions: Sendable {
   public var keyInterval = Duration.seconds(1)
   /// The lowest level that the server logs; `PUT /api/v1/logging` changes it.
   public var logLevel = LogLevel(.info)
+  /// Where traces of payments go, and which.
+  public var tracing = TraceOptions()
   /// The pace of a start after crashes.
   var carefulPace = CarefulStart.Pace()
 

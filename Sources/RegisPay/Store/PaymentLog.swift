@@ -88,6 +88,9 @@ public struct PaymentLog: Sendable {
 
   // MARK: - Ages
 
+  /// The time that an event would get now, in microseconds since 1970.
+  var microseconds: UInt64 { Clock.microseconds() + store.clockLeadMicroseconds }
+
   /// Records the time. Call it about once a second, so that ages are known.
   func noteTime() {
     _ = time.microseconds()
@@ -160,10 +163,14 @@ public struct PaymentLog: Sendable {
 
   /// Creates a payment and makes it durable, together with the record of the request that asked for it.
   ///
+  /// - Parameter trace: that the request named.
   /// - Returns: nil when another request has used the key first; nothing was appended.
-  func initiate(_ money: Money, for claim: IdempotencyStore.Claim?) async throws(LogStoreError) -> PaymentID? {
+  func initiate(
+    _ money: Money, for claim: IdempotencyStore.Claim?, trace: TraceContext? = nil
+  ) async throws(LogStoreError) -> PaymentID? {
     let id = PaymentID.random()
-    var append = Append(newEvent(.initiated(id, money), of: id, version: 1), expecting: .noStream)
+    var append = Append(
+      newEvent(.initiated(id, money), of: id, version: 1, .init(trace: trace)), expecting: .noStream)
     claim?.add(.created(id), to: &append)
     do {
       try await self.append(append)
@@ -259,26 +266,55 @@ public struct PaymentLog: Sendable {
   /// Records the outcome of a step and commits a cursor, atomically. After a conflicting append, the payment is read again and
   /// the command decided again. Recording the same outcome again appends nothing.
   ///
-  /// - Parameter known: the payment as it was loaded before the step; decided on first.
-  public func record(
-    _ command: PaymentCommand, on id: PaymentID, as known: Loaded? = nil, cursor: CursorCommit
+  /// - Parameters:
+  ///   - work: the step; nil if the events belong to no trace that a request named.
+  ///   - calls: that were made for it; kept with the first event.
+  ///   - known: the payment as it was loaded before the step; decided on first.
+  func record(
+    _ command: PaymentCommand, of work: PaymentWork? = nil, on id: PaymentID, calls: [CallRecord] = [],
+    as known: Loaded? = nil,
+    cursor: CursorCommit
   ) async throws(PaymentLogError) -> Executed {
-    try await execute(command, on: id, as: known, cursor: cursor)
+    try await execute(command, on: id, as: known, .outcome(of: work, calls, cursor))
   }
 
   /// Executes a person's command. The same command twice is two intents, unless both have one idempotency key.
   ///
-  /// - Parameter claim: of the request's key; recorded together with the outcome.
+  /// - Parameters:
+  ///   - claim: of the request's key; recorded together with the outcome.
+  ///   - trace: that the request named.
   func request(
-    _ command: PaymentCommand, of id: PaymentID, for claim: IdempotencyStore.Claim? = nil
+    _ command: PaymentCommand, of id: PaymentID, for claim: IdempotencyStore.Claim? = nil, trace: TraceContext? = nil
   ) async throws(PaymentLogError) -> Executed {
-    try await execute(command, on: id, as: nil, cursor: nil, for: claim)
+    try await execute(command, on: id, as: nil, .request(claim, trace))
+  }
+
+  /// Where a command comes from.
+  private enum Origin {
+    case outcome(of: PaymentWork?, [CallRecord], CursorCommit)
+    case request(IdempotencyStore.Claim?, TraceContext?)
+
+    var claim: IdempotencyStore.Claim? { if case .request(let claim, _) = self { claim } else { nil } }
+    var cursor: CursorCommit? { if case .outcome(_, _, let cursor) = self { cursor } else { nil } }
+
+    /// What to keep with one of the events that follow.
+    ///
+    /// - Parameter isFirst: of these events.
+    func metadata(of event: PaymentEvent, isFirst: Bool, _ loaded: Loaded) -> EventMetadata {
+      switch self {
+      case .outcome(let work, let calls, _):
+        // A cancellation that waited for the outcome has a trace of its own.
+        let work = event == .cancellationRequested ? PaymentWork(.cancel) : work
+        return EventMetadata(trace: work.flatMap(loaded.namedTrace), calls: isFirst ? calls : [])
+      case .request(_, let trace): return EventMetadata(trace: trace)
+      }
+    }
   }
 
   private func execute(
-    _ command: PaymentCommand, on id: PaymentID, as known: Loaded?, cursor: CursorCommit?,
-    for claim: IdempotencyStore.Claim? = nil
+    _ command: PaymentCommand, on id: PaymentID, as known: Loaded?, _ origin: Origin
   ) async throws(PaymentLogError) -> Executed {
+    let (claim, cursor) = (origin.claim, origin.cursor)
     var known = known
     while true {
       let found: Loaded?
@@ -303,7 +339,9 @@ public struct PaymentLog: Sendable {
       }
       var append = Append([], conditions: [id.stream: .version(loaded.version)])
       for (index, event) in events.enumerated() {
-        var new = newEvent(event, of: id, version: loaded.version + UInt64(index) + 1)
+        var new = newEvent(
+          event, of: id, version: loaded.version + UInt64(index) + 1,
+          origin.metadata(of: event, isFirst: index == 0, loaded))
         // An id made of the content would make it a repeat of an equal command just before.
         if cursor == nil { new.id = nil }
         append.events.append(new)
@@ -343,51 +381,12 @@ public struct PaymentLog: Sendable {
     }
   }
 
-  private func newEvent(_ event: PaymentEvent, of id: PaymentID, version: UInt64) -> NewEvent {
-    let payload = event.payload
-    return NewEvent(
-      stream: id.stream, type: event.type, payload: payload,
-      id: id.eventID(version: version, type: event.type, payload: payload))
-  }
-}
-
-/// Why a payment could not be read or appended to.
-public enum PaymentLogError: Error, Sendable, CustomStringConvertible {
-  /// The payment could not be read.
-  case store(LogStoreError)
-  /// The command was decided, and its events could not be appended.
-  case append(LogStoreError)
-  /// The stream's events do not make a payment.
-  case illegal(PaymentID, version: UInt64, IllegalTransition)
-  case missing(PaymentID)
-  /// Another request has used the key first; nothing was appended.
-  case requestTaken
-  /// The log was repaired, and these versions of the payment's stream could not be saved.
-  case incomplete(PaymentID, missing: ClosedRange<UInt64>)
-  /// Some of the payment's events can't be read: the log is damaged there.
-  case damaged(PaymentID, Damage)
-  /// The payment has an event that this program doesn't know, so it refuses commands.
-  case newerEvent(PaymentID, PaymentLog.NewerEvent)
-
-  /// Whether the same operation may succeed later: the payment's own events are not at fault.
-  public var isTransient: Bool {
-    switch self {
-    case .store, .append, .requestTaken: true
-    case .illegal, .missing, .incomplete, .damaged, .newerEvent: false
-    }
-  }
-
-  public var description: String {
-    switch self {
-    case .store(let error), .append(let error): error.description
-    case .illegal(let id, let version, let error): "version \(version) of payment \(id) is not possible: \(error)"
-    case .missing(let id): "there is no payment \(id)"
-    case .requestTaken: "another request has the same key"
-    case .incomplete(let id, let missing):
-      "versions \(missing.lowerBound) to \(missing.upperBound) of payment \(id) were lost when the log was repaired"
-    case .damaged(let id, let damage): "payment \(id) is incomplete: \(damage)"
-    case .newerEvent(let id, let event):
-      "version \(event.version) of payment \(id) is of a newer program: \(event.reason)"
-    }
+  private func newEvent(
+    _ event: PaymentEvent, of id: PaymentID, version: UInt64, _ metadata: EventMetadata
+  ) -> NewEvent {
+    NewEvent(
+      stream: id.stream, type: event.type, payload: event.payload(with: metadata),
+      // Two tries with the same outcome have made other calls.
+      id: id.eventID(version: version, type: event.type, payload: event.payload))
   }
 }

@@ -14,7 +14,7 @@ final class MetricCounter: Sendable {
 struct CounterTable<Case: CaseIterable & RawRepresentable<String> & Equatable & Sendable>: Sendable {
   private let counters = Case.allCases.map { (label: $0, counter: MetricCounter()) }
 
-  func add(_ label: Case) { counters.first { $0.label == label }?.counter.add() }
+  func add(_ label: Case, _ amount: UInt64 = 1) { counters.first { $0.label == label }?.counter.add(amount) }
 
   /// The cases' raw values with their counts.
   var counts: [(String, UInt64)] { counters.map { ($0.label.rawValue, $0.counter.value) } }

@@ -163,7 +163,7 @@ extension EndpointWorker {
     isTesting = true
     defer { isTesting = false }
     let message = WebhookMessage(testOf: id, microseconds: now())
-    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: carefulStart)
+    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: carefulStart, tracing: options.tracing)
     let ended = await attempt.send(message, to: endpoint)
     var delivery = WebhookDelivery(
       event: message.id, type: message.type, offset: nil, attempt: 1, startMicroseconds: ended.startMicroseconds,

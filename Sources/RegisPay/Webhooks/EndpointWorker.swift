@@ -283,7 +283,7 @@ actor EndpointWorker {
 
   private func start(_ source: WebhookAttempt.Source, _ offset: UInt64, in group: inout DiscardingTaskGroup) {
     inFlightCount += 1
-    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: carefulStart)
+    let attempt = WebhookAttempt(log: log, sender: sender, clock: clock, start: carefulStart, tracing: options.tracing)
     // After crashes, a message about a new event is as dangerous as one that was due, until one try has ended.
     let isSuspect = offset < logEndAtStart || !hasEnded
     // Taken here, so that the ticket of a try started before the endpoint is disabled is lower than that of a later try.

@@ -37,6 +37,7 @@ struct WebhookAttempt: Sendable {
   let sender: WebhookSender
   let clock: WebhookClock
   let start: CarefulStart
+  let tracing: Tracing
 
   /// - Parameters:
   ///   - isSuspect: the try may be what crashed earlier processes.
@@ -69,7 +70,7 @@ struct WebhookAttempt: Sendable {
     let time = ContinuousClock.now
     let signature = WebhookSignature(
       id: message.id, timestamp: start / 1_000_000, body: message.body, secrets: endpoint.secrets(at: start))
-    let result = await sender.send(message.body, to: endpoint.url, signature: signature)
+    let result = await sender.send(message.body, to: endpoint.url, signature: signature, trace: message.trace)
     var ended = Result.completed(result)
     if Task.isCancelled, case .failed = result { ended = .abandoned }
     return Ended(
@@ -83,7 +84,9 @@ struct WebhookAttempt: Sendable {
   private func message(_ source: Source) throws(Stop) -> WebhookMessage {
     let message: WebhookMessage?
     do throws(PaymentLogError) {
-      message = try event(source).flatMap { event throws(PaymentLogError) in try WebhookMessage(event, log: log) }
+      message = try event(source).flatMap { event throws(PaymentLogError) in
+        try WebhookMessage(event, log: log, tracing: tracing)
+      }
     } catch {
       if case .store = error { throw Stop(result: .logUnreadable(reason: "\(error)")) }
       throw Stop(result: .undeliverable(reason: "\(error)"))

@@ -35,6 +35,8 @@ struct WebhookMessage: Sendable, Hashable {
   let id: String
   let type: String
   let body: [UInt8]
+  /// Sent with the message; not a part of it.
+  private(set) var trace: TraceContext?
 
   static let testType = "webhook.test"
   private static let prefix = "msg_"
@@ -42,7 +44,7 @@ struct WebhookMessage: Sendable, Hashable {
   /// Nil for an event that no endpoint gets.
   ///
   /// - Throws: when the payment can't be read.
-  init?(_ event: Event, log: PaymentLog) throws(PaymentLogError) {
+  init?(_ event: Event, log: PaymentLog, tracing: Tracing = .init()) throws(PaymentLogError) {
     guard let type = PaymentEvent.TypeName(rawValue: event.type), let payment = PaymentID(stream: event.stream),
       let loaded = try log.load(payment, upTo: event.version), let first = loaded.events.first
     else { return nil }
@@ -56,6 +58,7 @@ struct WebhookMessage: Sendable, Hashable {
     self.init(
       id: Self.id(of: payment, version: event.version), type: type.publicName,
       microseconds: event.timestampMicroseconds, data: data)
+    trace = tracing.context(ofLastEventOf: loaded)
   }
 
   /// A message that only tests whether the endpoint responds.

@@ -26,6 +26,7 @@ public struct WebhookOptions: Sendable {
   public var stopLimit = Duration.seconds(5)
   /// Starts even if the log says that endpoints are registered and none are stored.
   public var acceptsLoss = false
+  var tracing = Tracing()
   var clock = WebhookClock.system
   var resolver = HostResolver.system
   /// The descriptors of connections to receivers.

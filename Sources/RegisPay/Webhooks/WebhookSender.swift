@@ -29,10 +29,12 @@ actor WebhookSender {
   init(options: WebhookOptions) { self.options = options }
 
   /// Sends a message once. Returns soon after the task is cancelled.
-  nonisolated func send(_ body: [UInt8], to url: WebhookURL, signature: WebhookSignature) async -> WebhookResult {
+  nonisolated func send(
+    _ body: [UInt8], to url: WebhookURL, signature: WebhookSignature, trace: TraceContext? = nil
+  ) async -> WebhookResult {
     let limit = options.timeLimit
     return await withTaskGroup(of: WebhookResult.self) { group in
-      group.addTask { await self.attempt(body, url, signature) }
+      group.addTask { await self.attempt(body, url, signature, trace) }
       group.addTask {
         // Cancelled once the other task has ended; its result was returned then.
         try? await Task.sleep(for: limit)
@@ -47,7 +49,9 @@ actor WebhookSender {
   /// Call it when no message is in flight.
   func close() { replace(by: nil) }
 
-  private func attempt(_ body: [UInt8], _ url: WebhookURL, _ signature: WebhookSignature) async -> WebhookResult {
+  private func attempt(
+    _ body: [UInt8], _ url: WebhookURL, _ signature: WebhookSignature, _ trace: TraceContext?
+  ) async -> WebhookResult {
     if let refusal = url.refusal(allowingPrivate: options.allowsPrivate) { return .failed(reason: refusal.description) }
     let addresses: [IPAddress]
     do throws(HostResolver.Failure) {
@@ -68,7 +72,7 @@ actor WebhookSender {
     let known = addresses.filter { pinned?.serves(url, $0) ?? false }
     var result = WebhookResult.failed(reason: "the name has no address")
     for address in (known + addresses.filter { !known.contains($0) }).prefix(Self.addressLimit) {
-      result = await post(body, url, signature, to: address)
+      result = await post(body, url, signature, trace, to: address)
       // Without a free socket the next address would fail as well.
       switch result {
       case .responded, .unsent: return result
@@ -80,7 +84,7 @@ actor WebhookSender {
   }
 
   private func post(
-    _ body: [UInt8], _ url: WebhookURL, _ signature: WebhookSignature, to address: IPAddress
+    _ body: [UInt8], _ url: WebhookURL, _ signature: WebhookSignature, _ trace: TraceContext?, to address: IPAddress
   ) async -> WebhookResult {
     let client: PinnedClient
     do {
@@ -89,7 +93,7 @@ actor WebhookSender {
       return .failed(reason: String("\(error)".prefix(Self.reasonLimit)))
     }
     defer { client.end() }
-    let head = HTTPRequestHead(
+    var head = HTTPRequestHead(
       version: .http1_1, method: .POST, uri: url.target,
       headers: [
         "Host": client.pool.endpoint.authority, "Content-Type": "application/json",
@@ -97,6 +101,7 @@ actor WebhookSender {
         "webhook-timestamp": String(signature.timestamp), "webhook-signature": signature.field,
         "Content-Length": String(body.count),
       ])
+    trace?.add(to: &head.headers)
     switch await client.pool.send(.init(head: head, body: ByteBuffer(bytes: body))) {
     case .success(let response):
       return .responded(status: response.status, retryAfter: response.retryAfter)

@@ -50,7 +50,7 @@ struct SchedulingTests {
       let isBack = Mutex(false)
       let provider = FakeProvider { payment, _ in
         while hanging.contains(payment.id), !isBack.withLock({ $0 }) {
-          if Task.isCancelled || CallStop.current?.isStopped ?? false { return Self.timeout }
+          if Task.isCancelled || CallContext.current?.stop.isStopped ?? false { return Self.timeout }
           try? await Task.sleep(for: .milliseconds(2))
         }
         return .created

@@ -13,6 +13,7 @@ struct AccessTests {
     ("HEAD", "/alive", nil), ("GET", "/health", nil), ("POST", "/api/payment/create", .write),
     ("GET", "/api/v1/payments", .read), ("HEAD", "/api/v1/payments", .read), ("POST", "/api/v1/payments", .write),
     ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),
+    ("GET", "/api/v1/payments/\(id)/trace", .read),
     ("POST", "/api/v1/payments/\(id)/cancel", .write), ("POST", "/api/v1/payments/\(id)/refunds", .write),
     ("POST", "/api/v1/payments/\(id)/retry", .operate), ("POST", "/api/v1/payments/\(id)/resolve", .operate),
     ("GET", "/api/v1/events?from=x", .read),

@@ -244,7 +244,13 @@ struct MetricsRouteTests {
   func documented() async throws {
     let registry = MetricsRegistry()
     let table = try Self.table()
-    try await TestServer.run({ $0.webhooks.allowsPrivate = true }, metrics: registry) { server in
+    let nobody = "http://127.0.0.1:\(try freePort())/v1/traces"
+    try await TestServer.run(
+      { options in
+        options.webhooks.allowsPrivate = true
+        options.tracing.url = nobody
+      }, metrics: registry
+    ) { server in
       let hook = try await server.send(
         "POST", "/api/v1/webhooks", headers: [("Content-Type", "application/json")],
         body: Array("{\"url\":\"http://127.0.0.1:\(try freePort())/hook\"}".utf8))

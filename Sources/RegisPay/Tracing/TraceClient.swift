@@ -1,0 +1,69 @@
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+
+/// Posts spans to a collector.
+struct TraceClient: Sendable {
+  enum Answer: Sendable {
+    /// - Parameter rejected: the number of spans that the collector says it has dropped.
+    case accepted(rejected: Int)
+    /// Trying again would not help.
+    case refused(reason: String)
+    /// - Parameter after: the wait that the collector asks for.
+    case failed(reason: String, after: Duration?)
+  }
+
+  private static let responseLimit = 64 << 10
+  /// The longest wait that a collector may ask for.
+  private static let retryAfterLimit = Duration.seconds(300)
+
+  private let pool: ConnectionPool
+  private let headers: HTTPHeaders
+  private let isCompressed: Bool
+
+  init(_ url: String, _ options: TraceOptions) throws(EndpointError) {
+    pool = try ConnectionPool(
+      try Endpoint(url), timeLimit: options.timeLimit, responseLimit: Self.responseLimit, truncatesResponses: true,
+      connectionLimit: 1, group: MultiThreadedEventLoopGroup.singleton.next())
+    isCompressed = options.isCompressed
+    var headers: HTTPHeaders = [
+      "Host": pool.endpoint.authority, "Content-Type": "application/json", "User-Agent": "RegisPay",
+    ]
+    for (name, value) in options.headers { headers.replaceOrAdd(name: name, value: value) }
+    self.headers = headers
+  }
+
+  /// Fails soon when the task is cancelled.
+  func send(_ body: [UInt8]) async -> Answer {
+    var headers = headers
+    var body = body
+    if isCompressed, let compressed = GZip.compress(body) {
+      body = compressed
+      headers.add(name: "Content-Encoding", value: "gzip")
+    }
+    headers.add(name: "Content-Length", value: String(body.count))
+    let uri = pool.endpoint.prefix.isEmpty ? "/" : pool.endpoint.prefix
+    let head = HTTPRequestHead(version: .http1_1, method: .POST, uri: uri, headers: headers)
+    switch await pool.send(ClientCall(head: head, body: ByteBuffer(bytes: body))) {
+    case .failure(let failure): return .failed(reason: "\(failure)", after: nil)
+    case .success(let response): return Self.answer(response)
+    }
+  }
+
+  func close() { pool.close() }
+
+  /// What the specification says of a response: https://opentelemetry.io/docs/specs/otlp/#otlphttp-response.
+  private static func answer(_ response: ClientResponse) -> Answer {
+    switch response.status {
+    case 200..<300:
+      // Most collectors say nothing, or that nothing was rejected.
+      let partial = (try? JSONReader.read(response.body))?["partialSuccess"]?["rejectedSpans"]
+      let rejected = partial?.unsigned ?? partial?.text.flatMap { UInt64($0) } ?? 0
+      return .accepted(rejected: Int(clamping: rejected))
+    case 429, 502, 503, 504:
+      return .failed(
+        reason: "it returned \(response.status)", after: response.retryAfter.map { min($0, retryAfterLimit) })
+    default: return .refused(reason: "it returned \(response.status)")
+    }
+  }
+}

@@ -1,0 +1,206 @@
+import Glibc
+import LogStore
+import Logging
+import NIOCore
+import NIOHTTP1
+
+/// Sends the traces of payments to an OpenTelemetry collector, by OTLP over HTTP.
+///
+/// It follows the log from a checkpoint of its own, makes the spans of each operation that has ended from the payment's events, and
+/// moves the checkpoint when the collector has accepted them. So the log is the queue: a collector that is away loses nothing, costs no
+/// memory, and holds up nobody; nor does a crash lose spans, but it may send some twice, with the same ids. What is older than
+/// ``TraceOptions/ageLimit`` when the collector is back is dropped and counted.
+struct TraceExport: Sendable {
+  static let cursorName = "traces"
+
+  /// The most operations that are read before spans are sent.
+  private static let readLimit = 256
+  /// Bytes of a response that are read; only the number of rejected spans is looked for.
+  private static let responseLimit = 64 << 10
+  /// Between two commits of the checkpoint.
+  private static let commitInterval = Duration.seconds(1)
+  static let backoff = Backoff(base: .milliseconds(500), cap: .seconds(30))
+
+  private let log: PaymentLog
+  private let options: TraceOptions
+  private let metrics: TraceMetrics
+  private let client: TraceClient
+  private let logger: Logger
+
+  /// - Parameter url: of ``TraceOptions/url``.
+  init(
+    _ url: String, log: PaymentLog, options: TraceOptions, metrics: TraceMetrics, logger: Logger
+  ) throws(EndpointError) {
+    self.log = log
+    self.options = options
+    self.metrics = metrics
+    self.logger = logger
+    client = try TraceClient(url, options)
+  }
+
+  /// Runs until its task is cancelled, or the log is closed.
+  func run() async {
+    defer { client.close() }
+    let work = Work(self)
+    _ = await log.follower.repeatUntilCancelled {
+      try await work.step()
+    } failed: { error in
+      logger.error("can't follow the log for traces", metadata: ["error": "\(error)"])
+    }
+  }
+
+  /// An operation that ended with an event.
+  private struct Ended {
+    var payment: PaymentID
+    var version: UInt64
+    var microseconds: UInt64
+  }
+
+  /// The state of one run; used by its task alone.
+  private final class Work {
+    private let export: TraceExport
+    private var subscription: Subscription?
+    private var batch: SpanBatch
+    private var committed = ContinuousClock.now - TraceExport.commitInterval
+
+    init(_ export: TraceExport) {
+      self.export = export
+      batch = SpanBatch(resource: export.options.resource)
+    }
+
+    /// Waits for events, gathers for a while, and sends all that has ended.
+    func step() async throws {
+      if subscription == nil { subscription = try await begin() }
+      guard let subscription else { return }
+      guard try await subscription.waitForMore() else { return }
+      try await Task.sleep(for: export.options.delay)
+      while try await sendSome(subscription) {}
+      if batch.count > 0 { try await send() }
+      try await commit(subscription)
+    }
+
+    /// The checkpoint; at the first time, the log's end: an old log's traces are of no use.
+    private func begin() async throws -> Subscription {
+      if let checkpoint = try export.log.reader.cursor(TraceExport.cursorName) {
+        return export.log.follower.subscription(from: checkpoint)
+      }
+      let subscription = export.log.follower.subscription(from: export.log.reader.endOffset)
+      try await append(subscription.nextCheckpoint)
+      return subscription
+    }
+
+    /// - Returns: false at the log's end.
+    private func sendSome(_ subscription: Subscription) async throws -> Bool {
+      try Task.checkCancellation()
+      var room = TraceExport.readLimit
+      let portion = try export.log.follower.read(subscription) { event -> Subscription.Choice<Ended> in
+        guard room > 0 else { return .stop }
+        guard let ended = TraceExport.ended(event) else { return .skip }
+        room -= 1
+        return .take(ended)
+      }
+      for (_, ended) in portion.items {
+        add(ended)
+        if batch.count >= export.options.batchLimit { try await send() }
+      }
+      subscription.finish(portion)
+      export.metrics.read(to: portion.offsets.upperBound)
+      if batch.count == 0 { try await commitIfDue(subscription) }
+      return !portion.offsets.isEmpty
+    }
+
+    private func add(_ ended: Ended) {
+      let age = Int64(clamping: export.log.microseconds) - Int64(clamping: ended.microseconds)
+      guard age <= export.options.ageLimit.microseconds else { return export.metrics.dropped.add(.old) }
+      let loaded: PaymentLog.Loaded?
+      do {
+        loaded = try export.log.load(ended.payment, upTo: ended.version)
+      } catch {
+        return export.metrics.dropped.add(.unreadable)
+      }
+      guard let loaded else { return }
+      let trace = PaymentTrace(loaded)
+      for operation in trace.operations where !operation.isOpen && operation.last.version == ended.version {
+        let id = operation.named?.parent.trace ?? trace.payment.traceID
+        guard export.options.sampler.records(id, parent: operation.named?.parent) else { continue }
+        for span in trace.spans(of: operation) { batch.add(span) }
+      }
+    }
+
+    private func send() async throws {
+      try await export.send(batch)
+      batch.removeAll()
+    }
+
+    private func commitIfDue(_ subscription: Subscription) async throws {
+      if committed.duration(to: .now) >= TraceExport.commitInterval { try await commit(subscription) }
+    }
+
+    private func commit(_ subscription: Subscription) async throws {
+      let next = subscription.nextCheckpoint
+      guard next > subscription.checkpoint else { return }
+      try await append(next)
+      subscription.noteCommitted(next)
+    }
+
+    private func append(_ checkpoint: UInt64) async throws {
+      committed = .now
+      try await export.log.append(
+        Append([], cursors: [CursorCommit(name: TraceExport.cursorName, checkpoint: checkpoint, mayLag: true)]))
+    }
+  }
+
+  /// Nil unless an operation of the payment may end with the event.
+  private static func ended(_ event: borrowing EventView) -> Ended? {
+    // Compared without a copy: most events end nothing.
+    guard event.type.withUnsafeBytes({ type in endingTypes.contains { $0.elementsEqual(type) } }) else { return nil }
+    guard let payment = PaymentID(stream: event.copy().stream) else { return nil }
+    return Ended(payment: payment, version: event.version, microseconds: event.timestampMicroseconds)
+  }
+
+  private static let endingTypes = PaymentEvent.TypeName.allCases.filter(\.endsOperations).map {
+    Array($0.rawValue.utf8)
+  }
+
+  /// Sends spans until the collector has accepted or refused them.
+  ///
+  /// - Throws: when the task is cancelled.
+  private func send(_ batch: SpanBatch) async throws {
+    let body = batch.request
+    var failures = 0
+    while true {
+      switch await client.send(body) {
+      case .accepted(let rejected):
+        if failures > 0 { logger.notice("the collector of traces accepts spans again") }
+        metrics.exported.add(UInt64(batch.count - min(rejected, batch.count)))
+        if rejected > 0 { metrics.dropped.add(.rejected, UInt64(min(rejected, batch.count))) }
+        return
+      case .refused(let reason):
+        logger.warning(
+          "the collector refused spans, which are dropped",
+          metadata: ["spans": "\(batch.count)", "reason": "\(reason)"])
+        metrics.dropped.add(.rejected, UInt64(batch.count))
+        return
+      case .failed(let reason, let after):
+        failures += 1
+        metrics.failures.add()
+        if failures == 1 {
+          logger.warning("can't send traces to the collector, tries again", metadata: ["reason": "\(reason)"])
+        }
+        try await Task.sleep(for: Self.backoff.delay(attempts: failures, atLeast: after))
+      }
+    }
+  }
+}
+
+extension PaymentEvent.TypeName {
+  /// Whether an operation may end with an event of this type.
+  fileprivate var endsOperations: Bool {
+    switch self {
+    case .completed, .declined, .cancellationRefused, .cancelled, .failed, .refunded, .refundDeclined, .refundFailed,
+      .outcomeUnknown, .settled, .retried, .outcomeResolved:
+      true
+    case .initiated, .created, .cancellationRequested, .delayed, .refundRequested: false
+    }
+  }
+}

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Telemetry/TraceContext.swift

@@ -1,0 +1,92 @@
+import Testing
+
+@testable import RegisPay
+
+@Suite("OTEL_ variables")
+struct TraceOptionsTests {
+  @Test("nothing is sent unless a variable asks for it")
+  func off() throws {
+    #expect(try TraceOptions(environment: [:]).url == nil)
+    #expect(try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_ENDPOINT": ""]).url == nil)
+    #expect(try TraceOptions(environment: ["OTEL_SERVICE_NAME": "shop"]).url == nil)
+    let endpoint = ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1"]
+    #expect(try TraceOptions(environment: endpoint.merging(["OTEL_SDK_DISABLED": "True"]) { $1 }).url == nil)
+    #expect(try TraceOptions(environment: endpoint.merging(["OTEL_TRACES_EXPORTER": "none"]) { $1 }).url == nil)
+    // Of a variable for another signal nothing follows.
+    #expect(try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "nonsense"]).url == nil)
+  }
+
+  @Test("the endpoint for all signals gets a path, the one for traces is taken as it is")
+  func endpoint() throws {
+    func url(_ environment: [String: String]) throws -> String? { try TraceOptions(environment: environment).url }
+    #expect(try url(["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"]) == "http://c:4318/v1/traces")
+    #expect(try url(["OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/otlp/"]) == "https://c/otlp/v1/traces")
+    #expect(
+      try url(["OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b/x"])
+        == "http://b/x")
+    #expect(try url(["OTEL_TRACES_EXPORTER": "otlp"]) == "http://localhost:4318/v1/traces")
+  }
+
+  @Test("values are read as the specification has them")
+  func values() throws {
+    let options = try TraceOptions(environment: [
+      "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b, x=1",
+      "OTEL_EXPORTER_OTLP_TIMEOUT": "1500", "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+      "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "gzip", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+      "OTEL_BSP_SCHEDULE_DELAY": "250", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64", "OTEL_SERVICE_NAME": "shop",
+      "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,service.name=other",
+      "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25",
+    ])
+    #expect(options.headers.map(\.name) == ["api-key", "x"] && options.headers.map(\.value) == ["a b", "1"])
+    #expect(options.timeLimit == .milliseconds(1_500) && options.delay == .milliseconds(250))
+    #expect(options.isCompressed && options.batchLimit == 64)
+    #expect(options.resource.map { "\($0)=\($1)" } == ["service.name=shop", "deployment.environment.name=test"])
+    #expect(options.sampler == TraceSampler(ratio: 0.25, followsParent: true))
+    let plain = try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"])
+    #expect(plain.sampler == TraceSampler(ratio: 1, followsParent: true))
+    #expect(plain.resource.map { "\($0)=\($1)" } == ["service.name=regispay"])
+  }
+
+  @Test(
+    "what can't be used is refused, by its name",
+    arguments: [
+      ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4318"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://u:p@c"),
+      ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+      ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"), ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+      ("OTEL_EXPORTER_OTLP_HEADERS", "a=%0d%0ab"), ("OTEL_EXPORTER_OTLP_HEADERS", "host=x"),
+      ("OTEL_EXPORTER_OTLP_HEADERS", "a b=secret"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+      ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"), ("OTEL_TRACES_EXPORTER", "zipkin"),
+      ("OTEL_TRACES_SAMPLER", "jaeger_remote"), ("OTEL_RESOURCE_ATTRIBUTES", "a"), ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+      ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+    ])
+  func mistakes(_ variable: String, _ value: String) throws {
+    let error = #expect(throws: TraceOptionsError.self) {
+      try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"].merging([variable: value]) { $1 })
+    }
+    #expect(error?.variable == variable)
+    #expect(error?.description.contains("secret") == false)
+  }
+
+  @Test("the sampler's argument counts for the ratio alone")
+  func argument() throws {
+    let environment = ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_TRACES_SAMPLER_ARG": "x"]
+    #expect(try TraceOptions(environment: environment).sampler.ratio == 1)
+    for ratio in ["x", "-0.1", "1.1", "nan"] {
+      #expect(throws: TraceOptionsError.self) {
+        try TraceOptions(
+          environment: environment.merging(["OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio]) {
+            $1
+          })
+      }
+    }
+  }
+
+  @Test("the variables in force are shown, without secrets")
+  func shown() {
+    let text = TraceOptions.text([
+      "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_HEADERS": "key=secret", "OTEL_LOG_LEVEL": "debug",
+      "OTEL_SERVICE_NAME": "",
+    ])
+    #expect(text == "# OTEL_EXPORTER_OTLP_ENDPOINT=http://c\n# OTEL_EXPORTER_OTLP_HEADERS=(hidden)\n")
+  }
+}
