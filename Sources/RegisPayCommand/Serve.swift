@@ -160,6 +160,14 @@ struct Serve: AsyncParsableCommand {
       valueName: "name"))
   var allowedHost: [String] = []
 
+  @Option(
+    help: ArgumentHelp(
+      "A proxy whose X-Forwarded-For tells a client's address, or a network of proxies; repeat the option for several.",
+      discussion:
+        "Limits for one address then count each client behind it, and the proxy's connections for no address.",
+      valueName: "address"))
+  var trustedProxy: [String] = []
+
   @Flag(
     help: "Start without API keys on an address other machines can reach. Anybody who can reach it can create payments."
   )
@@ -184,6 +192,9 @@ struct Serve: AsyncParsableCommand {
       throw ValidationError("--segment-bytes must be \(range.lowerBound) to \(range.upperBound)")
     }
     if allowedHost.contains("") { throw ValidationError("--allowed-host must not be empty") }
+    if TrustedProxies(trustedProxy) == nil {
+      throw ValidationError("--trusted-proxy must be an IP address, or a network such as 10.0.0.0/8")
+    }
     if let pspURL { try checkURL(pspURL, of: "--psp-url") }
     if let notificationsURL { try checkURL(notificationsURL, of: "--notifications-url") }
     try checkToken(pspToken, of: "--psp-token")
@@ -223,6 +234,7 @@ struct Serve: AsyncParsableCommand {
     do {
       try checkTogether()
       tracing = try TraceOptions(environment: environment)
+      _ = try Self.inherited.get()
     } catch {
       RegisPayCommand.refuse(SettingsError(["\(error)"]))
     }
@@ -286,13 +298,21 @@ struct Serve: AsyncParsableCommand {
     LogOutput.standardError.flush(seconds: 1)
   }
 
-  /// What the options say.
+  /// Looked for once: it is this process's from then on.
+  private static let inherited = Result { () throws(InheritedSocket.Refusal) in
+    try InheritedSocket.find(ProcessInfo.processInfo.environment)
+  }
+
+  /// What the options say, and at the place of `--host` and `--port` a socket that the process was given.
   var serverOptions: ServerOptions {
+    // A refusal has ended the command.
+    let socket = try? Self.inherited.get()
     var options = ServerOptions(directory: dir)
     options.logLevel.current = logLevel
-    options.host = host
+    options.host = socket?.host ?? host
     options.allowsGroup = groupAccess
-    options.port = Int(port)
+    options.port = socket?.port ?? Int(port)
+    options.socket = socket?.descriptor
     options.metricsAddress = metricsAddress
     if let tlsCertificate, let tlsKey {
       options.tls = TLSFiles(certificate: tlsCertificate, key: tlsKey, clientRoots: tlsClientRoots)
@@ -305,6 +325,8 @@ struct Serve: AsyncParsableCommand {
     options.webhooks.acceptsLoss = newWebhooks
     options.webhooks.timeLimit = .seconds(webhookTimeout)
     options.allowedHosts = allowedHost
+    // validate() has refused what can't be read.
+    options.trustedProxies = TrustedProxies(trustedProxy) ?? .init()
     options.isInsecure = insecure
     options.stopLimit = .seconds(stopTimeout)
     options.limits = limitArguments.limits(isLoopback: options.isLoopback)

@@ -203,6 +203,20 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: traces are switched on by the environment, and shown without a collector")
+  func traces() async throws {
+    try await withServer { folder, server in
+      let serve = try CommandBlock.first(Self.operations, "Traces", "OTEL_EXPORTER")
+      let config = try await serve.run(in: folder, replacing: ["regispay serve": "regispay serve --print-config"])
+      #expect(config.contains("# OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"))
+      let id = try await server.createPayment("1")
+      try await server.wait(for: id, status: "Completed", within: .seconds(20))
+      let show = try CommandBlock.first(Self.operations, "Traces", "curl")
+      let printed = try await show.run(in: folder, replacing: [Self.address: server.url, "PAYMENT-ID": id])
+      #expect(printed.contains("\"name\":\"psp settle\""))
+    }
+  }
+
   @Test("PROVIDERS: the simulator speaks the documented protocol")
   func provider() async throws {
     try await withServer { folder, server in

@@ -20,7 +20,7 @@ struct CommandBlock: Sendable, Hashable, CustomStringConvertible {
   /// What a command begins with.
   private static let programs = [
     "regispay", "logstore", ".build/", "curl", "sqlite3", "printf", "make", "swift", "umask", "mkdir", "cp", "D=", "B=",
-    "Tests/", "LOGSTORE_", "promtool", "df", "du", "ls", "date", "uptime",
+    "Tests/", "LOGSTORE_", "OTEL_", "promtool", "df", "du", "ls", "date", "uptime",
   ]
 
   static var repository: URL {

@@ -26,7 +26,8 @@ final class RegisPayProcess: Sendable {
   ///
   /// - Parameters:
   ///   - program: one on the path, instead of `regispay`.
-  ///   - wrapper: a program on the path with its arguments, which gets all this as further arguments.
+  ///   - wrapper: what comes between `env` and the program: variables, options of `env`, and a program with its arguments
+  ///     that runs it.
   init(program: String? = nil, under wrapper: [String] = [], _ arguments: [String], folder: String) throws {
     errorFile = folder + "/stderr-\(UUID().uuidString).txt"
     let output = Pipe()
@@ -40,7 +41,9 @@ final class RegisPayProcess: Sendable {
     let (exits, exitContinuation) = AsyncStream<ChildEnding>.makeStream()
     self.lines = lines
     self.exits = exits
-    let words = wrapper + [program ?? Self.buildFolder.appendingPathComponent("regispay").path] + arguments
+    // Which also sets variables and changes the directory.
+    let words =
+      ["/usr/bin/env"] + wrapper + [program ?? Self.buildFolder.appendingPathComponent("regispay").path] + arguments
     let pid = try spawn(words[0], Array(words.dropFirst()), &actions)
     self.pid = pid
     Thread.detachNewThread { [weak self] in

@@ -11,7 +11,7 @@ struct RegisPayTraceTests {
       let python = try await PythonEnvironment.make(in: folder, installing: "opentelemetry-proto")
       let collector = try await Collector.start(python, folder)
       let settings = ["OTEL_EXPORTER_OTLP_ENDPOINT=\(collector.url)", "OTEL_BSP_SCHEDULE_DELAY=100"]
-      var server = try await RunningServer.start(directory: folder, under: ["env"] + settings)
+      var server = try await RunningServer.start(directory: folder, under: settings)
       // The settlement fails until the server was killed.
       #expect(try await server.put("/psp/api/faults", "{\"failBefore\":1}").status < 300)
       let created = try await server.post(
@@ -24,7 +24,7 @@ struct RegisPayTraceTests {
       for _ in 0..<2 {
         try await server.killHard()
         server = try await RunningServer.start(
-          directory: folder, under: ["env", "OTEL_EXPORTER_OTLP_COMPRESSION=gzip"] + settings)
+          directory: folder, under: ["OTEL_EXPORTER_OTLP_COMPRESSION=gzip"] + settings)
       }
       try await server.wait(for: id, status: "Completed", within: .seconds(30))
       let spans = try await collector.spans { $0.contains { $0.name == "payment" } }
@@ -48,7 +48,7 @@ struct RegisPayTraceTests {
       var collector = try await Collector.start(python, folder)
       let server = try await RunningServer.start(
         directory: folder,
-        under: ["env", "OTEL_EXPORTER_OTLP_ENDPOINT=\(collector.url)", "OTEL_BSP_SCHEDULE_DELAY=100"])
+        under: ["OTEL_EXPORTER_OTLP_ENDPOINT=\(collector.url)", "OTEL_BSP_SCHEDULE_DELAY=100"])
       var ids: [String] = [try await server.createPayment("1")]
       var spans = try await collector.spans { $0.contains { $0.name == "payment" } }
       collector.process.signal(SIGKILL)
@@ -76,7 +76,7 @@ struct RegisPayTraceTests {
     try await withTemporaryFolder { folder in
       func run(_ variable: String, _ arguments: [String]) async throws -> (ChildEnding, String, RegisPayProcess) {
         let process = try RegisPayProcess(
-          under: ["env", variable], ["serve", "--dir", folder + "/data", "--port", "0"] + arguments, folder: folder)
+          under: [variable], ["serve", "--dir", folder + "/data", "--port", "0"] + arguments, folder: folder)
         let ending = try await process.waitForExit()
         var text = ""
         while let line = try await process.nextLine() { text += line + "\n" }

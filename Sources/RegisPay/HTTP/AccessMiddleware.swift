@@ -10,6 +10,7 @@ struct AccessMiddleware: RouterMiddleware {
   let rules: AccessRules
   /// Only programs on this machine can reach the server. While no key exists, they may read the reasons in `/health`.
   let isLoopback: Bool
+  var proxies = TrustedProxies()
   var nowSeconds: @Sendable () -> Int64 = { Int64(Date().timeIntervalSince1970) }
 
   /// What a request's head says about its access.
@@ -29,12 +30,12 @@ struct AccessMiddleware: RouterMiddleware {
     var known = context
     if ring.isEmpty {
       known.mayRead = isLoopback
-      known.client = address(context.channel)
+      known.client = address(request.head, context.channel)
       known.isStillAllowed = { [keys] in keys.ring.isEmpty }
     } else {
       known.owner = key.map { RequestOwner($0, in: ring) } ?? .everybody
       known.mayRead = key?.scopes.contains(.read) ?? false
-      known.client = key.map { "key \($0.id)" } ?? address(context.channel)
+      known.client = key.map { "key \($0.id)" } ?? address(request.head, context.channel)
       if let key {
         known.isStillAllowed = { [keys, nowSeconds] in
           keys.ring.entries[key.id].map { $0.key.hash == key.hash && $0.key.isValid(atSeconds: nowSeconds()) } ?? false
@@ -69,14 +70,15 @@ struct AccessMiddleware: RouterMiddleware {
     guard !ring.isEmpty else {
       do throws(Problem) {
         try rules.current.browser.check(head, isPage: isOpen)
-        return Verdict(client: isInternal ? nil : address(channel), result: .success(nil))
+        return Verdict(client: isInternal ? nil : address(head, channel), result: .success(nil))
       } catch {
         return Verdict(client: nil, result: .failure(error))
       }
     }
     guard let authorization else {
       return Verdict(
-        client: address(channel), result: isOpen ? .success(nil) : .failure(Self.unauthorized("This needs a key.")))
+        client: address(head, channel),
+        result: isOpen ? .success(nil) : .failure(Self.unauthorized("This needs a key.")))
     }
     if isInternal {
       guard case .some(.some(.simulator)) = needed else {
@@ -89,7 +91,7 @@ struct AccessMiddleware: RouterMiddleware {
       let key = try ring.find(token, atSeconds: nowSeconds())
       return Verdict(client: key.id, result: Result { () throws(Problem) in try Self.check(key, for: needed) })
     } catch {
-      return Verdict(client: address(channel), result: isOpen ? .success(nil) : .failure(Self.problem(error)))
+      return Verdict(client: address(head, channel), result: isOpen ? .success(nil) : .failure(Self.problem(error)))
     }
   }
 
@@ -118,8 +120,8 @@ struct AccessMiddleware: RouterMiddleware {
       headers: [.init(name: .retryAfter, value: "\(seconds)")])
   }
 
-  private func address(_ channel: any Channel) -> String {
-    channel.remoteAddress.map(ClientAddress.init)?.text ?? "unknown"
+  private func address(_ head: HTTPRequest, _ channel: any Channel) -> String {
+    channel.remoteAddress.map { proxies.client(head.headerFields, from: $0).text } ?? "unknown"
   }
 
   private static func bearer(_ authorization: String) -> Substring? {

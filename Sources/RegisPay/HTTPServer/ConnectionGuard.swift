@@ -89,7 +89,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func open(_ context: ChannelHandlerContext) {
     guard connection == nil else { return }
-    let connection = ConnectionTable.Connection(context.channel)
+    let connection = ConnectionTable.Connection(context.channel, proxies: table.proxies)
     self.connection = connection
     if !table.admit(connection) { drop(context) }
   }

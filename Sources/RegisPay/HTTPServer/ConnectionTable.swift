@@ -16,9 +16,10 @@ final class ConnectionTable: Sendable {
     /// that are not a complete request don't end the wait.
     let waitingSince: Atomic<UInt64>
 
-    init(_ channel: any Channel) {
+    /// - Parameter proxies: carry the connections of many clients, and count for no address.
+    init(_ channel: any Channel, proxies: TrustedProxies = .init()) {
       self.channel = channel
-      address = channel.remoteAddress.map(ClientAddress.init)
+      address = proxies.contains(channel.remoteAddress) ? nil : channel.remoteAddress.map(ClientAddress.init)
       isLocal =
         channel.remoteAddress?.ipAddress != nil && channel.remoteAddress?.ipAddress == channel.localAddress?.ipAddress
       waitingSince = Atomic(NIODeadline.now().uptimeNanoseconds)
@@ -37,6 +38,7 @@ final class ConnectionTable: Sendable {
 
   private let limit: Int
   private let limitPerAddress: Int?
+  let proxies: TrustedProxies
   private let state = Mutex(State())
 
   /// What the connections hold for clients that don't read.
@@ -47,7 +49,7 @@ final class ConnectionTable: Sendable {
   let unfinishedBodies: HeldBytes
 
   init(
-    limit: Int, limitPerAddress: Int?, unreadBytes: Int = HTTPLimits().unreadBytes,
+    limit: Int, limitPerAddress: Int?, proxies: TrustedProxies = .init(), unreadBytes: Int = HTTPLimits().unreadBytes,
     unfinishedHeads: HeldBytes = HeldBytes(.refusal(.head), limit: HTTPLimits().unfinishedHeadBytes),
     unfinishedBodies: HeldBytes = HeldBytes(.refusal(.body), limit: HTTPLimits().unfinishedBodyBytes)
   ) {
@@ -56,6 +58,7 @@ final class ConnectionTable: Sendable {
     self.unfinishedBodies = unfinishedBodies
     self.limit = limit
     self.limitPerAddress = limitPerAddress
+    self.proxies = proxies
   }
 
   var count: Int { state.withLock { $0.connections.count } }

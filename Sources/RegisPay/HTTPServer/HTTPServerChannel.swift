@@ -1,5 +1,4 @@
 import Hummingbird
-import HummingbirdCore
 import Logging
 import NIOCore
 import ServiceLifecycle
@@ -9,9 +8,9 @@ import ServiceLifecycle
 /// Hummingbird's own channel passes every part of a message between tasks, for bodies of any length. RegisPay's bodies are
 /// small, and a payment is four requests: one task a request, on the connection's own event loop, costs far less
 /// (docs/PERFORMANCE.md, *A payment's processor time*).
-struct HTTPServerChannel<Responder: HTTPResponder>: ServerChildChannel
+struct HTTPServerChannel<Responder: HTTPResponder>: Sendable
 where Responder.Context == HTTPRequestContext {
-  struct Value: ServerChildChannelValue {
+  struct Value: Sendable {
     let channel: any Channel
     fileprivate let handler: NIOLoopBound<HTTPServerHandler<Responder>>
   }

@@ -166,13 +166,25 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
     context.fireUserInboundEventTriggered(event)
   }
 
-  /// The server stops: pending responses are the last, and an unbounded response ends.
+  /// How long a connection may still bring a request when the server stops.
+  private static var drainTime: TimeAmount { .milliseconds(250) }
+
+  /// The server stops: pending responses are the last, and an unbounded response ends. A client that keeps a connection open may
+  /// be sending its next request at this moment: that one is responded to as well.
   func stop() {
     isStopping = true
     switch state {
-    case .idle, .reading: if let channel { closeOnceRead(channel) }
+    case .idle, .reading:
+      channel?.eventLoop.assumeIsolated().scheduleTask(in: Self.drainTime) { [weak self] in self?.endDraining() }
     case .responding(let task, _): if isStreaming { task?.cancel() }
     case .finished: break
+    }
+  }
+
+  private func endDraining() {
+    switch state {
+    case .idle, .reading: if let channel { closeOnceRead(channel) }
+    case .responding, .finished: break
     }
   }
 

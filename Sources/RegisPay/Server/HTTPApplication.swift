@@ -1,5 +1,4 @@
 import Hummingbird
-import HummingbirdCore
 import Logging
 import NIOCore
 import ServiceLifecycle
@@ -14,14 +13,15 @@ struct HTTPApplication {
   /// - Parameter onRunning: called with the address once the server listens.
   func make(
     _ parts: ServerParts, metrics: MetricsRoutes, onRunning: @escaping @Sendable (String) -> Void
-  ) -> some ApplicationProtocol {
+  ) -> any Service {
     let access = access(parts)
     let events = EventRoutes(follower: parts.log.follower, limits: options.limits)
     let responder = routes(parts, access, events, metrics).buildResponder()
     let refusals = HeadRefusals(access: access, absent: absent)
     let (limits, internalToken, httpMetrics) = (options.limits, parts.internalToken, parts.httpMetrics)
     let table = ConnectionTable(
-      limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, unreadBytes: limits.unreadBytes,
+      limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress,
+      proxies: options.trustedProxies, unreadBytes: limits.unreadBytes,
       unfinishedHeads: HeldBytes(
         .refusal(.head), limit: limits.unfinishedHeadBytes, onEmptied: Allocator.returnFreedSoon),
       unfinishedBodies: HeldBytes(
@@ -41,20 +41,16 @@ struct HTTPApplication {
         .gauge("regispay_event_streams", "Open event streams.", events.openCount),
       ]
     }
-    return Application(
-      responder: responder,
-      server: HTTPServerBuilder { [logger, tls] _ in
-        HTTPServerChannel(
-          responder: responder, limits: limits, table: table, internalToken: internalToken,
-          checkHead: { head, channel in refusals.problem(with: head, from: channel) }, metrics: httpMetrics,
-          tls: tls, logger: logger)
-      },
-      configuration: .init(address: .hostname(options.host, port: options.port)),
-      onServerRunning: { [options] channel in
-        onRunning(
-          Server.url(
-            host: options.host, port: channel.localAddress?.port ?? options.port, isTLS: options.tls != nil))
-      }, logger: logger)
+    return HTTPListener(
+      place: options.socket.map { .socket($0) } ?? .address(host: options.host, port: options.port),
+      connections: HTTPServerChannel(
+        responder: responder, limits: limits, table: table, internalToken: internalToken,
+        checkHead: { head, channel in refusals.problem(with: head, from: channel) }, metrics: httpMetrics,
+        tls: tls, logger: logger),
+      logger: logger
+    ) { [options] port in
+      onRunning(Server.url(host: options.host, port: port, isTLS: options.tls != nil))
+    }
   }
 
   private func routes(
@@ -97,7 +93,8 @@ struct HTTPApplication {
 
   private func access(_ parts: ServerParts) -> AccessMiddleware {
     AccessMiddleware(
-      keys: parts.keys, internalToken: parts.internalToken, rules: rules, isLoopback: options.isLoopback)
+      keys: parts.keys, internalToken: parts.internalToken, rules: rules, isLoopback: options.isLoopback,
+      proxies: options.trustedProxies)
   }
 }
 

@@ -1,6 +1,5 @@
 import Glibc
 import Hummingbird
-import HummingbirdCore
 import Logging
 import NIOCore
 import ServiceLifecycle
@@ -21,7 +20,7 @@ struct MetricsListener: Service {
 
   func run() async throws {
     do {
-      try await application().run()
+      try await listener().run()
     } catch let error as IOError where error.errnoCode == EADDRINUSE {
       throw ServerError.addressInUse(host: address.host, port: address.port, option: "--metrics-address")
     } catch let error as IOError {
@@ -29,7 +28,7 @@ struct MetricsListener: Service {
     }
   }
 
-  private func application() -> some ApplicationProtocol {
+  private func listener() -> any Service {
     let router = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
     router.add(
       middleware: ProblemMiddleware { path in
@@ -43,18 +42,15 @@ struct MetricsListener: Service {
     let table = ConnectionTable(
       limit: min(Self.connectionLimit, options.limits.connectionsPossible),
       limitPerAddress: options.limits.connectionsPerAddress, unreadBytes: options.limits.unreadBytes)
-    return Application(
-      responder: responder,
-      server: HTTPServerBuilder { [limits = options.limits, metrics, logger] _ in
-        HTTPServerChannel(
-          responder: responder, limits: limits, table: table, internalToken: InternalToken(), checkHead: nil,
-          metrics: metrics, logger: logger)
-      },
-      configuration: .init(address: .hostname(address.host, port: address.port)),
-      onServerRunning: { [address, notices] channel in
-        let url = Server.url(host: address.host, port: channel.localAddress?.port ?? address.port)
-        notices.notice("metrics are at \(url)\(MetricsRoutes.path)")
-      }, logger: logger)
+    return HTTPListener(
+      place: .address(host: address.host, port: address.port),
+      connections: HTTPServerChannel(
+        responder: responder, limits: options.limits, table: table, internalToken: InternalToken(), checkHead: nil,
+        metrics: metrics, logger: logger),
+      logger: logger
+    ) { [address, notices] port in
+      notices.notice("metrics are at \(Server.url(host: address.host, port: port))\(MetricsRoutes.path)")
+    }
   }
 }
 

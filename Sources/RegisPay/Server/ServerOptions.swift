@@ -11,6 +11,8 @@ public struct ServerOptions: Sendable {
   public var host = "127.0.0.1"
   /// 0 lets the system choose one.
   public var port = 8080
+  /// A socket that listens already, at ``host`` and ``port``; nil to make one.
+  public var socket: Int32?
   /// Speaks TLS on ``port`` with these files; nil for plain HTTP.
   public var tls: TLSFiles?
   /// How often the server checks whether these files have changed.
@@ -59,6 +61,8 @@ public struct ServerOptions: Sendable {
   public var isInsecure = false
   /// Further host names that clients may use, without a port. See ``BrowserProtection``.
   public var allowedHosts: [String] = []
+  /// Proxies in front of the server, whose `X-Forwarded-For` tells a client's address.
+  public var trustedProxies = TrustedProxies()
   /// How often the server checks whether keys were created or revoked.
   public var keyInterval = Duration.seconds(1)
   /// The lowest level that the server logs; `PUT /api/v1/logging` changes it.

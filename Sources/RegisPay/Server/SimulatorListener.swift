@@ -1,5 +1,4 @@
 import Hummingbird
-import HummingbirdCore
 import Logging
 import NIOCore
 import ServiceLifecycle
@@ -30,19 +29,15 @@ struct SimulatorListener: Service {
     let table = ConnectionTable(
       limit: min(Self.connectionLimit, options.limits.connectionsPossible), limitPerAddress: nil,
       unreadBytes: options.limits.unreadBytes)
-    let application = Application(
-      responder: responder,
-      server: HTTPServerBuilder { [limits = options.limits, parts, logger] _ in
-        HTTPServerChannel(
-          responder: responder, limits: limits, table: table, internalToken: parts.internalToken, checkHead: nil,
-          metrics: parts.httpMetrics, logger: logger)
-      },
-      configuration: .init(address: .hostname("127.0.0.1", port: 0)),
-      onServerRunning: { [onRunning] channel in
-        onRunning("http://127.0.0.1:\(channel.localAddress?.port ?? 0)")
-      }, logger: logger)
+    let listener = HTTPListener(
+      place: .address(host: "127.0.0.1", port: 0),
+      connections: HTTPServerChannel(
+        responder: responder, limits: options.limits, table: table, internalToken: parts.internalToken, checkHead: nil,
+        metrics: parts.httpMetrics, logger: logger),
+      logger: logger
+    ) { [onRunning] port in onRunning("http://127.0.0.1:\(port)") }
     do {
-      try await application.run()
+      try await listener.run()
     } catch let error as IOError {
       throw ServerError.listen(host: "127.0.0.1", port: 0, reason: error.description)
     }
