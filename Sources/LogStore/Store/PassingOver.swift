@@ -87,8 +87,13 @@ extension LogReader {
 
   /// Identifies the store, and copies of it, by 16 hexadecimal digits: the half of its id that is no secret
   /// (docs/FORMAT.md, *What can pass for what*).
-  public var storeID: String {
-    let digits = String(commitPoint.segments.storeID.first, radix: 16)
+  public var storeID: String { commitPoint.segments.storeID.shown }
+}
+
+extension StoreID {
+  /// See ``LogReader/storeID``.
+  var shown: String {
+    let digits = String(first, radix: 16)
     return String(repeating: "0", count: 16 - digits.count) + digits
   }
 }
