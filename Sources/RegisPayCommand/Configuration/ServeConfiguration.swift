@@ -18,15 +18,31 @@ struct ServeConfiguration: Sendable {
   /// - Parameter given: the arguments after `serve`.
   /// - Throws: for what no source may say. The command line's own mistakes are left to ArgumentParser.
   init(_ given: [String], environment: [String: String]) throws(SettingsError) {
-    self.given = given
-    self.environment = environment
+    let (configuration, mistakes) = Self.reading(given, environment: environment)
+    guard mistakes.isEmpty else { throw SettingsError(mistakes) }
+    self = configuration
+  }
+
+  private init(given: [String], environment: [String: String], settings: [Setting], file: String?) {
+    (self.given, self.environment, self.settings, self.file) = (given, environment, settings, file)
+  }
+
+  /// Reads the sources as ``init(_:environment:)`` does.
+  ///
+  /// - Returns: the settings that can be used, and what is wrong with the others: one line for each.
+  static func reading(
+    _ given: [String], environment: [String: String]
+  ) -> (configuration: ServeConfiguration, mistakes: [String]) {
     let fileVariable = EnvironmentSettings.fileVariable
-    file = Self.values(of: SettingDefinitions.fileOption, in: given).last ?? environment[fileVariable]
+    let file = values(of: SettingDefinitions.fileOption, in: given).last ?? environment[fileVariable]
     let found = Settings.read(
       SettingDefinitions.all, file: file, environment: environment.filter { $0.key != fileVariable })
-    settings = found.settings
-    let mistakes = found.mistakes + settings.compactMap(Self.mistake)
-    guard mistakes.isEmpty else { throw SettingsError(mistakes) }
+    let mistakes = found.settings.map(mistake)
+    let usable = zip(found.settings, mistakes).filter { $0.1 == nil }.map(\.0)
+    return (
+      ServeConfiguration(given: given, environment: environment, settings: usable, file: file),
+      found.mistakes + mistakes.compactMap { $0 }
+    )
   }
 
   /// The arguments of `serve` that say all that the sources say.
