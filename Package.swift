@@ -74,7 +74,7 @@ let package = Package(
     .target(
       name: "RegisPay",
       dependencies: [
-        "CMalloc", "CWALIndex", "CZlib", "LogStore",
+        "CLinux", "CMalloc", "CWALIndex", "CZlib", "LogStore",
         .product(name: "DequeModule", package: "swift-collections", condition: server),
         .product(name: "HeapModule", package: "swift-collections", condition: server),
         .product(name: "Crypto", package: "swift-crypto", condition: server),

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/timex.h>
 #include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -48,6 +49,14 @@ int clinux_poll_writeback(int descriptor, uint64_t position, uint64_t length, ui
     if (counts.writeback == 0) return 0;
     if (nanoseconds_now() >= end) return EAGAIN;
   }
+}
+
+int clinux_clock_is_kept(uint64_t *error_microseconds) {
+  struct timex state = {.modes = 0};
+  int result = adjtimex(&state);
+  if (result < 0) return errno;
+  *error_microseconds = state.maxerror < 0 ? 0 : (uint64_t)state.maxerror;
+  return result == TIME_ERROR || state.status & STA_UNSYNC ? ETIME : 0;
 }
 
 int clinux_name_thread(const char *name) { return pthread_setname_np(pthread_self(), name); }

@@ -128,6 +128,8 @@ struct Keys: ParsableCommand {
 struct Lifetime: ExpressibleByArgument {
   var seconds: Int64
 
+  init(seconds: Int64) { self.seconds = seconds }
+
   init?(argument: String) {
     let units: [Character: Int64] = ["s": 1, "m": 60, "h": 3_600, "d": 86_400]
     guard let unit = argument.last.flatMap({ units[$0] }), let number = Int64(argument.dropLast()),
@@ -135,6 +137,9 @@ struct Lifetime: ExpressibleByArgument {
     else { return nil }
     seconds = number * unit
   }
+
+  /// As it is written.
+  var defaultValueDescription: String { seconds % 60 == 0 ? "\(seconds / 60)m" : "\(seconds)s" }
 }
 
 extension KeyScope: ExpressibleByArgument {}

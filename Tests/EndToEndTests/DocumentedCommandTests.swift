@@ -66,6 +66,17 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: the machine is checked before the first start")
+  func diagnosis() async throws {
+    try await withTemporaryFolder { folder in
+      let block = try CommandBlock.first(Self.operations, "Check the machine", "regispay doctor")
+      // Whether this machine is fit for a server is not what is tested.
+      let printed = try await block.run(
+        in: folder, replacing: ["--dir /var/lib/regispay": "--dir data --port 0 || test $? = 1"])
+      #expect(printed.contains("permissions    ") && printed.contains("/data: "))
+    }
+  }
+
   @Test("OPERATIONS: keys are made, listed and revoked")
   func keys() async throws {
     try await withTemporaryFolder { folder in

@@ -14,7 +14,7 @@ struct ExitCodeTests {
 
   private static let commands = [
     "serve", "keys create", "keys list", "keys revoke", "load", "parked list", "parked show", "parked release",
-    "unknown list", "unknown resolve", "backup", "restore",
+    "unknown list", "unknown resolve", "backup", "restore", "doctor",
   ]
 
   private static let ends: [End] = [
@@ -32,6 +32,8 @@ struct ExitCodeTests {
     End(1, "keys list --dir /dev/null/x"), End(1, "keys revoke --dir DIR nobody"),
     End(1, "load --rate 1 --seconds 1 --url http://127.0.0.1:1"), End(1, "parked list --url http://127.0.0.1:1"),
     End(1, "parked show 6f9619ff-8b86-4011-b42d-00cf4fc964ff --url http://127.0.0.1:1"),
+    End(64, "doctor --format xml"), End(64, "doctor --port 99999"), End(64, "doctor --backup-max-age 15"),
+    End(64, "doctor --print-config"), End(64, "doctor --psp-url ftp://user:geheim@a"),
     End(64, "backup --to NEW --every 0s"), End(64, "backup"), End(64, "restore"),
     End(1, "backup --dir NEW --to /dev/null/x"), End(1, "restore --from NEW --dir /dev/null/x"),
     End(1, "parked release --all --url http://127.0.0.1:1"), End(1, "unknown list --url http://127.0.0.1:1"),

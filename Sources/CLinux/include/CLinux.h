@@ -31,6 +31,10 @@ int clinux_is_in_use(int descriptor);
 /// writing. While the lease is held, opening the file for writing waits, and causes no signal that matters.
 int clinux_lease(int descriptor);
 
+/// Whether something, such as an NTP client, keeps the machine's clock right: adjtimex(2), which changes nothing here. 0: yes, and
+/// the clock is wrong by at most so many microseconds, as far as the kernel knows. ETIME: nothing does.
+int clinux_clock_is_kept(uint64_t *error_microseconds);
+
 /// pthread_setname_np(3) for the calling thread: its name in tools, at most 15 bytes.
 int clinux_name_thread(const char *name);
 

@@ -46,5 +46,8 @@ public struct HTTPLimits: Sendable {
 
   /// Connections that the descriptors suffice for: three eighths of them. ``SocketBudget`` takes a share for calls out, and the
   /// simulator needs as many for its side of these calls; the rest is for logs and databases.
-  var connectionsPossible: Int { min(connections, max(1, DescriptorLimit.current / 8 * 3)) }
+  var connectionsPossible: Int { connectionsPossible(descriptors: DescriptorLimit.current) }
+
+  /// As ``connectionsPossible``, for another limit of descriptors.
+  func connectionsPossible(descriptors: Int) -> Int { min(connections, max(1, descriptors / 8 * 3)) }
 }

@@ -57,6 +57,10 @@ final class ServerTLS: Sendable {
   /// For connections that are made now.
   var context: NIOSSLContext { state.withLock { $0.context } }
 
+  /// When the first of the certificates ends.
+  var end: Date { state.withLock { $0.end } }
+  var hasEnded: Bool { end.timeIntervalSinceNow <= 0 }
+
   /// Without a sample if there is no TLS.
   static func metric(of tls: ServerTLS?) -> MetricFamily {
     var family = MetricFamily(

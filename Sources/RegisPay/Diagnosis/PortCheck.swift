@@ -1,0 +1,81 @@
+import Foundation
+
+/// Whether the server can listen on its addresses, or does already.
+struct PortCheck: Check {
+  struct Address: Sendable, Hashable {
+    var host: String
+    var port: Int
+    /// The option that names it.
+    var option: String
+    var isTLS: Bool
+
+    var shown: String { "\(ListenAddress.bracketed(host)):\(port)" }
+  }
+
+  let name = CheckName.port
+  let addresses: [Address]
+  let directory: String
+
+  func run() -> [Finding] { addresses.map(finding) }
+
+  private func finding(_ address: Address) -> Finding {
+    guard address.port != 0 else {
+      return .ok(name, "\(address.option) 0: the system chooses a free port at the start")
+    }
+    let socket: ProbedAddress
+    do throws(ProbedAddress.Failure) {
+      socket = try ProbedAddress(host: address.host, port: address.port)
+    } catch {
+      return .problem(
+        name, "can't find the address of \(address.host): \(error.reason)",
+        advice:
+          "Correct \(address.option == "--port" ? "--host" : address.option), or let the machine's name service know it."
+      )
+    }
+    switch socket.bindError() {
+    case 0: return .ok(name, "\(address.shown) is free")
+    case EADDRINUSE: return inUse(address)
+    case EACCES, EPERM:
+      return .problem(
+        name, "user \(geteuid()) may not listen on \(address.shown)",
+        advice:
+          "Choose a port from 1024 on with \(address.option), or give the service the capability CAP_NET_BIND_SERVICE.")
+    case EADDRNOTAVAIL:
+      return .problem(
+        name, "\(address.host) is no address of this machine",
+        advice: "Name one of its addresses (ip address), or 0.0.0.0 for all of them.")
+    case let code:
+      return .problem(
+        name, "can't listen on \(address.shown): \(Shown.error(code))",
+        advice: "Choose another address with --host and \(address.option).")
+    }
+  }
+
+  private func inUse(_ address: Address) -> Finding {
+    let other = "Stop that program, or choose another port with \(address.option)."
+    let holder = PortHolder(port: address.port, directory: DataPlace(directory).path)
+    let response = address.isTLS ? nil : AliveProbe.response(host: address.host, port: address.port)
+    switch holder {
+    case .other(let process):
+      return .problem(name, "\(address.shown) is in use by \(process)", advice: other)
+    case .server(let process):
+      guard !address.isTLS else {
+        return .ok(name, "\(address.shown) is in use by this directory's server, \(process)")
+      }
+      guard response == AliveProbe.healthy else {
+        return .problem(
+          name, "\(address.shown) is in use by this directory's server, \(process), and /alive does not respond",
+          advice: "Look at the server's log and at what it waits for; restart it if it does not recover.")
+      }
+      return .ok(name, "\(address.shown) is in use by this directory's server, \(process), and it responds")
+    case .unknown:
+      let isRegisPay = response == AliveProbe.healthy ? ", which responds as RegisPay does" : ""
+      return .problem(
+        name, "\(address.shown) is in use by a process that this user can't see\(isRegisPay)",
+        advice: isRegisPay.isEmpty
+          ? other
+          : "If it is this directory's server, run this command as its user or as root, to be sure; otherwise "
+            + other.prefix(1).lowercased() + other.dropFirst())
+    }
+  }
+}

@@ -1,0 +1,51 @@
+import Foundation
+
+/// Which process listens on a port, by `/proc`: only root sees those of other users.
+enum PortHolder: Sendable, Hashable {
+  /// The server of the data directory: it has the lock file of the payments log open.
+  case server(String)
+  /// Another process, as `process 4711 (nginx)`.
+  case other(String)
+  case unknown
+
+  /// Blocks for about a microsecond for each open file of the machine.
+  ///
+  /// - Parameter directory: the data directory, an absolute path.
+  init(port: Int, directory: String) {
+    let sockets = Set(Self.sockets(port: port).map { "socket:[\($0)]" })
+    let lock = URL(fileURLWithPath: directory).resolvingSymlinksInPath().path + "/payments/lock"
+    var found: PortHolder?
+    for process in Self.names("/proc").compactMap({ pid_t($0) }) where !sockets.isEmpty {
+      let files = Set(Self.names("/proc/\(process)/fd").compactMap { Self.target("/proc/\(process)/fd/\($0)") })
+      guard !files.isDisjoint(with: sockets) else { continue }
+      let name = KernelFile.text("/proc/\(process)/comm")?.trimmingCharacters(in: .whitespacesAndNewlines)
+      let shown = "process \(process)" + (name.map { " (\($0))" } ?? "")
+      // A child may have inherited the socket.
+      if files.contains(lock) { found = .server(shown) } else if found == nil { found = .other(shown) }
+    }
+    self = found ?? .unknown
+  }
+
+  /// The inodes of the sockets that listen on a port: proc_pid_net(5).
+  private static func sockets(port: Int) -> [String] {
+    let digits = String(port, radix: 16, uppercase: true)
+    let suffix = ":" + String(repeating: "0", count: max(0, 4 - digits.count)) + digits
+    let listening = "0A"
+    return ["/proc/net/tcp", "/proc/net/tcp6"].flatMap { path in
+      (KernelFile.text(path) ?? "").split(separator: "\n").compactMap { line -> String? in
+        let words = line.split(separator: " ")
+        guard words.count > 9, words[1].hasSuffix(suffix), words[3] == listening else { return nil }
+        return String(words[9])
+      }
+    }
+  }
+
+  /// The names in a directory; none if this user may not see them.
+  private static func names(_ path: String) -> [String] {
+    (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
+  }
+
+  private static func target(_ link: String) -> String? {
+    try? FileManager.default.destinationOfSymbolicLink(atPath: link)
+  }
+}
