@@ -31,7 +31,9 @@ struct Backup: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "Keep earlier backups for this time, such as 12h or 7d; regispay restore --at goes back to one.",
-      discussion: "The logs are there once; each backup that is kept costs the size of the API keys and webhooks.",
+      discussion:
+        "The logs are there once; each backup that is kept costs the size of the API keys and webhooks. Without this option the time of "
+        + "the run before counts, and 1s keeps none.",
       valueName: "time"))
   var keep: Lifetime?
 
@@ -40,7 +42,7 @@ struct Backup: ParsableCommand {
     while true {
       let start = ContinuousClock.now
       do throws(DataBackupError) {
-        try show(DataBackup(of: dir, to: to, keep: .seconds(keep?.seconds ?? 0)).run())
+        try show(DataBackup(of: dir, to: to, keep: keep.map { .seconds($0.seconds) }).run())
       } catch {
         if isFirst { fail("\(error)") }
         LogOutput.standardError.write("regispay: no backup at \(Date().formatted(.iso8601)): \(error)\n")

@@ -11,6 +11,11 @@ struct RegisPayCommand: AsyncParsableCommand {
     subcommands: [Serve.self, Keys.self, Load.self, Parked.self, Unknown.self, Backup.self, Restore.self, Doctor.self])
 
   static func main() async {
+    do {
+      try checkText()
+    } catch {
+      refuse(error)
+    }
     let arguments = Array(CommandLine.arguments.dropFirst())
     // Help is there whatever the sources of settings say.
     guard arguments.first == Serve._commandName,
@@ -24,6 +29,24 @@ struct RegisPayCommand: AsyncParsableCommand {
       }
     } catch {
       refuse(error)
+    }
+  }
+
+  /// Swift replaces bytes that are no UTF-8, and so would make one name of two.
+  private static func checkText() throws(SettingsError) {
+    func isText(_ pointer: UnsafeMutablePointer<CChar>?) -> Bool {
+      pointer.map { String(validatingCString: $0) != nil } ?? true
+    }
+    for number in 0..<Int(CommandLine.argc) where !isText(CommandLine.unsafeArgv[number]) {
+      throw SettingsError(["argument \(number) (\(CommandLine.arguments[number])) is no UTF-8"])
+    }
+    var entry = environ
+    while let variable = entry.pointee {
+      let text = String(cString: variable)
+      if text.hasPrefix("REGISPAY_"), !isText(variable) {
+        throw SettingsError(["\(text.prefix { $0 != "=" }): its value is no UTF-8"])
+      }
+      entry += 1
     }
   }
 

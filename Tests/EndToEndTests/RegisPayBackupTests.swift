@@ -199,6 +199,23 @@ struct RegisPayBackupTests {
       #expect(refused.errors.contains("next was not finished: run regispay restore again"), "\(refused.errors)")
       let other = try await command(folder, "restore", "--from", "second", "--dir", "next", code: 1)
       #expect(other.errors.contains("next holds an unfinished restoration of the backup of "), "\(other.errors)")
+      // Somebody has put another log there meanwhile: an older state of it, and one of another store.
+      try FileManager.default.moveItem(atPath: folder + "/next/payments", toPath: folder + "/payments")
+      for events in [0, 3] {
+        let lines = String(repeating: "a\tB\tc\n", count: events)
+        let append = try RegisPayProcess(
+          program: "sh",
+          [
+            "-c",
+            "printf '\(lines)' | \(RegisPayProcess.buildFolder.path)/logstore append --dir \(folder)/next/payments",
+          ], folder: folder)
+        #expect(try await append.waitForExit().code == 0, "\(append.errorText)")
+        let foreign = try await command(folder, "restore", "--from", "first", "--dir", "next", code: 1)
+        #expect(foreign.errors.contains("next/payments is not what an earlier run has restored"), "\(foreign.errors)")
+        #expect(exists(folder + "/next/restoration"))
+        try FileManager.default.removeItem(atPath: folder + "/next/payments")
+      }
+      try FileManager.default.moveItem(atPath: folder + "/payments", toPath: folder + "/next/payments")
       try await command(folder, "restore", "--from", "first", "--dir", "next")
       #expect(exists(folder + "/next/keys.sqlite") && !exists(folder + "/next/restoration"))
       let restored = try start(folder, ["serve", "--dir", "next", "--port", "0"])
@@ -324,6 +341,9 @@ struct RegisPayBackupTests {
         }
         #expect(kept.count == left, "\(kept)")
       }
+      try FileManager.default.removeItem(atPath: folder + "/backup/files-1")
+      try await Task.sleep(for: .seconds(1.1))
+      // As long as the run before.
       try await command(folder, "backup", "--dir", "data", "--to", "backup")
       let last = try await command(folder, "restore", "--from", "backup", "--list").output
       #expect(last.split(separator: "\n").count == 1, "\(last)")
@@ -331,6 +351,28 @@ struct RegisPayBackupTests {
         try FileManager.default.contentsOfDirectory(atPath: folder + "/backup").filter { $0.hasPrefix("files-") } == [
           "files-7"
         ])
+    }
+  }
+
+  @Test("a run that says nothing keeps as long as the one before, and damage in what is kept is reported")
+  func keptOn() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      try await command(folder, "keys", "create", "--dir", "data", "--name", "a", "--scope", "read")
+      try await command(folder, "backup", "--dir", "data", "--to", "backup", "--keep", "1h")
+      for _ in 0..<2 { try await command(folder, "backup", "--dir", "data", "--to", "backup") }
+      let list = try await command(folder, "restore", "--from", "backup", "--list").output
+      #expect(list.split(separator: "\n").count == 3, "\(list)")
+      var keys = try Data(contentsOf: URL(fileURLWithPath: folder + "/backup/files-1/keys.sqlite"))
+      keys[keys.count / 2] ^= 1
+      try keys.write(to: URL(fileURLWithPath: folder + "/backup/files-1/keys.sqlite"))
+      try FileManager.default.removeItem(atPath: folder + "/backup/files-2/set.json")
+      let next = try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      #expect(next.errors.contains("files-1/keys.sqlite is damaged"), "\(next.errors)")
+      #expect(next.errors.contains("files-2/set.json is missing"), "\(next.errors)")
+      // What can't be restored stays for a person to look at.
+      #expect(exists(folder + "/backup/files-1") && exists(folder + "/backup/files-2"))
+      try await server.killHard()
     }
   }
 

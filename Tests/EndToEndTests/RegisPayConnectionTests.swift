@@ -5,6 +5,23 @@ import Testing
 struct RegisPayConnectionTests {
   private static let head = "Host: 127.0.0.1\r\n"
 
+  @Test("a client that asks for several things at once and leaves is no failure of the server")
+  func givenUp() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      for _ in 0..<20 { _ = try await server.createPayment("1") }
+      let request = "GET /api/v1/payments?limit=200 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+      for _ in 0..<200 { _ = try RawConnection(server.url, sending: request + request) }
+      try await eventually("all are closed", within: .seconds(20)) {
+        let text = String(decoding: try await server.get("/metrics").body, as: UTF8.self)
+        return text.contains(#/regispay_http_connections [12]\n/#)
+      }
+      let text = String(decoding: try await server.get("/metrics").body, as: UTF8.self)
+      #expect(!text.contains("http_response_status_code=\"500\""))
+      #expect(!server.process.errorText.contains("request failed"), "\(server.process.errorText)")
+    }
+  }
+
   @Test(
     "a client that closes its side gets every response completely, however slowly it reads",
     arguments: [false, true])

@@ -133,6 +133,35 @@ struct RegisPayTLSTests {
     }
   }
 
+  @Test("clients that don't end TLS hold up neither a stop nor connections that the server gives to others")
+  func unended() async throws {
+    try await withTemporaryFolder { folder in
+      try await makeCertificate("one", in: folder)
+      try use("one", key: "one", in: folder)
+      let (process, url) = try await start(folder, "--max-connections", "20", "--stop-timeout", "1")
+      let script = """
+        import socket, ssl, sys, time
+        context = ssl.create_default_context(cafile=sys.argv[2] + "/one.crt")
+        port = int(sys.argv[1].rsplit(":", 1)[1])
+        kept = []
+        for _ in range(120):
+            kept.append(context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost"))
+        # The last one has been used, and is kept.
+        kept[-1].sendall(b"GET /alive HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+        assert b"200" in kept[-1].recv(4096)
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+      let before = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.pid)/fd").count
+      let client = try RegisPayProcess(program: "python3", ["-c", script, url, folder], folder: folder)
+      #expect(try await client.nextLine() == "ready", "\(client.errorText)")
+      let now = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.pid)/fd").count
+      #expect(now - before <= 40, "\(before) descriptors before, \(now) now")
+      try await stop(process)
+      client.signal(SIGKILL)
+    }
+  }
+
   @Test("a certificate that has ended is served with a warning, since clients say best what they accept")
   func expired() async throws {
     try await withTemporaryFolder { folder in

@@ -52,6 +52,7 @@ struct BackupContinuation {
       path: path,
       reason:
         "the log's segment of offset \(offset) does not go on from what was backed up, though it is the same store:"
-        + " the store was repaired since, or two copies of it were written to; \(advice)")
+        + " the store was repaired since, or restored from an earlier state of the backup, or two copies of it were written to;"
+        + " \(advice)")
   }
 }

@@ -53,10 +53,12 @@ struct ResolveRequest: Sendable, Hashable {
     }
     var number: Int?
     if let value = body["refund"] {
-      guard case .number(let text) = value, let refund = Int(text), refund > 0 else {
+      // In JSON, 1.0 is a whole number. The error says no more than that it is none.
+      guard case .number(let text) = value, let refund = try? DecimalText(text)?.scaled(byPowerOfTen: 0), refund > 0
+      else {
         throw failure("refund", "Refund must be the number of a refund, such as 1")
       }
-      number = refund
+      number = Int(refund)
     }
     guard let work = PaymentWork(step, refund: number) else {
       throw failure("refund", step == .refund ? "The refund's number is missing" : "Only step refund has a number")

@@ -43,6 +43,9 @@ struct ProblemMiddleware: RouterMiddleware {
       return try Problem.damaged(id).response(from: request, context: context)
     } catch PaymentLogError.newerEvent(let id, let event) {
       return try Problem.newerEvent(id, event).response(from: request, context: context)
+    } catch let error where Task.isCancelled {
+      // The client has closed the connection: nobody waits for a response, and nothing failed.
+      throw error
     } catch {
       // The client does not get the error: it may contain internal details.
       context.logger.error(

@@ -96,7 +96,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func drop(_ context: ChannelHandlerContext) {
     phase = .ended
-    context.close(promise: nil)
+    context.channel.cutOff()
   }
 
   func channelInactive(context: ChannelHandlerContext) {
@@ -382,7 +382,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
   private func timerFired(_ context: ChannelHandlerContext) {
     switch deadlines.timerFired(on: context.eventLoop, onTimer: { [self] in timerFired(context) }) {
-    case .output: context.close(promise: nil)
+    // It has not read for as long as it may.
+    case .output: context.channel.cutOff()
     case .input: if phase == .ended { context.close(promise: nil) } else { refuse(.tooSlow, context) }
     case nil: break
     }

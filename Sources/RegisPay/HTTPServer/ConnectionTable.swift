@@ -80,7 +80,7 @@ final class ConnectionTable: Sendable {
       if !connection.isLocal { count(connection, &state) }
       return (true, closed)
     }
-    for other in closed { other.channel.close(promise: nil) }
+    for other in closed { other.channel.cutOff() }
     return isAdmitted
   }
 

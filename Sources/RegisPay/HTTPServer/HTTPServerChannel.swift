@@ -52,7 +52,7 @@ where Responder.Context == HTTPRequestContext {
         value.channel.eventLoop.execute { value.handler.value.stop() }
       }
     } onCancel: {
-      value.channel.close(promise: nil)
+      value.channel.cutOff()
     }
   }
 }

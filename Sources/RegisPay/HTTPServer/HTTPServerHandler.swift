@@ -183,7 +183,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
 
   private func endDraining() {
     switch state {
-    case .idle, .reading: if let channel { closeOnceRead(channel) }
+    case .idle, .reading: if let channel, channel.isWritable { channel.close(within: Self.drainTime) }
     case .responding, .finished: break
     }
   }

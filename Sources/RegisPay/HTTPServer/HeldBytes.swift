@@ -73,7 +73,7 @@ final class HeldBytes: Sendable {
     }
     for connection in ended {
       switch ending {
-      case .close: connection.channel.close(promise: nil)
+      case .close: connection.channel.cutOff()
       case .refusal(let event): connection.channel.pipeline.fireUserInboundEventTriggered(event)
       }
     }

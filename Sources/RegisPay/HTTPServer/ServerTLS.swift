@@ -112,6 +112,7 @@ final class ServerTLS: Sendable {
   ///
   /// - Parameter limit: for the handshake.
   func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations, handshakeTime limit: TimeAmount) throws {
+    try pipeline.addHandler(CutOffHandler())
     try pipeline.addHandler(NIOSSLServerHandler(context: context))
     try pipeline.addHandler(TLSEdge(handshakeTime: limit))
   }

@@ -81,6 +81,8 @@ struct BackupSet: Sendable, Hashable {
   /// The number of the folder with the files.
   var number: Int
   var time: Date
+  /// How long its run kept earlier sets; nil if it did not say.
+  var keepSeconds: UInt64?
 
   var folder: String { isOfOldForm ? "." : Self.folder(number) }
   static func folder(_ number: Int) -> String { folderPrefix + String(number) }
@@ -114,10 +116,14 @@ struct BackupSet: Sendable, Hashable {
     var (sets, faults): ([BackupSet], [Fault]) = ([], [])
     for name in names.sorted() where isFolder(name) && name != latest.folder {
       do throws(DataBackupError) {
-        // A run that was killed has left one without a set, or one that does not count.
-        guard let set = try read("\(directory)/\(name)/\(folderFileName)"), set.folder == name,
-          set.number < latest.number
-        else { continue }
+        guard let set = try read("\(directory)/\(name)/\(folderFileName)") else {
+          // A run that was killed has left its folder, whose number the next run uses again.
+          guard let number = number(ofFolder: name), number < latest.number else { continue }
+          throw DataBackupError(
+            "\(directory)/\(name)/\(folderFileName) is missing: this earlier backup can't be restored any more; use another copy of"
+              + " it, or remove \(name)")
+        }
+        guard set.folder == name, set.number < latest.number else { continue }
         sets.append(set)
       } catch {
         faults.append(Fault(folder: name, error: error))
@@ -160,6 +166,7 @@ struct BackupSet: Sendable, Hashable {
       storeID: storeID, events: events, simulatorEvents: simulatorEvents, psp: json["psp"]?.text, files: files,
       number: Int(folder), time: time)
     set.isOfOldForm = isOld
+    set.keepSeconds = json["keepSeconds"]?.unsigned
     return set
   }
 
@@ -176,6 +183,7 @@ struct BackupSet: Sendable, Hashable {
     ]
     if let simulatorEvents { members.append(.init("simulatorEvents", .integer(simulatorEvents))) }
     if let psp { members.append(.init("psp", .string(psp))) }
+    if let keepSeconds { members.append(.init("keepSeconds", .integer(keepSeconds))) }
     let bytes = JSONValue.object(members).bytes
     try translating {
       try SmallFile.write(bytes, to: "\(directory)/\(folder)/\(Self.folderFileName)", syncs: true)
@@ -208,7 +216,13 @@ struct BackupSet: Sendable, Hashable {
     fileNames.contains { file in ["", ".new", ".new-journal", ".new-wal", ".new-shm"].contains { name == file + $0 } }
   }
 
-  static func isFolder(_ name: String) -> Bool {
-    name.hasPrefix(folderPrefix) && Int(name.dropFirst(folderPrefix.count)).map(folder) == name
+  static func isFolder(_ name: String) -> Bool { number(ofFolder: name) != nil }
+
+  private static func number(ofFolder name: String) -> Int? {
+    guard name.hasPrefix(folderPrefix), let number = Int(name.dropFirst(folderPrefix.count)), folder(number) == name
+    else {
+      return nil
+    }
+    return number
   }
 }

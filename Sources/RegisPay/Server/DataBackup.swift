@@ -50,16 +50,19 @@ public struct DataBackup: Sendable {
   private static let pause: UInt32 = 200_000
   /// Earlier sets that a run removes because they are too old, at most: a clock that jumps must not take all of them at once.
   private static let removedAtOnce = 2
+  /// Earlier sets whose files a run reads to find damage, about.
+  private static let readAtOnce = 16
 
   let directory: String
   let target: String
-  let keep: Duration
+  let keep: Duration?
 
   /// - Parameters:
   ///   - directory: the data directory.
   ///   - target: the backup's directory; created if it is missing.
-  ///   - keep: how long sets of earlier runs are kept. Each costs the size of the SQLite files; the logs are there once.
-  public init(of directory: String, to target: String, keep: Duration = .zero) {
+  ///   - keep: how long sets of earlier runs are kept; nil for as long as the last run that said so has kept them, and without any not
+  ///     at all. Each costs the size of the SQLite files; the logs are there once.
+  public init(of directory: String, to target: String, keep: Duration? = nil) {
     self.keep = keep
     self.directory = URL(fileURLWithPath: directory).standardizedFileURL.path
     self.target = URL(fileURLWithPath: target).standardizedFileURL.path
@@ -126,7 +129,13 @@ public struct DataBackup: Sendable {
       snapshot.map { (source.name, $0.bytes) }
     }
     let number = try commit(copies, payments, simulator, previous)
-    return Report(payments: payments, simulator: simulator, files: copies.map(\.0), warnings: removeOld(but: number))
+    return Report(
+      payments: payments, simulator: simulator, files: copies.map(\.0),
+      warnings: removeOld(but: number, keeping: .seconds(keepSeconds(previous) ?? 0)))
+  }
+
+  private func keepSeconds(_ previous: BackupSet?) -> UInt64? {
+    keep.map { UInt64(clamping: $0.components.seconds) } ?? previous?.keepSeconds
   }
 
   /// Puts the set into place.
@@ -144,18 +153,19 @@ public struct DataBackup: Sendable {
       for (name, bytes) in copies { try FileBytes.create("\(folder)/\(name)", bytes) }
       try PrivateFiles.syncDirectory(folder)
     }
-    try BackupSet(
+    var set = BackupSet(
       storeID: try storeID(), events: payments.endOffset, simulatorEvents: simulator?.endOffset,
       psp: KnownLog(in: directory)?.psp, files: copies.map { BackupSet.File($0.name, $0.bytes) }, number: number,
-      time: Date()
-    ).write(in: target)
+      time: Date())
+    set.keepSeconds = keepSeconds(previous)
+    try set.write(in: target)
     return number
   }
 
   /// Removes what earlier runs have left and is not to be kept. The new set counts already, whatever fails here.
   ///
   /// - Returns: what failed.
-  private func removeOld(but number: Int) -> [String] {
+  private func removeOld(but number: Int, keeping keep: Duration) -> [String] {
     var warnings: [String] = []
     do throws(DataBackupError) {
       var kept: Set = [BackupSet.folder(number)]
@@ -165,6 +175,7 @@ public struct DataBackup: Sendable {
         let oldest = Date() - keep / .seconds(1)
         let expired = sets.filter { $0.number != number && $0.time < oldest }.prefix(Self.removedAtOnce)
         kept.formUnion(Set(sets.map(\.folder)).subtracting(expired.map(\.folder)))
+        warnings += damage(of: sets.filter { kept.contains($0.folder) }, number)
         // What can't be read stays for a person to look at.
         kept.formUnion(faults.map(\.folder))
       }
@@ -176,6 +187,21 @@ public struct DataBackup: Sendable {
       warnings.append("\(error)")
     }
     return warnings
+  }
+
+  /// Damage of the files of sets that are kept. Each set is read in one of several runs, so that a run's time does not grow with them.
+  private func damage(of sets: [BackupSet], _ number: Int) -> [String] {
+    let share = max(1, sets.count / Self.readAtOnce)
+    return sets.filter { $0.number % share == number % share }.flatMap { set in
+      set.files.compactMap { file in
+        do throws(DataBackupError) {
+          _ = try set.bytes(of: file, in: target)
+          return nil
+        } catch {
+          return error.description
+        }
+      }
+    }
   }
 
   /// Removes a folder or file of this backup, if it is there.

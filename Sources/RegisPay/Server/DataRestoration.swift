@@ -144,7 +144,9 @@ public struct DataRestoration: Sendable {
         report.simulator = try log("simulator", set.isOfOldForm ? nil : end)
       }
     }
-    if !isThere("payments") {
+    if isThere("payments") {
+      try checkEarlierRun(set)
+    } else {
       let payments = try log("payments", set.isOfOldForm ? nil : set.events)
       report.payments = payments
       report.events = payments.endOffset
@@ -154,6 +156,21 @@ public struct DataRestoration: Sendable {
       try UnfinishedRestoration.remove(in: directory)
     }
     return report
+  }
+
+  /// Whether the payments log that is there is what an earlier run has restored: somebody may have put another one there since.
+  private func checkEarlierRun(_ set: BackupSet) throws(DataBackupError) {
+    let path = directory + "/payments"
+    let (storeID, end) = try translating {
+      let reader = try LogReader.open(path)
+      defer { reader.close() }
+      return (reader.storeID, reader.endOffset)
+    }
+    guard storeID == set.storeID, set.isOfOldForm ? end >= set.events : end == set.events else {
+      throw DataBackupError(
+        "\(path) is not what an earlier run has restored: it holds \(end) events of log \(storeID), and the backup \(set.events) of"
+          + " log \(set.storeID). Nothing was replaced: move it away, and restore again")
+    }
   }
 
   private func isThere(_ name: String) -> Bool { FileManager.default.fileExists(atPath: "\(directory)/\(name)") }

@@ -16,7 +16,9 @@ struct ResolveRequestTests {
       #expect(try read(#"{"step":"\#(step)","outcome":"happened"}"#).outcome == .happened(reference: nil))
       #expect(try read(#"{"outcome":"did-not-happen","step":"\#(step)"}"#).outcome == .didNotHappen)
     }
-    #expect(try read(#"{"step":"refund","refund":2,"outcome":"happened"}"#).work == PaymentWork(refund: 2))
+    for number in ["2", "2.0", "0.2e1", "20E-1"] {
+      #expect(try read(#"{"step":"refund","refund":\#(number),"outcome":"happened"}"#).work == PaymentWork(refund: 2))
+    }
   }
 
   @Test(
@@ -28,7 +30,9 @@ struct ResolveRequestTests {
       (#"{"step":"settle","outcome":"perhaps"}"#, "outcome"), (#"{"step":"settle","outcome":true}"#, "outcome"),
       (#"{"step":"refund","outcome":"happened"}"#, "refund"),
       (#"{"step":"refund","refund":0,"outcome":"happened"}"#, "refund"),
-      (#"{"step":"refund","refund":1.0,"outcome":"happened"}"#, "refund"),
+      (#"{"step":"refund","refund":1.5,"outcome":"happened"}"#, "refund"),
+      (#"{"step":"refund","refund":-1,"outcome":"happened"}"#, "refund"),
+      (#"{"step":"refund","refund":1e99999,"outcome":"happened"}"#, "refund"),
       (#"{"step":"refund","refund":"1","outcome":"happened"}"#, "refund"),
       (#"{"step":"refund","refund":99999999999999999999,"outcome":"happened"}"#, "refund"),
       (#"{"step":"settle","refund":1,"outcome":"happened"}"#, "refund"),
