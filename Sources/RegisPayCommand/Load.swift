@@ -21,6 +21,8 @@ struct Load: AsyncParsableCommand {
   @Option(help: "Seconds to wait for the last payments to complete.")
   var wait = 60
 
+  @OptionGroup(title: "TLS") var tls: ClientTLSOptions
+
   func validate() throws {
     guard (1...100_000).contains(rate) else { throw ValidationError("--rate must be 1 to 100000") }
     guard (1...86_400).contains(seconds) else { throw ValidationError("--seconds must be 1 to 86400") }
@@ -35,6 +37,7 @@ struct Load: AsyncParsableCommand {
     var options = LoadDriver.Options(
       url: url.hasSuffix("/") ? String(url.dropLast()) : url, rate: rate, duration: .seconds(seconds))
     options.completionLimit = .seconds(wait)
+    options.tls = tls.clientTLS
     // Not an argument: every user of the machine can read a process's arguments.
     options.key = ProcessInfo.processInfo.environment["REGISPAY_KEY"]
     let isTerminal = isatty(STDERR_FILENO) == 1

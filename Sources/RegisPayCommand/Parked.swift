@@ -16,6 +16,8 @@ struct Parked: AsyncParsableCommand {
     @Option(help: "The server's address.")
     var url = "http://127.0.0.1:8080"
 
+    @OptionGroup(title: "TLS") var tls: ClientTLSOptions
+
     func validate() throws { try checkURL(url, of: "--url") }
 
     /// Not an argument: every user of the machine can read a process's arguments.
@@ -24,7 +26,7 @@ struct Parked: AsyncParsableCommand {
     /// Runs `work` on the server. If it fails, prints one line and ends the process.
     func withServer(_ work: (ServerClient) async throws -> Void) async {
       do {
-        let server = try ServerClient(url: url, key: key)
+        let server = try ServerClient(url: url, key: key, tls: tls.clientTLS)
         defer { server.close() }
         try await work(server)
       } catch {

@@ -138,7 +138,7 @@ struct RegisPayTLSTests {
     try await withTemporaryFolder { folder in
       try await makeCertificate("one", in: folder)
       try use("one", key: "one", in: folder)
-      let (process, url) = try await start(folder, "--max-connections", "20", "--stop-timeout", "1")
+      let (process, url) = try await start(folder, "--max-connections", "20", "--stop-timeout", "2")
       let script = """
         import socket, ssl, sys, time
         context = ssl.create_default_context(cafile=sys.argv[2] + "/one.crt")
@@ -233,6 +233,19 @@ struct RegisPayTLSTests {
           ]
         ).output.contains(#""status":"Completed""#)
       }
+      // The commands do as curl does.
+      let trust = ["--url", url, "--tls-roots", folder + "/one.crt"]
+      let show = ["--tls-certificate", folder + "/client.crt", "--tls-key", folder + "/client.key"]
+      for command in [["parked", "list"], ["unknown", "list"], ["load", "--rate", "5", "--seconds", "1"]] {
+        for (arguments, code) in [(trust + show, 0), (trust, 1), (["--url", url] + show, 1)] as [([String], Int32)] {
+          let process = try RegisPayProcess(command + arguments, folder: folder)
+          #expect(try await process.waitForExit(within: .seconds(60)).code == code, "\(command): \(process.errorText)")
+        }
+      }
+      let mixed = trust + ["--tls-certificate", folder + "/client.crt", "--tls-key", folder + "/one.key"]
+      let refused = try RegisPayProcess(["parked", "list"] + mixed, folder: folder)
+      #expect(try await refused.waitForExit().code == 1)
+      #expect(refused.errorText.contains("one.key is not the key of the first certificate in"), "\(refused.errorText)")
       try await stop(process)
     }
   }

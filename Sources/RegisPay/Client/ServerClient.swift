@@ -12,9 +12,10 @@ public struct ServerClient: Sendable {
   /// - Parameters:
   ///   - url: the server's address, such as `http://127.0.0.1:8080`.
   ///   - key: an API key, if the server asks for one.
-  public init(url: String, key: String?) throws(EndpointError) {
+  ///   - tls: for a URL with `https`.
+  public init(url: String, key: String?, tls: ClientTLS = .init()) throws(EndpointError) {
     pool = try ConnectionPool(
-      try Endpoint(url), timeLimit: Self.timeLimit, responseLimit: Self.responseLimit, connectionLimit: 8)
+      try Endpoint(url), timeLimit: Self.timeLimit, responseLimit: Self.responseLimit, connectionLimit: 8, tls: tls)
     self.key = key
   }
 

@@ -21,11 +21,6 @@ public struct TLSFiles: Sendable, Hashable {
   }
 }
 
-/// Why TLS can't be served with some files. `description` is one line and names the file.
-public struct TLSFilesError: Error, Sendable, Hashable, CustomStringConvertible {
-  public let description: String
-}
-
 /// A listener's certificate and key. The files are read again while it runs: connections that are made later use what they hold
 /// then. Files that can't be used together change nothing.
 ///
@@ -120,52 +115,31 @@ final class ServerTLS: Sendable {
   /// The files' bytes.
   private struct Content {
     private var certificates: [NIOSSLCertificate]
-    private var key: [UInt8]
+    private var key: PEMFile
     private var roots: [NIOSSLCertificate]?
     let digest: SHA256Digest
     let end: Date
 
     init(_ files: TLSFiles) throws(TLSFilesError) {
-      let certificate = try Self.read(files.certificate)
-      key = try Self.read(files.key)
-      certificates = try Self.certificates(certificate, files.certificate)
+      let certificate = try PEMFile(files.certificate)
+      key = try PEMFile(files.key)
+      certificates = try certificate.certificates()
       var hash = SHA256()
-      for bytes in [certificate, key] {
+      for bytes in [certificate.bytes, key.bytes] {
         hash.update(data: withUnsafeBytes(of: bytes.count.littleEndian) { Array($0) })
         hash.update(data: bytes)
       }
       if let path = files.clientRoots {
-        let bytes = try Self.read(path)
-        roots = try Self.certificates(bytes, path)
-        hash.update(data: bytes)
+        let file = try PEMFile(path)
+        roots = try file.certificates()
+        hash.update(data: file.bytes)
       }
       digest = hash.finalize()
       end = Date(timeIntervalSince1970: certificates.map { Double($0.notValidAfter) }.min() ?? 0)
     }
 
-    private static func read(_ path: String) throws(TLSFilesError) -> [UInt8] {
-      do {
-        return try SmallFile.readNamed(path)
-      } catch {
-        throw TLSFilesError(description: "\(error)")
-      }
-    }
-
-    private static func certificates(_ bytes: [UInt8], _ path: String) throws(TLSFilesError) -> [NIOSSLCertificate] {
-      // Its own error says no more.
-      guard let found = try? NIOSSLCertificate.fromPEMBytes(bytes), !found.isEmpty else {
-        throw TLSFilesError(description: "\(path) holds no certificate in PEM")
-      }
-      return found
-    }
-
     func context(_ files: TLSFiles) throws(TLSFilesError) -> NIOSSLContext {
-      let privateKey: NIOSSLPrivateKey
-      do {
-        privateKey = try NIOSSLPrivateKey(bytes: key, format: .pem)
-      } catch {
-        throw TLSFilesError(description: "\(files.key) holds no private key in PEM that needs no passphrase")
-      }
+      let privateKey = try key.privateKey()
       var configuration = TLSConfiguration.makeServerConfiguration(
         certificateChain: certificates.map { .certificate($0) }, privateKey: .privateKey(privateKey))
       // RFC 8996: earlier versions must not be used.

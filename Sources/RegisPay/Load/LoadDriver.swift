@@ -14,6 +14,8 @@ public struct LoadDriver: Sendable {
     public var duration: Duration
     /// An API key with the scopes read and write, if the server requires one.
     public var key: String?
+    /// For a URL with `https`.
+    public var tls = ClientTLS()
     /// The longest wait for the last payments to complete.
     public var completionLimit = Duration.seconds(60)
 
@@ -56,7 +58,7 @@ public struct LoadDriver: Sendable {
     on group: MultiThreadedEventLoopGroup, _ onProgress: @escaping @Sendable (LoadCounts) -> Void
   ) async throws -> LoadReport {
     let pool = try ConnectionPool(
-      try Endpoint(options.url), timeLimit: Self.callTimeLimit, responseLimit: 64 << 10, group: group)
+      try Endpoint(options.url), timeLimit: Self.callTimeLimit, responseLimit: 64 << 10, tls: options.tls, group: group)
     defer { pool.close() }
     let end = try await logEnd(pool)
     return await withThrowingTaskGroup(of: Void.self) { group in

@@ -21,22 +21,23 @@ final class ConnectionPool: Sendable {
   ///   - truncatesResponses: a longer body is cut, the response counts, and its connection is closed; otherwise the call fails.
   ///   - connectionLimit: for each event loop.
   ///   - budget: the sockets that the connections count against; nil for no budget.
+  ///   - trust: for an endpoint with TLS.
   ///   - validatesHeads: refuses to send heads that HTTP does not allow, such as those with line breaks. Not needed for heads
   ///     made of checked parts.
   init(
     _ endpoint: Endpoint, at address: SocketAddress? = nil, timeLimit: Duration, connectTimeLimit: Duration? = nil,
     idleTimeLimit: Duration = .seconds(30), responseLimit: Int, truncatesResponses: Bool = false,
     connectionLimit: Int = 512, budget: SocketBudget? = nil, validatesHeads: Bool = true,
+    tls trust: ClientTLS = .init(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws(EndpointError) {
     self.endpoint = endpoint
     var tls: NIOSSLContext?
     if endpoint.isTLS {
       do {
-        tls = try NIOSSLContext(configuration: .makeClientConfiguration())
+        tls = try trust.context()
       } catch {
-        let reason = TLSFailure.reason(error, host: endpoint.host) ?? "\(error)"
-        throw EndpointError(url: endpoint.authority, reason: "TLS can't be set up: \(reason)")
+        throw EndpointError(url: endpoint.authority, reason: "\(error)")
       }
     }
     let connector = Connector(

@@ -14,6 +14,7 @@ import ctypes
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -58,6 +59,10 @@ class Client(threading.Thread):
         while not self.done.is_set():
             begin = time.monotonic()
             try:
+                # As clients do before they use a kept connection: the server may have closed it since.
+                if connection is not None and select.select([connection.sock], [], [], 0)[0]:
+                    connection.close()
+                    connection = None
                 if connection is None:
                     connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
                     connection.connect()

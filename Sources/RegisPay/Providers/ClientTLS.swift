@@ -1,0 +1,34 @@
+import NIOSSL
+
+/// Whom a client of TLS trusts, and what it shows of itself.
+public struct ClientTLS: Sendable, Hashable {
+  /// A file with root certificates, instead of the system's.
+  public var roots: String?
+  /// A file with the client's certificate, and those between it and its root.
+  public var certificate: String?
+  /// Set exactly if ``certificate`` is.
+  public var key: String?
+
+  /// Trusts the system's roots, and shows nothing.
+  public init() {}
+
+  /// Blocks for the disk.
+  func context() throws(TLSFilesError) -> NIOSSLContext {
+    var configuration = TLSConfiguration.makeClientConfiguration()
+    if let roots { configuration.trustRoots = .certificates(try PEMFile(roots).certificates()) }
+    if let certificate, let key {
+      configuration.certificateChain = try PEMFile(certificate).certificates().map { .certificate($0) }
+      configuration.privateKey = .privateKey(try PEMFile(key).privateKey())
+    }
+    do {
+      return try NIOSSLContext(configuration: configuration)
+    } catch {
+      // What the system's own roots lack, TLSFailure says.
+      guard let certificate, let key else {
+        throw TLSFilesError(
+          description: "TLS can't be set up: \(TLSFailure.reason(error, host: "the server") ?? "\(error)")")
+      }
+      throw TLSFilesError(description: "\(key) is not the key of the first certificate in \(certificate)")
+    }
+  }
+}
