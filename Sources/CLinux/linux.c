@@ -59,6 +59,13 @@ int clinux_clock_is_kept(uint64_t *error_microseconds) {
   return result == TIME_ERROR || state.status & STA_UNSYNC ? ETIME : 0;
 }
 
+// Not in the C library's headers of all supported systems.
+#define EXCHANGE_FLAG (1u << 1)
+
+int clinux_exchange(const char *first, const char *second) {
+  return (int)syscall(SYS_renameat2, AT_FDCWD, first, AT_FDCWD, second, EXCHANGE_FLAG);
+}
+
 int clinux_name_thread(const char *name) { return pthread_setname_np(pthread_self(), name); }
 
 static int lock_all(int descriptor, int command, short type, short *found) {

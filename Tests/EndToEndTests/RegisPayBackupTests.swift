@@ -376,6 +376,48 @@ struct RegisPayBackupTests {
     }
   }
 
+  @Test("after a killed run and a restoration the backup goes on: what the killed run had added is taken out")
+  func killedAndRestored() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder)
+      let first = try await server.createPayment("1")
+      try await server.wait(for: first, status: "Completed", within: .seconds(20))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup", "--keep", "1h")
+      let latest = try Data(contentsOf: URL(fileURLWithPath: folder + "/backup/backup.json"))
+      let lost = try await server.createPayment("2")
+      try await server.wait(for: lost, status: "Completed", within: .seconds(20))
+      try await command(folder, "backup", "--dir", "data", "--to", "backup")
+      try await server.killHard()
+      // As if the second run had been killed just before its last write.
+      try latest.write(to: URL(fileURLWithPath: folder + "/backup/backup.json"))
+      try await command(folder, "restore", "--from", "backup", "--dir", "next")
+      let process = try start(folder, ["serve", "--dir", "next", "--port", "0", "--segment-bytes", "1048576"])
+      let line = try #require(try await process.nextLine())
+      let next = RunningServer(process: process, url: String(try #require(line.split(separator: " ").last)))
+      let later = try await next.createPayment("3")
+      try await next.wait(for: later, status: "Completed", within: .seconds(20))
+      for _ in 0..<2 { try await command(folder, "backup", "--dir", "next", "--to", "backup") }
+      try await kill(process)
+      let names = try FileManager.default.contentsOfDirectory(atPath: folder + "/backup")
+      #expect(!names.contains { $0.contains("rewound") }, "\(names)")
+      // Both sets can be restored, each with its own payments.
+      try await command(folder, "restore", "--from", "backup", "--dir", "last")
+      let restored = try start(folder, ["serve", "--dir", "last", "--port", "0", "--segment-bytes", "1048576"])
+      let ready = try #require(try await restored.nextLine())
+      let last = RunningServer(process: restored, url: String(try #require(ready.split(separator: " ").last)))
+      for (id, status) in [(first, 200), (lost, 404), (later, 200)] {
+        #expect(try await last.get("/api/v1/payments/\(id)").status == status)
+      }
+      try await kill(restored)
+      // A log that does not go on from any set is refused, and changes nothing.
+      let before = try await command(folder, "restore", "--from", "backup", "--list").output
+      let foreign = try await command(folder, "backup", "--dir", "data", "--to", "backup", code: 1)
+      #expect(foreign.errors.contains("another directory"), "\(foreign.errors)")
+      #expect(try await command(folder, "restore", "--from", "backup", "--list").output == before)
+      try await command(folder, "restore", "--from", "backup", "--dir", "again")
+    }
+  }
+
   @Test("what was lost or damaged never replaces a good copy, and a damaged copy is not restored")
   func losses() async throws {
     try await withTemporaryFolder { folder in

@@ -35,6 +35,9 @@ int clinux_lease(int descriptor);
 /// the clock is wrong by at most so many microseconds, as far as the kernel knows. ETIME: nothing does.
 int clinux_clock_is_kept(uint64_t *error_microseconds);
 
+/// Gives two files or directories each other's name, as one step: renameat2(2) with RENAME_EXCHANGE. -1 with errno if it fails.
+int clinux_exchange(const char *first, const char *second);
+
 /// pthread_setname_np(3) for the calling thread: its name in tools, at most 15 bytes.
 int clinux_name_thread(const char *name);
 

@@ -65,6 +65,9 @@ struct BackupSet: Sendable, Hashable {
   static let webhooks = "webhooks.sqlite"
   fileprivate static let fileNames = [keys, webhooks]
   private static let folderPrefix = "files-"
+  /// What follows a log's name while a copy of its backup is made, and that copy's store.
+  static let rewound = ".rewound"
+  static let rewoundStore = ".rewound-store"
   private static let version = 2
   /// The form before has its SQLite files beside `backup.json`, and goes as far as its logs.
   private static let oldVersion: UInt64 = 1
@@ -208,6 +211,7 @@ struct BackupSet: Sendable, Hashable {
   /// Whether a backup or the file system gives this name.
   static func isOwn(_ name: String) -> Bool {
     ["payments", "simulator", "lock", "lost+found", fileName, fileName + ".new"].contains(name)
+      || ["payments", "simulator"].contains { log in [rewound, rewoundStore].contains { name == log + $0 } }
       || name.hasPrefix(".nfs") || isFolder(name) || isOfOldForm(name)
   }
 

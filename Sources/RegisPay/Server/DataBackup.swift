@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 import LogStore
 
@@ -120,8 +121,9 @@ public struct DataBackup: Sendable {
     let sources = sources
     let before = try marks()
     let webhooks = try copy(sources[0], previous)
-    let payments = try back(up: "payments")
-    let simulator = try hasSimulator ? back(up: "simulator") : nil
+    let payments = try back(up: "payments", previous?.events, isOfOldForm: previous?.isOfOldForm)
+    let simulator =
+      try hasSimulator ? back(up: "simulator", previous?.simulatorEvents, isOfOldForm: previous?.isOfOldForm) : nil
     // Last, because it says who may use the server: a key that was revoked during the backup is revoked in it.
     let keys = try copy(sources[1], previous)
     try checkRows(zip(sources, [webhooks, keys]), before.union(try marks()))
@@ -272,11 +274,42 @@ public struct DataBackup: Sendable {
     return try translating { try DatabaseSnapshot(of: source.path, table: source.table) }
   }
 
-  private func back(up name: String) throws(DataBackupError) -> BackupReport {
+  /// - Parameter end: of the log in the latest set.
+  private func back(up name: String, _ end: UInt64?, isOfOldForm: Bool?) throws(DataBackupError) -> BackupReport {
     try translating {
       try PrivateFiles.makeDirectory("\(target)/\(name)")
-      return try LogStore.backup("\(directory)/\(name)", to: .directory("\(target)/\(name)"))
+      do {
+        return try LogStore.backup("\(directory)/\(name)", to: .directory("\(target)/\(name)"))
+      } catch let refusal as LogStoreError {
+        guard case .backupRefused = refusal, let end, isOfOldForm == false, let report = try? rewound(name, to: end)
+        else {
+          throw refusal
+        }
+        return report
+      }
     }
+  }
+
+  /// Backs up a log that was restored from the latest set. A killed run may have added more to the backup than belongs to that set, and
+  /// the restored log has other events there: a copy of the backup that ends with the set takes its place.
+  ///
+  /// - Throws: if the log does not go on from the set either. Then the backup is as it was.
+  private func rewound(_ name: String, to end: UInt64) throws -> BackupReport {
+    let (store, copy) = (name + BackupSet.rewoundStore, name + BackupSet.rewound)
+    for name in [store, copy] { try remove(name) }
+    defer {
+      // What is left is removed by the next run that needs the place.
+      for name in [store, copy] { try? remove(name) }
+    }
+    _ = try LogStore.restore(from: .directory("\(target)/\(name)"), to: "\(target)/\(store)", until: end)
+    try PrivateFiles.makeDirectory("\(target)/\(copy)")
+    _ = try LogStore.backup("\(target)/\(store)", to: .directory("\(target)/\(copy)"))
+    let report = try LogStore.backup("\(directory)/\(name)", to: .directory("\(target)/\(copy)"))
+    guard clinux_exchange("\(target)/\(copy)", "\(target)/\(name)") == 0 else {
+      throw PrivateFiles.Failure(operation: "can't exchange", path: "\(target)/\(copy)", code: errno)
+    }
+    try PrivateFiles.syncDirectory(target)
+    return report
   }
 
   private func storeID() throws(DataBackupError) -> String {
