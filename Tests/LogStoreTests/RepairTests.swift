@@ -74,6 +74,28 @@ extension TemporaryDirectory {
     #expect(saved.count == events.count - lost && Set(saved).isSubset(of: events))
   }
 
+  @Test(
+    "a segment under another's name, whose header is damaged, is known by its first frame when nothing else tells of it"
+  )
+  func onlyFirstFrameTells() async throws {
+    var generator = SeededGenerator.printed()
+    let store = try await DamageableStore(&generator, isClosed: false, isIndexed: false)
+    var files = store.originals
+    let names = files.keys.filter { $0.hasSuffix(".log") }.sorted()
+    try #require(names.count > 3)
+    // The file that follows it, whose header names it, is lost as well.
+    files[names[3]] = files.removeValue(forKey: names[1])
+    files[names[2]] = nil
+    files[names[3]]?[433] ^= 1
+    let damaged = TemporaryDirectory()
+    let target = TemporaryDirectory()
+    try write(files, to: damaged)
+    _ = try LogStore.repair(damaged.path, to: target.path)
+    let saved = Set(try LogReader.open(target.path).events(from: 0, limit: .max).map(\.offset))
+    let kept = store.records.indices.filter { store.records[$0].file == names[1] }
+    #expect(!kept.isEmpty && kept.allSatisfy { saved.contains(UInt64($0)) })
+  }
+
   @Test("a segment without header whose first frames are another's blocks is still what its name and most frames say")
   func foreignBeginning() async throws {
     let (store, target) = (TemporaryDirectory(), TemporaryDirectory())

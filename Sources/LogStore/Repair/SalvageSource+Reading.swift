@@ -2,8 +2,9 @@
 
 extension SalvageSource {
   /// The base offset of a file with a damaged header. Its frames tell, since their checksums cover the base offset: the one
-  /// in the file's name, or that of another segment whose file was renamed. The majority decides, since some frames may be
-  /// another segment's blocks. Costs one or two checksums for each position where a frame may begin.
+  /// in the file's name, or that of another segment whose file was renamed; or, if nothing else tells of that segment, the
+  /// offset that its first frame begins with. The majority decides, since some frames may be another segment's blocks. Costs
+  /// at most four checksums for each position where a frame may begin.
   ///
   /// - Parameter candidates: base offsets of segments, ascending.
   func frameBase(_ path: String, _ named: UInt64?, _ candidates: [UInt64]) -> UInt64? {
@@ -13,14 +14,20 @@ extension SalvageSource {
         FrameHeader(in: bytes, at: position, checksumSeed: ChecksumSeed(storeID: store.storeID, baseOffset: base))?
           .byteCount
       }
+      // Of a segment that only its own frames tell of.
+      var unnamed: UInt64?
       func frame(at position: Int) -> (base: UInt64, byteCount: Int)? {
         if let named, let found = byteCount(at: position, of: named) { return (named, found) }
+        let first = bytes.integer(at: position + FrameField.firstOffset, as: UInt64.self)
         // A frame's events are in the last segment that begins no later than they.
-        let next = candidates.partitionPoint {
-          $0 > bytes.integer(at: position + FrameField.firstOffset, as: UInt64.self)
+        let next = candidates.partitionPoint { $0 > first }
+        if next > 0, let found = byteCount(at: position, of: candidates[next - 1]) {
+          return (candidates[next - 1], found)
         }
-        guard next > 0, let found = byteCount(at: position, of: candidates[next - 1]) else { return nil }
-        return (candidates[next - 1], found)
+        if let unnamed, let found = byteCount(at: position, of: unnamed) { return (unnamed, found) }
+        guard first < SegmentHeader.baseOffsetLimit, let found = byteCount(at: position, of: first) else { return nil }
+        unnamed = first
+        return (first, found)
       }
       var counts: [UInt64: Int] = [:]
       var position = SegmentHeader.byteCount
