@@ -277,11 +277,14 @@ struct Serve: AsyncParsableCommand {
     do {
       let server = try Server.open(options, logger: logger, metrics: metrics)
       if let reload { reload.begin(server, options, logger) }
-      StopSignals.handle([SIGTERM, SIGINT] + (endsOnHangup ? [SIGHUP] : [])) { server.stop() }
-      let reserve = AddressReserve()
+      let reserves = (stop: AddressReserve(byteCount: 16 << 20), line: AddressReserve(byteCount: 4 << 20))
+      StopSignals.handle([SIGTERM, SIGINT] + (endsOnHangup ? [SIGHUP] : [])) {
+        reserves.stop.free()
+        server.stop()
+      }
       try await server.run(
         onOverdue: { [stopTimeout] in
-          reserve.free()
+          reserves.line.free()
           let line = LogOutput.writer.failure(
             "the stop took longer than the \(stopTimeout) seconds of --stop-timeout; the next start finishes the rest")
           // As after kill -9, no acknowledged payment is lost. Nothing waits here for other threads, which may hang.

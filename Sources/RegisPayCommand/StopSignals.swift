@@ -20,19 +20,21 @@ enum StopSignals {
   }
 }
 
-/// Address space that is kept free, so that there is some for the last line when the rest is used up. Takes no memory.
+/// Address space that is kept free, so that there is some for a stop, or for its last line, when the rest is used up: Swift's tasks don't
+/// survive an allocation that fails. Takes no memory.
 final class AddressReserve: Sendable {
-  private static let byteCount = 4 << 20
+  private let byteCount: Int
   /// An address; nil without a reserve.
   private let address: UInt?
 
-  init() {
-    let start = mmap(nil, Self.byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+  init(byteCount: Int) {
+    self.byteCount = byteCount
+    let start = mmap(nil, byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     address = start == MAP_FAILED ? nil : start.map { UInt(bitPattern: $0) }
   }
 
   /// Gives it back to the process. Called once.
   func free() {
-    if let address { munmap(UnsafeMutableRawPointer(bitPattern: address), Self.byteCount) }
+    if let address { munmap(UnsafeMutableRawPointer(bitPattern: address), byteCount) }
   }
 }

@@ -281,6 +281,7 @@ public struct DataBackup: Sendable {
       do {
         return try LogStore.backup("\(directory)/\(name)", to: .directory("\(target)/\(name)"))
       } catch let refusal as LogStoreError {
+        // Another error would say less than the refusal, which then holds.
         guard case .backupRefused = refusal, let end, isOfOldForm == false, let report = try? rewound(name, to: end)
         else {
           throw refusal
