@@ -53,12 +53,15 @@ final class LoopPool: @unchecked Sendable {
     let deadline = call.sink == nil ? loop.now + settings.timeLimit : .distantFuture
     let new = PendingCall(call, ticket, deadline, completion)
     pending[ObjectIdentifier(ticket)] = new
-    if timer == nil {
-      timer = loop.scheduleRepeatedTask(initialDelay: Self.tick, delay: Self.tick) { [weak self] _ in
-        self?.checkTimeLimits()
-      }
-    }
+    startTimer()
     start(new)
+  }
+
+  private func startTimer() {
+    guard timer == nil else { return }
+    timer = loop.scheduleRepeatedTask(initialDelay: Self.tick, delay: Self.tick) { [weak self] _ in
+      self?.checkTimeLimits()
+    }
   }
 
   func cancel(_ ticket: CallTicket) {
@@ -209,6 +212,8 @@ final class LoopPool: @unchecked Sendable {
     guard connection.isUsable else { return }
     connection.idleSince = loop.now
     idle.append(connection)
+    // It may have come when its call had ended, and with that the timer.
+    startTimer()
     startWaiting()
   }
 
