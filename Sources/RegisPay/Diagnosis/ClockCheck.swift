@@ -16,6 +16,8 @@ struct ClockCheck: Check {
     var now: UInt64
     /// Of the newest event of a log.
     var events: [(log: String, time: UInt64)] = []
+    /// Logs that are there, and whose newest event can't be read now.
+    var unknown: [String] = []
     /// When the program's file was made; nil if that is not known.
     var program: UInt64?
     /// 0 if something keeps the clock right, `ETIME` if nothing does; otherwise why the kernel does not tell.
@@ -25,17 +27,19 @@ struct ClockCheck: Check {
   }
 
   func run() -> [Finding] {
-    let events = ["payments", "simulator"].compactMap { log -> (log: String, time: UInt64)? in
-      // Why a log can't be read is a finding of ``StoreCheck``.
-      guard let look = try? LogInspection.look(at: directory + "/" + log) else { return nil }
-      return (log, look.lastTimestampMicroseconds)
+    var facts = Facts(now: 0, kept: 0)
+    for log in ["payments", "simulator"] where LostLog.hasLog(directory + "/" + log) {
+      do throws(LogStoreError) {
+        facts.events.append((log, try LogInspection.look(at: directory + "/" + log).lastTimestampMicroseconds))
+      } catch {
+        // Why is a finding of ``StoreCheck``.
+        facts.unknown.append(log)
+      }
     }
-    var error: UInt64 = 0
-    let kept = clinux_clock_is_kept(&error)
-    let program = fileStatus(at: "/proc/self/exe").map { UInt64(max(0, $0.st_mtim.tv_sec)) * 1_000_000 }
-    return [
-      Self.judge(Facts(now: Clock.microseconds(), events: events, program: program, kept: kept, error: error))
-    ]
+    facts.kept = clinux_clock_is_kept(&facts.error)
+    facts.program = fileStatus(at: "/proc/self/exe").map { UInt64(max(0, $0.st_mtim.tv_sec)) * 1_000_000 }
+    facts.now = Clock.microseconds()
+    return [Self.judge(facts)]
   }
 
   static func judge(_ facts: Facts) -> Finding {
@@ -53,6 +57,11 @@ struct ClockCheck: Check {
       return .problem(
         .clock, "it is \(now), and this program's file is of \(shown(program)), which is later",
         advice: setIt)
+    }
+    guard facts.unknown.isEmpty else {
+      return .notChecked(
+        .clock, "it is \(now); the newest event of \(facts.unknown.joined(separator: " and ")) can't be read to compare"
+      )
     }
     switch facts.kept {
     case 0:

@@ -111,7 +111,7 @@ enum OpenFlags {
 enum KernelFile {
   /// Nil if it can't be read: then the kernel does not tell, whatever the reason.
   static func text(_ path: String) -> String? {
-    guard let bytes = try? SmallFile.readNamed(path) else { return nil }
+    guard let bytes = try? FileBytes.read(path) else { return nil }
     return String(decoding: bytes, as: UTF8.self)
   }
 

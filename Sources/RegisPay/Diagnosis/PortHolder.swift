@@ -45,6 +45,7 @@ enum PortHolder: Sendable, Hashable {
     (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
   }
 
+  /// Nil if the process has closed it meanwhile, or this user may not see it.
   private static func target(_ link: String) -> String? {
     try? FileManager.default.destinationOfSymbolicLink(atPath: link)
   }

@@ -83,6 +83,7 @@ enum AliveProbe {
     let host = ["0.0.0.0": "127.0.0.1", "::": "::1"][host] ?? host
     let request =
       "GET \(HealthRoutes.alivePath) HTTP/1.1\r\nHost: \(ListenAddress.bracketed(host)):\(port)\r\nConnection: close\r\n\r\n"
+    // ``PortCheck`` has just found this address; if it is gone since, nobody responds there.
     guard let address = try? ProbedAddress(host: host, port: port),
       let bytes = address.exchange(Array(request.utf8), limit: 64 << 10, seconds: 2)
     else { return nil }

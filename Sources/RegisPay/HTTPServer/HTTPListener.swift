@@ -69,6 +69,6 @@ extension HTTPListener {
 enum ListenPlace: Sendable, Hashable {
   /// - Parameter port: 0 for any free one.
   case address(host: String, port: Int)
-  /// A socket that listens already. Whoever made it may keep it open: then connections wait there while no process serves them.
+  /// A socket that listens already. If the process that made it keeps it open, connections wait in its queue while no server runs.
   case socket(Int32)
 }

@@ -10,8 +10,22 @@ struct EventMetadata: Sendable, Hashable {
 
   static let name = "metadata"
 
-  /// The data's member; nil for nothing to say.
-  var member: JSONValue.Member? {
+  /// An event's data with this as a further member.
+  ///
+  /// - Parameter payload: a JSON object that has none yet.
+  func added(to payload: [UInt8]) -> [UInt8] {
+    guard let object else { return payload }
+    var bytes = payload
+    bytes.removeLast()
+    if bytes.count > 1 { bytes.append(UInt8(ascii: ",")) }
+    bytes += "\"\(Self.name)\":".utf8
+    object.write(to: &bytes)
+    bytes.append(UInt8(ascii: "}"))
+    return bytes
+  }
+
+  /// Nil for nothing to say.
+  private var object: JSONValue? {
     guard trace != nil || !calls.isEmpty else { return nil }
     var members: [JSONValue.Member] = []
     if let trace {
@@ -19,7 +33,7 @@ struct EventMetadata: Sendable, Hashable {
       if let state = trace.state { members.append(.init("tracestate", .string(state))) }
     }
     if !calls.isEmpty { members.append(.init("calls", .array(calls.map(\.json)))) }
-    return .init(Self.name, .object(members))
+    return .object(members)
   }
 
   init(trace: TraceContext? = nil, calls: [CallRecord] = []) { (self.trace, self.calls) = (trace, calls) }

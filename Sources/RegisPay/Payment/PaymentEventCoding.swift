@@ -76,12 +76,6 @@ extension PaymentEvent {
   /// The event's data: a JSON object, amounts as exact decimals.
   public var payload: [UInt8] { data.bytes }
 
-  /// The event's data with what is said beside the event.
-  func payload(with metadata: EventMetadata) -> [UInt8] {
-    guard let member = metadata.member, case .object(let members) = data else { return payload }
-    return JSONValue.object(members + [member]).bytes
-  }
-
   private var data: JSONValue {
     switch self {
     case .initiated(let id, let money):

@@ -121,9 +121,10 @@ public struct DataBackup: Sendable {
     let sources = sources
     let before = try marks()
     let webhooks = try copy(sources[0], previous)
-    let payments = try back(up: "payments", previous?.events, isOfOldForm: previous?.isOfOldForm)
-    let simulator =
-      try hasSimulator ? back(up: "simulator", previous?.simulatorEvents, isOfOldForm: previous?.isOfOldForm) : nil
+    // Sets of the old form go as far as their logs, so a killed run can't have added to them.
+    let latest = previous.flatMap { $0.isOfOldForm ? nil : $0 }
+    let payments = try back(up: "payments", latest?.events)
+    let simulator = try hasSimulator ? back(up: "simulator", latest?.simulatorEvents) : nil
     // Last, because it says who may use the server: a key that was revoked during the backup is revoked in it.
     let keys = try copy(sources[1], previous)
     try checkRows(zip(sources, [webhooks, keys]), before.union(try marks()))
@@ -274,16 +275,15 @@ public struct DataBackup: Sendable {
     return try translating { try DatabaseSnapshot(of: source.path, table: source.table) }
   }
 
-  /// - Parameter end: of the log in the latest set.
-  private func back(up name: String, _ end: UInt64?, isOfOldForm: Bool?) throws(DataBackupError) -> BackupReport {
+  /// - Parameter end: of the log in the latest set; nil if there is none that says.
+  private func back(up name: String, _ end: UInt64?) throws(DataBackupError) -> BackupReport {
     try translating {
       try PrivateFiles.makeDirectory("\(target)/\(name)")
       do {
         return try LogStore.backup("\(directory)/\(name)", to: .directory("\(target)/\(name)"))
       } catch let refusal as LogStoreError {
         // Another error would say less than the refusal, which then holds.
-        guard case .backupRefused = refusal, let end, isOfOldForm == false, let report = try? rewound(name, to: end)
-        else {
+        guard case .backupRefused = refusal, let end, let report = try? rewound(name, to: end) else {
           throw refusal
         }
         return report

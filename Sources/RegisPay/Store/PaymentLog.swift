@@ -384,9 +384,10 @@ public struct PaymentLog: Sendable {
   private func newEvent(
     _ event: PaymentEvent, of id: PaymentID, version: UInt64, _ metadata: EventMetadata
   ) -> NewEvent {
-    NewEvent(
-      stream: id.stream, type: event.type, payload: event.payload(with: metadata),
-      // Two tries with the same outcome have made other calls.
-      id: id.eventID(version: version, type: event.type, payload: event.payload))
+    let payload = event.payload
+    return NewEvent(
+      stream: id.stream, type: event.type, payload: metadata.added(to: payload),
+      // Without the metadata: two tries with the same outcome have made other calls.
+      id: id.eventID(version: version, type: event.type, payload: payload))
   }
 }

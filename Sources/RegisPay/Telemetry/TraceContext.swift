@@ -1,7 +1,7 @@
 import HTTPTypes
 import NIOHTTP1
 
-/// The trace of whoever sent a request, as the fields `traceparent` and `tracestate` name it.
+/// The trace that a request belongs to, from its fields `traceparent` and `tracestate`.
 struct TraceContext: Sendable, Hashable {
   var parent: TraceParent
   /// What other systems want to be handed on with the trace; not looked at.

@@ -4,7 +4,7 @@ struct TraceParent: Sendable, Hashable {
   let trace: TraceID
   /// Not 0.
   let span: UInt64
-  /// Whoever made the span records the trace.
+  /// The flag `sampled`: the caller records the trace.
   let isSampled: Bool
 
   /// - Parameter span: not 0.

@@ -111,7 +111,7 @@ struct PaymentTrace: Sendable {
     operations.append(
       Operation(
         kind: kind, version: event.version, began: event.timestampMicroseconds,
-        // Whoever asks again without a trace goes on with the one before.
+        // A retry that names no trace belongs to the trace of the operation before it.
         named: metadata.trace ?? operations.last { $0.kind == kind }?.named,
         last: (event.version, event.timestampMicroseconds)))
     begin(work, event)

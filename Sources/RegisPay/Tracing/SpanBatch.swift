@@ -5,12 +5,10 @@ struct SpanBatch {
   private var bytes: [UInt8]
   private var start = 0
 
-  private static let end = Array("]}]}".utf8)
-
   /// - Parameter resource: the attributes of the process.
   init(resource: [(name: String, value: String)]) {
     bytes = []
-    add("{\"resource\":{\"attributes\":")
+    add("{\"resourceSpans\":[{\"resource\":{\"attributes\":")
     add(resource)
     add("},\"scopeSpans\":[{\"scope\":{\"name\":\"regispay\"},\"spans\":[")
     start = bytes.count
@@ -21,11 +19,8 @@ struct SpanBatch {
     for span in spans { add(span) }
   }
 
-  /// `resourceSpans`, an element.
-  var resourceSpans: [UInt8] { bytes + Self.end }
-
-  /// The whole request.
-  var request: [UInt8] { Array("{\"resourceSpans\":[".utf8) + resourceSpans + "]}".utf8 }
+  /// The request's body.
+  var request: [UInt8] { bytes + "]}]}]}".utf8 }
 
   mutating func removeAll() {
     bytes.removeSubrange(start...)

@@ -1,8 +1,5 @@
-import Glibc
 import LogStore
 import Logging
-import NIOCore
-import NIOHTTP1
 
 /// Sends the traces of payments to an OpenTelemetry collector, by OTLP over HTTP.
 ///
@@ -15,8 +12,6 @@ struct TraceExport: Sendable {
 
   /// The most operations that are read before spans are sent.
   private static let readLimit = 256
-  /// Bytes of a response that are read; only the number of rejected spans is looked for.
-  private static let responseLimit = 64 << 10
   /// Between two commits of the checkpoint.
   private static let commitInterval = Duration.seconds(1)
   static let backoff = Backoff(base: .milliseconds(500), cap: .seconds(30))
@@ -111,7 +106,7 @@ struct TraceExport: Sendable {
 
     private func add(_ ended: Ended) {
       let age = Int64(clamping: export.log.microseconds) - Int64(clamping: ended.microseconds)
-      guard age <= export.options.ageLimit.microseconds else { return export.metrics.dropped.add(.old) }
+      let isOld = age > export.options.ageLimit.microseconds
       let loaded: PaymentLog.Loaded?
       do {
         loaded = try export.log.load(ended.payment, upTo: ended.version)
@@ -123,6 +118,10 @@ struct TraceExport: Sendable {
       for operation in trace.operations where !operation.isOpen && operation.last.version == ended.version {
         let id = operation.named?.parent.trace ?? trace.payment.traceID
         guard export.options.sampler.records(id, parent: operation.named?.parent) else { continue }
+        guard !isOld else {
+          export.metrics.dropped.add(.old)
+          continue
+        }
         for span in trace.spans(of: operation) { batch.add(span) }
       }
     }

@@ -152,6 +152,9 @@ struct MachineCheckTests {
   func clock() {
     let now: UInt64 = 1_800_000_000_000_000
     var facts = ClockCheck.Facts(now: now, kept: 0, error: 12_000)
+    facts.unknown = ["payments"]
+    #expect(ClockCheck.judge(facts).result == .notChecked)
+    facts.unknown = []
     #expect(ClockCheck.judge(facts).result == .ok && ClockCheck.judge(facts).found.contains("12.0 ms"))
     facts.kept = ETIME
     #expect(ClockCheck.judge(facts).result == .warning)

@@ -78,7 +78,7 @@ struct PaymentTraceTests {
     }
   }
 
-  @Test("a wait on the log shows its calls; whoever retries a parked step goes on in the same trace, or names another")
+  @Test("a wait on the log shows its calls; a retry of a parked step stays in the same trace, unless it names another")
   func retried() async throws {
     try await withStore { store in
       let log = PaymentLog(store)
@@ -161,6 +161,18 @@ struct PaymentTraceTests {
         }
         for version in 1...loaded.version { #expect(trace.operation(at: version) != nil) }
       }
+    }
+  }
+
+  @Test("metadata is one more member of an event's data, whatever the data hold, and changes nothing else of it")
+  func metadata() throws {
+    let metadata = EventMetadata(
+      trace: try Self.context(Self.parent, "a=\"b\""), calls: [call(7), call(8, "timeout")])
+    for event in [PaymentEvent.settled, .created(reference: "r}"), .initiated(.random(), Self.money)] {
+      #expect(EventMetadata().added(to: event.payload) == event.payload)
+      let payload = metadata.added(to: event.payload)
+      #expect(EventMetadata(payload: payload) == metadata && EventMetadata.trace(in: payload) == metadata.trace)
+      #expect(try PaymentEvent(type: event.type, payload: payload) == event)
     }
   }
 
