@@ -24,18 +24,6 @@ struct RegisPayTLSTests {
       ["curl", "-sS", "--max-time", "20", "--cacert", "\(folder)/\(root).crt", "-w", "\\n%{http_code}\\n"] + arguments)
   }
 
-  /// `NAME.crt` and `NAME.key`, for localhost and signed by itself.
-  private func makeCertificate(_ name: String, in folder: String) async throws {
-    let made = try await run(
-      folder,
-      [
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "90",
-        "-subj", "/CN=\(name)", "-addext", "subjectAltName=DNS:localhost", "-keyout", "\(folder)/\(name).key", "-out",
-        "\(folder)/\(name).crt",
-      ])
-    guard made.code == 0 else { throw RegisPayProcess.Failure(description: made.errors) }
-  }
-
   /// Makes `server.crt` and `server.key` what these files hold, each as a whole.
   private func use(_ certificate: String, key: String, in folder: String) throws {
     for (from, to) in [("\(certificate).crt", "server.crt"), ("\(key).key", "server.key")] {
@@ -60,19 +48,22 @@ struct RegisPayTLSTests {
     #expect(try await process.waitForExit() == .init(code: 0, isSignal: false))
   }
 
-  @Test("a payment completes, with TLS 1.2 or later and HTTP/1.1; what is no TLS gets nothing")
+  @Test("a payment completes, with TLS 1.2 or later, over HTTP/2 and HTTP/1.1; what is no TLS gets nothing")
   func payment() async throws {
     try await withTemporaryFolder { folder in
-      try await makeCertificate("one", in: folder)
+      try await SelfSigned.make("one", in: folder)
       try use("one", key: "one", in: folder)
       let (process, url) = try await start(folder)
       #expect(url.hasPrefix("https://localhost:"))
       let created = try await curl(
-        folder, root: "one", "--http2", "-H", "Content-Type: application/json", "-d", #"{"amount":1,"currency":"GBP"}"#,
+        folder, root: "one", "--http2", "-w", "\n%{http_version}\n", "-H", "Content-Type: application/json", "-d",
+        #"{"amount":1,"currency":"GBP"}"#,
         url + "/api/payment/create")
+      #expect(created.output.hasSuffix("\n2"), "\(created)")
       let id = try #require(created.output.split(separator: "\"").dropFirst(3).first, "\(created)")
       try await eventually("it completes: the simulators are reached without TLS", within: .seconds(20)) {
-        try await curl(folder, root: "one", url + "/api/v1/payments/\(id)").output.contains(#""status":"Completed""#)
+        try await curl(folder, root: "one", "--http1.1", url + "/api/v1/payments/\(id)").output.contains(
+          #""status":"Completed""#)
       }
       let handshake = try await run(
         folder,
@@ -81,7 +72,7 @@ struct RegisPayTLSTests {
           "openssl s_client -connect \(url.dropFirst(8)) -CAfile \(folder)/one.crt -alpn h2,http/1.1 < /dev/null",
         ])
       #expect(handshake.output.contains("Verify return code: 0 (ok)"), "\(handshake)")
-      #expect(handshake.output.contains("ALPN protocol: http/1.1"))
+      #expect(handshake.output.contains("ALPN protocol: h2"))
       for old in ["1.0", "1.1"] {
         let refused = try await curl(folder, root: "one", "--tls-max", old, url + "/alive")
         #expect(refused.code == 35, "\(refused)")
@@ -98,7 +89,7 @@ struct RegisPayTLSTests {
   )
   func swapped() async throws {
     try await withTemporaryFolder { folder in
-      for name in ["one", "two"] { try await makeCertificate(name, in: folder) }
+      for name in ["one", "two"] { try await SelfSigned.make(name, in: folder) }
       try use("one", key: "one", in: folder)
       let (process, url) = try await start(folder)
       // A connection from before stays.
@@ -136,7 +127,7 @@ struct RegisPayTLSTests {
   @Test("clients that don't end TLS hold up neither a stop nor connections that the server gives to others")
   func unended() async throws {
     try await withTemporaryFolder { folder in
-      try await makeCertificate("one", in: folder)
+      try await SelfSigned.make("one", in: folder)
       try use("one", key: "one", in: folder)
       let (process, url) = try await start(folder, "--max-connections", "20", "--stop-timeout", "2")
       let script = """
@@ -165,7 +156,7 @@ struct RegisPayTLSTests {
   @Test("a certificate that has ended is served with a warning, since clients say best what they accept")
   func expired() async throws {
     try await withTemporaryFolder { folder in
-      try await makeCertificate("one", in: folder)
+      try await SelfSigned.make("one", in: folder)
       let configuration = """
         [ca]
         default_ca = test
@@ -205,7 +196,7 @@ struct RegisPayTLSTests {
   @Test("with --tls-client-roots only clients with a certificate get in, and the server's own calls go on")
   func clients() async throws {
     try await withTemporaryFolder { folder in
-      for name in ["one", "client", "stranger"] { try await makeCertificate(name, in: folder) }
+      for name in ["one", "client", "stranger"] { try await SelfSigned.make(name, in: folder) }
       try use("one", key: "one", in: folder)
       let (process, url) = try await start(folder, "--tls-client-roots", folder + "/client.crt")
       func pay(_ certificate: String?) async throws -> Ran {
@@ -253,7 +244,7 @@ struct RegisPayTLSTests {
   @Test("peers that send anything, or nothing, cost a connection for a moment and no more")
   func hostile() async throws {
     try await withTemporaryFolder { folder in
-      try await makeCertificate("one", in: folder)
+      try await SelfSigned.make("one", in: folder)
       try use("one", key: "one", in: folder)
       let (process, url) = try await start(folder, "--head-timeout", "2")
       let script = """
@@ -323,7 +314,7 @@ struct RegisPayTLSTests {
   @Test("files that can't be used refuse the start, with their names")
   func refused() async throws {
     try await withTemporaryFolder { folder in
-      for name in ["one", "two"] { try await makeCertificate(name, in: folder) }
+      for name in ["one", "two"] { try await SelfSigned.make(name, in: folder) }
       try Data("no PEM".utf8).write(to: URL(fileURLWithPath: folder + "/text"))
       let cases = [
         (

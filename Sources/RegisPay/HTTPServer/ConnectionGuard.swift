@@ -65,10 +65,12 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
   /// - Parameters:
   ///   - metrics: counts what is refused.
   ///   - checkHead: is asked for each request with a body, before the body is kept.
+  ///   - connection: what the table has admitted already; nil if that is to be done.
   init(
     limits: HTTPLimits, table: ConnectionTable, internalToken: InternalToken, metrics: HTTPMetrics? = nil,
-    checkHead: HeadCheck? = nil
+    checkHead: HeadCheck? = nil, connection: ConnectionTable.Connection? = nil
   ) {
+    self.connection = connection
     self.limits = limits
     self.table = table
     self.internalToken = internalToken
@@ -167,14 +169,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     guard pendingResponses < limits.pipelinedRequests else {
       return refuse(.tooManyPipelined(limit: limits.pipelinedRequests), context)
     }
-    if let path = head.path, path.utf8.count > limits.uriBytes {
-      return refuse(.uriTooLong(limit: limits.uriBytes), context)
-    }
-    // A number of digits that is no `Int` is too large, too.
-    if let text = head.headerFields[.contentLength], Int(text).map({ $0 > limits.bodyBytes }) ?? true {
-      return refuse(.bodyTooLarge(limit: limits.bodyBytes), context)
-    }
-    if let checkHead, IncomingBody.isAnnounced(by: head), let problem = checkHead(head, context.channel) {
+    if let problem = limits.problem(
+      with: head, mayHaveBody: IncomingBody.isAnnounced(by: head), from: context.channel, checkHead)
+    {
       return refuse(problem, context)
     }
     // Only now: the body of a request refused at its head is not read, and the handler owes it no response.

@@ -1,4 +1,25 @@
-/// What ``ConnectionGuard`` responds to a request that exceeds a limit or is not HTTP.
+import HTTPTypes
+import NIOCore
+
+extension HTTPLimits {
+  /// What is wrong with a request by its head alone, in any version of HTTP.
+  ///
+  /// - Parameters:
+  ///   - mayHaveBody: the request has a body, as far as its head tells.
+  ///   - check: decides about requests with a body.
+  func problem(
+    with head: HTTPRequest, mayHaveBody: Bool, from channel: any Channel, _ check: HeadCheck?
+  ) -> Problem? {
+    if let path = head.path, path.utf8.count > uriBytes { return .uriTooLong(limit: uriBytes) }
+    // A number of digits that is no `Int` is too large, too.
+    if let text = head.headerFields[.contentLength], Int(text).map({ $0 > bodyBytes }) ?? true {
+      return .bodyTooLarge(limit: bodyBytes)
+    }
+    return mayHaveBody ? check?(head, channel) : nil
+  }
+}
+
+/// What ``ConnectionGuard`` and ``StreamGuard`` respond to a request that exceeds a limit or is not HTTP.
 extension Problem {
   static func headTooLarge(_ limits: HTTPLimits) -> Problem {
     Problem(
@@ -39,6 +60,9 @@ extension Problem {
     status: .notImplemented, name: "method-not-implemented", detail: "This server has no such method.")
 
   static let malformed = Problem.badRequest("This is not an HTTP/1.1 request.")
+
+  static let expectationFailed = Problem(
+    status: .expectationFailed, name: "expectation-failed", detail: "The only expectation supported is 100-continue.")
 
   static let tooSlow = Problem(
     status: .requestTimeout, name: "too-slow", detail: "The request did not arrive in time.")

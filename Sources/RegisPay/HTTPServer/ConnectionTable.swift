@@ -36,7 +36,8 @@ final class ConnectionTable: Sendable {
     var countByAddress: [ClientAddress: Int] = [:]
   }
 
-  private let limit: Int
+  /// Connections, at most.
+  let limit: Int
   private let limitPerAddress: Int?
   let proxies: TrustedProxies
   private let state = Mutex(State())

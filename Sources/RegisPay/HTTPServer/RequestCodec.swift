@@ -132,75 +132,7 @@ final class RequestCodec: ChannelDuplexHandler, RemovableChannelHandler {
     }
     let expectations = head.headers.values("Expect")
     guard head.version.minor == 0 || expectations.allSatisfy({ $0.lowercased() == "100-continue" }) else {
-      throw Problem(
-        status: .expectationFailed, name: "expectation-failed",
-        detail: "The only expectation supported is 100-continue."
-      )
+      throw .expectationFailed
     }
-  }
-}
-
-/// A request's host and path.
-private struct RequestTarget {
-  var authority: String?
-  var path: String
-
-  init(_ head: HTTPRequestHead) throws(Problem) {
-    let hosts = head.headers.values("Host")
-    guard hosts.count < 2 else { throw .badRequest("A request has one Host field.") }
-    guard let host = hosts.first else {
-      guard head.version.minor == 0 else { throw .badRequest("A request has a Host field.") }
-      (authority, path) = (nil, head.uri)
-      try checkForm(head)
-      return
-    }
-    guard host.isEmpty || Self.isAuthority(host) else {
-      throw .badRequest("The Host field is not a host with an optional port.")
-    }
-    (authority, path) = (String(host), head.uri)
-    try checkForm(head)
-  }
-
-  private mutating func checkForm(_ head: HTTPRequestHead) throws(Problem) {
-    if path.hasPrefix("/") || head.method == .CONNECT { return }
-    if path == "*" {
-      guard head.method == .OPTIONS else { throw .badRequest("Only OPTIONS has the target *.") }
-      return
-    }
-    guard let colon = path.range(of: "://"), ["http", "https"].contains(path[..<colon.lowerBound].lowercased()) else {
-      throw .badRequest("A request's target is a path or an absolute http URL.")
-    }
-    let rest = path[colon.upperBound...]
-    let named = rest.prefix { $0 != "/" && $0 != "?" }
-    guard Self.isAuthority(named) else { throw .badRequest("The target's host is not a host with an optional port.") }
-    // An origin server ignores the Host field then (RFC 9112, 3.2.2). `BrowserProtection` checks this authority.
-    authority = String(named)
-    let tail = rest[named.endIndex...]
-    path = tail.hasPrefix("/") ? String(tail) : "/" + tail
-  }
-
-  /// A name, an IPv4 address or an IPv6 address in brackets, with an optional port and without user information.
-  private static func isAuthority(_ text: some StringProtocol) -> Bool {
-    var isInBrackets = false
-    var portDigits: Int?
-    for byte in text.utf8 {
-      switch byte {
-      case UInt8(ascii: "["):
-        guard byte == text.utf8.first, !isInBrackets else { return false }
-        isInBrackets = true
-      case UInt8(ascii: "]"):
-        guard isInBrackets else { return false }
-        isInBrackets = false
-      case UInt8(ascii: ":") where !isInBrackets:
-        guard portDigits == nil else { return false }
-        portDigits = 0
-      case UInt8(ascii: "0")...UInt8(ascii: "9"): if let digits = portDigits { portDigits = digits + 1 }
-      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "."),
-        UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "~"), UInt8(ascii: "%"), UInt8(ascii: ":"):
-        guard portDigits == nil else { return false }
-      default: return false
-      }
-    }
-    return !isInBrackets && portDigits.map { $0 <= 5 } ?? true && text.utf8.first != UInt8(ascii: ":")
   }
 }

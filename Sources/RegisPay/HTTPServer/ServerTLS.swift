@@ -3,7 +3,6 @@ import Foundation
 import Logging
 import NIOCore
 import NIOSSL
-import NIOTLS
 import Synchronization
 
 /// The files of a listener's TLS, in PEM.
@@ -103,13 +102,11 @@ final class ServerTLS: Sendable {
     logger.error("TLS goes on with the certificate and key from before", metadata: ["reason": "\(fault)"])
   }
 
-  /// Puts TLS below all other handlers of a connection.
-  ///
-  /// - Parameter limit: for the handshake.
-  func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations, handshakeTime limit: TimeAmount) throws {
+  /// Puts TLS into a connection's pipeline, below all other handlers.
+  func addHandlers(to pipeline: ChannelPipeline.SynchronousOperations, _ edge: TLSEdge) throws {
     try pipeline.addHandler(CutOffHandler())
     try pipeline.addHandler(NIOSSLServerHandler(context: context))
-    try pipeline.addHandler(TLSEdge(handshakeTime: limit))
+    try pipeline.addHandler(edge)
   }
 
   /// The files' bytes.
@@ -144,7 +141,7 @@ final class ServerTLS: Sendable {
         certificateChain: certificates.map { .certificate($0) }, privateKey: .privateKey(privateKey))
       // RFC 8996: earlier versions must not be used.
       configuration.minimumTLSVersion = .tlsv12
-      configuration.applicationProtocols = ["http/1.1"]
+      configuration.applicationProtocols = [TLSEdge.http2, "http/1.1"]
       configuration.shutdownTimeout = ServerTLS.closeTime
       if let roots {
         configuration.trustRoots = .certificates(roots)
@@ -158,43 +155,5 @@ final class ServerTLS: Sendable {
           description: "\(files.key) is not the key of the first certificate in \(files.certificate)")
       }
     }
-  }
-}
-
-/// Stands on TLS: closes a connection whose handshake takes too long or whose TLS fails, so that the handlers above know nothing of
-/// it. Used on the connection's event loop only.
-private final class TLSEdge: ChannelInboundHandler, RemovableChannelHandler {
-  typealias InboundIn = ByteBuffer
-
-  private let limit: TimeAmount
-  private var timer: Scheduled<Void>?
-
-  init(handshakeTime limit: TimeAmount) { self.limit = limit }
-
-  func handlerAdded(context: ChannelHandlerContext) {
-    let channel = context.channel
-    // Without the handshake there is no TLS to end first.
-    timer = context.eventLoop.scheduleTask(in: limit) { channel.close(promise: nil) }
-  }
-
-  func handlerRemoved(context: ChannelHandlerContext) { timer?.cancel() }
-
-  func channelInactive(context: ChannelHandlerContext) {
-    timer?.cancel()
-    context.fireChannelInactive()
-  }
-
-  func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    switch error {
-    // There is no way to tell the client anything.
-    case is NIOSSLError, is BoringSSLError, is NIOSSLExtraError, is NIOSSLCloseTimedOutError:
-      context.close(promise: nil)
-    default: context.fireErrorCaught(error)
-    }
-  }
-
-  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-    if case .handshakeCompleted? = event as? TLSUserEvent { timer?.cancel() }
-    context.fireUserInboundEventTriggered(event)
   }
 }

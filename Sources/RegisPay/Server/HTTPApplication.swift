@@ -26,9 +26,15 @@ struct HTTPApplication {
         .refusal(.head), limit: limits.unfinishedHeadBytes, onEmptied: Allocator.returnFreedSoon),
       unfinishedBodies: HeldBytes(
         .refusal(.body), limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
+    let connections = HTTPServerChannel(
+      responder: responder, limits: limits, table: table, internalToken: internalToken,
+      checkHead: { head, channel in refusals.problem(with: head, from: channel) }, metrics: httpMetrics,
+      tls: tls, logger: logger)
+    let streams = connections.streams
     parts.registry.add {
       [
         .gauge("regispay_http_connections", "Open connections of clients.", table.count),
+        .gauge("regispay_http2_streams", "Open requests on connections that speak HTTP/2.", streams.count),
         .gauge(
           "regispay_http_unread_bytes", "Responses that wait in memory for clients that don't read.",
           table.unread.byteCount),
@@ -43,11 +49,7 @@ struct HTTPApplication {
     }
     return HTTPListener(
       place: options.socket.map { .socket($0) } ?? .address(host: options.host, port: options.port),
-      connections: HTTPServerChannel(
-        responder: responder, limits: limits, table: table, internalToken: internalToken,
-        checkHead: { head, channel in refusals.problem(with: head, from: channel) }, metrics: httpMetrics,
-        tls: tls, logger: logger),
-      logger: logger
+      connections: connections, logger: logger
     ) { [options] port in
       onRunning(Server.url(host: options.host, port: port, isTLS: options.tls != nil))
     }

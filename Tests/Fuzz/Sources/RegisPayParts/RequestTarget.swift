@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/HTTPServer/RequestTarget.swift
