@@ -49,6 +49,7 @@ struct Doctor: ParsableCommand {
     var settings = self.settings(read.configuration, read.mistakes)
     do {
       settings.options.tracing = try TraceOptions(environment: environment)
+      settings.options.logExport = try LogExportOptions(environment: environment)
     } catch {
       settings.mistakes.append("\(error)")
     }

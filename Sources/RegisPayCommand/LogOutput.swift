@@ -41,14 +41,16 @@ final class LogOutput: TextOutputStream, Sendable {
     thread.start()
   }
 
-  /// - Parameter format: nil for text on a terminal, otherwise JSON.
-  static func useFormat(_ format: LogFormat?) {
+  /// - Parameters:
+  ///   - format: nil for text on a terminal, otherwise JSON.
+  ///   - queue: gets the lines of loggers, too.
+  static func useFormat(_ format: LogFormat?, queue: LogQueue? = nil) {
     let format = format ?? (isatty(STDERR_FILENO) == 1 ? .text : .json)
-    current.withLock { $0 = makeWriter(format) }
+    current.withLock { $0 = makeWriter(format, queue: queue) }
   }
 
-  private static func makeWriter(_ format: LogFormat) -> LogWriter {
-    LogWriter(format) { standardError.write($0) }
+  private static func makeWriter(_ format: LogFormat, queue: LogQueue? = nil) -> LogWriter {
+    LogWriter(format, queue: queue) { standardError.write($0) }
   }
 
   func write(_ text: String) {

@@ -231,19 +231,22 @@ struct Serve: AsyncParsableCommand {
   func run() async throws {
     let environment = ServeConfiguration.current?.environment ?? ProcessInfo.processInfo.environment
     let tracing: TraceOptions
+    let logExport: LogExportOptions
     do {
       try checkTogether()
       tracing = try TraceOptions(environment: environment)
+      logExport = try LogExportOptions(environment: environment)
       _ = try Self.inherited.get()
     } catch {
       RegisPayCommand.refuse(SettingsError(["\(error)"]))
     }
     if printConfig {
       print(Settings.text(SettingDefinitions.shown, ServeConfiguration.current?.inForce ?? []), terminator: "")
-      print(TraceOptions.text(environment), terminator: "")
+      print(OTLPOptions.text(environment), terminator: "")
       return
     }
-    LogOutput.useFormat(logFormat)
+    let logQueue = logExport.makeQueue()
+    LogOutput.useFormat(logFormat, queue: logQueue)
     // A file that reaches the size limit fails the write with EFBIG, which the log reports; the signal would end the process.
     signal(SIGXFSZ, SIG_IGN)
     // A write to a pipe that nobody holds any more fails; the signal would end the process. Until there is a socket, no library
@@ -271,6 +274,7 @@ struct Serve: AsyncParsableCommand {
     let logger = Logger(label: "regispay") { _ in LogOutput.writer.handler() }
     var options = serverOptions
     options.tracing = tracing
+    (options.logExport, options.logQueue) = (logExport, logQueue)
     let metrics = MetricsRegistry()
     // From now on the metrics of libraries arrive there too.
     MetricsSystem.bootstrap(metrics)

@@ -10,7 +10,9 @@ struct RegisPayTraceTests {
     try await withTemporaryFolder { folder in
       let python = try await PythonEnvironment.make(in: folder, installing: "opentelemetry-proto")
       let collector = try await Collector.start(python, folder)
-      let settings = ["OTEL_EXPORTER_OTLP_ENDPOINT=\(collector.url)", "OTEL_BSP_SCHEDULE_DELAY=100"]
+      let settings = [
+        "OTEL_EXPORTER_OTLP_ENDPOINT=\(collector.url)", "OTEL_BSP_SCHEDULE_DELAY=100", "OTEL_BLRP_SCHEDULE_DELAY=20",
+      ]
       var server = try await RunningServer.start(directory: folder, under: settings)
       // The settlement fails until the server was killed.
       #expect(try await server.put("/psp/api/faults", "{\"failBefore\":1}").status < 300)
@@ -18,8 +20,8 @@ struct RegisPayTraceTests {
         "/api/v1/payments", "{\"amount\":1050,\"currency\":\"GBP\"}",
         headers: [("Content-Type", "application/json"), ("traceparent", Self.parent), ("tracestate", "shop=1")])
       let id = try #require(try created.object()["paymentId"] as? String)
-      try await eventually("a failed call", within: .seconds(20)) {
-        server.process.errorText.contains("will be tried again")
+      try await eventually("a failed call, which its line at the collector tells", within: .seconds(20)) {
+        try await collector.logs().contains { $0.text == "a step failed and will be tried again" }
       }
       for _ in 0..<2 {
         try await server.killHard()
@@ -32,6 +34,11 @@ struct RegisPayTraceTests {
       let root = try #require(spans.first { $0.name == "payment" })
       #expect(root.trace == "0af7651916cd43dd8448eb211c80319c" && root.parent == "b7ad6b7169203331")
       #expect(spans.allSatisfy { $0.state == "shop=1" && $0.service == "regispay" })
+      // The failed call's line is in the trace, and names the call's span.
+      for line in try await collector.logs() where line.attributes["payment"] == id {
+        #expect(line.trace == root.trace, "\(line)")
+        #expect(line.span.count == 16 && line.severity == 13 && line.attributes["step"] == "create", "\(line)")
+      }
       // What the API shows was read from the log, by another process than the first.
       let shown = try await server.get("/api/v1/payments/\(id)/trace")
       #expect(shown.status == 200)
@@ -119,6 +126,12 @@ private struct Collector: Sendable {
     var error, service: String
   }
 
+  struct Line: Sendable, Decodable {
+    var trace, span, text: String
+    var severity: Int
+    var attributes: [String: String]
+  }
+
   let process: RegisPayProcess
   let port: Int
   private let lines: Lines
@@ -149,13 +162,20 @@ private struct Collector: Sendable {
     return Collector(process: process, port: port, lines: lines)
   }
 
+  /// The log lines so far.
+  func logs() async throws -> [Line] {
+    try await lines.all.filter { $0.hasPrefix("log ") }.map {
+      try JSONDecoder().decode(Line.self, from: Data($0.dropFirst(4).utf8))
+    }
+  }
+
   /// Waits for spans that meet a condition, and returns all, each once.
   func spans(within limit: Duration = .seconds(30), until isEnough: ([Span]) -> Bool) async throws -> [Span] {
     var spans: [Span] = []
     try await eventually("spans at the collector", within: limit) {
       let all = await lines.all
       try #require(!all.contains { $0.hasPrefix("bad:") }, "\(all.filter { $0.hasPrefix("bad:") })")
-      spans = try all.map { try JSONDecoder().decode(Span.self, from: Data($0.utf8)) }
+      spans = try all.filter { !$0.hasPrefix("log ") }.map { try JSONDecoder().decode(Span.self, from: Data($0.utf8)) }
       return isEnough(spans)
     }
     var seen: Set<Span> = []

@@ -4,11 +4,15 @@ import Logging
 public final class LogWriter: Sendable {
   public let format: LogFormat
   private let output: @Sendable (String) -> Void
+  private let queue: LogQueue?
   private let limiter = RepeatLimiter()
 
-  /// - Parameter output: takes one line or more; must not block.
-  public init(_ format: LogFormat, output: @escaping @Sendable (String) -> Void) {
+  /// - Parameters:
+  ///   - queue: gets each line of a logger, too.
+  ///   - output: takes one line or more; must not block.
+  public init(_ format: LogFormat, queue: LogQueue? = nil, output: @escaping @Sendable (String) -> Void) {
     self.format = format
+    self.queue = queue
     self.output = output
   }
 
@@ -18,16 +22,23 @@ public final class LogWriter: Sendable {
   /// Writes a line, unless its message has come too often: ``RepeatLimiter``.
   func write(_ level: Logger.Level, _ message: String, source: String, fields: [(key: String, value: String)]) {
     guard limiter.admits(level, message, at: .now) else { return }
-    output(format.line(level, message, source: source, fields: fields, microseconds: Clock.microseconds()))
+    put(LogRecord(microseconds: Clock.microseconds(), level: level, message: message, source: source, fields: fields))
+  }
+
+  private func put(_ record: LogRecord) {
+    output(
+      format.line(
+        record.level, record.message, source: record.source, fields: record.fields, microseconds: record.microseconds))
+    queue?.add(record)
   }
 
   /// Writes how many lines were left out. Call it each second, and once with `all` before the process ends.
   public func drain(all: Bool = false) {
     for suppressed in limiter.drain(at: .now, all: all) {
-      let fields = [(key: "suppressed", value: "\(suppressed.count)")]
-      output(
-        format.line(
-          suppressed.level, suppressed.message, source: "RegisPay", fields: fields, microseconds: Clock.microseconds()))
+      put(
+        LogRecord(
+          microseconds: Clock.microseconds(), level: suppressed.level, message: suppressed.message, source: "RegisPay",
+          fields: [("suppressed", "\(suppressed.count)")]))
     }
   }
 

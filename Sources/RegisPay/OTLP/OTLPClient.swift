@@ -2,10 +2,10 @@ import NIOCore
 import NIOHTTP1
 import NIOPosix
 
-/// Posts spans to a collector.
-struct TraceClient: Sendable {
+/// Posts signals to a collector.
+struct OTLPClient: Sendable {
   enum Answer: Sendable {
-    /// - Parameter rejected: the number of spans that the collector says it has dropped.
+    /// - Parameter rejected: the number of signals that the collector says it has dropped.
     case accepted(rejected: Int)
     /// Trying again would not help.
     case refused(reason: String)
@@ -20,10 +20,15 @@ struct TraceClient: Sendable {
   private let pool: ConnectionPool
   private let headers: HTTPHeaders
   private let isCompressed: Bool
+  /// The member of a response that tells how many signals were dropped.
+  private let rejectedName: String
 
-  init(_ url: String, _ options: TraceOptions) throws(EndpointError) {
+  /// - Parameter rejectedName: `rejectedSpans` or another name, by the kind of signals.
+  init(_ options: OTLPOptions, rejectedName: String) throws(EndpointError) {
+    self.rejectedName = rejectedName
     pool = try ConnectionPool(
-      try Endpoint(url), timeLimit: options.timeLimit, responseLimit: Self.responseLimit, truncatesResponses: true,
+      try Endpoint(options.url), timeLimit: options.timeLimit, responseLimit: Self.responseLimit,
+      truncatesResponses: true,
       connectionLimit: 1, group: MultiThreadedEventLoopGroup.singleton.next())
     isCompressed = options.isCompressed
     var headers: HTTPHeaders = [
@@ -46,23 +51,23 @@ struct TraceClient: Sendable {
     let head = HTTPRequestHead(version: .http1_1, method: .POST, uri: uri, headers: headers)
     switch await pool.send(ClientCall(head: head, body: ByteBuffer(bytes: body))) {
     case .failure(let failure): return .failed(reason: "\(failure)", after: nil)
-    case .success(let response): return Self.answer(response)
+    case .success(let response): return answer(response)
     }
   }
 
   func close() { pool.close() }
 
   /// What the specification says of a response: https://opentelemetry.io/docs/specs/otlp/#otlphttp-response.
-  private static func answer(_ response: ClientResponse) -> Answer {
+  private func answer(_ response: ClientResponse) -> Answer {
     switch response.status {
     case 200..<300:
       // Most collectors say nothing, or that nothing was rejected.
-      let partial = (try? JSONReader.read(response.body))?["partialSuccess"]?["rejectedSpans"]
+      let partial = (try? JSONReader.read(response.body))?["partialSuccess"]?[rejectedName]
       let rejected = partial?.unsigned ?? partial?.text.flatMap { UInt64($0) } ?? 0
       return .accepted(rejected: Int(clamping: rejected))
     case 429, 502, 503, 504:
       return .failed(
-        reason: "it returned \(response.status)", after: response.retryAfter.map { min($0, retryAfterLimit) })
+        reason: "it returned \(response.status)", after: response.retryAfter.map { min($0, Self.retryAfterLimit) })
     default: return .refused(reason: "it returned \(response.status)")
     }
   }

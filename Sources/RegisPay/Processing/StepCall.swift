@@ -123,7 +123,7 @@ struct StepCall: Sendable {
         command, of: work, as: known, isAccepted: false, mayHaveHappened: wasTriedHere, checkpoint)
     }
     let outcome = await call(work, of: known, stop)
-    if case .retry = outcome, let ending = interrupted(pass, stop) { return (ending, true) }
+    if case .retry(let failure) = outcome, let ending = interrupted(pass, stop, failure) { return (ending, true) }
     // Another try in flight beside this one may have been carried out meanwhile.
     let mayHaveHappened = wasTried || tries.mayHaveHappenedBeside(work.id, work.work)
     guard case .retry(var failure) = outcome else {
@@ -163,18 +163,21 @@ struct StepCall: Sendable {
         beganMicroseconds: began, durationMicroseconds: duration / 1_000,
         error: result == .accepted ? nil : result.rawValue),
       work.id, work.work)
-    return outcome
+    guard case .retry(var failure) = outcome else { return outcome }
+    failure.span = context.trace.parent
+    return .retry(failure)
   }
 
   /// The ending of a call that we ended before it had an outcome; nil for any other call. Such a call says nothing about the other
   /// side, which may still be carrying it out.
-  private func interrupted(_ pass: Breakers.Pass, _ stop: CallStop) -> StepEnding? {
+  private func interrupted(_ pass: Breakers.Pass, _ stop: CallStop, _ cancelled: CallRetry) -> StepEnding? {
     guard stop.isStopped || Task.isCancelled else { return nil }
     breakers.abandoned(pass, now: clock.now)
     guard stop.isStopped else { return .abandoned }
     let reason = "no response within \(options.slowAfter), and other calls waited for the slot"
     var failure = CallRetry(.timeout, reason: reason)
     failure.isDoubtful = true
+    failure.span = cancelled.span
     return .retry(failure, isOutage: false)
   }
 
@@ -243,10 +246,15 @@ struct StepCall: Sendable {
     }
   }
 
+  /// For a line about a payment, which belongs to its trace.
+  private func fields(of work: StepWork, _ known: PaymentLog.Loaded?, _ more: Logger.Metadata) -> Logger.Metadata {
+    let trace = known?.namedTrace(of: work.work)?.parent.trace ?? work.id.traceID
+    return ["payment": "\(work.id)", "step": "\(work.work)", "trace_id": "\(trace.text)"].merging(more) { $1 }
+  }
+
   private func log(_ event: PaymentEvent, of work: StepWork, _ known: PaymentLog.Loaded?) {
     func fields(_ step: PaymentWork, _ reason: String) -> Logger.Metadata {
-      let trace = known?.namedTrace(of: work.work)?.parent.trace ?? work.id.traceID
-      return ["payment": "\(work.id)", "step": "\(step)", "reason": "\(reason)", "trace_id": "\(trace.text)"]
+      self.fields(of: work, known, ["step": "\(step)", "reason": "\(reason)"])
     }
     switch event {
     case .failed(_, let reason, _), .refundFailed(_, let reason, _):
@@ -261,16 +269,20 @@ struct StepCall: Sendable {
 
   /// Reports an outcome that the payment's state doesn't allow.
   private func log(_ refusal: PaymentRefusal, of work: StepWork, isAccepted: Bool) {
-    var metadata: Logger.Metadata = ["payment": "\(work.id)", "step": "\(work.work)", "state": "\(refusal)"]
+    var metadata: Logger.Metadata = ["state": "\(refusal)"]
     var isKnown = false
+    var loaded: PaymentLog.Loaded?
     do {
+      loaded = try log.load(work.id)
       // The response to a repeat may come after another one that was recorded.
-      if isAccepted { isKnown = try log.load(work.id)?.payment.isDone(work.work) ?? false }
+      if isAccepted { isKnown = loaded?.payment.isDone(work.work) ?? false }
     } catch {
       metadata["error"] = "\(error)"
     }
     // A person must look at a step that the other side has carried out and the payment's state doesn't allow.
-    logger.log(level: isAccepted && !isKnown ? .error : .notice, "a payment had moved on", metadata: metadata)
+    logger.log(
+      level: isAccepted && !isKnown ? .error : .notice, "a payment had moved on",
+      metadata: fields(of: work, loaded, metadata))
   }
 
   /// Appends the outcome of a try together with the consumer's checkpoint. While the log can't append, holds the outcome here and
@@ -314,7 +326,7 @@ struct StepCall: Sendable {
           log.gate.hold(cause)
           logger.error(
             "holds the outcome of a call until the log can append",
-            metadata: ["payment": "\(work.id)", "step": "\(work.work)", "error": "\(cause)"])
+            metadata: fields(of: work, known, ["error": "\(cause)"]))
         }
         failures += 1
         // Ends early only when the server stops.

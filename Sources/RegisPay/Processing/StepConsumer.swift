@@ -362,11 +362,12 @@ public actor StepConsumer {
   }
 
   private func logRetry(_ work: StepWork, _ failure: CallRetry, attempts: Int) {
-    logger.warning(
-      "a step failed and will be tried again",
-      metadata: [
-        "payment": "\(work.id)", "step": "\(work.work)", "attempts": "\(attempts)", "reason": "\(failure.reason)",
-      ])
+    var fields: Logger.Metadata = [
+      "payment": "\(work.id)", "step": "\(work.work)", "attempts": "\(attempts)", "reason": "\(failure.reason)",
+      "trace_id": "\((failure.span?.trace ?? work.id.traceID).text)",
+    ]
+    if let span = failure.span { fields["span_id"] = "\(span.spanID)" }
+    logger.warning("a step failed and will be tried again", metadata: fields)
   }
 
   /// Appends the wait to the log, which holds it from then on instead of this consumer's memory.

@@ -50,6 +50,8 @@ public struct CallRetry: Sendable, Hashable {
   var isDoubtful = false
   /// The response may belong to no call, so it says nothing about this one.
   var isUnconfirmed = false
+  /// The call's span. Set by the code that makes the call.
+  var span: TraceParent?
 
   public init(_ cause: Cause, reason: String, after: Duration? = nil) {
     self.cause = cause

@@ -187,11 +187,11 @@ public struct Server: Sendable {
       keys: keys, known: known, registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
-    let traces = try openTraces()
+    let exports = (traces: try openTraces(), logs: try openLogExport())
     metrics.add { [ServerTLS.metric(of: tls)] }
     var failure: ServerError?
     do {
-      try await serviceGroup(parts, serverMetrics, traces, stopSignals, onReady: onReady).run()
+      try await serviceGroup(parts, serverMetrics, exports, stopSignals, onReady: onReady).run()
     } catch {
       failure = serverError(error)
     }
@@ -263,17 +263,27 @@ public struct Server: Sendable {
 
   /// Nil if traces are not sent.
   private func openTraces() throws(ServerError) -> TraceExport? {
-    guard let url = options.tracing.url else { return nil }
+    guard let exporter = options.tracing.exporter else { return nil }
     let traceMetrics = TraceMetrics()
     metrics.add { [reader = log.reader] in traceMetrics.families(end: reader.endOffset) }
     return try wrapping(ServerError.endpoint) { () throws(EndpointError) in
-      try TraceExport(url, log: log, options: options.tracing, metrics: traceMetrics, logger: logger)
+      try TraceExport(exporter, log: log, options: options.tracing, metrics: traceMetrics, logger: logger)
+    }
+  }
+
+  /// Nil if log lines are not sent.
+  private func openLogExport() throws(ServerError) -> LogExport? {
+    guard let exporter = options.logExport.exporter, let queue = options.logQueue else { return nil }
+    let exportMetrics = LogExportMetrics()
+    metrics.add { exportMetrics.families }
+    return try wrapping(ServerError.endpoint) { () throws(EndpointError) in
+      try LogExport(exporter, queue, options: options.logExport, metrics: exportMetrics, logger: logger)
     }
   }
 
   private func serviceGroup(
-    _ parts: ServerParts, _ metrics: ServerMetrics, _ traces: TraceExport?, _ stopSignals: [UnixSignal],
-    onReady: @escaping @Sendable (String) -> Void
+    _ parts: ServerParts, _ metrics: ServerMetrics, _ exports: (traces: TraceExport?, logs: LogExport?),
+    _ stopSignals: [UnixSignal], onReady: @escaping @Sendable (String) -> Void
   ) -> ServiceGroup {
     let address = AsyncStream<String>.makeStream()
     var quietLogger = logger
@@ -290,6 +300,8 @@ public struct Server: Sendable {
     // Stopped from the last to the first: consumers while the simulators still respond, then the requests, and last the parts that
     // requests use.
     var services: [any Service] = []
+    // Its last lines tell of the stop itself.
+    if let logs = exports.logs { services.append(PartService { await logs.run() }) }
     if let address = options.metricsAddress, let rules = metricsRules {
       services.append(
         MetricsListener(
@@ -328,7 +340,9 @@ public struct Server: Sendable {
           }
         })
     }
-    if let traces { services.append(PartService { await BackgroundThread.run { await traces.run() } }) }
+    if let traces = exports.traces {
+      services.append(PartService { await BackgroundThread.run { await traces.run() } })
+    }
     if !options.switchedOff.contains(.processing) {
       services.append(Processing(options: options, parts: parts, address: address.stream, logger: logger))
     }

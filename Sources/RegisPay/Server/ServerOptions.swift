@@ -69,6 +69,9 @@ public struct ServerOptions: Sendable {
   public var logLevel = LogLevel(.info)
   /// Where traces of payments go, and which.
   public var tracing = TraceOptions()
+  public var logExport = LogExportOptions()
+  /// That the server's logger puts lines into, if they are sent; made by ``LogExportOptions/makeQueue()``.
+  public var logQueue: LogQueue?
   /// The pace of a start after crashes.
   var carefulPace = CarefulStart.Pace()
 

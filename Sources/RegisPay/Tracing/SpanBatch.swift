@@ -2,16 +2,15 @@
 /// (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding): also what the API shows.
 struct SpanBatch {
   private(set) var count = 0
-  private var bytes: [UInt8]
+  private var text = OTLPText()
   private var start = 0
 
   /// - Parameter resource: the attributes of the process.
   init(resource: [(name: String, value: String)]) {
-    bytes = []
-    add("{\"resourceSpans\":[{\"resource\":{\"attributes\":")
-    add(resource)
-    add("},\"scopeSpans\":[{\"scope\":{\"name\":\"regispay\"},\"spans\":[")
-    start = bytes.count
+    text.add("{\"resourceSpans\":[{\"resource\":{\"attributes\":")
+    text.add(resource)
+    text.add("},\"scopeSpans\":[{\"scope\":{\"name\":\"regispay\"},\"spans\":[")
+    start = text.bytes.count
   }
 
   init(resource: [(name: String, value: String)], _ spans: [Span]) {
@@ -20,88 +19,65 @@ struct SpanBatch {
   }
 
   /// The request's body.
-  var request: [UInt8] { bytes + "]}]}]}".utf8 }
+  var request: [UInt8] { text.bytes + "]}]}]}".utf8 }
 
   mutating func removeAll() {
-    bytes.removeSubrange(start...)
+    text.bytes.removeSubrange(start...)
     count = 0
   }
 
   mutating func add(_ span: Span) {
-    if count > 0 { add(",") }
+    if count > 0 { text.add(",") }
     count += 1
-    add("{\"traceId\":\"")
-    add(span.trace.text)
-    add("\",\"spanId\":\"")
-    add(spanText(span.id))
+    text.add("{\"traceId\":\"")
+    text.add(span.trace.text)
+    text.add("\",\"spanId\":\"")
+    text.add(spanText(span.id))
     if let parent = span.parent {
-      add("\",\"parentSpanId\":\"")
-      add(spanText(parent))
+      text.add("\",\"parentSpanId\":\"")
+      text.add(spanText(parent))
     }
-    add("\",\"name\":")
-    add(quoted: span.name)
+    text.add("\",\"name\":")
+    text.add(quoted: span.name)
     if let state = span.state {
-      add(",\"traceState\":")
-      add(quoted: state)
+      text.add(",\"traceState\":")
+      text.add(quoted: state)
     }
-    add(",\"kind\":")
-    add(String(span.kind.rawValue))
-    add(",\"startTimeUnixNano\":")
-    add(time: span.began)
+    text.add(",\"kind\":")
+    text.add(String(span.kind.rawValue))
+    text.add(",\"startTimeUnixNano\":")
+    text.add(time: span.began)
     if let ended = span.ended {
-      add(",\"endTimeUnixNano\":")
-      add(time: ended)
+      text.add(",\"endTimeUnixNano\":")
+      text.add(time: ended)
     }
     if !span.attributes.isEmpty {
-      add(",\"attributes\":")
-      add(span.attributes)
+      text.add(",\"attributes\":")
+      text.add(span.attributes)
     }
     add(span.notes)
     if let error = span.error {
-      add(",\"status\":{\"code\":2,\"message\":")
-      add(quoted: error)
-      add("}")
+      text.add(",\"status\":{\"code\":2,\"message\":")
+      text.add(quoted: error)
+      text.add("}")
     }
-    add("}")
+    text.add("}")
   }
 
   private mutating func add(_ notes: [PaymentTrace.Note]) {
     guard !notes.isEmpty else { return }
-    add(",\"events\":[")
+    text.add(",\"events\":[")
     for (number, note) in notes.enumerated() {
-      add(number > 0 ? ",{\"timeUnixNano\":" : "{\"timeUnixNano\":")
-      add(time: note.microseconds)
-      add(",\"name\":")
-      add(quoted: note.name)
+      text.add(number > 0 ? ",{\"timeUnixNano\":" : "{\"timeUnixNano\":")
+      text.add(time: note.microseconds)
+      text.add(",\"name\":")
+      text.add(quoted: note.name)
       if let reason = note.reason {
-        add(",\"attributes\":")
-        add([("reason", reason)])
+        text.add(",\"attributes\":")
+        text.add([("reason", reason)])
       }
-      add("}")
+      text.add("}")
     }
-    add("]")
+    text.add("]")
   }
-
-  private mutating func add(_ attributes: [(name: String, value: String)]) {
-    add("[")
-    for (number, attribute) in attributes.enumerated() {
-      add(number > 0 ? ",{\"key\":" : "{\"key\":")
-      add(quoted: attribute.name)
-      add(",\"value\":{\"stringValue\":")
-      add(quoted: attribute.value)
-      add("}}")
-    }
-    add("]")
-  }
-
-  /// Nanoseconds as text, as OTLP has 64-bit numbers.
-  private mutating func add(time microseconds: UInt64) {
-    add("\"")
-    add(String(microseconds))
-    add("000\"")
-  }
-
-  private mutating func add(quoted text: String) { JSONValue.string(text).write(to: &bytes) }
-
-  private mutating func add(_ text: String) { bytes.append(contentsOf: text.utf8) }
 }

@@ -19,18 +19,18 @@ struct TraceExport: Sendable {
   private let log: PaymentLog
   private let options: TraceOptions
   private let metrics: TraceMetrics
-  private let client: TraceClient
+  private let client: OTLPClient
   private let logger: Logger
 
-  /// - Parameter url: of ``TraceOptions/url``.
+  /// - Parameter exporter: of ``TraceOptions/exporter``.
   init(
-    _ url: String, log: PaymentLog, options: TraceOptions, metrics: TraceMetrics, logger: Logger
+    _ exporter: OTLPOptions, log: PaymentLog, options: TraceOptions, metrics: TraceMetrics, logger: Logger
   ) throws(EndpointError) {
     self.log = log
     self.options = options
     self.metrics = metrics
     self.logger = logger
-    client = try TraceClient(url, options)
+    client = try OTLPClient(exporter, rejectedName: "rejectedSpans")
   }
 
   /// Runs until its task is cancelled, or the log is closed.

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A collector of traces: takes OTLP over HTTP in its JSON encoding, reads it by OpenTelemetry's own schema
+"""A collector of traces and logs: takes OTLP over HTTP in its JSON encoding, reads it by OpenTelemetry's own schema
 (the package opentelemetry-proto), and prints each span as a line.
 
     otlp_receiver.py --port 4318
 
 Prints `listening on PORT` first. A span's line is JSON: trace, span, parent, state, name, kind, start and end in
-nanoseconds, error, and the service's name. A request that the schema does not know gets 400 and a line that begins with
+nanoseconds, error, and the service's name. A log record's line is `log ` and JSON: trace, span, text, severity, and attributes. A request that the schema does not know gets 400 and a line that begins with
 `bad:`.
 """
 
@@ -16,7 +16,10 @@ import http.server
 import json
 
 from google.protobuf import json_format
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+REQUESTS = {"/v1/traces": trace_service_pb2.ExportTraceServiceRequest, "/v1/logs": logs_service_pb2.ExportLogsServiceRequest}
 
 
 def with_base64(value):
@@ -35,15 +38,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            assert self.path == "/v1/traces", self.path
+            request = REQUESTS[self.path]()
             assert self.headers["Content-Type"] == "application/json"
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            request = trace_service_pb2.ExportTraceServiceRequest()
             json_format.ParseDict(with_base64(json.loads(body)), request)
         except Exception as error:
             print("bad:", repr(error), flush=True)
             return self.answer(400)
+        if self.path == "/v1/logs":
+            self.print_logs(request)
+            return self.answer(200)
         for resource in request.resource_spans:
             service = {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"]
             for scope in resource.scope_spans:
@@ -54,6 +59,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
                         "start": span.start_time_unix_nano, "end": span.end_time_unix_nano,
                         "error": span.status.message, "service": service}), flush=True)
         self.answer(200)
+
+    def print_logs(self, request):
+        for resource in request.resource_logs:
+            for scope in resource.scope_logs:
+                for record in scope.log_records:
+                    assert record.time_unix_nano > 1_700_000_000_000_000_000
+                    print("log", json.dumps({
+                        "trace": record.trace_id.hex(), "span": record.span_id.hex(), "text": record.body.string_value,
+                        "severity": record.severity_number,
+                        "attributes": {a.key: a.value.string_value for a in record.attributes}}), flush=True)
 
     def answer(self, status):
         body = b"{}"

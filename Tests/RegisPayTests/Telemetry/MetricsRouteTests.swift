@@ -248,7 +248,9 @@ struct MetricsRouteTests {
     try await TestServer.run(
       { options in
         options.webhooks.allowsPrivate = true
-        options.tracing.url = nobody
+        options.tracing.exporter = OTLPOptions(url: nobody)
+        options.logExport.exporter = OTLPOptions(url: nobody)
+        options.logQueue = options.logExport.makeQueue()
       }, metrics: registry
     ) { server in
       let hook = try await server.send(

@@ -21,6 +21,7 @@ final class FakeReceiver: Sendable {
   struct Reply: Sendable {
     var status = 200
     var headers: [(String, String)] = []
+    var body = ""
 
     static let ok = Reply()
     static func status(_ status: Int, _ headers: [(String, String)] = []) -> Reply {
@@ -74,7 +75,8 @@ private struct ReceiverMiddleware: RouterMiddleware {
         headers: Dictionary(
           request.headers.map { ($0.name.canonicalName, $0.value) } + [("host", request.head.authority ?? "")],
           uniquingKeysWith: { $1 }), body: String(buffer: body)))
-    var response = Response(status: .init(code: reply.status))
+    var response = Response(
+      status: .init(code: reply.status), body: .init(byteBuffer: ByteBuffer(string: reply.body)))
     for (name, value) in reply.headers {
       if let name = HTTPField.Name(name) { response.headers[name] = value }
     }

@@ -3,28 +3,53 @@ import Testing
 @testable import RegisPay
 
 @Suite("OTEL_ variables")
-struct TraceOptionsTests {
+struct OTLPOptionsTests {
   @Test("nothing is sent unless a variable asks for it")
   func off() throws {
-    #expect(try TraceOptions(environment: [:]).url == nil)
-    #expect(try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_ENDPOINT": ""]).url == nil)
-    #expect(try TraceOptions(environment: ["OTEL_SERVICE_NAME": "shop"]).url == nil)
+    #expect(try TraceOptions(environment: [:]).exporter == nil)
+    #expect(try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_ENDPOINT": ""]).exporter == nil)
+    #expect(try TraceOptions(environment: ["OTEL_SERVICE_NAME": "shop"]).exporter == nil)
     let endpoint = ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1"]
-    #expect(try TraceOptions(environment: endpoint.merging(["OTEL_SDK_DISABLED": "True"]) { $1 }).url == nil)
-    #expect(try TraceOptions(environment: endpoint.merging(["OTEL_TRACES_EXPORTER": "none"]) { $1 }).url == nil)
+    #expect(try TraceOptions(environment: endpoint.merging(["OTEL_SDK_DISABLED": "True"]) { $1 }).exporter == nil)
+    #expect(try TraceOptions(environment: endpoint.merging(["OTEL_TRACES_EXPORTER": "none"]) { $1 }).exporter == nil)
     // Of a variable for another signal nothing follows.
-    #expect(try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "nonsense"]).url == nil)
+    #expect(try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "nonsense"]).exporter == nil)
   }
 
   @Test("the endpoint for all signals gets a path, the one for traces is taken as it is")
   func endpoint() throws {
-    func url(_ environment: [String: String]) throws -> String? { try TraceOptions(environment: environment).url }
+    func url(_ environment: [String: String]) throws -> String? {
+      try TraceOptions(environment: environment).exporter?.url
+    }
     #expect(try url(["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"]) == "http://c:4318/v1/traces")
     #expect(try url(["OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/otlp/"]) == "https://c/otlp/v1/traces")
     #expect(
       try url(["OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b/x"])
         == "http://b/x")
     #expect(try url(["OTEL_TRACES_EXPORTER": "otlp"]) == "http://localhost:4318/v1/traces")
+  }
+
+  @Test("log lines have variables of their own")
+  func logs() throws {
+    let all = ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t:1"]
+    let plain = try LogExportOptions(environment: all)
+    #expect(plain.exporter?.url == "http://c:4318/v1/logs" && plain.makeQueue() != nil)
+    #expect(plain.delay == .seconds(1) && plain.batchLimit == 512 && plain.queueLimit == 2_048)
+    let none = try LogExportOptions(environment: all.merging(["OTEL_LOGS_EXPORTER": "none"]) { $1 })
+    #expect(none.exporter == nil && none.makeQueue() == nil)
+    #expect(try LogExportOptions(environment: ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t:1"]).exporter == nil)
+    let set = try LogExportOptions(environment: [
+      "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://l/x", "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION": "gzip",
+      "OTEL_BLRP_SCHEDULE_DELAY": "20", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "2", "OTEL_BLRP_MAX_QUEUE_SIZE": "3",
+    ])
+    #expect(set.exporter?.url == "http://l/x" && set.exporter?.isCompressed == true)
+    #expect(set.delay == .milliseconds(20) && set.batchLimit == 2 && set.queueLimit == 3)
+    for name in ["OTEL_BLRP_SCHEDULE_DELAY", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE"] {
+      let error = #expect(throws: OTLPOptionsError.self) {
+        try LogExportOptions(environment: all.merging([name: "-1"]) { $1 })
+      }
+      #expect(error?.variable == name)
+    }
   }
 
   @Test("values are read as the specification has them")
@@ -37,9 +62,10 @@ struct TraceOptionsTests {
       "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,service.name=other",
       "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25",
     ])
-    #expect(options.headers.map(\.name) == ["api-key", "x"] && options.headers.map(\.value) == ["a b", "1"])
-    #expect(options.timeLimit == .milliseconds(1_500) && options.delay == .milliseconds(250))
-    #expect(options.isCompressed && options.batchLimit == 64)
+    let exporter = try #require(options.exporter)
+    #expect(exporter.headers.map(\.name) == ["api-key", "x"] && exporter.headers.map(\.value) == ["a b", "1"])
+    #expect(exporter.timeLimit == .milliseconds(1_500) && options.delay == .milliseconds(250))
+    #expect(exporter.isCompressed && options.batchLimit == 64)
     #expect(options.resource.map { "\($0)=\($1)" } == ["service.name=shop", "deployment.environment.name=test"])
     #expect(options.sampler == TraceSampler(ratio: 0.25, followsParent: true))
     let plain = try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"])
@@ -60,7 +86,7 @@ struct TraceOptionsTests {
       ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
     ])
   func mistakes(_ variable: String, _ value: String) throws {
-    let error = #expect(throws: TraceOptionsError.self) {
+    let error = #expect(throws: OTLPOptionsError.self) {
       try TraceOptions(environment: ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"].merging([variable: value]) { $1 })
     }
     #expect(error?.variable == variable)
@@ -72,7 +98,7 @@ struct TraceOptionsTests {
     let environment = ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_TRACES_SAMPLER_ARG": "x"]
     #expect(try TraceOptions(environment: environment).sampler.ratio == 1)
     for ratio in ["x", "-0.1", "1.1", "nan"] {
-      #expect(throws: TraceOptionsError.self) {
+      #expect(throws: OTLPOptionsError.self) {
         try TraceOptions(
           environment: environment.merging(["OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio]) {
             $1
@@ -83,7 +109,7 @@ struct TraceOptionsTests {
 
   @Test("the variables in force are shown, without secrets")
   func shown() {
-    let text = TraceOptions.text([
+    let text = OTLPOptions.text([
       "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_HEADERS": "key=secret", "OTEL_LOG_LEVEL": "debug",
       "OTEL_SERVICE_NAME": "",
     ])
