@@ -25,11 +25,16 @@ struct RegisPayWebhookTLSTests {
     }
   }
 
-  private func receiver(_ name: String, in folder: String) async throws -> (process: RegisPayProcess, url: String) {
+  /// - Parameter version: the latest version of TLS that it speaks; nil for any.
+  private func receiver(
+    _ name: String, in folder: String, _ version: String? = nil
+  ) async throws -> (process: RegisPayProcess, url: String) {
     let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
       .appendingPathComponent("Support/receive_tls.py")
     let process = try RegisPayProcess(
-      program: "python3", [script.path, folder + "/\(name).crt", folder + "/\(name).key"], folder: folder)
+      program: "python3",
+      [script.path, folder + "/\(name).crt", folder + "/\(name).key"] + (version.map { [$0] } ?? []),
+      folder: folder)
     guard let port = try await process.nextLine() else {
       throw RegisPayProcess.Failure(description: "no port; on stderr: \(process.errorText)")
     }
@@ -45,20 +50,31 @@ struct RegisPayWebhookTLSTests {
   @Test("the address that was checked is asked for its name, and only a certificate for that name is accepted")
   func names() async throws {
     try await withTemporaryFolder { folder in
-      let wrapper = try await TestCertificates.make(["hooks.example.test", "other.example.test"], in: folder)
+      let wrapper = try await TestCertificates.make(
+        ["hooks.example.test", "other.example.test", "127.0.0.1"], in: folder)
       let right = try await receiver("hooks.example.test", in: folder)
-      let wrong = try await receiver("other.example.test", in: folder)
       let server = try await RunningServer.start(
         directory: folder, arguments: ["--allow-private-webhooks"],
         under: wrapper)
       #expect(try await send(right.url, by: server)["status"] as? Int == 204)
       let port = try #require(URL(string: right.url)?.port)
       #expect(try await right.process.nextLine() == "hooks.example.test hooks.example.test:\(port)")
-      let refused = try await send(wrong.url, by: server)
+      // A certificate for the address that the name leads to is not one for the name.
+      for name in ["other.example.test", "127.0.0.1"] {
+        let wrong = try await receiver(name, in: folder)
+        let refused = try await send(wrong.url, by: server)
+        #expect(refused["outcome"] as? String == "failed")
+        #expect(
+          refused["error"] as? String
+            == "it can't be reached: the certificate of hooks.example.test is not for this name")
+        wrong.process.signal(SIGKILL)
+        while let line = try await wrong.process.nextLine() { Issue.record("a request arrived: \(line)") }
+      }
+      let old = try await receiver("hooks.example.test", in: folder, "TLSv1.1")
+      let refused = try await send(old.url, by: server)
       #expect(refused["outcome"] as? String == "failed")
       #expect(
-        refused["error"] as? String == "it can't be reached: the certificate of hooks.example.test is not for this name"
-      )
+        (refused["error"] as? String)?.hasPrefix("it can't be reached: TLS with hooks.example.test failed") == true)
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
   }
@@ -90,7 +106,7 @@ enum TestCertificates {
     guard exit.code == 0 else { throw RegisPayProcess.Failure(description: "\(arguments): \(process.errorText)") }
   }
 
-  /// Makes a root, and certificates of it for these names: `NAME.crt` and `NAME.key`.
+  /// Makes a root, and certificates of it for these names or IPv4 addresses: `NAME.crt` and `NAME.key`.
   ///
   /// - Returns: what runs a program that trusts the root and finds hooks.example.test on this machine.
   static func make(_ names: [String], in folder: String) async throws -> [String] {
@@ -104,7 +120,8 @@ enum TestCertificates {
     for name in names {
       try await run(
         [
-          "openssl", "req", "-x509", "-subj", "/CN=\(name)", "-addext", "subjectAltName=DNS:\(name)", "-CA",
+          "openssl", "req", "-x509", "-subj", "/CN=\(name)", "-addext",
+          "subjectAltName=\(name.contains { $0.isLetter } ? "DNS" : "IP"):\(name)", "-CA",
           folder + "/root.crt", "-CAkey", folder + "/root.key", "-addext", "basicConstraints=critical,CA:FALSE",
           "-keyout", folder + "/\(name).key", "-out", folder + "/\(name).crt",
         ] + key, folder)

@@ -15,6 +15,8 @@ public struct ClientTLS: Sendable, Hashable {
   /// Blocks for the disk.
   func context() throws(TLSFilesError) -> NIOSSLContext {
     var configuration = TLSConfiguration.makeClientConfiguration()
+    // RFC 8996: earlier versions must not be used.
+    configuration.minimumTLSVersion = .tlsv12
     if let roots { configuration.trustRoots = .certificates(try PEMFile(roots).certificates()) }
     if let certificate, let key {
       configuration.certificateChain = try PEMFile(certificate).certificates().map { .certificate($0) }

@@ -19,7 +19,10 @@ struct Connector: Sendable {
 
   /// Connects, and completes the TLS handshake where the endpoint has one. An error's text says why it could not.
   func connect(on loop: any EventLoop) -> EventLoopFuture<any Channel> {
-    let handshake = NIOLoopBound(tls.map { _ in Handshake(host: endpoint.host) }, eventLoop: loop)
+    // An IP address has no server name to send.
+    let isAddress = (try? SocketAddress(ipAddress: endpoint.host, port: 0)) != nil
+    let handshake = NIOLoopBound(
+      tls.map { _ in Handshake(host: endpoint.host, isAddress: isAddress) }, eventLoop: loop)
     let bootstrap = ClientBootstrap(group: loop)
       .connectTimeout(timeLimit)
       .channelInitializer { channel in
@@ -27,8 +30,6 @@ struct Connector: Sendable {
           try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forMessages)
           let pipeline = channel.pipeline.syncOperations
           if let tls, let handshake = handshake.value {
-            // An IP address has no server name to send.
-            let isAddress = (try? SocketAddress(ipAddress: endpoint.host, port: 0)) != nil
             let name = isAddress ? nil : endpoint.host
             try pipeline.addHandler(NIOSSLClientHandler(context: tls, serverHostname: name))
             try pipeline.addHandler(handshake)

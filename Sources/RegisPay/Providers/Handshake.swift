@@ -19,9 +19,14 @@ final class Handshake: ChannelInboundHandler {
   }
 
   private let host: String
+  private let isAddress: Bool
   private var state = State.going(nil)
 
-  init(host: String) { self.host = host }
+  /// - Parameter isAddress: the host is an IP address, not a name.
+  init(host: String, isAddress: Bool) {
+    self.host = host
+    self.isAddress = isAddress
+  }
 
   /// Completes with the handshake. Call it once, when the connection is made.
   ///
@@ -43,8 +48,21 @@ final class Handshake: ChannelInboundHandler {
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-    if case .handshakeCompleted? = event as? TLSUserEvent { end(.success(())) }
+    if case .handshakeCompleted? = event as? TLSUserEvent {
+      end(isForHost(context) ? .success(()) : .failure(Failure(description: TLSFailure.otherName(host))))
+    }
     context.fireUserInboundEventTriggered(event)
+  }
+
+  /// The library has checked the certificate, but it takes one for the address that it is connected to as well, whatever the host's
+  /// name: whoever has a certificate for an address of their own, and gives a wrong answer for the name, would be taken for the host.
+  private func isForHost(_ context: ChannelHandlerContext) -> Bool {
+    if isAddress { return true }
+    // Without a certificate there is nothing to trust.
+    guard let certificate = try? context.pipeline.syncOperations.nioSSL_peerCertificate() else { return false }
+    return certificate._subjectAlternativeNames().contains { name in
+      name.nameType == .dnsName && CertificateHost.isName(name.contents, for: host)
+    }
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {

@@ -12,7 +12,7 @@ enum TLSFailure {
     case let error as NIOSSLError: reason(error, host, certificate)
     case let error as BoringSSLError: reason(error, host, certificate)
     case let error as NIOSSLExtraError where error == .failedToValidateHostname:
-      "the certificate of \(host) is not for this name"
+      otherName(host)
     case let error as NIOSSLExtraError
     where [.serverHostnameImpossibleToMatch, .invalidSNIHostname, .cannotUseIPAddressInSNI].contains(error):
       "\(host) is no name that a certificate can be for"
@@ -21,6 +21,8 @@ enum TLSFailure {
     default: nil
     }
   }
+
+  static func otherName(_ host: String) -> String { "the certificate of \(host) is not for this name" }
 
   private static func reason(_ error: NIOSSLError, _ host: String, _ certificate: NIOSSLCertificate?) -> String {
     switch error {

@@ -1,4 +1,4 @@
-"""A receiver over TLS with the certificate and key from its arguments. Prints its port, and for each request the server
+"""A receiver over TLS with the certificate and key from its arguments, and with no version after `TLSv1.1` if that is the third. Prints its port, and for each request the server
 name in the client's SNI and the one in its Host field."""
 
 import http.server
@@ -20,6 +20,10 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+if sys.argv[3:] == ["TLSv1.1"]:
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    # OpenSSL offers it at this level only.
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
 context.load_cert_chain(sys.argv[1], sys.argv[2])
 context.sni_callback = lambda socket, name, _: names.update({id(socket): name})
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
