@@ -91,6 +91,7 @@ struct RegisPayMetricsTests {
           ["serve", "--dir", folder + "/other", "--port", "0", "--metrics-address", address], folder: folder)
         #expect(try await process.waitForExit() == .init(code: 1, isSignal: false), "\(address)")
         #expect(process.errorText.contains(text), "\(process.errorText)")
+        #expect(try await process.nextLine() == nil, "it was not ready, and took no payment")
       }
       let wrong = try RegisPayProcess(
         ["serve", "--dir", folder + "/other", "--metrics-address", "9464"], folder: folder)

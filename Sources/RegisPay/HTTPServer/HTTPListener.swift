@@ -7,61 +7,66 @@ import ServiceLifecycle
 
 /// Accepts connections and serves each, until the service is stopped. Then it accepts no more, and ends when the last one has ended.
 ///
-/// Hummingbird's own listener can't take a socket that listens already.
+/// Hummingbird's own listener can't take a socket that listens already, and hands each connection to a task, which waits for a thread:
+/// with all of them blocked, as by a disk that hangs, no connection would be accepted. Here event loops do all of it.
 struct HTTPListener<Responder: HTTPResponder>: Service where Responder.Context == HTTPRequestContext {
   /// Connections that the system makes before they are accepted, at most; `net.core.somaxconn` may allow fewer.
   private static var backlog: Int32 { 4_096 }
+  /// Between the last accept and the closing of the socket: NIO cuts off a connection that is accepted and not set up then.
+  private static var setUpTime: TimeAmount { .milliseconds(50) }
 
   let place: ListenPlace
   let connections: HTTPServerChannel<Responder>
   let logger: Logger
+  /// The listener does not listen before this returns.
+  var begin: @Sendable () async -> Void = {}
   /// Called once with the port.
   let onRunning: @Sendable (Int) -> Void
 
   func run() async throws {
-    let server = try await bind()
-    await withGracefulShutdownHandler {
-      onRunning(server.channel.localAddress?.port ?? 0)
-      await withDiscardingTaskGroup { group in
+    await begin()
+    try Task.checkCancellation()
+    let open = OpenConnections()
+    let server = try await bind(open)
+    await withTaskCancellationHandler {
+      await withGracefulShutdownHandler {
+        onRunning(server.localAddress?.port ?? 0)
         do {
-          try await server.executeThenClose { inbound in
-            for try await connection in inbound {
-              group.addTask { await connections.handle(value: connection, logger: logger) }
-            }
-          }
+          try await server.closeFuture.get()
         } catch {
           logger.error("the listener failed", metadata: ["error": "\(error)"])
         }
+        await open.ended()
+      } onGracefulShutdown: {
+        open.stop()
+        server.setOption(.autoRead, value: false).whenComplete { _ in
+          server.eventLoop.scheduleTask(in: Self.setUpTime) { server.close(promise: nil) }
+        }
       }
-    } onGracefulShutdown: {
-      server.channel.close(promise: nil)
+    } onCancel: {
+      server.close(promise: nil)
+      open.cutOff()
     }
   }
 
-  private func bind() async throws -> NIOAsyncChannel<HTTPServerChannel<Responder>.Value, Never> {
+  private func bind(_ open: OpenConnections) async throws -> any Channel {
     let bootstrap = ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
       .serverChannelOption(.backlog, value: Self.backlog)
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
       .childChannelOption(.allowRemoteHalfClosure, value: true)
-    return switch place {
-    case .address(let host, let port):
-      try await bootstrap.bind(host: host, port: port) { connections.setup(channel: $0, logger: logger) }
+      .childChannelInitializer { [connections] channel in
+        channel.eventLoop.makeCompletedFuture { open.add(channel, try connections.setUp(channel)) }
+      }
+    switch place {
+    case .address(let host, let port): return try await bootstrap.bind(host: host, port: port).get()
     case .socket(let descriptor):
-      try await bound(bootstrap, to: descriptor)
+      let server = try await bootstrap.withBoundSocket(descriptor).get()
+      // NIO has made the queue of such a socket 128 long. A socket that listens can be told again.
+      if listen(descriptor, Self.backlog) != 0 {
+        logger.warning("can't lengthen the queue of the listening socket", metadata: ["error": "\(errno)"])
+      }
+      return server
     }
-  }
-}
-
-extension HTTPListener {
-  private func bound(
-    _ bootstrap: ServerBootstrap, to descriptor: Int32
-  ) async throws -> NIOAsyncChannel<HTTPServerChannel<Responder>.Value, Never> {
-    let server = try await bootstrap.bind(descriptor) { connections.setup(channel: $0, logger: logger) }
-    // NIO has made the queue of such a socket 128 long. A socket that listens can be told again.
-    if listen(descriptor, Self.backlog) != 0 {
-      logger.warning("can't lengthen the queue of the listening socket", metadata: ["error": "\(errno)"])
-    }
-    return server
   }
 }
 

@@ -1,7 +1,6 @@
 import Hummingbird
 import Logging
 import NIOCore
-import ServiceLifecycle
 
 /// A server connection: HTTP/1.1, one request after another, or HTTP/2 if TLS's handshake has chosen it, one request a stream; each
 /// request with its complete body before a route sees it.
@@ -11,11 +10,6 @@ import ServiceLifecycle
 /// (docs/PERFORMANCE.md, *A payment's processor time*).
 struct HTTPServerChannel<Responder: HTTPResponder>: Sendable
 where Responder.Context == HTTPRequestContext {
-  struct Value: Sendable {
-    let channel: any Channel
-    fileprivate let stop: NIOLoopBound<ConnectionStop>
-  }
-
   private let responder: Responder
   private let limits: HTTPLimits
   private let table: ConnectionTable
@@ -46,25 +40,26 @@ where Responder.Context == HTTPRequestContext {
     streams = ConnectionTable(limit: table.limit, limitPerAddress: nil, proxies: table.proxies)
   }
 
-  func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
-    channel.eventLoop.makeCompletedFuture {
-      try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forRequests)
-      try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: SocketEdge.sendBufferBytes)
-      let stop = ConnectionStop(channel)
-      if let tls {
-        let edge = TLSEdge(handshakeTime: TimeAmount(limits.headTime), table: table) { connection, isHTTP2 in
-          if isHTTP2 {
-            try addHTTP2(to: channel, connection, stop)
-          } else {
-            try addHTTP1(to: channel, connection, stop)
-          }
+  /// Adds the handlers of a new connection. Called on its event loop.
+  ///
+  /// - Returns: what tells it that the server stops.
+  func setUp(_ channel: any Channel) throws -> ConnectionStop {
+    try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forRequests)
+    try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: SocketEdge.sendBufferBytes)
+    let stop = ConnectionStop(channel)
+    if let tls {
+      let edge = TLSEdge(handshakeTime: TimeAmount(limits.headTime), table: table) { connection, isHTTP2 in
+        if isHTTP2 {
+          try addHTTP2(to: channel, connection, stop)
+        } else {
+          try addHTTP1(to: channel, connection, stop)
         }
-        try tls.addHandlers(to: channel.pipeline.syncOperations, edge)
-      } else {
-        try addHTTP1(to: channel, nil, stop)
       }
-      return Value(channel: channel, stop: NIOLoopBound(stop, eventLoop: channel.eventLoop))
+      try tls.addHandlers(to: channel.pipeline.syncOperations, edge)
+    } else {
+      try addHTTP1(to: channel, nil, stop)
     }
+    return stop
   }
 
   private func addHTTP1(
@@ -93,23 +88,10 @@ where Responder.Context == HTTPRequestContext {
   private func makeHandler() -> HTTPServerHandler<Responder> {
     HTTPServerHandler(responder: responder, idleTime: TimeAmount(limits.idleTime), metrics: metrics, logger: logger)
   }
-
-  func handle(value: Value, logger: Logger) async {
-    await withTaskCancellationHandler {
-      await withGracefulShutdownHandler {
-        // The handler that met an error has dealt with it.
-        try? await value.channel.closeFuture.get()
-      } onGracefulShutdown: {
-        value.channel.eventLoop.execute { value.stop.value.stop() }
-      }
-    } onCancel: {
-      value.channel.cutOff()
-    }
-  }
 }
 
 /// What a connection does when the server stops, which its version of HTTP decides. Used on the connection's event loop only.
-private final class ConnectionStop {
+final class ConnectionStop {
   /// How long TLS may still take to be made.
   private static let drainTime = TimeAmount.milliseconds(250)
 

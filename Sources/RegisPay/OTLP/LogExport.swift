@@ -3,8 +3,6 @@ import Logging
 /// Sends log lines to an OpenTelemetry collector, by OTLP over HTTP. What is sent is on standard error, too: lines that the collector does
 /// not take for so long that the queue is full are dropped, and counted.
 struct LogExport: Sendable {
-  /// For the last lines, when the server stops.
-  private static let lastLimit = Duration.seconds(1)
   static let backoff = Backoff(base: .milliseconds(500), cap: .seconds(30))
 
   private let queue: LogQueue
@@ -12,13 +10,17 @@ struct LogExport: Sendable {
   private let metrics: LogExportMetrics
   private let client: OTLPClient
   private let logger: Logger
+  private let lastLimit: Duration
 
   /// - Parameters:
   ///   - exporter: of ``LogExportOptions/exporter``.
   ///   - queue: that loggers put their lines into.
+  ///   - lastLimit: for a request when the server stops.
   init(
-    _ exporter: OTLPOptions, _ queue: LogQueue, options: LogExportOptions, metrics: LogExportMetrics, logger: Logger
+    _ exporter: OTLPOptions, _ queue: LogQueue, options: LogExportOptions, metrics: LogExportMetrics, logger: Logger,
+    lastLimit: Duration = .seconds(1)
   ) throws(EndpointError) {
+    self.lastLimit = lastLimit
     self.queue = queue
     self.options = options
     self.metrics = metrics
@@ -69,15 +71,15 @@ struct LogExport: Sendable {
     }
   }
 
-  /// One request. When the task is cancelled it still has a second: a request that is cut off may have arrived.
+  /// One request. When the task is cancelled it still has a moment: a request that is cut off may have arrived.
   private func post(_ records: [LogRecord]) async -> OTLPClient.Answer {
     let body = LogRequest.bytes(records, resource: options.resource)
     let sending = Task { [client] in await client.send(body) }
     return await withTaskCancellationHandler {
       await sending.value
     } onCancel: {
-      Task {
-        try await Task.sleep(for: Self.lastLimit)
+      Task { [lastLimit] in
+        try await Task.sleep(for: lastLimit)
         sending.cancel()
       }
     }

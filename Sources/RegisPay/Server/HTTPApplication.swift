@@ -10,9 +10,12 @@ struct HTTPApplication {
   let tls: ServerTLS?
   let logger: Logger
 
-  /// - Parameter onRunning: called with the address once the server listens.
+  /// - Parameters:
+  ///   - begin: the server does not listen before this returns.
+  ///   - onRunning: called with the address once the server listens.
   func make(
-    _ parts: ServerParts, metrics: MetricsRoutes, onRunning: @escaping @Sendable (String) -> Void
+    _ parts: ServerParts, metrics: MetricsRoutes, begin: @escaping @Sendable () async -> Void,
+    onRunning: @escaping @Sendable (String) -> Void
   ) -> any Service {
     let access = access(parts)
     let events = EventRoutes(follower: parts.log.follower, limits: options.limits)
@@ -49,7 +52,7 @@ struct HTTPApplication {
     }
     return HTTPListener(
       place: options.socket.map { .socket($0) } ?? .address(host: options.host, port: options.port),
-      connections: connections, logger: logger
+      connections: connections, logger: logger, begin: begin
     ) { [options] port in
       onRunning(Server.url(host: options.host, port: port, isTLS: options.tls != nil))
     }

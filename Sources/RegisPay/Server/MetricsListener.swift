@@ -17,6 +17,8 @@ struct MetricsListener: Service {
   let logger: Logger
   /// For the line that says where it listens; `logger` is that of the network's libraries.
   let notices: Logger
+  /// Called once it listens.
+  let onRunning: @Sendable () -> Void
 
   func run() async throws {
     do {
@@ -48,8 +50,9 @@ struct MetricsListener: Service {
         responder: responder, limits: options.limits, table: table, internalToken: InternalToken(), checkHead: nil,
         metrics: metrics, logger: logger),
       logger: logger
-    ) { [address, notices] port in
+    ) { [address, notices, onRunning] port in
       notices.notice("metrics are at \(Server.url(host: address.host, port: port))\(MetricsRoutes.path)")
+      onRunning()
     }
   }
 }

@@ -291,8 +291,12 @@ public struct Server: Sendable {
     let metricsRoutes = MetricsRoutes(registry: parts.registry)
     let hasSimulatorListener =
       tls != nil && parts.simulator != nil && !options.switchedOff.contains(.processing)
+    let metricsRunning = AsyncStream<Void>.makeStream()
+    if options.metricsAddress == nil { metricsRunning.continuation.finish() }
     let application = HTTPApplication(options: options, rules: rules, tls: tls, logger: quietLogger).make(
-      parts, metrics: metricsRoutes
+      parts, metrics: metricsRoutes,
+      // An address that can't be had ends the server, which must not have taken a payment then.
+      begin: { for await _ in metricsRunning.stream {} }
     ) { url in
       if !hasSimulatorListener { address.continuation.yield(url) }
       onReady(url)
@@ -306,7 +310,7 @@ public struct Server: Sendable {
       services.append(
         MetricsListener(
           address: address, options: options, rules: rules, routes: metricsRoutes, metrics: parts.httpMetrics,
-          logger: quietLogger, notices: logger))
+          logger: quietLogger, notices: logger, onRunning: { metricsRunning.continuation.finish() }))
     }
     services += [
       PartService { await metrics.run() },

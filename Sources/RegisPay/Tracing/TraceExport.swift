@@ -71,15 +71,19 @@ struct TraceExport: Sendable {
       try await Task.sleep(for: export.options.delay)
       while try await sendSome(subscription) {}
       if batch.count > 0 { try await send() }
+      export.metrics.read(to: subscription.nextCheckpoint)
       try await commit(subscription)
     }
 
     /// The checkpoint; at the first time, the log's end: an old log's traces are of no use.
     private func begin() async throws -> Subscription {
       if let checkpoint = try export.log.reader.cursor(TraceExport.cursorName) {
+        export.metrics.read(to: checkpoint)
         return export.log.follower.subscription(from: checkpoint)
       }
-      let subscription = export.log.follower.subscription(from: export.log.reader.endOffset)
+      let end = export.log.reader.endOffset
+      export.metrics.read(to: end)
+      let subscription = export.log.follower.subscription(from: end)
       try await append(subscription.nextCheckpoint)
       return subscription
     }
@@ -95,26 +99,32 @@ struct TraceExport: Sendable {
         return .take(ended)
       }
       for (_, ended) in portion.items {
-        add(ended)
-        if batch.count >= export.options.batchLimit { try await send() }
+        for span in spans(ended) {
+          batch.add(span)
+          if batch.count >= export.options.batchLimit { try await send() }
+        }
       }
       subscription.finish(portion)
-      export.metrics.read(to: portion.offsets.upperBound)
-      if batch.count == 0 { try await commitIfDue(subscription) }
+      if batch.count == 0 {
+        export.metrics.read(to: portion.offsets.upperBound)
+        try await commitIfDue(subscription)
+      }
       return !portion.offsets.isEmpty
     }
 
-    private func add(_ ended: Ended) {
+    private func spans(_ ended: Ended) -> [Span] {
       let age = Int64(clamping: export.log.microseconds) - Int64(clamping: ended.microseconds)
       let isOld = age > export.options.ageLimit.microseconds
       let loaded: PaymentLog.Loaded?
       do {
         loaded = try export.log.load(ended.payment, upTo: ended.version)
       } catch {
-        return export.metrics.dropped.add(.unreadable)
+        export.metrics.dropped.add(.unreadable)
+        return []
       }
-      guard let loaded else { return }
+      guard let loaded else { return [] }
       let trace = PaymentTrace(loaded)
+      var spans: [Span] = []
       for operation in trace.operations where !operation.isOpen && operation.last.version == ended.version {
         let id = operation.named?.parent.trace ?? trace.payment.traceID
         guard export.options.sampler.records(id, parent: operation.named?.parent) else { continue }
@@ -122,8 +132,9 @@ struct TraceExport: Sendable {
           export.metrics.dropped.add(.old)
           continue
         }
-        for span in trace.spans(of: operation) { batch.add(span) }
+        spans += trace.spans(of: operation)
       }
+      return spans
     }
 
     private func send() async throws {

@@ -15,9 +15,10 @@ final class TraceMetrics: Sendable {
   let exported = MetricCounter()
   let failures = MetricCounter()
   let dropped = CounterTable<Reason>()
-  private let readOffset = Atomic<UInt64>(0)
+  /// The largest number until something is known.
+  private let readOffset = Atomic<UInt64>(.max)
 
-  /// Every event below this offset was looked at.
+  /// The collector has the spans of every event below this offset.
   func read(to offset: UInt64) { readOffset.store(offset, ordering: .relaxed) }
 
   /// - Parameter end: of the log.
@@ -33,8 +34,8 @@ final class TraceMetrics: Sendable {
       .counter(
         "regispay_traces_export_failures", "Requests to the collector that failed and are repeated.", failures.value),
       .gauge(
-        "regispay_traces_lag_events", "Events that were not yet looked at for spans.",
-        offset == 0 ? 0 : end - min(offset, end)),
+        "regispay_traces_lag_events", "Events whose spans the collector has not got yet.",
+        end - min(offset, end)),
     ]
   }
 }

@@ -4,8 +4,8 @@ clients notice of it: refused connections, requests without a response, other re
 
     handover.py --program .build/release/regispay --dir FOLDER --restarts 10
 
-The socket is handed over as systemd does (LISTEN_FDS). Clients keep their connections open, and each makes a new one when
-the server has closed it after a response. Each payment has an idempotency key of its own and is sent once. Exits with 1 if
+The socket is handed over as systemd does (LISTEN_FDS). Half of the clients keep their connections open, and make a new one when
+the server has closed it after a response; the others make a new one for each request. Each payment has an idempotency key of its own and is sent once. Exits with 1 if
 a client noticed something, or a payment is missing.
 """
 
@@ -49,9 +49,9 @@ class Server:
 
 
 class Client(threading.Thread):
-    def __init__(self, port, done, pause):
+    def __init__(self, port, done, pause, keeps):
         super().__init__(daemon=True)
-        self.port, self.done, self.pause = port, done, pause
+        self.port, self.done, self.pause, self.keeps = port, done, pause, keeps
         self.ids, self.troubles, self.slowest = [], [], 0
 
     def run(self):
@@ -73,7 +73,7 @@ class Client(threading.Thread):
                 if response.status != 200:
                     raise ValueError(f"{response.status} {body[:200]}")
                 self.ids.append(json.loads(body)["paymentId"])
-                if response.getheader("Connection") == "close":
+                if response.getheader("Connection") == "close" or not self.keeps:
                     connection.close()
                     connection = None
             except Exception as trouble:
@@ -98,7 +98,8 @@ def main():
     server = Server(options, listener.fileno())
     assert server.ready() == f"http://127.0.0.1:{port}"
     done = threading.Event()
-    clients = [Client(port, done, options.clients / options.rate) for _ in range(options.clients)]
+    clients = [Client(port, done, options.clients / options.rate, number % 2 == 0)
+               for number in range(options.clients)]
     for client in clients:
         client.start()
     for _ in range(options.restarts):

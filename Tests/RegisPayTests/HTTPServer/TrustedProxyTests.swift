@@ -69,9 +69,13 @@ struct TrustedProxyTests {
           }
           return statuses
         }
-        let others = try await statuses { "1.2.3.\($0)" }
-        #expect(others.contains(429) == !isTrusted)
-        #expect(try await statuses { _ in "9.9.9.9" }.contains(429))
+        // On a busy machine a client may be slower than its limit.
+        if isTrusted {
+          #expect(try await !statuses { "1.2.3.\($0)" }.contains(429))
+        } else {
+          try await eventually("all are limited together") { try await statuses { "1.2.3.\($0)" }.contains(429) }
+        }
+        try await eventually("one is limited") { try await statuses { _ in "9.9.9.9" }.contains(429) }
       }
     }
   }

@@ -37,6 +37,7 @@ struct LogExportTests {
   /// Runs an export while `work` runs, and stops it then.
   private func export(
     to receiver: FakeReceiver, limit: Int = 100, delay: Duration = .milliseconds(10),
+    lastLimit: Duration = .seconds(60),
     _ work: (LogQueue, LogExportMetrics, Logger) async throws -> Void
   ) async throws {
     var options = LogExportOptions()
@@ -48,7 +49,8 @@ struct LogExportTests {
     let metrics = LogExportMetrics()
     let writer = LogWriter(.text, queue: queue) { _ in }
     let logger = Logger(label: "test") { _ in writer.handler() }
-    let export = try LogExport(exporter, queue, options: options, metrics: metrics, logger: silent)
+    let export = try LogExport(
+      exporter, queue, options: options, metrics: metrics, logger: silent, lastLimit: lastLimit)
     let running = Task { await export.run() }
     try await work(queue, metrics, logger)
     running.cancel()
@@ -93,7 +95,7 @@ struct LogExportTests {
     }
   }
 
-  @Test("the last lines before a stop are sent; a collector that hangs delays it by a second, no more")
+  @Test("the last lines before a stop are sent; a collector that hangs delays it by the limit, no more")
   func last() async throws {
     try await FakeReceiver.run { receiver in
       try await export(to: receiver, delay: .seconds(600)) { _, _, logger in logger.notice("the end") }
@@ -103,7 +105,9 @@ struct LogExportTests {
         try? await Task.sleep(for: .seconds(3_600))
         return .ok
       }
-      try await export(to: receiver, delay: .seconds(600)) { _, _, logger in logger.notice("too late") }
+      try await export(to: receiver, delay: .seconds(600), lastLimit: .milliseconds(50)) { _, _, logger in
+        logger.notice("too late")
+      }
     }
   }
 

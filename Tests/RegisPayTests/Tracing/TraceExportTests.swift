@@ -105,6 +105,28 @@ struct TraceExportTests {
     }
   }
 
+  @Test("no request has more spans than the limit, and the lag counts what the collector has not got")
+  func limits() async throws {
+    try await FakeReceiver.run({ _ in .status(503) }) { receiver in
+      let metrics = MetricsRegistry()
+      try await TestServer.run(
+        { options in
+          Self.send(to: receiver, &options)
+          options.tracing.batchLimit = 3
+        }, metrics: metrics
+      ) { server in
+        _ = try await Self.create(server)
+        try await eventually("a failed request") { await Self.value("regispay_traces_export_failures", metrics) > 0 }
+        #expect(await Self.value("regispay_traces_lag_events", metrics) > 0)
+        receiver.respond { _ in .ok }
+        let spans = try await Self.spans(receiver) { $0.count >= 8 }
+        #expect(Set(spans.map(\.trace)).count == 1)
+        for request in receiver.received { #expect(try Self.spans(in: request.json()).count <= 3) }
+        try await eventually("the end of the lag") { await Self.value("regispay_traces_lag_events", metrics) == 0 }
+      }
+    }
+  }
+
   @Test("what ended too long ago is dropped and counted, and the queue goes on")
   func old() async throws {
     try await FakeReceiver.run { receiver in
