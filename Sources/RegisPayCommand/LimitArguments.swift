@@ -1,7 +1,7 @@
 import ArgumentParser
 import RegisPay
 
-/// The options of `serve` that limit what a client may use.
+/// The options of a server that limit what a client may use.
 struct LimitArguments: ParsableArguments {
   private static let defaults = HTTPLimits()
 
@@ -60,12 +60,6 @@ struct LimitArguments: ParsableArguments {
   @Option(help: ArgumentHelp("Seconds a connection may be idle between requests.", valueName: "seconds"))
   var idleTimeout = Self.defaults.idleTime.components.seconds
 
-  @Option(help: "Open event streams.")
-  var maxStreams = Self.defaults.streams
-
-  @Option(help: "Open event streams of one API key, or of one address if requests have no key.")
-  var maxStreamsPerClient = Self.defaults.streamsPerClient
-
   @Option(
     help: ArgumentHelp(
       """
@@ -80,14 +74,11 @@ struct LimitArguments: ParsableArguments {
       ("--max-head-bytes", Int64(maxHeadBytes)), ("--max-head-fields", Int64(maxHeadFields)),
       ("--max-uri-bytes", Int64(maxURIBytes)), ("--max-body-bytes", Int64(maxBodyBytes)),
       ("--head-timeout", headTimeout), ("--body-timeout", bodyTimeout), ("--write-timeout", writeTimeout),
-      ("--idle-timeout", idleTimeout), ("--max-streams", Int64(maxStreams)),
-      ("--max-streams-per-client", Int64(maxStreamsPerClient)), ("--max-unread-bytes", Int64(maxUnreadBytes)),
+      ("--idle-timeout", idleTimeout), ("--max-unread-bytes", Int64(maxUnreadBytes)),
       ("--max-unfinished-head-bytes", Int64(maxUnfinishedHeadBytes)),
       ("--max-unfinished-body-bytes", Int64(maxUnfinishedBodyBytes)),
     ]
-    for (name, value) in positive where !(1...1_000_000_000).contains(value) {
-      throw ValidationError("\(name) must be 1 to 1000000000")
-    }
+    try Self.check(positive)
     guard maxBodyBytes <= Self.defaults.bodyBytes else {
       throw ValidationError("--max-body-bytes must be at most \(Self.defaults.bodyBytes)")
     }
@@ -95,6 +86,13 @@ struct LimitArguments: ParsableArguments {
       throw ValidationError("--max-connections-per-address must be 0 or more")
     }
     guard (0...1_000_000).contains(rateLimit ?? 0) else { throw ValidationError("--rate-limit must be 0 to 1000000") }
+  }
+
+  /// - Throws: for a limit that no limit can be.
+  static func check(_ limits: [(name: String, value: Int64)]) throws {
+    for (name, value) in limits where !(1...1_000_000_000).contains(value) {
+      throw ValidationError("\(name) must be 1 to 1000000000")
+    }
   }
 
   /// Whether the options fit each other.
@@ -123,10 +121,30 @@ struct LimitArguments: ParsableArguments {
     limits.writeTime = .seconds(writeTimeout)
     limits.unreadBytes = maxUnreadBytes
     limits.idleTime = .seconds(idleTimeout)
-    limits.streams = maxStreams
-    limits.streamsPerClient = maxStreamsPerClient
     let rate = rateLimit ?? (isLoopback ? 0 : 1_000)
     limits.requestsPerSecond = rate == 0 ? nil : rate
     return limits
+  }
+}
+
+/// The options of a server that limit event streams.
+struct StreamArguments: ParsableArguments {
+  private static let defaults = HTTPLimits()
+
+  @Option(help: "Open event streams.")
+  var maxStreams = Self.defaults.streams
+
+  @Option(help: "Open event streams of one API key, or of one address if requests have no key.")
+  var maxStreamsPerClient = Self.defaults.streamsPerClient
+
+  func validate() throws {
+    try LimitArguments.check([
+      ("--max-streams", Int64(maxStreams)), ("--max-streams-per-client", Int64(maxStreamsPerClient)),
+    ])
+  }
+
+  func apply(to limits: inout HTTPLimits) {
+    limits.streams = maxStreams
+    limits.streamsPerClient = maxStreamsPerClient
   }
 }

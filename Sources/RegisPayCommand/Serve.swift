@@ -1,5 +1,4 @@
 import ArgumentParser
-import CStart
 import CoreMetrics
 import Foundation
 import Logging
@@ -16,7 +15,7 @@ struct Serve: AsyncParsableCommand {
       --config. The command line is asked first, then these in this order. --print-config shows the result.
 
       SIGTERM or SIGINT stops the server: it finishes requests and calls in flight and closes the logs. SIGHUP does the same; \
-      with --config, it makes the server read its settings again.
+      with --config, it makes the server read its settings again. PUT /api/v1/logging changes the log level while it runs.
       """)
 
   @Option(
@@ -45,14 +44,7 @@ struct Serve: AsyncParsableCommand {
   @Option(help: "The port to listen on; 0 means any free port.")
   var port: UInt16 = 8080
 
-  @Option(
-    help: ArgumentHelp(
-      "Speak TLS with this certificate and those between it and its root, in PEM; needs --tls-key.",
-      discussion: "The files are read again when they change.", valueName: "file"))
-  var tlsCertificate: String?
-
-  @Option(help: ArgumentHelp("The certificate's private key, in PEM, without a passphrase.", valueName: "file"))
-  var tlsKey: String?
+  @OptionGroup var tls: TLSArguments
 
   @Option(
     help: ArgumentHelp(
@@ -118,14 +110,7 @@ struct Serve: AsyncParsableCommand {
   @OptionGroup(title: "Calls to these services")
   var calls: CallOptions
 
-  @Option(help: ArgumentHelp("Size of a new segment file of the logs.", valueName: "bytes"))
-  var segmentBytes: Int?
-
-  @Option(
-    help: ArgumentHelp(
-      "How fast a background task reads the logs' files again to find damage; 0 turns it off.",
-      valueName: "bytes/second"))
-  var scrubRate: UInt64 = 8 << 20
+  @OptionGroup var logFiles: LogFileArguments
 
   @Flag(
     help: ArgumentHelp(
@@ -142,23 +127,8 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("Seconds a webhook's receiver may take to respond.", valueName: "seconds"))
   var webhookTimeout = 15
 
-  @Option(
-    help: ArgumentHelp(
-      "The lowest level to log: trace, debug, info, notice, warning, error or critical.",
-      discussion: "PUT /api/v1/logging changes it while the server runs."))
-  var logLevel = Logger.Level.info
-
-  @Option(
-    help: ArgumentHelp(
-      "How log lines are written: text for people, json for programs.",
-      discussion: "The default is text if standard error is a terminal, otherwise json."))
-  var logFormat: LogFormat?
-
-  @Option(
-    help: ArgumentHelp(
-      "A host name that clients use for the server, without a port; repeat the option for several.",
-      valueName: "name"))
-  var allowedHost: [String] = []
+  @OptionGroup var logLines: LogLineArguments
+  @OptionGroup var hostAndStop: HostAndStopArguments
 
   @Option(
     help: ArgumentHelp(
@@ -173,25 +143,16 @@ struct Serve: AsyncParsableCommand {
   )
   var insecure = false
 
-  @Option(
-    help: ArgumentHelp(
-      "Seconds a stop may take. Unfinished work continues after the next start.",
-      valueName: "seconds"))
-  var stopTimeout = 15
-
   @OptionGroup(title: "Limits")
   var limitArguments: LimitArguments
+
+  @OptionGroup(title: "Limits")
+  var streamArguments: StreamArguments
 
   func validate() throws {
     guard (1...300).contains(webhookTimeout) else {
       throw ValidationError("--webhook-timeout must be 1 to 300 seconds")
     }
-    guard (1...3600).contains(stopTimeout) else { throw ValidationError("--stop-timeout must be 1 to 3600 seconds") }
-    if let segmentBytes, !ServerOptions.segmentByteRange.contains(segmentBytes) {
-      let range = ServerOptions.segmentByteRange
-      throw ValidationError("--segment-bytes must be \(range.lowerBound) to \(range.upperBound)")
-    }
-    if allowedHost.contains("") { throw ValidationError("--allowed-host must not be empty") }
     if TrustedProxies(trustedProxy) == nil {
       throw ValidationError("--trusted-proxy must be an IP address, or a network such as 10.0.0.0/8")
     }
@@ -213,10 +174,9 @@ struct Serve: AsyncParsableCommand {
       {
         throw ValidationError("--metrics-address must have another port than --port, which is \(port)")
       }
-      if tlsCertificate != nil, tlsKey == nil { throw ValidationError("--tls-certificate needs --tls-key") }
-      for (option, value) in [("--tls-key", tlsKey), ("--tls-client-roots", tlsClientRoots)]
-      where value != nil && tlsCertificate == nil {
-        throw ValidationError("\(option) needs --tls-certificate")
+      try tls.checkTogether()
+      if tlsClientRoots != nil, tls.tlsCertificate == nil {
+        throw ValidationError("--tls-client-roots needs --tls-certificate")
       }
       if pspToken != nil, pspURL == nil { throw ValidationError("--psp-token needs --psp-url") }
       if notificationsToken != nil, notificationsURL == nil {
@@ -246,32 +206,13 @@ struct Serve: AsyncParsableCommand {
       return
     }
     let logQueue = logExport.makeQueue()
-    LogOutput.useFormat(logFormat, queue: logQueue)
-    // A file that reaches the size limit fails the write with EFBIG, which the log reports; the signal would end the process.
-    signal(SIGXFSZ, SIG_IGN)
-    // A write to a pipe that nobody holds any more fails; the signal would end the process. Until there is a socket, no library
-    // ignores it.
-    signal(SIGPIPE, SIG_IGN)
-    // Until the server runs and handles them itself, a stop has nothing to finish: what was written is as safe as at a kill -9.
+    LogOutput.useFormat(logLines.logFormat, queue: logQueue)
+    ServerProcess.ignoreWriteSignals()
     let reload = await SettingsReload.waitForHangups(ServeConfiguration.current)
-    let endsOnHangup = reload == nil && !cstart_is_ignored(SIGHUP)
-    for number in [SIGTERM, SIGINT] + (endsOnHangup ? [SIGHUP] : []) { cstart_end_on(number) }
-    DescriptorLimit.raise()
-    let descriptors = DescriptorLimit.current
-    guard descriptors >= DescriptorLimit.needed else {
-      fail(
-        "the limit of open files is \(descriptors), and the server needs \(DescriptorLimit.needed); raise the hard limit"
-          + " (ulimit -n \(DescriptorLimit.needed), or LimitNOFILE= in the systemd unit)"
-      )
-    }
-    let threads = Int(cstart_startable_threads(Int32(Server.neededThreads)))
-    guard threads == Server.neededThreads else {
-      fail(
-        "the system lets the server start \(threads) threads, and it needs \(Server.neededThreads); end some processes or"
-          + " threads, or raise the limit (ulimit -u, ulimit -v, TasksMax= in the systemd unit)")
-    }
-    Allocator.keepMemoryFlat()
-    let logger = Logger(label: "regispay") { _ in LogOutput.writer.handler() }
+    let signals = ServerProcess.stopSignals(endsOnHangup: reload == nil)
+    ServerProcess.end(on: signals)
+    ServerProcess.prepare()
+    let logger = ServerProcess.logger
     var options = serverOptions
     options.tracing = tracing
     (options.logExport, options.logQueue) = (logExport, logQueue)
@@ -281,24 +222,10 @@ struct Serve: AsyncParsableCommand {
     do {
       let server = try Server.open(options, logger: logger, metrics: metrics)
       if let reload { reload.begin(server, options, logger) }
-      let reserves = (stop: AddressReserve(byteCount: 16 << 20), line: AddressReserve(byteCount: 4 << 20))
-      StopSignals.handle([SIGTERM, SIGINT] + (endsOnHangup ? [SIGHUP] : [])) {
-        reserves.stop.free()
-        server.stop()
+      try await ServerProcess.run(signals, stopTimeout: hostAndStop.stopTimeout, stop: server.stop) { onOverdue in
+        try await server.run(
+          onOverdue: onOverdue, onReady: { url in ServerProcess.announce("RegisPay is ready: open \(url)") })
       }
-      try await server.run(
-        onOverdue: { [stopTimeout] in
-          reserves.line.free()
-          let line = LogOutput.writer.failure(
-            "the stop took longer than the \(stopTimeout) seconds of --stop-timeout; the next start finishes the rest")
-          // As after kill -9, no acknowledged payment is lost. Nothing waits here for other threads, which may hang.
-          cstart_fail(line, line.utf8.count)
-        },
-        onReady: { url in
-          print("RegisPay is ready: open \(url)")
-          // Without this a pipe would show the line only when the buffer is full.
-          fflush(nil)
-        })
     } catch {
       fail("\(error)")
     }
@@ -315,28 +242,27 @@ struct Serve: AsyncParsableCommand {
     // A refusal has ended the command.
     let socket = try? Self.inherited.get()
     var options = ServerOptions(directory: dir)
-    options.logLevel.current = logLevel
+    options.logLevel.current = logLines.logLevel
     options.host = socket?.host ?? host
     options.allowsGroup = groupAccess
     options.port = socket?.port ?? Int(port)
     options.socket = socket?.descriptor
     options.metricsAddress = metricsAddress
-    if let tlsCertificate, let tlsKey {
-      options.tls = TLSFiles(certificate: tlsCertificate, key: tlsKey, clientRoots: tlsClientRoots)
-    }
-    options.segmentBytes = segmentBytes ?? options.segmentBytes
-    options.simulatorSegmentBytes = segmentBytes ?? options.simulatorSegmentBytes
-    options.scrubBytesPerSecond = scrubRate
+    options.tls = tls.files(clientRoots: tlsClientRoots)
+    options.segmentBytes = logFiles.segmentBytes ?? options.segmentBytes
+    options.simulatorSegmentBytes = logFiles.segmentBytes ?? options.simulatorSegmentBytes
+    options.scrubBytesPerSecond = logFiles.scrubRate
     calls.apply(to: &options)
     options.webhooks.allowsPrivate = allowPrivateWebhooks
     options.webhooks.acceptsLoss = newWebhooks
     options.webhooks.timeLimit = .seconds(webhookTimeout)
-    options.allowedHosts = allowedHost
+    options.allowedHosts = hostAndStop.allowedHost
     // validate() has refused what can't be read.
     options.trustedProxies = TrustedProxies(trustedProxy) ?? .init()
     options.isInsecure = insecure
-    options.stopLimit = .seconds(stopTimeout)
+    options.stopLimit = .seconds(hostAndStop.stopTimeout)
     options.limits = limitArguments.limits(isLoopback: options.isLoopback)
+    streamArguments.apply(to: &options.limits)
     options.acceptsNewPSP = newPSP
     options.pspURL = pspURL.map(Self.withoutSlash)
     options.pspToken = pspToken
@@ -368,13 +294,3 @@ private func checkToken(_ token: String?, of option: String) throws {
   guard let token, !token.utf8.allSatisfy({ (0x21...0x7e).contains($0) }) || token.isEmpty else { return }
   throw ValidationError("\(option) must consist of visible ASCII characters, without spaces")
 }
-
-/// Prints one line that says what went wrong, and ends the process with exit code 1.
-func fail(_ message: String) -> Never {
-  LogOutput.standardError.write(LogOutput.writer.failure(message))
-  LogOutput.standardError.flush(seconds: 1)
-  exit(1)
-}
-
-extension Logger.Level: @retroactive ExpressibleByArgument {}
-extension LogFormat: ExpressibleByArgument {}

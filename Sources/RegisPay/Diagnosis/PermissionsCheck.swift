@@ -46,7 +46,7 @@ struct PermissionsCheck: Check {
   private func ownDirectory(_ place: DataPlace) -> [Finding] {
     var findings: [Finding] = []
     do throws(DataDirectory.Refusal) {
-      try DataDirectory.check(place.path)
+      try DataDirectory.check(place.path, for: .server)
     } catch {
       return [
         .problem(name, "can't use \(place.path) as data directory: \(error)", advice: "Give the right --dir.")

@@ -8,7 +8,7 @@ struct Exposure: Sendable {
   let isForGroup: Bool
 
   private static let logs = ["payments", "simulator"]
-  private static let others = ["projection", "webhooks"]
+  private static let others = ["projection", "webhooks", DataDirectory.ledger]
 
   /// One line for each finding, with the remedy. Reads the modes of a few directories.
   var lines: [String] {

@@ -37,7 +37,7 @@ final class KeyWatch: Sendable {
   ///
   /// - Parameter isInsecure: starts without keys even if keys were created before.
   init(
-    _ directory: String, log: PaymentLog, isInsecure: Bool = false, health: Health, logger: Logger
+    _ directory: String, log: any MarkedLog, isInsecure: Bool = false, health: Health, logger: Logger
   ) throws(KeyStoreError) {
     self.directory = directory
     mark = Self.mark(on: log)
@@ -55,7 +55,7 @@ final class KeyWatch: Sendable {
     state = Mutex(State(store: store, file: Self.fileNumber(store.path), changeCount: changeCount))
   }
 
-  private static func mark(on log: PaymentLog) -> LogMark { LogMark(name: checkpointName, noun: "key", log: log) }
+  private static func mark(on log: any MarkedLog) -> LogMark { LogMark(name: checkpointName, noun: "key", log: log) }
 
   private static func checkPresence(
     _ directory: String, _ mark: LogMark, _ isInsecure: Bool

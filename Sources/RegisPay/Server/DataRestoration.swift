@@ -53,7 +53,7 @@ public struct DataRestoration: Sendable {
 
   public func run() throws(DataBackupError) -> Report {
     let (set, files) = try read()
-    try translating { try DataDirectory.check(directory) }
+    try translating { try DataDirectory.check(directory, for: .server) }
     guard !RealPath.isInside(directory, backup) else {
       throw DataBackupError("\(directory) is in \(backup), which is a backup: give a directory outside of it")
     }

@@ -22,13 +22,7 @@ struct HTTPApplication {
     let responder = routes(parts, access, events, metrics).buildResponder()
     let refusals = HeadRefusals(access: access, absent: absent)
     let (limits, internalToken, httpMetrics) = (options.limits, parts.internalToken, parts.httpMetrics)
-    let table = ConnectionTable(
-      limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress,
-      proxies: options.trustedProxies, unreadBytes: limits.unreadBytes,
-      unfinishedHeads: HeldBytes(
-        .refusal(.head), limit: limits.unfinishedHeadBytes, onEmptied: Allocator.returnFreedSoon),
-      unfinishedBodies: HeldBytes(
-        .refusal(.body), limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
+    let table = ConnectionTable(limits, proxies: options.trustedProxies)
     let connections = HTTPServerChannel(
       responder: responder, limits: limits, table: table, internalToken: internalToken,
       checkHead: { head, channel in refusals.problem(with: head, from: channel) }, metrics: httpMetrics,
@@ -100,6 +94,19 @@ struct HTTPApplication {
     AccessMiddleware(
       keys: parts.keys, internalToken: parts.internalToken, rules: rules, isLoopback: options.isLoopback,
       proxies: options.trustedProxies)
+  }
+}
+
+extension ConnectionTable {
+  /// For a listener that clients reach.
+  convenience init(_ limits: HTTPLimits, proxies: TrustedProxies = .init()) {
+    self.init(
+      limit: limits.connectionsPossible, limitPerAddress: limits.connectionsPerAddress, proxies: proxies,
+      unreadBytes: limits.unreadBytes,
+      unfinishedHeads: HeldBytes(
+        .refusal(.head), limit: limits.unfinishedHeadBytes, onEmptied: Allocator.returnFreedSoon),
+      unfinishedBodies: HeldBytes(
+        .refusal(.body), limit: limits.unfinishedBodyBytes, onEmptied: Allocator.returnFreedSoon))
   }
 }
 

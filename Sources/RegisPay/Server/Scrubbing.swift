@@ -7,16 +7,16 @@ struct Scrubbing: Sendable {
 
   /// - Parameters:
   ///   - stores: each with the status that records its damage and finds the streams concerned.
-  ///   - options: a rate of 0 turns scrubbing off.
+  ///   - bytesPerSecond: 0 turns scrubbing off.
   init(
-    _ stores: [(name: String, store: LogStore, damage: DamageStatus)], options: ServerOptions, logger: Logger
+    _ stores: [(name: String, store: LogStore, damage: DamageStatus)], bytesPerSecond: UInt64, logger: Logger
   ) throws(LogStoreError) {
-    guard options.scrubBytesPerSecond > 0 else {
+    guard bytesPerSecond > 0 else {
       scrubs = []
       return
     }
     var rate = Scrub.Options()
-    rate.bytesPerSecond = max(options.scrubBytesPerSecond, Scrub.Options.bytesPerSecondMin)
+    rate.bytesPerSecond = max(bytesPerSecond, Scrub.Options.bytesPerSecondMin)
     scrubs = try stores.map { (entry) throws(LogStoreError) in
       let (name, store, damage) = entry
       let scrub = try store.scrub(rate) { found in

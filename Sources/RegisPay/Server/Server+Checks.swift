@@ -2,21 +2,35 @@ import Logging
 
 /// What a server refuses before it creates anything.
 extension Server {
-  static func checkKeys(_ options: ServerOptions, _ logger: Logger) throws(ServerError) {
-    guard !options.isLoopback else { return }
+  /// - Parameters:
+  ///   - directory: where the keys are.
+  ///   - host: the address to listen on.
+  static func checkKeys(
+    in directory: String, host: String, isInsecure: Bool, _ logger: Logger
+  ) throws(ServerError) {
+    guard !ListenAddress.isLoopback(host) else { return }
     do throws(KeyStoreError) {
-      guard try !KeyStore.hasValidKey(options.directory) else { return }
+      guard try !KeyStore.hasValidKey(directory) else { return }
     } catch {
       throw .keys(error)
     }
-    guard options.isInsecure else { throw .noKeys(host: options.host) }
+    guard isInsecure else { throw .noKeys(host: host) }
     logger.warning(
-      "no valid API key exists, and other machines may reach this address", metadata: ["host": "\(options.host)"])
+      "no valid API key exists, and other machines may reach this address", metadata: ["host": "\(host)"])
   }
 
-  static func makeTLS(_ options: ServerOptions) throws(ServerError) -> ServerTLS? {
+  static func checkDirectory(_ path: String, for use: DataDirectory.Use) throws(ServerError) {
+    do throws(DataDirectory.Refusal) {
+      try DataDirectory.check(path, for: use)
+    } catch {
+      throw .directory(path, reason: "\(error)")
+    }
+  }
+
+  /// Nil without files.
+  static func makeTLS(_ files: TLSFiles?) throws(ServerError) -> ServerTLS? {
     do throws(TLSFilesError) {
-      return try options.tls.map { files throws(TLSFilesError) in try ServerTLS(files) }
+      return try files.map { files throws(TLSFilesError) in try ServerTLS(files) }
     } catch {
       throw .tls(error)
     }

@@ -44,17 +44,13 @@ public struct Server: Sendable {
     options.webhooks.tracing = options.tracing.tracing
     try checkSimulator(options)
     // Before anything is created.
-    do throws(DataDirectory.Refusal) {
-      try DataDirectory.check(options.directory)
-    } catch {
-      throw .directory(options.directory, reason: "\(error)")
-    }
+    try checkDirectory(options.directory, for: .server)
     guard !UnfinishedRestoration.isThere(in: options.directory) else {
       throw .unfinishedRestoration(directory: options.directory)
     }
-    try checkKeys(options, logger)
+    try checkKeys(in: options.directory, host: options.host, isInsecure: options.isInsecure, logger)
     try checkMetrics(options)
-    let tls = try makeTLS(options)
+    let tls = try makeTLS(options.tls)
     if !LostLog.hasLog(options.directory + "/payments") { try LostLog.check(options.directory) }
     do throws(PrivateFiles.Failure) {
       try PrivateFiles.makeDirectory(options.directory, mode: options.allowsGroup ? 0o750 : 0o700)
@@ -84,18 +80,9 @@ public struct Server: Sendable {
   private static func open(
     _ name: String, segmentBytes: Int, _ options: ServerOptions, _ logger: Logger
   ) throws(LogStoreError) -> LogStore {
-    var storeOptions = LogStore.Options()
-    storeOptions.segmentBytes = segmentBytes
-    // Damage in a finished segment must not keep the server from serving the rest: see docs/DURABILITY.md.
-    storeOptions.servesDamaged = true
-    storeOptions.access = options.allowsGroup ? .group : .owner
-    // Under load the processor is the bottleneck, not the disk: see docs/PERFORMANCE.md.
-    storeOptions.gatherMilliseconds = options.gatherMilliseconds
-    let store = try LogStore.open("\(options.directory)/\(name)", options: storeOptions)
-    logger.log(
-      level: store.recovery.wasClosedCleanly ? .info : .warning, "log opened",
-      metadata: ["log": "\(name)", "recovery": "\(store.recovery)"])
-    return store
+    try .open(
+      name, in: options.directory, segmentBytes: segmentBytes, allowsGroup: options.allowsGroup,
+      gatherMilliseconds: options.gatherMilliseconds, logger)
   }
 
   /// Each with its name, its store and the status of its damage.
@@ -193,7 +180,7 @@ public struct Server: Sendable {
     do {
       try await serviceGroup(parts, serverMetrics, exports, stopSignals, onReady: onReady).run()
     } catch {
-      failure = serverError(error)
+      failure = ServerError(error, host: options.host, port: options.port)
     }
     await webhooks.close()
     start.markStable()
@@ -214,7 +201,7 @@ public struct Server: Sendable {
 
   private func startScrubbing(_ health: Health) throws(ServerError) -> Scrubbing {
     let scrubbing = try wrapping(ServerError.store) { () throws(LogStoreError) in
-      try Scrubbing(logs, options: options, logger: logger)
+      try Scrubbing(logs, bytesPerSecond: options.scrubBytesPerSecond, logger: logger)
     }
     health.warn { scrubbing.findings }
     health.watch { [gate = log.gate] in
@@ -386,18 +373,6 @@ public struct Server: Sendable {
     case "0.0.0.0": "\(scheme)://127.0.0.1:\(port)"
     case "::": "\(scheme)://[::1]:\(port)"
     default: "\(scheme)://\(ListenAddress.bracketed(host)):\(port)"
-    }
-  }
-
-  private func serverError(_ error: any Error) -> ServerError? {
-    switch error {
-    case let error as ServerError: error
-    case let error as IOError where error.errnoCode == EADDRINUSE:
-      .addressInUse(host: options.host, port: options.port)
-    case let error as IOError: .listen(host: options.host, port: options.port, reason: error.description)
-    case let error as LogStoreError: .store(error)
-    case is CancellationError: nil
-    default: .stopped(reason: "\(error)")
     }
   }
 }

@@ -24,9 +24,14 @@ enum WrongLog {
     if isSimulators {
       throw .wrongLog(path: directory + "/payments", reason: "\(type). Put the payments log there (logstore restore)")
     }
-    if let simulator, let first = try firstType(simulator), PaymentLog.writes(first) {
+    if let simulator { try check(directory + "/simulator", simulator: simulator) }
+  }
+
+  /// - Parameter path: the simulator's log.
+  static func check(_ path: String, simulator: LogReader) throws(ServerError) {
+    if let first = try firstType(simulator), PaymentLog.writes(first) {
       throw .wrongLog(
-        path: directory + "/simulator",
+        path: path,
         reason: "its first event has the type \(first), which only the payments log holds."
           + " Put the simulator's log there (logstore restore), or move this one away")
     }

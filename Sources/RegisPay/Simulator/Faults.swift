@@ -1,5 +1,5 @@
 /// The faults that a simulated service injects, decided at random for each request.
-struct Faults: Sendable, Hashable {
+public struct Faults: Sendable, Hashable {
   /// The delay before each response, in milliseconds.
   var delay = Delay()
   /// Shares of the requests, 0…1, that get one of ``failStatuses`` instead of being carried out, or after they were carried out.
@@ -91,11 +91,24 @@ struct Faults: Sendable, Hashable {
 }
 
 /// Why JSON does not describe faults; one line.
-struct FaultsError: Error, Sendable, Hashable, CustomStringConvertible {
-  var description: String
+public struct FaultsError: Error, Sendable, Hashable, CustomStringConvertible {
+  public let description: String
+
+  init(description: String) { self.description = description }
 }
 
 extension Faults {
+  /// Reads the JSON text that `PUT /psp/api/faults` takes. Missing members get their defaults.
+  public init(text: String) throws(FaultsError) {
+    do {
+      try self.init(JSONReader.read(Array(text.utf8)))
+    } catch let error as FaultsError {
+      throw error
+    } catch {
+      throw FaultsError(description: "faults are a JSON object; this is \(error)")
+    }
+  }
+
   /// Reads what ``json`` writes. Missing members get their defaults.
   init(_ json: JSONValue) throws(FaultsError) {
     guard case .object(let members) = json else { throw FaultsError(description: "faults are a JSON object") }

@@ -22,7 +22,7 @@ public final class Simulator: Sendable {
   /// Lost at a restart.
   private let faults: Mutex<[Service: Faults]>
 
-  enum Service: Sendable {
+  public enum Service: String, Sendable, Hashable, CaseIterable {
     case psp, notifications
   }
 
@@ -34,11 +34,16 @@ public final class Simulator: Sendable {
   /// The most bytes of a key; its stream's name must fit the log.
   private static let keyLimit = 200
 
-  /// - Parameter logger: logs damage.
-  public init(store: LogStore, logger: Logger? = nil) {
+  /// - Parameters:
+  ///   - name: the log's, for log lines.
+  ///   - faults: those to begin with.
+  ///   - logger: logs damage.
+  public init(
+    store: LogStore, name: String = "simulator", faults: [Service: Faults] = [:], logger: Logger? = nil
+  ) {
     self.store = store
-    follower = LogFollower(store.reader, DamageStatus(store.reader, name: "simulator", logger: logger))
-    faults = Mutex([:])
+    follower = LogFollower(store.reader, DamageStatus(store.reader, name: name, logger: logger))
+    self.faults = Mutex(faults)
   }
 
   func faults(of service: Service) -> Faults { faults.withLock { $0[service] ?? Faults() } }
@@ -195,13 +200,22 @@ public final class Simulator: Sendable {
         append.conditions["key:\(key)"] = .noStream
       }
       do {
-        if !append.events.isEmpty { _ = try await store.append(append) }
+        if !append.events.isEmpty { try await self.append(append) }
         return effect.response
       } catch {
-        follower.damage.note(error)
         // Another request with this key, or for this payment, was first: decide again.
         guard case .conflict = error else { throw error }
       }
+    }
+  }
+
+  @discardableResult
+  func append(_ append: Append) async throws(LogStoreError) -> Appended {
+    do throws(LogStoreError) {
+      return try await store.append(append)
+    } catch {
+      follower.damage.note(error)
+      throw error
     }
   }
 
@@ -220,4 +234,8 @@ public final class Simulator: Sendable {
     }
     return Response(status: status, body: body)
   }
+}
+
+extension Simulator: MarkedLog {
+  var reader: LogReader { store.reader }
 }

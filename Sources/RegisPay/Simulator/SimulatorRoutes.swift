@@ -13,10 +13,17 @@ struct SimulatorRoutes: Sendable {
 
   /// Whether a route exists while the simulator stands for these services.
   static func isServed(_ route: String, by services: Set<Simulator.Service>) -> Bool {
+    !isSimulators(route) || isOwn(route, for: services)
+  }
+
+  /// Whether a route is one of the simulator while it stands for these services.
+  static func isOwn(_ route: String, for services: Set<Simulator.Service>) -> Bool {
     if route.hasPrefix("/psp/") { return services.contains(.psp) }
     if route.hasPrefix("/notifications/") { return services.contains(.notifications) }
-    return route != "/toggle-errors" || !services.isEmpty
+    return route == "/toggle-errors" && !services.isEmpty
   }
+
+  private static func isSimulators(_ route: String) -> Bool { isOwn(route, for: Set(Simulator.Service.allCases)) }
 
   func add(to router: Routes) {
     let simulator = simulator

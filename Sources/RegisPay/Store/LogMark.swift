@@ -1,6 +1,16 @@
 import Foundation
 import LogStore
 
+/// A log that a ``LogMark`` can be set on.
+protocol MarkedLog: Sendable {
+  var reader: LogReader { get }
+
+  @discardableResult
+  func append(_ append: Append) async throws(LogStoreError) -> Appended
+}
+
+extension PaymentLog: MarkedLog {}
+
 /// A named cursor on the log that means: a file beside the log holds data that can't be rebuilt. Every backup of the log has the
 /// mark. A server whose file was lost or not restored refuses to start instead of working as if the file had never existed.
 ///
@@ -10,7 +20,7 @@ struct LogMark: Sendable {
   let name: String
   /// What the file holds, such as `key`.
   let noun: String
-  let log: PaymentLog
+  let log: any MarkedLog
 
   func isSet() throws(LogStoreError) -> Bool { try log.reader.cursor(name) != nil }
 
