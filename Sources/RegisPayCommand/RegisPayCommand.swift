@@ -8,7 +8,10 @@ struct RegisPayCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "regispay", abstract: "An event-driven payment server on one durable log.",
     version: LogStore.version,
-    subcommands: [Serve.self, Keys.self, Load.self, Parked.self, Unknown.self, Backup.self, Restore.self, Doctor.self])
+    subcommands: [
+      Serve.self, RunSimulator.self, Keys.self, Load.self, Parked.self, Unknown.self, Backup.self, Restore.self,
+      Doctor.self,
+    ])
 
   static func main() async {
     do {

@@ -91,6 +91,15 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: a key for the simulator's own directory is made")
+  func simulatorKey() async throws {
+    try await withTemporaryFolder { folder in
+      let block = try CommandBlock.first(Self.operations, "Run the simulator by itself", "regispay keys create")
+      let printed = try await block.run(in: folder, replacing: ["/var/lib/regispay-simulator": "data"])
+      #expect(printed.hasPrefix("rp_"))
+    }
+  }
+
   @Test("OPERATIONS: everything is backed up while the server runs, readable by its user only, and restored")
   func backUpEverything() async throws {
     try await withServer { folder, server in
@@ -314,6 +323,8 @@ struct DocumentedCommandTests {
     ("CONTRIBUTING.md", "LOGSTORE_SEED=4711", "a release build; `make simulate` runs the program"),
     ("CONTRIBUTING.md", "Tests/Fuzz/run", "a release build; `make fuzz-briefly` runs it"),
     (operations, "regispay serve --dir /var/lib/regispay", "every test starts it"),
+    (operations, "regispay simulator --dir /var/lib/regispay-simulator", "RegisPaySimulatorTests starts it"),
+    (operations, "regispay serve --psp-url", "RegisPaySimulatorTests starts it with these options"),
     (operations, "regispay serve --tls-certificate", "RegisPayTLSTests starts it with files of its own"),
     (operations, "Tests/Bounds/measure.py", "minutes; for a machine that does nothing else"),
     ("docs/INSTALL.md", "make deb", "a release build; `make deb-test` installs the package and uses it"),

@@ -14,7 +14,7 @@ struct ExitCodeTests {
 
   private static let commands = [
     "serve", "keys create", "keys list", "keys revoke", "load", "parked list", "parked show", "parked release",
-    "unknown list", "unknown resolve", "backup", "restore", "doctor",
+    "unknown list", "unknown resolve", "backup", "restore", "doctor", "simulator",
   ]
 
   private static let ends: [End] = [
@@ -37,6 +37,9 @@ struct ExitCodeTests {
     End(64, "doctor --print-config"), End(64, "doctor --psp-url ftp://user:geheim@a"),
     End(64, "backup --to NEW --every 0s"), End(64, "backup"), End(64, "restore"),
     End(1, "backup --dir NEW --to /dev/null/x"), End(1, "restore --from NEW --dir /dev/null/x"),
+    End(64, "simulator --port 99999"), End(64, "simulator --service bank"), End(64, "simulator --tls-key a"),
+    End(64, "simulator --psp-faults {}x"), End(64, "simulator --service psp --notifications-faults {}"),
+    End(1, "simulator --dir /dev/null/x"), End(1, "simulator --dir NEW --host 0.0.0.0"),
     End(1, "parked release --all --url http://127.0.0.1:1"), End(1, "unknown list --url http://127.0.0.1:1"),
   ]
 
