@@ -8,8 +8,12 @@ extension RunningServer {
   /// - Parameters:
   ///   - arguments: further ones of `simulator`.
   ///   - port: 0 for a free one.
-  static func startSimulator(_ folder: String, arguments: [String] = [], port: Int = 0) async throws -> RunningServer {
+  ///   - wrapper: a program with its arguments that runs the simulator.
+  static func startSimulator(
+    _ folder: String, arguments: [String] = [], port: Int = 0, under wrapper: [String] = []
+  ) async throws -> RunningServer {
     let process = try RegisPayProcess(
+      under: wrapper,
       [
         "simulator", "--dir", folder + "/simulator", "--port", "\(port)", "--log-level", "warning", "--log-format",
         "text", "--segment-bytes", "1048576",
@@ -26,12 +30,12 @@ extension RunningServer {
 /// `regispay simulator`: the PSP and the notification service in a process of their own.
 @Suite("RegisPay, with its simulator in another process")
 struct RegisPaySimulatorTests {
-  /// What a load got acknowledged: amounts in minor units, by payment.
+  /// What a load got acknowledged: amounts in minor units, by payment or by the PSP's reference.
   private final class Acknowledged: Sendable {
-    private let payments = Mutex<[String: Int]>([:])
+    private let amounts = Mutex<[String: Int]>([:])
 
-    var all: [String: Int] { payments.withLock { $0 } }
-    func add(_ id: String, _ amount: Int) { payments.withLock { $0[id] = amount } }
+    var all: [String: Int] { amounts.withLock { $0 } }
+    func add(_ id: String, _ amount: Int) { amounts.withLock { $0[id] = amount } }
   }
 
   private static func options(_ simulator: RunningServer) -> [String] {
@@ -110,6 +114,80 @@ struct RegisPaySimulatorTests {
     }
     for (id, amount) in acknowledged { #expect(charges[id] == amount, "payment \(id)") }
     #expect(Set(charges.values).count == charges.count, "a request made at most one charge")
+  }
+
+  @Test("killed while charges are made, it knows each that it has acknowledged, and repeats none")
+  func charges() async throws {
+    try await withTemporaryFolder { folder in
+      let acknowledged = Acknowledged()
+      let first = try await RunningServer.startSimulator(folder)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for worker in 1...32 {
+          group.addTask {
+            // Until it is gone.
+            for amount in stride(from: worker, to: 100_000, by: 32) {
+              guard let reference = try? await charge(amount, at: first) else { return }
+              acknowledged.add(reference, amount)
+            }
+          }
+        }
+        try await eventually("charges are made", within: .seconds(30)) { acknowledged.all.count >= 200 }
+        try await first.killHard()
+        try await group.waitForAll()
+      }
+      let second = try await RunningServer.startSimulator(folder)
+      for (reference, amount) in acknowledged.all { #expect(try await charge(amount, at: second) == reference) }
+      let ledger = try await second.get("/psp/api/ledger").object()
+      var found: [String: Int] = [:]
+      for case let charge as [String: Any] in ledger["charges"] as? [Any] ?? [] {
+        found[try #require(charge["reference"] as? String)] = minorUnits(charge["amount"])
+      }
+      for (reference, amount) in acknowledged.all { #expect(found[reference] == amount) }
+      #expect(Set(found.values).count == found.count, "an amount is charged once")
+      #expect(try await second.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  @Test("a charge is acknowledged only when its sync has ended; killed before, its repeat makes one charge")
+  func sync() async throws {
+    try await withTemporaryFolder { folder in
+      let hang = folder + "/hang"
+      let first = try await RunningServer.startSimulator(
+        folder, under: ["env", "LD_PRELOAD=\(try await TestTool.hang.value)", "HANG=\(hang)"])
+      _ = try await charge(1, at: first)
+      // The disk responds no more.
+      _ = FileManager.default.createFile(atPath: hang, contents: nil)
+      let acknowledged = Acknowledged()
+      let second = Task { acknowledged.add(try await charge(2, at: first), 2) }
+      let log = URL(fileURLWithPath: folder + "/simulator/ledger")
+      try await eventually("the second charge is written", within: .seconds(30)) {
+        try FileManager.default.contentsOfDirectory(at: log, includingPropertiesForKeys: nil).contains {
+          try $0.pathExtension == "log" && Data(contentsOf: $0).range(of: Data("key:2:create".utf8)) != nil
+        }
+      }
+      #expect(try await first.get("/psp/api/ledger").object()["count"] as? Int == 1)
+      try await first.killHard()
+      // It ends without a response.
+      _ = await second.result
+      #expect(acknowledged.all.isEmpty)
+      try FileManager.default.removeItem(atPath: hang)
+      let restarted = try await RunningServer.startSimulator(folder)
+      let reference = try await charge(2, at: restarted)
+      #expect(try await charge(2, at: restarted) == reference)
+      #expect(try await restarted.get("/psp/api/ledger").object()["count"] as? Int == 2)
+      #expect(try await restarted.stopGracefully() == .init(code: 0, isSignal: false))
+    }
+  }
+
+  /// Makes a charge, with a key that is the amount's own.
+  ///
+  /// - Returns: its reference.
+  private func charge(_ amount: Int, at simulator: RunningServer) async throws -> String {
+    let response = try await simulator.post(
+      "/psp/api/payments/create", "{\"amount\":\(decimal(amount)),\"currency\":\"GBP\"}",
+      headers: [("Content-Type", "application/json"), ("Idempotency-Key", "\(amount):create")])
+    #expect(response.status == 202)
+    return try #require(try response.object()["paymentId"] as? String)
   }
 
   @Test("with a key in the simulator's directory, calls need it, and the server sends it as its token")

@@ -1,5 +1,5 @@
 import Foundation
-import HTTPTypes
+import LogStore
 import Testing
 
 @testable import RegisPay
@@ -120,6 +120,20 @@ struct SimulatorServerTests {
       try DataDirectory.check(data, for: .simulator)
       #expect(throws: DataDirectory.Refusal.self) { try DataDirectory.check(data, for: .server) }
       #expect(throws: ServerError.self) { try Server.open(ServerOptions(directory: data), logger: silent) }
+    }
+  }
+
+  @Test("a payments log in the place of its own is refused")
+  func wrongLog() async throws {
+    try await withTemporaryFolder { folder in
+      var options = LogStore.Options()
+      options.segmentBytes = 1 << 20
+      try PrivateFiles.makeDirectory(folder + "/data")
+      let log = try LogStore.open(folder + "/data/ledger", options: options)
+      _ = try await log.append(Append([NewEvent(stream: "a", type: "PaymentInitiated", payload: [])]))
+      try await log.close()
+      let error = await #expect(throws: ServerError.self) { try await run(in: folder) { _ in } }
+      #expect(error?.description.contains("\(folder)/data/ledger holds another log") == true)
     }
   }
 
