@@ -231,7 +231,7 @@ struct DocumentedCommandTests {
       #expect(config.contains("# OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"))
       let id = try await server.createPayment("1")
       try await server.wait(for: id, status: "Completed", within: .seconds(20))
-      let show = try CommandBlock.first(Self.operations, "Traces", "curl")
+      let show = try CommandBlock.first(Self.operations, "A trace without a collector", "curl")
       let printed = try await show.run(in: folder, replacing: [Self.address: server.url, "PAYMENT-ID": id])
       #expect(printed.contains("\"name\":\"psp settle\""))
     }
