@@ -29,7 +29,7 @@ struct RegisPayTraceTests {
           directory: folder, under: ["OTEL_EXPORTER_OTLP_COMPRESSION=gzip"] + settings)
       }
       try await server.wait(for: id, status: "Completed", within: .seconds(30))
-      let spans = try await collector.spans { $0.contains { $0.name == "payment" } }
+      let spans = try await collector.spans { $0.contains { $0.name == "notifications notify" } }
       try Self.checkWhole(spans)
       let root = try #require(spans.first { $0.name == "payment" })
       #expect(root.trace == "0af7651916cd43dd8448eb211c80319c" && root.parent == "b7ad6b7169203331")
@@ -57,7 +57,7 @@ struct RegisPayTraceTests {
         directory: folder,
         under: ["OTEL_EXPORTER_OTLP_ENDPOINT=\(collector.url)", "OTEL_BSP_SCHEDULE_DELAY=100"])
       var ids: [String] = [try await server.createPayment("1")]
-      var spans = try await collector.spans { $0.contains { $0.name == "payment" } }
+      var spans = try await collector.spans { $0.contains { $0.name == "notifications notify" } }
       collector.process.signal(SIGKILL)
       let away = ProcessInfo.processInfo.environment["TEST_REGISPAY_COLLECTOR_AWAY_SECONDS"].flatMap(Int.init) ?? 3
       let end = ContinuousClock.now + .seconds(away)
