@@ -77,12 +77,14 @@ public final class PaymentProjection: Sendable {
         try existing(path, log.reader, logger)
       }
       if let (pool, checkpoint) = found {
+        try pool.openReaders()
         let isIndexed = try pool.read { try PaymentTable.missingIndex($0) == nil }
         return PaymentProjection(log, pool, checkpoint, isIndexed: isIndexed, health, limits, logger)
       }
       try PrivateDatabase.make(path)
       let pool = try DatabasePool(path: path, configuration: configuration)
       try pool.write { try PaymentTable.create($0) }
+      try pool.openReaders()
       let checkpoint = PaymentTable.Checkpoint(
         version: PaymentTable.version, storeID: nil, lastEvent: nil, nextOffset: 0)
       return PaymentProjection(log, pool, checkpoint, isIndexed: false, health, limits, logger)

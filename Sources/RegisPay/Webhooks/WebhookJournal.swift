@@ -84,7 +84,9 @@ final class WebhookJournal: Sendable {
         try database.execute(sql: "PRAGMA secure_delete = ON; PRAGMA cache_size = -2048")
       }
       let pool = try LockedDatabase.openWhenReleased(isLocked: LockedDatabase.isCause) {
-        try Self.pool(path, configuration)
+        let pool = try Self.pool(path, configuration)
+        try pool.openReaders()
+        return pool
       }
       return WebhookJournal(path, pool, health, willWrite)
     } catch let error as WebhookStoreError {
