@@ -102,26 +102,37 @@ struct Restore: ParsableCommand {
     })
   var at: Date?
 
-  @Flag(help: "Show the backups that are there, and restore nothing: when each was made, and its number of events.")
+  @Flag(
+    help: ArgumentHelp(
+      "Show the backups that are there, and restore nothing: when each was made, and its number of events.",
+      discussion:
+        "The exit code is 1 if the set of one can't be read; standard error names it, and the others are shown."))
   var list = false
 
   func run() throws {
     do throws(DataBackupError) {
-      if list {
-        let (choices, faults) = try DataRestoration.list(from)
-        for backup in choices { print("\(backup.time.formatted(.iso8601))\t\(backup.events)") }
-        if !faults.isEmpty { fail(faults.map(\.description).joined(separator: "\n")) }
-        return
-      }
+      if list { return try showList() }
       let report = try DataRestoration(of: from, to: dir, latest: at).run()
+      for line in report.unreadable { LogOutput.standardError.write("regispay: \(line)\n") }
       print(
         "restored payments events 0..<\(report.events), from the backup of \(report.time.formatted(.iso8601))"
       )
       if let simulator = report.simulator { print("restored simulator events 0..<\(simulator.endOffset)") }
       if !report.files.isEmpty { print("restored \(report.files.joined(separator: ", "))") }
       if !report.kept.isEmpty { print("kept what \(dir) had: \(report.kept.joined(separator: ", "))") }
+      LogOutput.standardError.flush(seconds: 1)
     } catch {
       fail("\(error)")
     }
+  }
+
+  /// Prints the backups that can be read, and ends the process with exit code 1 if there are others.
+  private func showList() throws(DataBackupError) {
+    let (choices, faults) = try DataRestoration.list(from)
+    for backup in choices { print("\(backup.time.formatted(.iso8601))\t\(backup.events)") }
+    fflush(nil)
+    for fault in faults { LogOutput.standardError.write("regispay: \(fault)\n") }
+    LogOutput.standardError.flush(seconds: 1)
+    if !faults.isEmpty { Foundation.exit(1) }
   }
 }

@@ -20,7 +20,7 @@ struct BackupCheck: Check {
     } catch {
       return [.problem(name, "\(error)", advice: "Make a backup: regispay backup --dir \(directory) --to \(path)")]
     }
-    return [age(of: set, path)] + missing(set, path) + sameDisk(path)
+    return [age(of: set, path)] + missing(set, path) + earlier(path) + sameDisk(path)
   }
 
   private func age(of set: BackupSet, _ path: String) -> Finding {
@@ -51,6 +51,19 @@ struct BackupCheck: Check {
         name, "the backup in \(path) lacks \(gone.joined(separator: ", "))",
         advice: "Make a new backup in another directory: regispay backup. regispay restore can't use this one.")
     ]
+  }
+
+  /// Sets of earlier backups that can't be read.
+  private func earlier(_ path: String) -> [Finding] {
+    do throws(DataBackupError) {
+      return try BackupSet.all(in: path).faults.map {
+        .problem(
+          name, "an earlier backup can't be restored: \($0.error)",
+          advice: "regispay restore --from \(path) --list shows the others.")
+      }
+    } catch {
+      return [.problem(name, "\(error)", advice: "Look at \(path).")]
+    }
   }
 
   private func sameDisk(_ path: String) -> [Finding] {

@@ -52,9 +52,10 @@ struct BackupSet: Sendable, Hashable {
     }
   }
 
-  /// Why the set of a folder can't be read.
+  /// Why a set can't be read.
   struct Fault {
-    var folder: String
+    /// The number of its folder; the greatest one for the latest set, whose file is not in a folder.
+    var number: Int
     var error: DataBackupError
   }
 
@@ -104,49 +105,94 @@ struct BackupSet: Sendable, Hashable {
 
   /// Reads the file. Blocks for a read of at most ``SmallFile/byteLimit`` bytes.
   init(in directory: String) throws(DataBackupError) {
-    guard let set = try Self.read(in: directory) else {
-      throw DataBackupError("\(directory) is no complete backup of a server: it holds no \(Self.fileName)")
-    }
+    guard let set = try Self.read(in: directory) else { throw Self.incomplete(directory) }
     self = set
   }
 
-  /// The sets that are kept, from the oldest to the latest one, and why others can't be read. Blocks for as many reads.
+  /// The sets that can be restored, from the oldest to the latest one, and why others can't be read. Blocks for as many reads.
   ///
-  /// - Throws: if the latest one can't be read.
+  /// - Throws: if none can be read.
   static func all(in directory: String) throws(DataBackupError) -> (sets: [BackupSet], faults: [Fault]) {
-    let latest = try BackupSet(in: directory)
-    let names = try translating { try FileManager.default.contentsOfDirectory(atPath: directory) }
     var (sets, faults): ([BackupSet], [Fault]) = ([], [])
-    for name in names.sorted() where isFolder(name) && name != latest.folder {
+    var latest: BackupSet?
+    let noLatest: DataBackupError?
+    do throws(DataBackupError) {
+      latest = try BackupSet(in: directory)
+      noLatest = nil
+    } catch {
+      noLatest = error
+      faults.append(Fault(number: .max, error: error))
+    }
+    var missing: [Int] = []
+    for number in try folders(in: directory) where number != latest?.number || latest?.isOfOldForm == true {
       do throws(DataBackupError) {
-        guard let set = try read("\(directory)/\(name)/\(folderFileName)") else {
-          // A run that was killed has left its folder, whose number the next run uses again.
-          guard let number = number(ofFolder: name), number < latest.number else { continue }
-          throw DataBackupError(
-            "\(directory)/\(name)/\(folderFileName) is missing: this earlier backup can't be restored any more; use another copy of"
-              + " it, or remove \(name)")
-        }
-        guard set.folder == name, set.number < latest.number else { continue }
-        sets.append(set)
+        if let set = try kept(number, in: directory) { sets.append(set) } else { missing.append(number) }
       } catch {
-        faults.append(Fault(folder: name, error: error))
+        faults.append(Fault(number: number, error: error))
       }
     }
-    return (sets.sorted { $0.number < $1.number } + [latest], faults)
+    // A run that was killed has left its folder, whose number the next run uses again.
+    if let latest { sets = sets.filter { $0.number < latest.number } + [latest] }
+    guard let last = sets.last else { throw noLatest ?? incomplete(directory) }
+    for number in missing where number < last.number {
+      let name = folder(number)
+      // A backup that runs meanwhile removes what is too old.
+      guard FileManager.default.fileExists(atPath: "\(directory)/\(name)") else { continue }
+      faults.append(
+        Fault(
+          number: number,
+          error: DataBackupError("\(directory)/\(name)/\(folderFileName) is missing; \(keptAdvice(name))")))
+    }
+    return (sets, faults.sorted { $0.number < $1.number })
+  }
+
+  /// The numbers of the folders with files, in order.
+  private static func folders(in directory: String) throws(DataBackupError) -> [Int] {
+    try translating { try FileManager.default.contentsOfDirectory(atPath: directory) }.compactMap(number(ofFolder:))
+      .sorted()
+  }
+
+  /// The set of a folder; nil if it has none.
+  private static func kept(_ number: Int, in directory: String) throws(DataBackupError) -> BackupSet? {
+    let name = folder(number)
+    let path = "\(directory)/\(name)/\(folderFileName)"
+    guard let set = try read(path, advice: keptAdvice(name)) else { return nil }
+    guard set.folder == name else {
+      throw damaged(path, "it names the folder \(set.folder)", advice: keptAdvice(name))
+    }
+    return set
+  }
+
+  private static func keptAdvice(_ folder: String) -> String {
+    "this backup can't be restored any more: use another copy of it, or remove \(folder)"
+  }
+
+  private static func incomplete(_ directory: String) -> DataBackupError {
+    DataBackupError("\(directory) is no complete backup of a server: it holds no \(fileName)")
   }
 
   /// Reads the latest set; nil if there is none.
   static func read(in directory: String) throws(DataBackupError) -> BackupSet? {
-    try read("\(directory)/\(fileName)")
+    try read(
+      "\(directory)/\(fileName)",
+      advice:
+        "use another copy of it, or make a new backup in another directory; regispay restore --list shows the backups"
+        + " here that --at can restore")
   }
 
-  private static func read(_ path: String) throws(DataBackupError) -> BackupSet? {
-    guard let bytes = try translating({ try SmallFile.read(path) }) else { return nil }
+  private static func read(_ path: String, advice: String) throws(DataBackupError) -> BackupSet? {
+    let found: [UInt8]?
+    do throws(SmallFile.Failure) {
+      found = try SmallFile.read(path)
+    } catch {
+      throw DataBackupError("\(error); \(advice)")
+    }
+    guard let bytes = found else { return nil }
     let json: JSONValue
     do {
       json = try JSONReader.read(bytes)
     } catch {
-      throw damaged(path, "\(error)")
+      throw damaged(path, "\(error)", advice: advice)
     }
     guard let version = json["version"]?.unsigned, version == Self.version || version == Self.oldVersion else {
       throw DataBackupError(
@@ -157,13 +203,15 @@ struct BackupSet: Sendable, Hashable {
     guard let storeID = json["storeID"]?.text, let events = json["events"]?.unsigned,
       case .array(let entries)? = json["files"], let folder = isOld ? 0 : json["folder"]?.unsigned,
       let text = json["time"]?.text
-    else { throw damaged(path, "it lacks a member, or one has another type") }
+    else { throw damaged(path, "it lacks a member, or one has another type", advice: advice) }
     let files = entries.compactMap(File.init)
     guard files.count == entries.count, folder <= Int.max / 2 else {
-      throw damaged(path, "it names an impossible file")
+      throw damaged(path, "it names an impossible file", advice: advice)
     }
     // Its own error says no more.
-    guard let time = try? Date(text, strategy: .iso8601) else { throw damaged(path, "its time is none") }
+    guard let time = try? Date(text, strategy: .iso8601) else {
+      throw damaged(path, "its time is none", advice: advice)
+    }
     let simulatorEvents = isOld ? (json["simulator"] == .bool(true) ? 0 : nil) : json["simulatorEvents"]?.unsigned
     var set = BackupSet(
       storeID: storeID, events: events, simulatorEvents: simulatorEvents, psp: json["psp"]?.text, files: files,
@@ -173,8 +221,8 @@ struct BackupSet: Sendable, Hashable {
     return set
   }
 
-  private static func damaged(_ path: String, _ reason: String) -> DataBackupError {
-    DataBackupError("\(path) is damaged: \(reason); make a new backup in another directory, or use another copy of it")
+  private static func damaged(_ path: String, _ reason: String, advice: String) -> DataBackupError {
+    DataBackupError("\(path) is damaged: \(reason); \(advice)")
   }
 
   /// Writes the set into its folder, and then makes it the latest one. Returns when that is on disk.

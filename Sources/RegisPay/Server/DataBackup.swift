@@ -180,7 +180,7 @@ public struct DataBackup: Sendable {
         kept.formUnion(Set(sets.map(\.folder)).subtracting(expired.map(\.folder)))
         warnings += damage(of: sets.filter { kept.contains($0.folder) }, number)
         // What can't be read stays for a person to look at.
-        kept.formUnion(faults.map(\.folder))
+        kept.formUnion(faults.map { BackupSet.folder($0.number) })
       }
       let names = try translating { try FileManager.default.contentsOfDirectory(atPath: target) }
       for name in names where BackupSet.isOfOldForm(name) || (BackupSet.isFolder(name) && !kept.contains(name)) {

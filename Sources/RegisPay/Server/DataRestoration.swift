@@ -22,6 +22,8 @@ public struct DataRestoration: Sendable {
     public var events: UInt64
     /// When the backup was made.
     public var time: Date
+    /// Why a later backup, which may be the one that was meant, could not be restored: one line for each.
+    public var unreadable: [String] = []
   }
 
   /// What can be restored.
@@ -48,46 +50,60 @@ public struct DataRestoration: Sendable {
 
   private typealias Files = [(file: BackupSet.File, bytes: [UInt8])]
 
+  /// What is restored.
+  private struct Chosen: Equatable {
+    var set: BackupSet
+    /// As ``Report/unreadable``.
+    var unreadable: [String] = []
+  }
+
   /// How often a backup that runs meanwhile may replace the set while it is read.
   private static let tries = 5
 
   public func run() throws(DataBackupError) -> Report {
-    let (set, files) = try read()
+    let (chosen, files) = try read()
     try translating { try DataDirectory.check(directory, for: .server) }
     guard !RealPath.isInside(directory, backup) else {
       throw DataBackupError("\(directory) is in \(backup), which is a backup: give a directory outside of it")
     }
-    return try restore(set, files)
+    var report = try restore(chosen.set, files)
+    report.unreadable = chosen.unreadable
+    return report
   }
 
   /// The set and its files, which a backup that runs meanwhile replaces. The logs it only adds to.
   ///
   /// Without a lock, so that the backup may be on a read-only disk.
-  private func read() throws(DataBackupError) -> (BackupSet, Files) {
-    var set = try chosen()
+  private func read() throws(DataBackupError) -> (Chosen, Files) {
+    var chosen = try choose()
     for _ in 1..<Self.tries {
       do throws(DataBackupError) {
-        return (set, try files(of: set))
+        return (chosen, try files(of: chosen.set))
       } catch {
-        let now = try chosen()
-        guard now != set else { throw error }
-        set = now
+        let now = try choose()
+        guard now != chosen else { throw error }
+        chosen = now
       }
     }
-    return (set, try files(of: set))
+    return (chosen, try files(of: chosen.set))
   }
 
-  private func chosen() throws(DataBackupError) -> BackupSet {
-    guard let latest else { return try BackupSet(in: backup) }
+  private func choose() throws(DataBackupError) -> Chosen {
+    guard let latest else { return Chosen(set: try BackupSet(in: backup)) }
     let (sets, faults) = try BackupSet.all(in: backup)
-    // One that can't be read may be the one that is meant.
-    if let fault = faults.first { throw fault.error }
-    guard let set = sets.last(where: { $0.time <= latest }) else {
+    let shown = latest.formatted(.iso8601)
+    guard let index = sets.lastIndex(where: { $0.time <= latest }) else {
+      let unreadable = faults.first.map { "; there are some that can't be read: \($0.error)" } ?? ""
       throw DataBackupError(
-        "\(backup) has no backup of \(latest.formatted(.iso8601)) or before; the oldest is of"
-          + " \(sets[0].time.formatted(.iso8601))")
+        "\(backup) has no backup of \(shown) or before; the oldest is of \(sets[0].time.formatted(.iso8601))\(unreadable)"
+      )
     }
-    return set
+    // The one after it is younger than what was asked for, so those behind that are, too.
+    let end = index + 1 < sets.count ? sets[index + 1].number : nil
+    let doubtful = faults.filter { $0.number > sets[index].number && (end == nil || $0.number < end ?? 0) }
+    return Chosen(
+      set: sets[index],
+      unreadable: doubtful.map { "\($0.error). It may be of \(shown) or before: an earlier backup is restored" })
   }
 
   /// What ``run()`` can restore, from the oldest to the latest, and why others can't be read.
