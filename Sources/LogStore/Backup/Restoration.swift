@@ -92,10 +92,7 @@ struct Restoration {
   /// the new one counts.
   private mutating func readDirectory(_ backup: BackupDirectory) throws(LogStoreError) -> BackupManifest {
     for _ in 0..<Self.manifestLimit {
-      guard let manifest = try backup.manifest() else {
-        throw .backupRefused(
-          path: backup.path, reason: "there is no finished backup in it; name a directory that was backed up to")
-      }
+      let manifest = try backup.finishedManifest()
       try checkHolds(manifest)
       do throws(LogStoreError) {
         try readParts(of: manifest, in: backup)
@@ -117,19 +114,7 @@ struct Restoration {
     var done = restored.reduce(0) { $0 + $1.part.contentByteCount }
     for part in wanted.dropFirst(restored.count) {
       let path = backup.path(of: part)
-      let file: any File
-      do throws(LogStoreError) {
-        file = try disk.open(path, .read)
-      } catch .inputOutput(_, _, ENOENT) {
-        throw .backupDamaged(Damage(file: path, position: 0, reason: "the file is missing"))
-      }
-      let byteCount = try file.byteCount()
-      guard byteCount == part.contentByteCount else {
-        throw .backupDamaged(
-          Damage(
-            file: path, position: min(byteCount, part.contentByteCount),
-            reason: "the file has \(byteCount) bytes, the manifest says \(part.contentByteCount)"))
-      }
+      let file = try backup.open(part)
       let stream = FileStream(file)
       try add(part, from: path, at: 0) { (piece) throws(LogStoreError) in
         guard try stream.read(into: piece) == piece.count else {

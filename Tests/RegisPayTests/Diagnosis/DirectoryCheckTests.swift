@@ -4,7 +4,7 @@ import Testing
 
 @testable import RegisPay
 
-@Suite("Diagnosis: the data directory, ports, keys and backups")
+@Suite("Diagnosis: the data directory, ports and keys")
 struct DirectoryCheckTests {
   /// A data directory with a payments log of three events, closed.
   private func withData(_ work: (String) async throws -> Void) async throws {
@@ -301,40 +301,6 @@ struct DirectoryCheckTests {
       try FileManager.default.removeItem(atPath: path)
       #expect(mkfifo(path, 0o600) == 0)
       #expect(keys(data).map(\.result) == [.problem] && keys(data)[0].found.contains("it is no file"))
-    }
-  }
-
-  // MARK: - Backups
-
-  @Test("a backup is complete, young and on another disk, or it is said what is wrong")
-  func backups() async throws {
-    try await withData { data in
-      let target = data + "/../backup"
-      func run(_ seconds: Int = 900) -> [Finding] {
-        BackupCheck(backup: target, directory: data, ageLimit: .seconds(seconds)).run()
-      }
-      #expect(BackupCheck(backup: nil, directory: data, ageLimit: .zero).run().map(\.result) == [.notChecked])
-      #expect(run().map(\.result) == [.problem], "there is none")
-      _ = try DataBackup(of: data, to: target).run()
-      #expect(run().map(\.result) == [.ok, .warning] && run()[1].found.contains("on the same file system"), "\(run())")
-      let file = target + "/backup.json"
-      let text = try String(contentsOfFile: file, encoding: .utf8)
-      let time = try BackupSet(in: target).time
-      func set(_ seconds: TimeInterval) throws {
-        let other = time.addingTimeInterval(seconds).formatted(.iso8601)
-        try text.replacing(time.formatted(.iso8601), with: other).write(toFile: file, atomically: true, encoding: .utf8)
-      }
-      try set(-960)
-      #expect(
-        run()[0].result == .problem && run()[0].found.hasSuffix("16 minutes ago, and --backup-max-age is 15 minutes"))
-      #expect(run(1_000)[0].result == .ok)
-      try set(600)
-      #expect(run()[0].result == .warning)
-      try set(0)
-      try FileManager.default.removeItem(atPath: target + "/payments")
-      #expect(run().contains { $0.result == .problem && $0.found.hasSuffix("lacks payments") })
-      try Data("{".utf8).write(to: URL(fileURLWithPath: file))
-      #expect(run().map(\.result) == [.problem])
     }
   }
 
