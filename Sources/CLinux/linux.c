@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timex.h>
 #include <time.h>
@@ -57,6 +58,12 @@ int clinux_clock_is_kept(uint64_t *error_microseconds) {
   if (result < 0) return errno;
   *error_microseconds = state.maxerror < 0 ? 0 : (uint64_t)state.maxerror;
   return result == TIME_ERROR || state.status & STA_UNSYNC ? ETIME : 0;
+}
+
+int clinux_is_fixed(const char *path) {
+  struct statx status;
+  if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &status) != 0) return 0;
+  return (status.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) != 0;
 }
 
 // Not in the C library's headers of all supported systems.

@@ -38,6 +38,50 @@ struct InspectionTests {
     #expect(try contents(directory) == files)
   }
 
+  @Test("it tells the first event's type, however many segments and cursors there are, and which cursors exist")
+  func firstTypeAndCursors() async throws {
+    let directory = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    #expect(try LogInspection.look(at: directory.path).firstType == nil)
+    for number in 0..<5 {
+      try await store.append(Append([], cursors: [CursorCommit(name: "c\(number)", checkpoint: 0)]))
+    }
+    try await store.append(
+      Append([NewEvent(stream: "a", type: "First", payload: []), NewEvent(stream: "a", type: "Second", payload: [])]))
+    try await fill(store, 300)
+    try await store.append(Append([], cursors: [.deleting("c1")]))
+    for closes in [false, true] {
+      if closes { try await store.close() }
+      var look = try LogInspection.look(at: directory.path)
+      // The writer tells other processes a moment after it has acknowledged an append.
+      for _ in 0..<10_000 where look.hasCursor("c1") { look = try LogInspection.look(at: directory.path) }
+      #expect(look.firstType == "First" && look.segmentCount > 2)
+      #expect(look.hasCursor("c0") && look.hasCursor("c4") && !look.hasCursor("c1") && !look.hasCursor("d"))
+    }
+  }
+
+  @Test("it looks at a backup: the end, the log's id, and files that are missing or of another length")
+  func backup() async throws {
+    let directory = TemporaryDirectory()
+    let target = TemporaryDirectory()
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    try await fill(store, 300)
+    try await store.close()
+    #expect(throws: LogStoreError.self) { try BackupInspection.look(at: target.path) }
+    _ = try LogStore.backup(directory.path, to: .directory(target.path))
+    let look = try BackupInspection.look(at: target.path)
+    #expect(look.endOffset == 300 && look.storeID == store.reader.storeID && look.damagedFiles.isEmpty)
+    let names = try FileManager.default.contentsOfDirectory(atPath: target.path).filter { $0.hasSuffix(".segment") }
+      .sorted()
+    try #require(names.count >= 3)
+    try FileManager.default.removeItem(atPath: target.file(names[0]))
+    try Data().write(to: URL(fileURLWithPath: target.file(names[1])))
+    let size = try Data(contentsOf: URL(fileURLWithPath: target.file(names[2]))).count
+    try Data(count: size).write(to: URL(fileURLWithPath: target.file(names[2])))
+    #expect(
+      try BackupInspection.look(at: target.path).damagedFiles.map(\.file) == names.prefix(3).map { target.file($0) })
+  }
+
   @Test("it keeps no writer out, changes nothing of a store that was not closed, and writes nothing again")
   func crashed() async throws {
     let directory = TemporaryDirectory()

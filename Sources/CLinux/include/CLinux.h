@@ -35,6 +35,10 @@ int clinux_lease(int descriptor);
 /// the clock is wrong by at most so many microseconds, as far as the kernel knows. ETIME: nothing does.
 int clinux_clock_is_kept(uint64_t *error_microseconds);
 
+/// 1 if a file or directory is immutable or can only be appended to (chattr +i, +a), which no right overrides: statx(2). 0 if it is
+/// not, or if the file system does not tell.
+int clinux_is_fixed(const char *path);
+
 /// Gives two files or directories each other's name, as one step: renameat2(2) with RENAME_EXCHANGE. -1 with errno if it fails.
 int clinux_exchange(const char *first, const char *second);
 

@@ -1,5 +1,5 @@
-/// What a look at a store tells that takes no lock, writes nothing, and reads only the small files, the first page of each segment
-/// and the last segment: for a diagnosis beside whatever else uses the store. To read events, open a ``LogReader``.
+/// What a look at a store tells that takes no lock, writes nothing, and reads only the small files, the first page of each segment,
+/// the first event and the last segment: for a diagnosis beside whatever else uses the store. To read events, open a ``LogReader``.
 ///
 /// Damage inside finished segments is not found: ``LogStore/verify(_:progress:)`` reads everything.
 package struct LogInspection: Sendable {
@@ -22,6 +22,12 @@ package struct LogInspection: Sendable {
   package var tornTail: Damage?
   /// Finished segments whose file is missing, truncated or has a damaged header.
   package var damagedFiles: [Damage]
+  /// The type of the first event; nil if there is none, or none at the log's start that can be read.
+  package var firstType: String?
+  private var cursors: Checkpoints
+
+  /// Whether the log has a cursor of this name.
+  package func hasCursor(_ name: String) -> Bool { cursors[Array(name.utf8)] != nil }
 
   /// Looks at a store. Blocks for the disk: about 20 ms for a last segment of 64 MiB, and one page for each other segment.
   ///
@@ -79,7 +85,9 @@ package struct LogInspection: Sendable {
     let segment = try Segment.open(
       join(directory, FileName.segment(notice.end.baseOffset)), baseOffset: notice.end.baseOffset,
       storeID: catalog.storeID, disk: disk)
-    return LogInspection(catalog, try Follower.read(segment, to: notice).scan, torn: nil, hasWriter: true)
+    var found = LogInspection(catalog, try Follower.read(segment, to: notice).scan, torn: nil, hasWriter: true)
+    found.firstType = firstType(catalog, segment, disk: disk)
+    return found
   }
 
   private static func unwritten(_ directory: String, disk: any Disk) throws(LogStoreError) -> LogInspection {
@@ -89,7 +97,32 @@ package struct LogInspection: Sendable {
       catalog.path(of: header), baseOffset: header.baseOffset, storeID: catalog.storeID, disk: disk,
       mayBeShort: catalog.clean == nil)
     let found = try RecoveredTail.find(in: segment, clean: catalog.clean, cleanPath: catalog.cleanPath)
-    return LogInspection(catalog, found.scan, torn: found.torn, hasWriter: false)
+    var look = LogInspection(catalog, found.scan, torn: found.torn, hasWriter: false)
+    look.firstType = firstType(catalog, segment, disk: disk)
+    return look
+  }
+
+  /// Reads the first segment up to its first event.
+  ///
+  /// - Parameter last: the last segment, which may be the first one.
+  private static func firstType(_ catalog: Catalog, _ last: Segment, disk: any Disk) -> String? {
+    guard catalog.segments[0].baseOffset == 0 else { return nil }
+    // Damage is found elsewhere. Here it only hides the type.
+    let opened = try? Segment.open(
+      catalog.path(of: catalog.segments[0]), baseOffset: 0, storeID: catalog.storeID, disk: disk, mayBeShort: true)
+    guard let segment = last.baseOffset == 0 ? last : opened else { return nil }
+    var type: String?
+    var next = segment.start
+    while type == nil {
+      let header = try? segment.checkFrame(next) { record in
+        guard type == nil, record.kind == .event else { return }
+        type = String(
+          decoding: segment.bytes.part(record.namePosition + record.nameLength, record.typeLength), as: UTF8.self)
+      }
+      guard let header else { break }
+      next.advance(past: header)
+    }
+    return type
   }
 
   private init(_ catalog: Catalog, _ scan: RecoveryScan, torn: Damage?, hasWriter: Bool) {
@@ -102,5 +135,6 @@ package struct LogInspection: Sendable {
     wasClosedCleanly = hasWriter || catalog.clean != nil
     tornTail = torn
     damagedFiles = catalog.damagedFiles
+    cursors = scan.cursors
   }
 }

@@ -7,6 +7,8 @@ struct DataPlace: Sendable {
     case missing
     /// Something else has the name.
     case noDirectory
+    /// It, or a directory above it, is a symbolic link of this path that leads to nothing: it can't be made.
+    case dangling(link: String)
     /// The error number.
     case unreachable(Int32)
   }
@@ -24,13 +26,24 @@ struct DataPlace: Sendable {
     if stat(path, &status) == 0 {
       state = status.st_mode & S_IFMT == S_IFDIR ? .directory : .noDirectory
     } else {
-      state = errno == ENOENT ? .missing : .unreachable(errno)
+      let code = errno
+      state = code != ENOENT ? .unreachable(code) : Self.danglingLink(path).map { .dangling(link: $0) } ?? .missing
     }
     var ancestor = path
     while ancestor != "/", stat(ancestor, &status) != 0 || status.st_mode & S_IFMT != S_IFDIR {
       ancestor = (ancestor as NSString).deletingLastPathComponent
     }
     existing = ancestor
+  }
+
+  /// The link that makes a missing path impossible to create; nil if there is none.
+  private static func danglingLink(_ path: String) -> String? {
+    var (ancestor, status) = (path, stat())
+    while ancestor != "/", stat(ancestor, &status) != 0 {
+      if lstat(ancestor, &status) == 0 { return ancestor }
+      ancestor = (ancestor as NSString).deletingLastPathComponent
+    }
+    return nil
   }
 
   /// Asks no disk.

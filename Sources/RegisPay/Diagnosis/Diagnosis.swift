@@ -49,6 +49,7 @@ public struct Diagnosis: Sendable {
       StoreCheck(directory: directory, hasSimulator: !options.simulatedServices.isEmpty),
       KeysCheck(
         directory: directory, isLoopback: options.isLoopback, isInsecure: options.isInsecure, host: options.host),
+      WebhooksCheck(directory: directory, acceptsLoss: options.webhooks.acceptsLoss),
       PSPCheck(options: options),
       BackupCheck(backup: backup, directory: directory, ageLimit: backupAgeLimit),
     ]

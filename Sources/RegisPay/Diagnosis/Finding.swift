@@ -16,6 +16,7 @@ public enum CheckName: String, Sendable, CaseIterable {
   case clock
   case store
   case keys
+  case webhooks
   case psp
   case backupAge = "backup-age"
 }

@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 
 /// Whether the data directory is one, whether this user can use it, and whether others can't.
@@ -18,6 +19,12 @@ struct PermissionsCheck: Check {
     case .missing: return [missing(place)]
     case .noDirectory:
       return [.problem(name, "\(place.path) is no directory", advice: "Remove it, or give another --dir.")]
+    case .dangling(let link):
+      return [
+        .problem(
+          name, "\(link) is a symbolic link that leads to nothing, and the server can't make a directory there",
+          advice: "Make what it leads to (a disk that is not mounted?), remove it, or give another --dir.")
+      ]
     case .unreachable(let code):
       return [
         .problem(
@@ -26,7 +33,7 @@ struct PermissionsCheck: Check {
       ]
     case .directory: break
     }
-    let findings = ownDirectory(place) + exposed(place)
+    let findings = ownDirectory(place) + unwritable(place) + exposed(place)
     return findings.isEmpty
       ? [.ok(name, "\(place.path) is private to user \(geteuid())\(isForGroup ? "; its group can read the logs" : "")")]
       : findings
@@ -85,9 +92,10 @@ struct PermissionsCheck: Check {
         let shown = (folder + "/" + entry).dropFirst()
         if status.st_uid != owner { foreign.append(String(shown)) }
         let kind = status.st_mode & S_IFMT
-        if kind != S_IFREG, !(folder == "" && Self.folders.contains(entry) && kind == S_IFDIR || kind == S_IFLNK) {
-          special.append(String(shown))
-        }
+        let isFolder = folder == "" && Self.folders.contains(entry)
+        // A link counts as what it leads to.
+        let isRight = isFolder ? DataPlace("\(place.path)/\(entry)").isThere : [S_IFREG, S_IFLNK].contains(kind)
+        if !isRight { special.append(String(shown)) }
       }
     }
     var findings: [Finding] = []
@@ -101,10 +109,43 @@ struct PermissionsCheck: Check {
       findings.append(
         .problem(
           name,
-          "\(special.count) of the names in \(place.path) are no files, but pipes, directories or the like, such as \(first)",
+          "\(special.count) of the names in \(place.path) are not the file or directory that the server needs there, such as \(first)",
           advice: "Find out what made them, and move them out of the data directory."))
     }
     return findings
+  }
+
+  /// Files that the server writes, and can't: as a rule somebody has made them immutable (chattr).
+  private func unwritable(_ place: DataPlace) -> [Finding] {
+    // What another user than the server's may write says nothing; what keeps this one from all of it was said.
+    let isUser =
+      Self.status(place.path).map { [$0.st_uid, 0].contains(geteuid()) } == true
+      && Self.refusal(place.path, W_OK) == nil
+    var found: [String] = []
+    var left = Self.fileLimit
+    for folder in [""] + Self.folders.map({ "/" + $0 }) {
+      let names = Self.entries(place.path + folder, limit: left)
+      left -= names.count
+      // Of segments, the server writes to the last one. Index files it makes and removes.
+      let last = names.filter { $0.hasSuffix(".log") }.max()
+      for name in names where folder == "" ? DataDirectory.isOwn(name) : !name.hasSuffix(".log") || name == last {
+        let path = "\(place.path)\(folder)/\(name)"
+        guard let kind = Self.status(path).map({ $0.st_mode & S_IFMT }), kind == S_IFREG || kind == S_IFDIR else {
+          continue
+        }
+        let isRefused = isUser && name != "lost+found" && !name.hasSuffix(".idx") && Self.refusal(path, W_OK) != nil
+        if isRefused || clinux_is_fixed(path) != 0 {
+          found.append(String((folder + "/" + name).dropFirst()))
+        }
+      }
+    }
+    guard let first = found.min() else { return [] }
+    let more = found.count == 1 ? "" : ", and \(found.count - 1) more files"
+    return [
+      .problem(
+        name, "\(place.path)/\(first) can't be written\(more)",
+        advice: "Look at its mode (ls -l) and its attributes (lsattr): chmod u+w, chattr -i -a.")
+    ]
   }
 
   /// What others may read or change.

@@ -1,4 +1,5 @@
 import Foundation
+import GRDB
 import LogStore
 
 /// What the logs hold, whether they are the right ones, and what of their damage shows without reading all of them.
@@ -10,6 +11,8 @@ struct StoreCheck: Check {
 
   private static let payments = "payments"
   private static let simulator = "simulator"
+  /// Bytes of a file that is asked for lost logs.
+  private static let witnessLimit = 32 << 20
   private static let damageAdvice =
     "Run logstore verify on it for all damage, and restore a backup or save the rest (docs/OPERATIONS.md, The disk is damaged)."
 
@@ -27,9 +30,11 @@ struct StoreCheck: Check {
     var findings: [Finding] = []
     if LostLog.hasLog("\(place.path)/\(Self.payments)") {
       let (finding, found) = look(Self.payments, place, known)
-      findings += [finding] + (found.map { lost($0, known, place) } ?? [])
+      let isEmpty = found.map { $0.endOffset == 0 && !$0.hasWriter } ?? false
+      let loss = isEmpty ? lost("the log is empty", place) : nil
+      findings += loss.map { [$0] } ?? [finding] + (found.map { shorter($0, known, place) } ?? [])
     } else {
-      findings.append(missing(place, known))
+      findings.append(lost("the log is missing", place) ?? .ok(name, "payments: there is no log yet"))
     }
     if LostLog.hasLog("\(place.path)/\(Self.simulator)") {
       findings.append(look(Self.simulator, place, nil).finding)
@@ -39,26 +44,41 @@ struct StoreCheck: Check {
     return findings
   }
 
-  /// A log that is not there, or has no file.
-  private func missing(_ place: DataPlace, _ known: KnownLog?) -> Finding {
-    let derived = ["projection/payments.sqlite", "webhooks/webhooks.sqlite"].filter {
-      FileManager.default.fileExists(atPath: "\(place.path)/\($0)")
-    }
+  /// A log that is not there or has no file, or that has no event.
+  ///
+  /// - Returns: nil if no log was lost.
+  private func lost(_ shown: String, _ place: DataPlace) -> Finding? {
     let advice =
       "Restore the log (regispay restore). To begin with an empty one, move projection, simulator, webhooks and"
       + " \(KnownLog.fileName) out of \(place.path)."
-    if let known, known.events > 0 {
+    let projection = place.path + "/projection/payments.sqlite"
+    let webhooks = WebhookJournal.path(in: place.path + "/webhooks")
+    var unread: [String] = []
+    func witness(_ path: String, _ read: (Database) throws -> UInt64?) -> LostLog.Witness? {
+      do throws(DatabaseImage.Failure) {
+        return try DatabaseImage.read(path, byteLimit: Self.witnessLimit, read)?.map { (path, $0) }
+      } catch {
+        // That of no log is small.
+        if case .tooLarge = error { return (path, 1) }
+        unread.append(path)
+        return nil
+      }
+    }
+    let witnesses = [
+      witness(projection, PaymentTable.eventCount), witness(webhooks, WebhookTable.furthestCheckpoint),
+      LostLog.mark(in: place.path),
+    ]
+    if let known = LostLog.best(witnesses) {
       return .problem(
         name,
-        "payments: the log is missing, and \(KnownLog.path(in: place.path)) tells of one with \(known.events) events or more",
+        "payments: \(shown), and \(known.path) tells of a log with \(known.checkpoint) events or more: the server does"
+          + " not start", advice: advice)
+    }
+    return unread.first.map {
+      .warning(
+        name, "payments: \(shown), and \($0), which is made from one, can't be read to tell whether that was another",
         advice: advice)
     }
-    if let first = derived.first {
-      return .warning(
-        name, "payments: the log is missing, and \(place.path)/\(first) is there, which is made from one",
-        advice: advice)
-    }
-    return .ok(name, "payments: there is no log yet")
   }
 
   private func look(_ log: String, _ place: DataPlace, _ known: KnownLog?) -> (finding: Finding, found: LogInspection?)
@@ -94,6 +114,19 @@ struct StoreCheck: Check {
             + " \(KnownLog.fileName) out of \(place.path)."), look
       )
     }
+    let other =
+      log == Self.payments
+      ? WrongLog.otherInPaymentsPlace(look.firstType)
+      : hasSimulator ? WrongLog.otherInSimulatorsPlace(look.firstType) : nil
+    if let other {
+      return (
+        .problem(
+          name, "\(path) holds another log: \(other)",
+          advice:
+            "Put the right log there (logstore restore), or move this one away: until then the server does not start."),
+        look
+      )
+    }
     let state =
       look.hasWriter
       ? "a server uses it" : look.wasClosedCleanly ? "closed cleanly" : "not closed; the next start finds its end"
@@ -108,7 +141,7 @@ struct StoreCheck: Check {
   }
 
   /// Events that the log has had.
-  private func lost(_ look: LogInspection, _ known: KnownLog?, _ place: DataPlace) -> [Finding] {
+  private func shorter(_ look: LogInspection, _ known: KnownLog?, _ place: DataPlace) -> [Finding] {
     guard let known else { return [] }
     if let fault = known.fault {
       return [

@@ -162,7 +162,7 @@ public final class PaymentProjection: Sendable {
         let queue = try DatabaseQueue(path: path, configuration: configuration)
         // Nothing was written, so a failed close loses nothing.
         defer { try? queue.close() }
-        return try queue.read(PaymentTable.checkpoint).map { (path, $0.storeID == nil ? 0 : $0.nextOffset) }
+        return try queue.read(PaymentTable.eventCount).map { (path, $0) }
       }
     } catch {
       if LockedDatabase.isCause(of: error) { throw ProjectionError(path: path, error) }

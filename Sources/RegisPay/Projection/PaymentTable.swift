@@ -111,6 +111,11 @@ enum PaymentTable {
       nextOffset: UInt64(clamping: row[2] as Int64))
   }
 
+  /// The events of the log that the rows were made from; nil if the file does not say it.
+  static func eventCount(_ database: Database) throws -> UInt64? {
+    try checkpoint(database).map { $0.storeID == nil ? 0 : $0.nextOffset }
+  }
+
   static func setCheckpoint(_ checkpoint: Checkpoint, _ database: Database) throws {
     try database.cachedStatement(sql: "UPDATE progress SET log = ?, place = ?")
       .execute(arguments: [

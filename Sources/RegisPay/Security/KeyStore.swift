@@ -29,7 +29,7 @@ public struct StoredKey: Sendable, Hashable {
 ///
 /// Safe to use from any task; its calls block for a read or a write of the disk.
 public final class KeyStore: Sendable {
-  private static let version = 1
+  static let version = 1
 
   let path: String
   private let queue: DatabaseQueue

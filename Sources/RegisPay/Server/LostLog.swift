@@ -9,13 +9,21 @@ import LogStore
 enum LostLog {
   /// Call it if the payments log is missing or empty. Blocks for some reads; creates nothing.
   static func check(_ directory: String) throws(ServerError) {
-    let witnesses = [try projectionCheckpoint(directory), try webhooksCheckpoint(directory), mark(in: directory)]
-    guard let known = witnesses.compactMap({ $0 }).max(by: { $0.checkpoint < $1.checkpoint }), known.checkpoint > 0
+    guard
+      let known = best([try projectionCheckpoint(directory), try webhooksCheckpoint(directory), mark(in: directory)])
     else { return }
     let others = ["projection", "simulator", "webhooks", KnownLog.fileName].filter {
       FileManager.default.fileExists(atPath: "\(directory)/\($0)")
     }
     throw .lostLog(directory: directory, witness: known.path, events: known.checkpoint, others: others)
+  }
+
+  /// A file that tells of a log with events.
+  typealias Witness = (path: String, checkpoint: UInt64)
+
+  /// The one that tells of most events; nil if none tells of any.
+  static func best(_ witnesses: [Witness?]) -> Witness? {
+    witnesses.compactMap { $0 }.filter { $0.checkpoint > 0 }.max { $0.checkpoint < $1.checkpoint }
   }
 
   private static func projectionCheckpoint(
@@ -43,7 +51,7 @@ enum LostLog {
     return (try? FileManager.default.contentsOfDirectory(atPath: directory).isEmpty) != true
   }
 
-  private static func mark(in directory: String) -> (path: String, checkpoint: UInt64)? {
+  static func mark(in directory: String) -> Witness? {
     KnownLog(in: directory).map { (KnownLog.path(in: directory), $0.events) }
   }
 }

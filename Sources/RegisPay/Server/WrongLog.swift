@@ -7,8 +7,7 @@ enum WrongLog {
   /// Call it before anything is written to the logs. Blocks while the first event of each is read.
   static func check(_ directory: String, payments: LogReader, simulator: LogReader?) throws(ServerError) {
     let first = try firstType(payments)
-    let isSimulators = first.map(Simulator.writes) ?? false
-    let type = first.map { "its first event has the type \($0), which only the simulator writes" } ?? ""
+    let other = otherInPaymentsPlace(first)
     let file = KnownLog(in: directory)
     // Of an empty log nothing is lost.
     let hasEvents = payments.endOffset > 0 || file?.events ?? 0 > 0
@@ -17,24 +16,34 @@ enum WrongLog {
       throw .wrongLog(
         path: directory + "/payments",
         reason: "its id is \(payments.storeID), and \(KnownLog.path(in: directory)) says \(known)"
-          + (isSimulators ? "; \(type)" : "")
+          + (other.map { "; \($0)" } ?? "")
           + ". Put the right log there (logstore restore), or, if this is the right one, move these out of \(directory) first: "
           + others.joined(separator: ", "))
     }
-    if isSimulators {
-      throw .wrongLog(path: directory + "/payments", reason: "\(type). Put the payments log there (logstore restore)")
+    if let other {
+      throw .wrongLog(path: directory + "/payments", reason: "\(other). Put the payments log there (logstore restore)")
     }
     if let simulator { try check(directory + "/simulator", simulator: simulator) }
   }
 
   /// - Parameter path: the simulator's log.
   static func check(_ path: String, simulator: LogReader) throws(ServerError) {
-    if let first = try firstType(simulator), PaymentLog.writes(first) {
+    if let other = otherInSimulatorsPlace(try firstType(simulator)) {
       throw .wrongLog(
-        path: path,
-        reason: "its first event has the type \(first), which only the payments log holds."
-          + " Put the simulator's log there (logstore restore), or move this one away")
+        path: path, reason: "\(other). Put the simulator's log there (logstore restore), or move this one away")
     }
+  }
+
+  /// Why a log whose first event has this type is not the payments log; nil if it may be.
+  static func otherInPaymentsPlace(_ firstType: String?) -> String? {
+    guard let firstType, Simulator.writes(firstType) else { return nil }
+    return "its first event has the type \(firstType), which only the simulator writes"
+  }
+
+  /// Why a log whose first event has this type is not the simulator's; nil if it may be.
+  static func otherInSimulatorsPlace(_ firstType: String?) -> String? {
+    guard let firstType, PaymentLog.writes(firstType) else { return nil }
+    return "its first event has the type \(firstType), which only the payments log holds"
   }
 
   /// The type of the first event that can be read; nil if there is none. A type that no program of this version writes proves

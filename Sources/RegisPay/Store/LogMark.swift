@@ -31,7 +31,9 @@ struct LogMark: Sendable {
   }
 
   /// Why the server can't start when the log is marked and the file holds nothing.
-  func reason(path: String) -> String {
+  func reason(path: String) -> String { Self.reason(noun: noun, path: path) }
+
+  static func reason(noun: String, path: String) -> String {
     let isThere = FileManager.default.fileExists(atPath: path)
     return "\(isThere ? "it holds no \(noun)" : "it is gone"), and \(noun)s were made for this log"
   }
