@@ -114,4 +114,52 @@ extension RegisPayDoctorTests {
       }
     }
   }
+
+  /// Listens on a free port and prints it; its name is the first argument.
+  private static let holder = """
+    import ctypes, signal, socket, sys
+    ctypes.CDLL(None).prctl(15, sys.argv[1].encode(), 0, 0, 0)
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    held.listen()
+    print(held.getsockname()[1], flush=True)
+    signal.pause()
+    """
+
+  @Test(
+    "a socket that systemd holds for the server by a unit is no problem, by name and where its holder can't be seen",
+    .enabled(if: geteuid() == 0 && access("/etc/systemd/system", F_OK) == 0))
+  func heldSocket() async throws {
+    try await withTemporaryFolder { folder in
+      #expect(chmod(folder, 0o755) == 0)
+      let units = folder + "/units"
+      try FileManager.default.createDirectory(atPath: units, withIntermediateDirectories: false)
+      for (holder, result) in [("systemd-test", "ok"), ("python3", "warning")] {
+        let process = try RegisPayProcess(program: "python3", ["-c", Self.holder, holder], folder: folder)
+        let port = try #require(try await process.nextLine(), "\(process.errorText)")
+        let arguments = ["--dir", folder + "/data", "--port", port]
+        let none = try await doctor(arguments, in: folder)
+        #expect(none.results("port") == ["warning"], "\(none.output)")
+        let example = CommandBlock.repository.appendingPathComponent("docs/examples/regispay.socket")
+        let unit = try String(contentsOf: example, encoding: .utf8).replacing("8080", with: port)
+        try Data(unit.utf8).write(to: URL(fileURLWithPath: units + "/regispay.socket"))
+        try Data("[Service]\nExecStart=/usr/bin/regispay serve\n".utf8).write(
+          to: URL(fileURLWithPath: units + "/regispay.service"))
+        let withUnits = mounted("mount --bind \(units) /etc/systemd/system")
+        let found = try await doctor(arguments, in: folder, under: withUnits)
+        #expect(found.results("port") == [result], "\(holder): \(found.output)")
+        let unseen = try await doctor(
+          arguments, in: folder, under: withUnits + ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+        #expect(
+          unseen.results("port") == ["ok"] && unseen.found("port").contains("regispay.socket has systemd hold it"),
+          "\(unseen.output)")
+        try FileManager.default.removeItem(atPath: units + "/regispay.socket")
+        let foreign = try await doctor(
+          arguments, in: folder, under: ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+        #expect(foreign.results("port") == ["problem"], "\(foreign.output)")
+        process.signal(SIGKILL)
+        _ = try await process.waitForExit()
+      }
+    }
+  }
 }

@@ -52,30 +52,67 @@ struct PortCheck: Check {
   }
 
   private func inUse(_ address: Address) -> Finding {
-    let other = "Stop that program, or choose another port with \(address.option)."
-    let holder = PortHolder(port: address.port, directory: DataPlace(directory).path)
-    let response = address.isTLS ? nil : AliveProbe.response(host: address.host, port: address.port)
-    switch holder {
+    switch PortHolder(port: address.port, directory: DataPlace(directory).path) {
+    case .server(let process): return ownServer(address, process)
+    case .manager(let process): return managed(address, process)
     case .other(let process):
-      return .problem(name, "\(address.shown) is in use by \(process)", advice: other)
-    case .server(let process):
-      guard !address.isTLS else {
-        return .ok(name, "\(address.shown) is in use by this directory's server, \(process)")
+      guard AliveProbe.isSilent(host: address.host, port: address.port) else {
+        return .problem(name, "\(address.shown) is in use by \(process)", advice: other(address))
       }
-      guard response == AliveProbe.healthy else {
-        return .problem(
-          name, "\(address.shown) is in use by this directory's server, \(process), and /alive does not respond",
-          advice: "Look at the server's log and at what it waits for; restart it if it does not recover.")
+      return .warning(
+        name, "\(address.shown) is held by \(process), which does not respond there",
+        advice:
+          "That is right for a supervisor that starts the server with this socket (LISTEN_FDS, docs/INSTALL.md, Upgrade)."
+          + " Otherwise the server does not start: \(lowercased(other(address)))")
+    case .unknown(let isRoots):
+      let isRegisPay = response(address) == AliveProbe.healthy ? ", which responds as RegisPay does" : ""
+      if isRoots, let unit = SocketUnit.listening(on: address.port), unit.isForRegisPay {
+        return .ok(
+          name,
+          "\(address.shown) is in use by a process of root\(isRegisPay); \(unit.name) has systemd hold it for the server"
+        )
       }
-      return .ok(name, "\(address.shown) is in use by this directory's server, \(process), and it responds")
-    case .unknown:
-      let isRegisPay = response == AliveProbe.healthy ? ", which responds as RegisPay does" : ""
       return .problem(
         name, "\(address.shown) is in use by a process that this user can't see\(isRegisPay)",
         advice: isRegisPay.isEmpty
-          ? other
+          ? other(address)
           : "If it is this directory's server, run this command as its user or as root, to be sure; otherwise "
-            + other.prefix(1).lowercased() + other.dropFirst())
+            + lowercased(other(address)))
     }
   }
+
+  private func ownServer(_ address: Address, _ process: String) -> Finding {
+    let shown = "\(address.shown) is in use by this directory's server, \(process)"
+    guard !address.isTLS else { return .ok(name, shown) }
+    guard response(address) == AliveProbe.healthy else {
+      return .problem(
+        name, "\(shown), and /alive does not respond",
+        advice: "Look at the server's log and at what it waits for; restart it if it does not recover.")
+    }
+    return .ok(name, "\(shown), and it responds")
+  }
+
+  /// systemd holds the socket, and no service serves it now.
+  private func managed(_ address: Address, _ process: String) -> Finding {
+    let unit = SocketUnit.listening(on: address.port)
+    let shown = "\(address.shown) is held by \(process)" + (unit.map { ", by its unit \($0.name)" } ?? "")
+    if unit?.isForRegisPay == true {
+      return .ok(name, "\(shown): it starts the server with this socket, and connections wait meanwhile")
+    }
+    return .warning(
+      name, shown,
+      advice:
+        "That is right if it starts the server with this socket (docs/INSTALL.md, Upgrade). Otherwise the server does not"
+        + " start: stop that unit, or choose another port with \(address.option).")
+  }
+
+  private func response(_ address: Address) -> String? {
+    address.isTLS ? nil : AliveProbe.response(host: address.host, port: address.port)
+  }
+
+  private func other(_ address: Address) -> String {
+    "Stop that program, or choose another port with \(address.option)."
+  }
+
+  private func lowercased(_ sentence: String) -> String { sentence.prefix(1).lowercased() + sentence.dropFirst() }
 }

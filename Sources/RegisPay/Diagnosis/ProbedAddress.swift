@@ -43,7 +43,7 @@ struct ProbedAddress: Sendable {
   /// Sends some bytes and reads what comes, up to a number of bytes or until the other side ends it.
   ///
   /// - Parameter seconds: the limit of each call; together at most three times as long.
-  /// - Returns: nil if nobody accepts the connection or sends anything in time.
+  /// - Returns: nil if nobody accepts the connection, or sends anything or ends it in time.
   func exchange(_ bytes: [UInt8], limit: Int, seconds: Int) -> [UInt8]? {
     let descriptor = socket(family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else { return nil }
@@ -58,14 +58,17 @@ struct ProbedAddress: Sendable {
     // One that sends a byte now and then does not keep the thread.
     let deadline = ContinuousClock.now + .seconds(seconds)
     var received: [UInt8] = []
+    var isEnded = false
     var piece = [UInt8](repeating: 0, count: 4096)
     while received.count < limit, ContinuousClock.now < deadline {
       let count = recv(descriptor, &piece, piece.count, 0)
       if count < 0, errno == EINTR { continue }
+      // The time limit's error is EAGAIN; another one, such as a reset, ends the connection.
+      isEnded = count == 0 || (count < 0 && errno != EAGAIN)
       guard count > 0 else { break }
       received += piece[..<count]
     }
-    return received.isEmpty ? nil : received
+    return received.isEmpty && !isEnded ? nil : received
   }
 
   private func withAddress<Value>(_ work: (UnsafePointer<sockaddr>) -> Value) -> Value {
@@ -80,15 +83,21 @@ enum AliveProbe {
 
   /// The body of the response; nil if there is none within a few seconds, or one that is no success.
   static func response(host: String, port: Int) -> String? {
+    guard let bytes = exchange(host, port) else { return nil }
+    let text = String(decoding: bytes, as: UTF8.self)
+    guard text.hasPrefix("HTTP/1.1 200 "), let end = text.range(of: "\r\n\r\n") else { return nil }
+    return String(text[end.upperBound...])
+  }
+
+  /// Whether nobody sends anything or ends the connection within a few seconds, as on a socket that nobody serves.
+  static func isSilent(host: String, port: Int) -> Bool { exchange(host, port) == nil }
+
+  private static func exchange(_ host: String, _ port: Int) -> [UInt8]? {
     let host = ["0.0.0.0": "127.0.0.1", "::": "::1"][host] ?? host
     let request =
       "GET \(HealthRoutes.alivePath) HTTP/1.1\r\nHost: \(ListenAddress.bracketed(host)):\(port)\r\nConnection: close\r\n\r\n"
     // ``PortCheck`` has just found this address; if it is gone since, nobody responds there.
-    guard let address = try? ProbedAddress(host: host, port: port),
-      let bytes = address.exchange(Array(request.utf8), limit: 64 << 10, seconds: 2)
-    else { return nil }
-    let text = String(decoding: bytes, as: UTF8.self)
-    guard text.hasPrefix("HTTP/1.1 200 "), let end = text.range(of: "\r\n\r\n") else { return nil }
-    return String(text[end.upperBound...])
+    guard let address = try? ProbedAddress(host: host, port: port) else { return nil }
+    return address.exchange(Array(request.utf8), limit: 64 << 10, seconds: 2)
   }
 }
