@@ -133,6 +133,7 @@ struct Parked: AsyncParsableCommand {
   ) async throws {
     var after: String?
     var isWaiting = false
+    var pages = PageCycle()
     repeat {
       let path = "/api/v1/payments?status=\(status.rawValue)&limit=200" + (after.map { "&after=\($0)" } ?? "")
       let page = try await server.get(path)
@@ -149,7 +150,26 @@ struct Parked: AsyncParsableCommand {
         for payment in payments { try await body(payment) }
       }
       after = page["next"]?.text
+      if let after { try pages.note(after) }
     } while isWaiting || after != nil
+  }
+
+  /// Notices that a list goes in a circle: one that a wrong server or proxy responds with would never end. Keeps one page's name, by
+  /// Brent's algorithm, and notices a circle after at most about three times its pages and those before it.
+  private struct PageCycle {
+    private var kept: String?
+    private var stepsLeft = 0
+    private var steps = 1
+
+    mutating func note(_ next: String) throws(ServerClientError) {
+      if next == kept { throw .endlessList(next: next) }
+      guard stepsLeft == 0 else {
+        stepsLeft -= 1
+        return
+      }
+      (kept, stepsLeft) = (next, steps)
+      steps *= 2
+    }
   }
 
   static func text(_ value: JSONValue?) -> String {

@@ -70,12 +70,17 @@ public enum ServerClientError: Error, Sendable, Hashable, CustomStringConvertibl
   /// The response is not JSON.
   case unreadable
   case refused(status: Int, detail: String)
+  /// A page of a list is followed by one that was there before.
+  case endlessList(next: String)
 
   public var description: String {
     switch self {
     case .noResponse(let reason): "no response: \(reason)"
     case .unreadable: "the response is not JSON"
     case .refused(let status, let detail): "refused with \(status): \(detail)"
+    case .endlessList(let next):
+      "the list does not end: the server names the page \(String(reflecting: String(next.prefix(100)))) as the next one again; what was"
+        + " shown so far may be incomplete. Look whether --url leads to a RegisPay server"
     }
   }
 }
