@@ -24,6 +24,24 @@ struct ClientTLSOptions: ParsableArguments {
     }
   }
 
+  /// - Throws: ``ValidationError`` when an option of TLS would be ignored, because the URL has none.
+  func checkFit(_ url: String) throws {
+    guard url.hasPrefix("http://") else { return }
+    for (option, value) in [("--tls-roots", tlsRoots), ("--tls-certificate", tlsCertificate)] where value != nil {
+      throw ValidationError(
+        "\(option) needs a --url that begins with https://: a connection to \(BaseURL.shown(url)) has no TLS")
+    }
+  }
+
+  /// Ends the process with one line if a file can't be used.
+  func checkFiles() {
+    do throws(TLSFilesError) {
+      try clientTLS.check()
+    } catch {
+      fail("\(error)")
+    }
+  }
+
   var clientTLS: ClientTLS {
     var tls = ClientTLS()
     (tls.roots, tls.certificate, tls.key) = (tlsRoots, tlsCertificate, tlsKey)

@@ -31,9 +31,11 @@ struct Load: AsyncParsableCommand {
     }
     guard wait >= 0 else { throw ValidationError("--wait must be 0 or more") }
     try checkURL(url, of: "--url")
+    try tls.checkFit(url)
   }
 
   func run() async throws {
+    tls.checkFiles()
     var options = LoadDriver.Options(
       url: url.hasSuffix("/") ? String(url.dropLast()) : url, rate: rate, duration: .seconds(seconds))
     options.completionLimit = .seconds(wait)

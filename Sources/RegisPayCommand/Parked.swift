@@ -18,13 +18,17 @@ struct Parked: AsyncParsableCommand {
 
     @OptionGroup(title: "TLS") var tls: ClientTLSOptions
 
-    func validate() throws { try checkURL(url, of: "--url") }
+    func validate() throws {
+      try checkURL(url, of: "--url")
+      try tls.checkFit(url)
+    }
 
     /// Not an argument: every user of the machine can read a process's arguments.
     var key: String? { ProcessInfo.processInfo.environment["REGISPAY_KEY"] }
 
     /// Runs `work` on the server. If it fails, prints one line and ends the process.
     func withServer(_ work: (ServerClient) async throws -> Void) async {
+      tls.checkFiles()
       do {
         let server = try ServerClient(url: url, key: key, tls: tls.clientTLS)
         defer { server.close() }

@@ -241,6 +241,47 @@ struct RegisPayTLSTests {
     }
   }
 
+  @Test("a mistake in a command's TLS files is named with the option and the file, and the URL is not blamed")
+  func clientFiles() async throws {
+    try await withTemporaryFolder { folder in
+      try await SelfSigned.make("one", in: folder)
+      try await SelfSigned.make("two", in: folder)
+      #expect(mkfifo(folder + "/pipe", 0o600) == 0)
+      let mistakes: [(arguments: [String], code: Int32, text: String)] = [
+        (["--tls-roots", "none"], 1, "--tls-roots: can't open \(folder)/none: No such file or directory"),
+        (["--tls-roots", "pipe"], 1, "--tls-roots: \(folder)/pipe is no file"),
+        (["--tls-roots", "one.key"], 1, "--tls-roots: \(folder)/one.key holds no certificate in PEM"),
+        (["--tls-certificate", "one.key", "--tls-key", "one.key"], 1, "--tls-certificate: \(folder)/one.key holds no"),
+        (
+          ["--tls-certificate", "one.crt", "--tls-key", "one.crt"], 1,
+          "--tls-key: \(folder)/one.crt holds no private key"
+        ),
+        (
+          ["--tls-certificate", "one.crt", "--tls-key", "two.key"], 1, "--tls-key: \(folder)/two.key is not the key of"
+        ),
+        (
+          ["--tls-roots", "one.crt", "--url", "http://localhost:1"], 64,
+          "--tls-roots needs a --url that begins with https://"
+        ),
+        (
+          ["--tls-certificate", "one.crt", "--tls-key", "one.key", "--url", "http://localhost:1"], 64,
+          "--tls-certificate needs a --url that begins with https://"
+        ),
+      ]
+      for command in [["parked", "list"], ["unknown", "list"], ["load", "--rate", "1", "--seconds", "1"]] {
+        for (arguments, code, text) in mistakes {
+          let words = arguments.map { $0.contains(".") || ["none", "pipe"].contains($0) ? "\(folder)/\($0)" : $0 }
+          let process = try RegisPayProcess(
+            command + (words.contains("--url") ? [] : ["--url", "https://localhost:1"]) + words, folder: folder)
+          #expect(try await process.waitForExit().code == code, "\(arguments): \(process.errorText)")
+          #expect(
+            process.errorText.contains(text) && !process.errorText.contains("base URL"),
+            "\(arguments): \(process.errorText)")
+        }
+      }
+    }
+  }
+
   @Test("peers that send anything, or nothing, cost a connection for a moment and no more")
   func hostile() async throws {
     try await withTemporaryFolder { folder in

@@ -37,7 +37,7 @@ final class ConnectionPool: Sendable {
       do {
         tls = try trust.context()
       } catch {
-        throw EndpointError(url: endpoint.authority, reason: "\(error)")
+        throw EndpointError(url: endpoint.authority, reason: "\(error)", isOfFiles: true)
       }
     }
     let connector = Connector(

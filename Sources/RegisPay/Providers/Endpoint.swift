@@ -90,8 +90,12 @@ extension Endpoint {
 public struct EndpointError: Error, Sendable, Hashable, CustomStringConvertible {
   var url: String
   var reason: String
+  /// The URL can be used, but not the files for TLS, which the reason names.
+  var isOfFiles = false
 
-  public var description: String { "\(BaseURL.shown(url)) is not a base URL for calls: \(reason)" }
+  public var description: String {
+    isOfFiles ? reason : "\(BaseURL.shown(url)) is not a base URL for calls: \(reason)"
+  }
 }
 
 /// Checks and shows a base URL that a command was given.
