@@ -63,6 +63,7 @@ final class StreamGuard: ChannelDuplexHandler, RemovableChannelHandler {
     let entry = ConnectionTable.Connection(context.channel, proxies: table.proxies)
     self.entry = entry
     context.fireChannelActive()
+    // Every stream that a client has opened has one.
     let id = context.channel.syncOptions.flatMap { try? $0.getOption(HTTP2StreamChannelOptions.streamID) }
     guard let id, connection.open(ObjectIdentifier(self), id, stop: onStop), streams.admit(entry) else {
       return reset(.refusedStream, context)
