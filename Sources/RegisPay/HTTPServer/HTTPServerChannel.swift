@@ -79,6 +79,7 @@ where Responder.Context == HTTPRequestContext {
   private func addHTTP2(
     to channel: any Channel, _ entry: ConnectionTable.Connection, _ stop: ConnectionStop
   ) throws {
+    try channel.syncOptions?.setOption(.writeBufferWaterMark, value: FrameEdge.waterMark)
     let connection = HTTP2Connection(limits: limits, table: table, entry: entry, logger: logger)
     try connection.addHandlers(
       to: channel, streams: streams, checkHead: checkHead, metrics: metrics, makeHandler: { makeHandler() })

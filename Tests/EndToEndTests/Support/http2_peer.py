@@ -65,7 +65,7 @@ class Client:
         self.decoder = hpack.Decoder()
         self.buffer = b""
         self.statuses, self.resets, self.bodies, self.ended = {}, {}, {}, set()
-        self.gone = None
+        self.gone = self.last = None
         self.is_closed = False
         if preface:
             self.send(preface + frame(SETTINGS, 0, 0, settings))
@@ -113,6 +113,7 @@ class Client:
                 self.resets[stream] = int.from_bytes(payload, "big")
             if kind == GOAWAY:
                 self.gone = int.from_bytes(payload[4:8], "big")
+                self.last = int.from_bytes(payload[:4], "big")
             if kind in (HEADERS, DATA) and flags & END_STREAM:
                 self.ended.add(stream)
 
@@ -353,6 +354,49 @@ def most_streams():
     healthy("101 streams")
 
 
+def unread():
+    """A client that opens its windows and reads nothing loses its connections, and others get their event streams."""
+    global cases
+    cases += 1
+    wide = b"\0\4\x7f\xff\xff\xff"
+    clients = []
+    for number in range(12):
+        client = Client(settings=wide)
+        client.send(frame(WINDOW, 0, 0, b"\x7f\x00\x00\x00"))
+        client.send(b"".join(request(stream, path="/openapi.json" if number else "/api/v1/events?from=0") for stream in range(1, 129, 2)))
+        clients.append(client)
+    end = time.monotonic() + LIMIT + 10
+    state = {}
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        probe = Client()
+        probe.send(request(1, path="/metrics"))
+        probe.read(lambda c: 1 in c.ended, within=10)
+        lines = [line.split() for line in probe.bodies.get(1, b"").decode(errors="replace").splitlines() if not line.startswith("#")]
+        state = {line[0]: float(line[1]) for line in lines if len(line) == 2}
+        probe.close()
+        if state.get("regispay_http_unread_bytes") == 0 and state.get("regispay_http2_streams", 99) <= 65:
+            break
+    check("unread", f"all that is unread is given up: {state.get('regispay_http_unread_bytes')}", state.get("regispay_http_unread_bytes") == 0)
+    check("unread", f"streams end: {state.get('regispay_http2_streams')}", state.get("regispay_http2_streams", 99) <= 65)
+    for client in clients:
+        client.close()
+    healthy("unread")
+
+
+def not_processed():
+    """Of a client that floods, the server does not say that its requests were not processed: it may have created payments."""
+    global cases
+    cases += 1
+    client = Client()
+    client.send(b"".join(request(stream, JSON, flags=END_HEADERS, **CREATE) + frame(DATA, END_STREAM, stream, BODY) for stream in range(1, 11, 2))
+                + frame(PING, 0, 0, bytes(8)) * 1_500)
+    client.read(lambda c: c.gone is not None or c.is_closed)
+    check("flood behind requests", f"last stream {client.last}", client.gone == CALM and client.last is not None and client.last >= 9, client)
+    client.close()
+    healthy("flood behind requests")
+
+
 def given_up():
     """Event streams that are given up leave their places to others: a client may have 64."""
     global cases
@@ -372,7 +416,7 @@ def given_up():
     healthy("streams given up")
 
 
-for part in [malformed, framing, most_streams, given_up, floods, patience]:
+for part in [malformed, framing, most_streams, given_up, not_processed, unread, floods, patience]:
     if len(sys.argv) < 6 or sys.argv[5] == part.__name__:
         part()
 for failure in failures:

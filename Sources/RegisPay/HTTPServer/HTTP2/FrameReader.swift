@@ -10,7 +10,7 @@ struct FrameReader {
     static let continuation: UInt8 = 9
   }
 
-  private static let headerBytes = 9
+  static let headerBytes = 9
   /// The flag END_HEADERS.
   private static let endsHeaders: UInt8 = 4
 

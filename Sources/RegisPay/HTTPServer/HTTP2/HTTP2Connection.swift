@@ -34,7 +34,8 @@ final class HTTP2Connection: ChannelInboundHandler, RemovableChannelHandler {
   private var pendingResponses = 0
   private var isCounted = false
   private var isInputClosed = false
-  private var isSendingGoAway = false
+  /// A GOAWAY frame that is being written is this connection's own.
+  private(set) var isSendingGoAway = false
   private var heldHeadBytes = 0
   private var deadlines = ConnectionDeadlines()
   private var idleTimer: Scheduled<Void>?
@@ -67,6 +68,7 @@ final class HTTP2Connection: ChannelInboundHandler, RemovableChannelHandler {
   private func cleanUp() {
     phase = .ended
     holdHead(0)
+    table.unread.set(0, of: entry)
     deadlines.cancel()
     idleTimer?.cancel()
     idleTimer = nil
@@ -125,7 +127,24 @@ final class HTTP2Connection: ChannelInboundHandler, RemovableChannelHandler {
 
   private func timerFired() {
     guard let context else { return }
-    if deadlines.timerFired(on: context.eventLoop, onTimer: { [self] in timerFired() }) != nil { end(.enhanceYourCalm) }
+    switch deadlines.timerFired(on: context.eventLoop, onTimer: { [self] in timerFired() }) {
+    // Nothing can be said to a client that reads nothing. What its streams have written is freed with the connection alone.
+    case .output: context.channel.cutOff()
+    case .input: end(.enhanceYourCalm)
+    case nil: break
+    }
+  }
+
+  /// ``FrameEdge`` reports what waits in memory because the client does not read; 0 when all has left.
+  func holdUnread(_ byteCount: Int) {
+    guard let context else { return }
+    if byteCount == 0 {
+      deadlines.removeOutput()
+    } else if deadlines.output == nil {
+      deadlines.setOutput(TimeAmount(limits.writeTime), on: context.eventLoop) { [self] in timerFired() }
+    }
+    // Above the limit that ends a connection, perhaps this one.
+    table.unread.set(byteCount, of: entry)
   }
 
   // MARK: - Streams

@@ -175,7 +175,9 @@ final class StreamGuard: ChannelDuplexHandler, RemovableChannelHandler {
     guard size <= limits.headBytes, head.headerFields.count <= limits.headFields else { throw .headTooLarge(limits) }
     let target = try RequestTarget(head)
     let lengths = head.headerFields[fields: .contentLength]
-    guard lengths.count < 2, lengths.allSatisfy({ $0.value.utf8.allSatisfy { (48...57).contains($0) } }) else {
+    guard lengths.count < 2,
+      lengths.allSatisfy({ !$0.value.isEmpty && $0.value.utf8.allSatisfy { (48...57).contains($0) } })
+    else {
       throw .badRequest("Content-Length is one number.")
     }
     guard head.headerFields[fields: .expect].allSatisfy({ $0.value.lowercased() == "100-continue" }) else {
