@@ -85,7 +85,6 @@ struct RunSimulator: AsyncParsableCommand {
     } catch {
       fail("\(error)")
     }
-    LogOutput.standardError.flush(seconds: 1)
   }
 
   private var options: SimulatorOptions {

@@ -229,7 +229,6 @@ struct Serve: AsyncParsableCommand {
     } catch {
       fail("\(error)")
     }
-    LogOutput.standardError.flush(seconds: 1)
   }
 
   /// Looked for once: it is this process's from then on.

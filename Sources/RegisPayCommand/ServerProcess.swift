@@ -48,7 +48,10 @@ enum ServerProcess {
 
   static var logger: Logger { Logger(label: "regispay") { _ in LogOutput.writer.handler() } }
 
-  /// Runs a server until it has stopped.
+  /// Runs a server until it has stopped, and ends the process then, with exit code 0.
+  ///
+  /// A return from the command would do so on the main thread's queue, for which libdispatch makes a thread. It waits for ever if the
+  /// system gives none, and the stop's deadline is over.
   ///
   /// - Parameters:
   ///   - signals: each calls `stop`, on a thread that exists already.
@@ -57,7 +60,7 @@ enum ServerProcess {
   static func run(
     _ signals: [Int32], stopTimeout: Int, stop: @escaping @Sendable () -> Void,
     body: (_ onOverdue: @escaping @Sendable () -> Void) async throws -> Void
-  ) async throws {
+  ) async throws -> Never {
     let reserves = (stop: AddressReserve(byteCount: 16 << 20), line: AddressReserve(byteCount: 4 << 20))
     StopSignals.handle(signals) {
       reserves.stop.free()
@@ -70,6 +73,8 @@ enum ServerProcess {
       // As after kill -9, no acknowledged payment is lost. Nothing waits here for other threads, which may hang.
       cstart_fail(line, line.utf8.count)
     }
+    LogOutput.standardError.flush(seconds: 1)
+    exit(0)
   }
 
   /// Prints a line on standard output at once.

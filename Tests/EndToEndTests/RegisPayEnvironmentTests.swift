@@ -64,7 +64,9 @@ struct RegisPayEnvironmentTests {
       }
       // They take all the sockets that calls to webhooks may have, before any call to the PSP.
       // Far fewer than the 96 connections that the server takes with so few descriptors.
-      let tests = endpoints.prefix(40).map { id in Task { _ = try? await server.post("/api/v1/webhooks/\(id)/test", "") } }
+      let tests = endpoints.prefix(40).map { id in
+        Task { _ = try? await server.post("/api/v1/webhooks/\(id)/test", "") }
+      }
       defer { for test in tests { test.cancel() } }
       let receivers = try await onThread { (0..<8).map { _ in accept(listener, nil, nil) } }
       defer { for receiver in receivers { close(receiver) } }

@@ -68,7 +68,7 @@ struct RegisPayTraceTests {
       for id in ids { try await server.wait(for: id, status: "Completed", within: .seconds(30)) }
       collector = try await Collector.start(python, folder, port: collector.port)
       let late = try await collector.spans(within: .seconds(60)) { late in
-        late.count { $0.name == "payment" } >= ids.count - 1
+        late.count { $0.name == "notifications notify" } >= ids.count - 1
       }
       spans += late.filter { !spans.contains($0) }
       #expect(Set(spans.map(\.trace)) == Set(ids.map { $0.filter { $0 != "-" } }))
