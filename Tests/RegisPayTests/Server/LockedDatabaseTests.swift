@@ -39,7 +39,17 @@ struct LockedDatabaseTests {
         var configuration = Configuration()
         configuration.allowsUnsafeTransactions = true
         let other = try DatabaseQueue(path: file.path(in: folder), configuration: configuration)
-        try await other.writeWithoutTransaction { try $0.execute(sql: "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE") }
+        // The connections for reading of the pool that has made the file end a moment later.
+        try await eventually("it is alone") {
+          do {
+            try await other.writeWithoutTransaction {
+              try $0.execute(sql: "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE")
+            }
+            return true
+          } catch let error as DatabaseError where error.resultCode == .SQLITE_BUSY {
+            return false
+          }
+        }
         // A thread of its own: the other tests may keep all of the tasks' threads busy for longer than a start waits.
         let isOpened = DispatchSemaphore(value: 0)
         Thread.detachNewThread {
