@@ -107,7 +107,7 @@ package struct LogInspection: Sendable {
   /// - Parameter last: the last segment, which may be the first one.
   private static func firstType(_ catalog: Catalog, _ last: Segment, disk: any Disk) -> String? {
     guard catalog.segments[0].baseOffset == 0 else { return nil }
-    // Damage is found elsewhere. Here it only hides the type.
+    // A segment that is damaged or can't be read is a finding of the rest of the look. Here it only hides the type.
     let opened = try? Segment.open(
       catalog.path(of: catalog.segments[0]), baseOffset: 0, storeID: catalog.storeID, disk: disk, mayBeShort: true)
     guard let segment = last.baseOffset == 0 ? last : opened else { return nil }

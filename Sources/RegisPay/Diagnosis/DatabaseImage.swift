@@ -11,6 +11,16 @@ enum DatabaseImage {
     case changing
     case tooLarge(bytes: Int64, limit: Int)
     case unusable(String)
+
+    /// - Parameter advice: for a file that can't be used.
+    func finding(_ name: CheckName, _ path: String, advice: String) -> Finding {
+      switch self {
+      case .changing: .notChecked(name, "\(path) is being written")
+      case .tooLarge(let bytes, let limit):
+        .notChecked(name, "\(path) has \(bytes) bytes, and at most \(limit) are read")
+      case .unusable(let reason): .problem(name, "can't use \(path): \(reason)", advice: advice)
+      }
+    }
   }
 
   private static let tries = 5

@@ -16,19 +16,13 @@ struct KeysCheck: Check {
     do throws(DatabaseImage.Failure) {
       count = try KeyFile.count(path)
     } catch {
-      switch error {
-      case .changing: return [.notChecked(name, "\(path) is being written")]
-      case .tooLarge(let bytes, let limit):
-        return [.notChecked(name, "\(path) has \(bytes) bytes, and at most \(limit) are read")]
-      case .unusable(let reason):
-        return [
-          .problem(
-            name, "can't use \(path): \(reason)",
-            advice:
-              "Check its disk and permissions, restore it from a backup, or move it away and create new keys with regispay"
-              + " keys create: no server starts with it.")
-        ]
-      }
+      return [
+        error.finding(
+          name, path,
+          advice:
+            "Check its disk and permissions, restore it from a backup, or move it away and create new keys with regispay"
+            + " keys create: no server starts with it.")
+      ]
     }
     if count.all == 0, !isInsecure, DirectoryLog.hasMark(KeyWatch.checkpointName, in: place) {
       return [

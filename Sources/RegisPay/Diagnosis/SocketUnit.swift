@@ -18,7 +18,7 @@ struct SocketUnit: Sendable, Hashable {
   static func listening(on port: Int, in directories: [String] = directories) -> SocketUnit? {
     var names: Set<String> = []
     for directory in directories {
-      // Without systemd there is none.
+      // Without systemd there is no such directory.
       names.formUnion((try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? [])
     }
     let units = names.sorted().filter { $0.hasSuffix(".socket") }.compactMap { name -> SocketUnit? in
@@ -34,6 +34,7 @@ struct SocketUnit: Sendable, Hashable {
   /// The lines of a unit's file and of those that add to it.
   private static func lines(_ name: String, _ directories: [String]) -> [Substring] {
     let file = directories.map { "\($0)/\(name)" as String }.first { FileManager.default.fileExists(atPath: $0) }
+    // Most units have no such directory.
     let additions = directories.flatMap { directory in
       ((try? FileManager.default.contentsOfDirectory(atPath: "\(directory)/\(name).d")) ?? []).sorted()
         .filter { $0.hasSuffix(".conf") }.map { "\(directory)/\(name).d/\($0)" }

@@ -18,19 +18,13 @@ struct WebhooksCheck: Check {
     do throws(DatabaseImage.Failure) {
       count = try DatabaseImage.read(path, byteLimit: Self.byteLimit, Self.endpointCount) ?? 0
     } catch {
-      switch error {
-      case .changing: return [.notChecked(name, "\(path) is being written")]
-      case .tooLarge(let bytes, let limit):
-        return [.notChecked(name, "\(path) has \(bytes) bytes, and at most \(limit) are read")]
-      case .unusable(let reason):
-        return [
-          .problem(
-            name, "can't use \(path): \(reason)",
-            advice:
-              "Check its disk and permissions, or restore it from a backup: no server starts with it, and it holds"
-              + " the endpoints and their secrets, which can't be rebuilt.")
-        ]
-      }
+      return [
+        error.finding(
+          name, path,
+          advice:
+            "Check its disk and permissions, or restore it from a backup: no server starts with it, and it holds"
+            + " the endpoints and their secrets, which can't be rebuilt.")
+      ]
     }
     if count == 0, !acceptsLoss, DirectoryLog.hasMark(Webhooks.checkpointName, in: place) {
       return [

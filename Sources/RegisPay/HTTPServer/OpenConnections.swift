@@ -17,8 +17,8 @@ final class OpenConnections: Sendable {
 
   private let state = Mutex(State())
 
-  /// Adds a connection, on its event loop. One that comes after ``stop()`` is told of it at once: it may bring a request that was on its
-  /// way.
+  /// Adds a connection. Called on its event loop. After ``stop()``, the connection is stopped at once, and still serves a request that
+  /// comes soon.
   func add(_ channel: any Channel, _ stop: ConnectionStop) {
     let id = ObjectIdentifier(channel)
     let isStopping = state.withLock { state in

@@ -54,8 +54,8 @@ final class Handshake: ChannelInboundHandler {
     context.fireUserInboundEventTriggered(event)
   }
 
-  /// The library has checked the certificate, but it takes one for the address that it is connected to as well, whatever the host's
-  /// name: whoever has a certificate for an address of their own, and gives a wrong answer for the name, would be taken for the host.
+  /// Whether the certificate names the host. The library's own check accepts a certificate for the IP address of the connection, whatever
+  /// the host's name is. An attacker who controls the name's DNS answer and has a certificate for their own address would pass it.
   private func isForHost(_ context: ChannelHandlerContext) -> Bool {
     if isAddress { return true }
     // Without a certificate there is nothing to trust.

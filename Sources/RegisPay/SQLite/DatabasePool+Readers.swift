@@ -8,8 +8,8 @@ extension DatabasePool {
 
   /// Opens all connections for reading that the pool may have. Blocks for the disk.
   ///
-  /// A pool opens them as they are needed, and holds a lock meanwhile that the end of any read takes as well, on the thread of
-  /// whoever waits for it. On a disk that hangs at that moment, that would be an event loop.
+  /// By itself, a pool opens a connection when a read needs one, and holds a lock meanwhile. The end of every other read needs the same
+  /// lock, often on an event loop. If the disk hangs while a connection is opened, the event loop would hang too.
   ///
   /// - Throws: the first error; a connection that takes too long is left to the pool.
   func openReaders() throws {

@@ -309,28 +309,15 @@ public struct Server: Sendable {
       },
       PartService { [timeKeeper] in await timeKeeper.run() },
       PartService { [interval = options.keyInterval] in await parts.keys.run(every: interval) },
-      PartService {
-        // SkippedWork checks the payments log's damage again, to continue skipped steps.
-        while !Task.isCancelled {
-          try await Task.sleep(for: .seconds(15))
-          await RequestThreads.run(.long) { parts.simulator?.follower.damage.recheck() }
-        }
-      },
       application,
     ]
+    // Of the payments log, SkippedWork does so, to continue skipped steps.
+    if let simulator = parts.simulator { services.append(PartService.rechecking(simulator.follower.damage)) }
     if hasSimulatorListener {
       services.append(
         SimulatorListener(options: options, parts: parts, logger: quietLogger) { address.continuation.yield($0) })
     }
-    if let tls {
-      services.append(
-        PartService { [logger, interval = options.tlsInterval] in
-          while !Task.isCancelled {
-            try await Task.sleep(for: interval)
-            await RequestThreads.run(.long) { tls.refresh(logger) }
-          }
-        })
-    }
+    if let tls { services.append(PartService.refreshing(tls, every: options.tlsInterval, logger)) }
     if let traces = exports.traces {
       services.append(PartService { await BackgroundThread.run { await traces.run() } })
     }

@@ -119,22 +119,9 @@ public struct SimulatorServer: Sendable {
     // Stopped from the last to the first: the requests, and then what they use.
     var services: [any Service] = [
       PartService { [interval = options.keyInterval] in await keys.run(every: interval) },
-      PartService { [damage = simulator.follower.damage] in
-        while !Task.isCancelled {
-          try await Task.sleep(for: .seconds(15))
-          await RequestThreads.run(.long) { damage.recheck() }
-        }
-      },
+      PartService.rechecking(simulator.follower.damage),
     ]
-    if let tls {
-      services.append(
-        PartService { [logger, interval = options.tlsInterval] in
-          while !Task.isCancelled {
-            try await Task.sleep(for: interval)
-            await RequestThreads.run(.long) { tls.refresh(logger) }
-          }
-        })
-    }
+    if let tls { services.append(PartService.refreshing(tls, every: options.tlsInterval, logger)) }
     services.append(listener(keys, quietLogger, onReady: onReady))
     let stopSwitch = PartService { [stream = stops.stream] in _ = await stream.first { _ in true } }
     var configuration = ServiceGroupConfiguration(

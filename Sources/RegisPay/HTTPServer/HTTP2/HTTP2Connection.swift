@@ -204,9 +204,9 @@ final class HTTP2Connection: ChannelInboundHandler, RemovableChannelHandler {
     idleTimer = context.eventLoop.assumeIsolated().scheduleTask(in: TimeAmount(limits.idleTime)) { [self] in finish() }
   }
 
-  /// The server stops. A client may make its next request at this moment: what it is then told of the last stream says whether that was
-  /// served, and if not, that it can be made again (RFC 9113, 6.8). It is told once it waits for no response, since some clients take
-  /// it for the end of those, too.
+  /// Called when the server stops. The connection ends with a GOAWAY frame, which names the last request that the server has taken: the
+  /// client can make later ones again (RFC 9113, 6.8). The frame is sent once no response is pending, because some clients drop pending
+  /// responses when they get it.
   func stop() {
     guard phase == .serving, let context else { return }
     guard !streams.isEmpty else { return finish() }
@@ -247,8 +247,8 @@ final class HTTP2Connection: ChannelInboundHandler, RemovableChannelHandler {
     context.writeAndFlush(wrapOutboundOut(frame), promise: nil)
   }
 
-  /// ``FrameEdge`` has seen that the client is told to go. If this connection did not say so, the codec did: the client has broken the
-  /// protocol.
+  /// Called by ``FrameEdge`` for each GOAWAY frame. One that this connection has not written comes from the codec: the client has broken
+  /// the protocol, and the connection ends.
   func sentGoAway() {
     guard !isSendingGoAway, phase != .ended, let context else { return }
     phase = .ended

@@ -106,14 +106,14 @@ enum FramesTarget {
     client.end()
   }
 
-  private final class Client {
-    let channel = EmbeddedChannel()
+  private final class Client: EmbeddedPeer {
     let server = Server(exchanges: Exchanges(keepsRequests: true))
     let connection: HTTP2Connection
-    private let table = ConnectionTable(limit: 4, limitPerAddress: nil)
     private let streams = ConnectionTable(limit: 4, limitPerAddress: nil)
 
     init() {
+      let channel = EmbeddedChannel()
+      let table = ConnectionTable(limit: 4, limitPerAddress: nil)
       do {
         try channel.connect(to: try SocketAddress(unixDomainSocketPath: "/client")).wait()
         let entry = ConnectionTable.Connection(channel)
@@ -131,52 +131,14 @@ enum FramesTarget {
       } catch {
         broken("the connection is made: \(error)")
       }
+      super.init(channel, table)
       settle()
     }
 
-    func send(_ bytes: ArraySlice<UInt8>) {
-      do {
-        try channel.writeInbound(ByteBuffer(bytes: bytes))
-      } catch {
-        // It ends a stream, or the connection.
-      }
-      settle()
-    }
-
-    /// The client will send no more, and still reads.
-    func closeInput() {
-      guard channel.isActive else { return }
-      channel.pipeline.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
-      settle()
-    }
-
-    func wait(_ time: TimeAmount) {
-      channel.embeddedEventLoop.advanceTime(by: time)
-      settle()
-    }
-
-    func end() {
-      do {
-        _ = try channel.finish(acceptAlreadyClosed: true)
-      } catch {
-        // As above.
-      }
-      settle()
-      promise(table.count == 0, "a closed connection is not in the table")
+    override func end() {
+      super.end()
       promise(streams.count == 0, "a closed connection has no streams")
-      promise(table.unfinishedHeads.byteCount == 0, "a closed connection holds no head")
-      promise(table.unfinishedBodies.byteCount == 0, "a closed connection holds no body")
-      promise(table.unread.byteCount == 0, "a closed connection holds no response")
       promise(server.exchanges.running == 0, "no answer goes on without its connection")
-    }
-
-    private func settle() {
-      channel.embeddedEventLoop.run()
-      do {
-        while try channel.readOutbound(as: ByteBuffer.self) != nil {}
-      } catch {
-        broken("bytes are written: \(error)")
-      }
     }
   }
 }

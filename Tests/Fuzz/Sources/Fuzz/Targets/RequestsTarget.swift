@@ -1,7 +1,6 @@
 import CSanitizer
 import Logging
 import NIOCore
-import NIOEmbedded
 import NIOHTTP1
 
 @testable import RegisPayParts
@@ -95,14 +94,12 @@ enum RequestsTarget {
   }
 
   /// The server's side of one connection, and what it writes.
-  private final class Client {
-    let channel = EmbeddedChannel()
+  private final class Client: EmbeddedPeer {
     let server: Server
-    private let table = ConnectionTable(limit: 4, limitPerAddress: nil)
-    var written: [UInt8] = []
 
     init(pipelined: Int, keepsRequests: Bool) {
       server = Server(exchanges: Exchanges(keepsRequests: keepsRequests))
+      super.init()
       var limits = RequestsTarget.limits
       limits.pipelinedRequests = pipelined
       do {
@@ -123,47 +120,9 @@ enum RequestsTarget {
       }
     }
 
-    func send(_ bytes: ArraySlice<UInt8>) {
-      do {
-        try channel.writeInbound(ByteBuffer(bytes: bytes))
-      } catch {
-        // It is answered, or closes the connection.
-      }
-      settle()
-    }
-
-    /// The client will send no more, and still reads.
-    func closeInput() {
-      guard channel.isActive else { return }
-      channel.pipeline.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
-      settle()
-    }
-
-    func wait(_ time: TimeAmount) {
-      channel.embeddedEventLoop.advanceTime(by: time)
-      settle()
-    }
-
-    func end() {
-      do {
-        _ = try channel.finish(acceptAlreadyClosed: true)
-      } catch {
-        // As above.
-      }
-      settle()
-      promise(table.count == 0, "a closed connection is not in the table")
-      promise(table.unfinishedHeads.byteCount == 0, "a closed connection holds no head")
-      promise(table.unfinishedBodies.byteCount == 0, "a closed connection holds no body")
+    override func end() {
+      super.end()
       promise(server.exchanges.running == 0, "no answer goes on without its connection")
-    }
-
-    private func settle() {
-      channel.embeddedEventLoop.run()
-      do {
-        while let bytes = try channel.readOutbound(as: ByteBuffer.self) { written += bytes.readableBytesView }
-      } catch {
-        broken("bytes are written: \(error)")
-      }
     }
   }
 
