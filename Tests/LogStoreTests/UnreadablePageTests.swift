@@ -81,6 +81,21 @@ import Testing
     try await store.close()
   }
 
+  @Test("a segment is not called damaged because the disk can't read the start of the next one")
+  func unreadableSuccessor() async throws {
+    try await makeStore()
+    for path in files(".idx") { try remove(path) }
+    let path = files(".log")[1]
+    let (follower, commitPoint, recovery) = try Follower.open("d", disk: disk, follows: false, streamCacheBytes: 0)
+    let reader = LogReader(commitPoint: commitPoint, follower: follower, recovery: recovery)
+    defer { reader.close() }
+    for page in 0...1 { lose(path, page: page) }
+    let segments = commitPoint.segments
+    await expectThrows({ isUnreadable($0, path, page: 0) }) { () throws(LogStoreError) in
+      try segments.builtIndex(try segments.segment(segments.bases[0]))
+    }
+  }
+
   @Test("verify lists every range that can't be read once, and continues behind it")
   func verification() async throws {
     try await makeStore()

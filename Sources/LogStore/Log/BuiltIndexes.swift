@@ -65,7 +65,11 @@ extension SegmentSet {
     if let error = segment.fileError { throw error }
     let index = ActiveIndex(segment)
     var scan = RecoveryScan(segment)
-    guard let chain = try endChain(of: segment.baseOffset) else {
+    let chain: UInt32
+    switch try endChain(of: segment.baseOffset) {
+    case .known(let known): chain = known
+    case .unreadable(let error): throw error
+    case .lost:
       throw segment.damage(
         Fault(position: 0, reason: "nothing tells where the segment ends, since the next one is lost"))
     }

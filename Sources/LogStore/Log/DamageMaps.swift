@@ -124,7 +124,7 @@ extension SegmentSet {
         damageMaps.insert(map)
         return map
       }
-      let endChain = try endChain(of: baseOffset)
+      let endChain = try endChain(of: baseOffset).value
       var builder = DamageMapBuilder(
         segment, bound: bound, limit: segment.bytes.count, endChain: endChain
       ) { self.ownListedEvents(of: baseOffset, endChain: endChain) }

@@ -1,5 +1,16 @@
 // Checks that a finished segment is the one that the segment after it continues.
 
+/// The header checksum of a finished segment's last frame, as far as something else than the segment tells it.
+enum EndChain {
+  case known(UInt32)
+  /// What would tell it is damaged or gone.
+  case lost
+  /// The disk can't read what would tell it. It may become readable again.
+  case unreadable(LogStoreError)
+
+  var value: UInt32? { if case .known(let chain) = self { chain } else { nil } }
+}
+
 extension SegmentSet {
   /// The header of a segment, without mapping the segment.
   func header(of baseOffset: UInt64) throws(LogStoreError) -> SegmentHeader {
@@ -13,28 +24,46 @@ extension SegmentSet {
   }
 
   /// The header checksum of the last frame before a segment, by the segment's header or, where that is lost, by its first frame,
-  /// which has it too. nil if both are lost.
+  /// which has it too.
   ///
   /// - Throws: what is no fault of the file, such as too few descriptors: then nothing is known.
-  func chain(before baseOffset: UInt64) throws(LogStoreError) -> UInt32? {
+  func chain(before baseOffset: UInt64) throws(LogStoreError) -> EndChain {
+    var unreadable: LogStoreError?
     do throws(LogStoreError) {
-      return try header(of: baseOffset).chain
+      return .known(try header(of: baseOffset).chain)
     } catch {
       // Readers of that segment report what is wrong with it.
       guard error.isOfTheFile else { throw error }
+      switch error {
+      case .unreadable: unreadable = error
+      case .inputOutput(_, _, let code) where isUnreadable(code): unreadable = error
+      default: break
+      }
     }
     let path = join(directory, FileName.segment(baseOffset))
     let segment = try Segment.openDamaged(path, baseOffset: baseOffset, storeID: storeID, disk: disk)
-    let first = FrameHeader(in: segment.bytes, at: SegmentHeader.byteCount, checksumSeed: segment.checksumSeed)
-    return first.flatMap { $0.isSnapshot ? $0.chain : nil }
+    if let first = FrameHeader(in: segment.bytes, at: SegmentHeader.byteCount, checksumSeed: segment.checksumSeed),
+      first.isSnapshot
+    {
+      return .known(first.chain)
+    }
+    // The disk may have become well after the header was asked for, and may have failed after that.
+    if unreadable == nil, case .unreadable? = segment.fileError { unreadable = segment.fileError }
+    do throws(LogStoreError) {
+      try segment.checkReadable(0..<SegmentHeader.byteCount + FrameHeader.byteCount, since: 0)
+    } catch {
+      unreadable = unreadable ?? error
+    }
+    return unreadable.map { .unreadable($0) } ?? .lost
   }
 
   /// The header checksum of a finished segment's last frame, by the segment after it or, where that is lost, by an index file.
-  /// nil if nothing tells it: then the file may be another history's.
-  func endChain(of baseOffset: UInt64) throws(LogStoreError) -> UInt32? {
-    guard let next = successor(of: baseOffset) else { return nil }
-    if let chain = try chain(before: next) { return chain }
-    return indexed(baseOffset)?.segment.chain
+  /// Where nothing tells it, the file may be another history's.
+  func endChain(of baseOffset: UInt64) throws(LogStoreError) -> EndChain {
+    guard let next = successor(of: baseOffset) else { return .lost }
+    let chain = try chain(before: next)
+    if chain.value == nil, let indexed = indexed(baseOffset)?.segment.chain { return .known(indexed) }
+    return chain
   }
 
   /// What the known index files say of a finished segment.
@@ -62,7 +91,7 @@ extension SegmentSet {
   ///
   /// With an index it reads only the last frames; without one, the headers of all frames.
   func checkEnd(of segment: Segment) throws(LogStoreError) {
-    guard let offset = endOffset(of: segment.baseOffset), let chain = try endChain(of: segment.baseOffset) else {
+    guard let offset = endOffset(of: segment.baseOffset), let chain = try endChain(of: segment.baseOffset).value else {
       return
     }
     // Uses the index files that are known already: a reindex opens segments before it lists any index file.

@@ -117,7 +117,9 @@ extension SegmentSet {
       index.header.segments.map(\.baseOffset) == snapshot.bases.filter({ range.contains($0) })
     else { return .damaged }
     // The index belongs to the content that the next segment continues.
-    if let chain = try chain(before: range.upperBound), chain != index.header.segments.last?.chain { return .damaged }
+    if let chain = try chain(before: range.upperBound).value, chain != index.header.segments.last?.chain {
+      return .damaged
+    }
     return .sound(index)
   }
 
