@@ -5,7 +5,7 @@ import Testing
 @testable import LogStore
 
 /// The segment file that a store writes to is removed or replaced while the store is open.
-@Suite(.timeLimit(.minutes(2))) struct LostSegmentTests {
+@Suite(.timeLimit(.minutes(15))) struct LostSegmentTests {
   let directory = TemporaryDirectory()
 
   private var segment: String { join(directory.path, FileName.segment(0)) }

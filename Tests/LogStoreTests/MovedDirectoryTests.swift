@@ -4,7 +4,7 @@ import Testing
 @testable import LogStore
 
 /// The working directory changed, and the store's directory moved or removed, while the store is open.
-@Suite(.timeLimit(.minutes(2))) struct MovedDirectoryTests {
+@Suite(.timeLimit(.minutes(15))) struct MovedDirectoryTests {
   let directory = TemporaryDirectory()
 
   static func isMoved(_ error: LogStoreError?, _ path: String) -> Bool {

@@ -5,7 +5,7 @@ import Testing
 @testable import LogStore
 
 /// The file that is prepared for the next segment is removed or replaced while the store is open.
-@Suite(.timeLimit(.minutes(2))) struct PreparedSegmentTests {
+@Suite(.timeLimit(.minutes(15))) struct PreparedSegmentTests {
   enum Replacement: CaseIterable { case none, notes, zeros, olderSegment, directory, link, pipe }
 
   let directory = TemporaryDirectory()

@@ -5,7 +5,7 @@ import Testing
 @testable import LogStore
 
 /// Pages that the simulated disk can't read: with an error, and not as in a file that was cut.
-@Suite(.timeLimit(.minutes(2))) struct UnreadablePageTests {
+@Suite(.timeLimit(.minutes(15))) struct UnreadablePageTests {
   let machine: SimulatedMachine
   let disk: SimulatedDisk
 
