@@ -5,7 +5,7 @@ One after the other, in turn, a server is started in a fresh folder, gets paymen
 its processor time (user and system, of all threads) is divided by the payments that completed:
 
     off    no collector, nobody asks for metrics
-    on     spans and log lines to a collector, log level debug, and /metrics asked for every 5 seconds
+    on     spans and log lines to a collector, and /metrics asked for every 5 seconds
     hang   the same, and the collector accepts connections and never answers
 
 Prints each run, and the medians beside those of `off`. The collector is another process, whose time doesn't count.
@@ -79,7 +79,6 @@ def anonymous_bytes(pid):
 def run(kind, arguments):
     """Returns milliseconds of processor time for a payment, the most memory in MiB, payments a second, and load's report."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    options = []
     collector = None
     if kind != "off":
         ready = multiprocessing.Queue()
@@ -87,10 +86,9 @@ def run(kind, arguments):
         collector.start()
         environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{ready.get()}"
         environment["OTEL_EXPORTER_OTLP_COMPRESSION"] = "gzip"
-        options = ["--log-level", "debug"]
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "wb") as nowhere:
         server = subprocess.Popen(
-            [arguments.program, "serve", "--dir", folder + "/data", "--port", "0", *options, *arguments.server.split()],
+            [arguments.program, "serve", "--dir", folder + "/data", "--port", "0", *arguments.server.split()],
             stdout=subprocess.PIPE, stderr=nowhere, text=True, env=environment, preexec_fn=die_with_parent)
         url = server.stdout.readline().split()[-1]
         stopped = threading.Event()

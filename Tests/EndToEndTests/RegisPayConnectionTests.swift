@@ -81,7 +81,7 @@ struct RegisPayConnectionTests {
       let connections = try await onThread {
         try (0..<50).map { _ in try RawConnection(url, sending: sent) }
       }
-      try await eventually("all are taken", within: .seconds(5)) { try descriptorCount() >= before + 50 }
+      try await eventually("all are taken", within: .seconds(30)) { try descriptorCount() >= before + 50 }
       for connection in connections { connection.reset() }
       // Sooner than any time limit: 10 s for a head, 30 s for a body and for an unread response.
       try await eventually("all are let go", within: .seconds(5)) { try descriptorCount() <= before + 15 }
