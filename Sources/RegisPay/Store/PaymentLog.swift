@@ -21,6 +21,8 @@ public struct PaymentLog: Sendable {
   private let appendTimes: AppendTimes
   /// The clock of waits on the log.
   let waitTime: WaitTime
+  /// What this process has appended.
+  let flow = PaymentFlow()
   private let write: @Sendable (Append) async throws(LogStoreError) -> Appended
 
   /// - Parameter logger: logs damage.
@@ -174,6 +176,7 @@ public struct PaymentLog: Sendable {
     claim?.add(.created(id), to: &append)
     do {
       try await self.append(append)
+      flow.count([.initiated(id, money)], from: nil, to: microseconds)
       return id
     } catch {
       guard case .conflict(let stream, _, _) = error, stream == claim?.stream else { throw error }
@@ -350,7 +353,10 @@ public struct PaymentLog: Sendable {
       let version = loaded.version + UInt64(events.count)
       claim?.add(.changed(id, version: version), to: &append)
       do {
-        try await self.append(append)
+        // A repeat was counted when it was first appended.
+        if try await !self.append(append).isRepeat {
+          flow.count(events, from: loaded.events.first?.timestampMicroseconds, to: microseconds)
+        }
         return .appended(events, version: version)
       } catch {
         switch error {
