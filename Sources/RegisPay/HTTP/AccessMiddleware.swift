@@ -33,6 +33,8 @@ struct AccessMiddleware: RouterMiddleware {
       known.client = address(request.head, context.channel)
       known.isStillAllowed = { [keys] in keys.ring.isEmpty }
     } else {
+      known.key = key
+      known.needsKey = true
       known.owner = key.map { RequestOwner($0, in: ring) } ?? .everybody
       known.mayRead = key?.scopes.contains(.read) ?? false
       known.client = key.map { "key \($0.id)" } ?? address(request.head, context.channel)
@@ -102,7 +104,7 @@ struct AccessMiddleware: RouterMiddleware {
     switch needed {
     case .scope(let needed): scope = needed
     case .simulator: scope = .operate
-    case .open: return key
+    case .open, .anyKey: return key
     // A method that is not listed is refused.
     case nil:
       throw Problem(status: .forbidden, name: "forbidden", detail: "No key may do this.")

@@ -5,6 +5,8 @@ import Hummingbird
 enum RouteAccess: Sendable, Hashable {
   /// Nothing.
   case open
+  /// A key, whatever its scopes.
+  case anyKey
   /// A key with this scope.
   case scope(KeyScope)
   /// A key with scope `operate`, or this server's internal token.
@@ -31,6 +33,8 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/payments/{id}/resolve": [.post: .scope(.operate)],
     "/api/v1/events": [.get: .scope(.read)],
     "/api/v1/consumers": [.get: .scope(.read)],
+    // Tells a key what it may do.
+    "/api/v1/session": [.get: .anyKey],
     "/api/v1/logging": [.get: .scope(.operate), .put: .scope(.operate)],
     // The API's description is public.
     "/openapi.json": [.get: .open],

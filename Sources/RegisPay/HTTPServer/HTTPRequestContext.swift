@@ -5,6 +5,10 @@ import NIOCore
 struct HTTPRequestContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   let channel: any Channel
+  /// The request's API key; nil without a valid one.
+  var key: StoredKey?
+  /// The server has keys, so that a request without a valid one gets only what is open to everybody.
+  var needsKey = false
   /// The owner of the request's API key.
   var owner = RequestOwner.everybody
   /// Whether the response may contain the server's inner state, such as paths and responses of webhook receivers.

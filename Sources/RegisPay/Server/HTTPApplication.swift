@@ -71,6 +71,11 @@ struct HTTPApplication {
     ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
       .add(to: routes)
     LoggingRoutes(level: options.logLevel).add(to: routes)
+    let services = options.simulatedServices
+    SessionRoutes(
+      storeID: log.reader.storeID, simulatesPSP: services.contains(.psp),
+      simulatesNotifications: services.contains(.notifications)
+    ).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: parts.webhooks).add(to: routes)
     if let simulator = parts.simulator {

@@ -50,6 +50,7 @@ struct OpenAPITests {
       for name in ["create", "settle", "cancel", "refund", "notify", "completed"] {
         #expect(consumers.text.contains("\"payment-\(name)\""))
       }
+      try check(try await server.get("/api/v1/session"), "Session")
       try check(try await server.send("POST", "/api/v1/payments/\(id)/cancel"), "Problem")
       try check(try await server.create("{}", path: "/api/v1/payments"), "Problem")
       try check(try await server.create("{}"), "ReferenceError")

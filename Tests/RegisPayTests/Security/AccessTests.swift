@@ -7,6 +7,8 @@ import Testing
 @Suite("Who may do what")
 struct AccessTests {
   private static let id = "00000000-0000-4000-8000-000000000000"
+  /// What every key may do, whatever its scopes.
+  private static let ofAnyKey: Set = ["/api/v1/session"]
   /// Every route with what it needs; beside `RouteAccess.all`, so that a change there is one that was meant.
   private static let table: [(method: String, path: String, scope: KeyScope?)] = [
     ("GET", "/", nil), ("GET", "/assets/page.css", nil), ("GET", "/assets/page.js", nil), ("GET", "/alive", nil),
@@ -30,6 +32,7 @@ struct AccessTests {
     ("DELETE", "/api/v1/webhooks/\(id)", .operate), ("POST", "/api/v1/webhooks/\(id)/rotate", .operate),
     ("POST", "/api/v1/webhooks/\(id)/test", .operate), ("GET", "/api/v1/webhooks/\(id)/deliveries", .operate),
     ("POST", "/api/v1/webhooks/\(id)/replay", .operate),
+    ("GET", "/api/v1/session", .read),
   ]
 
   /// Makes a key in a running server's directory and waits until it is in force.
@@ -73,7 +76,7 @@ struct AccessTests {
         for scope in KeyScope.allCases {
           let response = try await server.send(
             method, path, headers: [("Authorization", "Bearer \(keys[scope] ?? "")")])
-          if let needed, scope != needed {
+          if let needed, scope != needed, !Self.ofAnyKey.contains(path) {
             #expect(response.status == 403, "\(method) \(path) with \(scope)")
             #expect(response.headers["www-authenticate"]?.contains("scope=\"\(needed.rawValue)\"") == true)
           } else {
@@ -203,6 +206,31 @@ struct AccessTests {
     #expect(RouteAccess.needed("/api/v1/new", .get) == nil)
     #expect(RouteAccess.needed("/api/v1/payments/{id}", .delete) == nil)
     #expect(RouteAccess.needed("/api/v1/payments", .head) == .scope(.read))
+  }
+
+  @Test("a session tells what a key may do, and without keys everybody may do everything")
+  func session() async throws {
+    try await withKeyedServer { server, directory in
+      let open = try await server.get("/api/v1/session").json()
+      #expect(open["key"] == .null && open["requiresKey"] == .bool(false))
+      #expect(open["scopes"] == .array(["read", "write", "operate"]))
+      #expect(open["version"]?.text?.isEmpty == false && open["storeId"]?.text?.count == 16)
+      #expect(open["simulator"] == ["psp": true, "notifications": true])
+      let key = try await key(directory, server, [.operate, .read], name: "desk")
+      let session = try await server.send("GET", "/api/v1/session", headers: [("Authorization", "Bearer \(key)")])
+        .json()
+      #expect(session["key"] == "desk" && session["requiresKey"] == .bool(true))
+      #expect(session["scopes"] == .array(["read", "operate"]))
+      #expect(try await server.get("/api/v1/session").status == 401)
+      #expect(try KeyStore.open(directory).revoke(String(key.dropFirst(3).prefix(12))))
+      try await eventually("the key is refused") {
+        try await server.send("GET", "/api/v1/session", headers: [("Authorization", "Bearer \(key)")]).status == 401
+      }
+    }
+    try await TestServer.run({ $0.pspURL = "http://127.0.0.1:1" }) { server in
+      let session = try await server.get("/api/v1/session").json()
+      #expect(session["simulator"] == ["psp": false, "notifications": true])
+    }
   }
 
   @Test("payments complete while keys are required, and no response contains the key")
