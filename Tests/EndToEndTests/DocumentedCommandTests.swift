@@ -223,6 +223,17 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("OPERATIONS: the activity is shown, and followed")
+  func activity() async throws {
+    try await withServer { folder, server in
+      let block = try CommandBlock.first(Self.operations, "Activity", "curl")
+      let follow = "curl -sN \(Self.address)/api/v1/activity/stream"
+      let printed = try await block.run(
+        in: folder, replacing: [follow: "timeout 3 \(follow) || [ $? = 124 ]", Self.address: server.url])
+      #expect(printed.hasPrefix("{\"stepSeconds\":10,") && printed.contains("\ndata: {\"at\":"))
+    }
+  }
+
   @Test("OPERATIONS: traces are switched on by the environment, and shown without a collector")
   func traces() async throws {
     try await withServer { folder, server in

@@ -21,15 +21,13 @@ final class EventRoutes: Sendable {
   /// Bytes in one write.
   private static let pieceLimit = 64 << 10
 
-  init(follower: LogFollower, limits: HTTPLimits = HTTPLimits(), heartbeat: Duration = .seconds(10)) {
+  /// - Parameter slots: shared with other kinds of streams.
+  init(follower: LogFollower, slots: StreamSlots = StreamSlots(HTTPLimits()), heartbeat: Duration = .seconds(10)) {
     self.follower = follower
     self.heartbeat = heartbeat
+    self.slots = slots
     reader = follower.reader
-    slots = StreamSlots(limit: limits.streams, limitPerClient: limits.streamsPerClient)
   }
-
-  /// Open streams.
-  var openCount: Int { slots.count }
 
   func add(to router: Routes) {
     router.handle("/api/v1/events", [.get: { request, context in try self.open(request, context) }])
@@ -49,10 +47,7 @@ final class EventRoutes: Sendable {
       try await writer.finish(nil)
       withExtendedLifetime(slot) {}
     }
-    return Response(
-      status: .ok,
-      headers: [.contentType: "text/event-stream", .cacheControl: "no-store", .xContentTypeOptions: "nosniff"],
-      body: body)
+    return Response(eventStream: body)
   }
 
   /// Sends events until the client is gone, its key is no longer valid, or the server stops.
@@ -111,6 +106,16 @@ final class EventRoutes: Sendable {
       defer { group.cancelAll() }
       return try await group.next() ?? false
     }
+  }
+}
+
+extension Response {
+  /// A response of server-sent events.
+  init(eventStream body: ResponseBody) {
+    self.init(
+      status: .ok,
+      headers: [.contentType: "text/event-stream", .cacheControl: "no-store", .xContentTypeOptions: "nosniff"],
+      body: body)
   }
 }
 

@@ -11,6 +11,10 @@ final class StreamSlots: Sendable {
     self.limitPerClient = limitPerClient
   }
 
+  convenience init(_ limits: HTTPLimits) {
+    self.init(limit: limits.streams, limitPerClient: limits.streamsPerClient)
+  }
+
   var count: Int { state.withLock { $0.count } }
 
   /// - Returns: a slot, which is free again when the object is released, however the stream ends.

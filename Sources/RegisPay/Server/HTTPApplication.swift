@@ -14,12 +14,16 @@ struct HTTPApplication {
   ///   - begin: the server does not listen before this returns.
   ///   - onRunning: called with the address once the server listens.
   func make(
-    _ parts: ServerParts, metrics: MetricsRoutes, begin: @escaping @Sendable () async -> Void,
+    _ parts: ServerParts, activity: Activity, metrics: MetricsRoutes, begin: @escaping @Sendable () async -> Void,
     onRunning: @escaping @Sendable (String) -> Void
   ) -> any Service {
     let access = access(parts)
-    let events = EventRoutes(follower: parts.log.follower, limits: options.limits)
-    let responder = routes(parts, access, events, metrics).buildResponder()
+    let slots = StreamSlots(options.limits)
+    let routes = routes(parts, access)
+    EventRoutes(follower: parts.log.follower, slots: slots).add(to: routes)
+    ActivityRoutes(activity: activity, slots: slots).add(to: routes)
+    metrics.add(to: routes)
+    let responder = routes.buildResponder()
     let refusals = HeadRefusals(access: access, absent: absent)
     let (limits, internalToken, httpMetrics) = (options.limits, parts.internalToken, parts.httpMetrics)
     let table = ConnectionTable(limits, proxies: options.trustedProxies)
@@ -41,7 +45,7 @@ struct HTTPApplication {
         .gauge(
           "regispay_http_unfinished_body_bytes", "Bodies in memory that have not arrived completely.",
           table.unfinishedBodies.byteCount),
-        .gauge("regispay_event_streams", "Open event streams.", events.openCount),
+        .gauge("regispay_event_streams", "Open event streams.", slots.count),
       ]
     }
     return HTTPListener(
@@ -52,9 +56,7 @@ struct HTTPApplication {
     }
   }
 
-  private func routes(
-    _ parts: ServerParts, _ access: AccessMiddleware, _ events: EventRoutes, _ metrics: MetricsRoutes
-  ) -> Routes {
+  private func routes(_ parts: ServerParts, _ access: AccessMiddleware) -> Routes {
     let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware { [absent] in RouteAccess.methods(at: $0, absent: absent) })
     routes.add(middleware: access)
@@ -66,8 +68,6 @@ struct HTTPApplication {
       log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
       projection: projection, retryStatus: parts.retryStatus, traceResource: options.tracing.resource
     ).add(to: routes)
-    events.add(to: routes)
-    metrics.add(to: routes)
     ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
       .add(to: routes)
     LoggingRoutes(level: options.logLevel).add(to: routes)

@@ -23,9 +23,9 @@ public struct Server: Sendable {
   private let stops = AsyncStream<Void>.makeStream()
   private let deadline: StopDeadline
 
-  /// The most threads that a server has at once, rounded up: 37 on two processors under load. The libraries that start them end the
+  /// The most threads that a server has at once, rounded up: 40 on two processors under load. The libraries that start them end the
   /// process when the system refuses one, so a program checks first.
-  public static let neededThreads = 39 + 4 * System.coreCount
+  public static let neededThreads = 42 + 4 * System.coreCount
 
   /// Opens the logs. Blocks while their tails are read.
   ///
@@ -280,13 +280,16 @@ public struct Server: Sendable {
       tls != nil && parts.simulator != nil && !options.switchedOff.contains(.processing)
     let metricsRunning = AsyncStream<Void>.makeStream()
     if options.metricsAddress == nil { metricsRunning.continuation.finish() }
+    let activity = ServerReadings(parts, metrics).activity
+    let running = AsyncStream<Void>.makeStream()
     let application = HTTPApplication(options: options, rules: rules, tls: tls, logger: quietLogger).make(
-      parts, metrics: metricsRoutes,
+      parts, activity: activity, metrics: metricsRoutes,
       // An address that can't be had ends the server, which must not have taken a payment then.
       begin: { for await _ in metricsRunning.stream {} }
     ) { url in
       if !hasSimulatorListener { address.continuation.yield(url) }
       onReady(url)
+      running.continuation.finish()
     }
     // Stopped from the last to the first: consumers while the simulators still respond, then the requests, and last the parts that
     // requests use.
@@ -301,6 +304,7 @@ public struct Server: Sendable {
     }
     services += [
       PartService { await metrics.run() },
+      ActivityService(activity: activity, log: log, running: running.stream, logger: logger),
       PartService { await BackgroundThread.run { await parts.projection.run() } },
       PartService {
         await parts.known.run()

@@ -81,6 +81,9 @@ final class ServerMetrics: Sendable {
     parts.log.store.activity.bytes + (parts.simulator?.store.activity.bytes ?? 0)
   }
 
+  /// The room on the disk; nil if the system can't tell. Blocks for a system call.
+  var space: DiskMetrics.Space? { disk.space(appendedBytes: appendedBytes, at: MonotonicTime.nanoseconds) }
+
   private func filesAndProcess() -> [MetricFamily] {
     var build = MetricFamily("regispay_build_info", .gauge, "1, with the version as a label.")
     build.add([.init("version", LogStore.version)], 1)
@@ -208,7 +211,7 @@ final class ServerMetrics: Sendable {
   }
 
   /// Seconds; nil if the event can't be read now. Reads the header of one frame.
-  private static func age(of offset: UInt64, _ log: PaymentLog) -> Double? {
+  static func age(of offset: UInt64, _ log: PaymentLog) -> Double? {
     guard offset < log.reader.endOffset else { return 0 }
     var microseconds: UInt64?
     do throws(LogStoreError) {

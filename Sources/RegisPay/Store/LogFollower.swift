@@ -26,9 +26,9 @@ public struct LogFollower: Sendable {
 
   /// Visits events as above for a response that can't wait: leaves out what the disk can't read at the moment.
   func forEachNow(
-    from offset: UInt64, _ body: (borrowing EventView) -> Bool
+    from offset: UInt64, passed: (DamagedRange) -> Void = { _ in }, _ body: (borrowing EventView) -> Bool
   ) throws(LogStoreError) -> UInt64 {
-    try forEach(from: offset, waitsForDisk: false, passed: { _ in }, body)
+    try forEach(from: offset, waitsForDisk: false, passed: passed, body)
   }
 
   private func forEach(

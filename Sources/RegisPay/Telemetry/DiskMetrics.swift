@@ -57,6 +57,28 @@ final class DiskMetrics: Sendable {
     return Double(appendedBytes - first.bytes) / (Double(nanoseconds - first.at) / 1e9)
   }
 
+  /// The room on the data directory's file system.
+  struct Space: Sendable {
+    var availableBytes: UInt64
+    var sizeBytes: UInt64
+    /// Until the file system is full, in seconds; nil while the logs don't grow.
+    var fullSeconds: Double?
+  }
+
+  /// Nil if the system can't tell. Blocks for a system call.
+  ///
+  /// - Parameters: as for ``rate(appendedBytes:at:)``.
+  func space(appendedBytes: UInt64, at nanoseconds: UInt64) -> Space? {
+    var status = statvfs()
+    guard statvfs(directory, &status) == 0 else { return nil }
+    let unit = UInt64(status.f_frsize)
+    let room = UInt64(status.f_bavail) * unit
+    let rate = rate(appendedBytes: appendedBytes, at: nanoseconds)
+    return Space(
+      availableBytes: room, sizeBytes: UInt64(status.f_blocks) * unit,
+      fullSeconds: rate.flatMap { $0 > 0 ? Double(room) / $0 : nil })
+  }
+
   /// Blocks for a system call.
   ///
   /// - Parameters: as for ``rate(appendedBytes:at:)``.
@@ -70,15 +92,11 @@ final class DiskMetrics: Sendable {
     var full = MetricFamily(
       "regispay_disk_full_seconds", .gauge,
       "Time until the file system is full if the logs go on growing like this; none while they don't grow.")
-    var status = statvfs()
-    let rate = rate(appendedBytes: appendedBytes, at: nanoseconds)
-    if let rate { growth.add([], rate) }
-    if statvfs(directory, &status) == 0 {
-      let unit = UInt64(status.f_frsize)
-      let room = UInt64(status.f_bavail) * unit
-      available.add([], room)
-      size.add([], UInt64(status.f_blocks) * unit)
-      if let rate, rate > 0 { full.add([], Double(room) / rate) }
+    if let rate = rate(appendedBytes: appendedBytes, at: nanoseconds) { growth.add([], rate) }
+    if let space = space(appendedBytes: appendedBytes, at: nanoseconds) {
+      available.add([], space.availableBytes)
+      size.add([], space.sizeBytes)
+      if let seconds = space.fullSeconds { full.add([], seconds) }
     }
     var sizes = MetricFamily(
       "regispay_directory_bytes", .gauge, "Space on disk that the files of a part of the data directory take.")

@@ -2,10 +2,11 @@ import Glibc
 import NIOPosix
 import Synchronization
 
-/// Threads that collect metrics and write them as text, beside those of requests: a scrape must respond while a disk hangs.
+/// Threads that collect metrics and write them as text, and read what the activity shows, beside those of requests: a scrape must
+/// respond while a disk hangs.
 enum MetricsThreads {
   /// One more than a server has ``BoundedRead``s that may block a thread, so that one is always free.
-  static let count = 5
+  static let count = 8
 
   private static let pool: NIOThreadPool = {
     let pool = NIOThreadPool(numberOfThreads: count)

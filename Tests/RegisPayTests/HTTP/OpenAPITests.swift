@@ -51,6 +51,7 @@ struct OpenAPITests {
         #expect(consumers.text.contains("\"payment-\(name)\""))
       }
       try check(try await server.get("/api/v1/session"), "Session")
+      try check(try await server.get("/api/v1/activity"), "Activity")
       try check(try await server.send("POST", "/api/v1/payments/\(id)/cancel"), "Problem")
       try check(try await server.create("{}", path: "/api/v1/payments"), "Problem")
       try check(try await server.create("{}"), "ReferenceError")
@@ -62,6 +63,32 @@ struct OpenAPITests {
       try check(try await server.get("/api/v1/webhooks"), "Webhooks")
       try check(try await server.get("/api/v1/webhooks/\(hookID)"), "Webhook")
       try check(try await server.get("/api/v1/webhooks/\(hookID)/deliveries"), "Deliveries")
+    }
+  }
+
+  @Test("a point has the members in the document, known or not, and the examples hold")
+  func examples() async throws {
+    let document = try await document()
+    func check(_ value: JSONValue, _ schema: String) throws {
+      try conform(value, ["$ref": .string("#/components/schemas/\(schema)")], document, schema)
+    }
+    var point = ActivityPoint(1)
+    try check(point.json, "ActivityPoint")
+    point.flow = .init(.init(), seconds: 10)
+    point.flow?.completion = .init(p50: 1.25, p99: 3)
+    (point.lag, point.parked, point.outcomeUnknown) = (.init(events: 1, seconds: 0.5), 1, 2)
+    point.sync = .init(p50: 0.1, p99: 2)
+    try check(point.json, "ActivityPoint")
+    var readings = ActivityReadings()
+    readings.openBreakers = [
+      .init(service: "psp", step: nil, state: "open", reason: "status 500"),
+      .init(service: "notifications", step: "notify", state: "trying", reason: nil),
+    ]
+    readings.disk = .init(availableBytes: 1, sizeBytes: 2, fullInSeconds: 3.4)
+    let flow = ActivityPoint.Flow(.init(), seconds: 5)
+    try check(ActivityTick(microseconds: 1, flow: flow, readings: readings).json, "ActivityTick")
+    for schema in members(document["components"]?["schemas"]) {
+      if let example = schema.value["example"] { try check(example, schema.key) }
     }
   }
 

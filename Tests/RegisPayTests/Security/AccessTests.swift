@@ -32,7 +32,7 @@ struct AccessTests {
     ("DELETE", "/api/v1/webhooks/\(id)", .operate), ("POST", "/api/v1/webhooks/\(id)/rotate", .operate),
     ("POST", "/api/v1/webhooks/\(id)/test", .operate), ("GET", "/api/v1/webhooks/\(id)/deliveries", .operate),
     ("POST", "/api/v1/webhooks/\(id)/replay", .operate),
-    ("GET", "/api/v1/session", .read),
+    ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/activity/stream?x", .read),
   ]
 
   /// Makes a key in a running server's directory and waits until it is in force.
@@ -101,8 +101,9 @@ struct AccessTests {
         let path = path.replacing("{id}", with: Self.id).replacing("{reference}", with: "x")
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"] {
           let isListed = methods.keys.contains { $0.rawValue == method }
-          // Without an offset the response is unbounded.
-          let path = path == "/api/v1/events" ? path + "?from=x" : path
+          // Without a mistake the response is unbounded.
+          let isStream = ["/api/v1/events", "/api/v1/activity/stream"].contains(path)
+          let path = isStream ? path + "?from=x" : path
           let status = try await server.send(method, path).status
           #expect((status == 405) != isListed, "\(method) \(path)")
         }
