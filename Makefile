@@ -25,7 +25,7 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
 	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus
 
-.PHONY: run test soak hanging restore-drill simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
+.PHONY: run test soak hanging restore-drill screenshots simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
 	bench-dependencies test-dependencies
 
 run: build-dependencies
@@ -87,6 +87,11 @@ fuzz: build-dependencies
 
 fuzz-briefly: build-dependencies
 	Tests/Fuzz/run brief
+
+# Pictures of every page in both themes and two widths, in .build/screenshots.
+screenshots: test-dependencies
+	$(SWIFT_BUILD) --product regispay
+	Tests/EndToEndTests/Support/screenshots.py --program .build/debug/regispay .build/screenshots
 
 # The tests once more under each sanitizer; what they find ends them. Allocations are not counted then (the sanitizers
 # have an allocator of their own), and limits on memory and time are not the program's own. The thread sanitizer has to be

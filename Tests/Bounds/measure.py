@@ -313,7 +313,7 @@ def cases(options):
         "`/metrics`": get("/metrics"),
         "`/openapi.json`": get("/openapi.json"),
         "`/`": get("/", Accept="text/html"),
-        "`/assets/page.js`": get("/assets/page.js"),
+        "`/assets/main.js`": get("/assets/main.js"),
     }
     return {name: case for name, case in all.items() if any(word in name for word in options.only)}
 

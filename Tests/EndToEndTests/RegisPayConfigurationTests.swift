@@ -162,7 +162,7 @@ struct RegisPayConfigurationTests {
       let id = try await server.createPayment("10.00")
       let hello = try await server.get("/", headers: [("Accept", "text/html")])
       #expect(String(decoding: hello.body, as: UTF8.self) == "Hello from RegisPay!\n")
-      #expect(try await server.get("/assets/page.js").status == 404)
+      #expect(try await server.get("/assets/main.js").status == 404)
       let health = String(decoding: try await server.get("/health").body, as: UTF8.self)
       #expect(health.hasPrefix("Healthy\n"))
       for option in ["--no-processing", "--no-webhooks"] { #expect(health.contains(option)) }
@@ -171,7 +171,7 @@ struct RegisPayConfigurationTests {
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
       server = try await RunningServer.start(directory: folder)
       try await server.wait(for: id, status: "Completed", within: .seconds(20))
-      #expect(try await server.get("/assets/page.js").status == 200)
+      #expect(try await server.get("/assets/main.js").status == 200)
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
     }
   }

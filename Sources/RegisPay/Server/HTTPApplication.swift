@@ -62,7 +62,7 @@ struct HTTPApplication {
     routes.add(middleware: access)
     routes.add(middleware: TargetMiddleware())
     let (log, projection) = (parts.log, parts.projection)
-    WebRoutes(hasPage: hasPage).add(to: routes)
+    WebRoutes(hasPages: hasPages).add(to: routes)
     HealthRoutes(health: parts.health).add(to: routes)
     PaymentRoutes(
       log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
@@ -86,13 +86,13 @@ struct HTTPApplication {
     return routes
   }
 
-  private var hasPage: Bool { !options.switchedOff.contains(.web) }
+  private var hasPages: Bool { !options.switchedOff.contains(.web) }
 
   /// Routes of parts that this server does without.
   private var absent: Set<String> {
     let services = options.simulatedServices
     return Set(RouteAccess.all.keys.filter { !SimulatorRoutes.isServed($0, by: services) })
-      .union(hasPage ? [] : WebRoutes.assets)
+      .union(hasPages ? [] : [WebRoutes.assetRoute])
   }
 
   private func access(_ parts: ServerParts) -> AccessMiddleware {

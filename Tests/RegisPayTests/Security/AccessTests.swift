@@ -11,7 +11,7 @@ struct AccessTests {
   private static let ofAnyKey: Set = ["/api/v1/session"]
   /// Every route with what it needs; beside `RouteAccess.all`, so that a change there is one that was meant.
   private static let table: [(method: String, path: String, scope: KeyScope?)] = [
-    ("GET", "/", nil), ("GET", "/assets/page.css", nil), ("GET", "/assets/page.js", nil), ("GET", "/alive", nil),
+    ("GET", "/", nil), ("GET", "/assets/page.css", nil), ("GET", "/assets/main.js", nil), ("GET", "/alive", nil),
     ("HEAD", "/alive", nil), ("GET", "/health", nil), ("POST", "/api/payment/create", .write),
     ("GET", "/api/v1/payments", .read), ("HEAD", "/api/v1/payments", .read), ("POST", "/api/v1/payments", .write),
     ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),

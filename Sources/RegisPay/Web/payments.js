@@ -1,0 +1,205 @@
+// The list of payments: search, filters, order, pages, choice of columns, and actions on those that are selected.
+
+import { call, command, session } from "./api.js";
+import { h, icon, replace } from "./dom.js";
+import { count, isPositive, money } from "./format.js";
+import { amount, ask, badge, copyButton, empty, idText, loading, moment, notify, panel, statusBadge, table } from "./parts.js";
+import { setSetting, setting } from "./settings.js";
+import { t } from "./text.js";
+
+const statuses = ["Initiated", "Created", "Settled", "Completed", "Failed", "OutcomeUnknown", "Declined", "Cancelling", "Cancelled", "Refunding", "Refunded"];
+const parts = ["none", "part", "all"];
+const currencies = ["GBP", "EUR", "USD"];
+const filters = { status: statuses, currency: currencies, refunded: parts };
+const pageSize = 50;
+
+const columns = {
+  id: { title: () => t("payment.id"), class: "id", cell: (payment) => h("a", { href: `#/payments/${payment.paymentId}`, class: "row-link", data: { focus: payment.paymentId } },
+    h("code", {}, payment.paymentId.slice(0, 13))), always: true },
+  amount: { title: () => t("payment.amount"), class: "number money", sort: "amount", cell: (payment) => amount(payment.amount, payment.currency), always: true },
+  status: { title: () => t("payment.status"), class: "status", cell: (payment) => statusBadge(payment.status), always: true },
+  note: { title: () => t("payment.note"), class: "wide", cell: (payment) => note(payment) },
+  reference: { title: () => t("payment.reference"), class: "labelled wide", cell: (payment) => payment.paymentReference ? idText(payment.paymentReference, { copy: false }) : "" , off: true },
+  refunded: { title: () => t("payment.refunded"), class: "number labelled", cell: (payment) => isPositive(payment.refundedAmount) ? amount(payment.refundedAmount, payment.currency) : "", off: true },
+  created: { title: () => t("payment.created"), class: "created", sort: "created", cell: (payment) => moment(payment.createdAt) },
+  updated: { title: () => t("payment.updated"), class: "labelled", sort: "updated", cell: (payment) => moment(payment.updatedAt), off: true },
+};
+
+export function note(payment) {
+  const texts = [];
+  const trouble = payment.unknown ?? payment.failure ?? payment.waiting;
+  if (payment.refundingAmount) texts.push(t("payment.refunding", { amount: money(payment.refundingAmount, payment.currency) }));
+  if (isPositive(payment.refundedAmount)) texts.push(t("payment.isRefunded", { amount: money(payment.refundedAmount, payment.currency) }));
+  if (payment.waiting && !payment.failure && !payment.unknown) texts.push(t("payment.waits", { step: t(`step.${payment.waiting.step}`), attempts: payment.waiting.attempts }));
+  if (trouble) texts.push(trouble.reason);
+  if (payment.incomplete || payment.newerEvent) texts.push(t("payment.outdated"));
+  return texts.length ? h("span", { class: "reason soft" }, texts.join("; ")) : "";
+}
+
+function shownColumns() {
+  const chosen = setting("columns", null);
+  const names = chosen === null ? Object.keys(columns).filter((name) => !columns[name].off) : chosen.split(",");
+  return Object.entries(columns).filter(([name, column]) => column.always || names.includes(name))
+    .map(([name, column]) => ({ ...column, name, title: column.title() }));
+}
+
+export async function show(root, { query, isCurrent }) {
+  const wanted = Object.fromEntries([...query].filter(([name]) => ["search", "sort", "after", ...Object.keys(filters)].includes(name)));
+  const chosen = new Set();
+  let page = null;
+  let known = null;
+  let isPaused = false;
+
+  const address = (changes) => {
+    const next = new URLSearchParams(Object.entries({ ...wanted, ...changes }).filter(([, value]) => value));
+    return `#/payments${[...next].length ? "?" + next : ""}`;
+  };
+  const go = (changes) => { location.hash = address({ after: undefined, ...changes }); };
+
+  const select = (name) => h("select", { "aria-label": t(`filter.${name}`), data: { focus: `filter-${name}` }, on: { change: (event) => go({ [name]: event.target.value }) } },
+    h("option", { value: "" }, t(`filter.${name}`)),
+    filters[name].map((value) => h("option", { value, selected: wanted[name] === value }, label(name, value))));
+  const chips = ["search", ...Object.keys(filters)].filter((name) => wanted[name]).map((name) => h("span", { class: "chip" },
+    h("span", {}, `${t(`filter.${name}`)}: ${label(name, wanted[name])}`),
+    h("button", { type: "button", "aria-label": t("filter.remove", { name: t(`filter.${name}`) }), on: { click: () => go({ [name]: undefined }) } }, icon("bad", 12))));
+  const pause = h("button", { type: "button", class: "small", "aria-pressed": "false", on: { click: () => {
+    isPaused = !isPaused;
+    pause.setAttribute("aria-pressed", String(isPaused));
+    replace(pause, icon(isPaused ? "play" : "pause", 14), t(isPaused ? "payments.resume" : "payments.pause"));
+    if (!isPaused) load();
+  } } }, icon("pause", 14), t("payments.pause"));
+  const place = h("div", {}, loading(8));
+  const bar = h("div", {});
+  const state = h("p", { class: "soft", role: "status" });
+  replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.payments")),
+    h("div", { class: "actions" }, session.may("write") && h("a", { class: "button primary", href: "#/create" }, icon("add", 16), t("page.create")))),
+  h("section", { class: "panel", "aria-label": t("page.payments") },
+    h("div", { class: "panel-head" }, h("div", { class: "filters" }, Object.keys(filters).map(select), chips),
+      h("div", { class: "actions" }, pause, h("button", { type: "button", class: "small", on: { click: chooseColumns } }, t("payments.columns")))),
+    bar, place, state));
+
+  function chooseColumns() {
+    const names = new Set(shownColumns().map((column) => column.name));
+    const boxes = Object.entries(columns).map(([name, column]) => h("label", { class: "check" },
+      h("input", { type: "checkbox", name, checked: names.has(name), disabled: column.always }), column.title()));
+    ask({ title: t("payments.columns"), fields: boxes, confirm: t("apply") }).then((values) => {
+      if (!values) return;
+      setSetting("columns", Object.keys(columns).filter((name) => columns[name].always || name in values).join(","));
+      draw();
+    });
+  }
+
+  async function load() {
+    const parameters = new URLSearchParams({ limit: String(pageSize), ...wanted });
+    const next = await call(`/api/v1/payments?${parameters}`);
+    if (!isCurrent()) return;
+    page = next;
+    draw();
+  }
+
+  function draw() {
+    if (!page) return;
+    const rows = page.payments;
+    const ids = new Set(rows.map((row) => row.paymentId));
+    for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
+    const isNew = (row) => known !== null && !known.has(row.paymentId);
+    const sorted = wanted.sort ?? "-created";
+    const select = { name: "select", class: "select", hideTitle: true, title: t("payments.select"), cell: (row) => h("input", { type: "checkbox", checked: chosen.has(row.paymentId),
+      "aria-label": t("payments.selectOne", { id: row.paymentId.slice(0, 8) }), data: { focus: `select-${row.paymentId}` }, on: { change: (event) => {
+        if (event.target.checked) chosen.add(row.paymentId); else chosen.delete(row.paymentId);
+        drawBar();
+      } } }) };
+    const canAct = session.may("write") || session.may("operate");
+    if (rows.length === 0) {
+      const isFiltered = chips.length > 0;
+      replace(place, isFiltered ? empty(t("payments.noMatch"), t("payments.noMatchText"), h("a", { class: "button", href: "#/payments" }, t("payments.clear")))
+        : empty(t("payments.none"), t("payments.noneText"), session.may("write") && h("a", { class: "button primary", href: "#/create" }, t("page.create"))));
+    } else {
+      replace(place, h("div", { class: "scroll" }, table(t("page.payments"), [...(canAct ? [select] : []), ...shownColumns()], rows, {
+        rowProperties: (row) => ({ data: { payment: row.paymentId, new: String(isNew(row)), status: row.status } }),
+        sorted: { name: sorted.replace("-", ""), descending: sorted.startsWith("-") },
+        kind: "payment-rows",
+        onSort: (name) => go({ sort: sorted === `-${name}` ? name : `-${name}` }),
+      })), h("div", { class: "pager" },
+        h("span", { class: "soft" }, wanted.after ? "" : t("payments.first", { count: rows.length })),
+        h("div", { class: "actions" }, wanted.after && h("a", { class: "button small", href: address({ after: undefined }) }, t("payments.toFirst")),
+          wanted.after && h("button", { type: "button", class: "small", on: { click: () => history.back() } }, t("payments.previous")),
+          page.next && h("a", { class: "button small", href: address({ after: page.next }), data: { focus: "next" } }, t("payments.next")))));
+    }
+    known = new Set([...(known ?? []), ...ids]);
+    state.textContent = page.complete ? "" : t("payments.incomplete");
+    drawBar();
+  }
+
+  function drawBar() {
+    if (chosen.size === 0) return replace(bar);
+    const rows = page.payments.filter((row) => chosen.has(row.paymentId));
+    const act = (name, scope, fits, danger) => {
+      const fitting = rows.filter(fits);
+      return session.may(scope) && h("button", { type: "button", class: danger ? "small danger" : "small", disabled: fitting.length === 0,
+        on: { click: () => actOn(name, fitting) } }, `${t(`action.${name}`)} (${count(fitting.length)})`);
+    };
+    replace(bar, h("div", { class: "selection" }, h("span", {}, t("payments.selected", { count: chosen.size })), h("div", { class: "actions" },
+      act("retry", "operate", (row) => row.status === "Failed"),
+      act("cancel", "write", (row) => ["Initiated", "Created"].includes(row.status), true),
+      act("refund", "write", (row) => ["Settled", "Completed"].includes(row.status) && !isPositive(row.refundedAmount) && !row.refundingAmount, true),
+      copyButton(() => rows.map((row) => row.paymentId).join("\n"), t("payments.copyIds")),
+      h("button", { type: "button", class: "small quiet", on: { click: () => { chosen.clear(); draw(); } } }, t("payments.unselect")))));
+  }
+
+  async function actOn(name, rows) {
+    const values = await ask({ title: t(`bulk.${name}`, { count: rows.length }), text: t(`bulk.${name}Text`), confirm: t(`bulk.${name}`, { count: rows.length }), danger: name !== "retry" });
+    if (!values) return;
+    const { done, refused } = await carryOut(rows, (row) => act(name, row), bar);
+    chosen.clear();
+    await load();
+    notify(refused.length === 0 ? t("bulk.done", { count: done }) : t("bulk.partly", { count: done, refused: refused.length, reason: refused[0].message }),
+      refused.length === 0 ? "good" : "bad");
+  }
+
+  await load();
+  return {
+    refresh: async () => {
+      // A page further on stays as it is, and rows don't move under a hand.
+      if (isPaused || wanted.after || chosen.size > 0 || place.querySelector(".row-link:focus")) return;
+      await load();
+    },
+  };
+}
+
+function act(name, row) {
+  const path = `/api/v1/payments/${row.paymentId}`;
+  return name === "refund" ? command(`${path}/refunds`, {}) : command(`${path}/${name}`);
+}
+
+/// Carries something out for each row, one after the other, with a bar that shows how far it is and a button that stops it.
+export async function carryOut(rows, one, place) {
+  let stopped = false;
+  let done = 0;
+  const refused = [];
+  const progress = h("progress", { max: rows.length, value: 0, "aria-label": t("bulk.progress") });
+  const text = h("span", { class: "soft" });
+  replace(place, h("div", { class: "progress" }, progress, h("div", { class: "actions" }, text,
+    h("button", { type: "button", class: "small", on: { click: () => { stopped = true; } } }, t("bulk.stop")))));
+  for (const row of rows) {
+    if (stopped) break;
+    try {
+      await one(row);
+      done += 1;
+    } catch (error) {
+      refused.push(error);
+      // Without an answer the rest would fail too.
+      if (error.status === 0 || error.status === 401) break;
+    }
+    progress.value = done + refused.length;
+    text.textContent = t("bulk.of", { done: done + refused.length, count: rows.length });
+  }
+  replace(place);
+  return { done, refused };
+}
+
+function label(name, value) {
+  if (name === "status") return t(`status.${value}`);
+  if (name === "refunded") return t(`refunded.${value}`);
+  return value;
+}

@@ -1,0 +1,32 @@
+// What a person has chosen for this browser. Nothing here is secret.
+
+const prefix = "regispay-";
+
+function read(name) {
+  try {
+    return localStorage.getItem(prefix + name);
+  } catch {
+    // A browser may forbid it; then choices last until the tab is closed.
+    return null;
+  }
+}
+
+const memory = new Map();
+
+export function setting(name, fallback) { return memory.get(name) ?? read(name) ?? fallback; }
+
+export function setSetting(name, value) {
+  memory.set(name, value);
+  try {
+    localStorage.setItem(prefix + name, value);
+  } catch {
+    // The same as in read.
+  }
+}
+
+/// "system", "light" or "dark".
+export function applyTheme() {
+  const theme = setting("theme", "system");
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+}

@@ -1,0 +1,126 @@
+// Endpoints of webhooks, what was delivered to them, and what a person can do about it.
+
+import { call, RequestError } from "./api.js";
+import { h, icon, replace } from "./dom.js";
+import { count, duration } from "./format.js";
+import { ask, badge, copyButton, empty, facts, field, loading, moment, notify, panel, showFieldErrors, table } from "./parts.js";
+import { t } from "./text.js";
+
+export async function show(root, { query, isCurrent }) {
+  const chosen = query.get("id");
+  const list = h("div", { class: "stack" }, loading());
+  const detail = h("div", { class: "stack" });
+  replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.webhooks")),
+    h("div", { class: "actions" }, h("button", { type: "button", class: "primary", on: { click: add } }, icon("add", 16), t("webhooks.add")))), list, detail);
+
+  async function load() {
+    const { webhooks } = await call("/api/v1/webhooks");
+    if (!isCurrent()) return;
+    replace(list, webhooks.length === 0 ? panel(t("webhooks.endpoints"), {}, empty(t("webhooks.none"), t("webhooks.noneText"))) : panel(t("webhooks.endpoints"), {},
+      h("div", { class: "scroll" }, table(t("webhooks.endpoints"), [
+        { title: "URL", class: "wide", cell: (webhook) => h("a", { href: `#/webhooks?id=${encodeURIComponent(webhook.id)}`, class: "reason", "aria-current": webhook.id === chosen ? "true" : undefined,
+          data: { focus: webhook.id } }, webhook.url) },
+        { title: t("webhooks.state"), cell: stateOf },
+        { title: t("webhooks.waiting"), class: "number labelled", cell: (webhook) => count(webhook.waiting) },
+        { title: t("webhooks.behind"), class: "number labelled", cell: (webhook) => t("events", { count: webhook.logEnd - webhook.offset }) },
+        { title: t("webhooks.lastSuccess"), class: "labelled", cell: (webhook) => moment(webhook.lastSuccessAt) },
+      ], webhooks))));
+    const webhook = webhooks.find((candidate) => candidate.id === chosen);
+    if (webhook) await showDetail(webhook);
+    else replace(detail);
+  }
+
+  async function showDetail(webhook) {
+    const path = `/api/v1/webhooks/${encodeURIComponent(webhook.id)}`;
+    const { deliveries } = await call(`${path}/deliveries?limit=50`);
+    if (!isCurrent()) return;
+    const act = (name, work, kind) => h("button", { type: "button", class: kind ?? "", data: { focus: `webhook-${name}` }, on: { click: () => carry(work) } }, t(`webhooks.${name}`));
+    replace(detail, panel(webhook.url, { actions: [
+      act("test", async () => {
+        const delivery = await call(`${path}/test`, { method: "POST" });
+        const isGood = delivery.outcome === "delivered";
+        notify(isGood ? t("webhooks.tested", { status: delivery.status }) : t("webhooks.testFailed", { reason: delivery.error ?? String(delivery.status) }), isGood ? "good" : "bad");
+      }),
+      act("replay", async () => {
+        const from = h("input", { name: "from", autocomplete: "off", placeholder: "0", required: true });
+        const values = await ask({ title: t("webhooks.replay"), text: t("webhooks.replayText"), fields: [field(t("webhooks.replayFrom"), from, { hint: t("webhooks.replayHint") })],
+          confirm: t("webhooks.replay"), check: ({ from }) => from.trim() ? null : t("webhooks.replayHint") });
+        if (!values) return;
+        const text = values.from.trim();
+        await call(`${path}/replay`, { method: "POST", body: /^[0-9]+$/.test(text) ? `{"from":${text.replace(/^0+(?=[0-9])/, "")}}` : text.startsWith("msg_") ? { event: text } : { from: text } });
+        notify(t("webhooks.replayed"));
+      }),
+      act("rotate", async () => {
+        const values = await ask({ title: t("webhooks.rotate"), text: t("webhooks.rotateText"), confirm: t("webhooks.rotate"), danger: true });
+        if (values) showSecret(await call(`${path}/rotate`, { method: "POST" }));
+      }),
+      act(webhook.enabled ? "disable" : "enable", async () => { await call(path, { method: "PATCH", body: { enabled: !webhook.enabled } }); }),
+      act("remove", async () => {
+        const values = await ask({ title: t("webhooks.remove"), text: t("webhooks.removeText", { url: webhook.url }), confirm: t("webhooks.remove"), danger: true });
+        if (!values) return;
+        await call(path, { method: "DELETE" });
+        location.hash = "#/webhooks";
+      }),
+    ] }, facts([
+      ["id", h("code", {}, webhook.id)], [t("webhooks.description"), webhook.description || "–"],
+      [t("webhooks.events"), webhook.events ? webhook.events.join(", ") : t("webhooks.allEvents")], [t("webhooks.state"), stateOf(webhook)],
+      webhook.disabledReason && [t("processing.reason"), webhook.disabledReason],
+      webhook.failuresInRow > 0 && [t("webhooks.failures"), count(webhook.failuresInRow), webhook.failingSince ? " " : "", webhook.failingSince && moment(webhook.failingSince)],
+      webhook.nextTryAt && [t("webhooks.nextTry"), moment(webhook.nextTryAt)],
+      webhook.previousSecretUntil && [t("webhooks.previousSecret"), moment(webhook.previousSecretUntil)],
+    ])), panel(t("webhooks.deliveries"), {}, deliveries.length === 0 ? empty(t("webhooks.noDeliveries")) : h("div", { class: "scroll" }, table(t("webhooks.deliveries"), [
+      { title: t("webhooks.started"), cell: (delivery) => moment(delivery.startedAt) },
+      { title: t("webhooks.outcome"), cell: outcomeOf },
+      { title: t("log.type"), class: "wide", cell: (delivery) => delivery.type },
+      { title: t("webhooks.status"), class: "number labelled", cell: (delivery) => delivery.status ?? "–" },
+      { title: t("webhooks.duration"), class: "number labelled", cell: (delivery) => duration(delivery.durationMilliseconds) },
+      { title: t("webhooks.attempt"), class: "number labelled", cell: (delivery) => count(delivery.attempt) },
+      { title: t("webhooks.error"), class: "wide", cell: (delivery) => delivery.error ? h("span", { class: "reason soft" }, delivery.error) : "" },
+    ], deliveries))));
+  }
+
+  async function carry(work) {
+    try {
+      await work();
+      await load();
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      notify(error.message, "bad");
+    }
+  }
+
+  async function add() {
+    const url = h("input", { name: "url", type: "url", required: true, placeholder: "https://", autocomplete: "off" });
+    const description = h("input", { name: "description", autocomplete: "off" });
+    const values = await ask({ title: t("webhooks.add"), fields: [field("URL", url), field(t("webhooks.description"), description)], confirm: t("webhooks.add"),
+      check: ({ url }) => url.trim() ? null : t("webhooks.needsURL") });
+    if (!values) return;
+    await carry(async () => {
+      const made = await call("/api/v1/webhooks", { method: "POST", body: { url: values.url.trim(), description: values.description } });
+      location.hash = `#/webhooks?id=${encodeURIComponent(made.id)}`;
+      showSecret(made);
+    });
+  }
+
+  await load();
+  return { tick: () => { if (!document.querySelector("dialog[open]")) load().catch(() => {}); } };
+}
+
+function showSecret(webhook) {
+  const dialog = h("dialog", { "aria-labelledby": "secret-title", on: { close: () => dialog.remove() } }, h("div", { class: "stack" }, h("h2", { id: "secret-title" }, t("webhooks.secret")),
+    h("p", {}, t("webhooks.secretText")), h("p", { class: "id-text" }, h("code", {}, webhook.secret), copyButton(webhook.secret, t("copy.secret"))),
+    h("div", { class: "dialog-actions" }, h("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, t("close")))));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function stateOf(webhook) {
+  if (!webhook.enabled) return badge("quiet", "stop", t("webhooks.isDisabled"));
+  if (webhook.failuresInRow > 0) return badge("bad", "warn", t("webhooks.isFailing"));
+  return badge("good", "done", t("webhooks.isWorking"));
+}
+
+function outcomeOf(delivery) {
+  if (delivery.outcome === "delivered") return badge("good", "done", t("delivery.delivered"));
+  return badge(delivery.nextTryAt ? "wait" : "bad", delivery.nextTryAt ? "wait" : "warn", delivery.outcome);
+}
