@@ -50,7 +50,7 @@ export const english = {
   "filter.status": "State", "filter.currency": "Currency", "filter.refunded": "Refunds", "filter.search": "Search", "filter.remove": "Remove the filter {name}",
   "payments.pause": "Pause", "payments.resume": "Go on", "payments.columns": "Columns", "payments.none": "No payments yet", "payments.noneText": "Create one and watch it complete.",
   "payments.noMatch": "Nothing matches", "payments.noMatchText": "No payment passes these filters.", "payments.clear": "Clear the filters", "payments.select": "Select", "payments.selectOne": "Select payment {id}",
-  "payments.selected": { one: "{count} selected", other: "{count} selected" }, "payments.unselect": "Clear selection", "payments.copyIds": "Copy the ids", "payments.first": { one: "{count} payment", other: "The newest {count}" },
+  "payments.selected": { one: "{count} selected", other: "{count} selected" }, "payments.unselect": "Clear selection", "payments.copyIds": "Copy the ids", "payments.first": { one: "{count} payment", other: "The first {count}" },
   "payments.toFirst": "To the beginning", "payments.previous": "Previous", "payments.next": "Next", "payments.incomplete": "The list is being rebuilt; payments may be missing.",
   "bulk.retry": { one: "Release {count} payment", other: "Release {count} payments" }, "bulk.retryText": "Each is tried again with the same key at the PSP.", "bulk.cancel": { one: "Cancel {count} payment", other: "Cancel {count} payments" },
   "bulk.cancelText": "This can't be undone.", "bulk.refund": { one: "Refund {count} payment in full", other: "Refund {count} payments in full" }, "bulk.refundText": "All that is left of each goes back.",

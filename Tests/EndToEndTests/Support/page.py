@@ -7,12 +7,14 @@ The server is started in the folder, killed and started again. With --axe each p
 
 import argparse
 import ctypes
+import http.server
 import json
 import os
 import signal
 import subprocess
-import sys
+import threading
 import time
+import urllib.parse
 import urllib.request
 
 from browser import Failure, with_browser
@@ -23,11 +25,11 @@ PAGES = ["overview", "payments", "create", "processing", "log", "webhooks", "sim
 
 
 class Server:
-    def __init__(self, program, directory, port=0):
+    def __init__(self, program, directory, *options):
         self.log = directory + ".log"
         self.arguments = [program, "serve", "--dir", directory, "--log-level", "warning", "--breaker-seconds", "1",
-                          "--allow-private-webhooks"]
-        self.start(port)
+                          "--allow-private-webhooks", *options]
+        self.start(0)
 
     def start(self, port):
         def die_with_parent():
@@ -256,6 +258,73 @@ def restart(browser, server):
     require(browser.evaluate("window.notReloaded === true"), "nothing of this needed a reload")
 
 
+class HostilePSP(http.server.BaseHTTPRequestHandler):
+    """Accepts everything, under a reference that is markup."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = json.dumps({"paymentId": PAYLOADS[self.server.made % len(PAYLOADS)]}).encode()
+        if self.path.endswith("/create"):
+            self.server.made += 1
+        self.send_response(202)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def markup(browser, program, directory):
+    """Text from outside stays text on every page: references of a PSP, a webhook's description and address, searches, addresses of pages."""
+    psp = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HostilePSP)
+    psp.made = 0
+    threading.Thread(target=psp.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{psp.server_address[1]}"
+    server = Server(program, os.path.join(directory, "hostile"), "--psp-url", url, "--notifications-url", url)
+    try:
+        browser.open(server.url + "/")
+        browser.wait("the page going live", "document.getElementById('live')?.dataset.state === 'live'")
+        browser.evaluate("window.ran = []; window.alert = (text) => window.ran.push(text)")
+        made = [server.request("POST", "/api/v1/payments", {"amount": 5 + number, "currency": "GBP"})["paymentId"] for number in range(len(PAYLOADS))]
+        for payment in made:
+            deadline = time.monotonic() + 20
+            while server.request("GET", "/api/v1/payments/" + payment)["paymentReference"] is None:
+                require(time.monotonic() < deadline, "the PSP's reference is taken")
+                time.sleep(0.05)
+        for number, payload in enumerate(PAYLOADS):
+            server.request("POST", "/api/v1/webhooks", {"url": f"https://receiver.invalid/{number}?{urllib.parse.quote(payload)}", "description": payload})
+        endpoint = server.request("GET", "/api/v1/webhooks")["webhooks"][0]["id"]
+        browser.evaluate("localStorage.setItem('regispay-columns', 'id,amount,status,note,reference,refunded,created,updated')")
+        pages = [page for page in PAGES if page != "simulator"] + ["payments/" + payment for payment in made] + ["webhooks?id=" + endpoint]
+        for page in pages:
+            go(browser, page)
+            browser.evaluate("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
+            time.sleep(0.1)
+        go(browser, "payments")
+        shown = text(browser, "main")
+        for payload in PAYLOADS:
+            require(" ".join(payload.split()) in " ".join(shown.split()), f"{payload} is shown as it is")
+        for payload in PAYLOADS:
+            quoted = urllib.parse.quote(payload, safe="")
+            for address in ["#/payments?search=" + quoted, "#/payments?status=" + quoted, "#/payments/" + quoted, "#/" + quoted, "#/log?from=" + quoted,
+                            "#/webhooks?id=" + quoted]:
+                browser.evaluate(f"location.hash = {json.dumps(address)}")
+                time.sleep(0.15)
+        require(browser.evaluate("window.ran.length") == 0, "nothing that came from outside ran")
+        require(browser.evaluate("document.querySelectorAll('main img, main script, main iframe').length") == 0, "no text became an element")
+        violations = [text for text in browser.complaints if "Content Security Policy" in text or "Trusted" in text]
+        require(not violations, f"nothing violates the policy for content, but: {violations}")
+    finally:
+        server.kill()
+        psp.shutdown()
+
+
+PAYLOADS = [MARKUP, "<script>alert(1)</script>", "\"><svg/onload=alert(1)>", "javascript:alert(1)", "'-alert(1)-'", "{{alert(1)}}${alert(1)}",
+            "</pre><iframe srcdoc='<script>parent.alert(1)</script>'>"]
+
+
 def use(browser, server, axe):
     browser.open(server.url + "/")
     browser.size(1440, 900)
@@ -309,6 +378,7 @@ def main():
         with_browser(lambda browser: use(browser, server, axe))
     finally:
         server.kill()
+    with_browser(lambda browser: markup(browser, arguments.program, arguments.directory))
 
 
 if __name__ == "__main__":
