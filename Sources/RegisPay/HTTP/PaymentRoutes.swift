@@ -84,7 +84,8 @@ struct PaymentRoutes: Sendable {
   ) async throws -> Response {
     try await once(request, body, context) { claim in
       do {
-        switch try await log.request(command, of: id, for: claim, trace: TraceContext(request.headers)) {
+        let trace = TraceContext(request.headers)
+        switch try await log.request(command, of: id, for: claim, trace: trace, by: context.key?.name) {
         case .appended(_, let version): return try await response(to: .changed(id, version: version))
         case .refused(let refusal): throw Problem(refusal)
         }

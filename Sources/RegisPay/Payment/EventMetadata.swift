@@ -1,10 +1,13 @@
 import Glibc
 
-/// What an event on a payment's stream says beside the event itself: the trace that it belongs to, and the calls that led to it. The
-/// member `metadata` of the event's data.
+/// What an event on a payment's stream says beside the event itself: the trace that it belongs to, who asked for it, and the calls
+/// that led to it. The member `metadata` of the event's data.
 struct EventMetadata: Sendable, Hashable {
   /// Where the request came from that led to the event; nil if it named no trace.
   var trace: TraceContext?
+  /// The name of the API key whose holder commanded it; nil for what the server does by itself, for the creation of a payment, and on a
+  /// server without keys.
+  var actor: String?
   /// The calls of the step that the event ends or delays, in their order; the last ones, if there were many.
   var calls: [CallRecord] = []
 
@@ -26,17 +29,20 @@ struct EventMetadata: Sendable, Hashable {
 
   /// Nil for nothing to say.
   private var object: JSONValue? {
-    guard trace != nil || !calls.isEmpty else { return nil }
+    guard trace != nil || actor != nil || !calls.isEmpty else { return nil }
     var members: [JSONValue.Member] = []
     if let trace {
       members.append(.init("traceparent", .string(trace.parent.field)))
       if let state = trace.state { members.append(.init("tracestate", .string(state))) }
     }
+    if let actor { members.append(.init("actor", .string(actor))) }
     if !calls.isEmpty { members.append(.init("calls", .array(calls.map(\.json)))) }
     return .object(members)
   }
 
-  init(trace: TraceContext? = nil, calls: [CallRecord] = []) { (self.trace, self.calls) = (trace, calls) }
+  init(trace: TraceContext? = nil, actor: String? = nil, calls: [CallRecord] = []) {
+    (self.trace, self.actor, self.calls) = (trace, actor, calls)
+  }
 
   /// What an event's data say. Ignores what it does not know: a trace is never a reason to refuse an event.
   init(payload: [UInt8]) {
@@ -44,6 +50,7 @@ struct EventMetadata: Sendable, Hashable {
     trace = data["traceparent"]?.text.flatMap(TraceParent.init).map {
       .init(parent: $0, state: data["tracestate"]?.text)
     }
+    actor = data["actor"]?.text
     if case .array(let elements)? = data["calls"] { calls = elements.compactMap(CallRecord.init) }
   }
 

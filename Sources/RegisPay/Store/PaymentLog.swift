@@ -286,16 +286,18 @@ public struct PaymentLog: Sendable {
   /// - Parameters:
   ///   - claim: of the request's key; recorded together with the outcome.
   ///   - trace: that the request named.
+  ///   - actor: the name of the person's API key; nil without one.
   func request(
-    _ command: PaymentCommand, of id: PaymentID, for claim: IdempotencyStore.Claim? = nil, trace: TraceContext? = nil
+    _ command: PaymentCommand, of id: PaymentID, for claim: IdempotencyStore.Claim? = nil, trace: TraceContext? = nil,
+    by actor: String? = nil
   ) async throws(PaymentLogError) -> Executed {
-    try await execute(command, on: id, as: nil, .request(claim, trace))
+    try await execute(command, on: id, as: nil, .request(claim, EventMetadata(trace: trace, actor: actor)))
   }
 
   /// Where a command comes from.
   private enum Origin {
     case outcome(of: PaymentWork?, [CallRecord], CursorCommit)
-    case request(IdempotencyStore.Claim?, TraceContext?)
+    case request(IdempotencyStore.Claim?, EventMetadata)
 
     var claim: IdempotencyStore.Claim? { if case .request(let claim, _) = self { claim } else { nil } }
     var cursor: CursorCommit? { if case .outcome(_, _, let cursor) = self { cursor } else { nil } }
@@ -309,7 +311,7 @@ public struct PaymentLog: Sendable {
         // A cancellation that waited for the outcome has a trace of its own.
         let work = event == .cancellationRequested ? PaymentWork(.cancel) : work
         return EventMetadata(trace: work.flatMap(loaded.namedTrace), calls: isFirst ? calls : [])
-      case .request(_, let trace): return EventMetadata(trace: trace)
+      case .request(_, let metadata): return metadata
       }
     }
   }

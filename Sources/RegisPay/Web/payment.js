@@ -149,7 +149,7 @@ function timelineOf(events, payment, opened) {
     } } }, h("summary", {}, t("payment.json")), h("pre", { class: "json", tabIndex: 0 }, pretty(event)));
     return h("li", {}, h("span", { class: "timeline-mark", data: { tone } }, icon(symbol, 16)),
       h("div", {}, h("div", { class: "timeline-head" }, h("b", {}, t(`event.${event.type}`)), h("span", { class: "soft" }, moment(event.timestamp),
-        gap === null ? "" : ` (+${duration(gap)})`), h("span", { class: "soft" }, t("payment.offset", { offset: String(event.offset) }))),
+        gap === null ? "" : ` (+${duration(gap)})`), event.metadata?.actor && h("span", {}, t("payment.by", { name: event.metadata.actor })), h("span", { class: "soft" }, t("payment.offset", { offset: String(event.offset) }))),
       summary(event, payment), json));
   }));
 }

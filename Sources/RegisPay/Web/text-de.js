@@ -39,7 +39,7 @@ export const german = {
   "payment.reference": "Referenz beim Zahlungsdienst", "payment.refunded": "Erstattet", "payment.created": "Begonnen", "payment.updated": "Geändert", "payment.version": "Version",
   "payment.refunding": "{amount} wird erstattet", "payment.isRefunded": "{amount} erstattet", "payment.waits": "{step} wird erneut versucht (bisher {attempts})", "payment.outdated": "einige Ereignisse sind nicht lesbar",
   "payment.timeline": "Verlauf", "payment.trace": "Trace", "payment.copyTrace": "Adresse des Trace kopieren", "payment.refunds": "Erstattungen", "payment.refundNumber": "Erstattung {number}",
-  "payment.json": "JSON", "payment.offset": "Offset {offset}", "payment.attempts": { one: "{count} Versuch", other: "{count} Versuche" },
+  "payment.json": "JSON", "payment.by": "von {name}", "payment.offset": "Offset {offset}", "payment.attempts": { one: "{count} Versuch", other: "{count} Versuche" },
   "trace.none": "Noch keine Abschnitte.", "trace.id": "Trace",
   "action.retry": "Freigeben", "action.cancel": "Zahlung stornieren", "action.refund": "Erstatten", "action.resolve": "Ausgang entscheiden",
   "done.retry": "Die Zahlung geht weiter", "done.cancel": "Die Zahlung wird storniert", "done.refunds": "Die Erstattung ist unterwegs", "done.resolve": "Der Ausgang ist festgehalten",

@@ -39,7 +39,7 @@ export const english = {
   "payment.reference": "Reference at the PSP", "payment.refunded": "Refunded", "payment.created": "Created", "payment.updated": "Changed", "payment.version": "Version",
   "payment.refunding": "{amount} is being refunded", "payment.isRefunded": "{amount} refunded", "payment.waits": "{step} is tried again ({attempts} so far)", "payment.outdated": "some events can't be read",
   "payment.timeline": "Timeline", "payment.trace": "Trace", "payment.copyTrace": "Copy the trace's address", "payment.refunds": "Refunds", "payment.refundNumber": "Refund {number}",
-  "payment.json": "JSON", "payment.offset": "offset {offset}", "payment.attempts": { one: "{count} try", other: "{count} tries" },
+  "payment.json": "JSON", "payment.by": "by {name}", "payment.offset": "offset {offset}", "payment.attempts": { one: "{count} try", other: "{count} tries" },
   "trace.none": "There are no spans yet.", "trace.id": "Trace",
   "action.retry": "Release", "action.cancel": "Cancel payment", "action.refund": "Refund", "action.resolve": "Decide the outcome",
   "done.retry": "The payment goes on", "done.cancel": "The payment is being cancelled", "done.refunds": "The refund is on its way", "done.resolve": "The outcome is recorded",

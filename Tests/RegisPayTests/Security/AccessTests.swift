@@ -258,6 +258,35 @@ struct AccessTests {
     }
   }
 
+  @Test("a person's command is kept with the name of the key, and what the server does by itself with none")
+  func actor() async throws {
+    try await withKeyedServer { server, directory in
+      let till = try await key(directory, server, [.read, .write], name: "till")
+      let desk = try await key(directory, server, [.read, .write], name: "desk")
+      let id = try #require(try await create(server, till).json()["paymentId"]?.text)
+      let reading = [("Authorization", "Bearer \(till)")]
+      try await eventually("the payment completes") {
+        try await server.send("GET", "/api/v1/payments/\(id)", headers: reading).json()["status"] == "Completed"
+      }
+      let refund = try await server.send(
+        "POST", "/api/v1/payments/\(id)/refunds", headers: [("Authorization", "Bearer \(desk)")])
+      #expect(refund.status == 202)
+      try await eventually("the refund is done") {
+        try await server.send("GET", "/api/v1/payments/\(id)", headers: reading).json()["status"] == "Refunded"
+      }
+      let response = try await server.send("GET", "/api/v1/payments/\(id)/events", headers: reading)
+      guard case .array(let events)? = try response.json()["events"] else {
+        Issue.record("no events")
+        return
+      }
+      #expect(events.count == 6)
+      for event in events {
+        let isCommand = event["type"] == "PaymentRefundRequested"
+        #expect(event["metadata"]?["actor"]?.text == (isCommand ? "desk" : nil), "\(event)")
+      }
+    }
+  }
+
   @Test("above its rate a key gets 429 with the time to wait")
   func rate() async throws {
     try await TestServer.run({ $0.limits.requestsPerSecond = 1 }) { server in
