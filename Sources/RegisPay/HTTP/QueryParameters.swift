@@ -5,7 +5,7 @@ extension PaymentQuery {
   ///
   /// - Throws: ``Problem`` that names the mistake. An unknown parameter is a mistake too: a misspelt filter must not show
   ///   everything.
-  init(_ parameters: Parameters) throws(Problem) {
+  init(_ parameters: some Sequence<(key: Substring, value: Substring)>) throws(Problem) {
     self.init()
     var seen: Set<Substring> = []
     for (name, value) in parameters {

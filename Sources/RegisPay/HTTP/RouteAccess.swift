@@ -23,6 +23,7 @@ enum RouteAccess: Sendable, Hashable {
     "/metrics": [.get: .scope(.read)],
     "/api/payment/create": [.post: .scope(.write)],
     "/api/v1/payments": [.get: .scope(.read), .post: .scope(.write)],
+    "/api/v1/payments/export": [.get: .scope(.read)],
     "/api/v1/payments/{id}": [.get: .scope(.read)],
     "/api/v1/payments/{id}/events": [.get: .scope(.read)],
     "/api/v1/payments/{id}/trace": [.get: .scope(.read)],

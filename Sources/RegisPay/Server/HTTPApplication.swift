@@ -68,6 +68,7 @@ struct HTTPApplication {
       log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
       projection: projection, retryStatus: parts.retryStatus, traceResource: options.tracing.resource
     ).add(to: routes)
+    ExportRoutes(projection: projection, retryStatus: parts.retryStatus).add(to: routes)
     ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
       .add(to: routes)
     LoggingRoutes(level: options.logLevel).add(to: routes)

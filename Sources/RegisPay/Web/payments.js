@@ -1,9 +1,9 @@
 // The list of payments: search, filters, order, pages, choice of columns, and actions on those that are selected.
 
-import { call, command, session } from "./api.js";
+import { call, command, parse, RequestError, send, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { count, isPositive, money } from "./format.js";
-import { amount, ask, badge, copyButton, empty, idText, loading, moment, notify, panel, statusBadge, table } from "./parts.js";
+import { amount, ask, copyButton, empty, field, idText, loading, moment, notify, panel, statusBadge, table } from "./parts.js";
 import { setSetting, setting } from "./settings.js";
 import { t } from "./text.js";
 
@@ -75,7 +75,8 @@ export async function show(root, { query, isCurrent }) {
     h("div", { class: "actions" }, session.may("write") && h("a", { class: "button primary", href: "#/create" }, icon("add", 16), t("page.create")))),
   h("section", { class: "panel", "aria-label": t("page.payments") },
     h("div", { class: "panel-head" }, h("div", { class: "filters" }, Object.keys(filters).map(select), chips),
-      h("div", { class: "actions" }, pause, h("button", { type: "button", class: "small", on: { click: chooseColumns } }, t("payments.columns")))),
+      h("div", { class: "actions" }, pause, h("button", { type: "button", class: "small", on: { click: chooseColumns } }, t("payments.columns")),
+        h("button", { type: "button", class: "small", data: { focus: "export" }, on: { click: exportAll } }, t("payments.export")))),
     bar, place, state));
 
   function chooseColumns() {
@@ -87,6 +88,25 @@ export async function show(root, { query, isCurrent }) {
       setSetting("columns", Object.keys(columns).filter((name) => columns[name].always || name in values).join(","));
       draw();
     });
+  }
+
+  async function exportAll() {
+    const format = h("select", { name: "format" }, h("option", { value: "csv" }, "CSV"), h("option", { value: "jsonl" }, "JSON Lines"));
+    const values = await ask({ title: t("payments.export"), text: chips.length ? t("payments.exportFiltered") : t("payments.exportAll"),
+      fields: [field(t("payments.format"), format)], confirm: t("payments.export") });
+    if (!values) return;
+    notify(t("payments.exporting"));
+    try {
+      const { after, ...filtered } = wanted;
+      const response = await send(`/api/v1/payments/export?${new URLSearchParams({ ...filtered, format: values.format })}`);
+      if (!response.ok) throw new RequestError(response.status, parse(await response.text()).detail);
+      // A link can't send the key. The browser keeps a long file on its disk.
+      const url = URL.createObjectURL(await response.blob());
+      h("a", { href: url, download: `payments.${values.format}` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    } catch (error) {
+      notify(error instanceof RequestError ? error.message : t("payments.exportBroken"), "bad");
+    }
   }
 
   async function load() {

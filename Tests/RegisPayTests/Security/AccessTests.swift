@@ -14,6 +14,7 @@ struct AccessTests {
     ("GET", "/", nil), ("GET", "/assets/page.css", nil), ("GET", "/assets/main.js", nil), ("GET", "/alive", nil),
     ("HEAD", "/alive", nil), ("GET", "/health", nil), ("POST", "/api/payment/create", .write),
     ("GET", "/api/v1/payments", .read), ("HEAD", "/api/v1/payments", .read), ("POST", "/api/v1/payments", .write),
+    ("GET", "/api/v1/payments/export?format=x", .read),
     ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),
     ("GET", "/api/v1/payments/\(id)/trace", .read),
     ("POST", "/api/v1/payments/\(id)/cancel", .write), ("POST", "/api/v1/payments/\(id)/refunds", .write),
