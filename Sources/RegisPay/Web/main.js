@@ -236,7 +236,7 @@ function askForKey() {
 onRefusedKey(askForKey);
 
 function help() {
-  const rows = [["/", t("help.search")], ["?", t("help.help")], ["n", t("page.create")], ["r", t("help.refresh")], ["Esc", t("help.close")],
+  const rows = [["/", t("help.search")], ["?", t("help.help")], ["n", t("page.create")], ["j k", t("help.rows")], ["r", t("help.refresh")], ["Esc", t("help.close")],
     ...Object.entries(pages).filter(([name, entry]) => isOffered(entry) && name !== "create").map(([name, entry]) => [`g ${entry.key}`, t(`page.${name}`)])];
   const dialog = h("dialog", { "aria-labelledby": "help-title", on: { close: () => dialog.remove() } }, h("h2", { id: "help-title" }, t("help.title")),
     h("dl", { class: "keys" }, rows.map(([keys, text]) => h("div", {}, h("dt", {}, keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, text)))),
@@ -263,6 +263,11 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.key === "n" && session.may("write")) { movesFocus = true; location.hash = "#/create"; }
   if (event.key === "r") refresh();
+  if (event.key === "j" || event.key === "k") {
+    const links = [...frame.main.querySelectorAll(".row-link")];
+    const at = links.indexOf(document.activeElement);
+    links[at < 0 ? 0 : at + (event.key === "j" ? 1 : -1)]?.focus();
+  }
 });
 
 window.addEventListener("hashchange", () => {

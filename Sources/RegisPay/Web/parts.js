@@ -97,13 +97,15 @@ export const panel = (title, { actions = [], id, note } = {}, ...content) => {
 export const facts = (pairs) => h("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, ...value]) =>
   h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
-/// A table whose rows become cards on a narrow screen. `columns`: `{ name, title, class, cell(row) }`.
+/// A table whose rows become cards on a narrow screen. `columns`: `{ title, class, cell(row) }`, with `sort` for one to sort by, and
+/// `head()` for what stands in place of the title.
 export function table(caption, columns, rows, { rowProperties = () => ({}), sorted, onSort, kind = "" } = {}) {
   const head = columns.map((column) => {
     const order = sorted?.name === column.sort && column.sort ? (sorted.descending ? "descending" : "ascending") : undefined;
     const content = column.sort && onSort
       ? h("button", { type: "button", class: "sort", data: { focus: `sort-${column.sort}` }, on: { click: () => onSort(column.sort) } }, column.title,
         order && icon(order === "descending" ? "down" : "up", 14))
+      : column.head ? column.head()
       : column.hideTitle ? h("span", { class: "unseen" }, column.title) : column.title;
     return h("th", { scope: "col", role: "columnheader", class: column.class, "aria-sort": order }, content);
   });

@@ -124,9 +124,15 @@ export async function show(root, { query, isCurrent }) {
     for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
     const isNew = (row) => known !== null && !known.has(row.paymentId);
     const sorted = wanted.sort ?? "-created";
-    const select = { name: "select", class: "select", hideTitle: true, title: t("payments.select"), cell: (row) => h("input", { type: "checkbox", checked: chosen.has(row.paymentId),
+    const all = () => h("input", { type: "checkbox", checked: rows.every((row) => chosen.has(row.paymentId)), "aria-label": t("payments.selectAll"), data: { focus: "select-all" },
+      on: { change: (event) => {
+        for (const row of rows) if (event.target.checked) chosen.add(row.paymentId); else chosen.delete(row.paymentId);
+        draw();
+      } } });
+    const select = { class: "select", hideTitle: true, title: t("payments.select"), head: all, cell: (row) => h("input", { type: "checkbox", checked: chosen.has(row.paymentId),
       "aria-label": t("payments.selectOne", { id: row.paymentId.slice(0, 8) }), data: { focus: `select-${row.paymentId}` }, on: { change: (event) => {
         if (event.target.checked) chosen.add(row.paymentId); else chosen.delete(row.paymentId);
+        place.querySelector("[data-focus=select-all]").checked = rows.every((row) => chosen.has(row.paymentId));
         drawBar();
       } } }) };
     const canAct = session.may("write") || session.may("operate");
