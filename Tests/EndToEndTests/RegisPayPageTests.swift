@@ -10,7 +10,8 @@ struct RegisPayPageTests {
     try await withTemporaryFolder { folder in
       let environment = try await PythonEnvironment.make(in: folder, installing: "axe-playwright-python")
       let axe = try await script(of: environment, in: folder)
-      let support = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Support/page.py")
+      let support = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
+        "Support/page.py")
       let program = RegisPayProcess.buildFolder.appendingPathComponent("regispay").path
       let browser = try RegisPayProcess(
         program: "python3", [support.path, "--program", program, "--directory", folder + "/pages", "--axe", axe],
@@ -24,7 +25,8 @@ struct RegisPayPageTests {
   private func script(of environment: PythonEnvironment, in folder: String) async throws -> String {
     let python = try RegisPayProcess(
       program: environment.programs + "/python3",
-      ["-c", "import axe_playwright_python, os; print(os.path.dirname(axe_playwright_python.__file__))"], folder: folder)
+      ["-c", "import axe_playwright_python, os; print(os.path.dirname(axe_playwright_python.__file__))"], folder: folder
+    )
     let line = try #require(try await python.nextLine())
     return line + "/axe.min.js"
   }

@@ -8,7 +8,9 @@ import HummingbirdCore
 /// Routes that are open to everybody, such as the page and `/health`, ignore parameters: links and supervisors add some.
 struct TargetMiddleware: RouterMiddleware {
   /// Routes that read the parameters of a GET and refuse unknown ones themselves.
-  private static let reading: Set = ["/api/v1/payments", "/api/v1/events", "/api/v1/webhooks/{id}/deliveries"]
+  private static let reading: Set = [
+    "/api/v1/payments", "/api/v1/payments/export", "/api/v1/events", "/api/v1/webhooks/{id}/deliveries",
+  ]
 
   func handle(
     _ request: Request, context: HTTPRequestContext, next: (Request, HTTPRequestContext) async throws -> Response

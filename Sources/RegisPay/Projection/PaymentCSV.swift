@@ -1,7 +1,8 @@
 /// Payments as lines of CSV by RFC 4180.
 enum PaymentCSV {
   private static let columns = [
-    "paymentId", "amount", "currency", "status", "refundedAmount", "refundingAmount", "paymentReference", "version", "createdAt",
+    "paymentId", "amount", "currency", "status", "refundedAmount", "refundingAmount", "paymentReference", "version",
+    "createdAt",
     "updatedAt", "step", "reason",
   ]
 
@@ -23,6 +24,7 @@ enum PaymentCSV {
   private static func text(_ text: String) -> String {
     let isFormula = text.unicodeScalars.first.map { "=+-@\t\r\n".unicodeScalars.contains($0) } ?? false
     guard isFormula || text.utf8.contains(where: { ",\"\r\n".utf8.contains($0) }) else { return text }
-    return "\"" + (isFormula ? "'" : "") + text.split(separator: "\"", omittingEmptySubsequences: false).joined(separator: "\"\"") + "\""
+    return "\"" + (isFormula ? "'" : "")
+      + text.split(separator: "\"", omittingEmptySubsequences: false).joined(separator: "\"\"") + "\""
   }
 }

@@ -72,11 +72,13 @@ private struct WebAsset: Sendable {
     self.bytes = bytes
     contentType = "\(type); charset=utf-8"
     let digits = Array("0123456789abcdef")
-    tag = "\"" + String(SHA256.hash(data: bytes).prefix(16).flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }) + "\""
+    tag =
+      "\"" + String(SHA256.hash(data: bytes).prefix(16).flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }) + "\""
   }
 
   func response(to request: Request) -> Response {
-    let known = request.headers[.ifNoneMatch]?.split(separator: ",").map { $0.trimmingPrefix(while: \.isWhitespace) } ?? []
+    let known =
+      request.headers[.ifNoneMatch]?.split(separator: ",").map { $0.trimmingPrefix(while: \.isWhitespace) } ?? []
     var response =
       known.contains { $0 == tag } ? Response(status: .notModified) : Response(bytes: bytes, contentType: contentType)
     response.headers[.eTag] = tag

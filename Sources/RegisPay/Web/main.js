@@ -17,7 +17,7 @@ import * as simulator from "./simulator.js";
 import * as system from "./system.js";
 import * as webhooks from "./webhooks.js";
 
-/// Pages by the first part of the address after `#/`. `scope`: without it the page isn't offered.
+/// Pages by the first part of the address after `#/`. `scope`, or else `read`: without it the page isn't offered.
 const pages = {
   overview: { page: overview, icon: "overview", key: "o" },
   payments: { page: payments, detail: payment, icon: "payments", key: "p" },
@@ -26,10 +26,10 @@ const pages = {
   log: { page: log, icon: "log", key: "l" },
   webhooks: { page: webhooks, icon: "webhooks", key: "w", scope: "operate" },
   simulator: { page: simulator, icon: "simulator", key: "s", present: () => session.known?.simulator.psp || session.known?.simulator.notifications },
-  system: { page: system, icon: "system", key: "y" },
+  system: { page: system, icon: "system", key: "y", scope: null },
 };
 
-const isOffered = (entry) => (!entry.scope || session.may(entry.scope)) && (!entry.present || entry.present());
+const isOffered = ({ scope = "read", present }) => (scope === null || session.may(scope)) && (present === undefined || present());
 
 applyTheme();
 const frame = { nav: null, main: null, state: null, banner: null };

@@ -47,10 +47,13 @@ struct ActivityTests {
     #expect(point.number == 1_000 && point.parked == 2 && point.outcomeUnknown == 3 && point.lag == nil)
     // Someone looks, and ticks are made for two minutes.
     _ = await activity.tick()
+    // One more if the first tick was old by then.
+    let before = fake.count.load(ordering: .relaxed)
+    #expect(before <= 2)
     await pass(activity, 11...19)
-    #expect(fake.count.load(ordering: .relaxed) == 10)
+    #expect(fake.count.load(ordering: .relaxed) == before + 9)
     await activity.pass(microseconds: moment(19.5), nanoseconds: MonotonicTime.nanoseconds + 121_000_000_000)
-    #expect(fake.count.load(ordering: .relaxed) == 10)
+    #expect(fake.count.load(ordering: .relaxed) == before + 9)
   }
 
   @Test("all who follow get the same tick, made once; who does not read gets the latest when he does")

@@ -37,7 +37,8 @@ import Testing
   @Test(
     "what an export can't have is refused by name",
     arguments: [
-      ("limit=3", "limit"), ("after=created_1_1", "after"), ("format=xml", "csv, jsonl"), ("format=csv&format=csv", "twice"),
+      ("limit=3", "limit"), ("after=created_1_1", "after"), ("format=xml", "csv, jsonl"),
+      ("format=csv&format=csv", "twice"),
       ("stauts=Failed", "stauts"), ("status=Failed&status=Created", "twice"),
     ])
   func refused(query: String, names: String) async throws {

@@ -44,11 +44,15 @@ struct LengthLimitTests {
       return response.status < 300
     }
     let (post, patch) = (["/api/v1/webhooks", "post"], ["/api/v1/webhooks/{id}", "patch"])
-    return [
-      ["/api/v1/payments", "get", "search"]: { text in
+    func search(_ path: String) -> @Sendable (String) async throws -> Bool {
+      { text in
         let query = text.utf8.map { String(format: "%%%02X", $0) }.joined()
-        return try await server.get("/api/v1/payments?search=\(query)").status == 200
-      },
+        return try await server.get("\(path)?search=\(query)").status == 200
+      }
+    }
+    return [
+      ["/api/v1/payments", "get", "search"]: search("/api/v1/payments"),
+      ["/api/v1/payments/export", "get", "search"]: search("/api/v1/payments/export"),
       post + ["description"]: {
         try await send("POST", post[0], ["url": "https://a.com/", "description": .string($0)])
       },

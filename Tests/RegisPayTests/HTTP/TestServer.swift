@@ -24,33 +24,39 @@ struct TestServer: Sendable {
     _ change: (inout ServerOptions) -> Void = { _ in }, metrics: MetricsRegistry = MetricsRegistry(),
     _ work: @escaping @Sendable (TestServer) async throws -> Void
   ) async throws {
-    try await withTemporaryFolder { folder in
-      var options = ServerOptions(directory: folder + "/data")
-      options.port = 0
-      options.segmentBytes = 1 << 20
-      options.simulatorSegmentBytes = 1 << 20
-      options.consumer.backoff = Backoff(base: .milliseconds(10), cap: .milliseconds(50))
-      options.breaker = .init(failureLimit: 5, openDuration: .milliseconds(50))
-      change(&options)
-      let server = try Server.open(options, logger: silent, metrics: metrics)
-      let addresses = AsyncStream<String>.makeStream()
-      let run = Task {
-        defer { addresses.continuation.finish() }
-        try await server.run { addresses.continuation.yield($0) }
+    try await places.use {
+      try await withTemporaryFolder { folder in
+        var options = ServerOptions(directory: folder + "/data")
+        options.port = 0
+        options.segmentBytes = 1 << 20
+        options.simulatorSegmentBytes = 1 << 20
+        options.consumer.backoff = Backoff(base: .milliseconds(10), cap: .milliseconds(50))
+        options.breaker = .init(failureLimit: 5, openDuration: .milliseconds(50))
+        change(&options)
+        let server = try Server.open(options, logger: silent, metrics: metrics)
+        let addresses = AsyncStream<String>.makeStream()
+        let run = Task {
+          defer { addresses.continuation.finish() }
+          try await server.run { addresses.continuation.yield($0) }
+        }
+        let result: Result<Void, any Error>
+        do {
+          // Without one the server could not start, which its task then throws.
+          if let url = await addresses.stream.first(where: { _ in true }) { try await work(TestServer(url: url)) }
+          result = .success(())
+        } catch {
+          result = .failure(error)
+        }
+        server.stop()
+        try await run.value
+        try result.get()
       }
-      let result: Result<Void, any Error>
-      do {
-        // Without one the server could not start, which its task then throws.
-        if let url = await addresses.stream.first(where: { _ in true }) { try await work(TestServer(url: url)) }
-        result = .success(())
-      } catch {
-        result = .failure(error)
-      }
-      server.stop()
-      try await run.value
-      try result.get()
     }
   }
+
+  /// Those that run at once. Each has some twenty threads, and its queues share those of the process, of which there are 255: with all
+  /// tests' servers at once none is left, and each waits for another.
+  private static let places = TestPlaces(24)
 
   func send(
     _ method: String, _ path: String, headers: [(String, String)] = [], body: [UInt8]? = nil

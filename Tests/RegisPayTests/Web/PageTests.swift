@@ -25,9 +25,13 @@ import Testing
     try await TestServer.run { server in
       let modules = try await modules(server)
       let files = try FileManager.default.contentsOfDirectory(atPath: Self.folder).filter { $0.hasSuffix(".js") }
-      #expect(Set(modules.keys) == Set(files.map { "/assets/\($0)" }), "a file that nothing imports, or one that is not there")
+      #expect(
+        Set(modules.keys) == Set(files.map { "/assets/\($0)" }), "a file that nothing imports, or one that is not there"
+      )
       for (path, text) in modules {
-        #expect(text.firstMatch(of: /innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\.style\b/) == nil, "\(path)")
+        #expect(
+          text.firstMatch(of: /innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\.style\b/) == nil,
+          "\(path)")
       }
       #expect(try await server.get("/assets/other.js").status == 404)
     }
@@ -56,13 +60,17 @@ import Testing
     try await TestServer.run { server in
       let modules = try await modules(server)
       func names(_ language: String) throws -> [String] {
-        try #require(modules["/assets/text-\(language).js"]).matches(of: /"([A-Za-z.]+)": (?:"|\{ one)/).map { String($0.output.1) }
+        try #require(modules["/assets/text-\(language).js"]).matches(of: /"([A-Za-z.]+)": (?:"|\{ one)/).map {
+          String($0.output.1)
+        }
       }
       let english = try names("en")
       #expect(Set(english).count == english.count)
       #expect(try names("de").sorted() == english.sorted())
       var asked: Set<String> = []
-      for text in modules.values { asked.formUnion(text.matches(of: /\bt\("([A-Za-z.]+)"/).map { String($0.output.1) }) }
+      for text in modules.values {
+        asked.formUnion(text.matches(of: /\bt\("([A-Za-z.]+)"/).map { String($0.output.1) })
+      }
       #expect(asked.count > 100 && asked.isSubset(of: english), "\(asked.subtracting(english))")
       for status in PaymentStatus.allCases { #expect(english.contains("status.\(status.rawValue)")) }
       for step in PaymentStep.allCases { #expect(english.contains("step.\(step.rawValue)")) }
