@@ -373,6 +373,7 @@ def main():
     if arguments.axe:
         with open(arguments.axe, encoding="utf-8") as file:
             axe = file.read()
+    os.makedirs(arguments.directory, exist_ok=True)
     server = Server(arguments.program, os.path.join(arguments.directory, "data"))
     try:
         with_browser(lambda browser: use(browser, server, axe))
