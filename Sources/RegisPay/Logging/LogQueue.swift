@@ -20,6 +20,12 @@ public struct LogRecord: Sendable {
 /// Lines that wait to be sent to a collector. Bounded: lines that find it full are counted, and not kept, since the first tell how a fault
 /// began. Safe to use from any thread; each call takes a constant time.
 public final class LogQueue: Sendable {
+  /// Lines about the sending itself. They are not sent: each line that a collector refuses would lead to another one.
+  enum OwnLine: String, CaseIterable {
+    case failed = "can't send log lines to the collector, tries again"
+    case refused = "the collector refused log lines, which it does not get"
+  }
+
   private static let byteLimit = 2 << 20
 
   private struct State {
@@ -35,6 +41,7 @@ public final class LogQueue: Sendable {
   public init(limit: Int) { self.limit = limit }
 
   func add(_ record: LogRecord) {
+    guard OwnLine(rawValue: record.message) == nil else { return }
     let byteCount = record.byteCount
     state.withLock { state in
       guard state.records.count < limit, state.byteCount + byteCount <= Self.byteLimit else {

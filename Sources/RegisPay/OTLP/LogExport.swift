@@ -1,4 +1,5 @@
 import Logging
+import Synchronization
 
 /// Sends log lines to an OpenTelemetry collector, by OTLP over HTTP. What is sent is on standard error, too: lines that the collector does
 /// not take for so long that the queue is full are dropped, and counted.
@@ -11,11 +12,12 @@ struct LogExport: Sendable {
   private let client: OTLPClient
   private let logger: Logger
   private let lastLimit: Duration
+  private let stop = StopMoment()
 
   /// - Parameters:
   ///   - exporter: of ``LogExportOptions/exporter``.
   ///   - queue: that loggers put their lines into.
-  ///   - lastLimit: for a request when the server stops.
+  ///   - lastLimit: for all requests from the server's stop on.
   init(
     _ exporter: OTLPOptions, _ queue: LogQueue, options: LogExportOptions, metrics: LogExportMetrics, logger: Logger,
     lastLimit: Duration = .seconds(1)
@@ -28,7 +30,7 @@ struct LogExport: Sendable {
     client = try OTLPClient(exporter, rejectedName: "rejectedLogRecords")
   }
 
-  /// Runs until its task is cancelled, and sends then what is left, if that takes no longer than a second or two.
+  /// Runs until its task is cancelled, and sends then what is left, if that takes no longer than a second.
   func run() async {
     defer { client.close() }
     var waiting: [LogRecord] = []
@@ -64,8 +66,10 @@ struct LogExport: Sendable {
       note(answer, records.count)
       guard case .failed(let reason, let after) = answer else { return }
       failures += 1
+      // At a stop the last request says what becomes of the lines.
+      try Task.checkCancellation()
       if failures == 1 {
-        logger.warning("can't send log lines to the collector, tries again", metadata: ["reason": "\(reason)"])
+        log(.failed, reason)
       }
       try await Task.sleep(for: Self.backoff.delay(attempts: failures, atLeast: after))
     }
@@ -78,8 +82,10 @@ struct LogExport: Sendable {
     return await withTaskCancellationHandler {
       await sending.value
     } onCancel: {
-      Task { [lastLimit] in
-        try await Task.sleep(for: lastLimit)
+      // The first time at the stop; the last request gets what is left of the same time.
+      let deadline = stop.begin(limit: lastLimit)
+      Task {
+        try await Task.sleep(until: deadline)
         sending.cancel()
       }
     }
@@ -87,15 +93,37 @@ struct LogExport: Sendable {
 
   private func note(_ answer: OTLPClient.Answer, _ count: Int) {
     switch answer {
-    case .accepted(let rejected):
-      metrics.exported.add(UInt64(count - min(rejected, count)))
-      if rejected > 0 { metrics.dropped.add(.rejected, UInt64(min(rejected, count))) }
+    case .accepted(let rejected, let reason):
+      let rejected = min(rejected, count)
+      metrics.exported.add(UInt64(count - rejected))
+      if rejected > 0 {
+        metrics.dropped.add(.rejected, UInt64(rejected))
+        log(.refused, reason ?? "it took the others", lines: rejected)
+      }
     case .refused(let reason):
       metrics.dropped.add(.rejected, UInt64(count))
-      logger.warning(
-        "the collector refused log lines, which it does not get",
-        metadata: ["lines": "\(count)", "reason": "\(reason)"])
+      log(.refused, reason, lines: count)
     case .failed: metrics.failures.add()
+    }
+  }
+
+  private func log(_ line: LogQueue.OwnLine, _ reason: String, lines: Int? = nil) {
+    var metadata: Logger.Metadata = ["to": "\(client.address)", "reason": "\(reason)"]
+    if let lines { metadata["lines"] = "\(lines)" }
+    logger.warning("\(line.rawValue)", metadata: metadata)
+  }
+}
+
+/// When the last request of a stop has to end.
+private final class StopMoment: Sendable {
+  private let deadline = Mutex<ContinuousClock.Instant?>(nil)
+
+  /// - Returns: the moment that the first call decided on.
+  func begin(limit: Duration) -> ContinuousClock.Instant {
+    deadline.withLock { deadline in
+      let known = deadline ?? .now + limit
+      deadline = known
+      return known
     }
   }
 }

@@ -5,8 +5,10 @@ import NIOPosix
 /// Posts signals to a collector.
 struct OTLPClient: Sendable {
   enum Answer: Sendable {
-    /// - Parameter rejected: the number of signals that the collector says it has dropped.
-    case accepted(rejected: Int)
+    /// - Parameters:
+    ///   - rejected: the number of signals that the collector says it has dropped.
+    ///   - reason: what it says about them.
+    case accepted(rejected: Int, reason: String?)
     /// Trying again would not help.
     case refused(reason: String)
     /// - Parameter after: the wait that the collector asks for.
@@ -17,6 +19,11 @@ struct OTLPClient: Sendable {
   /// The longest wait that a collector may ask for.
   private static let retryAfterLimit = Duration.seconds(300)
 
+  /// Characters of a collector's message that are kept.
+  private static let messageLimit = 300
+
+  /// The collector's URL, for log lines.
+  let address: String
   private let pool: ConnectionPool
   private let headers: HTTPHeaders
   private let isCompressed: Bool
@@ -26,6 +33,7 @@ struct OTLPClient: Sendable {
   /// - Parameter rejectedName: `rejectedSpans` or another name, by the kind of signals.
   init(_ options: OTLPOptions, rejectedName: String) throws(EndpointError) {
     self.rejectedName = rejectedName
+    address = BaseURL.shown(options.url)
     pool = try ConnectionPool(
       try Endpoint(options.url), timeLimit: options.timeLimit, responseLimit: Self.responseLimit,
       truncatesResponses: true,
@@ -57,14 +65,26 @@ struct OTLPClient: Sendable {
 
   func close() { pool.close() }
 
+  /// A number of signals, which may be a number or a text; one that is too large for any is all of them.
+  private static func count(_ json: JSONValue?) -> Int {
+    switch json {
+    case .number(let text)?, .string(let text)?:
+      guard let number = Double(text), number >= 1 else { return 0 }
+      return UInt64(text).map(Int.init(clamping:)) ?? (number < 1e15 ? Int(number) : .max)
+    default: return 0
+    }
+  }
+
   /// What the specification says of a response: https://opentelemetry.io/docs/specs/otlp/#otlphttp-response.
   private func answer(_ response: ClientResponse) -> Answer {
     switch response.status {
     case 200..<300:
       // Most collectors say nothing, or that nothing was rejected.
-      let partial = (try? JSONReader.read(response.body))?["partialSuccess"]?[rejectedName]
-      let rejected = partial?.unsigned ?? partial?.text.flatMap { UInt64($0) } ?? 0
-      return .accepted(rejected: Int(clamping: rejected))
+      let partial = (try? JSONReader.read(response.body))?["partialSuccess"]
+      let message = partial?["errorMessage"]?.text
+      return .accepted(
+        rejected: Self.count(partial?[rejectedName]),
+        reason: message.flatMap { $0.isEmpty ? nil : String($0.prefix(Self.messageLimit)) })
     case 429, 502, 503, 504:
       return .failed(
         reason: "it returned \(response.status)", after: response.retryAfter.map { min($0, Self.retryAfterLimit) })

@@ -102,8 +102,14 @@ public struct EndpointError: Error, Sendable, Hashable, CustomStringConvertible 
 public enum BaseURL {
   public static func check(_ url: String) throws(EndpointError) { _ = try Endpoint(url) }
 
-  /// The URL without the user name and password, for messages. A URL that has them can't be used, and is still shown.
+  /// The URL without the user name, the password and the query, for messages: they may be secrets. A URL that has them can't be used,
+  /// and is still shown.
   public static func shown(_ url: String) -> String {
+    let rest = withoutUser(url)
+    return rest.firstIndex(of: "?").map { rest[...$0] + "…" } ?? rest
+  }
+
+  private static func withoutUser(_ url: String) -> String {
     // The last one: a password that is not encoded may hold any character.
     guard let at = url.lastIndex(of: "@") else { return url }
     let start = url.range(of: "://")?.upperBound ?? url.startIndex

@@ -85,6 +85,10 @@ struct Charge: Sendable, Hashable {
   }
 
   /// The amount in a request or an event; nil when it is missing, not exact or not positive.
+  static let moneyRule =
+    "amount must be a number above 0 with no more decimals than the currency has, and currency one of "
+    + Currency.supported.map(\.code).joined(separator: ", ")
+
   static func money(_ json: JSONValue) -> Money? {
     guard let currency = json["currency"]?.text.flatMap(Currency.named), case .number(let text) = json["amount"],
       let number = DecimalText(text), let money = try? Money(number, currency: currency), money.minorUnits > 0

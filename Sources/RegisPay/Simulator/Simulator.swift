@@ -18,6 +18,7 @@ public final class Simulator: Sendable {
   let store: LogStore
   /// Reads the log, and notes what of it can't be read.
   let follower: LogFollower
+  private let logger: Logger?
   private let isFailing = Atomic<Bool>(false)
   /// Lost at a restart.
   private let faults: Mutex<[Service: Faults]>
@@ -37,11 +38,12 @@ public final class Simulator: Sendable {
   /// - Parameters:
   ///   - name: the log's, for log lines.
   ///   - faults: those to begin with.
-  ///   - logger: logs damage.
+  ///   - logger: logs damage, and what keeps the log from being written.
   public init(
     store: LogStore, name: String = "simulator", faults: [Service: Faults] = [:], logger: Logger? = nil
   ) {
     self.store = store
+    self.logger = logger
     follower = LogFollower(store.reader, DamageStatus(store.reader, name: name, logger: logger))
     self.faults = Mutex(faults)
   }
@@ -71,7 +73,7 @@ public final class Simulator: Sendable {
   /// `POST /psp/api/payments/create`: creates a charge.
   func createPayment(key: String?, body: JSONValue) async throws(LogStoreError) -> Response {
     guard let money = Charge.money(body) else {
-      return Response(status: 400, body: ["error": "amount and currency are required"])
+      return Response(status: 400, body: ["error": .string(Charge.moneyRule)])
     }
     let faults = faults(of: .psp)
     if let failure = failure(money, faults) { return failure }
@@ -119,13 +121,13 @@ public final class Simulator: Sendable {
   /// `POST /psp/api/payments/{reference}/refunds`: refunds an amount, in total never more than was settled.
   func refundPayment(reference: String, key: String?, body: JSONValue) async throws(LogStoreError) -> Response {
     guard let amount = Charge.money(body) else {
-      return Response(status: 400, body: ["error": "amount and currency are required"])
+      return Response(status: 400, body: ["error": .string(Charge.moneyRule)])
     }
     if let failure = failure(amount, faults(of: .psp)) { return failure }
     return try await change(reference, key: key, request: "refund \(reference) \(amount)") { charge in
       guard amount.currency == charge.money.currency, amount.minorUnits <= charge.refundable.minorUnits else {
         return (
-          Response(status: 422, body: ["error": .string("\(charge.refundable) are left to refund")]), nil
+          Response(status: 422, body: ["error": .string("\(charge.refundable) of this payment are left to refund, not \(amount)")]), nil
         )
       }
       return (
@@ -215,6 +217,8 @@ public final class Simulator: Sendable {
       return try await store.append(append)
     } catch {
       follower.damage.note(error)
+      if case .conflict = error { throw error }
+      logger?.error("the simulator's log can't write", metadata: ["error": "\(error)"])
       throw error
     }
   }

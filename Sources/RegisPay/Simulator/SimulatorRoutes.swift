@@ -116,7 +116,8 @@ struct SimulatorRoutes: Sendable {
     do {
       simulated = try await act(request.headers[.idempotencyKey], body)
     } catch {
-      throw Problem.unavailable("The simulator's log can't write now.")
+      throw Problem.unavailable(
+        "The simulator's log can't write now; its log lines say why. Repeat the request later, with the same key.")
     }
     if let fault { return await carryOut(fault, faults, context) }
     return response(simulated)

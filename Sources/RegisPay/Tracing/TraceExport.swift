@@ -180,26 +180,31 @@ struct TraceExport: Sendable {
     var failures = 0
     while true {
       switch await client.send(body) {
-      case .accepted(let rejected):
+      case .accepted(let rejected, let reason):
         if failures > 0 { logger.notice("the collector of traces accepts spans again") }
-        metrics.exported.add(UInt64(batch.count - min(rejected, batch.count)))
-        if rejected > 0 { metrics.dropped.add(.rejected, UInt64(min(rejected, batch.count))) }
+        let rejected = min(rejected, batch.count)
+        metrics.exported.add(UInt64(batch.count - rejected))
+        if rejected > 0 { noteRefused(rejected, reason ?? "it took the others") }
         return
-      case .refused(let reason):
-        logger.warning(
-          "the collector refused spans, which are dropped",
-          metadata: ["spans": "\(batch.count)", "reason": "\(reason)"])
-        metrics.dropped.add(.rejected, UInt64(batch.count))
-        return
+      case .refused(let reason): return noteRefused(batch.count, reason)
       case .failed(let reason, let after):
         failures += 1
         metrics.failures.add()
         if failures == 1 {
-          logger.warning("can't send traces to the collector, tries again", metadata: ["reason": "\(reason)"])
+          logger.warning(
+            "can't send traces to the collector, tries again",
+            metadata: ["to": "\(client.address)", "reason": "\(reason)"])
         }
         try await Task.sleep(for: Self.backoff.delay(attempts: failures, atLeast: after))
       }
     }
+  }
+
+  private func noteRefused(_ count: Int, _ reason: String) {
+    logger.warning(
+      "the collector refused spans, which are dropped",
+      metadata: ["to": "\(client.address)", "spans": "\(count)", "reason": "\(reason)"])
+    metrics.dropped.add(.rejected, UInt64(count))
   }
 }
 

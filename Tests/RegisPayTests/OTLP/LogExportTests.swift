@@ -1,4 +1,5 @@
 import Logging
+import Synchronization
 import Testing
 
 @testable import RegisPay
@@ -37,7 +38,7 @@ struct LogExportTests {
   /// Runs an export while `work` runs, and stops it then.
   private func export(
     to receiver: FakeReceiver, limit: Int = 100, delay: Duration = .milliseconds(10),
-    lastLimit: Duration = .seconds(60),
+    lastLimit: Duration = .seconds(60), showing output: @escaping @Sendable (String) -> Void = { _ in },
     _ work: (LogQueue, LogExportMetrics, Logger) async throws -> Void
   ) async throws {
     var options = LogExportOptions()
@@ -47,10 +48,10 @@ struct LogExportTests {
     let exporter = try #require(options.exporter)
     let queue = LogQueue(limit: limit)
     let metrics = LogExportMetrics()
-    let writer = LogWriter(.text, queue: queue) { _ in }
+    let writer = LogWriter(.text, queue: queue, output: output)
     let logger = Logger(label: "test") { _ in writer.handler() }
     let export = try LogExport(
-      exporter, queue, options: options, metrics: metrics, logger: silent, lastLimit: lastLimit)
+      exporter, queue, options: options, metrics: metrics, logger: logger, lastLimit: lastLimit)
     let running = Task { await export.run() }
     try await work(queue, metrics, logger)
     running.cancel()
@@ -111,14 +112,60 @@ struct LogExportTests {
     }
   }
 
-  @Test("lines that the collector refuses are counted, and not sent again")
+  @Test("lines that the collector refuses are counted and not sent again, and neither is the line that says so")
   func refused() async throws {
     try await FakeReceiver.run({ _ in .status(400) }) { receiver in
-      try await export(to: receiver) { _, metrics, logger in
+      let shown = Mutex("")
+      try await export(to: receiver, showing: { line in shown.withLock { $0 += line } }) { _, metrics, logger in
         logger.info("one")
         try await eventually("it is counted") { metrics.dropped.counts.map(\.1).reduce(0, +) == 1 }
+        // Goes the same way as a line about the refusal would, and after it.
+        logger.info("two")
+        try await eventually("it is counted, too") { metrics.dropped.counts.map(\.1).reduce(0, +) == 2 }
       }
-      #expect(receiver.received.count == 1)
+      #expect(receiver.received.count == 2)
+      let lines = shown.withLock { $0 }
+      #expect(lines.contains("the collector refused log lines") && lines.contains(receiver.url))
+    }
+  }
+
+  @Test(
+    "lines that a collector has dropped by itself are counted, with its reason in a line",
+    arguments: [
+      ("2", 2), ("\"2\"", 2), ("2.0", 2), ("1e300", 3), ("999999999999999999999999", 3), ("-1", 0), ("\"x\"", 0), ("null", 0),
+    ])
+  func partial(rejected: String, count: Int) async throws {
+    let response = #"{"partialSuccess":{"rejectedLogRecords":\#(rejected),"errorMessage":"too old"}}"#
+    try await FakeReceiver.run({ _ in .init(body: response) }) { receiver in
+      let shown = Mutex("")
+      try await export(to: receiver, delay: .seconds(600), showing: { line in shown.withLock { $0 += line } }) { _, _, logger in
+        for number in 0..<3 { logger.info("line \(number)") }
+      }
+      let lines = shown.withLock { $0 }
+      #expect(lines.contains("the collector refused log lines") == (count > 0), "\(lines)")
+      #expect(count == 0 || lines.contains("lines=\(count)"), "\(lines)")
+      #expect(lines.contains("too old") == (count > 0))
+    }
+  }
+
+  @Test("one limit holds for the request that is in the air at a stop and the one after it")
+  func lastTwo() async throws {
+    try await FakeReceiver.run({ _ in
+      // Ends with its connection.
+      try? await Task.sleep(for: .seconds(3_600))
+      return .ok
+    }) { receiver in
+      let shown = Mutex("")
+      let stopping = Mutex(ContinuousClock.now)
+      try await export(to: receiver, lastLimit: .seconds(1), showing: { line in shown.withLock { $0 += line } }) { _, _, logger in
+        logger.info("one")
+        try await eventually("it is in the air") { receiver.received.count == 1 }
+        logger.info("two")
+        stopping.withLock { $0 = .now }
+      }
+      let took = stopping.withLock { $0.duration(to: .now) }
+      #expect(took >= .milliseconds(900) && took < .milliseconds(1_900), "\(took)")
+      #expect(!shown.withLock { $0 }.contains("tries again"), "a stop tries nothing again")
     }
   }
 

@@ -350,8 +350,11 @@ struct ConnectionsTests {
   }
 
   @Test(
-    "what is refused is shown without a user's name and password",
-    arguments: ["http://user:geheim@a", "user:geheim@a", "https://user:ge/heim@geheim@a:99999/b", "geheim@://"])
+    "what is refused is shown without a user's name and password, and without a query",
+    arguments: [
+      "http://user:geheim@a", "user:geheim@a", "https://user:ge/heim@geheim@a:99999/b", "geheim@://",
+      "http://user:gehe?im=geheim@a/b", "http://u@a/v1/logs?token=geheim", "http://u@a?geheim?geheim",
+    ])
   func userinfo(_ url: String) throws {
     let error = try #require(throws: EndpointError.self) { try Endpoint(url) }
     #expect(!"\(error)".contains("geheim") && !"\(error)".contains("user:"), "\(error)")

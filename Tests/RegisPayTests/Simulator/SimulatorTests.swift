@@ -1,4 +1,6 @@
 import LogStore
+import Logging
+import Synchronization
 import Testing
 
 @testable import RegisPay
@@ -51,6 +53,36 @@ struct SimulatorTests {
       for _ in 0..<3 { _ = try await simulator.createPayment(key: nil, body: ten) }
       let charges = try await Ledger(follower: LogFollower(store.reader, DamageStatus(store.reader))).all()
       #expect(charges.count == 3)
+    }
+  }
+
+  @Test("what keeps the log from being written is in a log line")
+  func unwritable() async throws {
+    try await withTemporaryFolder { folder in
+      let lines = Mutex("")
+      let writer = LogWriter(.text) { line in lines.withLock { $0 += line } }
+      let store = try openStore(folder)
+      let simulator = Simulator(store: store, logger: Logger(label: "test") { _ in writer.handler() })
+      try await store.close()
+      await #expect(throws: LogStoreError.self) { try await simulator.createPayment(key: "k", body: ten) }
+      #expect(lines.withLock { $0 }.contains("the simulator's log can't write"))
+    }
+  }
+
+  @Test("a request without a sound amount, or for a refund in another currency, gets the rule")
+  func rules() async throws {
+    try await withStore { store in
+      let simulator = Simulator(store: store)
+      for body: JSONValue in [[:], ["amount": .number("-1"), "currency": "GBP"], ["amount": .number("1e400"), "currency": "XXX"]] {
+        let response = try await simulator.createPayment(key: nil, body: body)
+        #expect(response.status == 400 && response.body["error"]?.text?.contains("above 0") == true)
+      }
+      let made = try await simulator.createPayment(key: nil, body: ten)
+      let reference = try #require(made.body["paymentId"]?.text)
+      _ = try await simulator.settlePayment(reference: reference, key: nil)
+      let refund = try await simulator.refundPayment(
+        reference: reference, key: nil, body: ["amount": .number("1"), "currency": "EUR"])
+      #expect(refund.status == 422 && refund.body["error"]?.text == "10.00 GBP of this payment are left to refund, not 1.00 EUR")
     }
   }
 
