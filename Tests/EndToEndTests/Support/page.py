@@ -258,6 +258,54 @@ def restart(browser, server):
     require(browser.evaluate("window.notReloaded === true"), "nothing of this needed a reload")
 
 
+def signing_in(browser, program, directory):
+    """A server with keys asks for one, keeps it in the tab, and offers what the key allows. A key that is revoked ends it."""
+    data = os.path.join(directory, "keyed")
+    server = Server(program, data)
+
+    def key(name, *scopes):
+        arguments = [program, "keys", "create", "--dir", data, "--name", name]
+        for scope in scopes:
+            arguments += ["--scope", scope]
+        output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+        return next(word for word in output.split() if word.startswith("rp_"))
+
+    def sign_in(text):
+        browser.wait("the question for a key", "document.querySelector('.sign-in input')")
+        browser.evaluate("document.querySelector('.sign-in input').focus()")
+        browser.type(text)
+        press(browser, "Enter")
+
+    try:
+        reader, cashier = key("reader", "read"), key("cashier", "read", "write")
+        browser.open(server.url + "/#/payments")
+        sign_in("rp_000000000000_wrong")
+        browser.wait("the refusal", "document.querySelector('.sign-in [role=alert]')")
+        sign_in(reader)
+        browser.wait("the page going live", "document.getElementById('live')?.dataset.state === 'live'")
+        require(not browser.evaluate("!!document.querySelector('nav a[href=\\'#/create\\'], nav a[href=\\'#/webhooks\\']')"), "a reading key is offered nothing else")
+        require(browser.evaluate("!!document.querySelector('nav a[href=\\'#/payments\\']')"), "a reading key may read")
+        require(browser.evaluate("localStorage.length === 0 && sessionStorage.length === 1"), "the key stays in the tab")
+        press(browser, "n")
+        require(browser.evaluate("location.hash === '#/payments'"), "nor by a key of the keyboard")
+        browser.evaluate("location.hash = '#/create'")
+        browser.wait("the reason", "document.querySelector('main').innerText.includes('does not allow')")
+        browser.click(".settings button")
+        sign_in(cashier)
+        browser.wait("the page going live", "document.getElementById('live')?.dataset.state === 'live'")
+        go(browser, "payments")
+        payment = create(browser, "12.00")
+        browser.click("[data-focus='action-refund']")
+        confirm(browser)
+        browser.wait("who did it", "document.querySelector('.timeline')?.innerText.includes('by cashier')", 10)
+        number = cashier.split("_")[1]
+        subprocess.run([program, "keys", "revoke", "--dir", data, number], check=True, capture_output=True)
+        browser.wait("the question for a key again", "document.querySelector('.sign-in')", 15)
+        require(payment[:8] not in text(browser, "main"), "nothing is shown without a key")
+    finally:
+        server.kill()
+
+
 class HostilePSP(http.server.BaseHTTPRequestHandler):
     """Accepts everything, under a reference that is markup."""
 
@@ -379,6 +427,7 @@ def main():
         with_browser(lambda browser: use(browser, server, axe))
     finally:
         server.kill()
+    with_browser(lambda browser: signing_in(browser, arguments.program, arguments.directory))
     with_browser(lambda browser: markup(browser, arguments.program, arguments.directory))
 
 
