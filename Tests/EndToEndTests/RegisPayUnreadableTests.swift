@@ -143,6 +143,12 @@ extension RegisPayServeTests {
       // So that nothing of it is in memory, and nobody but the request reads it.
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
       server = try await start(disk, scratch, ["--scrub-rate", "0"])
+      // What it reads for the last hour's activity it has read.
+      try await eventually("the last hour is known", within: .seconds(60)) {
+        let points = try await server.get("/api/v1/activity").object()["points"] as? [[String: Any]]
+        let rates = try #require(points).compactMap { $0["acceptedPerSecond"] as? Double }
+        return abs(rates.reduce(0, +) * 10 - 250) < 1
+      }
       let data = disk.backing + "/data"
       let bad = try #require(
         try FileManager.default.contentsOfDirectory(atPath: data + "/payments").sorted().first { $0.hasSuffix(".log") })

@@ -22,8 +22,16 @@ public struct LogExportOptions: Sendable {
     if let text = environment["OTEL_BLRP_SCHEDULE_DELAY"] {
       delay = try OTLPOptions.milliseconds(text, "OTEL_BLRP_SCHEDULE_DELAY", 0...600_000)
     }
-    batchLimit = try Self.number("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", 1...10_000, environment) ?? batchLimit
     queueLimit = try Self.number("OTEL_BLRP_MAX_QUEUE_SIZE", 1...100_000, environment) ?? queueLimit
+    let batch = "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"
+    guard let limit = try Self.number(batch, 1...10_000, environment) else {
+      batchLimit = min(batchLimit, queueLimit)
+      return
+    }
+    guard limit <= queueLimit else {
+      throw OTLPOptionsError(batch, "it must be at most OTEL_BLRP_MAX_QUEUE_SIZE, \(queueLimit) lines")
+    }
+    batchLimit = limit
   }
 
   /// What loggers put their lines into; nil if none are sent.

@@ -11,6 +11,13 @@ public struct OTLPOptions: Sendable {
 
     /// Behind the URL that is for all kinds.
     fileprivate var path: String { "/v1/" + rawValue.lowercased() }
+    /// What gathers them, by its name in variables.
+    fileprivate var processor: String {
+      switch self {
+      case .traces: "BSP"
+      case .logs: "BLRP"
+      }
+    }
   }
 
   /// With the path.
@@ -28,7 +35,11 @@ public struct OTLPOptions: Sendable {
   /// - Parameter environment: without variables whose value is empty, which by the specification are as none.
   /// - Throws: for a value that can't be used. Variables that concern other things are not looked at.
   init?(_ signal: Signal, _ environment: [String: String]) throws(OTLPOptionsError) {
-    guard environment["OTEL_SDK_DISABLED"]?.lowercased() != "true" else { return nil }
+    switch environment["OTEL_SDK_DISABLED"]?.lowercased() {
+    case nil, "false": break
+    case "true": return nil
+    default: throw OTLPOptionsError("OTEL_SDK_DISABLED", "it must be true or false")
+    }
     let choice = "OTEL_\(signal.rawValue)_EXPORTER"
     switch environment[choice] {
     case nil, "otlp": break
@@ -57,6 +68,9 @@ public struct OTLPOptions: Sendable {
     isCompressed = compression == "gzip"
     let (timeoutName, timeout) = variables["TIMEOUT"]
     if let timeout { timeLimit = try Self.milliseconds(timeout, timeoutName, 1...600_000) }
+    let whole = "OTEL_\(signal.processor)_EXPORT_TIMEOUT"
+    // For an export as a whole, which is one request here: until it is accepted it is repeated.
+    if let text = environment[whole] { timeLimit = min(timeLimit, try Self.milliseconds(text, whole, 1...600_000)) }
   }
 
   /// The variables of one kind of signals.
@@ -78,7 +92,7 @@ public struct OTLPOptions: Sendable {
       "OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG",
       "OTEL_LOGS_EXPORTER", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_BSP_SCHEDULE_DELAY",
       "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_SCHEDULE_DELAY", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
-      "OTEL_BLRP_MAX_QUEUE_SIZE",
+      "OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_BSP_EXPORT_TIMEOUT", "OTEL_BLRP_EXPORT_TIMEOUT",
     ]
     + [
       "ENDPOINT", "PROTOCOL", "HEADERS", "COMPRESSION", "TIMEOUT", "CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE",
@@ -120,24 +134,36 @@ public struct OTLPOptions: Sendable {
 
   private static func headers(_ variables: Variables) throws(OTLPOptionsError) -> [(name: String, value: String)] {
     let (name, value) = variables["HEADERS"]
-    // The value may be a secret.
-    guard let pairs = pairs(value ?? ""), pairs.allSatisfy({ isHeader($0.name, $0.value) }) else {
+    guard let pairs = pairs(value ?? "") else {
       throw OTLPOptionsError(name, "it must be name=value,name=value, with values percent-encoded")
+    }
+    for (index, pair) in pairs.enumerated() {
+      // Neither is told: what has no name and value in their places may be a secret.
+      guard let problem = problem(pair.name, pair.value) else { continue }
+      throw OTLPOptionsError(name, "header \(index + 1): \(problem)")
     }
     return pairs
   }
 
-  private static func isHeader(_ name: String, _ value: String) -> Bool {
-    name.utf8.allSatisfy { byte in
+  /// Why this can't be sent as a header; nil if it can.
+  private static func problem(_ name: String, _ value: String) -> String? {
+    let isName = name.utf8.allSatisfy { byte in
       switch byte {
       case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
         UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "."):
         true
       default: false
       }
-    } && value.utf8.allSatisfy { (0x20..<0x7F).contains($0) }
-      && !["content-type", "content-length", "content-encoding", "host", "transfer-encoding", "connection"]
-        .contains(name.lowercased())
+    }
+    guard isName else { return "its name may have the letters a to z, digits, -, _ and . only" }
+    guard value.utf8.allSatisfy({ (0x20..<0x7F).contains($0) }) else {
+      return "its value may have printable ASCII characters only"
+    }
+    switch name.lowercased() {
+    case "content-type", "content-length", "content-encoding", "host", "transfer-encoding", "connection":
+      return "it is one of those that each request has of its own (\(name.lowercased()))"
+    default: return nil
+    }
   }
 
   /// `name=value,name=value`; nil for anything else.
@@ -178,5 +204,9 @@ public struct OTLPOptionsError: Error, Sendable, Hashable, CustomStringConvertib
 
   init(_ variable: String, _ reason: String) { (self.variable, self.reason) = (variable, reason) }
 
-  public var description: String { "\(variable): \(reason)" }
+  /// One line, whatever was in the variable.
+  public var description: String {
+    "\(variable): "
+      + String(reason.map { $0.unicodeScalars.contains { $0.value < 0x20 || $0.value == 0x7F } ? " " : $0 })
+  }
 }

@@ -127,7 +127,9 @@ public final class Simulator: Sendable {
     return try await change(reference, key: key, request: "refund \(reference) \(amount)") { charge in
       guard amount.currency == charge.money.currency, amount.minorUnits <= charge.refundable.minorUnits else {
         return (
-          Response(status: 422, body: ["error": .string("\(charge.refundable) of this payment are left to refund, not \(amount)")]), nil
+          Response(
+            status: 422,
+            body: ["error": .string("\(charge.refundable) of this payment are left to refund, not \(amount)")]), nil
         )
       }
       return (

@@ -44,7 +44,21 @@ struct OTLPOptionsTests {
     ])
     #expect(set.exporter?.url == "http://l/x" && set.exporter?.isCompressed == true)
     #expect(set.delay == .milliseconds(20) && set.batchLimit == 2 && set.queueLimit == 3)
-    for name in ["OTEL_BLRP_SCHEDULE_DELAY", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE"] {
+    let few = try LogExportOptions(environment: all.merging(["OTEL_BLRP_MAX_QUEUE_SIZE": "3"]) { $1 })
+    #expect(few.batchLimit == 3 && few.queueLimit == 3)
+    let short = try LogExportOptions(environment: all.merging(["OTEL_BLRP_EXPORT_TIMEOUT": "70"]) { $1 })
+    #expect(short.exporter?.timeLimit == .milliseconds(70))
+    let long = try LogExportOptions(environment: all.merging(["OTEL_BLRP_EXPORT_TIMEOUT": "30000"]) { $1 })
+    #expect(long.exporter?.timeLimit == .seconds(10))
+    let more = ["OTEL_BLRP_MAX_QUEUE_SIZE": "3", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "4"]
+    let error = #expect(throws: OTLPOptionsError.self) {
+      try LogExportOptions(environment: all.merging(more) { $1 })
+    }
+    #expect(error?.variable == "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE")
+    for name in [
+      "OTEL_BLRP_SCHEDULE_DELAY", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE",
+      "OTEL_BLRP_EXPORT_TIMEOUT",
+    ] {
       let error = #expect(throws: OTLPOptionsError.self) {
         try LogExportOptions(environment: all.merging([name: "-1"]) { $1 })
       }
@@ -83,7 +97,9 @@ struct OTLPOptionsTests {
       ("OTEL_EXPORTER_OTLP_HEADERS", "a b=secret"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
       ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"), ("OTEL_TRACES_EXPORTER", "zipkin"),
       ("OTEL_TRACES_SAMPLER", "jaeger_remote"), ("OTEL_RESOURCE_ATTRIBUTES", "a"), ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
-      ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+      ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"), ("OTEL_BSP_EXPORT_TIMEOUT", "0"), ("OTEL_SDK_DISABLED", "maybe"),
+      ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c\nfoo"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=%ff"),
+      ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,Content-Length=secret"),
     ])
   func mistakes(_ variable: String, _ value: String) throws {
     let error = #expect(throws: OTLPOptionsError.self) {
@@ -91,6 +107,20 @@ struct OTLPOptionsTests {
     }
     #expect(error?.variable == variable)
     #expect(error?.description.contains("secret") == false)
+    #expect(error?.description.contains { $0.isNewline } == false)
+  }
+
+  @Test("a header that can't be sent is told by its number, and why, without its value")
+  func headers() throws {
+    func reason(_ headers: String) -> String? {
+      let variables = ["OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_HEADERS": headers]
+      return #expect(throws: OTLPOptionsError.self) { try TraceOptions(environment: variables) }?.reason
+    }
+    let own = reason("a=1,Content-Length=2")
+    #expect(own == "header 2: it is one of those that each request has of its own (content-length)")
+    #expect(reason("a=%C3%A4") == "header 1: its value may have printable ASCII characters only")
+    #expect(reason("a b=1") == "header 1: its name may have the letters a to z, digits, -, _ and . only")
+    #expect(reason("a=%zz")?.hasSuffix("percent-encoded") == true)
   }
 
   @Test("the sampler's argument counts for the ratio alone")

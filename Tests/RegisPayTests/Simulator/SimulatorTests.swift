@@ -64,7 +64,7 @@ struct SimulatorTests {
       let store = try openStore(folder)
       let simulator = Simulator(store: store, logger: Logger(label: "test") { _ in writer.handler() })
       try await store.close()
-      await #expect(throws: LogStoreError.self) { try await simulator.createPayment(key: "k", body: ten) }
+      await #expect(throws: LogStoreError.self) { try await simulator.createPayment(key: nil, body: ten) }
       #expect(lines.withLock { $0 }.contains("the simulator's log can't write"))
     }
   }
@@ -73,7 +73,9 @@ struct SimulatorTests {
   func rules() async throws {
     try await withStore { store in
       let simulator = Simulator(store: store)
-      for body: JSONValue in [[:], ["amount": .number("-1"), "currency": "GBP"], ["amount": .number("1e400"), "currency": "XXX"]] {
+      for body: JSONValue in [
+        [:], ["amount": .number("-1"), "currency": "GBP"], ["amount": .number("1e400"), "currency": "XXX"],
+      ] {
         let response = try await simulator.createPayment(key: nil, body: body)
         #expect(response.status == 400 && response.body["error"]?.text?.contains("above 0") == true)
       }
@@ -82,7 +84,9 @@ struct SimulatorTests {
       _ = try await simulator.settlePayment(reference: reference, key: nil)
       let refund = try await simulator.refundPayment(
         reference: reference, key: nil, body: ["amount": .number("1"), "currency": "EUR"])
-      #expect(refund.status == 422 && refund.body["error"]?.text == "10.00 GBP of this payment are left to refund, not 1.00 EUR")
+      #expect(
+        refund.status == 422
+          && refund.body["error"]?.text == "10.00 GBP of this payment are left to refund, not 1.00 EUR")
     }
   }
 
