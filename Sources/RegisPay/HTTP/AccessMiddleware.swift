@@ -148,7 +148,7 @@ struct AccessMiddleware: RouterMiddleware {
       ])
   }
 
-  private static func forbidden(_ scope: KeyScope) -> Problem {
+  static func forbidden(_ scope: KeyScope) -> Problem {
     Problem(
       status: .forbidden, name: "insufficient-scope", detail: "This needs a key with the scope \(scope.rawValue).",
       headers: [

@@ -35,7 +35,7 @@ final class EventRoutes: Sendable {
 
   private func open(_ request: Request, _ context: HTTPRequestContext) throws -> Response {
     let query = try EventStreamQuery(
-      request.uri.queryParameters, lastEventID: request.headers[values: .lastEventID], storeID: reader.storeID,
+      request.uri.formParameters, lastEventID: request.headers[values: .lastEventID], storeID: reader.storeID,
       end: reader.endOffset)
     let slot = try slots.take(context.client)
     let body = ResponseBody { writer in

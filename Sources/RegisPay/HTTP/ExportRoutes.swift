@@ -36,7 +36,7 @@ struct ExportRoutes: Sendable {
   }
 
   private func export(_ request: Request, _ context: HTTPRequestContext) throws -> Response {
-    let (format, query) = try Self.read(request.uri.queryParameters)
+    let (format, query) = try Self.read(request.uri.formParameters)
     let slot = try slots.take(context.client)
     let body = ResponseBody { writer in
       var (output, query) = (writer, query)

@@ -235,7 +235,7 @@ struct PaymentRoutes: Sendable {
   private func page(_ request: Request) async throws -> Response {
     let page: PaymentProjection.Page
     do {
-      page = try await projection.page(try PaymentQuery(request.uri.queryParameters))
+      page = try await projection.page(try PaymentQuery(request.uri.formParameters))
     } catch is UnlistedPayment {
       throw Problem.notFound("after names a payment that is not listed.")
     } catch is StatementLimit.TookTooLong {

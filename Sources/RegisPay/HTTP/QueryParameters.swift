@@ -1,7 +1,19 @@
+import Foundation
 import Hummingbird
+import HummingbirdCore
+
+extension URI {
+  /// The query's parameters as forms, browsers and curl write them: a plus sign is a space
+  /// (https://url.spec.whatwg.org/#application/x-www-form-urlencoded).
+  var formParameters: Parameters {
+    guard let query, query.utf8.contains(UInt8(ascii: "+")) else { return queryParameters }
+    return URI("/?" + query.replacingOccurrences(of: "+", with: "%20")).queryParameters
+  }
+}
 
 extension PaymentQuery {
-  /// Reads a list's query: `status`, `currency`, `refunded`, `search`, `sort`, `limit`, `after`.
+  /// Reads a list's query: `status`, `currency`, `refunded`, `search`, `amount`, `createdFrom`, `createdBefore`, `step`, `reason`,
+  /// `sort`, `limit`, `after`.
   ///
   /// - Throws: ``Problem`` that names the mistake. An unknown parameter is a mistake too: a misspelt filter must not show
   ///   everything.
@@ -38,6 +50,22 @@ extension PaymentQuery {
         throw Problem.badRequest("search must be 1 to \(Self.searchLimit) characters.")
       }
       search = value
+    case "amount":
+      amount = try Self.amount(value)
+    case "createdFrom":
+      createdFrom = try Self.time(value, name)
+    case "createdBefore":
+      createdBefore = try Self.time(value, name)
+    case "step":
+      guard let known = PaymentStep(rawValue: value) else {
+        throw Problem.badRequest("step must be one of \(PaymentStep.allCases.map(\.rawValue).joined(separator: ", ")).")
+      }
+      step = known
+    case "reason":
+      guard (1...Self.reasonLimit).contains(value.unicodeScalars.count) else {
+        throw Problem.badRequest("reason must be 1 to \(Self.reasonLimit) characters.")
+      }
+      reason = value
     case "sort":
       isDescending = value.hasPrefix("-")
       guard let known = Order(rawValue: isDescending ? String(value.dropFirst()) : value) else {
@@ -57,5 +85,26 @@ extension PaymentQuery {
       after = key
     default: throw Problem.badRequest("This route has no parameter \(String(name).debugDescription).")
     }
+  }
+
+  private static func amount(_ text: String) throws(Problem) -> Int64 {
+    // The supported currencies have the same number of decimals.
+    guard let number = DecimalText(text), let currency = Currency.supported.first else {
+      throw Problem.badRequest("amount must be a number, such as 12.50.")
+    }
+    do {
+      return try Money(number, currency: currency).minorUnits
+    } catch {
+      throw Problem.badRequest(
+        "amount must have at most \(currency.exponent) decimals, and fit 64 bits without the point.")
+    }
+  }
+
+  private static func time(_ text: String, _ name: Substring) throws(Problem) -> UInt64 {
+    // A time has no space: it was the plus sign of an offset from UTC.
+    guard let microseconds = microseconds(timestamp: text.replacingOccurrences(of: " ", with: "+")) else {
+      throw Problem.badRequest("\(name) must be a time such as 2026-01-31T12:00:00Z.")
+    }
+    return UInt64(max(microseconds, 0))
   }
 }

@@ -24,6 +24,8 @@ enum RouteAccess: Sendable, Hashable {
     "/api/payment/create": [.post: .scope(.write)],
     "/api/v1/payments": [.get: .scope(.read), .post: .scope(.write)],
     "/api/v1/payments/export": [.get: .scope(.read)],
+    "/api/v1/payments/count": [.get: .scope(.read)],
+    "/api/v1/payments/troubles": [.get: .scope(.read)],
     "/api/v1/payments/{id}": [.get: .scope(.read)],
     "/api/v1/payments/{id}/events": [.get: .scope(.read)],
     "/api/v1/payments/{id}/trace": [.get: .scope(.read)],
@@ -31,6 +33,13 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/payments/{id}/refunds": [.post: .scope(.write)],
     "/api/v1/payments/{id}/retry": [.post: .scope(.operate)],
     "/api/v1/payments/{id}/resolve": [.post: .scope(.operate)],
+    "/api/v1/batches": [.get: .scope(.read)],
+    "/api/v1/batches/cancel": [.post: .scope(.write)],
+    "/api/v1/batches/refund": [.post: .scope(.write)],
+    "/api/v1/batches/retry": [.post: .scope(.operate)],
+    "/api/v1/batches/{id}": [.get: .scope(.read)],
+    // Needs the scope that beginning it needs: the route looks.
+    "/api/v1/batches/{id}/stop": [.post: .anyKey],
     "/api/v1/events": [.get: .scope(.read)],
     "/api/v1/consumers": [.get: .scope(.read)],
     // Tells a key what it may do.

@@ -9,7 +9,8 @@ import HummingbirdCore
 struct TargetMiddleware: RouterMiddleware {
   /// Routes that read the parameters of a GET and refuse unknown ones themselves.
   private static let reading: Set = [
-    "/api/v1/payments", "/api/v1/payments/export", "/api/v1/events", "/api/v1/webhooks/{id}/deliveries",
+    "/api/v1/payments", "/api/v1/payments/export", "/api/v1/payments/count", "/api/v1/payments/troubles",
+    "/api/v1/events", "/api/v1/webhooks/{id}/deliveries",
   ]
 
   func handle(
@@ -29,7 +30,7 @@ struct TargetMiddleware: RouterMiddleware {
     guard uri.query?.isEmpty == false, let route else { return }
     let isReading = method == .get || method == .head
     guard isReading, Self.reading.contains(route) || RouteAccess.needed(route, method) == .open else {
-      let name = uri.queryParameters.first.map { String($0.key) } ?? uri.query ?? ""
+      let name = uri.formParameters.first.map { String($0.key) } ?? uri.query ?? ""
       throw Problem.badRequest("This route has no parameter \(name.debugDescription); nothing was done.")
     }
   }

@@ -121,7 +121,7 @@ struct WebhookRoutes: Sendable {
   private func deliveries(_ request: Request, of worker: EndpointWorker) async throws -> Response {
     var limit = 50
     var before = Int64.max
-    for (name, value) in request.uri.queryParameters {
+    for (name, value) in request.uri.formParameters {
       switch name {
       case "limit":
         guard let number = Int(value), (1...Self.pageLimit).contains(number) else {

@@ -211,6 +211,43 @@ public final class PaymentProjection: Sendable {
     return Page(rows: rows, next: next, asOf: asOf ?? 0)
   }
 
+  /// The number of payments that pass a query's filters, after its key.
+  ///
+  /// - Returns: with `isWhole` false if counting further would take too long: there are at least so many.
+  /// - Throws: as ``page(_:)``.
+  func count(_ query: PaymentQuery) async throws -> (count: Int, isWhole: Bool, asOf: UInt64) {
+    let deadline = ContinuousClock.now + limits.countTime
+    var query = query
+    (query.order, query.isDescending) = (.created, false)
+    var search = PaymentSearch(query, isIndexed: isIndexed.withLock { $0 }, limits: limits)
+    var (count, asOf) = (0, UInt64?.none)
+    repeat {
+      let (portion, nextOffset): (Int, UInt64)
+      (search, portion, nextOffset) = try await pool.read { [search, limits] database in
+        try StatementLimit.limit(to: limits.statementTime) {
+          var search = search
+          let nextOffset = try PaymentTable.checkpoint(database)?.nextOffset ?? 0
+          let count = try search.countPortion(database)
+          return (search, count, nextOffset)
+        }
+      }
+      count += portion
+      asOf = asOf ?? nextOffset
+    } while !search.isDone && ContinuousClock.now < deadline
+    return (count, search.isDone, asOf ?? 0)
+  }
+
+  /// The payments with a status that have a step in trouble, by step and reason, most first.
+  ///
+  /// - Throws: SQLite's errors; ``StatementLimit/TookTooLong``.
+  func troubles(_ status: PaymentStatus, limit: Int) async throws -> [PaymentTable.Trouble] {
+    // Without the index it would go through all payments.
+    guard isIndexed.withLock({ $0 }) else { throw StatementLimit.TookTooLong() }
+    return try await pool.read { [limits] database in
+      try StatementLimit.limit(to: limits.statementTime) { try PaymentTable.troubles(status, limit: limit, database) }
+    }
+  }
+
   /// The number of parked payments in the list, which lags behind the log.
   public func parkedCount() async throws -> Int { try await pool.read(PaymentTable.parkedCount) }
 

@@ -12,11 +12,24 @@ public struct PaymentQuery: Sendable, Hashable {
   public var refunded: PaymentRow.RefundedPart?
   /// A prefix of the payment's id or of the PSP's reference; nil for all payments.
   public var search: String?
+  /// Minor units. The supported currencies have the same number of decimals.
+  public var amount: Int64?
+  /// Microseconds since 1970.
+  public var createdFrom: UInt64?
+  /// Microseconds since 1970; payments created before.
+  public var createdBefore: UInt64?
+  /// Of ``PaymentRow/trouble``.
+  public var step: PaymentStep?
+  /// Of ``PaymentRow/trouble``: the whole text.
+  public var reason: String?
   public var order = Order.created
   public var isDescending = true
   public var limit = 50
   /// The last payment of the previous page; nil for the first page.
   public var after: Key?
+
+  /// The numbers of the payments created in the wanted time, once they are known.
+  var numbers: Range<Int64>?
 
   public init() {}
 
@@ -72,5 +85,7 @@ extension PaymentQuery.Key: LosslessStringConvertible {
 extension PaymentQuery {
   /// The most Unicode scalars of a search: as many as a reference has bytes at most.
   public static let searchLimit = 200
+  /// The most Unicode scalars of a reason, so that a request's target has room for it.
+  public static let reasonLimit = 500
   public static let pageLimit = 200
 }

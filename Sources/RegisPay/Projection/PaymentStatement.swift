@@ -51,6 +51,9 @@ extension PaymentTable {
       self.arguments += arguments
     }
 
+    /// All that a payment with a reason may have, since the index of reasons begins with the step.
+    private static let steps = PaymentStep.allCases.map { "'\($0.rawValue)'" }.joined(separator: ", ")
+
     static func condition(_ filter: PaymentQuery.Filter) -> (sql: String, arguments: StatementArguments) {
       switch filter {
       case .status(let status):
@@ -63,6 +66,10 @@ extension PaymentTable {
         if part == .none { return ("part = ?", [code]) }
         return ("part = ? AND part <> \(PaymentTable.code(of: .none))", [code])
       case .currency(let currency): return ("currency = ?", [currency.code])
+      case .amount(let amount): return ("amount = ?", [amount])
+      case .numbers(let numbers): return ("number >= ? AND number < ?", [numbers.lowerBound, numbers.upperBound])
+      case .step(let step): return ("step = ?", [step.rawValue])
+      case .reason(let reason): return ("reason = ? AND step IN (\(steps))", [reason])
       case .search(let search):
         // The second argument sorts after every text with this prefix.
         let arguments: StatementArguments = [search, search + "\u{10FFFF}"]

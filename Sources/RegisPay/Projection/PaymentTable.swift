@@ -80,6 +80,10 @@ enum PaymentTable {
       "payment_status",
       "CREATE INDEX payment_status ON payment (status, number) WHERE status <> \(code(of: .completed))"
     ),
+    // Most payments have no trouble.
+    (
+      "payment_trouble", "CREATE INDEX payment_trouble ON payment (step, reason, status, number) WHERE step IS NOT NULL"
+    ),
   ]
 
   /// The first of ``indexes`` that does not exist.
@@ -268,6 +272,57 @@ enum PaymentTable {
       if hasDelays { payment.delays = try delays(of: $0[0], database) }
       return payment
     }
+  }
+
+  /// The number of payments that pass the query's filters after its key.
+  static func count(
+    _ query: PaymentQuery, by source: PaymentSearch.Source, upTo end: PaymentQuery.Key?, _ database: Database
+  ) throws -> Int {
+    var statement = Statement("SELECT count(*)")
+    statement.add(from: source, query.filters)
+    statement.add(rangeOf: query, upTo: end)
+    return try Int.fetchOne(try database.cachedStatement(sql: statement.sql), arguments: statement.arguments) ?? 0
+  }
+
+  /// The payments with a status that have a step in trouble, by step and reason, most first.
+  static func troubles(_ status: PaymentStatus, limit: Int, _ database: Database) throws -> [Trouble] {
+    try Row.fetchAll(
+      try database.cachedStatement(
+        sql: """
+          SELECT step, reason, count(*) FROM payment INDEXED BY payment_trouble
+          WHERE step IS NOT NULL AND status = ? GROUP BY step, reason ORDER BY 3 DESC, 1, 2 LIMIT ?
+          """), arguments: [code(of: status), limit]
+    ).map { row in
+      guard let step = PaymentStep(rawValue: row[0]) else { throw impossibleRow }
+      return Trouble(step: step, reason: row[1], count: row[2])
+    }
+  }
+
+  /// Payments whose step is in trouble for the same reason.
+  struct Trouble: Sendable, Hashable {
+    var step: PaymentStep
+    var reason: String
+    var count: Int
+  }
+
+  /// The number of the first payment that was created at this time or later; the largest number if there is none.
+  static func firstNumber(createdAt microseconds: UInt64, _ database: Database) throws -> Int64 {
+    let statement = try database.cachedStatement(
+      sql: "SELECT number, created FROM payment NOT INDEXED WHERE number >= ? ORDER BY number LIMIT 1")
+    guard let last = try Int64.fetchOne(try database.cachedStatement(sql: "SELECT max(number) FROM payment")) else {
+      return .max
+    }
+    // No payment below `low` is late enough, and the first one from `high` on is, if there is one.
+    var (low, high) = (Int64(0), last + 1)
+    while low < high {
+      let middle = low + (high - low) / 2
+      guard let row = try Row.fetchOne(statement, arguments: [middle]) else {
+        high = middle
+        continue
+      }
+      if (row[1] as Int64) < Int64(clamping: microseconds) { low = row[0] as Int64 + 1 } else { high = middle }
+    }
+    return low > last ? .max : low
   }
 
   static func select(

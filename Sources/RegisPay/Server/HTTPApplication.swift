@@ -69,6 +69,7 @@ struct HTTPApplication {
       projection: projection, retryStatus: parts.retryStatus, traceResource: options.tracing.resource
     ).add(to: routes)
     ExportRoutes(projection: projection, retryStatus: parts.retryStatus).add(to: routes)
+    BatchRoutes(batches: parts.batches, projection: projection).add(to: routes)
     ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
       .add(to: routes)
     LoggingRoutes(level: options.logLevel).add(to: routes)

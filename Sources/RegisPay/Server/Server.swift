@@ -170,8 +170,9 @@ public struct Server: Sendable {
       try KeyWatch(options.directory, log: log, isInsecure: options.isInsecure, health: health, logger: logger)
     }
     let parts = ServerParts(
-      log: log, simulator: simulator, health: health, start: start, projection: projection, webhooks: webhooks,
-      keys: keys, known: known, registry: metrics)
+      log: log, simulator: simulator, health: health, start: start, projection: projection,
+      batches: Batches(log: log, projection: projection, logger: logger), webhooks: webhooks, keys: keys, known: known,
+      registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
     let exports = (traces: try openTraces(), logs: try openLogExport())
@@ -311,6 +312,7 @@ public struct Server: Sendable {
         // The end of one service would end the group.
         try await gracefulShutdown()
       },
+      PartService { await parts.batches.run() },
       PartService { [timeKeeper] in await timeKeeper.run() },
       PartService { [interval = options.keyInterval] in await parts.keys.run(every: interval) },
       application,

@@ -8,6 +8,7 @@ struct ServerParts: Sendable {
   let health: Health
   let start: CarefulStart
   let projection: PaymentProjection
+  let batches: Batches
   let webhooks: Webhooks
   let keys: KeyWatch
   let known: KnownLogKeeper

@@ -174,7 +174,9 @@ function build() {
       h("form", { class: "search", role: "search", on: { submit: (event) => {
         event.preventDefault();
         const text = frame.search.value.trim();
-        location.hash = text ? `#/payments?search=${encodeURIComponent(text)}` : "#/payments";
+        // Neither an id nor a reference at a PSP looks like an amount with its decimals.
+        const name = /^\d+[.,]\d{2}$/.test(text) ? "amount" : "search";
+        location.hash = text ? `#/payments?${name}=${encodeURIComponent(name === "amount" ? text.replace(",", ".") : text)}` : "#/payments";
       } } }, icon("search", 16), frame.search), frame.state),
     frame.nav, h("div", { class: "content" }, frame.banner, frame.main),
   ];

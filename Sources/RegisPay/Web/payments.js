@@ -1,8 +1,9 @@
 // The list of payments: search, filters, order, pages, choice of columns, and actions on those that are selected.
 
+import { batchList, beginBatch } from "./batches.js";
 import { call, command, parse, RequestError, send, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
-import { count, isPositive, money } from "./format.js";
+import { count, isPositive, money, time } from "./format.js";
 import { amount, ask, copyButton, empty, field, idText, loading, moment, notify, panel, statusBadge, table } from "./parts.js";
 import { setSetting, setting } from "./settings.js";
 import { t } from "./text.js";
@@ -11,6 +12,10 @@ const statuses = ["Initiated", "Created", "Settled", "Completed", "Failed", "Out
 const parts = ["none", "part", "all"];
 const currencies = ["GBP", "EUR", "USD"];
 const filters = { status: statuses, currency: currencies, refunded: parts };
+/// Filters whose values a person writes.
+const written = ["search", "amount", "createdFrom", "createdBefore", "step", "reason"];
+const steps = ["create", "settle", "notify", "cancel", "refund"];
+const allFilters = [...written, ...Object.keys(filters)];
 const pageSize = 50;
 
 const columns = {
@@ -44,11 +49,13 @@ function shownColumns() {
 }
 
 export async function show(root, { query, isCurrent }) {
-  const wanted = Object.fromEntries([...query].filter(([name]) => ["search", "sort", "after", ...Object.keys(filters)].includes(name)));
+  const wanted = Object.fromEntries([...query].filter(([name]) => ["sort", "after", ...allFilters].includes(name)));
   const chosen = new Set();
   let page = null;
   let known = null;
   let isPaused = false;
+  /// All that match are selected, not only those on the page.
+  let isAll = false;
 
   const address = (changes) => {
     const next = new URLSearchParams(Object.entries({ ...wanted, ...changes }).filter(([, value]) => value));
@@ -59,7 +66,7 @@ export async function show(root, { query, isCurrent }) {
   const select = (name) => h("select", { "aria-label": t(`filter.${name}`), data: { focus: `filter-${name}` }, on: { change: (event) => go({ [name]: event.target.value }) } },
     h("option", { value: "" }, t(`filter.${name}`)),
     filters[name].map((value) => h("option", { value, selected: wanted[name] === value }, label(name, value))));
-  const chips = ["search", ...Object.keys(filters)].filter((name) => wanted[name]).map((name) => h("span", { class: "chip" },
+  const chips = allFilters.filter((name) => wanted[name]).map((name) => h("span", { class: "chip" },
     h("span", {}, `${t(`filter.${name}`)}: ${label(name, wanted[name])}`),
     h("button", { type: "button", "aria-label": t("filter.remove", { name: t(`filter.${name}`) }), on: { click: () => go({ [name]: undefined }) } }, icon("bad", 12))));
   const pause = h("button", { type: "button", class: "small", "aria-pressed": "false", on: { click: () => {
@@ -70,14 +77,39 @@ export async function show(root, { query, isCurrent }) {
   } } }, icon("pause", 14), t("payments.pause"));
   const place = h("div", {}, loading(8));
   const bar = h("div", {});
+  const batches = batchList(isCurrent, () => { load().catch(() => {}); });
   const state = h("p", { class: "soft", role: "status" });
   replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.payments")),
     h("div", { class: "actions" }, session.may("write") && h("a", { class: "button primary", href: "#/create" }, icon("add", 16), t("page.create")))),
   h("section", { class: "panel", "aria-label": t("page.payments") },
-    h("div", { class: "panel-head" }, h("div", { class: "filters" }, Object.keys(filters).map(select), chips),
+    h("div", { class: "panel-head" }, h("div", { class: "filters" }, Object.keys(filters).map(select),
+      h("button", { type: "button", class: "small", data: { focus: "more-filters" }, on: { click: moreFilters } }, t("filter.more")), chips),
       h("div", { class: "actions" }, pause, h("button", { type: "button", class: "small", on: { click: chooseColumns } }, t("payments.columns")),
         h("button", { type: "button", class: "small", data: { focus: "export" }, on: { click: exportAll } }, t("payments.export")))),
-    bar, place, state));
+    batches.place, bar, place, state));
+
+  /// Only the filters, without order and page.
+  const filter = () => Object.fromEntries(allFilters.filter((name) => wanted[name]).map((name) => [name, wanted[name]]));
+
+  async function moreFilters() {
+    const step = h("select", { name: "step" }, h("option", { value: "" }, t("filter.any")), steps.map((value) => h("option", { value, selected: wanted.step === value }, t(`step.${value}`))));
+    const values = await ask({
+      title: t("filter.more"), confirm: t("apply"),
+      fields: [
+        field(t("filter.amount"), h("input", { name: "amount", inputMode: "decimal", value: wanted.amount ?? "", placeholder: "12.50" })),
+        field(t("filter.createdFrom"), h("input", { name: "createdFrom", type: "datetime-local", step: "1", value: localTime(wanted.createdFrom) }), { hint: t("filter.timeHint") }),
+        field(t("filter.createdBefore"), h("input", { name: "createdBefore", type: "datetime-local", step: "1", value: localTime(wanted.createdBefore) })),
+        field(t("filter.step"), step, { hint: t("filter.stepHint") }),
+        field(t("filter.reason"), h("input", { name: "reason", value: wanted.reason ?? "", maxLength: 500 }), { hint: t("filter.reasonHint") }),
+      ],
+      check: (values) => values.amount && !/^\d+([.,]\d{1,2})?$/.test(values.amount.trim()) ? t("refund.notNumber") : null,
+    });
+    if (!values) return;
+    go({
+      amount: values.amount.trim().replace(",", ".") || undefined, createdFrom: utcTime(values.createdFrom), createdBefore: utcTime(values.createdBefore),
+      step: values.step || undefined, reason: values.reason || undefined,
+    });
+  }
 
   function chooseColumns() {
     const names = new Set(shownColumns().map((column) => column.name));
@@ -122,6 +154,7 @@ export async function show(root, { query, isCurrent }) {
     const rows = page.payments;
     const ids = new Set(rows.map((row) => row.paymentId));
     for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
+    if (!rows.every((row) => chosen.has(row.paymentId))) isAll = false;
     const isNew = (row) => known !== null && !known.has(row.paymentId);
     const sorted = wanted.sort ?? "-created";
     const all = () => h("input", { type: "checkbox", checked: rows.every((row) => chosen.has(row.paymentId)), "aria-label": t("payments.selectAll"), data: { focus: "select-all" },
@@ -132,6 +165,7 @@ export async function show(root, { query, isCurrent }) {
     const select = { class: "select", hideTitle: true, title: t("payments.select"), head: all, cell: (row) => h("input", { type: "checkbox", checked: chosen.has(row.paymentId),
       "aria-label": t("payments.selectOne", { id: row.paymentId.slice(0, 8) }), data: { focus: `select-${row.paymentId}` }, on: { change: (event) => {
         if (event.target.checked) chosen.add(row.paymentId); else chosen.delete(row.paymentId);
+        isAll = false;
         place.querySelector("[data-focus=select-all]").checked = rows.every((row) => chosen.has(row.paymentId));
         drawBar();
       } } }) };
@@ -159,18 +193,39 @@ export async function show(root, { query, isCurrent }) {
 
   function drawBar() {
     if (chosen.size === 0) return replace(bar);
+    if (isAll) return drawAllBar();
     const rows = page.payments.filter((row) => chosen.has(row.paymentId));
+    const hasMore = rows.length === page.payments.length && (page.next || wanted.after);
     const act = (name, scope, fits, danger) => {
       const fitting = rows.filter(fits);
       return session.may(scope) && h("button", { type: "button", class: danger ? "small danger" : "small", disabled: fitting.length === 0,
         on: { click: () => actOn(name, fitting) } }, `${t(`action.${name}`)} (${count(fitting.length)})`);
     };
     replace(bar, h("div", { class: "selection" }, h("span", {}, t("payments.selected", { count: chosen.size })), h("div", { class: "actions" },
+      hasMore && h("button", { type: "button", class: "small", data: { focus: "select-matching" }, on: { click: () => { isAll = true; drawBar(); } } }, t("payments.selectMatching")),
       act("retry", "operate", (row) => row.status === "Failed"),
       act("cancel", "write", (row) => ["Initiated", "Created"].includes(row.status), true),
       act("refund", "write", (row) => ["Settled", "Completed"].includes(row.status) && !isPositive(row.refundedAmount) && !row.refundingAmount, true),
       copyButton(() => rows.map((row) => row.paymentId).join("\n"), t("payments.copyIds")),
       h("button", { type: "button", class: "small quiet", on: { click: () => { chosen.clear(); draw(); } } }, t("payments.unselect")))));
+  }
+
+  function drawAllBar() {
+    const act = (name, scope, danger) => session.may(scope) && h("button", { type: "button", class: danger ? "small danger" : "small", data: { focus: `all-${name}` },
+      on: { click: () => actOnAll(name) } }, t(`action.${name}`));
+    replace(bar, h("div", { class: "selection" }, h("span", {}, t(chips.length > 0 ? "payments.allMatching" : "payments.allSelected")), h("div", { class: "actions" },
+      act("retry", "operate"), act("cancel", "write", true), act("refund", "write", true),
+      h("button", { type: "button", class: "small quiet", on: { click: () => { chosen.clear(); isAll = false; draw(); } } }, t("payments.unselect")))));
+  }
+
+  async function actOnAll(name) {
+    // A release concerns parked payments only: the number to confirm is theirs.
+    const begun = await beginBatch(name, name === "retry" && !wanted.status ? { ...filter(), status: "Failed" } : filter());
+    if (!begun) return;
+    chosen.clear();
+    isAll = false;
+    draw();
+    await batches.watch();
   }
 
   async function actOn(name, rows) {
@@ -224,7 +279,18 @@ export async function carryOut(rows, one, place) {
   return { done, refused };
 }
 
+/// A time as an input of local times has it.
+function localTime(text) {
+  if (!text) return "";
+  const date = new Date(text);
+  return new Date(date - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+}
+
+const utcTime = (local) => local ? new Date(local).toISOString() : undefined;
+
 function label(name, value) {
+  if (name === "step") return t(`step.${value}`);
+  if (name === "createdFrom" || name === "createdBefore") return time(value);
   if (name === "status") return t(`status.${value}`);
   if (name === "refunded") return t(`refunded.${value}`);
   return value;

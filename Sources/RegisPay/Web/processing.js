@@ -1,23 +1,23 @@
 // The consumers of the log: how far each is, what waits and why, and parked payments by reason.
 
-import { call, command, pretty, session } from "./api.js";
+import { batchList, beginBatch } from "./batches.js";
+import { call, pretty, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { count, duration } from "./format.js";
-import { ask, badge, copyButton, empty, facts, loading, notify, panel, table } from "./parts.js";
-import { carryOut } from "./payments.js";
+import { ask, badge, copyButton, empty, facts, field, loading, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
-/// The most parked payments that are looked at for their reasons.
-const parkedLimit = 1_000;
+/// The longest reason that can be a filter.
+const reasonLimit = 500;
 
 export async function show(root, { isCurrent }) {
   const consumers = h("div", { class: "stack" }, loading());
   const parked = h("div", {}, loading());
-  const bar = h("div", {});
+  const batches = batchList(isCurrent, () => { parkedCount = null; });
   let snapshot = null;
   replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.processing")),
     h("div", { class: "actions" }, copyButton(() => pretty(snapshot), t("processing.copy")))), consumers,
-  panel(t("processing.parked"), { note: t("processing.parkedNote") }, bar, parked));
+  panel(t("processing.parked"), { note: t("processing.parkedNote") }, batches.place, parked));
 
   let parkedCount = null;
   async function load() {
@@ -31,43 +31,35 @@ export async function show(root, { isCurrent }) {
   }
 
   async function loadParked() {
-    const groups = new Map();
-    let after = null;
-    let found = 0;
-    do {
-      const page = await call(`/api/v1/payments?status=Failed&limit=200${after ? `&after=${after}` : ""}`);
-      for (const payment of page.payments) {
-        const name = `${payment.failure?.step ?? ""}\n${payment.failure?.reason ?? ""}`;
-        if (!groups.has(name)) groups.set(name, { step: payment.failure?.step, reason: payment.failure?.reason ?? "–", payments: [] });
-        groups.get(name).payments.push(payment);
-        found += 1;
-      }
-      after = page.next;
-    } while (after && found < parkedLimit);
+    const { troubles, complete } = await call("/api/v1/payments/troubles?status=Failed");
     if (!isCurrent()) return;
-    const rows = [...groups.values()].sort((a, b) => b.payments.length - a.payments.length);
-    if (rows.length === 0) return replace(parked, empty(t("processing.noneParked"), t("processing.noneParkedText")));
-    replace(parked, after && h("p", { class: "soft" }, t("processing.firstOnly", { count: parkedLimit })),
+    if (troubles.length === 0) return replace(parked, empty(t("processing.noneParked"), t("processing.noneParkedText")));
+    replace(parked, !complete && h("p", { class: "soft" }, t("processing.firstOnly", { count: troubles.length })),
       h("div", { class: "scroll" }, table(t("processing.parked"), [
-        { title: t("processing.step"), cell: (group) => group.step ? t(`step.${group.step}`) : "–" },
-        { title: t("processing.count"), class: "number", cell: (group) => count(group.payments.length) },
+        { title: t("processing.step"), cell: (group) => t(`step.${group.step}`) },
+        { title: t("processing.count"), class: "number", cell: (group) => h("a", { href: `#/payments?${new URLSearchParams(filter(group))}` }, count(group.payments)) },
         { title: t("processing.reason"), class: "wide", cell: (group) => h("span", { class: "reason" }, group.reason) },
-        { title: t("processing.release"), hideTitle: true, class: "wide", cell: (group) => session.may("operate") && h("div", { class: "actions" },
+        { title: t("processing.release"), hideTitle: true, class: "wide", cell: (group) => session.may("operate") && [...group.reason].length <= reasonLimit && h("div", { class: "actions" },
           h("button", { type: "button", class: "small primary", data: { focus: `release-${group.reason}` }, on: { click: () => release(group) } }, icon("play", 14),
-            t("processing.releaseAll", { count: group.payments.length })),
-          group.payments.length > 1 && h("button", { type: "button", class: "small", on: { click: () => release({ ...group, payments: group.payments.slice(0, 1) }) } }, t("processing.releaseOne"))) },
-      ], rows)));
+            t("processing.releaseAll", { count: group.payments })),
+          group.payments > 1 && h("button", { type: "button", class: "small", data: { focus: `some-${group.reason}` }, on: { click: () => releaseSome(group) } }, t("processing.releaseSome"))) },
+      ], troubles)));
   }
 
-  async function release(group) {
-    const number = group.payments.length;
-    const values = await ask({ title: t("bulk.retry", { count: number }), text: `${t("bulk.retryText")} ${group.reason}`, confirm: t("processing.releaseAll", { count: number }) });
-    if (!values) return;
-    const { done, refused } = await carryOut(group.payments, (payment) => command(`/api/v1/payments/${payment.paymentId}/retry`), bar);
-    notify(refused.length === 0 ? t("bulk.done", { count: done }) : t("bulk.partly", { count: done, refused: refused.length, reason: refused[0].message }),
-      refused.length === 0 ? "good" : "bad");
+  const filter = (group) => ({ status: "Failed", step: group.step, reason: group.reason });
+
+  async function release(group, most) {
+    if (!await beginBatch("retry", filter(group), { most, text: group.reason })) return;
+    await batches.watch();
     parkedCount = null;
     await load();
+  }
+
+  async function releaseSome(group) {
+    const number = h("input", { name: "number", type: "number", min: "1", max: String(group.payments), value: "1", required: true });
+    const values = await ask({ title: t("processing.releaseSome"), text: group.reason, fields: [field(t("processing.count"), number, { hint: t("processing.oldestFirst") })], confirm: t("processing.release"),
+      check: ({ number }) => Number.isInteger(Number(number)) && Number(number) >= 1 ? null : t("processing.notNumber") });
+    if (values) await release(group, Number(values.number));
   }
 
   await load();

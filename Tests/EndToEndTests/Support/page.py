@@ -203,6 +203,34 @@ def parked(browser, server):
         time.sleep(0.1)
 
 
+def all_matching(browser, server):
+    """All payments that match a filter are refunded, more than a page has, with their number to confirm."""
+    for number in range(60):
+        server.request("POST", "/api/v1/payments", {"amount": 71.25, "currency": "EUR"})
+    deadline = time.monotonic() + 30
+    while server.request("GET", "/api/v1/payments/count?amount=71.25&status=Completed")["count"] < 60:
+        require(time.monotonic() < deadline, "the payments complete")
+        time.sleep(0.1)
+    # An amount in the search is a filter.
+    browser.click("input[type=search]")
+    browser.evaluate("document.activeElement.select()")
+    browser.type("71.25")
+    press(browser, "Enter")
+    browser.wait("the filter", "document.querySelector('.chip')?.innerText.includes('71.25')")
+    browser.wait("the page", "document.querySelectorAll('.payment-rows tbody tr').length === 50", 10)
+    browser.click("[data-focus=select-all]")
+    browser.click("[data-focus=select-matching]")
+    browser.click("[data-focus=all-refund]")
+    browser.wait("the number", "document.querySelector('dialog')?.innerText.includes('60 payments')")
+    confirm(browser)
+    browser.wait("the batch's end", "document.querySelector('[data-batch=done]')?.innerText.includes('60 of 60')", 20)
+    require(server.request("GET", "/api/v1/payments/count?amount=71.25&refunded=all")["count"] <= 60, "no other payment is refunded")
+    deadline = time.monotonic() + 20
+    while server.request("GET", "/api/v1/payments/count?amount=71.25&refunded=all")["count"] < 60:
+        require(time.monotonic() < deadline, "all are refunded")
+        time.sleep(0.1)
+
+
 def settings(browser):
     """Themes, languages, and times; and a phone's width without scrolling to the side."""
     def colour():
@@ -383,6 +411,7 @@ def use(browser, server, axe):
     outage(browser, server)
     refunded = refund(browser)
     parked(browser, server)
+    all_matching(browser, server)
     server.request("POST", "/api/v1/webhooks", {"url": "https://receiver.invalid/hook", "description": MARKUP})
     go(browser, "webhooks")
     browser.wait("the endpoint", "document.querySelector('.table a')")

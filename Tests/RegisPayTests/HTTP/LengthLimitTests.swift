@@ -44,15 +44,20 @@ struct LengthLimitTests {
       return response.status < 300
     }
     let (post, patch) = (["/api/v1/webhooks", "post"], ["/api/v1/webhooks/{id}", "patch"])
-    func search(_ path: String) -> @Sendable (String) async throws -> Bool {
-      { text in
-        let query = text.utf8.map { String(format: "%%%02X", $0) }.joined()
-        return try await server.get("\(path)?search=\(query)").status == 200
+    var sendings: [[String]: Sending] = [:]
+    for name in ["search", "reason"] {
+      for path in ["/api/v1/payments", "/api/v1/payments/export", "/api/v1/payments/count"] {
+        sendings[[path, "get", name]] = { text in
+          let query = text.utf8.map { String(format: "%%%02X", $0) }.joined()
+          return try await server.get("\(path)?\(name)=\(query)").status == 200
+        }
+      }
+      sendings[["NewBatch", "filter", name]] = { text in
+        let filter: JSONValue = .object([.init(name, .string(text))])
+        return try await send("POST", "/api/v1/batches/cancel", ["filter": filter])
       }
     }
-    return [
-      ["/api/v1/payments", "get", "search"]: search("/api/v1/payments"),
-      ["/api/v1/payments/export", "get", "search"]: search("/api/v1/payments/export"),
+    let others: [[String]: Sending] = [
       post + ["description"]: {
         try await send("POST", post[0], ["url": "https://a.com/", "description": .string($0)])
       },
@@ -61,6 +66,7 @@ struct LengthLimitTests {
         (try? ResolveRequest(["step": "create", "outcome": "happened", "reference": .string($0)])) != nil
       },
     ]
+    return sendings.merging(others) { $1 }
   }
 
   @Test("is allowed in full, in whatever script, and no code point more")

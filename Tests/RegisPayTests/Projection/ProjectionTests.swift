@@ -94,12 +94,78 @@ struct ProjectionTests {
     }
   }
 
+  /// Sets filters that few queries have.
+  private func chooseFurther(_ query: inout PaymentQuery, _ rows: [PaymentRow], _ generator: inout SeededGenerator) {
+    func isChosen() -> Bool { Int.random(in: 0..<5, using: &generator) == 0 }
+    if isChosen() { query.amount = .random(in: 1...20, using: &generator) }
+    if isChosen() { query.step = [.create, .settle, .refund].randomElement(using: &generator) }
+    if isChosen() { query.reason = ["no", "n"].randomElement(using: &generator) }
+    if isChosen() { query.createdFrom = rows.randomElement(using: &generator)?.createdMicroseconds }
+    if isChosen() { query.createdBefore = rows.randomElement(using: &generator)?.createdMicroseconds }
+  }
+
+  private func passesFurther(_ row: PaymentRow, _ query: PaymentQuery) -> Bool {
+    (query.amount == nil || row.money.minorUnits == query.amount)
+      && (query.step == nil || row.trouble?.step == query.step)
+      && (query.reason == nil || row.trouble?.reason == query.reason)
+      && row.createdMicroseconds >= query.createdFrom ?? 0
+      && row.createdMicroseconds < query.createdBefore ?? .max
+  }
+
+  @Test("all supported currencies have the same number of decimals, which the filter for amounts relies on")
+  func decimals() { #expect(Set(Currency.supported.map(\.exponent)).count == 1) }
+
+  @Test("payments in trouble are grouped by step and reason, and a group's filter finds just its payments")
+  func troubles() async throws {
+    var generator = SeededGenerator.printed("TEST_REGISPAY_SEED")
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      let ids = try await fill(store, 120, &generator)
+      try await withProjection(folder, store) { projection in
+        try await eventually("it has its indexes") { !projection.status.isCatchingUp }
+        try await caughtUp(projection, store)
+        let rows = try expected(store, ids)
+        for status in [PaymentStatus.failed, .declined] {
+          let groups = try await projection.troubles(status, limit: 100)
+          #expect(!groups.isEmpty && groups.map(\.count) == groups.map(\.count).sorted(by: >))
+          #expect(groups.reduce(0) { $0 + $1.count } == rows.filter { $0.status == status }.count)
+          for group in groups {
+            var query = PaymentQuery()
+            (query.status, query.step, query.reason) = (status, group.step, group.reason)
+            let found = try await all(projection, query)
+            #expect(found.count == group.count)
+            #expect(found.allSatisfy { $0.trouble?.step == group.step && $0.trouble?.reason == group.reason })
+          }
+        }
+        #expect(try await projection.troubles(.failed, limit: 1).count == 1)
+      }
+      try await store.close()
+    }
+  }
+
+  @Test("a count that would take too long says how many there are at least")
+  func longCount() async throws {
+    var generator = SeededGenerator.printed("TEST_REGISPAY_SEED")
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      _ = try await fill(store, 50, &generator)
+      try await withProjection(folder, store, limits: .init(portionRows: 7, countTime: .zero)) { projection in
+        try await eventually("it has its indexes") { !projection.status.isCatchingUp }
+        try await caughtUp(projection, store)
+        let counted = try await projection.count(PaymentQuery())
+        #expect(counted.count == 7 && !counted.isWhole)
+      }
+      try await store.close()
+    }
+  }
+
   /// Those of a server, with time for a full page on any machine; so small that a page takes many portions; so short that each page is one portion, however few it
   /// finds; and with filters that are never rare.
   private static let searchLimits: [PaymentSearch.Limits] = [
-    .init(pageTime: .seconds(600)), .init(portionRows: 7, pageTime: .seconds(600), sortedRows: 0),
-    .init(portionRows: 7, pageTime: .zero, sortedRows: 0),
-    .init(portionRows: 7, pageTime: .zero, sortedRows: 20),
+    .init(pageTime: .seconds(600), countTime: .seconds(600)),
+    .init(portionRows: 7, pageTime: .seconds(600), countTime: .seconds(600), sortedRows: 0),
+    .init(portionRows: 7, pageTime: .zero, countTime: .seconds(600), sortedRows: 0),
+    .init(portionRows: 7, pageTime: .zero, countTime: .seconds(600), sortedRows: 20),
   ]
 
   @Test(
@@ -127,8 +193,10 @@ struct ProjectionTests {
                 query.refunded =
                   ([nil, nil] + PaymentRow.RefundedPart.allCases).randomElement(using: &generator) ?? nil
                 query.limit = Int.random(in: 1...50, using: &generator)
+                chooseFurther(&query, rows, &generator)
                 let wanted = rows.filter { row in
-                  (status == nil || row.status == status)
+                  passesFurther(row, query)
+                    && (status == nil || row.status == status)
                     && (query.refunded == nil || row.refundedPart == query.refunded)
                     && (query.currency == nil || row.money.currency == query.currency)
                     && (search == nil || row.id.description.hasPrefix(search ?? "")
@@ -140,6 +208,8 @@ struct ProjectionTests {
                 }
                 let found = try await all(projection, query, mayBeShort: limits.pageTime == .zero)
                 #expect(found == wanted, "\(query)")
+                let counted = try await projection.count(query)
+                #expect(counted.count == wanted.count && counted.isWhole, "\(query)")
               }
             }
           }

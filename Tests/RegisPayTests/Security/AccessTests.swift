@@ -8,13 +8,17 @@ import Testing
 struct AccessTests {
   private static let id = "00000000-0000-4000-8000-000000000000"
   /// What every key may do, whatever its scopes.
-  private static let ofAnyKey: Set = ["/api/v1/session"]
+  private static let ofAnyKey: Set = ["/api/v1/session", "/api/v1/batches/\(id)/stop"]
   /// Every route with what it needs; beside `RouteAccess.all`, so that a change there is one that was meant.
   private static let table: [(method: String, path: String, scope: KeyScope?)] = [
     ("GET", "/", nil), ("GET", "/assets/page.css", nil), ("GET", "/assets/main.js", nil), ("GET", "/alive", nil),
     ("HEAD", "/alive", nil), ("GET", "/health", nil), ("POST", "/api/payment/create", .write),
     ("GET", "/api/v1/payments", .read), ("HEAD", "/api/v1/payments", .read), ("POST", "/api/v1/payments", .write),
-    ("GET", "/api/v1/payments/export?format=x", .read),
+    ("GET", "/api/v1/payments/export?format=x", .read), ("GET", "/api/v1/payments/count", .read),
+    ("GET", "/api/v1/payments/troubles", .read), ("GET", "/api/v1/batches", .read),
+    ("POST", "/api/v1/batches/cancel", .write), ("POST", "/api/v1/batches/refund", .write),
+    ("POST", "/api/v1/batches/retry", .operate), ("GET", "/api/v1/batches/\(id)", .read),
+    ("POST", "/api/v1/batches/\(id)/stop", .read),
     ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),
     ("GET", "/api/v1/payments/\(id)/trace", .read),
     ("POST", "/api/v1/payments/\(id)/cancel", .write), ("POST", "/api/v1/payments/\(id)/refunds", .write),

@@ -1,0 +1,173 @@
+import HTTPTypes
+import Hummingbird
+
+/// `/api/v1/batches`: one action for all payments that pass a filter, begun, watched and stopped; and the counts that a person wants to
+/// see before.
+struct BatchRoutes: Sendable {
+  let batches: Batches
+  let projection: PaymentProjection
+
+  /// The most groups of payments in trouble that are told apart.
+  private static let troubleLimit = 100
+  /// Statuses of payments with a step in trouble.
+  private static let troubled: [PaymentStatus] = [.failed, .outcomeUnknown, .declined]
+  /// The largest number that all JSON readers keep.
+  private static let largestLimit: Int64 = 1 << 53 - 1
+  /// The body's limit: the longest filter.
+  private static let bodyLimit = 16 << 10
+
+  func add(to router: Routes) {
+    router.handle("/api/v1/payments/count", [.get: { request, _ in try await count(request) }])
+    router.handle("/api/v1/payments/troubles", [.get: { request, _ in try await troubles(request) }])
+    router.handle("/api/v1/batches", [.get: { _, _ in Response(json: ["batches": .array(batches.all.map(\.json))]) }])
+    for action in Batch.Action.allCases {
+      router.handle(
+        RouterPath("/api/v1/batches/\(action.rawValue)"),
+        [.post: { request, context in try await begin(action, request, context) }])
+    }
+    router.handle("/api/v1/batches/{id}", [.get: { _, context in try show(context) { batches[$0] } }])
+    router.handle(
+      "/api/v1/batches/{id}/stop",
+      [
+        .post: { _, context in
+          try show(context) { id throws(Problem) in
+            guard let batch = batches[id] else { return nil }
+            let scope = batch.action.scope
+            if context.needsKey, context.key?.scopes.contains(scope) != true { throw AccessMiddleware.forbidden(scope) }
+            return batches.stop(id, context.key.map { "\($0.name) stopped it" } ?? "it was stopped")
+          }
+        }
+      ])
+  }
+
+  private func show(_ context: HTTPRequestContext, _ find: (String) throws -> Batch?) throws -> Response {
+    let id = context.parameters.get("id") ?? ""
+    guard let batch = try find(id) else {
+      throw Problem.notFound("There is no batch \(id.debugDescription). A restart of the server forgets batches.")
+    }
+    return Response(json: batch.json)
+  }
+
+  private func begin(
+    _ action: Batch.Action, _ request: Request, _ context: HTTPRequestContext
+  ) async throws -> Response {
+    let body: JSONValue
+    do {
+      body = try await request.readJSON(limit: Self.bodyLimit)
+    } catch let error as JSONError {
+      throw ValidationError(error).problem
+    }
+    let (filter, query, limit) = try Self.read(body)
+    if let status = query.status, !action.statuses.contains(status) {
+      throw Problem(
+        status: .unprocessableContent, name: "impossible-batch",
+        detail: "Nothing was begun: no payment with status \(status.rawValue) allows \(action.rawValue).")
+    }
+    do {
+      let batch = try await batches.begin(
+        action, query, filter: filter, limit: limit, by: context.key?.name, isStillAllowed: context.isStillAllowed)
+      return Response(json: batch.json, status: .accepted)
+    } catch let error as Batches.TooMany {
+      throw Problem(
+        status: .tooManyRequests, name: "too-many-batches",
+        detail: "\(error.limit) batches are running. Wait until one has ended, or stop one.",
+        headers: [.init(name: .retryAfter, value: "5")])
+    } catch is StatementLimit.TookTooLong {
+      throw Self.busy
+    }
+  }
+
+  /// - Throws: ``Problem`` that names the mistake.
+  private static func read(_ body: JSONValue) throws(Problem) -> (filter: JSONValue, PaymentQuery, limit: Int?) {
+    guard case .object(let members) = body else { throw problem("body", "The body must be a JSON object") }
+    for member in members where member.key != "filter" && member.key != "limit" {
+      // A misspelt filter must not mean all payments.
+      throw problem(member.key, "There is no such member; possible are filter and limit")
+    }
+    guard let filter = body["filter"], case .object(let filters) = filter else {
+      throw problem("filter", "filter must be a JSON object with the list's filters; {} means all payments")
+    }
+    var parameters: [(key: Substring, value: Substring)] = []
+    for member in filters {
+      guard let text = member.value.text, !["sort", "limit", "after"].contains(member.key) else {
+        throw problem("filter.\(member.key)", "It must be one of the list's filters, as text")
+      }
+      parameters.append((Substring(member.key), Substring(text)))
+    }
+    let query: PaymentQuery
+    do {
+      query = try PaymentQuery(parameters)
+    } catch {
+      throw problem("filter", error.detail)
+    }
+    switch body["limit"] {
+    case nil: return (filter, query, nil)
+    case .number(let text)?:
+      // 5.0 is a whole number, too.
+      if let number = DecimalText(text), let limit = try? number.scaled(byPowerOfTen: 0),
+        (1...Self.largestLimit).contains(limit)
+      {
+        return (filter, query, Int(limit))
+      }
+      fallthrough
+    default: throw problem("limit", "limit must be a whole number from 1 to \(Self.largestLimit)")
+    }
+  }
+
+  private static func problem(_ field: String, _ message: String) -> Problem {
+    ValidationError(errors: [FieldError(field: field, messages: [message])]).problem
+  }
+
+  private static var busy: Problem {
+    .unavailable("Reading the list of payments took too long and was stopped. Try again later.")
+  }
+
+  // MARK: - Counts
+
+  private func count(_ request: Request) async throws -> Response {
+    let parameters = request.uri.formParameters
+    if let (name, _) = parameters.first(where: { ["sort", "limit", "after"].contains($0.key) }) {
+      throw Problem.badRequest("A count has no parameter \(name).")
+    }
+    do {
+      let (count, isWhole, asOf) = try await projection.count(try PaymentQuery(parameters))
+      return Response(json: ["count": .integer(count), "complete": .bool(isWhole), "asOf": .integer(asOf)])
+    } catch is StatementLimit.TookTooLong {
+      throw Self.busy
+    }
+  }
+
+  private func troubles(_ request: Request) async throws -> Response {
+    let parameters = request.uri.formParameters
+    if let (name, _) = parameters.first(where: { $0.key != "status" }) {
+      throw Problem.badRequest("This route has no parameter \(String(name).debugDescription).")
+    }
+    let status = try PaymentQuery(parameters).status ?? .failed
+    guard Self.troubled.contains(status) else {
+      throw Problem.badRequest("status must be one of \(Self.troubled.map(\.rawValue).joined(separator: ", ")).")
+    }
+    do {
+      let troubles = try await projection.troubles(status, limit: Self.troubleLimit + 1)
+      return Response(json: [
+        "status": .string(status.rawValue),
+        "troubles": .array(
+          troubles.prefix(Self.troubleLimit).map {
+            ["step": .string($0.step.rawValue), "reason": .string($0.reason), "payments": .integer($0.count)]
+          }),
+        "complete": .bool(troubles.count <= Self.troubleLimit),
+      ])
+    } catch is StatementLimit.TookTooLong {
+      throw Self.busy
+    }
+  }
+}
+
+extension Batch.Action {
+  /// What a key needs to begin such a batch, and to stop it.
+  fileprivate var scope: KeyScope {
+    switch self {
+    case .retry: .operate
+    case .cancel, .refund: .write
+    }
+  }
+}
