@@ -99,7 +99,8 @@ let package = Package(
       ],
       resources: [
         .embedInCode("HTTP/OpenAPI/openapi.json"), .embedInCode("Web/page.css"), .embedInCode("Web/page.html"),
-        .embedInCode("Web/api.js"), .embedInCode("Web/batches.js"), .embedInCode("Web/create.js"),
+        .embedInCode("Web/actions.js"), .embedInCode("Web/api.js"), .embedInCode("Web/batches.js"),
+        .embedInCode("Web/create.js"),
         .embedInCode("Web/dom.js"),
         .embedInCode("Web/format.js"), .embedInCode("Web/live.js"), .embedInCode("Web/log.js"),
         .embedInCode("Web/main.js"), .embedInCode("Web/overview.js"), .embedInCode("Web/parts.js"),

@@ -1,5 +1,6 @@
 import Hummingbird
 import LogStore
+import Logging
 
 /// `GET /api/v1/consumers`: how far each consumer is, and what payments wait for.
 struct ConsumerRoutes: Sendable {
@@ -7,9 +8,31 @@ struct ConsumerRoutes: Sendable {
   let consumers: ConsumerRegistry
   let retryStatus: RetryStatus
   let projection: PaymentProjection
+  let logger: Logger
 
   func add(to router: Routes) {
     router.handle("/api/v1/consumers", [.get: { _, _ in try await list() }])
+    router.handle("/api/v1/consumers/{name}/try", [.post: { _, context in try await tryNow(context) }])
+  }
+
+  /// Ends the wait of a consumer's open circuit breakers.
+  private func tryNow(_ context: HTTPRequestContext) async throws -> Response {
+    let name = context.parameters.get("name") ?? ""
+    guard let consumer = consumers.consumer(name) else {
+      throw Problem.notFound("There is no consumer \(name.debugDescription) that makes calls.")
+    }
+    let before = await consumer.status.breaker.status
+    consumer.tryNow()
+    if before.state != .closed {
+      logger.notice(
+        "a person has the circuit breaker try now",
+        metadata: [
+          "consumer": "\(name)", "reason": "\(before.reason ?? "")", "actor": "\(context.key?.name ?? "")",
+        ])
+    }
+    return Response(json: [
+      "name": .string(name), "breaker": Self.breaker(await consumer.status.breaker, .now),
+    ])
   }
 
   private func list() async throws -> Response {

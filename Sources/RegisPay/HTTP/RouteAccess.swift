@@ -29,6 +29,8 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/payments/{id}": [.get: .scope(.read)],
     "/api/v1/payments/{id}/events": [.get: .scope(.read)],
     "/api/v1/payments/{id}/trace": [.get: .scope(.read)],
+    // As all that concerns webhooks.
+    "/api/v1/payments/{id}/deliveries": [.get: .scope(.operate)],
     "/api/v1/payments/{id}/cancel": [.post: .scope(.write)],
     "/api/v1/payments/{id}/refunds": [.post: .scope(.write)],
     "/api/v1/payments/{id}/retry": [.post: .scope(.operate)],
@@ -42,6 +44,9 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/batches/{id}/stop": [.post: .anyKey],
     "/api/v1/events": [.get: .scope(.read)],
     "/api/v1/consumers": [.get: .scope(.read)],
+    "/api/v1/consumers/{name}/try": [.post: .scope(.operate)],
+    "/api/v1/actions": [.get: .scope(.read)],
+    "/api/v1/log": [.get: .scope(.read)],
     // Tells a key what it may do.
     "/api/v1/session": [.get: .anyKey],
     "/api/v1/activity": [.get: .scope(.read)],

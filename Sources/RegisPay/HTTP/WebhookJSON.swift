@@ -31,8 +31,10 @@ enum WebhookJSON {
     return members
   }
 
-  static func delivery(_ delivery: WebhookDelivery) -> JSONValue {
-    .object([
+  static func delivery(_ delivery: WebhookDelivery) -> JSONValue { .object(members(of: delivery)) }
+
+  static func members(of delivery: WebhookDelivery) -> [JSONValue.Member] {
+    [
       .init("event", .string(delivery.event)), .init("type", .string(delivery.type)),
       .init("offset", delivery.offset.map { .integer($0) } ?? .null), .init("attempt", .integer(delivery.attempt)),
       .init("startedAt", time(delivery.startMicroseconds)),
@@ -41,7 +43,7 @@ enum WebhookJSON {
       .init("error", delivery.error.map(JSONValue.string) ?? .null),
       .init("outcome", .string(delivery.outcome.rawValue)),
       .init("nextTryAt", optional(delivery.nextTryMicroseconds)),
-    ])
+    ]
   }
 
   private static func time(_ microseconds: UInt64) -> JSONValue { .string(timestamp(microseconds: microseconds)) }

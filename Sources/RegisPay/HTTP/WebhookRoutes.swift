@@ -54,6 +54,9 @@ struct WebhookRoutes: Sendable {
       "/api/v1/webhooks/{id}/deliveries",
       [.get: { request, context in try await deliveries(request, of: try find(context)) }])
     router.handle(
+      "/api/v1/payments/{id}/deliveries",
+      [.get: { _, context in try await refusing { try await deliveries(about: context) } }])
+    router.handle(
       "/api/v1/webhooks/{id}/replay",
       [
         .post: { request, context in
@@ -62,6 +65,24 @@ struct WebhookRoutes: Sendable {
           return try await refusing { show(try await start(replay, of: worker), httpStatus: .accepted) }
         }
       ])
+  }
+
+  private func deliveries(about context: HTTPRequestContext) async throws -> Response {
+    guard let id = PaymentID(context.parameters.get("id") ?? "") else {
+      throw Problem.notFound("A payment's id is a UUID.")
+    }
+    let found = try await webhooks.deliveries(about: id, limit: Self.pageLimit)
+    var urls: [String: String] = [:]
+    for worker in webhooks.all { urls[worker.id] = await worker.status.endpoint.url.text }
+    return Response(json: [
+      "deliveries": .array(
+        found.map { endpoint, delivery in
+          var members: [JSONValue.Member] = [.init("webhook", .string(endpoint))]
+          // An endpoint's deliveries go with it.
+          if let url = urls[endpoint] { members.append(.init("url", .string(url))) }
+          return .object(members + WebhookJSON.members(of: delivery))
+        })
+    ])
   }
 
   private func list() async throws -> Response {

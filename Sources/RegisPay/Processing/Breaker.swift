@@ -147,6 +147,13 @@ public final class Breaker: Sendable {
     }
   }
 
+  /// Ends the wait of an open breaker: the next call is the trial. A person asks for it, who knows that the dependency is back.
+  func tryNow(_ now: Instant) {
+    internals.withLock { internals in
+      if case .open = internals.state { internals.state = .open(until: now) }
+    }
+  }
+
   /// Reports that the call got a response, whatever it says.
   func succeeded(_ pass: Pass, now: Instant) {
     internals.withLock { internals in

@@ -43,6 +43,12 @@ struct Breakers: Sendable {
     }
   }
 
+  /// Ends the wait of those that are open.
+  func tryNow(_ now: ContinuousClock.Instant) {
+    dependency.tryNow(now)
+    address.tryNow(now)
+  }
+
   /// Reports that the call got a response about its payment.
   func succeeded(_ pass: Pass, now: ContinuousClock.Instant) {
     dependency.succeeded(pass.dependency, now: now)

@@ -37,6 +37,11 @@ final class ConsumerRegistry: Sendable {
   /// All breakers; empty until the server listens.
   var breakers: [NamedBreaker] { namedBreakers.withLock { $0 } }
 
+  /// The step consumer with this name.
+  func consumer(_ name: String) -> StepConsumer? {
+    consumers.withLock { $0.first { StepConsumer.cursorName(of: $0.step) == name } }
+  }
+
   /// The status of each step consumer; empty until the server listens.
   var statuses: [StepConsumer.Status] {
     get async {

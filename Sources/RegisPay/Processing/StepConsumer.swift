@@ -97,6 +97,12 @@ public actor StepConsumer {
   /// Commits the checkpoint and loads due work, as ``run()`` does at each cursor interval. Safe to call from anywhere.
   nonisolated func tick() { mailbox.continuation.yield(.tick) }
 
+  /// Makes a call now if any is ready, though the breakers are open. Safe to call from anywhere.
+  nonisolated func tryNow() {
+    breakers.tryNow(clock.now)
+    tick()
+  }
+
   /// Runs until ``stop()`` or until its task is cancelled. Call it once.
   ///
   /// - Throws: when the checkpoint can't be read at the start.

@@ -70,8 +70,13 @@ struct HTTPApplication {
     ).add(to: routes)
     ExportRoutes(projection: projection, retryStatus: parts.retryStatus).add(to: routes)
     BatchRoutes(batches: parts.batches, projection: projection).add(to: routes)
-    ConsumerRoutes(log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection)
-      .add(to: routes)
+    ConsumerRoutes(
+      log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection, logger: logger
+    ).add(to: routes)
+    LogRoutes(log: log, directory: options.directory + "/payments") { [scrubbing = parts.scrubbing] in
+      scrubbing.report(of: "payments")
+    }.add(to: routes)
+    ActionRoutes(follower: log.follower).add(to: routes)
     LoggingRoutes(level: options.logLevel).add(to: routes)
     let services = options.simulatedServices
     SessionRoutes(

@@ -172,7 +172,7 @@ public struct Server: Sendable {
     let parts = ServerParts(
       log: log, simulator: simulator, health: health, start: start, projection: projection,
       batches: Batches(log: log, projection: projection, logger: logger), webhooks: webhooks, keys: keys, known: known,
-      registry: metrics)
+      scrubbing: scrubbing, registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
     let exports = (traces: try openTraces(), logs: try openLogExport())

@@ -16,6 +16,7 @@ struct ServerParts: Sendable {
   let internalToken = InternalToken()
   let retryStatus = RetryStatus()
   let consumers = ConsumerRegistry()
+  let scrubbing: Scrubbing
   let registry: MetricsRegistry
   let httpMetrics = HTTPMetrics(
     routes: RouteAccess.all.map { path, methods in (path, Set(methods.keys.map(\.rawValue))) })

@@ -13,7 +13,8 @@ struct WebRoutes: Sendable {
   private static let page = WebAsset(PackageResources.page_html, "text/html")
   private static let assets: [String: WebAsset] = {
     let modules = [
-      "api": PackageResources.api_js, "batches": PackageResources.batches_js, "create": PackageResources.create_js,
+      "actions": PackageResources.actions_js, "api": PackageResources.api_js, "batches": PackageResources.batches_js,
+      "create": PackageResources.create_js,
       "dom": PackageResources.dom_js,
       "format": PackageResources.format_js, "live": PackageResources.live_js, "log": PackageResources.log_js,
       "main": PackageResources.main_js, "overview": PackageResources.overview_js,

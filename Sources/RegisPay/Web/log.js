@@ -1,9 +1,10 @@
 // The events of the log, from any offset on, or as they come.
 
-import { parse, pretty, RequestError, send } from "./api.js";
+import { call, parse, pretty, RequestError, send } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { live } from "./live.js";
-import { empty, failed, field, loading, moment, panel } from "./parts.js";
+import { bytes, count, duration, percent } from "./format.js";
+import { badge, empty, facts, failed, field, loading, moment, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
 const pageSize = 50;
@@ -31,7 +32,8 @@ export async function show(root, { query, isCurrent }) {
   const place = h("div", {}, loading(8));
   const state = h("p", { class: "soft", role: "status" });
   const pager = h("div", { class: "actions" });
-  replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.log"))),
+  const files = h("div", { class: "stack" }, loading(3));
+  replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.log"))), files,
     panel(t("log.events"), { actions: [
       h("a", { class: "button small", href: address({ follow: follows ? "" : "yes", from: follows ? String(from) : String(end) }), "aria-current": follows ? "true" : undefined },
         icon(follows ? "pause" : "play", 14), t(follows ? "log.stop" : "log.follow"))] },
@@ -40,6 +42,9 @@ export async function show(root, { query, isCurrent }) {
       location.hash = address({ from: offset.value.trim().replace(/[^0-9]/g, "") || "0", type: kind.value, follow: "" });
     } } }, field(t("log.from"), offset), field(t("log.type"), kind), h("button", { type: "submit" }, t("log.go"))), place, h("div", { class: "pager" }, state, pager)));
   kind.addEventListener("change", () => { location.hash = address({ type: kind.value }); });
+
+  call("/api/v1/log").then((log) => { if (isCurrent()) replace(files, engine(log)); },
+    (error) => { if (isCurrent()) replace(files, failed(error)); });
 
   const events = [];
   let isDrawn = true;
@@ -75,6 +80,37 @@ export async function show(root, { query, isCurrent }) {
     replace(place, failed(error));
   }
   return { close: () => controller.abort() };
+}
+
+/// The log's files and what the engine does with them.
+function engine(log) {
+  const { commits, index, scrub } = log;
+  return [log.failure && h("p", { class: "failed", role: "alert" }, icon("warn"), log.failure),
+    h("section", { class: "panel stack", "aria-labelledby": "log-files" },
+      h("div", { class: "panel-head" }, h("h2", { id: "log-files" }, t("log.files")), scrub?.findings.length > 0 ? badge("bad", "warn", t("log.damage"))
+        : index.segmentsToIndex + index.mergesDue > 0 ? badge("wait", "wait", t("log.indexing")) : badge("good", "done", t("log.sound"))),
+      facts([
+        [t("log.end"), count(log.endOffset)],
+        [t("log.segments"), t("log.segmentsText", { count: log.segmentCount, bytes: bytes(log.segmentBytes) })],
+        [t("log.commits"), commits.count > 0 ? t("log.commitsText", { count: commits.count, appends: (commits.appends / commits.count).toFixed(1), time: duration(commits.syncMilliseconds / commits.count) }) : "–"],
+        [t("log.index"), index.segmentsToIndex + index.mergesDue > 0 ? t("log.indexBehind", { count: index.segmentsToIndex, merges: index.mergesDue }) : t("log.indexText", { count: index.files })],
+        [t("log.opening"), duration(log.openingMilliseconds)],
+        [t("log.scrub"), scrub === null ? t("log.scrubOff") : t("log.scrubText", { count: scrub.rounds, share: percent(scrub.progress) })],
+        log.gaps.length > 0 && [t("log.gaps"), h("ul", {}, log.gaps.map((gap) => h("li", {}, t("log.gap", { offset: gap.offset, count: gap.events }))))],
+      ]), scrub?.findings.length > 0 && h("ul", {}, scrub.findings.map((finding) => h("li", { class: "reason" }, finding))),
+      h("details", {}, h("summary", {}, icon("down", 14), t("log.segments")), h("div", { class: "scroll" }, table(t("log.segments"), [
+        { title: t("log.file"), class: "wide", cell: (segment) => h("code", {}, segment.file) },
+        { title: t("log.from"), class: "number", cell: (segment) => h("a", { href: `#/log?from=${segment.offset}` }, count(segment.offset)) },
+        { title: t("log.events"), class: "number", cell: (segment) => count(segment.events) },
+        { title: t("log.size"), class: "number", cell: (segment) => bytes(segment.bytes) },
+        { title: t("log.changed"), cell: (segment) => moment(segment.changedAt) },
+        { title: t("payment.state"), cell: (segment) => segment.state === "open" ? badge("move", "move", t("log.open")) : badge("quiet", "done", t("log.finished")) },
+      ], log.segments))),
+      h("details", {}, h("summary", {}, icon("down", 14), t("log.cursors")), h("div", { class: "scroll" }, table(t("log.cursors"), [
+        { title: t("log.cursor"), class: "wide", cell: (cursor) => h("code", {}, cursor.name) },
+        { title: t("processing.checkpoint"), class: "number", cell: (cursor) => count(cursor.checkpoint) },
+        { title: t("processing.lag"), class: "number", cell: (cursor) => count(cursor.lag) },
+      ], log.cursors))))];
 }
 
 /// Reads the event stream. While it is browsed it ends with the page, or at the end of the log; while it is followed it goes on.

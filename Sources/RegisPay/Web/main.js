@@ -7,6 +7,7 @@ import { failed, field, notify } from "./parts.js";
 import { applyTheme, setSetting, setting } from "./settings.js";
 import { language, languages, t } from "./text.js";
 import { time } from "./format.js";
+import * as actions from "./actions.js";
 import * as create from "./create.js";
 import * as log from "./log.js";
 import * as overview from "./overview.js";
@@ -23,6 +24,7 @@ const pages = {
   payments: { page: payments, detail: payment, icon: "payments", key: "p" },
   create: { page: create, icon: "add", key: "n", scope: "write" },
   processing: { page: processing, icon: "processing", key: "c" },
+  actions: { page: actions, icon: "done", key: "a" },
   log: { page: log, icon: "log", key: "l" },
   webhooks: { page: webhooks, icon: "webhooks", key: "w", scope: "operate" },
   simulator: { page: simulator, icon: "simulator", key: "s", present: () => session.known?.simulator.psp || session.known?.simulator.notifications },

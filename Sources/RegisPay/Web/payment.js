@@ -3,7 +3,7 @@
 import { call, command, pretty, RequestError, session } from "./api.js";
 import { h, icon, replace, svg } from "./dom.js";
 import { duration, isPositive, money } from "./format.js";
-import { ask, copyButton, facts, failed, field, idText, loading, moment, notify, panel, statusBadge, timeAgo } from "./parts.js";
+import { ask, badge, copyButton, facts, failed, field, idText, loading, moment, notify, panel, statusBadge, timeAgo } from "./parts.js";
 import { note } from "./payments.js";
 import { t } from "./text.js";
 
@@ -18,18 +18,23 @@ export async function show(root, { id, isCurrent }) {
   const timeline = h("div", {}, loading());
   const trace = h("div", {}, loading());
   const refunds = h("div", {});
+  const webhooks = h("div", {});
   replace(root, h("div", { class: "page-head" }, h("a", { class: "button quiet", href: "#/payments" }, icon("back", 16), t("page.payments")),
     h("h1", { tabIndex: -1, class: "unseen" }, title({ id }))), head,
   h("div", { class: "split" }, h("div", { class: "stack" }, refunds, panel(t("payment.timeline"), {}, timeline)),
-    panel(t("payment.trace"), { actions: [copyButton(() => `${location.origin}${path}/trace`, t("payment.copyTrace"))] }, trace)));
+    h("div", { class: "stack" }, panel(t("payment.trace"), { actions: [copyButton(() => `${location.origin}${path}/trace`, t("payment.copyTrace"))] }, trace),
+      webhooks)));
 
   const opened = new Set();
   let version = null;
   let timer = null;
+  let webhookTimer = null;
+  let lastChange = 0;
 
   async function load() {
     const payment = await call(path);
     if (!isCurrent()) return;
+    lastChange = Date.parse(payment.updatedAt);
     showHead(payment);
     if (payment.version !== version) {
       version = payment.version;
@@ -37,6 +42,7 @@ export async function show(root, { id, isCurrent }) {
       if (!isCurrent()) return;
       replace(timeline, timelineOf(events, payment, opened));
       loadTrace();
+      loadWebhooks();
     }
     clearTimeout(timer);
     // While it goes through, people look at every step.
@@ -50,6 +56,26 @@ export async function show(root, { id, isCurrent }) {
     } catch (error) {
       if (isCurrent() && error.status !== 401) replace(trace, failed(error, loadTrace));
     }
+  }
+
+  async function loadWebhooks() {
+    if (!session.may("operate")) return;
+    let found;
+    try {
+      ({ deliveries: found } = await call(`${path}/deliveries`));
+    } catch (error) {
+      if (isCurrent() && error.status !== 401) replace(webhooks, panel(t("payment.webhooks"), {}, failed(error, loadWebhooks)));
+      return;
+    }
+    if (!isCurrent()) return;
+    replace(webhooks, found.length > 0 && panel(t("payment.webhooks"), {}, h("ul", { class: "rows" }, found.map((delivery) => h("li", {},
+      badge(delivery.outcome === "delivered" ? "good" : "bad", delivery.outcome === "delivered" ? "done" : "warn", delivery.status === null ? t("payment.noAnswer") : String(delivery.status)),
+      h("a", { href: `#/webhooks/${delivery.webhook}`, class: "reason" }, delivery.url ?? delivery.webhook), h("span", { class: "soft" }, delivery.type),
+      h("span", { class: "soft" }, moment(delivery.startedAt), ` (${duration(delivery.durationMilliseconds)})`),
+      delivery.error && h("span", { class: "soft reason" }, delivery.error))))));
+    // The last message goes out a moment after its event.
+    clearTimeout(webhookTimer);
+    if (Date.now() - lastChange < 5_000) webhookTimer = setTimeout(loadWebhooks, 1_000);
   }
 
   function showHead(payment) {
@@ -125,7 +151,7 @@ export async function show(root, { id, isCurrent }) {
   }
 
   await load();
-  return { refresh: load, close: () => clearTimeout(timer) };
+  return { refresh: load, close: () => { clearTimeout(timer); clearTimeout(webhookTimer); } };
 }
 
 const marks = {
@@ -150,8 +176,16 @@ function timelineOf(events, payment, opened) {
     return h("li", {}, h("span", { class: "timeline-mark", data: { tone } }, icon(symbol, 16)),
       h("div", {}, h("div", { class: "timeline-head" }, h("b", {}, t(`event.${event.type}`)), h("span", { class: "soft" }, moment(event.timestamp),
         gap === null ? "" : ` (+${duration(gap)})`), event.metadata?.actor && h("span", {}, t("payment.by", { name: event.metadata.actor })), h("span", { class: "soft" }, t("payment.offset", { offset: String(event.offset) }))),
-      summary(event, payment), json));
+      summary(event, payment), callsOf(event), json));
   }));
+}
+
+/// The calls that led to an event: when each went out, how long it took, and how it ended.
+function callsOf(event) {
+  const calls = event.metadata?.calls ?? [];
+  return calls.length === 0 ? null : h("ul", { class: "rows calls", "aria-label": t("payment.calls") }, calls.map((made) => h("li", {},
+    made.error ? badge("bad", "warn", t("payment.callFailed", { reason: made.error })) : badge("good", "done", t("payment.callDone")),
+    h("span", { class: "soft" }, moment(new Date(made.began / 1_000).toISOString())), h("span", { class: "number soft" }, duration(made.took / 1_000)))));
 }
 
 function summary(event, payment) {

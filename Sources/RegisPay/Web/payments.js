@@ -281,7 +281,7 @@ export async function carryOut(rows, one, place) {
 
 /// A time as an input of local times has it.
 function localTime(text) {
-  if (!text) return "";
+  if (!text || Number.isNaN(Date.parse(text))) return "";
   const date = new Date(text);
   return new Date(date - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }
@@ -290,7 +290,8 @@ const utcTime = (local) => local ? new Date(local).toISOString() : undefined;
 
 function label(name, value) {
   if (name === "step") return t(`step.${value}`);
-  if (name === "createdFrom" || name === "createdBefore") return time(value);
+  // An address may have any text there; the server refuses it.
+  if ((name === "createdFrom" || name === "createdBefore") && !Number.isNaN(Date.parse(value))) return time(value);
   if (name === "status") return t(`status.${value}`);
   if (name === "refunded") return t(`refunded.${value}`);
   return value;

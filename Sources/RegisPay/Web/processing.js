@@ -4,7 +4,7 @@ import { batchList, beginBatch } from "./batches.js";
 import { call, pretty, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { count, duration } from "./format.js";
-import { ask, badge, copyButton, empty, facts, field, loading, panel, table } from "./parts.js";
+import { ask, badge, copyButton, empty, facts, field, loading, notify, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
 /// The longest reason that can be a filter.
@@ -88,7 +88,8 @@ function card(consumer) {
   return h("section", { class: "panel", "aria-label": consumer.name }, h("div", { class: "panel-head" }, h("h2", {}, consumer.name),
     breaker && h("div", { class: "actions" }, breaker.state === "closed" ? badge("good", "done", t("breaker.closed"))
       : badge(breaker.state === "open" ? "bad" : "wait", breaker.state === "open" ? "warn" : "wait", t(`breaker.${breaker.state}`)))),
-  breaker?.state === "open" && h("p", { class: "reason soft" }, `${breaker.reason}. `, t("breaker.nextTry", { time: duration(breaker.nextTryInMilliseconds) })),
+  breaker?.state === "open" && h("p", { class: "reason soft" }, `${breaker.reason}. `, t("breaker.nextTry", { time: duration(breaker.nextTryInMilliseconds) }), " ",
+    session.may("operate") && h("button", { type: "button", class: "small", data: { focus: `try-${consumer.name}` }, on: { click: () => tryNow(consumer.name) } }, t("breaker.tryNow"))),
   facts([
     [t("processing.checkpoint"), count(consumer.checkpoint)], [t("processing.lag"), t("events", { count: consumer.lag })],
     consumer.inFlight !== undefined && [t("processing.inFlight"), count(consumer.inFlight)],
@@ -97,4 +98,13 @@ function card(consumer) {
     consumer.delayed !== undefined && [t("processing.delayed"), count(consumer.delayed)],
   ]), consumer.reasons?.length > 0 && h("ul", { class: "rows" }, consumer.reasons.map((reason) =>
     h("li", {}, h("b", { class: "number" }, count(reason.payments)), h("span", { class: "reason" }, reason.reason)))));
+}
+
+async function tryNow(name) {
+  try {
+    await call(`/api/v1/consumers/${name}/try`, { method: "POST" });
+    notify(t("breaker.tries"));
+  } catch (error) {
+    notify(error.message, "bad");
+  }
 }

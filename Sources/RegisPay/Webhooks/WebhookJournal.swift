@@ -108,6 +108,8 @@ final class WebhookJournal: Sendable {
         throw WebhookStoreError(
           path: path, reason: "it has version \(version), and this program supports \(WebhookTable.version)")
       }
+      // An earlier program of this version made none.
+      try WebhookTable.createEventIndex(database)
     }
     return pool
   }
@@ -132,6 +134,17 @@ final class WebhookJournal: Sendable {
   func deliveries(of id: String, before: Int64, limit: Int) async throws(WebhookStoreError) -> [WebhookDelivery] {
     do {
       return try await pool.read { try WebhookTable.deliveries(of: id, before: before, limit: limit, $0) }
+    } catch {
+      throw WebhookStoreError(path: path, reason: "\(error)")
+    }
+  }
+
+  /// The deliveries of messages whose ids begin with a text, over all endpoints, newest first.
+  func deliveries(
+    beginning prefix: String, limit: Int
+  ) async throws(WebhookStoreError) -> [(endpoint: String, delivery: WebhookDelivery)] {
+    do {
+      return try await pool.read { try WebhookTable.deliveries(beginning: prefix, limit: limit, $0) }
     } catch {
       throw WebhookStoreError(path: path, reason: "\(error)")
     }

@@ -94,6 +94,9 @@ struct WebhookMessage: Sendable, Hashable {
   /// signed parts.
   static func id(of payment: PaymentID, version: UInt64) -> String { "\(prefix)\(payment)_\(version)" }
 
+  /// How the ids of all messages about a payment begin.
+  static func idPrefix(of payment: PaymentID) -> String { "\(prefix)\(payment)_" }
+
   /// The payment and version of a message's id; nil for any other text.
   static func paymentAndVersion(of id: String) -> (payment: PaymentID, version: UInt64)? {
     guard id.hasPrefix(prefix) else { return nil }

@@ -28,6 +28,12 @@ enum WebhookTable {
         CREATE INDEX delivery_endpoint ON delivery (endpoint, number);
         PRAGMA user_version = \(version);
         """)
+    try createEventIndex(database)
+  }
+
+  /// For the deliveries about one payment.
+  static func createEventIndex(_ database: Database) throws {
+    try database.execute(sql: "CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event, number)")
   }
 
   static func apply(_ change: WebhookChange, to database: Database) throws {
@@ -186,15 +192,30 @@ extension WebhookTable {
         SELECT number, event, type, place, attempt, start, duration, status, error, outcome, next_try FROM delivery
         WHERE endpoint = ? AND number < ? ORDER BY number DESC LIMIT ?
         """, arguments: [id, before, limit]
-    ).map { row in
-      guard let outcome = WebhookDelivery.Outcome(rawValue: row[9]) else {
-        throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of the table delivery is invalid")
-      }
-      return WebhookDelivery(
-        number: row[0], event: row[1], type: row[2], offset: (row[3] as Int64?).map(unsigned), attempt: row[4],
-        startMicroseconds: unsigned(row[5]), durationMicroseconds: unsigned(row[6]), status: row[7], error: row[8],
-        outcome: outcome, nextTryMicroseconds: (row[10] as Int64?).map(unsigned))
+    ).map(delivery)
+  }
+
+  /// Of messages whose ids begin with a text, over all endpoints, newest first.
+  static func deliveries(
+    beginning prefix: String, limit: Int, _ database: Database
+  ) throws -> [(endpoint: String, delivery: WebhookDelivery)] {
+    try Row.fetchAll(
+      database,
+      sql: """
+        SELECT number, event, type, place, attempt, start, duration, status, error, outcome, next_try, endpoint FROM delivery
+        WHERE event >= ? AND event < ? ORDER BY number DESC LIMIT ?
+        """, arguments: [prefix, prefix + "\u{10FFFF}", limit]
+    ).map { (endpoint: $0[11], delivery: try delivery($0)) }
+  }
+
+  private static func delivery(_ row: Row) throws -> WebhookDelivery {
+    guard let outcome = WebhookDelivery.Outcome(rawValue: row[9]) else {
+      throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "a row of the table delivery is invalid")
     }
+    return WebhookDelivery(
+      number: row[0], event: row[1], type: row[2], offset: (row[3] as Int64?).map(unsigned), attempt: row[4],
+      startMicroseconds: unsigned(row[5]), durationMicroseconds: unsigned(row[6]), status: row[7], error: row[8],
+      outcome: outcome, nextTryMicroseconds: (row[10] as Int64?).map(unsigned))
   }
 
   private static func unsigned(_ value: Int64) -> UInt64 { UInt64(clamping: value) }

@@ -220,6 +220,13 @@ final class Webhooks: Service {
     warnings.set(worker.id, nil)
   }
 
+  /// The last deliveries about a payment, over all endpoints, newest first.
+  func deliveries(
+    about payment: PaymentID, limit: Int
+  ) async throws(WebhookStoreError) -> [(endpoint: String, delivery: WebhookDelivery)] {
+    try await journal.deliveries(beginning: WebhookMessage.idPrefix(of: payment), limit: limit)
+  }
+
   func deliveries(
     of worker: EndpointWorker, before: Int64, limit: Int
   ) async throws(WebhookStoreError) -> [WebhookDelivery] {

@@ -21,7 +21,7 @@ from browser import Failure, with_browser
 
 SELECT_ALL = "document.activeElement.select()"
 MARKUP = "<img src=x onerror=alert(1)>"
-PAGES = ["overview", "payments", "create", "processing", "log", "webhooks", "simulator", "system"]
+PAGES = ["overview", "payments", "create", "processing", "actions", "log", "webhooks", "simulator", "system"]
 
 
 class Server:
@@ -384,10 +384,13 @@ def markup(browser, program, directory):
             require(" ".join(payload.split()) in " ".join(shown.split()), f"{payload} is shown as it is")
         for payload in PAYLOADS:
             quoted = urllib.parse.quote(payload, safe="")
-            for address in ["#/payments?search=" + quoted, "#/payments?status=" + quoted, "#/payments/" + quoted, "#/" + quoted, "#/log?from=" + quoted,
+            for address in ["#/payments?search=" + quoted, "#/payments?status=" + quoted,
+                            *[f"#/payments?{name}={quoted}" for name in ["amount", "createdFrom", "createdBefore", "step", "reason"]],
+                            "#/payments/" + quoted, "#/" + quoted, "#/log?from=" + quoted,
                             "#/webhooks?id=" + quoted]:
                 browser.evaluate(f"location.hash = {json.dumps(address)}")
                 time.sleep(0.15)
+                require(browser.evaluate("document.querySelector('main h1') !== null"), f"{address} has a page")
         require(browser.evaluate("window.ran.length") == 0, "nothing that came from outside ran")
         require(browser.evaluate("document.querySelectorAll('main img, main script, main iframe').length") == 0, "no text became an element")
         violations = [text for text in browser.complaints if "Content Security Policy" in text or "Trusted" in text]

@@ -27,6 +27,100 @@ struct OperationTests {
     return charges.first { $0["paymentId"]?.text == id }
   }
 
+  @Test("an open breaker that a person has try now lets payments through long before its wait is over")
+  func tryNow() async throws {
+    try await TestServer.run({ $0.breaker = .init(openDuration: .seconds(600), quietDuration: .zero) }) { server in
+      let json = [("Content-Type", "application/json")]
+      func set(_ faults: String) async throws {
+        let response = try await server.send("PUT", "/psp/api/faults", headers: json, body: Array(faults.utf8))
+        #expect(response.status == 200)
+      }
+      func breaker() async throws -> JSONValue? {
+        let consumers = try await server.get("/api/v1/consumers").json()["consumers"]
+        guard case .array(let all)? = consumers else { return nil }
+        return all.first { $0["name"] == "payment-create" }?["breaker"]
+      }
+      try await set(#"{"failBefore":1}"#)
+      for _ in 0..<20 {
+        let body = Array(#"{"amount":1,"currency":"GBP"}"#.utf8)
+        _ = try await server.send("POST", "/api/v1/payments", headers: json, body: body)
+      }
+      try await eventually("the breaker is open") { try await breaker()?["state"] == "open" }
+      try await set("{}")
+      try await eventually("all complete") {
+        _ = try await server.send("POST", "/api/v1/consumers/payment-create/try")
+        return try await server.get("/api/v1/payments/count?status=Completed").json()["count"]?.unsigned == 20
+      }
+      #expect(try await breaker()?["state"] == "closed")
+      #expect(try await server.send("POST", "/api/v1/consumers/payment-completed/try").status == 404)
+      #expect(try await server.send("POST", "/api/v1/consumers/x/try").status == 404)
+    }
+  }
+
+  @Test("the log's segments cover all of its events, each once, the latest first")
+  func segments() async throws {
+    try await TestServer.run({ $0.segmentBytes = ServerOptions.segmentByteRange.lowerBound }) { server in
+      for _ in 0..<150 {
+        let body = Array(#"{"amount":1,"currency":"GBP"}"#.utf8)
+        let json = [("Content-Type", "application/json")]
+        _ = try await server.send("POST", "/api/v1/payments", headers: json, body: body)
+      }
+      try await eventually("all complete") {
+        try await server.get("/api/v1/payments/count?status=Completed").json()["count"]?.unsigned == 150
+      }
+      let log = try await server.get("/api/v1/log").json()
+      guard case .array(let segments)? = log["segments"], case .array(let cursors)? = log["cursors"] else {
+        Issue.record("\(log)")
+        return
+      }
+      let end = try #require(log["endOffset"]?.unsigned)
+      #expect(end >= 600 && segments.count > 1 && log["segmentCount"]?.unsigned == UInt64(segments.count))
+      var next = end
+      for (number, segment) in segments.enumerated() {
+        let offset = try #require(segment["offset"]?.unsigned)
+        #expect(offset + (segment["events"]?.unsigned ?? 0) == next)
+        #expect(segment["state"]?.text == (number == 0 ? "open" : "finished"))
+        next = offset
+      }
+      #expect(next == 0)
+      #expect(cursors.contains { $0["name"] == "payment-create" && $0["checkpoint"]?.unsigned ?? 0 > 0 })
+      #expect(log["failure"] == .null && log["gaps"] == .array([]))
+      #expect((log["commits"]?["count"]?.unsigned ?? 0) > 0)
+    }
+  }
+
+  @Test("what persons have commanded is listed newest first, page by page, and nothing else")
+  func actions() async throws {
+    try await TestServer.run { server in
+      let json = [("Content-Type", "application/json")]
+      var ids: [String] = []
+      for _ in 0..<7 {
+        let body = Array(#"{"amount":1,"currency":"GBP"}"#.utf8)
+        let made = try await server.send("POST", "/api/v1/payments", headers: json, body: body)
+        ids.append(try #require(try made.json()["paymentId"]?.text))
+      }
+      try await eventually("all complete") {
+        try await server.get("/api/v1/payments/count?status=Completed").json()["count"]?.unsigned == 7
+      }
+      for id in ids {
+        #expect(try await server.send("POST", "/api/v1/payments/\(id)/refunds").status == 202)
+      }
+      var found: [String] = []
+      var before: UInt64?
+      repeat {
+        let page = try await server.get("/api/v1/actions?limit=3" + (before.map { "&before=\($0)" } ?? "")).json()
+        guard case .array(let events)? = page["events"] else { break }
+        #expect(events.count <= 3 && events.allSatisfy { $0["type"] == "PaymentRefundRequested" })
+        found += events.compactMap { $0["stream"]?.text.map { String($0.dropFirst(4)) } }
+        before = page["next"]?.unsigned
+      } while before != nil
+      #expect(found == ids.reversed())
+      for query in ["limit=0", "limit=201", "before=x", "before=-1", "limit=1&limit=1", "after=1"] {
+        #expect(try await server.get("/api/v1/actions?\(query)").status == 400, "\(query)")
+      }
+    }
+  }
+
   @Test("money goes back in parts and then in full, once each, and never more than was settled")
   func refunds() async throws {
     try await TestServer.run { server in

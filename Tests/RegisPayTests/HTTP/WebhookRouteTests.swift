@@ -143,6 +143,18 @@ struct WebhookRouteTests {
           }
           return all.count == 4
         }
+        let payments = try #require(try payment.json()["paymentId"]?.text)
+        let about = try await server.get("/api/v1/payments/\(payments)/deliveries").json()["deliveries"]
+        guard case .array(let sent)? = about else {
+          Issue.record("\(about ?? .null)")
+          return
+        }
+        #expect(sent.count == 4 && sent.allSatisfy { $0["webhook"]?.text == id && $0["url"]?.text == receiver.url })
+        #expect(sent.allSatisfy { $0["event"]?.text?.contains(payments) == true && $0["status"]?.unsigned == 200 })
+        #expect(sent.first?["type"] == "payment.completed")
+        let other = try await server.get("/api/v1/payments/\(PaymentID.random())/deliveries")
+        #expect(try other.json()["deliveries"] == .array([]))
+        #expect(try await server.get("/api/v1/payments/x/deliveries").status == 404)
         var seen: [String] = []
         var after: String?
         repeat {

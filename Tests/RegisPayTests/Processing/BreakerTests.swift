@@ -49,6 +49,23 @@ struct BreakerTests {
     #expect(breaker.admit(hasUntried: false, now: now + .seconds(29)) == .wait(until: now + .seconds(30)))
   }
 
+  @Test("a person ends the wait of an open one: the next call is the trial, and a closed one stays as it is")
+  func tried() throws {
+    breaker.tryNow(start)
+    #expect(breaker.state == .closed)
+    try open()
+    let now = later + .seconds(3)
+    #expect(breaker.admit(hasUntried: false, now: now) == .wait(until: later + .seconds(30)))
+    breaker.tryNow(now)
+    let trial = try pass(now)
+    #expect(trial.isTrial && breaker.state == .trying)
+    // It doesn't make a second trial beside the first.
+    breaker.tryNow(now)
+    #expect(breaker.state == .trying)
+    #expect(fail(trial, now: now))
+    #expect(breaker.state == .open(until: now + .seconds(30)))
+  }
+
   @Test("however many calls fail at once, it opens only when none has succeeded for a while")
   func quiet() throws {
     for _ in 0..<100 { #expect(!fail(try pass(start), now: start + .milliseconds(999))) }

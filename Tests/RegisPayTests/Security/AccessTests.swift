@@ -20,7 +20,7 @@ struct AccessTests {
     ("POST", "/api/v1/batches/retry", .operate), ("GET", "/api/v1/batches/\(id)", .read),
     ("POST", "/api/v1/batches/\(id)/stop", .read),
     ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),
-    ("GET", "/api/v1/payments/\(id)/trace", .read),
+    ("GET", "/api/v1/payments/\(id)/trace", .read), ("GET", "/api/v1/payments/\(id)/deliveries", .operate),
     ("POST", "/api/v1/payments/\(id)/cancel", .write), ("POST", "/api/v1/payments/\(id)/refunds", .write),
     ("POST", "/api/v1/payments/\(id)/retry", .operate), ("POST", "/api/v1/payments/\(id)/resolve", .operate),
     ("GET", "/api/v1/events?from=x", .read),
@@ -30,14 +30,16 @@ struct AccessTests {
     ("PUT", "/psp/api/faults", .operate), ("DELETE", "/psp/api/faults", .operate),
     ("GET", "/notifications/api/faults", .read), ("PUT", "/notifications/api/faults", .operate),
     ("DELETE", "/notifications/api/faults", .operate), ("POST", "/toggle-errors", .operate),
-    ("GET", "/psp/api/ledger", .read), ("GET", "/api/v1/consumers", .read), ("GET", "/openapi.json", nil),
+    ("GET", "/psp/api/ledger", .read), ("GET", "/api/v1/consumers", .read),
+    ("POST", "/api/v1/consumers/payment-create/try", .operate), ("GET", "/openapi.json", nil),
     ("GET", "/metrics", .read), ("GET", "/api/v1/logging", .operate), ("PUT", "/api/v1/logging", .operate),
     ("GET", "/api/v1/webhooks", .operate), ("POST", "/api/v1/webhooks", .operate),
     ("GET", "/api/v1/webhooks/\(id)", .operate), ("PATCH", "/api/v1/webhooks/\(id)", .operate),
     ("DELETE", "/api/v1/webhooks/\(id)", .operate), ("POST", "/api/v1/webhooks/\(id)/rotate", .operate),
     ("POST", "/api/v1/webhooks/\(id)/test", .operate), ("GET", "/api/v1/webhooks/\(id)/deliveries", .operate),
     ("POST", "/api/v1/webhooks/\(id)/replay", .operate),
-    ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/activity/stream?x", .read),
+    ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/log", .read),
+    ("GET", "/api/v1/actions", .read), ("GET", "/api/v1/activity/stream?x", .read),
   ]
 
   /// Makes a key in a running server's directory and waits until it is in force.
@@ -98,12 +100,14 @@ struct AccessTests {
     let tested = Self.table.filter { $0.method != "HEAD" }.map { entry in
       "\(entry.method) "
         + (entry.path.split(separator: "?").first ?? "").replacing(Self.id, with: "{id}")
-        .replacing("/x/", with: "/{reference}/").replacing(/^\/assets\/.*/, with: "/assets/{name}")
+        .replacing("/payment-create/", with: "/{name}/").replacing("/x/", with: "/{reference}/").replacing(
+          /^\/assets\/.*/, with: "/assets/{name}")
     }
     #expect(Set(listed) == Set(tested))
     try await TestServer.run { server in
       for (path, methods) in RouteAccess.all {
         let path = path.replacing("{id}", with: Self.id).replacing("{reference}", with: "x")
+          .replacing("/{name}/", with: "/payment-create/")
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"] {
           let isListed = methods.keys.contains { $0.rawValue == method }
           // Without a mistake the response is unbounded.

@@ -1,0 +1,54 @@
+// What persons have commanded: an audit log.
+
+import { call } from "./api.js";
+import { h, replace } from "./dom.js";
+import { money } from "./format.js";
+import { empty, failed, loading, moment, panel, table } from "./parts.js";
+import { t } from "./text.js";
+
+export async function show(root, { query, isCurrent }) {
+  const before = /^[0-9]{1,15}$/.test(query.get("before") ?? "") ? query.get("before") : null;
+  const place = h("div", {}, loading(8));
+  const pager = h("div", { class: "pager" });
+  replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.actions"))), panel(t("actions.title"), { note: t("actions.note") }, place, pager));
+
+  async function load() {
+    const events = [];
+    let next = before;
+    // A page that found too little in its time is continued, some times.
+    for (let round = 0; round < 20 && events.length < 50; round += 1) {
+      const page = await call(`/api/v1/actions?${new URLSearchParams({ limit: "50", ...(next === null ? {} : { before: String(next) }) })}`);
+      if (!isCurrent()) return;
+      events.push(...page.events);
+      next = page.next;
+      if (next === null) break;
+    }
+    replace(place, events.length === 0 ? empty(t("actions.none"), t(next === null ? "actions.noneText" : "actions.noneHere")) : h("div", { class: "scroll" }, table(t("actions.title"), [
+      { title: t("actions.time"), cell: (event) => moment(event.timestamp) },
+      { title: t("actions.who"), cell: (event) => event.metadata?.actor ? h("b", { class: "reason" }, event.metadata.actor) : h("span", { class: "soft" }, t("actions.nobody")) },
+      { title: t("actions.what"), cell: (event) => t(`event.${event.type}`) },
+      { title: t("payment.id"), class: "id", cell: (event) => h("a", { href: `#/payments/${event.stream.slice(4)}`, class: "row-link", data: { focus: String(event.offset) } }, h("code", {}, event.stream.slice(4, 17))) },
+      { title: t("payment.note"), class: "wide", cell: (event) => h("span", { class: "reason soft" }, about(event)) },
+    ], events)));
+    replace(pager, h("span", {}), h("div", { class: "actions" }, before !== null && h("a", { class: "button small", href: "#/actions" }, t("actions.newest")),
+      next !== null && h("a", { class: "button small", href: `#/actions?before=${next}`, data: { focus: "next" } }, t("actions.older"))));
+  }
+
+  try {
+    await load();
+  } catch (error) {
+    if (isCurrent() && error.status !== 401) replace(place, failed(error, () => load().catch((again) => replace(place, failed(again)))));
+  }
+  return { refresh: async () => { if (before === null) await load(); } };
+}
+
+function about(event) {
+  const data = event.data ?? {};
+  const texts = [];
+  if (data.amount) texts.push(money(data.amount, data.currency ?? "XXX"));
+  if (data.step) texts.push(t(`step.${data.step}`));
+  if (data.refund) texts.push(t("payment.refundNumber", { number: data.refund }));
+  if (data.outcome) texts.push(t(data.outcome === "happened" ? "resolve.happened" : "resolve.didNotHappen"));
+  if (data.reason) texts.push(data.reason);
+  return texts.join(", ");
+}
