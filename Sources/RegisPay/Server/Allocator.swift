@@ -11,6 +11,9 @@ public enum Allocator {
     // Setting one also keeps the other from adapting. Larger blocks return to the system when they are freed.
     mallopt(M_MMAP_THRESHOLD, 256 << 10)
     mallopt(M_TRIM_THRESHOLD, 1 << 20)
+    // Room for a while in which the system gives no further address space: Swift's tasks end the process when they get none. Not
+    // resident until it is used.
+    mallopt(M_TOP_PAD, 1 << 20)
   }
 
   private static let isReturning = Atomic<Bool>(false)
