@@ -61,6 +61,8 @@ final class Batches: Sendable {
   ) async throws -> Batch {
     var query = query
     (query.order, query.isDescending, query.after, query.limit) = (.created, false, nil, PaymentQuery.pageLimit)
+    // Payments that come later are not meant. By offset: the log's time may be ahead of the machine's clock.
+    query.belowOffset = log.reader.endOffset
     let counted = try await count(action, query)
     let batch = Batch(
       id: UUID().uuidString.lowercased(), action: action, query: query, filter: filter, limit: limit, actor: actor,
@@ -148,8 +150,6 @@ final class Batches: Sendable {
   private func carryOut(_ batch: Batch, _ isStillAllowed: @Sendable () -> Bool) async throws {
     var query = batch.query
     var left = batch.limit ?? .max
-    // Payments that come later are not meant.
-    if query.createdBefore == nil { query.createdBefore = batch.startMicroseconds }
     // With one status the list finds the payments without passing over others.
     if query.status == nil, batch.action.statuses.count == 1 { query.status = batch.action.statuses.first }
     repeat {

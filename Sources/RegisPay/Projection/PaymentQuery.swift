@@ -18,6 +18,8 @@ public struct PaymentQuery: Sendable, Hashable {
   public var createdFrom: UInt64?
   /// Microseconds since 1970; payments created before.
   public var createdBefore: UInt64?
+  /// Payments whose first event has a lower offset.
+  public var belowOffset: UInt64?
   /// Of ``PaymentRow/trouble``.
   public var step: PaymentStep?
   /// Of ``PaymentRow/trouble``: the whole text.
@@ -28,7 +30,7 @@ public struct PaymentQuery: Sendable, Hashable {
   /// The last payment of the previous page; nil for the first page.
   public var after: Key?
 
-  /// The numbers of the payments created in the wanted time, once they are known.
+  /// The numbers of the payments created in the wanted time and part of the log, once they are known.
   var numbers: Range<Int64>?
 
   public init() {}

@@ -126,9 +126,10 @@ struct PaymentSearch: Sendable {
 
   /// Finds the numbers of the payments that were created in the wanted time: times never go back along the log.
   private mutating func findNumbers(_ database: Database) throws {
-    guard query.createdFrom != nil || query.createdBefore != nil else { return }
+    guard query.createdFrom != nil || query.createdBefore != nil || query.belowOffset != nil else { return }
     let from = try query.createdFrom.map { try PaymentTable.firstNumber(createdAt: $0, database) } ?? 0
-    let end = try query.createdBefore.map { try PaymentTable.firstNumber(createdAt: $0, database) } ?? .max
+    var end = try query.createdBefore.map { try PaymentTable.firstNumber(createdAt: $0, database) } ?? .max
+    if let offset = query.belowOffset { end = min(end, Int64(clamping: offset)) }
     query.numbers = from..<max(from, end)
   }
 

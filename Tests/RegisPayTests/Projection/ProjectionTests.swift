@@ -101,6 +101,7 @@ struct ProjectionTests {
     if isChosen() { query.step = [.create, .settle, .refund].randomElement(using: &generator) }
     if isChosen() { query.reason = ["no", "n"].randomElement(using: &generator) }
     if isChosen() { query.createdFrom = rows.randomElement(using: &generator)?.createdMicroseconds }
+    if isChosen() { query.belowOffset = rows.randomElement(using: &generator)?.offset }
     if isChosen() { query.createdBefore = rows.randomElement(using: &generator)?.createdMicroseconds }
   }
 
@@ -108,6 +109,7 @@ struct ProjectionTests {
     (query.amount == nil || row.money.minorUnits == query.amount)
       && (query.step == nil || row.trouble?.step == query.step)
       && (query.reason == nil || row.trouble?.reason == query.reason)
+      && row.offset < query.belowOffset ?? .max
       && row.createdMicroseconds >= query.createdFrom ?? 0
       && row.createdMicroseconds < query.createdBefore ?? .max
   }
