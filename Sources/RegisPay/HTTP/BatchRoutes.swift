@@ -119,7 +119,8 @@ struct BatchRoutes: Sendable {
   }
 
   private static var busy: Problem {
-    .unavailable("Reading the list of payments took too long and was stopped. Try again later.")
+    .unavailable(
+      "Reading the list of payments takes too long now: it is being rebuilt, or the disk is busy. Try again later.")
   }
 
   // MARK: - Counts

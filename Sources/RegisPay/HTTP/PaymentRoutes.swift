@@ -38,9 +38,17 @@ struct PaymentRoutes: Sendable {
     router.handle(
       "/api/v1/payments/{id}",
       [
-        .get: { _, context in
-          let loaded = try await find(context) { $0 }
-          return Response(json: try details(loaded, waiting: retryStatus[loaded.payment.id]))
+        .get: { request, context in
+          guard let version = try Self.version(request.uri.formParameters) else {
+            let loaded = try await find(context) { $0 }
+            return Response(json: try details(loaded, waiting: retryStatus[loaded.payment.id]))
+          }
+          let id = try id(context)
+          guard let loaded = try await log.view(id, upTo: version, { $0 }) else { throw Self.missing(id) }
+          guard loaded.version == version else {
+            throw Problem.notFound("Payment \(id) has no version \(version) yet; it has \(loaded.version).")
+          }
+          return Response(json: try details(loaded, waiting: nil))
         }
       ])
     router.handle("/api/v1/payments/{id}/events", [.get: { _, context in try await events(context) }])
@@ -178,6 +186,25 @@ struct PaymentRoutes: Sendable {
         json: try details(loaded, waiting: nil), status: loaded.payment.state == .cancelled ? .ok : .accepted)
     case .refused(let name, let detail): throw Problem(refusal: name, detail)
     }
+  }
+
+  /// The version that a payment is asked for as of; nil for the present one.
+  ///
+  /// - Throws: ``Problem`` that names the mistake.
+  private static func version(_ parameters: Parameters) throws(Problem) -> UInt64? {
+    var version: UInt64?
+    for (name, value) in parameters {
+      guard name == "version" else {
+        throw Problem.badRequest("This route has no parameter \(String(name).debugDescription).")
+      }
+      guard version == nil else { throw Problem.badRequest("version is given twice.") }
+      // A payment has some thousand events at most.
+      guard let number = UInt64(value), (1...1_000_000_000).contains(number) else {
+        throw Problem.badRequest("version must be a number from 1 to 1000000000, that of one of the payment's events.")
+      }
+      version = number
+    }
+    return version
   }
 
   /// - Returns: the result of `make` for the payment that the path names.

@@ -51,6 +51,8 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/session": [.get: .anyKey],
     "/api/v1/activity": [.get: .scope(.read)],
     "/api/v1/activity/stream": [.get: .scope(.read)],
+    "/api/v1/keys": [.get: .scope(.operate), .post: .scope(.operate)],
+    "/api/v1/keys/{id}": [.delete: .scope(.operate)],
     "/api/v1/logging": [.get: .scope(.operate), .put: .scope(.operate)],
     // The API's description is public.
     "/openapi.json": [.get: .open],

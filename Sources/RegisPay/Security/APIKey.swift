@@ -7,7 +7,7 @@ public enum KeyScope: String, Sendable, Hashable, CaseIterable {
   case read
   /// Create, cancel and refund payments.
   case write
-  /// Retry payments, resolve unknown outcomes, manage webhooks, and inject faults into the simulators.
+  /// Retry payments, resolve unknown outcomes, manage webhooks and keys, and inject faults into the simulators.
   case operate
 }
 

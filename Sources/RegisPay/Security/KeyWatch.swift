@@ -135,6 +135,45 @@ final class KeyWatch: Sendable {
     }
   }
 
+  /// All keys, oldest first, each with its last use until now.
+  var all: [StoredKey] {
+    ring.entries.values.map { entry in
+      var key = entry.key
+      let used = entry.lastUsedSeconds.load(ordering: .relaxed)
+      if used > 0 { key.lastUsedSeconds = max(key.lastUsedSeconds ?? 0, used) }
+      return key
+    }.sorted { ($0.createdSeconds, $0.id) < ($1.createdSeconds, $1.id) }
+  }
+
+  /// Creates a key, which is in force when the call returns. Blocks for the disk; see ``KeyStore/create(name:owner:scopes:lifetimeSeconds:)``.
+  func create(
+    name: String, owner: String?, scopes: Set<KeyScope>, lifetimeSeconds: Int64?
+  ) throws(KeyStoreError) -> APIKey {
+    try change { store throws(KeyStoreError) in
+      try store.create(name: name, owner: owner, scopes: scopes, lifetimeSeconds: lifetimeSeconds)
+    }
+  }
+
+  /// Revokes a key, which lets nobody in when the call returns. Blocks for the disk.
+  ///
+  /// - Returns: whether the key exists.
+  func revoke(_ id: String) throws(KeyStoreError) -> Bool {
+    try change { store throws(KeyStoreError) in try store.revoke(id) }
+  }
+
+  private func change<Value>(_ work: (KeyStore) throws(KeyStoreError) -> Value) throws(KeyStoreError) -> Value {
+    // So that the file that has the name now is changed, and not one that it had before.
+    try reloadIfChanged()
+    let value = try state.withLock { (state: inout State) throws(KeyStoreError) -> Value in
+      let value = try work(state.store)
+      // The count tells of others' changes only.
+      state.changeCount = -1
+      return value
+    }
+    try reloadIfChanged()
+    return value
+  }
+
   /// Reads the keys if they changed on disk.
   func reloadIfChanged() throws(KeyStoreError) {
     let ring = try state.withLock { (state: inout State) throws(KeyStoreError) -> KeyRing? in

@@ -76,6 +76,7 @@ struct HTTPApplication {
     LogRoutes(log: log, directory: options.directory + "/payments") { [scrubbing = parts.scrubbing] in
       scrubbing.report(of: "payments")
     }.add(to: routes)
+    KeyRoutes(keys: parts.keys, logger: logger).add(to: routes)
     ActionRoutes(follower: log.follower).add(to: routes)
     LoggingRoutes(level: options.logLevel).add(to: routes)
     let services = options.simulatedServices

@@ -93,12 +93,12 @@ function engine(log) {
         [t("log.end"), count(log.endOffset)],
         [t("log.segments"), t("log.segmentsText", { count: log.segmentCount, bytes: bytes(log.segmentBytes) })],
         [t("log.commits"), commits.count > 0 ? t("log.commitsText", { count: commits.count, appends: (commits.appends / commits.count).toFixed(1), time: duration(commits.syncMilliseconds / commits.count) }) : "–"],
-        [t("log.index"), index.segmentsToIndex + index.mergesDue > 0 ? t("log.indexBehind", { count: index.segmentsToIndex, merges: index.mergesDue }) : t("log.indexText", { count: index.files })],
+        [t("log.index"), index.segmentsToIndex + index.mergesDue > 0 ? t("log.indexBehind", { count: index.segmentsToIndex, merges: index.mergesDue }) : index.files === 0 ? t("log.noIndex") : t("log.indexText", { count: index.files })],
         [t("log.opening"), duration(log.openingMilliseconds)],
         [t("log.scrub"), scrub === null ? t("log.scrubOff") : t("log.scrubText", { count: scrub.rounds, share: percent(scrub.progress) })],
         log.gaps.length > 0 && [t("log.gaps"), h("ul", {}, log.gaps.map((gap) => h("li", {}, t("log.gap", { offset: gap.offset, count: gap.events }))))],
       ]), scrub?.findings.length > 0 && h("ul", {}, scrub.findings.map((finding) => h("li", { class: "reason" }, finding))),
-      h("details", {}, h("summary", {}, icon("down", 14), t("log.segments")), h("div", { class: "scroll" }, table(t("log.segments"), [
+      h("details", {}, h("summary", {}, t("log.segments")), h("div", { class: "scroll" }, table(t("log.segments"), [
         { title: t("log.file"), class: "wide", cell: (segment) => h("code", {}, segment.file) },
         { title: t("log.from"), class: "number", cell: (segment) => h("a", { href: `#/log?from=${segment.offset}` }, count(segment.offset)) },
         { title: t("log.events"), class: "number", cell: (segment) => count(segment.events) },
@@ -106,7 +106,7 @@ function engine(log) {
         { title: t("log.changed"), cell: (segment) => moment(segment.changedAt) },
         { title: t("payment.state"), cell: (segment) => segment.state === "open" ? badge("move", "move", t("log.open")) : badge("quiet", "done", t("log.finished")) },
       ], log.segments))),
-      h("details", {}, h("summary", {}, icon("down", 14), t("log.cursors")), h("div", { class: "scroll" }, table(t("log.cursors"), [
+      h("details", {}, h("summary", {}, t("log.cursors")), h("div", { class: "scroll" }, table(t("log.cursors"), [
         { title: t("log.cursor"), class: "wide", cell: (cursor) => h("code", {}, cursor.name) },
         { title: t("processing.checkpoint"), class: "number", cell: (cursor) => count(cursor.checkpoint) },
         { title: t("processing.lag"), class: "number", cell: (cursor) => count(cursor.lag) },

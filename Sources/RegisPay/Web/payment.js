@@ -12,7 +12,7 @@ export const title = ({ id }) => t("payment.title", { id: id.slice(0, 8) });
 /// States that nothing changes any more, unless a person does something.
 const ends = new Set(["Completed", "Declined", "Cancelled", "Refunded", "Failed", "OutcomeUnknown"]);
 
-export async function show(root, { id, isCurrent }) {
+export async function show(root, { id, query, isCurrent }) {
   const path = `/api/v1/payments/${encodeURIComponent(id)}`;
   const head = h("div", { class: "stack" });
   const timeline = h("div", {}, loading());
@@ -25,6 +25,8 @@ export async function show(root, { id, isCurrent }) {
     h("div", { class: "stack" }, panel(t("payment.trace"), { actions: [copyButton(() => `${location.origin}${path}/trace`, t("payment.copyTrace"))] }, trace),
       webhooks)));
 
+  /// The version that the page shows the payment as of; null for the present one.
+  const past = /^[1-9][0-9]{0,8}$/.test(query.get("version") ?? "") ? Number(query.get("version")) : null;
   const opened = new Set();
   let version = null;
   let timer = null;
@@ -32,7 +34,7 @@ export async function show(root, { id, isCurrent }) {
   let lastChange = 0;
 
   async function load() {
-    const payment = await call(path);
+    const payment = await call(past === null ? path : `${path}?version=${past}`);
     if (!isCurrent()) return;
     lastChange = Date.parse(payment.updatedAt);
     showHead(payment);
@@ -40,13 +42,13 @@ export async function show(root, { id, isCurrent }) {
       version = payment.version;
       const { events } = await call(`${path}/events`);
       if (!isCurrent()) return;
-      replace(timeline, timelineOf(events, payment, opened));
+      replace(timeline, timelineOf(events, payment, opened, past));
       loadTrace();
       loadWebhooks();
     }
     clearTimeout(timer);
     // While it goes through, people look at every step.
-    if (!ends.has(payment.status) || payment.refundingAmount) timer = setTimeout(() => load().catch(() => {}), payment.waiting ? 2_000 : 300);
+    if (past === null && (!ends.has(payment.status) || payment.refundingAmount)) timer = setTimeout(() => load().catch(() => {}), payment.waiting ? 2_000 : 300);
   }
 
   async function loadTrace() {
@@ -79,9 +81,10 @@ export async function show(root, { id, isCurrent }) {
   }
 
   function showHead(payment) {
-    replace(head, h("section", { class: "panel stack", "aria-label": t("payment.state") },
+    replace(head, past !== null && h("p", { class: "past", role: "status" }, icon("wait", 16), h("span", {}, t("payment.past", { version: past })), h("a", { href: `#/payments/${id}` }, t("payment.present"))),
+    h("section", { class: "panel stack", "aria-label": t("payment.state") },
       h("div", { class: "page-head" }, h("p", { class: "headline" }, money(payment.amount, payment.currency)), statusBadge(payment.status),
-        h("div", { class: "actions" }, actionsFor(payment))), note(payment),
+        h("div", { class: "actions" }, past === null && actionsFor(payment))), note(payment),
       facts([
         [t("payment.id"), idText(payment.paymentId)],
         [t("payment.reference"), payment.paymentReference ? idText(payment.paymentReference) : "–"],
@@ -163,7 +166,7 @@ const marks = {
 };
 
 /// The events with the time between them.
-function timelineOf(events, payment, opened) {
+function timelineOf(events, payment, opened, past) {
   let before = null;
   return h("ol", { class: "timeline" }, events.map((event) => {
     const [tone, symbol] = marks[event.type] ?? ["quiet", "log"];
@@ -173,9 +176,10 @@ function timelineOf(events, payment, opened) {
     const json = h("details", { open: opened.has(event.version), on: { toggle: (toggled) => {
       if (toggled.target.open) opened.add(event.version); else opened.delete(event.version);
     } } }, h("summary", {}, t("payment.json")), h("pre", { class: "json", tabIndex: 0 }, pretty(event)));
-    return h("li", {}, h("span", { class: "timeline-mark", data: { tone } }, icon(symbol, 16)),
+    return h("li", { data: { later: String(past !== null && event.version > past) } }, h("span", { class: "timeline-mark", data: { tone } }, icon(symbol, 16)),
       h("div", {}, h("div", { class: "timeline-head" }, h("b", {}, t(`event.${event.type}`)), h("span", { class: "soft" }, moment(event.timestamp),
-        gap === null ? "" : ` (+${duration(gap)})`), event.metadata?.actor && h("span", {}, t("payment.by", { name: event.metadata.actor })), h("span", { class: "soft" }, t("payment.offset", { offset: String(event.offset) }))),
+        gap === null ? "" : ` (+${duration(gap)})`), event.metadata?.actor && h("span", {}, t("payment.by", { name: event.metadata.actor })), h("span", { class: "soft" }, t("payment.offset", { offset: String(event.offset) })),
+        h("a", { href: `#/payments/${payment.paymentId}?version=${event.version}`, "aria-current": event.version === past ? "true" : undefined, class: "soft", "aria-label": t("payment.asOfEvent", { event: t(`event.${event.type}`) }) }, t("payment.asOf"))),
       summary(event, payment), callsOf(event), json));
   }));
 }

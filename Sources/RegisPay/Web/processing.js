@@ -4,7 +4,7 @@ import { batchList, beginBatch } from "./batches.js";
 import { call, pretty, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { count, duration } from "./format.js";
-import { ask, badge, copyButton, empty, facts, field, loading, notify, panel, table } from "./parts.js";
+import { ask, badge, copyButton, empty, facts, failed, field, loading, notify, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
 /// The longest reason that can be a filter.
@@ -31,7 +31,16 @@ export async function show(root, { isCurrent }) {
   }
 
   async function loadParked() {
-    const { troubles, complete } = await call("/api/v1/payments/troubles?status=Failed");
+    let found;
+    try {
+      found = await call("/api/v1/payments/troubles?status=Failed");
+    } catch (error) {
+      // While the list is rebuilt. The next tick asks again.
+      parkedCount = null;
+      if (isCurrent() && error.status !== 401) replace(parked, failed(error));
+      return;
+    }
+    const { troubles, complete } = found;
     if (!isCurrent()) return;
     if (troubles.length === 0) return replace(parked, empty(t("processing.noneParked"), t("processing.noneParkedText")));
     replace(parked, !complete && h("p", { class: "soft" }, t("processing.firstOnly", { count: troubles.length })),

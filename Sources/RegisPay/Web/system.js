@@ -2,7 +2,7 @@
 
 import { call, RequestError, send, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
-import { badge, facts, field, idText, loading, notify, panel } from "./parts.js";
+import { ask, badge, copyButton, empty, facts, failed, field, idText, loading, moment, notify, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
 const levels = ["trace", "debug", "info", "notice", "warning", "error", "critical"];
@@ -16,7 +16,7 @@ export async function show(root, { isCurrent }) {
       [t("system.key"), known.requiresKey ? known.key ?? "–" : t("system.open")],
       [t("system.scopes"), known.scopes.join(", ")],
     ]), h("p", { class: "links" }, h("a", { href: "/openapi.json" }, "OpenAPI"), !known.requiresKey && h("a", { href: "/metrics" }, t("system.metrics")))),
-    panel(t("system.health"), {}, health), session.may("operate") ? await logging() : null));
+    panel(t("system.health"), {}, health), session.may("operate") ? await logging() : null), session.may("operate") ? keys(isCurrent) : null);
 
   async function load() {
     const response = await send("/health");
@@ -45,4 +45,81 @@ async function logging() {
     }
   } } }, levels.map((level) => h("option", { selected: level === now.level }, level)));
   return panel(t("system.logging"), {}, field(t("system.level"), select, { hint: t("system.levelHint") }));
+}
+
+const scopes = ["read", "write", "operate"];
+
+/// The API keys: who may do what, and when each was used.
+function keys(isCurrent) {
+  const place = h("div", {}, loading());
+  const { known } = session;
+  const add = known.requiresKey && h("button", { type: "button", class: "small", data: { focus: "add-key" }, on: { click: make } }, icon("key", 14), t("keys.make"));
+
+  async function load() {
+    try {
+      const { keys: all } = await call("/api/v1/keys");
+      if (isCurrent()) show(all);
+    } catch (error) {
+      if (isCurrent() && error.status !== 401) replace(place, failed(error, load));
+    }
+  }
+
+  function show(all) {
+    if (all.length === 0) return replace(place, empty(t("keys.none"), t("keys.noneText"), h("pre", { class: "json" }, "regispay keys create --name anna --scope read --scope write --scope operate")));
+    replace(place, h("div", { class: "scroll" }, table(t("keys.title"), [
+      { title: t("keys.name"), class: "wide", cell: (key) => h("span", { class: "reason" }, h("b", {}, key.name), key.owner !== key.name && h("span", { class: "soft" }, ` (${key.owner})`)) },
+      { title: t("keys.id"), class: "id", cell: (key) => h("code", {}, key.id) },
+      { title: t("keys.scopes"), cell: (key) => key.scopes.join(", ") },
+      { title: t("payment.state"), cell: stateOf },
+      { title: t("keys.created"), class: "labelled", cell: (key) => moment(key.createdAt) },
+      { title: t("keys.used"), class: "labelled", cell: (key) => moment(key.lastUsedAt) },
+      { title: t("keys.revoke"), hideTitle: true, cell: (key) => isValid(key) && h("button", { type: "button", class: "small danger", data: { focus: `revoke-${key.id}` }, on: { click: () => revoke(key) } }, t("keys.revoke")) },
+    ], all.toReversed())));
+  }
+
+  async function make() {
+    const boxes = scopes.filter((scope) => session.may(scope)).map((scope) => h("label", { class: "check" }, h("input", { type: "checkbox", name: scope, checked: scope === "read" }), t(`keys.${scope}`)));
+    const values = await ask({
+      title: t("keys.make"), confirm: t("keys.make"),
+      fields: [field(t("keys.name"), h("input", { name: "name", maxLength: 100, required: true, autocomplete: "off" })), h("fieldset", {}, h("legend", {}, t("keys.scopes")), boxes),
+        field(t("keys.days"), h("input", { name: "days", inputMode: "numeric", value: "90" }), { hint: t("keys.daysHint") })],
+      check: (values) => !values.name.trim() ? t("keys.needsName") : !scopes.some((scope) => scope in values) ? t("keys.needsScope")
+        : values.days.trim() && !/^[1-9][0-9]{0,4}$/.test(values.days.trim()) ? t("keys.notDays") : null,
+    });
+    if (!values) return;
+    try {
+      const made = await call("/api/v1/keys", { method: "POST", body: { name: values.name.trim(), scopes: scopes.filter((scope) => scope in values),
+        ...(values.days.trim() ? { expiresInDays: Number(values.days) } : {}) } });
+      await ask({ title: t("keys.made", { name: made.name }), text: t("keys.madeText"), fields: [h("p", { class: "id-text" }, h("code", { class: "reason" }, made.key), copyButton(made.key, t("copy.id")))], confirm: t("keys.kept") });
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      notify(error.message, "bad");
+    }
+    await load();
+  }
+
+  async function revoke(key) {
+    const isOwn = key.name === known.key;
+    const values = await ask({ title: t("keys.revokeOne", { name: key.name }), text: `${t("keys.revokeText")}${isOwn ? ` ${t("keys.revokeOwn")}` : ""}`, confirm: t("keys.revoke"), danger: true });
+    if (!values) return;
+    try {
+      await call(`/api/v1/keys/${key.id}`, { method: "DELETE" });
+      notify(t("keys.revoked", { name: key.name }));
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      notify(error.message, "bad");
+    }
+    await load();
+  }
+
+  load();
+  return panel(t("keys.title"), { actions: [add] }, place);
+}
+
+const isValid = (key) => key.revokedAt === null && (key.expiresAt === null || Date.parse(key.expiresAt) > Date.now());
+
+function stateOf(key) {
+  if (key.revokedAt !== null) return h("span", {}, badge("quiet", "stop", t("keys.isRevoked")), " ", moment(key.revokedAt));
+  if (!isValid(key)) return h("span", {}, badge("quiet", "wait", t("keys.isExpired")), " ", moment(key.expiresAt));
+  return h("span", {}, badge("good", "done", t("keys.isValid")), key.expiresAt !== null && [" ", h("span", { class: "soft" }, t("keys.until"), " ", moment(key.expiresAt))]);
 }

@@ -183,6 +183,11 @@ def refund(browser):
     press(browser, "Enter")
     browser.wait("the refund", "document.querySelector('.page .rows .badge[data-status=Refunded]')", 10)
     require("£30.50" in text(browser, ".rows"), f"the refund's amount is shown, not {text(browser, '.rows')}")
+    browser.click(".timeline li:nth-child(3) .timeline-head a")
+    browser.wait("the payment as it was", "document.querySelector('.past') && document.querySelector('.page .badge[data-status]')?.dataset.status === 'Settled'")
+    require(not browser.evaluate("!!document.querySelector('[data-focus^=action-]')"), "the past can't be changed")
+    browser.click(".past a")
+    browser.wait("the present", "!document.querySelector('.past') && document.querySelector('[data-focus^=action-]')")
     return payment
 
 
@@ -286,6 +291,24 @@ def restart(browser, server):
     require(browser.evaluate("window.notReloaded === true"), "nothing of this needed a reload")
 
 
+def manage_keys(browser):
+    """A key is made, shown once, and revoked; its name stays text."""
+    go(browser, "system")
+    browser.wait("the keys", "document.querySelectorAll('.page .table tbody tr').length === 3", 10)
+    browser.click("[data-focus=add-key]")
+    browser.wait("the question", "document.activeElement.name === 'name'")
+    browser.type(MARKUP)
+    press(browser, "Enter")
+    browser.wait("the key", "document.querySelector('dialog code')?.innerText.startsWith('rp_')")
+    confirm(browser)
+    browser.wait("its row", f"document.querySelector('.page .table tbody tr')?.innerText.includes({json.dumps(MARKUP)})")
+    require("rp_" not in text(browser, "main"), "a key is shown once")
+    require(browser.evaluate("document.querySelectorAll('main img').length") == 0, "a key's name stays text")
+    browser.click(".page .table tbody tr [data-focus^=revoke-]")
+    confirm(browser)
+    browser.wait("it being revoked", "document.querySelector('.page .table tbody tr')?.innerText.includes('Revoked')")
+
+
 def signing_in(browser, program, directory):
     """A server with keys asks for one, keeps it in the tab, and offers what the key allows. A key that is revoked ends it."""
     data = os.path.join(directory, "keyed")
@@ -326,6 +349,15 @@ def signing_in(browser, program, directory):
         browser.click("[data-focus='action-refund']")
         confirm(browser)
         browser.wait("who did it", "document.querySelector('.timeline')?.innerText.includes('by cashier')", 10)
+        go(browser, "actions")
+        browser.wait("the refund among the actions", "document.querySelector('.table')?.innerText.includes('cashier')")
+        browser.click(".settings button")
+        sign_in(key("boss", "read", "write", "operate"))
+        browser.wait("the page going live", "document.getElementById('live')?.dataset.state === 'live'")
+        manage_keys(browser)
+        browser.click(".settings button")
+        sign_in(cashier)
+        browser.wait("the page going live", "document.getElementById('live')?.dataset.state === 'live'")
         number = cashier.split("_")[1]
         subprocess.run([program, "keys", "revoke", "--dir", data, number], check=True, capture_output=True)
         browser.wait("the question for a key again", "document.querySelector('.sign-in')", 15)

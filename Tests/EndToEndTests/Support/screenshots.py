@@ -74,7 +74,7 @@ def take(browser, server, arguments):
         return server.request("GET", "/api/v1/payments?limit=1&" + query)["payments"][0]["paymentId"]
 
     endpoint = server.request("GET", "/api/v1/webhooks")["webhooks"][0]["id"]
-    pages = {name: name for name in ["overview", "payments", "create", "processing", "log", "webhooks", "simulator", "system"]}
+    pages = {name: name for name in ["overview", "payments", "create", "processing", "actions", "log", "webhooks", "simulator", "system"]}
     pages |= {
         "payment": "payments/" + first("status=Completed"), "payment-refunded": "payments/" + first("refunded=part"),
         "payment-parked": "payments/" + first("status=Failed"), "payment-waiting": "payments/" + first("status=Initiated"),

@@ -89,6 +89,27 @@ struct OperationTests {
     }
   }
 
+  @Test("a payment is shown as of each of its events")
+  func past() async throws {
+    try await TestServer.run { server in
+      let json = [("Content-Type", "application/json")]
+      let body = Array(#"{"amount":1,"currency":"GBP"}"#.utf8)
+      let made = try await server.send("POST", "/api/v1/payments", headers: json, body: body)
+      let id = try #require(try made.json()["paymentId"]?.text)
+      try await eventually("it completes") {
+        try await server.get("/api/v1/payments/\(id)").json()["status"] == "Completed"
+      }
+      for (version, status) in zip(1...4, ["Initiated", "Created", "Settled", "Completed"]) {
+        let payment = try await server.get("/api/v1/payments/\(id)?version=\(version)").json()
+        #expect(payment["status"]?.text == status && payment["version"]?.unsigned == UInt64(version))
+      }
+      #expect(try await server.get("/api/v1/payments/\(id)?version=5").status == 404)
+      for query in ["version=0", "version=x", "version=1&version=1", "vesion=1"] {
+        #expect(try await server.get("/api/v1/payments/\(id)?\(query)").status == 400, "\(query)")
+      }
+    }
+  }
+
   @Test("what persons have commanded is listed newest first, page by page, and nothing else")
   func actions() async throws {
     try await TestServer.run { server in

@@ -38,7 +38,8 @@ struct AccessTests {
     ("DELETE", "/api/v1/webhooks/\(id)", .operate), ("POST", "/api/v1/webhooks/\(id)/rotate", .operate),
     ("POST", "/api/v1/webhooks/\(id)/test", .operate), ("GET", "/api/v1/webhooks/\(id)/deliveries", .operate),
     ("POST", "/api/v1/webhooks/\(id)/replay", .operate),
-    ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/log", .read),
+    ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/log", .read), ("GET", "/api/v1/keys", .operate), ("POST", "/api/v1/keys", .operate),
+    ("DELETE", "/api/v1/keys/\(id)", .operate),
     ("GET", "/api/v1/actions", .read), ("GET", "/api/v1/activity/stream?x", .read),
   ]
 
@@ -264,6 +265,70 @@ struct AccessTests {
         try await server.send("GET", "/api/v1/payments", headers: headers).status == 401
       }
       #expect(try await server.get("/api/v1/payments").status == 401, "it does not open again")
+    }
+  }
+
+  @Test("a key made over the API is in force at once, its text is shown once, and a revoked one lets nobody in at once")
+  func managed() async throws {
+    // No check of the file comes to help.
+    try await withKeyedServer({ _ in }) { server, directory in
+      let boss = try await key(directory, server, [.read, .operate], name: "boss")
+      func send(_ method: String, _ path: String, _ body: String = "{}", by key: String) async throws -> TestServer.Response {
+        try await server.send(
+          method, path, headers: [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")],
+          body: Array(body.utf8))
+      }
+      let made = try await send("POST", "/api/v1/keys", #"{"name":"anna","scopes":["read"],"expiresInDays":2.0}"#, by: boss)
+      #expect(made.status == 201, "\(made.text)")
+      let (text, id) = (try #require(try made.json()["key"]?.text), try #require(try made.json()["id"]?.text))
+      #expect(try await send("GET", "/api/v1/payments", by: text).status == 200)
+      #expect(try await send("GET", "/api/v1/keys", by: text).status == 403)
+      let list = try await send("GET", "/api/v1/keys", by: boss)
+      #expect(list.text.contains(#""name":"anna""#) && !list.text.contains(text.dropFirst(16)))
+      #expect(!list.text.contains("rp_"))
+      // Nobody gives more than they have.
+      let more = try await send("POST", "/api/v1/keys", #"{"name":"x","scopes":["read","write"]}"#, by: boss)
+      #expect(more.status == 403 && more.headers["www-authenticate"]?.contains("write") == true)
+      let revoked = try await send("DELETE", "/api/v1/keys/\(id)", by: boss)
+      #expect(revoked.status == 200 && (try revoked.json()["revokedAt"]?.text) != nil)
+      #expect(try await send("GET", "/api/v1/payments", by: text).status == 401)
+      // What it was revoked at stays.
+      #expect(try await send("DELETE", "/api/v1/keys/\(id)", by: boss).json() == (try revoked.json()))
+      #expect(try await send("DELETE", "/api/v1/keys/000000000000", by: boss).status == 404)
+      for body in [
+        "[]", "{}", #"{"name":"","scopes":["read"]}"#, #"{"name":"x","scopes":[]}"#, #"{"name":"x","scopes":["all"]}"#,
+        #"{"name":"a\nb","scopes":["read"]}"#, #"{"name":"x","scopes":["read"],"expiresInDays":0}"#,
+        #"{"name":"x","scopes":["read"],"days":1}"#, #"{"name":"x","scopes":["read"],"owner":""}"#,
+      ] {
+        #expect(try await send("POST", "/api/v1/keys", body, by: boss).status == 400, "\(body)")
+      }
+      #expect(try KeyStore.keys(in: directory).map(\.name) == ["boss", "anna"])
+    }
+  }
+
+  @Test("a key that expires makes keys that expire no later, and a server without keys makes none")
+  func lifetimes() async throws {
+    try await TestServer.run { server in
+      let body = Array(#"{"name":"first","scopes":["read"]}"#.utf8)
+      let json = [("Content-Type", "application/json")]
+      let response = try await server.send("POST", "/api/v1/keys", headers: json, body: body)
+      #expect(response.status == 409 && response.text.contains("regispay keys create"))
+      #expect(try await server.get("/api/v1/keys").json()["keys"] == .array([]))
+    }
+    try await withKeyedServer { server, directory in
+      let maker = try KeyStore.open(directory).create(name: "m", scopes: [.operate], lifetimeSeconds: 90_000).text
+      func make(_ days: Int?) async throws -> TestServer.Response {
+        let body = #"{"name":"x","scopes":["operate"]\#(days.map { ",\"expiresInDays\":\($0)" } ?? "")}"#
+        return try await server.send(
+          "POST", "/api/v1/keys", headers: [("Authorization", "Bearer \(maker)"), ("Content-Type", "application/json")],
+          body: Array(body.utf8))
+      }
+      try await eventually("the key is in force") { try await make(1).status == 201 }
+      #expect(try await make(2).status == 403)
+      #expect(try await make(nil).status == 201)
+      let keys = try KeyStore.keys(in: directory)
+      let expiry = try #require(keys.first { $0.name == "m" }?.expirySeconds)
+      #expect(keys.allSatisfy { $0.expirySeconds.map { $0 <= expiry } ?? false })
     }
   }
 
