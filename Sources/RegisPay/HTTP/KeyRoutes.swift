@@ -43,10 +43,11 @@ struct KeyRoutes: Sendable {
         throw Self.problem(member.key, "There is no such member; possible are name, owner, scopes and expiresInDays")
       }
       name = try Self.text(body["name"], "name")
-      owner = switch body["owner"] {
-      case nil, .null: nil
-      case let value?: try Self.text(value, "owner")
-      }
+      owner =
+        switch body["owner"] {
+        case nil, .null: nil
+        case let value?: try Self.text(value, "owner")
+        }
       guard case .array(let names)? = body["scopes"], !names.isEmpty else {
         throw Self.problem("scopes", "scopes must be an array with at least one of \(Self.scopeNames)")
       }
@@ -74,7 +75,8 @@ struct KeyRoutes: Sendable {
       case nil, .null?: return nil
       case .number(let text)?:
         // 5.0 is a whole number, too.
-        if let number = DecimalText(text), let days = try? number.scaled(byPowerOfTen: 0), (1...dayLimit).contains(days) {
+        if let number = DecimalText(text), let days = try? number.scaled(byPowerOfTen: 0), (1...dayLimit).contains(days)
+        {
           return days
         }
         fallthrough

@@ -9,7 +9,8 @@ import HummingbirdCore
 struct TargetMiddleware: RouterMiddleware {
   /// Routes that read the parameters of a GET and refuse unknown ones themselves.
   private static let reading: Set = [
-    "/api/v1/payments", "/api/v1/payments/{id}", "/api/v1/payments/export", "/api/v1/payments/count", "/api/v1/payments/troubles",
+    "/api/v1/payments", "/api/v1/payments/{id}", "/api/v1/payments/export", "/api/v1/payments/count",
+    "/api/v1/payments/troubles",
     "/api/v1/actions", "/api/v1/events", "/api/v1/webhooks/{id}/deliveries",
   ]
 

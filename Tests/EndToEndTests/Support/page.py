@@ -328,7 +328,7 @@ def signing_in(browser, program, directory):
         press(browser, "Enter")
 
     try:
-        reader, cashier = key("reader", "read"), key("cashier", "read", "write")
+        reader, cashier, boss = key("reader", "read"), key("cashier", "read", "write"), key("boss", "read", "write", "operate")
         browser.open(server.url + "/#/payments")
         sign_in("rp_000000000000_wrong")
         browser.wait("the refusal", "document.querySelector('.sign-in [role=alert]')")
@@ -352,7 +352,7 @@ def signing_in(browser, program, directory):
         go(browser, "actions")
         browser.wait("the refund among the actions", "document.querySelector('.table')?.innerText.includes('cashier')")
         browser.click(".settings button")
-        sign_in(key("boss", "read", "write", "operate"))
+        sign_in(boss)
         browser.wait("the page going live", "document.getElementById('live')?.dataset.state === 'live'")
         manage_keys(browser)
         browser.click(".settings button")

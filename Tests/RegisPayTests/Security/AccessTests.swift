@@ -38,7 +38,8 @@ struct AccessTests {
     ("DELETE", "/api/v1/webhooks/\(id)", .operate), ("POST", "/api/v1/webhooks/\(id)/rotate", .operate),
     ("POST", "/api/v1/webhooks/\(id)/test", .operate), ("GET", "/api/v1/webhooks/\(id)/deliveries", .operate),
     ("POST", "/api/v1/webhooks/\(id)/replay", .operate),
-    ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/log", .read), ("GET", "/api/v1/keys", .operate), ("POST", "/api/v1/keys", .operate),
+    ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/log", .read),
+    ("GET", "/api/v1/keys", .operate), ("POST", "/api/v1/keys", .operate),
     ("DELETE", "/api/v1/keys/\(id)", .operate),
     ("GET", "/api/v1/actions", .read), ("GET", "/api/v1/activity/stream?x", .read),
   ]
@@ -273,12 +274,15 @@ struct AccessTests {
     // No check of the file comes to help.
     try await withKeyedServer({ _ in }) { server, directory in
       let boss = try await key(directory, server, [.read, .operate], name: "boss")
-      func send(_ method: String, _ path: String, _ body: String = "{}", by key: String) async throws -> TestServer.Response {
+      func send(_ method: String, _ path: String, _ body: String = "{}", by key: String) async throws
+        -> TestServer.Response
+      {
         try await server.send(
           method, path, headers: [("Authorization", "Bearer \(key)"), ("Content-Type", "application/json")],
           body: Array(body.utf8))
       }
-      let made = try await send("POST", "/api/v1/keys", #"{"name":"anna","scopes":["read"],"expiresInDays":2.0}"#, by: boss)
+      let made = try await send(
+        "POST", "/api/v1/keys", #"{"name":"anna","scopes":["read"],"expiresInDays":2.0}"#, by: boss)
       #expect(made.status == 201, "\(made.text)")
       let (text, id) = (try #require(try made.json()["key"]?.text), try #require(try made.json()["id"]?.text))
       #expect(try await send("GET", "/api/v1/payments", by: text).status == 200)
@@ -290,10 +294,11 @@ struct AccessTests {
       let more = try await send("POST", "/api/v1/keys", #"{"name":"x","scopes":["read","write"]}"#, by: boss)
       #expect(more.status == 403 && more.headers["www-authenticate"]?.contains("write") == true)
       let revoked = try await send("DELETE", "/api/v1/keys/\(id)", by: boss)
-      #expect(revoked.status == 200 && (try revoked.json()["revokedAt"]?.text) != nil)
+      let moment = try revoked.json()["revokedAt"]?.text
+      #expect(revoked.status == 200 && moment != nil)
       #expect(try await send("GET", "/api/v1/payments", by: text).status == 401)
-      // What it was revoked at stays.
-      #expect(try await send("DELETE", "/api/v1/keys/\(id)", by: boss).json() == (try revoked.json()))
+      let again = try await send("DELETE", "/api/v1/keys/\(id)", by: boss).json()
+      #expect(again["revokedAt"]?.text == moment, "the time of the first revocation stays")
       #expect(try await send("DELETE", "/api/v1/keys/000000000000", by: boss).status == 404)
       for body in [
         "[]", "{}", #"{"name":"","scopes":["read"]}"#, #"{"name":"x","scopes":[]}"#, #"{"name":"x","scopes":["all"]}"#,
@@ -302,7 +307,7 @@ struct AccessTests {
       ] {
         #expect(try await send("POST", "/api/v1/keys", body, by: boss).status == 400, "\(body)")
       }
-      #expect(try KeyStore.keys(in: directory).map(\.name) == ["boss", "anna"])
+      #expect(try Set(KeyStore.keys(in: directory).map(\.name)) == ["boss", "anna"])
     }
   }
 
@@ -320,7 +325,8 @@ struct AccessTests {
       func make(_ days: Int?) async throws -> TestServer.Response {
         let body = #"{"name":"x","scopes":["operate"]\#(days.map { ",\"expiresInDays\":\($0)" } ?? "")}"#
         return try await server.send(
-          "POST", "/api/v1/keys", headers: [("Authorization", "Bearer \(maker)"), ("Content-Type", "application/json")],
+          "POST", "/api/v1/keys",
+          headers: [("Authorization", "Bearer \(maker)"), ("Content-Type", "application/json")],
           body: Array(body.utf8))
       }
       try await eventually("the key is in force") { try await make(1).status == 201 }
