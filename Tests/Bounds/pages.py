@@ -33,7 +33,7 @@ from telemetry import die_with_parent, processor_seconds  # noqa: E402
 PAGES = ["overview", "payments", "processing", "actions", "log", "webhooks", "simulator", "system", "create"]
 READY = "document.querySelector('main h1') && !document.querySelector('main .loading') && document.readyState === 'complete'"
 FILTERS = ["status=Completed", "status=Failed", "currency=EUR", "refunded=all", "search=0", "amount=10.00", "sort=-amount", "sort=updated",
-           "status=Completed&currency=USD", "createdFrom=2026-01-01T00:00:00Z&status=Completed", "step=notify", "status=Failed&step=notify&reason=the notification service refused with 401"]
+           "status=Completed&currency=USD", "createdFrom=2026-01-01T00:00:00Z&status=Completed", "step=notify", "status=Failed&step=notify&reason=the%20notification%20service%20refused%20with%20401"]
 
 
 class Server:
@@ -45,7 +45,7 @@ class Server:
         self.program = program
 
     def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())
 
