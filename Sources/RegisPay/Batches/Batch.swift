@@ -59,7 +59,7 @@ struct Batch: Sendable, Hashable {
   /// By their reasons, at most ``reasonLimit`` of them.
   private(set) var refusals: [String: Int] = [:]
 
-  /// Reasons that are told apart; further ones count as `others`.
+  /// Reasons that have a count of their own. Payments with a further reason count together, as `others`.
   static let reasonLimit = 10
 
   mutating func refuse(_ reason: String) {

@@ -20,10 +20,13 @@ final class Batches: Sendable {
     var pauses = [Duration.milliseconds(200), .seconds(1), .seconds(2), .seconds(5), .seconds(10)]
   }
 
-  /// Why a batch is not begun.
+  /// A batch is not begun, because as many as possible run.
   struct TooMany: Error {
     var limit: Int
   }
+
+  /// A batch is not begun, because the list of payments is being rebuilt.
+  struct IncompleteList: Error {}
 
   private struct State {
     /// The latest last.
@@ -59,6 +62,7 @@ final class Batches: Sendable {
     _ action: Batch.Action, _ query: PaymentQuery, filter: JSONValue, limit: Int?, by actor: String?,
     isStillAllowed: @escaping @Sendable () -> Bool
   ) async throws -> Batch {
+    guard !projection.status.isCatchingUp else { throw IncompleteList() }
     var query = query
     (query.order, query.isDescending, query.after, query.limit) = (.created, false, nil, PaymentQuery.pageLimit)
     // Payments that come later are not meant. By offset: the log's time may be ahead of the machine's clock.
@@ -66,7 +70,7 @@ final class Batches: Sendable {
     let counted = try await count(action, query)
     let batch = Batch(
       id: UUID().uuidString.lowercased(), action: action, query: query, filter: filter, limit: limit, actor: actor,
-      startMicroseconds: Clock.microseconds(), expected: counted.map { min($0, limit ?? .max) })
+      startMicroseconds: Clock.microseconds(), expected: counted.isWhole ? min(counted.count, limit ?? .max) : nil)
     try state.withLock { state throws(TooMany) in
       guard state.tasks.count < limits.running, !state.isStopped else { throw TooMany(limit: limits.running) }
       state.batches.append(batch)
@@ -112,18 +116,21 @@ final class Batches: Sendable {
 
   // MARK: - One batch
 
-  /// The payments that the batch will reach; nil if counting takes too long.
-  private func count(_ action: Batch.Action, _ query: PaymentQuery) async throws -> Int? {
+  /// The payments that a batch would try; see ``PaymentProjection/count(_:)``.
+  func count(
+    _ action: Batch.Action, _ query: PaymentQuery
+  ) async throws -> (count: Int, isWhole: Bool, asOf: UInt64) {
     let statuses = query.status.map { action.statuses.intersection([$0]) } ?? action.statuses
-    var sum = 0
+    var sum = (count: 0, isWhole: true, asOf: UInt64.max)
     for status in statuses {
       var query = query
       query.status = status
-      let (count, isWhole, _) = try await projection.count(query)
-      guard isWhole else { return nil }
-      sum += count
+      let found = try await projection.count(query)
+      sum = (sum.count + found.count, sum.isWhole && found.isWhole, min(sum.asOf, found.asOf))
+      guard sum.isWhole else { break }
     }
-    return sum
+    // No status that allows it is asked for.
+    return statuses.isEmpty ? (0, true, projection.status.nextOffset) : sum
   }
 
   private func run(_ batch: Batch, _ isStillAllowed: @Sendable () -> Bool) async {

@@ -7,7 +7,7 @@ struct BatchRoutes: Sendable {
   let batches: Batches
   let projection: PaymentProjection
 
-  /// The most groups of payments in trouble that are told apart.
+  /// The most groups of payments in trouble that a response has.
   private static let troubleLimit = 100
   /// Statuses of payments with a step in trouble.
   private static let troubled: [PaymentStatus] = [.failed, .outcomeUnknown, .declined]
@@ -72,6 +72,9 @@ struct BatchRoutes: Sendable {
         status: .tooManyRequests, name: "too-many-batches",
         detail: "\(error.limit) batches are running. Wait until one has ended, or stop one.",
         headers: [.init(name: .retryAfter, value: "5")])
+    } catch is Batches.IncompleteList {
+      throw Problem.unavailable(
+        "Nothing was begun: the list of payments is being rebuilt, and a batch would miss payments. Try again later.")
     } catch is StatementLimit.TookTooLong {
       throw Self.busy
     }
@@ -100,18 +103,11 @@ struct BatchRoutes: Sendable {
     } catch {
       throw problem("filter", error.detail)
     }
-    switch body["limit"] {
-    case nil: return (filter, query, nil)
-    case .number(let text)?:
-      // 5.0 is a whole number, too.
-      if let number = DecimalText(text), let limit = try? number.scaled(byPowerOfTen: 0),
-        (1...Self.largestLimit).contains(limit)
-      {
-        return (filter, query, Int(limit))
-      }
-      fallthrough
-    default: throw problem("limit", "limit must be a whole number from 1 to \(Self.largestLimit)")
+    guard let given = body["limit"] else { return (filter, query, nil) }
+    guard let limit = given.wholeNumber, (1...largestLimit).contains(limit) else {
+      throw problem("limit", "limit must be a whole number of payments from 1 to \(largestLimit)")
     }
+    return (filter, query, Int(limit))
   }
 
   private static func problem(_ field: String, _ message: String) -> Problem {
@@ -126,16 +122,37 @@ struct BatchRoutes: Sendable {
   // MARK: - Counts
 
   private func count(_ request: Request) async throws -> Response {
-    let parameters = request.uri.formParameters
+    var parameters = Array(request.uri.formParameters)
+    let action = try Self.takeAction(&parameters)
     if let (name, _) = parameters.first(where: { ["sort", "limit", "after"].contains($0.key) }) {
       throw Problem.badRequest("A count has no parameter \(name).")
     }
     do {
-      let (count, isWhole, asOf) = try await projection.count(try PaymentQuery(parameters))
+      let query = try PaymentQuery(parameters)
+      let (count, isWhole, asOf) =
+        if let action { try await batches.count(action, query) } else { try await projection.count(query) }
       return Response(json: ["count": .integer(count), "complete": .bool(isWhole), "asOf": .integer(asOf)])
     } catch is StatementLimit.TookTooLong {
       throw Self.busy
     }
+  }
+
+  /// Takes the parameter `action`, which limits a count to payments that may allow it.
+  ///
+  /// - Throws: ``Problem`` that names the mistake.
+  private static func takeAction(
+    _ parameters: inout [(key: Substring, value: Substring)]
+  ) throws(Problem) -> Batch.Action? {
+    guard let index = parameters.firstIndex(where: { $0.key == "action" }) else { return nil }
+    let value = parameters.remove(at: index).value
+    guard !parameters.contains(where: { $0.key == "action" }) else {
+      throw Problem.badRequest("action is given twice.")
+    }
+    guard let action = Batch.Action(rawValue: String(value)) else {
+      throw Problem.badRequest(
+        "action must be one of \(Batch.Action.allCases.map(\.rawValue).joined(separator: ", ")).")
+    }
+    return action
   }
 
   private func troubles(_ request: Request) async throws -> Response {

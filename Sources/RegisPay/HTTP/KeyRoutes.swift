@@ -6,7 +6,7 @@ import Logging
 /// `/api/v1/keys`: lists, makes and revokes API keys.
 ///
 /// Nobody gets more than they have: a key makes keys with its own scopes at most, which expire no later than itself. The first key is
-/// made on the machine (`regispay keys create`): a server that asks for no key would be closed by whoever comes first.
+/// made on the machine (`regispay keys create`): over HTTP the first client that comes could lock out all others.
 struct KeyRoutes: Sendable {
   let keys: KeyWatch
   let logger: Logger
@@ -71,17 +71,11 @@ struct KeyRoutes: Sendable {
     }
 
     private static func days(_ value: JSONValue?) throws(Problem) -> Int64? {
-      switch value {
-      case nil, .null?: return nil
-      case .number(let text)?:
-        // 5.0 is a whole number, too.
-        if let number = DecimalText(text), let days = try? number.scaled(byPowerOfTen: 0), (1...dayLimit).contains(days)
-        {
-          return days
-        }
-        fallthrough
-      default: throw problem("expiresInDays", "expiresInDays must be a whole number from 1 to \(dayLimit)")
+      guard let value, value != .null else { return nil }
+      guard let days = value.wholeNumber, (1...dayLimit).contains(days) else {
+        throw problem("expiresInDays", "expiresInDays must be a whole number of days from 1 to \(dayLimit)")
       }
+      return days
     }
 
     private static func problem(_ field: String, _ message: String) -> Problem {
@@ -104,7 +98,7 @@ struct KeyRoutes: Sendable {
     if let missing = KeyScope.allCases.first(where: { new.scopes.contains($0) && !maker.scopes.contains($0) }) {
       throw AccessMiddleware.forbidden(missing)
     }
-    guard keys.all.count < Self.keyLimit else {
+    guard keys.ring.entries.count < Self.keyLimit else {
       throw Problem(
         status: .conflict, name: "too-many-keys", detail: "Nothing was changed: there are \(Self.keyLimit) keys.")
     }

@@ -53,9 +53,7 @@ struct ResolveRequest: Sendable, Hashable {
     }
     var number: Int?
     if let value = body["refund"] {
-      // In JSON, 1.0 is a whole number. The error says no more than that it is none.
-      guard case .number(let text) = value, let refund = try? DecimalText(text)?.scaled(byPowerOfTen: 0), refund > 0
-      else {
+      guard let refund = value.wholeNumber, refund > 0 else {
         throw failure("refund", "Refund must be the number of a refund, such as 1")
       }
       number = Int(refund)

@@ -54,11 +54,10 @@ enum WebhookRequest {
           throw failure("event", "This is not a message's id")
         }
         return .event(payment: named.payment, version: named.version)
-      case ("from", .number(let text)):
-        // By JSON Schema 7.0 and 70e-1 are whole numbers too.
-        guard let number = DecimalText(text), let offset = try? number.scaled(byPowerOfTen: 0),
-          (0...offsetLimit).contains(offset)
-        else { throw failure("from", "An offset is a whole number from 0 to \(offsetLimit)") }
+      case ("from", .number):
+        guard let offset = value.wholeNumber, (0...offsetLimit).contains(offset) else {
+          throw failure("from", "An offset is a whole number from 0 to \(offsetLimit)")
+        }
         return .offset(UInt64(offset))
       case ("from", .string(let text)):
         guard let time = microseconds(timestamp: text) else {

@@ -138,7 +138,7 @@ public struct OTLPOptions: Sendable {
       throw OTLPOptionsError(name, "it must be name=value,name=value, with values percent-encoded")
     }
     for (index, pair) in pairs.enumerated() {
-      // Neither is told: what has no name and value in their places may be a secret.
+      // The message has neither the name nor the value: with a comma or = in the wrong place either may be a part of a secret.
       guard let problem = problem(pair.name, pair.value) else { continue }
       throw OTLPOptionsError(name, "header \(index + 1): \(problem)")
     }

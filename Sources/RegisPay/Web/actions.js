@@ -45,7 +45,7 @@ export async function show(root, { query, isCurrent }) {
 function about(event) {
   const data = event.data ?? {};
   const texts = [];
-  if (data.amount) texts.push(money(data.amount, data.currency ?? "XXX"));
+  if (data.amount) texts.push(data.currency ? money(data.amount, data.currency) : String(data.amount));
   if (data.step) texts.push(t(`step.${data.step}`));
   if (data.refund) texts.push(t("payment.refundNumber", { number: data.refund }));
   if (data.outcome) texts.push(t(data.outcome === "happened" ? "resolve.happened" : "resolve.didNotHappen"));

@@ -14,7 +14,7 @@ const interval = 1_000;
 export async function beginBatch(action, filter, { most, text } = {}) {
   let found;
   try {
-    found = await call(`/api/v1/payments/count?${new URLSearchParams(filter)}`);
+    found = await call(`/api/v1/payments/count?${new URLSearchParams({ ...filter, action })}`);
   } catch (error) {
     notify(error.message, "bad");
     return false;

@@ -56,6 +56,41 @@ struct BatchTests {
     }
   }
 
+  @Test("the number to confirm is that of the payments that may allow the action, and it is what the batch tries")
+  func counted() async throws {
+    try await TestServer.run { server in
+      for _ in 0..<3 { _ = try await create(server, 7) }
+      try await eventually("all are complete") { try await count(server, "status=Completed") == 3 }
+      for (action, number) in [("refund", UInt64(3)), ("cancel", 0), ("retry", 0)] {
+        #expect(try await count(server, "action=\(action)") == number)
+        let batch = try await ended(server, try await post(server, "/api/v1/batches/\(action)", #"{"filter":{}}"#))
+        #expect(batch["expected"]?.unsigned == number && batch["accepted"]?.unsigned == number, "\(batch)")
+      }
+      #expect(try await count(server, "action=refund&status=Declined") == 0)
+      for query in ["action=pay", "action=refund&action=refund", "action="] {
+        #expect(try await server.get("/api/v1/payments/count?\(query)").status == 400, "\(query)")
+      }
+    }
+  }
+
+  @Test("while the list of payments is rebuilt no batch begins: it would miss payments and say that it is done")
+  func incomplete() async throws {
+    try await withTemporaryFolder { folder in
+      let store = try openStore(folder)
+      let log = PaymentLog(store)
+      _ = try await log.initiate(Money(minorUnits: 700, currency: Currency.supported[0]))
+      // Opened and not run: it has nothing of the log.
+      let projection = try PaymentProjection.open(folder, log: log, health: Health(stores: []), logger: silent)
+      let batches = Batches(log: log, projection: projection, logger: silent)
+      await #expect(throws: Batches.IncompleteList.self) {
+        try await batches.begin(.cancel, PaymentQuery(), filter: [:], limit: nil, by: nil, isStillAllowed: { true })
+      }
+      #expect(batches.all.isEmpty)
+      projection.close()
+      try await store.close()
+    }
+  }
+
   @Test("a limit holds: no more payments are tried, the oldest first")
   func limit() async throws {
     try await TestServer.run { server in
