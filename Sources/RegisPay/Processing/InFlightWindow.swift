@@ -32,6 +32,9 @@ struct InFlightWindow<Item: Sendable>: Sendable {
 
   /// How much more work fits.
   var room: Int { max(limit - unfinished.count, 0) }
+  /// Whether reading is worth it: not for each single piece of work that ends. A read in the middle of a large frame checks all of it
+  /// again, on an event loop, and a consumer that is far behind would read as often as work ends.
+  var hasRoomToRead: Bool { room >= max(limit / 40, 1) }
   var unfinishedCount: Int { unfinished.count }
   var waitingCount: Int { waiting.count }
   /// The offsets in all lanes.

@@ -181,7 +181,7 @@ public actor StepConsumer {
 
   /// Admits events that fit, a bounded number at a time: on a long log, ended calls must be handled in between.
   private func read(in group: inout DiscardingTaskGroup) {
-    guard !isStopping else { return }
+    guard !isStopping, window.hasRoomToRead else { return }
     do {
       for _ in 0..<Self.batchesAtOnce where window.room > 0 {
         var (room, left) = (window.room, Self.batch)
@@ -226,7 +226,7 @@ public actor StepConsumer {
 
   private func watch(in group: inout DiscardingTaskGroup) {
     // The next tick retries a failed read; waiting for more events would return at once.
-    guard isReadable, !isWatching, !isStopping, window.room > 0 else { return }
+    guard isReadable, !isWatching, !isStopping, window.hasRoomToRead else { return }
     isWatching = true
     group.addTask { [mailbox, subscription] in
       do {

@@ -20,6 +20,15 @@ struct WindowTests {
     #expect(!window.hasReady(.first))
   }
 
+  @Test("a full window is read into again when a fortieth of it is free, and a small one with each place")
+  func roomToRead() {
+    for (limit, needed) in [(1, 1), (39, 1), (80, 2), (10_000, 250)] {
+      for room in 0...min(limit, needed + 1) {
+        #expect(window(limit - room, limit: limit).hasRoomToRead == (room >= needed), "\(room) of \(limit)")
+      }
+    }
+  }
+
   @Test("work that waits for a retry is returned when it is due, the earliest first")
   func retries() {
     var window = window(3)
