@@ -96,6 +96,26 @@ extension TemporaryDirectory {
     #expect(!kept.isEmpty && kept.allSatisfy { saved.contains(UInt64($0)) })
   }
 
+  @Test("a segment that has the name of an index file, and whose header is damaged, is known by its frames")
+  func namedAsIndex() async throws {
+    var generator = SeededGenerator.printed()
+    let store = try await DamageableStore(&generator, isClosed: true, isIndexed: true)
+    var files = store.originals
+    let names = files.keys.filter { $0.hasSuffix(".log") }.sorted()
+    let index = try #require(files.keys.filter { $0.hasSuffix(".idx") }.max())
+    for segment in [names[1], try #require(names.last)] {
+      files = store.originals
+      (files[index], files[segment]) = (files[segment], files[index])
+      files[index]?[2535] ^= 1
+      let damaged = TemporaryDirectory()
+      let target = TemporaryDirectory()
+      try write(files, to: damaged)
+      let report = try LogStore.repair(damaged.path, to: target.path)
+      #expect(report.missing.isEmpty && report.endOffset == UInt64(store.events.count), "\(segment): \(report.missing)")
+      #expect(try LogReader.open(target.path).events(from: 0, limit: .max) == store.events)
+    }
+  }
+
   @Test("a segment without header whose first frames are another's blocks is still what its name and most frames say")
   func foreignBeginning() async throws {
     let (store, target) = (TemporaryDirectory(), TemporaryDirectory())

@@ -14,8 +14,12 @@ extension SalvageSource {
       let header = headers[name]
       let named = FileName.baseOffset(name, suffix: ".log")
       guard try disk.kind(path) == .file,
-        let base = header?.baseOffset ?? frameBase(path, named, bases) ?? named
+        let base = header?.baseOffset ?? frameBase(path, named, bases) ?? named,
+        base <= durableEnd?.baseOffset ?? .max
       else { continue }
+      if header == nil, named == nil {
+        note(name, 0, "the file holds frames of a segment, and its header is damaged")
+      }
       if let header, header.storeID != store.storeID {
         note(name, 16, "the segment belongs to another store")
         leftOut.append(

@@ -89,6 +89,9 @@ struct SalvageSource {
     }
     try addIndexes(names)
     let notice = try tail().flatMap { $0.withUnsafeBytes { TailNotice($0) } }
+    for name in names where !segmentNames.contains(name) {
+      if try mayHoldFrames(name) { segmentNames.append(name) }
+    }
     try addParts(segmentNames, headers, notice)
     checkClean(notice)
     findEnd(notice)
@@ -136,6 +139,16 @@ struct SalvageSource {
       header.baseOffset <= durableEnd?.baseOffset ?? .max
     else { return nil }
     return header
+  }
+
+  /// Whether a file under another kind of name, without a segment's header, is worth a search for frames: it is no sound
+  /// index file, and long enough for one frame.
+  private func mayHoldFrames(_ name: String) throws(LogStoreError) -> Bool {
+    let path = join(directory, name)
+    guard FileName.baseOffset(name, suffix: ".log") == nil, !indexes.contains(where: { $0.path == path }),
+      try disk.kind(path) == .file
+    else { return false }
+    return try disk.open(path, .read).byteCount() >= UInt64(SegmentHeader.byteCount + FrameHeader.byteCount)
   }
 
   // MARK: - Whose it is
