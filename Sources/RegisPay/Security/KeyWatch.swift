@@ -162,40 +162,40 @@ final class KeyWatch: Sendable {
   }
 
   private func change<Value>(_ work: (KeyStore) throws(KeyStoreError) -> Value) throws(KeyStoreError) -> Value {
-    // So that the file that has the name now is changed, and not one that it had before.
-    try reloadIfChanged()
-    let value = try state.withLock { (state: inout State) throws(KeyStoreError) -> Value in
+    try state.withLock { (state: inout State) throws(KeyStoreError) -> Value in
+      // So that the file that has the name now is changed, and not one that had it before.
+      try reload(&state)
       let value = try work(state.store)
       // The count tells of others' changes only.
       state.changeCount = -1
+      try reload(&state)
       return value
     }
-    try reloadIfChanged()
-    return value
   }
 
   /// Reads the keys if they changed on disk.
   func reloadIfChanged() throws(KeyStoreError) {
-    let ring = try state.withLock { (state: inout State) throws(KeyStoreError) -> KeyRing? in
-      let file = Self.fileNumber(state.store.path)
-      // A removed file does not open the server; a restored file counts.
-      guard let file else { throw KeyStoreError(path: state.store.path, reason: "it is gone", kind: .gone) }
-      if file != state.file {
-        state.store = try KeyStore.open(directory, patience: Self.patience.check)
-        state.file = file
-        state.changeCount = -1
-      }
-      let changeCount = try state.store.changeCount()
-      guard changeCount != state.changeCount else { return nil }
-      let ring = KeyRing(try state.store.all(), after: self.ring)
-      // An empty file in place of one with keys does not open the server. Reported at each check, until the keys are there again.
-      guard !ring.isEmpty || self.ring.isEmpty else {
-        throw KeyStoreError(path: state.store.path, reason: mark.reason(path: state.store.path), kind: .gone)
-      }
-      state.changeCount = changeCount
-      return ring
+    try state.withLock { (state: inout State) throws(KeyStoreError) in try reload(&state) }
+  }
+
+  private func reload(_ state: inout State) throws(KeyStoreError) {
+    let file = Self.fileNumber(state.store.path)
+    // A removed file does not open the server; a restored file counts.
+    guard let file else { throw KeyStoreError(path: state.store.path, reason: "it is gone", kind: .gone) }
+    if file != state.file {
+      state.store = try KeyStore.open(directory, patience: Self.patience.check)
+      state.file = file
+      state.changeCount = -1
     }
-    guard let ring else { return }
+    let changeCount = try state.store.changeCount()
+    guard changeCount != state.changeCount else { return }
+    let ring = KeyRing(try state.store.all(), after: self.ring)
+    // An empty file in place of one with keys does not open the server. Reported at each check, until the keys are there again.
+    guard !ring.isEmpty || self.ring.isEmpty else {
+      throw KeyStoreError(path: state.store.path, reason: mark.reason(path: state.store.path), kind: .gone)
+    }
+    state.changeCount = changeCount
+    // Before the state is free: an older ring after a newer one would let revoked keys in again.
     current.withLock { $0 = ring }
     logger.notice("keys changed", metadata: ["count": "\(ring.entries.count)"])
   }
