@@ -48,9 +48,7 @@ struct Keys: ParsableCommand {
 
     func validate() throws {
       for (option, text) in [("--name", name), ("--owner", owner ?? name)] {
-        guard (1...100).contains(text.utf8.count), !text.unicodeScalars.contains(where: { $0.value < 32 }) else {
-          throw ValidationError("\(option) must be 1 to 100 bytes without control characters")
-        }
+        guard APIKey.isName(text) else { throw ValidationError("\(option) must be \(APIKey.nameRule)") }
       }
       guard !scope.isEmpty else { throw ValidationError("a key needs at least one --scope") }
     }

@@ -57,7 +57,7 @@ final class Batches: Sendable {
   ///
   /// - Parameters:
   ///   - query: the filters; its order and page don't count.
-  ///   - isStillAllowed: whether the one who began it still may. Asked from time to time.
+  ///   - isStillAllowed: whether the one who began it still may. Asked before each payment.
   func begin(
     _ action: Batch.Action, _ query: PaymentQuery, filter: JSONValue, limit: Int?, by actor: String?,
     isStillAllowed: @escaping @Sendable () -> Bool
@@ -160,12 +160,11 @@ final class Batches: Sendable {
     // With one status the list finds the payments without passing over others.
     if query.status == nil, batch.action.statuses.count == 1 { query.status = batch.action.statuses.first }
     repeat {
-      guard isStillAllowed() else { throw Ended(state: .stopped, reason: "its key is no longer valid") }
       let page = try await page(query)
       let possible = page.rows.filter { batch.action.statuses.contains($0.status) }
       // Above the limit they are not tried, though some of those before may refuse.
       let wanted = Array(possible.prefix(left))
-      try await execute(wanted.map(\.id), batch)
+      try await execute(wanted.map(\.id), batch, isStillAllowed)
       left -= wanted.count
       query.after = page.next
     } while query.after != nil && left > 0
@@ -186,10 +185,13 @@ final class Batches: Sendable {
     }
   }
 
-  private func execute(_ payments: [PaymentID], _ batch: Batch) async throws {
+  private func execute(
+    _ payments: [PaymentID], _ batch: Batch, _ isStillAllowed: @Sendable () -> Bool
+  ) async throws {
     try await withThrowingTaskGroup(of: Void.self) { group in
       for (number, payment) in payments.enumerated() {
         if number >= limits.commands { try await group.next() }
+        guard isStillAllowed() else { throw Ended(state: .stopped, reason: "its key is no longer valid") }
         group.addTask { try await self.execute(batch, payment) }
       }
       try await group.waitForAll()

@@ -43,7 +43,8 @@ struct BatchRoutes: Sendable {
   private func show(_ context: HTTPRequestContext, _ find: (String) throws -> Batch?) throws -> Response {
     let id = context.parameters.get("id") ?? ""
     guard let batch = try find(id) else {
-      throw Problem.notFound("There is no batch \(id.debugDescription). A restart of the server forgets batches.")
+      throw Problem.notFound(
+        "There is no batch \(id.debugDescription). The server keeps the last 50, until it is started again.")
     }
     return Response(json: batch.json)
   }

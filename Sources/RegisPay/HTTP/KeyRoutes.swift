@@ -64,9 +64,9 @@ struct KeyRoutes: Sendable {
     private static var scopeNames: String { KeyScope.allCases.map(\.rawValue).joined(separator: ", ") }
 
     private static func text(_ value: JSONValue?, _ name: String) throws(Problem) -> String {
-      guard let text = value?.text, (1...100).contains(text.utf8.count),
-        !text.unicodeScalars.contains(where: { $0.value < 32 || $0.value == 127 })
-      else { throw problem(name, "\(name) must be 1 to 100 bytes of text without control characters") }
+      guard let text = value?.text, APIKey.isName(text) else {
+        throw problem(name, "\(name) must be \(APIKey.nameRule)")
+      }
       return text
     }
 
@@ -144,13 +144,15 @@ struct KeyRoutes: Sendable {
     do {
       return try await RequestThreads.run(.long, work)
     } catch {
-      logger.error("the keys can't be changed", metadata: ["error": "\(error)"])
-      throw Self.unwritten
+      // Without the error's advice, which is for a program that has ended.
+      logger.error("the keys can't be changed", metadata: ["error": "\(error.path): \(error.reason)"])
+      throw Problem.unavailable(
+        "The keys' file can't be written now: \(error.reason). Look at the list of keys before you try again.")
     }
   }
 
   private static var unwritten: Problem {
-    .unavailable("The keys' file can't be written now; the server's log lines say why.")
+    .unavailable("The keys' file was replaced meanwhile. Look at the list of keys before you try again.")
   }
 
   private func note(_ message: String, _ id: String, _ name: String, _ context: HTTPRequestContext) {

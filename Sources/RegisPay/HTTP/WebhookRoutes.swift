@@ -71,6 +71,10 @@ struct WebhookRoutes: Sendable {
     guard let id = PaymentID(context.parameters.get("id") ?? "") else {
       throw Problem.notFound("A payment's id is a UUID.")
     }
+    let version = try await RequestThreads.run(.short) { [follower = webhooks.follower] () throws(LogStoreError) in
+      try follower.lookUp { reader throws(LogStoreError) in try reader.streamVersion(id.stream) }
+    }
+    guard version > 0 else { throw Problem.notFound("There is no payment \(id).") }
     let found = try await webhooks.deliveries(about: id, limit: Self.pageLimit)
     var urls: [String: String] = [:]
     for worker in webhooks.all { urls[worker.id] = await worker.status.endpoint.url.text }

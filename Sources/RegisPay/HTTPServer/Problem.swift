@@ -53,7 +53,7 @@ struct Problem: Error, Hashable {
   var json: JSONValue {
     var members: [JSONValue.Member] = [
       .init("type", .string("/problems/\(name)")), .init("title", .string(status.reasonPhrase)),
-      .init("status", .integer(status.code)), .init("detail", .string(detail)),
+      .init("status", .integer(status.code)), .init("detail", .string(detail.withoutKeys)),
     ]
     if !errors.isEmpty { members.append(.init("errors", FieldError.json(errors))) }
     return .object(members)
@@ -85,6 +85,6 @@ struct FieldError: Sendable, Hashable {
   var messages: [String]
 
   static func json(_ errors: [FieldError]) -> JSONValue {
-    .object(errors.map { .init($0.field, .array($0.messages.map(JSONValue.string))) })
+    .object(errors.map { .init($0.field.withoutKeys, .array($0.messages.map { .string($0.withoutKeys) })) })
   }
 }

@@ -24,6 +24,23 @@ public struct APIKey: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
   /// The whole key: a secret.
   public let text: String
 
+  /// What a key's name and owner must be.
+  public static let nameRule =
+    "1 to 100 bytes of text, without a space at an end, without characters that can't be seen, and no key itself"
+
+  /// Whether a text can be a key's name or owner: it stands in lists, beside others.
+  public static func isName(_ text: String) -> Bool {
+    guard (1...100).contains(text.utf8.count), text.withoutKeys == text, text.first?.isWhitespace == false,
+      text.last?.isWhitespace == false
+    else { return false }
+    return text.unicodeScalars.allSatisfy { scalar in
+      switch scalar.properties.generalCategory {
+      case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse, .unassigned: false
+      default: true
+      }
+    }
+  }
+
   private static let prefix = "rp_"
   private static let idLength = 12
   private static let secretLength = 64

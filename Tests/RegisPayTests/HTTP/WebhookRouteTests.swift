@@ -154,7 +154,7 @@ struct WebhookRouteTests {
         // Tries are listed as they ended, and messages go out beside each other.
         #expect(Set(sent.compactMap { $0["type"]?.text }).count == 4)
         let other = try await server.get("/api/v1/payments/\(PaymentID.random())/deliveries")
-        #expect(try other.json()["deliveries"] == .array([]))
+        #expect(other.status == 404, "\(other.text)")
         #expect(try await server.get("/api/v1/payments/x/deliveries").status == 404)
         var seen: [String] = []
         var after: String?

@@ -303,11 +303,47 @@ struct AccessTests {
       for body in [
         "[]", "{}", #"{"name":"","scopes":["read"]}"#, #"{"name":"x","scopes":[]}"#, #"{"name":"x","scopes":["all"]}"#,
         #"{"name":"a\nb","scopes":["read"]}"#, #"{"name":"x","scopes":["read"],"expiresInDays":0}"#,
+        #"{"name":" x","scopes":["read"]}"#, #"{"name":"x\u00a0","scopes":["read"]}"#,
+        #"{"name":"a\u0085b","scopes":["read"]}"#, #"{"name":"a\u202eb","scopes":["read"]}"#,
+        #"{"name":"\#(text)","scopes":["read"]}"#, #"{"name":"x","owner":"\#(text)","scopes":["read"]}"#,
         #"{"name":"x","scopes":["read"],"days":1}"#, #"{"name":"x","scopes":["read"],"owner":""}"#,
       ] {
         #expect(try await send("POST", "/api/v1/keys", body, by: boss).status == 400, "\(body)")
       }
       #expect(try Set(KeyStore.keys(in: directory).map(\.name)) == ["boss", "anna"])
+      // A key in the wrong place is not sent back.
+      for (method, path) in [
+        ("DELETE", "/api/v1/keys/\(text)"), ("GET", "/api/v1/batches/\(text)"), ("GET", "/\(text)"),
+        ("POST", "/api/v1/consumers/\(text)/try"), ("GET", "/api/v1/keys?\(text)=1"),
+      ] {
+        let response = try await send(method, path, by: boss)
+        #expect(response.status >= 400 && !response.text.contains(text.dropFirst(16)), "\(response.text)")
+      }
+      let member = try await send("POST", "/api/v1/keys", #"{"\#(text)":1}"#, by: boss)
+      #expect(member.status == 400 && !member.text.contains(text.dropFirst(16)), "\(member.text)")
+    }
+  }
+
+  @Test("keys that are made and revoked at once are in force and out of force when each call returns")
+  func concurrent() async throws {
+    try await withTemporaryFolder { folder in
+      try await withStore { store in
+        let keys = try KeyWatch(folder, log: PaymentLog(store), health: Health(stores: []), logger: silent)
+        try await withThrowingTaskGroup { group in
+          for number in 0..<8 {
+            group.addTask {
+              for _ in 0..<10 {
+                let key = try keys.create(name: "key \(number)", owner: nil, scopes: [.read], lifetimeSeconds: nil)
+                #expect(keys.ring.entries[key.id]?.key.isValid(atSeconds: 0) == true, "it was made")
+                #expect(try keys.revoke(key.id))
+                #expect(keys.ring.entries[key.id]?.key.isValid(atSeconds: 0) == false, "it was revoked")
+              }
+            }
+          }
+          try await group.waitForAll()
+        }
+        #expect(keys.all.count == 80 && keys.all.allSatisfy { $0.revokedSeconds != nil })
+      }
     }
   }
 

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Foundation/KeyText.swift
