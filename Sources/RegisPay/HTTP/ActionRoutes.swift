@@ -1,7 +1,7 @@
 import Hummingbird
 import LogStore
 
-/// `GET /api/v1/actions`: what persons have commanded, newest first, with the names of their keys.
+/// `GET /api/v1/actions`: what persons have commanded and changed, newest first, with the names of their keys.
 ///
 /// They are found by reading the log backwards, since only an index could skip what is between them, and each payment would pay for it.
 /// A page that takes too long ends with what was found, and the next one continues there.
@@ -15,9 +15,9 @@ struct ActionRoutes: Sendable {
   private static let window: UInt64 = 4_096
   private static let pageTime = Duration.milliseconds(250)
   /// The events that only a person's command leads to, or one that a person gave before.
-  private static let types = [
-    PaymentEvent.TypeName.cancellationRequested, .retried, .refundRequested, .outcomeResolved,
-  ].map { Array($0.rawValue.utf8) }
+  private static let types =
+    ([PaymentEvent.TypeName.cancellationRequested, .retried, .refundRequested, .outcomeResolved].map(\.rawValue)
+    + [OperatorAction.eventType]).map { Array($0.utf8) }
 
   func add(to router: Routes) {
     router.handle("/api/v1/actions", [.get: { request, _ in try await page(request) }])

@@ -6,6 +6,7 @@ import Hummingbird
 struct BatchRoutes: Sendable {
   let batches: Batches
   let projection: PaymentProjection
+  let actions: ActionLog
 
   /// The most groups of payments in trouble that a response has.
   private static let troubleLimit = 100
@@ -25,28 +26,31 @@ struct BatchRoutes: Sendable {
         RouterPath("/api/v1/batches/\(action.rawValue)"),
         [.post: { request, context in try await begin(action, request, context) }])
     }
-    router.handle("/api/v1/batches/{id}", [.get: { _, context in try show(context) { batches[$0] } }])
+    router.handle("/api/v1/batches/{id}", [.get: { _, context in Response(json: try find(context).json) }])
     router.handle(
       "/api/v1/batches/{id}/stop",
       [
-        .post: { _, context in
-          try show(context) { id throws(Problem) in
-            guard let batch = batches[id] else { return nil }
-            let scope = batch.action.scope
-            if context.needsKey, context.key?.scopes.contains(scope) != true { throw AccessMiddleware.forbidden(scope) }
-            return batches.stop(id, context.key.map { "\($0.name) stopped it" } ?? "it was stopped")
-          }
-        }
+        .post: { _, context in try await stop(context) }
       ])
   }
 
-  private func show(_ context: HTTPRequestContext, _ find: (String) throws -> Batch?) throws -> Response {
+  private func find(_ context: HTTPRequestContext) throws(Problem) -> Batch {
     let id = context.parameters.get("id") ?? ""
-    guard let batch = try find(id) else {
+    guard let batch = batches[id] else {
       throw Problem.notFound(
         "There is no batch \(id.debugDescription). The server keeps the last 50, until it is started again.")
     }
-    return Response(json: batch.json)
+    return batch
+  }
+
+  private func stop(_ context: HTTPRequestContext) async throws -> Response {
+    let batch = try find(context)
+    let scope = batch.action.scope
+    if context.needsKey, context.key?.scopes.contains(scope) != true { throw AccessMiddleware.forbidden(scope) }
+    let actor = context.key?.name
+    let stopped = batches.stop(batch.id, actor.map { "\($0) stopped it" } ?? "it was stopped") ?? batch
+    if batch.state == .running { await actions.record(.batchStopped, batch.id, by: actor) }
+    return Response(json: stopped.json)
   }
 
   private func begin(
@@ -67,6 +71,10 @@ struct BatchRoutes: Sendable {
     do {
       let batch = try await batches.begin(
         action, query, filter: filter, limit: limit, by: context.key?.name, isStillAllowed: context.isStillAllowed)
+      await actions.record(
+        .batchBegun, batch.id,
+        [.init("action", .string(action.rawValue)), .init("filter", filter)]
+          + (limit.map { [.init("limit", .integer(Int64($0)))] } ?? []), by: context.key?.name)
       return Response(json: batch.json, status: .accepted)
     } catch let error as Batches.TooMany {
       throw Problem(

@@ -8,6 +8,7 @@ struct ConsumerRoutes: Sendable {
   let consumers: ConsumerRegistry
   let retryStatus: RetryStatus
   let projection: PaymentProjection
+  let actions: ActionLog
   let logger: Logger
 
   func add(to router: Routes) {
@@ -29,6 +30,8 @@ struct ConsumerRoutes: Sendable {
         metadata: [
           "consumer": "\(name)", "reason": "\(before.reason ?? "")", "actor": "\(context.key?.name ?? "")",
         ])
+      await actions.record(
+        .breakerTried, name, before.reason.map { [.init("reason", .string($0))] } ?? [], by: context.key?.name)
     }
     return Response(json: [
       "name": .string(name), "breaker": Self.breaker(await consumer.status.breaker, .now),

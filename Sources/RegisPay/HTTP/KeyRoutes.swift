@@ -9,6 +9,7 @@ import Logging
 /// made on the machine (`regispay keys create`): over HTTP the first client that comes could lock out all others.
 struct KeyRoutes: Sendable {
   let keys: KeyWatch
+  let actions: ActionLog
   let logger: Logger
 
   /// Days that a key may be valid at most, if it expires.
@@ -108,6 +109,9 @@ struct KeyRoutes: Sendable {
     }
     note("a key was made", key.id, new.name, context)
     guard let stored = keys.ring.entries[key.id]?.key else { throw Self.unwritten }
+    await actions.record(
+      .keyCreated, key.id, Self.members(stored).filter { ["name", "owner", "scopes", "expiresAt"].contains($0.key) },
+      by: maker.name)
     // Here and never again.
     return Response(json: .object([.init("key", .string(key.text))] + Self.members(stored)), status: .created)
   }
@@ -133,6 +137,7 @@ struct KeyRoutes: Sendable {
     }
     _ = try await changing { () throws(KeyStoreError) in try keys.revoke(id) }
     note("a key was revoked", id, known.name, context)
+    await actions.record(.keyRevoked, id, [.init("name", .string(known.name))], by: context.key?.name)
     guard let key = keys.ring.entries[id]?.key else { throw Self.unwritten }
     return Response(json: Self.json(key))
   }

@@ -4,14 +4,20 @@ import Logging
 /// `/api/v1/logging`: the lowest level that the server logs, changed while it runs. A start has the level of `--log-level` again.
 struct LoggingRoutes: Sendable {
   let level: LogLevel
+  let actions: ActionLog
 
   func add(to router: Routes) {
     router.handle(
       "/api/v1/logging",
       [
         .get: { _, _ in show() },
-        .put: { request, _ in
-          level.current = try Self.level(try await body(of: request))
+        .put: { request, context in
+          let new = try Self.level(try await body(of: request))
+          let old = level.current
+          level.current = new
+          await actions.record(
+            .logLevelChanged, nil, [.init("from", .string(old.rawValue)), .init("to", .string(new.rawValue))],
+            by: context.key?.name)
           return show()
         },
       ])

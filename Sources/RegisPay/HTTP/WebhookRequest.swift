@@ -36,6 +36,15 @@ enum WebhookRequest {
     case event(payment: PaymentID, version: UInt64)
     case offset(UInt64)
     case time(microseconds: UInt64)
+
+    /// What the audit log says of it.
+    var detail: JSONValue.Member {
+      switch self {
+      case .event(let payment, let version): .init("event", .string("\(payment.stream):\(version)"))
+      case .offset(let offset): .init("from", .integer(offset))
+      case .time(let microseconds): .init("from", .string(timestamp(microseconds: microseconds)))
+      }
+    }
   }
 
   /// 2^53 - 1, which every JSON parser represents exactly. No log reaches it.

@@ -4,6 +4,7 @@ import LogStore
 /// Webhook endpoints over HTTP. A secret is shown when it is created, and never again.
 struct WebhookRoutes: Sendable {
   let webhooks: Webhooks
+  let actions: ActionLog
 
   private static let pageLimit = 200
 
@@ -12,7 +13,7 @@ struct WebhookRoutes: Sendable {
       "/api/v1/webhooks",
       [
         .get: { _, _ in try await list() },
-        .post: { request, _ in try await refusing { try await create(request) } },
+        .post: { request, context in try await refusing { try await create(request, context) } },
       ])
     router.handle(
       "/api/v1/webhooks/{id}",
@@ -21,12 +22,18 @@ struct WebhookRoutes: Sendable {
         .patch: { request, context in
           let worker = try find(context)
           let change = try await WebhookRequest.change(request, allowingPrivate: webhooks.options.allowsPrivate)
-          return try await refusing { show(try await worker.change(change)) }
+          return try await refusing {
+            let status = try await worker.change(change)
+            await actions.record(.webhookChanged, worker.id, Self.details(of: change), by: context.key?.name)
+            return show(status)
+          }
         },
         .delete: { _, context in
           let worker = try find(context)
           return try await refusing {
+            let origin = await worker.status.endpoint.url.origin
             try await webhooks.remove(worker)
+            await actions.record(.webhookDeleted, worker.id, [.init("url", .string(origin))], by: context.key?.name)
             return Response(status: .noContent)
           }
         },
@@ -38,6 +45,7 @@ struct WebhookRoutes: Sendable {
           let worker = try find(context)
           return try await refusing {
             let (status, secret) = try await worker.rotate()
+            await actions.record(.webhookSecretRotated, worker.id, by: context.key?.name)
             return show(status, secret: secret)
           }
         }
@@ -47,7 +55,11 @@ struct WebhookRoutes: Sendable {
       [
         .post: { _, context in
           let worker = try find(context)
-          return try await refusing { Response(json: WebhookJSON.delivery(try await worker.test())) }
+          return try await refusing {
+            let delivery = try await worker.test()
+            await actions.record(.webhookTested, worker.id, by: context.key?.name)
+            return Response(json: WebhookJSON.delivery(delivery))
+          }
         }
       ])
     router.handle(
@@ -62,7 +74,11 @@ struct WebhookRoutes: Sendable {
         .post: { request, context in
           let worker = try find(context)
           let replay = try await WebhookRequest.replay(request)
-          return try await refusing { show(try await start(replay, of: worker), httpStatus: .accepted) }
+          return try await refusing {
+            let status = try await start(replay, of: worker)
+            await actions.record(.webhookReplayed, worker.id, [replay.detail], by: context.key?.name)
+            return show(status, httpStatus: .accepted)
+          }
         }
       ])
   }
@@ -96,13 +112,31 @@ struct WebhookRoutes: Sendable {
     return Response(json: ["webhooks": .array(endpoints)])
   }
 
-  private func create(_ request: Request) async throws -> Response {
+  private func create(_ request: Request, _ context: HTTPRequestContext) async throws -> Response {
     let new = try await WebhookRequest.endpoint(request, allowingPrivate: webhooks.options.allowsPrivate)
     let worker = try await webhooks.add(url: new.url, description: new.description, events: new.events)
     let status = await worker.status
+    await actions.record(
+      .webhookCreated, worker.id,
+      [.init("url", .string(new.url.origin))] + (new.events.map { [.init("events", Self.names($0))] } ?? []),
+      by: context.key?.name)
     var response = show(status, secret: status.endpoint.secret, httpStatus: .created)
     response.headers[.location] = "/api/v1/webhooks/\(worker.id)"
     return response
+  }
+
+  private static func names(_ events: Set<PaymentEvent.TypeName>) -> JSONValue {
+    .array(events.map(\.rawValue).sorted().map(JSONValue.string))
+  }
+
+  /// What a change sets.
+  private static func details(of change: EndpointWorker.Change) -> [JSONValue.Member] {
+    var details: [JSONValue.Member] = []
+    if let url = change.url { details.append(.init("url", .string(url.origin))) }
+    if let description = change.description { details.append(.init("description", .string(description))) }
+    if let events = change.events { details.append(.init("events", events.map(names) ?? .null)) }
+    if let isEnabled = change.isEnabled { details.append(.init("enabled", .bool(isEnabled))) }
+    return details
   }
 
   private func show(

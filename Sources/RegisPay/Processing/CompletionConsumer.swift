@@ -60,7 +60,7 @@ public struct CompletionConsumer: Sendable {
   }
 
   private func handle(_ event: Event) {
-    guard ![IdempotencyRecord.eventType, LogRestoration.eventType].contains(event.type),
+    guard ![IdempotencyRecord.eventType, LogRestoration.eventType, OperatorAction.eventType].contains(event.type),
       SkippedWork.TypeName(rawValue: event.type) == nil
     else { return }
     do {

@@ -62,6 +62,7 @@ struct HTTPApplication {
     routes.add(middleware: access)
     routes.add(middleware: TargetMiddleware())
     let (log, projection) = (parts.log, parts.projection)
+    let actions = ActionLog(log: log, logger: logger)
     WebRoutes(hasPages: hasPages).add(to: routes)
     HealthRoutes(health: parts.health).add(to: routes)
     PaymentRoutes(
@@ -69,26 +70,28 @@ struct HTTPApplication {
       projection: projection, retryStatus: parts.retryStatus, traceResource: options.tracing.resource
     ).add(to: routes)
     ExportRoutes(projection: projection, retryStatus: parts.retryStatus).add(to: routes)
-    BatchRoutes(batches: parts.batches, projection: projection).add(to: routes)
+    BatchRoutes(batches: parts.batches, projection: projection, actions: actions).add(to: routes)
     ConsumerRoutes(
-      log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection, logger: logger
+      log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection,
+      actions: actions, logger: logger
     ).add(to: routes)
     LogRoutes(log: log, directory: options.directory + "/payments") { [scrubbing = parts.scrubbing] in
       scrubbing.report(of: "payments")
     }.add(to: routes)
-    KeyRoutes(keys: parts.keys, logger: logger).add(to: routes)
+    KeyRoutes(keys: parts.keys, actions: actions, logger: logger).add(to: routes)
     ActionRoutes(follower: log.follower).add(to: routes)
-    LoggingRoutes(level: options.logLevel).add(to: routes)
+    LoggingRoutes(level: options.logLevel, actions: actions).add(to: routes)
     let services = options.simulatedServices
     SessionRoutes(
       storeID: log.reader.storeID, simulatesPSP: services.contains(.psp),
       simulatesNotifications: services.contains(.notifications)
     ).add(to: routes)
     OpenAPIRoutes().add(to: routes)
-    WebhookRoutes(webhooks: parts.webhooks).add(to: routes)
+    WebhookRoutes(webhooks: parts.webhooks, actions: actions).add(to: routes)
     if let simulator = parts.simulator {
       SimulatorRoutes(
-        simulator: simulator, services: options.simulatedServices, ledger: Ledger(follower: simulator.follower)
+        simulator: simulator, services: options.simulatedServices, ledger: Ledger(follower: simulator.follower),
+        actions: actions
       ).add(to: routes)
     }
     return routes

@@ -8,6 +8,8 @@ struct SimulatorRoutes: Sendable {
   /// Those that it stands for; the others have no routes.
   let services: Set<Simulator.Service>
   let ledger: Ledger
+  /// nil where there is no payments log: in a program of its own.
+  var actions: ActionLog?
 
   private static let bodyLimit = 64 << 10
 
@@ -45,7 +47,14 @@ struct SimulatorRoutes: Sendable {
     addFaults(to: router, "/psp/api/faults", .psp)
     addFaults(to: router, "/notifications/api/faults", .notifications)
     router.handle(
-      "/toggle-errors", [.post: { _, _ in Response(json: ["errors": .bool(simulator.toggleErrors())]) }])
+      "/toggle-errors",
+      [
+        .post: { [actions] _, context in
+          let isFailing = simulator.toggleErrors()
+          await actions?.record(.errorsToggled, nil, [.init("errors", .bool(isFailing))], by: context.key?.name)
+          return Response(json: ["errors": .bool(isFailing)])
+        }
+      ])
     if services.contains(.psp) { router.handle("/psp/api/ledger", [.get: { _, _ in ledgerResponse() }]) }
   }
 
@@ -75,7 +84,7 @@ struct SimulatorRoutes: Sendable {
       path,
       [
         .get: { _, _ in Response(json: simulator.faults(of: service).json) },
-        .put: { request, _ in
+        .put: { [actions] request, context in
           let faults: Faults
           do {
             faults = try Faults(try await request.readJSON(limit: Self.bodyLimit))
@@ -85,10 +94,12 @@ struct SimulatorRoutes: Sendable {
             throw Problem.badRequest("The body is \(error).")
           }
           simulator.setFaults(faults, of: service)
+          await actions?.record(.faultsChanged, service.rawValue, [.init("faults", faults.json)], by: context.key?.name)
           return Response(json: faults.json)
         },
-        .delete: { _, _ in
+        .delete: { [actions] _, context in
           simulator.setFaults(Faults(), of: service)
+          await actions?.record(.faultsChanged, service.rawValue, by: context.key?.name)
           return Response(json: Faults().json)
         },
       ])

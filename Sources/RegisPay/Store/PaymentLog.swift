@@ -62,6 +62,7 @@ public struct PaymentLog: Sendable {
   static func writes(_ type: String) -> Bool {
     PaymentEvent.TypeName(rawValue: type) != nil || type == IdempotencyRecord.eventType
       || SkippedWork.TypeName(rawValue: type) != nil || type == LogRestoration.eventType
+      || type == OperatorAction.eventType
   }
 
   // MARK: - Restorations

@@ -1,4 +1,4 @@
-// What persons have commanded: an audit log.
+// What persons have commanded and changed: an audit log.
 
 import { call } from "./api.js";
 import { h, replace } from "./dom.js";
@@ -26,8 +26,8 @@ export async function show(root, { query, isCurrent }) {
     replace(place, events.length === 0 ? empty(t("actions.none"), t(next === null ? "actions.noneText" : "actions.noneHere")) : h("div", { class: "scroll" }, table(t("actions.title"), [
       { title: t("actions.time"), cell: (event) => moment(event.timestamp) },
       { title: t("actions.who"), cell: (event) => event.metadata?.actor ? h("b", { class: "reason" }, event.metadata.actor) : h("span", { class: "soft" }, t("actions.nobody")) },
-      { title: t("actions.what"), cell: (event) => t(`event.${event.type}`) },
-      { title: t("payment.id"), class: "id", cell: (event) => h("a", { href: `#/payments/${event.stream.slice(4)}`, class: "row-link", data: { focus: String(event.offset) } }, h("code", {}, event.stream.slice(4, 17))) },
+      { title: t("actions.what"), cell: (event) => t(isOperators(event) ? `operator.${event.data?.action}` : `event.${event.type}`) },
+      { title: t("actions.subject"), class: "id", cell: subject },
       { title: t("payment.note"), class: "wide", cell: (event) => h("span", { class: "reason soft" }, about(event)) },
     ], events)));
     replace(pager, h("span", {}), h("div", { class: "actions" }, before !== null && h("a", { class: "button small", href: "#/actions" }, t("actions.newest")),
@@ -42,7 +42,16 @@ export async function show(root, { query, isCurrent }) {
   return { refresh: async () => { if (before === null) await load(); } };
 }
 
+const isOperators = (event) => event.type === "OperatorActed";
+
+/// A payment, or what else the action was done to.
+function subject(event) {
+  if (isOperators(event)) return event.data?.subject ? h("code", { class: "reason" }, event.data.subject) : "";
+  return h("a", { href: `#/payments/${event.stream.slice(4)}`, class: "row-link", data: { focus: String(event.offset) } }, h("code", {}, event.stream.slice(4, 17)));
+}
+
 function about(event) {
+  if (isOperators(event)) return Object.entries(event.data?.details ?? {}).map(([name, value]) => `${name}: ${plain(value)}`).join(", ");
   const data = event.data ?? {};
   const texts = [];
   if (data.amount) texts.push(data.currency ? money(data.amount, data.currency) : String(data.amount));
@@ -51,4 +60,10 @@ function about(event) {
   if (data.outcome) texts.push(t(data.outcome === "happened" ? "resolve.happened" : "resolve.didNotHappen"));
   if (data.reason) texts.push(data.reason);
   return texts.join(", ");
+}
+
+/// A value of the details in a line of text.
+function plain(value) {
+  if (Array.isArray(value)) return value.map(plain).join(" ");
+  return typeof value === "string" ? value : JSON.stringify(value);
 }

@@ -17,6 +17,7 @@ const written = ["search", "amount", "createdFrom", "createdBefore", "step", "re
 const steps = ["create", "settle", "notify", "cancel", "refund"];
 const allFilters = [...written, ...Object.keys(filters)];
 const pageSize = 50;
+const markedLimit = 10;
 
 const columns = {
   id: { title: () => t("payment.id"), class: "id", cell: (payment) => h("a", { href: `#/payments/${payment.paymentId}`, class: "row-link", data: { focus: payment.paymentId } },
@@ -155,7 +156,9 @@ export async function show(root, { query, isCurrent }) {
     const ids = new Set(rows.map((row) => row.paymentId));
     for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
     if (!rows.every((row) => chosen.has(row.paymentId))) isAll = false;
-    const isNew = (row) => known !== null && !known.has(row.paymentId);
+    const arrived = rows.filter((row) => known !== null && !known.has(row.paymentId)).map((row) => row.paymentId);
+    // Where most rows are new, marking them tells nothing, and each marked cell is painted again for every frame.
+    const marked = new Set(arrived.length > markedLimit ? [] : arrived);
     const sorted = wanted.sort ?? "-created";
     const all = () => h("input", { type: "checkbox", checked: rows.every((row) => chosen.has(row.paymentId)), "aria-label": t("payments.selectAll"), data: { focus: "select-all" },
       on: { change: (event) => {
@@ -176,7 +179,7 @@ export async function show(root, { query, isCurrent }) {
         : empty(t("payments.none"), t("payments.noneText"), session.may("write") && h("a", { class: "button primary", href: "#/create" }, t("page.create"))));
     } else {
       replace(place, h("div", { class: "scroll" }, table(t("page.payments"), [...(canAct ? [select] : []), ...shownColumns()], rows, {
-        rowProperties: (row) => ({ data: { payment: row.paymentId, new: String(isNew(row)), status: row.status } }),
+        rowProperties: (row) => ({ data: { payment: row.paymentId, new: String(marked.has(row.paymentId)), status: row.status } }),
         sorted: { name: sorted.replace("-", ""), descending: sorted.startsWith("-") },
         kind: "payment-rows",
         onSort: (name) => go({ sort: sorted === `-${name}` ? name : `-${name}` }),

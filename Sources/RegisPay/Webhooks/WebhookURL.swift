@@ -38,10 +38,13 @@ struct WebhookURL: Sendable, Hashable {
   }
 
   /// The complete URL.
-  var text: String {
+  var text: String { origin + target }
+
+  /// The URL without path and query, which may hold a secret.
+  var origin: String {
     let name = literal?.bytes.count == 16 ? "[\(host)]" : host
     let isUsual = port == (isSecure ? 443 : 80)
-    return "\(isSecure ? "https" : "http")://\(name)\(isUsual ? "" : ":\(port)")\(target)"
+    return "\(isSecure ? "https" : "http")://\(name)\(isUsual ? "" : ":\(port)")"
   }
 
   /// Why nothing is delivered to this URL, judged by the URL alone; nil if it is allowed.

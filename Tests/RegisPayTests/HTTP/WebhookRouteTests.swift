@@ -85,7 +85,13 @@ struct WebhookRouteTests {
   func malformedChanges() async throws {
     try await TestServer.run { server in
       let id = try #require(try await create(server)["id"]?.text)
-      let before = try await send(server, "GET", "/\(id)").text
+      // The log goes on meanwhile: what persons did is on it.
+      func settings() async throws -> [JSONValue.Member] {
+        guard case .object(let members) = try await send(server, "GET", "/\(id)").json() else { return [] }
+        return members.filter { !["offset", "logEnd"].contains($0.key) }
+      }
+      let before = try await settings()
+      #expect(before.count > 5)
       for body in [
         "", "[]", #"{"url":"https://10.0.0.1/"}"#, #"{"enabled":1}"#, #"{"secret":"a"}"#,
         #"{"description":"b","events":[1]}"#,
@@ -108,7 +114,7 @@ struct WebhookRouteTests {
       }
       #expect(try await send(server, "PUT", "/\(id)").status == 405)
       #expect(try await send(server, "GET", "/\(id)/rotate").status == 405)
-      #expect(try await send(server, "GET", "/\(id)").text == before)
+      #expect(try await settings() == before)
     }
   }
 

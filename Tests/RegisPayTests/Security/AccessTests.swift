@@ -324,6 +324,54 @@ struct AccessTests {
     }
   }
 
+  @Test("what a person changes is on the log with their name and without a secret, and a refused change is not")
+  func recorded() async throws {
+    try await withKeyedServer({ $0.webhooks.allowsPrivate = true }) { server, directory in
+      let boss = try await key(directory, server, [.read, .write, .operate], name: "boss")
+      func send(_ method: String, _ path: String, _ body: String = "{}") async throws -> TestServer.Response {
+        try await server.send(
+          method, path, headers: [("Authorization", "Bearer \(boss)"), ("Content-Type", "application/json")],
+          body: Array(body.utf8))
+      }
+      let made = try await send("POST", "/api/v1/keys", #"{"name":"anna","scopes":["read"]}"#).json()
+      let id = try #require(made["id"]?.text)
+      _ = try await send("DELETE", "/api/v1/keys/\(id)")
+      // Nobody listens there.
+      let hook = try await send("POST", "/api/v1/webhooks", #"{"url":"http://127.0.0.1:9999/secret-path"}"#).json()
+      let webhook = try #require(hook["id"]?.text, "\(hook)")
+      for (method, path, body) in [
+        ("PATCH", "/api/v1/webhooks/\(webhook)", #"{"description":"till","events":["payment.completed"]}"#),
+        ("POST", "/api/v1/webhooks/\(webhook)/rotate", "{}"), ("POST", "/api/v1/webhooks/\(webhook)/test", "{}"),
+        ("POST", "/api/v1/webhooks/\(webhook)/replay", #"{"from":0}"#), ("DELETE", "/api/v1/webhooks/\(webhook)", "{}"),
+        ("POST", "/api/v1/batches/retry", #"{"filter":{}}"#), ("PUT", "/api/v1/logging", #"{"level":"info"}"#),
+        ("PUT", "/psp/api/faults", #"{"decline":0.5}"#), ("DELETE", "/psp/api/faults", ""),
+        ("POST", "/toggle-errors", "{}"), ("POST", "/toggle-errors", "{}"),
+        // Refused.
+        ("PUT", "/api/v1/logging", #"{"level":"loud"}"#), ("PUT", "/psp/api/faults", #"{"decline":5}"#),
+        ("POST", "/api/v1/keys", #"{"name":"","scopes":[]}"#), ("DELETE", "/api/v1/webhooks/\(webhook)", "{}"),
+      ] {
+        _ = try await send(method, path, body)
+      }
+      let page = try await send("GET", "/api/v1/actions")
+      guard case .array(let events)? = try page.json()["events"] else { return #expect(Bool(false), "\(page.text)") }
+      #expect(
+        events.reversed().compactMap { $0["data"]?["action"]?.text } == [
+          "key-created", "key-revoked", "webhook-created", "webhook-changed", "webhook-secret-rotated",
+          "webhook-tested",
+          "webhook-replayed", "webhook-deleted", "batch-begun", "log-level-changed", "faults-changed", "faults-changed",
+          "errors-toggled", "errors-toggled",
+        ], "\(page.text)")
+      #expect(events.allSatisfy { $0["metadata"]?["actor"] == "boss" && $0["stream"] == "actions" })
+      let subjects = events.reversed().map { $0["data"]?["subject"]?.text }
+      #expect(subjects[..<8] == [id, id, webhook, webhook, webhook, webhook, webhook, webhook])
+      for secret in ["secret-path", "whsec_", "rp_"] { #expect(!page.text.contains(secret), "\(page.text)") }
+      // They are no payment's: consumers, the list and webhooks pass over them.
+      let health = try await send("GET", "/health")
+      #expect(health.status == 200, "\(health.text)")
+      #expect(try await send("GET", "/api/v1/payments").json()["payments"] == .array([]))
+    }
+  }
+
   @Test("keys that are made and revoked at once are in force and out of force when each call returns")
   func concurrent() async throws {
     try await withTemporaryFolder { folder in

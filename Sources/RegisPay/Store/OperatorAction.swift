@@ -1,0 +1,64 @@
+import LogStore
+import Logging
+
+/// What a person has done that is no command for one payment, as an event on the payments log says: an entry of the audit log.
+/// The event's metadata name the person's key.
+struct OperatorAction: Sendable, Hashable {
+  static let stream = "actions"
+  static let eventType = "OperatorActed"
+
+  enum Kind: String, Sendable, CaseIterable {
+    case keyCreated = "key-created"
+    case keyRevoked = "key-revoked"
+    case webhookCreated = "webhook-created"
+    case webhookChanged = "webhook-changed"
+    case webhookDeleted = "webhook-deleted"
+    case webhookSecretRotated = "webhook-secret-rotated"
+    case webhookTested = "webhook-tested"
+    case webhookReplayed = "webhook-replayed"
+    case breakerTried = "breaker-tried"
+    case batchBegun = "batch-begun"
+    case batchStopped = "batch-stopped"
+    case faultsChanged = "faults-changed"
+    case errorsToggled = "errors-toggled"
+    case logLevelChanged = "log-level-changed"
+  }
+
+  var kind: Kind
+  /// What it was done to: an id or a name.
+  var subject: String?
+  /// What else is worth knowing. No secret: the log is kept for ever, and whoever has the scope `read` can read it.
+  var details: [JSONValue.Member] = []
+
+  func event(by actor: String?) -> NewEvent {
+    var members: [JSONValue.Member] = [.init("action", .string(kind.rawValue))]
+    if let subject { members.append(.init("subject", .string(subject))) }
+    if !details.isEmpty { members.append(.init("details", .object(details))) }
+    let payload = JSONValue.object(members).bytes
+    return NewEvent(
+      stream: Self.stream, type: Self.eventType, payload: EventMetadata(actor: actor).added(to: payload))
+  }
+}
+
+/// Records on the payments log what persons have done.
+struct ActionLog: Sendable {
+  let log: PaymentLog
+  let logger: Logger
+
+  /// Call it when the action has taken effect, which must not depend on the log: a key can be revoked while the disk is full.
+  /// Then only a log line tells of the action.
+  func record(_ kind: OperatorAction.Kind, _ subject: String?, _ details: [JSONValue.Member] = [], by actor: String?)
+    async
+  {
+    let action = OperatorAction(kind: kind, subject: subject, details: details)
+    do throws(LogStoreError) {
+      try await log.append(Append([action.event(by: actor)]))
+    } catch {
+      logger.error(
+        "a person's action can't be recorded",
+        metadata: [
+          "action": "\(kind.rawValue)", "subject": "\(subject ?? "")", "actor": "\(actor ?? "")", "error": "\(error)",
+        ])
+    }
+  }
+}
