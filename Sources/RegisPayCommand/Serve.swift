@@ -215,6 +215,8 @@ struct Serve: AsyncParsableCommand {
     let logger = ServerProcess.logger
     var options = serverOptions
     options.tracing = tracing
+    options.settings = SettingsInForce(
+      ServeConfiguration.current?.shown ?? [], variables: OTLPOptions.shown(environment))
     (options.logExport, options.logQueue) = (logExport, logQueue)
     let metrics = MetricsRegistry()
     // From now on the metrics of libraries arrive there too.

@@ -21,23 +21,17 @@ public enum Settings {
 
   /// All settings in force, as YAML that can be read again, but for the secrets: each with its source as a comment.
   public static func text(_ definitions: [SettingDefinition], _ settings: [Setting]) -> String {
-    let byName = Dictionary(uniqueKeysWithValues: settings.map { ($0.name, $0) })
-    let lines = definitions.map { definition -> (text: String, comment: String) in
-      guard let setting = byName[definition.name] else {
-        switch (definition.kind, definition.defaultValue) {
-        case (.flag, _): return ("\(definition.name): false", "default")
-        case (.value, let value?): return ("\(definition.name): \(YAMLText.scalar(value))", "default")
-        case (.list, _), (.value, nil): return ("# \(definition.name):", "not set")
-        }
-      }
-      guard !definition.isSecret else { return ("# \(definition.name): (hidden)", "\(setting.source)") }
+    let lines = ShownSetting.all(definitions, settings).map { setting -> (text: String, comment: String) in
+      let name = setting.definition.name
+      guard let source = setting.source else { return ("# \(name):", "not set") }
+      guard let values = setting.values else { return ("# \(name): (hidden)", "\(source)") }
       let value =
-        switch definition.kind {
-        case .flag: setting.values.joined()
-        case .value: YAMLText.scalar(setting.values.joined())
-        case .list: "[" + setting.values.map(YAMLText.scalar).joined(separator: ", ") + "]"
+        switch setting.definition.kind {
+        case .flag: values.joined()
+        case .value: YAMLText.scalar(values.joined())
+        case .list: "[" + values.map(YAMLText.scalar).joined(separator: ", ") + "]"
         }
-      return ("\(definition.name): \(value)", "\(setting.source)")
+      return ("\(name): \(value)", "\(source)")
     }
     let width = min(48, lines.map(\.text.count).max() ?? 0)
     return lines.map { text, comment in

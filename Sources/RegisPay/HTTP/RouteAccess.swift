@@ -17,6 +17,8 @@ enum RouteAccess: Sendable, Hashable {
     // The page is the same for everybody and contains no data; it requests its data with the key that a person enters.
     "/": [.get: .open],
     "/assets/{name}": [.get: .open],
+    // A browser reports without a key.
+    "/csp-reports": [.post: .open],
     // For load balancers and supervisors, which have no keys.
     "/alive": [.get: .open],
     "/health": [.get: .open],
@@ -46,7 +48,10 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/consumers": [.get: .scope(.read)],
     "/api/v1/consumers/{name}/try": [.post: .scope(.operate)],
     "/api/v1/actions": [.get: .scope(.read)],
+    "/api/v1/settings": [.get: .scope(.operate)],
     "/api/v1/log": [.get: .scope(.read)],
+    "/api/v1/log/events": [.get: .scope(.read)],
+    "/api/v1/log/events/{offset}": [.get: .scope(.read)],
     // Tells a key what it may do.
     "/api/v1/session": [.get: .anyKey],
     "/api/v1/activity": [.get: .scope(.read)],
@@ -62,6 +67,7 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/webhooks/{id}/rotate": [.post: .scope(.operate)],
     "/api/v1/webhooks/{id}/test": [.post: .scope(.operate)],
     "/api/v1/webhooks/{id}/deliveries": [.get: .scope(.operate)],
+    "/api/v1/webhooks/{id}/deliveries/{number}": [.get: .scope(.operate)],
     "/api/v1/webhooks/{id}/replay": [.post: .scope(.operate)],
     "/psp/api/payments/create": [.post: .simulator],
     "/psp/api/payments/{reference}/settle": [.post: .simulator],

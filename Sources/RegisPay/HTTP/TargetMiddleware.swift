@@ -11,7 +11,7 @@ struct TargetMiddleware: RouterMiddleware {
   private static let reading: Set = [
     "/api/v1/payments", "/api/v1/payments/{id}", "/api/v1/payments/export", "/api/v1/payments/count",
     "/api/v1/payments/troubles",
-    "/api/v1/actions", "/api/v1/events", "/api/v1/webhooks/{id}/deliveries",
+    "/api/v1/actions", "/api/v1/events", "/api/v1/log/events", "/api/v1/webhooks/{id}/deliveries",
   ]
 
   func handle(

@@ -1,3 +1,5 @@
+import NIOHTTP1
+
 /// Endpoints and deliveries as the API shows them, without secrets.
 enum WebhookJSON {
   static func members(of status: EndpointWorker.Status) -> [JSONValue.Member] {
@@ -35,6 +37,7 @@ enum WebhookJSON {
 
   static func members(of delivery: WebhookDelivery) -> [JSONValue.Member] {
     [
+      .init("id", delivery.number > 0 ? .string(String(delivery.number)) : .null),
       .init("event", .string(delivery.event)), .init("type", .string(delivery.type)),
       .init("offset", delivery.offset.map { .integer($0) } ?? .null), .init("attempt", .integer(delivery.attempt)),
       .init("startedAt", time(delivery.startMicroseconds)),
@@ -43,7 +46,25 @@ enum WebhookJSON {
       .init("error", delivery.error.map(JSONValue.string) ?? .null),
       .init("outcome", .string(delivery.outcome.rawValue)),
       .init("nextTryAt", optional(delivery.nextTryMicroseconds)),
+      .init("response", delivery.response.map(JSONValue.string) ?? .null),
     ]
+  }
+
+  /// A delivery with the request that it consisted of, as far as it can be made again.
+  static func details(_ delivery: WebhookDelivery, _ message: WebhookMessage?, url: String) -> JSONValue {
+    var request = JSONValue.null
+    if let message {
+      var headers: HTTPHeaders = [
+        "Content-Type": "application/json", "webhook-id": message.id,
+        "webhook-timestamp": String(delivery.startMicroseconds / 1_000_000),
+      ]
+      message.trace?.add(to: &headers)
+      request = [
+        "url": .string(url), "headers": .object(headers.map { .init($0.name, .string($0.value)) }),
+        "body": .string(String(decoding: message.body, as: UTF8.self)),
+      ]
+    }
+    return .object(members(of: delivery) + [.init("request", request)])
   }
 
   private static func time(_ microseconds: UInt64) -> JSONValue { .string(timestamp(microseconds: microseconds)) }

@@ -66,6 +66,9 @@ struct WebhookRoutes: Sendable {
       "/api/v1/webhooks/{id}/deliveries",
       [.get: { request, context in try await deliveries(request, of: try find(context)) }])
     router.handle(
+      "/api/v1/webhooks/{id}/deliveries/{number}",
+      [.get: { _, context in try await refusing { try await showDelivery(context) } }])
+    router.handle(
       "/api/v1/payments/{id}/deliveries",
       [.get: { _, context in try await refusing { try await deliveries(about: context) } }])
     router.handle(
@@ -103,6 +106,21 @@ struct WebhookRoutes: Sendable {
           return .object(members + WebhookJSON.members(of: delivery))
         })
     ])
+  }
+
+  private func showDelivery(_ context: HTTPRequestContext) async throws -> Response {
+    let worker = try find(context)
+    guard let number = Int64(context.parameters.get("number") ?? ""), number > 0,
+      let delivery = try await webhooks.delivery(number, of: worker)
+    else { throw Problem.notFound("This webhook has no such delivery; the oldest are removed in time.") }
+    let message: WebhookMessage?
+    do {
+      message = try await webhooks.message(of: delivery)
+    } catch {
+      throw Problem.unavailable("The payment can't be read now: \(error)")
+    }
+    let url = await worker.status.endpoint.url.text
+    return Response(json: WebhookJSON.details(delivery, message, url: url))
   }
 
   private func list() async throws -> Response {

@@ -102,10 +102,15 @@ public struct OTLPOptions: Sendable {
 
   /// The variables in force, as comments of YAML: a configuration file has no names for them. Secrets are hidden.
   public static func text(_ environment: [String: String]) -> String {
-    variables.compactMap { name -> String? in
+    shown(environment).map { "# \($0.name)=\($0.value.map(YAMLText.comment) ?? "(hidden)")\n" }.joined()
+  }
+
+  /// The variables that are set.
+  public static func shown(_ environment: [String: String]) -> [ShownVariable] {
+    variables.compactMap { name in
       guard let value = environment[name], !value.isEmpty else { return nil }
-      return "# \(name)=\(name.hasSuffix("_HEADERS") ? "(hidden)" : YAMLText.comment(value))\n"
-    }.joined()
+      return ShownVariable(name: name, value: name.hasSuffix("_HEADERS") ? nil : value)
+    }
   }
 
   private static func url(_ variables: Variables, isAskedFor: Bool) throws(OTLPOptionsError) -> String? {

@@ -19,7 +19,8 @@ struct HTTPApplication {
   ) -> any Service {
     let access = access(parts)
     let slots = StreamSlots(options.limits)
-    let routes = routes(parts, access)
+    let reports = PolicyReports(logger: logger)
+    let routes = routes(parts, access, reports)
     EventRoutes(follower: parts.log.follower, slots: slots).add(to: routes)
     ActivityRoutes(activity: activity, slots: slots).add(to: routes)
     metrics.add(to: routes)
@@ -46,6 +47,9 @@ struct HTTPApplication {
           "regispay_http_unfinished_body_bytes", "Bodies in memory that have not arrived completely.",
           table.unfinishedBodies.byteCount),
         .gauge("regispay_event_streams", "Open event streams.", slots.count),
+        .counter(
+          "regispay_page_policy_violations",
+          "Violations of the pages' Content-Security-Policy that browsers have reported.", reports.count.value),
       ]
     }
     return HTTPListener(
@@ -56,14 +60,14 @@ struct HTTPApplication {
     }
   }
 
-  private func routes(_ parts: ServerParts, _ access: AccessMiddleware) -> Routes {
+  private func routes(_ parts: ServerParts, _ access: AccessMiddleware, _ reports: PolicyReports) -> Routes {
     let routes = Routes(context: HTTPRequestContext.self, options: .autoGenerateHeadEndpoints)
     routes.add(middleware: ProblemMiddleware { [absent] in RouteAccess.methods(at: $0, absent: absent) })
     routes.add(middleware: access)
     routes.add(middleware: TargetMiddleware())
     let (log, projection) = (parts.log, parts.projection)
     let actions = ActionLog(log: log, logger: logger)
-    WebRoutes(hasPages: hasPages).add(to: routes)
+    WebRoutes(hasPages: hasPages, reports: reports).add(to: routes)
     HealthRoutes(health: parts.health).add(to: routes)
     PaymentRoutes(
       log: log, requests: IdempotencyStore(log: log, lifetime: options.requestLifetime),
@@ -78,9 +82,11 @@ struct HTTPApplication {
     LogRoutes(log: log, directory: options.directory + "/payments") { [scrubbing = parts.scrubbing] in
       scrubbing.report(of: "payments")
     }.add(to: routes)
+    LogEventRoutes(follower: log.follower).add(to: routes)
     KeyRoutes(keys: parts.keys, actions: actions, logger: logger).add(to: routes)
     ActionRoutes(follower: log.follower).add(to: routes)
     LoggingRoutes(level: options.logLevel, actions: actions).add(to: routes)
+    SettingsRoutes(settings: options.settings).add(to: routes)
     let services = options.simulatedServices
     SessionRoutes(
       storeID: log.reader.storeID, simulatesPSP: services.contains(.psp),
@@ -103,7 +109,7 @@ struct HTTPApplication {
   private var absent: Set<String> {
     let services = options.simulatedServices
     return Set(RouteAccess.all.keys.filter { !SimulatorRoutes.isServed($0, by: services) })
-      .union(hasPages ? [] : [WebRoutes.assetRoute])
+      .union(hasPages ? [] : WebRoutes.pageRoutes)
   }
 
   private func access(_ parts: ServerParts) -> AccessMiddleware {

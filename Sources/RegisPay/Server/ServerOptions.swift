@@ -67,6 +67,8 @@ public struct ServerOptions: Sendable {
   public var keyInterval = Duration.seconds(1)
   /// The lowest level that the server logs; `PUT /api/v1/logging` changes it.
   public var logLevel = LogLevel(.info)
+  /// What an operator sees of all these; none if no command has read them.
+  public var settings = SettingsInForce()
   /// Where traces of payments go, and which.
   public var tracing = TraceOptions()
   public var logExport = LogExportOptions()

@@ -6,9 +6,11 @@ import Hummingbird
 struct WebRoutes: Sendable {
   /// Without the pages, `/` still says hello.
   let hasPages: Bool
+  let reports: PolicyReports
 
-  /// The route that exists with the pages only.
-  static let assetRoute = "/assets/{name}"
+  private static let assetRoute = "/assets/{name}"
+  /// The routes that exist with the pages only.
+  static let pageRoutes: Set = [assetRoute, PolicyReports.route]
 
   private static let page = WebAsset(PackageResources.page_html, "text/html")
   private static let assets: [String: WebAsset] = {
@@ -45,11 +47,13 @@ struct WebRoutes: Sendable {
           // No inline code and no code from elsewhere runs, and no text becomes markup, whatever a payment contains.
           response.headers[.contentSecurityPolicy] =
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
-            + "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+            + "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'; "
+            + "report-uri \(PolicyReports.route)"
           return response
         }
       ])
     guard hasPages else { return }
+    reports.add(to: router)
     router.handle(
       RouterPath(Self.assetRoute),
       [

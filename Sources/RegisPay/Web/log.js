@@ -18,68 +18,113 @@ const types = ["PaymentInitiated", "PaymentCreated", "PaymentSettled", "PaymentC
 export async function show(root, { query, isCurrent }) {
   const controller = new AbortController();
   const type = types.includes(query.get("type")) ? query.get("type") : "";
-  const follows = query.get("follow") === "yes";
+  const stream = query.get("stream") ?? "";
+  const follows = query.get("follow") === "yes" && stream === "";
   const end = live.tick?.logEnd ?? 0;
   const wanted = /^[0-9]{1,15}$/.test(query.get("from") ?? "") ? Number(query.get("from")) : null;
-  const from = wanted ?? Math.max(0, end - pageSize);
+  // A stream begins with its first event, the log with its last ones.
+  const from = wanted ?? (stream ? 1 : Math.max(0, end - pageSize));
   const address = (changes) => {
-    const next = new URLSearchParams(Object.entries({ from: String(from), type, follow: follows ? "yes" : "", ...changes }).filter(([, value]) => value !== ""));
+    const next = new URLSearchParams(Object.entries({ from: String(from), type, stream, follow: follows ? "yes" : "", ...changes }).filter(([, value]) => value !== ""));
     return `#/log?${next}`;
   };
 
   const offset = h("input", { name: "from", inputMode: "numeric", value: String(from), autocomplete: "off" });
   const kind = h("select", { name: "type" }, h("option", { value: "" }, t("log.allTypes")), types.map((name) => h("option", { value: name, selected: name === type }, t(`event.${name}`))));
+  const name = h("input", { name: "stream", value: stream, autocomplete: "off", spellcheck: false, placeholder: "pay:…" });
   const place = h("div", {}, loading(8));
   const state = h("p", { class: "soft", role: "status" });
   const pager = h("div", { class: "actions" });
   const files = h("div", { class: "stack" }, loading(3));
   replace(root, h("div", { class: "page-head" }, h("h1", { tabIndex: -1 }, t("page.log"))), files,
-    panel(t("log.events"), { actions: [
-      h("a", { class: "button small", href: address({ follow: follows ? "" : "yes", from: follows ? String(from) : String(end) }), "aria-current": follows ? "true" : undefined },
+    panel(stream ? t("log.eventsOf", { stream }) : t("log.events"), { actions: [
+      !stream && h("a", { class: "button small", href: address({ follow: follows ? "" : "yes", from: follows ? String(from) : String(end) }), "aria-current": follows ? "true" : undefined },
         icon(follows ? "pause" : "play", 14), t(follows ? "log.stop" : "log.follow"))] },
     h("form", { class: "filters", on: { submit: (event) => {
       event.preventDefault();
-      location.hash = address({ from: offset.value.trim().replace(/[^0-9]/g, "") || "0", type: kind.value, follow: "" });
-    } } }, field(t("log.from"), offset), field(t("log.type"), kind), h("button", { type: "submit" }, t("log.go"))), place, h("div", { class: "pager" }, state, pager)));
+      const other = name.value.trim();
+      // The number means an offset, or in a stream a version: one can't become the other.
+      location.hash = address({ from: other === stream ? offset.value.trim().replace(/[^0-9]/g, "") || "0" : "", stream: other, type: other ? "" : kind.value, follow: "" });
+    } } }, field(t(stream ? "log.fromVersion" : "log.from"), offset), !stream && field(t("log.type"), kind), field(t("log.stream"), name), h("button", { type: "submit" }, t("log.go"))),
+    place, h("div", { class: "pager" }, state, pager)));
   kind.addEventListener("change", () => { location.hash = address({ type: kind.value }); });
 
   call("/api/v1/log").then((log) => { if (isCurrent()) replace(files, engine(log)); },
     (error) => { if (isCurrent()) replace(files, failed(error)); });
 
-  const events = [];
+  let events = [];
+  let next = null;
   let isDrawn = true;
   const draw = () => {
     isDrawn = true;
     if (!isCurrent()) return;
     const opened = new Set([...place.querySelectorAll("details[open]")].map((element) => element.dataset.offset));
-    replace(place, events.length === 0 ? empty(t("log.none"), t("log.noneText"))
-      : h("ol", { class: "events" }, (follows ? events.toReversed() : events).map((event) => h("li", {},
-        h("details", { data: { offset: String(event.offset) }, open: opened.has(String(event.offset)) },
-          h("summary", {}, icon("down", 14), h("span", { class: "mono number" }, String(event.offset)), h("b", {}, t(`event.${event.type}`)), h("span", {}, moment(event.timestamp)),
-            h("code", {}, event.eventId)),
-          h("pre", { class: "json", tabIndex: 0 }, pretty(event)), event.stream.startsWith("pay:") && h("p", {}, h("a", { href: `#/payments/${event.stream.slice(4)}` }, t("log.payment"))))))));
-    const last = events.at(-1);
+    replace(place, events.length === 0 ? empty(t("log.none"), t(next === null ? "log.noneText" : "log.noneHere"))
+      : h("ol", { class: "events" }, (follows ? events.toReversed() : events).map((event) => h("li", {}, one(event, opened.has(String(event.offset)))))));
     state.textContent = follows ? t("log.following") : "";
-    replace(pager, !follows && from > 0 && h("a", { class: "button small", href: address({ from: String(Math.max(0, from - pageSize)) }) }, t("payments.previous")),
-      !follows && last && h("a", { class: "button small", href: address({ from: String(last.offset + 1) }) }, t("payments.next")),
+    const least = stream ? 1 : 0;
+    replace(pager, !follows && from > least && h("a", { class: "button small", href: address({ from: String(Math.max(least, from - pageSize)) }) }, t("payments.previous")),
+      !follows && next !== null && h("a", { class: "button small", href: address({ from: String(next) }), data: { focus: "next" } }, t("payments.next")),
       !follows && h("a", { class: "button small", href: "#/log" }, t("log.toEnd")));
   };
 
+  async function browse() {
+    const parameters = new URLSearchParams({ from: String(from), limit: String(pageSize), ...(stream ? { stream } : type ? { type } : {}) });
+    const page = await call(`/api/v1/log/events?${parameters}`);
+    [events, next] = [page.events, page.next];
+    draw();
+  }
+
   try {
-    await read(from, type, controller.signal, follows, (event) => {
-      events.push(event);
-      if (follows && events.length > keptLimit) events.shift();
-      if (follows && isDrawn) {
-        isDrawn = false;
-        setTimeout(draw, 500);
-      }
-      return follows || events.length < pageSize;
-    }, () => draw());
+    if (follows) {
+      await read(from, type, controller.signal, (event) => {
+        events.push(event);
+        if (events.length > keptLimit) events.shift();
+        if (isDrawn) {
+          isDrawn = false;
+          setTimeout(draw, 500);
+        }
+      }, () => draw());
+    } else {
+      await browse();
+    }
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
-    replace(place, failed(error));
+    if (isCurrent()) replace(place, failed(error));
   }
   return { close: () => controller.abort() };
+}
+
+/// An event that can be opened: as JSON, and its bytes.
+function one(event, isOpen) {
+  const dump = h("div", {});
+  return h("details", { data: { offset: String(event.offset) }, open: isOpen },
+    h("summary", {}, icon("down", 14), h("span", { class: "mono number" }, String(event.offset)), h("b", {}, t(`event.${event.type}`)), h("span", {}, moment(event.timestamp)),
+      h("code", {}, event.eventId)),
+    h("pre", { class: "json", tabIndex: 0 }, pretty(event)),
+    h("p", { class: "actions" }, event.stream.startsWith("pay:") && h("a", { href: `#/payments/${event.stream.slice(4)}` }, t("log.payment")),
+      h("a", { href: `#/log?${new URLSearchParams({ stream: event.stream })}` }, t("log.itsStream")),
+      h("button", { type: "button", class: "small", data: { focus: `bytes-${event.offset}` }, on: { click: async () => {
+        try {
+          replace(dump, hex(await call(`/api/v1/log/events/${event.offset}`)));
+        } catch (error) {
+          if (!(error instanceof RequestError)) throw error;
+          replace(dump, failed(error));
+        }
+      } } }, t("log.bytes"))), dump);
+}
+
+/// The bytes of an event's data, sixteen to a line.
+function hex(event) {
+  const data = Uint8Array.from(atob(event.base64), (character) => character.charCodeAt(0));
+  const lines = [];
+  for (let start = 0; start < data.length; start += 16) {
+    const part = [...data.subarray(start, start + 16)];
+    const digits = part.map((byte) => byte.toString(16).padStart(2, "0")).join(" ").padEnd(47);
+    lines.push(`${start.toString(16).padStart(6, "0")}  ${digits}  ${part.map((byte) => byte >= 32 && byte < 127 ? String.fromCharCode(byte) : ".").join("")}`);
+  }
+  return [h("p", { class: "soft" }, t("log.bytesOf", { count: event.bytes, id: event.id }), data.length < event.bytes && ` ${t("log.bytesCut", { count: data.length })}`),
+    h("pre", { class: "json", tabIndex: 0, "aria-label": t("log.bytes") }, lines.join("\n"))];
 }
 
 /// The log's files and what the engine does with them.
@@ -113,33 +158,24 @@ function engine(log) {
       ], log.cursors))))];
 }
 
-/// Reads the event stream. While it is browsed it ends with the page, or at the end of the log; while it is followed it goes on.
-async function read(from, type, signal, follows, take, ready) {
-  const own = new AbortController();
-  signal.addEventListener("abort", () => own.abort(), { once: true });
-  const response = await send(`/api/v1/events?from=${from}${type ? `&type=${type}` : ""}`, { signal: own.signal });
+/// Follows the log until the page is left.
+async function read(from, type, signal, take, ready) {
+  const response = await send(`/api/v1/events?from=${from}${type ? `&type=${type}` : ""}`, { signal });
   if (!response.ok) {
     const problem = parse(await response.text());
     throw new RequestError(response.status, problem.detail ?? response.statusText);
   }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  const whole = (async () => {
+  ready();
+  (async () => {
     let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
       const lines = (rest + value).split("\n");
       rest = lines.pop();
-      for (const line of lines) if (line.startsWith("data: ") && !take(parse(line.slice(6)))) return;
+      for (const line of lines) if (line.startsWith("data: ")) take(parse(line.slice(6)));
     }
-  })().catch((error) => { if (error.name !== "AbortError") throw error; });
-  if (follows) {
-    ready();
-    whole.then(ready, ready);
-    return;
-  }
-  // A stream has no end: what has not come after a moment is not there yet.
-  await Promise.race([whole, new Promise((resolve) => setTimeout(resolve, 700))]);
-  ready();
-  own.abort();
+  // A stream that breaks off shows as the page's state does: the server is away.
+  })().catch((error) => { if (error.name !== "AbortError" && !(error instanceof TypeError)) throw error; }).then(ready);
 }

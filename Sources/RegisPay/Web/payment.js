@@ -5,6 +5,7 @@ import { h, icon, replace, svg } from "./dom.js";
 import { duration, isPositive, money } from "./format.js";
 import { ask, badge, copyButton, facts, failed, field, idText, loading, moment, notify, panel, statusBadge, timeAgo } from "./parts.js";
 import { note } from "./payments.js";
+import { showDelivery } from "./webhooks.js";
 import { t } from "./text.js";
 
 export const title = ({ id }) => t("payment.title", { id: id.slice(0, 8) });
@@ -72,9 +73,10 @@ export async function show(root, { id, query, isCurrent }) {
     if (!isCurrent()) return;
     replace(webhooks, found.length > 0 && panel(t("payment.webhooks"), {}, h("ul", { class: "rows" }, found.map((delivery) => h("li", {},
       badge(delivery.outcome === "delivered" ? "good" : "bad", delivery.outcome === "delivered" ? "done" : "warn", delivery.status === null ? t("payment.noAnswer") : String(delivery.status)),
-      h("a", { href: `#/webhooks/${delivery.webhook}`, class: "reason" }, delivery.url ?? delivery.webhook), h("span", { class: "soft" }, delivery.type),
+      h("a", { href: `#/webhooks?id=${encodeURIComponent(delivery.webhook)}`, class: "reason" }, delivery.url ?? delivery.webhook), h("span", { class: "soft" }, delivery.type),
       h("span", { class: "soft" }, moment(delivery.startedAt), ` (${duration(delivery.durationMilliseconds)})`),
-      delivery.error && h("span", { class: "soft reason" }, delivery.error))))));
+      delivery.error && h("span", { class: "soft reason" }, delivery.error),
+      delivery.url && h("button", { type: "button", class: "small", data: { focus: `delivery-${delivery.id}` }, on: { click: () => showDelivery(delivery.webhook, delivery) } }, t("webhooks.show")))))));
     // The last message goes out a moment after its event.
     clearTimeout(webhookTimer);
     if (Date.now() - lastChange < 5_000) webhookTimer = setTimeout(loadWebhooks, 1_000);

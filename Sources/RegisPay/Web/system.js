@@ -16,7 +16,7 @@ export async function show(root, { isCurrent }) {
       [t("system.key"), known.requiresKey ? known.key ?? "–" : t("system.open")],
       [t("system.scopes"), known.scopes.join(", ")],
     ]), h("p", { class: "links" }, h("a", { href: "/openapi.json" }, "OpenAPI"), !known.requiresKey && h("a", { href: "/metrics" }, t("system.metrics")))),
-    panel(t("system.health"), {}, health), session.may("operate") ? await logging() : null), session.may("operate") ? keys(isCurrent) : null);
+    panel(t("system.health"), {}, health), session.may("operate") ? await logging() : null), session.may("operate") ? [keys(isCurrent), settings(isCurrent)] : null);
 
   async function load() {
     const response = await send("/health");
@@ -47,11 +47,48 @@ async function logging() {
   return panel(t("system.logging"), {}, field(t("system.level"), select, { hint: t("system.levelHint") }));
 }
 
+/// What the server was set to, and where each value comes from.
+function settings(isCurrent) {
+  const place = h("div", { data: { part: "settings" } }, loading());
+  let isAll = false;
+  let found = null;
+  const choose = h("label", { class: "check" }, h("input", { type: "checkbox", data: { focus: "all-settings" }, on: { change: (event) => { isAll = event.target.checked; if (found) show(); } } }), t("settings.all"));
+
+  async function load() {
+    try {
+      found = await call("/api/v1/settings");
+      if (isCurrent()) show();
+    } catch (error) {
+      if (isCurrent() && error.status !== 401) replace(place, failed(error, load));
+    }
+  }
+
+  function show() {
+    const variables = found.variables.map((variable) => ({ ...variable, source: t("settings.variable"), reloadable: false }));
+    const rows = [...found.settings.filter((setting) => isAll || !setting.isDefault), ...variables];
+    if (rows.length === 0) return replace(place, empty(t("settings.none"), t("settings.noneText")));
+    replace(place, h("div", { class: "scroll" }, table(t("settings.title"), [
+      { title: t("settings.name"), class: "wide", cell: (setting) => h("code", { class: "reason" }, setting.name) },
+      { title: t("settings.value"), class: "wide", cell: value },
+      { title: t("settings.source"), class: "wide", cell: (setting) => h("span", { class: "reason soft" }, setting.source === "default" ? t("settings.default") : setting.source ?? "–", setting.reloadable && ` (${t("settings.reloadable")})`) },
+    ], rows)));
+  }
+
+  load();
+  return panel(t("settings.title"), { actions: [choose] }, place);
+}
+
+function value(setting) {
+  if (setting.hidden) return h("span", { class: "soft" }, t("settings.hidden"));
+  if (setting.value === null) return h("span", { class: "soft" }, t("settings.notSet"));
+  return h("code", { class: "reason" }, [setting.value].flat().join(", "));
+}
+
 const scopes = ["read", "write", "operate"];
 
 /// The API keys: who may do what, and when each was used.
 function keys(isCurrent) {
-  const place = h("div", {}, loading());
+  const place = h("div", { data: { part: "keys" } }, loading());
   const { known } = session;
   const add = known.requiresKey && h("button", { type: "button", class: "small", data: { focus: "add-key" }, on: { click: make } }, icon("key", 14), t("keys.make"));
 

@@ -1,6 +1,6 @@
 // Endpoints of webhooks, what was delivered to them, and what a person can do about it.
 
-import { call, RequestError } from "./api.js";
+import { call, parse, pretty, RequestError } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { count, duration } from "./format.js";
 import { ask, badge, copyButton, empty, facts, field, loading, moment, notify, panel, showFieldErrors, table } from "./parts.js";
@@ -76,6 +76,7 @@ export async function show(root, { query, isCurrent }) {
       { title: t("webhooks.duration"), class: "number labelled", cell: (delivery) => duration(delivery.durationMilliseconds) },
       { title: t("webhooks.attempt"), class: "number labelled", cell: (delivery) => count(delivery.attempt) },
       { title: t("webhooks.error"), class: "wide", cell: (delivery) => delivery.error ? h("span", { class: "reason soft" }, delivery.error) : "" },
+      { title: t("webhooks.show"), hideTitle: true, cell: (delivery) => h("button", { type: "button", class: "small", data: { focus: `delivery-${delivery.id}` }, on: { click: () => showDelivery(webhook.id, delivery) } }, t("webhooks.show")) },
     ], deliveries))));
   }
 
@@ -112,6 +113,42 @@ function showSecret(webhook) {
     h("div", { class: "dialog-actions" }, h("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, t("close")))));
   document.body.append(dialog);
   dialog.showModal();
+}
+
+/// A delivery in a dialog: what was sent, and what came back.
+export async function showDelivery(webhook, delivery) {
+  let found;
+  try {
+    found = await call(`/api/v1/webhooks/${encodeURIComponent(webhook)}/deliveries/${encodeURIComponent(delivery.id)}`);
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    return notify(error.message, "bad");
+  }
+  const { request, response } = found;
+  const text = (content) => h("pre", { class: "json", tabIndex: 0 }, content);
+  const dialog = h("dialog", { class: "large", "aria-labelledby": "delivery-title", on: { close: () => dialog.remove() } }, h("div", { class: "stack" }, h("h2", { id: "delivery-title" }, t("webhooks.delivery")),
+    facts([
+      [t("log.type"), found.type], [t("webhooks.outcome"), outcomeOf(found)], [t("webhooks.started"), moment(found.startedAt)],
+      [t("webhooks.duration"), duration(found.durationMilliseconds)], [t("webhooks.attempt"), count(found.attempt)], found.nextTryAt && [t("webhooks.nextTry"), moment(found.nextTryAt)],
+    ]),
+    h("h3", {}, t("webhooks.request")),
+    request ? text(`POST ${request.url}\n${Object.entries(request.headers).map(([name, value]) => `${name}: ${value}`).join("\n")}\n\n${readable(request.body)}`)
+      : h("p", { class: "soft" }, t("webhooks.noRequest")),
+    request && h("p", { class: "soft" }, t("webhooks.requestNote")),
+    h("h3", {}, t("webhooks.response")),
+    h("p", {}, found.status === null ? found.error ?? t("payment.noAnswer") : `HTTP ${found.status}`), response !== null && text(response),
+    h("div", { class: "dialog-actions" }, request && copyButton(request.body, t("copy.body")), h("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, t("close")))));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+/// JSON with line breaks; any other text as it is.
+function readable(body) {
+  try {
+    return pretty(parse(body));
+  } catch {
+    return body;
+  }
 }
 
 function stateOf(webhook) {

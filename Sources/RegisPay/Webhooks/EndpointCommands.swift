@@ -169,8 +169,9 @@ extension EndpointWorker {
       event: message.id, type: message.type, offset: nil, attempt: 1, startMicroseconds: ended.startMicroseconds,
       durationMicroseconds: ended.durationMicroseconds, outcome: .failed)
     switch ended.result {
-    case .completed(.responded(let status, _)):
+    case .completed(.responded(let status, _, _)):
       delivery.status = status
+      delivery.response = ended.text
       if (200..<300).contains(status) {
         delivery.outcome = .delivered
       } else {

@@ -16,12 +16,12 @@ extension EndpointWorker {
       // As if the try had not begun. The event stays unfinished, so the checkpoint does not pass it.
       inFlightCount -= 1
       waiting[offset]?.isInFlight = false
-    case .completed(.responded(let status, _)) where (200..<300).contains(status):
+    case .completed(.responded(let status, _, _)) where (200..<300).contains(status):
       succeed(offset, ended, status)
-    case .completed(.responded(410, _)):
+    case .completed(.responded(410, _, _)):
       fail(
         offset, ended, status: 410, reason: "responded with 410", after: nil, disabling: "It responded with 410 Gone.")
-    case .completed(.responded(let status, let after)):
+    case .completed(.responded(let status, let after, _)):
       let isRedirect = (300..<400).contains(status)
       fail(
         offset, ended, status: status,
@@ -53,7 +53,7 @@ extension EndpointWorker {
     let attempts = tryCount(of: offset) + 1
     let wasWaiting = waiting[offset] != nil
     forget(offset)
-    if case .responded(let status, _) = result, (200..<300).contains(status) {
+    if case .responded(let status, _, _) = result, (200..<300).contains(status) {
       let changes = wasWaiting ? [WebhookChange.done(id: id, offset: offset)] : []
       let delivery = note(ended, offset, attempts, status: status, error: nil, .delivered, next: nil)
       return record(changes + delivery + [checkpointChange()])
@@ -63,7 +63,7 @@ extension EndpointWorker {
     var changes = [waitChange(offset)].compactMap { $0 }
     let next = waiting[offset]?.event.dueMicroseconds
     switch result {
-    case .responded(let status, _):
+    case .responded(let status, _, _):
       let error = "responded with \(status), at the URL before it was changed"
       changes += note(ended, offset, attempts, status: status, error: error, .retrying, next: next)
     case .failed(let reason):
@@ -220,7 +220,7 @@ extension EndpointWorker {
       WebhookDelivery(
         event: message.id, type: message.type, offset: offset, attempt: attempt,
         startMicroseconds: ended.startMicroseconds, durationMicroseconds: ended.durationMicroseconds, status: status,
-        error: error, outcome: outcome, nextTryMicroseconds: next))
+        error: error, outcome: outcome, nextTryMicroseconds: next, response: ended.text))
   }
 
   func note(_ delivery: WebhookDelivery) -> [WebhookChange] {

@@ -19,6 +19,12 @@ struct WebhookAttempt: Sendable {
     var startMicroseconds: UInt64
     var durationMicroseconds: UInt64
     var result: Result
+
+    /// How the response's body begins.
+    var text: String? {
+      guard case .completed(.responded(_, _, let text)) = result else { return nil }
+      return text
+    }
   }
 
   enum Result: Sendable, Hashable {

@@ -92,4 +92,6 @@ struct WebhookDelivery: Sendable, Hashable {
   var error: String?
   var outcome: Outcome
   var nextTryMicroseconds: UInt64?
+  /// How the response's body begins; nil if it is empty, and without a response.
+  var response: String?
 }

@@ -108,8 +108,7 @@ final class WebhookJournal: Sendable {
         throw WebhookStoreError(
           path: path, reason: "it has version \(version), and this program supports \(WebhookTable.version)")
       }
-      // An earlier program of this version made none.
-      try WebhookTable.createEventIndex(database)
+      try WebhookTable.complete(database)
     }
     return pool
   }
@@ -134,6 +133,14 @@ final class WebhookJournal: Sendable {
   func deliveries(of id: String, before: Int64, limit: Int) async throws(WebhookStoreError) -> [WebhookDelivery] {
     do {
       return try await pool.read { try WebhookTable.deliveries(of: id, before: before, limit: limit, $0) }
+    } catch {
+      throw WebhookStoreError(path: path, reason: "\(error)")
+    }
+  }
+
+  func delivery(_ number: Int64, of id: String) async throws(WebhookStoreError) -> WebhookDelivery? {
+    do {
+      return try await pool.read { try WebhookTable.delivery(number, of: id, $0) }
     } catch {
       throw WebhookStoreError(path: path, reason: "\(error)")
     }

@@ -3,7 +3,8 @@ import NIOHTTP1
 
 /// The result of sending one message.
 enum WebhookResult: Sendable, Hashable {
-  case responded(status: Int, retryAfter: Duration?)
+  /// - Parameter text: how the response's body begins; nil if it is empty.
+  case responded(status: Int, retryAfter: Duration?, text: String? = nil)
   /// There was no response; the receiver may or may not have got the message.
   case failed(reason: String)
   /// Nothing was sent, for a reason in this process and not at the receiver.
@@ -25,6 +26,8 @@ actor WebhookSender {
   private static let addressLimit = 3
   /// The length at which an error's text is cut off.
   private static let reasonLimit = 300
+  /// Bytes of a response's body that are kept.
+  private static let bodyLimit = 512
 
   init(options: WebhookOptions) { self.options = options }
 
@@ -104,10 +107,22 @@ actor WebhookSender {
     trace?.add(to: &head.headers)
     switch await client.pool.send(.init(head: head, body: ByteBuffer(bytes: body))) {
     case .success(let response):
-      return .responded(status: response.status, retryAfter: response.retryAfter)
+      return .responded(
+        status: response.status, retryAfter: response.retryAfter, text: Self.beginning(of: response.body))
     case .failure(.noSocket): return .unsent(reason: "\(CallFailure.noSocket)")
     case .failure(let failure): return .failed(reason: String("\(failure)".prefix(Self.reasonLimit)))
     }
+  }
+
+  /// How a body begins, for a person to read: without what can't be shown on a line, and cut off where it is long.
+  static func beginning(of body: [UInt8]) -> String? {
+    guard !body.isEmpty else { return nil }
+    var text = ""
+    for scalar in String(decoding: body.prefix(bodyLimit), as: UTF8.self).unicodeScalars {
+      let isControl = scalar.properties.generalCategory == .control && scalar != "\n" && scalar != "\t"
+      text.unicodeScalars.append(isControl ? "\u{FFFD}" : scalar)
+    }
+    return body.count > bodyLimit ? text + "…" : text
   }
 
   /// A client for the address. The caller calls its `end()`.

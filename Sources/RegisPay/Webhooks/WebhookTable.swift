@@ -23,7 +23,7 @@ enum WebhookTable {
         CREATE TABLE delivery (
           number INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, event TEXT NOT NULL, type TEXT NOT NULL,
           place INTEGER, attempt INTEGER NOT NULL, start INTEGER NOT NULL, duration INTEGER NOT NULL, status INTEGER,
-          error TEXT, outcome TEXT NOT NULL, next_try INTEGER
+          error TEXT, outcome TEXT NOT NULL, next_try INTEGER, response TEXT
         );
         CREATE INDEX delivery_endpoint ON delivery (endpoint, number);
         PRAGMA user_version = \(version);
@@ -31,8 +31,16 @@ enum WebhookTable {
     try createEventIndex(database)
   }
 
+  /// Adds what an earlier program of this version did not make. That program can use the file still.
+  static func complete(_ database: Database) throws {
+    try createEventIndex(database)
+    if try !database.columns(in: "delivery").contains(where: { $0.name == "response" }) {
+      try database.execute(sql: "ALTER TABLE delivery ADD COLUMN response TEXT")
+    }
+  }
+
   /// For the deliveries about one payment.
-  static func createEventIndex(_ database: Database) throws {
+  private static func createEventIndex(_ database: Database) throws {
     try database.execute(sql: "CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event, number)")
   }
 
@@ -109,13 +117,15 @@ enum WebhookTable {
   private static func add(_ delivery: WebhookDelivery, of id: String, to database: Database) throws {
     try database.cachedStatement(
       sql: """
-        INSERT INTO delivery (endpoint, event, type, place, attempt, start, duration, status, error, outcome, next_try)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO delivery (endpoint, event, type, place, attempt, start, duration, status, error, outcome, next_try,
+          response)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """
     ).execute(arguments: [
       id, delivery.event, delivery.type, delivery.offset.map { Int64(clamping: $0) }, delivery.attempt,
       Int64(clamping: delivery.startMicroseconds), Int64(clamping: delivery.durationMicroseconds), delivery.status,
       delivery.error, delivery.outcome.rawValue, delivery.nextTryMicroseconds.map { Int64(clamping: $0) },
+      delivery.response,
     ])
   }
 }
@@ -189,11 +199,20 @@ extension WebhookTable {
     try Row.fetchAll(
       database,
       sql: """
-        SELECT number, event, type, place, attempt, start, duration, status, error, outcome, next_try FROM delivery
+        SELECT \(columns) FROM delivery
         WHERE endpoint = ? AND number < ? ORDER BY number DESC LIMIT ?
         """, arguments: [id, before, limit]
     ).map(delivery)
   }
+
+  static func delivery(_ number: Int64, of id: String, _ database: Database) throws -> WebhookDelivery? {
+    try Row.fetchOne(
+      database, sql: "SELECT \(columns) FROM delivery WHERE endpoint = ? AND number = ?", arguments: [id, number]
+    ).map(delivery)
+  }
+
+  private static let columns =
+    "number, event, type, place, attempt, start, duration, status, error, outcome, next_try, response"
 
   /// Of messages whose ids begin with a text, over all endpoints, newest first.
   static func deliveries(
@@ -202,10 +221,10 @@ extension WebhookTable {
     try Row.fetchAll(
       database,
       sql: """
-        SELECT number, event, type, place, attempt, start, duration, status, error, outcome, next_try, endpoint FROM delivery
+        SELECT \(columns), endpoint FROM delivery
         WHERE event >= ? AND event < ? ORDER BY number DESC LIMIT ?
         """, arguments: [prefix, prefix + "\u{10FFFF}", limit]
-    ).map { (endpoint: $0[11], delivery: try delivery($0)) }
+    ).map { (endpoint: $0[12], delivery: try delivery($0)) }
   }
 
   private static func delivery(_ row: Row) throws -> WebhookDelivery {
@@ -215,7 +234,7 @@ extension WebhookTable {
     return WebhookDelivery(
       number: row[0], event: row[1], type: row[2], offset: (row[3] as Int64?).map(unsigned), attempt: row[4],
       startMicroseconds: unsigned(row[5]), durationMicroseconds: unsigned(row[6]), status: row[7], error: row[8],
-      outcome: outcome, nextTryMicroseconds: (row[10] as Int64?).map(unsigned))
+      outcome: outcome, nextTryMicroseconds: (row[10] as Int64?).map(unsigned), response: row[11])
   }
 
   private static func unsigned(_ value: Int64) -> UInt64 { UInt64(clamping: value) }

@@ -232,4 +232,22 @@ final class Webhooks: Service {
   ) async throws(WebhookStoreError) -> [WebhookDelivery] {
     try await journal.deliveries(of: worker.id, before: before, limit: limit)
   }
+
+  func delivery(_ number: Int64, of worker: EndpointWorker) async throws(WebhookStoreError) -> WebhookDelivery? {
+    try await journal.delivery(number, of: worker.id)
+  }
+
+  /// The message of a delivery as it was sent, but for its signature; nil if it was a test, or if the event can't be read any more.
+  ///
+  /// - Throws: when the payment can't be read.
+  func message(of delivery: WebhookDelivery) async throws -> WebhookMessage? {
+    guard let named = WebhookMessage.paymentAndVersion(of: delivery.event) else { return nil }
+    return try await RequestThreads.run(.short) { [log, tracing = options.tracing] in
+      let event = try log.follower.lookUp { reader throws(LogStoreError) in
+        try reader.stream(named.payment.stream, from: named.version, limit: 1).first
+      }
+      guard let event, event.version == named.version else { return nil }
+      return try WebhookMessage(event, log: log, tracing: tracing)
+    }
+  }
 }

@@ -63,6 +63,9 @@ struct ServeConfiguration: Sendable {
     return fromCommandLine + settings.filter { !names.contains($0.name) }
   }
 
+  /// All settings as a person may see them.
+  var shown: [ShownSetting] { ShownSetting.all(SettingDefinitions.shown, inForce) }
+
   /// The settings that are others than in an earlier configuration.
   func changes(from old: ServeConfiguration) -> [SettingDefinition] {
     func values(_ settings: [Setting]) -> [String: [String]] {

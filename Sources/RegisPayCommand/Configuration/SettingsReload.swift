@@ -64,7 +64,9 @@ final class SettingsReload: Sendable {
     server.replaceRules(changedOptions)
     let (applied, waiting) = (changed.filter(\.isReloadable), changed.filter { !$0.isReloadable })
     // Those that wait are reported each time, until they are what the server runs with.
-    inForce.withLock { $0 = new.keeping(waiting, of: old) }
+    let mixed = new.keeping(waiting, of: old)
+    inForce.withLock { $0 = mixed }
+    options.settings.current = mixed.shown
     logger.notice("settings read again", metadata: ["changed": "\(applied.map(\.name).joined(separator: ", "))"])
     guard !waiting.isEmpty else { return }
     logger.warning(

@@ -52,6 +52,10 @@ class Server:
         with urllib.request.urlopen(request) as response:
             return json.load(response)
 
+    def metrics(self):
+        with urllib.request.urlopen(self.url + "/metrics") as response:
+            return response.read().decode()
+
 
 def require(condition, what):
     if not condition:
@@ -294,19 +298,19 @@ def restart(browser, server):
 def manage_keys(browser):
     """A key is made, shown once, and revoked; its name stays text."""
     go(browser, "system")
-    browser.wait("the keys", "document.querySelectorAll('.page .table tbody tr').length === 3", 10)
+    browser.wait("the keys", "document.querySelectorAll('[data-part=keys] tbody tr').length === 3", 10)
     browser.click("[data-focus=add-key]")
     browser.wait("the question", "document.activeElement.name === 'name'")
     browser.type(MARKUP)
     press(browser, "Enter")
     browser.wait("the key", "document.querySelector('dialog code')?.innerText.startsWith('rp_')")
     confirm(browser)
-    browser.wait("its row", f"document.querySelector('.page .table tbody tr')?.innerText.includes({json.dumps(MARKUP)})")
+    browser.wait("its row", f"document.querySelector('[data-part=keys] tbody tr')?.innerText.includes({json.dumps(MARKUP)})")
     require("rp_" not in text(browser, "main"), "a key is shown once")
     require(browser.evaluate("document.querySelectorAll('main img').length") == 0, "a key's name stays text")
-    browser.click(".page .table tbody tr [data-focus^=revoke-]")
+    browser.click("[data-part=keys] tbody tr [data-focus^=revoke-]")
     confirm(browser)
-    browser.wait("it being revoked", "document.querySelector('.page .table tbody tr')?.innerText.includes('Revoked')")
+    browser.wait("it being revoked", "document.querySelector('[data-part=keys] tbody tr')?.innerText.includes('Revoked')")
 
 
 def signing_in(browser, program, directory):
@@ -410,6 +414,17 @@ def markup(browser, program, directory):
             go(browser, page)
             browser.evaluate("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
             time.sleep(0.1)
+        server.request("POST", f"/api/v1/webhooks/{endpoint}/replay", {"from": 0})
+        go(browser, "webhooks?id=" + endpoint)
+        browser.wait("a delivery", "document.querySelector('[data-focus^=delivery-]')", 20)
+        browser.click("[data-focus^=delivery-]")
+        browser.wait("its request", "document.querySelector('dialog[open] pre')?.innerText.includes('webhook-id')")
+        press(browser, "Escape")
+        go(browser, "log?stream=pay:" + made[0])
+        browser.evaluate("document.querySelector('.events details').open = true")
+        browser.click("[data-focus^=bytes-]")
+        browser.wait("its bytes", "document.querySelectorAll('.events details[open] pre').length === 2")
+        require("7b 22" in text(browser, ".events details[open] div pre"), "the bytes begin with {\"")
         go(browser, "payments")
         shown = text(browser, "main")
         for payload in PAYLOADS:
@@ -418,7 +433,7 @@ def markup(browser, program, directory):
             quoted = urllib.parse.quote(payload, safe="")
             for address in ["#/payments?search=" + quoted, "#/payments?status=" + quoted,
                             *[f"#/payments?{name}={quoted}" for name in ["amount", "createdFrom", "createdBefore", "step", "reason"]],
-                            "#/payments/" + quoted, "#/" + quoted, "#/log?from=" + quoted,
+                            "#/payments/" + quoted, "#/" + quoted, "#/log?from=" + quoted, "#/log?stream=" + quoted,
                             "#/webhooks?id=" + quoted]:
                 browser.evaluate(f"location.hash = {json.dumps(address)}")
                 time.sleep(0.15)
@@ -427,6 +442,14 @@ def markup(browser, program, directory):
         require(browser.evaluate("document.querySelectorAll('main img, main script, main iframe').length") == 0, "no text became an element")
         violations = [text for text in browser.complaints if "Content Security Policy" in text or "Trusted" in text]
         require(not violations, f"nothing violates the policy for content, but: {violations}")
+        reported = "regispay_page_policy_violations_total"
+        require(f"\n{reported} 0\n" in server.metrics(), "the browser has reported no violation")
+        # So that one would have been seen.
+        browser.evaluate("document.head.append(Object.assign(document.createElement('style'), { textContent: 'main { color: red }' }))")
+        deadline = time.monotonic() + 20
+        while f"\n{reported} 1\n" not in server.metrics():
+            require(time.monotonic() < deadline, "a violation is reported and counted")
+            time.sleep(0.05)
     finally:
         server.kill()
         psp.shutdown()
@@ -459,7 +482,7 @@ def use(browser, server, axe):
     for page in PAGES + ["payments/" + refunded, "payments?status=Declined"]:
         go(browser, page)
         unlabelled = browser.evaluate("[...document.querySelectorAll('input, select, button')].filter((element) =>"
-                                      " !element.labels?.length && !element.innerText && !element.ariaLabel).length")
+                                      " !element.labels?.length && !element.textContent.trim() && !element.ariaLabel).length")
         require(unlabelled == 0, f"every control of page {page} has a name")
         if axe:
             for theme in ["light", "dark"]:

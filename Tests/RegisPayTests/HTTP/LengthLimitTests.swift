@@ -57,6 +57,12 @@ struct LengthLimitTests {
         return try await send("POST", "/api/v1/batches/cancel", ["filter": filter])
       }
     }
+    for name in ["stream", "type"] {
+      sendings[["/api/v1/log/events", "get", name]] = { text in
+        let query = text.utf8.map { String(format: "%%%02X", $0) }.joined()
+        return try await server.get("/api/v1/log/events?\(name)=\(query)").status == 200
+      }
+    }
     let others: [[String]: Sending] = [
       post + ["description"]: {
         try await send("POST", post[0], ["url": "https://a.com/", "description": .string($0)])

@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 
 @testable import RegisPay
@@ -106,6 +107,58 @@ struct OperationTests {
       #expect(try await server.get("/api/v1/payments/\(id)?version=5").status == 404)
       for query in ["version=0", "version=x", "version=1&version=1", "vesion=1"] {
         #expect(try await server.get("/api/v1/payments/\(id)?\(query)").status == 400, "\(query)")
+      }
+    }
+  }
+
+  @Test("the log's events are paged by offset, by type and by stream, and one is shown with its bytes")
+  func logEvents() async throws {
+    try await TestServer.run { server in
+      var ids: [String] = []
+      for _ in 0..<5 { ids.append(try await create(server)) }
+      for id in ids { try await wait(server, id, .completed) }
+      func page(_ query: String) async throws -> JSONValue {
+        try await server.get("/api/v1/log/events?\(query)").json()
+      }
+      func all(_ query: String) async throws -> [JSONValue] {
+        var (found, from): ([JSONValue], UInt64?) = ([], nil)
+        repeat {
+          let page = try await page(query + (from.map { "&from=\($0)" } ?? ""))
+          guard case .array(let events)? = page["events"] else { return [] }
+          #expect(events.count <= 3)
+          found += events
+          from = page["next"]?.unsigned
+        } while from != nil
+        return found
+      }
+      let events = try await all("limit=3")
+      let end = try #require(try await page("limit=1")["endOffset"]?.unsigned)
+      #expect(events.compactMap { $0["offset"]?.unsigned } == Array(0..<end) && end >= 20)
+      let settled = try await all("limit=3&type=PaymentSettled")
+      #expect(settled == events.filter { $0["type"] == "PaymentSettled" } && settled.count == 5)
+      let stream = try await all("limit=3&stream=pay:\(ids[2])")
+      #expect(stream == events.filter { $0["stream"]?.text == "pay:\(ids[2])" } && stream.count == 4)
+      #expect(try await page("limit=3&stream=pay:\(ids[2])&from=3")["events"] == .array(Array(stream[2...])))
+      #expect(try await page("from=\(end + 10)") == ["events": .array([]), "next": .null, "endOffset": .integer(end)])
+      #expect(try await page("stream=nothing")["events"] == .array([]))
+      #expect(try await page("stream=pay:\(ids[2])&type=PaymentSettled")["events"] == .array([stream[2]]))
+      for query in [
+        "from=-1", "from=01", "from=%2B1", "limit=0", "limit=201", "stream=", "x=1", "from=1&from=1",
+      ] {
+        #expect(try await server.get("/api/v1/log/events?\(query)").status == 400, "\(query)")
+      }
+      let one = try await server.get("/api/v1/log/events/3").json()
+      #expect(one["type"] == events[3]["type"] && one["data"] == events[3]["data"])
+      let bytes = try #require(one["base64"]?.text.flatMap { Data(base64Encoded: $0) })
+      guard case .object(let members) = try JSONReader.read(Array(bytes)) else {
+        return #expect(Bool(false), "\(one)")
+      }
+      // The metadata are in the bytes, and shown beside the data.
+      #expect(
+        .object(members.filter { $0.key != "metadata" }) == one["data"] && one["bytes"]?.unsigned == UInt64(bytes.count)
+      )
+      for offset in ["\(end)", "x", "-1", "9007199254740993", "99999999999999999999999"] {
+        #expect(try await server.get("/api/v1/log/events/\(offset)").status == 404, "\(offset)")
       }
     }
   }

@@ -141,6 +141,66 @@ struct RouteTests {
     }
   }
 
+  @Test(
+    "a browser's report about the pages' policy is counted and logged without secrets; a flood of them fills no log")
+  func policyReports() async throws {
+    let collector = LineCollector()
+    try await TestServer.run(logger: collector.logger) { server in
+      let page = try await server.get("/", accept: "text/html")
+      #expect(page.headers["content-security-policy"]?.contains("report-uri /csp-reports") == true)
+      func report(_ body: String) async throws -> Int {
+        try await server.send(
+          "POST", "/csp-reports",
+          headers: [("Content-Type", "application/csp-report"), ("Sec-Fetch-Site", "same-origin")],
+          body: Array(body.utf8)
+        ).status
+      }
+      let body = #"{"csp-report":{"effective-directive":"script-src-elem","blocked-uri":"https://x.test/a?token=1"}}"#
+      for _ in 0..<40 { #expect(try await report(body) == 204) }
+      for body in [
+        "", "[]", "{}", #"{"csp-report":1}"#, "{", #"{"csp-report":"\(String(repeating: "x", count: 20_000))"}"#,
+      ] {
+        #expect((400...413).contains(try await report(body)), "\(body.prefix(40))")
+      }
+      let metrics = try await server.get("/metrics").text
+      #expect(metrics.contains("regispay_page_policy_violations_total 40\n"), "\(metrics)")
+      let lines = collector.text.split(separator: "\n").filter { $0.contains("pages' policy") }
+      #expect(lines.count == 10 && lines.allSatisfy { $0.contains("https://x.test/a") && !$0.contains("token") })
+    }
+  }
+
+  @Test("settings are shown with their sources, and a secret is not")
+  func settings() async throws {
+    let (port, token) = (SettingDefinition("port", default: "8080"), SettingDefinition("psp-token", isSecret: true))
+    let shown = ShownSetting.all(
+      [
+        port, token, SettingDefinition("allowed-host", .list, isReloadable: true), SettingDefinition("insecure", .flag),
+      ],
+      [
+        Setting(definition: port, values: ["99"], source: .file("/etc/r.yaml", line: 3)),
+        Setting(definition: token, values: ["hush"], source: .variable("REGISPAY_PSP_TOKEN")),
+      ])
+    let variables = OTLPOptions.shown([
+      "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush",
+    ])
+    try await TestServer.run({ $0.settings = SettingsInForce(shown, variables: variables) }) { server in
+      let response = try await server.get("/api/v1/settings")
+      #expect(response.status == 200 && !response.text.contains("hush"), "\(response.text)")
+      let json = try response.json()
+      guard case .array(let settings)? = json["settings"], case .array(let found)? = json["variables"] else {
+        return #expect(Bool(false), "\(response.text)")
+      }
+      #expect(settings.map { $0["value"] } == ["99", .null, .null, .bool(false)])
+      #expect(
+        settings.map { $0["source"]?.text } == [
+          "/etc/r.yaml line 3", "environment variable REGISPAY_PSP_TOKEN", nil, "default",
+        ])
+      #expect(settings.map { $0["isDefault"] } == [.bool(false), .bool(false), .bool(true), .bool(true)])
+      #expect(settings.map { $0["hidden"] } == [.bool(false), .bool(true), .bool(false), .bool(false)])
+      #expect(found.map { $0["value"] } == ["http://c:4318", .null])
+    }
+  }
+
   @Test("the simulators respond on the reference's routes")
   func simulators() async throws {
     try await TestServer.run { server in

@@ -1,4 +1,5 @@
 import AsyncHTTPClient
+import Logging
 import NIOCore
 import Testing
 
@@ -22,6 +23,7 @@ struct TestServer: Sendable {
   /// - Parameter metrics: gets the server's metrics.
   static func run(
     _ change: (inout ServerOptions) -> Void = { _ in }, metrics: MetricsRegistry = MetricsRegistry(),
+    logger: Logger = silent,
     _ work: @escaping @Sendable (TestServer) async throws -> Void
   ) async throws {
     try await places.use {
@@ -33,7 +35,7 @@ struct TestServer: Sendable {
         options.consumer.backoff = Backoff(base: .milliseconds(10), cap: .milliseconds(50))
         options.breaker = .init(failureLimit: 5, openDuration: .milliseconds(50))
         change(&options)
-        let server = try Server.open(options, logger: silent, metrics: metrics)
+        let server = try Server.open(options, logger: logger, metrics: metrics)
         let addresses = AsyncStream<String>.makeStream()
         let run = Task {
           defer { addresses.continuation.finish() }

@@ -186,6 +186,51 @@ struct WebhookRouteTests {
     }
   }
 
+  @Test("a delivery shows the request that was sent, and how the response began; a test has no request")
+  func deliveryDetails() async throws {
+    let answer = "no \u{7}way: " + String(repeating: "é", count: 400)
+    try await FakeReceiver.run({ _ in .init(status: 418, body: answer) }) { receiver in
+      try await TestServer.run({ $0.webhooks.allowsPrivate = true }) { server in
+        let id = try #require(try await create(server, receiver.url)["id"]?.text)
+        _ = try await server.create(#"{"amount":1.5,"currency":"GBP"}"#)
+        func list() async throws -> [JSONValue] {
+          guard
+            case .array(let all)? = try await send(server, "GET", "/\(id)/deliveries?limit=200").json()["deliveries"]
+          else { return [] }
+          return all
+        }
+        try await eventually("a try of each event is noted") {
+          try await Set(list().compactMap { $0["event"]?.text }).count == 4
+        }
+        let delivery = try #require(try await list().last)
+        let number = try #require(delivery["id"]?.text)
+        let shown = try await send(server, "GET", "/\(id)/deliveries/\(number)")
+        #expect(shown.status == 200, "\(shown.text)")
+        let json = try shown.json()
+        let received = try #require(receiver.received.first { $0.id == delivery["event"]?.text })
+        #expect(json["request"]?["body"]?.text == received.body && json["request"]?["url"]?.text == receiver.url)
+        for name in ["content-type", "webhook-id", "traceparent"] {
+          guard case .object(let headers)? = json["request"]?["headers"] else { break }
+          #expect(headers.first { $0.key.lowercased() == name }?.value.text == received.headers[name], "\(name)")
+        }
+        #expect(!shown.text.contains("webhook-signature"))
+        let text = try #require(json["response"]?.text)
+        #expect(
+          text.hasPrefix("no \u{FFFD}way: éé") && text.hasSuffix("…") && text.utf8.count < 530
+            && json["status"] == .number("418"))
+        #expect(delivery["response"]?.text == text)
+        let test = try await send(server, "POST", "/\(id)/test").json()
+        #expect(test["response"]?.text == text && test["id"] == .null)
+        try await eventually("the test is noted") { try await list().contains { $0["type"] == "webhook.test" } }
+        let kept = try #require(try await list().first { $0["type"] == "webhook.test" }?["id"]?.text)
+        #expect(try await send(server, "GET", "/\(id)/deliveries/\(kept)").json()["request"] == .null)
+        for other in ["0", "x", "-1", "99999999", "9999999999999999999999"] {
+          #expect(try await send(server, "GET", "/\(id)/deliveries/\(other)").status == 404, "\(other)")
+        }
+      }
+    }
+  }
+
   @Test("a test of an endpoint that does not respond gives the reason")
   func failingTest() async throws {
     try await TestServer.run({ $0.webhooks.allowsPrivate = true }) { server in

@@ -33,10 +33,13 @@ struct AccessTests {
     ("GET", "/psp/api/ledger", .read), ("GET", "/api/v1/consumers", .read),
     ("POST", "/api/v1/consumers/payment-create/try", .operate), ("GET", "/openapi.json", nil),
     ("GET", "/metrics", .read), ("GET", "/api/v1/logging", .operate), ("PUT", "/api/v1/logging", .operate),
+    ("GET", "/api/v1/settings", .operate),
+    ("GET", "/api/v1/log/events", .read), ("GET", "/api/v1/log/events/8", .read), ("POST", "/csp-reports", nil),
     ("GET", "/api/v1/webhooks", .operate), ("POST", "/api/v1/webhooks", .operate),
     ("GET", "/api/v1/webhooks/\(id)", .operate), ("PATCH", "/api/v1/webhooks/\(id)", .operate),
     ("DELETE", "/api/v1/webhooks/\(id)", .operate), ("POST", "/api/v1/webhooks/\(id)/rotate", .operate),
     ("POST", "/api/v1/webhooks/\(id)/test", .operate), ("GET", "/api/v1/webhooks/\(id)/deliveries", .operate),
+    ("GET", "/api/v1/webhooks/\(id)/deliveries/7", .operate),
     ("POST", "/api/v1/webhooks/\(id)/replay", .operate),
     ("GET", "/api/v1/session", .read), ("GET", "/api/v1/activity", .read), ("GET", "/api/v1/log", .read),
     ("GET", "/api/v1/keys", .operate), ("POST", "/api/v1/keys", .operate),
@@ -102,14 +105,17 @@ struct AccessTests {
     let tested = Self.table.filter { $0.method != "HEAD" }.map { entry in
       "\(entry.method) "
         + (entry.path.split(separator: "?").first ?? "").replacing(Self.id, with: "{id}")
-        .replacing("/payment-create/", with: "/{name}/").replacing("/x/", with: "/{reference}/").replacing(
+        .replacing("/payment-create/", with: "/{name}/").replacing("/x/", with: "/{reference}/")
+        .replacing("/deliveries/7", with: "/deliveries/{number}").replacing("/events/8", with: "/events/{offset}")
+        .replacing(
           /^\/assets\/.*/, with: "/assets/{name}")
     }
     #expect(Set(listed) == Set(tested))
     try await TestServer.run { server in
       for (path, methods) in RouteAccess.all {
         let path = path.replacing("{id}", with: Self.id).replacing("{reference}", with: "x")
-          .replacing("/{name}/", with: "/payment-create/")
+          .replacing("/{name}/", with: "/payment-create/").replacing("{number}", with: "7")
+          .replacing("{offset}", with: "8")
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"] {
           let isListed = methods.keys.contains { $0.rawValue == method }
           // Without a mistake the response is unbounded.
@@ -180,7 +186,7 @@ struct AccessTests {
         let shown = try await server.send(method, path, headers: picture)
         #expect(shown.status == 403, "\(method) \(path)")
         let followed = try await server.send(method, path, headers: link)
-        #expect((followed.status == 403) == (scope != nil), "\(method) \(path)")
+        #expect((followed.status == 403) == (scope != nil || !["GET", "HEAD"].contains(method)), "\(method) \(path)")
       }
       #expect(try await server.send("GET", "/nothing", headers: picture).status == 403)
     }

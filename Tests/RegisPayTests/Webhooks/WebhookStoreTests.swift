@@ -98,6 +98,34 @@ struct WebhookStoreTests {
     }
   }
 
+  @Test("a file of an earlier program gets what it lacks, and loses nothing")
+  func older() async throws {
+    try await withTemporaryFolder { folder in
+      let journal = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+      let id = try endpoint().id
+      var delivery = WebhookDelivery(
+        event: "msg_1", type: "payment.settled", offset: 3, attempt: 1, startMicroseconds: 5, durationMicroseconds: 6,
+        status: 200, outcome: .delivered)
+      try await journal.write([.delivery(id: id, delivery)])
+      await journal.close()
+      let queue = try DatabaseQueue(path: folder + "/webhooks/webhooks.sqlite")
+      try await queue.write {
+        try $0.execute(sql: "DROP INDEX delivery_event; ALTER TABLE delivery DROP COLUMN response")
+      }
+      try queue.close()
+      for _ in 0..<2 {
+        let again = try WebhookJournal.open(folder + "/webhooks", health: Health(stores: []))
+        delivery.response = "well"
+        try await again.write([.delivery(id: id, delivery)])
+        let found = try await again.deliveries(of: id, before: .max, limit: 10)
+        #expect(found.last?.response == nil && found.first?.response == "well")
+        #expect(try await again.delivery(found[0].number, of: id)?.response == "well")
+        #expect(try await again.delivery(found[0].number, of: "other") == nil)
+        await again.close()
+      }
+    }
+  }
+
   @Test("of another version, or damaged, is refused with its path, and left as it is")
   func refused() async throws {
     try await withTemporaryFolder { folder in
