@@ -71,12 +71,12 @@ struct ActionRoutes: Sendable {
       guard seen.insert(name).inserted else { throw Problem.badRequest("\(name) is given twice.") }
       switch name {
       case "limit":
-        guard let number = Int(value), (1...pageLimit).contains(number) else {
+        guard let number = value.wholeNumber, (1...UInt64(pageLimit)).contains(number) else {
           throw Problem.badRequest("limit must be 1 to \(pageLimit).")
         }
-        limit = number
+        limit = Int(number)
       case "before":
-        guard let number = UInt64(value), number <= largestOffset else {
+        guard let number = value.wholeNumber, number <= largestOffset else {
           throw Problem.badRequest("before must be the value of next on an earlier page.")
         }
         before = number

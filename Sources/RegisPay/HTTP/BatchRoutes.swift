@@ -101,9 +101,12 @@ struct BatchRoutes: Sendable {
     }
     var parameters: [(key: Substring, value: Substring)] = []
     for member in filters {
-      guard let text = member.value.text, !["sort", "limit", "after"].contains(member.key) else {
-        throw problem("filter.\(member.key)", "It must be one of the list's filters, as text")
+      guard PaymentQuery.filters.contains(member.key) else {
+        throw problem(
+          "filter.\(member.key)",
+          "There is no such filter; possible are \(PaymentQuery.filters.joined(separator: ", "))")
       }
+      guard let text = member.value.text else { throw problem("filter.\(member.key)", "It must be text") }
       parameters.append((Substring(member.key), Substring(text)))
     }
     let query: PaymentQuery
@@ -112,7 +115,7 @@ struct BatchRoutes: Sendable {
     } catch {
       throw problem("filter", error.detail)
     }
-    guard let given = body["limit"] else { return (filter, query, nil) }
+    guard let given = body["limit"], given != .null else { return (filter, query, nil) }
     guard let limit = given.wholeNumber, (1...largestLimit).contains(limit) else {
       throw problem("limit", "limit must be a whole number of payments from 1 to \(largestLimit)")
     }
@@ -169,8 +172,9 @@ struct BatchRoutes: Sendable {
     if let (name, _) = parameters.first(where: { $0.key != "status" }) {
       throw Problem.badRequest("This route has no parameter \(String(name).debugDescription).")
     }
-    let status = try PaymentQuery(parameters).status ?? .failed
-    guard Self.troubled.contains(status) else {
+    guard parameters.count < 2 else { throw Problem.badRequest("status is given twice.") }
+    let given = parameters.first.map { String($0.value) } ?? PaymentStatus.failed.rawValue
+    guard let status = PaymentStatus(rawValue: given), Self.troubled.contains(status) else {
       throw Problem.badRequest("status must be one of \(Self.troubled.map(\.rawValue).joined(separator: ", ")).")
     }
     do {

@@ -37,12 +37,12 @@ struct LogEventRoutes: Sendable {
         guard seen.insert(name).inserted else { throw Problem.badRequest("\(name) is given twice.") }
         switch name {
         case "from":
-          guard let number = UInt64(digits: value), number <= largestOffset else {
+          guard let number = value.wholeNumber, number <= largestOffset else {
             throw Problem.badRequest("from must be an offset, or with stream a version.")
           }
           from = number
         case "limit":
-          guard let number = UInt64(digits: value), (1...UInt64(pageLimit)).contains(number) else {
+          guard let number = value.wholeNumber, (1...UInt64(pageLimit)).contains(number) else {
             throw Problem.badRequest("limit must be 1 to \(pageLimit).")
           }
           limit = Int(number)
@@ -121,7 +121,7 @@ struct LogEventRoutes: Sendable {
 
   private func show(_ context: HTTPRequestContext) async throws -> Response {
     let text = context.parameters.get("offset") ?? ""
-    guard let offset = UInt64(digits: text[...]), offset <= Self.largestOffset else {
+    guard let offset = text.wholeNumber, offset <= Self.largestOffset else {
       throw Problem.notFound("An event's offset is a whole number.")
     }
     let found = try await RequestThreads.run(.short) { () throws(LogStoreError) in
@@ -147,15 +147,5 @@ struct LogEventRoutes: Sendable {
             .init("base64", .string(data.base64EncodedString())),
           ]))
     }
-  }
-}
-
-extension UInt64 {
-  /// A number of decimal digits only: no sign, and no leading zeros but for zero itself.
-  fileprivate init?(digits: Substring) {
-    guard (1...20).contains(digits.utf8.count), digits.utf8.allSatisfy({ (48...57).contains($0) }),
-      digits == "0" || digits.first != "0"
-    else { return nil }
-    self.init(digits)
   }
 }

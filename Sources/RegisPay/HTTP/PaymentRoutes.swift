@@ -199,7 +199,7 @@ struct PaymentRoutes: Sendable {
       }
       guard version == nil else { throw Problem.badRequest("version is given twice.") }
       // A payment has some thousand events at most.
-      guard let number = UInt64(value), (1...1_000_000_000).contains(number) else {
+      guard let number = value.wholeNumber, (1...1_000_000_000).contains(number) else {
         throw Problem.badRequest("version must be a number from 1 to 1000000000, that of one of the payment's events.")
       }
       version = number

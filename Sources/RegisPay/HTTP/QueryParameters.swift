@@ -12,8 +12,12 @@ extension URI {
 }
 
 extension PaymentQuery {
-  /// Reads a list's query: `status`, `currency`, `refunded`, `search`, `amount`, `createdFrom`, `createdBefore`, `step`, `reason`,
-  /// `sort`, `limit`, `after`.
+  /// The parameters that choose payments.
+  static let filters = [
+    "status", "currency", "refunded", "search", "amount", "createdFrom", "createdBefore", "step", "reason",
+  ]
+
+  /// Reads a list's query: its ``filters``, `sort`, `limit`, `after`.
   ///
   /// - Throws: ``Problem`` that names the mistake. An unknown parameter is a mistake too: a misspelt filter must not show
   ///   everything.
@@ -74,10 +78,10 @@ extension PaymentQuery {
       }
       order = known
     case "limit":
-      guard let number = Int(value), (1...Self.pageLimit).contains(number) else {
+      guard let number = value.wholeNumber, (1...UInt64(Self.pageLimit)).contains(number) else {
         throw Problem.badRequest("limit must be 1 to \(Self.pageLimit).")
       }
-      limit = number
+      limit = Int(number)
     case "after":
       guard let key = Key(value) else {
         throw Problem.badRequest("after must be the value of next on an earlier page.")
@@ -89,8 +93,10 @@ extension PaymentQuery {
 
   private static func amount(_ text: String) throws(Problem) -> Int64 {
     // The supported currencies have the same number of decimals.
-    guard let number = DecimalText(text), let currency = Currency.supported.first else {
-      throw Problem.badRequest("amount must be a number, such as 12.50.")
+    guard text.utf8.allSatisfy({ (48...57).contains($0) || $0 == UInt8(ascii: ".") }), let number = DecimalText(text),
+      let currency = Currency.supported.first
+    else {
+      throw Problem.badRequest("amount must be a number such as 12.50.")
     }
     do {
       return try Money(number, currency: currency).minorUnits

@@ -110,7 +110,7 @@ struct WebhookRoutes: Sendable {
 
   private func showDelivery(_ context: HTTPRequestContext) async throws -> Response {
     let worker = try find(context)
-    guard let number = Int64(context.parameters.get("number") ?? ""), number > 0,
+    guard let number = context.parameters.get("number")?.wholeNumber.flatMap(Int64.init(exactly:)), number > 0,
       let delivery = try await webhooks.delivery(number, of: worker)
     else { throw Problem.notFound("This webhook has no such delivery; the oldest are removed in time.") }
     let message: WebhookMessage?
@@ -201,12 +201,12 @@ struct WebhookRoutes: Sendable {
     for (name, value) in request.uri.formParameters {
       switch name {
       case "limit":
-        guard let number = Int(value), (1...Self.pageLimit).contains(number) else {
+        guard let number = value.wholeNumber, (1...UInt64(Self.pageLimit)).contains(number) else {
           throw Problem.badRequest("limit must be 1 to \(Self.pageLimit).")
         }
-        limit = number
+        limit = Int(number)
       case "after":
-        guard let number = Int64(value), number > 0 else {
+        guard let number = value.wholeNumber.flatMap(Int64.init(exactly:)), number > 0 else {
           throw Problem.badRequest("after must be the value of next on an earlier page.")
         }
         before = number

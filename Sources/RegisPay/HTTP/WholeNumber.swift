@@ -7,3 +7,14 @@ extension JSONValue {
     return try? number.scaled(byPowerOfTen: 0)
   }
 }
+
+extension StringProtocol {
+  /// The value of a whole number in an address: decimal digits only, without a sign and without leading zeros, so that each number is
+  /// written in one way; nil for any other text.
+  var wholeNumber: UInt64? {
+    guard (1...20).contains(utf8.count), utf8.allSatisfy({ (48...57).contains($0) }), self == "0" || first != "0" else {
+      return nil
+    }
+    return UInt64(self)
+  }
+}

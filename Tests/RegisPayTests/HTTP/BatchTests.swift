@@ -166,14 +166,16 @@ struct BatchTests {
         .refund, PaymentQuery(), filter: [:], limit: nil, by: nil, isStillAllowed: { true })
       try await eventually("it is on its way") { (batches[begun.id]?.accepted ?? 0) > 2 }
       #expect(batches.stop(begun.id, "anna stopped it")?.state == .stopped)
-      try await eventually("another one may run") {
-        let accepted = batches[begun.id]?.accepted
-        try await Task.sleep(for: .milliseconds(50))
-        return batches[begun.id]?.accepted == accepted
+      // The one command that was being carried out counts when it has ended.
+      var refunded = 0
+      try await eventually("all that was carried out counts") {
+        refunded = try ids.filter { try log.load($0)?.payment.refunds.isEmpty == false }.count
+        return batches[begun.id]?.accepted == refunded
       }
+      try await Task.sleep(for: .milliseconds(50))
+      #expect(try ids.filter { try log.load($0)?.payment.refunds.isEmpty == false }.count <= refunded + 1)
       let batch = try #require(batches[begun.id])
-      let refunded = try ids.filter { try log.load($0)?.payment.refunds.isEmpty == false }.count
-      #expect(batch.reason == "anna stopped it" && batch.accepted == refunded && refunded < 300)
+      #expect(batch.reason == "anna stopped it" && refunded < 300, "\(batch)")
       #expect(batches.stop("x", "") == nil)
     }
   }

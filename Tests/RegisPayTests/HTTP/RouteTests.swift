@@ -33,6 +33,8 @@ struct RouteTests {
       ("POST", "/", 405), ("POST", "/health", 405), ("GET", "/toggle-errors", 405), ("PATCH", "/psp/api/ledger", 405),
       ("GET", "/api/v1/payments/", 404), ("POST", "/api/v1/payments/", 404), ("GET", "/api/v1//payments", 404),
       ("GET", "//api/v1/payments", 404), ("GET", "/health/", 404), ("GET", "//", 404), ("GET", "/nothing?x=1", 404),
+      ("GET", "/api/v1/payments?amount=-1", 400), ("GET", "/api/v1/payments?amount=1e2", 400),
+      ("GET", "/api/v1/payments?limit=%2B5", 400), ("GET", "/api/v1/payments/troubles?status=Completed", 400),
       ("POST", "/api/v1/payments?amount=1", 400), ("POST", "/api/payment/create?x", 400),
       ("POST", "/api/v1/payments/00000000-0000-4000-8000-000000000000/refunds?amount=1", 400),
       ("POST", "/api/v1/payments/00000000-0000-4000-8000-000000000000/cancel?reason=x", 400),
