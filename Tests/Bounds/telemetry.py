@@ -8,7 +8,8 @@ its processor time (user and system, of all threads) is divided by the payments 
     on     spans and log lines to a collector, and /metrics asked for every 5 seconds
     hang   the same, and the collector accepts connections and never answers
 
-Prints each run, and the medians beside those of `off`. The collector is another process, whose time doesn't count.
+Prints each run, and the medians beside those of `off`. The collector is another process, whose time doesn't count. With a rate that
+the machine can't reach, all processors are busy until the last payment completes, and payments a second are its highest load.
 
     Tests/Bounds/telemetry.py --program .build/release/regispay --rate 1000 --seconds 40 --rounds 4
 """
@@ -135,7 +136,7 @@ def main():
     for number in range(arguments.rounds):
         for kind in kinds if number % 2 == 0 else reversed(kinds):
             cost, memory, speed, report = run(kind, arguments)
-            results[kind].append((cost, memory))
+            results[kind].append((cost, memory, speed))
             last = (report.stdout.strip().splitlines() or ["?"])[-1]
             print(f"{kind:5} {cost:.4f} ms a payment, {memory:.1f} MiB, {speed:.0f} payments/s, exit {report.returncode}: {last}", flush=True)
     base = results.get("off")
@@ -147,6 +148,8 @@ def main():
             ratios = [mine[0] / other[0] for mine, other in zip(results[kind], base)]
             text += f"; beside off {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
             text += f", {memory - statistics.median(result[1] for result in base):+.1f} MiB"
+            speeds = [mine[2] / other[2] for mine, other in zip(results[kind], base)]
+            text += f"; payments/s {statistics.median(speeds):.3f} ({min(speeds):.3f} to {max(speeds):.3f})"
         print(text)
 
 

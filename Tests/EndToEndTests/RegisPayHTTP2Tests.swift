@@ -44,6 +44,23 @@ struct RegisPayHTTP2Tests {
     }
   }
 
+  @Test("kills with requests in the air lose no answered payment, and repeats with their keys make no second one")
+  func kills() async throws {
+    try await withTemporaryFolder { folder in
+      let python = try await PythonEnvironment.make(in: folder, installing: "httpx[http2]")
+      try await SelfSigned.make("server", in: folder)
+      let clients = try RegisPayProcess(
+        program: python.programs + "/python3",
+        [
+          "-B", StoreUnderTest.support + "/http2_kills.py",
+          RegisPayProcess.buildFolder.appendingPathComponent("regispay").path, folder + "/data",
+          folder + "/server.crt", folder + "/server.key", "5",
+        ], folder: folder)
+      let said = try await lines(of: clients, within: .seconds(300))
+      #expect(said.last?.hasPrefix("all well") == true, "\(said) \(clients.errorText)")
+    }
+  }
+
   @Test(
     "a client that breaks the protocol, floods, does not read or does not finish ends its own request or connection only"
   )
