@@ -64,8 +64,16 @@ const icons = {
   key: ["M7 10a3 3 0 1 1-6 0 3 3 0 0 1 6 0z", "M7 10h11", "M15 10v3", "M12 10v2"],
 };
 
+const drawn = new Map();
+
 /// An icon for the eye only: what it means is said in text beside it.
 export function icon(name, size = 20) {
+  const key = `${name} ${size}`;
+  if (!drawn.has(key)) drawn.set(key, draw(name, size));
+  return drawn.get(key).cloneNode(true);
+}
+
+function draw(name, size) {
   return svg("svg", { viewBox: "0 0 20 20", width: size, height: size, class: "icon", "aria-hidden": "true" },
     icons[name].map((d) => svg("path", { d })));
 }

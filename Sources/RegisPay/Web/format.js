@@ -54,7 +54,10 @@ export function duration(milliseconds) {
 }
 
 const zone = () => setting("times", "local") === "utc" ? { timeZone: "UTC" } : {};
-const isToday = (date) => date.toDateString() === new Date().toDateString();
+const isToday = (date) => {
+  const now = new Date();
+  return date.getDate() === now.getDate() && date.getMonth() === now.getMonth() && date.getFullYear() === now.getFullYear();
+};
 
 /// The time alone for today, with the date otherwise.
 export function time(text, { seconds = true, date = undefined } = {}) {

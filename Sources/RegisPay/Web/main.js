@@ -124,12 +124,12 @@ onLive((state, isTick) => {
 let isRefreshing = false;
 let wantsRefresh = false;
 /// Asks for the page's data again, never twice at once.
-async function refresh() {
+async function refresh(isAsked = false) {
   if (isRefreshing) { wantsRefresh = true; return; }
   isRefreshing = true;
   const page = shown;
   try {
-    await page?.refresh?.();
+    await page?.refresh?.(isAsked);
   } catch (error) {
     // The next tick tries again; the connection's state says that the server is away.
     if (error.status > 0 && error.status !== 401) notify(error.message, "bad");
@@ -266,7 +266,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.key === "n" && session.may("write")) { movesFocus = true; location.hash = "#/create"; }
-  if (event.key === "r") refresh();
+  if (event.key === "r") refresh(true);
   if (event.key === "j" || event.key === "k") {
     const links = [...frame.main.querySelectorAll(".row-link")];
     const at = links.indexOf(document.activeElement);

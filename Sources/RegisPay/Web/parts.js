@@ -23,8 +23,11 @@ export function badge(tone, symbol, text, data = {}) {
 /// A time. Where the pointer rests, the exact one, local and UTC.
 export function moment(text, options) {
   if (!text) return h("span", { class: "soft" }, "–");
-  return h("time", { datetime: text, title: exactTime(text) }, time(text, options));
+  return h("time", { datetime: text, on: { pointerenter: titleExactly } }, time(text, options));
 }
+
+// Only when a pointer comes: most times are never asked for exactly, and a list has fifty.
+function titleExactly(event) { event.currentTarget.title = exactTime(event.currentTarget.dateTime); }
 
 /// A time as its distance from now, kept right while it is shown.
 customElements.define("time-ago", class extends HTMLElement {
@@ -99,7 +102,9 @@ export const facts = (pairs) => h("dl", { class: "facts" }, pairs.filter(Boolean
 
 /// A table whose rows become cards on a narrow screen. `columns`: `{ title, class, cell(row) }`, with `sort` for one to sort by, and
 /// `head()` for what stands in place of the title.
-export function table(caption, columns, rows, { rowProperties = () => ({}), sorted, onSort, kind = "" } = {}) {
+///
+/// `drawn`: the rows' elements, if they are made already (`tableRow`).
+export function table(caption, columns, rows, { sorted, onSort, kind = "", drawn } = {}) {
   const head = columns.map((column) => {
     const order = sorted?.name === column.sort && column.sort ? (sorted.descending ? "descending" : "ascending") : undefined;
     const content = column.sort && onSort
@@ -111,10 +116,11 @@ export function table(caption, columns, rows, { rowProperties = () => ({}), sort
   });
   return h("table", { role: "table", class: `table ${kind}` }, h("caption", { class: "unseen" }, caption),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),
-    h("tbody", { role: "rowgroup" }, rows.map((row) => h("tr", { role: "row", ...rowProperties(row) },
-      columns.map((column) => h("td", { role: "cell", class: column.class, data: { title: column.hideTitle ? "" : column.title } },
-        column.cell(row)))))));
+    h("tbody", { role: "rowgroup" }, drawn ?? rows.map((row) => tableRow(columns, row))));
 }
+
+export const tableRow = (columns, row, properties = {}) => h("tr", { role: "row", ...properties }, columns.map((column) =>
+  h("td", { role: "cell", class: column.class, data: { title: column.hideTitle ? "" : column.title } }, column.cell(row))));
 
 /// Asks in a dialog. `fields`: elements with a name. Returns the form's values, or null when the person closes it.
 export function ask({ title, text, fields = [], confirm, danger = false, check = () => null }) {

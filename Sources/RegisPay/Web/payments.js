@@ -4,7 +4,7 @@ import { batchList, beginBatch } from "./batches.js";
 import { call, command, parse, RequestError, send, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { count, isPositive, money, time } from "./format.js";
-import { amount, ask, copyButton, empty, field, idText, loading, moment, notify, panel, statusBadge, table } from "./parts.js";
+import { amount, ask, copyButton, empty, field, idText, loading, moment, notify, panel, statusBadge, table, tableRow } from "./parts.js";
 import { setSetting, setting } from "./settings.js";
 import { t } from "./text.js";
 
@@ -18,6 +18,9 @@ const steps = ["create", "settle", "notify", "cancel", "refund"];
 const allFilters = [...written, ...Object.keys(filters)];
 const pageSize = 50;
 const markedLimit = 10;
+const sliceMilliseconds = 5;
+/// How long the list stays as it is after most rows were new: nobody reads one that is another each second.
+const floodMilliseconds = 2_500;
 
 const columns = {
   id: { title: () => t("payment.id"), class: "id", cell: (payment) => h("a", { href: `#/payments/${payment.paymentId}`, class: "row-link", data: { focus: payment.paymentId } },
@@ -77,6 +80,7 @@ export async function show(root, { query, isCurrent }) {
     if (!isPaused) load();
   } } }, icon("pause", 14), t("payments.pause"));
   const place = h("div", {}, loading(8));
+  const pager = h("div", { class: "pager" });
   const bar = h("div", {});
   const batches = batchList(isCurrent, () => { load().catch(() => {}); });
   const state = h("p", { class: "soft", role: "status" });
@@ -142,57 +146,126 @@ export async function show(root, { query, isCurrent }) {
     }
   }
 
+  /// The rows that the table has, by payment, each with what it shows; and what they all depend on.
+  let drawn = new Map();
+  let look = "";
+  let drawing = 0;
+  let staysUntil = 0;
+  let later = null;
+
+  /// A row's element: the one that the table has, if it shows the same.
+  function rowOf(shown, row) {
+    const text = JSON.stringify(row);
+    const known = drawn.get(row.paymentId);
+    const made = known?.text === text ? known : { text, element: tableRow(shown, row, { data: { payment: row.paymentId, status: row.status } }) };
+    drawn.set(row.paymentId, made);
+    return made.element;
+  }
+
+  /// Changes the rows in the table to these, and leaves those that stay. Makes new ones for some milliseconds of a frame at a time,
+  /// so that the page stays smooth while all of them change.
+  ///
+  /// Returns false, and has changed nothing, when another drawing has begun meanwhile, or a row was selected, which must not move away.
+  async function changeRows(body, shown, rows, marked) {
+    const mine = drawing += 1;
+    const selected = chosen.size;
+    let began = performance.now();
+    for (const row of rows) {
+      rowOf(shown, row);
+      if (performance.now() - began < sliceMilliseconds) continue;
+      await new Promise((resolve) => requestAnimationFrame(resolve));
+      if (mine !== drawing || !isCurrent() || chosen.size > selected) return false;
+      began = performance.now();
+    }
+    const wantedIds = new Set(rows.map((row) => row.paymentId));
+    const stays = (element) => wantedIds.has(element.dataset.payment) && drawn.get(element.dataset.payment).element === element;
+    for (const [number, row] of rows.entries()) {
+      const { element } = drawn.get(row.paymentId);
+      element.dataset.new = String(marked.has(row.paymentId));
+      const there = body.children[number];
+      if (there === element) continue;
+      if (there && !stays(there)) there.replaceWith(element);
+      else body.insertBefore(element, there ?? null);
+    }
+    while (body.children.length > rows.length) body.lastElementChild.remove();
+    return true;
+  }
+
   async function load() {
     const parameters = new URLSearchParams({ limit: String(pageSize), ...wanted });
     const next = await call(`/api/v1/payments?${parameters}`);
     if (!isCurrent()) return;
-    page = next;
-    draw();
+    await draw(next);
   }
 
-  function draw() {
-    if (!page) return;
-    const rows = page.payments;
+  async function draw(next = page) {
+    if (!next) return;
+    const rows = next.payments;
     const ids = new Set(rows.map((row) => row.paymentId));
-    for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
-    if (!rows.every((row) => chosen.has(row.paymentId))) isAll = false;
     const arrived = rows.filter((row) => known !== null && !known.has(row.paymentId)).map((row) => row.paymentId);
     // Where most rows are new, marking them tells nothing, and each marked cell is painted again for every frame.
     const marked = new Set(arrived.length > markedLimit ? [] : arrived);
     const sorted = wanted.sort ?? "-created";
     const all = () => h("input", { type: "checkbox", checked: rows.every((row) => chosen.has(row.paymentId)), "aria-label": t("payments.selectAll"), data: { focus: "select-all" },
       on: { change: (event) => {
-        for (const row of rows) if (event.target.checked) chosen.add(row.paymentId); else chosen.delete(row.paymentId);
+        for (const row of page.payments) if (event.target.checked) chosen.add(row.paymentId); else chosen.delete(row.paymentId);
         draw();
       } } });
-    const select = { class: "select", hideTitle: true, title: t("payments.select"), head: all, cell: (row) => h("input", { type: "checkbox", checked: chosen.has(row.paymentId),
+    const select = { name: "select", class: "select", hideTitle: true, title: t("payments.select"), head: all, cell: (row) => h("input", { type: "checkbox", checked: chosen.has(row.paymentId),
       "aria-label": t("payments.selectOne", { id: row.paymentId.slice(0, 8) }), data: { focus: `select-${row.paymentId}` }, on: { change: (event) => {
         if (event.target.checked) chosen.add(row.paymentId); else chosen.delete(row.paymentId);
         isAll = false;
-        place.querySelector("[data-focus=select-all]").checked = rows.every((row) => chosen.has(row.paymentId));
+        place.querySelector("[data-focus=select-all]").checked = page.payments.every((row) => chosen.has(row.paymentId));
         drawBar();
       } } }) };
     const canAct = session.may("write") || session.may("operate");
+    const shown = [...(canAct ? [select] : []), ...shownColumns()];
+    // The day, because a time of today is shown without it.
+    const newLook = `${shown.map((column) => column.name).join()} ${new Date().toDateString()}`;
+    const body = look === newLook && rows.length > 0 ? place.querySelector("tbody") : null;
+    if (body) {
+      if (!await changeRows(body, shown, rows, marked)) return;
+      drawn = new Map(rows.map((row) => [row.paymentId, drawn.get(row.paymentId)]));
+    } else {
+      drawing += 1;
+    }
+    page = next;
+    staysUntil = arrived.length > rows.length / 2 ? performance.now() + floodMilliseconds : 0;
+    for (const id of chosen) if (!ids.has(id)) chosen.delete(id);
+    if (!rows.every((row) => chosen.has(row.paymentId))) isAll = false;
     if (rows.length === 0) {
+      look = "";
       const isFiltered = chips.length > 0;
       replace(place, isFiltered ? empty(t("payments.noMatch"), t("payments.noMatchText"), h("a", { class: "button", href: "#/payments" }, t("payments.clear")))
         : empty(t("payments.none"), t("payments.noneText"), session.may("write") && h("a", { class: "button primary", href: "#/create" }, t("page.create"))));
+    } else if (body) {
+      for (const row of rows) {
+        const box = drawn.get(row.paymentId).element.querySelector("input[type=checkbox]");
+        if (box) box.checked = chosen.has(row.paymentId);
+      }
+      const box = place.querySelector("[data-focus=select-all]");
+      if (box) box.checked = rows.every((row) => chosen.has(row.paymentId));
+      replace(pager, turns());
     } else {
-      replace(place, h("div", { class: "scroll" }, table(t("page.payments"), [...(canAct ? [select] : []), ...shownColumns()], rows, {
-        rowProperties: (row) => ({ data: { payment: row.paymentId, new: String(marked.has(row.paymentId)), status: row.status } }),
+      look = newLook;
+      drawn.clear();
+      replace(pager, turns());
+      replace(place, h("div", { class: "scroll" }, table(t("page.payments"), shown, rows, {
+        drawn: rows.map((row) => rowOf(shown, row)),
         sorted: { name: sorted.replace("-", ""), descending: sorted.startsWith("-") },
         kind: "payment-rows",
         onSort: (name) => go({ sort: sorted === `-${name}` ? name : `-${name}` }),
-      })), h("div", { class: "pager" },
-        h("span", { class: "soft" }, wanted.after ? "" : t("payments.first", { count: rows.length })),
-        h("div", { class: "actions" }, wanted.after && h("a", { class: "button small", href: address({ after: undefined }) }, t("payments.toFirst")),
-          wanted.after && h("button", { type: "button", class: "small", on: { click: () => history.back() } }, t("payments.previous")),
-          page.next && h("a", { class: "button small", href: address({ after: page.next }), data: { focus: "next" } }, t("payments.next")))));
+      })), pager);
     }
     known = new Set([...(known ?? []), ...ids]);
     state.textContent = page.complete ? "" : t("payments.incomplete");
     drawBar();
   }
+
+  const turns = () => [h("span", { class: "soft" }, wanted.after ? "" : t("payments.first", { count: page.payments.length })),
+    h("div", { class: "actions" }, wanted.after && h("a", { class: "button small", href: address({ after: undefined }) }, t("payments.toFirst")),
+      wanted.after && h("button", { type: "button", class: "small", on: { click: () => history.back() } }, t("payments.previous")),
+      page.next && h("a", { class: "button small", href: address({ after: page.next }), data: { focus: "next" } }, t("payments.next")))];
 
   function drawBar() {
     if (chosen.size === 0) return replace(bar);
@@ -241,14 +314,20 @@ export async function show(root, { query, isCurrent }) {
       refused.length === 0 ? "good" : "bad");
   }
 
+  async function refresh(isAsked) {
+    // A page further on stays as it is, and rows don't move under a hand.
+    if (isPaused || wanted.after || chosen.size > 0 || place.querySelector(".row-link:focus")) return;
+    const left = staysUntil - performance.now();
+    if (isAsked || left <= 0) return load();
+    later ??= setTimeout(() => {
+      later = null;
+      // The connection's state says when the server is away.
+      if (isCurrent()) refresh(false).catch(() => {});
+    }, left);
+  }
+
   await load();
-  return {
-    refresh: async () => {
-      // A page further on stays as it is, and rows don't move under a hand.
-      if (isPaused || wanted.after || chosen.size > 0 || place.querySelector(".row-link:focus")) return;
-      await load();
-    },
-  };
+  return { refresh, close: () => clearTimeout(later) };
 }
 
 function act(name, row) {

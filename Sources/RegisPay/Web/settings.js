@@ -11,9 +11,15 @@ function read(name) {
   }
 }
 
+/// What was read or chosen: a page asks for the language for each of its texts.
 const memory = new Map();
+// Another tab has changed it.
+addEventListener("storage", (event) => { if (event.key === null) memory.clear(); else memory.delete(event.key.slice(prefix.length)); });
 
-export function setting(name, fallback) { return memory.get(name) ?? read(name) ?? fallback; }
+export function setting(name, fallback) {
+  if (!memory.has(name)) memory.set(name, read(name));
+  return memory.get(name) ?? fallback;
+}
 
 export function setSetting(name, value) {
   memory.set(name, value);
