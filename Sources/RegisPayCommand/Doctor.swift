@@ -23,9 +23,6 @@ struct Doctor: ParsableCommand {
   @Option(help: "How the result is written: text for people, or json, one object, for programs.")
   var format = Format.text
 
-  @Option(help: ArgumentHelp("The directory of regispay backup, to check its age.", valueName: "directory"))
-  var backup: String?
-
   @Option(help: ArgumentHelp("The age from which a backup is a problem, such as 15m, 1h or 2d.", valueName: "time"))
   var backupMaxAge = Lifetime(seconds: 15 * 60)
 
@@ -33,7 +30,7 @@ struct Doctor: ParsableCommand {
   var serve: Serve
 
   /// Those that are not settings of `serve`, each with one value.
-  private static let ownOptions: Set = ["--format", "--backup", "--backup-max-age"]
+  private static let ownOptions: Set = ["--format", "--backup-max-age"]
 
   func validate() throws {
     if serve.printConfig { throw ValidationError("--print-config is an option of serve") }
@@ -57,7 +54,7 @@ struct Doctor: ParsableCommand {
       settings.options, mistakes: settings.mistakes,
       sources: read.configuration.file.map { "the command line, the environment and \($0)" }
         ?? "the command line and the environment",
-      backup: backup)
+      backup: settings.options.backup)
     diagnosis.backupAgeLimit = .seconds(backupMaxAge.seconds)
     let report = diagnosis.run()
     switch format {

@@ -30,6 +30,11 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("The data directory; created if it does not exist.", valueName: "directory"))
   var dir = "./data"
 
+  @Option(
+    help: ArgumentHelp(
+      "The directory that regispay backup writes to, to show how old the latest backup is.", valueName: "directory"))
+  var backup: String?
+
   @Flag(
     help: ArgumentHelp(
       "Let the group read the logs: new directories get mode 0750, new files 0640.",
@@ -246,6 +251,7 @@ struct Serve: AsyncParsableCommand {
     options.logLevel.current = logLines.logLevel
     options.host = socket?.host ?? host
     options.allowsGroup = groupAccess
+    options.backup = backup
     options.port = socket?.port ?? Int(port)
     options.socket = socket?.descriptor
     options.metricsAddress = metricsAddress

@@ -15,6 +15,20 @@ struct LogRoutes: Sendable {
   /// The most cursors and gaps in a response; a log holds at most 1,024 cursors.
   private static let listLimit = 1_024
 
+  /// How the latest backup stands, of which another process takes care; nil if the operator named none.
+  let backup: @Sendable () -> Backup?
+
+  /// The latest backup in a directory.
+  struct Backup: Sendable, Hashable {
+    var directory: String
+    /// When it was made, since 1970; nil as long as none was read.
+    var microseconds: UInt64?
+    /// The log's end then.
+    var events: UInt64?
+    /// Why it can't be read, or is not this log's.
+    var fault: String?
+  }
+
   /// A segment file.
   struct Segment: Sendable, Hashable {
     var file: String
@@ -42,11 +56,22 @@ struct LogRoutes: Sendable {
     var members: [JSONValue.Member] = [
       .init("storeId", .string(log.reader.storeID)), .init("endOffset", .integer(end)),
       .init("gaps", .array(gaps.map(Self.gap))), .init("failure", failure), .init("scrub", scrub),
+      .init("backup", backup().map { Self.json($0, end: end) } ?? .null),
     ]
     members += Self.files(segments, end: end)
     members += Self.engine(activity)
     members.append(.init("cursors", .array(cursors.map { Self.cursor($0.name, at: $0.checkpoint, end: end) })))
     return Response(json: .object(members))
+  }
+
+  private static func json(_ backup: Backup, end: UInt64) -> JSONValue {
+    [
+      "directory": .string(backup.directory),
+      "time": backup.microseconds.map { .string(timestamp(microseconds: $0)) } ?? .null,
+      "events": backup.events.map { .integer($0) } ?? .null,
+      "lag": backup.events.map { .integer(end - min(end, $0)) } ?? .null,
+      "fault": backup.fault.map(JSONValue.string) ?? .null,
+    ]
   }
 
   private static func gap(_ offsets: Range<UInt64>) -> JSONValue {

@@ -79,9 +79,11 @@ struct HTTPApplication {
       log: log, consumers: parts.consumers, retryStatus: parts.retryStatus, projection: projection,
       actions: actions, logger: logger
     ).add(to: routes)
-    LogRoutes(log: log, directory: options.directory + "/payments") { [scrubbing = parts.scrubbing] in
-      scrubbing.report(of: "payments")
-    }.add(to: routes)
+    LogRoutes(
+      log: log, directory: options.directory + "/payments",
+      scrub: { [scrubbing = parts.scrubbing] in scrubbing.report(of: "payments") },
+      backup: { [backups = parts.backups] in backups?.shown }
+    ).add(to: routes)
     LogEventRoutes(follower: log.follower).add(to: routes)
     KeyRoutes(keys: parts.keys, actions: actions, logger: logger).add(to: routes)
     ActionRoutes(follower: log.follower).add(to: routes)

@@ -172,7 +172,8 @@ public struct Server: Sendable {
     let parts = ServerParts(
       log: log, simulator: simulator, health: health, start: start, projection: projection,
       batches: Batches(log: log, projection: projection, logger: logger), webhooks: webhooks, keys: keys, known: known,
-      scrubbing: scrubbing, registry: metrics)
+      scrubbing: scrubbing, backups: options.backup.map { BackupWatch($0, storeID: log.reader.storeID) },
+      registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
     serverMetrics.register()
     let exports = (traces: try openTraces(), logs: try openLogExport())
@@ -324,6 +325,9 @@ public struct Server: Sendable {
         SimulatorListener(options: options, parts: parts, logger: quietLogger) { address.continuation.yield($0) })
     }
     if let tls { services.append(PartService.refreshing(tls, every: options.tlsInterval, logger)) }
+    if let backups = parts.backups {
+      services.append(PartService { [interval = options.backupInterval] in try await backups.run(every: interval) })
+    }
     if let traces = exports.traces {
       services.append(PartService { await BackgroundThread.run { await traces.run() } })
     }

@@ -55,6 +55,11 @@ public struct ServerOptions: Sendable {
   /// Bytes a second at which the logs' files are read again in the background to find damage; 0 turns it off.
   public var scrubBytesPerSecond: UInt64 = 8 << 20
 
+  /// Where `regispay backup` keeps the backups of this server, to show how old the latest one is; nil if that isn't known.
+  public var backup: String?
+  /// How often the server looks there.
+  var backupInterval = Duration.seconds(10)
+
   /// Limits for clients.
   public var limits = HTTPLimits()
   /// Allows a start without keys on an address that other machines can reach.

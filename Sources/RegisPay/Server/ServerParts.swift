@@ -17,6 +17,8 @@ struct ServerParts: Sendable {
   let retryStatus = RetryStatus()
   let consumers = ConsumerRegistry()
   let scrubbing: Scrubbing
+  /// Nil if the operator named no directory of backups.
+  let backups: BackupWatch?
   let registry: MetricsRegistry
   let httpMetrics = HTTPMetrics(
     routes: RouteAccess.all.map { path, methods in (path, Set(methods.keys.map(\.rawValue))) })

@@ -4,7 +4,7 @@ import { call, parse, pretty, RequestError, send } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { live } from "./live.js";
 import { bytes, count, duration, percent } from "./format.js";
-import { badge, empty, facts, failed, field, loading, moment, panel, table } from "./parts.js";
+import { badge, empty, facts, failed, field, loading, moment, panel, table, timeAgo } from "./parts.js";
 import { t } from "./text.js";
 
 const pageSize = 50;
@@ -141,6 +141,7 @@ function engine(log) {
         [t("log.index"), index.segmentsToIndex + index.mergesDue > 0 ? t("log.indexBehind", { count: index.segmentsToIndex, merges: index.mergesDue }) : index.files === 0 ? t("log.noIndex") : t("log.indexText", { count: index.files })],
         [t("log.opening"), duration(log.openingMilliseconds)],
         [t("log.scrub"), scrub === null ? t("log.scrubOff") : t("log.scrubText", { count: scrub.rounds, share: percent(scrub.progress) })],
+        [t("log.backup"), log.backup === null ? t("log.noBackup") : backup(log.backup)],
         log.gaps.length > 0 && [t("log.gaps"), h("ul", {}, log.gaps.map((gap) => h("li", {}, t("log.gap", { offset: gap.offset, count: gap.events }))))],
       ]), scrub?.findings.length > 0 && h("ul", {}, scrub.findings.map((finding) => h("li", { class: "reason" }, finding))),
       h("details", {}, h("summary", {}, t("log.segments")), h("div", { class: "scroll" }, table(t("log.segments"), [
@@ -156,6 +157,11 @@ function engine(log) {
         { title: t("processing.checkpoint"), class: "number", cell: (cursor) => count(cursor.checkpoint) },
         { title: t("processing.lag"), class: "number", cell: (cursor) => count(cursor.lag) },
       ], log.cursors))))];
+}
+
+function backup({ directory, time, lag, fault }) {
+  return [time !== null && [timeAgo(time), ", ", t("log.backupLag", { count: lag }), " "], fault !== null && h("span", { class: "reason" }, badge("bad", "warn", t("log.backupFault")), " ", fault),
+    time === null && fault === null && t("loading"), h("span", { class: "soft reason" }, ` ${directory}`)];
 }
 
 /// Follows the log until the page is left.

@@ -58,6 +58,43 @@ struct OperationTests {
     }
   }
 
+  @Test("the log says how old the latest backup is, and why it can't be used")
+  func backup() async throws {
+    try await withTemporaryFolder { folder in
+      let target = folder + "/backup"
+      try await TestServer.run({
+        $0.directory = folder + "/data"
+        ($0.backup, $0.backupInterval) = (target, .milliseconds(20))
+      }) { server in
+        func shown() async throws -> JSONValue? { try await server.get("/api/v1/log").json()["backup"] }
+        try await eventually("there is none") { try await shown()?["fault"]?.text != nil }
+        #expect(try await shown()?["time"] == .null)
+        for _ in 0..<3 { _ = try await create(server) }
+        try await eventually("all complete") {
+          try await server.get("/api/v1/payments/count?status=Completed").json()["count"]?.unsigned == 3
+        }
+        _ = try DataBackup(of: folder + "/data", to: target, keep: .seconds(3_600)).run()
+        try await eventually("it is seen") { try await shown()?["fault"] == .null }
+        let backup = try #require(try await shown())
+        #expect(
+          backup["events"]?.unsigned ?? 0 >= 12 && backup["lag"]?.unsigned == 0 && backup["directory"]?.text == target)
+        #expect(backup["time"]?.text.flatMap { microseconds(timestamp: $0) } ?? 0 > 0)
+        _ = try await create(server)
+        try await eventually("it falls behind") { try await shown()?["lag"]?.unsigned ?? 0 >= 4 }
+        let file = URL(fileURLWithPath: target + "/backup.json")
+        let id = try #require(try await server.get("/api/v1/log").json()["storeId"]?.text)
+        let other = String(id.map { $0 == "0" ? "1" : "0" })
+        try String(contentsOf: file, encoding: .utf8).replacing(id, with: other).write(
+          to: file, atomically: true, encoding: .utf8)
+        try await eventually("it is another log's") { try await shown()?["fault"]?.text?.contains(other) == true }
+      }
+    }
+    try await TestServer.run { server in
+      let log = try await server.get("/api/v1/log").json()
+      #expect(log["backup"] == .null, "none is named")
+    }
+  }
+
   @Test("the log's segments cover all of its events, each once, the latest first")
   func segments() async throws {
     try await TestServer.run({ $0.segmentBytes = ServerOptions.segmentByteRange.lowerBound }) { server in
