@@ -107,6 +107,8 @@ struct BatchRoutes: Sendable {
           "There is no such filter; possible are \(PaymentQuery.filters.joined(separator: ", "))")
       }
       guard let text = member.value.text else { throw problem("filter.\(member.key)", "It must be text") }
+      // The filter is kept in a log line and on the log.
+      guard text.withoutKeys == text else { throw problem("filter.\(member.key)", "It must not hold an API key") }
       parameters.append((Substring(member.key), Substring(text)))
     }
     let query: PaymentQuery

@@ -59,13 +59,15 @@ struct LogEventRoutes: Sendable {
 
   private func page(_ request: Request) async throws -> Response {
     let query = try Query(request.uri.formParameters)
-    let (events, next) =
+    let (events, next, missing) =
       if let stream = query.stream { try await self.events(of: stream, query) } else { try await self.events(query) }
     let end = follower.reader.endOffset
     let bytes = await RequestThreads.run(.short) {
       let json: JSONValue = [
         "events": .array(events.map { .object(EventJSON.members(of: $0)) }), "next": next.map { .integer($0) } ?? .null,
         "endOffset": .integer(end),
+        "missing": .array(
+          missing.map { ["offset": .integer($0.lowerBound), "events": .integer($0.upperBound - $0.lowerBound)] }),
       ]
       return json.bytes
     }
@@ -73,7 +75,9 @@ struct LogEventRoutes: Sendable {
   }
 
   /// A stream's events from a version on. Versions that are lost are left out.
-  private func events(of stream: String, _ query: Query) async throws -> ([Event], next: UInt64?) {
+  private func events(
+    of stream: String, _ query: Query
+  ) async throws -> ([Event], next: UInt64?, missing: [Range<UInt64>]) {
     let from = max(query.from ?? 1, 1)
     do {
       let found = try await RequestThreads.run(.long) { () throws(LogStoreError) in
@@ -83,27 +87,35 @@ struct LogEventRoutes: Sendable {
       }
       let page = Array(found.prefix(query.limit))
       let next = found.count > page.count ? found[query.limit].version : nil
-      return (query.type.map { type in page.filter { $0.type == type } } ?? page, next)
+      return (query.type.map { type in page.filter { $0.type == type } } ?? page, next, [])
     } catch {
       guard error.isLocalDamage else { throw error }
       throw Problem(
-        status: .internalServerError, name: "unreadable", detail: "The stream can't be read: \(error)")
+        status: .internalServerError, name: "unreadable",
+        detail: "A part of the stream is damaged or can't be read now; GET /health says where.")
     }
   }
 
   /// Events from an offset on. A page that takes too long ends with what was found.
-  private func events(_ query: Query) async throws -> ([Event], next: UInt64?) {
+  private func events(_ query: Query) async throws -> ([Event], next: UInt64?, missing: [Range<UInt64>]) {
     let type = query.type.map { Array($0.utf8) }
     let deadline = ContinuousClock.now + Self.pageTime
     var next = query.from ?? 0
     let end = follower.reader.endOffset
     var found: [Event] = []
+    var missing: [Range<UInt64>] = []
     while next < end, found.count < query.limit, ContinuousClock.now < deadline {
       let (start, room) = (next, query.limit - found.count)
-      let (more, after) = try await RequestThreads.run(.long) { () throws(LogStoreError) in
+      let (more, passed, after) = try await RequestThreads.run(.long) { () throws(LogStoreError) in
         var taken: [Event] = []
+        var passed: [Range<UInt64>] = []
         var last = start
-        let after = try follower.forEachNow(from: start) { view in
+        let after = try follower.forEachNow(
+          from: start,
+          passed: { range in
+            passed.append(range.offsets)
+          }
+        ) { view in
           last = view.offset
           if type.map({ type in view.type.withUnsafeBytes { $0.elementsEqual(type) } }) ?? true {
             taken.append(view.copy())
@@ -111,12 +123,13 @@ struct LogEventRoutes: Sendable {
           return taken.count < room && view.offset - start < Self.window
         }
         // What lies behind the last event may be a gap.
-        return (taken, max(after, last + 1))
+        return (taken, passed, max(after, last + 1))
       }
       found += more
+      missing += passed.filter { !$0.isEmpty }
       next = after
     }
-    return (found, next < end ? next : nil)
+    return (found, next < end ? next : nil, missing)
   }
 
   private func show(_ context: HTTPRequestContext) async throws -> Response {

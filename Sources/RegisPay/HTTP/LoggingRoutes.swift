@@ -15,6 +15,7 @@ struct LoggingRoutes: Sendable {
           let new = try Self.level(try await body(of: request))
           let old = level.current
           level.current = new
+          guard old != new else { return show() }
           await actions.record(
             .logLevelChanged, nil, [.init("from", .string(old.rawValue)), .init("to", .string(new.rawValue))],
             by: context.key?.name)

@@ -17,8 +17,6 @@ enum RouteAccess: Sendable, Hashable {
     // The page is the same for everybody and contains no data; it requests its data with the key that a person enters.
     "/": [.get: .open],
     "/assets/{name}": [.get: .open],
-    // A browser reports without a key.
-    "/csp-reports": [.post: .open],
     // For load balancers and supervisors, which have no keys.
     "/alive": [.get: .open],
     "/health": [.get: .open],
@@ -54,6 +52,8 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/log/events/{offset}": [.get: .scope(.read)],
     // Tells a key what it may do.
     "/api/v1/session": [.get: .anyKey],
+    // Whatever a key may do, the pages report with it.
+    "/api/v1/csp-reports": [.post: .anyKey],
     "/api/v1/activity": [.get: .scope(.read)],
     "/api/v1/activity/stream": [.get: .scope(.read)],
     "/api/v1/keys": [.get: .scope(.operate), .post: .scope(.operate)],

@@ -123,6 +123,7 @@ enum WebhookRequest {
     guard case .string(let text) = value, text.unicodeScalars.count <= limit else {
       throw failure("description", "description must be a text of at most \(limit) characters")
     }
+    guard text.withoutKeys == text else { throw failure("description", "description must not hold an API key") }
     return text
   }
 

@@ -24,7 +24,8 @@ struct WebhookRoutes: Sendable {
           let change = try await WebhookRequest.change(request, allowingPrivate: webhooks.options.allowsPrivate)
           return try await refusing {
             let status = try await worker.change(change)
-            await actions.record(.webhookChanged, worker.id, Self.details(of: change), by: context.key?.name)
+            let details = Self.details(of: change)
+            if !details.isEmpty { await actions.record(.webhookChanged, worker.id, details, by: context.key?.name) }
             return show(status)
           }
         },

@@ -34,9 +34,10 @@ struct OperatorAction: Sendable, Hashable {
     var members: [JSONValue.Member] = [.init("action", .string(kind.rawValue))]
     if let subject { members.append(.init("subject", .string(subject))) }
     if !details.isEmpty { members.append(.init("details", .object(details))) }
-    let payload = JSONValue.object(members).bytes
+    // Somebody may have pasted a key where it doesn't belong, such as into a filter.
+    let text = String(decoding: JSONValue.object(members).bytes, as: UTF8.self).withoutKeys
     return NewEvent(
-      stream: Self.stream, type: Self.eventType, payload: EventMetadata(actor: actor).added(to: payload))
+      stream: Self.stream, type: Self.eventType, payload: EventMetadata(actor: actor).added(to: Array(text.utf8)))
   }
 }
 
@@ -54,11 +55,10 @@ struct ActionLog: Sendable {
     do throws(LogStoreError) {
       try await log.append(Append([action.event(by: actor)]))
     } catch {
+      // A message for each kind: a flood of one must not suppress the line about another.
       logger.error(
-        "a person's action can't be recorded",
-        metadata: [
-          "action": "\(kind.rawValue)", "subject": "\(subject ?? "")", "actor": "\(actor ?? "")", "error": "\(error)",
-        ])
+        "a person's action can't be recorded: \(kind.rawValue)",
+        metadata: ["subject": "\(subject ?? "")", "actor": "\(actor ?? "")", "error": "\(error)"])
     }
   }
 }

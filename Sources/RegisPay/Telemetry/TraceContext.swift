@@ -26,6 +26,7 @@ extension TraceContext {
     // What does not fit may be dropped, not cut.
     let isUsable =
       !state.isEmpty && state.utf8.count <= Self.stateLimit && state.utf8.allSatisfy { (0x20..<0x7F).contains($0) }
+      && state.withoutKeys == state
     self.init(parent: parent, state: isUsable ? state : nil)
   }
 }

@@ -3,17 +3,18 @@ import Hummingbird
 import Logging
 import Synchronization
 
-/// What browsers report about the pages' Content-Security-Policy: that something wanted to run or to load which the policy forbids.
-/// A fault of the pages, an extension of the browser, or an attack. Browsers report without a key, so anybody can: few reports are
-/// logged, and all are counted.
+/// What the pages report about their Content-Security-Policy: that something wanted to run or to load which the policy forbids. A fault of
+/// the pages, an extension of the browser, or an attack. A page reports with its key, since a browser's own reports have none, and what
+/// strangers send must not be kept. All are counted, few are logged.
 final class PolicyReports: Sendable {
-  static let route = "/csp-reports"
+  static let route = "/api/v1/csp-reports"
 
-  private static let bodyLimit = 16 << 10
+  private static let bodyLimit = 4 << 10
   private static let textLimit = 200
   /// Lines that are logged in ``interval``.
   private static let lineLimit = 10
   private static let interval = Duration.seconds(60)
+  private static let members = ["directive", "blocked", "source", "line"]
 
   let count = MetricCounter()
   private let logger: Logger
@@ -28,14 +29,18 @@ final class PolicyReports: Sendable {
         .post: { request, _ in
           let body: JSONValue
           do {
-            body = try await Request.json(try await request.readBody(limit: Self.bodyLimit))
+            body = try await request.readJSON(limit: Self.bodyLimit)
           } catch let error as JSONError {
-            throw Problem.badRequest("The body is \(error).")
+            throw ValidationError(error).problem
           }
-          guard let report = body["csp-report"], case .object = report else {
-            throw Problem.badRequest("The body has no member csp-report.")
+          guard case .object(let members) = body else {
+            throw Problem.badRequest("The body must be a JSON object.")
           }
-          self.note(report)
+          if let other = members.first(where: { !Self.members.contains($0.key) }) {
+            throw Problem.badRequest(
+              "There is no member \(other.key.debugDescription); possible are \(Self.members.joined(separator: ", ")).")
+          }
+          self.note(body)
           return Response(status: .noContent)
         }
       ])
@@ -53,9 +58,8 @@ final class PolicyReports: Sendable {
     logger.warning(
       "a browser reports a violation of the pages' policy",
       metadata: [
-        "directive": "\(Self.text(report["effective-directive"] ?? report["violated-directive"]))",
-        "blocked": "\(Self.text(report["blocked-uri"]))", "source": "\(Self.text(report["source-file"]))",
-        "line": "\(Self.text(report["line-number"]))",
+        "directive": "\(Self.text(report["directive"]))", "blocked": "\(Self.text(report["blocked"]))",
+        "source": "\(Self.text(report["source"]))", "line": "\(Self.text(report["line"]))",
       ])
   }
 

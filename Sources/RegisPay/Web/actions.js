@@ -1,8 +1,8 @@
 // What persons have commanded and changed: an audit log.
 
-import { call } from "./api.js";
+import { call, session } from "./api.js";
 import { h, replace } from "./dom.js";
-import { money } from "./format.js";
+import { money, time } from "./format.js";
 import { empty, failed, loading, moment, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
@@ -24,9 +24,9 @@ export async function show(root, { query, isCurrent }) {
       if (next === null) break;
     }
     replace(place, events.length === 0 ? empty(t("actions.none"), t(next === null ? "actions.noneText" : "actions.noneHere")) : h("div", { class: "scroll" }, table(t("actions.title"), [
-      { title: t("actions.time"), cell: (event) => moment(event.timestamp) },
-      { title: t("actions.who"), cell: (event) => event.metadata?.actor ? h("b", { class: "reason" }, event.metadata.actor) : h("span", { class: "soft" }, t("actions.nobody")) },
-      { title: t("actions.what"), cell: (event) => t(isOperators(event) ? `operator.${event.data?.action}` : `event.${event.type}`) },
+      { title: t("actions.time"), class: "brief", cell: (event) => moment(event.timestamp) },
+      { title: t("actions.who"), class: "brief", cell: (event) => event.metadata?.actor ? h("b", { class: "reason" }, event.metadata.actor) : h("span", { class: "soft" }, t("actions.nobody")) },
+      { title: t("actions.what"), class: "brief", cell: (event) => t(isOperators(event) ? `operator.${event.data?.action}` : `event.${event.type}`) },
       { title: t("actions.subject"), class: "id", cell: subject },
       { title: t("payment.note"), class: "wide", cell: (event) => h("span", { class: "reason soft" }, about(event)) },
     ], events)));
@@ -46,7 +46,11 @@ const isOperators = (event) => event.type === "OperatorActed";
 
 /// A payment, or what else the action was done to.
 function subject(event) {
-  if (isOperators(event)) return event.data?.subject ? h("code", { class: "reason" }, event.data.subject) : "";
+  if (isOperators(event)) {
+    const id = event.data?.subject ?? "";
+    const name = h("code", { title: id }, id.length > 16 ? `${id.slice(0, 11)}…` : id);
+    return id.startsWith("we_") && session.may("operate") ? h("a", { href: `#/webhooks?id=${encodeURIComponent(id)}` }, name) : name;
+  }
   return h("a", { href: `#/payments/${event.stream.slice(4)}`, class: "row-link", data: { focus: String(event.offset) } }, h("code", {}, event.stream.slice(4, 17)));
 }
 
@@ -65,5 +69,9 @@ function about(event) {
 /// A value of the details in a line of text.
 function plain(value) {
   if (Array.isArray(value)) return value.map(plain).join(" ");
-  return typeof value === "string" ? value : JSON.stringify(value);
+  if (typeof value === "string") return /^\d{4}-\d\d-\d\dT/.test(value) ? time(value) : value;
+  if (typeof value !== "object" || value === null) return String(value);
+  // Of faults, only those that there are.
+  const set = Object.entries(value).filter(([, part]) => part !== null && part !== 0 && !(typeof part === "object" && !Array.isArray(part) && !part.fixed && !part.exponentialMean));
+  return set.length === 0 ? "–" : set.map(([name, part]) => `${name} ${plain(part)}`).join(" ");
 }

@@ -53,6 +53,7 @@ export async function show(root, { query, isCurrent }) {
     (error) => { if (isCurrent()) replace(files, failed(error)); });
 
   let events = [];
+  let missing = [];
   let next = null;
   let isDrawn = true;
   const draw = () => {
@@ -60,7 +61,8 @@ export async function show(root, { query, isCurrent }) {
     if (!isCurrent()) return;
     const opened = new Set([...place.querySelectorAll("details[open]")].map((element) => element.dataset.offset));
     replace(place, events.length === 0 ? empty(t("log.none"), t(next === null ? "log.noneText" : "log.noneHere"))
-      : h("ol", { class: "events" }, (follows ? events.toReversed() : events).map((event) => h("li", {}, one(event, opened.has(String(event.offset)))))));
+      : h("ol", { class: "events" }, (follows ? events.toReversed() : events).map((event) => h("li", {}, one(event, opened.has(String(event.offset)), stream !== "")))));
+    if (missing.length > 0) place.append(h("p", { class: "failed", role: "alert" }, icon("warn"), t("log.missing", { count: missing.reduce((sum, range) => sum + range.events, 0) })));
     state.textContent = follows ? t("log.following") : "";
     const least = stream ? 1 : 0;
     replace(pager, !follows && from > least && h("a", { class: "button small", href: address({ from: String(Math.max(least, from - pageSize)) }) }, t("payments.previous")),
@@ -71,7 +73,7 @@ export async function show(root, { query, isCurrent }) {
   async function browse() {
     const parameters = new URLSearchParams({ from: String(from), limit: String(pageSize), ...(stream ? { stream } : type ? { type } : {}) });
     const page = await call(`/api/v1/log/events?${parameters}`);
-    [events, next] = [page.events, page.next];
+    [events, next, missing] = [page.events, page.next, page.missing];
     draw();
   }
 
@@ -96,15 +98,16 @@ export async function show(root, { query, isCurrent }) {
 }
 
 /// An event that can be opened: as JSON, and its bytes.
-function one(event, isOpen) {
+function one(event, isOpen, isStream) {
   const dump = h("div", {});
   return h("details", { data: { offset: String(event.offset) }, open: isOpen },
     h("summary", {}, icon("down", 14), h("span", { class: "mono number" }, String(event.offset)), h("b", {}, t(`event.${event.type}`)), h("span", {}, moment(event.timestamp)),
       h("code", {}, event.eventId)),
     h("pre", { class: "json", tabIndex: 0 }, pretty(event)),
     h("p", { class: "actions" }, event.stream.startsWith("pay:") && h("a", { href: `#/payments/${event.stream.slice(4)}` }, t("log.payment")),
-      h("a", { href: `#/log?${new URLSearchParams({ stream: event.stream })}` }, t("log.itsStream")),
+      !isStream && h("a", { href: `#/log?${new URLSearchParams({ stream: event.stream })}` }, t("log.itsStream")),
       h("button", { type: "button", class: "small", data: { focus: `bytes-${event.offset}` }, on: { click: async () => {
+        if (dump.childElementCount > 0) return replace(dump);
         try {
           replace(dump, hex(await call(`/api/v1/log/events/${event.offset}`)));
         } catch (error) {
@@ -124,7 +127,7 @@ function hex(event) {
     lines.push(`${start.toString(16).padStart(6, "0")}  ${digits}  ${part.map((byte) => byte >= 32 && byte < 127 ? String.fromCharCode(byte) : ".").join("")}`);
   }
   return [h("p", { class: "soft" }, t("log.bytesOf", { count: event.bytes, id: event.id }), data.length < event.bytes && ` ${t("log.bytesCut", { count: data.length })}`),
-    h("pre", { class: "json", tabIndex: 0, "aria-label": t("log.bytes") }, lines.join("\n"))];
+    h("pre", { class: "json hex", tabIndex: 0, "aria-label": t("log.bytes") }, lines.join("\n"))];
 }
 
 /// The log's files and what the engine does with them.
@@ -146,16 +149,16 @@ function engine(log) {
       ]), scrub?.findings.length > 0 && h("ul", {}, scrub.findings.map((finding) => h("li", { class: "reason" }, finding))),
       h("details", {}, h("summary", {}, t("log.segments")), h("div", { class: "scroll" }, table(t("log.segments"), [
         { title: t("log.file"), class: "wide", cell: (segment) => h("code", {}, segment.file) },
-        { title: t("log.from"), class: "number", cell: (segment) => h("a", { href: `#/log?from=${segment.offset}` }, count(segment.offset)) },
-        { title: t("log.events"), class: "number", cell: (segment) => count(segment.events) },
-        { title: t("log.size"), class: "number", cell: (segment) => bytes(segment.bytes) },
-        { title: t("log.changed"), cell: (segment) => moment(segment.changedAt) },
+        { title: t("log.from"), class: "number labelled", cell: (segment) => h("a", { href: `#/log?from=${segment.offset}` }, count(segment.offset)) },
+        { title: t("log.events"), class: "number labelled", cell: (segment) => count(segment.events) },
+        { title: t("log.size"), class: "number labelled", cell: (segment) => bytes(segment.bytes) },
+        { title: t("log.changed"), class: "labelled", cell: (segment) => moment(segment.changedAt) },
         { title: t("payment.state"), cell: (segment) => segment.state === "open" ? badge("move", "move", t("log.open")) : badge("quiet", "done", t("log.finished")) },
       ], log.segments))),
       h("details", {}, h("summary", {}, t("log.cursors")), h("div", { class: "scroll" }, table(t("log.cursors"), [
         { title: t("log.cursor"), class: "wide", cell: (cursor) => h("code", {}, cursor.name) },
-        { title: t("processing.checkpoint"), class: "number", cell: (cursor) => count(cursor.checkpoint) },
-        { title: t("processing.lag"), class: "number", cell: (cursor) => count(cursor.lag) },
+        { title: t("processing.checkpoint"), class: "number labelled", cell: (cursor) => count(cursor.checkpoint) },
+        { title: t("processing.lag"), class: "number labelled", cell: (cursor) => count(cursor.lag) },
       ], log.cursors))))];
 }
 

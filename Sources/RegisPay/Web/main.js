@@ -33,6 +33,24 @@ const pages = {
 
 const isOffered = ({ scope = "read", present }) => (scope === null || session.may(scope)) && (present === undefined || present());
 
+/// Violations of the pages' policy are told to the server, some of each visit: an extension of the browser may cause any number.
+const violations = [];
+let violationsLeft = 10;
+document.addEventListener("securitypolicyviolation", (event) => {
+  if (violationsLeft === 0) return;
+  violationsLeft -= 1;
+  violations.push({ directive: event.effectiveDirective, blocked: event.blockedURI, source: event.sourceFile ?? "", line: event.lineNumber ?? 0 });
+  reportViolations();
+});
+
+function reportViolations() {
+  if (!session.known) return;
+  for (const violation of violations.splice(0)) {
+    // Counting them matters less than anything else that this page does.
+    call("/api/v1/csp-reports", { method: "POST", body: violation }).catch(() => {});
+  }
+}
+
 applyTheme();
 const frame = { nav: null, main: null, state: null, banner: null };
 
@@ -198,6 +216,7 @@ function signOut() {
 async function begin({ again = false } = {}) {
   try {
     session.known = await call("/api/v1/session");
+    reportViolations();
   } catch (error) {
     if (error.status === 401) return;
     live.state = "lost";

@@ -140,7 +140,8 @@ export function ask({ title, text, fields = [], confirm, danger = false, check =
     const dialog = h("dialog", { "aria-labelledby": "dialog-title", on: { close: () => { dialog.remove(); resolve(null); } } }, form);
     document.body.append(dialog);
     dialog.showModal();
-    (form.querySelector("input, select, textarea") ?? button).focus();
+    // Enter at once must not do what can't be undone.
+    (form.querySelector("input, select, textarea") ?? (danger ? form.querySelector(".dialog-actions button") : button)).focus();
   });
 }
 

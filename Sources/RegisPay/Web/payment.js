@@ -225,7 +225,12 @@ function waterfall(trace) {
 }
 
 const start = (span) => BigInt(span.startTimeUnixNano);
-const end = (span) => BigInt(span.endTimeUnixNano);
+const isOpen = (span) => span.endTimeUnixNano === undefined;
+/// One that has not ended lasts until now.
+const end = (span) => {
+  const now = BigInt(Date.now()) * 1_000_000n;
+  return isOpen(span) ? (now > start(span) ? now : start(span)) : BigInt(span.endTimeUnixNano);
+};
 const byStart = (a, b) => start(a) < start(b) ? -1 : 1;
 
 function bars(rows) {
@@ -241,7 +246,7 @@ function bars(rows) {
       h("span", { class: "name" }, "\u2003".repeat(depth), isFailed ? icon("warn", 12) : null, span.name, h("span", { class: "unseen" }, ` ${about}`)),
       svg("svg", { viewBox: "0 0 100 16", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "lane", x: 0, y: 7, width: 100, height: 2 }),
         svg("rect", { x: Math.min(from, 99.5), y: 3, width: Math.max(length / whole * 100, 0.5), height: 10, rx: 0.5 })),
-      h("span", { class: "number" }, duration(length / 1e6)));
+      h("span", { class: "number" }, isOpen(span) ? t("trace.running") : duration(length / 1e6)));
   });
 }
 

@@ -262,7 +262,7 @@ export async function show(root, { query, isCurrent }) {
     drawBar();
   }
 
-  const turns = () => [h("span", { class: "soft" }, wanted.after ? "" : t("payments.first", { count: page.payments.length })),
+  const turns = () => [h("span", { class: "soft" }, wanted.after ? "" : t(page.next ? "payments.first" : "payments.all", { count: page.payments.length })),
     h("div", { class: "actions" }, wanted.after && h("a", { class: "button small", href: address({ after: undefined }) }, t("payments.toFirst")),
       wanted.after && h("button", { type: "button", class: "small", on: { click: () => history.back() } }, t("payments.previous")),
       page.next && h("a", { class: "button small", href: address({ after: page.next }), data: { focus: "next" } }, t("payments.next")))];

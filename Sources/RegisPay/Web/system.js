@@ -16,7 +16,7 @@ export async function show(root, { isCurrent }) {
       [t("system.key"), known.requiresKey ? known.key ?? "–" : t("system.open")],
       [t("system.scopes"), known.scopes.join(", ")],
     ]), h("p", { class: "links" }, h("a", { href: "/openapi.json" }, "OpenAPI"), !known.requiresKey && h("a", { href: "/metrics" }, t("system.metrics")))),
-    panel(t("system.health"), {}, health), session.may("operate") ? await logging() : null), session.may("operate") ? [keys(isCurrent), settings(isCurrent)] : null);
+    h("div", { class: "stack" }, panel(t("system.health"), {}, health), session.may("operate") ? await logging() : null)), session.may("operate") ? [keys(isCurrent), settings(isCurrent)] : null);
 
   async function load() {
     const response = await send("/health");
@@ -68,9 +68,9 @@ function settings(isCurrent) {
     const rows = [...found.settings.filter((setting) => isAll || !setting.isDefault), ...variables];
     if (rows.length === 0) return replace(place, empty(t("settings.none"), t("settings.noneText")));
     replace(place, h("div", { class: "scroll" }, table(t("settings.title"), [
-      { title: t("settings.name"), class: "wide", cell: (setting) => h("code", { class: "reason" }, setting.name) },
-      { title: t("settings.value"), class: "wide", cell: value },
-      { title: t("settings.source"), class: "wide", cell: (setting) => h("span", { class: "reason soft" }, setting.source === "default" ? t("settings.default") : setting.source ?? "–", setting.reloadable && ` (${t("settings.reloadable")})`) },
+      { title: t("settings.name"), class: "wide", cell: (setting) => h("b", {}, h("code", { class: "reason" }, setting.name)) },
+      { title: t("settings.value"), class: "wide labelled", cell: value },
+      { title: t("settings.source"), class: "wide labelled", cell: (setting) => h("span", { class: "reason soft" }, setting.source === "default" ? t("settings.default") : setting.source ?? "–", setting.reloadable && ` (${t("settings.reloadable")})`) },
     ], rows)));
   }
 
@@ -110,7 +110,7 @@ function keys(isCurrent) {
       { title: t("payment.state"), cell: stateOf },
       { title: t("keys.created"), class: "labelled", cell: (key) => moment(key.createdAt) },
       { title: t("keys.used"), class: "labelled", cell: (key) => moment(key.lastUsedAt) },
-      { title: t("keys.revoke"), hideTitle: true, cell: (key) => isValid(key) && h("button", { type: "button", class: "small danger", data: { focus: `revoke-${key.id}` }, on: { click: () => revoke(key) } }, t("keys.revoke")) },
+      { title: t("keys.revoke"), hideTitle: true, cell: (key) => isValid(key) && h("button", { type: "button", class: "small danger-quiet", data: { focus: `revoke-${key.id}` }, on: { click: () => revoke(key) } }, t("keys.revoke")) },
     ], all.toReversed())));
   }
 

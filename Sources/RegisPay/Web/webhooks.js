@@ -62,10 +62,10 @@ export async function show(root, { query, isCurrent }) {
         location.hash = "#/webhooks";
       }),
     ] }, facts([
-      ["id", h("code", {}, webhook.id)], [t("webhooks.description"), webhook.description || "–"],
+      ["ID", h("code", {}, webhook.id)], [t("webhooks.description"), webhook.description || "–"],
       [t("webhooks.events"), webhook.events ? webhook.events.join(", ") : t("webhooks.allEvents")], [t("webhooks.state"), stateOf(webhook)],
       webhook.disabledReason && [t("processing.reason"), webhook.disabledReason],
-      webhook.failuresInRow > 0 && [t("webhooks.failures"), count(webhook.failuresInRow), webhook.failingSince ? " " : "", webhook.failingSince && moment(webhook.failingSince)],
+      webhook.failuresInRow > 0 && [t("webhooks.failures"), count(webhook.failuresInRow), webhook.failingSince && [`, ${t("webhooks.since")} `, moment(webhook.failingSince)]],
       webhook.nextTryAt && [t("webhooks.nextTry"), moment(webhook.nextTryAt)],
       webhook.previousSecretUntil && [t("webhooks.previousSecret"), moment(webhook.previousSecretUntil)],
     ])), panel(t("webhooks.deliveries"), {}, deliveries.length === 0 ? empty(t("webhooks.noDeliveries")) : h("div", { class: "scroll" }, table(t("webhooks.deliveries"), [
@@ -136,8 +136,8 @@ export async function showDelivery(webhook, delivery) {
       : h("p", { class: "soft" }, t("webhooks.noRequest")),
     request && h("p", { class: "soft" }, t("webhooks.requestNote")),
     h("h3", {}, t("webhooks.response")),
-    h("p", {}, found.status === null ? found.error ?? t("payment.noAnswer") : `HTTP ${found.status}`), response !== null && text(response),
-    h("div", { class: "dialog-actions" }, request && copyButton(request.body, t("copy.body")), h("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, t("close")))));
+    h("p", {}, found.status === null ? found.error ?? t("payment.noAnswer") : `HTTP ${found.status}`), response !== null && text(readable(response)),
+    h("div", { class: "dialog-actions" }, request && copyButton(request.body, t("copy.body")), h("button", { type: "button", class: "primary", autofocus: true, on: { click: () => dialog.close() } }, t("close")))));
   document.body.append(dialog);
   dialog.showModal();
 }
@@ -159,5 +159,5 @@ function stateOf(webhook) {
 
 function outcomeOf(delivery) {
   if (delivery.outcome === "delivered") return badge("good", "done", t("delivery.delivered"));
-  return badge(delivery.nextTryAt ? "wait" : "bad", delivery.nextTryAt ? "wait" : "warn", delivery.outcome);
+  return badge(delivery.nextTryAt ? "wait" : "bad", delivery.nextTryAt ? "wait" : "warn", t(`delivery.${delivery.outcome}`));
 }
