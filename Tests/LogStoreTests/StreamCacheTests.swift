@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Testing
 
 @testable import LogStore
@@ -202,6 +203,56 @@ import Testing
         ])
       #expect(try store.reader.streamVersion("s") == UInt64(version))
     }
+    try await store.close()
+  }
+
+  /// Appends until the open segment is finished and indexed.
+  private static func finishSegment(of store: LogStore) async throws {
+    let base = store.reader.commitPoint.segments.open.segment.baseOffset
+    while store.reader.commitPoint.segments.open.segment.baseOffset == base {
+      try await store.append(Append(event("filler", String(repeating: "x", count: 10_000))))
+    }
+    try await store.waitUntilIndexed()
+  }
+
+  /// A mapped page that can't be read.
+  private static func unreadablePage(in directory: TemporaryDirectory) throws -> Mapping {
+    let path = directory.file("cut")
+    try Data(repeating: 1, count: 2 * pageByteCount).write(to: URL(fileURLWithPath: path))
+    let mapping = try RealDisk().open(path, .read).map(byteCount: 2 * pageByteCount)
+    try #require(truncate(path, off_t(pageByteCount)) == 0)
+    return mapping
+  }
+
+  @Test(
+    "a stream that is read in two snapshots, since a page somewhere became unreadable, is cached with all of its events"
+  )
+  func continued() async throws {
+    let (directory, files) = (TemporaryDirectory(), TemporaryDirectory())
+    try FileManager.default.createDirectory(atPath: files.path, withIntermediateDirectories: true)
+    let store = try LogStore.open(directory.path, options: smallSegments())
+    try await store.append(Append(event("s", "1")))
+    try await Self.finishSegment(of: store)
+    for _ in 0..<3 { _ = try store.reader.stream("s") }
+    #expect(Self.isKnown("s", store.reader))
+    try await store.append(Append(event("s", "2")))
+    let page = try Self.unreadablePage(in: files)
+    var versions: [UInt64] = []
+    try store.reader.commitPoint.segments.forEachEvent(of: Self.key("s"), from: 1, limit: .max) { found in
+      versions.append(found.record.version)
+      guard found.record.version == 2 else { return }
+      // When the query goes on, the segment with this event is finished.
+      let isFinished = DispatchSemaphore(value: 0)
+      Task.detached {
+        try await Self.finishSegment(of: store)
+        isFinished.signal()
+      }
+      isFinished.wait()
+      _ = page.bytes[pageByteCount]
+    }
+    #expect(versions == [1, 2])
+    try await store.append(Append(event("s", "3")))
+    for _ in 0..<3 { #expect(try store.reader.stream("s").map(\.version) == [1, 2, 3]) }
     try await store.close()
   }
 

@@ -49,8 +49,10 @@ extension SegmentSet {
     var lastOffset: UInt64 = 0
     var byteCount = known?.records.byteCount ?? 0
     try runQuery { (query: borrowing IndexQuery) throws(IndexFailure) in
-      // After an index file was found wrong, the query continues where it stopped.
+      // After an index file was found wrong, or a page became unreadable, the query continues where it stopped, perhaps in a newer
+      // snapshot. Then it has not seen all events behind the known ones.
       guard left > 0 else { return }
+      let isWhole = expected <= 1
       let runs = try query.runs(
         of: stream, from: max(expected, UInt64(known?.records.count ?? 0) + 1), limit: left,
         behind: known?.coveredEnd ?? 0)
@@ -96,7 +98,7 @@ extension SegmentSet {
         }
         if left == 0 { return }
       }
-      if let cache, version <= 1, isWanted || known != nil, byteCount <= StreamCache.streamByteCount {
+      if let cache, isWhole, isWanted || known != nil, byteCount <= StreamCache.streamByteCount {
         try query.cacheStream(runs, behind: known, of: stream, in: cache)
       }
     }
