@@ -64,7 +64,9 @@ struct RegisPayActivityTests {
       }
       let after = try await activity(server)
       let same = try #require(after.points.first { $0["at"] as? String == loaded["at"] as? String })
-      #expect(same["acceptedPerSecond"] as? Double == loaded["acceptedPerSecond"] as? Double)
+      // A payment at a point's edge may be in the next one: by the time of its event here, by that of its response there.
+      let rates = [same, loaded].compactMap { $0["acceptedPerSecond"] as? Double }
+      #expect(rates.count == 2 && abs(rates[0] - rates[1]) < 0.35, "\(rates)")
       let (p50, earlier) = (try #require(milliseconds(same, "p50")), try #require(milliseconds(loaded, "p50")))
       // By the log's times here, by the time of the response there.
       #expect(abs(p50 - earlier) < max(50, earlier * 0.3), "\(p50) \(earlier)")

@@ -36,14 +36,26 @@ final class PolicyReports: Sendable {
           guard case .object(let members) = body else {
             throw Problem.badRequest("The body must be a JSON object.")
           }
-          if let other = members.first(where: { !Self.members.contains($0.key) }) {
-            throw Problem.badRequest(
-              "There is no member \(other.key.debugDescription); possible are \(Self.members.joined(separator: ", ")).")
-          }
+          for member in members { try Self.check(member) }
           self.note(body)
           return Response(status: .noContent)
         }
       ])
+  }
+
+  /// - Throws: ``Problem`` that names the mistake.
+  private static func check(_ member: JSONValue.Member) throws(Problem) {
+    guard members.contains(member.key) else {
+      throw Problem.badRequest(
+        "There is no member \(member.key.debugDescription); possible are \(members.joined(separator: ", ")).")
+    }
+    if member.key == "line" {
+      guard let line = member.value.wholeNumber, line >= 0 else {
+        throw Problem.badRequest("line must be a whole number from 0.")
+      }
+    } else if member.value.text == nil {
+      throw Problem.badRequest("\(member.key) must be text.")
+    }
   }
 
   private func note(_ report: JSONValue) {

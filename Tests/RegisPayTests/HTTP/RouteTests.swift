@@ -154,7 +154,10 @@ struct RouteTests {
       }
       let body = #"{"directive":"script-src-elem","blocked":"https://x.test/a?token=1","line":3}"#
       for _ in 0..<40 { #expect(try await report(body) == 204) }
-      for body in ["", "[]", "{", #"{"csp-report":1}"#, #"{"source":"\#(String(repeating: "x", count: 20_000))"}"#] {
+      for body in [
+        "", "[]", "{", #"{"csp-report":1}"#, #"{"line":-1}"#, #"{"line":"1"}"#, #"{"blocked":1}"#,
+        #"{"source":"\#(String(repeating: "x", count: 20_000))"}"#,
+      ] {
         #expect((400...413).contains(try await report(body)), "\(body.prefix(40))")
       }
       let metrics = try await server.get("/metrics").text
