@@ -112,9 +112,8 @@ struct LogEventRoutes: Sendable {
         var last = start
         let after = try follower.forEachNow(
           from: start,
-          passed: { range in
-            passed.append(range.offsets)
-          }
+          // A range may begin before the page.
+          passed: { passed.append($0.offsets.clamped(to: start..<end)) }
         ) { view in
           last = view.offset
           if type.map({ type in view.type.withUnsafeBytes { $0.elementsEqual(type) } }) ?? true {

@@ -109,6 +109,7 @@ enum WebhookRequest {
 
   private static func url(_ value: JSONValue, allowingPrivate: Bool) throws(ValidationError) -> WebhookURL {
     guard case .string(let text) = value else { throw failure("url", "url must be a text such as \"https://…\"") }
+    guard text.withoutKeys == text else { throw failure("url", "url must not hold an API key") }
     do throws(WebhookURL.Refusal) {
       let url = try WebhookURL(text)
       if let refusal = url.refusal(allowingPrivate: allowingPrivate) { throw refusal }

@@ -3,7 +3,7 @@ extension JSONValue {
   /// too.
   var wholeNumber: Int64? {
     guard case .number(let text) = self, let number = DecimalText(text) else { return nil }
-    // The error says no more than that it is none.
+    // It throws only for a number that is not whole or does not fit 64 bits, for which the result is nil.
     return try? number.scaled(byPowerOfTen: 0)
   }
 }

@@ -27,7 +27,8 @@ struct OperatorAction: Sendable, Hashable {
   var kind: Kind
   /// What it was done to: an id or a name.
   var subject: String?
-  /// What else is worth knowing. No secret: the log is kept for ever, and whoever has the scope `read` can read it.
+  /// Further facts, such as a webhook's new description. Never a secret: events stay on the log, and every key with the scope
+  /// `read` can read them.
   var details: [JSONValue.Member] = []
 
   func event(by actor: String?) -> NewEvent {

@@ -7,7 +7,7 @@ const svgNamespace = "http://www.w3.org/2000/svg";
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (value === undefined || value === null || value === false && name !== "open") continue;
+    if (value === undefined || value === null || value === false && !withFalse.has(name)) continue;
     if (name === "class") element.className = value;
     else if (name === "data") Object.assign(element.dataset, value);
     else if (name === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
@@ -18,6 +18,8 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+/// Properties for which false differs from not being set.
+const withFalse = new Set(["open", "spellcheck"]);
 const attributes = new Set(["role", "for", "scope", "list", "datetime", "colspan", "form"]);
 
 export function svg(tag, properties = {}, ...children) {

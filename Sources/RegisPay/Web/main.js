@@ -33,7 +33,8 @@ const pages = {
 
 const isOffered = ({ scope = "read", present }) => (scope === null || session.may(scope)) && (present === undefined || present());
 
-/// Violations of the pages' policy are told to the server, some of each visit: an extension of the browser may cause any number.
+/// Reports violations of the pages' Content-Security-Policy to the server: at most ten from each load of the page, because an extension
+/// of the browser can cause any number of them.
 const violations = [];
 let violationsLeft = 10;
 document.addEventListener("securitypolicyviolation", (event) => {

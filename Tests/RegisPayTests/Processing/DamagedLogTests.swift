@@ -48,6 +48,57 @@ struct DamagedLogTests {
     try bytes.write(to: URL(fileURLWithPath: path))
   }
 
+  @Test("pages of the log say which of their offsets they pass over, and a damaged stream is an error without a path")
+  func pages() async throws {
+    try await withTemporaryFolder { folder in
+      try FileManager.default.createDirectory(
+        atPath: folder + "/data", withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+      var options = LogStore.Options()
+      options.segmentBytes = 64 << 10
+      let store = try LogStore.open(folder + "/data/payments", options: options)
+      let ids = try await fill(store, 400)
+      try await store.close()
+      let path = folder + "/data/payments/00000000000000000000.log"
+      var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+      let found = try #require(bytes.range(of: Data("\"paymentId\":\"\(ids[5])\"".utf8)))
+      bytes[found.upperBound + 4] ^= 1
+      try bytes.write(to: URL(fileURLWithPath: path))
+      try await TestServer.run({ ($0.directory, $0.switchedOff) = (folder + "/data", [.processing]) }) { server in
+        var (next, events, missing): (UInt64?, Set<UInt64>, Set<UInt64>) = (0, [], [])
+        while let from = next, from < 100 {
+          let page = try await server.get("/api/v1/log/events?limit=4&from=\(from)").json()
+          guard case .array(let found)? = page["events"], case .array(let ranges)? = page["missing"] else { break }
+          events.formUnion(found.compactMap { $0["offset"]?.unsigned })
+          for range in ranges {
+            let (offset, count) = (try #require(range["offset"]?.unsigned), try #require(range["events"]?.unsigned))
+            #expect(offset >= from)
+            missing.formUnion(offset..<offset + count)
+          }
+          next = page["next"]?.unsigned
+        }
+        #expect(missing.contains(10) && events.isDisjoint(with: missing))
+        #expect(events.union(missing).isSuperset(of: 0..<100), "each offset is shown or named")
+        #expect(try await server.get("/api/v1/log/events/10").status == 404)
+        let stream = try await server.get("/api/v1/log/events?stream=pay:\(ids[5])")
+        #expect(stream.status == 500 && !stream.text.contains(folder), "\(stream.text)")
+      }
+    }
+  }
+
+  @Test("an action that can't be recorded has a log line of its own kind")
+  func unrecorded() async throws {
+    try await withStore { store in
+      let log = PaymentLog(store) { _ async throws(LogStoreError) in throw .closed }
+      let collector = LineCollector()
+      let actions = ActionLog(log: log, logger: collector.logger)
+      await actions.record(.keyRevoked, "abc", by: "anna")
+      await actions.record(.errorsToggled, nil, by: nil)
+      let lines = collector.text.split(separator: "\n")
+      #expect(lines.count == 2 && lines[0].hasPrefix("a person's action can't be recorded: key-revoked"))
+      #expect(lines[0].contains("abc") && lines[0].contains("anna") && lines[1].contains(": errors-toggled"))
+    }
+  }
+
   @Test(
     "a restoration that can't be read makes everything before it doubtful, and keeps no server from starting",
     arguments: [false, true])

@@ -326,6 +326,14 @@ struct AccessTests {
         let response = try await send(method, path, by: boss)
         #expect(response.status >= 400 && !response.text.contains(text.dropFirst(16)), "\(response.text)")
       }
+      for (path, body) in [
+        ("/api/v1/webhooks", #"{"url":"https://example.org/\#(text)"}"#),
+        ("/api/v1/webhooks", #"{"url":"https://example.org/","description":"\#(text)"}"#),
+        ("/api/v1/batches/retry", #"{"filter":{"search":"\#(text)"}}"#),
+      ] {
+        let response = try await send("POST", path, body, by: boss)
+        #expect(response.status == 400 && !response.text.contains(text.dropFirst(16)), "\(path) \(response.text)")
+      }
       let member = try await send("POST", "/api/v1/keys", #"{"\#(text)":1}"#, by: boss)
       #expect(member.status == 400 && !member.text.contains(text.dropFirst(16)), "\(member.text)")
     }
