@@ -54,7 +54,7 @@ struct RegisPayEnvironmentTests {
         directory: folder,
         arguments: ["--allow-private-webhooks", "--webhook-timeout", "120", "--log-level", "notice"],
         under: ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"])
-      let (listener, port) = try boundSocket()
+      let (listener, port) = try #require(boundSocket(0))
       defer { close(listener) }
       try #require(listen(listener, 512) == 0)
       var endpoints: [String] = []
@@ -237,18 +237,26 @@ struct RegisPayEnvironmentTests {
   }
 }
 
-/// A port that was free just now: for a program that can't tell its own.
+/// A port that was free just now, for a program that can't tell its own. It is none of those that the system gives to
+/// connections: the programs beside this one open many.
 func freePort() throws -> Int {
-  let (descriptor, port) = try boundSocket()
-  close(descriptor)
-  return port
+  for _ in 0..<100 {
+    guard let socket = boundSocket(UInt16.random(in: 10_000..<32_768)) else { continue }
+    close(socket.descriptor)
+    return socket.port
+  }
+  throw NoFreePort()
 }
 
-/// A socket with a port of its own. The caller closes it.
-private func boundSocket() throws -> (descriptor: Int32, port: Int) {
+private struct NoFreePort: Error {}
+
+/// A socket with this port; with 0 it has one of its own. `nil` if the port is not free. The caller closes it.
+private func boundSocket(_ port: UInt16) -> (descriptor: Int32, port: Int)? {
   let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-  var address = sockaddr_in.loopback(port: 0)
-  let result = address.withSystemAddress { bind(descriptor, $0, $1.pointee) | getsockname(descriptor, $0, $1) }
-  try #require(result == 0)
+  var address = sockaddr_in.loopback(port: port)
+  guard address.withSystemAddress({ bind(descriptor, $0, $1.pointee) | getsockname(descriptor, $0, $1) }) == 0 else {
+    close(descriptor)
+    return nil
+  }
   return (descriptor, Int(UInt16(bigEndian: address.sin_port)))
 }

@@ -225,7 +225,9 @@ import Testing
   }
 
   /// What waits for a task must not do so on one of the tasks' threads: a machine with one core has one of them.
-  private static func onTestThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+  private static func onTestThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws
+    -> Value
+  {
     try await withCheckedThrowingContinuation { continuation in
       startTestThread("query") { continuation.resume(with: Result(catching: body)) }
     }

@@ -122,7 +122,15 @@ struct ProjectionTests {
     var generator = SeededGenerator.printed("TEST_REGISPAY_SEED")
     try await withTemporaryFolder { folder in
       let store = try openStore(folder)
-      let ids = try await fill(store, 120, &generator)
+      var ids = try await fill(store, 120, &generator)
+      // One of each, whatever was drawn.
+      for trouble in [
+        PaymentCommand.park(PaymentWork(.create), reason: "no"), .decline(PaymentWork(.create), reason: "no"),
+      ] {
+        let log = PaymentLog(store)
+        ids.append(try await log.initiate(Money(minorUnits: 1, currency: Currency.supported[0])))
+        _ = try await log.record(trouble, on: ids[ids.count - 1], cursor: Self.nowhere)
+      }
       try await withProjection(folder, store) { projection in
         try await eventually("it has its indexes") { !projection.status.isCatchingUp }
         try await caughtUp(projection, store)
