@@ -52,7 +52,7 @@ where Responder.Context: RequestContext, Responder.Context.Source == Application
   }
 
   func handlerAdded(context: ChannelHandlerContext) {
-    executor = LoopExecutor.of(context.eventLoop, .requests)
+    executor = LoopExecutor.of(context.eventLoop)
     channel = context.channel
     if context.channel.isActive { becomeIdle(context) }
   }

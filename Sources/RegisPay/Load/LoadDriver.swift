@@ -46,9 +46,7 @@ public struct LoadDriver: Sendable {
     let result: Result<LoadReport, any Error>
     do {
       result = .success(
-        try await withTaskExecutorPreference(LoopExecutor.of(group.next(), .work)) {
-          try await run(on: group, onProgress)
-        })
+        try await withTaskExecutorPreference(LoopExecutor.of(group.next())) { try await run(on: group, onProgress) })
     } catch {
       result = .failure(error)
     }

@@ -10,7 +10,7 @@ enum BackgroundThread {
   /// Runs the work on its own thread, where it may block. The thread ends with the work.
   static func run(_ work: @Sendable () async -> Void) async {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    await withTaskExecutorPreference(LoopExecutor.of(group.next(), .work)) {
+    await withTaskExecutorPreference(LoopExecutor.of(group.next())) {
       // 0 means the calling thread: on Linux each thread has its own niceness. If the call is refused, the thread keeps normal priority.
       _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, niceness)
       await work()

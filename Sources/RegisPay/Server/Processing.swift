@@ -50,7 +50,7 @@ struct Processing: Service {
     try await withGracefulShutdownHandler {
       try await withThrowingTaskGroup(of: Void.self) { group in
         // Each consumer runs on one event loop, with the calls that it makes.
-        let executors = LoopExecutor.executors(of: MultiThreadedEventLoopGroup.singleton, .work)
+        let executors = LoopExecutor.executors(of: MultiThreadedEventLoopGroup.singleton)
         for (number, consumer) in consumers.enumerated() {
           group.addTask(executorPreference: executors[number % executors.count]) { try await consumer.run() }
         }

@@ -94,7 +94,7 @@ final class Webhooks: Service {
   /// Delivers messages until the server stops.
   func run() async throws {
     let threads = MultiThreadedEventLoopGroup(numberOfThreads: Self.threadCount)
-    let executors = LoopExecutor.executors(of: threads, .work)
+    let executors = LoopExecutor.executors(of: threads)
     let marking = Task { await keepMark() }
     defer { marking.cancel() }
     await withGracefulShutdownHandler {

@@ -19,10 +19,6 @@ import Testing
     let isTrue = Atomic(false)
   }
 
-  private final class Count: Sendable {
-    let value = Atomic(0)
-  }
-
   @Test("a loop whose tasks are always ready still serves its connections, and goes on with the tasks")
   func busy() async throws {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
@@ -35,7 +31,7 @@ import Testing
     let served = Served()
     let counts = try await withThrowingTaskGroup(of: Int.self) { tasks in
       for _ in 0..<4 {
-        tasks.addTask(executorPreference: LoopExecutor.of(loop, .work)) {
+        tasks.addTask(executorPreference: LoopExecutor.of(loop)) {
           var count = 0
           while !served.isTrue.load(ordering: .relaxed), ContinuousClock.now < end {
             count += 1
@@ -65,49 +61,14 @@ import Testing
     try await group.shutdownGracefully()
   }
 
-  @Test("however many jobs of the consumers wait, a request's is the next but one, and the other way round")
-  func lanes() async throws {
-    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    let loop = group.next()
-    for lane in LoopExecutor.Lane.allCases {
-      let other = try #require(LoopExecutor.Lane.allCases.first { $0 != lane })
-      let (ran, isDone) = (Count(), Served())
-      await withTaskGroup(of: Void.self) { tasks in
-        for _ in 0..<1_000 {
-          tasks.addTask(executorPreference: LoopExecutor.of(loop, other)) {
-            while !isDone.isTrue.load(ordering: .relaxed) {
-              ran.value.add(1, ordering: .relaxed)
-              await Task.yield()
-            }
-          }
-        }
-        tasks.addTask(executorPreference: LoopExecutor.of(loop, lane)) {
-          var most = 0
-          for _ in 0..<100 {
-            let before = ran.value.load(ordering: .relaxed)
-            await Task.yield()
-            most = max(most, ran.value.load(ordering: .relaxed) - before)
-          }
-          // A yield may take more than one job.
-          #expect(most <= 4, "\(most) of the other lane's jobs ran before the next of \(lane)")
-          isDone.isTrue.store(true, ordering: .relaxed)
-        }
-      }
-      #expect(ran.value.load(ordering: .relaxed) >= 99, "\(lane) left the others no turn")
-    }
-    try await group.shutdownGracefully()
-  }
-
-  @Test("there is one executor for each loop and lane")
+  @Test("there is one executor for each loop")
   func one() async throws {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
-    for lane in LoopExecutor.Lane.allCases {
-      let executors = LoopExecutor.executors(of: group, lane)
-      let again = LoopExecutor.executors(of: group, lane)
-      #expect(executors.count == 2 && executors[0] !== executors[1])
-      for executor in executors {
-        #expect(again.contains { $0 === executor } && executor === LoopExecutor.of(executor.loop, lane))
-      }
+    let executors = LoopExecutor.executors(of: group)
+    let again = LoopExecutor.executors(of: group)
+    #expect(executors.count == 2 && executors[0] !== executors[1])
+    for executor in executors {
+      #expect(again.contains { $0 === executor } && executor === LoopExecutor.of(executor.loop))
     }
     try await group.shutdownGracefully()
   }
