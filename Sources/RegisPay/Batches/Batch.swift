@@ -43,7 +43,7 @@ struct Batch: Sendable, Hashable {
   /// Carries out no more than this many; nil for no limit.
   let limit: Int?
   /// The name of the API key that began it; nil without one.
-  let actor: String?
+  let actor: KeyHolder?
   let startMicroseconds: UInt64
   /// Payments that pass the filter and may allow the action, at the start; nil if there were too many to count.
   var expected: Int?
@@ -80,7 +80,7 @@ struct Batch: Sendable, Hashable {
       "action": .string(action.rawValue),
       "filter": filter,
       "limit": limit.map { .integer($0) } ?? .null,
-      "actor": actor.map { .string($0) } ?? .null,
+      "actor": actor.map { .string($0.name) } ?? .null,
       "state": .string(state.rawValue),
       "reason": reason.map { .string($0) } ?? .null,
       "startedAt": .string(timestamp(microseconds: startMicroseconds)),

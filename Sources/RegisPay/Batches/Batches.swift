@@ -59,7 +59,7 @@ final class Batches: Sendable {
   ///   - query: the filters; its order and page don't count.
   ///   - isStillAllowed: whether the one who began it still may. Asked before each payment.
   func begin(
-    _ action: Batch.Action, _ query: PaymentQuery, filter: JSONValue, limit: Int?, by actor: String?,
+    _ action: Batch.Action, _ query: PaymentQuery, filter: JSONValue, limit: Int?, by actor: KeyHolder?,
     isStillAllowed: @escaping @Sendable () -> Bool
   ) async throws -> Batch {
     guard !projection.status.isCatchingUp else { throw IncompleteList() }
@@ -246,7 +246,7 @@ final class Batches: Sendable {
       "filter": "\(String(decoding: batch.filter.bytes, as: UTF8.self))",
       "state": "\(batch.state.rawValue)", "accepted": "\(batch.accepted)", "refused": "\(batch.refused)",
     ]
-    if let actor = batch.actor { metadata["actor"] = "\(actor)" }
+    if let actor = batch.actor { metadata["actor"] = "\(actor.name)" }
     if let reason = batch.reason { metadata["reason"] = "\(reason)" }
     logger.notice("\(message)", metadata: metadata)
   }

@@ -12,6 +12,10 @@ public struct SettingDefinition: Sendable, Hashable {
   public var kind: Kind
   /// As it is written; nil if the setting has none, or none that is the same everywhere.
   public var defaultValue: String?
+  /// What it is for, in a sentence.
+  public var summary: String
+  /// What a value is or counts, such as `seconds`; nil for a flag, and for a value that says it itself.
+  public var unit: String?
   /// The value is never shown.
   public var isSecret: Bool
   /// Takes effect at SIGHUP, without a restart.
@@ -20,12 +24,14 @@ public struct SettingDefinition: Sendable, Hashable {
   public var isForCommandLineOnly: Bool
 
   public init(
-    _ name: String, _ kind: Kind = .value, default defaultValue: String? = nil, isSecret: Bool = false,
-    isReloadable: Bool = false, isForCommandLineOnly: Bool = false
+    _ name: String, _ kind: Kind = .value, default defaultValue: String? = nil, summary: String = "",
+    unit: String? = nil, isSecret: Bool = false, isReloadable: Bool = false, isForCommandLineOnly: Bool = false
   ) {
     self.name = name
     self.kind = kind
     self.defaultValue = defaultValue
+    self.summary = summary
+    self.unit = unit
     self.isSecret = isSecret
     self.isReloadable = isReloadable
     self.isForCommandLineOnly = isForCommandLineOnly

@@ -47,8 +47,8 @@ struct BatchRoutes: Sendable {
     let batch = try find(context)
     let scope = batch.action.scope
     if context.needsKey, context.key?.scopes.contains(scope) != true { throw AccessMiddleware.forbidden(scope) }
-    let actor = context.key?.name
-    let stopped = batches.stop(batch.id, actor.map { "\($0) stopped it" } ?? "it was stopped") ?? batch
+    let actor = context.holder
+    let stopped = batches.stop(batch.id, actor.map { "\($0.name) stopped it" } ?? "it was stopped") ?? batch
     if batch.state == .running { await actions.record(.batchStopped, batch.id, by: actor) }
     return Response(json: stopped.json)
   }
@@ -70,11 +70,11 @@ struct BatchRoutes: Sendable {
     }
     do {
       let batch = try await batches.begin(
-        action, query, filter: filter, limit: limit, by: context.key?.name, isStillAllowed: context.isStillAllowed)
+        action, query, filter: filter, limit: limit, by: context.holder, isStillAllowed: context.isStillAllowed)
       await actions.record(
         .batchBegun, batch.id,
         [.init("action", .string(action.rawValue)), .init("filter", filter)]
-          + (limit.map { [.init("limit", .integer(Int64($0)))] } ?? []), by: context.key?.name)
+          + (limit.map { [.init("limit", .integer(Int64($0)))] } ?? []), by: context.holder)
       return Response(json: batch.json, status: .accepted)
     } catch let error as Batches.TooMany {
       throw Problem(

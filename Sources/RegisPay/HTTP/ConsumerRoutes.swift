@@ -31,7 +31,7 @@ struct ConsumerRoutes: Sendable {
           "consumer": "\(name)", "reason": "\(before.reason ?? "")", "actor": "\(context.key?.name ?? "")",
         ])
       await actions.record(
-        .breakerTried, name, before.reason.map { [.init("reason", .string($0))] } ?? [], by: context.key?.name)
+        .breakerTried, name, before.reason.map { [.init("reason", .string($0))] } ?? [], by: context.holder)
     }
     return Response(json: [
       "name": .string(name), "breaker": Self.breaker(await consumer.status.breaker, .now),

@@ -54,7 +54,7 @@ final class EventRoutes: Sendable {
   private func send(
     _ query: EventStreamQuery, while isAllowed: @Sendable () -> Bool, to writer: inout any ResponseBodyWriter
   ) async throws {
-    let portions = EventPortions(follower: follower, type: query.type.map { Array($0.rawValue.utf8) })
+    let portions = EventPortions(follower: follower, type: query.type.map { Array($0.utf8) })
     let clock = ContinuousClock()
     var nextOffset = query.offset
     try await writer.write(ByteBuffer(string: ": from offset \(nextOffset)\n\n"))

@@ -5,7 +5,10 @@ struct EventStreamQuery: Sendable, Hashable {
   /// The first offset that is sent.
   let offset: UInt64
   /// Nil for all.
-  private(set) var type: PaymentEvent.TypeName?
+  private(set) var type: String?
+
+  /// All types of events that there are on a log.
+  private static let types = PaymentEvent.TypeName.allCases.map(\.rawValue) + [OperatorAction.eventType]
 
   /// Reads `from` and `type`, and `Last-Event-ID`, which overrides `from`.
   ///
@@ -27,11 +30,10 @@ struct EventStreamQuery: Sendable, Hashable {
       }
     }
     if let type {
-      guard let known = PaymentEvent.TypeName(rawValue: type) else {
-        throw Problem.badRequest(
-          "type must be one of \(PaymentEvent.TypeName.allCases.map(\.rawValue).joined(separator: ", ")).")
+      guard Self.types.contains(type) else {
+        throw Problem.badRequest("type must be one of \(Self.types.joined(separator: ", ")).")
       }
-      self.type = known
+      self.type = type
     }
     guard lastEventID.count < 2 else { throw Problem.badRequest("Last-Event-ID is given twice.") }
     let given: UInt64?

@@ -111,7 +111,7 @@ struct KeyRoutes: Sendable {
     guard let stored = keys.ring.entries[key.id]?.key else { throw Self.unwritten }
     await actions.record(
       .keyCreated, key.id, Self.members(stored).filter { ["name", "owner", "scopes", "expiresAt"].contains($0.key) },
-      by: maker.name)
+      by: maker.holder)
     // Here and never again.
     return Response(json: .object([.init("key", .string(key.text))] + Self.members(stored)), status: .created)
   }
@@ -137,7 +137,7 @@ struct KeyRoutes: Sendable {
     }
     _ = try await changing { () throws(KeyStoreError) in try keys.revoke(id) }
     note("a key was revoked", id, known.name, context)
-    await actions.record(.keyRevoked, id, [.init("name", .string(known.name))], by: context.key?.name)
+    await actions.record(.keyRevoked, id, [.init("name", .string(known.name))], by: context.holder)
     guard let key = keys.ring.entries[id]?.key else { throw Self.unwritten }
     return Response(json: Self.json(key))
   }
@@ -162,7 +162,7 @@ struct KeyRoutes: Sendable {
 
   private func note(_ message: String, _ id: String, _ name: String, _ context: HTTPRequestContext) {
     logger.notice(
-      "\(message)", metadata: ["key": "\(id)", "name": "\(name)", "actor": "\(context.key?.name ?? "")"])
+      "\(message)", metadata: ["key": "\(id)", "name": "\(name)", "actor": "\(context.key?.name ?? "")", "actorKey": "\(context.key?.id ?? "")"])
   }
 
   private static func json(_ key: StoredKey) -> JSONValue { .object(members(key)) }

@@ -18,7 +18,7 @@ struct LoggingRoutes: Sendable {
           guard old != new else { return show() }
           await actions.record(
             .logLevelChanged, nil, [.init("from", .string(old.rawValue)), .init("to", .string(new.rawValue))],
-            by: context.key?.name)
+            by: context.holder)
           return show()
         },
       ])

@@ -93,7 +93,7 @@ struct PaymentRoutes: Sendable {
     try await once(request, body, context) { claim in
       do {
         let trace = TraceContext(request.headers)
-        switch try await log.request(command, of: id, for: claim, trace: trace, by: context.key?.name) {
+        switch try await log.request(command, of: id, for: claim, trace: trace, by: context.holder) {
         case .appended(_, let version): return try await response(to: .changed(id, version: version))
         case .refused(let refusal): throw Problem(refusal)
         }

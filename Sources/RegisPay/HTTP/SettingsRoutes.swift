@@ -30,7 +30,8 @@ struct SettingsRoutes: Sendable {
       case (let values?, .value): .string(values.joined())
       }
     return [
-      "name": .string(setting.definition.name), "value": value, "hidden": .bool(setting.isHidden),
+      "name": .string(setting.definition.name), "summary": .string(setting.definition.summary), "value": value,
+      "unit": setting.definition.unit.map(JSONValue.string) ?? .null, "hidden": .bool(setting.isHidden),
       "source": setting.source.map { .string($0.description) } ?? .null,
       "isDefault": .bool(setting.source == nil || setting.source == .builtIn),
       "reloadable": .bool(setting.definition.isReloadable),

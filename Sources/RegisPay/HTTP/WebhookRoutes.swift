@@ -25,7 +25,7 @@ struct WebhookRoutes: Sendable {
           return try await refusing {
             let status = try await worker.change(change)
             let details = Self.details(of: change)
-            if !details.isEmpty { await actions.record(.webhookChanged, worker.id, details, by: context.key?.name) }
+            if !details.isEmpty { await actions.record(.webhookChanged, worker.id, details, by: context.holder) }
             return show(status)
           }
         },
@@ -34,7 +34,7 @@ struct WebhookRoutes: Sendable {
           return try await refusing {
             let origin = await worker.status.endpoint.url.origin
             try await webhooks.remove(worker)
-            await actions.record(.webhookDeleted, worker.id, [.init("url", .string(origin))], by: context.key?.name)
+            await actions.record(.webhookDeleted, worker.id, [.init("url", .string(origin))], by: context.holder)
             return Response(status: .noContent)
           }
         },
@@ -46,7 +46,7 @@ struct WebhookRoutes: Sendable {
           let worker = try find(context)
           return try await refusing {
             let (status, secret) = try await worker.rotate()
-            await actions.record(.webhookSecretRotated, worker.id, by: context.key?.name)
+            await actions.record(.webhookSecretRotated, worker.id, by: context.holder)
             return show(status, secret: secret)
           }
         }
@@ -58,7 +58,7 @@ struct WebhookRoutes: Sendable {
           let worker = try find(context)
           return try await refusing {
             let delivery = try await worker.test()
-            await actions.record(.webhookTested, worker.id, by: context.key?.name)
+            await actions.record(.webhookTested, worker.id, by: context.holder)
             return Response(json: WebhookJSON.delivery(delivery))
           }
         }
@@ -80,7 +80,7 @@ struct WebhookRoutes: Sendable {
           let replay = try await WebhookRequest.replay(request)
           return try await refusing {
             let status = try await start(replay, of: worker)
-            await actions.record(.webhookReplayed, worker.id, [replay.detail], by: context.key?.name)
+            await actions.record(.webhookReplayed, worker.id, [replay.detail], by: context.holder)
             return show(status, httpStatus: .accepted)
           }
         }
@@ -138,7 +138,7 @@ struct WebhookRoutes: Sendable {
     await actions.record(
       .webhookCreated, worker.id,
       [.init("url", .string(new.url.origin))] + (new.events.map { [.init("events", Self.names($0))] } ?? []),
-      by: context.key?.name)
+      by: context.holder)
     var response = show(status, secret: status.endpoint.secret, httpStatus: .created)
     response.headers[.location] = "/api/v1/webhooks/\(worker.id)"
     return response

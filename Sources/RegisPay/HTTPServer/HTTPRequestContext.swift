@@ -7,6 +7,8 @@ struct HTTPRequestContext: RequestContext {
   let channel: any Channel
   /// The request's API key; nil without a valid one.
   var key: StoredKey?
+  /// Who has that key.
+  var holder: KeyHolder? { key?.holder }
   /// The server has keys, so that a request without a valid one gets only what is open to everybody.
   var needsKey = false
   /// The owner of the request's API key.

@@ -5,9 +5,9 @@ import Glibc
 struct EventMetadata: Sendable, Hashable {
   /// Where the request came from that led to the event; nil if it named no trace.
   var trace: TraceContext?
-  /// The name of the API key whose holder commanded it; nil for what the server does by itself, for the creation of a payment, and on a
-  /// server without keys.
-  var actor: String?
+  /// The API key whose holder commanded it; nil for what the server does by itself, for the creation of a payment, and on a server
+  /// without keys.
+  var actor: KeyHolder?
   /// The calls of the step that the event ends or delays, in their order; the last ones, if there were many.
   var calls: [CallRecord] = []
 
@@ -35,12 +35,15 @@ struct EventMetadata: Sendable, Hashable {
       members.append(.init("traceparent", .string(trace.parent.field)))
       if let state = trace.state { members.append(.init("tracestate", .string(state))) }
     }
-    if let actor { members.append(.init("actor", .string(actor))) }
+    if let actor {
+      members.append(.init("actor", .string(actor.name)))
+      members.append(.init("actorKey", .string(actor.keyID)))
+    }
     if !calls.isEmpty { members.append(.init("calls", .array(calls.map(\.json)))) }
     return .object(members)
   }
 
-  init(trace: TraceContext? = nil, actor: String? = nil, calls: [CallRecord] = []) {
+  init(trace: TraceContext? = nil, actor: KeyHolder? = nil, calls: [CallRecord] = []) {
     (self.trace, self.actor, self.calls) = (trace, actor, calls)
   }
 
@@ -50,7 +53,8 @@ struct EventMetadata: Sendable, Hashable {
     trace = data["traceparent"]?.text.flatMap(TraceParent.init).map {
       .init(parent: $0, state: data["tracestate"]?.text)
     }
-    actor = data["actor"]?.text
+    // Events of earlier versions have no id.
+    actor = data["actor"]?.text.map { KeyHolder(keyID: data["actorKey"]?.text ?? "", name: $0) }
     if case .array(let elements)? = data["calls"] { calls = elements.compactMap(CallRecord.init) }
   }
 
@@ -73,6 +77,12 @@ struct EventMetadata: Sendable, Hashable {
       }
     }
   }
+}
+
+/// Who has an API key, as far as the log tells. Keys may share a name; the id is one key's.
+struct KeyHolder: Sendable, Hashable {
+  var keyID: String
+  var name: String
 }
 
 /// One call to the PSP or the notification service, as it is kept with the event that it led to.

@@ -5,6 +5,7 @@ import GRDB
 public struct StoredKey: Sendable, Hashable {
   public var id: String
   public var name: String
+  var holder: KeyHolder { KeyHolder(keyID: id, name: name) }
   /// The owner, by default the key's name. Keys of one owner share idempotency keys.
   public var owner: String
   /// When the key got its owner. Later than its creation for a key of an earlier version.

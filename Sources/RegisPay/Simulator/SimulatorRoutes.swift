@@ -51,7 +51,7 @@ struct SimulatorRoutes: Sendable {
       [
         .post: { [actions] _, context in
           let isFailing = simulator.toggleErrors()
-          await actions?.record(.errorsToggled, nil, [.init("errors", .bool(isFailing))], by: context.key?.name)
+          await actions?.record(.errorsToggled, nil, [.init("errors", .bool(isFailing))], by: context.holder)
           return Response(json: ["errors": .bool(isFailing)])
         }
       ])
@@ -94,12 +94,12 @@ struct SimulatorRoutes: Sendable {
             throw Problem.badRequest("The body is \(error).")
           }
           simulator.setFaults(faults, of: service)
-          await actions?.record(.faultsChanged, service.rawValue, [.init("faults", faults.json)], by: context.key?.name)
+          await actions?.record(.faultsChanged, service.rawValue, [.init("faults", faults.json)], by: context.holder)
           return Response(json: faults.json)
         },
         .delete: { [actions] _, context in
           simulator.setFaults(Faults(), of: service)
-          await actions?.record(.faultsChanged, service.rawValue, by: context.key?.name)
+          await actions?.record(.faultsChanged, service.rawValue, by: context.holder)
           return Response(json: Faults().json)
         },
       ])

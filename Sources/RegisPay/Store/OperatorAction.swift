@@ -2,7 +2,7 @@ import LogStore
 import Logging
 
 /// What a person has done that is no command for one payment, as an event on the payments log says: an entry of the audit log.
-/// The event's metadata name the person's key.
+/// The event's metadata name the person's key and its id.
 struct OperatorAction: Sendable, Hashable {
   static let stream = "actions"
   static let eventType = "OperatorActed"
@@ -31,7 +31,7 @@ struct OperatorAction: Sendable, Hashable {
   /// `read` can read them.
   var details: [JSONValue.Member] = []
 
-  func event(by actor: String?) -> NewEvent {
+  func event(by actor: KeyHolder?) -> NewEvent {
     var members: [JSONValue.Member] = [.init("action", .string(kind.rawValue))]
     if let subject { members.append(.init("subject", .string(subject))) }
     if !details.isEmpty { members.append(.init("details", .object(details))) }
@@ -49,7 +49,7 @@ struct ActionLog: Sendable {
 
   /// Call it when the action has taken effect, which must not depend on the log: a key can be revoked while the disk is full.
   /// Then only a log line tells of the action.
-  func record(_ kind: OperatorAction.Kind, _ subject: String?, _ details: [JSONValue.Member] = [], by actor: String?)
+  func record(_ kind: OperatorAction.Kind, _ subject: String?, _ details: [JSONValue.Member] = [], by actor: KeyHolder?)
     async
   {
     let action = OperatorAction(kind: kind, subject: subject, details: details)
@@ -59,7 +59,7 @@ struct ActionLog: Sendable {
       // A message for each kind: a flood of one must not suppress the line about another.
       logger.error(
         "a person's action can't be recorded: \(kind.rawValue)",
-        metadata: ["subject": "\(subject ?? "")", "actor": "\(actor ?? "")", "error": "\(error)"])
+        metadata: ["subject": "\(subject ?? "")", "actor": "\(actor?.name ?? "")", "key": "\(actor?.keyID ?? "")", "error": "\(error)"])
     }
   }
 }

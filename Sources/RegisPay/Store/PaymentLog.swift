@@ -287,10 +287,10 @@ public struct PaymentLog: Sendable {
   /// - Parameters:
   ///   - claim: of the request's key; recorded together with the outcome.
   ///   - trace: that the request named.
-  ///   - actor: the name of the person's API key; nil without one.
+  ///   - actor: who has the API key of the person; nil without one.
   func request(
     _ command: PaymentCommand, of id: PaymentID, for claim: IdempotencyStore.Claim? = nil, trace: TraceContext? = nil,
-    by actor: String? = nil
+    by actor: KeyHolder? = nil
   ) async throws(PaymentLogError) -> Executed {
     try await execute(command, on: id, as: nil, .request(claim, EventMetadata(trace: trace, actor: actor)))
   }

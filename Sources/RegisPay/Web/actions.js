@@ -2,7 +2,7 @@
 
 import { call, session } from "./api.js";
 import { h, replace } from "./dom.js";
-import { money, time } from "./format.js";
+import { duration, money, percent, time } from "./format.js";
 import { empty, failed, loading, moment, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
@@ -25,11 +25,11 @@ export async function show(root, { query, isCurrent }) {
     }
     replace(place, events.length === 0 ? empty(t("actions.none"), t(next === null ? "actions.noneText" : "actions.noneHere")) : h("div", { class: "scroll" }, table(t("actions.title"), [
       { title: t("actions.time"), class: "brief", cell: (event) => moment(event.timestamp) },
-      { title: t("actions.who"), class: "brief", cell: (event) => event.metadata?.actor ? h("b", { class: "reason" }, event.metadata.actor) : h("span", { class: "soft" }, t("actions.nobody")) },
+      { title: t("actions.who"), class: "brief", cell: (event) => event.metadata?.actor ? h("b", { class: "reason", title: event.metadata.actorKey ?? "" }, event.metadata.actor) : h("span", { class: "soft" }, t("actions.nobody")) },
       { title: t("actions.what"), class: "brief", cell: (event) => t(isOperators(event) ? `operator.${event.data?.action}` : `event.${event.type}`) },
       { title: t("actions.subject"), class: "id", cell: subject },
       { title: t("payment.note"), class: "wide", cell: (event) => h("span", { class: "reason soft" }, about(event)) },
-    ], events)));
+    ], events, { kind: "action-rows" })));
     replace(pager, h("span", {}), h("div", { class: "actions" }, before !== null && h("a", { class: "button small", href: "#/actions" }, t("actions.newest")),
       next !== null && h("a", { class: "button small", href: `#/actions?before=${next}`, data: { focus: "next" } }, t("actions.older"))));
   }
@@ -55,7 +55,8 @@ function subject(event) {
 }
 
 function about(event) {
-  if (isOperators(event)) return Object.entries(event.data?.details ?? {}).map(([name, value]) => `${name}: ${plain(value)}`).join(", ");
+  if (event.data?.action === "faults-changed" && !event.data.details) return t("preset.well");
+  if (isOperators(event)) return Object.entries(event.data?.details ?? {}).map(([name, value]) => name === "faults" ? faultsText(value) : `${detailName(name)}: ${plain(value)}`).join(", ");
   const data = event.data ?? {};
   const texts = [];
   if (data.amount) texts.push(data.currency ? money(data.amount, data.currency) : String(data.amount));
@@ -66,12 +67,23 @@ function about(event) {
   return texts.join(", ");
 }
 
+const detailName = (name) => t(`detail.${name}`) === `detail.${name}` ? name : t(`detail.${name}`);
+
+/// What goes wrong at a simulator, as its page names it.
+function faultsText(faults) {
+  const texts = ["failBefore", "failAfter", "dropBefore", "dropAfter", "decline"].filter((name) => faults[name] > 0)
+    .map((name) => `${t(`fault.${name}`)} ${percent(faults[name])}`);
+  if (faults.failBefore > 0 || faults.failAfter > 0) texts.push(t("fault.statuses", { statuses: (faults.failStatuses ?? []).join(", ") }));
+  for (const name of ["fixed", "exponentialMean"]) if (faults.delay?.[name] > 0) texts.push(`${t(`fault.delay.${name}`)} ${duration(faults.delay[name])}`);
+  for (const name of ["failFrom", "declineFrom"]) if (faults[name] !== null && faults[name] !== undefined) texts.push(t(`fault.${name}`, { amount: faults[name] }));
+  return texts.length === 0 ? t("preset.well") : texts.join(", ");
+}
+
 /// A value of the details in a line of text.
 function plain(value) {
   if (Array.isArray(value)) return value.map(plain).join(" ");
   if (typeof value === "string") return /^\d{4}-\d\d-\d\dT/.test(value) ? time(value) : value;
   if (typeof value !== "object" || value === null) return String(value);
-  // Of faults, only those that there are.
-  const set = Object.entries(value).filter(([, part]) => part !== null && part !== 0 && !(typeof part === "object" && !Array.isArray(part) && !part.fixed && !part.exponentialMean));
-  return set.length === 0 ? "–" : set.map(([name, part]) => `${name} ${plain(part)}`).join(" ");
+  const set = Object.entries(value).filter(([, part]) => part !== null);
+  return set.length === 0 ? "–" : set.map(([name, part]) => `${detailName(name)} ${plain(part)}`).join(" ");
 }

@@ -30,8 +30,13 @@ export const rate = (value) => value === null || value === undefined ? "–"
 
 export const percent = (share) => made(Intl.NumberFormat, { style: "percent", maximumFractionDigits: share < 0.999 ? 1 : 2 }).format(share);
 
+/// A size. A round number of KiB, MiB and so on was chosen as one, and is shown as one.
 export function bytes(value) {
   if (value === null || value === undefined) return "–";
+  const binary = ["", "KiB", "MiB", "GiB", "TiB"];
+  for (let at = binary.length - 1; at > 0; at -= 1) {
+    if (value > 0 && value < 1024 ** (at + 1) && value % 1024 ** at === 0) return `${count(value / 1024 ** at)} ${binary[at]}`;
+  }
   const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
   let at = 0;
   while (value >= 1000 && at < units.length - 1) { value /= 1000; at += 1; }

@@ -74,7 +74,7 @@ async function show() {
   shown = null;
   document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
   showNavigation(name);
-  frame.nav.dataset.open = "false";
+  openMenu(false);
   frame.menu.setAttribute("aria-expanded", "false");
   if (!entry || !isOffered(entry)) {
     document.title = `${t("page.missing")} – RegisPay`;
@@ -167,19 +167,23 @@ function select(name, label, options) {
   } } }, options.map(([value, text]) => h("option", { value, selected: setting(name, options[0][0]) === value }, text))));
 }
 
+/// On a narrow screen the navigation lies over the page.
+function openMenu(isOpen) {
+  frame.nav.dataset.open = String(isOpen);
+  frame.menu.setAttribute("aria-expanded", String(isOpen));
+}
+
 function build() {
   document.documentElement.lang = language();
+  delete document.body.dataset.signedOut;
   frame.links = h("ul", {});
   frame.state = h("p", { class: "connection", id: "live", role: "status" });
   frame.banner = h("p", { class: "banner", role: "alert", hidden: true });
   frame.main = h("main", { id: "main", tabIndex: -1 });
   frame.search = h("input", { type: "search", placeholder: t("search.placeholder"), "aria-label": t("search.label"), maxLength: 200,
     autocomplete: "off", spellcheck: false });
-  frame.menu = h("button", { type: "button", class: "icon-button menu", "aria-label": t("menu"), "aria-expanded": "false", on: { click: () => {
-    const isOpen = frame.nav.dataset.open !== "true";
-    frame.nav.dataset.open = String(isOpen);
-    frame.menu.setAttribute("aria-expanded", String(isOpen));
-  } } }, icon("menu"));
+  frame.menu = h("button", { type: "button", class: "icon-button menu", "aria-label": t("menu"), "aria-expanded": "false", on: {
+    click: () => openMenu(frame.nav.dataset.open !== "true") } }, icon("menu"));
   frame.nav = h("nav", { "aria-label": t("navigation"), data: { open: "false" } }, h("div", { class: "nav-inner" }, frame.links, h("div", { class: "settings" },
     select("theme", t("setting.theme"), [["system", t("theme.system")], ["light", t("theme.light")], ["dark", t("theme.dark")]]),
     select("times", t("setting.times"), [["local", t("times.local")], ["utc", "UTC"]]),
@@ -199,7 +203,7 @@ function build() {
         const name = /^\d+[.,]\d{2}$/.test(text) ? "amount" : "search";
         location.hash = text ? `#/payments?${name}=${encodeURIComponent(name === "amount" ? text.replace(",", ".") : text)}` : "#/payments";
       } } }, icon("search", 16), frame.search), frame.state),
-    frame.nav, h("div", { class: "content" }, frame.banner, frame.main),
+    frame.nav, h("div", { class: "backdrop", on: { click: () => openMenu(false) } }), h("div", { class: "content" }, frame.banner, frame.main),
   ];
   document.querySelectorAll("body > :not(noscript)").forEach((element) => element.remove());
   document.body.append(...children);
@@ -240,6 +244,7 @@ function askForKey() {
   showNavigation(null);
   replace(frame.links);
   live.state = "connecting";
+  document.body.dataset.signedOut = "true";
   frame.state.dataset.state = "signedOut";
   replace(frame.state, h("span", { class: "dot", "aria-hidden": "true" }), t("live.signedOut"));
   const key = h("input", { type: "password", name: "key", autocomplete: "off", required: true, spellcheck: false });
@@ -271,6 +276,10 @@ function help() {
 
 let leader = 0;
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && frame.nav?.dataset.open === "true") {
+    openMenu(false);
+    return frame.menu.focus();
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || !session.known) return;
   if (event.target.closest("input, select, textarea, dialog")) {
     if (event.key === "Escape" && event.target === frame.search) frame.search.blur();

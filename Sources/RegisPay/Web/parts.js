@@ -89,9 +89,9 @@ export const failed = (error, again) => h("div", { class: "failed", role: "alert
   h("div", {}, h("p", { class: "nothing-title" }, t("error.title")), h("p", {}, error.message)),
   again && h("button", { type: "button", on: { click: again } }, t("error.again")));
 
-export const panel = (title, { actions = [], id, note } = {}, ...content) => {
+export const panel = (title, { actions = [], id, note, kind = "" } = {}, ...content) => {
   const heading = id ?? "panel-" + title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-");
-  return h("section", { class: "panel", "aria-labelledby": heading },
+  return h("section", { class: `panel ${kind}`.trim(), "aria-labelledby": heading },
     h("div", { class: "panel-head" }, h("h2", { id: heading }, title), note && h("span", { class: "soft" }, note),
       h("div", { class: "actions" }, actions)), content);
 };
@@ -191,6 +191,8 @@ export function chart({ title, times, series, show, height = 120 }) {
     values.forEach((value, number) => {
       if (value === null || value === undefined) { isDown = false; return; }
       text += `${isDown ? "L" : "M"}${x(number).toFixed(1)} ${y(value).toFixed(1)}`;
+      // Between two gaps a line would have no length.
+      if (!isDown && (values[number + 1] ?? null) === null) text += "m-3 0h6";
       isDown = true;
     });
     return text;
@@ -215,7 +217,7 @@ export function chart({ title, times, series, show, height = 120 }) {
   };
   const leave = () => { rule.setAttribute("visibility", "hidden"); say(null); };
   return h("figure", { class: "chart", on: { pointermove: move, pointerleave: leave } },
-    h("figcaption", {}, h("span", {}, title), h("span", { class: "soft" }, show(all.length ? most : null))), picture, legend);
+    h("figcaption", {}, h("span", {}, title), h("span", { class: "soft" }, show(all.length ? most : null))), h("div", { class: "chart-place" }, picture, all.length === 0 && h("p", { class: "soft" }, t("chart.none"))), legend);
 }
 
 /// 1, 2 or 5 times a power of ten, at least the value.

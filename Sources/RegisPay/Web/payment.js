@@ -71,11 +71,11 @@ export async function show(root, { id, query, isCurrent }) {
       return;
     }
     if (!isCurrent()) return;
-    replace(webhooks, found.length > 0 && panel(t("payment.webhooks"), {}, h("ul", { class: "rows" }, found.map((delivery) => h("li", {},
+    replace(webhooks, found.length > 0 && panel(t("payment.webhooks"), {}, h("ul", { class: "rows deliveries" }, found.map((delivery) => h("li", {},
       badge(delivery.outcome === "delivered" ? "good" : "bad", delivery.outcome === "delivered" ? "done" : "warn", delivery.status === null ? t("payment.noAnswer") : String(delivery.status)),
-      h("a", { href: `#/webhooks?id=${encodeURIComponent(delivery.webhook)}`, class: "reason" }, delivery.url ?? delivery.webhook), h("span", { class: "soft" }, delivery.type),
-      h("span", { class: "soft" }, moment(delivery.startedAt), ` (${duration(delivery.durationMilliseconds)})`),
-      delivery.error && h("span", { class: "soft reason" }, delivery.error),
+      h("div", {}, h("p", {}, h("b", {}, t(`event.${delivery.type}`)), " ", h("span", { class: "soft" }, moment(delivery.startedAt), ` (${duration(delivery.durationMilliseconds)})`)),
+        h("a", { href: `#/webhooks?id=${encodeURIComponent(delivery.webhook)}`, class: "reason" }, delivery.url ?? delivery.webhook),
+        delivery.error && h("p", { class: "soft reason" }, delivery.error)),
       delivery.url && h("button", { type: "button", class: "small", data: { focus: `delivery-${delivery.id}` }, on: { click: () => showDelivery(delivery.webhook, delivery) } }, t("webhooks.show")))))));
     // The last message goes out a moment after its event.
     clearTimeout(webhookTimer);

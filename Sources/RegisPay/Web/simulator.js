@@ -93,7 +93,7 @@ function ledgerPanel(isCurrent) {
       button.disabled = false;
     }
   }
-  return panel(t("ledger.title"), { actions: [button] }, h("p", { class: "soft" }, t("ledger.text")), place);
+  return panel(t("ledger.title"), { actions: [button], kind: "whole-row" }, h("p", { class: "soft" }, t("ledger.text")), place);
 }
 
 function difference(payment, charges) {

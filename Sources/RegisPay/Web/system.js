@@ -2,6 +2,7 @@
 
 import { call, RequestError, send, session } from "./api.js";
 import { h, icon, replace } from "./dom.js";
+import { bytes, count, duration } from "./format.js";
 import { ask, badge, copyButton, empty, facts, failed, field, idText, loading, moment, notify, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
@@ -56,7 +57,8 @@ function settings(isCurrent) {
 
   async function load() {
     try {
-      found = await call("/api/v1/settings");
+      const [all, logging] = await Promise.all([call("/api/v1/settings"), call("/api/v1/logging")]);
+      found = { ...all, level: logging.level };
       if (isCurrent()) show();
     } catch (error) {
       if (isCurrent() && error.status !== 401) replace(place, failed(error, load));
@@ -64,12 +66,13 @@ function settings(isCurrent) {
   }
 
   function show() {
-    const variables = found.variables.map((variable) => ({ ...variable, source: t("settings.variable"), reloadable: false }));
+    const variables = found.variables.map((variable) => ({ ...variable, summary: "", unit: null, source: t("settings.variable"), reloadable: false }));
     const rows = [...found.settings.filter((setting) => isAll || !setting.isDefault), ...variables];
     if (rows.length === 0) return replace(place, empty(t("settings.none"), t("settings.noneText")));
     replace(place, h("div", { class: "scroll" }, table(t("settings.title"), [
-      { title: t("settings.name"), class: "wide", cell: (setting) => h("b", {}, h("code", { class: "reason" }, setting.name)) },
-      { title: t("settings.value"), class: "wide labelled", cell: value },
+      { title: t("settings.name"), class: "wide", cell: (setting) => h("div", {}, h("b", {}, h("code", { class: "reason" }, setting.name)), setting.summary && h("p", { class: "soft", lang: "en" }, setting.summary)) },
+      { title: t("settings.value"), class: "wide labelled", cell: (setting) => h("span", {}, value(setting),
+        setting.name === "log-level" && setting.value !== found.level && h("span", { class: "soft" }, ` ${t("settings.now", { value: found.level })}`)) },
       { title: t("settings.source"), class: "wide labelled", cell: (setting) => h("span", { class: "reason soft" }, setting.source === "default" ? t("settings.default") : setting.source ?? "–", setting.reloadable && ` (${t("settings.reloadable")})`) },
     ], rows)));
   }
@@ -81,7 +84,21 @@ function settings(isCurrent) {
 function value(setting) {
   if (setting.hidden) return h("span", { class: "soft" }, t("settings.hidden"));
   if (setting.value === null) return h("span", { class: "soft" }, t("settings.notSet"));
-  return h("code", { class: "reason" }, [setting.value].flat().join(", "));
+  const text = [setting.value].flat().join(", ");
+  const number = Number(text);
+  if (setting.unit === null || !Number.isFinite(number)) return h("code", { class: "reason" }, text);
+  return h("span", { title: `${text} ${setting.unit}` }, withUnit(number, setting.unit));
+}
+
+function withUnit(number, unit) {
+  switch (unit) {
+  case "bytes": return bytes(number);
+  case "bytes/second": return t("settings.perSecond", { value: bytes(number) });
+  case "requests/second": return t("settings.perSecond", { value: count(number) });
+  case "hours": return duration(number * 3_600_000);
+  case "seconds": return duration(number * 1_000);
+  default: return `${count(number)} ${unit}`;
+  }
 }
 
 const scopes = ["read", "write", "operate"];

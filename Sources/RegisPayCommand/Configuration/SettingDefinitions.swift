@@ -7,6 +7,7 @@ enum SettingDefinitions {
   static let fileOption = "config"
   private static let commandLineOnly: Set = [fileOption, "print-config", "new-psp", "new-webhooks"]
   private static let secrets: Set = ["notifications-token", "psp-token"]
+  private static let units: Set = ["bytes", "bytes/second", "hours", "requests/second", "seconds"]
   private static let reloadable: Set = ["allowed-host", "log-level", "rate-limit"]
 
   /// Those that say how a server runs.
@@ -20,6 +21,8 @@ enum SettingDefinitions {
       var isRepeating: Bool
       var preferredName: Name?
       var defaultValue: String?
+      var abstract: String?
+      var valueName: String?
     }
     struct Name: Decodable { var name: String }
     var command: Command
@@ -39,7 +42,8 @@ enum SettingDefinitions {
     guard let name = argument.preferredName?.name, name != "help", name != "version" else { return nil }
     let kind: SettingDefinition.Kind = argument.kind == "flag" ? .flag : argument.isRepeating ? .list : .value
     return SettingDefinition(
-      name, kind, default: argument.defaultValue, isSecret: secrets.contains(name),
+      name, kind, default: argument.defaultValue, summary: argument.abstract ?? "",
+      unit: argument.valueName.flatMap { units.contains($0) ? $0 : nil }, isSecret: secrets.contains(name),
       isReloadable: reloadable.contains(name), isForCommandLineOnly: commandLineOnly.contains(name))
   }
 }

@@ -270,6 +270,24 @@ def settings(browser):
             wide = browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             require(wide <= 0, f"page {page} fits into {width} pixels in German, and is not {wide} wider")
     choose(2, "en")
+    menu(browser)
+
+
+def menu(browser):
+    """On a phone the navigation opens over the page and closes again, in each of the ways that people try."""
+    def is_open():
+        return browser.evaluate("getComputedStyle(document.querySelector('nav')).display !== 'none'")
+
+    browser.size(390, 844)
+    require(not is_open(), "the navigation is not in the way at first")
+    for what, close in [("Escape", lambda: press(browser, "Escape")), ("a click beside it", lambda: browser.click(".backdrop")),
+                        ("its button", lambda: browser.click(".menu")), ("a link", lambda: browser.click("nav a[href='#/log']"))]:
+        browser.click(".menu")
+        require(is_open(), "the button opens the navigation")
+        close()
+        browser.wait(f"the navigation closed by {what}", "getComputedStyle(document.querySelector('nav')).display === 'none'"
+                     " && document.querySelector('.menu').getAttribute('aria-expanded') === 'false'")
+    browser.size(1440, 844)
 
 
 def accessible(browser, axe, address, theme):
@@ -334,6 +352,8 @@ def signing_in(browser, program, directory):
     try:
         reader, cashier, boss = key("reader", "read"), key("cashier", "read", "write"), key("boss", "read", "write", "operate")
         browser.open(server.url + "/#/payments")
+        browser.wait("the question for a key", "document.querySelector('.sign-in')")
+        require(browser.evaluate("document.querySelector('.search').offsetParent === null"), "without a key there is nothing to search")
         sign_in("rp_000000000000_wrong")
         browser.wait("the refusal", "document.querySelector('.sign-in [role=alert]')")
         sign_in(reader)

@@ -149,13 +149,13 @@ struct BatchTests {
       // The list shows it as it was.
       _ = try await log.request(.refund(nil), of: ids[1])
       let begun = try await batches.begin(
-        .refund, PaymentQuery(), filter: [:], limit: nil, by: "anna", isStillAllowed: { true })
+        .refund, PaymentQuery(), filter: [:], limit: nil, by: KeyHolder(keyID: "k1", name: "anna"), isStillAllowed: { true })
       let batch = try await end(of: begun.id, batches)
       #expect(batch.state == .done && batch.accepted == 4 && batch.refused == 1 && batch.expected == 5)
       #expect(batch.refusals.map(\.value) == [1])
       let loaded = try #require(try log.load(ids[2]))
       let last = try #require(loaded.events.last)
-      #expect(last.type == "PaymentRefundRequested" && EventMetadata(payload: last.payload).actor == "anna")
+      #expect(last.type == "PaymentRefundRequested" && EventMetadata(payload: last.payload).actor?.name == "anna")
     }
   }
 
@@ -184,7 +184,7 @@ struct BatchTests {
   func ended() async throws {
     try await withBatches(payments: 3) { batches, log, ids, _ in
       let begun = try await batches.begin(
-        .refund, PaymentQuery(), filter: [:], limit: nil, by: "anna", isStillAllowed: { false })
+        .refund, PaymentQuery(), filter: [:], limit: nil, by: KeyHolder(keyID: "k1", name: "anna"), isStillAllowed: { false })
       let batch = try await end(of: begun.id, batches)
       #expect(batch.state == .stopped && batch.reason?.contains("key") == true && batch.accepted == 0)
       let run = Task { await batches.run() }

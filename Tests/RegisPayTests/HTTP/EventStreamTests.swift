@@ -85,6 +85,7 @@ struct EventStreamQueryTests {
   private static let offsets: [(text: String, lastEventID: [String], offset: UInt64)] = [
     ("", [], 10), ("from=end", [], 10), ("from=0", [], 0), ("from=10", [], 10), ("from=\(store)-7", [], 7),
     ("from=0", ["4"], 5), ("", ["\(store)-9"], 10), ("type=PaymentSettled", ["0"], 1),
+    ("type=OperatorActed", ["0"], 1),
     // The form of ids in earlier versions.
     ("", ["\(store)\(other)-3"], 4),
   ]

@@ -91,7 +91,7 @@ struct DamagedLogTests {
       let log = PaymentLog(store) { _ async throws(LogStoreError) in throw .closed }
       let collector = LineCollector()
       let actions = ActionLog(log: log, logger: collector.logger)
-      await actions.record(.keyRevoked, "abc", by: "anna")
+      await actions.record(.keyRevoked, "abc", by: KeyHolder(keyID: "k1", name: "anna"))
       await actions.record(.errorsToggled, nil, by: nil)
       let lines = collector.text.split(separator: "\n")
       #expect(lines.count == 2 && lines[0].hasPrefix("a person's action can't be recorded: key-revoked"))
