@@ -279,6 +279,7 @@ def menu(browser):
         return browser.evaluate("getComputedStyle(document.querySelector('nav')).display !== 'none'")
 
     browser.size(390, 844)
+    go(browser, "system")
     require(not is_open(), "the navigation is not in the way at first")
     for what, close in [("Escape", lambda: press(browser, "Escape")), ("a click beside it", lambda: browser.click(".backdrop")),
                         ("its button", lambda: browser.click(".menu")), ("a link", lambda: browser.click("nav a[href='#/log']"))]:
@@ -287,6 +288,8 @@ def menu(browser):
         close()
         browser.wait(f"the navigation closed by {what}", "getComputedStyle(document.querySelector('nav')).display === 'none'"
                      " && document.querySelector('.menu').getAttribute('aria-expanded') === 'false'")
+        at = browser.evaluate("location.hash")
+        require(at == ("#/log" if what == "a link" else "#/system"), f"{what} closes the navigation and leads nowhere else, and not to {at}")
     browser.size(1440, 844)
 
 
