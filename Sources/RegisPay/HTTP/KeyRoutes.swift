@@ -162,7 +162,11 @@ struct KeyRoutes: Sendable {
 
   private func note(_ message: String, _ id: String, _ name: String, _ context: HTTPRequestContext) {
     logger.notice(
-      "\(message)", metadata: ["key": "\(id)", "name": "\(name)", "actor": "\(context.key?.name ?? "")", "actorKey": "\(context.key?.id ?? "")"])
+      "\(message)",
+      metadata: [
+        "key": "\(id)", "name": "\(name)", "actor": "\(context.key?.name ?? "")",
+        "actorKey": "\(context.key?.id ?? "")",
+      ])
   }
 
   private static func json(_ key: StoredKey) -> JSONValue { .object(members(key)) }

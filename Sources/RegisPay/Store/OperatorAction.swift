@@ -59,7 +59,10 @@ struct ActionLog: Sendable {
       // A message for each kind: a flood of one must not suppress the line about another.
       logger.error(
         "a person's action can't be recorded: \(kind.rawValue)",
-        metadata: ["subject": "\(subject ?? "")", "actor": "\(actor?.name ?? "")", "key": "\(actor?.keyID ?? "")", "error": "\(error)"])
+        metadata: [
+          "subject": "\(subject ?? "")", "actor": "\(actor?.name ?? "")", "key": "\(actor?.keyID ?? "")",
+          "error": "\(error)",
+        ])
     }
   }
 }

@@ -29,7 +29,7 @@ export class RequestError extends Error {
 
 // Amounts keep the digits they were sent with: where the browser provides the JSON source text, they are taken from it, and nothing
 // computes with them.
-const amounts = new Set(["amount", "refundedAmount", "refundingAmount"]);
+const amounts = new Set(["amount", "refunded", "refundedAmount", "refundingAmount"]);
 export const parse = (text) => JSON.parse(text, (key, value, context) =>
   amounts.has(key) && typeof value === "number" ? context?.source ?? String(value) : value);
 const rawAmount = (key, value) =>

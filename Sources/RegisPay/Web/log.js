@@ -163,7 +163,7 @@ function engine(log) {
 }
 
 function backup({ directory, time, lag, fault }) {
-  return [time !== null && [timeAgo(time), ", ", t("log.backupLag", { count: lag }), " "], fault !== null && h("span", { class: "reason" }, badge("bad", "warn", t("log.backupFault")), " ", fault),
+  return [time !== null && [timeAgo(time), ", ", t("log.backupLag", { count: lag }), fault === null && [", ", t("log.backupChecked")], " "], fault !== null && h("span", { class: "reason" }, badge("bad", "warn", t("log.backupFault")), " ", fault),
     time === null && fault === null && t("loading"), h("span", { class: "soft reason" }, ` ${directory}`)];
 }
 

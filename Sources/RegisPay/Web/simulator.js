@@ -72,29 +72,66 @@ async function servicePanel(service, path, isCurrent) {
   return section;
 }
 
-/// The newest payments beside what the simulated PSP has about them.
+/// Payments beside what the simulated PSP has about them: the newest, or all.
 function ledgerPanel(isCurrent) {
-  const place = h("div", {});
-  const button = h("button", { type: "button", on: { click: compare } }, icon("search", 16), t("ledger.compare"));
-  async function compare() {
-    button.disabled = true;
+  const place = h("div", { class: "stack" });
+  const buttons = [["newest", false], ["all", true]].map(([name, isAll]) => h("button", { type: "button", class: "small", data: { focus: `ledger-${name}` }, on: { click: () => compare(isAll) } },
+    icon("search", 14), t(`ledger.${name}`)));
+
+  async function compare(isAll) {
+    for (const button of buttons) button.disabled = true;
     try {
-      const [ledger, page] = await Promise.all([call("/psp/api/ledger"), call("/api/v1/payments?limit=200")]);
-      if (!isCurrent()) return;
-      const charges = Map.groupBy(ledger.charges, (charge) => charge.paymentId);
-      const differences = page.payments.flatMap((payment) => difference(payment, charges.get(payment.paymentId) ?? []));
-      replace(place, h("p", {}, t("ledger.compared", { count: page.payments.length, charges: ledger.count })),
-        differences.length === 0 ? h("p", {}, badge("good", "done", t("ledger.same"))) : h("ul", { class: "rows" }, differences.map(({ payment, text }) =>
-          h("li", {}, badge("bad", "warn", t("ledger.different")), h("a", { href: `#/payments/${payment.paymentId}` }, h("code", {}, payment.paymentId.slice(0, 8))), h("span", {}, text)))));
+      const before = byPayment(await call("/psp/api/ledger"));
+      const seen = new Set();
+      const suspects = [];
+      let next = "/api/v1/payments?limit=200";
+      while (next !== null) {
+        const page = await call(next);
+        if (!isCurrent()) return;
+        for (const payment of page.payments) {
+          seen.add(payment.paymentId);
+          if (difference(payment, before.get(payment.paymentId) ?? []).length > 0) suspects.push(payment);
+        }
+        replace(place, h("p", { role: "status" }, t("ledger.progress", { count: seen.size })));
+        next = isAll && page.next ? `/api/v1/payments?limit=200&after=${encodeURIComponent(page.next)}` : null;
+      }
+      const differences = await confirmed(suspects);
+      const strangers = isAll ? [...before].filter(([id]) => !seen.has(id)).flatMap(([, charges]) => charges) : [];
+      if (isCurrent()) show(seen.size, before.size, [...differences, ...strangers.map(({ reference }) => ({ reference, text: t("ledger.unknown") }))]);
     } catch (error) {
       if (!(error instanceof RequestError)) throw error;
-      replace(place, failed(error, compare));
+      if (isCurrent()) replace(place, failed(error, () => compare(isAll)));
     } finally {
-      button.disabled = false;
+      for (const button of buttons) button.disabled = false;
     }
   }
-  return panel(t("ledger.title"), { actions: [button], kind: "whole-row" }, h("p", { class: "soft" }, t("ledger.text")), place);
+
+  /// What is different between two looks at a payment that did not change: while one goes on, either side may be ahead.
+  async function confirmed(suspects) {
+    if (suspects.length === 0) return [];
+    const ledger = byPayment(await call("/psp/api/ledger"));
+    const found = [];
+    for (const payment of suspects) {
+      if (found.length > differenceLimit || !isCurrent()) break;
+      const { version } = await call(`/api/v1/payments/${payment.paymentId}`);
+      if (version === payment.version) found.push(...difference(payment, ledger.get(payment.paymentId) ?? []));
+    }
+    return found;
+  }
+
+  function show(count, charges, differences) {
+    replace(place, h("p", { role: "status" }, t("ledger.compared", { count, charges })),
+      differences.length === 0 ? h("p", {}, badge("good", "done", t("ledger.same"))) : h("ul", { class: "rows" }, differences.slice(0, differenceLimit).map(({ payment, reference, text }) =>
+        h("li", {}, badge("bad", "warn", t("ledger.different")), payment ? h("a", { href: `#/payments/${payment.paymentId}` }, h("code", {}, payment.paymentId)) : h("code", {}, reference), h("span", {}, text)))),
+      differences.length > differenceLimit && h("p", { class: "soft" }, t("ledger.more", { count: differenceLimit })));
+  }
+  return panel(t("ledger.title"), { actions: buttons, kind: "whole-row" }, h("p", { class: "soft" }, t("ledger.text")), place);
 }
+
+const byPayment = (ledger) => Map.groupBy(ledger.charges, (charge) => charge.paymentId);
+
+/// More of them one after the other tell no more.
+const differenceLimit = 200;
 
 function difference(payment, charges) {
   const found = [];
@@ -105,6 +142,7 @@ function difference(payment, charges) {
   if (!charge) return isSettled || payment.status === "Created" ? [{ payment, text: t("ledger.missing") }] : [];
   if (charge.amount !== payment.amount || charge.currency !== payment.currency) add(t("ledger.amount", { theirs: `${charge.amount} ${charge.currency}`, ours: `${payment.amount} ${payment.currency}` }));
   if (isSettled && charge.status !== "settled") add(t("ledger.status", { theirs: charge.status, ours: payment.status }));
+  if (payment.status !== "Refunding" && charge.refunded !== payment.refundedAmount) add(t("ledger.refunded", { theirs: `${charge.refunded} ${charge.currency}`, ours: `${payment.refundedAmount} ${payment.currency}` }));
   // While a step is going on, one of the two is ahead.
   if (charge.status === "settled" && ["Cancelled", "Declined"].includes(payment.status)) add(t("ledger.status", { theirs: charge.status, ours: payment.status }));
   return found;

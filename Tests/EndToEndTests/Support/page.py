@@ -273,6 +273,28 @@ def settings(browser):
     menu(browser)
 
 
+def ledger(browser, server):
+    """The simulated PSP's ledger is compared with the payments: what it did behind the server's back is marked, and nothing else."""
+    def compare():
+        browser.click("[data-focus='ledger-all']")
+        browser.wait("the comparison", "document.querySelector('.whole-row').innerText.includes('compared')")
+        return text(browser, ".whole-row")
+
+    go(browser, "simulator")
+    found = compare()
+    require("No difference" in found, f"a ledger that agrees is said to, and not: {found}")
+    charge = next(charge for charge in server.request("GET", "/psp/api/ledger")["charges"]
+                  if charge["status"] == "settled" and charge["refunded"] == 0)
+    server.request("POST", f"/psp/api/payments/{charge['reference']}/refunds", {"amount": 1, "currency": charge["currency"]})
+    stranger = server.request("POST", "/psp/api/payments/create", {"amount": 1, "currency": "GBP"})
+    # Another page in between: what stands there is of the new comparison.
+    go(browser, "log")
+    go(browser, "simulator")
+    found = compare()
+    require(charge["paymentId"] in found and "refunded 1" in found, f"a refund at the PSP alone is marked: {found}")
+    require("a charge without a payment" in found and found.count("Different") == 2, f"and so is a charge of its own {stranger}: {found}")
+
+
 def menu(browser):
     """On a phone the navigation opens over the page and closes again, in each of the ways that people try."""
     def is_open():
@@ -511,6 +533,7 @@ def use(browser, server, axe):
             for theme in ["light", "dark"]:
                 accessible(browser, axe, page, theme)
     settings(browser)
+    ledger(browser, server)
     restart(browser, server)
 
     elsewhere = [request for request in browser.requests if not request.startswith((server.url, "data:"))]

@@ -149,7 +149,8 @@ struct BatchTests {
       // The list shows it as it was.
       _ = try await log.request(.refund(nil), of: ids[1])
       let begun = try await batches.begin(
-        .refund, PaymentQuery(), filter: [:], limit: nil, by: KeyHolder(keyID: "k1", name: "anna"), isStillAllowed: { true })
+        .refund, PaymentQuery(), filter: [:], limit: nil, by: KeyHolder(keyID: "k1", name: "anna"),
+        isStillAllowed: { true })
       let batch = try await end(of: begun.id, batches)
       #expect(batch.state == .done && batch.accepted == 4 && batch.refused == 1 && batch.expected == 5)
       #expect(batch.refusals.map(\.value) == [1])
@@ -184,7 +185,8 @@ struct BatchTests {
   func ended() async throws {
     try await withBatches(payments: 3) { batches, log, ids, _ in
       let begun = try await batches.begin(
-        .refund, PaymentQuery(), filter: [:], limit: nil, by: KeyHolder(keyID: "k1", name: "anna"), isStillAllowed: { false })
+        .refund, PaymentQuery(), filter: [:], limit: nil, by: KeyHolder(keyID: "k1", name: "anna"),
+        isStillAllowed: { false })
       let batch = try await end(of: begun.id, batches)
       #expect(batch.state == .stopped && batch.reason?.contains("key") == true && batch.accepted == 0)
       let run = Task { await batches.run() }

@@ -169,7 +169,10 @@ struct RouteTests {
 
   @Test("settings are shown with their sources, and a secret is not")
   func settings() async throws {
-    let (port, token) = (SettingDefinition("port", default: "8080", summary: "Where.", unit: "seconds"), SettingDefinition("psp-token", isSecret: true))
+    let (port, token) = (
+      SettingDefinition("port", default: "8080", summary: "Where.", unit: "seconds"),
+      SettingDefinition("psp-token", isSecret: true)
+    )
     let shown = ShownSetting.all(
       [
         port, token, SettingDefinition("allowed-host", .list, isReloadable: true), SettingDefinition("insecure", .flag),
@@ -188,7 +191,8 @@ struct RouteTests {
       guard case .array(let settings)? = json["settings"], case .array(let found)? = json["variables"] else {
         return #expect(Bool(false), "\(response.text)")
       }
-      #expect(settings.first?["summary"] == "Where." && settings.map { $0["unit"] } == ["seconds", .null, .null, .null])
+      #expect(
+        settings.first?["summary"] == "Where." && settings.map { $0["unit"] } == ["seconds", .null, .null, .null])
       #expect(settings.map { $0["value"] } == ["99", .null, .null, .bool(false)])
       #expect(
         settings.map { $0["source"]?.text } == [

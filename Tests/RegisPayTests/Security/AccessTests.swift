@@ -379,7 +379,9 @@ struct AccessTests {
           "webhook-replayed", "webhook-deleted", "batch-begun", "log-level-changed", "faults-changed", "faults-changed",
           "errors-toggled", "errors-toggled",
         ], "\(page.text)")
-      guard case .array(let keys)? = try await send("GET", "/api/v1/keys").json()["keys"] else { return #expect(Bool(false)) }
+      guard case .array(let keys)? = try await send("GET", "/api/v1/keys").json()["keys"] else {
+        return #expect(Bool(false))
+      }
       let bossID = try #require(keys.first { $0["name"] == "boss" }?["id"])
       #expect(
         events.allSatisfy {
