@@ -25,7 +25,7 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
 	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus
 
-.PHONY: run test soak hanging restore-drill screenshots simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
+.PHONY: run test soak one-core hanging restore-drill screenshots simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
 	bench-dependencies test-dependencies
 
 run: build-dependencies
@@ -33,13 +33,16 @@ run: build-dependencies
 	$(SWIFT_BUILD) -c release --product regispay
 	.build/release/regispay serve --dir $(DIR) --host $(HOST) --port $(PORT) $(ARGUMENTS)
 
+# As `swift test` runs them, in one process, which a limit can end: a test that never ends would otherwise say nothing at all.
+UNIT_TESTS = timeout --foreground --verbose 2400 .build/debug/regispayPackageTests.xctest --testing-library swift-testing --filter
+
 test: test-dependencies lint
 	$(SWIFT_BUILD) --build-tests
-	swift test --skip-build --filter LogStoreTests
-	swift test --skip-build --filter LogStoreSimulation
+	$(UNIT_TESTS) LogStoreTests
+	$(UNIT_TESTS) LogStoreSimulation
 	$(MAKE) simulate
-	swift test --skip-build --filter AllocationTests
-	swift test --skip-build --filter RegisPayTests
+	$(UNIT_TESTS) AllocationTests
+	$(UNIT_TESTS) RegisPayTests
 	Tests/EndToEndTests/Support/run
 	$(MAKE) fuzz-briefly
 
@@ -49,10 +52,18 @@ soak: test-dependencies
 	LOGSTORE_SIMULATIONS=200000 LOGSTORE_DAMAGES=2000 swift test --skip-build --filter LogStoreTests
 	$(MAKE) simulate SIMULATIONS=3000000
 	$(MAKE) planted-bugs
+	$(MAKE) one-core
 	LOGSTORE_KILL_ROUNDS=2000 LOGSTORE_FAULT_ROUNDS=0 LOGSTORE_CRASH_STATES=2000 LOGSTORE_DAMAGES=2000 \
 		TEST_REGISPAY_KILL_ROUNDS=10 TEST_REGISPAY_FAULT_ROUNDS=50 TEST_REGISPAY_API_EXAMPLES=300 swift test --skip-build --no-parallel --filter EndToEndTests
 	$(MAKE) hanging
 	$(MAKE) restore-drill
+
+# The tests in one process, with one thread for all tasks: a test that blocks it does not end within the limit.
+one-core: test-dependencies
+	$(SWIFT_BUILD) --build-tests
+	cc -Wall -Wextra -Werror -shared -fPIC -o .build/cores.so Tests/OneCore/cores.c -ldl
+	for tests in LogStoreTests LogStoreSimulation AllocationTests RegisPayTests; do \
+	  LD_PRELOAD=$$PWD/.build/cores.so $(UNIT_TESTS) "$$tests\\." || exit 1; done
 
 # Payments while a share of them hangs at the PSP, five minutes each, on the release build.
 HANGING = Tests/EndToEndTests/Support/hanging_load.py --program .build/release/regispay --seconds $(HANGING_SECONDS)
