@@ -73,7 +73,7 @@ export async function show(root, { id, query, isCurrent }) {
     if (!isCurrent()) return;
     replace(webhooks, found.length > 0 && panel(t("payment.webhooks"), {}, h("ul", { class: "rows deliveries" }, found.map((delivery) => h("li", {},
       badge(delivery.outcome === "delivered" ? "good" : "bad", delivery.outcome === "delivered" ? "done" : "warn", delivery.status === null ? t("payment.noAnswer") : String(delivery.status)),
-      h("div", {}, h("p", {}, h("b", {}, t(`event.${delivery.type}`)), " ", h("span", { class: "soft" }, moment(delivery.startedAt), ` (${duration(delivery.durationMilliseconds)})`)),
+      h("div", {}, h("p", {}, h("b", {}, delivery.type), " ", h("span", { class: "soft" }, moment(delivery.startedAt), ` (${duration(delivery.durationMilliseconds)})`)),
         h("a", { href: `#/webhooks?id=${encodeURIComponent(delivery.webhook)}`, class: "reason" }, delivery.url ?? delivery.webhook),
         delivery.error && h("p", { class: "soft reason" }, delivery.error)),
       delivery.url && h("button", { type: "button", class: "small", data: { focus: `delivery-${delivery.id}` }, on: { click: () => showDelivery(delivery.webhook, delivery) } }, t("webhooks.show")))))));

@@ -96,7 +96,7 @@ function ledgerPanel(isCurrent) {
         next = isAll && page.next ? `/api/v1/payments?limit=200&after=${encodeURIComponent(page.next)}` : null;
       }
       const differences = await confirmed(suspects);
-      const strangers = isAll ? [...before].filter(([id]) => !seen.has(id)).flatMap(([, charges]) => charges) : [];
+      const strangers = isAll ? await withoutPayment([...before].filter(([id]) => !seen.has(id)).flatMap(([, charges]) => charges)) : [];
       if (isCurrent()) show(seen.size, before.size, [...differences, ...strangers.map(({ reference }) => ({ reference, text: t("ledger.unknown") }))]);
     } catch (error) {
       if (!(error instanceof RequestError)) throw error;
@@ -115,6 +115,22 @@ function ledgerPanel(isCurrent) {
       if (found.length > differenceLimit || !isCurrent()) break;
       const { version } = await call(`/api/v1/payments/${payment.paymentId}`);
       if (version === payment.version) found.push(...difference(payment, ledger.get(payment.paymentId) ?? []));
+    }
+    return found;
+  }
+
+  /// The charges that no payment has. The list may be some events behind the log.
+  async function withoutPayment(charges) {
+    const found = [];
+    for (const charge of charges) {
+      if (found.length > differenceLimit || !isCurrent()) break;
+      try {
+        if (charge.paymentId !== null) await call(`/api/v1/payments/${charge.paymentId}`);
+        else found.push(charge);
+      } catch (error) {
+        if (error.status !== 404) throw error;
+        found.push(charge);
+      }
     }
     return found;
   }
