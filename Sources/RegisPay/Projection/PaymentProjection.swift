@@ -323,10 +323,10 @@ public final class PaymentProjection: Sendable {
   static let name = "payment-list"
 
   /// Closes the file. No page can be asked for afterwards.
-  public func close() {
+  public func close() async {
     do {
       // Rows that were not written are read from the log again.
-      try pool.closeWhole()
+      try await pool.closeWhole()
     } catch {
       logger.warning("the list of payments was not closed as it should be", metadata: ["error": "\(error)"])
     }

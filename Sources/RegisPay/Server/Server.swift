@@ -160,7 +160,20 @@ public struct Server: Sendable {
     addWarnings(to: health, start)
     health.warn { known.warnings }
     let projection = try openProjection(health)
-    defer { projection.close() }
+    var failure: ServerError?
+    do throws(ServerError) {
+      try await serve(health, scrubbing, start, known, projection, stopSignals, onReady: onReady)
+    } catch {
+      failure = error
+    }
+    await projection.close()
+    if let failure { throw failure }
+  }
+
+  private func serve(
+    _ health: Health, _ scrubbing: Scrubbing, _ start: CarefulStart, _ known: KnownLogKeeper,
+    _ projection: PaymentProjection, _ stopSignals: [UnixSignal], onReady: @escaping @Sendable (String) -> Void
+  ) async throws(ServerError) {
     let webhooks = try wrapping(ServerError.webhooks) { () throws(WebhookStoreError) in
       try Webhooks.open(
         "\(options.directory)/webhooks", log: log, options: options.webhooks, start: start, health: health,

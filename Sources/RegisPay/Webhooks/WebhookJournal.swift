@@ -256,7 +256,7 @@ final class WebhookJournal: Sendable {
     state.withLock { $0.isClosed = true }
     do {
       try await write([])
-      try pool.closeWhole()
+      try await pool.closeWhole()
       return nil
     } catch {
       return error

@@ -86,7 +86,7 @@ struct BatchTests {
         try await batches.begin(.cancel, PaymentQuery(), filter: [:], limit: nil, by: nil, isStillAllowed: { true })
       }
       #expect(batches.all.isEmpty)
-      projection.close()
+      await projection.close()
       try await store.close()
     }
   }
@@ -133,7 +133,7 @@ struct BatchTests {
       await run.value
       let batches = Batches(log: log, projection: projection, logger: silent, limits: limits)
       try await work(batches, log, ids, store)
-      projection.close()
+      await projection.close()
       try await store.close()
     }
   }

@@ -75,7 +75,7 @@ struct ConsumerParts {
         do { result = .success(try await work(parts, options)) } catch { result = .failure(error) }
         run.cancel()
         await run.value
-        projection.close()
+        await projection.close()
         try result.get()
       }
     }

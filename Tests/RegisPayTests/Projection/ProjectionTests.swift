@@ -26,7 +26,7 @@ struct ProjectionTests {
     }
     run.cancel()
     await run.value
-    projection.close()
+    await projection.close()
     try result.get()
   }
 
@@ -313,7 +313,7 @@ struct ProjectionTests {
         let projection = try PaymentProjection.open(
           folder, log: PaymentLog(store), health: Health(stores: []), logger: silent)
         if let place { #expect(projection.status.nextOffset == place, "\(what)") }
-        projection.close()
+        await projection.close()
         try await withProjection(folder, store) { projection in
           try await caughtUp(projection, store)
           let rows = try await all(projection, PaymentQuery())

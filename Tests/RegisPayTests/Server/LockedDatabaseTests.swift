@@ -18,13 +18,16 @@ struct LockedDatabaseTests {
     }
 
     /// Opens the file as a start does; blocks.
-    func open(in folder: String, _ log: PaymentLog) throws {
+    ///
+    /// - Returns: the list of payments, for the caller to close, if that was opened.
+    func open(in folder: String, _ log: PaymentLog) throws -> PaymentProjection? {
       let health = Health(stores: [])
       switch self {
       case .keys: _ = try KeyWatch(folder, log: log, health: health, logger: silent)
       case .webhooks: _ = try WebhookJournal.open(folder, health: health)
-      case .list: try PaymentProjection.open(folder, log: log, health: health, logger: silent).close()
+      case .list: return try PaymentProjection.open(folder, log: log, health: health, logger: silent)
       }
+      return nil
     }
   }
 
@@ -35,7 +38,7 @@ struct LockedDatabaseTests {
     try await withTemporaryFolder { folder in
       try await withStore { store in
         let log = PaymentLog(store)
-        try file.open(in: folder, log)
+        try await file.open(in: folder, log)?.close()
         var configuration = Configuration()
         configuration.allowsUnsafeTransactions = true
         let other = try DatabaseQueue(path: file.path(in: folder), configuration: configuration)
@@ -58,12 +61,13 @@ struct LockedDatabaseTests {
           try? other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
         }
         defer { isOpened.signal() }
-        try await onOtherThread { try file.open(in: folder, log) }
+        let list = try await onOtherThread { try file.open(in: folder, log) }
+        await list?.close()
       }
     }
   }
 
-  private func onOtherThread(_ work: @escaping @Sendable () throws -> Void) async throws {
+  private func onOtherThread<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) async throws -> Value {
     try await withCheckedThrowingContinuation { continuation in
       Thread.detachNewThread { continuation.resume(with: Result { try work() }) }
     }
