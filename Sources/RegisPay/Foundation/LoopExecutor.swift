@@ -36,10 +36,10 @@ final class LoopExecutor: TaskExecutor {
   }
 
   private func runJobs() {
-    let end = NIODeadline.now() + Self.turn
+    let end = loop.now + Self.turn
     while let job = next() {
       job.runSynchronously(on: asUnownedTaskExecutor())
-      if NIODeadline.now() > end {
+      if loop.now > end {
         loop.scheduleTask(in: Self.pause) { self.runJobs() }
         return
       }
