@@ -108,7 +108,9 @@ struct BatchRoutes: Sendable {
       }
       guard let text = member.value.text else { throw problem("filter.\(member.key)", "It must be text") }
       // The filter is kept in a log line and on the log.
-      guard text.withoutKeys == text else { throw problem("filter.\(member.key)", "It must not hold an API key") }
+      guard text.withoutKeys == text else {
+        throw problem("filter.\(member.key)", "It must not hold an API key or a webhook's secret")
+      }
       parameters.append((Substring(member.key), Substring(text)))
     }
     let query: PaymentQuery

@@ -135,9 +135,12 @@ struct KeyRoutes: Sendable {
     guard let known = keys.ring.entries[id]?.key else {
       throw Problem.notFound("There is no key \(id.debugDescription).")
     }
+    let isNew = known.revokedSeconds == nil
     _ = try await changing { () throws(KeyStoreError) in try keys.revoke(id) }
-    note("a key was revoked", id, known.name, context)
-    await actions.record(.keyRevoked, id, [.init("name", .string(known.name))], by: context.holder)
+    if isNew {
+      note("a key was revoked", id, known.name, context)
+      await actions.record(.keyRevoked, id, [.init("name", .string(known.name))], by: context.holder)
+    }
     guard let key = keys.ring.entries[id]?.key else { throw Self.unwritten }
     return Response(json: Self.json(key))
   }

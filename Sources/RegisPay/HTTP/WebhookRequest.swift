@@ -109,7 +109,7 @@ enum WebhookRequest {
 
   private static func url(_ value: JSONValue, allowingPrivate: Bool) throws(ValidationError) -> WebhookURL {
     guard case .string(let text) = value else { throw failure("url", "url must be a text such as \"https://…\"") }
-    guard text.withoutKeys == text else { throw failure("url", "url must not hold an API key") }
+    guard text.withoutKeys == text else { throw failure("url", "url must not hold an API key or a webhook's secret") }
     do throws(WebhookURL.Refusal) {
       let url = try WebhookURL(text)
       if let refusal = url.refusal(allowingPrivate: allowingPrivate) { throw refusal }
@@ -124,7 +124,9 @@ enum WebhookRequest {
     guard case .string(let text) = value, text.unicodeScalars.count <= limit else {
       throw failure("description", "description must be a text of at most \(limit) characters")
     }
-    guard text.withoutKeys == text else { throw failure("description", "description must not hold an API key") }
+    guard text.withoutKeys == text else {
+      throw failure("description", "description must not hold an API key or a webhook's secret")
+    }
     return text
   }
 

@@ -2,7 +2,7 @@
 
 import { call, session } from "./api.js";
 import { h, replace } from "./dom.js";
-import { duration, money, percent, time } from "./format.js";
+import { duration, money, percent, statusText, time } from "./format.js";
 import { empty, failed, loading, moment, panel, table } from "./parts.js";
 import { t } from "./text.js";
 
@@ -25,7 +25,7 @@ export async function show(root, { query, isCurrent }) {
     }
     replace(place, events.length === 0 ? empty(t("actions.none"), t(next === null ? "actions.noneText" : "actions.noneHere")) : h("div", { class: "scroll" }, table(t("actions.title"), [
       { title: t("actions.time"), class: "brief", cell: (event) => moment(event.timestamp) },
-      { title: t("actions.who"), class: "brief", cell: (event) => event.metadata?.actor ? h("b", { class: "reason", title: event.metadata.actorKey ?? "" }, event.metadata.actor) : h("span", { class: "soft" }, t("actions.nobody")) },
+      { title: t("actions.who"), class: "brief", cell: (event) => event.metadata?.actor ? h("span", { class: "reason" }, h("b", {}, event.metadata.actor), event.metadata.actorKey && h("span", { class: "soft" }, ` (${event.metadata.actorKey})`)) : h("span", { class: "soft" }, t("actions.nobody")) },
       { title: t("actions.what"), class: "brief", cell: (event) => t(isOperators(event) ? `operator.${event.data?.action}` : `event.${event.type}`) },
       { title: t("actions.subject"), class: "id", cell: subject },
       { title: t("payment.note"), class: "wide", cell: (event) => h("span", { class: "reason soft" }, about(event)) },
@@ -56,7 +56,8 @@ function subject(event) {
 
 function about(event) {
   if (event.data?.action === "faults-changed" && !event.data.details) return t("preset.well");
-  if (isOperators(event)) return Object.entries(event.data?.details ?? {}).map(([name, value]) => name === "faults" ? faultsText(value) : `${detailName(name)}: ${plain(value)}`).join(", ");
+  if (isOperators(event)) return Object.entries(event.data?.details ?? {}).filter(([, value]) => value !== null)
+    .map(([name, value]) => name === "faults" ? faultsText(value) : `${detailName(name)}: ${plain(value, name)}`).join(", ");
   const data = event.data ?? {};
   const texts = [];
   if (data.amount) texts.push(data.currency ? money(data.amount, data.currency) : String(data.amount));
@@ -71,19 +72,22 @@ const detailName = (name) => t(`detail.${name}`) === `detail.${name}` ? name : t
 
 /// What goes wrong at a simulator, as its page names it.
 function faultsText(faults) {
+  const statuses = t("fault.statuses", { statuses: (faults.failStatuses ?? []).join(", ") });
   const texts = ["failBefore", "failAfter", "dropBefore", "dropAfter", "decline"].filter((name) => faults[name] > 0)
-    .map((name) => `${t(`fault.${name}`)} ${percent(faults[name])}`);
-  if (faults.failBefore > 0 || faults.failAfter > 0) texts.push(t("fault.statuses", { statuses: (faults.failStatuses ?? []).join(", ") }));
+    .map((name) => `${t(`fault.${name}`)} ${percent(faults[name])}${name.startsWith("fail") ? ` ${statuses}` : ""}`);
   for (const name of ["fixed", "exponentialMean"]) if (faults.delay?.[name] > 0) texts.push(`${t(`fault.delay.${name}`)} ${duration(faults.delay[name])}`);
   for (const name of ["failFrom", "declineFrom"]) if (faults[name] !== null && faults[name] !== undefined) texts.push(t(`fault.${name}`, { amount: faults[name] }));
-  return texts.length === 0 ? t("preset.well") : texts.join(", ");
+  return texts.length === 0 ? t("preset.well") : texts.join("; ");
 }
 
 /// A value of the details in a line of text.
-function plain(value) {
-  if (Array.isArray(value)) return value.map(plain).join(" ");
+function plain(value, name) {
+  if (Array.isArray(value)) return value.map((part) => plain(part)).join(", ");
+  if (typeof value === "boolean") return t(value ? "yes" : "no");
+  if (name === "action") return t(`action.${value}`);
+  if (name === "status") return statusText(value);
   if (typeof value === "string") return /^\d{4}-\d\d-\d\dT/.test(value) ? time(value) : value;
   if (typeof value !== "object" || value === null) return String(value);
   const set = Object.entries(value).filter(([, part]) => part !== null);
-  return set.length === 0 ? "–" : set.map(([name, part]) => `${detailName(name)} ${plain(part)}`).join(" ");
+  return set.length === 0 ? "–" : set.map(([name, part]) => `${detailName(name)} ${plain(part, name)}`).join(", ");
 }

@@ -55,6 +55,8 @@ export function duration(milliseconds) {
   if (seconds < 60) return unit(seconds, "second", seconds < 10 ? 1 : 0);
   if (seconds < 3_600) return `${unit(Math.floor(seconds / 60), "minute")} ${unit(Math.floor(seconds % 60), "second")}`;
   if (seconds < 86_400) return `${unit(Math.floor(seconds / 3_600), "hour")} ${unit(Math.floor(seconds % 3_600 / 60), "minute")}`;
+  // Nobody means the hours after so many days.
+  if (seconds >= 864_000) return unit(Math.floor(seconds / 86_400), "day");
   return `${unit(Math.floor(seconds / 86_400), "day")} ${unit(Math.floor(seconds % 86_400 / 3_600), "hour")}`;
 }
 

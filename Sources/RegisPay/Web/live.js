@@ -2,7 +2,8 @@
 
 import { call, parse, send, session } from "./api.js";
 
-/// States: "connecting", "live", "polling" (the server has no stream left for this page), "lost", "paused" (the page is hidden).
+/// States: "connecting", "live", "polling" (the server has no stream left for this page), "lost", "paused" (the page is hidden), "unread" (the key may not
+/// read).
 export const live = {
   state: "connecting",
   /// When the last numbers came, in milliseconds of the browser's clock.
@@ -36,6 +37,7 @@ let failures = 0;
 export function follow() {
   stop();
   if (document.hidden) return change("paused");
+  if (!session.may("read")) return;
   controller = new AbortController();
   run(controller.signal);
 }
@@ -47,7 +49,7 @@ export function stop() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!session.known) return;
+  if (!session.known || !session.may("read")) return;
   if (document.hidden) {
     stop();
     change("paused");

@@ -75,11 +75,14 @@ async function show() {
   document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
   showNavigation(name);
   openMenu(false);
-  frame.menu.setAttribute("aria-expanded", "false");
   if (!entry || !isOffered(entry)) {
-    document.title = `${t("page.missing")} – RegisPay`;
-    replace(frame.main, h("h1", { tabIndex: -1 }, t("page.missing")),
-      h("p", {}, entry ? t("page.notAllowed") : t("page.missingText"), " ", h("a", { href: "#/overview" }, t("page.overview"))));
+    // A key that may not read begins with what it may do.
+    const [first] = Object.entries(pages).find(([, other]) => isOffered(other)) ?? [];
+    if (first && name === "overview") return location.replace(`#/${first}`);
+    const title = t(entry ? "page.refused" : "page.missing");
+    document.title = `${title} – RegisPay`;
+    replace(frame.main, h("h1", { tabIndex: -1 }, title),
+      h("p", {}, entry ? t("page.notAllowed") : t("page.missingText"), " ", first && h("a", { href: `#/${first}` }, t(`page.${first}`))));
     return;
   }
   const page = id !== undefined && entry.detail ? entry.detail : entry.page;
@@ -171,7 +174,10 @@ function select(name, label, options) {
 function openMenu(isOpen) {
   frame.nav.dataset.open = String(isOpen);
   frame.menu.setAttribute("aria-expanded", String(isOpen));
+  // Neither the pointer nor the tabulator leads under it.
+  frame.content.inert = isOpen;
 }
+matchMedia("(min-width: 60.01rem)").addEventListener("change", () => openMenu(false));
 
 function build() {
   document.documentElement.lang = language();
@@ -193,6 +199,7 @@ function build() {
       begin({ again: true });
     } } }, Object.entries(languages).map(([value, { name }]) => h("option", { value, selected: language() === value, lang: value }, name)))),
     session.hasKey && h("button", { type: "button", class: "quiet", on: { click: signOut } }, icon("key", 16), t("key.forget")))));
+  frame.content = h("div", { class: "content" }, frame.banner, frame.main);
   const children = [
     h("a", { class: "skip", href: "#main", on: { click: (event) => { event.preventDefault(); frame.main.focus(); } } }, t("skip")),
     h("header", { class: "top" }, frame.menu, h("a", { class: "brand", href: "#/overview" }, "RegisPay"),
@@ -203,7 +210,7 @@ function build() {
         const name = /^\d+[.,]\d{2}$/.test(text) ? "amount" : "search";
         location.hash = text ? `#/payments?${name}=${encodeURIComponent(name === "amount" ? text.replace(",", ".") : text)}` : "#/payments";
       } } }, icon("search", 16), frame.search), frame.state),
-    frame.nav, h("div", { class: "backdrop", on: { click: () => openMenu(false) } }), h("div", { class: "content" }, frame.banner, frame.main),
+    frame.nav, h("div", { class: "backdrop", on: { click: () => openMenu(false) } }), frame.content,
   ];
   document.querySelectorAll("body > :not(noscript)").forEach((element) => element.remove());
   document.body.append(...children);
@@ -231,7 +238,12 @@ async function begin({ again = false } = {}) {
     return;
   }
   await show();
-  if (!again || live.state === "connecting") follow();
+  // What happens at the server is for keys that may read.
+  if (!session.may("read")) {
+    stop();
+    live.state = "unread";
+    showConnection();
+  } else if (!again || live.state === "connecting") follow();
 }
 
 function askForKey() {

@@ -151,9 +151,13 @@ function readable(body) {
   }
 }
 
+/// From so many failures in a row on the server calls an endpoint failing, and holds its new messages.
+const failureLimit = 5;
+
 function stateOf(webhook) {
   if (!webhook.enabled) return badge("quiet", "stop", t("webhooks.isDisabled"));
-  if (webhook.failuresInRow > 0) return badge("bad", "warn", t("webhooks.isFailing"));
+  if (webhook.failuresInRow >= failureLimit) return badge("bad", "warn", t("webhooks.isFailing"));
+  if (webhook.failuresInRow > 0) return badge("wait", "wait", t("webhooks.isRetrying"));
   return badge("good", "done", t("webhooks.isWorking"));
 }
 
