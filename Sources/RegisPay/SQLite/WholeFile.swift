@@ -14,7 +14,8 @@ extension DatabasePool {
   ///   lacks.
   func closeWhole() async throws {
     try await NIOThreadPool.singleton.runIfActive {
-      let merged = Result { try self.writeWithoutTransaction { _ = try $0.checkpoint(.truncate) } }
+      // Behind all reads: the merge would fail beside one.
+      let merged = Result { try self.barrierWriteWithoutTransaction { _ = try $0.checkpoint(.truncate) } }
       try self.close()
       try merged.get()
     }
