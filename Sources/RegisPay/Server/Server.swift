@@ -1,4 +1,5 @@
 import Foundation
+import GRDB
 import Hummingbird
 import HummingbirdCore
 import LogStore
@@ -36,6 +37,7 @@ public struct Server: Sendable {
     _ options: ServerOptions, logger: Logger, metrics: MetricsRegistry = MetricsRegistry()
   ) throws(ServerError) -> Server {
     RequestThreads.start()
+    DatabaseError.prepareDescription()
     MetricsThreads.start()
     var (options, logger) = (options, logger)
     logger.handler = LevelLogHandler(logger.handler, options.logLevel)

@@ -341,7 +341,7 @@ def restart(browser, server):
 def manage_keys(browser):
     """A key is made, shown once, and revoked; its name stays text."""
     go(browser, "system")
-    browser.wait("the keys", "document.querySelectorAll('[data-part=keys] tbody tr').length === 3", 10)
+    browser.wait("the keys", "document.querySelectorAll('[data-part=keys] tbody tr').length === 4", 10)
     browser.click("[data-focus=add-key]")
     browser.wait("the question", "document.activeElement.name === 'name'")
     browser.type(MARKUP)
@@ -376,6 +376,7 @@ def signing_in(browser, program, directory):
 
     try:
         reader, cashier, boss = key("reader", "read"), key("cashier", "read", "write"), key("boss", "read", "write", "operate")
+        writer = key("writer", "write")
         browser.open(server.url + "/#/payments")
         browser.wait("the question for a key", "document.querySelector('.sign-in')")
         require(browser.evaluate("document.querySelector('.search').offsetParent === null"), "without a key there is nothing to search")
@@ -391,7 +392,7 @@ def signing_in(browser, program, directory):
         browser.evaluate("location.hash = '#/create'")
         browser.wait("the reason", "document.querySelector('main').innerText.includes('does not allow')")
         browser.click(".settings button")
-        sign_in(key("writer", "write"))
+        sign_in(writer)
         browser.evaluate("location.hash = '#/overview'")
         browser.wait("what a key that may not read may do", "location.hash === '#/create' && document.querySelector('#amount')")
         time.sleep(2)
