@@ -3,7 +3,7 @@
 import { call, parse, pretty, RequestError } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { count, duration } from "./format.js";
-import { ask, badge, copyButton, empty, facts, field, loading, moment, notify, panel, showFieldErrors, table } from "./parts.js";
+import { ask, badge, copyButton, empty, facts, field, idText, loading, moment, notify, panel, showFieldErrors, table } from "./parts.js";
 import { t } from "./text.js";
 
 export async function show(root, { query, isCurrent }) {
@@ -62,7 +62,7 @@ export async function show(root, { query, isCurrent }) {
         location.hash = "#/webhooks";
       }),
     ] }, facts([
-      ["ID", h("code", {}, webhook.id)], [t("webhooks.description"), webhook.description || "–"],
+      ["ID", idText(webhook.id)], [t("webhooks.description"), webhook.description || "–"],
       [t("webhooks.events"), webhook.events ? webhook.events.join(", ") : t("webhooks.allEvents")], [t("webhooks.state"), stateOf(webhook)],
       webhook.disabledReason && [t("processing.reason"), webhook.disabledReason],
       webhook.failuresInRow > 0 && [t("webhooks.failures"), count(webhook.failuresInRow), webhook.failingSince && [`, ${t("webhooks.since")} `, moment(webhook.failingSince)]],
