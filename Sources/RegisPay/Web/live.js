@@ -2,8 +2,8 @@
 
 import { call, parse, send, session } from "./api.js";
 
-/// States: "connecting", "live", "polling" (the server has no stream left for this page), "lost", "paused" (the page is hidden), "unread" (the key may not
-/// read).
+/// States: "connecting", "live", "polling" (the server has no stream left for this page), "lost", "paused" (the page is hidden),
+/// "unread" (the key may not read).
 export const live = {
   state: "connecting",
   /// When the last numbers came, in milliseconds of the browser's clock.

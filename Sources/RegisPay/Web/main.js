@@ -254,6 +254,8 @@ function askForKey() {
   const wasRefused = session.hasKey;
   session.forget();
   showNavigation(null);
+  // The question must be within reach, also where the menu was open.
+  openMenu(false);
   replace(frame.links);
   live.state = "connecting";
   document.body.dataset.signedOut = "true";

@@ -417,10 +417,15 @@ def signing_in(browser, program, directory):
         browser.click(".settings button")
         sign_in(cashier)
         browser.wait("the page going live", "document.getElementById('live')?.dataset.state === 'live'")
+        # On a phone, with the menu over the page.
+        browser.size(390, 844)
+        browser.click(".menu")
         number = cashier.split("_")[1]
         subprocess.run([program, "keys", "revoke", "--dir", data, number], check=True, capture_output=True)
         browser.wait("the question for a key again", "document.querySelector('.sign-in')", 15)
         require(payment[:8] not in text(browser, "main"), "nothing is shown without a key")
+        require(browser.evaluate("document.querySelector('.content').inert === false"
+                                 " && getComputedStyle(document.querySelector('nav')).display === 'none'"), "the question can be answered")
     finally:
         server.kill()
 
