@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 
+import anyio
 import httpx
 
 PROGRAM, DIRECTORY, CERTIFICATE, KEY, KILLS = *sys.argv[1:5], int(sys.argv[5])
@@ -57,7 +58,8 @@ async def main():
         nonlocal unanswered
         try:
             answer = await c.post("/api/v1/payments", json={"amount": 2, "currency": "EUR"}, headers={"Idempotency-Key": key})
-        except httpx.HTTPError:
+        except (httpx.HTTPError, anyio.EndOfStream, OSError):
+            # httpx passes on what its transport raises for a connection that ended during a write: EndOfStream.
             unanswered += 1
             return False
         assert answer.status_code in (200, 201), answer.text
