@@ -8,7 +8,7 @@ ARGUMENTS ?=
 SIMULATIONS ?= 20000
 # The folders from the bottom up; none refers to one above it: docs/ARCHITECTURE.md.
 LOGSTORE_LAYERS = Types,Disk,Format,Segment,Index,Log,Commit,Backup,Repair,Store,Subscription
-REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,OTLP,Tracing,Activity,Projection,Batches,Processing,Webhooks,$\
+REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,OTLP,Tracing,Activity,Projection,Batches,Processing,Webhooks,Broker,$\
 	HTTPServer,HTTP,Web,Simulator,Client,Load,Server,Diagnosis
 # The package manager passes traits to the compiler in the order of a hash table. With hashes of a new seed each time, the
 # command lines differ, and every build would compile Hummingbird and all above it again. Only for builds: a server's hashes need
@@ -16,14 +16,16 @@ REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment
 SWIFT_BUILD = SWIFT_DETERMINISTIC_HASHING=1 swift build
 
 # What building needs, and what the tests need beside it.
-BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config zlib1g-dev
+BUILD_PACKAGES = liblz4-dev librabbitmq-dev libsqlite3-dev pkg-config zlib1g-dev
 # The engines that the benchmark runs beside LogStore; the tests build it too.
 BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
 # A Python environment and openssl: a package of PyPI verifies webhooks, and they go over TLS.
 # curl, ab, wrk and h2load: HTTP clients that others wrote. prometheus: what reads the metrics, and checks them.
+# rabbitmq-server: a broker, which the tests start for themselves.
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
-	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus
+	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus \
+	rabbitmq-server
 
 .PHONY: run test soak one-core hanging restore-drill screenshots simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
 	bench-dependencies test-dependencies

@@ -132,6 +132,9 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("Seconds a webhook's receiver may take to respond.", valueName: "seconds"))
   var webhookTimeout = 15
 
+  @OptionGroup(title: "Integration events")
+  var brokerArguments: BrokerArguments
+
   @OptionGroup var logLines: LogLineArguments
   @OptionGroup var hostAndStop: HostAndStopArguments
 
@@ -174,6 +177,7 @@ struct Serve: AsyncParsableCommand {
   func checkTogether() throws(SettingsError) {
     do {
       try limitArguments.checkTogether()
+      try brokerArguments.checkTogether()
       if let metricsAddress, metricsAddress.port != 0, metricsAddress.port == Int(port),
         metricsAddress.host == host || !Self.everyAddress.isDisjoint(with: [metricsAddress.host, host])
       {
@@ -260,6 +264,7 @@ struct Serve: AsyncParsableCommand {
     options.simulatorSegmentBytes = logFiles.segmentBytes ?? options.simulatorSegmentBytes
     options.scrubBytesPerSecond = logFiles.scrubRate
     calls.apply(to: &options)
+    options.broker = brokerArguments.options
     options.webhooks.allowsPrivate = allowPrivateWebhooks
     options.webhooks.acceptsLoss = newWebhooks
     options.webhooks.timeLimit = .seconds(webhookTimeout)

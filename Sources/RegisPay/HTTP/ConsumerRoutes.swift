@@ -6,6 +6,7 @@ import Logging
 struct ConsumerRoutes: Sendable {
   let log: PaymentLog
   let consumers: ConsumerRegistry
+  let broker: BrokerPublisher?
   let retryStatus: RetryStatus
   let projection: PaymentProjection
   let actions: ActionLog
@@ -60,6 +61,7 @@ struct ConsumerRoutes: Sendable {
         "nextOffset": .integer(completion.nextOffset), "lag": .integer(end - min(end, completion.nextOffset)),
       ])
     }
+    if let status = broker?.status { all.append(Self.json(status, end: end, now)) }
     let list = projection.status
     let damage = log.damage.summary
     return Response(json: [
@@ -111,6 +113,25 @@ struct ConsumerRoutes: Sendable {
           [
             "paymentId": .string(skipped.id.description), "step": .string("\(skipped.work)"),
             "reason": .string(skipped.reason),
+          ]
+        }),
+    ]
+  }
+
+  private static func json(_ status: BrokerStatus, end: UInt64, _ now: ContinuousClock.Instant) -> JSONValue {
+    var connection: [JSONValue.Member] = [.init("state", .string(status.state.rawValue))]
+    if let address = status.address { connection.append(.init("address", .string(address))) }
+    if let reason = status.reason { connection.append(.init("reason", .string(reason))) }
+    return [
+      "name": .string(BrokerPublisher.cursorName), "checkpoint": .integer(status.checkpoint),
+      "nextOffset": .integer(status.nextOffset), "lag": .integer(end - min(end, status.nextOffset)),
+      "inFlight": .integer(status.inFlight), "unfinished": .integer(status.unfinished),
+      "broker": .object(connection),
+      "heldExchanges": .array(
+        status.held.map { held in
+          [
+            "exchange": .string(held.name), "reason": .string(held.reason),
+            "nextTryInMilliseconds": .integer(Int64(max(now.duration(to: held.nextTry), .zero) / .milliseconds(1))),
           ]
         }),
     ]

@@ -69,6 +69,7 @@ enum RouteAccess: Sendable, Hashable {
     "/api/v1/webhooks/{id}/deliveries": [.get: .scope(.operate)],
     "/api/v1/webhooks/{id}/deliveries/{number}": [.get: .scope(.operate)],
     "/api/v1/webhooks/{id}/replay": [.post: .scope(.operate)],
+    "/api/v1/broker/replay": [.post: .scope(.operate)],
     "/psp/api/payments/create": [.post: .simulator],
     "/psp/api/payments/{reference}/settle": [.post: .simulator],
     "/psp/api/payments/{reference}/cancel": [.post: .simulator],

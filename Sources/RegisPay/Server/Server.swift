@@ -24,9 +24,9 @@ public struct Server: Sendable {
   private let stops = AsyncStream<Void>.makeStream()
   private let deadline: StopDeadline
 
-  /// The most threads that a server has at once, rounded up: 40 on two processors under load. The libraries that start them end the
+  /// The most threads that a server has at once, rounded up: 42 on two processors under load, with a broker. The libraries that start them end the
   /// process when the system refuses one, so a program checks first.
-  public static let neededThreads = 42 + 4 * System.coreCount
+  public static let neededThreads = 44 + 4 * System.coreCount
 
   /// Opens the logs. Blocks while their tails are read.
   ///
@@ -186,7 +186,9 @@ public struct Server: Sendable {
     }
     let parts = ServerParts(
       log: log, simulator: simulator, health: health, start: start, projection: projection,
-      batches: Batches(log: log, projection: projection, logger: logger), webhooks: webhooks, keys: keys, known: known,
+      batches: Batches(log: log, projection: projection, logger: logger), webhooks: webhooks,
+      broker: options.broker.map { BrokerPublisher($0, log: log, health: health, logger: logger) }, keys: keys,
+      known: known,
       scrubbing: scrubbing, backups: options.backup.map { BackupWatch($0, storeID: log.reader.storeID) },
       registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
@@ -350,6 +352,9 @@ public struct Server: Sendable {
       services.append(Processing(options: options, parts: parts, address: address.stream, logger: logger))
     }
     if !options.switchedOff.contains(.webhooks) { services.append(parts.webhooks) }
+    if let broker = parts.broker {
+      services.append(PartService { await BackgroundThread.run { await broker.run() } })
+    }
     services.append(
       // The last service is the first to be stopped, so its end begins the stop's deadline.
       PartService { [deadline] in

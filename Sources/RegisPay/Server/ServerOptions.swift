@@ -41,6 +41,8 @@ public struct ServerOptions: Sendable {
   /// How long a client's idempotency key is kept.
   public var requestLifetime = Duration.seconds(24 * 60 * 60)
   public var webhooks = WebhookOptions()
+  /// Where integration events are published; nil for nowhere.
+  public var broker: BrokerOptions?
   /// How long a stop may take. Calls and webhooks in flight get a third of it, at most 5 seconds. After four fifths all requests are
   /// cut off, and the logs are closed.
   public var stopLimit = Duration.seconds(15)

@@ -10,6 +10,8 @@ struct ServerParts: Sendable {
   let projection: PaymentProjection
   let batches: Batches
   let webhooks: Webhooks
+  /// Nil if no broker is named.
+  let broker: BrokerPublisher?
   let keys: KeyWatch
   let known: KnownLogKeeper
   /// For the simulators in this server, and no other server.

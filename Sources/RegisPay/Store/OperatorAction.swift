@@ -16,6 +16,7 @@ struct OperatorAction: Sendable, Hashable {
     case webhookSecretRotated = "webhook-secret-rotated"
     case webhookTested = "webhook-tested"
     case webhookReplayed = "webhook-replayed"
+    case brokerReplayed = "broker-replayed"
     case breakerTried = "breaker-tried"
     case batchBegun = "batch-begun"
     case batchStopped = "batch-stopped"

@@ -6,7 +6,7 @@ enum SettingDefinitions {
   /// Named before the settings are read.
   static let fileOption = "config"
   private static let commandLineOnly: Set = [fileOption, "print-config", "new-psp", "new-webhooks"]
-  private static let secrets: Set = ["notifications-token", "psp-token"]
+  private static let secrets: Set = ["broker-password", "notifications-token", "psp-token"]
   private static let units: Set = ["bytes", "bytes/second", "hours", "requests/second", "seconds"]
   private static let reloadable: Set = ["allowed-host", "log-level", "rate-limit"]
 

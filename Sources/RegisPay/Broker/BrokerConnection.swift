@@ -1,0 +1,156 @@
+import CRabbitMQ
+
+/// A connection to a broker. Used by one thread, which it may hold for the limits that it was given.
+struct BrokerConnection: ~Copyable {
+  /// Why the broker, or the way to it, can't be used.
+  struct Failure: Error, Sendable, Hashable {
+    /// AMQP's reply code, if the broker gave one.
+    var code: Int?
+    var reason: String
+  }
+
+  enum Arrival: Sendable, Hashable {
+    case acknowledged(tag: UInt64, multiple: Bool)
+    case refused(tag: UInt64, multiple: Bool)
+    /// No queue got the message with this id.
+    case returned(id: String, reason: String)
+    case blocked(reason: String)
+    case unblocked
+    case ended(Failure)
+  }
+
+  /// How the connection is called at the broker.
+  private static let name = "regispay"
+
+  private let connection: OpaquePointer
+  private let callGuard: CallGuard
+  /// The tag of the last message.
+  private(set) var lastTag: UInt64 = 0
+  private var isPolite = false
+
+  var descriptor: Int32 { crabbit_descriptor(connection) }
+
+  /// Connects and logs in.
+  static func open(
+    _ url: BrokerURL, _ options: BrokerOptions, _ callGuard: CallGuard
+  ) throws(Failure) -> BrokerConnection {
+    var event = crabbit_event()
+    let limit = Int32(options.waitLimit / .milliseconds(1))
+    let opened = callGuard.guarding {
+      crabbit_open(url.host, Int32(url.port), url.isTLS ? options.roots : nil, limit, &event)
+    }
+    guard let opened else { throw Failure(event) }
+    callGuard.use(crabbit_descriptor(opened))
+    // If the log-in fails, its end closes it.
+    let connection = BrokerConnection(opened, callGuard)
+    let result = callGuard.guarding {
+      crabbit_login(opened, url.vhost, url.user, options.password, name, options.heartbeatSeconds, &event)
+    }
+    guard result == 0 else { throw Failure(event) }
+    return connection
+  }
+
+  private init(_ connection: OpaquePointer, _ callGuard: CallGuard) {
+    (self.connection, self.callGuard) = (connection, callGuard)
+  }
+
+  deinit {
+    callGuard.guarding { crabbit_close(connection, isPolite ? 1 : 0) }
+    callGuard.use(nil)
+  }
+
+  /// Closes it, and tells the broker first.
+  consuming func close() { isPolite = true }
+
+  /// Declares a durable fanout exchange, and that others get its messages too.
+  ///
+  /// - Returns: why the broker refuses, if it does.
+  /// - Throws: when the connection is lost.
+  func declare(_ exchange: String, boundTo others: [String]) throws(Failure) -> Failure? {
+    var event = crabbit_event()
+    for name in [exchange] + others {
+      switch callGuard.guarding({ crabbit_declare(connection, name, &event) }) {
+      case 0: continue
+      case 1: return Failure(event)
+      default: throw Failure(event)
+      }
+    }
+    for name in others {
+      switch callGuard.guarding({ crabbit_bind(connection, exchange, name, &event) }) {
+      case 0: continue
+      case 1: return Failure(event)
+      default: throw Failure(event)
+      }
+    }
+    return nil
+  }
+
+  /// Call it when the socket is writable.
+  ///
+  /// - Returns: the message's tag.
+  mutating func publish(_ message: BrokerMessage) throws(Failure) -> UInt64 {
+    var event = crabbit_event()
+    let result = message.body.withUnsafeBytes { body in
+      message.exchange.withCString { exchange in
+        message.contentType.withCString { contentType in
+          message.id.withCString { id in
+            message.correlationID.withCString { correlationID in
+              Self.withHeader(message.header) { name, value in
+                var parts = crabbit_message(
+                  exchange: exchange, content_type: contentType, message_id: id, correlation_id: correlationID,
+                  header_name: name, header_value: value, body: body.baseAddress, body_bytes: body.count)
+                return callGuard.guarding { crabbit_publish(connection, &parts, &event) }
+              }
+            }
+          }
+        }
+      }
+    }
+    guard result == 0 else { throw Failure(event) }
+    lastTag += 1
+    return lastTag
+  }
+
+  private static func withHeader<Value>(
+    _ header: BrokerMessage.Header?, _ body: (UnsafePointer<CChar>?, UnsafePointer<CChar>?) -> Value
+  ) -> Value {
+    guard let header else { return body(nil, nil) }
+    return header.name.withCString { name in header.value.withCString { body(name, $0) } }
+  }
+
+  /// The next thing that has arrived; nil if nothing has. Sends a heartbeat if one is due, so call it more often than those.
+  func next() -> Arrival? {
+    var event = crabbit_event()
+    callGuard.guarding { crabbit_next(connection, &event) }
+    switch event.kind {
+    case CRABBIT_NOTHING: return nil
+    case CRABBIT_ACK, CRABBIT_NACK:
+      guard event.tag > 0, event.tag <= lastTag else {
+        return .ended(Failure(reason: "it confirms messages that were not sent"))
+      }
+      return event.kind == CRABBIT_ACK
+        ? .acknowledged(tag: event.tag, multiple: event.multiple != 0)
+        : .refused(tag: event.tag, multiple: event.multiple != 0)
+    case CRABBIT_RETURN:
+      return .returned(id: Failure.text(of: event.message_id), reason: Failure.text(of: event.text))
+    case CRABBIT_BLOCKED: return .blocked(reason: Failure.text(of: event.text))
+    case CRABBIT_UNBLOCKED: return .unblocked
+    default: return .ended(Failure(event))
+    }
+  }
+}
+
+extension BrokerConnection.Failure {
+  fileprivate init(_ event: crabbit_event) {
+    self.init(code: event.code == 0 ? nil : Int(event.code), reason: Self.text(of: event.text))
+  }
+
+  /// A broker's text may have any bytes, and goes into log lines.
+  fileprivate static func text(of field: some Any) -> String {
+    withUnsafeBytes(of: field) { bytes in
+      let text = String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      return String(
+        String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
+    }
+  }
+}
