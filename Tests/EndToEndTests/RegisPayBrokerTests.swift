@@ -264,7 +264,7 @@ struct RegisPayBrokerTests {
       try await server.wait(for: id, status: "Completed", within: .seconds(30))
       let status = try String(contentsOfFile: "/proc/\(server.process.pid)/status", encoding: .utf8)
       let peak = try #require(status.firstMatch(of: /VmHWM:\s+(\d+) kB/)).1
-      #expect(try #require(Int(peak)) < 700 << 10)
+      #expect(try #require(Int(peak)) < 500 << 10)
       let began = ContinuousClock.now
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false), "\(server.process.errorText)")
       #expect(began.duration(to: .now) < .seconds(8))

@@ -81,7 +81,7 @@ final class BrokerPublisher: Sendable {
       while !Task.isCancelled {
         callGuard.check()
         // Throws only when the task is cancelled.
-        try? await Task.sleep(for: .milliseconds(100))
+        try? await Task.sleep(for: .milliseconds(50))
       }
     }
     let last = Mutex<Subscription?>(nil)

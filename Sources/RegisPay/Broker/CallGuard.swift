@@ -13,6 +13,7 @@ final class CallGuard: Sendable {
   private static let durationLimit = Duration.seconds(15)
   /// A call that works returns after each frame, of at most 16 KiB; before the log-in they may have 64.
   private static let byteLimit: UInt64 = 4 << 20
+  private static let receiveBufferBytes: Int32 = 64 << 10
 
   /// A call that was still running when it was looked at.
   private struct Seen {
@@ -25,6 +26,8 @@ final class CallGuard: Sendable {
     /// A duplicate: the library closes its own descriptor at any time, and the number may then belong to something else.
     var descriptor: Int32?
     var seen: Seen?
+    /// When the connection was last looked at.
+    var receivedBytes: UInt64 = 0
   }
 
   private let state = Mutex(State())
@@ -47,7 +50,11 @@ final class CallGuard: Sendable {
         let copy = fcntl($0, F_DUPFD_CLOEXEC, 0)
         return copy < 0 ? nil : copy
       }
-      state.seen = nil
+      (state.seen, state.receivedBytes) = (nil, 0)
+      guard let copy = state.descriptor else { return }
+      // A broker has little to say to a publisher. Less can arrive then before a call is ended. A refusal does no harm.
+      var bytes = Self.receiveBufferBytes
+      _ = setsockopt(copy, SOL_SOCKET, SO_RCVBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
     }
   }
 
@@ -55,14 +62,16 @@ final class CallGuard: Sendable {
   func check(_ now: ContinuousClock.Instant = .now) {
     let number = number.load(ordering: .relaxed)
     state.withLock { state in
-      guard number % 2 == 1, let descriptor = state.descriptor else { return state.seen = nil }
-      let received = crabbit_received(descriptor)
-      guard let seen = state.seen, seen.number == number else {
-        return state.seen = Seen(number: number, since: now, receivedBytes: received)
-      }
-      if seen.since.duration(to: now) > Self.durationLimit
-        || received - min(received, seen.receivedBytes) > Self.byteLimit
-      {
+      guard let descriptor = state.descriptor else { return state.seen = nil }
+      let before = state.receivedBytes
+      state.receivedBytes = crabbit_received(descriptor)
+      guard number % 2 == 1 else { return state.seen = nil }
+      // What came before the call began is little: that since the last look.
+      let seen =
+        state.seen.flatMap { $0.number == number ? $0 : nil } ?? Seen(number: number, since: now, receivedBytes: before)
+      state.seen = seen
+      let received = state.receivedBytes - min(state.receivedBytes, seen.receivedBytes)
+      if seen.since.duration(to: now) > Self.durationLimit || received > Self.byteLimit {
         shutdown(descriptor, Int32(SHUT_RDWR))
       }
     }
