@@ -17,7 +17,7 @@ struct PaymentsBench: AsyncParsableCommand {
       its first answer); sent, accepted, completed, errors, incomplete; accepted_per_second and completed_per_second (from \
       the first request to the last acceptance and completion); accepted_p50_us p90 p99 p999 max and completed_…; \
       list_behind_events_max (how far the list of payments was behind the log, looked at once a second); \
-      server_cpu_us_per_payment; syncs_per_payment (of both logs); anonymous_bytes_begin, _middle, _end, _peak (the \
+      server_cpu_us_per_payment; syncs_per_payment (of both logs); broker (whether events were published); anonymous_bytes_begin, _middle, _end, _peak (the \
       server's memory that is no file's); others_cpu_percent, steal_percent and busy as in the other workloads.
       """)
 
@@ -31,6 +31,16 @@ struct PaymentsBench: AsyncParsableCommand {
 
   @Option(help: "Completed payments that the store holds before; they are written first, which takes time and space.")
   var payments = 0
+
+  @Option(
+    help: ArgumentHelp(
+      "Measure each rate twice, without and with integration events published to this broker.",
+      discussion: """
+        A queue has to be bound to the exchange Regis.Pay.Domain.IntegrationEvents:IntegrationEventBase. What the broker \
+        itself takes of the processor is not the server's. The server's processor time for a payment with it, beside that without \
+        it, is printed: repeat a rate for several pairs.
+        """, valueName: "url"))
+  var broker: String?
 
   @OptionGroup var output: OutputOptions
 
@@ -62,18 +72,34 @@ struct PaymentsBench: AsyncParsableCommand {
     }
     var isGood = true
     var present = payments
+    // What one leaves behind in caches must not always help the other.
+    var isBrokerFirst = false
     for rate in rates {
-      let report = try await measure(rate, on: directory.file("data"), present, reporter)
-      present += report.sent
-      isGood = isGood && report.isGood
+      var processorTimes: [Bool: Double] = [:]
+      for hasBroker in broker == nil ? [false] : [isBrokerFirst, !isBrokerFirst] {
+        let result = try await measure(
+          rate, on: directory.file("data"), present, broker: hasBroker ? broker : nil, reporter)
+        present += result.load.sent
+        isGood = isGood && result.load.isGood
+        processorTimes[hasBroker] = result.cpuOfOne
+      }
+      isBrokerFirst.toggle()
+      if let with = processorTimes[true], let without = processorTimes[false] {
+        reporter.line(
+          text:
+            "publishing: the server's processor time for a payment is \(fixed(with / without, 3)) of that without it",
+          json: "{\"workload\":\"publishing\",\"rate\":\(rate),\"server_cpu_ratio\":\(fixed(with / without, 3))}")
+      }
     }
     guard isGood else { throw ExitCode(1) }
   }
 
   private func measure(
-    _ rate: Int, on directory: String, _ present: Int, _ reporter: Reporter
-  ) async throws -> LoadReport {
-    let server = try PaymentsServer.start(directory)
+    _ rate: Int, on directory: String, _ present: Int, broker: String?, _ reporter: Reporter
+  ) async throws -> PaymentsResult {
+    let server = try PaymentsServer.start(directory, broker: broker)
+    if broker != nil { try await server.waitForBroker(within: .seconds(600)) }
+    try await Task.sleep(for: .milliseconds(200))
     let before = server.status
     let watch = BusynessWatch()
     var load = LoadDriver.Options(url: server.url, rate: rate, duration: .seconds(seconds))
@@ -84,14 +110,18 @@ struct PaymentsBench: AsyncParsableCommand {
           "sent \(progress.sent)  accepted \(progress.accepted)  completed \(progress.completed)")
       }
     }
+    if broker != nil { try await server.waitForBroker(within: .seconds(600)) }
+    // Its state is known ten times a second.
+    try await Task.sleep(for: .milliseconds(200))
     let busyness = watch.since()
     let result = PaymentsResult(
-      rate: rate, seconds: seconds, paymentsBefore: present, readyMilliseconds: server.readyMilliseconds, load: report,
+      rate: rate, seconds: seconds, paymentsBefore: present, isPublishing: broker != nil,
+      readyMilliseconds: server.readyMilliseconds, load: report,
       before: before, after: server.status, memory: server.memory, listBehind: listBehind, busyness: busyness)
     reporter.line(text: result.text, json: result.json)
     if busyness.isBusy { reporter.warn("the machine was busy with something else: \(busyness.text)") }
     server.stop()
-    return report
+    return result
   }
 
   /// - Returns: what `work` returns, and the greatest number of events that the list of payments was behind the log,

@@ -5,6 +5,8 @@ struct PaymentsResult {
   var rate: Int
   var seconds: Int
   var paymentsBefore: Int
+  /// To a broker.
+  var isPublishing: Bool
   var readyMilliseconds: Double
   var load: LoadReport
   var before: PaymentsServer.Status
@@ -19,7 +21,8 @@ struct PaymentsResult {
   ]
 
   private var completed: Int { load.toCompleted.count }
-  private var cpuOfOne: Double { Double(after.cpuMicroseconds - before.cpuMicroseconds) / Double(max(completed, 1)) }
+  /// Microseconds of the server's processor time for a payment.
+  var cpuOfOne: Double { Double(after.cpuMicroseconds - before.cpuMicroseconds) / Double(max(completed, 1)) }
   private var syncsOfOne: Double { Double(after.syncs - before.syncs) / Double(max(completed, 1)) }
 
   private static func perSecond(_ count: Int, _ time: Duration) -> Double {
@@ -39,7 +42,7 @@ struct PaymentsResult {
     }
     let mebibytes = { (bytes: Int) in fixed(Double(bytes) / Double(1 << 20), 1) }
     return [
-      "\(rate) payments a second for \(seconds) s, on a store of \(grouped(Double(paymentsBefore))); ready after "
+      "\(rate) payments a second for \(seconds) s\(isPublishing ? ", published to a broker" : ""), on a store of \(grouped(Double(paymentsBefore))); ready after "
         + "\(fixed(readyMilliseconds, 0)) ms",
       "sent \(load.sent), errors \(load.errors.values.reduce(0, +)), not completed \(load.incomplete)",
       "accepted \(load.toAccepted.count), \(fixed(Self.perSecond(load.toAccepted.count, load.acceptedAfter), 0))/s; "
@@ -58,7 +61,8 @@ struct PaymentsResult {
   var json: String {
     var fields: [(String, String)] = [
       ("workload", "\"payments\""), ("rate", "\(rate)"), ("seconds", "\(seconds)"),
-      ("payments_before", "\(paymentsBefore)"), ("ready_ms", fixed(readyMilliseconds, 1)), ("sent", "\(load.sent)"),
+      ("broker", "\(isPublishing)"), ("payments_before", "\(paymentsBefore)"),
+      ("ready_ms", fixed(readyMilliseconds, 1)), ("sent", "\(load.sent)"),
       ("accepted", "\(load.toAccepted.count)"), ("completed", "\(completed)"),
       ("errors", "\(load.errors.values.reduce(0, +))"), ("incomplete", "\(load.incomplete)"),
       ("accepted_per_second", fixed(Self.perSecond(load.toAccepted.count, load.acceptedAfter), 1)),

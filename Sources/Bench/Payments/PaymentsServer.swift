@@ -11,10 +11,13 @@ struct PaymentsServerCommand: AsyncParsableCommand {
 
   @Argument var directory: String
 
+  @Option var broker: String?
+
   func run() async throws {
     endWithParent()
     Allocator.keepMemoryFlat()
     var options = ServerOptions(directory: directory)
+    if let broker { options.broker = try BrokerOptions([broker]) }
     options.port = 0
     options.logLevel.current = .error
     let logger = Logger(label: "regispay") { StreamLogHandler.standardError(label: $0) }
@@ -49,9 +52,10 @@ final class PaymentsServer: Sendable {
   private let process: ChildProcess
   private let statuses = Mutex<[Status]>([])
 
-  static func start(_ directory: String) throws -> PaymentsServer {
+  /// - Parameter broker: the URL of one to publish to; nil for none.
+  static func start(_ directory: String, broker: String? = nil) throws -> PaymentsServer {
     let start = ContinuousClock.now
-    let process = try ChildProcess(["payments-server", directory])
+    let process = try ChildProcess(["payments-server", directory] + (broker.map { ["--broker", $0] } ?? []))
     guard let url = process.line() else { throw BenchError("the server ended instead of starting") }
     return PaymentsServer(process, url: url, ready: start.duration(to: .now))
   }
@@ -86,6 +90,24 @@ final class PaymentsServer: Sendable {
         progress("\(place) of \(end)")
       }
       try await Task.sleep(for: .milliseconds(500))
+    }
+  }
+
+  /// Waits until the broker has confirmed all events.
+  func waitForBroker(within limit: Duration) async throws {
+    let client = try ServerClient(url: url, key: nil)
+    defer { client.close() }
+    let end = ContinuousClock.now + limit
+    while true {
+      guard case .array(let consumers) = try await client.get("/api/v1/consumers")["consumers"],
+        let broker = consumers.first(where: { $0["name"] == .string("broker") })
+      else { throw BenchError("the server does not say how far the broker is") }
+      if broker["lag"] == .number("0") { return }
+      guard ContinuousClock.now < end else {
+        throw BenchError(
+          "the broker has not taken all events within \(limit); is a queue bound to IntegrationEventBase? \(broker)")
+      }
+      try await Task.sleep(for: .milliseconds(100))
     }
   }
 

@@ -245,12 +245,14 @@ struct MetricsRouteTests {
     let registry = MetricsRegistry()
     let table = try Self.table()
     let nobody = "http://127.0.0.1:\(try freePort())/v1/traces"
+    let broker = try BrokerOptions(["amqp://127.0.0.1:\(try freePort())"])
     try await TestServer.run(
       { options in
         options.webhooks.allowsPrivate = true
         options.tracing.exporter = OTLPOptions(url: nobody)
         options.logExport.exporter = OTLPOptions(url: nobody)
         options.logQueue = options.logExport.makeQueue()
+        options.broker = broker
       }, metrics: registry
     ) { server in
       let hook = try await server.send(
