@@ -22,10 +22,10 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.
 # A Python environment and openssl: a package of PyPI verifies webhooks, and they go over TLS.
 # curl, ab, wrk and h2load: HTTP clients that others wrote. prometheus: what reads the metrics, and checks them.
-# rabbitmq-server: a broker, which the tests start for themselves.
+# rabbitmq-server: a broker, which the tests start for themselves; amqp-tools: clients of it.
 TEST_PACKAGES = $(BENCH_PACKAGES) strace chromium python3 python3-venv openssl ca-certificates gcc libc6-dev libfuse3-dev \
 	mount util-linux e2fsprogs xfsprogs btrfs-progs patch curl apache2-utils wrk nghttp2-client prometheus \
-	rabbitmq-server
+	rabbitmq-server amqp-tools
 
 .PHONY: run test soak one-core hanging restore-drill screenshots simulate planted-bugs fuzz fuzz-briefly sanitize bench deb deb-test format lint clean build-dependencies \
 	bench-dependencies test-dependencies

@@ -183,14 +183,17 @@ int crabbit_publish(crabbit *connection, const crabbit_message *message, crabbit
   properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
   properties.message_id = amqp_cstring_bytes(message->message_id);
   properties.correlation_id = amqp_cstring_bytes(message->correlation_id);
-  amqp_table_entry_t header;
-  if (message->header_name) {
-    header.key = amqp_cstring_bytes(message->header_name);
-    header.value.kind = AMQP_FIELD_KIND_UTF8;
-    header.value.value.bytes = amqp_cstring_bytes(message->header_value);
+  amqp_table_entry_t headers[CRABBIT_HEADERS];
+  int count = message->header_count < CRABBIT_HEADERS ? (int)message->header_count : CRABBIT_HEADERS;
+  for (int index = 0; index < count; index++) {
+    headers[index].key = amqp_cstring_bytes(message->headers[index].name);
+    headers[index].value.kind = AMQP_FIELD_KIND_UTF8;
+    headers[index].value.value.bytes = amqp_cstring_bytes(message->headers[index].value);
+  }
+  if (count > 0) {
     properties._flags |= AMQP_BASIC_HEADERS_FLAG;
-    properties.headers.num_entries = 1;
-    properties.headers.entries = &header;
+    properties.headers.num_entries = count;
+    properties.headers.entries = headers;
   }
   const int mandatory = 1, immediate = 0;
   amqp_bytes_t body = {message->body_bytes, (void *)message->body};

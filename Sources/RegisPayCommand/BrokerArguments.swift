@@ -23,8 +23,11 @@ struct BrokerArguments: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How messages are written: masstransit or cloudevents.",
-      discussion: "masstransit is the envelope of MassTransit 8, cloudevents is CloudEvents 1.0 as JSON.",
+      "How messages are written: masstransit, cloudevents or cloudevents-binary.",
+      discussion: """
+        masstransit is the envelope of MassTransit 8; cloudevents is CloudEvents 1.0 in structured mode, all of it JSON; \
+        cloudevents-binary has the attributes of CloudEvents 1.0 as headers.
+        """,
       valueName: "format"))
   var brokerFormat = BrokerOptions.Format.masstransit
 

@@ -185,9 +185,39 @@ struct DocumentedCommandTests {
     }
   }
 
+  @Test("INTEGRATION: the messages of a payment are received, and published again")
+  func integration() async throws {
+    try await withTemporaryFolder { folder in
+      let rabbit = try await RabbitMQ(in: folder)
+      let broker = try await rabbit.start()
+      let url = "amqp://127.0.0.1:\(rabbit.port)"
+      let server = try await RunningServer.start(directory: folder, arguments: ["--broker", url])
+      let receive = try CommandBlock.first("docs/INTEGRATION.md", "Try it", "amqp-declare-queue")
+      let again = try CommandBlock.first("docs/INTEGRATION.md", "When messages don't arrive", "curl")
+      let id = try await server.createPayment("12.34")
+      var ids: [[String]] = []
+      for isRepeat in [false, true] {
+        if isRepeat { _ = try await again.run(in: folder, replacing: [Self.address: server.url]) }
+        let printed = try await receive.run(
+          in: folder,
+          replacing: [
+            "amqp-declare-queue": "amqp-declare-queue -u \(url)", "amqp-consume": "timeout 60 amqp-consume -u \(url)",
+          ])
+        let messages = try printed.split(separator: "\n").dropFirst().compactMap {
+          try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]
+        }
+        #expect(messages.count == 4)
+        #expect(messages.allSatisfy { ($0["message"] as? [String: String]) == ["aggregateId": "pay:\(id)"] })
+        ids.append(messages.compactMap { $0["messageId"] as? String })
+      }
+      #expect(ids[0] == ids[1])
+      withExtendedLifetime(broker) {}
+    }
+  }
+
   @Test("OPERATIONS: each alert's commands work on a running server")
   func alerts() async throws {
-    try await withServer { folder, server in
+    try await withServer(["--broker", "amqp://127.0.0.1:1"]) { folder, server in
       let id = try await server.createPayment("12.34")
       try await server.wait(for: id, status: "Completed", within: .seconds(20))
       let names = try AlertRules.names()
@@ -339,6 +369,8 @@ struct DocumentedCommandTests {
     (operations, "regispay serve --tls-certificate", "RegisPayTLSTests starts it with files of its own"),
     (operations, "Tests/Bounds/measure.py", "minutes; for a machine that does nothing else"),
     ("docs/INSTALL.md", "make deb", "a release build; `make deb-test` installs the package and uses it"),
+    ("docs/INTEGRATION.md", "regispay serve --broker", "RegisPayBrokerTests starts it with brokers of its own"),
+    ("docs/INTEGRATION.md", "make run", "as README's"),
     ("docs/PROVIDERS.md", "regispay serve --psp-url", "OtherPSP starts it with these options"),
   ]
 
@@ -362,9 +394,11 @@ struct DocumentedCommandTests {
 
   // MARK: - Help
 
-  private func withServer(_ work: (String, RunningServer) async throws -> Void) async throws {
+  private func withServer(
+    _ arguments: [String] = [], _ work: (String, RunningServer) async throws -> Void
+  ) async throws {
     try await withTemporaryFolder { folder in
-      let server = try await RunningServer.start(directory: folder)
+      let server = try await RunningServer.start(directory: folder, arguments: arguments)
       try await work(folder, server)
     }
   }

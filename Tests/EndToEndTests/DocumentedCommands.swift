@@ -13,14 +13,14 @@ struct CommandBlock: Sendable, Hashable, CustomStringConvertible {
   /// The documents that hold commands.
   static let documents = [
     "README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/OPERATIONS.md", "docs/INSTALL.md", "docs/PROVIDERS.md",
-    "docs/WEBHOOKS.md",
+    "docs/WEBHOOKS.md", "docs/INTEGRATION.md",
     "docs/DURABILITY.md", "docs/FORMAT.md", "docs/SIMULATION.md", "docs/PERFORMANCE.md", "docs/ARCHITECTURE.md",
   ]
 
   /// What a command begins with.
   private static let programs = [
     "regispay", "logstore", ".build/", "curl", "sqlite3", "printf", "make", "swift", "umask", "mkdir", "cp", "D=", "B=",
-    "Tests/", "LOGSTORE_", "OTEL_", "promtool", "df", "du", "ls", "date", "uptime",
+    "Tests/", "LOGSTORE_", "OTEL_", "promtool", "amqp-", "df", "du", "ls", "date", "uptime",
   ]
 
   static var repository: URL {

@@ -5,6 +5,8 @@ import Testing
 /// test.
 final class RabbitMQ: Sendable {
   let port: Int
+  /// Speaks TLS, if a certificate was named.
+  let portOfTLS: Int
   private let folder: String
   private let variables: [String]
   private let names: RegisPayProcess
@@ -12,13 +14,20 @@ final class RabbitMQ: Sendable {
   private static let programs = "/usr/lib/rabbitmq/bin/"
 
   /// The files of a broker that was killed are used again by ``start()``.
-  init(in folder: String) async throws {
-    let ports = try (0..<3).map { _ in try FreePort.find() }
-    port = ports[0]
+  ///
+  /// - Parameter certificate: the path of a certificate and of its key, without `.crt` and `.key`.
+  init(in folder: String, certificate: String? = nil) async throws {
+    let ports = try (0..<4).map { _ in try FreePort.find() }
+    (port, portOfTLS) = (ports[0], ports[3])
     self.folder = folder + "/broker"
     try FileManager.default.createDirectory(atPath: self.folder, withIntermediateDirectories: true)
     try "[].".write(toFile: self.folder + "/plugins", atomically: true, encoding: .utf8)
-    try "heartbeat = 10\n".write(toFile: self.folder + "/rabbitmq.conf", atomically: true, encoding: .utf8)
+    var settings = "heartbeat = 10\n"
+    if let certificate {
+      settings += "listeners.ssl.1 = 127.0.0.1:\(portOfTLS)\nssl_options.cacertfile = \(certificate).crt\n"
+      settings += "ssl_options.certfile = \(certificate).crt\nssl_options.keyfile = \(certificate).key\n"
+    }
+    try settings.write(toFile: self.folder + "/rabbitmq.conf", atomically: true, encoding: .utf8)
     variables = [
       "HOME=\(self.folder)", "RABBITMQ_NODENAME=regispay\(port)@localhost",
       "RABBITMQ_MNESIA_BASE=\(self.folder)/mnesia",

@@ -194,11 +194,12 @@ struct RegisPayAlertRuleTests {
     Set(text.matches(of: #/\{\{ ?(?:\$labels\.)?(\w+)/#).map { String($0.output.1) })
   }
 
-  /// A server after a payment, a failed request and a webhook.
+  /// A server with a broker that is away, after a payment, a failed request and a webhook.
   private func shownMetrics() async throws -> ShownMetrics {
     var text = ""
     try await withTemporaryFolder { folder in
-      let server = try await RunningServer.start(directory: folder, arguments: ["--allow-private-webhooks"])
+      let server = try await RunningServer.start(
+        directory: folder, arguments: ["--allow-private-webhooks", "--broker", "amqp://127.0.0.1:1"])
       let hook = try await server.post("/api/v1/webhooks", #"{"url":"http://127.0.0.1:1025/"}"#)
       #expect(hook.status == 201)
       let id = try await server.createPayment("1.00")

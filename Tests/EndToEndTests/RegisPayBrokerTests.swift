@@ -270,4 +270,62 @@ struct RegisPayBrokerTests {
       #expect(began.duration(to: .now) < .seconds(8))
     }
   }
+
+  @Test("over TLS a broker whose certificate is not trusted, or names another host, gets no password and no message")
+  func encrypted() async throws {
+    try await withTemporaryFolder { folder in
+      let python = try await PythonEnvironment.make(in: folder, installing: "pika")
+      try await SelfSigned.make("broker", in: folder)
+      try await SelfSigned.make("other", in: folder)
+      let rabbit = try await RabbitMQ(in: folder, certificate: folder + "/broker")
+      let running = try await rabbit.start()
+      // The certificate is for localhost.
+      for (host, roots, reason) in [("localhost", "other", "certificate"), ("127.0.0.1", "broker", "hostname")] {
+        let server = try await RunningServer.start(
+          directory: folder,
+          arguments: [
+            "--broker", "amqps://guest@\(host):\(rabbit.portOfTLS)", "--broker-roots", "\(folder)/\(roots).crt",
+          ])
+        try await eventually("the broker is not trusted", within: .seconds(30)) {
+          let (state, why) = try await connection(server)
+          return state == "connecting" && why.contains(reason)
+        }
+        #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      }
+      let server = try await RunningServer.start(
+        directory: folder,
+        arguments: [
+          "--broker", "amqps://guest@localhost:\(rabbit.portOfTLS)", "--broker-roots", folder + "/broker.crt",
+          "--broker-format", "cloudevents-binary", "--broker-exchange-prefix", "shop.",
+        ])
+      try await eventually("it is connected", within: .seconds(30)) {
+        try await connection(server).state == "publishing"
+      }
+      let id = try await server.createPayment("12.34")
+      let script = """
+        import json, sys, pika
+        c = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", int(sys.argv[1]))).channel()
+        c.queue_declare("all", durable=True)
+        for t in ["Initiated", "Created", "Settled", "Completed"]: c.queue_bind("all", "shop.Payment" + t)
+        for method, properties, body in c.consume("all", inactivity_timeout=60):
+          h = properties.headers
+          print(method.exchange, h["cloudEvents_type"], h["cloudEvents_subject"], properties.content_type,
+            h["cloudEvents_id"] == properties.message_id, json.loads(body)["aggregateId"], flush=True)
+          c.basic_ack(method.delivery_tag)
+          if method.exchange == "shop.PaymentCompleted": break
+        """
+      let receiver = try RegisPayProcess(
+        program: python.programs + "/python3", ["-c", script, "\(rabbit.port)"], folder: folder)
+      for (type, name) in [
+        ("Initiated", "initiated"), ("Created", "created"), ("Settled", "settled"), ("Completed", "completed"),
+      ] {
+        let line = try await receiver.nextLine(within: .seconds(90))
+        #expect(
+          line == "shop.Payment\(type) payment.\(name) \(id) application/json True pay:\(id)", "\(receiver.errorText)")
+      }
+      try await waitUntilPublished(server)
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      withExtendedLifetime(running) {}
+    }
+  }
 }

@@ -49,14 +49,21 @@ typedef struct crabbit_event {
   char message_id[CRABBIT_TEXT];
 } crabbit_event;
 
+/// The most headers of a message; further ones are left out.
+#define CRABBIT_HEADERS 16
+
+typedef struct crabbit_header {
+  const char *name;
+  const char *value;
+} crabbit_header;
+
 typedef struct crabbit_message {
   const char *exchange;
   const char *content_type;
   const char *message_id;
   const char *correlation_id;
-  /// One header, or null.
-  const char *header_name;
-  const char *header_value;
+  const crabbit_header *headers;
+  size_t header_count;
   const void *body;
   size_t body_bytes;
 } crabbit_message;

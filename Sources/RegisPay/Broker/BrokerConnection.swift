@@ -95,10 +95,11 @@ struct BrokerConnection: ~Copyable {
         message.contentType.withCString { contentType in
           message.id.withCString { id in
             message.correlationID.withCString { correlationID in
-              Self.withHeader(message.header) { name, value in
+              Self.withHeaders(message.headers) { headers in
                 var parts = crabbit_message(
                   exchange: exchange, content_type: contentType, message_id: id, correlation_id: correlationID,
-                  header_name: name, header_value: value, body: body.baseAddress, body_bytes: body.count)
+                  headers: headers.baseAddress, header_count: headers.count, body: body.baseAddress,
+                  body_bytes: body.count)
                 return callGuard.guarding { crabbit_publish(connection, &parts, &event) }
               }
             }
@@ -111,11 +112,25 @@ struct BrokerConnection: ~Copyable {
     return lastTag
   }
 
-  private static func withHeader<Value>(
-    _ header: BrokerMessage.Header?, _ body: (UnsafePointer<CChar>?, UnsafePointer<CChar>?) -> Value
+  private static func withHeaders<Value>(
+    _ headers: [BrokerMessage.Header], _ body: (UnsafeBufferPointer<crabbit_header>) -> Value
   ) -> Value {
-    guard let header else { return body(nil, nil) }
-    return header.name.withCString { name in header.value.withCString { body(name, $0) } }
+    // All names and values, one behind the other, each with its zero.
+    var text: [CChar] = []
+    var places: [(name: Int, value: Int)] = []
+    for header in headers {
+      let name = text.count
+      text += header.name.utf8CString
+      places.append((name, text.count))
+      text += header.value.utf8CString
+    }
+    return text.withUnsafeBufferPointer { text in
+      let parts = places.map { place in
+        crabbit_header(
+          name: text.baseAddress?.advanced(by: place.name), value: text.baseAddress?.advanced(by: place.value))
+      }
+      return parts.withUnsafeBufferPointer(body)
+    }
   }
 
   /// The next thing that has arrived; nil if nothing has. Sends a heartbeat if one is due, so call it more often than those.

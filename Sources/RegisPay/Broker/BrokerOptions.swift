@@ -6,6 +6,8 @@ public struct BrokerOptions: Sendable {
     case masstransit
     /// CloudEvents 1.0, JSON in structured mode.
     case cloudevents
+    /// CloudEvents 1.0, in binary mode.
+    case cloudeventsBinary = "cloudevents-binary"
   }
 
   /// Tried in turn; never empty.

@@ -38,7 +38,7 @@ struct BrokerMessage: Sendable, Hashable {
   var contentType: String
   var id: String
   var correlationID: String
-  var header: Header?
+  var headers: [Header] = []
   var body: [UInt8]
 
   struct Header: Sendable, Hashable {

@@ -32,7 +32,7 @@ struct MassTransitEnvelope: Sendable {
     ]
     return BrokerMessage(
       exchange: exchange, contentType: Self.contentType, id: event.id.description,
-      correlationID: event.payment.description, header: trace, body: body.bytes)
+      correlationID: event.payment.description, headers: trace.map { [$0] } ?? [], body: body.bytes)
   }
 
   /// The members of MassTransit's `HostInfo`, without the versions of .NET and of MassTransit, which are not here.

@@ -132,7 +132,8 @@ final class PublisherThread: Sendable {
     init(_ shared: PublisherState, _ url: BrokerURL, source: String) {
       massTransit =
         shared.options.format == .masstransit ? MassTransitEnvelope(topology: shared.topology, broker: url) : nil
-      cloudEvent = CloudEvent(topology: shared.topology, source: source)
+      cloudEvent = CloudEvent(
+        topology: shared.topology, source: source, isBinary: shared.options.format == .cloudeventsBinary)
     }
 
     func message(_ event: IntegrationEvent) -> BrokerMessage {

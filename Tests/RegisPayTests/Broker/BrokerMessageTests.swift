@@ -1,3 +1,4 @@
+import CRabbitMQ
 import LogStore
 import Testing
 
@@ -31,7 +32,7 @@ struct BrokerMessageTests {
     #expect(message.exchange == exchange && message.contentType == "application/vnd.masstransit+json")
     #expect(message.id == "0197a000-0000-7000-8000-0000000000ff" && message.correlationID == payment.description)
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    #expect(message.header == .init(name: "MT-Activity-Id", value: traceparent))
+    #expect(message.headers == [.init(name: "MT-Activity-Id", value: traceparent)])
     let body = try JSONReader.read(message.body)
     #expect(
       members(body) == [
@@ -76,7 +77,7 @@ struct BrokerMessageTests {
     let writer = CloudEvent(topology: BrokerTopology(prefix: "shop."), source: "regispay/1")
     let message = writer.message(event)
     #expect(message == writer.message(event))
-    #expect(message.exchange == "shop.PaymentInitiated" && message.header == nil)
+    #expect(message.exchange == "shop.PaymentInitiated" && message.headers == [])
     #expect(message.contentType == "application/cloudevents+json; charset=utf-8")
     #expect(
       try JSONReader.read(message.body) == [
@@ -86,6 +87,24 @@ struct BrokerMessageTests {
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1",
         "data": ["aggregateId": .string("pay:" + payment.description)],
       ])
+  }
+
+  @Test("as a CloudEvent in binary mode has its attributes as headers, and its data as the body")
+  func binaryCloudEvent() throws {
+    let message = CloudEvent(topology: BrokerTopology(prefix: "shop."), source: "regispay/1", isBinary: true).message(
+      event)
+    #expect(message.contentType == "application/json")
+    #expect(try JSONReader.read(message.body) == ["aggregateId": .string("pay:" + payment.description)])
+    let headers = Dictionary(uniqueKeysWithValues: message.headers.map { ($0.name, $0.value) })
+    #expect(
+      headers == [
+        "cloudEvents_specversion": "1.0", "cloudEvents_id": event.id.description, "cloudEvents_source": "regispay/1",
+        "cloudEvents_type": "payment.initiated", "cloudEvents_subject": payment.description,
+        "cloudEvents_time": "2026-01-31T23:59:59.000001Z",
+        "cloudEvents_traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "cloudEvents_tracestate": "a=1",
+      ])
+    #expect(message.headers.count <= CRABBIT_HEADERS)
   }
 
   @Test("is made of every type of a payment's event, and of nothing else")
