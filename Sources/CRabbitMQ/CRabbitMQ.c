@@ -40,7 +40,16 @@ static void lose(crabbit_event *event, const char *reason) {
   snprintf(event->text, sizeof event->text, "%s", reason);
 }
 
-static void lose_by_status(crabbit_event *event, int status) { lose(event, amqp_error_string2(status)); }
+static void lose_by_status(crabbit_event *event, int status) {
+  switch (status) {
+    case AMQP_STATUS_SSL_PEER_VERIFY_FAILED:
+      return lose(event, "no root certificate that is trusted here (--broker-roots) vouches for its certificate");
+    case AMQP_STATUS_SSL_HOSTNAME_VERIFY_FAILED:
+      return lose(event, "its certificate is for another host");
+    default:
+      lose(event, amqp_error_string2(status));
+  }
+}
 
 static void take_close(crabbit_event *event, const amqp_method_t *method) {
   clear(event);

@@ -192,18 +192,19 @@ struct DocumentedCommandTests {
       let broker = try await rabbit.start()
       let url = "amqp://127.0.0.1:\(rabbit.port)"
       let server = try await RunningServer.start(directory: folder, arguments: ["--broker", url])
-      let receive = try CommandBlock.first("docs/INTEGRATION.md", "Try it", "amqp-declare-queue")
+      let receive = try CommandBlock.first("docs/INTEGRATION.md", "Try it", "amqp-consume")
       let again = try CommandBlock.first("docs/INTEGRATION.md", "When messages don't arrive", "curl")
       let id = try await server.createPayment("12.34")
+      try await eventually("the exchanges are declared", within: .seconds(30)) {
+        String(decoding: try await server.get("/health").body, as: UTF8.self).contains("no queue gets its messages")
+      }
       var ids: [[String]] = []
       for isRepeat in [false, true] {
         if isRepeat { _ = try await again.run(in: folder, replacing: [Self.address: server.url]) }
         let printed = try await receive.run(
           in: folder,
-          replacing: [
-            "amqp-declare-queue": "amqp-declare-queue -u \(url)", "amqp-consume": "timeout 60 amqp-consume -u \(url)",
-          ])
-        let messages = try printed.split(separator: "\n").dropFirst().compactMap {
+          replacing: ["amqp-consume": "timeout 60 amqp-consume -u \(url)"])
+        let messages = try printed.split(separator: "\n").compactMap {
           try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]
         }
         #expect(messages.count == 4)

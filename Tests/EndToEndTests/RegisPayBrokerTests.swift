@@ -280,7 +280,10 @@ struct RegisPayBrokerTests {
       let rabbit = try await RabbitMQ(in: folder, certificate: folder + "/broker")
       let running = try await rabbit.start()
       // The certificate is for localhost.
-      for (host, roots, reason) in [("localhost", "other", "certificate"), ("127.0.0.1", "broker", "hostname")] {
+      for (host, roots, reason) in [
+        ("localhost", "other", "no root certificate that is trusted here"),
+        ("127.0.0.1", "broker", "its certificate is for another host"),
+      ] {
         let server = try await RunningServer.start(
           directory: folder,
           arguments: [

@@ -83,9 +83,8 @@ struct BrokerMessageTests {
       try JSONReader.read(message.body) == [
         "specversion": "1.0", "id": .string(event.id.description), "source": "regispay/1", "type": "payment.initiated",
         "subject": .string(payment.description), "time": "2026-01-31T23:59:59.000001Z",
-        "datacontenttype": "application/json",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1",
-        "data": ["aggregateId": .string("pay:" + payment.description)],
+        "datacontenttype": "application/json", "data": ["aggregateId": .string("pay:" + payment.description)],
       ])
   }
 
