@@ -1,5 +1,6 @@
 #include "CRabbitMQ.h"
 
+#include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -46,6 +47,10 @@ static void lose_by_status(crabbit_event *event, int status) {
       return lose(event, "no root certificate that is trusted here (--broker-roots) vouches for its certificate");
     case AMQP_STATUS_SSL_HOSTNAME_VERIFY_FAILED:
       return lose(event, "its certificate is for another host");
+    case AMQP_STATUS_SOCKET_ERROR:
+      // The library tells no more; the system may.
+      if (errno != 0) return lose(event, strerror(errno));
+      // Falls through.
     default:
       lose(event, amqp_error_string2(status));
   }
@@ -108,6 +113,7 @@ crabbit *crabbit_open(const char *host, int port, const char *roots, int limit_m
       return NULL;
     }
   }
+  errno = 0;
   if (status == AMQP_STATUS_OK) status = amqp_socket_open_noblock(socket, host, port, &limit);
   if (status != AMQP_STATUS_OK) {
     amqp_destroy_connection(state);
@@ -120,13 +126,13 @@ crabbit *crabbit_open(const char *host, int port, const char *roots, int limit_m
 }
 
 int crabbit_login(crabbit *connection, const char *vhost, const char *user, const char *password, const char *name,
-                  int heartbeat_seconds, crabbit_event *event) {
+                  const char *version, int heartbeat_seconds, crabbit_event *event) {
   clear(event);
   amqp_connection_state_t state = connection->state;
   // The library asks for neither of these by itself.
   amqp_table_entry_t capability = {amqp_cstring_bytes("connection.blocked"), {.kind = AMQP_FIELD_KIND_BOOLEAN}};
   capability.value.value.boolean = 1;
-  amqp_table_entry_t properties[3];
+  amqp_table_entry_t properties[4];
   properties[0].key = amqp_cstring_bytes("capabilities");
   properties[0].value.kind = AMQP_FIELD_KIND_TABLE;
   properties[0].value.value.table.num_entries = 1;
@@ -136,7 +142,10 @@ int crabbit_login(crabbit *connection, const char *vhost, const char *user, cons
   properties[1].value.value.bytes = amqp_cstring_bytes(name);
   properties[2].key = amqp_cstring_bytes("product");
   properties[2].value = properties[1].value;
-  const amqp_table_t table = {3, properties};
+  properties[3].key = amqp_cstring_bytes("version");
+  properties[3].value.kind = AMQP_FIELD_KIND_UTF8;
+  properties[3].value.value.bytes = amqp_cstring_bytes(version);
+  const amqp_table_t table = {4, properties};
   if (check(amqp_login_with_properties(state, vhost, 0, CRABBIT_FRAME, heartbeat_seconds, &table, AMQP_SASL_METHOD_PLAIN,
                                        user, password), event) != 0) {
     return -1;
@@ -187,7 +196,7 @@ int crabbit_bind(crabbit *connection, const char *source, const char *destinatio
 int crabbit_publish(crabbit *connection, const crabbit_message *message, crabbit_event *event) {
   amqp_basic_properties_t properties = {0};
   properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
-                      AMQP_BASIC_CORRELATION_ID_FLAG;
+                      AMQP_BASIC_CORRELATION_ID_FLAG | AMQP_BASIC_HEADERS_FLAG;
   properties.content_type = amqp_cstring_bytes(message->content_type);
   properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
   properties.message_id = amqp_cstring_bytes(message->message_id);
@@ -199,11 +208,8 @@ int crabbit_publish(crabbit *connection, const crabbit_message *message, crabbit
     headers[index].value.kind = AMQP_FIELD_KIND_UTF8;
     headers[index].value.value.bytes = amqp_cstring_bytes(message->headers[index].value);
   }
-  if (count > 0) {
-    properties._flags |= AMQP_BASIC_HEADERS_FLAG;
-    properties.headers.num_entries = count;
-    properties.headers.entries = headers;
-  }
+  properties.headers.num_entries = count;
+  properties.headers.entries = headers;
   const int mandatory = 1, immediate = 0;
   amqp_bytes_t body = {message->body_bytes, (void *)message->body};
   int status = amqp_basic_publish(connection->state, publishing, amqp_cstring_bytes(message->exchange), amqp_empty_bytes,

@@ -39,6 +39,16 @@ struct BrokerArguments: ParsableArguments {
   var brokerEvent: [String] = []
 
   @Option(
+    help: ArgumentHelp(
+      "What becomes of a message that no queue gets: wait or skip.",
+      discussion: """
+        wait: it is sent again until a queue gets it, and the payment's later events wait, so nothing is lost. skip: it counts \
+        as published, as with other publishers.
+        """,
+      valueName: "choice"))
+  var brokerUnroutable = BrokerOptions.Unroutable.wait
+
+  @Option(
     help: ArgumentHelp("Root certificates that may vouch for a broker with TLS, in PEM.", valueName: "file"))
   var brokerRoots = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -78,6 +88,7 @@ struct BrokerArguments: ParsableArguments {
   private func apply(to options: inout BrokerOptions) throws(BrokerOptionsError) {
     options.password = brokerPassword ?? options.password
     options.format = brokerFormat
+    options.unroutable = brokerUnroutable
     options.roots = brokerRoots
     try options.setExchangePrefix(brokerExchangePrefix)
     try options.setTypes(brokerEvent)
@@ -85,3 +96,4 @@ struct BrokerArguments: ParsableArguments {
 }
 
 extension BrokerOptions.Format: ExpressibleByArgument {}
+extension BrokerOptions.Unroutable: ExpressibleByArgument {}

@@ -193,7 +193,7 @@ struct DocumentedCommandTests {
       let url = "amqp://127.0.0.1:\(rabbit.port)"
       let server = try await RunningServer.start(directory: folder, arguments: ["--broker", url])
       let receive = try CommandBlock.first("docs/INTEGRATION.md", "Try it", "amqp-consume")
-      let again = try CommandBlock.first("docs/INTEGRATION.md", "When messages don't arrive", "curl")
+      let again = try CommandBlock.first("docs/INTEGRATION.md", "Publish again", "curl")
       let id = try await server.createPayment("12.34")
       try await eventually("the exchanges are declared", within: .seconds(30)) {
         String(decoding: try await server.get("/health").body, as: UTF8.self).contains("no queue gets its messages")

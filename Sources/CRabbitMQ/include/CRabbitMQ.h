@@ -74,9 +74,9 @@ typedef struct crabbit_message {
 /// Returns null after a failure, with the reason in `event`.
 crabbit *crabbit_open(const char *host, int port, const char *roots, int limit_ms, crabbit_event *event);
 
-/// Logs in, and opens a channel with publisher confirms. Returns 0, or -1 with the reason in `event`.
+/// Logs in as the program `name` of this version, and opens a channel with publisher confirms. Returns 0, or -1 with the reason in `event`.
 int crabbit_login(crabbit *connection, const char *vhost, const char *user, const char *password, const char *name,
-                  int heartbeat_seconds, crabbit_event *event);
+                  const char *version, int heartbeat_seconds, crabbit_event *event);
 
 /// Declares a durable fanout exchange, on a channel of its own.
 ///

@@ -1,4 +1,5 @@
 import CRabbitMQ
+import LogStore
 
 /// A connection to a broker. Used by one thread, which it may hold for the limits that it was given.
 struct BrokerConnection: ~Copyable {
@@ -44,7 +45,8 @@ struct BrokerConnection: ~Copyable {
     // If the log-in fails, its end closes it.
     let connection = BrokerConnection(opened, callGuard)
     let result = callGuard.guarding {
-      crabbit_login(opened, url.vhost, url.user, options.password, name, options.heartbeatSeconds, &event)
+      crabbit_login(
+        opened, url.vhost, url.user, options.password, name, LogStore.version, options.heartbeatSeconds, &event)
     }
     guard result == 0 else { throw Failure(event) }
     return connection

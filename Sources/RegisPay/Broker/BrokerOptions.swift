@@ -10,12 +10,21 @@ public struct BrokerOptions: Sendable {
     case cloudeventsBinary = "cloudevents-binary"
   }
 
+  /// What becomes of a message that no queue gets.
+  public enum Unroutable: String, Sendable, CaseIterable {
+    /// It is sent again until a queue gets it; the later events of its payment wait.
+    case wait
+    /// It counts as published.
+    case skip
+  }
+
   /// Tried in turn; never empty.
   let urls: [BrokerURL]
   public var password = "guest"
   /// What the name of an exchange begins with; an event's type follows.
   public var exchangePrefix = BrokerOptions.referencePrefix
   public var format = Format.masstransit
+  public var unroutable = Unroutable.wait
   /// The types that are published; nil for all.
   var types: Set<PaymentEvent.TypeName>?
   /// Certificates that may vouch for a broker, in PEM.
@@ -30,6 +39,8 @@ public struct BrokerOptions: Sendable {
   var heartbeatSeconds: Int32 = 10
   /// Between two connections, and before a message that the broker has not taken is sent again.
   var backoff = Backoff(base: .milliseconds(250), cap: .seconds(15))
+  /// An exchange is declared and bound again after this time, as somebody may have deleted it or a binding.
+  var declarationLifetime = Duration.seconds(60)
   /// How long a stop waits for confirms of what is in flight.
   var stopLimit = Duration.seconds(1)
 

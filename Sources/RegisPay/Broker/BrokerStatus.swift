@@ -6,6 +6,8 @@ struct BrokerStatus: Sendable {
     case publishing
     /// The broker takes no messages: it is short of memory or disk.
     case blocked
+    /// All events that fit in memory wait for held exchanges, so the log is not read on.
+    case held
     case stopped
   }
 
@@ -16,12 +18,21 @@ struct BrokerStatus: Sendable {
     var nextTry: ContinuousClock.Instant
   }
 
+  /// Messages that no queue got, and that count as published: ``BrokerOptions/Unroutable/skip``.
+  struct SkippedExchange: Sendable {
+    var name: String
+    var count: UInt64
+    /// The lowest and the highest of their offsets.
+    var offsets: ClosedRange<UInt64>
+  }
+
   var state = State.connecting
   /// What is wrong and what to do, if something is.
   var reason: String?
   /// The broker's host and port; that of the last try while there is no connection.
   var address: String?
   var held: [HeldExchange] = []
+  var skipped: [SkippedExchange] = []
   /// Messages sent and not confirmed.
   var inFlight = 0
   /// Events in memory that are not finished, with those in flight.
@@ -32,7 +43,10 @@ struct BrokerStatus: Sendable {
   /// One line for each thing that keeps messages from the broker.
   var warnings: [String] {
     let connection = reason.map { ["broker: \($0)"] } ?? []
-    return connection + held.map { "broker: exchange \($0.name): \($0.reason)" }
+    let full =
+      state == .held
+      ? ["broker: \(unfinished) events wait for the exchanges below, and no other is published until these are"] : []
+    return connection + full + held.map { "broker: exchange \($0.name): \($0.reason)" }
   }
 }
 

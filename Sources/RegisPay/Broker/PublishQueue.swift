@@ -50,7 +50,7 @@ struct PublishQueue: Sendable {
   /// The event to send next; nil if none may be sent. ``sent(_:tag:)`` follows.
   mutating func next(_ now: ContinuousClock.Instant) -> IntegrationEvent? {
     for (type, hold) in holds where !hold.isProbing && hold.until <= now {
-      // A hold without events ends with the first one that comes, or with the next success of a declaration.
+      // A hold without events ends with the first one that comes, or with the next declaration that succeeds.
       guard let event = holds[type]?.events.popFirst() else { continue }
       holds[type]?.isProbing = true
       return event
@@ -66,6 +66,16 @@ struct PublishQueue: Sendable {
   func hasNext(_ now: ContinuousClock.Instant) -> Bool {
     ready.contains { holds[$0.type] == nil }
       || holds.values.contains { !$0.isProbing && $0.until <= now && !$0.events.isEmpty }
+  }
+
+  /// Whether all events wait for held exchanges.
+  var isAllHeld: Bool {
+    !holds.isEmpty && inFlight.count <= holds.count && ready.allSatisfy { holds[$0.type] != nil }
+  }
+
+  /// An exchange could be declared: if it is held and nothing waits for it, the hold is over.
+  mutating func endIdleHold(_ type: Name) {
+    if let hold = holds[type], hold.events.isEmpty, !hold.isProbing { holds[type] = nil }
   }
 
   /// When a held exchange is tried next; nil if none waits for a time.

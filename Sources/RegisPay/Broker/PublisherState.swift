@@ -11,6 +11,7 @@ final class PublisherState: Sendable {
     /// Whose events are in the queue; nil before the log is read.
     var subscription: Subscription?
     var isRoomWanted = false
+    var skipped: [PaymentEvent.TypeName: (count: UInt64, offsets: ClosedRange<UInt64>)] = [:]
     var isStopping = false
   }
 
@@ -35,6 +36,7 @@ final class PublisherState: Sendable {
     state.withLock { state in
       state.queue.removeAll()
       state.subscription = subscription
+      state.skipped = [:]
     }
   }
 
@@ -75,6 +77,21 @@ final class PublisherState: Sendable {
     }
   }
 
+  /// Notes a message that no queue got and that counts as published.
+  ///
+  /// - Returns: whether it is the first of its type since the log was last read from another offset.
+  func skip(_ event: IntegrationEvent) -> Bool {
+    state.withLock { state in
+      guard let known = state.skipped[event.type] else {
+        state.skipped[event.type] = (1, event.offset...event.offset)
+        return true
+      }
+      let (low, high) = (known.offsets.lowerBound, known.offsets.upperBound)
+      state.skipped[event.type] = (known.count + 1, min(low, event.offset)...max(high, event.offset))
+      return false
+    }
+  }
+
   var isStopping: Bool { state.withLock { $0.isStopping } }
 
   func stop() { state.withLock { $0.isStopping = true } }
@@ -87,8 +104,14 @@ final class PublisherState: Sendable {
       status.held = state.queue.holds.sorted { $0.key.rawValue < $1.key.rawValue }.map { type, hold in
         .init(name: topology.exchange(of: type), reason: hold.reason, nextTry: hold.until)
       }
+      status.skipped = state.skipped.sorted { $0.key.rawValue < $1.key.rawValue }.map { type, skipped in
+        .init(name: topology.exchange(of: type), count: skipped.count, offsets: skipped.offsets)
+      }
       status.inFlight = state.queue.inFlightCount
       status.unfinished = state.queue.count
+      if status.state == .publishing, status.unfinished >= options.eventLimit, state.queue.isAllHeld {
+        status.state = .held
+      }
       status.checkpoint = state.subscription?.checkpoint ?? 0
       status.nextOffset = state.subscription?.nextCheckpoint ?? 0
       return status

@@ -27,7 +27,7 @@ extension PublisherThread {
   }
 
   static func reason(ofReturn reason: String) -> String {
-    "no queue gets its messages (\(reason)): bind a queue to it, or name the types to publish with --broker-event"
+    "no queue gets its messages (\(reason)): bind a queue to it, name the types to publish with --broker-event, or start with --broker-unroutable skip"
   }
 
   static func reason(ofBlock reason: String) -> String {

@@ -11,6 +11,8 @@ final class PublisherThread: Sendable {
   private static let burst = 64
   /// A connection that has lasted this long was a good one: the next wait is the shortest again.
   private static let goodDuration = Duration.seconds(10)
+  /// Whatever comes back, an exchange is not declared more often.
+  private static let shortestDeclaration = Duration.seconds(1)
   /// Without a confirm for this long, something is wrong at the broker.
   private static let confirmLimit = Duration.seconds(10)
   /// The longest wait for the socket. A heartbeat of the shortest interval that a broker can ask for, a second, is still sent in time.
@@ -116,7 +118,8 @@ final class PublisherThread: Sendable {
     var connection: BrokerConnection
     let url: BrokerURL
     let writer: Writer
-    var declared: Set<PaymentEvent.TypeName> = []
+    /// The exchanges that the broker has, as far as known, and when they were declared.
+    var declared: [PaymentEvent.TypeName: ContinuousClock.Instant] = [:]
     var isBlocked = false
     /// Messages that no queue got, by their ids, whose confirm is still to come.
     var returned: [String: String] = [:]
@@ -155,10 +158,22 @@ final class PublisherThread: Sendable {
   {
     let common = shared.options.format == .masstransit ? shared.topology.common : []
     guard let refusal = try session.connection.declare(shared.topology.exchange(of: type), boundTo: common) else {
-      session.declared.insert(type)
+      session.declared[type] = .now
+      shared.withQueue { queue, _ in queue.endIdleHold(type) }
       return nil
     }
     return Self.reason(ofDeclaration: refusal)
+  }
+
+  /// Declares the exchange that was declared the longest time ago, if that is long ago: an operator may have deleted it, or one that it
+  /// is bound to, while other queues still get its messages, so that none comes back.
+  private func declareAgain(_ session: inout Session) throws(BrokerConnection.Failure) {
+    guard let oldest = session.declared.min(by: { $0.value < $1.value }),
+      oldest.value.duration(to: .now) > shared.options.declarationLifetime,
+      WakeUp.isWritable(session.connection.descriptor)
+    else { return }
+    session.declared[oldest.key] = nil
+    if let refusal = try declare(oldest.key, &session) { hold(oldest.key, refusal, nil) }
   }
 
   private func serve(_ session: inout Session) throws(BrokerConnection.Failure) {
@@ -172,6 +187,7 @@ final class PublisherThread: Sendable {
         let isDone = shared.withQueue { queue, _ in queue.inFlightCount == 0 }.value
         if isDone || now >= end { return }
       }
+      if stopEnd == nil, !session.isBlocked { try declareAgain(&session) }
       let isUnwritable = stopEnd == nil && !session.isBlocked ? try send(&session) : false
       reportConfirms(&session)
       let (next, hasNext) = shared.withQueue { queue, _ in
@@ -215,13 +231,22 @@ final class PublisherThread: Sendable {
     var refusals: [(PaymentEvent.TypeName, String)] = []
     var ended: [PaymentEvent.TypeName] = []
     var counts = (confirmed: 0, returned: 0)
+    var skipped: [IntegrationEvent] = []
+    var unrouted: Set<PaymentEvent.TypeName> = []
     let (_, hasRoom) = shared.withQueue { queue, finish in
       for event in queue.take(tag, multiple: multiple) {
         if hadReturned, let reason = returned.removeValue(forKey: event.id.description) {
+          counts.returned += 1
+          unrouted.insert(event.type)
+          guard shared.options.unroutable == .wait else {
+            if queue.confirmed(event) { ended.append(event.type) }
+            finish(event.offset)
+            skipped.append(event)
+            continue
+          }
           let text = Self.reason(ofReturn: reason)
           if queue.holds[event.type]?.reason != text { refusals.append((event.type, text)) }
           queue.refused(event, text, now)
-          counts.returned += 1
         } else {
           if queue.confirmed(event) { ended.append(event.type) }
           finish(event.offset)
@@ -232,6 +257,17 @@ final class PublisherThread: Sendable {
     session.returned = returned
     if counts.confirmed > 0 { shared.metrics.count(.confirmed, counts.confirmed) }
     if counts.returned > 0 { shared.metrics.count(.returned, counts.returned) }
+    // A binding between exchanges may have been deleted: they are declared again before the next try.
+    for type in unrouted {
+      if let declared = session.declared[type], declared.duration(to: now) > Self.shortestDeclaration {
+        session.declared[type] = nil
+      }
+    }
+    for event in skipped where shared.skip(event) {
+      logger.notice(
+        "no queue gets the messages for an exchange; they are skipped",
+        metadata: ["exchange": "\(shared.topology.exchange(of: event.type))", "offset": "\(event.offset)"])
+    }
     for (type, reason) in refusals { logHold(type, reason) }
     for type in ended {
       logger.notice(
@@ -279,7 +315,7 @@ final class PublisherThread: Sendable {
       }.value
       guard let event = next else { return false }
       do throws(BrokerConnection.Failure) {
-        if !session.declared.contains(event.type), let reason = try declare(event.type, &session) {
+        if session.declared[event.type] == nil, let reason = try declare(event.type, &session) {
           hold(event.type, reason, event)
           continue
         }

@@ -127,6 +127,13 @@ struct ConsumerRoutes: Sendable {
       "nextOffset": .integer(status.nextOffset), "lag": .integer(end - min(end, status.nextOffset)),
       "inFlight": .integer(status.inFlight), "unfinished": .integer(status.unfinished),
       "broker": .object(connection),
+      "skippedExchanges": .array(
+        status.skipped.map { skipped in
+          [
+            "exchange": .string(skipped.name), "messages": .integer(skipped.count),
+            "firstOffset": .integer(skipped.offsets.lowerBound), "lastOffset": .integer(skipped.offsets.upperBound),
+          ]
+        }),
       "heldExchanges": .array(
         status.held.map { held in
           [

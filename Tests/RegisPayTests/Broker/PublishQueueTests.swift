@@ -49,6 +49,28 @@ struct PublishQueueTests {
     #expect(confirm(&queue, 4).isEmpty)
   }
 
+  @Test(
+    "tells that all events wait for held exchanges, and ends a hold that nothing waits for when a declaration succeeds")
+  func allHeld() {
+    var queue = queue(event(0, 0), event(1, 0, .created), event(2, 1, .created))
+    #expect(!queue.isAllHeld)
+    queue.hold(.settled, "no exchange", start)
+    #expect(!queue.isAllHeld)
+    #expect(send(&queue, from: 1) == [0, 2])
+    for event in queue.take(1, multiple: false) { queue.refused(event, "no queue", start) }
+    #expect(confirm(&queue, 2) == [2])
+    #expect(queue.isAllHeld)
+    queue.endIdleHold(.initiated)
+    queue.endIdleHold(.settled)
+    #expect(Set(queue.holds.keys) == [.initiated])
+    // One is tried.
+    #expect(send(&queue, from: 3, at: 60) == [0])
+    #expect(queue.isAllHeld)
+    queue.endIdleHold(.initiated)
+    #expect(confirm(&queue, 3) == [0])
+    #expect(!queue.isAllHeld)
+  }
+
   @Test("sends what was in flight again after a lost connection, before what follows")
   func disconnected() {
     var queue = queue(event(0, 0), event(1, 1), event(2, 0, .created), event(3, 2))
