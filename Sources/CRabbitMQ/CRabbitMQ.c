@@ -1,6 +1,5 @@
 #include "CRabbitMQ.h"
 
-#include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -47,10 +46,6 @@ static void lose_by_status(crabbit_event *event, int status) {
       return lose(event, "no root certificate that is trusted here (--broker-roots) vouches for its certificate");
     case AMQP_STATUS_SSL_HOSTNAME_VERIFY_FAILED:
       return lose(event, "its certificate is for another host");
-    case AMQP_STATUS_SOCKET_ERROR:
-      // The library tells no more; the system may.
-      if (errno != 0) return lose(event, strerror(errno));
-      // Falls through.
     default:
       lose(event, amqp_error_string2(status));
   }
@@ -113,12 +108,16 @@ crabbit *crabbit_open(const char *host, int port, const char *roots, int limit_m
       return NULL;
     }
   }
-  errno = 0;
   if (status == AMQP_STATUS_OK) status = amqp_socket_open_noblock(socket, host, port, &limit);
   if (status != AMQP_STATUS_OK) {
     amqp_destroy_connection(state);
     free(connection);
-    lose_by_status(event, status);
+    if (status == AMQP_STATUS_SOCKET_ERROR) {
+      // The library keeps the system's reason to itself.
+      lose(event, "nothing listens there, or it can't be reached");
+    } else {
+      lose_by_status(event, status);
+    }
     return NULL;
   }
   connection->descriptor = amqp_get_sockfd(state);

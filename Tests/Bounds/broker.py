@@ -263,13 +263,16 @@ def everything(options, broker, directory):
     return is_good
 
 
-def away(options, broker, directory):
-    python = environment(options.dir)
+def start_with_queue(options, broker):
+    """Starts the broker with a bound queue and no consumer: one that reads is not what is measured."""
     broker.start()
-    receiver = Receiver(python, "receive_integration_events.py", str(broker.port), "pika", ALL)
+    receiver = Receiver(environment(options.dir), "receive_integration_events.py", str(broker.port), "pika", ALL)
     receiver.is_ready.wait(60)
-    # A consumer that reads is not what is measured.
     receiver.stop()
+
+
+def away(options, broker, directory):
+    start_with_queue(options, broker)
     server = Server(options.programs, directory, "--broker", broker.url)
     before = server.load(options.rate, options.before)
     print("with the broker:\n" + before.communicate()[0], flush=True)
@@ -299,12 +302,8 @@ def away(options, broker, directory):
 
 
 def cost(options, broker, directory):
-    python = environment(options.dir)
-    broker.start()
-    receiver = Receiver(python, "receive_integration_events.py", str(broker.port), "pika", ALL)
-    receiver.is_ready.wait(60)
-    receiver.stop()
-    # The queue is bound, and needs no more than a few messages.
+    start_with_queue(options, broker)
+    # Its queue needs no more than a few messages.
     broker.control("set_policy", "short", "^pika$", '{"max-length": 1000}', "--apply-to", "queues")
     command = [options.programs + "/bench", "payments", "--dir", directory + "/bench", "--seconds", str(options.seconds), "--broker", broker.url]
     return subprocess.run(command + ["--rate", str(options.rate)] * options.rounds).returncode == 0

@@ -156,7 +156,10 @@ struct RegisPayBrokerTests {
         try await connection(server).state == "connecting"
       }
       try await load
-      #expect(try await warnings(server).contains("warning: broker: no connection to the broker at 127.0.0.1:"))
+      try await eventually("the reason is told", within: .seconds(30)) {
+        try await warnings(server).contains(
+          "warning: broker: no connection to the broker at 127.0.0.1:\(rabbit.port): nothing listens there")
+      }
       let id = try await server.createPayment("1.00")
       try await server.wait(for: id, status: "Completed", within: .seconds(30))
       running = try await rabbit.start()
@@ -324,6 +327,38 @@ struct RegisPayBrokerTests {
       let began = ContinuousClock.now
       #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false), "\(server.process.errorText)")
       #expect(began.duration(to: .now) < .seconds(8))
+    }
+  }
+
+  @Test(
+    "a user that may not declare exchanges is told of, and once it may, the warnings end, also of types that have no event"
+  )
+  func permissions() async throws {
+    try await withTemporaryFolder { folder in
+      let rabbit = try await RabbitMQ(in: folder)
+      let running = try await rabbit.start()
+      try await rabbit.control("add_user", "shop", "sesame")
+      try await rabbit.control("set_permissions", "shop", "", ".*", ".*")
+      let server = try await RunningServer.start(
+        directory: folder,
+        arguments: [
+          "--broker", "amqp://shop@127.0.0.1:\(rabbit.port)", "--broker-password", "sesame", "--broker-unroutable",
+          "skip",
+        ])
+      try await eventually("the refusal is told", within: .seconds(30)) {
+        let text = try await warnings(server)
+        return text.contains("PaymentRefunded: the user may not declare it")
+      }
+      let id = try await server.createPayment("12.34")
+      try await server.wait(for: id, status: "Completed", within: .seconds(30))
+      #expect(try await broker(server)["lag"] as? Int != 0)
+      try await rabbit.control("set_permissions", "shop", ".*", ".*", ".*")
+      try await waitUntilPublished(server, within: .seconds(60))
+      try await eventually("no warning is left", within: .seconds(90)) {
+        !(try await warnings(server).contains("broker"))
+      }
+      #expect(try await server.stopGracefully() == .init(code: 0, isSignal: false))
+      withExtendedLifetime(running) {}
     }
   }
 

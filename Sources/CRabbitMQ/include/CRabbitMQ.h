@@ -1,8 +1,8 @@
 // A connection to a broker that speaks AMQP 0-9-1, by Debian's librabbitmq: only what a publisher needs, in a form that Swift can
 // call (the library's log-in takes variable arguments, and its frames are unions).
 //
-// One thread at a time uses a connection; `crabbit_received` and `crabbit_shut` may be called from any thread as long as the
-// connection is not closed. No function waits longer than the limits that it names, while the broker keeps to the protocol.
+// One thread at a time uses a connection; `crabbit_received` may be called from any thread as long as the socket is not
+// closed. No function waits longer than the limits that it names, while the broker keeps to the protocol.
 //
 // The thread that uses a connection needs a stack of 16 MiB: the library reads nested tables by recursion, and a broker decides
 // how deep they are, up to 13,000 levels in the 64 KiB of a frame.

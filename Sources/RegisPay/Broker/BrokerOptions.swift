@@ -39,7 +39,8 @@ public struct BrokerOptions: Sendable {
   var heartbeatSeconds: Int32 = 10
   /// Between two connections, and before a message that the broker has not taken is sent again.
   var backoff = Backoff(base: .milliseconds(250), cap: .seconds(15))
-  /// An exchange is declared and bound again after this time, as somebody may have deleted it or a binding.
+  /// An exchange is declared and bound again after this time, as somebody may have deleted it or a binding. One that the broker has
+  /// refused is declared again after the longest backoff.
   var declarationLifetime = Duration.seconds(60)
   /// How long a stop waits for confirms of what is in flight.
   var stopLimit = Duration.seconds(1)

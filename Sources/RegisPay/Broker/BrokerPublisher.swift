@@ -106,6 +106,7 @@ final class BrokerPublisher: Sendable {
       if try await beginReplays() { return }
       let room = shared.room
       guard room > 0 else {
+        // Ends early only when there is room, or with the task.
         await wait { try? await Task.sleep(for: .seconds(1)) }
         try await subscription.commitIfDue()
         continue
@@ -205,7 +206,7 @@ final class BrokerPublisher: Sendable {
     // The task is cancelled: others wait.
     let end = Task { for await _ in ended {} }
     let limit = Task { [margin = Self.stopMargin + shared.options.stopLimit] in
-      // Ends early only when the thread has ended.
+      // Both waits end early only when the thread has ended; what follows does nothing then.
       try? await Task.sleep(for: margin)
       thread.callGuard.cut()
       try? await Task.sleep(for: .milliseconds(300))

@@ -118,8 +118,10 @@ final class PublisherThread: Sendable {
     var connection: BrokerConnection
     let url: BrokerURL
     let writer: Writer
-    /// The exchanges that the broker has, as far as known, and when they were declared.
-    var declared: [PaymentEvent.TypeName: ContinuousClock.Instant] = [:]
+    /// The exchanges that the broker has, as far as known.
+    var declared: Set<PaymentEvent.TypeName> = []
+    /// When each is declared again, also one that the broker has refused.
+    var declarations: [PaymentEvent.TypeName: ContinuousClock.Instant] = [:]
     var isBlocked = false
     /// Messages that no queue got, by their ids, whose confirm is still to come.
     var returned: [String: String] = [:]
@@ -156,24 +158,26 @@ final class PublisherThread: Sendable {
   private func declare(_ type: PaymentEvent.TypeName, _ session: inout Session) throws(BrokerConnection.Failure)
     -> String?
   {
+    session.declared.remove(type)
+    // After a loss of the connection all are declared anyway.
+    session.declarations[type] = .now + shared.options.backoff.cap
     let common = shared.options.format == .masstransit ? shared.topology.common : []
     guard let refusal = try session.connection.declare(shared.topology.exchange(of: type), boundTo: common) else {
-      session.declared[type] = .now
+      session.declared.insert(type)
+      session.declarations[type] = .now + shared.options.declarationLifetime
       shared.withQueue { queue, _ in queue.endIdleHold(type) }
       return nil
     }
     return Self.reason(ofDeclaration: refusal)
   }
 
-  /// Declares the exchange that was declared the longest time ago, if that is long ago: an operator may have deleted it, or one that it
-  /// is bound to, while other queues still get its messages, so that none comes back.
+  /// Declares the exchange again whose time has come, one at a time: an operator may have deleted it, or one that it
+  /// is bound to, while other queues still get its messages, so that none comes back. Or the broker has refused it, and takes it now.
   private func declareAgain(_ session: inout Session) throws(BrokerConnection.Failure) {
-    guard let oldest = session.declared.min(by: { $0.value < $1.value }),
-      oldest.value.duration(to: .now) > shared.options.declarationLifetime,
+    guard let next = session.declarations.min(by: { $0.value < $1.value }), next.value <= .now,
       WakeUp.isWritable(session.connection.descriptor)
     else { return }
-    session.declared[oldest.key] = nil
-    if let refusal = try declare(oldest.key, &session) { hold(oldest.key, refusal, nil) }
+    if let refusal = try declare(next.key, &session) { hold(next.key, refusal, nil) }
   }
 
   private func serve(_ session: inout Session) throws(BrokerConnection.Failure) {
@@ -259,8 +263,9 @@ final class PublisherThread: Sendable {
     if counts.returned > 0 { shared.metrics.count(.returned, counts.returned) }
     // A binding between exchanges may have been deleted: they are declared again before the next try.
     for type in unrouted {
-      if let declared = session.declared[type], declared.duration(to: now) > Self.shortestDeclaration {
-        session.declared[type] = nil
+      let youngest = now + shared.options.declarationLifetime - Self.shortestDeclaration
+      if let again = session.declarations[type], again < youngest {
+        session.declared.remove(type)
       }
     }
     for event in skipped where shared.skip(event) {
@@ -315,7 +320,7 @@ final class PublisherThread: Sendable {
       }.value
       guard let event = next else { return false }
       do throws(BrokerConnection.Failure) {
-        if session.declared[event.type] == nil, let reason = try declare(event.type, &session) {
+        if !session.declared.contains(event.type), let reason = try declare(event.type, &session) {
           hold(event.type, reason, event)
           continue
         }
