@@ -44,6 +44,8 @@ enum ServerProcess {
           + " threads, or raise the limit (ulimit -u, ulimit -v, TasksMax= in the systemd unit)")
     }
     Allocator.keepMemoryFlat()
+    let code = Allocator.keepReserve()
+    guard code == 0 else { fail("the system lets the server start no thread: \(String(cString: strerror(code)))") }
   }
 
   static var logger: Logger { Logger(label: "regispay") { _ in LogOutput.writer.handler() } }

@@ -71,4 +71,41 @@ struct RegisPayStopTests {
       try await expectStop(server, SIGTERM)
     }
   }
+
+  @Test("a server that gets no further memory responds, says so, and stops in order")
+  func noMemoryUnderLoad() async throws {
+    try await withTemporaryFolder { folder in
+      let server = try await RunningServer.start(directory: folder, arguments: ["--stop-timeout", "3"])
+      let id = try await server.createPayment("1")
+      try await server.wait(for: id, status: "Completed", within: .seconds(30))
+      try await limit(server, "--as=\(number("VmSize", of: server) * 1024):", under: [], folder)
+      try await withThrowingTaskGroup(of: Void.self) { clients in
+        for _ in 0..<16 {
+          clients.addTask {
+            for path in Array(repeating: Self.paths, count: 4).joined() {
+              // A server that is busy may say so.
+              #expect([200, 503].contains(try await server.get(path).status), "\(path)")
+            }
+          }
+        }
+        try await clients.waitForAll()
+      }
+      let health = try await server.get("/health")
+      #expect(String(decoding: health.body, as: UTF8.self).contains("the system gives the server no more memory"))
+      // With room again, nothing is said any more.
+      try await limit(server, "--as=unlimited:", under: [], folder)
+      try await eventually("the reserve is kept again", within: .seconds(10)) {
+        !String(decoding: try await server.get("/health").body, as: UTF8.self).contains("no more memory")
+      }
+      try await limit(server, "--as=\(number("VmSize", of: server) * 1024):", under: [], folder)
+      try await expectStop(server, SIGTERM)
+    }
+  }
+
+  /// Each makes the server do something else.
+  private static let paths = [
+    "/health", "/metrics", "/api/v1/consumers", "/api/v1/payments", "/api/v1/payments/count",
+    "/api/v1/payments/troubles", "/api/v1/log",
+    "/api/v1/webhooks", "/",
+  ]
 }

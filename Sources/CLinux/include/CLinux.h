@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "CFaults.h"
+#include "CReserve.h"
 
 /// fallocate(2): reserves space for the first `length` bytes of a file and makes it at least that long.
 int clinux_allocate(int descriptor, uint64_t length);

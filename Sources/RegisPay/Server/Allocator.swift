@@ -1,3 +1,4 @@
+import CLinux
 import CMalloc
 import Synchronization
 
@@ -11,9 +12,24 @@ public enum Allocator {
     // Setting one also keeps the other from adapting. Larger blocks return to the system when they are freed.
     mallopt(M_MMAP_THRESHOLD, 256 << 10)
     mallopt(M_TRIM_THRESHOLD, 1 << 20)
-    // Room for a while in which the system gives no further address space: Swift's tasks end the process when they get none. Not
-    // resident until it is used.
+    // So that the heap grows in steps of that size.
     mallopt(M_TOP_PAD, 1 << 20)
+  }
+
+  private static let reserveBytes = 32 << 20
+
+  /// Keeps address space for the time in which the system gives no more: Swift's runtime ends the process when it gets no memory.
+  ///
+  /// - Returns: 0, or the error for which there is no thread that gives it back.
+  public static func keepReserve() -> Int32 { clinux_reserve_keep(reserveBytes) }
+
+  /// What ``Health`` says when the reserve is in use.
+  static var warnings: [String] {
+    guard clinux_reserve_is_in_use() else { return [] }
+    return [
+      "the system gives the server no more memory: it goes on with \(reserveBytes >> 20) MiB that it keeps for that, and ends when"
+        + " they are used; raise the limit (ulimit -v, ulimit -d), or stop it"
+    ]
   }
 
   private static let isReturning = Atomic<Bool>(false)

@@ -237,6 +237,7 @@ public struct Server: Sendable {
     let clock = ClockWarnings(stores: logs.map { ($0.name, $0.store) })
     let exposure = Exposure(directory: options.directory, isForGroup: options.allowsGroup)
     health.warn { start.warnings }
+    health.warn { Allocator.warnings }
     health.warn { [timeKeeper] in timeKeeper.warnings }
     if let tls {
       health.warn { tls.warnings }
