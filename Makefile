@@ -9,7 +9,7 @@ SIMULATIONS ?= 20000
 # The folders from the bottom up; none refers to one above it: docs/ARCHITECTURE.md.
 LOGSTORE_LAYERS = Types,Disk,Format,Segment,Index,Log,Commit,Backup,Repair,Store,Subscription
 REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,OTLP,Tracing,Activity,Projection,Batches,Processing,Webhooks,Broker,$\
-	HTTPServer,HTTP,Web,Simulator,Client,Load,Server,Diagnosis
+	HTTPServer,HTTP,Web,Simulator,Client,Load,Worker,Server,Diagnosis
 # The package manager passes traits to the compiler in the order of a hash table. With hashes of a new seed each time, the
 # command lines differ, and every build would compile Hummingbird and all above it again. Only for builds: a server's hashes need
 # their random seed.

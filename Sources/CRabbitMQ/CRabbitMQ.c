@@ -13,8 +13,9 @@
 #include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
 
-// Messages and confirms on one, declarations on the other: the broker closes a channel after a declaration that it refuses.
-enum { publishing = 1, declaring = 2 };
+// Messages and confirms on one, declarations on another: the broker closes a channel after a declaration that it refuses. What is
+// consumed comes on a third, whose close gives back what was not settled.
+enum { publishing = 1, declaring = 2, consuming = 3 };
 
 struct crabbit {
   amqp_connection_state_t state;
@@ -24,6 +25,13 @@ struct crabbit {
   enum { no_return, header_due, body_due } returned;
   uint64_t body_due_bytes;
   crabbit_event return_event;
+  int is_consuming;
+  // Of a delivery: the rest of its content that is still to come.
+  enum { no_delivery, delivery_header_due, delivery_body_due } delivery;
+  uint64_t delivery_due_bytes;
+  crabbit_event delivery_event;
+  size_t body_bytes;
+  char body[CRABBIT_BODY];
 };
 
 static void copy_text(char *to, amqp_bytes_t from) {
@@ -128,14 +136,17 @@ int crabbit_login(crabbit *connection, const char *vhost, const char *user, cons
                   const char *version, int heartbeat_seconds, crabbit_event *event) {
   clear(event);
   amqp_connection_state_t state = connection->state;
-  // The library asks for neither of these by itself.
-  amqp_table_entry_t capability = {amqp_cstring_bytes("connection.blocked"), {.kind = AMQP_FIELD_KIND_BOOLEAN}};
-  capability.value.value.boolean = 1;
+  // The library asks for none of these by itself.
+  amqp_table_entry_t capabilities[] = {
+      {amqp_cstring_bytes("connection.blocked"), {.kind = AMQP_FIELD_KIND_BOOLEAN}},
+      {amqp_cstring_bytes("consumer_cancel_notify"), {.kind = AMQP_FIELD_KIND_BOOLEAN}},
+  };
+  capabilities[0].value.value.boolean = capabilities[1].value.value.boolean = 1;
   amqp_table_entry_t properties[4];
   properties[0].key = amqp_cstring_bytes("capabilities");
   properties[0].value.kind = AMQP_FIELD_KIND_TABLE;
-  properties[0].value.value.table.num_entries = 1;
-  properties[0].value.value.table.entries = &capability;
+  properties[0].value.value.table.num_entries = sizeof capabilities / sizeof capabilities[0];
+  properties[0].value.value.table.entries = capabilities;
   properties[1].key = amqp_cstring_bytes("connection_name");
   properties[1].value.kind = AMQP_FIELD_KIND_UTF8;
   properties[1].value.value.bytes = amqp_cstring_bytes(name);
@@ -190,6 +201,111 @@ int crabbit_bind(crabbit *connection, const char *source, const char *destinatio
   amqp_exchange_bind(connection->state, declaring, amqp_cstring_bytes(destination), amqp_cstring_bytes(source),
                      amqp_empty_bytes, amqp_empty_table);
   return end_declaring(connection, event);
+}
+
+static amqp_table_entry_t text_entry(const char *key, const char *value) {
+  amqp_table_entry_t entry = {amqp_cstring_bytes(key), {.kind = AMQP_FIELD_KIND_UTF8}};
+  entry.value.value.bytes = amqp_cstring_bytes(value);
+  return entry;
+}
+
+int crabbit_declare_queue(crabbit *connection, const char *queue, const char *dead_letters, int delivery_limit,
+                          crabbit_event *event) {
+  if (begin_declaring(connection, event) != 0) return -1;
+  // What is given up goes to the other queue, which has to confirm it first; that needs the overflow.
+  amqp_table_entry_t entries[] = {
+      text_entry("x-queue-type", "quorum"),
+      text_entry("x-dead-letter-exchange", ""),
+      text_entry("x-dead-letter-routing-key", dead_letters),
+      text_entry("x-dead-letter-strategy", "at-least-once"),
+      text_entry("x-overflow", "reject-publish"),
+      {amqp_cstring_bytes("x-delivery-limit"), {.kind = AMQP_FIELD_KIND_I32}},
+  };
+  entries[5].value.value.i32 = delivery_limit;
+  const amqp_table_t table = {sizeof entries / sizeof entries[0] - (delivery_limit > 0 ? 0 : 1), entries};
+  const int passive = 0, durable = 1, exclusive = 0, auto_delete = 0;
+  amqp_queue_declare(connection->state, declaring, amqp_cstring_bytes(queue), passive, durable, exclusive, auto_delete, table);
+  return end_declaring(connection, event);
+}
+
+int crabbit_look_at_queue(crabbit *connection, const char *queue, uint32_t *messages, uint32_t *consumers,
+                          crabbit_event *event) {
+  if (begin_declaring(connection, event) != 0) return -1;
+  const int passive = 1;
+  amqp_queue_declare_ok_t *ok = amqp_queue_declare(connection->state, declaring, amqp_cstring_bytes(queue), passive, 0, 0, 0,
+                                                   amqp_empty_table);
+  if (ok) {
+    *messages = ok->message_count;
+    *consumers = ok->consumer_count;
+  }
+  return end_declaring(connection, event);
+}
+
+int crabbit_bind_queue(crabbit *connection, const char *queue, const char *exchange, crabbit_event *event) {
+  if (begin_declaring(connection, event) != 0) return -1;
+  amqp_queue_bind(connection->state, declaring, amqp_cstring_bytes(queue), amqp_cstring_bytes(exchange), amqp_empty_bytes,
+                  amqp_empty_table);
+  return end_declaring(connection, event);
+}
+
+// As end_declaring, for the channel of what is consumed.
+static int end_consuming(crabbit *connection, crabbit_event *event) {
+  int result = check(amqp_get_rpc_reply(connection->state), event);
+  if (result == 1) {
+    connection->is_consuming = 0;
+    amqp_channel_close_ok_t ok = {0};
+    int status = amqp_send_method(connection->state, consuming, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok);
+    if (status != AMQP_STATUS_OK) {
+      lose_by_status(event, status);
+      return -1;
+    }
+  }
+  return result;
+}
+
+int crabbit_consume(crabbit *connection, const char *queue, const char *tag, int prefetch, crabbit_event *event) {
+  clear(event);
+  if (!connection->is_consuming) {
+    amqp_channel_open(connection->state, consuming);
+    if (check(amqp_get_rpc_reply(connection->state), event) != 0) return -1;
+    connection->is_consuming = 1;
+    connection->delivery = no_delivery;
+    const int all_bytes = 0, for_channel = 0;
+    amqp_basic_qos(connection->state, consuming, all_bytes, (uint16_t)prefetch, for_channel);
+    int result = end_consuming(connection, event);
+    if (result != 0) return result;
+  }
+  // Not a call that waits: a queue that delivers already may send more than such a call may take in.
+  amqp_basic_consume_t consume = {0};
+  consume.queue = amqp_cstring_bytes(queue);
+  consume.consumer_tag = amqp_cstring_bytes(tag);
+  consume.nowait = 1;
+  int status = amqp_send_method(connection->state, consuming, AMQP_BASIC_CONSUME_METHOD, &consume);
+  if (status == AMQP_STATUS_OK) return 0;
+  lose_by_status(event, status);
+  return -1;
+}
+
+int crabbit_settle(crabbit *connection, uint64_t tag, crabbit_settlement settlement, crabbit_event *event) {
+  clear(event);
+  int status = settlement == CRABBIT_ACKNOWLEDGE
+                   ? amqp_basic_ack(connection->state, consuming, tag, 0)
+                   : amqp_basic_nack(connection->state, consuming, tag, 0, settlement == CRABBIT_GIVE_BACK);
+  if (status == AMQP_STATUS_OK) return 0;
+  lose_by_status(event, status);
+  return -1;
+}
+
+int crabbit_stop_consuming(crabbit *connection, crabbit_event *event) {
+  clear(event);
+  if (!connection->is_consuming) return 0;
+  connection->is_consuming = 0;
+  return check(amqp_channel_close(connection->state, consuming, AMQP_REPLY_SUCCESS), event) < 0 ? -1 : 0;
+}
+
+const char *crabbit_body(const crabbit *connection, size_t *bytes) {
+  *bytes = connection->body_bytes;
+  return connection->body;
 }
 
 int crabbit_publish(crabbit *connection, const crabbit_message *message, crabbit_event *event) {
@@ -281,7 +397,69 @@ static int end_return(crabbit *connection, crabbit_event *event) {
   return 1;
 }
 
+static int end_delivery(crabbit *connection, crabbit_event *event) {
+  connection->delivery = no_delivery;
+  *event = connection->delivery_event;
+  return 1;
+}
+
+static int take_delivered_method(crabbit *connection, const amqp_method_t *method, crabbit_event *event) {
+  switch (method->id) {
+    case AMQP_BASIC_DELIVER_METHOD: {
+      const amqp_basic_deliver_t *deliver = method->decoded;
+      clear(&connection->delivery_event);
+      connection->delivery_event.kind = CRABBIT_DELIVERY;
+      connection->delivery_event.tag = deliver->delivery_tag;
+      copy_text(connection->delivery_event.text, deliver->consumer_tag);
+      connection->delivery = delivery_header_due;
+      connection->body_bytes = 0;
+      return 0;
+    }
+    case AMQP_BASIC_CANCEL_METHOD:
+      lose(event, "a queue was deleted, or its leader was lost");
+      return 1;
+    case AMQP_CHANNEL_CLOSE_METHOD:
+      take_close(event, method);
+      return 1;
+    default:
+      lose(event, "an unexpected method on the channel of deliveries");
+      return 1;
+  }
+}
+
+static int take_delivered_frame(crabbit *connection, const amqp_frame_t *frame, crabbit_event *event) {
+  // What was on its way when the channel was closed.
+  if (!connection->is_consuming) return 0;
+  if (frame->frame_type == AMQP_FRAME_METHOD && connection->delivery == no_delivery) {
+    return take_delivered_method(connection, &frame->payload.method, event);
+  }
+  if (frame->frame_type == AMQP_FRAME_HEADER && connection->delivery == delivery_header_due &&
+      frame->payload.properties.class_id == AMQP_BASIC_CLASS) {
+    connection->delivery_due_bytes = frame->payload.properties.body_size;
+    connection->delivery_event.is_long = connection->delivery_due_bytes > CRABBIT_BODY;
+    if (connection->delivery_due_bytes == 0) return end_delivery(connection, event);
+    connection->delivery = delivery_body_due;
+    return 0;
+  }
+  const size_t length = frame->frame_type == AMQP_FRAME_BODY ? frame->payload.body_fragment.len : 0;
+  if (frame->frame_type == AMQP_FRAME_BODY && connection->delivery == delivery_body_due &&
+      length <= connection->delivery_due_bytes) {
+    // All parts together are at most the size of the header, which the buffer has room for.
+    if (!connection->delivery_event.is_long && length > 0) {
+      memcpy(connection->body + connection->body_bytes, frame->payload.body_fragment.bytes, length);
+      connection->body_bytes += length;
+    }
+    connection->delivery_due_bytes -= length;
+    if (connection->delivery_due_bytes == 0) return end_delivery(connection, event);
+    event->kind = CRABBIT_PART;
+    return 1;
+  }
+  lose(event, "a frame of a delivery out of order");
+  return 1;
+}
+
 static int take_frame(crabbit *connection, const amqp_frame_t *frame, crabbit_event *event) {
+  if (frame->channel == consuming) return take_delivered_frame(connection, frame, event);
   if (frame->channel > publishing) {
     lose(event, "a frame on a channel that is not open");
     return 1;

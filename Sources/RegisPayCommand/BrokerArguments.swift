@@ -34,7 +34,8 @@ struct BrokerArguments: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       "An event type to publish, such as PaymentCompleted; repeat the option for several.",
-      discussion: "Without this option all are. A type that no queue gets keeps a payment's later events waiting.",
+      discussion:
+        "Without this option all are; none alone publishes none. A type that no queue gets keeps a payment's later events waiting.",
       valueName: "type"))
   var brokerEvent: [String] = []
 
@@ -47,6 +48,13 @@ struct BrokerArguments: ParsableArguments {
         """,
       valueName: "choice"))
   var brokerUnroutable = BrokerOptions.Unroutable.wait
+
+  @Option(
+    help: ArgumentHelp(
+      "Where steps are taken from: log, or broker.",
+      discussion: "With broker the server makes no calls: processes of regispay worker do, and take them from queues.",
+      valueName: "source"))
+  var stepsFrom = StepsFrom.log
 
   @Option(
     help: ArgumentHelp("Root certificates that may vouch for a broker with TLS, in PEM.", valueName: "file"))
@@ -70,6 +78,10 @@ struct BrokerArguments: ParsableArguments {
   func checkTogether() throws {
     if brokerPassword != nil, broker.isEmpty { throw ValidationError("--broker-password needs --broker") }
     if !brokerEvent.isEmpty, broker.isEmpty { throw ValidationError("--broker-event needs --broker") }
+    if stepsFrom == .broker, broker.isEmpty { throw ValidationError("--steps-from broker needs --broker") }
+    if brokerEvent == [BrokerOptions.noTypes], stepsFrom == .log {
+      throw ValidationError("--broker-event none needs --steps-from broker: without both the broker gets nothing")
+    }
   }
 
   /// Nil without a broker.
@@ -93,6 +105,10 @@ struct BrokerArguments: ParsableArguments {
     try options.setExchangePrefix(brokerExchangePrefix)
     try options.setTypes(brokerEvent)
   }
+}
+
+enum StepsFrom: String, CaseIterable, ExpressibleByArgument {
+  case log, broker
 }
 
 extension BrokerOptions.Format: ExpressibleByArgument {}

@@ -9,7 +9,8 @@ struct RegisPayCommand: AsyncParsableCommand {
     commandName: "regispay", abstract: "An event-driven payment server on one durable log.",
     version: LogStore.version,
     subcommands: [
-      Serve.self, RunSimulator.self, Keys.self, Load.self, Parked.self, Unknown.self, Backup.self, Restore.self,
+      Serve.self, RunWorker.self, RunSimulator.self, Keys.self, Load.self, Parked.self, Unknown.self, Backup.self,
+      Restore.self,
       Doctor.self,
     ])
 
@@ -21,17 +22,23 @@ struct RegisPayCommand: AsyncParsableCommand {
     }
     let arguments = Array(CommandLine.arguments.dropFirst())
     // Help is there whatever the sources of settings say.
-    guard arguments.first == Serve._commandName,
+    guard [Serve._commandName, RunWorker._commandName].contains(arguments.first),
       Set(arguments).isDisjoint(with: ["-h", "--help", "-help", "--version", "--experimental-dump-help"])
     else { return await main(arguments) }
     do {
+      if arguments.first == RunWorker._commandName {
+        let given = Array(arguments.dropFirst())
+        return await main(
+          [RunWorker._commandName]
+            + (try RunWorker.arguments(given, environment: ProcessInfo.processInfo.environment)))
+      }
       let configuration = try ServeConfiguration(
         Array(arguments.dropFirst()), environment: ProcessInfo.processInfo.environment)
       await ServeConfiguration.$current.withValue(configuration) {
         await main([Serve._commandName] + configuration.arguments)
       }
     } catch {
-      refuse(error)
+      refuse(error, by: arguments.first ?? Serve._commandName)
     }
   }
 
@@ -54,9 +61,9 @@ struct RegisPayCommand: AsyncParsableCommand {
   }
 
   /// Ends the process as ArgumentParser does for wrong usage.
-  static func refuse(_ error: SettingsError) -> Never {
+  static func refuse(_ error: SettingsError, by command: String = Serve._commandName) -> Never {
     for line in error.lines { LogOutput.standardError.write("Error: \(line)\n") }
-    LogOutput.standardError.write("  See 'regispay serve --help' for more information.\n")
+    LogOutput.standardError.write("  See 'regispay \(command) --help' for more information.\n")
     LogOutput.standardError.flush(seconds: 1)
     Foundation.exit(ExitCode.validationFailure.rawValue)
   }

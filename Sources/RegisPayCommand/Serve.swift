@@ -265,6 +265,7 @@ struct Serve: AsyncParsableCommand {
     options.scrubBytesPerSecond = logFiles.scrubRate
     calls.apply(to: &options)
     options.broker = brokerArguments.options
+    options.stepsFromBroker = brokerArguments.stepsFrom == .broker
     options.webhooks.allowsPrivate = allowPrivateWebhooks
     options.webhooks.acceptsLoss = newWebhooks
     options.webhooks.timeLimit = .seconds(webhookTimeout)
@@ -287,7 +288,7 @@ struct Serve: AsyncParsableCommand {
     return options
   }
 
-  private static func withoutSlash(_ url: String) -> String {
+  static func withoutSlash(_ url: String) -> String {
     url.hasSuffix("/") ? String(url.dropLast()) : url
   }
 }
@@ -302,7 +303,7 @@ func checkURL(_ url: String, of option: String) throws {
 }
 
 /// - Throws: ``ValidationError`` for what can't be in a field of HTTP. The message doesn't show the secret.
-private func checkToken(_ token: String?, of option: String) throws {
+func checkToken(_ token: String?, of option: String) throws {
   guard let token, !token.utf8.allSatisfy({ (0x21...0x7e).contains($0) }) || token.isEmpty else { return }
   throw ValidationError("\(option) must consist of visible ASCII characters, without spaces")
 }

@@ -1,4 +1,4 @@
-// A connection to a broker that speaks AMQP 0-9-1, by Debian's librabbitmq: only what a publisher needs, in a form that Swift can
+// A connection to a broker that speaks AMQP 0-9-1, by Debian's librabbitmq: only what RegisPay needs, in a form that Swift can
 // call (the library's log-in takes variable arguments, and its frames are unions).
 //
 // One thread at a time uses a connection; `crabbit_received` may be called from any thread as long as the socket is not
@@ -18,6 +18,9 @@
 /// The largest frame, in bytes; larger messages are sent in several.
 #define CRABBIT_FRAME 16384
 
+/// The most bytes of the body of a delivery that is handed out; of a longer one nothing is kept.
+#define CRABBIT_BODY 65536
+
 typedef struct crabbit crabbit;
 
 typedef enum crabbit_kind {
@@ -36,12 +39,18 @@ typedef enum crabbit_kind {
   CRABBIT_CLOSED,
   /// The connection is lost, or the broker broke the protocol. Nothing more comes.
   CRABBIT_LOST,
+  /// A message for the consumer with the tag in `text`; `crabbit_body` has its body until the next call, unless `is_long`.
+  CRABBIT_DELIVERY,
+  /// A part of a message; more follows. So no call lasts as long as a message is.
+  CRABBIT_PART,
 } crabbit_kind;
 
 typedef struct crabbit_event {
   crabbit_kind kind;
   uint64_t tag;
   int multiple;
+  /// The body of the delivery is longer than CRABBIT_BODY.
+  int is_long;
   /// The broker's reply code, if it gave one.
   int code;
   /// Why, in UTF-8 if the broker keeps to the protocol.
@@ -85,6 +94,39 @@ int crabbit_declare(crabbit *connection, const char *exchange, crabbit_event *ev
 
 /// Sends what `source` gets to `destination` too. Returns as `crabbit_declare`.
 int crabbit_bind(crabbit *connection, const char *source, const char *destination, crabbit_event *event);
+
+/// Declares a durable quorum queue. A message that is rejected, or was delivered more often than `delivery_limit` (0 for no limit of
+/// ours), goes to the queue `dead_letters`. Returns as `crabbit_declare`.
+int crabbit_declare_queue(crabbit *connection, const char *queue, const char *dead_letters, int delivery_limit,
+                          crabbit_event *event);
+
+/// Counts what is ready in a queue, and its consumers. Returns as `crabbit_declare`: 1 with the code 404 if there is no such queue.
+int crabbit_look_at_queue(crabbit *connection, const char *queue, uint32_t *messages, uint32_t *consumers,
+                          crabbit_event *event);
+
+/// Has a queue get what an exchange gets. Returns as `crabbit_declare`.
+int crabbit_bind_queue(crabbit *connection, const char *queue, const char *exchange, crabbit_event *event);
+
+/// Has the broker deliver from a queue, at most `prefetch` messages that are not settled, under a consumer tag of the caller's. The first
+/// prefetch holds until `crabbit_stop_consuming`. If there is no such queue, `crabbit_next` says so. Returns as `crabbit_declare`.
+int crabbit_consume(crabbit *connection, const char *queue, const char *tag, int prefetch, crabbit_event *event);
+
+typedef enum crabbit_settlement {
+  CRABBIT_ACKNOWLEDGE,
+  /// The broker delivers it again.
+  CRABBIT_GIVE_BACK,
+  /// The broker moves it to the dead letters.
+  CRABBIT_REJECT,
+} crabbit_settlement;
+
+/// Settles a delivery, by its tag. Call it when the socket is writable. Returns 0, or -1 if the connection is lost.
+int crabbit_settle(crabbit *connection, uint64_t tag, crabbit_settlement settlement, crabbit_event *event);
+
+/// Ends all consumers; what is not settled is given back. Returns 0, or -1 if the connection is lost.
+int crabbit_stop_consuming(crabbit *connection, crabbit_event *event);
+
+/// The body of the delivery that `crabbit_next` gave last.
+const char *crabbit_body(const crabbit *connection, size_t *bytes);
 
 /// Publishes a persistent message that has to reach a queue. Call it when the socket is writable: then it does not wait. The
 /// first message has the tag 1, and each one the next number. Returns 0, or -1 with the reason in `event`.

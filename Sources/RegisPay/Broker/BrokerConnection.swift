@@ -17,7 +17,20 @@ struct BrokerConnection: ~Copyable {
     case returned(id: String, reason: String)
     case blocked(reason: String)
     case unblocked
+    case delivered(Delivery)
+    /// A part of a message: more follows.
+    case part
     case ended(Failure)
+  }
+
+  /// A message from a queue.
+  struct Delivery: Sendable, Hashable {
+    /// For ``settle(_:_:)``.
+    var tag: UInt64
+    /// That the broker was given for the queue.
+    var consumer: String
+    /// Nil if it is longer than any that means something here.
+    var body: [UInt8]?
   }
 
   /// How the connection is called at the broker.
@@ -152,7 +165,87 @@ struct BrokerConnection: ~Copyable {
       return .returned(id: Failure.text(of: event.message_id), reason: Failure.text(of: event.text))
     case CRABBIT_BLOCKED: return .blocked(reason: Failure.text(of: event.text))
     case CRABBIT_UNBLOCKED: return .unblocked
+    case CRABBIT_DELIVERY:
+      var count = 0
+      // The bytes are valid until the next call.
+      let body = crabbit_body(connection, &count).map { Array(UnsafeRawBufferPointer(start: $0, count: count)) }
+      return .delivered(
+        Delivery(tag: event.tag, consumer: Failure.text(of: event.text), body: event.is_long == 0 ? body : nil))
+    case CRABBIT_PART: return .part
     default: return .ended(Failure(event))
+    }
+  }
+}
+
+// MARK: - Queues
+
+extension BrokerConnection {
+  /// What becomes of a delivery.
+  enum Settlement: Sendable, Hashable {
+    case acknowledge
+    /// The broker delivers it again, and counts that.
+    case giveBack
+    /// To the dead letters.
+    case reject
+  }
+
+  struct QueueCounts: Sendable, Hashable {
+    /// Messages that are not delivered.
+    var messages: Int
+    var consumers: Int
+  }
+
+  /// Declares a durable quorum queue.
+  ///
+  /// - Parameters:
+  ///   - deadLetters: the queue that gets what is rejected or was delivered too often.
+  ///   - deliveryLimit: nil for the broker's own.
+  /// - Returns: why the broker refuses, if it does.
+  func declareQueue(_ name: String, deadLetters: String, deliveryLimit: Int?) throws(Failure) -> Failure? {
+    try refusal { crabbit_declare_queue(connection, name, deadLetters, Int32(deliveryLimit ?? 0), &$0) }
+  }
+
+  /// - Returns: why the broker refuses, if it does.
+  func bind(queue: String, to exchange: String) throws(Failure) -> Failure? {
+    try refusal { crabbit_bind_queue(connection, queue, exchange, &$0) }
+  }
+
+  /// - Returns: nil if there is no such queue.
+  func counts(of queue: String) throws(Failure) -> QueueCounts? {
+    var (messages, consumers): (UInt32, UInt32) = (0, 0)
+    let refusal = try refusal { crabbit_look_at_queue(connection, queue, &messages, &consumers, &$0) }
+    guard let refusal else { return QueueCounts(messages: Int(messages), consumers: Int(consumers)) }
+    guard refusal.code == 404 else { throw refusal }
+    return nil
+  }
+
+  /// Has the broker deliver the queue's messages, as many at once as `prefetch` says. Ends the connection if there is no such queue.
+  ///
+  /// - Returns: why the broker refuses, if it does; then nothing is delivered any more.
+  func consume(_ queue: String, as consumer: String, prefetch: Int) throws(Failure) -> Failure? {
+    try refusal { crabbit_consume(connection, queue, consumer, Int32(prefetch), &$0) }
+  }
+
+  /// Call it when the socket is writable.
+  func settle(_ tag: UInt64, _ settlement: Settlement) throws(Failure) {
+    let kind =
+      switch settlement {
+      case .acknowledge: CRABBIT_ACKNOWLEDGE
+      case .giveBack: CRABBIT_GIVE_BACK
+      case .reject: CRABBIT_REJECT
+      }
+    _ = try refusal { crabbit_settle(connection, tag, kind, &$0) }
+  }
+
+  /// Ends all deliveries; what is not settled is given back.
+  func stopConsuming() throws(Failure) { _ = try refusal { crabbit_stop_consuming(connection, &$0) } }
+
+  private func refusal(_ call: (inout crabbit_event) -> Int32) throws(Failure) -> Failure? {
+    var event = crabbit_event()
+    switch callGuard.guarding({ call(&event) }) {
+    case 0: return nil
+    case 1: return Failure(event)
+    default: throw Failure(event)
     }
   }
 }

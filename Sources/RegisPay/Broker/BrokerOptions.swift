@@ -25,10 +25,15 @@ public struct BrokerOptions: Sendable {
   public var exchangePrefix = BrokerOptions.referencePrefix
   public var format = Format.masstransit
   public var unroutable = Unroutable.wait
-  /// The types that are published; nil for all.
+  /// The types that are published; nil for all, empty for none.
   var types: Set<PaymentEvent.TypeName>?
   /// Certificates that may vouch for a broker, in PEM.
   public var roots = "/etc/ssl/certs/ca-certificates.crt"
+
+  /// The queues of steps are declared, and bound.
+  private(set) var hasStepQueues = false
+  /// Between two looks at these queues.
+  var queueInterval = Duration.seconds(5)
 
   /// Messages that are sent and not confirmed.
   var inFlightLimit = 256
@@ -75,13 +80,32 @@ public struct BrokerOptions: Sendable {
     exchangePrefix = prefix
   }
 
-  /// - Parameter names: of types, such as `PaymentCompleted`; empty for all.
+  /// The word for no type.
+  public static let noTypes = "none"
+
+  /// Whether any integration event is published.
+  var publishesEvents: Bool { types?.isEmpty != true }
+
+  /// How what requests a step is published to the queues of workers: with exchanges of its own, see ``StepQueue``.
+  var forSteps: BrokerOptions {
+    var options = self
+    options.exchangePrefix = StepQueue.exchangePrefix
+    // It has no exchanges that get the messages of several types.
+    options.format = .cloudevents
+    options.types = StepQueue.types
+    options.unroutable = .wait
+    options.hasStepQueues = true
+    return options
+  }
+
+  /// - Parameter names: of types, such as `PaymentCompleted`; empty for all, or ``noTypes`` alone.
   public mutating func setTypes(_ names: [String]) throws(BrokerOptionsError) {
+    guard names != [Self.noTypes] else { return types = [] }
     var types: Set<PaymentEvent.TypeName> = []
     for name in names.flatMap({ $0.split(separator: ",") }) {
       guard let type = PaymentEvent.TypeName(rawValue: String(name)) else {
         let all = PaymentEvent.TypeName.allCases.map(\.rawValue).joined(separator: ", ")
-        throw BrokerOptionsError(description: "--broker-event must be one of \(all)")
+        throw BrokerOptionsError(description: "--broker-event must be \(Self.noTypes) alone, or some of \(all)")
       }
       types.insert(type)
     }

@@ -7,7 +7,10 @@ import Synchronization
 /// The checkpoint, on the log, moves past an event when the broker has confirmed it, so what a broker has not taken waits on the log,
 /// however long. Safe to use from any task.
 final class BrokerPublisher: Sendable {
+  /// The name of the checkpoint of integration events.
   static let cursorName = "broker"
+  /// The name of the checkpoint of what requests steps.
+  static let stepsCursorName = "broker-steps"
 
   /// How long it waits for more events when it has caught up, so that one reading takes those of several appends.
   private static let pace = Duration.milliseconds(5)
@@ -22,9 +25,13 @@ final class BrokerPublisher: Sendable {
     /// The next wait ends at once.
     var isPoked = false
     var replays: [Replay] = []
+    /// The queues of steps are new: all that is unfinished is to be published.
+    var isRestartWanted = false
     var hasEnded = false
   }
 
+  /// Of the checkpoint.
+  let name: String
   private let log: PaymentLog
   private let health: Health
   private let shared: PublisherState
@@ -33,16 +40,32 @@ final class BrokerPublisher: Sendable {
 
   init(_ options: BrokerOptions, log: PaymentLog, health: Health, logger: Logger) {
     (self.log, self.health) = (log, health)
-    shared = PublisherState(options)
+    name = options.hasStepQueues ? Self.stepsCursorName : Self.cursorName
+    shared = PublisherState(options, name: name)
     var logger = logger
-    logger[metadataKey: "consumer"] = "\(Self.cursorName)"
+    logger[metadataKey: "consumer"] = "\(name)"
     self.logger = logger
     health.warn { [shared] in shared.status.warnings }
   }
 
   var status: BrokerStatus { shared.status }
 
-  var metricFamilies: [MetricFamily] { shared.metrics.families(shared.status) }
+  var metricFamilies: [MetricFamily] {
+    let status = shared.status
+    return shared.options.hasStepQueues ? BrokerMetrics.families(of: status.queues) : shared.metrics.families(status)
+  }
+
+  /// Has the dead letters of a step go to its queue again, those that are there now.
+  ///
+  /// - Returns: how many there were at the last look; nil if the broker can't be asked now.
+  func releaseDeadLetters(_ step: PaymentStep) -> Int? {
+    let status = shared.status
+    guard status.state == .publishing || status.state == .blocked,
+      let queue = status.queues.first(where: { $0.queue.step == step })
+    else { return nil }
+    shared.release(step)
+    return queue.deadLetters
+  }
 
   /// Publishes everything from an offset on again, in the same order, beside what is published anyway.
   ///
@@ -65,12 +88,15 @@ final class BrokerPublisher: Sendable {
   func run() async {
     let thread: PublisherThread
     do throws(WakeUp.Failure) {
-      thread = try PublisherThread(shared, source: "regispay/\(log.reader.storeID)", logger: logger) { [weak self] in
-        self?.poke()
-      }
+      thread = try PublisherThread(
+        shared, source: "regispay/\(log.reader.storeID)", logger: logger, onRoom: { [weak self] in self?.poke() },
+        onNewQueues: { [weak self] in
+          self?.control.withLock { $0.isRestartWanted = true }
+          self?.poke()
+        })
     } catch {
       endReplays()
-      health.report(Self.cursorName, fault: "\(error)")
+      health.report(name, fault: "\(error)")
       // The end of one service would end the group. Throws only when the task is cancelled.
       while !Task.isCancelled { try? await Task.sleep(for: .seconds(3_600)) }
       return
@@ -86,11 +112,11 @@ final class BrokerPublisher: Sendable {
     }
     let last = Mutex<Subscription?>(nil)
     _ = await log.follower.repeatUntilCancelled {
-      let subscription = try log.store.subscription(Self.cursorName, options: LogFollower.subscriptionOptions())
+      let subscription = try log.store.subscription(name, options: LogFollower.subscriptionOptions())
       last.withLock { $0 = subscription }
       try await publish(subscription, thread)
     } failed: { error in
-      health.report(Self.cursorName, fault: "\(error)")
+      health.report(name, fault: "\(error)")
       logger.error("can't follow the log", metadata: ["error": "\(error)"])
     }
     endReplays()
@@ -101,8 +127,21 @@ final class BrokerPublisher: Sendable {
 
   /// Reads and adds to the queue, until the task is cancelled or the log is to be read from another offset.
   private func publish(_ subscription: Subscription, _ thread: PublisherThread) async throws {
+    let isRestart = control.withLock { control in
+      defer { control.isRestartWanted = false }
+      return control.isRestartWanted
+    }
+    if try await skipDone(subscription.checkpoint, isRestart: isRestart) {
+      if isRestart { control.withLock { $0.isRestartWanted = true } }
+      return
+    }
     shared.begin(subscription)
+    if isRestart {
+      shared.allowNewQueues()
+      thread.wake()
+    }
     while !Task.isCancelled {
+      if control.withLock({ $0.isRestartWanted }) { return }
       if try await beginReplays() { return }
       let room = shared.room
       guard room > 0 else {
@@ -122,7 +161,7 @@ final class BrokerPublisher: Sendable {
         return .take(event)
       }
       for range in portion.passed { subscription.finish(range) }
-      health.report(Self.cursorName, fault: nil)
+      health.report(name, fault: nil)
       if !portion.items.isEmpty {
         shared.add(portion.items.map(\.item))
         thread.wake()
@@ -144,6 +183,17 @@ final class BrokerPublisher: Sendable {
         await Task.yield()
       }
     }
+  }
+
+  /// For steps: moves the checkpoint past what is done, if it is not. New queues get all that is not done, so then it is also set back.
+  ///
+  /// - Returns: whether it was moved.
+  private func skipDone(_ checkpoint: UInt64, isRestart: Bool) async throws -> Bool {
+    guard shared.options.hasStepQueues else { return false }
+    let done = try PaymentStep.allCases.map { try log.reader.cursor(StepConsumer.cursorName(of: $0)) ?? 0 }.min() ?? 0
+    guard checkpoint < done || (isRestart && checkpoint > done) else { return false }
+    try await log.store.append(Append([], cursors: [CursorCommit(name: name, checkpoint: done, isReset: true)]))
+    return true
   }
 
   /// Waits for something, until that, ``poke()`` or the end of the task.
@@ -182,7 +232,7 @@ final class BrokerPublisher: Sendable {
     let offset = min(lowest, shared.status.nextOffset)
     do throws(LogStoreError) {
       try await log.store.append(
-        Append([], cursors: [CursorCommit(name: Self.cursorName, checkpoint: offset, isReset: true)]))
+        Append([], cursors: [CursorCommit(name: name, checkpoint: offset, isReset: true)]))
     } catch {
       for replay in replays { replay.done.resume(returning: .failure(error)) }
       return false

@@ -26,6 +26,8 @@ struct BrokerStatus: Sendable {
     var offsets: ClosedRange<UInt64>
   }
 
+  /// The publisher's, which begins the warnings.
+  var name = BrokerPublisher.cursorName
   var state = State.connecting
   /// What is wrong and what to do, if something is.
   var reason: String?
@@ -33,6 +35,8 @@ struct BrokerStatus: Sendable {
   var address: String?
   var held: [HeldExchange] = []
   var skipped: [SkippedExchange] = []
+  /// Those of steps, at the last look; empty for integration events, and until the first one.
+  var queues: [StepQueue.Status] = []
   /// Messages sent and not confirmed.
   var inFlight = 0
   /// Events in memory that are not finished, with those in flight.
@@ -42,11 +46,11 @@ struct BrokerStatus: Sendable {
 
   /// One line for each thing that keeps messages from the broker.
   var warnings: [String] {
-    let connection = reason.map { ["broker: \($0)"] } ?? []
+    let connection = reason.map { ["\(name): \($0)"] } ?? []
     let full =
       state == .held
-      ? ["broker: \(unfinished) events wait for the exchanges below, and no other is published until these are"] : []
-    return connection + full + held.map { "broker: exchange \($0.name): \($0.reason)" }
+      ? ["\(name): \(unfinished) events wait for the exchanges below, and no other is published until these are"] : []
+    return connection + full + held.map { "\(name): exchange \($0.name): \($0.reason)" } + queues.flatMap(\.warnings)
   }
 }
 
@@ -82,6 +86,19 @@ final class BrokerMetrics: Sendable {
       .gauge("regispay_broker_in_flight", "Messages sent to the broker and not confirmed.", status.inFlight),
       .gauge(
         "regispay_broker_held_exchanges", "Exchanges whose messages the broker does not take.", status.held.count),
+    ]
+  }
+
+  static func families(of queues: [StepQueue.Status]) -> [MetricFamily] {
+    func family(_ name: String, _ help: String, _ value: (StepQueue.Status) -> Int) -> MetricFamily {
+      var family = MetricFamily(name, .gauge, help)
+      for status in queues { family.add([.init("step", status.queue.step.rawValue)], value(status)) }
+      return family
+    }
+    return [
+      family("regispay_step_queue_messages", "Messages in a step's queue that no worker has.", \.messages),
+      family("regispay_step_queue_workers", "Workers that take a step from its queue.", \.workers),
+      family("regispay_step_dead_letters", "Messages of a step in its dead-letter queue.", \.deadLetters),
     ]
   }
 }

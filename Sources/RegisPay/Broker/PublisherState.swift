@@ -12,6 +12,9 @@ final class PublisherState: Sendable {
     var subscription: Subscription?
     var isRoomWanted = false
     var skipped: [PaymentEvent.TypeName: (count: UInt64, offsets: ClosedRange<UInt64>)] = [:]
+    /// The log is read from where new queues of steps need it.
+    var areNewQueuesAllowed = false
+    var releases: [PaymentStep] = []
     var isStopping = false
   }
 
@@ -20,10 +23,12 @@ final class PublisherState: Sendable {
   let metrics = BrokerMetrics()
   private let state: Mutex<State>
 
-  init(_ options: BrokerOptions) {
+  init(_ options: BrokerOptions, name: String = BrokerPublisher.cursorName) {
     self.options = options
     topology = BrokerTopology(prefix: options.exchangePrefix)
-    state = Mutex(State(queue: PublishQueue(backoff: options.backoff)))
+    var state = State(queue: PublishQueue(backoff: options.backoff))
+    state.status.name = name
+    self.state = Mutex(state)
   }
 
   // MARK: - The task that reads the log
@@ -49,7 +54,24 @@ final class PublisherState: Sendable {
     }
   }
 
+  /// All that is not done follows: the thread may declare queues that are not there.
+  func allowNewQueues() { state.withLock { $0.areNewQueuesAllowed = true } }
+
+  func release(_ step: PaymentStep) {
+    state.withLock { state in if !state.releases.contains(step) { state.releases.append(step) } }
+  }
+
   // MARK: - The thread
+
+  var areNewQueuesAllowed: Bool { state.withLock { $0.areNewQueuesAllowed } }
+
+  /// The queues are declared: what is published from now on reaches them.
+  func haveQueues() { state.withLock { $0.areNewQueuesAllowed = false } }
+
+  /// The next step whose dead letters are to go to its queue.
+  func takeRelease() -> PaymentStep? { state.withLock { $0.releases.isEmpty ? nil : $0.releases.removeFirst() } }
+
+  func set(_ queues: [StepQueue.Status]) { state.withLock { $0.status.queues = queues } }
 
   /// Works with the queue. Confirmed events are finished before the lock is released, so that none is finished for a subscription
   /// that began meanwhile.

@@ -26,6 +26,14 @@ extension PublisherThread {
     }
   }
 
+  static func reason(ofQueue name: String, _ failure: BrokerConnection.Failure) -> String {
+    switch failure.code {
+    case 403?: "the user may not declare or bind the queue \(name): \(failure.reason)"
+    case 406?: "the queue \(name) exists with other properties; delete it: \(failure.reason)"
+    default: "the queue \(name) can't be declared: \(failure.reason)"
+    }
+  }
+
   static func reason(ofReturn reason: String) -> String {
     "no queue gets its messages (\(reason)): bind a queue to it, name the types to publish with --broker-event, or start with --broker-unroutable skip"
   }

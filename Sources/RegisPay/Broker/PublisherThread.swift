@@ -19,19 +19,24 @@ final class PublisherThread: Sendable {
   private static let waitLimit = Duration.milliseconds(400)
 
   let callGuard = CallGuard()
-  private let shared: PublisherState
+  let shared: PublisherState
   private let source: String
-  private let wakeup: WakeUp
+  let wakeup: WakeUp
   private let onRoom: @Sendable () -> Void
+  let onNewQueues: @Sendable () -> Void
   private let logger: Logger
 
   /// - Parameters:
   ///   - source: names the log in CloudEvents.
   ///   - onRoom: called when the queue has room again.
-  init(_ shared: PublisherState, source: String, logger: Logger, onRoom: @escaping @Sendable () -> Void) throws(WakeUp
-    .Failure)
-  {
+  ///   - onNewQueues: called when queues of steps are not there. The log must be read from where they need it, before they are
+  ///     declared (``PublisherState/allowNewQueues()``).
+  init(
+    _ shared: PublisherState, source: String, logger: Logger, onRoom: @escaping @Sendable () -> Void,
+    onNewQueues: @escaping @Sendable () -> Void = {}
+  ) throws(WakeUp.Failure) {
     wakeup = try WakeUp()
+    self.onNewQueues = onNewQueues
     (self.shared, self.source, self.logger, self.onRoom) = (shared, source, logger, onRoom)
   }
 
@@ -87,11 +92,13 @@ final class PublisherThread: Sendable {
     guard shared.set(state, reason: reason, address: url?.address) else { return }
     var fields: Logger.Metadata = [:]
     if let url { fields["broker"] = "\(url.address)" }
+    let isForSteps = shared.options.hasStepQueues
     if let reason {
       fields["reason"] = "\(reason)"
-      logger.warning("integration events are not published", metadata: fields)
+      logger.warning(
+        isForSteps ? "steps don't reach the workers" : "integration events are not published", metadata: fields)
     } else if state == .publishing {
-      logger.notice("integration events are published", metadata: fields)
+      logger.notice(isForSteps ? "steps reach the workers" : "integration events are published", metadata: fields)
     }
   }
 
@@ -105,6 +112,7 @@ final class PublisherThread: Sendable {
         writer: Writer(shared, url, source: source))
       shared.metrics.countConnection()
       try declareAll(&session)
+      if shared.options.hasStepQueues { try declareQueues(&session) }
       report(.publishing, nil, url)
       try serve(&session)
       session.close()
@@ -114,7 +122,7 @@ final class PublisherThread: Sendable {
     }
   }
 
-  private struct Session: ~Copyable {
+  struct Session: ~Copyable {
     var connection: BrokerConnection
     let url: BrokerURL
     let writer: Writer
@@ -126,11 +134,14 @@ final class PublisherThread: Sendable {
     /// Messages that no queue got, by their ids, whose confirm is still to come.
     var returned: [String: String] = [:]
     var lastConfirm = ContinuousClock.now
+    var nextLook = ContinuousClock.now
+    /// The step whose dead letters are released, and how many more.
+    var release: (step: PaymentStep, left: Int, end: ContinuousClock.Instant)?
 
     consuming func close() { connection.close() }
   }
 
-  private struct Writer {
+  struct Writer {
     private let massTransit: MassTransitEnvelope?
     private let cloudEvent: CloudEvent
 
@@ -194,6 +205,7 @@ final class PublisherThread: Sendable {
       if stopEnd == nil, !session.isBlocked { try declareAgain(&session) }
       let isUnwritable = stopEnd == nil && !session.isBlocked ? try send(&session) : false
       reportConfirms(&session)
+      if shared.options.hasStepQueues, stopEnd == nil { try careForQueues(&session, now) }
       let (next, hasNext) = shared.withQueue { queue, _ in
         (queue.nextTry, queue.inFlightCount < shared.options.inFlightLimit && queue.hasNext(now))
       }.value
@@ -222,6 +234,8 @@ final class PublisherThread: Sendable {
         session.isBlocked = false
         session.lastConfirm = .now
         report(.publishing, nil, session.url)
+      case .delivered(let delivery): try release(delivery, &session)
+      case .part: continue
       case .ended(let failure): throw failure
       }
     }

@@ -13,9 +13,11 @@ public struct ServerClient: Sendable {
   ///   - url: the server's address, such as `http://127.0.0.1:8080`.
   ///   - key: an API key, if the server asks for one.
   ///   - tls: for a URL with `https`.
-  public init(url: String, key: String?, tls: ClientTLS = .init()) throws(EndpointError) {
+  ///   - connectionLimit: for each event loop.
+  public init(url: String, key: String?, tls: ClientTLS = .init(), connectionLimit: Int = 8) throws(EndpointError) {
     pool = try ConnectionPool(
-      try Endpoint(url), timeLimit: Self.timeLimit, responseLimit: Self.responseLimit, connectionLimit: 8, tls: tls)
+      try Endpoint(url), timeLimit: Self.timeLimit, responseLimit: Self.responseLimit,
+      connectionLimit: connectionLimit, tls: tls)
     self.key = key
   }
 
@@ -23,9 +25,11 @@ public struct ServerClient: Sendable {
 
   public func get(_ path: String) async throws(ServerClientError) -> JSONValue { try await send(.GET, path) }
 
-  /// - Parameter body: nil for none.
+  /// - Parameters:
+  ///   - idempotencyKey: nil for a request that has no use for one.
+  ///   - body: nil for none.
   public func post(
-    _ path: String, idempotencyKey: String, body: JSONValue? = nil
+    _ path: String, idempotencyKey: String?, body: JSONValue? = nil
   ) async throws(ServerClientError) -> JSONValue {
     try await send(.POST, path, idempotencyKey: idempotencyKey, body: body)
   }

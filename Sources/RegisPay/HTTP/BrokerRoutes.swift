@@ -1,10 +1,13 @@
 import Hummingbird
 import LogStore
 
-/// `POST /api/v1/broker/replay`: publishes integration events again.
+/// `POST /api/v1/broker/replay`: publishes integration events again. `POST /api/v1/broker/dead-letters/{step}/release`: has dead letters go
+/// to the queue of their step again.
 struct BrokerRoutes: Sendable {
   /// Nil if no broker is named.
   let broker: BrokerPublisher?
+  /// Nil if the server makes the calls of steps itself.
+  let stepPublisher: BrokerPublisher?
   let actions: ActionLog
 
   /// The greatest whole number that JSON carries safely: the API's limit for offsets.
@@ -28,6 +31,23 @@ struct BrokerRoutes: Sendable {
           return Response(json: ["from": .integer(offset)], status: .accepted)
         }
       ])
+    router.handle(
+      "/api/v1/broker/dead-letters/{step}/release", [.post: { _, context in try await release(context) }])
+  }
+
+  private func release(_ context: HTTPRequestContext) async throws -> Response {
+    let name = context.parameters.get("step") ?? ""
+    guard let step = PaymentStep(rawValue: name) else {
+      throw Problem.notFound("There is no step \(name.debugDescription).")
+    }
+    guard let stepPublisher else {
+      throw Problem.notFound("No step has a queue: the server runs without --steps-from broker.")
+    }
+    guard let count = stepPublisher.releaseDeadLetters(step) else {
+      throw Problem.unavailable("The server has no connection to the broker.")
+    }
+    await actions.record(.deadLettersReleased, step.rawValue, [.init("messages", .integer(count))], by: context.holder)
+    return Response(json: ["step": .string(step.rawValue), "messages": .integer(count)], status: .accepted)
   }
 
   private func body(of request: Request) async throws -> JSONValue {

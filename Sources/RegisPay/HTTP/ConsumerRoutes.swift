@@ -7,6 +7,7 @@ struct ConsumerRoutes: Sendable {
   let log: PaymentLog
   let consumers: ConsumerRegistry
   let broker: BrokerPublisher?
+  let stepPublisher: BrokerPublisher?
   let retryStatus: RetryStatus
   let projection: PaymentProjection
   let actions: ActionLog
@@ -45,8 +46,9 @@ struct ConsumerRoutes: Sendable {
     let end = log.reader.endOffset
     let now = ContinuousClock.now
     var all: [JSONValue] = []
+    let queues = stepPublisher?.status.queues ?? []
     for status in await consumers.statuses {
-      all.append([
+      var members: [JSONValue.Member] = Self.members([
         "name": .string(status.name), "checkpoint": .integer(status.checkpoint),
         "nextOffset": .integer(status.nextOffset), "lag": .integer(end - min(end, status.nextOffset)),
         "inFlight": .integer(status.inFlight), "slowCalls": .integer(status.slowCalls),
@@ -54,6 +56,10 @@ struct ConsumerRoutes: Sendable {
         "delayed": .integer(try await projection.delayCount(status.step)),
         "reasons": try await reasons(status.step), "breaker": Self.breaker(status.breaker, now),
       ])
+      if let queue = queues.first(where: { $0.queue.step == status.step }) {
+        members.append(.init("queue", Self.json(queue)))
+      }
+      all.append(.object(members))
     }
     if let completion = consumers.completion {
       all.append([
@@ -61,7 +67,7 @@ struct ConsumerRoutes: Sendable {
         "nextOffset": .integer(completion.nextOffset), "lag": .integer(end - min(end, completion.nextOffset)),
       ])
     }
-    if let status = broker?.status { all.append(Self.json(status, end: end, now)) }
+    for status in [broker, stepPublisher].compactMap({ $0?.status }) { all.append(Self.json(status, end: end, now)) }
     let list = projection.status
     let damage = log.damage.summary
     return Response(json: [
@@ -118,12 +124,23 @@ struct ConsumerRoutes: Sendable {
     ]
   }
 
+  private static func members(_ object: JSONValue) -> [JSONValue.Member] {
+    if case .object(let members) = object { members } else { [] }
+  }
+
+  private static func json(_ queue: StepQueue.Status) -> JSONValue {
+    [
+      "name": .string(queue.queue.name), "messages": .integer(queue.messages), "workers": .integer(queue.workers),
+      "deadLetters": .integer(queue.deadLetters),
+    ]
+  }
+
   private static func json(_ status: BrokerStatus, end: UInt64, _ now: ContinuousClock.Instant) -> JSONValue {
     var connection: [JSONValue.Member] = [.init("state", .string(status.state.rawValue))]
     if let address = status.address { connection.append(.init("address", .string(address))) }
     if let reason = status.reason { connection.append(.init("reason", .string(reason))) }
     return [
-      "name": .string(BrokerPublisher.cursorName), "checkpoint": .integer(status.checkpoint),
+      "name": .string(status.name), "checkpoint": .integer(status.checkpoint),
       "nextOffset": .integer(status.nextOffset), "lag": .integer(end - min(end, status.nextOffset)),
       "inFlight": .integer(status.inFlight), "unfinished": .integer(status.unfinished),
       "broker": .object(connection),

@@ -62,6 +62,16 @@ public struct Payment: Sendable, Hashable {
     self = payment
   }
 
+  /// What a call needs of a payment, in a process that has no log: it has no state that decides anything.
+  ///
+  /// - Parameter refund: the one that the call is for.
+  init(forCallOf id: PaymentID, _ money: Money, reference: String?, refund: Refund?) {
+    (self.id, self.money, self.reference) = (id, money, reference)
+    state = .initiated
+    // A refund is found by its number, which the caller has bounded.
+    refunds = refund.map { refund in Array(repeating: refund, count: refund.number) } ?? []
+  }
+
   /// Applies an event to the payment.
   ///
   /// - Throws: when the event can't happen in this state; the payment is unchanged.

@@ -22,6 +22,17 @@ final class ConsumerRegistry: Sendable {
   private let namedBreakers = Mutex<[NamedBreaker]>([])
   private let completionSubscription = Mutex<Subscription?>(nil)
 
+  private let desks = Mutex<[WorkDesk]>([])
+  /// Whether workers make the calls.
+  let handsOutWork: Bool
+
+  init(handsOutWork: Bool = false) { self.handsOutWork = handsOutWork }
+
+  func set(desks: [WorkDesk]) { self.desks.withLock { $0 = desks } }
+
+  /// Where workers take a step from; nil if the server makes the calls itself, or does not run yet or any more.
+  func desk(_ step: PaymentStep) -> WorkDesk? { desks.withLock { $0.first { $0.step == step } } }
+
   func set(completion: Subscription) { completionSubscription.withLock { $0 = completion } }
 
   /// How far the completion consumer is; nil until it has begun.

@@ -174,7 +174,7 @@ struct StepCall: Sendable {
     guard stop.isStopped || Task.isCancelled else { return nil }
     breakers.abandoned(pass, now: clock.now)
     guard stop.isStopped else { return .abandoned }
-    let reason = "no response within \(options.slowAfter), and other calls waited for the slot"
+    let reason = stop.reason ?? "no response within \(options.slowAfter), and other calls waited for the slot"
     var failure = CallRetry(.timeout, reason: reason)
     failure.isDoubtful = true
     failure.span = cancelled.span
@@ -228,7 +228,7 @@ struct StepCall: Sendable {
 
   /// Skips a payment that refuses commands, so that the consumer's checkpoint doesn't wait for it. Records that on the log, so
   /// that the step is resumed when the payment can be read again; see ``SkippedWork``.
-  private func skip(_ work: StepWork, _ error: PaymentLogError, _ checkpoint: Checkpoint) async -> StepEnding {
+  func skip(_ work: StepWork, _ error: PaymentLogError, _ checkpoint: Checkpoint) async -> StepEnding {
     health.countSkippedEvent()
     metrics.count(.skipped)
     log.damage.skip(work.id, work.work, reason: "\(error)")
@@ -244,6 +244,30 @@ struct StepCall: Sendable {
     } catch {
       return .retry(CallRetry(.notMade, reason: "can't append: \(error)"), isOutage: true)
     }
+  }
+
+  /// Appends a wait to the log, which holds the work from then on.
+  func delay(
+    _ work: StepWork, _ wait: RetryPolicy.Wait, _ failure: CallRetry, checkpoint: Checkpoint
+  ) async -> StepEnding {
+    let now = log.waitTime.microseconds()
+    let delay = Delay(
+      work.work, untilMicroseconds: now + wait.duration.microseconds, attempts: wait.attempts,
+      ownFailures: wait.ownFailures, reason: failure.reason, didTimeOut: failure.cause == .timeout,
+      beganMicroseconds: now)
+    let ending = await record(.delay(delay), of: work, as: nil, isAccepted: false, checkpoint: checkpoint)
+    // The earlier wait is over and still on the log: the item is loaded again.
+    if case .retry = ending, case .delayed = work { return .finished(isAccepted: false) }
+    return ending
+  }
+
+  func logRetry(_ work: StepWork, _ failure: CallRetry, attempts: Int) {
+    var fields: Logger.Metadata = [
+      "payment": "\(work.id)", "step": "\(work.work)", "attempts": "\(attempts)", "reason": "\(failure.reason)",
+      "trace_id": "\((failure.span?.trace ?? work.id.traceID).text)",
+    ]
+    if let span = failure.span { fields["span_id"] = "\(span.spanID)" }
+    logger.warning("a step failed and will be tried again", metadata: fields)
   }
 
   /// For a line about a payment, which belongs to its trace.

@@ -7,6 +7,9 @@ import Logging
 /// Delivery is at least once: after a crash, calls from the checkpoint on are made again with the same keys, unless the
 /// payment's stream says that the step is done. A payment that fails waits without a call slot, and the others proceed. A long
 /// wait goes on the log, and ``DelayedWork`` finds it when it is over: the checkpoint moves past it, and it survives a restart.
+///
+/// If workers in other processes make the calls, it makes none: it only moves the checkpoint past what is done (``WorkTracker``), and
+/// records what can't be read.
 public actor StepConsumer {
   private static let batch = 256
   private static let batchesAtOnce = 16
@@ -19,8 +22,8 @@ public actor StepConsumer {
   private let filter: StepFilter
   private let cursorName: String
   private let log: PaymentLog
-  private let delayedWork: DelayedWorkLoader
-  private let call: StepCall
+  let delayedWork: DelayedWorkLoader
+  let call: StepCall
   let breakers: Breakers
   private let retryStatus: RetryStatus
   private let health: Health
@@ -31,6 +34,11 @@ public actor StepConsumer {
 
   private var subscription: Subscription
   private var window: InFlightWindow<StepRequest>
+  /// What is read and not known to be done; used instead of the window if workers make the calls.
+  private var tracker = WorkTracker()
+  private var isChecking = false
+  /// How many calls workers have; nil if this consumer makes the calls.
+  private let handed: (@Sendable () -> Int)?
   private var retries: RetryPolicy
   private var delayed: DelayedQueue
   private var isLoadingDelayed = false
@@ -50,12 +58,14 @@ public actor StepConsumer {
   /// - Parameters:
   ///   - step: decides which events the consumer handles, and its cursor's name.
   ///   - breaker: shared by all consumers that call the same dependency.
+  ///   - handed: how many calls workers in other processes have, if they make the calls.
   public init(
     _ step: PaymentStep, log: PaymentLog, delays: any DelayedWork, provider: any StepProvider, breaker: Breaker,
     retryStatus: RetryStatus, health: Health, tries: Tries = .init(), options: Options = .init(),
-    tracing: Tracing = .init(), metrics: StepMetrics = .init(), logger: Logger
+    tracing: Tracing = .init(), metrics: StepMetrics = .init(), handed: (@Sendable () -> Int)? = nil, logger: Logger
   ) {
     self.step = step
+    self.handed = handed
     self.cursorName = Self.cursorName(of: step)
     var logger = logger
     logger[metadataKey: "consumer"] = "\(cursorName)"
@@ -83,7 +93,8 @@ public actor StepConsumer {
   public var status: Status {
     Status(
       step: step, name: cursorName, nextOffset: subscription.nextCheckpoint, checkpoint: subscription.checkpoint,
-      inFlight: calls.slots.count, slowCalls: calls.slots.slowCount, unfinished: window.unfinishedCount,
+      inFlight: handed?() ?? calls.slots.count, slowCalls: calls.slots.slowCount,
+      unfinished: handed == nil ? window.unfinishedCount : tracker.count,
       waiting: window.waitingCount,
       breaker: breakers.shown)
   }
@@ -139,6 +150,12 @@ public actor StepConsumer {
       await commitCheckpoint()
       recordPassed(unrecorded, in: &group)
       loadDelayed(in: &group)
+      checkTracked(in: &group)
+    case .checked(let done, let open):
+      taskCount -= 1
+      isChecking = false
+      tracker.add(open)
+      done.forEach(subscription.finish)
     case .delayed(let due):
       isLoadingDelayed = false
       fullKinds = due.fullKinds.isEmpty ? nil : (due.fullKinds, clock.now)
@@ -181,10 +198,10 @@ public actor StepConsumer {
 
   /// Admits events that fit, a bounded number at a time: on a long log, ended calls must be handled in between.
   private func read(in group: inout DiscardingTaskGroup) {
-    guard !isStopping, window.hasRoomToRead else { return }
+    guard !isStopping, hasRoomToRead else { return }
     do {
-      for _ in 0..<Self.batchesAtOnce where window.room > 0 {
-        var (room, left) = (window.room, Self.batch)
+      for _ in 0..<Self.batchesAtOnce where self.room > 0 {
+        var (room, left) = (self.room, Self.batch)
         let portion = try log.follower.read(subscription) { event -> Subscription.Choice<StepRequest> in
           guard room > 0, left > 0 else { return .stop }
           left -= 1
@@ -192,7 +209,9 @@ public actor StepConsumer {
           room -= 1
           return .take(request)
         }
-        for (offset, request) in portion.items { window.admit(request, at: offset) }
+        for (offset, request) in portion.items {
+          if handed == nil { window.admit(request, at: offset) } else { tracker.read(request, at: offset) }
+        }
         recordPassed(portion.passed.filter { !$0.offsets.isEmpty }, in: &group)
         guard !portion.offsets.isEmpty else { break }
       }
@@ -204,6 +223,12 @@ public actor StepConsumer {
       logger.error(
         "can't read the log", metadata: ["offset": "\(subscription.readOffset)", "error": "\(error)"])
     }
+  }
+
+  /// How much more work fits.
+  private var room: Int { handed == nil ? window.room : max(0, options.unfinishedLimit - tracker.count) }
+  private var hasRoomToRead: Bool {
+    handed == nil ? window.hasRoomToRead : room >= max(options.unfinishedLimit / 40, 1)
   }
 
   /// Appends the ranges that were passed over, so that the checkpoint may move past them: their events may have requested the
@@ -226,7 +251,7 @@ public actor StepConsumer {
 
   private func watch(in group: inout DiscardingTaskGroup) {
     // The next tick retries a failed read; waiting for more events would return at once.
-    guard isReadable, !isWatching, !isStopping, window.hasRoomToRead else { return }
+    guard isReadable, !isWatching, !isStopping, hasRoomToRead else { return }
     isWatching = true
     group.addTask { [mailbox, subscription] in
       do {
@@ -264,7 +289,7 @@ public actor StepConsumer {
   // MARK: - Calls
 
   private func startCalls(in group: inout DiscardingTaskGroup) {
-    guard !isStopping else { return }
+    guard !isStopping, handed == nil else { return }
     var now = clock.now
     window.wake(at: now)
     calls.age(to: now)
@@ -340,7 +365,7 @@ public actor StepConsumer {
       }
     case (.retry(let failure, let isOutage), .read(let offset, _)):
       let attempts = window.attempts(offset) + 1
-      logRetry(work, failure, attempts: attempts)
+      call.logRetry(work, failure, attempts: attempts)
       let isTimeout = failure.cause == .timeout
       let wait = retries.wait(
         after: failure, isOutage: isOutage, at: offset, attempts: attempts,
@@ -350,7 +375,7 @@ public actor StepConsumer {
       window.retry(offset, due: clock.now + wait.duration, isTimeout: isTimeout)
       retryStatus.set(work.id, .init(work: work.work, attempts: attempts, reason: failure.reason))
     case (.retry(let failure, let isOutage), .delayed(let item)):
-      logRetry(work, failure, attempts: item.delay.attempts + 1)
+      call.logRetry(work, failure, attempts: item.delay.attempts + 1)
       guard let wait = retries.wait(after: failure, isOutage: isOutage, of: item.delay, now: clock.now) else {
         // Its wait stays on the log: the item is loaded again as soon as calls go out.
         return delayed.finish(item)
@@ -367,40 +392,64 @@ public actor StepConsumer {
     }
   }
 
-  private func logRetry(_ work: StepWork, _ failure: CallRetry, attempts: Int) {
-    var fields: Logger.Metadata = [
-      "payment": "\(work.id)", "step": "\(work.work)", "attempts": "\(attempts)", "reason": "\(failure.reason)",
-      "trace_id": "\((failure.span?.trace ?? work.id.traceID).text)",
-    ]
-    if let span = failure.span { fields["span_id"] = "\(span.spanID)" }
-    logger.warning("a step failed and will be tried again", metadata: fields)
-  }
-
   /// Appends the wait to the log, which holds it from then on instead of this consumer's memory.
   private func delay(
     _ work: StepWork, _ wait: RetryPolicy.Wait, _ failure: CallRetry, in group: inout DiscardingTaskGroup
   ) {
-    let now = log.waitTime.microseconds()
-    let delay = Delay(
-      work.work, untilMicroseconds: now + wait.duration.microseconds, attempts: wait.attempts,
-      ownFailures: wait.ownFailures, reason: failure.reason, didTimeOut: failure.cause == .timeout,
-      beganMicroseconds: now)
     taskCount += 1
     group.addTask { [mailbox, call, checkpoint = checkpoint(finishing: work)] in
-      var ending = await call.record(.delay(delay), of: work, as: nil, isAccepted: false, checkpoint: checkpoint)
-      // The earlier wait is over and still on the log: the item is loaded again.
-      if case .retry = ending, case .delayed = work { ending = .finished(isAccepted: false) }
+      let ending = await call.delay(work, wait, failure, checkpoint: checkpoint)
       mailbox.continuation.yield(.ended(work, ending, slot: nil))
     }
   }
 
   private func loadDelayed(in group: inout DiscardingTaskGroup) {
     let kinds = [false, true].filter { delayed.room(didTimeOut: $0) > 0 }
-    guard !isStopping, !isLoadingDelayed, !kinds.isEmpty else { return }
+    guard !isStopping, handed == nil, !isLoadingDelayed, !kinds.isEmpty else { return }
     isLoadingDelayed = true
     // The source returns known items again, so the limit is all that the queue can hold, not the room left.
     group.addTask { [mailbox, delayedWork, limit = delayed.limit] in
       mailbox.continuation.yield(.delayed(await delayedWork.load(kinds, limit: limit)))
+    }
+  }
+
+  // MARK: - Calls that workers make
+
+  /// The checkpoint past all that is known to be done.
+  var checkpointOfDone: StepCall.Checkpoint { { [subscription] in subscription.nextCheckpoint } }
+
+  /// Looks which of the tracked work is done, off this actor.
+  private func checkTracked(in group: inout DiscardingTaskGroup) {
+    guard handed != nil, !isStopping, !isChecking else { return }
+    let items = tracker.takeToCheck()
+    guard !items.isEmpty else { return }
+    isChecking = true
+    taskCount += 1
+    group.addTask { [mailbox, call, checkpoint = checkpointOfDone] in
+      var (done, open): ([UInt64], [WorkTracker.Item]) = ([], [])
+      for item in items {
+        if await call.isDone(item.request, at: item.offset, checkpoint) {
+          done.append(item.offset)
+        } else {
+          open.append(item)
+        }
+      }
+      mailbox.continuation.yield(.checked(done: done, open: open))
+    }
+  }
+}
+
+extension StepCall {
+  /// Whether the step is not due any more, or waits on the log. A payment that refuses commands is skipped: that is recorded.
+  fileprivate func isDone(_ request: StepRequest, at offset: UInt64, _ checkpoint: Checkpoint) async -> Bool {
+    do throws(PaymentLogError) {
+      guard let known = try log.load(request.id) else { throw PaymentLogError.missing(request.id) }
+      if let newer = known.newerEvent { throw PaymentLogError.newerEvent(request.id, newer) }
+      return !known.payment.isDue(request.work) || known.payment.delay(of: request.work) != nil
+    } catch {
+      if case .store = error { return false }
+      if case .finished = await skip(.read(offset, request), error, checkpoint) { return true }
+      return false
     }
   }
 }

@@ -16,6 +16,8 @@ extension StepConsumer {
     case delayed(DueWork)
     /// Damaged ranges that were passed over are on the log, or could not be appended.
     case passed([DamagedRange], isRecorded: Bool)
+    /// What of the tracked work is done, by its offsets, and what is not.
+    case checked(done: [UInt64], open: [WorkTracker.Item])
     case stop
     case stopNow
   }

@@ -16,6 +16,7 @@ struct CallContext: Sendable {
 final class CallStop: Sendable {
   private struct State {
     var isStopped = false
+    var reason: String?
     var action: (@Sendable () -> Void)?
   }
 
@@ -23,8 +24,13 @@ final class CallStop: Sendable {
 
   var isStopped: Bool { state.withLock { $0.isStopped } }
 
-  func stop() {
+  /// Why it was stopped, if that was said.
+  var reason: String? { state.withLock { $0.reason } }
+
+  /// - Parameter reason: for a person; nil if other calls need the slot.
+  func stop(because reason: String? = nil) {
     let action = state.withLock { state in
+      if !state.isStopped { state.reason = reason }
       state.isStopped = true
       defer { state.action = nil }
       return state.action

@@ -9,6 +9,8 @@ public enum KeyScope: String, Sendable, Hashable, CaseIterable {
   case write
   /// Retry payments, resolve unknown outcomes, manage webhooks and keys, and inject faults into the simulators.
   case operate
+  /// Make the calls of steps, as `regispay worker` does: be told the payments that are due, and say how their calls ended.
+  case work
 }
 
 /// A key in clear text, as a client sends it:

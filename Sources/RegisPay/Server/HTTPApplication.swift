@@ -76,7 +76,8 @@ struct HTTPApplication {
     ExportRoutes(projection: projection, retryStatus: parts.retryStatus).add(to: routes)
     BatchRoutes(batches: parts.batches, projection: projection, actions: actions).add(to: routes)
     ConsumerRoutes(
-      log: log, consumers: parts.consumers, broker: parts.broker, retryStatus: parts.retryStatus,
+      log: log, consumers: parts.consumers, broker: parts.broker, stepPublisher: parts.stepPublisher,
+      retryStatus: parts.retryStatus,
       projection: projection, actions: actions, logger: logger
     ).add(to: routes)
     LogRoutes(
@@ -96,7 +97,8 @@ struct HTTPApplication {
     ).add(to: routes)
     OpenAPIRoutes().add(to: routes)
     WebhookRoutes(webhooks: parts.webhooks, actions: actions).add(to: routes)
-    BrokerRoutes(broker: parts.broker, actions: actions).add(to: routes)
+    BrokerRoutes(broker: parts.broker, stepPublisher: parts.stepPublisher, actions: actions).add(to: routes)
+    WorkRoutes(consumers: parts.consumers).add(to: routes)
     if let simulator = parts.simulator {
       SimulatorRoutes(
         simulator: simulator, services: options.simulatedServices, ledger: Ledger(follower: simulator.follower),

@@ -20,6 +20,7 @@ struct Processing: Service {
     } catch {
       throw ServerError.directory(options.directory, reason: "\(error)")
     }
+    guard !options.stepsFromBroker else { return try await handOut() }
     let psp = try PSPClient(
       baseURL: options.pspURL ?? ownURL + "/psp", timeLimit: options.callTimeLimit,
       authorization: authorization(options.pspURL, token: options.pspToken))
@@ -35,6 +36,33 @@ struct Processing: Service {
       consumer(.refund, psp, pspBreaker),
       consumer(.notify, notifications, notificationBreaker),
     ]
+    register(consumers, pspBreaker, notificationBreaker)
+    try await run(consumers)
+  }
+
+  /// Hands the calls to workers: the consumers only move their checkpoints.
+  private func handOut() async throws {
+    let pspBreaker = Breaker(name: "the PSP", options: options.breaker)
+    let notificationBreaker = Breaker(name: "the notification service", options: options.breaker)
+    let handed = PaymentStep.allCases.map { ($0, HandedCount()) }
+    let consumers = handed.map { step, count in
+      StepConsumer(
+        step, log: parts.log, delays: parts.projection, provider: HandedProvider(),
+        breaker: step == .notify ? notificationBreaker : pspBreaker, retryStatus: parts.retryStatus,
+        health: parts.health, tries: tries, options: options.consumer, tracing: options.tracing.tracing,
+        metrics: parts.stepMetrics, handed: { count.value }, logger: logger)
+    }
+    register(consumers, pspBreaker, notificationBreaker)
+    let desks = zip(consumers, handed).map { consumer, handed in
+      WorkDesk(
+        of: consumer, log: parts.log, timeLimit: options.callTimeLimit, retryStatus: parts.retryStatus,
+        options: options.consumer, count: handed.1)
+    }
+    parts.consumers.set(desks: desks)
+    try await run(consumers, desks)
+  }
+
+  private func register(_ consumers: [StepConsumer], _ pspBreaker: Breaker, _ notificationBreaker: Breaker) {
     parts.consumers.set(consumers)
     parts.consumers.set(
       breakers: [
@@ -44,6 +72,9 @@ struct Processing: Service {
           let service = consumer.breakers.dependency === pspBreaker ? "psp" : "notifications"
           return .init(service: service, step: consumer.step, breaker: consumer.breakers.address)
         })
+  }
+
+  private func run(_ consumers: [StepConsumer], _ desks: [WorkDesk] = []) async throws {
     let completion = CompletionConsumer(
       log: parts.log, health: parts.health, registry: parts.consumers, cursorInterval: options.consumer.cursorInterval,
       logger: logger)
@@ -54,6 +85,7 @@ struct Processing: Service {
         for (number, consumer) in consumers.enumerated() {
           group.addTask(executorPreference: executors[number % executors.count]) { try await consumer.run() }
         }
+        for desk in desks { group.addTask { await desk.run() } }
         group.addTask(executorPreference: executors.last) {
           try await cancelWhenGracefulShutdown { try await completion.run() }
         }
@@ -64,6 +96,7 @@ struct Processing: Service {
         try await group.waitForAll()
       }
     } onGracefulShutdown: {
+      for desk in desks { desk.stop() }
       for consumer in consumers { consumer.stop() }
     }
   }

@@ -24,9 +24,9 @@ public struct Server: Sendable {
   private let stops = AsyncStream<Void>.makeStream()
   private let deadline: StopDeadline
 
-  /// The most threads that a server has at once, rounded up: 42 on two processors under load, with a broker. The libraries that start them end the
+  /// The most threads that a server has at once, rounded up: 44 on two processors under load, with a broker and steps from it. The libraries that start them end the
   /// process when the system refuses one, so a program checks first.
-  public static let neededThreads = 44 + 4 * System.coreCount
+  public static let neededThreads = 47 + 4 * System.coreCount
 
   /// Opens the logs. Blocks while their tails are read.
   ///
@@ -187,8 +187,8 @@ public struct Server: Sendable {
     let parts = ServerParts(
       log: log, simulator: simulator, health: health, start: start, projection: projection,
       batches: Batches(log: log, projection: projection, logger: logger), webhooks: webhooks,
-      broker: options.broker.map { BrokerPublisher($0, log: log, health: health, logger: logger) }, keys: keys,
-      known: known,
+      broker: publisher(health), stepPublisher: stepPublisher(health), keys: keys, known: known,
+      consumers: ConsumerRegistry(handsOutWork: options.stepsFromBroker),
       scrubbing: scrubbing, backups: options.backup.map { BackupWatch($0, storeID: log.reader.storeID) },
       registry: metrics)
     let serverMetrics = ServerMetrics(parts, scrubbing, directory: options.directory)
@@ -204,6 +204,20 @@ public struct Server: Sendable {
     await webhooks.close()
     start.markStable()
     if let failure { throw failure }
+  }
+
+  /// Nil if no integration events are published.
+  private func publisher(_ health: Health) -> BrokerPublisher? {
+    guard let broker = options.broker, broker.publishesEvents else { return nil }
+    return BrokerPublisher(broker, log: log, health: health, logger: logger)
+  }
+
+  /// Nil if the server makes the calls of steps itself, or nobody does.
+  private func stepPublisher(_ health: Health) -> BrokerPublisher? {
+    guard let broker = options.broker, options.stepsFromBroker, !options.switchedOff.contains(.processing) else {
+      return nil
+    }
+    return BrokerPublisher(broker.forSteps, log: log, health: health, logger: logger)
   }
 
   private func noteRestorations(_ known: KnownLogKeeper) async throws(ServerError) {
@@ -353,7 +367,7 @@ public struct Server: Sendable {
       services.append(Processing(options: options, parts: parts, address: address.stream, logger: logger))
     }
     if !options.switchedOff.contains(.webhooks) { services.append(parts.webhooks) }
-    if let broker = parts.broker {
+    for broker in [parts.broker, parts.stepPublisher].compactMap({ $0 }) {
       services.append(PartService { await BackgroundThread.run { await broker.run() } })
     }
     services.append(

@@ -54,7 +54,9 @@ final class ServerMetrics: Sendable {
       await lists.value { [parts] in await PaymentCounts(parts.projection)?.families ?? [] } ?? []
     }
     parts.registry.add { [self] in await consumers() }
-    if let broker = parts.broker { parts.registry.add { broker.metricFamilies } }
+    for broker in [parts.broker, parts.stepPublisher].compactMap({ $0 }) {
+      parts.registry.add { broker.metricFamilies }
+    }
     parts.registry.add { [self] in
       await health.value { [parts] in await MetricsThreads.run { Self.health(parts.health) } } ?? []
     }
@@ -157,7 +159,9 @@ final class ServerMetrics: Sendable {
     offsets.append((PaymentProjection.name, projected.nextOffset))
     let enabled = (found?.endpoints ?? []).filter { ![.disabled, .disabledByServer].contains($0.state) }
     if let last = enabled.map(\.nextOffset).min() { offsets.append(("webhooks", last)) }
-    if let broker = parts.broker { offsets.append((BrokerPublisher.cursorName, broker.status.nextOffset)) }
+    for broker in [parts.broker, parts.stepPublisher].compactMap({ $0 }) {
+      offsets.append((broker.name, broker.status.nextOffset))
+    }
     let list = MetricFamily.gauge(
       "regispay_payment_list_complete", "0 while the list of payments is rebuilt.", projected.isCatchingUp ? 0 : 1)
     let endpoints = found.map { Self.families($0.endpoints) } ?? []

@@ -43,6 +43,8 @@ public struct ServerOptions: Sendable {
   public var webhooks = WebhookOptions()
   /// Where integration events are published; nil for nowhere.
   public var broker: BrokerOptions?
+  /// Workers in other processes make the calls of steps, and take them from queues of the broker.
+  public var stepsFromBroker = false
   /// How long a stop may take. Calls and webhooks in flight get a third of it, at most 5 seconds. After four fifths all requests are
   /// cut off, and the logs are closed.
   public var stopLimit = Duration.seconds(15)

@@ -10,14 +10,16 @@ struct ServerParts: Sendable {
   let projection: PaymentProjection
   let batches: Batches
   let webhooks: Webhooks
-  /// Nil if no broker is named.
+  /// Nil if no broker is named, or no integration events are published.
   let broker: BrokerPublisher?
+  /// Publishes what requests a step, for workers; nil if the server makes the calls itself.
+  let stepPublisher: BrokerPublisher?
   let keys: KeyWatch
   let known: KnownLogKeeper
   /// For the simulators in this server, and no other server.
   let internalToken = InternalToken()
   let retryStatus = RetryStatus()
-  let consumers = ConsumerRegistry()
+  let consumers: ConsumerRegistry
   let scrubbing: Scrubbing
   /// Nil if the operator named no directory of backups.
   let backups: BackupWatch?

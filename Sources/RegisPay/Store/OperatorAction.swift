@@ -17,6 +17,7 @@ struct OperatorAction: Sendable, Hashable {
     case webhookTested = "webhook-tested"
     case webhookReplayed = "webhook-replayed"
     case brokerReplayed = "broker-replayed"
+    case deadLettersReleased = "dead-letters-released"
     case breakerTried = "breaker-tried"
     case batchBegun = "batch-begun"
     case batchStopped = "batch-stopped"

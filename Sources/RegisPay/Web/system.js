@@ -101,7 +101,7 @@ function withUnit(number, unit) {
   }
 }
 
-const scopes = ["read", "write", "operate"];
+const scopes = ["read", "write", "operate", "work"];
 
 /// The API keys: who may do what, and when each was used.
 function keys(isCurrent) {

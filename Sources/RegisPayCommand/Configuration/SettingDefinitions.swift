@@ -1,3 +1,4 @@
+import ArgumentParser
 import Foundation
 import RegisPay
 
@@ -6,7 +7,7 @@ enum SettingDefinitions {
   /// Named before the settings are read.
   static let fileOption = "config"
   private static let commandLineOnly: Set = [fileOption, "print-config", "new-psp", "new-webhooks"]
-  private static let secrets: Set = ["broker-password", "notifications-token", "psp-token"]
+  private static let secrets: Set = ["broker-password", "notifications-token", "psp-token", "server-key"]
   private static let units: Set = ["bytes", "bytes/second", "hours", "requests/second", "seconds"]
   private static let reloadable: Set = ["allowed-host", "log-level", "rate-limit"]
 
@@ -28,15 +29,18 @@ enum SettingDefinitions {
     var command: Command
   }
 
-  static let all: [SettingDefinition] = {
+  static let all = options(of: Serve.self)
+
+  /// The options of a command.
+  static func options(of command: any ParsableCommand.Type) -> [SettingDefinition] {
     do {
-      let description = try JSONDecoder().decode(Description.self, from: Data(Serve._dumpHelp().utf8))
+      let description = try JSONDecoder().decode(Description.self, from: Data(command._dumpHelp().utf8))
       return description.command.arguments.compactMap(definition)
     } catch {
       // The library's own text, the same at every start: every test of a start would fail.
-      fatalError("the description of serve's options can't be read: \(error)")
+      fatalError("the description of \(command)'s options can't be read: \(error)")
     }
-  }()
+  }
 
   private static func definition(_ argument: Description.Argument) -> SettingDefinition? {
     guard let name = argument.preferredName?.name, name != "help", name != "version" else { return nil }

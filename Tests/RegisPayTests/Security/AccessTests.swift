@@ -18,6 +18,8 @@ struct AccessTests {
     ("GET", "/api/v1/payments/troubles", .read), ("GET", "/api/v1/batches", .read),
     ("POST", "/api/v1/batches/cancel", .write), ("POST", "/api/v1/batches/refund", .write),
     ("POST", "/api/v1/broker/replay", .operate), ("POST", "/api/v1/batches/retry", .operate),
+    ("POST", "/api/v1/broker/dead-letters/create/release", .operate), ("POST", "/api/v1/work/create", .work),
+    ("POST", "/api/v1/work/create/outcome", .work),
     ("GET", "/api/v1/batches/\(id)", .read),
     ("POST", "/api/v1/batches/\(id)/stop", .read),
     ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),
@@ -107,6 +109,7 @@ struct AccessTests {
     let tested = Self.table.filter { $0.method != "HEAD" }.map { entry in
       "\(entry.method) "
         + (entry.path.split(separator: "?").first ?? "").replacing(Self.id, with: "{id}")
+        .replacing("/work/create", with: "/work/{step}").replacing("/dead-letters/create", with: "/dead-letters/{step}")
         .replacing("/payment-create/", with: "/{name}/").replacing("/x/", with: "/{reference}/")
         .replacing("/deliveries/7", with: "/deliveries/{number}").replacing("/events/8", with: "/events/{offset}")
         .replacing(
@@ -117,7 +120,7 @@ struct AccessTests {
       for (path, methods) in RouteAccess.all {
         let path = path.replacing("{id}", with: Self.id).replacing("{reference}", with: "x")
           .replacing("/{name}/", with: "/payment-create/").replacing("{number}", with: "7")
-          .replacing("{offset}", with: "8")
+          .replacing("{offset}", with: "8").replacing("{step}", with: "create")
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"] {
           let isListed = methods.keys.contains { $0.rawValue == method }
           // Without a mistake the response is unbounded.
@@ -233,7 +236,7 @@ struct AccessTests {
     try await withKeyedServer { server, directory in
       let open = try await server.get("/api/v1/session").json()
       #expect(open["key"] == .null && open["requiresKey"] == .bool(false))
-      #expect(open["scopes"] == .array(["read", "write", "operate"]))
+      #expect(open["scopes"] == .array(["read", "write", "operate", "work"]))
       #expect(open["version"]?.text?.isEmpty == false && open["storeId"]?.text?.count == 16)
       #expect(open["simulator"] == ["psp": true, "notifications": true])
       let key = try await key(directory, server, [.operate, .read], name: "desk")
