@@ -35,7 +35,7 @@ struct BrokerStatus: Sendable {
   var address: String?
   var held: [HeldExchange] = []
   var skipped: [SkippedExchange] = []
-  /// Those of steps, at the last look; empty for integration events, and until the first one.
+  /// Those of steps, at the last look, and with zeros until the first one; empty for integration events.
   var queues: [StepQueue.Status] = []
   /// Messages sent and not confirmed.
   var inFlight = 0

@@ -28,6 +28,9 @@ final class PublisherState: Sendable {
     topology = BrokerTopology(prefix: options.exchangePrefix)
     var state = State(queue: PublishQueue(backoff: options.backoff))
     state.status.name = name
+    if options.hasStepQueues {
+      state.status.queues = StepQueue.all.map { .init(queue: $0, messages: 0, workers: 0, deadLetters: 0) }
+    }
     self.state = Mutex(state)
   }
 

@@ -20,7 +20,8 @@ struct BrokerRoutes: Sendable {
         .post: { request, context in
           let offset = try Self.offset(try await body(of: request))
           guard let broker else {
-            throw Problem.notFound("No integration events are published: the server runs without --broker.")
+            throw Problem.notFound(
+              "No integration events are published: the server runs without --broker, or with --broker-event none.")
           }
           do throws(LogStoreError) {
             try await broker.replay(from: offset)

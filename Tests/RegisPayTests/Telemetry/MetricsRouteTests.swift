@@ -248,6 +248,8 @@ struct MetricsRouteTests {
     let broker = try BrokerOptions(["amqp://127.0.0.1:\(try freePort())"])
     try await TestServer.run(
       { options in
+        options.broker = broker
+        options.stepsFromBroker = true
         options.webhooks.allowsPrivate = true
         options.tracing.exporter = OTLPOptions(url: nobody)
         options.logExport.exporter = OTLPOptions(url: nobody)
