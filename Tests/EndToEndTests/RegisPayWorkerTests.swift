@@ -24,10 +24,11 @@ struct RegisPayWorkerTests {
       server = try await Self.startServer(folder, rabbit, simulator, port: 0)
     }
 
-    static func start(in folder: String, workers: Int) async throws -> Site {
+    static func start(in folder: String, workers: Int, faults: String = "{}") async throws -> Site {
       let rabbit = try await RabbitMQ(in: folder)
       let broker = try await rabbit.start()
-      let simulator = try await RunningServer.startSimulator(folder)
+      let simulator = try await RunningServer.startSimulator(
+        folder, arguments: ["--psp-faults", faults, "--notifications-faults", faults])
       let site = try await Site(folder, rabbit, broker, simulator)
       for _ in 0..<workers { try await site.addWorker() }
       return site
@@ -132,7 +133,9 @@ struct RegisPayWorkerTests {
   @Test("every payment completes and is charged once, whatever is killed: workers, the server, the broker")
   func kills() async throws {
     try await withTemporaryFolder { folder in
-      let site = try await Site.start(in: folder, workers: 3)
+      // Calls take long enough that each kill hits dozens of them, and some have an effect that no worker learns of.
+      let site = try await Site.start(
+        in: folder, workers: 3, faults: #"{"delay": {"fixed": 250}, "dropAfter": 0.02, "failAfter": 0.02}"#)
       let load = Task {
         var ids: [String] = []
         while !Task.isCancelled {
