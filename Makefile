@@ -8,7 +8,7 @@ ARGUMENTS ?=
 SIMULATIONS ?= 20000
 # The folders from the bottom up; none refers to one above it: docs/ARCHITECTURE.md.
 LOGSTORE_LAYERS = Types,Disk,Format,Segment,Index,Log,Commit,Backup,Repair,Store,Subscription
-REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,OTLP,Tracing,Activity,Projection,Batches,Processing,Webhooks,Broker,$\
+REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment,Store,Security,Providers,OTLP,Tracing,Activity,Projection,Batches,Processing,Webhooks,AMQP,Broker,$\
 	HTTPServer,HTTP,Web,Simulator,Client,Load,Worker,Server,Diagnosis
 # The package manager passes traits to the compiler in the order of a hash table. With hashes of a new seed each time, the
 # command lines differ, and every build would compile Hummingbird and all above it again. Only for builds: a server's hashes need
@@ -16,7 +16,7 @@ REGISPAY_LAYERS = Foundation,Configuration,Telemetry,JSON,Logging,SQLite,Payment
 SWIFT_BUILD = SWIFT_DETERMINISTIC_HASHING=1 swift build
 
 # What building needs, and what the tests need beside it.
-BUILD_PACKAGES = liblz4-dev librabbitmq-dev libsqlite3-dev pkg-config zlib1g-dev
+BUILD_PACKAGES = liblz4-dev libsqlite3-dev pkg-config zlib1g-dev
 # The engines that the benchmark runs beside LogStore; the tests build it too.
 BENCH_PACKAGES = $(BUILD_PACKAGES) liblmdb-dev librocksdb-dev
 # strace, cc and FUSE: what processes ask of the system is watched, refused and recorded; file systems to cut the power of.

@@ -72,12 +72,10 @@ let package = Package(
     .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
     // SQLite without a mapped file beside a database.
     .target(name: "CWALIndex", linkerSettings: [.linkedLibrary("sqlite3")]),
-    // The system's librabbitmq, with what Swift can't call or read of it.
-    .target(name: "CRabbitMQ", linkerSettings: [.linkedLibrary("rabbitmq")]),
     .target(
       name: "RegisPay",
       dependencies: [
-        "CLinux", "CMalloc", "CRabbitMQ", "CWALIndex", "CZlib", "LogStore",
+        "CLinux", "CMalloc", "CWALIndex", "CZlib", "LogStore",
         .product(name: "DequeModule", package: "swift-collections", condition: server),
         .product(name: "HeapModule", package: "swift-collections", condition: server),
         .product(name: "Crypto", package: "swift-crypto", condition: server),

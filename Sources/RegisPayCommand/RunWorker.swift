@@ -176,7 +176,7 @@ struct RunWorker: AsyncParsableCommand {
       logger.logLevel = logLines.logLevel
       let worker = try Worker(try options(), logger: logger)
       try await ServerProcess.run(signals, stopTimeout: stopTimeout, stop: worker.stop) { _ in
-        try await worker.run(onReady: { ServerProcess.announce("The worker is ready: steps come from the broker") })
+        await worker.run(onReady: { ServerProcess.announce("The worker is ready: steps come from the broker") })
       }
     } catch {
       fail("\(error)")

@@ -1,14 +1,13 @@
-import CRabbitMQ
 import LogStore
+import NIOSSL
 
-/// A connection to a broker. Used by one thread, which it may hold for the limits that it was given.
+/// A connection to a broker. Used by one thread, which it holds no longer than the limits that it was given, and not after
+/// ``WakeUp/cut()``.
+///
+/// What is published or settled is sent by ``flush()``, several messages at once.
 struct BrokerConnection: ~Copyable {
-  /// Why the broker, or the way to it, can't be used.
-  struct Failure: Error, Sendable, Hashable {
-    /// AMQP's reply code, if the broker gave one.
-    var code: Int?
-    var reason: String
-  }
+  typealias Failure = AMQPFailure
+  typealias Delivery = AMQPSession.Delivery
 
   enum Arrival: Sendable, Hashable {
     case acknowledged(tag: UInt64, multiple: Bool)
@@ -23,158 +22,120 @@ struct BrokerConnection: ~Copyable {
     case ended(Failure)
   }
 
-  /// A message from a queue.
-  struct Delivery: Sendable, Hashable {
-    /// For ``settle(_:_:)``.
-    var tag: UInt64
-    /// That the broker was given for the queue.
-    var consumer: String
-    /// Nil if it is longer than any that means something here.
-    var body: [UInt8]?
-  }
-
   /// How the connection is called at the broker.
   private static let name = "regispay"
 
-  private let connection: OpaquePointer
-  private let callGuard: CallGuard
-  /// The tag of the last message.
-  private(set) var lastTag: UInt64 = 0
-  private var isPolite = false
-
-  var descriptor: Int32 { crabbit_descriptor(connection) }
+  private let connection: AMQPConnection
 
   /// Connects and logs in.
-  static func open(
-    _ url: BrokerURL, _ options: BrokerOptions, _ callGuard: CallGuard
-  ) throws(Failure) -> BrokerConnection {
-    var event = crabbit_event()
-    let limit = Int32(options.waitLimit / .milliseconds(1))
-    let opened = callGuard.guarding {
-      crabbit_open(url.host, Int32(url.port), url.isTLS ? options.roots : nil, limit, &event)
+  static func open(_ url: BrokerURL, _ options: BrokerOptions, _ wakeup: WakeUp) throws(Failure) -> BrokerConnection {
+    let target = AMQPTransport.Target(
+      host: url.host, port: url.port, tls: url.isTLS ? try tls(options.roots) : nil,
+      lookUps: options.lookUps[url.host] ?? LookUpShare(), timeLimit: options.waitLimit)
+    let login = AMQPSession.Login(
+      user: url.user, password: options.password, vhost: url.vhost, name: name, version: LogStore.version,
+      heartbeatSeconds: options.heartbeatSeconds)
+    do throws(Failure) {
+      return BrokerConnection(try AMQPConnection.open(target, login, wakeup))
+    } catch {
+      guard url.isTLS, error.reason.hasPrefix(TLSFailure.untrustedPrefix(url.host)) else { throw error }
+      throw Failure(reason: error.reason + " (--broker-roots names whom RegisPay trusts)")
     }
-    guard let opened else { throw Failure(event) }
-    callGuard.use(crabbit_descriptor(opened))
-    // If the log-in fails, its end closes it.
-    let connection = BrokerConnection(opened, callGuard)
-    let result = callGuard.guarding {
-      crabbit_login(
-        opened, url.vhost, url.user, options.password, name, LogStore.version, options.heartbeatSeconds, &event)
-    }
-    guard result == 0 else { throw Failure(event) }
-    return connection
   }
 
-  private init(_ connection: OpaquePointer, _ callGuard: CallGuard) {
-    (self.connection, self.callGuard) = (connection, callGuard)
+  /// Read for each connection: the file may have been renewed.
+  private static func tls(_ roots: String) throws(Failure) -> NIOSSLContext {
+    var configuration = TLSConfiguration.makeClientConfiguration()
+    // RFC 8996: earlier versions must not be used.
+    configuration.minimumTLSVersion = .tlsv12
+    do throws(TLSFilesError) {
+      configuration.trustRoots = .certificates(try PEMFile(roots).certificates())
+    } catch {
+      throw Failure(reason: "--broker-roots: \(error)")
+    }
+    do {
+      return try NIOSSLContext(configuration: configuration)
+    } catch {
+      throw Failure(reason: "TLS can't be set up: \(TLSFailure.reason(error, host: "the broker") ?? "\(error)")")
+    }
   }
 
-  deinit {
-    callGuard.guarding { crabbit_close(connection, isPolite ? 1 : 0) }
-    callGuard.use(nil)
-  }
+  init(_ connection: AMQPConnection) { self.connection = connection }
 
   /// Closes it, and tells the broker first.
-  consuming func close() { isPolite = true }
+  consuming func close() { connection.close() }
 
   /// Declares a durable fanout exchange, and that others get its messages too.
   ///
   /// - Returns: why the broker refuses, if it does.
   /// - Throws: when the connection is lost.
   func declare(_ exchange: String, boundTo others: [String]) throws(Failure) -> Failure? {
-    var event = crabbit_event()
     for name in [exchange] + others {
-      switch callGuard.guarding({ crabbit_declare(connection, name, &event) }) {
-      case 0: continue
-      case 1: return Failure(event)
-      default: throw Failure(event)
+      if let refusal = try declare("a declaration", { $0.declareExchange(name, type: "fanout") }).refusal {
+        return refusal
       }
     }
     for name in others {
-      switch callGuard.guarding({ crabbit_bind(connection, exchange, name, &event) }) {
-      case 0: continue
-      case 1: return Failure(event)
-      default: throw Failure(event)
-      }
+      if let refusal = try declare("a binding", { $0.bindExchange(name, to: exchange) }).refusal { return refusal }
     }
     return nil
   }
 
-  /// Call it when the socket is writable.
+  /// Makes a request on the channel of declarations, which is opened if it is not open.
+  private func declare(
+    _ what: String, _ write: (inout AMQPSession) -> Void
+  ) throws(Failure) -> AMQPConnection.Answer {
+    if !connection.isOpen(AMQPSession.declaring) { try openChannel(AMQPSession.declaring) }
+    return try connection.request(what, write)
+  }
+
+  private func openChannel(_ channel: UInt16) throws(Failure) {
+    if let refusal = try connection.request("the opening of a channel", { $0.openChannel(channel) }).refusal {
+      throw refusal
+    }
+  }
+
+  /// Whether it takes more messages now. If not, the thread's ``WakeUp`` is signalled when it does.
+  var isWritable: Bool { connection.isWritable }
+
+  /// Sends what was published and settled.
+  func flush() { connection.flush() }
+
+  /// Call it when the connection is writable, and ``flush()`` after the last message.
   ///
   /// - Returns: the message's tag.
-  mutating func publish(_ message: BrokerMessage) throws(Failure) -> UInt64 {
-    var event = crabbit_event()
-    let result = message.body.withUnsafeBytes { body in
-      message.exchange.withCString { exchange in
-        message.contentType.withCString { contentType in
-          message.id.withCString { id in
-            message.correlationID.withCString { correlationID in
-              Self.withHeaders(message.headers) { headers in
-                var parts = crabbit_message(
-                  exchange: exchange, content_type: contentType, message_id: id, correlation_id: correlationID,
-                  headers: headers.baseAddress, header_count: headers.count, body: body.baseAddress,
-                  body_bytes: body.count)
-                return callGuard.guarding { crabbit_publish(connection, &parts, &event) }
-              }
-            }
-          }
-        }
-      }
-    }
-    guard result == 0 else { throw Failure(event) }
-    lastTag += 1
-    return lastTag
+  func publish(_ message: BrokerMessage) throws(Failure) -> UInt64 {
+    try connection.publish(
+      AMQPMessage(
+        exchange: message.exchange, contentType: message.contentType, id: message.id,
+        correlationID: message.correlationID, headers: message.headers.map { ($0.name, .text($0.value)) },
+        body: message.body))
   }
 
-  private static func withHeaders<Value>(
-    _ headers: [BrokerMessage.Header], _ body: (UnsafeBufferPointer<crabbit_header>) -> Value
-  ) -> Value {
-    // All names and values, one behind the other, each with its zero.
-    var text: [CChar] = []
-    var places: [(name: Int, value: Int)] = []
-    for header in headers {
-      let name = text.count
-      text += header.name.utf8CString
-      places.append((name, text.count))
-      text += header.value.utf8CString
-    }
-    return text.withUnsafeBufferPointer { text in
-      let parts = places.map { place in
-        crabbit_header(
-          name: text.baseAddress?.advanced(by: place.name), value: text.baseAddress?.advanced(by: place.value))
-      }
-      return parts.withUnsafeBufferPointer(body)
-    }
-  }
-
-  /// The next thing that has arrived; nil if nothing has. Sends a heartbeat if one is due, so call it more often than those.
+  /// The next thing that has arrived; nil if nothing has.
   func next() -> Arrival? {
-    var event = crabbit_event()
-    callGuard.guarding { crabbit_next(connection, &event) }
-    switch event.kind {
-    case CRABBIT_NOTHING: return nil
-    case CRABBIT_ACK, CRABBIT_NACK:
-      guard event.tag > 0, event.tag <= lastTag else {
-        return .ended(Failure(reason: "it confirms messages that were not sent"))
-      }
-      return event.kind == CRABBIT_ACK
-        ? .acknowledged(tag: event.tag, multiple: event.multiple != 0)
-        : .refused(tag: event.tag, multiple: event.multiple != 0)
-    case CRABBIT_RETURN:
-      return .returned(id: Failure.text(of: event.message_id), reason: Failure.text(of: event.text))
-    case CRABBIT_BLOCKED: return .blocked(reason: Failure.text(of: event.text))
-    case CRABBIT_UNBLOCKED: return .unblocked
-    case CRABBIT_DELIVERY:
-      var count = 0
-      // The bytes are valid until the next call.
-      let body = crabbit_body(connection, &count).map { Array(UnsafeRawBufferPointer(start: $0, count: count)) }
-      return .delivered(
-        Delivery(tag: event.tag, consumer: Failure.text(of: event.text), body: event.is_long == 0 ? body : nil))
-    case CRABBIT_PART: return .part
-    default: return .ended(Failure(event))
+    let event: AMQPConnection.Event?
+    do throws(Failure) {
+      event = try connection.next()
+    } catch {
+      return .ended(error)
+    }
+    return switch event {
+    case nil: nil
+    case .acknowledged(let tag, let multiple): .acknowledged(tag: tag, multiple: multiple)
+    case .rejected(let tag, let multiple): .refused(tag: tag, multiple: multiple)
+    case .returned(let id, let reason): .returned(id: id, reason: reason)
+    case .blocked(let reason): .blocked(reason: reason)
+    case .unblocked: .unblocked
+    case .delivered(let delivery): .delivered(delivery)
+    // The others are answers, which are taken where they are asked for.
+    case .part, .opened, .answered, .refused: .part
     }
   }
+}
+
+extension AMQPConnection.Answer {
+  fileprivate var refusal: AMQPFailure? { if case .refused(let failure) = self { failure } else { nil } }
 }
 
 // MARK: - Queues
@@ -202,65 +163,62 @@ extension BrokerConnection {
   ///   - deliveryLimit: nil for the broker's own.
   /// - Returns: why the broker refuses, if it does.
   func declareQueue(_ name: String, deadLetters: String, deliveryLimit: Int?) throws(Failure) -> Failure? {
-    try refusal { crabbit_declare_queue(connection, name, deadLetters, Int32(deliveryLimit ?? 0), &$0) }
+    // What is given up goes to the other queue, which has to confirm it first; that needs the overflow.
+    var arguments: AMQPTable = [
+      ("x-queue-type", .text("quorum")), ("x-dead-letter-exchange", .text("")),
+      ("x-dead-letter-routing-key", .text(deadLetters)), ("x-dead-letter-strategy", .text("at-least-once")),
+      ("x-overflow", .text("reject-publish")),
+    ]
+    if let deliveryLimit { arguments.append(("x-delivery-limit", .integer(Int32(deliveryLimit)))) }
+    return try declare("a declaration") { $0.declareQueue(name, arguments) }.refusal
   }
 
   /// - Returns: why the broker refuses, if it does.
   func bind(queue: String, to exchange: String) throws(Failure) -> Failure? {
-    try refusal { crabbit_bind_queue(connection, queue, exchange, &$0) }
+    try declare("a binding") { $0.bindQueue(queue, to: exchange) }.refusal
   }
 
   /// - Returns: nil if there is no such queue.
   func counts(of queue: String) throws(Failure) -> QueueCounts? {
-    var (messages, consumers): (UInt32, UInt32) = (0, 0)
-    let refusal = try refusal { crabbit_look_at_queue(connection, queue, &messages, &consumers, &$0) }
-    guard let refusal else { return QueueCounts(messages: Int(messages), consumers: Int(consumers)) }
-    guard refusal.code == 404 else { throw refusal }
-    return nil
+    switch try declare("a question for a queue", { $0.countQueue(queue) }) {
+    case .given(.queueDeclareOK(let messages, let consumers)):
+      return QueueCounts(messages: Int(messages), consumers: Int(consumers))
+    case .refused(let refusal) where refusal.code == 404: return nil
+    case .refused(let refusal): throw refusal
+    case .given: throw .broken("another answer than the one that was asked for")
+    }
   }
 
-  /// Has the broker deliver the queue's messages, as many at once as `prefetch` says. Ends the connection if there is no such queue.
+  /// Has the broker deliver the queue's messages, as many at once as `prefetch` says. Ends the connection if there is no such queue. The
+  /// first prefetch holds until ``stopConsuming()``.
   ///
   /// - Returns: why the broker refuses, if it does; then nothing is delivered any more.
   func consume(_ queue: String, as consumer: String, prefetch: Int) throws(Failure) -> Failure? {
-    try refusal { crabbit_consume(connection, queue, consumer, Int32(prefetch), &$0) }
+    if !connection.isOpen(AMQPSession.consuming) {
+      try openChannel(AMQPSession.consuming)
+      let count = UInt16(clamping: prefetch)
+      if let refusal = try connection.request("a limit of deliveries", { $0.setPrefetch(count) }).refusal {
+        return refusal
+      }
+    }
+    // No request that waits: a queue that delivers already may send much before its answer.
+    try connection.consume(queue, as: consumer)
+    return nil
   }
 
-  /// Call it when the socket is writable.
+  /// Call it when the connection is writable, and ``flush()`` after the last one.
   func settle(_ tag: UInt64, _ settlement: Settlement) throws(Failure) {
-    let kind =
-      switch settlement {
-      case .acknowledge: CRABBIT_ACKNOWLEDGE
-      case .giveBack: CRABBIT_GIVE_BACK
-      case .reject: CRABBIT_REJECT
-      }
-    _ = try refusal { crabbit_settle(connection, tag, kind, &$0) }
+    switch settlement {
+    case .acknowledge: try connection.settle(tag, requeues: nil)
+    case .giveBack: try connection.settle(tag, requeues: true)
+    case .reject: try connection.settle(tag, requeues: false)
+    }
   }
 
   /// Ends all deliveries; what is not settled is given back.
-  func stopConsuming() throws(Failure) { _ = try refusal { crabbit_stop_consuming(connection, &$0) } }
-
-  private func refusal(_ call: (inout crabbit_event) -> Int32) throws(Failure) -> Failure? {
-    var event = crabbit_event()
-    switch callGuard.guarding({ call(&event) }) {
-    case 0: return nil
-    case 1: return Failure(event)
-    default: throw Failure(event)
-    }
-  }
-}
-
-extension BrokerConnection.Failure {
-  fileprivate init(_ event: crabbit_event) {
-    self.init(code: event.code == 0 ? nil : Int(event.code), reason: Self.text(of: event.text))
-  }
-
-  /// A broker's text may have any bytes, and goes into log lines.
-  fileprivate static func text(of field: some Any) -> String {
-    withUnsafeBytes(of: field) { bytes in
-      let text = String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-      return String(
-        String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
-    }
+  func stopConsuming() throws(Failure) {
+    guard connection.isOpen(AMQPSession.consuming) else { return }
+    _ = try connection.request("the end of deliveries") { $0.closeChannel(AMQPSession.consuming) }
+    connection.dropDeliveries()
   }
 }

@@ -20,6 +20,8 @@ public struct BrokerOptions: Sendable {
 
   /// Tried in turn; never empty.
   let urls: [BrokerURL]
+  /// Of each host its look-ups in flight.
+  let lookUps: [String: LookUpShare]
   public var password = "guest"
   /// What the name of an exchange begins with; an event's type follows.
   public var exchangePrefix = BrokerOptions.referencePrefix
@@ -41,7 +43,7 @@ public struct BrokerOptions: Sendable {
   var eventLimit = 2_048
   /// For one wait for the broker: to connect, to log in, to declare an exchange.
   var waitLimit = Duration.seconds(5)
-  var heartbeatSeconds: Int32 = 10
+  var heartbeatSeconds: UInt16 = 10
   /// Between two connections, and before a message that the broker has not taken is sent again.
   var backoff = Backoff(base: .milliseconds(250), cap: .seconds(15))
   /// An exchange is declared and bound again after this time, as somebody may have deleted it or a binding. One that the broker has
@@ -68,6 +70,7 @@ public struct BrokerOptions: Sendable {
     }
     guard !parsed.isEmpty else { throw BrokerOptionsError(description: "--broker names no URL") }
     self.urls = parsed
+    lookUps = Dictionary(parsed.map { ($0.host, LookUpShare()) }) { first, _ in first }
   }
 
   public mutating func setExchangePrefix(_ prefix: String) throws(BrokerOptionsError) {

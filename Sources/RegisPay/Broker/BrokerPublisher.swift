@@ -86,30 +86,14 @@ final class BrokerPublisher: Sendable {
 
   /// Runs until its task is cancelled. Then it waits a short time for what is in flight.
   func run() async {
-    let thread: PublisherThread
-    do throws(WakeUp.Failure) {
-      thread = try PublisherThread(
-        shared, source: "regispay/\(log.reader.storeID)", logger: logger, onRoom: { [weak self] in self?.poke() },
-        onNewQueues: { [weak self] in
-          self?.control.withLock { $0.isRestartWanted = true }
-          self?.poke()
-        })
-    } catch {
-      endReplays()
-      health.report(name, fault: "\(error)")
-      // The end of one service would end the group. Throws only when the task is cancelled.
-      while !Task.isCancelled { try? await Task.sleep(for: .seconds(3_600)) }
-      return
-    }
+    let thread = PublisherThread(
+      shared, source: "regispay/\(log.reader.storeID)", logger: logger, onRoom: { [weak self] in self?.poke() },
+      onNewQueues: { [weak self] in
+        self?.control.withLock { $0.isRestartWanted = true }
+        self?.poke()
+      })
     let ended = AsyncStream<Void>.makeStream()
     thread.start { ended.continuation.finish() }
-    let watch = Task { [callGuard = thread.callGuard] in
-      while !Task.isCancelled {
-        callGuard.check()
-        // Throws only when the task is cancelled.
-        try? await Task.sleep(for: .milliseconds(50))
-      }
-    }
     let last = Mutex<Subscription?>(nil)
     _ = await log.follower.repeatUntilCancelled {
       let subscription = try log.store.subscription(name, options: LogFollower.subscriptionOptions())
@@ -121,7 +105,6 @@ final class BrokerPublisher: Sendable {
     }
     endReplays()
     await stop(thread, ended.stream)
-    watch.cancel()
     await commitLast(last.withLock { $0 })
   }
 
@@ -258,9 +241,9 @@ final class BrokerPublisher: Sendable {
     let limit = Task { [margin = Self.stopMargin + shared.options.stopLimit] in
       // Both waits end early only when the thread has ended; what follows does nothing then.
       try? await Task.sleep(for: margin)
-      thread.callGuard.cut()
+      thread.cut()
       try? await Task.sleep(for: .milliseconds(300))
-      // The look-up of a host can't be ended. The thread then ends by itself, without touching the log.
+      // A thread that gets no processor time ends by itself later, without touching the log.
       end.cancel()
     }
     await end.value

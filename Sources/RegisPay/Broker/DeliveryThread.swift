@@ -23,21 +23,17 @@ final class DeliveryThread: Sendable {
     var reason: String?
   }
 
-  /// Enough for the deepest tables that a broker can send: see CRabbitMQ.h.
-  private static let stackBytes = 16 << 20
   private static let goodDuration = Duration.seconds(10)
-  /// A heartbeat of the shortest interval that a broker can ask for, a second, is still sent in time.
   private static let waitLimit = Duration.milliseconds(400)
   /// Arrivals before the thread looks for settlements again.
   private static let burst = 256
 
-  let callGuard = CallGuard()
   private let options: BrokerOptions
   private let steps: [PaymentStep]
   private let prefetch: Int
   private let handler: Handler
   private let onConsuming: @Sendable () -> Void
-  private let wakeup: WakeUp
+  private let wakeup = WakeUp()
   private let logger: Logger
   private let state = Mutex(State())
 
@@ -48,8 +44,7 @@ final class DeliveryThread: Sendable {
   init(
     _ options: BrokerOptions, _ steps: [PaymentStep], prefetch: Int, logger: Logger,
     onConsuming: @escaping @Sendable () -> Void, handler: @escaping Handler
-  ) throws(WakeUp.Failure) {
-    wakeup = try WakeUp()
+  ) {
     (self.options, self.steps, self.prefetch, self.logger) = (options, steps, prefetch, logger)
     (self.onConsuming, self.handler) = (onConsuming, handler)
   }
@@ -61,7 +56,6 @@ final class DeliveryThread: Sendable {
       onEnd()
     }
     thread.name = "broker"
-    thread.stackSize = Self.stackBytes
     thread.start()
   }
 
@@ -84,6 +78,9 @@ final class DeliveryThread: Sendable {
     state.withLock { $0.isStopping = true }
     wakeup.signal()
   }
+
+  /// Ends the thread's present wait for the broker, and all that follow.
+  func cut() { wakeup.cut() }
 
   private var isStopping: Bool { state.withLock { $0.isStopping } }
 
@@ -112,7 +109,7 @@ final class DeliveryThread: Sendable {
 
   private func wait(_ duration: Duration) {
     let end = ContinuousClock.now + duration
-    while !isStopping, ContinuousClock.now < end { wakeup.wait(for: nil, until: end) }
+    while !isStopping, ContinuousClock.now < end { wakeup.wait(until: end) }
   }
 
   private func report(_ reason: String?) {
@@ -144,7 +141,7 @@ final class DeliveryThread: Sendable {
   /// - Returns: why it ended; nil after a stop.
   private func connectAndServe(_ url: BrokerURL) -> BrokerConnection.Failure? {
     do throws(BrokerConnection.Failure) {
-      let connection = try BrokerConnection.open(url, options, callGuard)
+      let connection = try BrokerConnection.open(url, options, wakeup)
       for queue in steps.map(StepQueue.init) where try connection.counts(of: queue.name) == nil {
         throw BrokerConnection.Failure(code: 404, reason: queue.name)
       }
@@ -166,11 +163,11 @@ final class DeliveryThread: Sendable {
     let number = state.withLock { $0.connection }
     while true {
       let hasMore = try takeArrivals(connection, number)
-      let isUnwritable = try settle(connection)
+      try settle(connection)
       let isDone = state.withLock { $0.isStopping && $0.settlements.isEmpty }
       if isDone { return }
-      let end = hasMore ? ContinuousClock.now : ContinuousClock.now + Self.waitLimit
-      wakeup.wait(for: connection.descriptor, orWritable: isUnwritable, until: end)
+      // The settlements that did not fit go when the connection takes them.
+      if !hasMore { wakeup.wait(until: ContinuousClock.now + Self.waitLimit) }
     }
   }
 
@@ -197,20 +194,18 @@ final class DeliveryThread: Sendable {
     return true
   }
 
-  /// - Returns: whether the socket takes no more for now.
-  private func settle(_ connection: borrowing BrokerConnection) throws(BrokerConnection.Failure) -> Bool {
+  private func settle(_ connection: borrowing BrokerConnection) throws(BrokerConnection.Failure) {
+    defer { connection.flush() }
     var waiting = state.withLock { state in
       defer { state.settlements = [] }
       return state.settlements
     }[...]
     while let (tag, settlement) = waiting.first {
-      guard WakeUp.isWritable(connection.descriptor) else {
-        state.withLock { $0.settlements.insert(contentsOf: waiting, at: 0) }
-        return true
+      guard connection.isWritable else {
+        return state.withLock { $0.settlements.insert(contentsOf: waiting, at: 0) }
       }
       waiting.removeFirst()
       try connection.settle(tag, settlement)
     }
-    return false
   }
 }

@@ -18,7 +18,7 @@ extension PublisherThread {
         guard !shared.isStopping, ContinuousClock.now < end else {
           throw BrokerConnection.Failure(reason: "the log has not taken the checkpoint for new queues")
         }
-        wakeup.wait(for: nil, until: ContinuousClock.now + .milliseconds(50))
+        wakeup.wait(until: ContinuousClock.now + .milliseconds(50))
       }
     }
     for queue in StepQueue.all {

@@ -5,8 +5,6 @@ import Logging
 ///
 /// Safe to use from any task.
 final class PublisherThread: Sendable {
-  /// Enough for the deepest tables that a broker can send: see CRabbitMQ.h.
-  private static let stackBytes = 16 << 20
   /// How many messages are sent before the thread looks for confirms again.
   private static let burst = 64
   /// A connection that has lasted this long was a good one: the next wait is the shortest again.
@@ -15,13 +13,12 @@ final class PublisherThread: Sendable {
   private static let shortestDeclaration = Duration.seconds(1)
   /// Without a confirm for this long, something is wrong at the broker.
   private static let confirmLimit = Duration.seconds(10)
-  /// The longest wait for the socket. A heartbeat of the shortest interval that a broker can ask for, a second, is still sent in time.
+  /// The longest wait, after which times are looked at again.
   private static let waitLimit = Duration.milliseconds(400)
 
-  let callGuard = CallGuard()
   let shared: PublisherState
   private let source: String
-  let wakeup: WakeUp
+  let wakeup = WakeUp()
   private let onRoom: @Sendable () -> Void
   let onNewQueues: @Sendable () -> Void
   private let logger: Logger
@@ -34,8 +31,7 @@ final class PublisherThread: Sendable {
   init(
     _ shared: PublisherState, source: String, logger: Logger, onRoom: @escaping @Sendable () -> Void,
     onNewQueues: @escaping @Sendable () -> Void = {}
-  ) throws(WakeUp.Failure) {
-    wakeup = try WakeUp()
+  ) {
     self.onNewQueues = onNewQueues
     (self.shared, self.source, self.logger, self.onRoom) = (shared, source, logger, onRoom)
   }
@@ -47,7 +43,6 @@ final class PublisherThread: Sendable {
       onEnd()
     }
     thread.name = "broker"
-    thread.stackSize = Self.stackBytes
     thread.start()
   }
 
@@ -59,6 +54,9 @@ final class PublisherThread: Sendable {
     shared.stop()
     wakeup.signal()
   }
+
+  /// Ends the thread's present wait for the broker, and all that follow.
+  func cut() { wakeup.cut() }
 
   private func run() {
     var attempts = 0
@@ -85,7 +83,7 @@ final class PublisherThread: Sendable {
   /// Waits unless the thread is to stop.
   private func wait(_ duration: Duration) {
     let end = ContinuousClock.now + duration
-    while !shared.isStopping, ContinuousClock.now < end { wakeup.wait(for: nil, until: end) }
+    while !shared.isStopping, ContinuousClock.now < end { wakeup.wait(until: end) }
   }
 
   private func report(_ state: BrokerStatus.State, _ reason: String?, _ url: BrokerURL?) {
@@ -108,7 +106,7 @@ final class PublisherThread: Sendable {
   private func connectAndServe(_ url: BrokerURL) -> BrokerConnection.Failure? {
     do throws(BrokerConnection.Failure) {
       var session = Session(
-        connection: try BrokerConnection.open(url, shared.options, callGuard), url: url,
+        connection: try BrokerConnection.open(url, shared.options, wakeup), url: url,
         writer: Writer(shared, url, source: source))
       shared.metrics.countConnection()
       try declareAll(&session)
@@ -186,7 +184,7 @@ final class PublisherThread: Sendable {
   /// is bound to, while other queues still get its messages, so that none comes back. Or the broker has refused it, and takes it now.
   private func declareAgain(_ session: inout Session) throws(BrokerConnection.Failure) {
     guard let next = session.declarations.min(by: { $0.value < $1.value }), next.value <= .now,
-      WakeUp.isWritable(session.connection.descriptor)
+      session.connection.isWritable
     else { return }
     if let refusal = try declare(next.key, &session) { hold(next.key, refusal, nil) }
   }
@@ -194,7 +192,7 @@ final class PublisherThread: Sendable {
   private func serve(_ session: inout Session) throws(BrokerConnection.Failure) {
     var stopEnd: ContinuousClock.Instant?
     while true {
-      try takeArrivals(&session)
+      let hasMore = try takeArrivals(&session)
       let now = ContinuousClock.now
       if shared.isStopping {
         let end = stopEnd ?? now + shared.options.stopLimit
@@ -209,18 +207,21 @@ final class PublisherThread: Sendable {
       let (next, hasNext) = shared.withQueue { queue, _ in
         (queue.nextTry, queue.inFlightCount < shared.options.inFlightLimit && queue.hasNext(now))
       }.value
-      // More to send: only looks at the socket. A held exchange may be due before the usual wait is over.
       let canSend = hasNext && !isUnwritable && !session.isBlocked && stopEnd == nil
-      let end = canSend ? now : min(now + Self.waitLimit, max(next ?? .now + Self.waitLimit, now + .milliseconds(10)))
-      wakeup.wait(for: session.connection.descriptor, orWritable: isUnwritable, until: end)
+      if hasMore || canSend { continue }
+      // A held exchange may be due before the usual wait is over.
+      let end = min(now + Self.waitLimit, max(next ?? .now + Self.waitLimit, now + .milliseconds(10)))
+      wakeup.wait(until: end)
     }
   }
 
   /// Takes what has arrived.
-  private func takeArrivals(_ session: inout Session) throws(BrokerConnection.Failure) {
+  ///
+  /// - Returns: whether more may have arrived.
+  private func takeArrivals(_ session: inout Session) throws(BrokerConnection.Failure) -> Bool {
     // A broker that sends without end must not keep the thread from sending and stopping.
     for _ in 0..<4 * shared.options.inFlightLimit {
-      guard let arrival = session.connection.next() else { return }
+      guard let arrival = session.connection.next() else { return false }
       switch arrival {
       case .acknowledged(let tag, let multiple): confirm(tag, multiple, &session)
       case .refused(let tag, let multiple): refuse(tag, multiple, &session)
@@ -239,6 +240,7 @@ final class PublisherThread: Sendable {
       case .ended(let failure): throw failure
       }
     }
+    return true
   }
 
   private func confirm(_ tag: UInt64, _ multiple: Bool, _ session: inout Session) {
@@ -322,13 +324,18 @@ final class PublisherThread: Sendable {
       metadata: ["exchange": "\(shared.topology.exchange(of: type))", "reason": "\(reason)"])
   }
 
-  /// Sends what may be sent, in portions.
+  /// Sends what may be sent, in portions that go out at once.
   ///
-  /// - Returns: whether the socket takes no more for now.
+  /// - Returns: whether the connection takes no more for now.
   private func send(_ session: inout Session) throws(BrokerConnection.Failure) -> Bool {
+    let isUnwritable = try collect(&session)
+    session.connection.flush()
+    return isUnwritable
+  }
+
+  private func collect(_ session: inout Session) throws(BrokerConnection.Failure) -> Bool {
     for _ in 0..<Self.burst {
-      // The socket takes a whole message while a third of its buffer is free, which is what this asks: so no call waits to send.
-      guard WakeUp.isWritable(session.connection.descriptor) else { return true }
+      guard session.connection.isWritable else { return true }
       let next = shared.withQueue { queue, _ in
         queue.inFlightCount < shared.options.inFlightLimit ? queue.next(.now) : nil
       }.value

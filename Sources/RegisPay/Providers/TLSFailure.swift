@@ -59,9 +59,12 @@ enum TLSFailure {
     return String(last)
   }
 
+  /// Begins the reason of a certificate that nobody vouches for.
+  static func untrustedPrefix(_ host: String) -> String { "the certificate of \(host) isn't trusted" }
+
   private static func untrusted(_ host: String, _ certificate: NIOSSLCertificate?) -> String {
     let known = certificate.flatMap(fault)
-    return "the certificate of \(host) isn't trusted\(known.map { ": \($0)" } ?? "")"
+    return untrustedPrefix(host) + (known.map { ": \($0)" } ?? "")
   }
 
   private static func fault(of certificate: NIOSSLCertificate) -> String? {

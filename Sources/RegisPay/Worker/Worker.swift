@@ -56,18 +56,10 @@ public final class Worker: Sendable {
   /// Works until ``stop()``. Then it takes no more, and lets the calls in flight end.
   ///
   /// - Parameter onReady: called once, when messages come.
-  /// - Throws: when the system has no descriptor left.
-  public func run(onReady: @escaping @Sendable () -> Void) async throws {
-    let thread = try makeThread(onReady)
+  public func run(onReady: @escaping @Sendable () -> Void) async {
+    let thread = makeThread(onReady)
     let ended = Promise<Void>()
     thread.start { ended.keep(()) }
-    let watch = Task { [callGuard = thread.callGuard] in
-      while !Task.isCancelled {
-        callGuard.check()
-        // Throws only when the task is cancelled.
-        try? await Task.sleep(for: .milliseconds(50))
-      }
-    }
     let due = options.steps.map { step in Task { await takeDue(step) } }
     await stopped.value
     state.withLock { $0.isStopping = true }
@@ -82,20 +74,19 @@ public final class Worker: Sendable {
     let limit = Task {
       // Ends early only when the thread has ended.
       try? await Task.sleep(for: Self.threadLimit)
-      thread.callGuard.cut()
+      thread.cut()
       ended.keep(())
     }
     await ended.value
     limit.cancel()
-    watch.cancel()
     source.close()
     psp?.close()
     notifications?.close()
   }
 
-  private func makeThread(_ onReady: @escaping @Sendable () -> Void) throws(WakeUp.Failure) -> DeliveryThread {
+  private func makeThread(_ onReady: @escaping @Sendable () -> Void) -> DeliveryThread {
     let box = Promise<DeliveryThread>()
-    let thread = try DeliveryThread(
+    let thread = DeliveryThread(
       options.broker, options.steps, prefetch: options.prefetch, logger: logger,
       onConsuming: { [self] in
         let isFirst = state.withLock { state in

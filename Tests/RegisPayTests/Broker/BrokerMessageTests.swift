@@ -1,4 +1,3 @@
-import CRabbitMQ
 import LogStore
 import Testing
 
@@ -103,7 +102,6 @@ struct BrokerMessageTests {
         "cloudEvents_traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "cloudEvents_tracestate": "a=1",
       ])
-    #expect(message.headers.count <= CRABBIT_HEADERS)
   }
 
   @Test("is made of every type of a payment's event, and of nothing else")
