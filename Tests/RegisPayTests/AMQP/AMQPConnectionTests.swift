@@ -97,7 +97,9 @@ struct AMQPConnectionTests {
   @Test("says that nothing listens, that a name is none, and that a broker has hung up, also within a frame")
   func reasons() async throws {
     let peer = try await Peer([], ends: true)
-    #expect(await failure(Self.target(peer.port))?.reason == "it has closed the connection")
+    // A close may reach the client as a reset, because the peer has not read what the client said.
+    let end = await failure(Self.target(peer.port))?.reason ?? ""
+    #expect(end == "it has closed the connection" || end.hasPrefix("the connection broke ("))
     try await peer.close()
     #expect(await failure(Self.target(peer.port))?.reason == "nothing listens there (Connection refused)")
     #expect(
