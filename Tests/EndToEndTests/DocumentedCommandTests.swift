@@ -372,6 +372,10 @@ struct DocumentedCommandTests {
     ("docs/INSTALL.md", "make deb", "a release build; `make deb-test` installs the package and uses it"),
     ("docs/INTEGRATION.md", "regispay serve --broker", "RegisPayBrokerTests starts it with brokers of its own"),
     ("docs/INTEGRATION.md", "make run", "as README's"),
+    (
+      "docs/INTEGRATION.md", "curl -X POST http://127.0.0.1:8080/api/v1/broker/dead-letters",
+      "RegisPayWorkerTests runs it"
+    ),
     ("docs/PROVIDERS.md", "regispay serve --psp-url", "OtherPSP starts it with these options"),
   ]
 

@@ -217,8 +217,9 @@ struct RegisPayWorkerTests {
       try await run("reject")
       try await wait("they are dead letters", "deadLetters", 8)
       try await site.addWorker()
-      let released = try await site.server.post("/api/v1/broker/dead-letters/create/release", "", headers: [])
-      #expect(released.status == 202)
+      let release = try CommandBlock.first("docs/INTEGRATION.md", "What becomes of a message", "curl")
+      _ = try await release.run(
+        in: folder, replacing: ["http://127.0.0.1:8080": site.server.url, "curl": "curl --fail"])
       try await waitUntilCompleted(ids, site)
       let actions = String(decoding: try await site.server.get("/api/v1/actions").body, as: UTF8.self)
       #expect(actions.contains("dead-letters-released"))
