@@ -203,7 +203,8 @@ final class PublisherThread: Sendable {
       if stopEnd == nil, !session.isBlocked { try declareAgain(&session) }
       let isUnwritable = stopEnd == nil && !session.isBlocked ? try send(&session) : false
       reportConfirms(&session)
-      if shared.options.hasStepQueues, stopEnd == nil { try careForQueues(&session, now) }
+      // A broker that takes no messages gives no answers on this connection either.
+      if shared.options.hasStepQueues, stopEnd == nil, !session.isBlocked { try careForQueues(&session, now) }
       let (next, hasNext) = shared.withQueue { queue, _ in
         (queue.nextTry, queue.inFlightCount < shared.options.inFlightLimit && queue.hasNext(now))
       }.value
