@@ -3,8 +3,15 @@ import LogStore
 
 /// Writes messages as MassTransit 8 does with its default serializer. docs/INTEGRATION.md has each field and its source.
 struct MassTransitEnvelope: Sendable {
-  let topology: BrokerTopology
-  let broker: BrokerURL
+  /// What is the same in all messages of a type.
+  private struct Constants: Sendable {
+    var exchange: String
+    var destination: JSONValue
+    var urns: JSONValue
+  }
+
+  private let constants: [PaymentEvent.TypeName: Constants]
+  private let source: JSONValue
   private let host = MassTransitEnvelope.describeHost()
 
   static let contentType = "application/vnd.masstransit+json"
@@ -12,26 +19,30 @@ struct MassTransitEnvelope: Sendable {
   static let traceHeader = "MT-Activity-Id"
 
   init(topology: BrokerTopology, broker: BrokerURL) {
-    self.topology = topology
-    self.broker = broker
+    source = .string(broker.massTransitAddress(of: "regispay"))
+    constants = PaymentEvent.TypeName.allCases.reduce(into: [:]) { constants, type in
+      let exchange = topology.exchange(of: type)
+      constants[type] = Constants(
+        exchange: exchange, destination: .string(broker.massTransitAddress(of: exchange)),
+        urns: .array(topology.urns(of: type).map { .string($0) }))
+    }
   }
 
   /// - Parameter sentMicroseconds: the present time.
   func message(_ event: IntegrationEvent, sentMicroseconds: UInt64) -> BrokerMessage {
-    let exchange = topology.exchange(of: event.type)
+    guard let constants = constants[event.type] else { preconditionFailure("there are constants for each type") }
     let trace = event.trace.map { BrokerMessage.Header(name: Self.traceHeader, value: $0.parent.field) }
     let payment = JSONValue.string(event.payment.description)
     let body: JSONValue = [
       "messageId": .string(event.id.description), "requestId": .null, "correlationId": payment,
       "conversationId": payment, "initiatorId": .null,
-      "sourceAddress": .string(broker.massTransitAddress(of: "regispay")),
-      "destinationAddress": .string(broker.massTransitAddress(of: exchange)), "responseAddress": .null,
-      "faultAddress": .null, "messageType": .array(topology.urns(of: event.type).map { .string($0) }),
-      "message": event.data, "expirationTime": .null, "sentTime": .string(timestamp(microseconds: sentMicroseconds)),
+      "sourceAddress": source, "destinationAddress": constants.destination, "responseAddress": .null,
+      "faultAddress": .null, "messageType": constants.urns, "message": event.data, "expirationTime": .null,
+      "sentTime": .string(timestamp(microseconds: sentMicroseconds)),
       "headers": .object(trace.map { [.init($0.name, .string($0.value))] } ?? []), "host": host,
     ]
     return BrokerMessage(
-      exchange: exchange, contentType: Self.contentType, id: event.id.description,
+      exchange: constants.exchange, contentType: Self.contentType, id: event.id.description,
       correlationID: event.payment.description, headers: trace.map { [$0] } ?? [], body: body.bytes)
   }
 
