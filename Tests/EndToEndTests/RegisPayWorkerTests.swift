@@ -124,6 +124,13 @@ struct RegisPayWorkerTests {
     #expect(Set(settled).isSuperset(of: ids))
   }
 
+  /// How the server's messages for workers fare at the broker.
+  private func stepsState(_ server: RunningServer) async throws -> String {
+    let consumers = try #require(try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]])
+    let consumer = try #require(consumers.first { $0["name"] as? String == "broker-steps" })
+    return (consumer["broker"] as? [String: Any])?["state"] as? String ?? ""
+  }
+
   private func queue(_ step: String, _ server: RunningServer) async throws -> [String: Any] {
     let consumers = try #require(try await server.get("/api/v1/consumers").object()["consumers"] as? [[String: Any]])
     let consumer = try #require(consumers.first { $0["name"] as? String == "payment-\(step)" })
@@ -223,6 +230,20 @@ struct RegisPayWorkerTests {
       try await waitUntilCompleted(ids, site)
       let actions = String(decoding: try await site.server.get("/api/v1/actions").body, as: UTF8.self)
       #expect(actions.contains("dead-letters-released"))
+
+      // While a memory alarm blocks messages, the connection stays, and nothing is asked on it that gets no answer.
+      try await site.rabbit.control("set_vm_memory_high_watermark", "0.00001")
+      ids.append(try await pay(site))
+      try await eventually("the broker blocks", within: .seconds(30)) {
+        try await stepsState(site.server) == "blocked"
+      }
+      let end = ContinuousClock.now + .seconds(10)
+      while ContinuousClock.now < end {
+        #expect(try await stepsState(site.server) == "blocked")
+        try await Task.sleep(for: .milliseconds(200))
+      }
+      try await site.rabbit.control("set_vm_memory_high_watermark", "0.6")
+      try await waitUntilCompleted(ids, site)
 
       // A queue that is deleted with its messages is declared again, and gets what is not done.
       try await site.killWorkers()
