@@ -101,7 +101,7 @@ enum AMQPMethod: Sendable, Hashable {
       return .tune(channelLimit: channels, frameLimit: frame, heartbeatSeconds: seconds)
     case AMQPMethodID.close: return reader.closing().map { .close($0) }
     case AMQPMethodID.channelClose: return reader.closing().map { .channelClose($0) }
-    case AMQPMethodID.blocked: return reader.shortText().map { .blocked(reason: $0) }
+    case AMQPMethodID.blocked: return reader.reason().map { .blocked(reason: $0) }
     case AMQPMethodID.openOK: return reader.skipShort() ? .plain(id) : nil
     case AMQPMethodID.channelOpenOK: return reader.skipLong() ? .plain(id) : nil
     case AMQPMethodID.closeOK, AMQPMethodID.unblocked, AMQPMethodID.channelCloseOK, AMQPMethodID.exchangeDeclareOK,
@@ -120,7 +120,7 @@ enum AMQPMethod: Sendable, Hashable {
       guard let consumer = reader.shortText(), reader.octet() != nil else { return nil }
       return .cancel(consumer: consumer)
     case AMQPMethodID.returned:
-      guard reader.short() != nil, let reason = reader.shortText(), reader.skipShort(), reader.skipShort() else {
+      guard reader.short() != nil, let reason = reader.reason(), reader.skipShort(), reader.skipShort() else {
         return nil
       }
       return .returned(reason: reason)
@@ -198,6 +198,9 @@ struct AMQPReader {
     octet().flatMap { bytes.readSlice(length: Int($0)) }.map { String(ofBroker: $0.readableBytesView) }
   }
 
+  /// A text for a person, in which a broker may say nothing.
+  mutating func reason() -> String? { shortText().map { $0.isEmpty ? "it says no reason" : $0 } }
+
   /// A long one is at most as long as its frame.
   mutating func longText() -> String? {
     long().flatMap { bytes.readSlice(length: Int($0)) }.map { String(ofBroker: $0.readableBytesView) }
@@ -211,7 +214,7 @@ struct AMQPReader {
 
   /// Why the broker closes a channel or the connection.
   mutating func closing() -> AMQPFailure? {
-    guard let code = short(), let text = shortText(), short() != nil, short() != nil else { return nil }
-    return AMQPFailure(code: Int(code), reason: text)
+    guard let code = short(), let reason = reason(), short() != nil, short() != nil else { return nil }
+    return AMQPFailure(code: Int(code), reason: reason)
   }
 }

@@ -6,7 +6,7 @@ import Glibc
 enum Fuzz {
   /// What is fed to one part of the program. Given an input it returns, or ends the process with what is broken.
   enum Target: String, CaseIterable {
-    case segment, index, block, tail, backup, lines, json, answers, requests, frames, pool
+    case segment, index, block, tail, backup, lines, json, answers, requests, frames, pool, broker
 
     var body: csanitizer_body {
       switch self {
@@ -21,6 +21,7 @@ enum Fuzz {
       case .requests: { run($0, $1, RequestsTarget.run) }
       case .frames: { run($0, $1, FramesTarget.run) }
       case .pool: { run($0, $1, PoolTarget.run) }
+      case .broker: { run($0, $1, BrokerTarget.run) }
       }
     }
   }

@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/AMQP/AMQPSession.swift
