@@ -17,6 +17,14 @@ extension String {
   init(ofBroker bytes: ByteBufferView) {
     let text = String(decoding: bytes, as: UTF8.self)
     self = String(
-      String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
+      String.UnicodeScalarView(text.unicodeScalars.map { Self.isUnseen($0) ? " " : $0 }))
+  }
+
+  /// Ends a line, or changes how the rest of one is shown.
+  private static func isUnseen(_ scalar: Unicode.Scalar) -> Bool {
+    switch scalar.properties.generalCategory {
+    case .control, .format, .lineSeparator, .paragraphSeparator: true
+    default: false
+    }
   }
 }

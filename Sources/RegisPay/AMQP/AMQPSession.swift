@@ -48,7 +48,7 @@ struct AMQPSession: Sendable {
   /// hundred bytes, and the protocol's smallest limit is 4,096.
   static let frameLimit = 16 << 10
   private static let leastFrameLimit: UInt32 = 4_096
-  /// The most bytes of the body of a delivery that is handed out; of a longer one nothing is kept.
+  /// The most bytes of the body of a delivery that is handed out; of a longer one nothing is kept. No message that is sent is longer.
   static let bodyLimit = 64 << 10
 
   static let publishing: UInt16 = 1
@@ -284,6 +284,9 @@ struct AMQPSession: Sendable {
     switch contents[channel] {
     case .returnedHeader(let reason):
       let header = try AMQPContentHeader(payload)
+      guard header.bodyBytes <= UInt64(Self.bodyLimit) else {
+        throw .broken("a returned message of \(header.bodyBytes) bytes, and none of that size was sent")
+      }
       contents[channel] = .returnedBody(id: header.messageID ?? "", reason: reason, left: header.bodyBytes)
       return header.bodyBytes == 0 ? end(channel) : .part
     case .deliveredHeader(var delivery):

@@ -78,7 +78,7 @@ struct AMQPTransport: Sendable {
     case .failure(let failure): throw failure
     case nil:
       future.whenSuccess { $0.close(promise: nil) }
-      throw AMQPFailure(reason: "no connection within \(limit)")
+      throw AMQPFailure(reason: "no connection within \(limit.inTenths)")
     }
   }
 
@@ -125,7 +125,7 @@ struct AMQPTransport: Sendable {
     case let error as IOError where error.errnoCode == ECONNRESET || error.errnoCode == EPIPE:
       "the connection broke (\(text(of: error)))"
     case let error as IOError: "it can't be reached (\(text(of: error)))"
-    case ChannelError.connectTimeout(let limit): "it can't be reached: no connection within \(Duration(limit))"
+    case ChannelError.connectTimeout(let limit): "it can't be reached: no connection within \(Duration(limit).inTenths)"
     default: TLSFailure.reason(error, host: host) ?? "\(error)"
     }
   }

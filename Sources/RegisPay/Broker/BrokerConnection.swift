@@ -38,6 +38,10 @@ struct BrokerConnection: ~Copyable {
     do throws(Failure) {
       return BrokerConnection(try AMQPConnection.open(target, login, wakeup))
     } catch {
+      // A broker may repeat what it was sent, and the reason goes into log lines.
+      if !options.password.isEmpty, error.reason.contains(options.password) {
+        throw Failure(code: error.code, reason: error.reason.replacing(options.password, with: "…"))
+      }
       guard url.isTLS, error.reason.hasPrefix(TLSFailure.untrustedPrefix(url.host)) else { throw error }
       throw Failure(reason: error.reason + " (--broker-roots names whom RegisPay trusts)")
     }

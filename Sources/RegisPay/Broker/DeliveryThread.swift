@@ -161,9 +161,11 @@ final class DeliveryThread: Sendable {
 
   private func serve(_ connection: borrowing BrokerConnection) throws(BrokerConnection.Failure) {
     let number = state.withLock { $0.connection }
+    /// Messages that are not settled.
+    var unsettled = 0
     while true {
-      let hasMore = try takeArrivals(connection, number)
-      try settle(connection)
+      let hasMore = try takeArrivals(connection, number, &unsettled)
+      try settle(connection, &unsettled)
       let isDone = state.withLock { $0.isStopping && $0.settlements.isEmpty }
       if isDone { return }
       // The settlements that did not fit go when the connection takes them.
@@ -173,7 +175,7 @@ final class DeliveryThread: Sendable {
 
   /// - Returns: whether more may have arrived.
   private func takeArrivals(
-    _ connection: borrowing BrokerConnection, _ number: UInt64
+    _ connection: borrowing BrokerConnection, _ number: UInt64, _ unsettled: inout Int
   ) throws(BrokerConnection.Failure) -> Bool {
     for _ in 0..<Self.burst {
       guard let arrival = connection.next() else { return false }
@@ -181,6 +183,11 @@ final class DeliveryThread: Sendable {
       case .delivered(let delivery):
         guard let step = PaymentStep(rawValue: delivery.consumer) else {
           throw BrokerConnection.Failure(reason: "it delivers for a consumer that there is not")
+        }
+        unsettled += 1
+        guard unsettled <= prefetch * steps.count else {
+          throw BrokerConnection.Failure(
+            reason: "it delivers more messages than it was asked for (--prefetch \(prefetch))")
         }
         if !state.withLock({ $0.isPaused }) {
           handler(step, delivery.body, Ticket(connection: number, tag: delivery.tag))
@@ -194,7 +201,9 @@ final class DeliveryThread: Sendable {
     return true
   }
 
-  private func settle(_ connection: borrowing BrokerConnection) throws(BrokerConnection.Failure) {
+  private func settle(
+    _ connection: borrowing BrokerConnection, _ unsettled: inout Int
+  ) throws(BrokerConnection.Failure) {
     defer { connection.flush() }
     var waiting = state.withLock { state in
       defer { state.settlements = [] }
@@ -206,6 +215,7 @@ final class DeliveryThread: Sendable {
       }
       waiting.removeFirst()
       try connection.settle(tag, settlement)
+      unsettled -= 1
     }
   }
 }

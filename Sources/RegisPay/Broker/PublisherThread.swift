@@ -246,7 +246,6 @@ final class PublisherThread: Sendable {
 
   private func confirm(_ tag: UInt64, _ multiple: Bool, _ session: inout Session) {
     let now = ContinuousClock.now
-    session.lastConfirm = now
     let hadReturned = !session.returned.isEmpty
     var returned = session.returned
     var refusals: [(PaymentEvent.TypeName, String)] = []
@@ -275,6 +274,8 @@ final class PublisherThread: Sendable {
         }
       }
     }
+    // One that concerns nothing in flight says nothing.
+    if counts.confirmed > 0 || counts.returned > 0 { session.lastConfirm = now }
     session.returned = returned
     if counts.confirmed > 0 { shared.metrics.count(.confirmed, counts.confirmed) }
     if counts.returned > 0 { shared.metrics.count(.returned, counts.returned) }
@@ -300,8 +301,9 @@ final class PublisherThread: Sendable {
   }
 
   private func refuse(_ tag: UInt64, _ multiple: Bool, _ session: inout Session) {
-    session.lastConfirm = .now
     let events = shared.withQueue { queue, _ in queue.take(tag, multiple: multiple) }.value
+    // One that concerns nothing in flight says nothing.
+    if !events.isEmpty { session.lastConfirm = .now }
     for event in events {
       shared.metrics.count(.refused)
       hold(event.type, Self.refusal, event)

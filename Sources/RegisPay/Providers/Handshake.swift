@@ -39,7 +39,8 @@ final class Handshake: ChannelInboundHandler {
       state = .going(promise)
       let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)
       let timer = channel.eventLoop.scheduleTask(in: limit) { [host] in
-        bound.value.end(.failure(Failure(description: "no TLS handshake with \(host) within \(Duration(limit))")))
+        bound.value.end(
+          .failure(Failure(description: "no TLS handshake with \(host) within \(Duration(limit).inTenths)")))
         channel.close(promise: nil)
       }
       promise.futureResult.whenComplete { _ in timer.cancel() }

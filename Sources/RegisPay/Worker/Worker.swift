@@ -250,7 +250,8 @@ public final class Worker: Sendable {
   /// - Parameter reason: why the server gives no answer; nil if it does.
   private func note(_ reason: String?) {
     let isNew = state.withLock { state in
-      guard state.reason != reason else { return false }
+      // A stop cancels what is asked.
+      guard !state.isStopping, state.reason != reason else { return false }
       state.reason = reason
       return true
     }

@@ -310,4 +310,25 @@ struct AMQPSessionTests {
       #expect(session.waitingBytes <= bytes.count)
     }
   }
+
+  @Test("a broker that gives no reason is quoted with none")
+  func noReason() throws {
+    var session = try AMQPSession.ready()
+    #expect(session.end(AMQPBytes.close(0, 320, "")) == AMQPFailure(code: 320, reason: "it says no reason"))
+  }
+
+  @Test("what ends a line or turns it round is left out of a broker's text")
+  func unseen() throws {
+    var session = try AMQPSession.ready()
+    #expect(
+      session.end(AMQPBytes.close(0, 320, "a\u{2028}b\u{202E}c\n")) == AMQPFailure(code: 320, reason: "a b c "))
+  }
+
+  @Test(
+    "a message comes back only if it can have been sent", arguments: [UInt64(64 << 10), (64 << 10) + 1, 1 << 63, .max])
+  func longReturn(byteCount: UInt64) throws {
+    var session = try AMQPSession.ready()
+    let failure = session.end(AMQPBytes.returned + AMQPBytes.header(1, byteCount))
+    #expect((failure != nil) == (byteCount > 64 << 10))
+  }
 }
