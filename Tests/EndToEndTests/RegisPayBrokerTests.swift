@@ -329,6 +329,21 @@ struct RegisPayBrokerTests {
     }
   }
 
+  @Test("a broker that confirms only what it has confirmed before is told of as one that confirms nothing")
+  func stalled() async throws {
+    try await withTemporaryFolder { folder in
+      let peer = try RegisPayProcess(
+        program: "python3", ["-B", StoreUnderTest.support + "/hostile_broker.py", "stalled"], folder: folder)
+      let port = try #require((try await peer.nextLine() ?? "").split(separator: " ").first)
+      let server = try await RunningServer.start(
+        directory: folder, arguments: ["--broker", "amqp://127.0.0.1:\(port)"])
+      _ = try await server.createPayment("12.34")
+      try await eventually("the stall is told", within: .seconds(30)) {
+        try await warnings(server).contains("the broker has confirmed no message")
+      }
+    }
+  }
+
   @Test(
     "a user that may not declare exchanges is told of, and once it may, the warnings end, also of types that have no event"
   )

@@ -268,4 +268,26 @@ struct RegisPayWorkerTests {
       try await site.stopWorkers()
     }
   }
+
+  @Test("a broker that delivers more than it was asked for loses the connection")
+  func tooManyDeliveries() async throws {
+    try await withTemporaryFolder { folder in
+      let peer = try RegisPayProcess(
+        program: "python3", ["-B", StoreUnderTest.support + "/hostile_broker.py", "deliveries"], folder: folder)
+      let port = try #require((try await peer.nextLine() ?? "").split(separator: " ").first)
+      // Nothing listens at the server's address, so that the worker keeps what it is given.
+      let worker = try RegisPayProcess(
+        [
+          "worker", "--broker", "amqp://127.0.0.1:\(port)", "--server", "http://127.0.0.1:1", "--log-format", "text",
+          "--psp-url", "http://127.0.0.1:1", "--notifications-url", "http://127.0.0.1:1",
+        ], folder: folder)
+      #expect(try await peer.nextLine() == "begin deliveries")
+      #expect(try await peer.nextLine(within: .seconds(30)) == "end deliveries")
+      try await eventually("the reason is told", within: .seconds(10)) {
+        worker.errorText.contains("it delivers more messages than it was asked for (--prefetch 64)")
+      }
+      worker.signal(SIGTERM)
+      #expect(try await worker.waitForExit() == .init(code: 0, isSignal: false), "\(worker.errorText)")
+    }
+  }
 }

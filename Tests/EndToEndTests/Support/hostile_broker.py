@@ -1,4 +1,5 @@
-"""A broker that sends what no broker sends. Each connection gets the next case; after the last one, they begin again.
+"""A broker that sends what no broker sends. Each connection gets the next case; after the last one, they begin again. With the name of
+a case of ALONE as its argument, each connection gets that one.
 
 Prints its port, and then a line with the case's name when a connection begins: "begin NAME", and "end NAME" when it ends.
 """
@@ -269,6 +270,46 @@ CASES = {
 }
 
 
+def stalled(peer):
+    """Confirms the first message again and again, and no other one."""
+    peer.serve_until_publish()
+    peer.connection.settimeout(0.5)
+    for _ in range(80):
+        peer.send(ACK(1, 0) + ACK(1, 1) + NACK(1, 0) + frame(8, 0, b""))
+        try:
+            peer.connection.recv(65536)
+        except TimeoutError:
+            pass
+
+
+def deliveries(peer):
+    """Delivers messages without regard to how many were asked for."""
+    peer.login()
+    consumer = None
+    while consumer is None:
+        kind, channel, payload = peer.read_frame()
+        if kind != 1:
+            continue
+        ids = struct.unpack(">HH", payload[:4])
+        if ids == (20, 10):
+            peer.send(method(channel, 20, 11, long(b"")))
+        elif ids == (50, 10):
+            peer.send(method(channel, 50, 11, short(b"q") + struct.pack(">II", 1, 0)))
+        elif ids == (60, 10):
+            peer.send(method(channel, 60, 11))
+        elif ids == (60, 20):
+            rest = payload[6:]
+            rest = rest[1 + rest[0]:]
+            consumer = rest[1:1 + rest[0]]
+    body = b'{"message":{"aggregateId":"pay:01a22f5b-7f45-76e1-bf0a-9a87ffe2ef7c"}}'
+    for tag in range(1, 200_000):
+        peer.send(method(3, 60, 60, short(consumer) + struct.pack(">QB", tag, 0) + short(b"") + short(b""))
+                  + frame(2, 3, struct.pack(">HHQH", 60, 0, len(body), 0)) + frame(3, 3, body))
+
+
+ALONE = {"stalled": stalled, "deliveries": deliveries}
+
+
 def run(connection, name, case):
     print("begin", name, flush=True)
     try:
@@ -281,10 +322,11 @@ def run(connection, name, case):
 
 
 if __name__ == "__main__":
+    cases = {sys.argv[1]: ALONE[sys.argv[1]]} if len(sys.argv) > 1 else CASES
     listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], len(CASES), flush=True)
+    print(listener.getsockname()[1], len(cases), flush=True)
     while True:
-        for name, case in CASES.items():
+        for name, case in cases.items():
             connection, _ = listener.accept()
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             run(connection, name, case)

@@ -116,10 +116,8 @@ struct WorkDeskTests {
             return
           }
         }
-        guard case .wait = await all.desk.ask(ids[5]) else {
-          Issue.record("the breaker is not open")
-          return
-        }
+        // Its time may be over at once on a busy machine; without a success it does not close.
+        #expect(parts.breaker.state != .closed)
         try await eventually("a trial is handed out, and ends the outage") {
           guard case .call(let order) = await all.desk.ask(ids[5]) else { return false }
           return await all.desk.report(order.token, .created) == .acknowledge
