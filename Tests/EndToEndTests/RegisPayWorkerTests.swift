@@ -269,16 +269,40 @@ struct RegisPayWorkerTests {
     }
   }
 
+  @Test("a worker that has no way to the server takes no messages from one that has")
+  func withoutServer() async throws {
+    try await withTemporaryFolder { folder in
+      let site = try await Site.start(in: folder, workers: 1)
+      let ids = [try await pay(site)]
+      try await waitUntilCompleted(ids, site)
+      let other = try RegisPayProcess(
+        [
+          "worker", "--broker", "amqp://guest@127.0.0.1:\(site.rabbit.port)", "--server", "http://127.0.0.1:1",
+          "--psp-url", "http://127.0.0.1:1", "--notifications-url", "http://127.0.0.1:1", "--log-format", "text",
+        ], folder: folder)
+      try await eventually("it says so", within: .seconds(30)) { other.errorText.contains("the server gives no work") }
+      for _ in 0..<20 {
+        let id = try await pay(site)
+        try await site.server.wait(for: id, status: "Completed", within: .seconds(10))
+      }
+      other.signal(SIGTERM)
+      #expect(try await other.waitForExit() == .init(code: 0, isSignal: false), "\(other.errorText)")
+      try await site.stopWorkers()
+    }
+  }
+
   @Test("a broker that delivers more than it was asked for loses the connection")
   func tooManyDeliveries() async throws {
     try await withTemporaryFolder { folder in
       let peer = try RegisPayProcess(
         program: "python3", ["-B", StoreUnderTest.support + "/hostile_broker.py", "deliveries"], folder: folder)
       let port = try #require((try await peer.nextLine() ?? "").split(separator: " ").first)
-      // Nothing listens at the server's address, so that the worker keeps what it is given.
+      let server = try await RunningServer.start(
+        directory: folder,
+        arguments: ["--broker", "amqp://127.0.0.1:1", "--steps-from", "broker", "--broker-event", "none"])
       let worker = try RegisPayProcess(
         [
-          "worker", "--broker", "amqp://127.0.0.1:\(port)", "--server", "http://127.0.0.1:1", "--log-format", "text",
+          "worker", "--broker", "amqp://127.0.0.1:\(port)", "--server", server.url, "--log-format", "text",
           "--psp-url", "http://127.0.0.1:1", "--notifications-url", "http://127.0.0.1:1",
         ], folder: folder)
       #expect(try await peer.nextLine() == "begin deliveries")

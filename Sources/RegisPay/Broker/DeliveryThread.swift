@@ -18,6 +18,7 @@ final class DeliveryThread: Sendable {
   private struct State {
     var connection: UInt64 = 0
     var settlements: [(tag: UInt64, BrokerConnection.Settlement)] = []
+    var isTaking = false
     var isPaused = false
     var isStopping = false
     var reason: String?
@@ -70,6 +71,17 @@ final class DeliveryThread: Sendable {
     wakeup.signal()
   }
 
+  /// Whether messages are taken; at first they are not. While not, there is no connection, and others get what was not settled.
+  func setTaking(_ isTaking: Bool) {
+    let isChange = state.withLock { state in
+      defer { state.isTaking = isTaking }
+      return state.isTaking != isTaking
+    }
+    if isChange { wakeup.signal() }
+  }
+
+  private var isTaking: Bool { state.withLock { $0.isTaking } }
+
   /// Hands out no more messages. Those that come are given back by the end of the connection.
   func pause() { state.withLock { $0.isPaused = true } }
 
@@ -88,6 +100,10 @@ final class DeliveryThread: Sendable {
     var attempts = 0
     var next = 0
     while !isStopping {
+      guard isTaking else {
+        wakeup.wait(until: .now + .seconds(1))
+        continue
+      }
       let url = options.urls[next % options.urls.count]
       next += 1
       let began = ContinuousClock.now
@@ -166,7 +182,7 @@ final class DeliveryThread: Sendable {
     while true {
       let hasMore = try takeArrivals(connection, number, &unsettled)
       try settle(connection, &unsettled)
-      let isDone = state.withLock { $0.isStopping && $0.settlements.isEmpty }
+      let isDone = state.withLock { ($0.isStopping || !$0.isTaking) && $0.settlements.isEmpty }
       if isDone { return }
       // The settlements that did not fit go when the connection takes them.
       if !hasMore { wakeup.wait(until: ContinuousClock.now + Self.waitLimit) }

@@ -34,8 +34,12 @@ extension PublisherThread {
     }
   }
 
-  static func reason(ofReturn reason: String) -> String {
-    "no queue gets its messages (\(reason)): bind a queue to it, name the types to publish with --broker-event, or start with --broker-unroutable skip"
+  static func reason(ofReturn reason: String, hasStepQueues: Bool) -> String {
+    if hasStepQueues {
+      return "the queue of a step, or its binding, was lost (\(reason)): it is declared again before the next try"
+    }
+    return
+      "no queue gets its messages (\(reason)): bind a queue to it, name the types to publish with --broker-event, or start with --broker-unroutable skip"
   }
 
   static func reason(ofBlock reason: String) -> String {

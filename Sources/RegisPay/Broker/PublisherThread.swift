@@ -133,6 +133,9 @@ final class PublisherThread: Sendable {
     var returned: [String: String] = [:]
     var lastConfirm = ContinuousClock.now
     var nextLook = ContinuousClock.now
+    /// A message has reached none of them.
+    var areQueuesLost = false
+    var queuesDeclared = ContinuousClock.now
     /// The step whose dead letters are released, and how many more.
     var release: (step: PaymentStep, left: Int, end: ContinuousClock.Instant)?
 
@@ -204,7 +207,14 @@ final class PublisherThread: Sendable {
       let isUnwritable = stopEnd == nil && !session.isBlocked ? try send(&session) : false
       reportConfirms(&session)
       // A broker that takes no messages gives no answers on this connection either.
-      if shared.options.hasStepQueues, stopEnd == nil, !session.isBlocked { try careForQueues(&session, now) }
+      if shared.options.hasStepQueues, stopEnd == nil, !session.isBlocked {
+        if session.areQueuesLost, session.queuesDeclared.duration(to: now) > Self.shortestDeclaration {
+          session.areQueuesLost = false
+          session.queuesDeclared = now
+          try declareQueues(&session)
+        }
+        try careForQueues(&session, now)
+      }
       let (next, hasNext) = shared.withQueue { queue, _ in
         (queue.nextTry, queue.inFlightCount < shared.options.inFlightLimit && queue.hasNext(now))
       }.value
@@ -264,7 +274,7 @@ final class PublisherThread: Sendable {
             skipped.append(event)
             continue
           }
-          let text = Self.reason(ofReturn: reason)
+          let text = Self.reason(ofReturn: reason, hasStepQueues: shared.options.hasStepQueues)
           if queue.holds[event.type]?.reason != text { refusals.append((event.type, text)) }
           queue.refused(event, text, now)
         } else {
@@ -279,6 +289,7 @@ final class PublisherThread: Sendable {
     session.returned = returned
     if counts.confirmed > 0 { shared.metrics.count(.confirmed, counts.confirmed) }
     if counts.returned > 0 { shared.metrics.count(.returned, counts.returned) }
+    if !unrouted.isEmpty { session.areQueuesLost = true }
     // A binding between exchanges may have been deleted: they are declared again before the next try.
     for type in unrouted {
       let youngest = now + shared.options.declarationLifetime - Self.shortestDeclaration

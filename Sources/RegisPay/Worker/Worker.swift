@@ -11,6 +11,9 @@ public final class Worker: Sendable {
     var calls = 0
     var isStopping = false
     var isReady = false
+    /// When the server last gave an answer.
+    var lastAnswer: ContinuousClock.Instant?
+    var thread: DeliveryThread?
     /// Why the server gives no answer; logged when it changes.
     var reason: String?
   }
@@ -21,6 +24,8 @@ public final class Worker: Sendable {
   private static let backoff = Backoff(base: .milliseconds(250), cap: .seconds(15))
   /// An outcome is reported this often: then the server has given up on it.
   private static let reportLimit = 8
+  /// The worker keeps its messages so long while the server gives no answer. Then others get them.
+  private static let patience = Duration.seconds(5)
   /// For the thread, once it is to end.
   private static let threadLimit = Duration.seconds(2)
 
@@ -58,6 +63,7 @@ public final class Worker: Sendable {
   /// - Parameter onReady: called once, when messages come.
   public func run(onReady: @escaping @Sendable () -> Void) async {
     let thread = makeThread(onReady)
+    state.withLock { $0.thread = thread }
     let ended = Promise<Void>()
     thread.start { ended.keep(()) }
     let due = options.steps.map { step in Task { await takeDue(step) } }
@@ -79,6 +85,7 @@ public final class Worker: Sendable {
     }
     await ended.value
     limit.cancel()
+    state.withLock { $0.thread = nil }
     source.close()
     psp?.close()
     notifications?.close()
@@ -159,6 +166,7 @@ public final class Worker: Sendable {
           let asked = ContinuousClock.now
           let answer = try await source.ask(step, nil)
           failures = 0
+          note(nil)
           switch answer {
           case .wait(let duration), .giveBack(let duration): await sleep(max(duration, .milliseconds(50)))
           case .acknowledge: await sleep(.milliseconds(50))
@@ -247,13 +255,18 @@ public final class Worker: Sendable {
     return .retry(CallRetry(.timeout, reason: "no response within \(order.timeLimit)"))
   }
 
+  /// Takes messages only while the server answers: they would wait here, while another worker may have a way to it.
+  ///
   /// - Parameter reason: why the server gives no answer; nil if it does.
   private func note(_ reason: String?) {
     let isNew = state.withLock { state in
       // A stop cancels what is asked.
-      guard !state.isStopping, state.reason != reason else { return false }
-      state.reason = reason
-      return true
+      guard !state.isStopping else { return false }
+      let now = ContinuousClock.now
+      if reason == nil { state.lastAnswer = now }
+      state.thread?.setTaking(state.lastAnswer.map { $0.duration(to: now) < Self.patience } ?? false)
+      defer { state.reason = reason }
+      return state.reason != reason
     }
     guard isNew else { return }
     if let reason {
