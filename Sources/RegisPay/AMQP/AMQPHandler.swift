@@ -28,8 +28,8 @@ final class AMQPHandler: ChannelDuplexHandler {
     setAutoRead(false, context)
   }
 
-  /// A connection that takes no options has ended.
   private func setAutoRead(_ isOn: Bool, _ context: ChannelHandlerContext) {
+    // Fails only when the connection has ended; channelInactive(context:) reports that.
     try? context.channel.syncOptions?.setOption(.autoRead, value: isOn)
   }
 

@@ -4,7 +4,7 @@ import NIOCore
 /// ``receive(_:)`` and come out in ``output``.
 ///
 /// Messages and confirms go on one channel, declarations on another: the broker closes a channel after a declaration that it refuses.
-/// What is consumed comes on a third, whose close gives back what was not settled.
+/// Deliveries come on a third channel. When that one is closed, the broker delivers again what was not settled.
 struct AMQPSession: Sendable {
   struct Login: Sendable {
     var user: String

@@ -19,11 +19,11 @@ final class WakeUp: Sendable {
   func wait(until end: ContinuousClock.Instant) {
     let left = max(ContinuousClock.now.duration(to: end), .zero)
     guard semaphore.wait(timeout: .now() + left / .seconds(1)) == .success else { return }
-    // Whoever signals from here on signals the next wait; what was set before an earlier signal is seen after this.
+    // A signal from now on ends the next wait. The thread now sees all that others wrote before they signalled.
     _ = isSignalled.exchange(false, ordering: .acquiringAndReleasing)
   }
 
-  /// What the thread waits for is not wanted any more: whoever waits in steps ends after the present one.
+  /// Tells the thread to stop waiting, for good. It ends the present wait; code that waits in a loop checks ``isCut``.
   func cut() {
     cutFlag.store(true, ordering: .releasing)
     signal()

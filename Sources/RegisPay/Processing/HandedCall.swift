@@ -32,9 +32,9 @@ final class HandedCall: Sendable {
   /// 256 random bits.
   let token = hexadecimal(randomBytes(32))
   let stop = CallStop()
-  /// What the worker that asked is told: the call, or what becomes of its message if there is none.
+  /// The response to the worker's question: the call, or, if there is none, what to do with the message.
   let answer = Promise<WorkAnswer>()
-  /// What the worker that reported is told.
+  /// The response to the worker's report: what to do with the message.
   let ending = Promise<WorkAnswer>()
   private let outcome = Promise<CallOutcome>()
   private let timeLimit: Duration

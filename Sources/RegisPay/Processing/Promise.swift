@@ -20,7 +20,7 @@ final class Promise<Value: Sendable>: Sendable {
     for continuation in waiting { continuation.resume(returning: value) }
   }
 
-  /// Waits for the value, also when the task is cancelled: whoever made the promise keeps it.
+  /// Waits for the value. Cancelling the task does not end the wait, so every promise must be kept.
   var value: Value {
     get async {
       await withCheckedContinuation { continuation in

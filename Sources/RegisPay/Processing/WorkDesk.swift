@@ -121,9 +121,10 @@ actor WorkDesk {
     while let item = due.popFirst() {
       let work = StepWork.delayed(item)
       let key = CallKey(work)
-      // The list may lag behind the log, and an unreadable payment stays in it.
-      guard inHand[key] == nil, let payment = (try? log.load(item.id))?.payment, payment.isDue(item.delay.work),
-        payment.delay(of: item.delay.work) == item.delay
+      // A payment that can't be read must not hold up those behind it. It stays in the list and is tried again in a second; /health
+      // reports the damage. The list may also lag behind the log.
+      guard inHand[key] == nil, let known = try? log.load(item.id), known.newerEvent == nil,
+        known.payment.isDue(item.delay.work), known.payment.delay(of: item.delay.work) == item.delay
       else { continue }
       let answer = await begin(key, work, clock.now)
       if case .wait = answer { due.prepend(item) }
@@ -271,7 +272,7 @@ actor WorkDesk {
     guard !isStopping else { return }
     isStopping = true
     if inHand.isEmpty { return ended.keep(()) }
-    // Not cancelled with anything.
+    // Throws only when its task is cancelled, which nothing does.
     try? await Task.sleep(for: options.stopLimit)
     for task in tasks.values { task.cancel() }
   }

@@ -7,6 +7,7 @@ import Testing
 @Suite("Who may do what")
 struct AccessTests {
   private static let id = "00000000-0000-4000-8000-000000000000"
+  private static let step = "settle"
   /// What every key may do, whatever its scopes.
   private static let ofAnyKey: Set = ["/api/v1/session", "/api/v1/csp-reports", "/api/v1/batches/\(id)/stop"]
   /// Every route with what it needs; beside `RouteAccess.all`, so that a change there is one that was meant.
@@ -18,8 +19,8 @@ struct AccessTests {
     ("GET", "/api/v1/payments/troubles", .read), ("GET", "/api/v1/batches", .read),
     ("POST", "/api/v1/batches/cancel", .write), ("POST", "/api/v1/batches/refund", .write),
     ("POST", "/api/v1/broker/replay", .operate), ("POST", "/api/v1/batches/retry", .operate),
-    ("POST", "/api/v1/broker/dead-letters/create/release", .operate), ("POST", "/api/v1/work/create", .work),
-    ("POST", "/api/v1/work/create/outcome", .work),
+    ("POST", "/api/v1/broker/dead-letters/\(step)/release", .operate), ("POST", "/api/v1/work/\(step)", .work),
+    ("POST", "/api/v1/work/\(step)/outcome", .work),
     ("GET", "/api/v1/batches/\(id)", .read),
     ("POST", "/api/v1/batches/\(id)/stop", .read),
     ("GET", "/api/v1/payments/\(id)", .read), ("GET", "/api/v1/payments/\(id)/events", .read),
@@ -109,7 +110,9 @@ struct AccessTests {
     let tested = Self.table.filter { $0.method != "HEAD" }.map { entry in
       "\(entry.method) "
         + (entry.path.split(separator: "?").first ?? "").replacing(Self.id, with: "{id}")
-        .replacing("/work/create", with: "/work/{step}").replacing("/dead-letters/create", with: "/dead-letters/{step}")
+        .replacing("/\(Self.step)/release", with: "/{step}/release").replacing(
+          "v1/work/\(Self.step)", with: "v1/work/{step}"
+        )
         .replacing("/payment-create/", with: "/{name}/").replacing("/x/", with: "/{reference}/")
         .replacing("/deliveries/7", with: "/deliveries/{number}").replacing("/events/8", with: "/events/{offset}")
         .replacing(
