@@ -3,19 +3,7 @@ import RegisPay
 
 /// The broker that integration events are published to.
 struct BrokerArguments: ParsableArguments {
-  @Option(
-    help: ArgumentHelp(
-      "Publish integration events to this RabbitMQ broker: amqp://user@host:port/vhost, or amqps:// for TLS.",
-      discussion: "Name several of a cluster, separated by commas or by repeating the option: they are tried in turn.",
-      valueName: "url"))
-  var broker: [String] = []
-
-  @Option(
-    help: ArgumentHelp(
-      "The user's password at the broker; the default is guest.",
-      discussion: "As for --psp-token, name a file with it in REGISPAY_BROKER_PASSWORD_FILE instead.",
-      valueName: "password"))
-  var brokerPassword: String?
+  @OptionGroup var connection: BrokerConnectionArguments
 
   @Option(
     help: ArgumentHelp("What the names of the exchanges begin with; an event's type follows.", valueName: "prefix"))
@@ -56,29 +44,23 @@ struct BrokerArguments: ParsableArguments {
       valueName: "source"))
   var stepsFrom = StepsFrom.log
 
-  @Option(
-    help: ArgumentHelp("Root certificates that may vouch for a broker with TLS, in PEM.", valueName: "file"))
-  var brokerRoots = "/etc/ssl/certs/ca-certificates.crt"
-
   func validate() throws {
     do throws(BrokerOptionsError) {
       // Checks also what is given without a broker, as each source of settings is checked alone.
-      var options = try BrokerOptions(broker.isEmpty ? ["amqp://localhost"] : broker)
+      var options = try BrokerOptions(["amqp://localhost"])
       try apply(to: &options)
     } catch {
       throw ValidationError("\(error)")
-    }
-    guard let brokerPassword else { return }
-    guard !brokerPassword.isEmpty, brokerPassword.utf8.count <= 1_000, !brokerPassword.utf8.contains(0) else {
-      throw ValidationError("--broker-password must be 1 to 1000 bytes without a zero")
     }
   }
 
   /// Whether the options fit each other.
   func checkTogether() throws {
-    if brokerPassword != nil, broker.isEmpty { throw ValidationError("--broker-password needs --broker") }
-    if !brokerEvent.isEmpty, broker.isEmpty { throw ValidationError("--broker-event needs --broker") }
-    if stepsFrom == .broker, broker.isEmpty { throw ValidationError("--steps-from broker needs --broker") }
+    if connection.brokerPassword != nil, !connection.isGiven {
+      throw ValidationError("--broker-password needs --broker")
+    }
+    if !brokerEvent.isEmpty, !connection.isGiven { throw ValidationError("--broker-event needs --broker") }
+    if stepsFrom == .broker, !connection.isGiven { throw ValidationError("--steps-from broker needs --broker") }
     if brokerEvent == [BrokerOptions.noTypes], stepsFrom == .log {
       throw ValidationError("--broker-event none needs --steps-from broker: without both the broker gets nothing")
     }
@@ -86,9 +68,8 @@ struct BrokerArguments: ParsableArguments {
 
   /// Nil without a broker.
   var options: BrokerOptions? {
-    guard !broker.isEmpty else { return nil }
     do throws(BrokerOptionsError) {
-      var options = try BrokerOptions(broker)
+      guard var options = try connection.options() else { return nil }
       try apply(to: &options)
       return options
     } catch {
@@ -98,10 +79,8 @@ struct BrokerArguments: ParsableArguments {
   }
 
   private func apply(to options: inout BrokerOptions) throws(BrokerOptionsError) {
-    options.password = brokerPassword ?? options.password
     options.format = brokerFormat
     options.unroutable = brokerUnroutable
-    options.roots = brokerRoots
     try options.setExchangePrefix(brokerExchangePrefix)
     try options.setTypes(brokerEvent)
   }

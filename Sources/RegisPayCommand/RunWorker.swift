@@ -19,23 +19,7 @@ struct RunWorker: AsyncParsableCommand {
       SIGTERM, SIGINT or SIGHUP stops it: it takes no more, and finishes the calls in flight.
       """)
 
-  @Option(
-    help: ArgumentHelp(
-      "The broker: amqp://user@host:port/vhost, or amqps:// for TLS. Needed.",
-      discussion: "Name several of a cluster, separated by commas or by repeating the option: they are tried in turn.",
-      valueName: "url"))
-  var broker: [String] = []
-
-  @Option(
-    help: ArgumentHelp(
-      "The user's password at the broker; the default is guest.",
-      discussion: "As for --server-key, name a file with it in REGISPAY_BROKER_PASSWORD_FILE instead.",
-      valueName: "password"))
-  var brokerPassword: String?
-
-  @Option(
-    help: ArgumentHelp("Root certificates that may vouch for a broker with TLS, in PEM.", valueName: "file"))
-  var brokerRoots = "/etc/ssl/certs/ca-certificates.crt"
+  @OptionGroup var connection: BrokerConnectionArguments
 
   @Option(help: ArgumentHelp("The server's address, such as https://pay.example. Needed.", valueName: "url"))
   var server: String?
@@ -63,21 +47,10 @@ struct RunWorker: AsyncParsableCommand {
   var pspURL: String?
 
   @Option(
-    help: ArgumentHelp(
-      "A secret that is sent to the PSP as Authorization: Bearer.",
-      discussion: "As for --server-key, name a file with it in REGISPAY_PSP_TOKEN_FILE instead.", valueName: "token"))
-  var pspToken: String?
-
-  @Option(
     help: ArgumentHelp("The notification service's base URL; needed for the step notify.", valueName: "url"))
   var notificationsURL: String?
 
-  @Option(
-    help: ArgumentHelp(
-      "A secret that is sent to the notification service as Authorization: Bearer.",
-      discussion: "As for --server-key, name a file with it in REGISPAY_NOTIFICATIONS_TOKEN_FILE instead.",
-      valueName: "token"))
-  var notificationsToken: String?
+  @OptionGroup var tokens: ServiceTokens
 
   @Option(
     help: ArgumentHelp(
@@ -92,30 +65,20 @@ struct RunWorker: AsyncParsableCommand {
   @OptionGroup var logLines: LogLineArguments
 
   func validate() throws {
-    do throws(BrokerOptionsError) {
-      _ = try BrokerOptions(broker.isEmpty ? ["amqp://localhost"] : broker)
-    } catch {
-      throw ValidationError("\(error)")
-    }
     if let server { try checkURL(server, of: "--server") }
     if let pspURL { try checkURL(pspURL, of: "--psp-url") }
     if let notificationsURL { try checkURL(notificationsURL, of: "--notifications-url") }
     try checkToken(serverKey, of: "--server-key")
-    try checkToken(pspToken, of: "--psp-token")
-    try checkToken(notificationsToken, of: "--notifications-token")
     guard (1...1_000).contains(prefetch) else { throw ValidationError("--prefetch must be 1 to 1000") }
     guard (0.01...86_400).contains(callTimeout) else {
       throw ValidationError("--call-timeout must be 0.01 to 86400 seconds")
     }
     guard (1...3_600).contains(stopTimeout) else { throw ValidationError("--stop-timeout must be 1 to 3600 seconds") }
-    if let brokerPassword, !(1...1_000).contains(brokerPassword.utf8.count) || brokerPassword.utf8.contains(0) {
-      throw ValidationError("--broker-password must be 1 to 1000 bytes without a zero")
-    }
   }
 
   /// Whether the options fit each other. Separate from ``validate()``, which also checks each source of settings alone.
   private func checkTogether() throws {
-    guard !broker.isEmpty else { throw ValidationError("--broker is needed") }
+    guard connection.isGiven else { throw ValidationError("--broker is needed") }
     guard let server else { throw ValidationError("--server is needed") }
     try tls.checkFit(server)
     if steps.contains(.notify), notificationsURL == nil {
@@ -146,18 +109,16 @@ struct RunWorker: AsyncParsableCommand {
   private var steps: [PaymentStep] { step.isEmpty ? PaymentStep.allCases : PaymentStep.allCases.filter(step.contains) }
 
   private func options() throws -> WorkerOptions {
-    var broker = try BrokerOptions(broker)
-    broker.password = brokerPassword ?? broker.password
-    broker.roots = brokerRoots
+    guard let broker = try connection.options() else { throw ValidationError("--broker is needed") }
     var options = WorkerOptions(broker: broker, serverURL: Serve.withoutSlash(server ?? ""))
     options.serverKey = serverKey
     options.serverTLS = tls.clientTLS
     options.steps = steps
     options.prefetch = prefetch
     options.pspURL = pspURL.map(Serve.withoutSlash)
-    options.pspToken = pspToken
+    options.pspToken = tokens.pspToken
     options.notificationsURL = notificationsURL.map(Serve.withoutSlash)
-    options.notificationsToken = notificationsToken
+    options.notificationsToken = tokens.notificationsToken
     options.callTimeLimit = .seconds(callTimeout)
     options.stopLimit = .seconds(max(1, stopTimeout - 3))
     return options

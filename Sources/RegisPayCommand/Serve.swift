@@ -72,14 +72,6 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("The PSP's base URL; the default is the built-in simulator.", valueName: "url"))
   var pspURL: String?
 
-  @Option(
-    help: ArgumentHelp(
-      "A secret that is sent to the PSP as Authorization: Bearer.",
-      discussion:
-        "Other users of the machine can read the command line: name a file with it in REGISPAY_PSP_TOKEN_FILE instead.",
-      valueName: "token"))
-  var pspToken: String?
-
   @Flag(
     help: ArgumentHelp(
       "Start although the payments in --dir were made with another PSP.",
@@ -90,12 +82,7 @@ struct Serve: AsyncParsableCommand {
     help: ArgumentHelp("The notification service's base URL; the default is the built-in simulator.", valueName: "url"))
   var notificationsURL: String?
 
-  @Option(
-    help: ArgumentHelp(
-      "A secret that is sent to the notification service as Authorization: Bearer.",
-      discussion: "As for --psp-token, name a file with it in REGISPAY_NOTIFICATIONS_TOKEN_FILE instead.",
-      valueName: "token"))
-  var notificationsToken: String?
+  @OptionGroup var tokens: ServiceTokens
 
   @Flag(
     help: ArgumentHelp(
@@ -166,8 +153,6 @@ struct Serve: AsyncParsableCommand {
     }
     if let pspURL { try checkURL(pspURL, of: "--psp-url") }
     if let notificationsURL { try checkURL(notificationsURL, of: "--notifications-url") }
-    try checkToken(pspToken, of: "--psp-token")
-    try checkToken(notificationsToken, of: "--notifications-token")
   }
 
   /// What listens on all addresses of the machine.
@@ -187,8 +172,8 @@ struct Serve: AsyncParsableCommand {
       if tlsClientRoots != nil, tls.tlsCertificate == nil {
         throw ValidationError("--tls-client-roots needs --tls-certificate")
       }
-      if pspToken != nil, pspURL == nil { throw ValidationError("--psp-token needs --psp-url") }
-      if notificationsToken != nil, notificationsURL == nil {
+      if tokens.pspToken != nil, pspURL == nil { throw ValidationError("--psp-token needs --psp-url") }
+      if tokens.notificationsToken != nil, notificationsURL == nil {
         throw ValidationError("--notifications-token needs --notifications-url")
       }
     } catch {
@@ -278,9 +263,9 @@ struct Serve: AsyncParsableCommand {
     streamArguments.apply(to: &options.limits)
     options.acceptsNewPSP = newPSP
     options.pspURL = pspURL.map(Self.withoutSlash)
-    options.pspToken = pspToken
+    options.pspToken = tokens.pspToken
     options.notificationsURL = notificationsURL.map(Self.withoutSlash)
-    options.notificationsToken = notificationsToken
+    options.notificationsToken = tokens.notificationsToken
     options.refusesSimulator = noSimulator
     if noProcessing { options.switchedOff.insert(.processing) }
     if noWebhooks { options.switchedOff.insert(.webhooks) }
