@@ -329,6 +329,22 @@ struct RegisPayBrokerTests {
     }
   }
 
+  @Test("a broker that repeats the password does not get it into a log line or /health")
+  func echo() async throws {
+    try await withTemporaryFolder { folder in
+      let peer = try RegisPayProcess(
+        program: "python3", ["-B", StoreUnderTest.support + "/hostile_broker.py", "echo"], folder: folder)
+      let port = try #require((try await peer.nextLine() ?? "").split(separator: " ").first)
+      let server = try await RunningServer.start(
+        directory: folder, arguments: ["--broker", "amqp://shop@127.0.0.1:\(port)", "--broker-password", "sesame"])
+      try await eventually("the refusal is told", within: .seconds(30)) {
+        try await warnings(server).contains("refuses the user shop: PLAIN")
+      }
+      let said = try await warnings(server) + server.process.errorText
+      #expect(said.contains("shop:…") && !said.contains("sesame"), "\(said)")
+    }
+  }
+
   @Test("a broker that confirms only what it has confirmed before is told of as one that confirms nothing")
   func stalled() async throws {
     try await withTemporaryFolder { folder in

@@ -193,6 +193,7 @@ struct RegisPayWorkerTests {
             if not m: break
             c.basic_reject(m.delivery_tag, requeue=False)
         if sys.argv[2] == "delete": c.queue_delete(q)
+        if sys.argv[2] == "unbind": c.queue_unbind(q, "regispay.steps:PaymentInitiated", "")
         """
       func run(_ what: String) async throws {
         let process = try RegisPayProcess(
@@ -251,6 +252,11 @@ struct RegisPayWorkerTests {
       try await wait("three messages wait", "messages", 3)
       try await run("delete")
       try await site.addWorker()
+      try await waitUntilCompleted(ids, site)
+
+      // So is a binding, once a message has reached no queue.
+      try await run("unbind")
+      ids.append(try await pay(site))
       try await waitUntilCompleted(ids, site)
 
       // From the broker to the log and back, with work open each time.

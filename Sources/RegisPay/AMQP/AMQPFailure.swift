@@ -13,18 +13,6 @@ struct AMQPFailure: Error, Sendable, Hashable {
 }
 
 extension String {
-  /// A broker's text may have any bytes, and goes into log lines.
-  init(ofBroker bytes: ByteBufferView) {
-    let text = String(decoding: bytes, as: UTF8.self)
-    self = String(
-      String.UnicodeScalarView(text.unicodeScalars.map { Self.isUnseen($0) ? " " : $0 }))
-  }
-
-  /// Ends a line, or changes how the rest of one is shown.
-  private static func isUnseen(_ scalar: Unicode.Scalar) -> Bool {
-    switch scalar.properties.generalCategory {
-    case .control, .format, .lineSeparator, .paragraphSeparator: true
-    default: false
-    }
-  }
+  /// A broker's text, which may have any bytes.
+  init(ofBroker bytes: ByteBufferView) { self = String(decoding: bytes, as: UTF8.self).inOneLine }
 }

@@ -10,15 +10,19 @@ enum AMQPValue: Sendable {
   case table(AMQPTable)
 }
 
-/// A message as AMQP has it.
-struct AMQPMessage: Sendable {
+/// A message to an exchange that ignores the routing key.
+struct AMQPMessage: Sendable, Hashable {
   var exchange: String
-  var routingKey = ""
   var contentType: String
   var id: String
   var correlationID: String
-  var headers: AMQPTable = []
+  var headers: [Header] = []
   var body: [UInt8]
+
+  struct Header: Sendable, Hashable {
+    var name: String
+    var value: String
+  }
 }
 
 /// Writes frames. Names come from this program, which keeps them within the 255 bytes of a short text.
@@ -56,7 +60,8 @@ extension ByteBuffer {
     writeMethod(AMQPMethodID.publish, on: channel) { buffer in
       buffer.writeInteger(UInt16(0))
       buffer.writeShort(message.exchange)
-      buffer.writeShort(message.routingKey)
+      let routingKey = ""
+      buffer.writeShort(routingKey)
       let mandatory: UInt8 = 1
       buffer.writeInteger(mandatory)
     }
@@ -69,7 +74,7 @@ extension ByteBuffer {
       let flags: UInt16 = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 10 | 1 << 7
       buffer.writeInteger(flags)
       buffer.writeShort(message.contentType)
-      buffer.writeTable(message.headers)
+      buffer.writeTable(message.headers.map { ($0.name, .text($0.value)) })
       let persistent: UInt8 = 2
       buffer.writeInteger(persistent)
       buffer.writeShort(message.correlationID)

@@ -9,19 +9,6 @@ struct BrokerConnection: ~Copyable {
   typealias Failure = AMQPFailure
   typealias Delivery = AMQPSession.Delivery
 
-  enum Arrival: Sendable, Hashable {
-    case acknowledged(tag: UInt64, multiple: Bool)
-    case refused(tag: UInt64, multiple: Bool)
-    /// No queue got the message with this id.
-    case returned(id: String, reason: String)
-    case blocked(reason: String)
-    case unblocked
-    case delivered(Delivery)
-    /// A part of a message: more follows.
-    case part
-    case ended(Failure)
-  }
-
   /// How the connection is called at the broker.
   private static let name = "regispay"
 
@@ -108,34 +95,12 @@ struct BrokerConnection: ~Copyable {
   /// Call it when the connection is writable, and ``flush()`` after the last message.
   ///
   /// - Returns: the message's tag.
-  func publish(_ message: BrokerMessage) throws(Failure) -> UInt64 {
-    try connection.publish(
-      AMQPMessage(
-        exchange: message.exchange, contentType: message.contentType, id: message.id,
-        correlationID: message.correlationID, headers: message.headers.map { ($0.name, .text($0.value)) },
-        body: message.body))
-  }
+  func publish(_ message: AMQPMessage) throws(Failure) -> UInt64 { try connection.publish(message) }
 
   /// The next thing that has arrived; nil if nothing has.
-  func next() -> Arrival? {
-    let event: AMQPConnection.Event?
-    do throws(Failure) {
-      event = try connection.next()
-    } catch {
-      return .ended(error)
-    }
-    return switch event {
-    case nil: nil
-    case .acknowledged(let tag, let multiple): .acknowledged(tag: tag, multiple: multiple)
-    case .rejected(let tag, let multiple): .refused(tag: tag, multiple: multiple)
-    case .returned(let id, let reason): .returned(id: id, reason: reason)
-    case .blocked(let reason): .blocked(reason: reason)
-    case .unblocked: .unblocked
-    case .delivered(let delivery): .delivered(delivery)
-    // The others are answers, which are taken where they are asked for.
-    case .part, .opened, .answered, .refused: .part
-    }
-  }
+  ///
+  /// - Throws: when the connection has ended.
+  func next() throws(Failure) -> AMQPSession.Event? { try connection.next() }
 }
 
 extension AMQPConnection.Answer {

@@ -13,9 +13,9 @@ struct CloudEvent: Sendable {
   /// Of a header's name. The binding prefers this one of its two, as it is possible in all clients.
   static let headerPrefix = "cloudEvents_"
 
-  func message(_ event: IntegrationEvent) -> BrokerMessage {
+  func message(_ event: IntegrationEvent) -> AMQPMessage {
     let attributes = attributes(of: event)
-    var message = BrokerMessage(
+    var message = AMQPMessage(
       exchange: topology.exchange(of: event.type), contentType: Self.contentType, id: event.id.description,
       correlationID: event.payment.description, body: [])
     if isBinary {

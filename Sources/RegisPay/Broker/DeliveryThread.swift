@@ -194,7 +194,7 @@ final class DeliveryThread: Sendable {
     _ connection: borrowing BrokerConnection, _ number: UInt64, _ unsettled: inout Int
   ) throws(BrokerConnection.Failure) -> Bool {
     for _ in 0..<Self.burst {
-      guard let arrival = connection.next() else { return false }
+      guard let arrival = try connection.next() else { return false }
       switch arrival {
       case .delivered(let delivery):
         guard let step = PaymentStep(rawValue: delivery.consumer) else {
@@ -208,9 +208,9 @@ final class DeliveryThread: Sendable {
         if !state.withLock({ $0.isPaused }) {
           handler(step, delivery.body, Ticket(connection: number, tag: delivery.tag))
         }
-      case .ended(let failure): throw failure
-      case .part, .blocked, .unblocked: continue
-      case .acknowledged, .refused, .returned:
+      // Answers are taken where they are asked for.
+      case .part, .blocked, .unblocked, .opened, .answered, .refused: continue
+      case .acknowledged, .rejected, .returned:
         throw BrokerConnection.Failure(reason: "it confirms messages that were not sent")
       }
     }

@@ -32,21 +32,6 @@ struct IntegrationEvent: Sendable, Hashable {
   var data: JSONValue { ["aggregateId": .string(payment.stream)] }
 }
 
-/// A message as it goes to the broker.
-struct BrokerMessage: Sendable, Hashable {
-  var exchange: String
-  var contentType: String
-  var id: String
-  var correlationID: String
-  var headers: [Header] = []
-  var body: [UInt8]
-
-  struct Header: Sendable, Hashable {
-    var name: String
-    var value: String
-  }
-}
-
 /// The names at the broker. MassTransit has an exchange for each type of message, and sends a message on to the exchanges of the
 /// types that its type inherits from or implements: all events can be had from one of these.
 struct BrokerTopology: Sendable, Hashable {

@@ -29,9 +29,9 @@ struct MassTransitEnvelope: Sendable {
   }
 
   /// - Parameter sentMicroseconds: the present time.
-  func message(_ event: IntegrationEvent, sentMicroseconds: UInt64) -> BrokerMessage {
+  func message(_ event: IntegrationEvent, sentMicroseconds: UInt64) -> AMQPMessage {
     guard let constants = constants[event.type] else { preconditionFailure("there are constants for each type") }
-    let trace = event.trace.map { BrokerMessage.Header(name: Self.traceHeader, value: $0.parent.field) }
+    let trace = event.trace.map { AMQPMessage.Header(name: Self.traceHeader, value: $0.parent.field) }
     let payment = JSONValue.string(event.payment.description)
     let body: JSONValue = [
       "messageId": .string(event.id.description), "requestId": .null, "correlationId": payment,
@@ -41,7 +41,7 @@ struct MassTransitEnvelope: Sendable {
       "sentTime": .string(timestamp(microseconds: sentMicroseconds)),
       "headers": .object(trace.map { [.init($0.name, .string($0.value))] } ?? []), "host": host,
     ]
-    return BrokerMessage(
+    return AMQPMessage(
       exchange: constants.exchange, contentType: Self.contentType, id: event.id.description,
       correlationID: event.payment.description, headers: trace.map { [$0] } ?? [], body: body.bytes)
   }

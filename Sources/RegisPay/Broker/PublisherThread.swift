@@ -153,7 +153,7 @@ final class PublisherThread: Sendable {
         topology: shared.topology, source: source, isBinary: shared.options.format == .cloudeventsBinary)
     }
 
-    func message(_ event: IntegrationEvent) -> BrokerMessage {
+    func message(_ event: IntegrationEvent) -> AMQPMessage {
       massTransit?.message(event, sentMicroseconds: Clock.microseconds()) ?? cloudEvent.message(event)
     }
   }
@@ -232,10 +232,10 @@ final class PublisherThread: Sendable {
   private func takeArrivals(_ session: inout Session) throws(BrokerConnection.Failure) -> Bool {
     // A broker that sends without end must not keep the thread from sending and stopping.
     for _ in 0..<4 * shared.options.inFlightLimit {
-      guard let arrival = session.connection.next() else { return false }
+      guard let arrival = try session.connection.next() else { return false }
       switch arrival {
       case .acknowledged(let tag, let multiple): confirm(tag, multiple, &session)
-      case .refused(let tag, let multiple): refuse(tag, multiple, &session)
+      case .rejected(let tag, let multiple): refuse(tag, multiple, &session)
       case .returned(let id, let reason):
         // More than are in flight can't be returned.
         if session.returned.count < shared.options.inFlightLimit { session.returned[id] = reason }
@@ -247,8 +247,8 @@ final class PublisherThread: Sendable {
         session.lastConfirm = .now
         report(.publishing, nil, session.url)
       case .delivered(let delivery): try release(delivery, &session)
-      case .part: continue
-      case .ended(let failure): throw failure
+      // Answers are taken where they are asked for.
+      case .part, .opened, .answered, .refused: continue
       }
     }
     return true

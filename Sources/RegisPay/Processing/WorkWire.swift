@@ -109,7 +109,7 @@ enum WorkWire {
   /// - Parameter work: that the call was for; the report can't be about another.
   /// - Returns: nil for what no worker of this version says.
   static func outcome(_ json: JSONValue, of work: PaymentWork) -> CallOutcome? {
-    let reason = (json["reason"]?.text ?? "").withoutControls.withoutKeys
+    let reason = (json["reason"]?.text ?? "").inOneLine.withoutKeys
     let text = reason.isEmpty ? "the worker gave no reason" : String(reason.prefix(reasonLimit))
     switch json["outcome"]?.text {
     case "accepted": return accepted(json["reference"]?.text, work).map { .done($0) }
@@ -146,12 +146,5 @@ enum WorkWire {
 
   private static func name(of cause: CallRetry.Cause) -> String {
     StepMetrics.CallResult(.retry(CallRetry(cause, reason: ""))).rawValue
-  }
-}
-
-extension String {
-  /// Without characters that could break a log line.
-  fileprivate var withoutControls: String {
-    String(String.UnicodeScalarView(unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
   }
 }

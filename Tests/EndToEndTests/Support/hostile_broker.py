@@ -307,7 +307,19 @@ def deliveries(peer):
                   + frame(2, 3, struct.pack(">HHQH", 60, 0, len(body), 0)) + frame(3, 3, body))
 
 
-ALONE = {"stalled": stalled, "deliveries": deliveries}
+def echo(peer):
+    """Refuses the log-in with what it was sent."""
+    peer.header()
+    peer.send(start())
+    answer = peer.read_frame()[2]
+    place = answer.rindex(b"PLAIN") + len(b"PLAIN")
+    size = struct.unpack(">I", answer[place:place + 4])[0]
+    text = b"PLAIN " + answer[place + 4:place + 4 + size].strip(b"\x00").replace(b"\x00", b":")
+    peer.send(method(0, 10, 50, struct.pack(">H", 403) + short(text[:255]) + b"\x00\x00\x00\x00"))
+    peer.drain()
+
+
+ALONE = {"stalled": stalled, "deliveries": deliveries, "echo": echo}
 
 
 def run(connection, name, case):

@@ -66,7 +66,8 @@ struct AMQPSessionTests {
     _ = session.takeOutput()
     let body = (0..<10_000).map { UInt8(truncatingIfNeeded: $0) }
     let message = AMQPMessage(
-      exchange: "shop", contentType: "text/plain", id: "id", correlationID: "pay", headers: [("a", .text("b"))],
+      exchange: "shop", contentType: "text/plain", id: "id", correlationID: "pay",
+      headers: [.init(name: "a", value: "b")],
       body: body)
     #expect(session.publish(message) == 1)
     let sent = try frames(session.takeOutput())

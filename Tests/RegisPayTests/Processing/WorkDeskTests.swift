@@ -155,6 +155,33 @@ struct WorkDeskTests {
     }
   }
 
+  @Test(
+    "a payment with an event of a newer program, whose wait on the log is over, is not handed out, and not skipped again and again"
+  )
+  func newerEvent() async throws {
+    try await withStore { store in
+      var parts = ConsumerParts(log: PaymentLog(store))
+      parts.delays = DelaysOfLog(log: parts.log)
+      let ids = try await parts.initiate(2)
+      try await Self.withDesk(parts) { all in
+        for id in ids {
+          try await eventually("it waits on the log") {
+            guard case .call(let order) = await all.desk.ask(id) else { return false }
+            return await all.desk.report(order.token, .retry(CallRetry(.timeout, reason: "slow"))) == .acknowledge
+          }
+        }
+        _ = try await store.append(
+          Append(NewEvent(stream: ids[0].stream, type: "PaymentCharmed", payload: Array("{}".utf8))))
+        try await eventually("the other one is handed out") {
+          guard case .call(let order) = await all.desk.askDue() else { return false }
+          #expect(order.payment.id == ids[1])
+          return await all.desk.report(order.token, .created) == .acknowledge
+        }
+        #expect(parts.log.damage.summary.skipped.isEmpty)
+      }
+    }
+  }
+
   @Test("hands out nothing after a stop, and ends though a worker reports nothing")
   func stop() async throws {
     try await withStore { store in

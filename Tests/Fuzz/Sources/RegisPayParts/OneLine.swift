@@ -1,0 +1,1 @@
+../../../../Sources/RegisPay/Foundation/OneLine.swift
